@@ -1,0 +1,254 @@
+"""The records and protocols through which plugins and the core meet.
+
+Letters in shapes: n texts, T tokens, d width, q views, L blocks; a model has L + 1 states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from lrd_harness.leaderboard import Leaderboard
+
+PromptType = Literal["query", "document"]
+Norm = Literal["raw", "final", "hf"]
+Values = Mapping[str, "float | Sequence[float]"]
+
+
+class Choice(NamedTuple):
+    """A score and which of its values is the better one."""
+
+    score: str
+    best: Literal["max", "min"] = "max"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A label-free measure of a model's states (hook `lrd_metrics`).
+
+    measure: `measure(states, **parameters)` gets the states of one sample, a sequence of float64
+        tensors (n, d_l), finite, n >= 8, leading degenerate states already left out; with
+        `needs="tokens"` one text's (T, d_l), with `needs="views"` (n, q, d_l). Returns a mapping
+        from score name to a float (model level) or a list. With S states given, a list of S values
+        belongs to the states, of S - 1 to the steps between them (named by the earlier state), of
+        S - 2 to the inner states. Keyword parameters with defaults are the metric's settings.
+    needs: what `measure` is called on.
+    selection: the model-level score that ranks models.
+    layer_choice: the per-layer score that chooses a layer.
+    views: how many augmented views a `needs="views"` metric asks for.
+    finish: for token metrics, from all texts' values to one result; by default their mean.
+    invariances: laws the conformance kit checks: "rotation", "scaling", "permutation".
+    version: raise it when values change; it is recorded with each value.
+    """
+
+    name: str
+    measure: Callable[..., Values]
+    needs: Literal["pooled", "tokens", "views"] = "pooled"
+    selection: Choice | None = None
+    layer_choice: Choice | None = None
+    views: int = 0
+    finish: Callable[[Sequence[Values]], Values] | None = None
+    invariances: frozenset[str] = frozenset()
+    version: str = "1"
+
+
+class Text(NamedTuple):
+    """A text as a model reads it: the prompt is put before the text."""
+
+    text: str
+    prompt: str = ""
+
+
+class Request(NamedTuple):
+    """A text that a task asks an encoder for; the model decides on the prompt."""
+
+    text: str
+    prompt_type: PromptType | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """A task's result at one layer.
+
+    main: the task's main score, 0..1 for mteb's; name: what that score is called;
+    scores: further scores by name; native: the evaluating library's own result object.
+    """
+
+    main: float
+    name: str
+    scores: Mapping[str, float] = field(default_factory=dict)
+    native: Any = None
+
+
+class ModelView(Protocol):
+    """What a task evaluates: one layer of a model (or a pruned variant) as an encoder."""
+
+    name: str
+    revision: str
+    layer: int | None  # None: the model's own output
+    experiment: Mapping[str, Any]  # names a result that is not the whole model's own
+
+    def encode(
+        self, texts: Sequence[str], task: Task, prompt_type: PromptType | None = None
+    ) -> np.ndarray:
+        """Embeddings, (len(texts), width) float32, in the order of the texts."""
+        ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """A labelled task, or texts alone (hook `lrd_tasks`).
+
+    texts: the texts without labels, for metrics.
+    evaluate: the real score of a model view; None for texts without labels.
+    requests: all texts that `evaluate` will ask for; by default found by a dry run of `evaluate`.
+    type: the kind of task, in mteb's words ("STS", "Classification", ...).
+    prompt: mteb's instruction for the task, if it has one.
+    check: raises UserError, cheaply and before any model is opened, if the data are out of reach.
+    """
+
+    name: str
+    texts: Callable[[], Sequence[Request]]
+    evaluate: Callable[[ModelView], Score] | None
+    type: str = "Texts"
+    prompt: str | Mapping[str, str] | None = None
+    requests: Callable[[], Sequence[Request]] | None = None
+    description: str = ""
+    check: Callable[[], None] | None = None
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """What a run tells every task: where local data lie and how many texts metrics may use."""
+
+    data: Path | None = None
+
+
+@dataclass(frozen=True)
+class TaskFamily:
+    """Tasks that are made on demand from a name (hook `lrd_tasks`): `mteb:STSBenchmark`.
+
+    names: the names known without network (for listings and "did you mean").
+    open: a task from its name; raises KeyError for a name that the family does not know.
+    bare: whether the names may be typed without the family's prefix.
+    """
+
+    name: str
+    names: Callable[[], Mapping[str, str]]  # name -> type
+    open: Callable[[str, TaskOptions], Task]
+    bare: bool = False
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model found, before it is opened.
+
+    name: as results call it; path: a local folder or hub id that transformers can load;
+    revision: commit, version or content hash; config: its config.json; files: file names in it.
+    """
+
+    name: str
+    path: str
+    revision: str
+    config: Mapping[str, Any]
+    files: frozenset[str]
+    hub: bool = False
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How a model is opened and read. None: as the model was made to be used."""
+
+    pooling: str | None = None
+    max_length: int | None = None
+    dtype: str = "float32"
+    device: str = "cpu"
+    attention: str | None = None
+    padding: Literal["right", "left"] = "right"
+    prompts: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What the leaderboard says of a model."""
+
+    parameters: int
+    blocks: int
+    width: int
+    pooling: str
+    max_length: int
+    family: str
+
+
+Encoded = Mapping[str, Any]  # one text's token features: {"input_ids": [...], ...}
+
+
+class Model(Protocol):
+    """An opened model (made by an adapter)."""
+
+    info: ModelInfo
+    identity: Mapping[str, str]  # everything that changes a state, apart from prompt and text
+    has_final_norm: bool
+    blocks: torch.nn.ModuleList
+    final_norm: torch.nn.Module | None
+    tokenizer: Any
+
+    def prompt(self, task: Task, prompt_type: PromptType | None) -> str:
+        """The prompt that goes before a text of this task."""
+        ...
+
+    def tokenize(self, texts: Sequence[Text]) -> list[Encoded]:
+        """Token features of each text, cut to the model's length."""
+        ...
+
+    def states(self, batch: Sequence[Encoded]) -> Iterator[tuple[str, int, torch.Tensor]]:
+        """One forward pass: ("raw" or "final", layer, pooled states (n, d_l) float32)."""
+        ...
+
+    def embed(self, pooled: torch.Tensor) -> torch.Tensor:
+        """From pooled states to the model's output: Dense, Normalize and the like."""
+        ...
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A way to open models (hook `lrd_adapters`).
+
+    claims: whether it can open this checkpoint; adapters are asked in order of `priority`,
+        highest first, and the first that claims it opens it, unless the user names one.
+    """
+
+    name: str
+    claims: Callable[[Checkpoint], bool]
+    open: Callable[[Checkpoint, ModelOptions], Model]
+    priority: int = 0
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Pruner:
+    """A rule that chooses blocks to remove (hook `lrd_pruners`).
+
+    choose: `choose(values, candidates, m, seed)` returns m of the candidate blocks (1-based).
+    """
+
+    name: str
+    choose: Callable[[Mapping[str, Sequence[float]], Sequence[int], int, int], Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Reporter:
+    """A form of the leaderboard (hook `lrd_reporters`).
+
+    write: the leaderboard as text in this form; suffix: of the file it is kept in, "" for none.
+    """
+
+    name: str
+    write: Callable[[Leaderboard], str]
+    suffix: str = ""

@@ -1,0 +1,150 @@
+"""Find, load and look up plugins. A fresh manager a call, no global state."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pluggy
+
+from lrd_harness import hookspecs
+from lrd_harness.contracts import Adapter, Metric, Pruner, Reporter, Task, TaskFamily
+from lrd_harness.errors import UserError, unknown
+
+GROUP = "lrd_harness"
+
+# One literal list, as in pytest and datasette: built-ins use the same hooks as strangers.
+BUILT_IN = (
+    "lrd_harness.plugins.frenet",
+    "lrd_harness.plugins.nrs",
+    "lrd_harness.plugins.gfmi",
+    "lrd_harness.plugins.sentence_transformers",
+    "lrd_harness.plugins.encoder",
+    "lrd_harness.plugins.decoder",
+    "lrd_harness.plugins.reporters",
+    "lrd_harness.tasks.mteb_tasks",
+    "lrd_harness.tasks.offline",
+    "lrd_harness.tasks.own_texts",
+)
+
+KINDS: dict[str, tuple[str, Any]] = {
+    "metric": ("lrd_metrics", Metric),
+    "adapter": ("lrd_adapters", Adapter),
+    "task": ("lrd_tasks", (Task, TaskFamily)),
+    "pruning rule": ("lrd_pruners", Pruner),
+    "reporter": ("lrd_reporters", Reporter),
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered record and who provides it."""
+
+    kind: str
+    record: Any
+    provider: str
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A plugin that could not be loaded: its entry point's name, distribution and the reason."""
+
+    name: str
+    provider: str
+    reason: str
+
+
+@dataclass
+class Plugins:
+    """All records by kind and name, and what could not be loaded."""
+
+    entries: dict[str, dict[str, Entry]] = field(default_factory=dict)
+    broken: list[Broken] = field(default_factory=list)
+
+    def names(self, kind: str) -> list[str]:
+        """The registered names of one kind, in order of registration."""
+        return list(self.entries.get(kind, {}))
+
+    def all(self, kind: str) -> list[Any]:
+        """The records of one kind, in order of registration."""
+        return [entry.record for entry in self.entries.get(kind, {}).values()]
+
+    def get(self, kind: str, name: str) -> Any:
+        """The record of that name.
+
+        Raises UserError, with "did you mean", or with the reason if its plugin is broken.
+        """
+        known = self.entries.get(kind, {})
+        if name in known:
+            return known[name].record
+        for bad in self.broken:
+            if name == bad.name:
+                raise UserError(f"plugin '{name}' of {bad.provider} is broken: {bad.reason}")
+        raise unknown(kind, name, known, "`lrd-harness plugins` lists them all.")
+
+    def add(self, kind: str, hook: str, provider: str, records: Sequence[Any]) -> None:
+        """Register the records that one plugin returned for one hook.
+
+        Raises UserError for a record of a wrong type and for a name that is taken.
+        """
+        held = self.entries.setdefault(kind, {})
+        for record in records:
+            if not isinstance(record, KINDS[kind][1]):
+                raise UserError(
+                    f"{hook} of {provider} returned {type(record).__name__}, not a {kind}"
+                )
+            if record.name in held:
+                raise UserError(
+                    f"two plugins provide a {kind} named '{record.name}': "
+                    f"{held[record.name].provider} and {provider}"
+                )
+            held[record.name] = Entry(kind, record, provider)
+
+
+def load(extra: tuple[object, ...] = ()) -> Plugins:
+    """All built-in and installed plugins, and `extra` ones (modules or objects with hooks).
+
+    Raises UserError where two plugins provide the same name of one kind. A third party's plugin
+    that fails to import or to register is listed as broken.
+    """
+    plugins = Plugins()
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(hookspecs)
+    for name in BUILT_IN:
+        manager.register(importlib.import_module(name), name)
+    for plugin in extra:
+        manager.register(plugin)
+    providers = _register_entry_points(plugins, manager)
+    for kind, (hook, _) in KINDS.items():
+        for implementation in getattr(manager.hook, hook).get_hookimpls():
+            name = implementation.plugin_name
+            try:
+                records = implementation.function()
+            except Exception as error:
+                if name not in providers:
+                    raise
+                plugins.broken.append(Broken(name, providers[name], _reason(error)))
+                continue
+            plugins.add(kind, hook, providers.get(name, name), records)
+    return plugins
+
+
+def _register_entry_points(plugins: Plugins, manager: pluggy.PluginManager) -> dict[str, str]:
+    """Load third parties' plugins; those that fail are listed as broken. Name -> distribution."""
+    providers = {}
+    for point in importlib.metadata.entry_points(group=GROUP):
+        provider = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+        try:
+            manager.register(point.load(), point.name)
+        except Exception as error:  # whatever a stranger's import raises must not stop the others
+            plugins.broken.append(Broken(point.name, provider, _reason(error)))
+        else:
+            providers[point.name] = provider
+    return providers
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
