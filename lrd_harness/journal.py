@@ -1,0 +1,157 @@
+"""Journals: each process appends its finished units to a file of its own and loses none.
+
+A journal is JSON lines, one record a line. A file of one's own needs no lock, so it holds on
+network file systems; a line that is written at once and synced holds under kill -9.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import socket
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lrd_harness.errors import UserError
+
+Record = dict[str, Any]
+FOLDER = "journal"
+
+
+class Journal:
+    """This process's journal in `out/journal/`; the file is made at the first append."""
+
+    def __init__(self, out: Path) -> None:
+        self._folder = Path(out) / FOLDER
+        self._file: int | None = None
+        self._last = ""
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add one finished unit; when this returns, it is on disk.
+
+        "time" (UTC, ISO 8601 with microseconds) is added. numpy numbers and arrays are accepted.
+        Raises ValueError for a record without `kind` or `unit`, and for NaN or infinity anywhere in
+        it: JSON has no word for them, and what is not a number is an error of its unit.
+        """
+        line = self._line(record)
+        if self._file is None:
+            self._file = self._create()
+        try:
+            if os.write(self._file, line) != len(line):
+                raise OSError(f"journal in {self._folder}: a record was only written in part")
+            os.fsync(self._file)
+        except OSError:
+            # What was torn must stay the last line of its file: go on in a new one.
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file; a later append begins a new one."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _line(self, record: Mapping[str, Any]) -> bytes:
+        if not record.get("kind") or not isinstance(record.get("unit"), str):
+            raise ValueError(f"a journal record needs 'kind' and 'unit': {record}")
+        # Never before the one before, even if the clock is set back: `read` sorts by it.
+        self._last = max(self._last, _now().isoformat(timespec="microseconds"))
+        try:
+            text = json.dumps(
+                {**record, "time": self._last},
+                allow_nan=False,
+                ensure_ascii=False,
+                default=_plain,
+            )
+        except ValueError as error:
+            raise ValueError(f"unit '{record['unit']}' holds NaN or infinity: {error}") from error
+        # "replace": half a surrogate pair in a hostile text must not stop the run.
+        return text.encode("utf-8", "replace") + b"\n"
+
+    def _create(self) -> int:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        host = re.sub(r"[^\w.]+", "_", socket.gethostname(), flags=re.ASCII)
+        name = f"{_now():%Y%m%dT%H%M%S%f}-{host}-{os.getpid()}-{secrets.token_hex(4)}.jsonl"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+        file = os.open(self._folder / name, flags, 0o644)
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the file's name must be on disk too
+        finally:
+            os.close(folder)
+        return file
+
+
+def files(out: Path) -> list[Path]:
+    """The journals of a run, by name and so by time of creation."""
+    return sorted((Path(out) / FOLDER).glob("*.jsonl"))
+
+
+def read(out: Path) -> list[Record]:
+    """All records of all journals, by "time", then by file.
+
+    The last line of a journal may be torn (its process was killed) and is then ignored.
+    Raises UserError, naming file and line, for any other line that is not a record.
+    """
+    records = [record for path in files(out) for record in _records(path)]
+    return sorted(records, key=lambda record: str(record.get("time", "")))  # stable: then by file
+
+
+def latest(records: Iterable[Record]) -> list[Record]:
+    """One record a unit, the last, in order of the units' first appearance.
+
+    A success is never replaced by an error of the same unit, whichever of them is newer.
+    """
+    units: dict[str, Record] = {}
+    for record in records:
+        held = units.get(record["unit"])
+        if held is None or record["kind"] != "error" or held["kind"] == "error":
+            units[record["unit"]] = record
+    return list(units.values())
+
+
+def finite(scores: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers among scores by name: libraries give NaN for some secondary scores."""
+    kept = {}
+    for name, value in scores.items():
+        number = value if isinstance(value, int | float) else getattr(value, "item", lambda: None)()
+        if isinstance(number, int | float) and abs(number) < float("inf"):  # False for NaN
+            kept[str(name)] = float(number)
+    return kept
+
+
+def _records(path: Path) -> list[Record]:
+    lines = path.read_bytes().split(b"\n")
+    while lines and not lines[-1].strip():
+        lines.pop()
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            if not isinstance(record["unit"], str) or not isinstance(record["kind"], str):
+                raise TypeError("unit and kind are texts")
+        except (ValueError, TypeError, KeyError):
+            if number == len(lines):
+                break
+            raise UserError(f"{path}, line {number}: not a journal record") from None
+        records.append(record)
+    return records
+
+
+def _plain(value: Any) -> Any:
+    """numpy scalars and arrays, torch tensors, paths and sets as JSON can hold them."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    raise TypeError(f"{type(value).__name__} does not fit into a journal")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

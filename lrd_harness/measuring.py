@@ -1,0 +1,258 @@
+"""Compute a metric: states in, scores by name out; the one way, for runs and library users.
+
+Letters in shapes: n texts, T tokens, d width, q views, L blocks; a model has L + 1 states.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, overload
+
+from lrd_harness.contracts import Metric
+from lrd_harness.errors import DegenerateState, NotEnoughTexts, NotFinite, UnitError, unknown
+
+if TYPE_CHECKING:
+    import torch
+
+MIN_TEXTS = 8
+SAME_ROW = 1e-6  # relative distance below which two rows are the same
+_DIMENSIONS = {"pooled": 2, "tokens": 2, "views": 3}
+
+Scores = dict[str, "float | list[float]"]
+
+
+class Arrays(Protocol):
+    """Anything with a length and numbered arrays: a list, a 3-d array, a lazy view of the store."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+class States(Sequence["torch.Tensor"]):
+    """States as float64 tensors, converted and checked when they are read and not kept.
+
+    `check(layer, state)` is called at the first reading of each layer. A slice is again lazy.
+    """
+
+    def __init__(
+        self,
+        arrays: Arrays,
+        check: Callable[[int, torch.Tensor], None],
+        layers: range | None = None,
+        checked: set[int] | None = None,
+    ) -> None:
+        self._arrays, self._check = arrays, check
+        self._layers = range(len(arrays)) if layers is None else layers
+        self._checked = set() if checked is None else checked
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    @overload
+    def __getitem__(self, index: int) -> torch.Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> States: ...
+    def __getitem__(self, index: int | slice) -> torch.Tensor | States:
+        if isinstance(index, slice):
+            return States(self._arrays, self._check, self._layers[index], self._checked)
+        layer = self._layers[index]
+        state = _float64(self._arrays[layer])
+        if layer not in self._checked:
+            self._check(layer, state)
+            self._checked.add(layer)
+        return state
+
+
+def measure(metric: str | Metric, states: Arrays, /, **parameters: Any) -> Scores:
+    """The scores of one metric on one sample.
+
+    metric: the name of a registered metric, or its record.
+    states: L + 1 numpy or torch arrays of any float type, read one at a time: (n, d_l) pooled
+        states, one text's (T, d_l) for a token metric, (n, q, d_l) for a view metric. Tensors stay
+        on their device; arithmetic is in float64.
+    parameters: the metric's own settings, by default its paper's.
+
+    Returns floats (of the model) and lists (a value per state, step or inner state), by score name.
+    A pooled metric starts at the first state that is sound (see `distinct_rows`); its number is
+    the score `start`, and `profile_layers` says which layers a list belongs to. Every list gets
+    its `summaries`. A token metric's values for one text are returned as they are, since what is
+    summarised is their mean over texts.
+
+    Raises UserError for an unknown metric or parameter; NotEnoughTexts below 8 texts; NotFinite for
+    NaN or infinity; DegenerateState for a state that is the same for most texts above the first
+    sound one, and where fewer than two sound states are left; UnitError for states that do not fit
+    together and for whatever else the metric cannot be computed on.
+    """
+    record = _look_up(metric) if isinstance(metric, str) else metric
+    check_parameters(record, parameters)
+    if record.needs == "pooled":
+        return summarised(_measure_pooled(record, states, parameters))
+    values = record.measure(States(states, _Check(record)), **parameters)
+    return _plain(values) if record.needs == "tokens" else summarised(values)
+
+
+def _look_up(name: str) -> Metric:
+    from lrd_harness import manager
+
+    record: Metric = manager.load().get("metric", name)
+    return record
+
+
+def _measure_pooled(metric: Metric, arrays: Arrays, parameters: Mapping[str, Any]) -> Scores:
+    """Leave out the leading degenerate states, measure the others, say where they start."""
+    check = _Check(metric)
+    states = States(arrays, check)
+    total, start = len(states), 0
+    while start < total and is_degenerate(states[start]):
+        start += 1
+    if total - start < 2:
+        raise DegenerateState(
+            f"{metric.name} needs 2 states that tell the texts apart: "
+            f"{total - start} of {total} do, the first {start} are the same for most texts"
+        )
+    check.first_sound = start
+    try:
+        scores = _plain(metric.measure(states[start:], **parameters))
+    except UnitError as error:
+        # The metric counts from the first state that it was given: say so, or the number misleads.
+        if start and error.args and "layer" in str(error) and error is not check.raised:
+            error.args = (f"{error} (counted from layer {start}, the first sound one)",)
+        raise
+    own = scores.get("start", 0)
+    scores["start"] = start + int(own if isinstance(own, (int, float)) else 0)
+    return scores
+
+
+class _Check:
+    """What every state must pass when it is first read; remembers the number of texts."""
+
+    def __init__(self, metric: Metric) -> None:
+        self.metric, self.n = metric, 0
+        self.first_sound: int | None = None  # known once the leading states have been looked at
+        self.raised: UnitError | None = None
+
+    def __call__(self, layer: int, state: torch.Tensor) -> None:
+        self.raised = self._fault(layer, state)
+        if self.raised:
+            raise self.raised
+
+    def _fault(self, layer: int, state: torch.Tensor) -> UnitError | None:
+        name, n = self.metric.name, len(state) if state.ndim else 0
+        if state.ndim != _DIMENSIONS[self.metric.needs]:
+            return UnitError(f"{name}: layer {layer} has shape {tuple(state.shape)}")
+        if self.metric.needs != "tokens" and n < MIN_TEXTS:
+            return NotEnoughTexts(f"{name} needs at least {MIN_TEXTS} texts, got {n}")
+        if self.n and n != self.n:
+            return UnitError(f"{name}: layer {layer} has {n} rows, others have {self.n}")
+        self.n = n
+        if not bool(state.isfinite().all()):
+            return NotFinite(f"{name}: NaN or infinity in layer {layer}")
+        if self.first_sound is not None and layer > self.first_sound and is_degenerate(state):
+            return DegenerateState(f"{name}: layer {layer} is the same for most texts")
+        return None
+
+
+def is_degenerate(state: torch.Tensor) -> bool:
+    """Whether fewer than half of the rows of a state (n, d) are distinct."""
+    return 2 * distinct_rows(state) < len(state)
+
+
+def distinct_rows(state: torch.Tensor) -> int:
+    """How many rows of (n, d) differ by more than 1e-6 of their length.
+
+    Sorts the rows along one fixed random direction, where equal rows become neighbours, and
+    compares neighbours in full: O(n d + n log n). Differences are measured between rows and not
+    against the state's spread, so a small spread around a large mean counts as distinct.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    direction = torch.randn(state.shape[1], generator=generator, dtype=torch.float64)
+    along, order = (state @ direction.to(state.device)).sort()
+    lengths = torch.linalg.vector_norm(state, dim=1)[order]
+    tolerance = SAME_ROW * torch.maximum(lengths[1:], lengths[:-1])
+    # Rows are at least |gap| / |direction| apart, so only those with a small gap need comparing.
+    near = along.diff() <= tolerance * direction.norm().to(state.device)
+    pairs = near.nonzero()[:, 0]
+    apart = torch.linalg.vector_norm(state[order[pairs + 1]] - state[order[pairs]], dim=1)
+    return len(state) - int((apart <= tolerance[pairs]).sum())
+
+
+def check_parameters(metric: Metric, parameters: Mapping[str, Any]) -> None:
+    """Raise UserError for a parameter that the metric does not have, naming those it has."""
+    signature = inspect.signature(metric.measure).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in signature):
+        return
+    known = [p.name for p in list(signature)[1:]]
+    hint = f"It has: {', '.join(known)}." if known else "It has none."
+    for name in parameters:
+        if name not in known:
+            raise unknown(f"parameter of metric {metric.name}", name, known, hint)
+
+
+def profile_layers(S: int, m: int, start: int) -> list[int]:
+    """The layers that a list of m values belongs to, S sound states being measured from `start` on.
+
+    m = S: the states; m = S - 1: the steps, named by the earlier state; m = S - 2: the inner
+    states. Raises UnitError for any other m.
+    """
+    if not 0 <= S - m <= 2:
+        raise UnitError(f"a list of {m} values fits neither {S} states nor the steps between them")
+    first = start + (S - m) // 2
+    return list(range(first, first + m))
+
+
+def summaries(values: Sequence[float], name: str) -> dict[str, float]:
+    """The model-level summaries of a per-layer score, named `mean_NAME` and so on.
+
+    mean, std (of the population), min, max; early and late: means of the first and the last
+    max(1, len // 3) values; trend: late minus early; slope: least squares on depth 0..1, absent
+    for a single value. None at all for no values.
+    """
+    import numpy as np
+
+    if not len(values):
+        return {}
+    x = np.asarray(values, dtype=np.float64)
+    third = max(1, len(x) // 3)
+    early, late = x[:third].mean(), x[-third:].mean()
+    scores = {"mean": x.mean(), "std": x.std(), "min": x.min(), "max": x.max()}
+    scores |= {"early": early, "late": late, "trend": late - early}
+    if len(x) > 1:
+        depth = np.linspace(-0.5, 0.5, len(x))  # centred; the slope is that on 0..1
+        scores["slope"] = depth @ (x - x.mean()) / (depth @ depth)
+    return {f"{key}_{name}": float(value) for key, value in scores.items()}
+
+
+def summarised(values: Mapping[str, float | Sequence[float]]) -> Scores:
+    """The values with the `summaries` of every list, where they do not hold their own."""
+    scores = _plain(values)
+    for name, value in list(scores.items()):
+        if isinstance(value, list):
+            scores = {**summaries(value, name), **scores}
+    return scores
+
+
+def _plain(values: Mapping[str, float | Sequence[float]]) -> Scores:
+    """Scores as Python's own floats and lists, whatever the metric made them of."""
+    return {
+        name: [float(v) for v in value] if isinstance(value, Sequence) else _number(value)
+        for name, value in values.items()
+    }
+
+
+def _number(value: float) -> float:
+    return value if isinstance(value, int) else float(value)
+
+
+def _float64(array: Any) -> torch.Tensor:
+    """A float64 tensor of an array; a tensor stays on its device if that has float64."""
+    import numpy as np
+    import torch
+
+    if isinstance(array, torch.Tensor):
+        device = "cpu" if array.device.type == "mps" else array.device
+        return array.detach().to(device=device, dtype=torch.float64)
+    # A copy, since torch warns of memory that it may not write, as a mapped file's.
+    return torch.from_numpy(np.array(array, dtype=np.float64, order="C"))

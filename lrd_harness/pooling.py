@@ -1,0 +1,58 @@
+"""From token states to one row a text, right for either padding side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Pool = Callable[[Tensor, Tensor], Tensor]
+
+
+def _average(state: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the positions of the mask, in float32 or better; pads may hold NaN."""
+    state = state.masked_fill(~mask.bool().unsqueeze(-1), 0)
+    if state.dtype in (torch.float16, torch.bfloat16):
+        state = state.float()
+    weights = mask.to(state.dtype)
+    return torch.bmm((weights / weights.sum(1, keepdim=True)).unsqueeze(1), state).squeeze(1)
+
+
+def _without_first(mask: Tensor) -> Tensor:
+    """The mask without each text's first position, unless that is all the text has."""
+    first = mask.int().argmax(1, keepdim=True)
+    rest = mask.clone().scatter_(1, first, 0)
+    return torch.where(rest.sum(1, keepdim=True) > 0, rest, mask)
+
+
+def _at(state: Tensor, position: Tensor) -> Tensor:
+    return state[torch.arange(len(state), device=state.device), position]
+
+
+def mean(state: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the non-padding tokens: (b, T, d), (b, T) -> (b, d)."""
+    return _average(state, mask)
+
+
+def mean_no_sink(state: Tensor, mask: Tensor) -> Tensor:
+    """Mean without position 0, the attention sink of decoders: (b, T, d), (b, T) -> (b, d)."""
+    return _average(state, _without_first(mask))
+
+
+def first(state: Tensor, mask: Tensor) -> Tensor:
+    """The first non-padding token (CLS): (b, T, d), (b, T) -> (b, d)."""
+    return _at(state, mask.int().argmax(1))
+
+
+def last(state: Tensor, mask: Tensor) -> Tensor:
+    """The last non-padding token: (b, T, d), (b, T) -> (b, d)."""
+    return _at(state, mask.shape[1] - 1 - mask.flip(1).int().argmax(1))
+
+
+POOLINGS: dict[str, Pool] = {
+    "mean": mean,
+    "cls": first,
+    "last": last,
+    "mean-no-sink": mean_no_sink,
+}

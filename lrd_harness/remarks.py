@@ -1,0 +1,107 @@
+"""What must be said under a leaderboard, in plain sentences: how little it may mean, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import factorial
+from typing import TYPE_CHECKING
+
+from lrd_harness.results import Key, Results
+
+if TYPE_CHECKING:
+    from lrd_harness.leaderboard import MetricColumn, Row, Values
+
+# The least |rho| with a two-sided p < .05 in the exact distribution without ties; for n < 5 none.
+CRITICAL = {5: 1.0, 6: 0.886, 7: 0.786, 8: 0.738, 9: 0.700}
+_NAMED = 5  # tasks named in one line
+
+
+def of_table(
+    results: Results, rows: Sequence[Row], columns: Sequence[MetricColumn], models: int
+) -> tuple[str, ...]:
+    """The lines under the whole table; `models` is the number of models with an actual rank."""
+    notes = []
+    if not rows:
+        notes.append("Nothing is recorded yet.")
+    elif not any(row.tasks for row in rows):
+        by = f"; the rows are ordered by the predicted rank of {columns[0].name}" if columns else ""
+        notes.append(f"No task was scored at the last layer, so there is no actual rank{by}.")
+    else:
+        notes.append(few(models))
+    if rows and not columns:
+        notes.append("No metric was measured, so there is no predicted rank.")
+    if any(row.best_layer is not None for row in rows):
+        notes.append(
+            "The best layer was chosen on the very scores it is shown with (an oracle): its score "
+            "is optimistic, and a choice made without labels will get less."
+        )
+    return tuple(note for note in [*notes, *_mixed(results)] if note)
+
+
+def of_model(key: Key, scores: Values, selected: Mapping[str, Values]) -> tuple[str, ...]:
+    """What a model lacks that others have, and what follows from it."""
+    notes = []
+    lacking = [task for task, by_model in scores.items() if key not in by_model]
+    if lacking and len(lacking) == len(scores):
+        notes.append("no task scored: no actual rank")
+    elif lacking:
+        notes.append(
+            f"lacks {names(lacking)}: its mean is over {len(scores) - len(lacking)} of "
+            f"{len(scores)} tasks and not comparable, so it has no actual rank"
+        )
+    without: dict[tuple[str, ...], list[str]] = {}  # tasks -> metrics that miss these
+    for metric, values in selected.items():
+        missing = tuple(task for task, by_model in values.items() if key not in by_model)
+        without.setdefault(missing, []).append(metric)
+    for missing, metrics in without.items():
+        if missing:
+            by = ", ".join(metrics)
+            notes.append(f"lacks {by} on {names(missing)}: no predicted rank by {by}")
+    return tuple(notes)
+
+
+def few(n: int) -> str:
+    """How little n models say, in one sentence; "" for n >= 10."""
+    if n >= 10:
+        return ""
+    if n == 0:
+        return "No model has every task, so none has an actual rank."
+    if n == 1:
+        return "1 model: nothing to rank, and no correlation."
+    if n == 2:
+        return "2 models: too few for a correlation (3 at least)."
+    if n < 5:
+        chance = (
+            f"even a perfect order arises by chance with p = {2 / factorial(n):.2g} (two-sided)"
+        )
+    else:
+        chance = f"only |rho| of {CRITICAL[n]:.3g} or more has p < .05 (two-sided)"
+    return f"{n} models: {chance}; read rho as illustration, not evidence."
+
+
+def names(tasks: Sequence[str]) -> str:
+    """Tasks in one line, the first few by name."""
+    more = len(tasks) - _NAMED
+    return ", ".join(tasks[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _mixed(results: Results) -> list[str]:
+    """Values of one metric that were not computed alike and so do not compare."""
+    versions: dict[str, set[str]] = {}
+    settings: dict[tuple[str, str], set[str]] = {}
+    for row in results.metrics:
+        if row.variant == "full":
+            versions.setdefault(row.metric, set()).add(row.version)
+            # A model's pooling is its own; everything else should be the same for all models.
+            same = {k: v for k, v in row.parameters.items() if k != "pooling"}
+            settings.setdefault((row.metric, row.task), set()).add(repr(sorted(same.items())))
+    several = [m for m, found in versions.items() if len(found) > 1]
+    differ = {m for (m, _), found in settings.items() if len(found) > 1}
+    return [
+        f"{m} was measured with different versions ({', '.join(sorted(versions[m]))}): "
+        "its values may not compare."
+        for m in several
+    ] + [
+        f"{m} was measured with different parameters on one task: its values may not compare."
+        for m in sorted(differ)
+    ]

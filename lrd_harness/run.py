@@ -1,0 +1,314 @@
+"""The loop: open each model, read its states once, measure them, evaluate every layer."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lrd_harness import journal, measuring
+from lrd_harness.cache import cache_dir
+from lrd_harness.capture import Captured, capture
+from lrd_harness.contracts import Model, Request, Task, Text
+from lrd_harness.dry_run import requests_of
+from lrd_harness.errors import UserError
+from lrd_harness.plan import Plan, PlannedMetric, PlannedModel
+from lrd_harness.progress import Display
+from lrd_harness.store import Store
+from lrd_harness.view import LayerView, StoredStates, planes
+
+SAMPLE_SEED = 42  # metrics.md, Texts
+BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384, "mps": 8_192}
+
+
+class Run:
+    """One run of a plan into an output folder; units that the folder's journals hold are skipped.
+
+    counters: what was forwarded by this call; errors: how many units failed in it.
+    """
+
+    def __init__(self, plan: Plan, out: Path, display: Display) -> None:
+        self.plan, self.out, self.display = plan, out, display
+        self.journal = journal.Journal(out)
+        self.records = {r["unit"]: r for r in journal.latest(journal.read(out))}
+        self.counters: dict[str, Captured] = {}
+        self.errors = 0
+        self.requests = cache(requests_of)
+        self.texts = cache(lambda task: list(task.texts()))
+
+    def execute(self) -> None:
+        """Do all that is not done yet. A fault in a unit is recorded and does not end the run."""
+        for number, planned in enumerate(self.plan.models, 1):
+            place = f"[{number}/{len(self.plan.models)}] {planned.name}"
+            known = self.records.get(unit(planned, "model"))
+            if known is not None and known["kind"] == "model":
+                if not any(self._pending(planned, known["blocks"])):
+                    self.display.line(f"{place}: nothing left to do")
+                    continue
+            model = self._open(planned, place)
+            if model is not None:
+                self._model(planned, model, place)
+        self.journal.close()
+
+    def _pending(self, planned: PlannedModel, blocks: int) -> Iterable[str]:
+        """The units of a model that are not recorded, or only as an error."""
+        for task in self.plan.tasks:
+            for layer in self.layers(task, blocks):
+                yield from self._undone(unit(planned, task.name, layer))
+            for metric in self.plan.metrics:
+                yield from self._undone(metric_unit(planned, task, metric))
+
+    def _undone(self, key: str) -> list[str]:
+        held = self.records.get(key)
+        return [key] if held is None or held["kind"] == "error" else []
+
+    def layers(self, task: Task, blocks: int) -> Sequence[int]:
+        """The layers that a task is evaluated at: 0..L, L alone, or chosen ones."""
+        chosen = self.plan.settings.layers
+        if task.evaluate is None:
+            return []
+        if chosen == "last":
+            return [blocks]
+        return range(blocks + 1) if isinstance(chosen, str) else chosen
+
+    def _open(self, planned: PlannedModel, place: str) -> Model | None:
+        begun = time.perf_counter()
+        with self.display.stage(f"{place}: opening"):
+            try:
+                model = planned.adapter.open(planned.checkpoint, planned.options)
+                _check_layers(self.plan, planned, model)
+            except Exception as error:  # one model of a panel that cannot be opened
+                self._fail(unit(planned, "model"), planned, error, task="", layer=None, metric=None)
+                return None
+        self._record(
+            "model",
+            unit(planned, "model"),
+            planned,
+            adapter=model.identity["adapter"],
+            **asdict(model.info),
+            seconds=time.perf_counter() - begun,
+        )
+        return model
+
+    def _model(self, planned: PlannedModel, model: Model, place: str) -> None:
+        store = Store(cache_dir() / "states", model.identity)
+        for name in store.discarded:
+            self.display.line(f"{place}: a damaged file of the store was discarded: {name}")
+        tasks = [t for t in self.plan.tasks if self._task_pending(planned, model, t)]
+        asked, sound = self._ask(planned, model, tasks, place)
+        counted = self._forward(planned, model, asked, store, place)
+        self.counters[planned.name] = counted
+        work: list[Callable[[], None]] = []
+        for task in sound:
+            for metric in self.plan.metrics:
+                if self._undone(metric_unit(planned, task, metric)):
+                    work.append(partial(self._measure, planned, model, store, task, metric))
+            for layer in self.layers(task, model.info.blocks):
+                if self._undone(unit(planned, task.name, layer)):
+                    work.append(partial(self._evaluate, planned, model, store, task, layer))
+        with self.display.stage(f"{place}: metrics, tasks × layers", "units") as advance:
+            for done, step in enumerate(work):
+                advance(done, len(work))
+                step()
+            advance(len(work), len(work))
+
+    def _task_pending(self, planned: PlannedModel, model: Model, task: Task) -> bool:
+        layers = self.layers(task, model.info.blocks)
+        keys = [unit(planned, task.name, layer) for layer in layers]
+        keys += [metric_unit(planned, task, metric) for metric in self.plan.metrics]
+        return any(self._undone(key) for key in keys)
+
+    def _ask(
+        self, planned: PlannedModel, model: Model, tasks: Sequence[Task], place: str
+    ) -> tuple[list[Text], list[Task]]:
+        """All texts that the tasks and metrics will ask for, and the tasks that could say so."""
+        asked: list[Text] = []
+        sound = []
+        with self.display.stage(f"{place}: collecting texts", "tasks") as advance:
+            for done, task in enumerate(tasks, 1):
+                advance(done, len(tasks))
+                try:
+                    wanted: list[Request] = []
+                    if any(self.layers(task, model.info.blocks)):
+                        wanted += self.requests(task)
+                    if self.plan.metrics:
+                        known = {r.text for r in wanted}
+                        wanted += [r for r in self._sample(task) if r.text not in known]
+                    asked += [Text(r.text, model.prompt(task, r.prompt_type)) for r in wanted]
+                except Exception as error:
+                    key = unit(planned, task.name, "texts")
+                    self._fail(key, planned, error, task=task.name, layer=None, metric=None)
+                    continue
+                sound.append(task)
+        return asked, sound
+
+    def _sample(self, task: Task) -> list[Request]:
+        """The distinct texts of a task for metrics, `max_texts` of them at most (metrics.md)."""
+        distinct = list(dict.fromkeys(self.texts(task)))
+        most = self.plan.settings.max_texts
+        if len(distinct) <= most:
+            return distinct
+        chosen = np.random.RandomState(SAMPLE_SEED).choice(len(distinct), most, replace=False)
+        return [distinct[i] for i in sorted(chosen)]
+
+    def _forward(
+        self, planned: PlannedModel, model: Model, texts: Sequence[Text], store: Store, place: str
+    ) -> Captured:
+        kind = planned.options.device.split(":")[0]
+        budget = self.plan.settings.batch_tokens or BATCH_TOKENS.get(kind, 4096)
+        with self.display.stage(f"{place}: reading all layers", "texts") as advance:
+            counted = capture(model, texts, store, batch_tokens=budget, progress=advance)
+        key = unit(planned, "capture", time.time_ns())
+        self._record("capture", key, planned, **counted.record())
+        return counted
+
+    def _measure(
+        self, planned: PlannedModel, model: Model, store: Store, task: Task, item: PlannedMetric
+    ) -> None:
+        begun = time.perf_counter()
+        key = metric_unit(planned, task, item)
+        where = {"task": task.name, "metric": item.metric.name}
+        try:
+            sample = self._sample(task)
+            texts = [Text(r.text, model.prompt(task, r.prompt_type)) for r in sample]
+            texts = list(dict.fromkeys(texts))
+            norm = self.plan.settings.norm
+            states = StoredStates(store, texts, planes(model, norm), planned.options.device)
+            scores = measuring.measure(item.metric, states, **item.parameters)
+            values, profiles = split(scores, len(states))
+        except Exception as error:
+            self._fail(key, planned, error, **where, layer=None)
+            return
+        selection = item.metric.selection
+        self._record(
+            "metric",
+            key,
+            planned,
+            **where,
+            version=item.metric.version,
+            n=len(texts),
+            start=int(values.get("start", 0)),
+            parameters={**item.parameters, "norm": norm, "pooling": model.info.pooling},
+            selection=list(selection) if selection else None,
+            values=values,
+            profiles=profiles,
+            seconds=time.perf_counter() - begun,
+        )
+
+    def _evaluate(
+        self, planned: PlannedModel, model: Model, store: Store, task: Task, layer: int
+    ) -> None:
+        assert task.evaluate is not None
+        begun = time.perf_counter()
+        key = unit(planned, task.name, layer)
+        view = self._view(planned, model, store, layer)
+        try:
+            score = task.evaluate(view)
+            if not np.isfinite(score.main):
+                raise ValueError(f"{task.name} gave {score.main} for its main score")
+            if task.save is not None:
+                task.save(score, view, self.out)
+        except Exception as error:
+            self._fail(key, planned, error, task=task.name, layer=layer, metric=None)
+            return
+        self._record(
+            "score",
+            key,
+            planned,
+            task=task.name,
+            task_type=task.type,
+            layer=layer,
+            layers=model.info.blocks,
+            score_name=score.name,
+            score=score.main,
+            scores=journal.finite(score.scores),
+            seconds=time.perf_counter() - begun,
+        )
+
+    def _view(self, planned: PlannedModel, model: Model, store: Store, layer: int) -> LayerView:
+        reading = {"reading": planned.label} if planned.label else {}
+        experiments: list[dict[str, Any]] = [{"layer": layer, **reading}]
+        if layer == model.info.blocks:  # the model itself, beside its place among the layers
+            experiments.append(reading)
+        return LayerView(
+            model,
+            store,
+            layer,
+            name=planned.checkpoint.name,
+            revision=planned.checkpoint.revision,
+            experiments=experiments,
+            fetch=lambda texts: self._late(planned, model, store, texts),
+        )
+
+    def _late(
+        self, planned: PlannedModel, model: Model, store: Store, texts: Sequence[Text]
+    ) -> None:
+        """Texts that a task asked for although its dry run had not."""
+        late = capture(model, texts, store, batch_tokens=BATCH_TOKENS["cpu"])
+        counted = self.counters[planned.name]
+        counted.forwarded += late.forwarded
+        counted.tokens += late.tokens
+        counted.seconds += late.seconds
+
+    def _record(self, kind: str, key: str, planned: PlannedModel, **fields: Any) -> None:
+        record = {
+            "kind": kind,
+            "unit": key,
+            "model": planned.name,
+            "revision": planned.checkpoint.revision,
+            "variant": "full",
+            **fields,
+        }
+        self.journal.append(record)
+        self.records[key] = record
+
+    def _fail(
+        self, key: str, planned: PlannedModel, error: Exception, **where: str | int | None
+    ) -> None:
+        self.errors += 1
+        text = f"{type(error).__name__}: {error}" if not isinstance(error, UserError) else str(error)
+        place = ", ".join(f"{k} {v}" for k, v in where.items() if v not in (None, ""))
+        self.display.line(f"error: {planned.name}{': ' if place else ''}{place}: {text}")
+        trace = "".join(traceback.format_exception(error))
+        self._record("error", key, planned, **where, error=text, traceback=trace)
+
+
+def unit(planned: PlannedModel, *parts: object) -> str:
+    """The name under which a finished piece of work is known; settings are fixed for a folder."""
+    return "|".join([f"{planned.name}@{planned.checkpoint.revision}", *map(str, parts)])
+
+
+def metric_unit(planned: PlannedModel, task: Task, item: PlannedMetric) -> str:
+    """A metric's unit: other parameters or another version of it are other units."""
+    parameters = json.dumps(dict(item.parameters), sort_keys=True)
+    return unit(planned, task.name, "metric", item.metric.name, item.metric.version, parameters)
+
+
+def split(
+    scores: Mapping[str, Any], states: int
+) -> tuple[dict[str, float], dict[str, dict[str, list[float]]]]:
+    """Model-level values, and per-layer ones with the layers that they belong to."""
+    start = int(scores.get("start", 0))
+    values = {name: v for name, v in scores.items() if not isinstance(v, list)}
+    profiles = {
+        name: {"layers": measuring.profile_layers(states - start, len(v), start), "values": v}
+        for name, v in scores.items()
+        if isinstance(v, list)
+    }
+    return values, profiles
+
+
+def _check_layers(plan: Plan, planned: PlannedModel, model: Model) -> None:
+    """Once more, for a model whose configuration did not say how deep it is."""
+    chosen = plan.settings.layers
+    if not isinstance(chosen, str) and max(chosen) > model.info.blocks:
+        raise UserError(
+            f"{planned.name} has layers 0 to {model.info.blocks}, no layer {max(chosen)}"
+        )

@@ -1,0 +1,139 @@
+"""Pooled states on disk: what was forwarded once is never forwarded again.
+
+A folder per model identity; in it shards, each one safetensors file that holds all planes of some
+texts. A plane is ("raw" or "final", layer); in a shard it is one contiguous (n, d) float32 block,
+so reading a layer reads that layer only. A shard is written under another name and then renamed,
+and its name carries the checksum of its content, which is verified before it is first read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from lrd_harness.contracts import Text
+
+Plane = tuple[str, int]
+
+
+def text_key(text: Text) -> str:
+    """The key of a text under its prompt; the two cannot run into each other."""
+    return hashlib.sha256(f"{len(text.prompt)}\0{text.prompt}{text.text}".encode()).hexdigest()[:32]
+
+
+class Store:
+    """The states of one model.
+
+    root: the folder of all stores; identity: everything that changes a state apart from the text.
+    """
+
+    def __init__(self, root: Path, identity: Mapping[str, str]) -> None:
+        described = json.dumps(dict(sorted(identity.items())), indent=1)
+        self.folder = root / hashlib.sha256(described.encode()).hexdigest()[:24]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / "identity.json").exists():
+            (self.folder / "identity.json").write_text(described)
+        self.discarded: list[str] = []
+        self._where: dict[str, tuple[Path, int]] = {}
+        self._known: set[Path] = set()
+        self._cut: set[str] = set()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take note of shards that other processes have written; a damaged one is discarded."""
+        for path in sorted(self.folder.glob("*.safetensors")):
+            if path in self._known:
+                continue
+            header = _header(path) if _intact(path) else None
+            if header is None:
+                self.discarded.append(path.name)
+                with contextlib.suppress(FileNotFoundError):
+                    path.unlink()
+                continue
+            self._note(path, *header)
+
+    def missing(self, texts: Sequence[Text]) -> list[Text]:
+        """Those of the texts that have no states yet, each once, in order."""
+        return [t for t in dict.fromkeys(texts) if text_key(t) not in self._where]
+
+    def write(
+        self,
+        texts: Sequence[Text],
+        planes: Mapping[Plane, np.ndarray],
+        truncated: Sequence[bool] | None = None,
+    ) -> None:
+        """Keep the states of these texts: each plane (len(texts), d_l) float32.
+
+        truncated: of each text, whether the model saw only its beginning.
+        """
+        keys = [text_key(t) for t in texts]
+        tensors = {f"{kind}.{layer}": np.ascontiguousarray(a) for (kind, layer), a in planes.items()}
+        handle, name = tempfile.mkstemp(dir=self.folder, suffix=".part")
+        os.close(handle)
+        part = Path(name)
+        try:
+            cut = [key for key, was in zip(keys, truncated or (), strict=False) if was]
+            metadata = {"texts": json.dumps(keys), "truncated": json.dumps(cut)}
+            save_file(tensors, part, metadata=metadata)
+            with part.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                os.fsync(file.fileno())
+            path = self.folder / f"{digest[:32]}.safetensors"
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        self._note(path, keys, cut)
+
+    def _note(self, path: Path, keys: Sequence[str], cut: Sequence[str]) -> None:
+        self._known.add(path)
+        self._where.update((key, (path, row)) for row, key in enumerate(keys))
+        self._cut.update(cut)
+
+    def truncated(self, texts: Sequence[Text]) -> int:
+        """How many of the distinct texts the model saw only the beginning of."""
+        return sum(text_key(t) in self._cut for t in set(texts))
+
+    def read(self, texts: Sequence[Text], plane: Plane) -> np.ndarray:
+        """The states of these texts at one plane: (len(texts), d_l) float32, in their order.
+
+        Raises KeyError for a text that is not stored.
+        """
+        found = [self._where[text_key(t)] for t in texts]
+        rows: np.ndarray | None = None
+        name = f"{plane[0]}.{plane[1]}"
+        for path in dict.fromkeys(path for path, _ in found):
+            at = np.array([i for i, (p, _) in enumerate(found) if p == path])
+            with safe_open(path, framework="numpy") as shard:
+                block: Any = shard.get_tensor(name)
+            if rows is None:
+                rows = np.empty((len(texts), block.shape[1]), np.float32)
+            rows[at] = block[[found[i][1] for i in at]]
+        return rows if rows is not None else np.empty((0, 0), np.float32)
+
+
+def _intact(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:32] == path.stem
+    except OSError:
+        return False
+
+
+def _header(path: Path) -> tuple[list[str], list[str]] | None:
+    """The keys of a shard's texts, row by row, and of those that were truncated."""
+    try:
+        with safe_open(path, framework="numpy") as shard:
+            metadata = shard.metadata()
+            return json.loads(metadata["texts"]), json.loads(metadata["truncated"])
+    except (SafetensorError, KeyError, TypeError, ValueError):
+        return None

@@ -1,0 +1,212 @@
+"""What to run: suites, and the names in them resolved before anything is loaded."""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+
+from lrd_harness.contracts import Norm
+from lrd_harness.errors import UserError, unknown
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model of a suite: the name a user types, and how it is read where not by default."""
+
+    model: str
+    adapter: str | None = None
+    pooling: str | None = None
+    max_length: int | None = None
+    prompts: Mapping[str, str] | None = None
+
+    @property
+    def label(self) -> str:
+        """What tells this reading of the model from its default one; empty for the default."""
+        chosen = {"adapter": self.adapter, "pooling": self.pooling, "max_length": self.max_length}
+        parts = [str(value) for value in chosen.values() if value is not None]
+        return ", ".join(parts + ["own prompts"] * (self.prompts is not None))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What holds for the whole of a run.
+
+    layers: "all", "last" or numbers 0..L; max_texts: texts a metric is measured on at most;
+    norm: which states metrics see (metrics.md, Norm); task_data: folder of local data;
+    batch_tokens: tokens a batch, padding included (0: by device); the rest as ModelOptions.
+    """
+
+    layers: str | tuple[int, ...] = "all"
+    max_texts: int = 5000
+    norm: Norm = "hf"
+    task_data: str | None = None
+    pooling: str | None = None
+    max_length: int | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    attention: str | None = None
+    padding: Literal["right", "left"] = "right"
+    device: str = "auto"
+    batch_tokens: int = 0
+
+    def results(self) -> dict[str, Any]:
+        """The settings that change a result, as opposed to speed or extent."""
+        free = ("layers", "device", "batch_tokens")
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in free}
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A named choice of models, tasks, metric plugins and settings. plugins None: all metrics."""
+
+    name: str
+    models: tuple[ModelEntry, ...] = ()
+    tasks: tuple[str, ...] = ()
+    plugins: tuple[str, ...] | None = None
+    parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    settings: Settings = Settings()
+    description: str = ""
+    source: str = ""
+
+
+def shipped() -> list[str]:
+    """The names of the suites that come with the harness."""
+    folder = importlib.resources.files("lrd_harness.tasks.suites")
+    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+
+
+def load(name: str) -> Suite:
+    """A shipped suite by name, or a suite of one's own from a YAML file.
+
+    Raises UserError for an unknown name and for a malformed file (file and key named).
+    """
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise UserError(f"{path}: no such suite file")
+        return parse(path.read_text(encoding="utf-8"), path.stem, str(path))
+    if name not in shipped():
+        hint = "`lrd-harness suites` lists them; a file's name ends in .yaml."
+        raise unknown("suite", name, shipped(), hint)
+    text = (importlib.resources.files("lrd_harness.tasks.suites") / f"{name}.yaml").read_text("utf-8")
+    return parse(text, name, f"suite {name}")
+
+
+def parse(text: str, name: str, where: str) -> Suite:
+    """A suite from YAML text; `where` stands in error messages."""
+    try:
+        given = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "cannot be read"
+        raise UserError(f"{where}{line}: not YAML ({problem})") from None
+    if not isinstance(given, dict):
+        raise UserError(f"{where}: not a mapping of models, tasks, plugins and settings")
+    known = {f.name for f in fields(Suite)} - {"parameters"}
+    for key in given:
+        if key not in known:
+            raise unknown(f"key in {where}", str(key), known)
+    plugins, parameters = _plugins(given.get("plugins"), where)
+    return Suite(
+        name=str(given.get("name", name)),
+        models=tuple(_entry(m, where) for m in _list(given, "models", where)),
+        tasks=tuple(_text(t, "tasks", where) for t in _list(given, "tasks", where)),
+        plugins=plugins,
+        parameters=parameters,
+        settings=settings(given.get("settings") or {}, where),
+        description=str(given.get("description", "")).strip(),
+        source=str(given.get("source", "")).strip(),
+    )
+
+
+def _list(given: Mapping[str, Any], key: str, where: str) -> Sequence[Any]:
+    value = given.get(key)
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise UserError(f"{where}: '{key}' is not a list")
+    return value
+
+
+def _text(value: Any, key: str, where: str) -> str:
+    if not isinstance(value, str):
+        raise UserError(f"{where}: '{value}' in '{key}' is not a name")
+    return value
+
+
+def _entry(value: Any, where: str) -> ModelEntry:
+    if isinstance(value, str):
+        return ModelEntry(value)
+    if not isinstance(value, dict) or not isinstance(value.get("model"), str):
+        raise UserError(f"{where}: '{value}' in 'models' is neither a name nor has a 'model'")
+    known = [f.name for f in fields(ModelEntry)]
+    for key in value:
+        if key not in known:
+            raise unknown(f"key for model {value['model']} in {where}", str(key), known)
+    return ModelEntry(**value)
+
+
+def _plugins(
+    value: Any, where: str
+) -> tuple[tuple[str, ...] | None, dict[str, dict[str, Any]]]:
+    """A list of names, in which a mapping gives a plugin's parameters: `- nrs: {k: 10}`."""
+    if value is None:
+        return None, {}
+    if not isinstance(value, list):
+        raise UserError(f"{where}: 'plugins' is not a list")
+    names, parameters = [], {}
+    for item in value:
+        if isinstance(item, str):
+            names.append(item)
+        elif isinstance(item, dict) and all(isinstance(v, dict) for v in item.values()):
+            names += item
+            parameters.update(item)
+        else:
+            raise UserError(f"{where}: '{item}' in 'plugins' is neither a name nor name: parameters")
+    return tuple(names), parameters
+
+
+def settings(given: Any, where: str, base: Settings | None = None) -> Settings:
+    """Settings from a mapping, on top of `base`. Raises UserError for unknown or wrong values."""
+    if not isinstance(given, dict):
+        raise UserError(f"{where}: 'settings' is not a mapping")
+    known = [f.name for f in fields(Settings)]
+    for key, value in given.items():
+        if key not in known:
+            raise unknown(f"setting in {where}", str(key), known)
+        _check_setting(key, value, where)
+    chosen = {k: layers(v, where) if k == "layers" else v for k, v in given.items()}
+    return replace(base or Settings(), **chosen)
+
+
+def _check_setting(key: str, value: Any, where: str) -> None:
+    choices = {
+        "norm": get_args(Norm),
+        "dtype": ("float32", "bfloat16", "float16"),
+        "padding": ("right", "left"),
+    }
+    if key in choices and value not in choices[key]:
+        raise unknown(f"{key} in {where}", str(value), choices[key])
+    least = {"max_texts": 8, "max_length": 1, "batch_tokens": 0}
+    if key in least and value is not None and (not isinstance(value, int) or value < least[key]):
+        raise UserError(f"{where}: {key} is {value}, not a whole number of at least {least[key]}")
+
+
+def layers(value: Any, where: str) -> str | tuple[int, ...]:
+    """"all", "last" or layer numbers, as `0,3,6` or a list. Raises UserError for anything else."""
+    if value in ("all", "last"):
+        return str(value)
+    items = value.replace(",", " ").split() if isinstance(value, str) else value
+    items = [items] if isinstance(items, int) else items
+    try:
+        numbers = tuple(sorted({int(item) for item in items}))
+    except (TypeError, ValueError):
+        numbers = ()
+    if not numbers or numbers[0] < 0:
+        raise UserError(f"{where}: layers '{value}' is not all, last, or numbers such as 0,3,6")
+    return numbers

@@ -1,0 +1,87 @@
+"""One layer of a model, read from the store: what tasks evaluate and metrics measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, overload
+
+import numpy as np
+import torch
+
+from lrd_harness.contracts import Model, Norm, PromptType, Task, Text
+from lrd_harness.errors import NotFinite
+from lrd_harness.store import Plane, Store
+
+
+def planes(model: Model, norm: Norm) -> list[Plane]:
+    """The L + 1 planes of the store that a choice of norm means (metrics.md, Norm)."""
+    blocks = model.info.blocks
+    kinds = ["final" if norm == "final" else "raw"] * (blocks + 1)
+    if norm == "hf":
+        kinds[blocks] = "final"
+    if not model.has_final_norm:
+        kinds = ["raw"] * (blocks + 1)
+    return [(kind, layer) for layer, kind in enumerate(kinds)]
+
+
+class LayerView:
+    """A contracts.ModelView: the model truncated at a layer, with its final norm and output modules.
+
+    fetch: forwards texts that the store lacks, for evaluators whose questions depend on answers.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        store: Store,
+        layer: int,
+        *,
+        name: str,
+        revision: str,
+        experiments: Sequence[Mapping[str, Any]],
+        fetch: Callable[[Sequence[Text]], None],
+    ) -> None:
+        self.name, self.revision, self.experiments = name, revision, experiments
+        self.similarity = model.similarity
+        self.layer = layer
+        self._model, self._store, self._fetch = model, store, fetch
+        self._plane = planes(model, "final")[layer]
+
+    def encode(
+        self, texts: Sequence[str], task: Task, prompt_type: PromptType | None = None
+    ) -> np.ndarray:
+        """Embeddings (len(texts), width) float32, in order.
+
+        Raises NotFinite for NaN or infinity in the states.
+        """
+        prompt = self._model.prompt(task, prompt_type)
+        asked = [Text(text, prompt) for text in texts]
+        if self._store.missing(asked):
+            self._fetch(asked)
+        pooled = torch.from_numpy(self._store.read(asked, self._plane))
+        if not torch.isfinite(pooled).all():
+            raise NotFinite(f"NaN or infinity in the states of layer {self.layer}")
+        return self._model.embed(pooled).numpy()
+
+
+class StoredStates(Sequence[torch.Tensor]):
+    """The states of a sample for metrics: L + 1 tensors (n, d_l) float64, read one at a time."""
+
+    def __init__(
+        self, store: Store, texts: Sequence[Text], chosen: Sequence[Plane], device: str = "cpu"
+    ) -> None:
+        self._store, self._texts, self._planes, self._device = store, texts, chosen, device
+
+    def __len__(self) -> int:
+        return len(self._planes)
+
+    @overload
+    def __getitem__(self, index: int) -> torch.Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> StoredStates: ...
+    def __getitem__(self, index: int | slice) -> torch.Tensor | StoredStates:
+        """One state, or a shorter sequence of them."""
+        if isinstance(index, slice):
+            return StoredStates(self._store, self._texts, self._planes[index], self._device)
+        rows = self._store.read(self._texts, self._planes[index])
+        return torch.from_numpy(rows).to(self._device, torch.float64)

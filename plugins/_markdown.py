@@ -1,0 +1,48 @@
+"""Sheets as GitHub's Markdown."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from ._sheets import Column, Sheet, error_line, notes, sheets
+
+if TYPE_CHECKING:
+    from lrd_harness.leaderboard import Leaderboard
+
+# What Markdown would read as markup. An underscore within a word is none and stays readable.
+_MARKUP = re.compile(r"([\\`*\[\]{}|~#$!])|((?<![^\W_])_|_(?![^\W_]))")
+
+
+def markdown(board: Leaderboard) -> str:
+    """The whole leaderboard: tables, legends, notes, errors."""
+    parts = [_sheet(sheet, "#" if i == 0 else "##") for i, sheet in enumerate(sheets(board))]
+    parts.append(_list("Notes", notes(board)))
+    parts.append(_list("Errors", [error_line(error) for error in board.errors]))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def escape(text: str) -> str:
+    """Printable text so that it is shown as it is, in a table's cell or in a line."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKUP.sub(r"\\\g<0>", text)
+
+
+def _sheet(sheet: Sheet, level: str) -> str:
+    heads = [" ".join(escape(line) for line in column.heading) for column in sheet.columns]
+    rules = ["---:" if column.align == "right" else ":---" for column in sheet.columns]
+    rows = zip(*(_cells(column) for column in sheet.columns), strict=True)
+    lines = [f"| {' | '.join(cells)} |" for cells in (heads, rules, *rows)]
+    legend = "\n".join(f"* {escape(line)}" for line in sheet.legend)
+    table = "\n".join(lines)
+    return f"{level} {escape(sheet.title)}\n\n{table}" + (f"\n\n{legend}" if legend else "")
+
+
+def _cells(column: Column) -> list[str]:
+    return [escape(cell) for cell in column.cells]
+
+
+def _list(title: str, lines: list[str]) -> str:
+    if not lines:
+        return ""
+    return f"## {title}\n\n" + "\n".join(f"* {escape(line)}" for line in lines)

@@ -1,0 +1,167 @@
+"""Reporters: the leaderboard for a terminal, as Markdown, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from lrd_harness.contracts import Reporter
+from lrd_harness.hookspecs import hookimpl
+
+from ._markdown import markdown
+from ._terminal import layers_renderable, renderable, text
+
+if TYPE_CHECKING:
+    from lrd_harness.leaderboard import LayerTable, Leaderboard, Row
+    from lrd_harness.results import Results
+
+__all__ = ["layers_renderable", "renderable"]  # for a console that knows its width and colours
+
+SCHEMA = "lrd-harness/leaderboard"
+VERSION = 1
+INFO = (
+    "model",
+    "revision",
+    "parameters",
+    "blocks",
+    "width",
+    "pooling",
+    "max_length",
+    "family",
+)
+
+
+@hookimpl
+def lrd_reporters() -> Sequence[Reporter]:
+    """The built-in forms; the CLI prints `renderable` where the table goes to a terminal."""
+    return [
+        Reporter("table", table),
+        Reporter("md", markdown, ".md"),
+        Reporter("csv", as_csv, ".csv"),
+        Reporter("json", as_json, ".json"),
+    ]
+
+
+def table(board: Leaderboard) -> str:
+    """As wide as the terminal (80 where there is none), without colours."""
+    width = shutil.get_terminal_size().columns
+    return text(renderable(board, width), width)
+
+
+def layers(layer_table: LayerTable) -> str:
+    """One model layer by layer, as wide as the terminal, without colours."""
+    width = shutil.get_terminal_size().columns
+    return text(layers_renderable(layer_table, width), width)
+
+
+def as_csv(board: Leaderboard) -> str:
+    """One line a model, numbers in full, empty where there is none.
+
+    rank, predicted.METRIC (a column a metric), model, revision, parameters, blocks, width, pooling,
+    max_length, family, tasks (scored), score (mean, last layer), best_layer, best_score,
+    METRIC.SCORE (mean of the selection score), score.TASK, best_layer.TASK, best_score.TASK, notes.
+    Names are written as they are: a spreadsheet may take one that begins with = for a formula.
+    """
+    lines = [_line(board, row) for row in board.rows]
+    file = io.StringIO()
+    if lines:
+        writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+    return file.getvalue()
+
+
+def as_json(board: Leaderboard) -> str:
+    """Everything, for programs.
+
+    schema, version: of this form; version changes when a key changes its meaning or goes.
+    metrics: [{name, score, best ("max"|"min"), tasks}]; tasks: [{name, type, score_name, models}].
+    models: in order, [{rank, predicted: {metric: rank}, label, model, revision, variant,
+        parameters, blocks, width, pooling, max_length, family, adapter, tasks, score, best_layer,
+        best_score, values: {metric: mean}, notes, by_task: {task: {last, best_layer, best,
+        layers: {layer: score}}}, metrics: [{task, metric, version, n, start, parameters,
+        selection, values: {name: value}, profiles: {name: {layers, values}}, seconds}],
+        captures: [{texts, forwarded, tokens, truncated, empty, duplicates, seconds}]}].
+    correlations: [{name, kind, rho, p, n}]; notes; errors: [{model, ..., error}].
+    """
+    document = {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "metrics": [
+            {"name": m.name, "score": m.selection.score, "best": m.selection.best, "tasks": m.tasks}
+            for m in board.metrics
+        ],
+        "tasks": [asdict(task) for task in board.tasks],
+        "models": _models(board),
+        "correlations": [asdict(correlation) for correlation in board.correlations],
+        "notes": board.notes,
+        "errors": [asdict(error) for error in board.errors],
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _line(board: Leaderboard, row: Row) -> dict[str, Any]:
+    line: dict[str, Any] = {"rank": row.rank}
+    line |= {f"predicted.{m.name}": row.predicted[m.name] for m in board.metrics}
+    line |= {name: getattr(row.info, name) for name in INFO}
+    line |= {name: getattr(row, name) for name in ("tasks", "score", "best_layer", "best_score")}
+    line |= {f"{m.name}.{m.selection.score}": row.values[m.name] for m in board.metrics}
+    for task in board.tasks:
+        score = row.scores[task.name]
+        line[f"score.{task.name}"] = score.last
+        line[f"best_layer.{task.name}"] = score.best_layer
+        line[f"best_score.{task.name}"] = score.best
+    return line | {"notes": "; ".join(row.notes)}
+
+
+def _models(board: Leaderboard) -> list[dict[str, Any]]:
+    scores, metrics, captures = _by_model(board.results)
+    models = []
+    for row in board.rows:
+        key = row.info.key
+        by_task: dict[str, dict[str, Any]] = {
+            task: {**asdict(score), "layers": {}} for task, score in row.scores.items()
+        }
+        for task, layer, value in scores.get(key, []):
+            empty: dict[str, Any] = {"last": None, "best_layer": None, "best": None, "layers": {}}
+            by_task.setdefault(task, empty)["layers"][layer] = value
+        whole = {
+            f: getattr(row, f) for f in row.__dataclass_fields__ if f not in ("info", "scores")
+        }
+        models.append(
+            {
+                **whole,
+                **asdict(row.info),
+                "by_task": by_task,
+                "metrics": metrics.get(key, []),
+                "captures": captures.get(key, []),
+            }
+        )
+    return models
+
+
+def _by_model(results: Results) -> tuple[dict[Any, list[Any]], ...]:
+    """The rows of each model, as JSON holds them: scores by layer, metrics, captures."""
+    scores: dict[Any, list[Any]] = {}
+    metrics: dict[Any, list[Any]] = {}
+    captures: dict[Any, list[Any]] = {}
+    for score in results.scores:
+        scores.setdefault(score.key, []).append((score.task, score.layer, score.score))
+    for metric in results.metrics:
+        line = _own(metric)
+        line["profiles"] = {name: p._asdict() for name, p in metric.profiles.items()}
+        metrics.setdefault(metric.key, []).append(line)
+    for capture in results.captures:
+        captures.setdefault(capture.key, []).append(_own(capture))
+    return scores, metrics, captures
+
+
+def _own(row: Any) -> dict[str, Any]:
+    """A row's fields without those that say which model it is of."""
+    of_model = ("model", "revision", "variant")
+    return {name: value for name, value in asdict(row).items() if name not in of_model}

@@ -1,0 +1,55 @@
+"""One layer of a model as the encoder that mteb evaluates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from mteb.models import ModelMeta
+from mteb.models.abs_encoder import AbsEncoder
+from mteb.models.model_meta import ScoringFunction
+from mteb.types import Array, PromptType
+from sentence_transformers.util import SimilarityFunction
+
+from lrd_harness import contracts
+from lrd_harness.contracts import ModelView, Task
+
+_SCORING = {"cosine": ScoringFunction.COSINE, "dot": ScoringFunction.DOT_PRODUCT}
+
+
+def model_meta(view: ModelView, experiment: Mapping[str, Any]) -> ModelMeta:
+    """mteb's record of a view; a layer is an experiment of the model."""
+    return ModelMeta.create_empty(
+        overwrites={
+            "name": view.name.replace(":", "/"),
+            "revision": view.revision,
+            "similarity_fn_name": _SCORING.get(view.similarity),
+            "experiment_kwargs": dict(experiment) or None,
+        }
+    )
+
+
+class LayerEncoder(AbsEncoder):
+    """mteb's encoder protocol over a model view: texts are looked up, not forwarded."""
+
+    def __init__(self, view: ModelView, task: Task) -> None:
+        self.view, self.task = view, task
+        self.mteb_model_meta = model_meta(view, view.experiments[0])
+        self._pairs = SimilarityFunction.to_similarity_pairwise_fn(view.similarity)
+        self._all = SimilarityFunction.to_similarity_fn(view.similarity)
+
+    def encode(
+        self, inputs: Any, *, prompt_type: PromptType | None = None, **kwargs: Any
+    ) -> Array:
+        """Embeddings (n, d) float32 of all texts of the loader, in order."""
+        texts = [text for batch in inputs for text in batch["text"]]
+        kind = cast("contracts.PromptType | None", prompt_type.value if prompt_type else None)
+        return self.view.encode(texts, self.task, kind)
+
+    def similarity(self, embeddings1: Array, embeddings2: Array) -> Array:
+        """All pairs, compared as the model compares."""
+        return self._all(embeddings1, embeddings2)
+
+    def similarity_pairwise(self, embeddings1: Array, embeddings2: Array) -> Array:
+        """Row by row, compared as the model compares."""
+        return self._pairs(embeddings1, embeddings2)

@@ -1,0 +1,219 @@
+"""Tasks of mteb: its own data, evaluators and scores, on one layer of a model at a time."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lrd_harness.contracts import ModelView, Request, Score, Task, TaskFamily, TaskOptions
+from lrd_harness.errors import UserError
+from lrd_harness.hookspecs import hookimpl
+
+from . import _local_data
+
+if TYPE_CHECKING:
+    from mteb.abstasks import AbsTask
+
+Make = Callable[[], "AbsTask"]
+
+
+def wrap(
+    make: Make,
+    *,
+    name: str,
+    type: str,
+    description: str = "",
+    prompt: str | Mapping[str, str] | None = None,
+    load: Callable[[Any], None] = lambda task: task.load_data(),
+    check: Callable[[], None] | None = None,
+) -> Task:
+    """A Task around a mteb task.
+
+    make: a new mteb task object each call. mteb's task objects are stateful (clustering draws
+    from a generator that it keeps), so every layer gets a new one; the data are loaded once.
+    """
+
+    @functools.cache
+    def loaded() -> Any:
+        task = make()
+        for part in _parts(task):
+            load(part)
+        return task
+
+    def fresh() -> Any:
+        task = make()
+        for new, old in zip(_parts(task), _parts(loaded()), strict=True):
+            if hasattr(old, "convert_v1_dataset_format_to_v2"):
+                old.convert_v1_dataset_format_to_v2(num_proc=None)
+            new.dataset, new.data_loaded = old.dataset, True
+        return task
+
+    @functools.cache
+    def requests() -> Sequence[Request]:
+        from lrd_harness.dry_run import Listener
+
+        listener = Listener()
+        _evaluate(fresh(), listener, task)
+        return listener.requests
+
+    def texts() -> Sequence[Request]:
+        return _texts(fresh(), requests)
+
+    task = Task(
+        name=name,
+        texts=texts,
+        evaluate=lambda view: _evaluate(fresh(), view, task),
+        type=type,
+        prompt=prompt,
+        requests=requests,
+        description=description,
+        check=check,
+        save=_save,
+    )
+    return task
+
+
+def _parts(task: Any) -> list[Any]:
+    """The task objects that hold data: an aggregate such as CQADupstackRetrieval has several."""
+    return list(task.tasks) if getattr(task, "is_aggregate", False) else [task]
+
+
+def _evaluate(mteb_task: Any, view: ModelView, task: Task) -> Score:
+    import mteb
+
+    from ._encoder import LayerEncoder
+
+    results = mteb.evaluate(
+        LayerEncoder(view, task),
+        mteb_task,
+        cache=None,
+        co2_tracker=False,
+        show_progress_bar=False,
+        encode_kwargs={"batch_size": 512, "show_progress_bar": False},
+    )
+    result = results.task_results[0]
+    return Score(
+        main=float(result.get_score()),
+        name=str(mteb_task.metadata.main_score),
+        scores=_flat(result.scores),
+        native=result,
+    )
+
+
+def _flat(scores: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, float]:
+    """All numbers of a result; split and language are named only where there are several."""
+    cells = [(split, row) for split, rows in scores.items() for row in rows]
+    flat = {}
+    for split, row in cells:
+        prefix = "" if len(cells) == 1 else f"{split}.{row.get('hf_subset', 'default')}."
+        flat.update(
+            {f"{prefix}{k}": float(v) for k, v in row.items() if isinstance(v, (int, float))}
+        )
+    return flat
+
+
+def _texts(mteb_task: Any, requests: Callable[[], Sequence[Request]]) -> Sequence[Request]:
+    """The texts for metrics, as metrics.md's convention "Texts" lists them by type of task."""
+    kind = mteb_task.metadata.type
+    if kind in ("Classification", "MultilabelClassification", "Clustering"):
+        return [Request(text) for text in _column(mteb_task)]
+    asked = requests()
+    if kind in ("Retrieval", "Reranking", "InstructionRetrieval", "InstructionReranking"):
+        return [r for r in asked if r.prompt_type == "document"]
+    return asked
+
+
+def _column(mteb_task: Any) -> list[str]:
+    """The input column of the evaluated splits, each text once."""
+    texts: dict[str, None] = {}
+    for subset in mteb_task.hf_subsets:
+        data = mteb_task.dataset
+        data = data[subset] if subset in data else data
+        for split in mteb_task.eval_splits:
+            column = getattr(mteb_task, "input_column_name", "sentences")
+            texts.update(dict.fromkeys(_strings(data[split][column])))
+    return list(texts)
+
+
+def _strings(values: Iterable[Any]) -> Iterable[str]:
+    """Legacy clustering tasks hold a list of texts in each row."""
+    for value in values:
+        if isinstance(value, str):
+            yield value
+        else:
+            yield from _strings(value)
+
+
+def _save(score: Score, view: ModelView, out: Path) -> None:
+    """Write mteb's own result file in mteb's own layout under out/mteb/results."""
+    from mteb.cache import ResultCache
+
+    from ._encoder import model_meta
+
+    cache = ResultCache(out / "mteb")
+    for experiment in view.experiments:
+        cache.save_to_cache(score.native, model_meta(view, experiment))
+
+
+@functools.cache
+def _names() -> Mapping[str, str]:
+    import mteb
+
+    tasks = mteb.get_tasks(modalities=["text"], exclusive_modality_filter=True)
+    return {t.metadata.name: t.metadata.type for t in tasks}
+
+
+def _open(name: str, options: TaskOptions) -> Task:
+    """A task of mteb's registry: English subsets, the test split where it has one.
+
+    Raises KeyError for a name that mteb does not know.
+    """
+    import mteb
+
+    kind = _names()[name]
+
+    def make() -> AbsTask:
+        task = mteb.get_task(name, languages=["eng"], exclusive_language_filter=True)
+        if "test" in task.eval_splits:
+            task.filter_eval_splits(["test"])
+        return task
+
+    metadata = make().metadata
+    folder = options.data / name if options.data else None
+    local = folder if folder is not None and folder.is_dir() else None
+
+    def load(task: Any) -> None:
+        if local is not None:
+            part = local / task.metadata.name
+            _local_data.load(task, part if part.is_dir() else local)
+            return
+        try:
+            task.load_data()
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{task.metadata.name}: its data cannot be loaded: {reason}") from None
+
+    def check() -> None:
+        from ._hub_data import check_reachable
+
+        if local is None:
+            for part in _parts(make()):
+                check_reachable(part.metadata, options.data)
+
+    return wrap(
+        make,
+        name=name,
+        type=kind,
+        description=metadata.description,
+        prompt=metadata.prompt,  # type: ignore[arg-type]
+        load=load,
+        check=check,
+    )
+
+
+@hookimpl
+def lrd_tasks() -> list[TaskFamily]:
+    """Every text task of mteb, with or without the prefix `mteb:`."""
+    return [TaskFamily("mteb", names=_names, open=_open, bare=True)]

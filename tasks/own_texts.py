@@ -1,0 +1,47 @@
+"""Own unlabelled texts: `texts:FILE.jsonl`, for metrics without scores."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+from lrd_harness.contracts import Request, Task, TaskFamily, TaskOptions
+from lrd_harness.errors import UserError
+from lrd_harness.hookspecs import hookimpl
+
+from ._local_data import read_rows
+
+
+def open_file(name: str, options: TaskOptions) -> Task:
+    """The texts of a file: JSON lines with a `text`, or plain lines.
+
+    Raises UserError for a file that is not there or a row without text (file and row named).
+    """
+    path = Path(name).expanduser()
+
+    @functools.cache
+    def texts() -> Sequence[Request]:
+        if path.suffix == ".jsonl":
+            return [Request(str(row["text"])) for row in read_rows(path, ["text"])]
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [Request(line) for line in lines if line.strip()]
+
+    def check() -> None:
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
+        texts()
+
+    return Task(
+        name=f"texts:{path.stem}",
+        texts=texts,
+        evaluate=None,
+        description=f"texts of {path.name}, without labels",
+        check=check,
+    )
+
+
+@hookimpl
+def lrd_tasks() -> list[TaskFamily]:
+    """Texts from a file."""
+    return [TaskFamily("texts", names=dict, open=open_file)]
