@@ -129,8 +129,10 @@ def values(record: Mapping[str, Any]) -> Iterator[tuple[str, str, float | None]]
 
 def _insert(database: sqlite3.Connection, table: str, row: Mapping[str, Any]) -> None:
     names: Sequence[str] = [column.split()[0] for column in TABLES[table].split(", ")]
-    marks = ", ".join("?" * len(names))
-    database.execute(f"INSERT INTO {table} VALUES ({marks})", [row.get(name) for name in names])
+    cells = [row.get(name) for name in names]
+    # A stranger's metric may keep a list where a number belongs (a histogram): as JSON, not lost
+    cells = [json.dumps(c) if isinstance(c, list | tuple | dict) else c for c in cells]
+    database.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(names))})", cells)
 
 
 def _replace(path: Path, content: bytes) -> Path:

@@ -149,9 +149,7 @@ def environment() -> dict[str, Any]:
 def write_views(out: Path, plugins: Plugins) -> Any:
     """results.sqlite and leaderboard.* from the journals; returns the leaderboard."""
     from lrd_harness import leaderboard, results
-    from lrd_harness.database import build_database
-
-    build_database(out)
+    results.build_database(out)
     board = leaderboard.build(results.load(out))
     for reporter in plugins.all("reporter"):
         if reporter.suffix:

@@ -83,10 +83,14 @@ def resolve_metrics(suite: Suite, plugins: Plugins) -> list[PlannedMetric]:
     """The metric plugins of a suite, all of them where it names none."""
     from lrd_harness.measuring import check_parameters
 
-    names = plugins.names("metric") if suite.plugins is None else suite.plugins
+    names = suite.plugins
+    if names is None:
+        names = tuple(m.name for m in plugins.all("metric") if m.needs == "pooled")
     planned = []
     for name in dict.fromkeys(names):
         metric = plugins.get("metric", name)
+        if metric.needs != "pooled":
+            raise UserError(f"metric {name} reads {metric.needs}, which a run does not give it yet")
         parameters = suite.parameters.get(name, {})
         check_parameters(metric, parameters)
         planned.append(PlannedMetric(metric, parameters))

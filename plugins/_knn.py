@@ -37,7 +37,7 @@ def cosine_neighbours(state: torch.Tensor, k: int, rows: torch.Tensor) -> Neighb
     centred = unit - unit.mean(dim=0)
     # 1 - cos = |x - y|²/2 for unit rows. On centred rows that keeps its digits where all texts
     # point nearly one way; a row of zeros lacks the half that a unit row brings with it.
-    half = (centred.square().sum(dim=1) + 1 - unit.square().sum(dim=1).round()) / 2
+    half = (centred.square().sum(dim=1) + (1 - unit.square().sum(dim=1).round())) / 2
     # Equal rows differ by some 1e-15 once rotated or multiplied in blocks; ties must survive that.
     tie = 1e-13 * float(centred.norm(dim=1).max())
     indices, distances = [], []

@@ -6,6 +6,7 @@ is not there. Names come from strangers: what cannot be printed is shown as an e
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -23,24 +24,24 @@ UNITS = {  # of the built-in selection scores; a stranger's is shown without
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a column is itself: two may look alike
 class Column:
     """A column: heading in lines, one cell a row.
 
     key: repeated where a sheet is split, and broken into lines where it must be.
-    rest: goes behind the others where a sheet is split.
+    rest: where a sheet is too wide, columns of a higher one go behind the others first.
     """
 
     heading: tuple[str, ...]
     cells: tuple[str, ...]
     align: Literal["left", "right"] = "right"
     key: bool = False
-    rest: bool = False
+    rest: int = 0
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A titled table and what its columns mean."""
+    """A titled table, one of its columns a key, and what the columns mean."""
 
     title: str
     columns: tuple[Column, ...]
@@ -137,9 +138,9 @@ def _of(layer: int | None, blocks: int | None) -> str:
 def _sizes(rows: Sequence[Row]) -> list[Column]:
     millions = [r.info.parameters / 1e6 if r.info.parameters else None for r in rows]
     return [
-        Column(("million", "params"), tuple(number(m, ",.1f") for m in millions), rest=True),
-        Column(("blocks",), tuple(number(row.info.blocks, "d") for row in rows), rest=True),
-        Column(("width", "(dims)"), tuple(number(row.info.width, "d") for row in rows), rest=True),
+        Column(("million", "params"), tuple(number(m, ",.1f") for m in millions), rest=1),
+        Column(("blocks",), tuple(number(row.info.blocks, "d") for row in rows), rest=1),
+        Column(("width", "(dims)"), tuple(number(row.info.width, "d") for row in rows), rest=1),
     ]
 
 
@@ -153,12 +154,12 @@ def _selection(metric: MetricColumn, rows: Sequence[Row]) -> Column:
 def _origins(board: Leaderboard) -> list[Column]:
     rows = board.rows
     tasks = tuple(f"{row.tasks}/{len(board.tasks)}" if board.tasks else NONE for row in rows)
-    revisions = tuple(plain(row.info.revision[:10]) or NONE for row in rows)
+    revisions = tuple(plain(row.info.revision[:7]) or NONE for row in rows)
     poolings = tuple(plain(row.info.pooling) if row.info.pooling else NONE for row in rows)
     return [
-        Column(("tasks",), tasks, rest=True),
-        Column(("pooling",), poolings, "left", rest=True),
-        Column(("revision",), revisions, "left", rest=True),
+        Column(("tasks",), tasks, rest=2),
+        Column(("pooling",), poolings, "left", rest=2),
+        Column(("revision",), revisions, "left", rest=2),
     ]
 
 
@@ -218,7 +219,7 @@ def _correlations(board: Leaderboard) -> Sheet:
 def _places(places: Iterable[int | None]) -> tuple[str, ...]:
     """Ranks as text, with = behind those that several share."""
     held = list(places)
-    shared = {place for place in held if held.count(place) > 1}
+    models = Counter(held)
     return tuple(
-        NONE if place is None else f"{place}{'=' if place in shared else ''}" for place in held
+        NONE if place is None else f"{place}{'=' if models[place] > 1 else ''}" for place in held
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ._sheets import Column, Sheet, error_line, layer_sheet, notes, sheets
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from lrd_harness.leaderboard import LayerTable, Leaderboard
 
 GAP = 2  # blanks between columns
-HEADING = 18  # cells; longer headings are broken into lines
+HEADING = 12  # cells; longer headings are broken into lines where the cells are no longer
 LEAST = 20  # cells that a model's name keeps, if it has as many
 ERRORS = 10  # errors shown
 # Where a long name may be broken: after a separator, or where a word begins within it.
-_BREAK = re.compile(r"(?<=[/\-_@:. ])|(?<=[a-z0-9])(?=[A-Z])")
+_BREAK = re.compile(r"(?<=[/\-_@: ])|(?<==)(?!=)|(?<=[a-z0-9])(?=[A-Z])")
 
 
 def renderable(board: Leaderboard, width: int) -> Group:
@@ -72,45 +72,50 @@ def wrap(name: str, width: int) -> list[str]:
 def pack(columns: Sequence[Column], width: int) -> list[tuple[list[Column], int]]:
     """Columns in as few tables as fit, each with the key column; and the width of that column.
 
-    Where one table is not enough, columns marked `rest` go into tables of their own at the end.
+    Where one table is not enough, columns of a higher `rest` go into tables of their own at the
+    end: first the highest, and where that is not enough all that have one.
     """
     key = next(column for column in columns if column.key)
-    most = min(_width(key), max(LEAST, width * 2 // 5))
+    widths = {id(column): _width(column) for column in columns}
+    most = min(widths[id(key)], max(LEAST, width * 2 // 5))
     rooms = range(most, min(LEAST, most) - 1, -1)
-    wide = [room for room in rooms if len(_split(columns, key, width, room)) == 1]
-    if wide:
-        return [(list(columns), wide[0])]
-    parts = [[c for c in columns if not c.rest], [key, *(c for c in columns if c.rest)]]
-    parts = [part for part in parts if part != [key]]
-    tried = [[t for part in parts for t in _split(part, key, width, room)] for room in rooms]
-    fewest = min(map(len, tried))
-    room, tables = next(pair for pair in zip(rooms, tried, strict=True) if len(pair[1]) == fewest)
-    return [(table, room) for table in tables]
+    for level in sorted({column.rest for column in columns}, reverse=True):
+        main = [column for column in columns if column.rest <= level]
+        behind = [column for column in columns if column.rest > level]
+        tried = [(_split(main, key, widths, width - room), room) for room in rooms]
+        # The fullest first table, then the widest key: what is read first is whole.
+        tables, room = min(tried, key=lambda found: (len(found[0]), -len(found[0][0])))
+        if len(tables) == 1:
+            break
+    tables += _split([key, *behind], key, widths, width - room) if behind else []
+    used = [sum(widths[id(c)] + GAP for c in table if c is not key) for table in tables]
+    return [(t, max(room, min(most, width - u))) for t, u in zip(tables, used, strict=True)]
 
 
-def _split(columns: Sequence[Column], key: Column, width: int, room: int) -> list[list[Column]]:
-    """Fill tables from the left; `room` cells for the key column, which every table has."""
-    tables: list[list[Column]] = []
-    table: list[Column] = []
-    used = room
+def _split(
+    columns: Sequence[Column], key: Column, widths: Mapping[int, int], width: int
+) -> list[list[Column]]:
+    """Fill tables from the left, each with the key column; `width` cells for the others."""
+    tables: list[list[Column]] = [[]]
+    used = 0
     for column in columns:
         if column is key:
-            table.append(column)
+            tables[-1] += [] if key in tables[-1] else [key]
             continue
-        needed = _width(column) + GAP
-        if used + needed > width and used > room:
-            tables.append(table if key in table else [key, *table])
-            table, used = [key], room
-        table.append(column)
-        used += needed
-    return [*tables, table if key in table else [*table, key]]
+        if used and used + widths[id(column)] + GAP > width:
+            tables.append([key])
+            used = 0
+        tables[-1].append(column)
+        used += widths[id(column)] + GAP
+    return [table if key in table else [*table, key] for table in tables]
 
 
 def _width(column: Column) -> int:
     from rich.cells import cell_len
 
-    lines = [line for heading in column.heading for line in wrap(heading, HEADING)]
-    return max(cell_len(line) for line in [*lines, *column.cells])
+    cells = max(map(cell_len, column.cells), default=0)
+    lines = [line for part in column.heading for line in wrap(part, max(cells, HEADING))]
+    return max(cells, *map(cell_len, lines))
 
 
 def _sheet(sheet: Sheet, width: int) -> list[RenderableType]:
@@ -131,7 +136,7 @@ def _table(columns: Sequence[Column], room: int) -> Table:
     texts = []
     for column in columns:
         width = room if column.key else _width(column)
-        heading = [line for part in column.heading for line in wrap(part, min(HEADING, width))]
+        heading = [line for part in column.heading for line in wrap(part, width)]
         table.add_column(Text("\n".join(heading)), justify=column.align, width=width, no_wrap=True)
         # Text, not str: a name is never read as markup
         texts.append([Text("\n".join(wrap(cell, width))) for cell in column.cells])

@@ -89,13 +89,9 @@ def _grid(percentiles: Sequence[float] | None) -> Floats:
     if percentiles is None:
         return np.linspace(5, 95, 20)
     grid = np.asarray(percentiles, dtype=np.float64)
-    if (
-        grid.ndim != 1
-        or len(grid) < 2
-        or grid[0] < 0
-        or grid[-1] > 100
-        or (np.diff(grid) <= 0).any()
-    ):
+    # Asked in the positive, so that NaN fails as well.
+    rises = grid.ndim == 1 and len(grid) > 1 and (np.diff(grid) > 0).all()
+    if not (rises and grid[0] >= 0 and grid[-1] <= 100):
         raise UserError("gfmi: percentiles must be two or more that rise within 0..100")
     return grid
 

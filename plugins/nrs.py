@@ -39,9 +39,9 @@ def nrs(
     floor((n - 1) / 4). anchors: texts whose neighbours are compared, a fixed draw of them where
     there are more (then a permutation of the texts changes which).
 
-    Returns `jaccard` (S - 1 values, 0..1): mean over anchors of shared / all neighbours, of a state
-    and of the next; `mean_jaccard`, the selection score; `first_last`, between the first and the last
-    state; `chance`, what independent neighbours would give; `k`, as used.
+    Returns `jaccard` (S - 1 values, 0..1): mean over anchors of |A and B| / |A or B|, A and B the
+    neighbours in a state and in the next; `mean_jaccard`, the selection score; `first_last`,
+    between the first and the last state; `chance`, of independent neighbours; `k`, as used.
     Raises UserError for k or anchors below 1.
     """
     n = len(states[0])

@@ -164,4 +164,4 @@ def _by_model(results: Results) -> tuple[dict[Any, list[Any]], ...]:
 def _own(row: Any) -> dict[str, Any]:
     """A row's fields without those that say which model it is of."""
     of_model = ("model", "revision", "variant")
-    return {name: value for name, value in asdict(row).items() if name not in of_model}
+    return {name: value for name, value in vars(row).items() if name not in of_model}

@@ -33,13 +33,19 @@ def wrap(
 
     make: a new mteb task object each call. mteb's task objects are stateful (clustering draws
     from a generator that it keeps), so every layer gets a new one; the data are loaded once.
+    load: fills a task object with its data; check: by default loads them, so that data that are
+    missing or malformed show before any model is opened.
     """
 
     @functools.cache
     def loaded() -> Any:
+        from ._eager import eager
+
         task = make()
         for part in _parts(task):
             load(part)
+            if not hasattr(part, "convert_v1_dataset_format_to_v2"):  # retrieval has no labels
+                part.dataset = eager(part.dataset)
         return task
 
     def fresh() -> Any:
@@ -69,10 +75,14 @@ def wrap(
         prompt=prompt,
         requests=requests,
         description=description,
-        check=check,
+        check=check or (lambda: _drop(loaded())),
         save=_save,
     )
     return task
+
+
+def _drop(_: object) -> None:
+    """For a call that is made for what it raises."""
 
 
 def _parts(task: Any) -> list[Any]:
@@ -161,7 +171,9 @@ def _save(score: Score, view: ModelView, out: Path) -> None:
 def _names() -> Mapping[str, str]:
     import mteb
 
-    tasks = mteb.get_tasks(modalities=["text"], exclusive_modality_filter=True)
+    tasks = mteb.get_tasks(
+        modalities=["text"], exclusive_modality_filter=True, exclude_superseded=False
+    )
     return {t.metadata.name: t.metadata.type for t in tasks}
 
 
@@ -198,9 +210,8 @@ def _open(name: str, options: TaskOptions) -> Task:
     def check() -> None:
         from ._hub_data import check_reachable
 
-        if local is None:
-            for part in _parts(make()):
-                check_reachable(part.metadata, options.data)
+        for part in _parts(make()):
+            check_reachable(part.metadata, options.data)
 
     return wrap(
         make,
@@ -209,7 +220,7 @@ def _open(name: str, options: TaskOptions) -> Task:
         description=metadata.description,
         prompt=metadata.prompt,  # type: ignore[arg-type]
         load=load,
-        check=check,
+        check=check if local is None else None,
     )
 
 

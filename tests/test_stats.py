@@ -1,0 +1,165 @@
+"""Rank statistics against scipy and plain reimplementations."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from itertools import permutations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+
+from lrd_harness import stats
+
+VALUES = st.one_of(st.none(), st.integers(-3, 3).map(float), st.floats(-1e6, 1e6))
+PAIRS = st.lists(st.tuples(VALUES, VALUES), max_size=12)
+
+
+def naive_rho(x: list[float], y: list[float]) -> float:
+    """Pearson's correlation of average ranks, from the definition."""
+
+    def ranked(v: list[float]) -> list[float]:
+        return [sum(w < a for w in v) + (sum(w == a for w in v) + 1) / 2 for a in v]
+
+    a, b = ranked(x), ranked(y)
+    mean = (len(x) + 1) / 2
+    top = sum((p - mean) * (q - mean) for p, q in zip(a, b, strict=True))
+    return top / math.sqrt(sum((p - mean) ** 2 for p in a) * sum((q - mean) ** 2 for q in b))
+
+
+@given(PAIRS)
+def test_spearman_is_scipys_with_ties_and_holes(pairs: list[tuple[float, float]]) -> None:
+    x, y = [p[0] for p in pairs], [p[1] for p in pairs]
+    found = stats.spearman(x, y)
+    whole = [(a, b) for a, b in pairs if a is not None and b is not None]
+    a, b = [p[0] for p in whole], [p[1] for p in whole]
+    if len(whole) < 3 or len(set(a)) == 1 or len(set(b)) == 1:
+        assert found is None
+        assert stats.permutation_p(x, y, draws=9) is None
+    else:
+        assert found == pytest.approx(scipy_stats.spearmanr(a, b).statistic, abs=1e-12)
+        assert found == pytest.approx(naive_rho(a, b), abs=1e-9)
+
+
+def test_spearman_refuses_lengths_that_differ() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        stats.spearman([1, 2, 3], [1, 2])
+
+
+def test_nan_counts_as_missing_and_nothing_is_warned_of() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert stats.spearman([1, 2, math.nan, 3], [1, 2, 9, 3]) == pytest.approx(1)
+        assert stats.spearman([1, 1, 1], [1, 2, 3]) is None
+        assert stats.spearman([], []) is None
+        assert stats.spearman([1, 2], [1, 2]) is None
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=3, max_size=6))
+def test_exact_p_is_the_share_of_all_orders(pairs: list[tuple[int, int]]) -> None:
+    x, y = [float(p[0]) for p in pairs], [float(p[1]) for p in pairs]
+    if len(set(x)) == 1 or len(set(y)) == 1:
+        return
+    observed = abs(naive_rho(x, y))
+    orders = list(permutations(y))
+    count = sum(abs(naive_rho(x, list(order))) >= observed - 1e-9 for order in orders)
+    assert stats.permutation_p(x, y) == pytest.approx(count / len(orders), abs=1e-12)
+
+
+@pytest.mark.parametrize("n", range(3, 9))
+def test_a_perfect_order_has_p_two_in_n_factorial(n: int) -> None:
+    x = list(map(float, range(n)))
+    for y in (x, x[::-1]):
+        assert stats.permutation_p(x, y) == pytest.approx(2 / math.factorial(n))
+
+
+def test_drawn_p_agrees_with_scipys_and_with_its_own_seed() -> None:
+    generator = np.random.default_rng(0)
+    x = generator.integers(0, 6, 15).astype(float).tolist()
+    y = (np.array(x) + 3 * generator.standard_normal(15)).round().tolist()
+    found = stats.permutation_p(x, y)
+    assert found is not None
+    assert found == stats.permutation_p(x, y)
+    expected = scipy_stats.permutation_test(
+        (x,),
+        lambda a: scipy_stats.spearmanr(a, y).statistic,
+        permutation_type="pairings",
+        n_resamples=4_000,
+        rng=np.random.default_rng(1),
+    ).pvalue
+    assert found == pytest.approx(expected, abs=0.03)
+
+
+def test_drawn_p_is_never_zero() -> None:
+    x = list(map(float, range(40)))
+    assert stats.permutation_p(x, x) == pytest.approx(1 / 10_000)
+    assert stats.permutation_p(x, x, draws=99) == pytest.approx(1 / 100)
+
+
+def test_many_models_are_drawn_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = list(map(float, range(20))), list(map(float, np.random.default_rng(3).permutation(20)))
+    whole = stats.permutation_p(x, y, draws=500)
+    monkeypatch.setattr(stats, "_CHUNK", 130)
+    assert stats.permutation_p(x, y, draws=500) == whole
+
+
+@pytest.mark.parametrize(("n", "levels"), [(4, 2), (5, 3), (7, 7), (9, 3), (12, 12)])
+def test_under_the_null_p_is_below_a_at_most_a_of_the_time(n: int, levels: int) -> None:
+    generator = np.random.default_rng(n)
+    found = []
+    for seed in range(600):
+        x = generator.integers(0, levels, n).astype(float).tolist()
+        y = generator.integers(0, levels, n).astype(float).tolist()
+        p = stats.permutation_p(x, y, draws=99, seed=seed)
+        if p is not None:
+            found.append(p)
+    for a in (0.01, 0.05, 0.1, 0.25, 0.5):
+        share = sum(p <= a for p in found) / len(found)
+        assert share <= a + 3 * math.sqrt(a * (1 - a) / len(found))
+
+
+@given(st.lists(VALUES, max_size=15), st.booleans())
+def test_ranks_are_scipys_with_holes(values: list[float | None], higher: bool) -> None:
+    found = stats.ranks(values, higher)
+    there = [v for v in values if v is not None]
+    expected = scipy_stats.rankdata([-v if higher else v for v in there])
+    assert [r for r in found if r is not None] == expected.tolist()
+    assert [r is None for r in found] == [v is None for v in values]
+
+
+def test_ranks_by_hand() -> None:
+    assert stats.ranks([0.1, 0.9, None, 0.5, 0.5], True) == [4, 1, None, 2.5, 2.5]
+    assert stats.ranks([0.1, 0.9, math.nan, 0.5, 0.5], False) == [1, 4, None, 2.5, 2.5]
+    assert stats.ranks([None, None]) == [None, None]
+    assert stats.places([0.1, 0.9, None, 0.5, 0.5]) == [4, 1, None, 2, 2]
+
+
+def test_mean_rank_order_by_hand() -> None:
+    # within-task ranks 1 2 3, 1 3 2, 3 1 2: means 5/3, 2, 7/3
+    table = [[9.0, 8, 7], [9, 7, 8], [1, 3, 2]]
+    assert stats.mean_ranks(table) == pytest.approx([5 / 3, 2, 7 / 3])
+    assert stats.mean_rank_order(table) == [1, 2, 3]
+    assert stats.mean_rank_order(table, higher_is_better=False) == [3, 2, 1]
+    # ranks are not values: one task's wide spread does not outweigh two narrow ones
+    assert stats.mean_rank_order([[1e9, 0.0], [0.1, 0.2], [0.1, 0.2]]) == [2, 1]
+    assert stats.mean_rank_order([[1.0, 2.0], [2.0, 1.0]]) == [1, 1]
+
+
+def test_a_model_that_lacks_a_task_takes_no_part_in_the_ranks() -> None:
+    table = [[3.0, 2.0, 9.0], [2.0, 3.0, None]]
+    assert stats.mean_ranks(table) == [1.5, 1.5, None]
+    assert stats.mean_rank_order(table) == [1, 1, None]
+    assert stats.mean_rank_order([[None, None]]) == [None, None]
+    assert stats.mean_rank_order([]) == []
+
+
+@given(st.lists(st.lists(st.integers(0, 5).map(float), min_size=4, max_size=4), min_size=1))
+def test_mean_ranks_add_up_and_turn_with_direction(table: list[list[float]]) -> None:
+    up, down = stats.mean_ranks(table, True), stats.mean_ranks(table, False)
+    assert sum(r for r in up if r is not None) == pytest.approx(10)
+    pairs = zip(up, down, strict=True)
+    assert all(a is not None and b is not None and a + b == pytest.approx(5) for a, b in pairs)
