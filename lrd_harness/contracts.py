@@ -101,7 +101,7 @@ class ModelView(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed by identity: a task is one object throughout a run
 class Task:
     """A labelled task, or texts alone (hook `lrd_tasks`).
 

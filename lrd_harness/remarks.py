@@ -35,7 +35,19 @@ def of_table(
             "The best layer was chosen on the very scores it is shown with (an oracle): its score "
             "is optimistic, and a choice made without labels will get less."
         )
+    notes += _undefined(results)
     return tuple(note for note in [*notes, *_mixed(results)] if note)
+
+
+def _undefined(results: Results) -> list[str]:
+    """Where a task has no score at a layer though nothing failed."""
+    places: dict[tuple[str, int, str], list[str]] = {}
+    for row in results.undefined:
+        places.setdefault((row.model, row.layer, row.error), []).append(row.task)
+    return [
+        f"{model} has no score at layer {layer} on {names(tasks)}: {reason}."
+        for (model, layer, reason), tasks in places.items()
+    ]
 
 
 def of_model(key: Key, scores: Values, selected: Mapping[str, Values]) -> tuple[str, ...]:

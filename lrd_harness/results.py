@@ -123,6 +123,15 @@ class ErrorRow(_Row):
 
 
 @dataclass(frozen=True, kw_only=True)
+class UndefinedRow(_Row):
+    """A layer at which a task has no score, though nothing failed: its states are all the same."""
+
+    task: str
+    layer: int
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class CaptureRow(_Row):
     """Counters of a model's forward pass, in texts; seconds of wall time."""
 
@@ -144,6 +153,7 @@ class Results:
     metrics: tuple[MetricRow, ...] = ()
     errors: tuple[ErrorRow, ...] = ()
     captures: tuple[CaptureRow, ...] = ()
+    undefined: tuple[UndefinedRow, ...] = ()
 
 
 def build_database(out: Path) -> Path:
@@ -171,6 +181,7 @@ def from_records(records: Sequence[Record]) -> Results:
     metrics = [_metric(r) for r in records if r["kind"] == "metric"]
     errors = [_row(ErrorRow, r) for r in records if r["kind"] == "error"]
     captures = [_row(CaptureRow, r) for r in records if r["kind"] == "capture"]
+    undefined = [_row(UndefinedRow, r) for r in records if r["kind"] == "undefined"]
     models: dict[Key, ModelRow] = {}
     for record in records:
         if record["kind"] == "model":
@@ -181,7 +192,12 @@ def from_records(records: Sequence[Record]) -> Results:
             named = ModelRow(model=bare.model, revision=bare.revision, variant=bare.variant)
             models.setdefault(bare.key, named)
     return Results(
-        tuple(models.values()), tuple(scores), tuple(metrics), tuple(errors), tuple(captures)
+        tuple(models.values()),
+        tuple(scores),
+        tuple(metrics),
+        tuple(errors),
+        tuple(captures),
+        tuple(undefined),
     )
 
 

@@ -25,6 +25,7 @@ from lrd_harness.store import Store
 from lrd_harness.view import LayerView, StoredStates, planes
 
 SAMPLE_SEED = 42  # metrics.md, Texts
+SAME_STATE = "every text has the same state there"
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384, "mps": 8_192}
 
 
@@ -211,6 +212,9 @@ class Run:
         view = self._view(planned, model, store, layer)
         try:
             score = task.evaluate(view)
+            if not np.isfinite(score.main) and view.constant:
+                self._record("undefined", key, planned, task=task.name, layer=layer, error=SAME_STATE)
+                return
             if not np.isfinite(score.main):
                 raise ValueError(f"{task.name} gave {score.main} for its main score")
             if task.save is not None:

@@ -13,6 +13,9 @@ from lrd_harness.errors import NotFinite
 from lrd_harness.store import Plane, Store
 
 
+SAME = 1e-6  # relative, as for degenerate states
+
+
 def planes(model: Model, norm: Norm) -> list[Plane]:
     """The L + 1 planes of the store that a choice of norm means (metrics.md, Norm)."""
     blocks = model.info.blocks
@@ -28,6 +31,8 @@ class LayerView:
     """A contracts.ModelView: the model truncated at a layer, with its final norm and output modules.
 
     fetch: forwards texts that the store lacks, for evaluators whose questions depend on answers.
+    constant: whether all texts that were asked for so far had the same state, as at state 0 of a
+    model that is pooled at one token.
     """
 
     def __init__(
@@ -44,6 +49,7 @@ class LayerView:
         self.name, self.revision, self.experiments = name, revision, experiments
         self.similarity = model.similarity
         self.layer = layer
+        self.constant = True
         self._model, self._store, self._fetch = model, store, fetch
         self._plane = planes(model, "final")[layer]
 
@@ -61,6 +67,8 @@ class LayerView:
         pooled = torch.from_numpy(self._store.read(asked, self._plane))
         if not torch.isfinite(pooled).all():
             raise NotFinite(f"NaN or infinity in the states of layer {self.layer}")
+        spread = (pooled - pooled[:1]).abs().amax() if len(pooled) else 0.0
+        self.constant &= bool(spread <= SAME * pooled.abs().amax()) if len(pooled) else True
         return self._model.embed(pooled).numpy()
 
 

@@ -25,11 +25,20 @@ def least_rank(state: torch.Tensor, variance: float) -> int:
     """The least rank, but at least 2, that holds this share of the squared singular values."""
     import torch
 
-    squares = torch.linalg.svdvals(_centred(state)).square()
-    held = squares.cumsum(0)
-    r = 1 + int((held < variance * held[-1]).sum())
+    z = _centred(state)
+    tall = z if len(z) >= z.shape[1] else z.T
+    squares = torch.linalg.eigvalsh(tall.T @ tall).flip(0).clamp(min=0)
+    r = _holding(squares, variance)
+    if float(squares[r - 1]) <= 1e-10 * float(squares[0]):  # near what squaring loses
+        squares = torch.linalg.svdvals(tall).square()
+        r = _holding(squares, variance)
     # Asked for all variance, it must not count directions that hold only rounding.
     return max(2, min(r, int((squares.sqrt() > _noise(*state.shape)).sum())))
+
+
+def _holding(squares: torch.Tensor, variance: float) -> int:
+    held = squares.cumsum(0)
+    return 1 + int((held[:-1] < variance * held[-1]).sum())
 
 
 def _centred(state: torch.Tensor) -> torch.Tensor:
@@ -81,7 +90,7 @@ def _by_gram(tall: torch.Tensor, r: int) -> tuple[float, torch.Tensor] | None:
     if least <= max(following, 1e-12 * float(squares[0])):
         return None
     mixing = image[:, r:].T @ image[:, :r] / (squares[:r] - squares[r:, None])
-    if float(mixing.norm()) > 1e-7:
+    if float(mixing.norm()) > 1e-6:
         return None
     return sqrt(least), vectors[:, :r] + vectors[:, r:] @ mixing
 

