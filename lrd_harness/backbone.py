@@ -130,9 +130,7 @@ def _find_final_norm(
         if args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
             trail.append((module, args[0], output))
 
-    leaves = [
-        m for m in backbone.module.modules() if not list(m.children()) and id(m) not in inner
-    ]
+    leaves = [m for m in backbone.module.modules() if not list(m.children()) and id(m) not in inner]
     handles = [m.register_forward_hook(follow) for m in leaves]
     try:
         last = backbone.run(probe, lambda layer, state: states.update({layer: state}))

@@ -97,7 +97,7 @@ def _shards(encoded: Sequence[Encoded]) -> Iterator[range]:
     start = tokens = 0
     for i, features in enumerate(encoded):
         tokens += _length(features)
-        if tokens > SHARD_TOKENS and i > start or i - start >= SHARD_TEXTS:
+        if (tokens > SHARD_TOKENS and i > start) or i - start >= SHARD_TEXTS:
             yield range(start, i)
             start, tokens = i, _length(features)
     if start < len(encoded):

@@ -92,7 +92,9 @@ class ModelView(Protocol):
     name: str
     revision: str
     similarity: str
-    experiments: Sequence[Mapping[str, Any]]  # under which names a result is kept; {}: the model's own
+    experiments: Sequence[
+        Mapping[str, Any]
+    ]  # under which names a result is kept; {}: the model's own
 
     def encode(
         self, texts: Sequence[str], task: Task, prompt_type: PromptType | None = None
@@ -199,14 +201,12 @@ class Model(Protocol):
     """
 
     info: ModelInfo
-    identity: Mapping[str, str]
+    identity: dict[str, str]
     has_final_norm: bool
     blocks: torch.nn.ModuleList
     final_norm: torch.nn.Module | None
     tokenizer: Any
-
-    @property
-    def similarity(self) -> str: ...
+    similarity: str
 
     def prompt(self, task: Task, prompt_type: str | None) -> str:
         """The prompt that goes before a text of this task."""

@@ -125,7 +125,9 @@ def _ask_hub(hub_id: str, revision: str | None) -> Any:
     try:
         return HfApi().model_info(hub_id, revision=revision, timeout=20)
     except GatedRepoError:
-        raise UserError(f"{hub_id} is gated: accept its terms and log in with `hf auth login`") from None
+        raise UserError(
+            f"{hub_id} is gated: accept its terms and log in with `hf auth login`"
+        ) from None
     except RevisionNotFoundError:
         raise UserError(f"{hub_id} has no revision '{revision}' on the hub") from None
     except RepositoryNotFoundError:

@@ -19,7 +19,9 @@ from lrd_harness.manager import Plugins
 from lrd_harness.plan import Plan
 from lrd_harness.suite import Settings
 
-LIBRARIES = "torch transformers sentence-transformers mteb lm-eval datasets numpy scipy scikit-learn"
+LIBRARIES = (
+    "torch transformers sentence-transformers mteb lm-eval datasets numpy scipy scikit-learn"
+)
 
 
 def choose(out: Path | None, suite: str, settings: Settings) -> Path:
@@ -51,7 +53,8 @@ def _accept(out: Path, settings: Settings) -> None:
     for name, value in mine.items():
         if held.get(name) != value:
             raise UserError(
-                f"{out} holds a run with {name} {held.get(name)}, not {value}: give another --output"
+                f"{out} holds a run with {name} {held.get(name)}, not {value}: "
+                "give another --output"
             )
 
 
@@ -149,6 +152,7 @@ def environment() -> dict[str, Any]:
 def write_views(out: Path, plugins: Plugins) -> Any:
     """results.sqlite and leaderboard.* from the journals; returns the leaderboard."""
     from lrd_harness import leaderboard, results
+
     results.build_database(out)
     board = leaderboard.build(results.load(out))
     for reporter in plugins.all("reporter"):

@@ -18,11 +18,12 @@ from lrd_harness.contracts import (
     TaskOptions,
 )
 from lrd_harness.errors import UserError, unknown
-from lrd_harness.finding import find
+from lrd_harness.finding import Progress, find
 from lrd_harness.manager import Plugins
+from lrd_harness.packages import shown_by
 from lrd_harness.suite import ModelEntry, Settings, Suite
 
-Stage = Callable[[str], AbstractContextManager[Callable[[int, "int | None"], None]]]
+Stage = Callable[[str], AbstractContextManager[Progress]]
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,8 @@ def make_plan(suite: Suite, plugins: Plugins, stage: Stage) -> Plan:
     metrics = tuple(resolve_metrics(suite, plugins))
     tasks = resolve_tasks(suite, plugins)
     for task in tasks:
-        if task.check is not None:
-            with stage(f"data of {task.name}"):
-                task.check()
+        with stage(f"data of {task.name}") as progress:
+            _check(task, progress)
     models = [_resolve_model(entry, suite.settings, plugins, stage) for entry in suite.models]
     names = [model.name for model in models]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -77,6 +77,13 @@ def make_plan(suite: Suite, plugins: Plugins, stage: Stage) -> Plan:
         raise UserError(f"model {twice[0]} is named twice")
     _check_layers(suite.settings, models)
     return Plan(suite, suite.settings, tuple(models), tuple(tasks), metrics)
+
+
+def _check(task: Task, progress: Progress) -> None:
+    """Run a task's check; what it downloads on the way is shown."""
+    if task.check is not None:
+        with shown_by(lambda requirement: progress):
+            task.check()
 
 
 def resolve_metrics(suite: Suite, plugins: Plugins) -> list[PlannedMetric]:
@@ -147,7 +154,9 @@ def _resolve_model(
     if colon and prefix in plugins.names("adapter"):
         name, chosen = rest, prefix
     elif colon and prefix != "pypi" and not Path(name).expanduser().exists():
-        raise unknown(f"prefix of model '{entry.model}'", prefix, ["pypi", *plugins.names("adapter")])
+        raise unknown(
+            f"prefix of model '{entry.model}'", prefix, ["pypi", *plugins.names("adapter")]
+        )
     with stage(name) as progress:
         checkpoint = find(name, progress)
     if chosen is not None:

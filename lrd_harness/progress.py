@@ -57,7 +57,7 @@ class Display:
     def _summary(
         self, text: str, unit: str, last: tuple[int, int | None] | None, seconds: float
     ) -> None:
-        if last is None and seconds < 1 or last is not None and last[1] == 0:
+        if seconds < 1 if last is None else last[1] == 0:
             return
         amount = ""
         if last is not None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
-import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
@@ -22,6 +20,7 @@ from lrd_harness.errors import UserError
 from lrd_harness.plan import Plan, PlannedMetric, PlannedModel
 from lrd_harness.progress import Display
 from lrd_harness.store import Store
+from lrd_harness.units import Ledger, metric_unit, split_scores, unit
 from lrd_harness.view import LayerView, StoredStates, planes
 
 SAMPLE_SEED = 42  # metrics.md, Texts
@@ -32,15 +31,13 @@ BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384, "mps": 8_192}
 class Run:
     """One run of a plan into an output folder; units that the folder's journals hold are skipped.
 
-    counters: what was forwarded by this call; errors: how many units failed in it.
+    counters: what was forwarded by this call, by model; ledger.errors: how many units failed in it.
     """
 
     def __init__(self, plan: Plan, out: Path, display: Display) -> None:
         self.plan, self.out, self.display = plan, out, display
-        self.journal = journal.Journal(out)
-        self.records = {r["unit"]: r for r in journal.latest(journal.read(out))}
+        self.ledger = Ledger(out, display)
         self.counters: dict[str, Captured] = {}
-        self.errors = 0
         self.requests = cache(requests_of)
         self.texts = cache(lambda task: list(task.texts()))
 
@@ -48,27 +45,20 @@ class Run:
         """Do all that is not done yet. A fault in a unit is recorded and does not end the run."""
         for number, planned in enumerate(self.plan.models, 1):
             place = f"[{number}/{len(self.plan.models)}] {planned.name}"
-            known = self.records.get(unit(planned, "model"))
-            if known is not None and known["kind"] == "model":
-                if not any(self._pending(planned, known["blocks"])):
-                    self.display.line(f"{place}: nothing left to do")
-                    continue
+            known = self.ledger.get(unit(planned, "model"))
+            if known is not None and not self._pending(planned, known["blocks"], self.plan.tasks):
+                self.display.line(f"{place}: nothing left to do")
+                continue
             model = self._open(planned, place)
             if model is not None:
                 self._model(planned, model, place)
-        self.journal.close()
+        self.ledger.close()
 
-    def _pending(self, planned: PlannedModel, blocks: int) -> Iterable[str]:
-        """The units of a model that are not recorded, or only as an error."""
-        for task in self.plan.tasks:
-            for layer in self.layers(task, blocks):
-                yield from self._undone(unit(planned, task.name, layer))
-            for metric in self.plan.metrics:
-                yield from self._undone(metric_unit(planned, task, metric))
-
-    def _undone(self, key: str) -> list[str]:
-        held = self.records.get(key)
-        return [key] if held is None or held["kind"] == "error" else []
+    def _pending(self, planned: PlannedModel, blocks: int, tasks: Sequence[Task]) -> bool:
+        """Whether any unit of these tasks is not recorded, or only as an error."""
+        keys = [unit(planned, t.name, layer) for t in tasks for layer in self.layers(t, blocks)]
+        keys += [metric_unit(planned, t, item) for t in tasks for item in self.plan.metrics]
+        return any(map(self.ledger.undone, keys))
 
     def layers(self, task: Task, blocks: int) -> Sequence[int]:
         """The layers that a task is evaluated at: 0..L, L alone, or chosen ones."""
@@ -86,9 +76,9 @@ class Run:
                 model = planned.adapter.open(planned.checkpoint, planned.options)
                 _check_layers(self.plan, planned, model)
             except Exception as error:  # one model of a panel that cannot be opened
-                self._fail(unit(planned, "model"), planned, error, task="", layer=None, metric=None)
+                self.ledger.fail(unit(planned, "model"), planned, error)
                 return None
-        self._record(
+        self.ledger.record(
             "model",
             unit(planned, "model"),
             planned,
@@ -102,29 +92,24 @@ class Run:
         store = Store(cache_dir() / "states", model.identity)
         for name in store.discarded:
             self.display.line(f"{place}: a damaged file of the store was discarded: {name}")
-        tasks = [t for t in self.plan.tasks if self._task_pending(planned, model, t)]
+        blocks = model.info.blocks
+        tasks = [t for t in self.plan.tasks if self._pending(planned, blocks, [t])]
         asked, sound = self._ask(planned, model, tasks, place)
         counted = self._forward(planned, model, asked, store, place)
         self.counters[planned.name] = counted
         work: list[Callable[[], None]] = []
         for task in sound:
             for metric in self.plan.metrics:
-                if self._undone(metric_unit(planned, task, metric)):
+                if self.ledger.undone(metric_unit(planned, task, metric)):
                     work.append(partial(self._measure, planned, model, store, task, metric))
-            for layer in self.layers(task, model.info.blocks):
-                if self._undone(unit(planned, task.name, layer)):
+            for layer in self.layers(task, blocks):
+                if self.ledger.undone(unit(planned, task.name, layer)):
                     work.append(partial(self._evaluate, planned, model, store, task, layer))
         with self.display.stage(f"{place}: metrics, tasks × layers", "units") as advance:
             for done, step in enumerate(work):
                 advance(done, len(work))
                 step()
             advance(len(work), len(work))
-
-    def _task_pending(self, planned: PlannedModel, model: Model, task: Task) -> bool:
-        layers = self.layers(task, model.info.blocks)
-        keys = [unit(planned, task.name, layer) for layer in layers]
-        keys += [metric_unit(planned, task, metric) for metric in self.plan.metrics]
-        return any(self._undone(key) for key in keys)
 
     def _ask(
         self, planned: PlannedModel, model: Model, tasks: Sequence[Task], place: str
@@ -145,7 +130,7 @@ class Run:
                     asked += [Text(r.text, model.prompt(task, r.prompt_type)) for r in wanted]
                 except Exception as error:
                     key = unit(planned, task.name, "texts")
-                    self._fail(key, planned, error, task=task.name, layer=None, metric=None)
+                    self.ledger.fail(key, planned, error, task=task.name)
                     continue
                 sound.append(task)
         return asked, sound
@@ -167,7 +152,7 @@ class Run:
         with self.display.stage(f"{place}: reading all layers", "texts") as advance:
             counted = capture(model, texts, store, batch_tokens=budget, progress=advance)
         key = unit(planned, "capture", time.time_ns())
-        self._record("capture", key, planned, **counted.record())
+        self.ledger.record("capture", key, planned, **counted.record())
         return counted
 
     def _measure(
@@ -183,12 +168,12 @@ class Run:
             norm = self.plan.settings.norm
             states = StoredStates(store, texts, planes(model, norm), planned.options.device)
             scores = measuring.measure(item.metric, states, **item.parameters)
-            values, profiles = split(scores, len(states))
+            values, profiles = split_scores(scores, len(states))
         except Exception as error:
-            self._fail(key, planned, error, **where, layer=None)
+            self.ledger.fail(key, planned, error, **where)
             return
         selection = item.metric.selection
-        self._record(
+        self.ledger.record(
             "metric",
             key,
             planned,
@@ -213,16 +198,18 @@ class Run:
         try:
             score = task.evaluate(view)
             if not np.isfinite(score.main) and view.constant:
-                self._record("undefined", key, planned, task=task.name, layer=layer, error=SAME_STATE)
+                self.ledger.record(
+                    "undefined", key, planned, task=task.name, layer=layer, error=SAME_STATE
+                )
                 return
             if not np.isfinite(score.main):
                 raise ValueError(f"{task.name} gave {score.main} for its main score")
             if task.save is not None:
                 task.save(score, view, self.out)
         except Exception as error:
-            self._fail(key, planned, error, task=task.name, layer=layer, metric=None)
+            self.ledger.fail(key, planned, error, task=task.name, layer=layer)
             return
-        self._record(
+        self.ledger.record(
             "score",
             key,
             planned,
@@ -260,53 +247,6 @@ class Run:
         counted.forwarded += late.forwarded
         counted.tokens += late.tokens
         counted.seconds += late.seconds
-
-    def _record(self, kind: str, key: str, planned: PlannedModel, **fields: Any) -> None:
-        record = {
-            "kind": kind,
-            "unit": key,
-            "model": planned.name,
-            "revision": planned.checkpoint.revision,
-            "variant": "full",
-            **fields,
-        }
-        self.journal.append(record)
-        self.records[key] = record
-
-    def _fail(
-        self, key: str, planned: PlannedModel, error: Exception, **where: str | int | None
-    ) -> None:
-        self.errors += 1
-        text = f"{type(error).__name__}: {error}" if not isinstance(error, UserError) else str(error)
-        place = ", ".join(f"{k} {v}" for k, v in where.items() if v not in (None, ""))
-        self.display.line(f"error: {planned.name}{': ' if place else ''}{place}: {text}")
-        trace = "".join(traceback.format_exception(error))
-        self._record("error", key, planned, **where, error=text, traceback=trace)
-
-
-def unit(planned: PlannedModel, *parts: object) -> str:
-    """The name under which a finished piece of work is known; settings are fixed for a folder."""
-    return "|".join([f"{planned.name}@{planned.checkpoint.revision}", *map(str, parts)])
-
-
-def metric_unit(planned: PlannedModel, task: Task, item: PlannedMetric) -> str:
-    """A metric's unit: other parameters or another version of it are other units."""
-    parameters = json.dumps(dict(item.parameters), sort_keys=True)
-    return unit(planned, task.name, "metric", item.metric.name, item.metric.version, parameters)
-
-
-def split(
-    scores: Mapping[str, Any], states: int
-) -> tuple[dict[str, float], dict[str, dict[str, list[float]]]]:
-    """Model-level values, and per-layer ones with the layers that they belong to."""
-    start = int(scores.get("start", 0))
-    values = {name: v for name, v in scores.items() if not isinstance(v, list)}
-    profiles = {
-        name: {"layers": measuring.profile_layers(states - start, len(v), start), "values": v}
-        for name, v in scores.items()
-        if isinstance(v, list)
-    }
-    return values, profiles
 
 
 def _check_layers(plan: Plan, planned: PlannedModel, model: Model) -> None:

@@ -77,7 +77,9 @@ class Store:
         truncated: of each text, whether the model saw only its beginning.
         """
         keys = [text_key(t) for t in texts]
-        tensors = {f"{kind}.{layer}": np.ascontiguousarray(a) for (kind, layer), a in planes.items()}
+        tensors = {
+            f"{kind}.{layer}": np.ascontiguousarray(a) for (kind, layer), a in planes.items()
+        }
         handle, name = tempfile.mkstemp(dir=self.folder, suffix=".part")
         os.close(handle)
         part = Path(name)

@@ -76,7 +76,9 @@ class Suite:
 def shipped() -> list[str]:
     """The names of the suites that come with the harness."""
     folder = importlib.resources.files("lrd_harness.tasks.suites")
-    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+    return sorted(
+        p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml")
+    )
 
 
 def load(name: str) -> Suite:
@@ -92,7 +94,9 @@ def load(name: str) -> Suite:
     if name not in shipped():
         hint = "`lrd-harness suites` lists them; a file's name ends in .yaml."
         raise unknown("suite", name, shipped(), hint)
-    text = (importlib.resources.files("lrd_harness.tasks.suites") / f"{name}.yaml").read_text("utf-8")
+    text = (importlib.resources.files("lrd_harness.tasks.suites") / f"{name}.yaml").read_text(
+        "utf-8"
+    )
     return parse(text, name, f"suite {name}")
 
 
@@ -151,9 +155,7 @@ def _entry(value: Any, where: str) -> ModelEntry:
     return ModelEntry(**value)
 
 
-def _plugins(
-    value: Any, where: str
-) -> tuple[tuple[str, ...] | None, dict[str, dict[str, Any]]]:
+def _plugins(value: Any, where: str) -> tuple[tuple[str, ...] | None, dict[str, dict[str, Any]]]:
     """A list of names, in which a mapping gives a plugin's parameters: `- nrs: {k: 10}`."""
     if value is None:
         return None, {}
@@ -167,7 +169,9 @@ def _plugins(
             names += item
             parameters.update(item)
         else:
-            raise UserError(f"{where}: '{item}' in 'plugins' is neither a name nor name: parameters")
+            raise UserError(
+                f"{where}: '{item}' in 'plugins' is neither a name nor name: parameters"
+            )
     return tuple(names), parameters
 
 
@@ -180,7 +184,7 @@ def settings(given: Any, where: str, base: Settings | None = None) -> Settings:
         if key not in known:
             raise unknown(f"setting in {where}", str(key), known)
         _check_setting(key, value, where)
-    chosen = {k: layers(v, where) if k == "layers" else v for k, v in given.items()}
+    chosen: dict[str, Any] = {k: layers(v, where) if k == "layers" else v for k, v in given.items()}
     return replace(base or Settings(), **chosen)
 
 
@@ -198,7 +202,7 @@ def _check_setting(key: str, value: Any, where: str) -> None:
 
 
 def layers(value: Any, where: str) -> str | tuple[int, ...]:
-    """"all", "last" or layer numbers, as `0,3,6` or a list. Raises UserError for anything else."""
+    """ "all", "last" or layer numbers, as `0,3,6` or a list. Raises UserError for anything else."""
     if value in ("all", "last"):
         return str(value)
     items = value.replace(",", " ").split() if isinstance(value, str) else value

@@ -102,7 +102,9 @@ class TextModel:
 
     def truncated(self, texts: Sequence[Text], encoded: Sequence[Encoded]) -> list[bool]:
         """Of each text, whether it was longer than the model takes."""
-        at_limit = [i for i, e in enumerate(encoded) if len(e["input_ids"]) >= self.parts.max_length]
+        at_limit = [
+            i for i, e in enumerate(encoded) if len(e["input_ids"]) >= self.parts.max_length
+        ]
         cut = [False] * len(encoded)
         if at_limit and callable(self.tokenizer):
             full = [texts[i].prompt + texts[i].text for i in at_limit]
@@ -143,9 +145,7 @@ class TextModel:
         for name, pad in pads.items():
             if name != "attention_mask" and name not in batch[0]:
                 continue
-            rows = [
-                list(e[name]) if name in e else [1] * len(e["input_ids"]) for e in batch
-            ]
+            rows = [list(e[name]) if name in e else [1] * len(e["input_ids"]) for e in batch]
             padded = [
                 [pad] * (longest - len(r)) + r if left else r + [pad] * (longest - len(r))
                 for r in rows

@@ -12,7 +12,6 @@ from lrd_harness.contracts import Model, Norm, PromptType, Task, Text
 from lrd_harness.errors import NotFinite
 from lrd_harness.store import Plane, Store
 
-
 SAME = 1e-6  # relative, as for degenerate states
 
 
@@ -28,7 +27,7 @@ def planes(model: Model, norm: Norm) -> list[Plane]:
 
 
 class LayerView:
-    """A contracts.ModelView: the model truncated at a layer, with its final norm and output modules.
+    """A contracts.ModelView: the model truncated at a layer, its final norm and output kept.
 
     fetch: forwards texts that the store lacks, for evaluators whose questions depend on answers.
     constant: whether all texts that were asked for so far had the same state, as at state 0 of a

@@ -80,9 +80,7 @@ def _max_length(module: Any, tokenizer: Any) -> int:
     return int(limit) if limit < 10**6 else 8192
 
 
-def _encoder(
-    tokenizer: Any, max_length: int
-) -> Callable[[Sequence[Text]], list[dict[str, Any]]]:
+def _encoder(tokenizer: Any, max_length: int) -> Callable[[Sequence[Text]], list[dict[str, Any]]]:
     def encode(texts: Sequence[Text]) -> list[dict[str, Any]]:
         features = tokenizer(
             [t.prompt + t.text for t in texts], truncation=True, max_length=max_length

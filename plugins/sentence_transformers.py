@@ -1,4 +1,4 @@
-"""Adapter: sentence-transformers models, with their own tokenisation, pooling and output modules."""
+"""Adapter: sentence-transformers models, their tokenisation, pooling and output honoured."""
 
 from __future__ import annotations
 

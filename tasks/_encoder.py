@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from mteb.models import ModelMeta
 from mteb.models.abs_encoder import AbsEncoder
@@ -11,7 +11,6 @@ from mteb.models.model_meta import ScoringFunction
 from mteb.types import Array, PromptType
 from sentence_transformers.util import SimilarityFunction
 
-from lrd_harness import contracts
 from lrd_harness.contracts import ModelView, Task
 
 _SCORING = {"cosine": ScoringFunction.COSINE, "dot": ScoringFunction.DOT_PRODUCT}
@@ -38,13 +37,10 @@ class LayerEncoder(AbsEncoder):
         self._pairs = SimilarityFunction.to_similarity_pairwise_fn(view.similarity)
         self._all = SimilarityFunction.to_similarity_fn(view.similarity)
 
-    def encode(
-        self, inputs: Any, *, prompt_type: PromptType | None = None, **kwargs: Any
-    ) -> Array:
+    def encode(self, inputs: Any, *, prompt_type: PromptType | None = None, **kwargs: Any) -> Array:
         """Embeddings (n, d) float32 of all texts of the loader, in order."""
         texts = [text for batch in inputs for text in batch["text"]]
-        kind = cast("contracts.PromptType | None", prompt_type.value if prompt_type else None)
-        return self.view.encode(texts, self.task, kind)
+        return self.view.encode(texts, self.task, prompt_type.value if prompt_type else None)
 
     def similarity(self, embeddings1: Array, embeddings2: Array) -> Array:
         """All pairs, compared as the model compares."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lrd_harness.contracts import ModelView, Request, Score, Task, TaskFamily, TaskOptions
 from lrd_harness.errors import UserError
@@ -96,7 +96,7 @@ def _evaluate(mteb_task: Any, view: ModelView, task: Task) -> Score:
     from ._encoder import LayerEncoder
 
     results = mteb.evaluate(
-        LayerEncoder(view, task),
+        cast("Any", LayerEncoder(view, task)),
         mteb_task,
         cache=None,
         co2_tracker=False,

@@ -1,4 +1,4 @@
-"""Shared fixtures. Downloads are kept in the user's cache; what a test makes, in a folder of its own."""
+"""Shared fixtures: downloads stay in the user's cache, all else goes to a folder of the test."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+pytest_plugins = ["fixtures_packages"]
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 

@@ -75,9 +75,7 @@ def test_every_layer_and_task_type(shape: str, tmp_path: Path, own_cache: Path) 
     folder = tiny.save_st(tmp_path / "model", **made)
     if shape == "prompted-dot":
         path = folder / "config_sentence_transformers.json"
-        path.write_text(
-            json.dumps({**json.loads(path.read_text()), "similarity_fn_name": "dot"})
-        )
+        path.write_text(json.dumps({**json.loads(path.read_text()), "similarity_fn_name": "dot"}))
     data = tiny.task_data(tmp_path / "data")
     out = tmp_path / "out"
     command = ["run", "--models", str(folder), "--tasks", *TASKS, "--task-data", str(data)]

@@ -37,9 +37,7 @@ GPT2: dict[str, Any] = {
 
 def tokenizer(encoder: bool = True, max_length: int = 128) -> PreTrainedTokenizerFast:
     """A WordPiece tokenizer over letters; encoders get [CLS] and [SEP], decoders nothing."""
-    inner = Tokenizer(
-        models.WordPiece({t: i for i, t in enumerate(VOCAB)}, unk_token="[UNK]")
-    )
+    inner = Tokenizer(models.WordPiece({t: i for i, t in enumerate(VOCAB)}, unk_token="[UNK]"))
     inner.normalizer = normalizers.Lowercase()
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     if encoder:

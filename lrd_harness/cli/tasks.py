@@ -35,8 +35,10 @@ def run(arguments: argparse.Namespace) -> int:
     families = [r for r in records if not isinstance(r, Task)]
     if not word:
         print("Families: " + ", ".join(f"{f.name}:NAME" for f in families))
-        print("`lrd-harness tasks WORD` also searches the tasks of mteb, whose data need the hub "
-              "or --task-data.")
+        print(
+            "`lrd-harness tasks WORD` also searches the tasks of mteb, whose data need the hub "
+            "or --task-data."
+        )
         return 0
     for family in families:
         found = [

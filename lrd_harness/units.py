@@ -1,0 +1,92 @@
+"""Units of work: their names, the record of each in the journal, what is still to be done."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lrd_harness import journal, measuring
+from lrd_harness.contracts import Task
+from lrd_harness.errors import UserError
+from lrd_harness.plan import PlannedMetric, PlannedModel
+from lrd_harness.progress import Display
+
+
+class Ledger:
+    """The finished units of a run: those of its folder's journals, and those recorded now.
+
+    errors: how many units failed since this ledger was opened.
+    """
+
+    def __init__(self, out: Path, display: Display) -> None:
+        self._journal = journal.Journal(out)
+        self._records = {r["unit"]: r for r in journal.latest(journal.read(out))}
+        self._display = display
+        self.errors = 0
+
+    def undone(self, key: str) -> bool:
+        """Whether a unit is not recorded yet, or only as an error, which is tried again."""
+        held = self._records.get(key)
+        return held is None or held["kind"] == "error"
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The record of a unit that was finished without an error."""
+        return None if self.undone(key) else self._records[key]
+
+    def record(self, kind: str, key: str, planned: PlannedModel, **fields: Any) -> None:
+        """Keep a finished unit; when this returns, it is on disk."""
+        record = {
+            "kind": kind,
+            "unit": key,
+            "model": planned.name,
+            "revision": planned.checkpoint.revision,
+            "variant": "full",
+            **fields,
+        }
+        self._journal.append(record)
+        self._records[key] = record
+
+    def fail(
+        self, key: str, planned: PlannedModel, error: Exception, **where: str | int | None
+    ) -> None:
+        """Keep a unit's error (task, layer, metric say where) and show it; the run goes on."""
+        self.errors += 1
+        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        place = ", ".join(f"{k} {v}" for k, v in where.items() if v is not None)
+        line = text.splitlines()[0] if text else type(error).__name__
+        self._display.line(f"error: {planned.name}{': ' if place else ''}{place}: {line}")
+        trace = "".join(traceback.format_exception(error))
+        nowhere: dict[str, Any] = {"task": None, "layer": None, "metric": None}
+        self.record("error", key, planned, **{**nowhere, **where}, error=text, traceback=trace)
+
+    def close(self) -> None:
+        """Close the journal."""
+        self._journal.close()
+
+
+def unit(planned: PlannedModel, *parts: object) -> str:
+    """The name under which a finished piece of work is known; settings are fixed for a folder."""
+    return "|".join([f"{planned.name}@{planned.checkpoint.revision}", *map(str, parts)])
+
+
+def metric_unit(planned: PlannedModel, task: Task, item: PlannedMetric) -> str:
+    """A metric's unit: other parameters or another version of it are other units."""
+    parameters = json.dumps(dict(item.parameters), sort_keys=True)
+    return unit(planned, task.name, "metric", item.metric.name, item.metric.version, parameters)
+
+
+def split_scores(
+    scores: Mapping[str, Any], states: int
+) -> tuple[dict[str, float], dict[str, dict[str, list[float]]]]:
+    """Model-level values, and per-layer ones with the layers that they belong to."""
+    start = int(scores.get("start", 0))
+    values = {name: v for name, v in scores.items() if not isinstance(v, list)}
+    profiles = {
+        name: {"layers": measuring.profile_layers(states - start, len(v), start), "values": v}
+        for name, v in scores.items()
+        if isinstance(v, list)
+    }
+    return values, profiles
