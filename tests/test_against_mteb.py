@@ -98,3 +98,28 @@ def test_every_layer_and_task_type(shape: str, tmp_path: Path, own_cache: Path) 
             assert found[name, layer] == pytest.approx(expected, abs=tolerance), (name, layer)
     # a check that could not fail would be no check: the layers do differ
     assert len({round(found["STSBenchmark", layer], 6) for layer in (1, 2, 3)}) == 3
+
+
+def test_a_real_model_on_real_texts(tmp_path: Path, own_cache: Path, minilm_folder: Path) -> None:
+    """all-MiniLM-L6-v2 on texts out of registry packages, at the tolerances of real data."""
+    import importlib
+
+    offline = importlib.import_module("lrd_harness.tasks.offline")
+    makes = {task.name: task.make for task in offline.OFFLINE}
+    names = ["TrecQuestionClassification", "NewsgroupPostsClustering", "ChatterbotRetrieval"]
+    out = tmp_path / "out"
+    command = ["run", "--models", str(minilm_folder), "--tasks", *names, "--layers", "4,6"]
+    assert main([*command, "--plugins", "nrs", "--output", str(out), "--quiet"]) == 0
+
+    found = scores(out)
+    model = SentenceTransformer(str(minilm_folder))
+    for layer in (4, 6):
+        cut = truncated(model, layer)
+        for name in names:
+            task = makes[name]()
+            result = mteb.evaluate(
+                cut, task, cache=None, show_progress_bar=False, co2_tracker=False
+            )
+            expected = float(result.task_results[0].get_score())
+            tolerance = 1e-5 if name == "ChatterbotRetrieval" else 0.002
+            assert found[name, layer] == pytest.approx(expected, abs=tolerance), (name, layer)

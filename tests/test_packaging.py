@@ -62,7 +62,11 @@ def test_nothing_lies_outside_the_package(wheel: Path) -> None:
 
 def test_every_source_file_is_in_the_wheel(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    for top, prefix in (("lrd_harness", ""), ("plugins", "lrd_harness/"), ("tasks", "lrd_harness/")):
+    for top, prefix in (
+        ("lrd_harness", ""),
+        ("plugins", "lrd_harness/"),
+        ("tasks", "lrd_harness/"),
+    ):
         for path in (ROOT / top).rglob("*"):
             if path.suffix in (".py", ".yaml"):
                 assert f"{prefix}{path.relative_to(ROOT).as_posix()}" in names
@@ -92,7 +96,5 @@ def test_the_installed_wheel_works_without_the_checkout(wheel: Path, tmp_path: P
 
 
 def test_nothing_bare_is_importable(tmp_path: Path) -> None:
-    code = (
-        "import importlib.util as u; print(u.find_spec('plugins'), u.find_spec('tasks'))"
-    )
+    code = "import importlib.util as u; print(u.find_spec('plugins'), u.find_spec('tasks'))"
     assert run(sys.executable, "-c", code, cwd=tmp_path).split() == ["None", "None"]

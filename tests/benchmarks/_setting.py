@@ -26,6 +26,11 @@ POOLING = {"MiniLM": None, "SmolLM2": "mean"}  # mean: what sentence-transformer
 
 def arguments(description: str) -> argparse.ArgumentParser:
     """The options of every benchmark."""
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore")
     for name in ("mteb", "sentence_transformers", "transformers", "datasets"):
         logging.getLogger(name).setLevel(logging.ERROR)

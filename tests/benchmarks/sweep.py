@@ -19,6 +19,7 @@ from typing import Any
 import mteb
 import torch
 from _setting import arguments, distinct_texts, folder, open_model, plan
+from mteb.models import ModelMeta
 from mteb.models.abs_encoder import AbsEncoder
 
 from lrd_harness.capture import capture
@@ -32,7 +33,7 @@ class OneLayer(AbsEncoder):
     def __init__(self, path: Path, layer: int, batch_size: int, max_length: int) -> None:
         from transformers import AutoModel, AutoTokenizer
 
-        self.mteb_model_meta = mteb.ModelMeta.create_empty()
+        self.mteb_model_meta = ModelMeta.create_empty()
         self.tokenizer = AutoTokenizer.from_pretrained(path)
         self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token
         self.net = AutoModel.from_pretrained(path, dtype="float32").eval()
