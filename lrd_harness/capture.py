@@ -66,7 +66,7 @@ def capture(
         encoded += model.tokenize(part)
         cut += model.truncated(part, encoded[start:])
     counts.tokens = sum(len(e["input_ids"]) for e in encoded)
-    order = sorted(range(len(missing)), key=lambda i: (_group(encoded[i]), -_length(encoded[i])))
+    order = sorted(range(len(missing)), key=lambda i: -_length(encoded[i]))
     done = 0
     progress(0, len(missing))
     for shard in _shards([encoded[i] for i in order]):
@@ -88,11 +88,6 @@ def _length(encoded: Encoded) -> int:
     return len(encoded["input_ids"])
 
 
-def _group(encoded: Encoded) -> int:
-    """Texts whose prompt is left out of the pooling share a batch only with their like."""
-    return int(encoded.get("prompt_length", 0))
-
-
 def _shards(encoded: Sequence[Encoded]) -> Iterator[range]:
     start = tokens = 0
     for i, features in enumerate(encoded):
@@ -107,10 +102,8 @@ def _shards(encoded: Sequence[Encoded]) -> Iterator[range]:
 def _batches(encoded: Sequence[Encoded], budget: int) -> Iterator[range]:
     """Runs of texts, longest first, whose padded size stays within the budget."""
     start = 0
-    for i, features in enumerate(encoded):
-        longest = _length(encoded[start])
-        other = _group(features) != _group(encoded[start])
-        if i > start and ((i + 1 - start) * longest > budget or other):
+    for i in range(len(encoded)):
+        if i > start and (i + 1 - start) * _length(encoded[start]) > budget:
             yield range(start, i)
             start = i
     if start < len(encoded):

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lrd_harness.errors import unknown
+
 Pool = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -56,3 +58,10 @@ POOLINGS: dict[str, Pool] = {
     "last": last,
     "mean-no-sink": mean_no_sink,
 }
+
+
+def named(name: str) -> Pool:
+    """The pooling of that name. Raises UserError for a name that there is not."""
+    if name not in POOLINGS:
+        raise unknown("pooling", name, POOLINGS, f"There are: {', '.join(POOLINGS)}.")
+    return POOLINGS[name]

@@ -6,7 +6,9 @@ functions, so that a task's score is the one mteb would give.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from types import FunctionType, MappingProxyType
 from typing import Any
 
 from lrd_harness.contracts import Task
@@ -14,7 +16,10 @@ from lrd_harness.contracts import Task
 Prompt = Callable[[Task, str | None], str]
 
 # The names under which sentence-transformers' encode_query and encode_document look.
-_OWN_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
+_OWN_NAMES: Mapping[str | None, Sequence[str]] = {
+    "query": ("query",),
+    "document": ("document", "passage", "corpus"),
+}
 
 
 def prompt_rule(
@@ -29,25 +34,29 @@ def prompt_rule(
     chosen: the user's prompts, by mteb's keys (task name, task type, "query", "document", each
     also as "NAME-query"), which replace all others.
     """
-    instruct = None if chosen is not None else _instruct(model_name)
-    table = chosen if chosen is not None else _known(model_name) or own or {}
+    if chosen is not None:
+        return _by_table(chosen)
+    # mteb's prompts for a model replace those that were saved with it, fallbacks included
+    table = _known(model_name) or own or {}
+    fallback = table.get(default or "") or ""
+    rule = _instruct(model_name, fallback) or _by_table(table, _OWN_NAMES, fallback)
+    return cache(rule)  # asked once a text, and mteb looks up its tasks anew each time
+
+
+def _by_table(
+    table: Mapping[str, str | None],
+    own_names: Mapping[str | None, Sequence[str]] = MappingProxyType({}),
+    fallback: str = "",
+) -> Prompt:
+    """By mteb's order of keys, else by the names for this prompt type, else the fallback."""
+    filled = {name: prompt or "" for name, prompt in table.items()}
 
     def prompt(task: Task, prompt_type: str | None) -> str:
-        if instruct is not None:
-            return instruct(task, prompt_type)
         from mteb.models.abs_encoder import get_prompt_name
 
-        kind = _prompt_type(prompt_type)
-        named = get_prompt_name({k: v or "" for k, v in table.items()}, task, kind)  # type: ignore[arg-type]
-        if named is not None:
-            return table[named] or ""
-        if chosen is None:
-            for name in _OWN_NAMES.get(prompt_type or "", ()):
-                if own and name in own:
-                    return own[name] or ""
-            if own and default is not None:
-                return own.get(default) or ""
-        return ""
+        found = get_prompt_name(filled, task, _prompt_type(prompt_type))  # type: ignore[arg-type]
+        names = [found] if found is not None else own_names.get(prompt_type, ())
+        return next((filled[name] for name in names if name in filled), fallback)
 
     return prompt
 
@@ -59,30 +68,89 @@ def _prompt_type(prompt_type: str | None) -> Any:
 
 
 def _meta(model_name: str) -> Any:
-    """mteb's record of the model, without asking the hub; None for a model it does not know."""
+    """mteb's record of the model, without asking the hub; None for a model it does not know.
+
+    model_name: as in results, so with "@REVISION" where the user asked for one.
+    """
     import mteb
 
     try:
-        return mteb.get_model_meta(model_name)
+        return mteb.get_model_meta(model_name.partition("@")[0])
     except (KeyError, ValueError):
         return None
 
 
 def _known(model_name: str) -> Mapping[str, str] | None:
-    meta = _meta(model_name)
-    return (meta.loader_kwargs or {}).get("model_prompts") if meta else None
+    prompts: Mapping[str, str] | None = _loading(model_name)[1].get("model_prompts")
+    return prompts
 
 
-def _instruct(model_name: str) -> Prompt | None:
-    """The instructions of models that mteb loads with an instruction template."""
+def loader_arguments(model_name: str) -> Mapping[str, Any]:
+    """What mteb tells sentence-transformers when it loads this model; {} where it does not."""
+    wrapper, given = _loading(model_name)
+    return given if wrapper is not None else {}
+
+
+def _loading(model_name: str) -> tuple[type | None, Mapping[str, Any]]:
+    """Which of its two wrappers of sentence-transformers mteb loads a model with, and how."""
+    from mteb.models.instruct_wrapper import InstructSentenceTransformerModel
+    from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
+
     meta = _meta(model_name)
+    given = (meta.loader_kwargs or {}) if meta is not None else {}
+    for wrapper in (InstructSentenceTransformerModel, SentenceTransformerEncoderWrapper):
+        loader = meta.loader if meta is not None else None
+        if isinstance(loader, type) and issubclass(loader, wrapper):
+            return wrapper, given
+        if isinstance(loader, FunctionType) and loader.__globals__.get(wrapper.__name__) is wrapper:
+            told = _told(loader, wrapper.__name__, meta, given)
+            if told is not None:
+                return wrapper, told
+    return None, given
+
+
+class _ToldError(Exception):
+    """Carries out of a loader what it wanted to make a wrapper with."""
+
+
+def _told(
+    loader: FunctionType, wrapper: str, meta: Any, given: Mapping[str, Any]
+) -> Mapping[str, Any] | None:
+    """The arguments that a loader function gives a wrapper, which is not made: it loads weights."""
+
+    def stop(*_: Any, **arguments: Any) -> None:
+        raise _ToldError(arguments)
+
+    if wrapper not in loader.__code__.co_names:
+        return None
+    stopped = FunctionType(
+        loader.__code__,
+        {**loader.__globals__, wrapper: stop},
+        loader.__name__,
+        loader.__defaults__,
+        loader.__closure__,
+    )
+    stopped.__kwdefaults__ = loader.__kwdefaults__
+    try:
+        stopped(meta.name, revision=meta.revision, **given)
+    except _ToldError as told:
+        arguments: Mapping[str, Any] = told.args[0]
+        return arguments
+    except Exception:  # a package that only this model needs
+        return None
+    return None
+
+
+def _instruct(model_name: str, fallback: str) -> Prompt | None:
+    """The instructions of models that mteb loads with an instruction template.
+
+    fallback: the model's default prompt, which it uses where mteb gives it none.
+    """
     from mteb.models.instruct_wrapper import InstructSentenceTransformerModel
 
-    if meta is None or not isinstance(meta.loader, type):
+    wrapper, given = _loading(model_name)
+    if wrapper is not InstructSentenceTransformerModel:
         return None
-    if not issubclass(meta.loader, InstructSentenceTransformerModel):
-        return None
-    given = meta.loader_kwargs
     # mteb's class loads the weights in __init__; only its prompt rules are wanted here
     rules = object.__new__(InstructSentenceTransformerModel)
     rules.instruction_template = given.get("instruction_template")
@@ -95,7 +163,7 @@ def _instruct(model_name: str) -> Prompt | None:
 
     def prompt(task: Task, prompt_type: str | None) -> str:
         if prompt_type == "document" and not on_documents:
-            return ""
+            return fallback
         try:
             text: str = rules.get_task_instruction(task, _prompt_type(prompt_type))  # type: ignore[arg-type]
         except KeyError:  # a task that mteb does not know has no instruction of mteb's

@@ -22,13 +22,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from lrd_harness.contracts import Text
+from lrd_harness.files import write_text
 
 Plane = tuple[str, int]
 
 
 def text_key(text: Text) -> str:
     """The key of a text under its prompt; the two cannot run into each other."""
-    return hashlib.sha256(f"{len(text.prompt)}\0{text.prompt}{text.text}".encode()).hexdigest()[:32]
+    described = f"{len(text.prompt)}\0{text.prompt}{text.text}"
+    # half of a surrogate pair is no character, but texts from JSON may hold one
+    return hashlib.sha256(described.encode(errors="surrogatepass")).hexdigest()[:32]
 
 
 class Store:
@@ -42,7 +45,7 @@ class Store:
         self.folder = root / hashlib.sha256(described.encode()).hexdigest()[:24]
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "identity.json").exists():
-            (self.folder / "identity.json").write_text(described)
+            write_text(self.folder / "identity.json", described)
         self.discarded: list[str] = []
         self._where: dict[str, tuple[Path, int]] = {}
         self._known: set[Path] = set()
@@ -54,7 +57,10 @@ class Store:
         for path in sorted(self.folder.glob("*.safetensors")):
             if path in self._known:
                 continue
-            header = _header(path) if _intact(path) else None
+            try:
+                header = _header(path) if _intact(path) else None
+            except OSError:  # out of reach now, which is no reason to lose it
+                continue
             if header is None:
                 self.discarded.append(path.name)
                 with contextlib.suppress(FileNotFoundError):
@@ -91,6 +97,7 @@ class Store:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
                 os.fsync(file.fileno())
             path = self.folder / f"{digest[:32]}.safetensors"
+            part.chmod(0o644)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
@@ -110,25 +117,25 @@ class Store:
 
         Raises KeyError for a text that is not stored.
         """
-        found = [self._where[text_key(t)] for t in texts]
+        places: dict[Path, tuple[list[int], list[int]]] = {}  # shard -> where to, where from
+        for to, text in enumerate(texts):
+            path, row = self._where[text_key(text)]
+            here = places.setdefault(path, ([], []))
+            here[0].append(to)
+            here[1].append(row)
         rows: np.ndarray | None = None
-        name = f"{plane[0]}.{plane[1]}"
-        for path in dict.fromkeys(path for path, _ in found):
-            at = np.array([i for i, (p, _) in enumerate(found) if p == path])
+        for path, (to_rows, from_rows) in places.items():
             with safe_open(path, framework="numpy") as shard:
-                block: Any = shard.get_tensor(name)
+                block: Any = shard.get_tensor(f"{plane[0]}.{plane[1]}")
             if rows is None:
                 rows = np.empty((len(texts), block.shape[1]), np.float32)
-            rows[at] = block[[found[i][1] for i in at]]
+            rows[to_rows] = block[from_rows]
         return rows if rows is not None else np.empty((0, 0), np.float32)
 
 
 def _intact(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:32] == path.stem
-    except OSError:
-        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32] == path.stem
 
 
 def _header(path: Path) -> tuple[list[str], list[str]] | None:

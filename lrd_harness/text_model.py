@@ -5,23 +5,25 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from lrd_harness.backbone import Backbone
 from lrd_harness.contracts import Checkpoint, Encoded, ModelInfo, ModelOptions, Task, Text
-from lrd_harness.pooling import POOLINGS
+from lrd_harness.pooling import named
 
 PlaneKey = tuple[str, int]  # ("raw" or "final", layer)
+Side = Literal["right", "left", "none"]
 
 
 @dataclass
 class Parts:
     """What adapters differ in.
 
-    encode: token features of texts as the model was made to read them, without padding;
+    encode: token features of texts as the model was made to read them, without padding; there may
+        be a "prompt_length", the number of leading tokens that `pool` is to leave out;
     pool: (state (b, T, d), features) -> (b, d); embed: pooled -> the model's output;
     prompt: the prompt of a task's texts; similarity: how its outputs are compared.
     """
@@ -39,8 +41,8 @@ class Parts:
 
 
 def by_mask(name: str) -> Callable[[Tensor, Mapping[str, Any]], Tensor]:
-    """One of our own poolings as an adapter's `pool`."""
-    pool = POOLINGS[name]
+    """One of our own poolings as an adapter's `pool`. Raises UserError for an unknown one."""
+    pool = named(name)
     return lambda state, features: pool(state, features["attention_mask"])
 
 
@@ -56,13 +58,17 @@ class TextModel:
         self.similarity = parts.similarity
         self.device = torch.device(options.device)
         parts.module.to(self.device).eval()
-        self._positions = _position_rule(parts.module)
-        self._typed = "token_type_ids" in _forward_names(parts.module)
-        probe = self._pad(parts.encode([Text("The quick brown fox jumps over the lazy dog.")]))
-        self.backbone = Backbone(parts.module, self._inputs(probe))
+        names = _forward_names(parts.module)
+        self._positions = "position_ids" in names
+        self._typed = "token_type_ids" in names
+        self._padding_idx = _padding_idx(parts.module)
+        probe = self.tokenize([Text("The quick brown fox jumps over the lazy dog."), Text("Fox.")])
+        features = self._pad(probe[:1], "right")
+        self.backbone = Backbone(parts.module, self._inputs(features, "right"))
         self.blocks, self.final_norm = self.backbone.blocks, self.backbone.final_norm
         self.has_final_norm = self.final_norm is not None
-        states = self.states(parts.encode([Text("The quick brown fox.")]))
+        self.padding = self._sound_padding(probe)
+        states = self.states(probe[:1])
         self.info = ModelInfo(
             parameters=sum(p.numel() for p in parts.module.parameters()),
             blocks=self.backbone.calls,
@@ -83,7 +89,7 @@ class TextModel:
             "max_length": str(self.parts.max_length),
             "dtype": self.options.dtype,
             "attention": str(getattr(config, "_attn_implementation", None)),
-            "padding": self.options.padding,
+            "padding": self.padding,
         }
 
     def prompt(self, task: Task, prompt_type: str | None) -> str:
@@ -92,10 +98,10 @@ class TextModel:
 
     def tokenize(self, texts: Sequence[Text]) -> list[Encoded]:
         """Token features of each text, cut to the model's length; no text is without a token."""
-        encoded = self.parts.encode(texts)
+        encoded = self.parts.encode([Text(*map(_readable, text)) for text in texts])
         for features in encoded:
             if not features["input_ids"]:
-                features["input_ids"] = [_filler(self.tokenizer)]
+                features["input_ids"] = [_token(self.tokenizer, "bos", "eos", "pad")]
                 if "token_type_ids" in features:
                     features["token_type_ids"] = [0]
         return list(encoded)
@@ -107,7 +113,7 @@ class TextModel:
         ]
         cut = [False] * len(encoded)
         if at_limit and callable(self.tokenizer):
-            full = [texts[i].prompt + texts[i].text for i in at_limit]
+            full = [_readable(texts[i].prompt + texts[i].text) for i in at_limit]
             ids = self.tokenizer(full, verbose=False)["input_ids"]
             for i, found in zip(at_limit, ids, strict=True):
                 cut[i] = len(found) > self.parts.max_length
@@ -119,7 +125,12 @@ class TextModel:
         "final" planes are there only where the model has a final norm; it is applied to the token
         states, before they are pooled.
         """
-        features = self._pad(batch)
+        if self.padding == "none":
+            return _by_length(batch, lambda alike: self._forward(alike, "right"))
+        return self._forward(batch, self.padding)
+
+    def _forward(self, batch: Sequence[Encoded], side: Side) -> dict[PlaneKey, Tensor]:
+        features = self._pad(batch, side)
         pooled: dict[PlaneKey, Tensor] = {}
         norm, pool = self.backbone.final_norm, self.parts.pool
 
@@ -128,19 +139,36 @@ class TextModel:
             if norm is not None:
                 pooled["final", layer] = pool(norm(state), features).float()
 
-        self.backbone.run(self._inputs(features), watch)
+        self.backbone.run(self._inputs(features, side), watch)
         return pooled
+
+    def _sound_padding(self, probe: Sequence[Encoded]) -> Side:
+        """The side on which padding changes no state: the chosen one, else the other, else none.
+
+        Some families know no positions of their own (BART, RWKV from the left), and some let
+        neighbours see the padding (convolutions in ConvBERT): the states of a text would depend on
+        its batch.
+        """
+        short, wanted = probe[-1:], self.options.padding
+        alone = self._forward(short, "right")
+        sides: tuple[Side, Side] = (wanted, "right" if wanted == "left" else "left")
+        for side in sides:
+            padded = self._forward(probe, side)
+            if all(_near(padded[key][-1:], alone[key], self.options.dtype) for key in alone):
+                return side
+        return "none"
 
     def embed(self, pooled: Tensor) -> Tensor:
         """From pooled states (n, d) to the model's output: Dense, Normalize and the like."""
         with torch.inference_mode():
             return self.parts.embed(pooled.to(self.device)).float().cpu()
 
-    def _pad(self, batch: Sequence[Encoded]) -> dict[str, Any]:
-        """Pad token features to one (b, T) batch on the chosen side."""
+    def _pad(self, batch: Sequence[Encoded], side: Side) -> dict[str, Any]:
+        """Pad token features to one (b, T) batch on a side."""
         longest = max(len(e["input_ids"]) for e in batch)
-        pads = {"input_ids": _filler(self.tokenizer), "token_type_ids": 0, "attention_mask": 0}
-        left = self.options.padding == "left"
+        filler = _token(self.tokenizer, "pad", "eos", "bos")
+        pads = {"input_ids": filler, "token_type_ids": 0, "attention_mask": 0}
+        left = side == "left"
         features: dict[str, Any] = {}
         for name, pad in pads.items():
             if name != "attention_mask" and name not in batch[0]:
@@ -151,23 +179,46 @@ class TextModel:
                 for r in rows
             ]
             features[name] = torch.tensor(padded, device=self.device)
-        if "prompt_length" in batch[0]:
-            features["prompt_length"] = batch[0]["prompt_length"]
+        if any("prompt_length" in e for e in batch):
+            features["prompt_length"] = [int(e.get("prompt_length", 0)) for e in batch]
         return features
 
-    def _inputs(self, features: Mapping[str, Any]) -> dict[str, Tensor]:
+    def _inputs(self, features: Mapping[str, Any], side: Side) -> dict[str, Tensor]:
         """The features that the backbone itself takes."""
         names = ["input_ids", "attention_mask"] + ["token_type_ids"] * self._typed
         inputs = {name: features[name] for name in names if name in features}
-        if self._positions and self.options.padding == "left":
-            inputs["position_ids"] = (features["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        if self._positions and side == "left":
+            counted = features["attention_mask"]
+            if self._padding_idx is None:
+                inputs["position_ids"] = (counted.cumsum(1) - 1).clamp(min=0)
+            else:
+                counted = counted * (features["input_ids"] != self._padding_idx)
+                inputs["position_ids"] = counted.cumsum(1) * counted + self._padding_idx
         return inputs
 
 
-def _filler(tokenizer: Any) -> int:
-    """A token for padding and for texts without any; it is masked, so any will do."""
-    for name in ("pad_token_id", "eos_token_id", "bos_token_id"):
-        if (value := getattr(tokenizer, name, None)) is not None:
+def _by_length(
+    batch: Sequence[Encoded], run: Callable[[Sequence[Encoded]], dict[PlaneKey, Tensor]]
+) -> dict[PlaneKey, Tensor]:
+    """Run texts of equal length together, so without padding, and put the rows in order again."""
+    rows: dict[int, list[int]] = {}
+    for i, features in enumerate(batch):
+        rows.setdefault(len(features["input_ids"]), []).append(i)
+    parts = [run([batch[i] for i in alike]) for alike in rows.values()]
+    order = torch.tensor([i for alike in rows.values() for i in alike]).argsort()
+    order = order.to(next(iter(parts[0].values())).device)
+    return {key: torch.cat([part[key] for part in parts])[order] for key in parts[0]}
+
+
+def _near(a: Tensor, b: Tensor, dtype: str) -> bool:
+    """Equal but for rounding, which in half precision may come to a few per cent."""
+    return bool((a - b).norm() <= (1e-3 if dtype == "float32" else 0.05) * b.norm())
+
+
+def _token(tokenizer: Any, *names: str) -> int:
+    """The first special token that the tokenizer has; padding is masked, so any will do there."""
+    for name in names:
+        if (value := getattr(tokenizer, f"{name}_token_id", None)) is not None:
             return int(value)
     return 0
 
@@ -176,11 +227,15 @@ def _forward_names(module: torch.nn.Module) -> set[str]:
     return set(inspect.signature(module.forward).parameters)
 
 
-def _position_rule(module: torch.nn.Module) -> bool:
-    """Whether positions must be given under left padding.
+def _padding_idx(module: torch.nn.Module) -> int | None:
+    """The token from which RoBERTa and its kin derive positions, which begin behind its number."""
+    return getattr(getattr(module, "embeddings", None), "padding_idx", None)
 
-    RoBERTa and its kin derive them from the padding token themselves, from another origin.
-    """
-    embeddings = getattr(module, "embeddings", None)
-    derived = getattr(embeddings, "padding_idx", None) is not None
-    return "position_ids" in _forward_names(module) and not derived
+
+def _readable(text: str) -> str:
+    """The text with halves of surrogate pairs, which tokenizers refuse, joined or replaced."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

@@ -49,6 +49,7 @@ class LayerView:
         self.similarity = model.similarity
         self.layer = layer
         self.constant = True
+        self._first: torch.Tensor | None = None
         self._model, self._store, self._fetch = model, store, fetch
         self._plane = planes(model, "final")[layer]
 
@@ -66,8 +67,10 @@ class LayerView:
         pooled = torch.from_numpy(self._store.read(asked, self._plane))
         if not torch.isfinite(pooled).all():
             raise NotFinite(f"NaN or infinity in the states of layer {self.layer}")
-        spread = (pooled - pooled[:1]).abs().amax() if len(pooled) else 0.0
-        self.constant &= bool(spread <= SAME * pooled.abs().amax()) if len(pooled) else True
+        if len(pooled):
+            self._first = pooled[:1] if self._first is None else self._first
+            spread = (pooled - self._first).abs().amax()
+            self.constant &= bool(spread <= SAME * pooled.abs().amax())
         return self._model.embed(pooled).numpy()
 
 

@@ -8,6 +8,8 @@ from typing import Any
 from lrd_harness.contracts import Checkpoint, Model, ModelOptions, Text
 from lrd_harness.errors import UserError
 
+UNLIMITED = 8192  # tokens of a text, where a model says nothing
+
 
 def open_plain(
     checkpoint: Checkpoint, options: ModelOptions, *, adapter: str, default_pooling: str
@@ -16,15 +18,13 @@ def open_plain(
 
     Raises UserError for an unknown pooling and for weights that do not fill the model.
     """
-    from lrd_harness.pooling import POOLINGS
     from lrd_harness.prompts import prompt_rule
     from lrd_harness.text_model import Parts, TextModel, by_mask
 
     pooling = options.pooling or default_pooling
-    if pooling not in POOLINGS:
-        raise UserError(f"unknown pooling '{pooling}'. Choose from {', '.join(POOLINGS)}.")
+    pool = by_mask(pooling)
     module, tokenizer = _load(checkpoint, options)
-    max_length = options.max_length or _max_length(module, tokenizer)
+    max_length = length_limit(module, options.max_length or _usual_length(module, tokenizer))
     return TextModel(
         checkpoint,
         options,
@@ -33,7 +33,7 @@ def open_plain(
             module=module,
             tokenizer=tokenizer,
             encode=_encoder(tokenizer, max_length),
-            pool=by_mask(pooling),
+            pool=pool,
             pooling=pooling,
             max_length=max_length,
             prompt=prompt_rule(checkpoint.name, chosen=options.prompts),
@@ -47,9 +47,10 @@ def _load(checkpoint: Checkpoint, options: ModelOptions) -> tuple[Any, Any]:
     where = {
         "revision": checkpoint.revision if checkpoint.hub else None,
         "local_files_only": not checkpoint.hub,
+        "trust_remote_code": False,
     }
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, **where)
-    module, loading = AutoModel.from_pretrained(
+    whole, loading = AutoModel.from_pretrained(
         checkpoint.path,
         dtype=options.dtype,
         use_safetensors=True,
@@ -57,27 +58,66 @@ def _load(checkpoint: Checkpoint, options: ModelOptions) -> tuple[Any, Any]:
         **({"attn_implementation": options.attention} if options.attention else {}),
         **where,
     )
-    # a pooler is never read, so its absence is no fault; any other hole would be random weights
-    holes = [key for key in loading["missing_keys"] if "pooler" not in key]
-    if holes:
-        raise UserError(f"{checkpoint.name}: its weights lack {len(holes)} tensors, as {holes[0]}")
-    if getattr(module.config, "is_encoder_decoder", False):
-        module = module.get_encoder()
+    module = whole.get_encoder() if whole.config.is_encoder_decoder else whole
+    _refuse_holes(checkpoint, whole, module, loading)
     return module, tokenizer
 
 
-def _max_length(module: Any, tokenizer: Any) -> int:
-    """The shorter of what the tokenizer and the position embeddings allow."""
+def _refuse_holes(checkpoint: Checkpoint, whole: Any, used: Any, loading: Any) -> None:
+    """Raise UserError for weights that the part in use has not got, so that they are random.
+
+    A pooler is never read, and of an encoder-decoder only the encoder is.
+    """
+    read = {id(p) for p in used.parameters()}
+    unread = {name for name, p in whole.named_parameters() if id(p) not in read}
+    holes = sorted(set(loading["missing_keys"]) | {key for key, *_ in loading["mismatched_keys"]})
+    holes = [key for key in holes if "pooler" not in key and key not in unread]
+    if holes:
+        raise UserError(f"{checkpoint.name}: its weights lack {len(holes)} tensors, as {holes[0]}")
+
+
+def check_whole(checkpoint: Checkpoint, module: Any, subfolder: str = "") -> None:
+    """Raise UserError if a model that was loaded from this checkpoint was not filled by it.
+
+    For loaders that do not say: the names are compared on the meta device, no weight is read.
+    """
+    if "adapter_config.json" in checkpoint.files or getattr(module, "hf_quantizer", None):
+        return  # weights from several places, or packed under other names
+    shell, loading = type(module).from_pretrained(
+        checkpoint.path,
+        config=module.config,
+        subfolder=subfolder,
+        revision=checkpoint.revision if checkpoint.hub else None,
+        local_files_only=not checkpoint.hub,
+        use_safetensors=True,
+        output_loading_info=True,
+        device_map="meta",
+    )
+    _refuse_holes(checkpoint, shell, shell, loading)
+
+
+def length_limit(module: Any, wanted: int) -> int:
+    """The most tokens a text may have: as many as wanted, if there are positions for them.
+
+    Only position tables are a limit; where positions are computed, more than config.json says work.
+    """
+    limits = [wanted]
+    for name, table in module.named_modules():
+        position = "position" in name or name.endswith("wpe")
+        if position and "rel" not in name and getattr(table, "num_embeddings", 0):
+            padding = -1 if table.padding_idx is None else table.padding_idx
+            limits.append(table.num_embeddings - padding - 1 - getattr(table, "offset", 0))
+    return int(min(limits))
+
+
+def _usual_length(module: Any, tokenizer: Any) -> int:
+    """What the tokenizer and config.json say, whichever is less."""
     config = module.config.get_text_config()
     limits = [tokenizer.model_max_length]
-    positions = getattr(config, "max_position_embeddings", None) or getattr(
-        config, "n_positions", None
-    )
-    if positions:
-        offset = getattr(getattr(module, "embeddings", None), "padding_idx", None)
-        limits.append(positions if offset is None else positions - offset - 1)
-    limit = min(limits)
-    return int(limit) if limit < 10**6 else 8192
+    for name in ("max_position_embeddings", "n_positions"):
+        positions = getattr(config, name, None) or 0
+        limits += [positions] * (positions > 0)
+    return int(min(limits)) if min(limits) < 10**6 else UNLIMITED
 
 
 def _encoder(tokenizer: Any, max_length: int) -> Callable[[Sequence[Text]], list[dict[str, Any]]]:

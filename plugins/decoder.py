@@ -9,15 +9,19 @@ from ._plain import open_plain
 
 
 def claims(checkpoint: Checkpoint) -> bool:
-    """Causal language models: by architecture, else by model type."""
-    architectures = checkpoint.config.get("architectures") or []
-    if any("CausalLM" in name or "LMHead" in name for name in architectures):
-        return bool(checkpoint.config.get("model_type") != "bert")
+    """Causal language models: by model type, or by architecture where that is unknown.
+
+    Families that also have masked language models (BERT, RoBERTa) are encoders, unless the
+    checkpoint says that it attends to the left only.
+    """
     from transformers.models.auto import modeling_auto as auto
 
-    kind = checkpoint.config.get("model_type")
-    causal = kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    return causal and kind not in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    config = checkpoint.config
+    kind, architectures = config.get("model_type"), config.get("architectures") or []
+    causal = any("CausalLM" in name or "LMHead" in name for name in architectures)
+    causal |= kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    encoder = kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.get("is_decoder")
+    return bool(causal and not encoder and not config.get("is_encoder_decoder"))
 
 
 def open_model(checkpoint: Checkpoint, options: ModelOptions) -> Model:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,8 @@ def config(family: str, **changes: Any) -> Any:
 
 
 DECODERS = ("Llama", "GPT2", "GPTNeoX", "OPT", "Gemma2", "Gemma3Text", "Qwen2", "Qwen3", "Mamba")
+# further families, of which some know no padding on the left, or none at all
+WIDER = ("Falcon", "Bloom", "Phi", "DistilBert", "XLMRoberta", "Mpt", "Bart", "Rwkv", "ConvBert")
 ENCODERS = ("Bert", "Roberta", "MPNet", "ModernBert", "Albert", "Electra", "T5")
 
 
@@ -94,11 +98,38 @@ def save(family: str, folder: Path, *, seed: int = 0, causal: bool = False, **ch
     model = auto.from_config(made).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.dim() > 1 and "norm" not in name.lower():
-                parameter.mul_(4)
+            if parameter.dim() > 1 and "norm" not in name.lower() and "A_log" not in name:
+                parameter.mul_(2 if family == "Mamba" else 4)  # Mamba is ill-conditioned beyond
     model.save_pretrained(folder)
-    tokenizer(encoder=family in ENCODERS).save_pretrained(folder)
+    decoder = family in DECODERS or family in ("Falcon", "Bloom", "Phi", "Mpt", "Rwkv")
+    tokenizer(encoder=not decoder).save_pretrained(folder)
     return folder
+
+
+def open_model(folder: Path | str, adapter: str | None = None, **options: Any) -> Any:
+    """The folder's model opened by the adapter that a run would choose, or by a named one."""
+    from lrd_harness.contracts import ModelOptions
+    from lrd_harness.finding import find
+
+    checkpoint = find(str(folder))
+    found = adapter_of(checkpoint) if adapter is None else ADAPTERS[adapter]()
+    return found.open(checkpoint, ModelOptions(**options))
+
+
+def _adapter(module: str) -> Any:
+    return importlib.import_module(f"lrd_harness.plugins.{module}").lrd_adapters()[0]
+
+
+ADAPTERS = {
+    name.replace("_", "-"): functools.partial(_adapter, name)
+    for name in ("sentence_transformers", "encoder", "decoder")
+}
+
+
+def adapter_of(checkpoint: Any) -> Any:
+    """The first adapter that claims a checkpoint, as a run asks them."""
+    made = sorted((make() for make in ADAPTERS.values()), key=lambda a: -a.priority)
+    return next(adapter for adapter in made if adapter.claims(checkpoint))
 
 
 def save_st(
@@ -111,6 +142,8 @@ def save_st(
     prompts: dict[str, str] | None = None,
     family: str = "Bert",
     max_seq_length: int | None = None,
+    default_prompt: str | None = None,
+    padding_side: str = "right",
 ) -> Path:
     """A random sentence-transformers model: transformer, pooling, and what comes after."""
     from sentence_transformers import SentenceTransformer
@@ -120,6 +153,7 @@ def save_st(
     inner = folder.with_name(folder.name + "-inner")
     save(family, inner)
     first = Transformer(str(inner))
+    first.tokenizer.padding_side = padding_side
     if max_seq_length:
         first.max_seq_length = max_seq_length
     pool = Pooling(32, pooling_mode=pooling, include_prompt=include_prompt)
@@ -129,7 +163,9 @@ def save_st(
         modules.append(Dense(pool.pooling_output_dimension, dense))
     if normalize:
         modules.append(Normalize())
-    SentenceTransformer(modules=modules, prompts=prompts).save(str(folder))
+    SentenceTransformer(modules=modules, prompts=prompts, default_prompt_name=default_prompt).save(
+        str(folder)
+    )
     return folder
 
 
