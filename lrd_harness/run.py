@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -49,9 +50,8 @@ class Run:
             if known is not None and not self._pending(planned, known["blocks"], self.plan.tasks):
                 self.display.line(f"{place}: nothing left to do")
                 continue
-            model = self._open(planned, place)
-            if model is not None:
-                self._model(planned, model, place)
+            self._model(planned, place)
+            gc.collect()  # no two models in memory at once
         self.ledger.close()
 
     def _pending(self, planned: PlannedModel, blocks: int, tasks: Sequence[Task]) -> bool:
@@ -88,15 +88,16 @@ class Run:
         )
         return model
 
-    def _model(self, planned: PlannedModel, model: Model, place: str) -> None:
-        store = Store(cache_dir() / "states", model.identity)
-        for name in store.discarded:
-            self.display.line(f"{place}: a damaged file of the store was discarded: {name}")
+    def _model(self, planned: PlannedModel, place: str) -> None:
+        model = self._open(planned, place)
+        if model is None:
+            return
         blocks = model.info.blocks
         tasks = [t for t in self.plan.tasks if self._pending(planned, blocks, [t])]
         asked, sound = self._ask(planned, model, tasks, place)
-        counted = self._forward(planned, model, asked, store, place)
-        self.counters[planned.name] = counted
+        store = self._forward(planned, model, asked, place)
+        if store is None:
+            return
         work: list[Callable[[], None]] = []
         for task in sound:
             for metric in self.plan.metrics:
@@ -120,24 +121,33 @@ class Run:
         with self.display.stage(f"{place}: collecting texts", "tasks") as advance:
             for done, task in enumerate(tasks, 1):
                 advance(done, len(tasks))
+                key = unit(planned, task.name, "texts")
                 try:
-                    wanted: list[Request] = []
-                    if any(self.layers(task, model.info.blocks)):
-                        wanted += self.requests(task)
+                    wanted: list[Text] = []
+                    if len(self.layers(task, model.info.blocks)):
+                        wanted += self._texts(model, task, self.requests(task))
                     if self.plan.metrics:
-                        known = {r.text for r in wanted}
-                        wanted += [r for r in self._sample(task) if r.text not in known]
-                    asked += [Text(r.text, model.prompt(task, r.prompt_type)) for r in wanted]
+                        known = set(wanted)
+                        sample = self._texts(model, task, self._sample(task))
+                        wanted += [text for text in sample if text not in known]
                 except Exception as error:
-                    key = unit(planned, task.name, "texts")
                     self.ledger.fail(key, planned, error, task=task.name)
                     continue
+                self.ledger.mend(key, planned)
+                asked += wanted
                 sound.append(task)
         return asked, sound
 
+    @staticmethod
+    def _texts(model: Model, task: Task, requests: Sequence[Request]) -> list[Text]:
+        return [Text(r.text, model.prompt(task, r.prompt_type)) for r in requests]
+
     def _sample(self, task: Task) -> list[Request]:
         """The distinct texts of a task for metrics, `max_texts` of them at most (metrics.md)."""
-        distinct = list(dict.fromkeys(self.texts(task)))
+        first: dict[str, Request] = {}
+        for request in self.texts(task):
+            first.setdefault(request.text, request)
+        distinct = list(first.values())
         most = self.plan.settings.max_texts
         if len(distinct) <= most:
             return distinct
@@ -145,15 +155,26 @@ class Run:
         return [distinct[i] for i in sorted(chosen)]
 
     def _forward(
-        self, planned: PlannedModel, model: Model, texts: Sequence[Text], store: Store, place: str
-    ) -> Captured:
+        self, planned: PlannedModel, model: Model, texts: Sequence[Text], place: str
+    ) -> Store | None:
+        """The store with the states of all these texts; None if the model fails on them."""
         kind = planned.options.device.split(":")[0]
         budget = self.plan.settings.batch_tokens or BATCH_TOKENS.get(kind, 4096)
-        with self.display.stage(f"{place}: reading all layers", "texts") as advance:
-            counted = capture(model, texts, store, batch_tokens=budget, progress=advance)
+        failed = unit(planned, "forward")
+        try:
+            store = Store(cache_dir() / "states", model.identity)
+            for name in store.discarded:
+                self.display.line(f"{place}: a damaged file of the store was discarded: {name}")
+            with self.display.stage(f"{place}: reading all layers", "texts") as advance:
+                counted = capture(model, texts, store, batch_tokens=budget, progress=advance)
+        except Exception as error:  # memory that does not suffice, a text it cannot take
+            self.ledger.fail(failed, planned, error)
+            return None
+        self.ledger.mend(failed, planned)
+        self.counters[planned.name] = counted
         key = unit(planned, "capture", time.time_ns())
         self.ledger.record("capture", key, planned, **counted.record())
-        return counted
+        return store
 
     def _measure(
         self, planned: PlannedModel, model: Model, store: Store, task: Task, item: PlannedMetric
@@ -162,9 +183,7 @@ class Run:
         key = metric_unit(planned, task, item)
         where = {"task": task.name, "metric": item.metric.name}
         try:
-            sample = self._sample(task)
-            texts = [Text(r.text, model.prompt(task, r.prompt_type)) for r in sample]
-            texts = list(dict.fromkeys(texts))
+            texts = self._texts(model, task, self._sample(task))
             norm = self.plan.settings.norm
             states = StoredStates(store, texts, planes(model, norm), planned.options.device)
             scores = measuring.measure(item.metric, states, **item.parameters)

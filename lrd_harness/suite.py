@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -90,7 +90,11 @@ def load(name: str) -> Suite:
         path = Path(name).expanduser()
         if not path.is_file():
             raise UserError(f"{path}: no such suite file")
-        return parse(path.read_text(encoding="utf-8"), path.stem, str(path))
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: cannot be read ({error})") from None
+        return parse(text, path.stem, str(path))
     if name not in shipped():
         hint = "`lrd-harness suites` lists them; a file's name ends in .yaml."
         raise unknown("suite", name, shipped(), hint)
@@ -152,6 +156,14 @@ def _entry(value: Any, where: str) -> ModelEntry:
     for key in value:
         if key not in known:
             raise unknown(f"key for model {value['model']} in {where}", str(key), known)
+    place = f"{where}: model {value['model']}"
+    for key in ("adapter", "pooling", "max_length"):
+        _check_value(key, value.get(key), place)
+    prompts = value.get("prompts")
+    if prompts is not None and not (
+        isinstance(prompts, dict) and all(isinstance(v, str) for v in prompts.values())
+    ):
+        raise UserError(f"{place}: prompts is not a mapping from names to texts")
     return ModelEntry(**value)
 
 
@@ -166,7 +178,7 @@ def _plugins(value: Any, where: str) -> tuple[tuple[str, ...] | None, dict[str, 
         if isinstance(item, str):
             names.append(item)
         elif isinstance(item, dict) and all(isinstance(v, dict) for v in item.values()):
-            names += item
+            names += map(str, item)
             parameters.update(item)
         else:
             raise UserError(
@@ -183,22 +195,38 @@ def settings(given: Any, where: str, base: Settings | None = None) -> Settings:
     for key, value in given.items():
         if key not in known:
             raise unknown(f"setting in {where}", str(key), known)
-        _check_setting(key, value, where)
+        _check_value(key, value, where)
     chosen: dict[str, Any] = {k: layers(v, where) if k == "layers" else v for k, v in given.items()}
     return replace(base or Settings(), **chosen)
 
 
-def _check_setting(key: str, value: Any, where: str) -> None:
-    choices = {
-        "norm": get_args(Norm),
-        "dtype": ("float32", "bfloat16", "float16"),
-        "padding": ("right", "left"),
-    }
-    if key in choices and value not in choices[key]:
-        raise unknown(f"{key} in {where}", str(value), choices[key])
-    least = {"max_texts": 8, "max_length": 1, "batch_tokens": 0}
-    if key in least and value is not None and (not isinstance(value, int) or value < least[key]):
-        raise UserError(f"{where}: {key} is {value}, not a whole number of at least {least[key]}")
+CHOICES = {
+    "norm": get_args(Norm),
+    "dtype": ("float32", "bfloat16", "float16"),
+    "padding": ("right", "left"),
+}
+LEAST = {"max_texts": 8, "max_length": 1, "batch_tokens": 0}
+NULLABLE = ("task_data", "pooling", "max_length", "attention", "adapter")
+
+
+def _check_value(key: str, value: Any, where: str) -> None:
+    """Raise UserError for a setting's value of a wrong kind; layers are read by `layers`."""
+    if value is None and key in NULLABLE:
+        return
+    if key in CHOICES and value not in CHOICES[key]:
+        raise unknown(f"{key} in {where}", str(value), CHOICES[key], _all(CHOICES[key]))
+    if key in LEAST:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not whole or value < LEAST[key]:
+            raise UserError(
+                f"{where}: {key} is {value}, not a whole number of at least {LEAST[key]}"
+            )
+    elif key != "layers" and not isinstance(value, str):
+        raise UserError(f"{where}: {key} is {value}, not a text")
+
+
+def _all(names: Iterable[str]) -> str:
+    return f"Choose from {', '.join(names)}."
 
 
 def layers(value: Any, where: str) -> str | tuple[int, ...]:
@@ -206,11 +234,9 @@ def layers(value: Any, where: str) -> str | tuple[int, ...]:
     if value in ("all", "last"):
         return str(value)
     items = value.replace(",", " ").split() if isinstance(value, str) else value
-    items = [items] if isinstance(items, int) else items
-    try:
-        numbers = tuple(sorted({int(item) for item in items}))
-    except (TypeError, ValueError):
-        numbers = ()
-    if not numbers or numbers[0] < 0:
+    items = items if isinstance(items, (list, tuple)) else [items]
+    written = [str(item) for item in items]  # so that neither 1.5 nor true is taken for a number
+    numbers = tuple(sorted({int(w) for w in written if w.isascii() and w.isdigit()}))
+    if not numbers or not all(w.isascii() and w.isdigit() for w in written):
         raise UserError(f"{where}: layers '{value}' is not all, last, or numbers such as 0,3,6")
     return numbers

@@ -1,7 +1,7 @@
 """The conformance kit: what a metric plugin must pass, in one call.
 
-    from lrd_harness.testing import check_metric
-    check_metric(lrd_metrics()[0])
+from lrd_harness.testing import check_metric
+check_metric(lrd_metrics()[0])
 """
 
 from __future__ import annotations

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from lrd_harness import journal, measuring
 from lrd_harness.contracts import Task
-from lrd_harness.errors import UserError
+from lrd_harness.errors import NotFinite, UserError
 from lrd_harness.plan import PlannedMetric, PlannedModel
 from lrd_harness.progress import Display
 
@@ -62,6 +63,11 @@ class Ledger:
         nowhere: dict[str, Any] = {"task": None, "layer": None, "metric": None}
         self.record("error", key, planned, **{**nowhere, **where}, error=text, traceback=trace)
 
+    def mend(self, key: str, planned: PlannedModel) -> None:
+        """Note that what failed in an earlier call has now succeeded, if it had failed."""
+        if key in self._records and self.undone(key):
+            self.record("mended", key, planned)
+
     def close(self) -> None:
         """Close the journal."""
         self._journal.close()
@@ -81,7 +87,13 @@ def metric_unit(planned: PlannedModel, task: Task, item: PlannedMetric) -> str:
 def split_scores(
     scores: Mapping[str, Any], states: int
 ) -> tuple[dict[str, float], dict[str, dict[str, list[float]]]]:
-    """Model-level values, and per-layer ones with the layers that they belong to."""
+    """Model-level values, and per-layer ones with the layers that they belong to.
+
+    Raises NotFinite for NaN or infinity, which no table can hold.
+    """
+    for name, value in scores.items():
+        if not all(map(isfinite, value if isinstance(value, list) else [value])):
+            raise NotFinite(f"the score {name} is {value}")
     start = int(scores.get("start", 0))
     values = {name: v for name, v in scores.items() if not isinstance(v, list)}
     profiles = {

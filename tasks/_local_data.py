@@ -10,42 +10,16 @@ corpus-ids); each also under DIR/TASK/SPLIT/. Tasks with several languages: DIR/
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lrd_harness.errors import UserError
 
-Row = dict[str, Any]
+from ._rows import first_row, read_rows
 
-
-def read_rows(path: Path, columns: Iterable[str]) -> list[Row]:
-    """The rows of a JSON lines file.
-
-    Raises UserError that names file and row for a row that is no JSON object or lacks a column.
-    """
-    rows: list[Row] = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, row {number}: not JSON ({error.msg})") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, row {number}: not a JSON object")
-        lacking = [c for c in columns if row.get(c) is None]
-        if lacking:
-            raise UserError(f"{path}, row {number}: no '{lacking[0]}'")
-        rows.append(row)
-    if not rows:
-        raise UserError(f"{path}: no rows")
-    return rows
+QUERY = {"query": "a text", "positive": "a text or a list of texts"}
+QUERY["negative"] = QUERY["positive"]
 
 
 def load(task: Any, folder: Path) -> None:
@@ -59,13 +33,17 @@ def load(task: Any, folder: Path) -> None:
 
     subsets = {s: folder / s if (folder / s).is_dir() else folder for s in task.hf_subsets}
     retrieval = isinstance(task, AbsTaskRetrieval)
-    old_reranking = retrieval and not any(folder.rglob("corpus.jsonl"))
+    old_reranking = (
+        task.metadata.type == "Reranking"
+        and not any(folder.rglob("corpus.jsonl"))
+        and any(folder.rglob("*.jsonl"))
+    )
     if old_reranking:
-        given = DatasetDict(_splits(task, folder, ("query", "positive", "negative")))
+        given = DatasetDict(_splits(task, folder, QUERY))
         task.transform_old_dataset_format(given)
     elif retrieval:
         task.dataset = {
-            s: {split: _retrieval(where, split) for split in task.eval_splits}
+            s: {split: _retrieval(task, where, split) for split in task.eval_splits}
             for s, where in subsets.items()
         }
     else:
@@ -79,78 +57,146 @@ def load(task: Any, folder: Path) -> None:
 def _prepare(task: Any, folder: Path) -> None:
     """The task's own preparation, where the data are not in its final columns already."""
     given = task.dataset
+    fault: Exception | None = None
     try:
         task.dataset_transform()
     except Exception as error:
-        task.dataset = given
-        if not _is_final(task):
-            raise UserError(
-                f"{folder}: mteb's own preparation of {task.metadata.name} does not take these "
-                f"data ({type(error).__name__}: {error})"
-            ) from None
+        task.dataset, fault = given, error
+    lacking = _lacking(task)
+    if lacking:
+        split, column = lacking
+        why = f", nor does mteb's own preparation take it ({fault!r})" if fault else ""
+        raise UserError(f"{folder / split}.jsonl, row 1: no '{column}'{why}")
 
 
-def _is_final(task: Any) -> bool:
-    data = task.dataset
-    data = data[task.hf_subsets[0]] if task.hf_subsets[0] in data else data
-    return all(set(_columns(task)) <= set(data[s].column_names) for s in task.eval_splits)
+def _lacking(task: Any) -> tuple[str, str] | None:
+    """A split and a column that it should have and has not."""
+    for subset in task.hf_subsets:
+        data = task.dataset[subset] if subset in task.dataset else task.dataset
+        for split in task.eval_splits:
+            for column in _columns(task):
+                if column not in data[split].column_names:
+                    return split, column
+    return None
 
 
-def _columns(task: Any) -> list[str]:
-    """The columns that the task's type needs in every row."""
-    names = (
-        ["column_names"],
-        ["input1_column_name", "input2_column_name", "label_column_name"],
-        ["input_column_name", "label_column_name"],
-        ["text_column_name", "human_summaries_column_name", "machine_summaries_column_name"],
-    )
-    for group in names:
-        if all(hasattr(task, name) for name in group):
-            values = [getattr(task, name) for name in group]
-            flat = [c for v in values for c in ([v] if isinstance(v, str) else list(v))]
-            return [*flat, "score"] if group == ["column_names"] else flat
-    return []
+def _columns(task: Any) -> dict[str, str]:
+    """The columns that the task's type needs in every row, and the kind of each."""
+    texts, anything = "a text or a list of texts", "anything"
+    if hasattr(task, "human_summaries_column_name"):
+        return {
+            task.text_column_name: "a text",
+            task.human_summaries_column_name: texts,
+            task.machine_summaries_column_name: texts,
+            task.relevancy_column_name: "a list of numbers",
+        }
+    if hasattr(task, "input1_column_name"):
+        named = (task.input1_column_name, task.input2_column_name)
+        return {**dict.fromkeys(named, texts), task.label_column_name: anything}
+    if hasattr(task, "input_column_name"):
+        kind = "a number" if task.metadata.type == "Regression" else anything
+        return {task.input_column_name: texts, task.label_column_name: kind}
+    if hasattr(task, "column_names"):
+        return {**dict.fromkeys(task.column_names, "a text"), "score": "a number"}
+    return {}
 
 
-def _splits(task: Any, folder: Path, columns: Iterable[str]) -> dict[str, Any]:
-    from datasets import Dataset
-
+def _splits(task: Any, folder: Path, columns: Mapping[str, str]) -> dict[str, Any]:
     needed = set(task.eval_splits)
     if hasattr(task, "train_split") and not getattr(task, "is_cross_validation", False):
         needed.add(task.train_split)
     for split in sorted(needed):
         if not (folder / f"{split}.jsonl").is_file():
             raise UserError(f"{folder}: no {split}.jsonl, which {task.metadata.name} needs")
-    final = set(columns)
     splits = {}
     for file in sorted(folder.glob("*.jsonl")):
-        first = set(read_rows(file, ())[0])
-        splits[file.stem] = Dataset.from_list(read_rows(file, final if final <= first else first))
+        # the hub's own columns, where they are not mteb's: whatever the first row has
+        first = dict.fromkeys(first_row(file), "anything")
+        rows = read_rows(file, columns if set(columns) <= set(first) else first)
+        _check_lengths(task, file, rows)
+        splits[file.stem] = _dataset(file, [row for _, row in rows])
     return splits
 
 
-def _retrieval(folder: Path, split: str) -> dict[str, Any]:
+def _check_lengths(task: Any, file: Path, rows: list[tuple[int, dict[str, Any]]]) -> None:
+    """Lists that belong together, as texts and their labels, are equally long."""
+    pairs = [
+        (getattr(task, a, None), getattr(task, b, None))
+        for a, b in (
+            ("input_column_name", "label_column_name"),
+            ("input1_column_name", "label_column_name"),
+            ("machine_summaries_column_name", "relevancy_column_name"),
+        )
+    ]
+    for number, row in rows:
+        for a, b in pairs:
+            one, other = row.get(a or ""), row.get(b or "")
+            if isinstance(one, list) and isinstance(other, list) and len(one) != len(other):
+                raise UserError(f"{file}, row {number}: {len(one)} '{a}' but {len(other)} '{b}'")
+
+
+def _dataset(file: Path, rows: list[dict[str, Any]]) -> Any:
     from datasets import Dataset
 
+    try:
+        return Dataset.from_list(rows)
+    except (ValueError, TypeError, OverflowError) as error:  # pyarrow's are among them
+        raise UserError(f"{file}: {str(error).splitlines()[0]}") from None
+
+
+def _retrieval(task: Any, folder: Path, split: str) -> dict[str, Any]:
     def file(name: str) -> Path:
         return folder / split / name if (folder / split / name).is_file() else folder / name
 
-    corpus = read_rows(file("corpus.jsonl"), ["id", "text"])
-    queries = read_rows(file("queries.jsonl"), ["id", "text"])
+    corpus = _by_id(file("corpus.jsonl"))
+    queries = _by_id(file("queries.jsonl"))
     relevant: dict[str, dict[str, int]] = {}
-    known_queries, known_documents = {r["id"] for r in queries}, {r["id"] for r in corpus}
     qrels = file("qrels.jsonl")
-    for number, row in enumerate(read_rows(qrels, ["query-id", "corpus-id", "score"]), 1):
-        if row["query-id"] not in known_queries or row["corpus-id"] not in known_documents:
-            raise UserError(f"{qrels}, row {number}: names an id that is in neither file")
-        relevant.setdefault(row["query-id"], {})[row["corpus-id"]] = int(row["score"])
-    ranked = None
-    if file("top_ranked.jsonl").is_file():
-        rows = read_rows(file("top_ranked.jsonl"), ["query-id", "corpus-ids"])
-        ranked = {row["query-id"]: row["corpus-ids"] for row in rows}
+    judged = {"query-id": "an id", "corpus-id": "an id", "score": "a number"}
+    for number, row in read_rows(qrels, judged):
+        query, document = str(row["query-id"]), str(row["corpus-id"])
+        _check_ids(qrels, number, (queries, corpus), [query], [document])
+        relevant.setdefault(query, {})[document] = int(row["score"])
+    ranked: dict[str, list[str]] | None = None
+    candidates = file("top_ranked.jsonl")
+    if candidates.is_file():
+        ranked = {}
+        listed = {"query-id": "an id", "corpus-ids": "a list of ids"}
+        for number, row in read_rows(candidates, listed):
+            query, documents = str(row["query-id"]), [str(d) for d in row["corpus-ids"]]
+            _check_ids(candidates, number, (queries, corpus), [query], documents)
+            ranked[query] = documents
+    elif task.metadata.type == "Reranking":
+        raise UserError(f"{folder}: no top_ranked.jsonl, which {task.metadata.name} needs")
     return {
-        "corpus": Dataset.from_list([{"title": "", **row} for row in corpus]),
-        "queries": Dataset.from_list(queries),
+        "corpus": _dataset(file("corpus.jsonl"), list(corpus.values())),
+        "queries": _dataset(file("queries.jsonl"), list(queries.values())),
         "relevant_docs": relevant,
         "top_ranked": ranked,
     }
+
+
+def _by_id(file: Path) -> dict[str, dict[str, Any]]:
+    """Documents or queries by id, which is text in mteb and may be spelt `_id`."""
+    found: dict[str, dict[str, Any]] = {}
+    name = "_id" if "_id" in first_row(file) else "id"
+    for number, row in read_rows(file, {name: "an id", "text": "a text"}):
+        key = str(row.pop(name))
+        if key in found:
+            raise UserError(f"{file}, row {number}: id '{key}' is there twice")
+        title = {"title": row.get("title") or ""} if file.stem == "corpus" else {}
+        found[key] = {**row, "id": key, **title}
+    return found
+
+
+def _check_ids(
+    file: Path,
+    number: int,
+    known: tuple[Mapping[str, Any], Mapping[str, Any]],
+    queries: list[str],
+    documents: list[str],
+) -> None:
+    for there, asked, name in zip(known, (queries, documents), ("queries", "corpus"), strict=True):
+        for key in asked:
+            if key not in there:
+                raise UserError(f"{file}, row {number}: id '{key}' is not in {name}.jsonl")

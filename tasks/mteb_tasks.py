@@ -221,7 +221,7 @@ def _open(name: str, options: TaskOptions) -> Task:
         try:
             task.load_data()
         except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(f"{task.metadata.name}: its data cannot be loaded: {reason}") from None
 
     def check() -> None:

@@ -10,7 +10,7 @@ from lrd_harness.contracts import Request, Task, TaskFamily, TaskOptions
 from lrd_harness.errors import UserError
 from lrd_harness.hookspecs import hookimpl
 
-from ._local_data import read_rows
+from ._rows import read_rows
 
 
 def open_file(name: str, options: TaskOptions) -> Task:
@@ -23,9 +23,15 @@ def open_file(name: str, options: TaskOptions) -> Task:
     @functools.cache
     def texts() -> Sequence[Request]:
         if path.suffix == ".jsonl":
-            return [Request(str(row["text"])) for row in read_rows(path, ["text"])]
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [Request(line) for line in lines if line.strip()]
+            return [Request(row["text"]) for _, row in read_rows(path, {"text": "a text"})]
+        try:
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: cannot be read ({error})") from None
+        found = [Request(line.rstrip("\r")) for line in lines if line.strip()]
+        if not found:
+            raise UserError(f"{path}: no texts")
+        return found
 
     def check() -> None:
         if not path.is_file():

@@ -40,9 +40,7 @@ FAULTS = {
     "unknown laws": Metric("m", spread, invariances=frozenset({"magic"})),
     "ranks models by": Metric("m", spread, selection=Choice("missing")),
     "not a number": Metric("m", spread, selection=Choice("spread")),
-    "no list": Metric(
-        "m", lambda states: {"x": 1.0}, layer_choice=Choice("x")
-    ),
+    "no list": Metric("m", lambda states: {"x": 1.0}, layer_choice=Choice("x")),
     "not finite": Metric("m", lambda states: {"x": float("nan")}),
     "a second call": Metric("m", lambda states: {"x": float(torch.rand(()))}),
     "pooled metrics only": Metric("m", spread, needs="tokens"),

@@ -10,15 +10,18 @@ from collections.abc import Sequence
 COMMANDS = ("run", "leaderboard", "plugins", "suites", "tasks", "models")
 
 ABOUT = """\
-Measure and evaluate every layer of language models: one forward pass a text, mteb's own scores
-at each layer, label-free metrics beside them, and a leaderboard of predicted and actual ranks."""
+Measure and evaluate every layer of language models: one forward pass a text,
+mteb's own scores at each layer, label-free metrics beside them, and a
+leaderboard of predicted and actual ranks."""
 
 EXAMPLES = """\
 examples:
-  lrd-harness run --plugins frenet,gfmi             the quickstart: four small models, real texts
-  lrd-harness run --models intfloat/e5-small-v2 ./my-model --tasks STSBenchmark --output out
-  lrd-harness run --suite mteb-32 --models BAAI/bge-small-en-v1.5
-  lrd-harness leaderboard out --format md           print a finished run again
+  lrd-harness run --plugins frenet,gfmi
+      the quickstart: four small models, real texts, no hub
+  lrd-harness run --models intfloat/e5-small-v2 ./mine --tasks STSBenchmark
+  lrd-harness run --suite mteb-32 --models BAAI/bge-small-en-v1.5 --output out
+  lrd-harness leaderboard out --format md
+      print a finished run again
 """
 
 
@@ -47,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = chosen.run(chosen)
     except UserError as error:
-        print(f"lrd-harness: {error}", file=sys.stderr)
+        print("lrd-harness:", " ".join(str(error).splitlines()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on where it stopped.", file=sys.stderr)

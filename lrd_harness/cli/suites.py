@@ -20,22 +20,27 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the suites. Returns the exit code."""
     from lrd_harness import suite
-    from lrd_harness.cli._tables import show
+    from lrd_harness.cli._tables import names, show
 
     if arguments.suite is None:
         loaded = [suite.load(name) for name in suite.shipped()]
         rows = [(s.name, str(len(s.models)), str(len(s.tasks)), s.description) for s in loaded]
-        show("Suites", ("name", "models", "tasks", ""), rows)
+        show("Suites", ("name", "models", "tasks", "what it is"), rows)
+        print("`lrd-harness suites NAME` shows what is in one.")
         return 0
     chosen = suite.load(arguments.suite)
-    show(
-        f"Models of {chosen.name}",
-        ("model", "read as"),
-        [(m.model, m.label) for m in chosen.models],
-    )
-    show(f"Tasks of {chosen.name}", ("task",), [(t,) for t in chosen.tasks])
-    plugins = "all metrics" if chosen.plugins is None else ", ".join(chosen.plugins)
-    print(f"Plugins: {plugins}")
-    if chosen.source:
-        print(f"Source: {chosen.source}")
+    print("\n".join(line for line in (chosen.description, chosen.source) if line), end="\n\n")
+    if chosen.models:
+        models = [(m.model, m.label) for m in chosen.models]
+        show(f"{len(models)} models", ("model", "read as"), models)
+    else:
+        print("No models: give them with --models.\n")
+    names(f"{len(chosen.tasks)} tasks", chosen.tasks)
+    print(f"Metrics: {'all' if chosen.plugins is None else ', '.join(chosen.plugins)}")
+    for metric, parameters in chosen.parameters.items():
+        print(f"  {metric}: {', '.join(f'{k} = {v}' for k, v in parameters.items())}")
+    usual = suite.Settings()
+    for name, value in vars(chosen.settings).items():
+        if value != getattr(usual, name):
+            print(f"Setting: {name} = {value}")
     return 0

@@ -5,16 +5,23 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+FAMILIES = """\
+Other tasks go by one of these names:
+  STSBenchmark, mteb:STSBenchmark  any text task of mteb, its data from the hub
+                                   or from --task-data DIR/STSBenchmark/
+  texts:FILE.jsonl                 own texts without labels, for metrics alone
+`lrd-harness tasks WORD` searches them, as `tasks sts` or `tasks banking`."""
+
 
 def add(commands: Any) -> None:
     """Declare the arguments."""
     sub = commands.add_parser(
         "tasks",
         help="list tasks",
-        description="List the tasks that need no hub; with a word, also the tasks of mteb whose "
-        "name or type contains it (`lrd-harness tasks sts`).",
+        description="List the tasks that need no hub; with a word, all tasks, mteb's too, of that "
+        "type, or with that word in the name (`lrd-harness tasks sts`).",
     )
-    sub.add_argument("word", nargs="?", help="part of a name or type")
+    sub.add_argument("word", nargs="?", help="a type, or part of a name")
     sub.set_defaults(run=run)
 
 
@@ -25,27 +32,28 @@ def run(arguments: argparse.Namespace) -> int:
     from lrd_harness.contracts import Task
 
     records = manager.load().all("task")
-    word = (arguments.word or "").lower()
-    rows = [
-        (r.name, r.type, r.description)
-        for r in records
-        if isinstance(r, Task) and (word in r.name.lower() or word in r.type.lower())
-    ]
-    show("Offline tasks (real texts out of registry packages)", ("name", "type", ""), rows)
-    families = [r for r in records if not isinstance(r, Task)]
-    if not word:
-        print("Families: " + ", ".join(f"{f.name}:NAME" for f in families))
-        print(
-            "`lrd-harness tasks WORD` also searches the tasks of mteb, whose data need the hub "
-            "or --task-data."
-        )
+    ready = [r for r in records if isinstance(r, Task)]
+    if not arguments.word:
+        rows = [(r.name, f"{r.type}. {r.description}") for r in ready]
+        show("Tasks that need no hub", ("name", "what it is"), rows)
+        print(FAMILIES)
         return 0
-    for family in families:
-        found = [
-            (name, kind)
-            for name, kind in sorted(family.names().items())
-            if word in name.lower() or word in kind.lower()
-        ]
-        if found:
-            show(f"Tasks of {family.name}", ("name", "type"), found)
+    families = [r for r in records if not isinstance(r, Task)]
+    word = arguments.word.lower()
+    kinds = [r.type for r in ready] + [kind for f in families for kind in f.names().values()]
+    by_type = word in map(str.lower, kinds)
+
+    def wanted(name: str, kind: str) -> bool:
+        return word == kind.lower() if by_type else word in name.lower()
+
+    found = 0
+    tables = [("Tasks that need no hub", [(r.name, r.type) for r in ready])]
+    tables += [(f"Tasks of {f.name}", sorted(f.names().items())) for f in families]
+    for title, named in tables:
+        rows = [(name, kind) for name, kind in named if wanted(name, kind)]
+        found += len(rows)
+        if rows:
+            show(title, ("name", "type"), rows)
+    if not found:
+        print(f"No task's name contains '{word}', and no type of task is called so.")
     return 0

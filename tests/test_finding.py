@@ -1,0 +1,165 @@
+"""From a typed name to a checkpoint; what is no model is told at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import huggingface_hub
+import pytest
+import tiny
+from huggingface_hub import errors as hub
+
+from lrd_harness.errors import UserError
+from lrd_harness.finding import content_hash, find
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tiny.save("Bert", tmp_path / "model")
+
+
+def test_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = find(str(folder))
+    assert found.name == "local/model"
+    assert found.path == str(folder)
+    assert found.config["model_type"] == "bert"
+    assert {"config.json", "model.safetensors"} <= found.files
+    assert found.revision == content_hash(folder)
+    monkeypatch.chdir(folder.parent)
+    assert find("model") == find("./model") == find("../" + folder.parent.name + "/model") == found
+
+
+def test_the_revision_of_a_folder_is_its_content(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    before = content_hash(folder)
+    assert content_hash(folder) == before
+    assert content_hash(Path(shutil.copytree(folder, tmp_path / "copy"))) == before
+    weights = folder / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(bytes(data))
+    assert content_hash(folder) != before
+
+
+def test_a_large_file_that_changes_where_no_sample_is(tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(bytes(9 << 20))
+    before = content_hash(tmp_path)
+    with file.open("r+b") as opened:
+        opened.seek(2 << 20)
+        opened.write(b"other")
+    os.utime(file, ns=(1, file.stat().st_mtime_ns + 1))
+    assert content_hash(tmp_path) != before
+
+
+def fault(name: str | Path) -> str:
+    """The one line that a name is answered with."""
+    with pytest.raises(UserError) as error:
+        find(str(name))
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_folders_that_are_no_model(folder: Path, tmp_path: Path) -> None:
+    assert f"{tmp_path}/modle: no such folder. Did you mean {folder}?" == fault(tmp_path / "modle")
+    assert "is a file, not the folder of a model" in fault(folder / "config.json")
+    (tmp_path / "empty").mkdir()
+    assert "empty is no model: it has neither config.json" in fault(tmp_path / "empty")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    assert "no weights as safetensors" in fault(folder)
+    for text in ("{", "[1]", "\xff"):
+        (folder / "config.json").write_bytes(text.encode("latin-1"))
+        assert "config.json: not" in fault(folder)
+
+
+def test_a_folder_without_configuration_is_not_walked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "rglob", lambda *_: pytest.fail("walked"))
+    assert "is no model" in fault(tmp_path)
+
+
+def test_no_hub_within_reach() -> None:
+    begun = time.monotonic()
+    line = fault("sentence-transformers/all-MiniLM-L6-v3")
+    assert time.monotonic() - begun < 10
+    assert "unknown model" in line
+    assert "Did you mean sentence-transformers/all-MiniLM-L6-v2" in line
+    assert "the hub is out of reach" in line
+
+
+@pytest.mark.parametrize("name", ["a b/c", "a/b/c", "org/..x", "org/a--b", "pypi:nothing", "a/b@"])
+def test_names_that_are_none(name: str) -> None:
+    assert name.partition("@")[0].removeprefix("pypi:") in fault(name)
+
+
+class Info:
+    """What the hub says of a model."""
+
+    sha = "0123abc"
+
+    def __init__(self, *files: str) -> None:
+        self.siblings = [type("File", (), {"rfilename": file})() for file in files]
+
+
+def hub_says(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
+    def model_info(self: Any, *_: Any, **__: Any) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+
+
+RESPONSE: Any = SimpleNamespace(headers={}, request=None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "line"),
+    [
+        (hub.RepositoryNotFoundError("no", response=RESPONSE), "neither a folder nor on the hub"),
+        (hub.RevisionNotFoundError("no", response=RESPONSE), "org/it has no revision 'v9'"),
+        (hub.GatedRepoError("no", response=RESPONSE), "org/it is gated"),
+        (hub.HfHubHTTPError("503 busy\nmore", response=RESPONSE), "the hub refuses it (503 busy)"),
+        (ConnectionError("refused"), "the hub is out of reach"),
+        (Info("config.json", "pytorch_model.bin"), "org/it has no weights as safetensors"),
+        (Info("model.safetensors"), "org/it on the hub is no transformers model"),
+    ],
+)
+def test_what_the_hub_answers(answer: Any, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub_says(monkeypatch, answer)
+    assert line in fault("org/it@v9")
+
+
+def test_a_model_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub_says(monkeypatch, Info("config.json", "model.safetensors"))
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"model_type": "bert"}))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: str(config))
+    found = find("org/it@v9")
+    # the name alone, so that mteb's own prompts of the model are found; the commit tells revisions
+    assert (found.name, found.path, found.revision) == ("org/it", "org/it", "0123abc")
+    assert found.hub
+
+    def lost(*_: Any, **__: Any) -> str:
+        raise OSError("connection lost\nmidway")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lost)
+    assert "config.json cannot be downloaded (connection lost)" in fault("org/it")
+
+
+def test_a_model_in_the_hub_cache_needs_no_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub_says(monkeypatch, ConnectionError("refused"))
+    snapshot = tiny.save("Bert", tmp_path / "snapshots" / "0123abc")
+    config = str(snapshot / "config.json")
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: config)
+    found = find("org/it")
+    assert (found.name, found.path, found.revision) == ("org/it", str(snapshot), "0123abc")
