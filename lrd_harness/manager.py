@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pluggy
@@ -132,6 +135,30 @@ def load(extra: tuple[object, ...] = ()) -> Plugins:
             else:
                 plugins.add(kind, providers.get(name, name), records)
     return plugins
+
+
+def from_name(name: str) -> ModuleType:
+    """A plugin that a user names: a file FILE.py, or a module that can be imported.
+
+    Raises UserError where there is none, it fails to import, or it implements no hook.
+    """
+    path = Path(name).expanduser()
+    try:
+        if path.suffix == ".py":
+            spec = importlib.util.spec_from_file_location(path.stem, path)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(name)
+        manager = pluggy.PluginManager(GROUP)
+        manager.add_hookspecs(hookspecs)
+        manager.register(module, name)
+        _check_hooks(manager, module)
+    except FAULTS as error:
+        raise UserError(f"plugin {name} cannot be loaded: {_reason(error)}") from None
+    return module
 
 
 def _register_entry_points(plugins: Plugins, manager: pluggy.PluginManager) -> dict[str, str]:

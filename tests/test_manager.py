@@ -216,3 +216,41 @@ assert code == 0 and not heavy, (code, heavy)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+PLUGIN = """
+from lrd_harness import Metric, hookimpl
+
+@hookimpl
+def lrd_metrics():
+    return [Metric("mine", lambda states: {"x": 1.0})]
+"""
+
+
+def test_a_file_of_ones_own_is_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    assert main(["plugins", "--load", str(tmp_path / "mine.py")]) == 0
+    assert "mine" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (None, "FileNotFoundError"),
+        ("import nothing_of_the_kind", "ModuleNotFoundError"),
+        ("x = 1", "no hook at all"),
+        (PLUGIN.replace("lrd_metrics", "lrd_metric"), "lrd_metric"),
+    ],
+)
+def test_a_file_that_is_no_plugin_is_one_line(
+    code: str | None, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bad.py"
+    if code is not None:
+        path.write_text(code)
+    assert main(["run", "--load", str(path), "--output", str(tmp_path / "out")]) == 2
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert str(path) in printed
+    assert reason in printed
+    assert not (tmp_path / "out").exists()

@@ -13,6 +13,9 @@ def add(commands: Any) -> None:
         help="list metrics, adapters, tasks, rules and reporters",
         description="List every registered plugin, and those that could not be loaded.",
     )
+    sub.add_argument(
+        "--load", nargs="+", default=[], metavar="FILE.py", help="list plugins of your own too"
+    )
     sub.set_defaults(run=run)
 
 
@@ -21,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     from lrd_harness import manager
     from lrd_harness.cli._tables import show
 
-    plugins = manager.load()
+    plugins = manager.load(tuple(map(manager.from_name, arguments.load)))
     for kind, entries in plugins.entries.items():
         rows = [(e.record.name, _about(kind, e.record), _by(e.provider)) for e in entries.values()]
         if rows:

@@ -46,6 +46,13 @@ def add(commands: Any) -> None:
         help="metric plugins, as frenet,gfmi (default: all)",
     )
     what.add_argument(
+        "--load",
+        nargs="+",
+        default=[],
+        metavar="FILE.py",
+        help="plugins of your own, file or module",
+    )
+    what.add_argument(
         "--set", nargs="+", default=[], metavar="METRIC.NAME=VALUE", help="a metric's parameter"
     )
     what.add_argument(
@@ -101,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
     from lrd_harness.progress import Display
 
     display = Display(quiet=arguments.quiet)
-    plugins = manager.load()
+    plugins = manager.load(tuple(map(manager.from_name, arguments.load)))
     suite = _suite(arguments)
     plan = make_plan(suite, plugins, display.stage)
     out = output.choose(arguments.output, plan)
