@@ -108,18 +108,14 @@ def test_a_real_model_on_real_texts(tmp_path: Path, own_cache: Path, minilm_fold
     makes = {task.name: task.make for task in offline.OFFLINE}
     names = ["TrecQuestionClassification", "NewsgroupPostsClustering", "ChatterbotRetrieval"]
     out = tmp_path / "out"
-    command = ["run", "--models", str(minilm_folder), "--tasks", *names, "--layers", "4,6"]
+    command = ["run", "--models", str(minilm_folder), "--tasks", *names, "--layers", "4"]
     assert main([*command, "--plugins", "nrs", "--output", str(out), "--quiet"]) == 0
 
     found = scores(out)
-    model = SentenceTransformer(str(minilm_folder))
-    for layer in (4, 6):
-        cut = truncated(model, layer)
-        for name in names:
-            task = makes[name]()
-            result = mteb.evaluate(
-                cut, task, cache=None, show_progress_bar=False, co2_tracker=False
-            )
-            expected = float(result.task_results[0].get_score())
-            tolerance = 1e-5 if name == "ChatterbotRetrieval" else 0.002
-            assert found[name, layer] == pytest.approx(expected, abs=tolerance), (name, layer)
+    cut = truncated(SentenceTransformer(str(minilm_folder)), 4)
+    for name in names:
+        task = makes[name]()
+        result = mteb.evaluate(cut, task, cache=None, show_progress_bar=False, co2_tracker=False)
+        expected = float(result.task_results[0].get_score())
+        tolerance = 1e-5 if name == "ChatterbotRetrieval" else 0.002
+        assert found[name, 4] == pytest.approx(expected, abs=tolerance), name

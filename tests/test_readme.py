@@ -14,9 +14,10 @@ from lrd_harness.cli import main
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)(?: file=(\S+))?\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+INSTALL = 'python -m pip install -c constraints.txt -e ".[{}]" && '
 SET_UP = (
-    'python -m pip install -c constraints.txt -e ".[demo]" && lrd-harness run --plugins frenet,gfmi',
-    'python -m pip install -c constraints.txt -e ".[test]" && pytest',
+    INSTALL.format("demo") + "lrd-harness run --plugins frenet,gfmi",
+    INSTALL.format("test") + "pytest",
 )
 
 
