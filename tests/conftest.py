@@ -27,3 +27,17 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (cache / name).symlink_to(shared / name, target_is_directory=True)
     monkeypatch.setenv("LRD_HARNESS_CACHE", str(cache))
     return cache
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small models and local data for runs, not to be changed."""
+    import running
+    import tiny
+
+    folder = tmp_path_factory.mktemp("place")
+    tiny.save("Bert", folder / "bert", max_position_embeddings=64)
+    tiny.save("GPT2", folder / "gpt", causal=True)
+    running.save_nan(folder / "nan")
+    tiny.task_data(folder / "data")
+    return folder

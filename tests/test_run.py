@@ -23,17 +23,6 @@ from lrd_harness.contracts import Metric, Request, Score, Task
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Small models and local data, not to be changed."""
-    folder = tmp_path_factory.mktemp("place")
-    tiny.save("Bert", folder / "bert", max_position_embeddings=64)
-    tiny.save("GPT2", folder / "gpt", causal=True)
-    running.save_nan(folder / "nan")
-    tiny.task_data(folder / "data")
-    return folder
-
-
 @pytest.fixture
 def forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many texts each forward pass of a model got, counted where the model runs."""

@@ -20,17 +20,6 @@ from lrd_harness.run import Run
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Small models and local data, not to be changed."""
-    folder = tmp_path_factory.mktemp("place")
-    tiny.save("Bert", folder / "bert", max_position_embeddings=64)
-    tiny.save("GPT2", folder / "gpt", causal=True)
-    running.save_nan(folder / "nan")
-    tiny.task_data(folder / "data")
-    return folder
-
-
 def test_a_model_pooled_at_one_token(place: Path, tmp_path: Path) -> None:
     """State 0 is then the same for all texts: no score there, and metrics start above it."""
     out = tmp_path / "out"
