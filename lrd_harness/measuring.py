@@ -82,12 +82,16 @@ def measure(metric: str | Metric, states: Arrays, /, **parameters: Any) -> Score
     Raises UserError for an unknown metric or parameter; NotEnoughTexts below 8 texts; NotFinite for
     NaN or infinity; DegenerateState for a state that is the same for most texts above the first
     sound one, and where fewer than two sound states are left; UnitError for states that do not fit
-    together and for whatever else the metric cannot be computed on.
+    together, for whatever else the metric cannot be computed on, and for a pooled metric that does
+    not give its selection score.
     """
     record = _look_up(metric) if isinstance(metric, str) else metric
     check_parameters(record, parameters)
     if record.needs == "pooled":
-        return summarised(_measure_pooled(record, states, parameters))
+        scores = summarised(_measure_pooled(record, states, parameters))
+        if record.selection and not isinstance(scores.get(record.selection.score), int | float):
+            raise UnitError(f"{record.name} gave no score {record.selection.score}, which ranks it")
+        return scores
     values = record.measure(States(states, _Check(record)), **parameters)
     return _plain(values) if record.needs == "tokens" else summarised(values)
 
@@ -226,23 +230,24 @@ def summaries(values: Sequence[float], name: str) -> dict[str, float]:
 
 
 def summarised(values: Mapping[str, float | Sequence[float]]) -> Scores:
-    """The values with the `summaries` of every list, where they do not hold their own."""
+    """The values with the `summaries` of every list for which they hold none of their own."""
     scores = _plain(values)
     for name, value in list(scores.items()):
-        if isinstance(value, list):
-            scores = {**summaries(value, name), **scores}
+        added = summaries(value, name) if isinstance(value, list) else {}
+        if added.keys().isdisjoint(scores):
+            scores = {**added, **scores}
     return scores
 
 
 def _plain(values: Mapping[str, float | Sequence[float]]) -> Scores:
     """Scores as Python's own floats and lists, whatever the metric made them of."""
-    return {
-        name: [float(v) for v in value] if isinstance(value, Sequence) else _number(value)
-        for name, value in values.items()
-    }
+    return {name: _plain_value(value) for name, value in values.items()}
 
 
-def _number(value: float) -> float:
+def _plain_value(value: Any) -> float | list[float]:
+    value = value.tolist() if hasattr(value, "tolist") else value  # numpy's and torch's
+    if isinstance(value, Sequence):
+        return [float(v) for v in value]
     return value if isinstance(value, int) else float(value)
 
 

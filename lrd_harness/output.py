@@ -9,17 +9,20 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from lrd_harness import results
 from lrd_harness.capture import Captured
 from lrd_harness.errors import UserError
 from lrd_harness.files import write_text
 from lrd_harness.finding import content_hash
 from lrd_harness.manager import Plugins
 from lrd_harness.plan import Plan
+from lrd_harness.results import MetricRow, Results
 
 LIBRARIES = (
     "torch transformers sentence-transformers mteb lm-eval datasets numpy scipy scikit-learn"
@@ -46,6 +49,23 @@ def choose(out: Path | None, plan: Plan) -> Path:
     raise UserError(f"{base} and 998 more folders are taken: give --output")
 
 
+def renamed(out: Path, plan: Plan) -> Plan:
+    """The plan with the names that the run in this folder has given to the same models.
+
+    A folder's name depends on which others it must be told apart from, and these may change.
+    """
+    if not (out / "run.json").exists():
+        return plan
+    held = {_what(entry): entry["name"] for entry in read_run(out).get("models", [])}
+    models = [replace(m, name=held.get(_what(_model(m)), m.name)) for m in plan.models]
+    return replace(plan, models=tuple(models))
+
+
+def _what(entry: Mapping[str, Any]) -> str:
+    """What a model of run.json is, apart from its name."""
+    return json.dumps([entry["path"], entry["revision"], entry["label"]])
+
+
 def make(out: Path) -> None:
     """Make the folder. Raises UserError if that cannot be done or nothing can be written there."""
     try:
@@ -60,7 +80,6 @@ def _unlike(out: Path, plan: Plan) -> str:
     """Why this run cannot go on in that folder; "" if it can."""
     if out.exists() and not out.is_dir():
         return f"{out} is a file"
-    # a killed run may leave an unfinished run.json, and nothing else
     # a run that was killed at its very beginning leaves an unfinished run.json, and nothing else
     if not out.is_dir() or all(p.name.startswith(".run.json.") for p in out.iterdir()):
         return ""
@@ -72,10 +91,11 @@ def _unlike(out: Path, plan: Plan) -> str:
     for name, value in mine.items():
         if settings.get(name) != value:
             return f"{out} holds a run with {name} {settings.get(name)}, not {value}"
-    data = held.get("data", {})
-    for task, fingerprint in fingerprints(plan).items():
-        if data.get(task, fingerprint) != fingerprint:
-            return f"{out} holds results of {task} on data that have changed since"
+    before, now_there = held.get("data", {}), fingerprints(plan)
+    known = {entry.get("name") for entry in held.get("tasks", [])}
+    for task in plan.tasks:
+        if task.name in known and before.get(task.name) != now_there.get(task.name):
+            return f"{out} holds results of {task.name} on data that have changed since"
     return ""
 
 
@@ -120,17 +140,29 @@ def read_run(out: Path) -> dict[str, Any]:
 
 
 def write_run(
-    out: Path, plan: Plan, counters: Mapping[str, Mapping[str, float]], **state: Any
+    out: Path,
+    plan: Plan,
+    counters: Mapping[str, Mapping[str, float]],
+    met: Mapping[str, Mapping[str, Any]],
+    **state: Any,
 ) -> None:
-    """run.json: the resolved plan, versions, seeds, environment and the counters of this call.
+    """run.json: the resolved plan, versions, seeds, environment and counters.
 
-    counters: by model, the fields of capture.Captured; `counters.total` is their sum.
+    Models, tasks and metrics of earlier calls into the same folder stay listed.
+
+    counters: of this call by model, the fields of capture.Captured; `counters.total` is their sum.
+    met: of all calls by model and task, how many texts the task asks for, and how many of these are
+    duplicates, empty, or longer than the model takes.
     """
     total: dict[str, float] = dict.fromkeys(Captured().record(), 0)
     for counted in counters.values():
         for name, value in counted.items():
             total[name] += value
-    held = read_run(out).get("data", {}) if (out / "run.json").exists() else {}
+    held = read_run(out) if (out / "run.json").exists() else {}
+    metrics = [
+        {"name": item.metric.name, "version": item.metric.version, "parameters": item.parameters}
+        for item in plan.metrics
+    ]
     write_text(
         out / "run.json",
         json.dumps(
@@ -141,25 +173,28 @@ def write_run(
                 **state,
                 "settings": plan.settings.results(),
                 "layers": plan.settings.layers,
-                "models": [_model(m) for m in plan.models],
-                "tasks": [{"name": t.name, "type": t.type} for t in plan.tasks],
-                "data": {**held, **fingerprints(plan)},
-                "metrics": [
-                    {
-                        "name": item.metric.name,
-                        "version": item.metric.version,
-                        "parameters": dict(item.parameters),
-                    }
-                    for item in plan.metrics
-                ],
-                "counters": {"total": total, "models": counters},
+                "models": _joined(held.get("models"), [_model(m) for m in plan.models]),
+                "tasks": _joined(
+                    held.get("tasks"), [{"name": t.name, "type": t.type} for t in plan.tasks]
+                ),
+                "data": {**held.get("data", {}), **fingerprints(plan)},
+                "metrics": _joined(held.get("metrics"), metrics),
+                "counters": {"total": total, "models": counters, "met": met},
                 "seeds": {"texts": 42, "mteb": 42},
                 "versions": versions(),
                 "environment": environment(),
             },
             indent=1,
+            default=str,
         ),
     )
+
+
+def _joined(
+    held: Sequence[Mapping[str, Any]] | None, now_asked: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """Entries of earlier calls and of this one, by name; the newer one of a name counts."""
+    return list({entry["name"]: entry for entry in [*(held or []), *now_asked]}.values())
 
 
 def _model(planned: Any) -> dict[str, Any]:
@@ -167,6 +202,7 @@ def _model(planned: Any) -> dict[str, Any]:
         "name": planned.name,
         "path": planned.checkpoint.path,
         "revision": planned.checkpoint.revision,
+        "label": planned.label,
         "adapter": planned.adapter.name,
         "options": dataclasses.asdict(planned.options),
     }
@@ -203,10 +239,10 @@ def write_views(out: Path, plugins: Plugins) -> tuple[Any, list[str]]:
 
     Returns the leaderboard, and what reporters could not be written and why.
     """
-    from lrd_harness import leaderboard, results
+    from lrd_harness import leaderboard
 
     results.build_database(out)
-    board = leaderboard.build(results.load(out))
+    board = leaderboard.build(shown(out))
     faults = []
     for reporter in plugins.all("reporter"):
         try:
@@ -215,6 +251,23 @@ def write_views(out: Path, plugins: Plugins) -> tuple[Any, list[str]]:
         except Exception as error:  # a stranger's reporter must not cost the others
             faults.append(f"reporter {reporter.name}: {type(error).__name__}: {error}")
     return board, faults
+
+
+def shown(out: Path) -> Results:
+    """The results of a run; of a metric measured in several ways, the way last asked for alone."""
+    found = results.load(out)
+    held = read_run(out).get("metrics", []) if (out / "run.json").exists() else []
+    wanted = {item["name"]: item for item in held}
+
+    def fits(row: MetricRow) -> bool:
+        item = wanted.get(row.metric, {"version": None})
+        return row.version == item["version"] and all(
+            row.parameters.get(name) == value for name, value in item["parameters"].items()
+        )
+
+    places = {(row.key, row.task, row.metric) for row in found.metrics if fits(row)}
+    kept = [r for r in found.metrics if (r.key, r.task, r.metric) not in places or fits(r)]
+    return replace(found, metrics=tuple(kept))
 
 
 def now() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -12,7 +11,6 @@ from typing import Any
 from lrd_harness.contracts import (
     Adapter,
     Checkpoint,
-    Metric,
     ModelOptions,
     Task,
     TaskFamily,
@@ -22,6 +20,7 @@ from lrd_harness.errors import UserError, unknown
 from lrd_harness.finding import Progress, find
 from lrd_harness.manager import Plugins
 from lrd_harness.packages import shown_by
+from lrd_harness.parameters import PlannedMetric, resolve_metrics
 from lrd_harness.suite import ModelEntry, Settings, Suite
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
@@ -37,14 +36,6 @@ class PlannedModel:
     options: ModelOptions
     label: str
     depth: int | None
-
-
-@dataclass(frozen=True)
-class PlannedMetric:
-    """A metric with the parameters that it is called with."""
-
-    metric: Metric
-    parameters: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -84,46 +75,6 @@ def _check(task: Task, progress: Progress) -> None:
     if task.check is not None:
         with shown_by(lambda requirement: progress):
             task.check()
-
-
-def resolve_metrics(suite: Suite, plugins: Plugins) -> list[PlannedMetric]:
-    """The metric plugins of a suite, all of them where it names none."""
-    from lrd_harness.measuring import check_parameters
-
-    names = suite.plugins
-    if names is None:
-        names = tuple(m.name for m in plugins.all("metric") if m.needs == "pooled")
-    planned = []
-    for name in dict.fromkeys(names):
-        metric = plugins.get("metric", name)
-        if metric.needs != "pooled":
-            raise UserError(f"metric {name} reads {metric.needs}, which a run does not give it yet")
-        parameters = suite.parameters.get(name, {})
-        check_parameters(metric, parameters)
-        _check_kinds(metric, parameters)
-        planned.append(PlannedMetric(metric, parameters))
-    for name in suite.parameters:
-        if name not in names:
-            raise unknown("metric to set a parameter of", name, names)
-    return planned
-
-
-def _check_kinds(metric: Metric, parameters: Mapping[str, Any]) -> None:
-    """Raise UserError for a value that is not of the kind of the parameter's default."""
-    known = inspect.signature(metric.measure).parameters
-    for name, value in parameters.items():
-        default = known[name].default if name in known else None
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        fits = {
-            bool: isinstance(value, bool),
-            int: number and value == int(value),
-            float: number,
-            str: isinstance(value, str),
-        }
-        if not fits.get(type(default), True):
-            raise UserError(
-                f"parameter {name} of metric {metric.name} is {value!r}; by default it is {default}"
-            )
 
 
 def resolve_tasks(suite: Suite, plugins: Plugins) -> list[Task]:
@@ -187,14 +138,16 @@ def _resolve_model(
     if adapter is None:
         raise UserError(f"no adapter claims {name}: it is no model that any plugin can open")
     entry = replace(entry, model=name, adapter=chosen)
+    options = _options(entry, settings)
+    read = replace(entry, pooling=options.pooling, max_length=options.max_length)
     # as typed, where that names a revision: two of them may be in one run
     shown = name if name.partition("@")[0] == checkpoint.name else checkpoint.name
     return PlannedModel(
         name=f"{shown} [{entry.label}]" if entry.label else shown,
         checkpoint=checkpoint,
         adapter=adapter,
-        options=_options(entry, settings),
-        label=entry.label,
+        options=options,
+        label=", ".join(filter(None, [read.label, options.dtype.replace("float32", "")])),
         depth=depth_of(checkpoint.config),
     )
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from lrd_harness import database
+from lrd_harness import database, journal
 from lrd_harness.errors import UserError
 from lrd_harness.journal import Journal, Record, files, finite, latest, read
 
@@ -36,6 +36,7 @@ __all__ = [
     "latest",
     "load",
     "read",
+    "restore",
 ]
 
 
@@ -165,6 +166,12 @@ def build_database(out: Path) -> Path:
     if not files(out) and (Path(out) / database.NAME).is_file():
         return Path(out) / database.NAME
     return database.write(out, _winners(out))
+
+
+def restore(out: Path) -> None:
+    """Where the journals are gone but the database is there, make a journal of it to go on from."""
+    if not files(out) and (Path(out) / database.NAME).is_file():
+        journal.restore(out, database.read(out))
 
 
 def load(out: Path) -> Results:

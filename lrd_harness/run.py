@@ -18,7 +18,8 @@ from lrd_harness.capture import Captured, capture
 from lrd_harness.contracts import Model, Request, Task, Text
 from lrd_harness.dry_run import requests_of
 from lrd_harness.errors import UserError
-from lrd_harness.plan import Plan, PlannedMetric, PlannedModel
+from lrd_harness.parameters import PlannedMetric
+from lrd_harness.plan import Plan, PlannedModel
 from lrd_harness.progress import Display
 from lrd_harness.store import Store
 from lrd_harness.units import Ledger, metric_unit, split_scores, unit
@@ -94,10 +95,14 @@ class Run:
             return
         blocks = model.info.blocks
         tasks = [t for t in self.plan.tasks if self._pending(planned, blocks, [t])]
-        asked, sound = self._ask(planned, model, tasks, place)
-        store = self._forward(planned, model, asked, place)
+        asked = self._ask(planned, model, tasks, place)
+        every = [text for texts in asked.values() for text in texts]
+        store = self._forward(planned, model, every, place)
         if store is None:
             return
+        sound = list(asked)
+        for task in sound:
+            self._count(planned, task, asked[task], store)
         work: list[Callable[[], None]] = []
         for task in sound:
             for metric in self.plan.metrics:
@@ -114,10 +119,9 @@ class Run:
 
     def _ask(
         self, planned: PlannedModel, model: Model, tasks: Sequence[Task], place: str
-    ) -> tuple[list[Text], list[Task]]:
-        """All texts that the tasks and metrics will ask for, and the tasks that could say so."""
-        asked: list[Text] = []
-        sound = []
+    ) -> dict[Task, list[Text]]:
+        """The texts that each task, and metrics on it, will ask for; those that fail are out."""
+        asked: dict[Task, list[Text]] = {}
         with self.display.stage(f"{place}: collecting texts", "tasks") as advance:
             for done, task in enumerate(tasks, 1):
                 advance(done, len(tasks))
@@ -134,9 +138,27 @@ class Run:
                     self.ledger.fail(key, planned, error, task=task.name)
                     continue
                 self.ledger.mend(key, planned)
-                asked += wanted
-                sound.append(task)
-        return asked, sound
+                asked[task] = wanted
+        return asked
+
+    def _count(
+        self, planned: PlannedModel, task: Task, texts: Sequence[Text], store: Store
+    ) -> None:
+        """Record what the task's texts are like: repeated, empty, longer than the model takes."""
+        if task.evaluate is None:
+            asked, distinct = len(self.texts(task)), len(set(self.texts(task)))
+        else:
+            asked, distinct = len(texts), len(set(texts))
+        self.ledger.record(
+            "texts",
+            unit(planned, task.name, "met"),
+            planned,
+            task=task.name,
+            asked=asked,
+            duplicates=asked - distinct,
+            empty=sum(not text.text.strip() for text in set(texts)),
+            truncated=store.truncated(texts),
+        )
 
     @staticmethod
     def _texts(model: Model, task: Task, requests: Sequence[Request]) -> list[Text]:
@@ -163,10 +185,10 @@ class Run:
         failed = unit(planned, "forward")
         try:
             store = Store(cache_dir() / "states", model.identity)
-            for name in store.discarded:
-                self.display.line(f"{place}: a damaged file of the store was discarded: {name}")
             with self.display.stage(f"{place}: reading all layers", "texts") as advance:
                 counted = capture(model, texts, store, batch_tokens=budget, progress=advance)
+            for name in store.discarded:
+                self.display.line(f"{place}: a damaged file of the store was discarded: {name}")
         except Exception as error:  # memory that does not suffice, a text it cannot take
             self.ledger.fail(failed, planned, error)
             return None

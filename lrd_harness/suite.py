@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.resources
+import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -29,7 +32,10 @@ class ModelEntry:
         """What tells this reading of the model from its default one; empty for the default."""
         chosen = {"adapter": self.adapter, "pooling": self.pooling, "max_length": self.max_length}
         parts = [str(value) for value in chosen.values() if value is not None]
-        return ", ".join(parts + ["own prompts"] * (self.prompts is not None))
+        if self.prompts is not None:  # other prompts are another reading, with results of its own
+            text = json.dumps(sorted(self.prompts.items()))
+            parts.append(f"prompts {hashlib.sha256(text.encode()).hexdigest()[:8]}")
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -54,8 +60,11 @@ class Settings:
     batch_tokens: int = 0
 
     def results(self) -> dict[str, Any]:
-        """The settings that change a result, as opposed to speed or extent."""
-        free = ("layers", "device", "batch_tokens")
+        """The settings that change a result, as opposed to speed or extent.
+
+        task_data is not among them: run.json keeps what lies there, not where it lies.
+        """
+        free = ("layers", "device", "batch_tokens", "task_data")
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in free}
 
 
@@ -120,8 +129,11 @@ def parse(text: str, name: str, where: str) -> Suite:
         if key not in known:
             raise unknown(f"key in {where}", str(key), known)
     plugins, parameters = _plugins(given.get("plugins"), where)
+    name = str(given.get("name", name))
+    if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
+        raise UserError(f"{where}: name '{name}' is not of letters, digits, '-', '_' and '.' alone")
     return Suite(
-        name=str(given.get("name", name)),
+        name=name,
         models=tuple(_entry(m, where) for m in _list(given, "models", where)),
         tasks=tuple(_text(t, "tasks", where) for t in _list(given, "tasks", where)),
         plugins=plugins,
@@ -177,14 +189,19 @@ def _plugins(value: Any, where: str) -> tuple[tuple[str, ...] | None, dict[str, 
     for item in value:
         if isinstance(item, str):
             names.append(item)
-        elif isinstance(item, dict) and all(isinstance(v, dict) for v in item.values()):
-            names += map(str, item)
+        elif isinstance(item, dict) and all(map(_are_parameters, item, item.values())):
+            names += item
             parameters.update(item)
         else:
             raise UserError(
                 f"{where}: '{item}' in 'plugins' is neither a name nor name: parameters"
             )
     return tuple(names), parameters
+
+
+def _are_parameters(name: Any, values: Any) -> bool:
+    named = isinstance(name, str) and isinstance(values, dict)
+    return named and all(isinstance(key, str) for key in values)
 
 
 def settings(given: Any, where: str, base: Settings | None = None) -> Settings:

@@ -9,11 +9,14 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from lrd_harness import journal, measuring
+from lrd_harness import journal, measuring, results
 from lrd_harness.contracts import Task
 from lrd_harness.errors import NotFinite, UserError
-from lrd_harness.plan import PlannedMetric, PlannedModel
+from lrd_harness.parameters import PlannedMetric
+from lrd_harness.plan import PlannedModel
 from lrd_harness.progress import Display
+
+ODD = ("asked", "duplicates", "empty", "truncated")
 
 
 class Ledger:
@@ -23,6 +26,7 @@ class Ledger:
     """
 
     def __init__(self, out: Path, display: Display) -> None:
+        results.restore(out)
         self._journal = journal.Journal(out)
         self._records = {r["unit"]: r for r in journal.latest(journal.read(out))}
         self._display = display
@@ -68,6 +72,15 @@ class Ledger:
         if key in self._records and self.undone(key):
             self.record("mended", key, planned)
 
+    def met(self) -> dict[str, dict[str, dict[str, int]]]:
+        """By model and task: texts asked for, duplicates, empty and truncated ones among them."""
+        found: dict[str, dict[str, dict[str, int]]] = {}
+        for record in self._records.values():
+            if record["kind"] == "texts":
+                counts = {name: record[name] for name in ODD}
+                found.setdefault(record["model"], {})[record["task"]] = counts
+        return found
+
     def close(self) -> None:
         """Close the journal."""
         self._journal.close()
@@ -80,7 +93,7 @@ def unit(planned: PlannedModel, *parts: object) -> str:
 
 def metric_unit(planned: PlannedModel, task: Task, item: PlannedMetric) -> str:
     """A metric's unit: other parameters or another version of it are other units."""
-    parameters = json.dumps(dict(item.parameters), sort_keys=True)
+    parameters = json.dumps(dict(item.parameters), sort_keys=True, default=str)
     return unit(planned, task.name, "metric", item.metric.name, item.metric.version, parameters)
 
 

@@ -30,8 +30,6 @@ class LayerView:
     """A contracts.ModelView: the model truncated at a layer, its final norm and output kept.
 
     fetch: forwards texts that the store lacks, for evaluators whose questions depend on answers.
-    constant: whether all texts that were asked for so far had the same state, as at state 0 of a
-    model that is pooled at one token.
     """
 
     def __init__(
@@ -48,10 +46,15 @@ class LayerView:
         self.name, self.revision, self.experiments = name, revision, experiments
         self.similarity = model.similarity
         self.layer = layer
-        self.constant = True
+        self._same = True
         self._first: torch.Tensor | None = None
         self._model, self._store, self._fetch = model, store, fetch
         self._plane = planes(model, "final")[layer]
+
+    @property
+    def constant(self) -> bool:
+        """Whether texts were encoded and all had one state, as state 0 pooled at one token is."""
+        return self._same and self._first is not None
 
     def encode(
         self, texts: Sequence[str], task: Task, prompt_type: PromptType | None = None
@@ -70,7 +73,7 @@ class LayerView:
         if len(pooled):
             self._first = pooled[:1] if self._first is None else self._first
             spread = (pooled - self._first).abs().amax()
-            self.constant &= bool(spread <= SAME * pooled.abs().amax())
+            self._same &= bool(spread <= SAME * pooled.abs().amax())
         return self._model.embed(pooled).numpy()
 
 

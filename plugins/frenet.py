@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     import torch
 
+STILL = 1e-12  # a step as short as this, on average, is rounding
+
 
 @hookimpl
 def lrd_metrics() -> list[Metric]:
@@ -44,8 +46,9 @@ def frenet(
 
     Returns, in radians of Grassmann distance: `speed` (a value a step), `curvature` (Menger's, a
     value an inner state), `d0L` between first and last state, the selection score, `arc_length`,
-    `straightness` = d0L / arc_length (absent at 0), `d0L_normalised` = d0L / (sqrt(r)·pi/2),
-    `rank` r, and `start`: how many leading states were left out since their rank is below r.
+    `straightness` = d0L / arc_length (absent where steps are rounding), `d0L_normalised` =
+    d0L / (sqrt(r)·pi/2), `rank` r, and `start`: how many leading states were left out since their
+    rank is below r.
     Raises UnitError for an r that n or d cannot hold and for unequal widths, DegenerateState for a
     rank below r further up, UserError for parameters out of range.
     """
@@ -62,7 +65,7 @@ def frenet(
         "curvature": curvature,
         "d0L": d0L,
         "arc_length": arc_length,
-        **({"straightness": d0L / arc_length} if arc_length > 0 else {}),
+        **({"straightness": d0L / arc_length} if arc_length > STILL * len(speed) else {}),
         "d0L_normalised": d0L / (sqrt(r) * pi / 2),
         "rank": r,
         "start": start,

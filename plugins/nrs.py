@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from lrd_harness import summaries
 from lrd_harness.contracts import Choice, Metric
 from lrd_harness.errors import UserError
 from lrd_harness.hookspecs import hookimpl
@@ -51,7 +52,7 @@ def nrs(
     jaccard = [_jaccard(a, b, n) for a, b in pairwise(kept)]
     return {
         "jaccard": jaccard,
-        "mean_jaccard": sum(jaccard) / len(jaccard),
+        **summaries(jaccard, "jaccard"),
         "first_last": _jaccard(kept[0], kept[-1], n),
         "chance": chance(n, k),
         "k": k,

@@ -39,7 +39,7 @@ def open_file(name: str, options: TaskOptions) -> Task:
         texts()
 
     return Task(
-        name=f"texts:{path.stem}",
+        name=f"texts:{name}",
         texts=texts,
         evaluate=None,
         description=f"texts of {path.name}, without labels",

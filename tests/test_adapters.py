@@ -270,3 +270,22 @@ def test_code_that_comes_with_a_model_is_not_run(where: str, tmp_path: Path) -> 
 
 def change(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("said", "pooling"),
+    [
+        ({"pooling_mode": "cls"}, "cls"),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls"),
+        ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, "mean"),
+        (None, "mean"),
+    ],
+)
+def test_the_usual_pooling_of_a_plain_encoder(said: Any, pooling: str, tmp_path: Path) -> None:
+    """A folder of sentence-transformers without its modules.json."""
+    folder = tiny.save("Bert", tmp_path / "model")
+    if said is not None:
+        (folder / "1_Pooling").mkdir()
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps(said))
+    assert tiny.open_model(folder, "encoder").info.pooling == pooling
+    assert tiny.open_model(folder, "encoder", pooling="last").info.pooling == "last"

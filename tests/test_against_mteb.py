@@ -93,8 +93,7 @@ def test_every_layer_and_task_type(shape: str, tmp_path: Path, own_cache: Path) 
                 assert layer == 0
                 assert (name, layer) not in found
                 continue
-            # among 60 test texts a prediction that rounding tips is worth 0.0017, and k-means more
-            tolerance = 0.01 if name in FITTED else 1e-5
+            tolerance = 0.002 if name in FITTED else 1e-5
             assert found[name, layer] == pytest.approx(expected, abs=tolerance), (name, layer)
     # a check that could not fail would be no check: the layers do differ
     assert len({round(found["STSBenchmark", layer], 6) for layer in (1, 2, 3)}) == 3

@@ -78,6 +78,83 @@ def test_folders_that_are_no_model(folder: Path, tmp_path: Path) -> None:
         assert "config.json: not" in fault(folder)
 
 
+def rewrite(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text"])
+def test_weights_that_are_not_whole(damage: str, folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes({"cut": content[:-1], "empty": b"", "text": b"git-lfs pointer"}[damage])
+    assert f"{weights}: weights that are missing or damaged" in fault(folder)
+
+
+def test_weights_in_several_files(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    part = weights.rename(folder / "model-00001-of-00002.safetensors")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": part.name}}))
+    find(str(folder))
+    lost = "model-00002-of-00002.safetensors"
+    index.write_text(json.dumps({"weight_map": {"a": part.name, "b": lost}}))
+    assert f"{folder / lost}: weights that are missing" in fault(folder)
+    index.write_text("{}")
+    assert "not an index of weights" in fault(folder)
+
+
+def test_kinds_of_model_that_transformers_does_not_know(folder: Path) -> None:
+    config = folder / "config.json"
+    rewrite(config, auto_map={"AutoModel": "custom.Model"})
+    find(str(folder))  # transformers has its own code for it
+    rewrite(config, model_type="strange")
+    assert "type 'strange' needs its own code" in fault(folder)
+    config.write_text(json.dumps({"model_type": "strange"}))
+    assert "knows no model of type 'strange'" in fault(folder)
+
+
+def test_a_tokenizer_of_some_kind(folder: Path) -> None:
+    for path in folder.glob("*tok*"):
+        path.unlink()
+    assert "has no tokenizer" in fault(folder)
+    for name in ("vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"):
+        (folder / name).touch()
+        find(str(folder))
+        (folder / name).unlink()
+
+
+def test_a_transformer_in_a_subfolder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in old models of sentence-transformers, whose own config.json says nothing, if it is."""
+    folder = tiny.save_st(tmp_path / "model", dense=8)
+    inner = folder / "0_Transformer"
+    inner.mkdir()
+    for path in [p for p in folder.iterdir() if p.is_file() and p.name != "modules.json"]:
+        path.rename(inner / path.name)
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[0]["path"] = inner.name
+    (folder / "modules.json").write_text(json.dumps(modules))
+    files = [p.relative_to(folder).as_posix() for p in folder.rglob("*")]
+
+    def of_the_hub() -> Any:
+        hub_says(monkeypatch, Info(*files))
+        monkeypatch.setattr(
+            huggingface_hub, "hf_hub_download", lambda _, name, **__: str(folder / name)
+        )
+        return find("org/it")
+
+    assert find(str(folder)).config["model_type"] == of_the_hub().config["model_type"] == "bert"
+    (folder / "config.json").write_text('{"__version__": "0.2.5"}')
+    files.append("config.json")
+    assert find(str(folder)).config["model_type"] == of_the_hub().config["model_type"] == "bert"
+    dense = folder / modules[2]["path"] / "model.safetensors"
+    dense.write_bytes(dense.read_bytes()[:-1])
+    assert f"{dense}: weights that are" in fault(folder)
+    (inner / "model.safetensors").unlink()
+    assert "no weights as safetensors" in fault(folder)
+    (folder / "modules.json").write_text("{}")
+    assert "modules.json: not" in fault(folder)
+
+
 def test_a_folder_without_configuration_is_not_walked_through(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +206,7 @@ RESPONSE: Any = SimpleNamespace(headers={}, request=None)
         (hub.HfHubHTTPError("503 busy\nmore", response=RESPONSE), "the hub refuses it (503 busy)"),
         (ConnectionError("refused"), "the hub is out of reach"),
         (Info("config.json", "pytorch_model.bin"), "org/it has no weights as safetensors"),
+        (Info("config.json", "model.safetensors"), "org/it has no tokenizer"),
         (Info("model.safetensors"), "org/it on the hub is no transformers model"),
     ],
 )
@@ -138,7 +216,7 @@ def test_what_the_hub_answers(answer: Any, line: str, monkeypatch: pytest.Monkey
 
 
 def test_a_model_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub_says(monkeypatch, Info("config.json", "model.safetensors"))
+    hub_says(monkeypatch, Info("config.json", "model.safetensors", "vocab.txt"))
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"model_type": "bert"}))
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: str(config))

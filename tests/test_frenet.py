@@ -286,3 +286,10 @@ def test_what_it_is_for():
     assert FRENET.selection == ("d0L", "max")
     assert FRENET.layer_choice is None
     assert FRENET.invariances == {"rotation", "scaling", "permutation"}
+
+
+def test_rounding_has_no_direction():
+    """A subspace of full rank cannot move; how straight its rounding is says nothing."""
+    scores = measure("frenet", np.random.RandomState(0).randn(6, 60, 8), rank=8)
+    assert scores["arc_length"] < 1e-12
+    assert "straightness" not in scores

@@ -274,3 +274,10 @@ def test_what_it_is_for():
     assert GFMI.selection == ("mean_auc", "max")
     assert GFMI.layer_choice is None
     assert GFMI.invariances == {"rotation", "scaling", "permutation"}
+
+
+def test_two_states_have_no_slope():
+    """One value is left beside the last state's own."""
+    scores = measure("gfmi", np.random.RandomState(0).randn(2, 60, 8))
+    assert scores["mean_auc"] == scores["auc"][0]
+    assert not {"slope_auc", "slope_auc_adjusted"} & scores.keys()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from lrd_harness.contracts import Metric
+from lrd_harness.contracts import Choice, Metric
 from lrd_harness.errors import DegenerateState, NotEnoughTexts, NotFinite, UnitError, UserError
 from lrd_harness.manager import Plugins
 from lrd_harness.measuring import distinct_rows, measure, profile_layers, summaries
@@ -250,11 +250,35 @@ def test_summaries_of_few_values():
 
 
 def test_every_list_gets_summaries_unless_the_metric_gave_its_own():
-    metric = Metric("own", lambda states: {"a": [1.0, 2.0], "mean_a": 7.0, "b": 3.0})
-    scores = measure(metric, gaussian())
+    given = {"a": [1.0, 2.0], "mean_a": 7.0, "b": 3.0, "c": [1.0, 2.0]}
+    scores = measure(Metric("own", lambda states: given), gaussian())
     assert scores["mean_a"] == 7
-    assert scores["max_a"] == 2
-    assert "mean_b" not in scores
+    assert not {"max_a", "slope_a", "mean_b"} & scores.keys()
+    assert scores["max_c"] == 2
+
+
+@pytest.mark.parametrize("make", [np.array, torch.tensor, tuple])
+def test_lists_of_any_kind(make):
+    metric = Metric("kinds", lambda states: {"a": make([1.0, 2.0, 4.0]), "b": np.float32(0.5)})
+    scores = measure(metric, gaussian())
+    assert scores["a"] == [1.0, 2.0, 4.0]
+    assert all(type(v) is float for v in scores["a"])
+    assert (scores["max_a"], scores["b"]) == (4, 0.5)
+
+
+def test_a_selection_score_that_is_not_given():
+    chosen = Choice("mean_a", "max")
+    assert (
+        measure(Metric("whole", lambda states: {"a": [1.0, 3.0]}, selection=chosen), gaussian())[
+            "mean_a"
+        ]
+        == 2
+    )
+    for given in ({"b": 1.0}, {"mean_a": [1.0]}):
+        with pytest.raises(UnitError, match="holey gave no score mean_a"):
+            measure(
+                Metric("holey", lambda states, given=given: given, selection=chosen), gaussian()
+            )
 
 
 def test_a_start_of_the_metrics_own_is_added():

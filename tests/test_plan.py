@@ -61,11 +61,15 @@ def test_names_are_resolved(place: Path) -> None:
     assert made.models[2].options.max_length == 16
     assert made.models[2].options.dtype == "bfloat16"
     assert [m.depth for m in made.models] == [3, 3, 3]
-    assert [t.name for t in made.tasks] == ["STSBenchmark", "SciFact", "texts:own"]
+    assert [t.name for t in made.tasks] == [
+        "STSBenchmark",
+        "SciFact",
+        f"texts:{place / 'own.jsonl'}",
+    ]
     assert [t.type for t in made.tasks] == ["STS", "Retrieval", "Texts"]
     assert [(m.metric.name, m.parameters) for m in made.metrics] == [
-        ("nrs", {"k": 10}),
-        ("frenet", {}),
+        ("nrs", {"k": 10, "anchors": 500}),
+        ("frenet", {"variance": 0.95, "rank": None, "space": "feature"}),
     ]
 
 

@@ -21,6 +21,10 @@ SET_UP = (
 )
 
 
+def test_nothing_is_left_to_be_filled_in() -> None:
+    assert "<!--" not in README
+
+
 def test_set_up_lines_stand_word_for_word() -> None:
     """CI takes the two lines out of the README and runs them in clean environments."""
     lines = README.splitlines()

@@ -216,6 +216,11 @@ def test_the_usual_folder_is_taken_up_or_numbered(
     assert run("--norm", "raw") == ["custom-DATE", "custom-DATE-2", "custom-DATE-3"]
 
 
+def met(out: Path) -> Any:
+    """What run.json says of the tasks' texts, by model and task."""
+    return json.loads((out / "run.json").read_text())["counters"]["met"]
+
+
 def test_odd_texts_are_met_and_counted(place: Path, tmp_path: Path) -> None:
     own = [{"text": t} for t in tiny.sentences(20)]
     own += [own[3], own[3], {"text": ""}, {"text": " \n"}, {"text": "word " * 100}]
@@ -224,8 +229,12 @@ def test_odd_texts_are_met_and_counted(place: Path, tmp_path: Path) -> None:
     tasks = [f"texts:{tmp_path / 'own.jsonl'}"]
     assert running.run(out, [place / "bert"], place / "data", tasks=tasks) == 0
     counted = counters(out)
-    assert counted["asked"] == 23  # a metric's texts are distinct
     assert (counted["texts"], counted["empty"], counted["truncated"]) == (23, 2, 1)
+    odd = {"asked": 25, "duplicates": 2, "empty": 2, "truncated": 1}
+    assert met(out) == {"local/bert": {tasks[0]: odd}}
+    assert running.run(out, [place / "bert"], place / "data", tasks=tasks) == 0
+    assert counters(out)["forwarded"] == 0
+    assert met(out) == {"local/bert": {tasks[0]: odd}}  # what was met is not forgotten
     assert {r["n"] for r in records(out, "metric")} == {23}
 
     rows = json.loads((tmp_path / "own.jsonl").read_text().splitlines()[3])["text"]
@@ -248,8 +257,8 @@ def test_texts_without_labels_give_metrics_without_scores(
     out = tmp_path / "out"
     models = [place / "bert", place / "gpt"]
     assert running.run(out, models, place / "data", tasks=[f"texts:{tmp_path / 'mine.txt'}"]) == 0
-    assert {r["kind"] for r in records(out)} == {"model", "capture", "metric"}
-    assert {r["task"] for r in records(out, "metric")} == {"texts:mine"}
+    assert {r["kind"] for r in records(out)} == {"model", "capture", "texts", "metric"}
+    assert {r["task"] for r in records(out, "metric")} == {f"texts:{tmp_path / 'mine.txt'}"}
     assert "no actual rank" in capsys.readouterr().out
 
 

@@ -12,6 +12,7 @@ import pytest
 import running
 import tiny
 from running import numbers, one_line, records, with_plugin
+from safetensors.torch import load_file, save_file
 
 from lrd_harness import text_model
 from lrd_harness.contracts import Metric, Request, Score, Task
@@ -150,7 +151,9 @@ def test_a_model_that_cannot_be_opened_or_read_costs_only_itself(
 ) -> None:
     broken = Path(shutil.copytree(place / "bert", tmp_path / "broken"))
     weights = broken / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:5000])
+    tensors = load_file(weights)
+    del tensors[next(name for name in tensors if "layer.1" in name)]
+    save_file(tensors, weights, metadata={"format": "pt"})
     out = tmp_path / "out"
     tasks = ["STSBenchmark"]
     assert running.run(out, [broken, place / "gpt"], place / "data", tasks=tasks) == 1
@@ -214,6 +217,51 @@ def test_an_interrupted_run_says_how_to_go_on(
     assert running.run(out, [place / "bert"], place / "data") == 0
     units = [r["unit"] for r in records(out, "score", "metric")]
     assert len(units) == len(set(units)) == 12
+
+
+def test_a_run_goes_on_from_the_database_alone(place: Path, tmp_path: Path) -> None:
+    """Where somebody kept results.sqlite and not the journals."""
+    from lrd_harness import results
+
+    out = tmp_path / "out"
+    tasks = ["STSBenchmark"]
+    assert running.run(out, [place / "bert"], place / "data", tasks=tasks) == 0
+    before, loaded = numbers(out), results.load(out)
+    times = {r["unit"]: r["time"] for r in records(out, "score", "metric")}
+    shutil.rmtree(out / "journal")
+    assert running.run(out, [place / "bert", place / "gpt"], place / "data", tasks=tasks) == 0
+    after = numbers(out)
+    assert len(after) == 2 * len(before)
+    assert {unit: after[unit] for unit in before} == before
+    assert len(records(out, "score", "metric")) == len(after)  # nothing was done twice
+    assert times.items() <= {r["unit"]: r["time"] for r in records(out)}.items()
+    (out / "results.sqlite").unlink()
+    assert [r for r in results.load(out).scores if r.model == "local/bert"] == list(loaded.scores)
+
+
+def test_a_damaged_store_costs_only_its_texts(place: Path, own_cache: Path, tmp_path: Path) -> None:
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    assert running.run(whole, [place / "bert"], place / "data") == 0
+    (shard, *_) = sorted(own_cache.glob("states/*/*.safetensors"))
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 0xFF
+    shard.write_bytes(data)
+    assert running.run(again, [place / "bert"], place / "data") == 0
+    assert running.counters(again)["forwarded"] > 0
+    assert numbers(again) == numbers(whole)
+
+
+def test_a_score_that_is_none_though_nothing_was_encoded(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is an error of the task, and no word on the layer."""
+    texts = [Request(t) for t in tiny.sentences(20)]
+    task = Task("Encodes nothing", lambda: texts, lambda view: Score(float("nan"), "accuracy"))
+    with_plugin(monkeypatch, lrd_tasks=lambda: [task])
+    out = tmp_path / "out"
+    assert running.run(out, [place / "bert"], place / "data", tasks=[task.name]) == 1
+    assert records(out, "undefined") == []
+    assert all("gave nan" in r["error"] for r in records(out, "error"))
 
 
 def test_a_journal_that_is_none(

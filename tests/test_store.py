@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lrd_harness import store as store_module
 from lrd_harness.contracts import Text
 from lrd_harness.store import Store, text_key
 
@@ -122,7 +125,7 @@ def test_another_identity_is_another_folder(tmp_path: Path) -> None:
     assert '"pooling": "mean"' in (one.folder / "identity.json").read_text()
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "foreign", "renamed", "swapped"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "foreign", "renamed"])
 def test_damaged_shards_are_discarded_and_said_so(damage: str, tmp_path: Path) -> None:
     store = Store(tmp_path, IDENTITY)
     store.write([Text("a")], states(1))
@@ -138,19 +141,82 @@ def test_damaged_shards_are_discarded_and_said_so(damage: str, tmp_path: Path) -
         bad.write_bytes(b"")
     elif damage == "foreign":
         bad.write_bytes(b"something else entirely")
-    elif damage == "renamed":
-        bad = bad.rename(bad.with_name("0" * 32 + ".safetensors"))
     else:
-        bad.write_bytes(good.read_bytes())
+        bad = bad.rename(bad.with_name("0" * 32 + ".safetensors"))
     again = Store(tmp_path, IDENTITY)
+    absent = again.missing([Text(c) for c in "abc"])
     assert again.discarded == [bad.name]
     assert shards(again) == [good]
-    assert again.missing([Text(c) for c in "abc"]) == [Text("a")]
+    assert absent == [Text("a")]
     np.testing.assert_array_equal(
         again.read([Text("c")], ("final", 1))[0], states(2, seed=1)["final", 1][1]
     )
     again.write([Text("a")], states(1))
     assert Store(tmp_path, IDENTITY).discarded == []
+
+
+def test_a_shard_under_the_name_of_another(tmp_path: Path) -> None:
+    """Its texts are in two places; whichever is asked, nothing wrong is read."""
+    store = Store(tmp_path, IDENTITY)
+    some, planes = [Text("b"), Text("c")], states(2)
+    store.write([Text("a")], states(1, seed=1))
+    (bad,) = shards(store)
+    store.write(some, planes)
+    (good,) = set(shards(store)) - {bad}
+    bad.write_bytes(good.read_bytes())
+    again = Store(tmp_path, IDENTITY)
+    absent = again.missing([*some, Text("a")])
+    assert absent in ([Text("a")], [*some, Text("a")])
+    assert again.discarded == [bad.name] * (len(absent) > 1)
+    again = Store(tmp_path, IDENTITY)
+    assert again.missing([*some, Text("a")]) == [Text("a")]
+    np.testing.assert_array_equal(again.read(some, ("raw", 1)), planes["raw", 1])
+
+
+def test_a_shard_is_verified_once_and_only_if_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = Store(tmp_path, IDENTITY)
+    written.write([Text("a")], states(1))
+    written.write([Text("b")], states(1, seed=1))
+    real, verified = store_module._intact, list[Path]()
+
+    def intact(path: Path) -> bool:
+        verified.append(path)
+        return real(path)
+
+    monkeypatch.setattr(store_module, "_intact", intact)
+    assert written.missing([Text("a")]) == []
+    store = Store(tmp_path, IDENTITY)
+    assert verified == []
+    for _ in range(3):
+        assert store.missing([Text("a"), Text("c")]) == [Text("c")]
+        store.read([Text("a")], ("raw", 0))
+    assert verified == [written._where[text_key(Text("a"))][0]]
+
+
+def test_a_damaged_shard_is_not_read_from(tmp_path: Path) -> None:
+    Store(tmp_path, IDENTITY).write([Text("a"), Text("b")], states(2), [True, False])
+    store = Store(tmp_path, IDENTITY)
+    (bad,) = shards(store)
+    content = bad.read_bytes()
+    bad.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(KeyError):
+        store.read([Text("b")], ("raw", 0))
+    assert store.discarded == [bad.name]
+    assert store.missing([Text("a"), Text("b")]) == [Text("a"), Text("b")]
+    assert store.truncated([Text("a")]) == 0
+    store.write([Text("a"), Text("b")], states(2))
+    np.testing.assert_array_equal(store.read([Text("b")], ("raw", 0))[0], states(2)["raw", 0][1])
+
+
+def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
+    folder = Store(tmp_path, IDENTITY).folder
+    for name, age in (("old.part", 2 * 86_400), ("new.part", 60)):
+        (folder / name).write_bytes(b"half")
+        os.utime(folder / name, (time.time() - age,) * 2)
+    Store(tmp_path, IDENTITY)
+    assert [p.name for p in folder.glob("*.part")] == ["new.part"]
 
 
 def test_whole_by_its_name_but_no_shard(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_a_whole_suite() -> None:
     assert read.settings == Settings(
         layers=(0, 3), max_texts=500, norm="raw", dtype="bfloat16", padding="left", device="cpu"
     )
-    assert two.label == "encoder, cls, 64, own prompts"
+    assert two.label == "encoder, cls, 64, prompts 039bfd65"
 
 
 def test_a_file_gives_its_name_and_what_is_left_out_is_usual(tmp_path: Path) -> None:

@@ -24,12 +24,12 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Read the journals and print. Returns the exit code."""
-    from lrd_harness import leaderboard, manager, results
+    from lrd_harness import leaderboard, manager, output
     from lrd_harness.errors import UserError
     from lrd_harness.files import write_text
 
     reporter = manager.load().get("reporter", arguments.format)
-    text = reporter.write(leaderboard.build(results.load(arguments.out)))
+    text = reporter.write(leaderboard.build(output.shown(arguments.out)))
     if arguments.output is not None:
         try:
             write_text(arguments.output, text)

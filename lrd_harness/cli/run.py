@@ -112,6 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
     suite = _suite(arguments)
     plan = make_plan(suite, plugins, display.stage)
     out = output.choose(arguments.output, plan)
+    plan = output.renamed(out, plan)
     display.line(f"{_count(plan)} into {out}")
     output.make(out)
     try:
@@ -136,17 +137,16 @@ def _work(plan: Any, out: Path, display: Any) -> int:
     from lrd_harness.run import Run
 
     begun = output.now()
-    output.write_run(out, plan, {}, begun=begun, finished=None)
     work = Run(plan, out, display)
+    output.write_run(out, plan, {}, work.ledger.met(), begun=begun, finished=None)
     finished = None
     try:
         work.execute()
         finished = output.now()
     finally:
         counters = {name: counted.record() for name, counted in work.counters.items()}
-        output.write_run(
-            out, plan, counters, begun=begun, finished=finished, errors=work.ledger.errors
-        )
+        state = {"begun": begun, "finished": finished, "errors": work.ledger.errors}
+        output.write_run(out, plan, counters, work.ledger.met(), **state)
     return work.ledger.errors
 
 
@@ -160,6 +160,10 @@ def _suite(arguments: argparse.Namespace) -> Any:
         suite = suites.load(arguments.suite or "quickstart")
     if arguments.models:
         suite = replace(suite, models=tuple(map(suites.ModelEntry, arguments.models)))
+    for part in ("pooling", "max_length"):  # what is typed replaces what the suite's models say
+        if getattr(arguments, part) is not None:
+            models = tuple(replace(m, **{part: None}) for m in suite.models)  # type: ignore[arg-type]
+            suite = replace(suite, models=models)
     if arguments.tasks:
         suite = replace(suite, tasks=tuple(arguments.tasks))
     if arguments.plugins:

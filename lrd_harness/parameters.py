@@ -1,0 +1,92 @@
+"""The metrics of a run with all their parameters, resolved and tried before anything is opened."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lrd_harness.contracts import Metric
+from lrd_harness.errors import UnitError, UserError, unknown
+from lrd_harness.manager import Plugins
+from lrd_harness.suite import Suite
+
+
+@dataclass(frozen=True)
+class PlannedMetric:
+    """A metric with the parameters that it is called with."""
+
+    metric: Metric
+    parameters: Mapping[str, Any]
+
+
+def resolve_metrics(suite: Suite, plugins: Plugins) -> list[PlannedMetric]:
+    """The metric plugins of a suite, all of them where it names none."""
+    from lrd_harness.measuring import check_parameters
+
+    names = suite.plugins
+    if names is None:
+        names = tuple(m.name for m in plugins.all("metric") if m.needs == "pooled")
+    planned = []
+    for name in dict.fromkeys(names):
+        metric = plugins.get("metric", name)
+        if metric.needs != "pooled":
+            raise UserError(f"metric {name} reads {metric.needs}, which a run does not give it yet")
+        given = suite.parameters.get(name, {})
+        check_parameters(metric, given)
+        planned.append(PlannedMetric(metric, _resolved(metric, given)))
+    for name in suite.parameters:
+        if name not in names:
+            raise unknown("metric to set a parameter of", name, names)
+    return planned
+
+
+def _resolved(metric: Metric, given: Mapping[str, Any]) -> dict[str, Any]:
+    """All parameters of a metric: the given ones over its defaults.
+
+    Raises UserError for a value that is not of its default's kind, or that the metric refuses.
+    """
+    known = inspect.signature(metric.measure).parameters.values()
+    defaults = {p.name: p.default for p in known if p.default is not p.empty}
+    for name, value in given.items():
+        if not _fits(value, defaults.get(name)):
+            raise UserError(
+                f"parameter {name} of metric {metric.name} is {value!r}; "
+                f"by default it is {defaults.get(name)}"
+            )
+    whole = {name: int(v) for name, v in given.items() if type(defaults.get(name)) is int}
+    resolved = {**defaults, **given, **whole}
+    if given:
+        _try(metric, resolved)
+    return resolved
+
+
+def _fits(value: Any, default: Any) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    fits = {
+        bool: isinstance(value, bool),
+        int: number and math.isfinite(value) and value == int(value),
+        float: number and math.isfinite(value),
+        str: isinstance(value, str),
+    }
+    return fits.get(type(default), True)
+
+
+def _try(metric: Metric, parameters: Mapping[str, Any]) -> None:
+    """Call the metric on a small sample, so that values it cannot take show at once."""
+    from lrd_harness.measuring import measure
+    from lrd_harness.testing import random_states
+
+    try:
+        measure(metric, random_states(), **parameters)
+    except UnitError:
+        return  # the sample is too small for these values, which says nothing against them
+    except UserError as error:
+        raise UserError(f"metric {metric.name}: {error}") from None
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"metric {metric.name} does not take {dict(parameters)}: {reason}"
+        ) from None
