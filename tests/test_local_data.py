@@ -116,7 +116,7 @@ FAULTS: list[tuple[str, str, Callable[[Path], Any], str]] = [
     (CLASSES, "train", changed(7, label=None), ", row 7: no 'label'"),
     (CLASSES, "test", changed(7, label="one"), ", row 7: 'label' is a text, and a number in"),
     (CLASSES, "test", changed(1, text=["a"]), ", row 2: 'text' is a text, and a list of texts"),
-    (CLUSTERS, "test", changed(1, labels=[1, 2]), ", row 1: 90 'sentences' but 2 'labels'"),
+    (CLUSTERS, "test", changed(1, labels=[1, 2]), ", row 1: 180 'sentences' but 2 'labels'"),
     (
         CLUSTERS,
         "test",

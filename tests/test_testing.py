@@ -38,8 +38,8 @@ def changes_input(states: Any) -> dict[str, Any]:
 FAULTS = {
     "scaling changes": Metric("m", spread, invariances=frozenset({"scaling"})),
     "unknown laws": Metric("m", spread, invariances=frozenset({"magic"})),
-    "ranks models by": Metric("m", spread, selection=Choice("missing")),
-    "not a number": Metric("m", spread, selection=Choice("spread")),
+    "no score missing": Metric("m", spread, selection=Choice("missing")),
+    "no score spread": Metric("m", spread, selection=Choice("spread")),
     "no list": Metric("m", lambda states: {"x": 1.0}, layer_choice=Choice("x")),
     "not finite": Metric("m", lambda states: {"x": float("nan")}),
     "a second call": Metric("m", lambda states: {"x": float(torch.rand(()))}),
