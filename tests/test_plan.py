@@ -102,7 +102,7 @@ M, D = "{place}/a/model", "{place}/data"
 # what is typed after `run --task-data D --output OUT`, and what the line says
 WRONG = {
     "--models {place}/a/modle --tasks SciFact": "no such folder. Did you mean {place}/a/model?",
-    "--models org/nothing --tasks SciFact": "unknown model 'org/nothing'",
+    "--models org/nothing --tasks SciFact": "model 'org/nothing' is not on this machine",
     "--models decodr:{place}/gpt --tasks SciFact": "unknown prefix of model 'decodr:{place}/gpt' "
     "'decodr'. Did you mean decoder",
     f"--models {M} {M} --tasks SciFact": "model local/model is named twice",
