@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from lrd_harness.contracts import Encoded, Model, Text
+from lrd_harness.contracts import Text
+from lrd_harness.protocols import Encoded, Model
 from lrd_harness.store import Plane, Store
 
 # What is lost when a run is killed, and the size of a file in the store.
@@ -32,6 +33,10 @@ class Captured:
     truncated: int = 0
     empty: int = 0
     seconds: float = 0.0
+
+    def __add__(self, other: Captured) -> Captured:
+        """The counters of both."""
+        return Captured(**{k: v + getattr(other, k) for k, v in asdict(self).items()})
 
     def record(self) -> dict[str, float]:
         """The counters as a journal record's fields."""
@@ -65,14 +70,15 @@ def capture(
         part = missing[start : start + 512]
         encoded += model.tokenize(part)
         cut += model.truncated(part, encoded[start:])
-    counts.tokens = sum(len(e["input_ids"]) for e in encoded)
-    order = sorted(range(len(missing)), key=lambda i: -_length(encoded[i]))
+    lengths = [len(e["input_ids"]) for e in encoded]
+    counts.tokens = sum(lengths)
+    order = sorted(range(len(missing)), key=lambda i: -lengths[i])
     done = 0
     progress(0, len(missing))
-    for shard in _shards([encoded[i] for i in order]):
+    for shard in shards([lengths[i] for i in order]):
         chosen = order[shard.start : shard.stop]
         parts: list[dict[Plane, np.ndarray]] = []
-        for batch in _batches([encoded[i] for i in chosen], batch_tokens):
+        for batch in batches([lengths[i] for i in chosen], batch_tokens):
             states = model.states([encoded[i] for i in chosen[batch.start : batch.stop]])
             parts.append({plane: state.cpu().numpy() for plane, state in states.items()})
             done += len(batch)
@@ -84,27 +90,25 @@ def capture(
     return counts
 
 
-def _length(encoded: Encoded) -> int:
-    return len(encoded["input_ids"])
-
-
-def _shards(encoded: Sequence[Encoded]) -> Iterator[range]:
+def shards(lengths: Sequence[int]) -> Iterator[range]:
+    """Runs of texts, of so many tokens each, that are kept together in one file."""
     start = tokens = 0
-    for i, features in enumerate(encoded):
-        tokens += _length(features)
+    for i, length in enumerate(lengths):
+        tokens += length
         if (tokens > SHARD_TOKENS and i > start) or i - start >= SHARD_TEXTS:
             yield range(start, i)
-            start, tokens = i, _length(features)
-    if start < len(encoded):
-        yield range(start, len(encoded))
+            start, tokens = i, length
+    if start < len(lengths):
+        yield range(start, len(lengths))
 
 
-def _batches(encoded: Sequence[Encoded], budget: int) -> Iterator[range]:
-    """Runs of texts, longest first, whose padded size stays within the budget."""
+def batches(lengths: Sequence[int], budget: int, alike: bool = False) -> Iterator[range]:
+    """Runs of texts, longest first, whose padded size is within the budget; alike: no padding."""
     start = 0
-    for i in range(len(encoded)):
-        if i > start and (i + 1 - start) * _length(encoded[start]) > budget:
+    for i, length in enumerate(lengths):
+        full = (i + 1 - start) * lengths[start] > budget
+        if i > start and (full or (alike and length != lengths[start])):
             yield range(start, i)
             start = i
-    if start < len(encoded):
-        yield range(start, len(encoded))
+    if start < len(lengths):
+        yield range(start, len(lengths))

@@ -1,4 +1,4 @@
-"""The records and protocols through which plugins and the core meet.
+"""The records through which plugins and the core meet; what a model offers is in `protocols`.
 
 Letters in shapes: n texts, T tokens, d width, q views, L blocks; a model has L + 1 states.
 """
@@ -8,17 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
-
     from lrd_harness.leaderboard import Leaderboard
+    from lrd_harness.protocols import LanguageModel, Model
 
 PromptType = Literal["query", "document"]
 Norm = Literal["raw", "final", "hf"]
 Values = Mapping[str, "float | Sequence[float]"]
+LIKELIHOOD = "LogLikelihood"  # the type of tasks that compare continuations by their probability
 
 
 class Choice(NamedTuple):
@@ -77,61 +76,80 @@ class Score:
     """A task's result at one layer.
 
     main: the task's main score, 0..1 for mteb's; name: what that score is called;
+    stderr: the main score's standard error over the task's documents; chance: what guessing gets;
     scores: further scores by name; native: the evaluating library's own result object.
     """
 
     main: float
     name: str
+    stderr: float | None = None
+    chance: float | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
     native: Any = None
 
 
-class ModelView(Protocol):
-    """What a task evaluates: one layer of a model (or a pruned variant) as an encoder."""
+class Continuation(NamedTuple):
+    """A request of a likelihood task: how probable is the continuation after the context?"""
 
-    name: str
-    revision: str
-    similarity: str
-    experiments: Sequence[
-        Mapping[str, Any]
-    ]  # under which names a result is kept; {}: the model's own
+    context: str
+    continuation: str
 
-    def encode(
-        self, texts: Sequence[str], task: Task, prompt_type: PromptType | None = None
-    ) -> np.ndarray:
-        """Embeddings, (len(texts), width) float32, in the order of the texts."""
-        ...
+
+class TokenPairs(NamedTuple):
+    """Requests as tokens. pairs: context and continuation; max_length: tokens that a pass takes."""
+
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
+    max_length: int
 
 
 @dataclass(frozen=True, eq=False)  # hashed by identity: a task is one object throughout a run
 class Task:
     """A labelled task, or texts alone (hook `lrd_tasks`).
 
-    texts: the texts without labels, for metrics.
+    texts: the texts without labels, for metrics; of a likelihood task its contexts.
     evaluate: the real score of a model view; None for texts without labels.
     requests: all texts that `evaluate` will ask for; by default found by a dry run of `evaluate`.
-    type: the kind of task, in mteb's words ("STS", "Classification", ...).
+        Of a likelihood task, all Continuations, and not found by itself.
+    type: the kind of task, in mteb's words ("STS", "Classification", ...), or LIKELIHOOD.
+    tokenize: of a likelihood task, its requests as a model's tokens; the same for all such tasks.
     prompt: mteb's instruction for the task, if it has one.
     check: raises UserError, cheaply and before any model is opened, if the data are out of reach.
+    local: the file or folder that its data are read from, where they are the user's own.
     save: writes a score's native result file for this view under the run's output folder.
     """
 
     name: str
     texts: Callable[[], Sequence[Request]]
-    evaluate: Callable[[ModelView], Score] | None
+    evaluate: Callable[[Any], Score] | None  # of a ModelView or a LikelihoodView
     type: str = "Texts"
     prompt: str | Mapping[str, str] | None = None
-    requests: Callable[[], Sequence[Request]] | None = None
+    requests: Callable[[], Sequence[Any]] | None = None  # Requests or Continuations
     description: str = ""
     check: Callable[[], None] | None = None
-    save: Callable[[Score, ModelView, Path], None] | None = None
+    save: Callable[[Score, Any, Path], None] | None = None
+    local: Path | None = None
+    tokenize: Callable[[LanguageModel, Sequence[Continuation]], TokenPairs] | None = None
+
+    @property
+    def likelihood(self) -> bool:
+        """Whether it needs a model with a language-model head."""
+        return self.type == LIKELIHOOD
 
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """What a run tells every task: the folder of local data, DIR/TASK/SPLIT.jsonl."""
+    """What a run tells every task.
+
+    data: the folder of local data, DIR/TASK/SPLIT.jsonl. For lm-eval's tasks: num_fewshot (None:
+    the task's own), limit (documents a task, below 1 a share; None: all), include_path (a folder
+    of tasks of one's own), log_samples (whether result files list every document).
+    """
 
     data: Path | None = None
+    num_fewshot: int | None = None
+    limit: float | None = None
+    include_path: Path | None = None
+    log_samples: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,14 +157,17 @@ class TaskFamily:
     """Tasks that are made on demand from a name (hook `lrd_tasks`): `mteb:STSBenchmark`.
 
     names: the names known without network (for listings and "did you mean").
-    open: a task from its name; raises KeyError for a name that the family does not know.
+    open: a task from its name, or several where the name stands for several; raises KeyError for a
+        name that the family does not know.
     bare: whether the names may be typed without the family's prefix.
+    offline: whether its tasks need no hub.
     """
 
     name: str
     names: Callable[[], Mapping[str, str]]  # name -> type
-    open: Callable[[str, TaskOptions], Task]
+    open: Callable[[str, TaskOptions], Task | Sequence[Task]]
     bare: bool = False
+    offline: bool = False
 
 
 @dataclass(frozen=True)
@@ -167,7 +188,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """How a model is opened and read. None: as the model was made to be used."""
+    """How a model is opened and read. None: as the model was made to be used.
+
+    head: whether a language-model head is wanted, for likelihood tasks.
+    """
 
     pooling: str | None = None
     max_length: int | None = None
@@ -176,57 +200,7 @@ class ModelOptions:
     attention: str | None = None
     padding: Literal["right", "left"] = "right"
     prompts: Mapping[str, str] | None = None
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What the leaderboard says of a model."""
-
-    parameters: int
-    blocks: int
-    width: int
-    pooling: str
-    max_length: int
-    family: str
-
-
-Encoded = Mapping[str, Any]  # one text's token features: {"input_ids": [...], ...}
-
-
-class Model(Protocol):
-    """An opened model (made by an adapter; text_model.TextModel does most of the work).
-
-    identity: everything that changes a state, apart from prompt and text;
-    similarity: how its outputs are compared ("cosine", "dot", "euclidean", "manhattan").
-    """
-
-    info: ModelInfo
-    identity: dict[str, str]
-    has_final_norm: bool
-    blocks: torch.nn.ModuleList
-    final_norm: torch.nn.Module | None
-    tokenizer: Any
-    similarity: str
-
-    def prompt(self, task: Task, prompt_type: str | None) -> str:
-        """The prompt that goes before a text of this task."""
-        ...
-
-    def tokenize(self, texts: Sequence[Text]) -> list[Encoded]:
-        """Token features of each text, cut to the model's length."""
-        ...
-
-    def truncated(self, texts: Sequence[Text], encoded: Sequence[Encoded]) -> list[bool]:
-        """Of each text, whether it was cut."""
-        ...
-
-    def states(self, batch: Sequence[Encoded]) -> Mapping[tuple[str, int], torch.Tensor]:
-        """One forward pass: ("raw" or "final", layer) -> pooled states (b, d_l) float32."""
-        ...
-
-    def embed(self, pooled: torch.Tensor) -> torch.Tensor:
-        """From pooled states (n, d) to the model's output: Dense, Normalize and the like."""
-        ...
+    head: bool = False
 
 
 @dataclass(frozen=True)
@@ -235,6 +209,7 @@ class Adapter:
 
     claims: whether it can open this checkpoint; adapters are asked in order of `priority`,
         highest first, and the first that claims it opens it, unless the user names one.
+    likelihoods: whether the models that it opens can have a language-model head.
     """
 
     name: str
@@ -242,6 +217,7 @@ class Adapter:
     open: Callable[[Checkpoint, ModelOptions], Model]
     priority: int = 0
     description: str = ""
+    likelihoods: bool = False
 
 
 @dataclass(frozen=True)

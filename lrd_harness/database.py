@@ -1,16 +1,18 @@
 """results.sqlite: the journals' records as tables, for queries. A view; it can be made again.
 
-All tables but `records` begin with model, revision, variant ("full", or a pruned one).
+All tables but `records` begin with model, revision, variant ("full", or a pruned one). Scores and
+metrics of likelihood tasks, task_type "LogLikelihood", are not to be averaged with those of others.
 
     records        position, unit, kind, time, json: each unit's record as the journal holds it
     models         parameters, blocks, width, pooling, max_length (tokens), family, adapter
     scores         task, task_type, layer (0..layers), layers (L; layer = L is the model itself),
-                   score_name, score (main score, 0..1 for mteb's), seconds
+                   score_name, score (main score, 0..1 for mteb's), seconds, stderr (of the score,
+                   over the task's documents), chance (what guessing gets)
     score_details  task, layer, name, value: every score of the task's own library
     metrics        task, metric, version, n (texts), start (first sound state), selection (the score
-                   that ranks models), best ("max", "min"), parameters (JSON), seconds
+                   that ranks models), best ("max", "min"), parameters (JSON), seconds, task_type
     metric_values  task, metric, version, name, layer ("model" for a model-level value, else the
-                   number, as text), value, n, parameters (JSON)
+                   number, as text), value, n, parameters (JSON), task_type
     errors         task, layer, metric (NULL where the error is of something wider), error
     captures       texts, forwarded, tokens, truncated, empty, duplicates (texts), seconds
 """
@@ -37,12 +39,12 @@ TABLES = {
     "models": f"{_MODEL}, parameters INTEGER, blocks INTEGER, width INTEGER, pooling TEXT, "
     "max_length INTEGER, family TEXT, adapter TEXT",
     "scores": f"{_MODEL}, task TEXT, task_type TEXT, layer INTEGER, layers INTEGER, "
-    "score_name TEXT, score REAL, seconds REAL",
+    "score_name TEXT, score REAL, seconds REAL, stderr REAL, chance REAL",
     "score_details": f"{_MODEL}, task TEXT, layer INTEGER, name TEXT, value REAL",
     "metrics": f"{_MODEL}, {_METRIC}, n INTEGER, start INTEGER, selection TEXT, best TEXT, "
-    "parameters TEXT, seconds REAL",
+    "parameters TEXT, seconds REAL, task_type TEXT",
     "metric_values": f"{_MODEL}, {_METRIC}, name TEXT, layer TEXT, value REAL, n INTEGER, "
-    "parameters TEXT",
+    "parameters TEXT, task_type TEXT",
     "errors": f"{_MODEL}, task TEXT, layer INTEGER, metric TEXT, error TEXT",
     "captures": f"{_MODEL}, texts INTEGER, forwarded INTEGER, tokens INTEGER, truncated INTEGER, "
     "empty INTEGER, duplicates INTEGER, seconds REAL",

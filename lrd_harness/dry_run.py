@@ -35,7 +35,7 @@ class Listener:
         return noise
 
 
-def requests_of(task: Task) -> Sequence[Request]:
+def requests_of(task: Task) -> Sequence[Any]:
     """All texts that the task's evaluation asks for, as often as it does, in order."""
     if task.requests is not None:
         return task.requests()

@@ -8,6 +8,7 @@ from math import fsum
 
 from lrd_harness.errors import unknown
 from lrd_harness.results import MetricRow, Results, ScoreRow
+from lrd_harness.sides import likelihood_tasks
 
 LayerScores = Mapping[int, float]  # layer -> score
 
@@ -22,6 +23,8 @@ class LayerTable:
     profiles: "metric.score" -> a value a layer, the mean over the tasks that have this profile;
         None where the layer lacks one of them (what begins above a degenerate state, or belongs to
         steps and so ends below L).
+    apart: the likelihood tasks, where there are embedding tasks too: their scores are no part of
+        the means, and their profiles only where no embedding task has such a profile.
     """
 
     model: str
@@ -31,6 +34,7 @@ class LayerTable:
     scores: tuple[tuple[float | None, ...], ...]
     means: tuple[float | None, ...]
     profiles: Mapping[str, tuple[float | None, ...]]
+    apart: tuple[str, ...] = ()
 
 
 def layer_table(
@@ -47,7 +51,13 @@ def layer_table(
         raise unknown("model", asked, {k.model for k in keys})
     key = found[-1]
     by_task = scores_by_task(row for row in results.scores if row.key == key)
-    by_name = _profiles(row for row in results.metrics if row.key == key)
+    metrics = [row for row in results.metrics if row.key == key]
+    tasks = {*by_task, *(row.task for row in metrics)}
+    likelihood = likelihood_tasks(results) & tasks
+    apart = likelihood if likelihood < tasks else frozenset[str]()
+    by_name = _profiles(row for row in metrics if row.task in apart)
+    by_name |= _profiles(row for row in metrics if row.task not in apart)
+    averaged = [scores for task, scores in by_task.items() if task not in apart]
     held = [*by_task.values(), *(p for several in by_name.values() for p in several)]
     layers = sorted({layer for values in held for layer in values})
     return LayerTable(
@@ -56,11 +66,12 @@ def layer_table(
         layers=tuple(layers),
         tasks=tuple(by_task),
         scores=tuple(tuple(by_task[t].get(layer) for t in by_task) for layer in layers),
-        means=tuple(_mean(by_task.values(), layer) for layer in layers),
+        means=tuple(_mean(averaged, layer) for layer in layers),
         profiles={
             name: tuple(_mean(several, layer) for layer in layers)
             for name, several in by_name.items()
         },
+        apart=tuple(task for task in by_task if task in apart),
     )
 
 

@@ -31,6 +31,7 @@ BUILT_IN = (
     "lrd_harness.plugins.reporters",
     "lrd_harness.tasks.mteb_tasks",
     "lrd_harness.tasks.offline",
+    "lrd_harness.tasks.lm_eval_tasks",
     "lrd_harness.tasks.own_texts",
 )
 

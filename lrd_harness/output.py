@@ -113,15 +113,13 @@ def _beyond(out: Path, plan: Plan) -> bool:
 
 
 def fingerprints(plan: Plan) -> dict[str, str]:
-    """A hash of the local data of every task that has some: by task_data, or named by its file."""
+    """A hash of the local data of every task that has some."""
     found = {}
-    for typed, task in zip(plan.suite.tasks, plan.tasks, strict=True):
-        file = Path(typed.partition(":")[2]).expanduser()
-        folder = Path(plan.settings.task_data or ".").expanduser() / task.name
-        if file.name and file.is_file():
-            found[task.name] = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-        elif plan.settings.task_data and folder.is_dir():
-            found[task.name] = content_hash(folder)[:16]
+    for task in plan.tasks:
+        if task.local is not None and task.local.is_file():
+            found[task.name] = hashlib.sha256(task.local.read_bytes()).hexdigest()[:16]
+        elif task.local is not None and task.local.is_dir():
+            found[task.name] = content_hash(task.local)[:16]
     return found
 
 

@@ -37,6 +37,10 @@ class PlannedModel:
     label: str
     depth: int | None
 
+    def takes(self, task: Task) -> bool:
+        """Whether this kind of model can do the task at all."""
+        return self.adapter.likelihoods or not task.likelihood
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -59,7 +63,8 @@ def make_plan(suite: Suite, plugins: Plugins, stage: Stage) -> Plan:
             raise UserError(f"suite {suite.name} has no {what}: give them with --{what}")
     _check_settings(suite)
     metrics = tuple(resolve_metrics(suite, plugins))
-    tasks = resolve_tasks(suite, plugins)
+    with stage("tasks"):  # lm-eval's index takes some seconds
+        tasks = resolve_tasks(suite, plugins)
     for task in tasks:
         with stage(f"data of {task.name}") as progress:
             _check(task, progress)
@@ -67,7 +72,27 @@ def make_plan(suite: Suite, plugins: Plugins, stage: Stage) -> Plan:
         [_resolve_model(entry, suite.settings, plugins, stage) for entry in suite.models]
     )
     _check_layers(suite.settings, models)
+    models = _with_heads(models, tasks)
     return Plan(suite, suite.settings, tuple(models), tuple(tasks), metrics)
+
+
+def _with_heads(models: list[PlannedModel], tasks: Sequence[Task]) -> list[PlannedModel]:
+    """The models, to be opened with their heads where a task compares continuations.
+
+    Raises UserError for such a task if no model can have a head.
+    """
+    compared = [task for task in tasks if task.likelihood]
+    if not compared:
+        return models
+    if not any(model.adapter.likelihoods for model in models):
+        raise UserError(
+            f"{compared[0].name} needs a language model: none of the models is read as one "
+            "(decoder:MODEL reads a causal language model so)"
+        )
+    return [
+        replace(m, options=replace(m.options, head=True)) if m.adapter.likelihoods else m
+        for m in models
+    ]
 
 
 def _check(task: Task, progress: Progress) -> None:
@@ -82,7 +107,9 @@ def resolve_tasks(suite: Suite, plugins: Plugins) -> list[Task]:
     data = Path(suite.settings.task_data).expanduser() if suite.settings.task_data else None
     if data is not None and not data.is_dir():
         raise UserError(f"{data}: no such folder of task data")
-    tasks = [_open_task(name, plugins, TaskOptions(data)) for name in suite.tasks]
+    options = _task_options(suite.settings, data)
+    opened = [_open_task(name, plugins, options) for name in suite.tasks]
+    tasks = [t for found in opened for t in ([found] if isinstance(found, Task) else found)]
     names = [task.name for task in tasks]
     for name in names:
         if names.count(name) > 1:
@@ -90,7 +117,20 @@ def resolve_tasks(suite: Suite, plugins: Plugins) -> list[Task]:
     return tasks
 
 
-def _open_task(name: str, plugins: Plugins, options: TaskOptions) -> Task:
+def _task_options(settings: Settings, data: Path | None) -> TaskOptions:
+    include = Path(settings.include_path).expanduser() if settings.include_path else None
+    if include is not None and not include.is_dir():
+        raise UserError(f"{include}: no such folder of lm-eval tasks")
+    return TaskOptions(
+        data=data,
+        num_fewshot=settings.num_fewshot,
+        limit=settings.limit,
+        include_path=include,
+        log_samples=settings.log_samples,
+    )
+
+
+def _open_task(name: str, plugins: Plugins, options: TaskOptions) -> Task | Sequence[Task]:
     records = {record.name: record for record in plugins.all("task")}
     if isinstance(records.get(name), Task):
         return records[name]  # type: ignore[no-any-return]
@@ -111,7 +151,7 @@ def _open_task(name: str, plugins: Plugins, options: TaskOptions) -> Task:
     raise unknown("task", name, known, "`lrd-harness tasks` lists them.")
 
 
-def _open_member(family: TaskFamily, name: str, options: TaskOptions) -> Task:
+def _open_member(family: TaskFamily, name: str, options: TaskOptions) -> Task | Sequence[Task]:
     try:
         return family.open(name, options)
     except KeyError:

@@ -58,6 +58,7 @@ POOLINGS: dict[str, Pool] = {
     "last": last,
     "mean-no-sink": mean_no_sink,
 }
+ONE_TOKEN = ("cls", "last")  # those that take a single token's state
 
 
 def named(name: str) -> Pool:

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from math import factorial
+from collections.abc import Mapping, Sequence, Set
+from itertools import pairwise
+from math import factorial, hypot
 from typing import TYPE_CHECKING
 
+from lrd_harness.panel import MetricColumn, TaskScore, Values
 from lrd_harness.results import Key, Results
+from lrd_harness.sides import Kind
 
 if TYPE_CHECKING:
-    from lrd_harness.leaderboard import MetricColumn, Row, Values
+    from lrd_harness.leaderboard import Row
 
 # The least |rho| with a two-sided p < .05 in the exact distribution without ties; for n < 5 none.
 CRITICAL = {5: 1.0, 6: 0.886, 7: 0.786, 8: 0.738, 9: 0.700}
 _NAMED = 5  # tasks named in one line
+_PAIRS = 3  # pairs of models named in one line
 
 
 def of_table(
-    results: Results, rows: Sequence[Row], columns: Sequence[MetricColumn], models: int
+    results: Results,
+    rows: Sequence[Row],
+    columns: Sequence[MetricColumn],
+    kind: Kind = "embedding",
+    choices: Set[int] = frozenset(),
 ) -> tuple[str, ...]:
-    """The lines under the whole table; `models` is the number of models with an actual rank."""
+    """The lines under the whole table. choices: from how many layers best ones were chosen."""
     notes = []
+    models = sum(row.rank is not None for row in rows)
     if not rows:
         notes.append("Nothing is recorded yet.")
     elif not any(row.tasks for row in rows):
@@ -29,12 +38,20 @@ def of_table(
     else:
         notes.append(few(models))
     if rows and not columns:
-        notes.append("No metric was measured, so there is no predicted rank.")
+        where = " on these tasks" if kind == "base" else ""
+        notes.append(f"No metric was measured{where}, so there is no predicted rank.")
     if any(row.best_layer is not None for row in rows):
         notes.append(
             "The best layer was chosen on the very scores it is shown with (an oracle): its score "
             "is optimistic, and a choice made without labels will get less."
         )
+        if kind == "base" and any(row.chance is not None for row in rows):
+            notes.append(
+                f"With {'up to ' if len(choices) > 1 else ''}{max(choices)} layers to choose from, "
+                "the best of them exceeds chance by luck, even where no layer knows an answer."
+            )
+    if kind == "base":
+        notes += _level(rows)
     notes += _undefined(results)
     return tuple(note for note in [*notes, *_mixed(results)] if note)
 
@@ -70,6 +87,45 @@ def of_model(key: Key, scores: Values, selected: Mapping[str, Values]) -> tuple[
             by = ", ".join(metrics)
             notes.append(f"lacks {by} on {names(missing)}: no predicted rank by {by}")
     return tuple(notes)
+
+
+def of_guessing(score: TaskScore) -> tuple[str, ...]:
+    """That a model's last layer may as well have guessed; both over the same tasks."""
+    if score.last is None or score.stderr is None or score.chance is None:
+        return ()
+    if abs(score.last - score.chance) > 2 * score.stderr:
+        return ()
+    return (
+        "the score of its last layer is within 2 standard errors of chance "
+        f"({score.last:.4f} ± {score.stderr:.4f}, chance {score.chance:.4f}) and cannot be told "
+        "from guessing",
+    )
+
+
+def _level(rows: Sequence[Row]) -> list[str]:
+    """Neighbours in actual rank whose scores differ by less than chance would make them.
+
+    The questions are the same for both and their errors go together, so that the true standard
+    error of the difference is mostly smaller: the remark is on the careful side.
+    """
+    pairs = []
+    ranked = sorted((row for row in rows if row.rank is not None), key=lambda row: row.rank or 0)
+    for first, second in pairwise(ranked):
+        if first.rank == second.rank or first.score is None or second.score is None:
+            continue
+        if first.stderr is None or second.stderr is None:
+            continue
+        if first.score - second.score < 2 * hypot(first.stderr, second.stderr):
+            pairs.append(f"{first.label} and {second.label}")
+    if not pairs:
+        return []
+    named = pairs[:_PAIRS]
+    if more := len(pairs) - len(named):
+        named.append(f"and {more} more pair{'s' if more > 1 else ''}")
+    return [
+        "Neighbours in actual rank whose scores differ by less than 2 standard errors of their "
+        f"difference, so that their order may be chance: {'; '.join(named)}."
+    ]
 
 
 def few(n: int) -> str:

@@ -81,7 +81,11 @@ class ModelRow(_Row):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRow(_Row):
-    """A task's score at one layer, 0..layers (L); layer L is the model itself."""
+    """A task's score at one layer, 0..layers (L); layer L is the model itself.
+
+    stderr: the score's standard error over the task's documents; chance: what guessing gets; None
+    where the task has none.
+    """
 
     task: str
     task_type: str = ""
@@ -89,6 +93,8 @@ class ScoreRow(_Row):
     layers: int
     score_name: str = ""
     score: float
+    stderr: float | None = None
+    chance: float | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -99,9 +105,13 @@ class ScoreRow(_Row):
 
 @dataclass(frozen=True, kw_only=True)
 class MetricRow(_Row):
-    """A metric's values on n texts of one task; states before `start` were degenerate."""
+    """A metric's values on n texts of one task; states before `start` were degenerate.
+
+    task_type: "" in records that were made before metrics said it.
+    """
 
     task: str
+    task_type: str = ""
     metric: str
     version: str = "1"
     n: int

@@ -4,44 +4,52 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lrd_harness import journal, measuring
-from lrd_harness.cache import cache_dir
-from lrd_harness.capture import Captured, capture
-from lrd_harness.contracts import Model, Request, Task, Text
-from lrd_harness.dry_run import requests_of
+from lrd_harness.capture import Captured
+from lrd_harness.contracts import Task
 from lrd_harness.errors import UserError
 from lrd_harness.parameters import PlannedMetric
 from lrd_harness.plan import Plan, PlannedModel
 from lrd_harness.progress import Display
-from lrd_harness.store import Store
+from lrd_harness.protocols import Model
+from lrd_harness.questions import Questions
+from lrd_harness.reading import Embeddings, Likelihoods, Reading
 from lrd_harness.units import Ledger, metric_unit, split_scores, unit
-from lrd_harness.view import LayerView, StoredStates, planes
+from lrd_harness.view import StoredStates, planes
 
-SAMPLE_SEED = 42  # metrics.md, Texts
 SAME_STATE = "every text has the same state there"
+NO_HEAD = "its weights hold no language-model head, so it cannot compare continuations"
+Kind = type[Embeddings] | type[Likelihoods]
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384, "mps": 8_192}
 
 
 class Run:
     """One run of a plan into an output folder; units that the folder's journals hold are skipped.
 
-    counters: what was forwarded by this call, by model; ledger.errors: how many units failed in it.
+    ledger.errors: how many units failed in this call.
     """
 
     def __init__(self, plan: Plan, out: Path, display: Display) -> None:
         self.plan, self.out, self.display = plan, out, display
         self.ledger = Ledger(out, display)
-        self.counters: dict[str, Captured] = {}
-        self.requests = cache(requests_of)
-        self.texts = cache(lambda task: list(task.texts()))
+        self.readings: dict[str, list[Reading]] = {}
+        self.questions = Questions(plan.settings.max_texts)
+
+    @property
+    def counters(self) -> dict[str, Captured]:
+        """What was read by this call, by model."""
+        return {
+            name: sum((reading.captured for reading in readings), Captured())
+            for name, readings in self.readings.items()
+        }
 
     def execute(self) -> None:
         """Do all that is not done yet. A fault in a unit is recorded and does not end the run."""
@@ -57,8 +65,9 @@ class Run:
 
     def _pending(self, planned: PlannedModel, blocks: int, tasks: Sequence[Task]) -> bool:
         """Whether any unit of these tasks is not recorded, or only as an error."""
-        keys = [unit(planned, t.name, layer) for t in tasks for layer in self.layers(t, blocks)]
-        keys += [metric_unit(planned, t, item) for t in tasks for item in self.plan.metrics]
+        own = [t for t in tasks if planned.takes(t)]
+        keys = [unit(planned, t.name, layer) for t in own for layer in self.layers(t, blocks)]
+        keys += [metric_unit(planned, t, item) for t in own for item in self.plan.metrics]
         return any(map(self.ledger.undone, keys))
 
     def layers(self, task: Task, blocks: int) -> Sequence[int]:
@@ -93,149 +102,158 @@ class Run:
         model = self._open(planned, place)
         if model is None:
             return
-        blocks = model.info.blocks
-        tasks = [t for t in self.plan.tasks if self._pending(planned, blocks, [t])]
-        asked = self._ask(planned, model, tasks, place)
-        every = [text for texts in asked.values() for text in texts]
-        store = self._forward(planned, model, every, place)
-        if store is None:
+        tasks = [t for t in self.plan.tasks if self._pending(planned, model.info.blocks, [t])]
+        self._read(planned, model, Embeddings, [t for t in tasks if not t.likelihood], place)
+        compared = [t for t in tasks if t.likelihood]
+        if model.head is not None:
+            self._read(planned, model, Likelihoods, compared, place)
             return
-        sound = list(asked)
-        for task in sound:
-            self._count(planned, task, asked[task], store)
+        for task in compared:
+            key = unit(planned, task.name, "texts")
+            self.ledger.fail(key, planned, UserError(NO_HEAD), task=task.name)
+
+    def _read(
+        self, planned: PlannedModel, model: Model, kind: Kind, tasks: Sequence[Task], place: str
+    ) -> None:
+        """Capture what tasks of one kind ask for, then measure and evaluate all of them."""
+        reading = self._reading(planned, model, kind) if tasks else None
+        asked = self._ask(planned, model, reading, tasks, place) if reading else {}
+        if not reading or not asked or not self._forward(planned, reading, asked, place):
+            return
+        for task, wanted in asked.items():
+            self._count(planned, reading, task, wanted, place)
         work: list[Callable[[], None]] = []
-        for task in sound:
+        for task in asked:
             for metric in self.plan.metrics:
                 if self.ledger.undone(metric_unit(planned, task, metric)):
-                    work.append(partial(self._measure, planned, model, store, task, metric))
-            for layer in self.layers(task, blocks):
+                    work.append(partial(self._measure, planned, reading, task, metric))
+            for layer in self.layers(task, model.info.blocks):
                 if self.ledger.undone(unit(planned, task.name, layer)):
-                    work.append(partial(self._evaluate, planned, model, store, task, layer))
+                    work.append(partial(self._evaluate, planned, reading, task, layer))
         with self.display.stage(f"{place}: metrics, tasks × layers", "units") as advance:
             for done, step in enumerate(work):
                 advance(done, len(work))
                 step()
             advance(len(work), len(work))
 
+    def _reading(self, planned: PlannedModel, model: Model, kind: Kind) -> Reading | None:
+        device = planned.options.device.split(":")[0]
+        budget = self.plan.settings.batch_tokens or BATCH_TOKENS.get(device, 4096)
+        try:
+            reading = kind(model, self.questions, budget)
+        except OSError as error:  # the store cannot be written
+            self.ledger.fail(unit(planned, "forward"), planned, error)
+            return None
+        self.readings.setdefault(planned.name, []).append(reading)
+        return reading
+
     def _ask(
-        self, planned: PlannedModel, model: Model, tasks: Sequence[Task], place: str
-    ) -> dict[Task, list[Text]]:
-        """The texts that each task, and metrics on it, will ask for; those that fail are out."""
-        asked: dict[Task, list[Text]] = {}
+        self,
+        planned: PlannedModel,
+        model: Model,
+        reading: Reading,
+        tasks: Sequence[Task],
+        place: str,
+    ) -> dict[Task, list[Any]]:
+        """What each task, and metrics on it, will ask for; those that fail are out."""
+        asked: dict[Task, list[Any]] = {}
         with self.display.stage(f"{place}: collecting texts", "tasks") as advance:
             for done, task in enumerate(tasks, 1):
                 advance(done, len(tasks))
                 key = unit(planned, task.name, "texts")
                 try:
-                    wanted: list[Text] = []
-                    if len(self.layers(task, model.info.blocks)):
-                        wanted += self._texts(model, task, self.requests(task))
-                    if self.plan.metrics:
-                        known = set(wanted)
-                        sample = self._texts(model, task, self._sample(task))
-                        wanted += [text for text in sample if text not in known]
+                    evaluated = bool(len(self.layers(task, model.info.blocks)))
+                    asked[task] = reading.ask(task, evaluated, bool(self.plan.metrics))
                 except Exception as error:
                     self.ledger.fail(key, planned, error, task=task.name)
                     continue
                 self.ledger.mend(key, planned)
-                asked[task] = wanted
         return asked
 
-    def _count(
-        self, planned: PlannedModel, task: Task, texts: Sequence[Text], store: Store
-    ) -> None:
-        """Record what the task's texts are like: repeated, empty, longer than the model takes."""
-        if task.evaluate is None:
-            asked, distinct = len(self.texts(task)), len(set(self.texts(task)))
-        else:
-            asked, distinct = len(texts), len(set(texts))
-        self.ledger.record(
-            "texts",
-            unit(planned, task.name, "met"),
-            planned,
-            task=task.name,
-            asked=asked,
-            duplicates=asked - distinct,
-            empty=sum(not text.text.strip() for text in set(texts)),
-            truncated=store.truncated(texts),
-        )
-
-    @staticmethod
-    def _texts(model: Model, task: Task, requests: Sequence[Request]) -> list[Text]:
-        return [Text(r.text, model.prompt(task, r.prompt_type)) for r in requests]
-
-    def _sample(self, task: Task) -> list[Request]:
-        """The distinct texts of a task for metrics, `max_texts` of them at most (metrics.md)."""
-        first: dict[str, Request] = {}
-        for request in self.texts(task):
-            first.setdefault(request.text, request)
-        distinct = list(first.values())
-        most = self.plan.settings.max_texts
-        if len(distinct) <= most:
-            return distinct
-        chosen = np.random.RandomState(SAMPLE_SEED).choice(len(distinct), most, replace=False)
-        return [distinct[i] for i in sorted(chosen)]
-
     def _forward(
-        self, planned: PlannedModel, model: Model, texts: Sequence[Text], place: str
-    ) -> Store | None:
-        """The store with the states of all these texts; None if the model fails on them."""
-        kind = planned.options.device.split(":")[0]
-        budget = self.plan.settings.batch_tokens or BATCH_TOKENS.get(kind, 4096)
+        self,
+        planned: PlannedModel,
+        reading: Reading,
+        asked: Mapping[Task, Sequence[Any]],
+        place: str,
+    ) -> bool:
+        """Have the store hold all that is asked for; False if the model fails on it."""
         failed = unit(planned, "forward")
         try:
-            store = Store(cache_dir() / "states", model.identity)
             with self.display.stage(f"{place}: reading all layers", "texts") as advance:
-                counted = capture(model, texts, store, batch_tokens=budget, progress=advance)
-            for name in store.discarded:
+                reading.capture(asked, advance)
+            for name in reading.store.discarded:
                 self.display.line(f"{place}: a damaged file of the store was discarded: {name}")
         except Exception as error:  # memory that does not suffice, a text it cannot take
             self.ledger.fail(failed, planned, error)
-            return None
+            return False
         self.ledger.mend(failed, planned)
-        self.counters[planned.name] = counted
         key = unit(planned, "capture", time.time_ns())
-        self.ledger.record("capture", key, planned, **counted.record())
-        return store
+        self.ledger.record("capture", key, planned, **reading.captured.record())
+        return True
+
+    def _count(
+        self,
+        planned: PlannedModel,
+        reading: Reading,
+        task: Task,
+        asked: Sequence[Any],
+        place: str,
+    ) -> None:
+        """Record what the task's texts are like: repeated, empty, longer than the model takes."""
+        met = reading.met(task, asked)
+        self.ledger.record("texts", unit(planned, task.name, "met"), planned, task=task.name, **met)
+        if task.likelihood and met["truncated"]:
+            self.display.line(
+                f"{place}: {task.name}: {met['truncated']} of {met['asked']} prompts are longer "
+                "than the model takes and were cut from the left"
+            )
 
     def _measure(
-        self, planned: PlannedModel, model: Model, store: Store, task: Task, item: PlannedMetric
+        self, planned: PlannedModel, reading: Reading, task: Task, item: PlannedMetric
     ) -> None:
         begun = time.perf_counter()
         key = metric_unit(planned, task, item)
         where = {"task": task.name, "metric": item.metric.name}
         try:
-            texts = self._texts(model, task, self._sample(task))
+            texts = reading.sample(task)
             norm = self.plan.settings.norm
-            states = StoredStates(store, texts, planes(model, norm), planned.options.device)
+            chosen = planes(reading.model, norm)
+            states = StoredStates(reading.store, texts, chosen, planned.options.device)
             scores = measuring.measure(item.metric, states, **item.parameters)
             values, profiles = split_scores(scores, len(states))
         except Exception as error:
             self.ledger.fail(key, planned, error, **where)
             return
         selection = item.metric.selection
+        pooling = reading.model.info.pooling
         self.ledger.record(
             "metric",
             key,
             planned,
             **where,
+            task_type=task.type,
             version=item.metric.version,
             n=len(texts),
             start=int(values.get("start", 0)),
-            parameters={**item.parameters, "norm": norm, "pooling": model.info.pooling},
+            parameters={**item.parameters, "norm": norm, "pooling": pooling},
             selection=list(selection) if selection else None,
             values=values,
             profiles=profiles,
             seconds=time.perf_counter() - begun,
         )
 
-    def _evaluate(
-        self, planned: PlannedModel, model: Model, store: Store, task: Task, layer: int
-    ) -> None:
+    def _evaluate(self, planned: PlannedModel, reading: Reading, task: Task, layer: int) -> None:
         assert task.evaluate is not None
         begun = time.perf_counter()
         key = unit(planned, task.name, layer)
-        view = self._view(planned, model, store, layer)
+        blocks = reading.model.info.blocks
+        view = reading.view(
+            layer,
+            planned.checkpoint.name,
+            planned.checkpoint.revision,
+            _experiments(planned, layer, blocks),
+        )
         try:
             score = task.evaluate(view)
             if not np.isfinite(score.main) and view.constant:
@@ -257,37 +275,21 @@ class Run:
             task=task.name,
             task_type=task.type,
             layer=layer,
-            layers=model.info.blocks,
+            layers=blocks,
             score_name=score.name,
             score=score.main,
+            stderr=score.stderr,
+            chance=score.chance,
             scores=journal.finite(score.scores),
             seconds=time.perf_counter() - begun,
         )
 
-    def _view(self, planned: PlannedModel, model: Model, store: Store, layer: int) -> LayerView:
-        reading = {"reading": planned.label} if planned.label else {}
-        experiments: list[dict[str, Any]] = [{"layer": layer, **reading}]
-        if layer == model.info.blocks:  # the model itself, beside its place among the layers
-            experiments.append(reading)
-        return LayerView(
-            model,
-            store,
-            layer,
-            name=planned.checkpoint.name,
-            revision=planned.checkpoint.revision,
-            experiments=experiments,
-            fetch=lambda texts: self._late(planned, model, store, texts),
-        )
 
-    def _late(
-        self, planned: PlannedModel, model: Model, store: Store, texts: Sequence[Text]
-    ) -> None:
-        """Texts that a task asked for although its dry run had not."""
-        late = capture(model, texts, store, batch_tokens=BATCH_TOKENS["cpu"])
-        counted = self.counters[planned.name]
-        counted.forwarded += late.forwarded
-        counted.tokens += late.tokens
-        counted.seconds += late.seconds
+def _experiments(planned: PlannedModel, layer: int, blocks: int) -> list[dict[str, Any]]:
+    """The names under which a layer's result is kept: its own, and for the last the model's."""
+    reading = {"reading": planned.label} if planned.label else {}
+    experiments: list[dict[str, Any]] = [{"layer": layer, **reading}]
+    return [*experiments, reading] if layer == blocks else experiments
 
 
 def _check_layers(plan: Plan, planned: PlannedModel, model: Model) -> None:

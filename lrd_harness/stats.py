@@ -1,5 +1,7 @@
 """Rank statistics: Spearman's rho, its permutation p-value, ranks within tasks and over them.
 
+Also means over tasks, with their standard errors.
+
 None stands for a missing value; NaN is treated as one.
 """
 
@@ -61,6 +63,21 @@ def permutation_p(x: Cells, y: Cells, draws: int = DRAWS, seed: int = 42) -> flo
         count += int(np.sum(np.abs(orders @ u) >= observed))
         left -= size
     return (count + 1) / (draws + 1)
+
+
+def mean_of_all(values: Cells) -> float | None:
+    """Their mean; None where one is missing, or there is none."""
+    held = [value for value in values if _there(value)]
+    return math.fsum(held) / len(held) if held and len(held) == len(values) else None
+
+
+def mean_stderr(errors: Cells) -> float | None:
+    """The standard error of the mean of independent values, from the standard errors of each.
+
+    None where one is missing, or there is none.
+    """
+    held = [error for error in errors if _there(error)]
+    return math.hypot(*held) / len(held) if held and len(held) == len(errors) else None
 
 
 def ranks(values: Cells, higher_is_better: bool = True) -> list[float | None]:

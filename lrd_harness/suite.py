@@ -44,7 +44,8 @@ class Settings:
 
     layers: "all", "last" or numbers 0..L; max_texts: texts a metric is measured on at most;
     norm: which states metrics see (metrics.md, Norm); task_data: folder of local data;
-    batch_tokens: tokens a batch, padding included (0: by device); the rest as ModelOptions.
+    batch_tokens: tokens a batch, padding included (0: by device); num_fewshot, limit, include_path,
+    log_samples: for language-model tasks, as TaskOptions; the rest as ModelOptions.
     """
 
     layers: str | tuple[int, ...] = "all"
@@ -58,13 +59,17 @@ class Settings:
     padding: Literal["right", "left"] = "right"
     device: str = "auto"
     batch_tokens: int = 0
+    num_fewshot: int | None = None
+    limit: float | None = None
+    include_path: str | None = None
+    log_samples: bool = False
 
     def results(self) -> dict[str, Any]:
         """The settings that change a result, as opposed to speed or extent.
 
         task_data is not among them: run.json keeps what lies there, not where it lies.
         """
-        free = ("layers", "device", "batch_tokens", "task_data")
+        free = ("layers", "device", "batch_tokens", "task_data", "include_path", "log_samples")
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in free}
 
 
@@ -222,8 +227,11 @@ CHOICES = {
     "dtype": ("float32", "bfloat16", "float16"),
     "padding": ("right", "left"),
 }
-LEAST = {"max_texts": 8, "max_length": 1, "batch_tokens": 0}
-NULLABLE = ("task_data", "pooling", "max_length", "attention", "adapter")
+LEAST = {"max_texts": 8, "max_length": 1, "batch_tokens": 0, "num_fewshot": 0}
+NULLABLE = (
+    *("task_data", "pooling", "max_length", "attention", "adapter"),
+    *("num_fewshot", "limit", "include_path"),
+)
 
 
 def _check_value(key: str, value: Any, where: str) -> None:
@@ -238,6 +246,16 @@ def _check_value(key: str, value: Any, where: str) -> None:
             raise UserError(
                 f"{where}: {key} is {value}, not a whole number of at least {LEAST[key]}"
             )
+    elif key == "limit":
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+            raise UserError(f"{where}: limit is {value}, not a number above 0")
+        if value >= 1 and value != int(value):
+            raise UserError(
+                f"{where}: limit is {value}: neither a whole number nor a share below 1"
+            )
+    elif key == "log_samples":
+        if not isinstance(value, bool):
+            raise UserError(f"{where}: log_samples is {value}, not true or false")
     elif key != "layers" and not isinstance(value, str):
         raise UserError(f"{where}: {key} is {value}, not a text")
 

@@ -10,9 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lrd_harness.backbone import Backbone
-from lrd_harness.contracts import Checkpoint, Encoded, ModelInfo, ModelOptions, Task, Text
-from lrd_harness.pooling import named
+from lrd_harness.backbone import Backbone, Watch
+from lrd_harness.contracts import Checkpoint, ModelOptions, Task, Text
+from lrd_harness.head import Head
+from lrd_harness.pooling import ONE_TOKEN, named
+from lrd_harness.protocols import Encoded, ModelInfo
 
 PlaneKey = tuple[str, int]  # ("raw" or "final", layer)
 Side = Literal["right", "left", "none"]
@@ -25,7 +27,8 @@ class Parts:
     encode: token features of texts as the model was made to read them, without padding; there may
         be a "prompt_length", the number of leading tokens that `pool` is to leave out;
     pool: (state (b, T, d), features) -> (b, d); embed: pooled -> the model's output;
-    prompt: the prompt of a task's texts; similarity: how its outputs are compared.
+    prompt: the prompt of a task's texts; similarity: how its outputs are compared;
+    whole: the model with its language-model head, around `module`, where that is wanted.
     """
 
     adapter: str
@@ -38,6 +41,7 @@ class Parts:
     prompt: Callable[[Task, str | None], str]
     embed: Callable[[Tensor], Tensor] = lambda pooled: pooled
     similarity: str = "cosine"
+    whole: torch.nn.Module | None = None
 
 
 def by_mask(name: str) -> Callable[[Tensor, Mapping[str, Any]], Tensor]:
@@ -55,9 +59,9 @@ class TextModel:
     def __init__(self, checkpoint: Checkpoint, options: ModelOptions, parts: Parts) -> None:
         self.checkpoint, self.options, self.parts = checkpoint, options, parts
         self.tokenizer = parts.tokenizer
-        self.similarity = parts.similarity
+        self.similarity, self.whole = parts.similarity, parts.whole
         self.device = torch.device(options.device)
-        parts.module.to(self.device).eval()
+        (parts.whole or parts.module).to(self.device).eval()
         names = _forward_names(parts.module)
         self._positions = "position_ids" in names
         self._typed = "token_type_ids" in names
@@ -67,6 +71,7 @@ class TextModel:
         self.backbone = Backbone(parts.module, self._inputs(features, "right"))
         self.blocks, self.final_norm = self.backbone.blocks, self.backbone.final_norm
         self.has_final_norm = self.final_norm is not None
+        self.head = self._head(self._inputs(features, "right"))
         self.padding = self._sound_padding(probe)
         states = self.states(probe[:1])
         self.info = ModelInfo(
@@ -78,6 +83,11 @@ class TextModel:
             family=str(checkpoint.config.get("model_type", type(parts.module).__name__)),
         )
         self.identity = self._identity()
+
+    def _head(self, probe: Mapping[str, Tensor]) -> Head | None:
+        if self.parts.whole is None:
+            return None
+        return Head(self.parts.whole, probe, self.backbone.run(probe, lambda layer, state: None))
 
     def _identity(self) -> dict[str, str]:
         config = getattr(self.parts.module, "config", None)
@@ -131,16 +141,40 @@ class TextModel:
 
     def _forward(self, batch: Sequence[Encoded], side: Side) -> dict[PlaneKey, Tensor]:
         features = self._pad(batch, side)
-        pooled: dict[PlaneKey, Tensor] = {}
-        norm, pool = self.backbone.final_norm, self.parts.pool
+        found: dict[PlaneKey, Tensor] = {}
 
         def watch(layer: int, state: Tensor) -> None:
-            pooled["raw", layer] = pool(state, features).float()
-            if norm is not None:
-                pooled["final", layer] = pool(norm(state), features).float()
+            found.update({(k, layer): v for k, v in self.pooled(state, features).items()})
 
         self.backbone.run(self._inputs(features, side), watch)
-        return pooled
+        return found
+
+    def pooled(self, state: Tensor, features: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Of a state (b, T, d), "raw" and, where there is a final norm, "final", (b, d) float32."""
+        raw = self.parts.pool(state, features)
+        found = {"raw": raw.float()}
+        if self.final_norm is not None:
+            # a pooling that takes one token and a norm of single tokens can change places
+            one = self.parts.pooling in ONE_TOKEN
+            normed = self.normed(raw) if one else self.parts.pool(self.final_norm(state), features)
+            found["final"] = normed.float()
+        return found
+
+    def normed(self, state: Tensor) -> Tensor:
+        """The final norm of single tokens' states (m, d); without one, the states as they are."""
+        if self.final_norm is None:
+            return state
+        normed: Tensor = self.final_norm(state.unsqueeze(1)).squeeze(1)
+        return normed
+
+    def watch(self, batch: Sequence[Encoded], seen: Watch) -> None:
+        """One forward pass without pooling: `seen(l, state)` of state 0..L, (b, T, d_l), as it is.
+
+        Texts shorter than T are padded on the side `padding`; where that is "none", they must be of
+        equal length.
+        """
+        side: Side = "left" if self.padding == "left" else "right"
+        self.backbone.run(self._inputs(self._pad(batch, side), side), seen)
 
     def _sound_padding(self, probe: Sequence[Encoded]) -> Side:
         """The side on which padding changes no state: the chosen one, else the other, else none.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, overload
+from collections.abc import Callable, Sequence
+from typing import overload
 
 import numpy as np
 import torch
 
-from lrd_harness.contracts import Model, Norm, PromptType, Task, Text
+from lrd_harness.contracts import Continuation, Norm, PromptType, Task, Text
 from lrd_harness.errors import NotFinite
+from lrd_harness.likelihoods import GREEDY, LOGLIKELIHOOD, key
+from lrd_harness.protocols import Experiments, Model
 from lrd_harness.store import Plane, Store
 
 SAME = 1e-6  # relative, as for degenerate states
@@ -40,7 +42,7 @@ class LayerView:
         *,
         name: str,
         revision: str,
-        experiments: Sequence[Mapping[str, Any]],
+        experiments: Experiments,
         fetch: Callable[[Sequence[Text]], None],
     ) -> None:
         self.name, self.revision, self.experiments = name, revision, experiments
@@ -75,6 +77,30 @@ class LayerView:
             spread = (pooled - self._first).abs().amax()
             self._same &= bool(spread <= SAME * pooled.abs().amax())
         return self._model.embed(pooled).numpy()
+
+
+class LikelihoodLayer:
+    """A contracts.LikelihoodView: the log-likelihoods of one layer, read from the store."""
+
+    constant = False  # a layer gives one state to all texts, but asks the head at several
+
+    def __init__(
+        self, store: Store, layer: int, name: str, revision: str, experiments: Experiments
+    ) -> None:
+        self.layer, self.name, self.revision, self.experiments = layer, name, revision, experiments
+        self._store = store
+
+    def loglikelihoods(self, requests: Sequence[Continuation]) -> list[tuple[float, bool]]:
+        """Of each request, log P(continuation | context) in nats, and whether it is the greedy one.
+
+        Raises NotFinite for NaN or infinity.
+        """
+        asked = [key(request) for request in requests]
+        values = self._store.read(asked, LOGLIKELIHOOD)[:, self.layer]
+        greedy = self._store.read(asked, GREEDY)[:, self.layer]
+        if not np.isfinite(values).all():
+            raise NotFinite(f"NaN or infinity in the log-likelihoods of layer {self.layer}")
+        return list(zip(values.tolist(), (greedy > 0).tolist(), strict=True))
 
 
 class StoredStates(Sequence[torch.Tensor]):

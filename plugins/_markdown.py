@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ._sheets import Column, Sheet, error_line, notes, sheets
+from ._sheets import Column, Sheet, boards, error_line, notes, sheets
 
 if TYPE_CHECKING:
     from lrd_harness.leaderboard import Leaderboard
@@ -16,9 +16,12 @@ _MARKUP = re.compile(r"([\\`*\[\]{}|~#$!])|((?<![^\W_])_|_(?![^\W_]))")
 
 def markdown(board: Leaderboard) -> str:
     """The whole leaderboard: tables, legends, notes, errors."""
-    parts = [_sheet(sheet, "#" if i == 0 else "##") for i, sheet in enumerate(sheets(board))]
-    parts.append(_list("Notes", notes(board)))
-    parts.append(_list("Errors", [error_line(error) for error in board.errors]))
+    parts = []
+    for level, (part, title) in enumerate(boards(board), start=1):
+        for i, sheet in enumerate(sheets(part)):
+            parts.append(_sheet(sheet, "#" * (level + (i > 0))))
+        parts.append(_list(title, notes(part), "#" * (level + 1)))
+    parts.append(_list("Errors", [error_line(error) for error in board.errors], "##"))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -42,7 +45,7 @@ def _cells(column: Column) -> list[str]:
     return [escape(cell) for cell in column.cells]
 
 
-def _list(title: str, lines: list[str]) -> str:
+def _list(title: str, lines: list[str], level: str) -> str:
     if not lines:
         return ""
-    return f"## {title}\n\n" + "\n".join(f"* {escape(line)}" for line in lines)
+    return f"{level} {title}\n\n" + "\n".join(f"* {escape(line)}" for line in lines)

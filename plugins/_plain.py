@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lrd_harness.contracts import Checkpoint, Model, ModelOptions, Text
+from lrd_harness.contracts import Checkpoint, ModelOptions, Text
 from lrd_harness.errors import UserError
+from lrd_harness.protocols import Model
 
 UNLIMITED = 8192  # tokens of a text, where a model says nothing
 
@@ -14,8 +15,9 @@ UNLIMITED = 8192  # tokens of a text, where a model says nothing
 def open_plain(
     checkpoint: Checkpoint, options: ModelOptions, *, adapter: str, default_pooling: str
 ) -> Model:
-    """A checkpoint opened with AutoModel, pooled by one of our poolings.
+    """A checkpoint opened by transformers, pooled by one of our poolings.
 
+    Where the options want a language-model head it has one, if the weights do.
     Raises UserError for an unknown pooling and for weights that do not fill the model.
     """
     from lrd_harness.prompts import prompt_rule
@@ -23,7 +25,7 @@ def open_plain(
 
     pooling = options.pooling or default_pooling
     pool = by_mask(pooling)
-    module, tokenizer = _load(checkpoint, options)
+    module, tokenizer, whole = _load(checkpoint, options)
     max_length = length_limit(module, options.max_length or _usual_length(module, tokenizer))
     return TextModel(
         checkpoint,
@@ -37,12 +39,14 @@ def open_plain(
             pooling=pooling,
             max_length=max_length,
             prompt=prompt_rule(checkpoint.name, chosen=options.prompts),
+            whole=whole,
         ),
     )
 
 
-def _load(checkpoint: Checkpoint, options: ModelOptions) -> tuple[Any, Any]:
-    from transformers import AutoModel, AutoTokenizer
+def _load(checkpoint: Checkpoint, options: ModelOptions) -> tuple[Any, Any, Any]:
+    """The backbone, its tokenizer, and the model with its head, None where there is none."""
+    from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
     where = {
         "revision": checkpoint.revision if checkpoint.hub else None,
@@ -50,7 +54,8 @@ def _load(checkpoint: Checkpoint, options: ModelOptions) -> tuple[Any, Any]:
         "trust_remote_code": False,
     }
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, **where)
-    whole, loading = AutoModel.from_pretrained(
+    kind: Any = AutoModelForCausalLM if options.head else AutoModel
+    loaded, loading = kind.from_pretrained(
         checkpoint.path,
         dtype=options.dtype,
         use_safetensors=True,
@@ -58,9 +63,13 @@ def _load(checkpoint: Checkpoint, options: ModelOptions) -> tuple[Any, Any]:
         **({"attn_implementation": options.attention} if options.attention else {}),
         **where,
     )
-    module = whole.get_encoder() if whole.config.is_encoder_decoder else whole
-    _refuse_holes(checkpoint, whole, module, loading)
-    return module, tokenizer
+    if options.head:
+        _refuse_holes(checkpoint, loaded, loaded.base_model, loading)
+        whole = None if _holes(loading) else loaded
+        return loaded.base_model, tokenizer, whole
+    module = loaded.get_encoder() if loaded.config.is_encoder_decoder else loaded
+    _refuse_holes(checkpoint, loaded, module, loading)
+    return module, tokenizer, None
 
 
 def _refuse_holes(checkpoint: Checkpoint, whole: Any, used: Any, loading: Any) -> None:
@@ -70,10 +79,14 @@ def _refuse_holes(checkpoint: Checkpoint, whole: Any, used: Any, loading: Any) -
     """
     read = {id(p) for p in used.parameters()}
     unread = {name for name, p in whole.named_parameters() if id(p) not in read}
-    holes = sorted(set(loading["missing_keys"]) | {key for key, *_ in loading["mismatched_keys"]})
-    holes = [key for key in holes if "pooler" not in key and key not in unread]
+    holes = [key for key in _holes(loading) if "pooler" not in key and key not in unread]
     if holes:
         raise UserError(f"{checkpoint.name}: its weights lack {len(holes)} tensors, as {holes[0]}")
+
+
+def _holes(loading: Any) -> list[str]:
+    """The names of the weights that a checkpoint has not got, or not in the right shape."""
+    return sorted(set(loading["missing_keys"]) | {key for key, *_ in loading["mismatched_keys"]})
 
 
 def check_whole(checkpoint: Checkpoint, module: Any, subfolder: str = "") -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from ._sheets import Column, Sheet, error_line, layer_sheet, notes, sheets
+from ._sheets import Column, Sheet, boards, error_line, layer_sheet, notes, sheets
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -28,9 +29,10 @@ def renderable(board: Leaderboard, width: int) -> Group:
     from rich.console import Group
 
     parts: list[RenderableType] = []
-    for sheet in sheets(board):
-        parts += _sheet(sheet, width)
-    parts += _lines("Notes", notes(board), "yellow")
+    for part, title in boards(board):
+        for sheet in sheets(part):
+            parts += _sheet(sheet, width)
+        parts += _lines(title, notes(part), "yellow")
     shown = [error_line(error) for error in board.errors[:ERRORS]]
     more = len(board.errors) - len(shown)
     if more:
@@ -98,15 +100,18 @@ def _split(
     """Fill tables from the left, each with the key column; `width` cells for the others."""
     tables: list[list[Column]] = [[]]
     used = 0
-    for column in columns:
+    for i, column in enumerate(columns):
         if column is key:
             tables[-1] += [] if key in tables[-1] else [key]
             continue
-        if used and used + widths[id(column)] + GAP > width:
+        own = widths[id(column)] + GAP
+        tied = takewhile(lambda behind: behind.tied, columns[i + 1 :])
+        together = own + sum(widths[id(one)] + GAP for one in tied)
+        if used and used + (together if together <= width else own) > width:
             tables.append([key])
             used = 0
         tables[-1].append(column)
-        used += widths[id(column)] + GAP
+        used += own
     return [table if key in table else [*table, key] for table in tables]
 
 
@@ -123,11 +128,12 @@ def _sheet(sheet: Sheet, width: int) -> list[RenderableType]:
 
     parts: list[RenderableType] = [Text(sheet.title, "bold cyan"), Text()]
     for columns, room in pack(sheet.columns, width):
-        parts += [_table(columns, room), Text()]
+        parts += [_table(columns, room, width), Text()]
     return [*parts, *_lines("", sheet.legend, "dim")]
 
 
-def _table(columns: Sequence[Column], room: int) -> Table:
+def _table(columns: Sequence[Column], room: int, most: int) -> Table:
+    """room: cells for the key; where one column is too wide beside it for `most`, it is broken."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -135,7 +141,7 @@ def _table(columns: Sequence[Column], room: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
     texts = []
     for column in columns:
-        width = room if column.key else _width(column)
+        width = room if column.key else min(_width(column), max(1, most - room - GAP))
         heading = [line for part in column.heading for line in wrap(part, width)]
         table.add_column(Text("\n".join(heading)), justify=column.align, width=width, no_wrap=True)
         # Text, not str: a name is never read as markup

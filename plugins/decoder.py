@@ -1,9 +1,10 @@
-"""Adapter: decoders as embedders; pooling last (default), mean, or mean-no-sink."""
+"""Adapter: causal language models; pooling last (default), mean, or mean-no-sink."""
 
 from __future__ import annotations
 
-from lrd_harness.contracts import Adapter, Checkpoint, Model, ModelOptions
+from lrd_harness.contracts import Adapter, Checkpoint, ModelOptions
 from lrd_harness.hookspecs import hookimpl
+from lrd_harness.protocols import Model
 
 from ._plain import open_plain
 
@@ -25,7 +26,7 @@ def claims(checkpoint: Checkpoint) -> bool:
 
 
 def open_model(checkpoint: Checkpoint, options: ModelOptions) -> Model:
-    """Open the decoder without its head."""
+    """Open the decoder, with its head only where likelihood tasks want it."""
     return open_plain(checkpoint, options, adapter="decoder", default_pooling="last")
 
 
@@ -39,5 +40,6 @@ def lrd_adapters() -> list[Adapter]:
             open_model,
             priority=10,
             description="causal language models; last-token pooling, or mean, or mean-no-sink",
+            likelihoods=True,
         )
     ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lrd_harness.contracts import Adapter, Checkpoint, Model, ModelOptions
+from lrd_harness.contracts import Adapter, Checkpoint, ModelOptions
 from lrd_harness.hookspecs import hookimpl
+from lrd_harness.protocols import Model
 
 from ._plain import open_plain
 

@@ -65,9 +65,17 @@ def as_csv(board: Leaderboard) -> str:
     rank, predicted.METRIC (a column a metric), model, revision, parameters, blocks, width, pooling,
     max_length, family, tasks (scored), score (mean, last layer), best_layer, best_score,
     METRIC.SCORE (mean of the selection score), score.TASK, best_layer.TASK, best_score.TASK, notes.
+    Of likelihood tasks also stderr and best_stderr (standard errors of score and best_score),
+    chance, and stderr.TASK and chance.TASK. Where there are embedding tasks too, the likelihood
+    tasks are behind the notes: base.rank, base.predicted.METRIC, base.tasks, base.score, ...,
+    base.METRIC.SCORE, then score.TASK, ..., and base.notes; empty for models without such tasks.
     Names are written as they are: a spreadsheet may take one that begins with = for a formula.
     """
     lines = [_line(board, row) for row in board.rows]
+    if board.base and board.base.rows:
+        rows = {row.info.key: row for row in board.base.rows}
+        for line, row in zip(lines, board.rows, strict=True):
+            line |= _base_cells(board.base, rows.get(row.info.key))
     file = io.StringIO()
     if lines:
         writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
@@ -80,18 +88,35 @@ def as_json(board: Leaderboard) -> str:
     """Everything, for programs.
 
     schema, version: of this form; version changes when a key changes its meaning or goes.
-    metrics: [{name, score, best ("max"|"min"), tasks}]; tasks: [{name, type, score_name, models}].
+    kind: "embedding", or "base" where there are only likelihood tasks.
+    metrics: [{name, score, best ("max"|"min"), tasks}];
+    tasks: [{name, type, score_name, models, chance}].
     models: in order, [{rank, predicted: {metric: rank}, label, model, revision, variant,
-        parameters, blocks, width, pooling, max_length, family, adapter, tasks, score, best_layer,
-        best_score, values: {metric: mean}, notes, by_task: {task: {last, best_layer, best,
-        layers: {layer: score}}}, metrics: [{task, metric, version, n, start, parameters,
+        parameters, blocks, width, pooling, max_length, family, adapter, tasks, score, stderr,
+        chance, best_layer, best_score, best_stderr, values: {metric: mean}, notes, by_task: {task:
+        {last, stderr, chance, best_layer, best, best_stderr, layers: {layer: score}}},
+        metrics: [{task, task_type, metric, version, n, start, parameters,
         selection, values: {name: value}, profiles: {name: {layers, values}}, seconds}],
         captures: [{texts, forwarded, tokens, truncated, empty, duplicates, seconds}]}].
+    stderr, chance: standard error of the score, and what guessing gets; null where there is none.
     correlations: [{name, kind, rho, p, n}]; notes; errors: [{model, ..., error}].
+    base: of the likelihood tasks where there are embedding tasks too, {kind, metrics, tasks,
+        models, correlations, notes} in the same form, without captures; null where there are none.
     """
     document = {
         "schema": SCHEMA,
         "version": VERSION,
+        **_document(board),
+        "errors": [asdict(error) for error in board.errors],
+        "base": _document(board.base) if board.base else None,
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _document(board: Leaderboard) -> dict[str, Any]:
+    """What each board has of its own."""
+    return {
+        "kind": board.kind,
         "metrics": [
             {"name": m.name, "score": m.selection.score, "best": m.selection.best, "tasks": m.tasks}
             for m in board.metrics
@@ -100,26 +125,59 @@ def as_json(board: Leaderboard) -> str:
         "models": _models(board),
         "correlations": [asdict(correlation) for correlation in board.correlations],
         "notes": board.notes,
-        "errors": [asdict(error) for error in board.errors],
     }
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _line(board: Leaderboard, row: Row) -> dict[str, Any]:
-    line: dict[str, Any] = {"rank": row.rank}
-    line |= {f"predicted.{m.name}": row.predicted[m.name] for m in board.metrics}
-    line |= {name: getattr(row.info, name) for name in INFO}
-    line |= {name: getattr(row, name) for name in ("tasks", "score", "best_layer", "best_score")}
-    line |= {f"{m.name}.{m.selection.score}": row.values[m.name] for m in board.metrics}
+    """A model's cells, on a board of either kind."""
+    return {
+        **_ranks(board, row),
+        **{name: getattr(row.info, name) for name in INFO},
+        **_means(board, row),
+        **_tasks(board, row),
+        "notes": "; ".join(row.notes),
+    }
+
+
+def _base_cells(board: Leaderboard, row: Row | None) -> dict[str, Any]:
+    """What the board of the likelihood tasks adds to a model's line; all None without a row."""
+    model = row or board.rows[0]  # the columns are the same for all
+    means = {**_ranks(board, model), **_means(board, model)}
+    cells = {f"base.{name}": value for name, value in means.items()} | _tasks(board, model)
+    cells["base.notes"] = "; ".join(model.notes)
+    return cells if row else dict.fromkeys(cells)
+
+
+def _ranks(board: Leaderboard, row: Row) -> dict[str, Any]:
+    return {
+        "rank": row.rank,
+        **{f"predicted.{m.name}": row.predicted[m.name] for m in board.metrics},
+    }
+
+
+def _means(board: Leaderboard, row: Row) -> dict[str, Any]:
+    base = board.kind == "base"
+    names = ["tasks", "score", *(("stderr", "chance") if base else ()), "best_layer", "best_score"]
+    cells = {name: getattr(row, name) for name in [*names, *(["best_stderr"] if base else [])]}
+    return cells | {f"{m.name}.{m.selection.score}": row.values[m.name] for m in board.metrics}
+
+
+def _tasks(board: Leaderboard, row: Row) -> dict[str, Any]:
+    cells: dict[str, Any] = {}
     for task in board.tasks:
         score = row.scores[task.name]
-        line[f"score.{task.name}"] = score.last
-        line[f"best_layer.{task.name}"] = score.best_layer
-        line[f"best_score.{task.name}"] = score.best
-    return line | {"notes": "; ".join(row.notes)}
+        cells[f"score.{task.name}"] = score.last
+        if board.kind == "base":
+            cells[f"stderr.{task.name}"] = score.stderr
+            cells[f"chance.{task.name}"] = score.chance
+        cells[f"best_layer.{task.name}"] = score.best_layer
+        cells[f"best_score.{task.name}"] = score.best
+    return cells
 
 
 def _models(board: Leaderboard) -> list[dict[str, Any]]:
+    from lrd_harness.leaderboard import TaskScore  # not above: it would cost scipy to list plugins
+
     scores, metrics, captures = _by_model(board.results)
     models = []
     for row in board.rows:
@@ -128,7 +186,7 @@ def _models(board: Leaderboard) -> list[dict[str, Any]]:
             task: {**asdict(score), "layers": {}} for task, score in row.scores.items()
         }
         for task, layer, value in scores.get(key, []):
-            empty: dict[str, Any] = {"last": None, "best_layer": None, "best": None, "layers": {}}
+            empty = {**asdict(TaskScore()), "layers": {}}
             by_task.setdefault(task, empty)["layers"][layer] = value
         whole = {
             f: getattr(row, f) for f in row.__dataclass_fields__ if f not in ("info", "scores")

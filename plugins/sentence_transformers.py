@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrd_harness.contracts import Adapter, Checkpoint, Model, ModelOptions, Text
+from lrd_harness.contracts import Adapter, Checkpoint, ModelOptions, Text
 from lrd_harness.errors import UserError
 from lrd_harness.hookspecs import hookimpl
+from lrd_harness.protocols import Model
 
 from ._plain import UNLIMITED, check_whole, length_limit
 

@@ -11,7 +11,8 @@ from mteb.models.model_meta import ScoringFunction
 from mteb.types import Array, PromptType
 from sentence_transformers.util import SimilarityFunction
 
-from lrd_harness.contracts import ModelView, Task
+from lrd_harness.contracts import Task
+from lrd_harness.protocols import ModelView
 
 _SCORING = {"cosine": ScoringFunction.COSINE, "dot": ScoringFunction.DOT_PRODUCT}
 

@@ -17,10 +17,13 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def _is_several_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_text, value))
+
+
 def _is_texts(value: Any) -> bool:
     """A text, or a list of texts, as a row of a legacy clustering or pair task holds."""
-    several = isinstance(value, list) and bool(value) and all(map(_is_text, value))
-    return several or _is_text(value)
+    return _is_several_texts(value) or _is_text(value)
 
 
 def _is_number(value: Any) -> bool:
@@ -45,6 +48,7 @@ def _is_anything(value: Any) -> bool:
 
 KINDS: dict[str, Callable[[Any], bool]] = {
     "a text": _is_text,
+    "a list of texts": _is_several_texts,
     "a text or a list of texts": _is_texts,
     "a number": _is_number,
     "a list of numbers": _is_numbers,

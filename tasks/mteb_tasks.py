@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from lrd_harness.contracts import ModelView, Request, Score, Task, TaskFamily, TaskOptions
+from lrd_harness.contracts import Request, Score, Task, TaskFamily, TaskOptions
 from lrd_harness.errors import UserError
 from lrd_harness.hookspecs import hookimpl
+from lrd_harness.protocols import ModelView
 
 from . import _local_data
 
@@ -28,6 +29,7 @@ def wrap(
     prompt: str | Mapping[str, str] | None = None,
     load: Callable[[Any], None] = lambda task: task.load_data(),
     check: Callable[[], None] | None = None,
+    local: Path | None = None,
 ) -> Task:
     """A Task around a mteb task.
 
@@ -77,6 +79,7 @@ def wrap(
         description=description,
         check=check or (lambda: _drop(loaded())),
         save=_save,
+        local=local,
     )
     return task
 
@@ -238,6 +241,7 @@ def _open(name: str, options: TaskOptions) -> Task:
         prompt=metadata.prompt,  # type: ignore[arg-type]
         load=load,
         check=check if local is None else None,
+        local=local,
     )
 
 

@@ -44,6 +44,7 @@ def open_file(name: str, options: TaskOptions) -> Task:
         evaluate=None,
         description=f"texts of {path.name}, without labels",
         check=check,
+        local=path,
     )
 
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrd_harness import capture as module
-from lrd_harness.capture import _batches, _shards, capture
+from lrd_harness.capture import batches, capture, shards
 from lrd_harness.contracts import Task, Text
 from lrd_harness.errors import NotFinite
 from lrd_harness.store import Store
@@ -25,25 +25,23 @@ from lrd_harness.view import LayerView, StoredStates, planes
 lengths = st.lists(st.integers(1, 60), max_size=40)
 
 
-def encoded_of(sizes: Sequence[int]) -> list[dict[str, Any]]:
-    return [{"input_ids": [7] * size} for size in sizes]
-
-
 def whole(ranges: Sequence[range], count: int) -> None:
     assert [i for r in ranges for i in r] == list(range(count))
     assert all(len(r) for r in ranges)
 
 
-@given(lengths, st.integers(1, 200))
-def test_batches_keep_the_budget(sizes: list[int], budget: int) -> None:
+@given(lengths, st.integers(1, 200), st.booleans())
+def test_batches_keep_the_budget(sizes: list[int], budget: int, alike: bool) -> None:
     sizes = sorted(sizes, reverse=True)
-    found = list(_batches(encoded_of(sizes), budget))
+    found = list(batches(sizes, budget, alike))
     whole(found, len(sizes))
     for batch in found:
         padded = len(batch) * max(sizes[i] for i in batch)
         assert padded <= budget or len(batch) == 1
+        assert not alike or len({sizes[i] for i in batch}) == 1
     for one, two in pairwise(found):  # no room was left for the next text
-        assert (len(one) + 1) * sizes[one.start] > budget
+        unlike = alike and sizes[two.start] != sizes[one.start]
+        assert unlike or (len(one) + 1) * sizes[one.start] > budget
         assert two.start == one.stop
 
 
@@ -52,7 +50,7 @@ def test_shards_are_small(sizes: list[int], tokens: int, most: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "SHARD_TOKENS", tokens)
         patch.setattr(module, "SHARD_TEXTS", most)
-        found = list(_shards(encoded_of(sizes)))
+        found = list(shards(sizes))
     whole(found, len(sizes))
     for shard in found:
         assert len(shard) <= most

@@ -262,6 +262,29 @@ def test_load_gives_typed_rows(tmp_path: Path) -> None:
     assert loaded.captures[0].forwarded == 8
 
 
+def test_stderr_chance_and_the_type_of_a_metrics_task_are_read_where_they_are(
+    tmp_path: Path,
+) -> None:
+    known = {"task_type": "LogLikelihood"}
+    likelihood = {**score(task="mmlu"), **known, "stderr": 0.0184, "chance": 0.25}
+    unknown = {**score(task="other"), **known, "stderr": None, "chance": None}
+    metric = {**METRIC, "unit": "m|mmlu|frenet", "task": "mmlu", **known}
+    write(tmp_path, MODEL, score(), METRIC, likelihood, unknown, metric)
+    loaded = load(tmp_path)
+    held = {row.task: (row.stderr, row.chance) for row in loaded.scores}
+    assert held == {"T": (None, None), "mmlu": (0.0184, 0.25), "other": (None, None)}
+    assert [row.task_type for row in loaded.metrics] == ["", "LogLikelihood"]
+    with sqlite3.connect(build_database(tmp_path)) as database:
+        query = database.execute
+        assert query("SELECT stderr, chance FROM scores").fetchall() == list(held.values())
+        for table in ("metrics", "metric_values"):
+            types = query(f"SELECT DISTINCT task, task_type FROM {table}").fetchall()
+            assert types == [("T", None), ("mmlu", "LogLikelihood")]
+    database.close()
+    next((tmp_path / "journal").iterdir()).unlink()
+    assert load(tmp_path) == loaded
+
+
 def _fields(record: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in record.items() if k not in ("kind", "unit")}
 

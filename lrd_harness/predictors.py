@@ -1,0 +1,64 @@
+"""How well each predictor orders the models: the metrics, and what needs no metric."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import log
+from typing import Literal
+
+from lrd_harness import stats
+from lrd_harness.contracts import Choice
+from lrd_harness.panel import MeanRanks, Panel, mean_ranks
+from lrd_harness.results import Key
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Spearman's rho of a predictor's order with the mean score, + = agrees, over n models.
+
+    rho and its permutation p-value (two-sided) are None for n < 3 or where all are level.
+    """
+
+    name: str
+    kind: Literal["metric", "baseline"]
+    rho: float | None
+    p: float | None
+    n: int
+
+
+def correlations(
+    panel: Panel, actual: Mapping[Key, float | None], order: Mapping[str, MeanRanks]
+) -> tuple[Correlation, ...]:
+    """Each predictor's agreement with the mean score: the metrics, then what needs no metric.
+
+    `frenet.rank` is ranked within tasks as a metric's score is, higher = better.
+    """
+    models = panel.models.items()
+    frenet = mean_ranks(panel.frenet_rank, panel.models, Choice("rank", "max"))
+    baselines = {
+        "log parameters": {key: log(m.parameters) if m.parameters else None for key, m in models},
+        "log width": {key: log(m.width) if m.width else None for key, m in models},
+        "depth": {key: float(m.blocks) if m.blocks else None for key, m in models},
+        "frenet.rank": _negated(frenet),
+    }
+    return (
+        *(_correlation(name, "metric", _negated(ranks), actual) for name, ranks in order.items()),
+        *(_correlation(name, "baseline", values, actual) for name, values in baselines.items()),
+    )
+
+
+def _negated(ranks: MeanRanks) -> MeanRanks:
+    """Rank 1 is the best, a score of 1 the worst: turned so that + means that they agree."""
+    return {key: None if rank is None else -rank for key, rank in ranks.items()}
+
+
+def _correlation(
+    name: str,
+    kind: Literal["metric", "baseline"],
+    predicted: Mapping[Key, float | None],
+    actual: Mapping[Key, float | None],
+) -> Correlation:
+    x, y = [predicted[key] for key in actual], list(actual.values())
+    n = len(stats.paired(x, y)[0])
+    return Correlation(name, kind, stats.spearman(x, y), stats.permutation_p(x, y), n)

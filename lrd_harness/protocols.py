@@ -1,0 +1,125 @@
+"""What a model offers, to the core and to tasks: structural types, met by duck typing.
+
+Letters in shapes: n texts, b texts of a batch, T tokens, d width, L blocks; L + 1 states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from lrd_harness.contracts import Continuation, ModelOptions, PromptType, Task, Text
+    from lrd_harness.head import Head
+
+Experiments = Sequence[Mapping[str, Any]]  # names a result is kept under; {}: the model's own
+
+
+class ModelView(Protocol):
+    """What a task evaluates: one layer of a model (or a pruned variant) as an encoder."""
+
+    name: str
+    revision: str
+    similarity: str
+    experiments: Experiments
+
+    def encode(
+        self, texts: Sequence[str], task: Task, prompt_type: PromptType | None = None
+    ) -> np.ndarray:
+        """Embeddings, (len(texts), width) float32, in the order of the texts."""
+        ...
+
+
+class LikelihoodView(Protocol):
+    """What a likelihood task evaluates: one layer of a language model, read through its head."""
+
+    name: str
+    revision: str
+    experiments: Experiments
+
+    def loglikelihoods(self, requests: Sequence[Continuation]) -> Sequence[tuple[float, bool]]:
+        """Of each request, log P(continuation | context) in nats; whether it is the likeliest."""
+        ...
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What the leaderboard says of a model."""
+
+    parameters: int
+    blocks: int
+    width: int
+    pooling: str
+    max_length: int
+    family: str
+
+
+Encoded = Mapping[str, Any]  # one text's token features: {"input_ids": [...], ...}
+
+
+class Model(Protocol):
+    """An opened model (made by an adapter; text_model.TextModel does most of the work).
+
+    identity: everything that changes a state, apart from prompt and text;
+    similarity: how its outputs are compared ("cosine", "dot", "euclidean", "manhattan").
+    """
+
+    info: ModelInfo
+    identity: dict[str, str]
+    has_final_norm: bool
+    blocks: torch.nn.ModuleList
+    final_norm: torch.nn.Module | None
+    tokenizer: Any
+    similarity: str
+    head: Head | None
+
+    def prompt(self, task: Task, prompt_type: str | None) -> str:
+        """The prompt that goes before a text of this task."""
+        ...
+
+    def tokenize(self, texts: Sequence[Text]) -> list[Encoded]:
+        """Token features of each text, cut to the model's length."""
+        ...
+
+    def truncated(self, texts: Sequence[Text], encoded: Sequence[Encoded]) -> list[bool]:
+        """Of each text, whether it was cut."""
+        ...
+
+    def states(self, batch: Sequence[Encoded]) -> Mapping[tuple[str, int], torch.Tensor]:
+        """One forward pass: ("raw" or "final", layer) -> pooled states (b, d_l) float32."""
+        ...
+
+    def embed(self, pooled: torch.Tensor) -> torch.Tensor:
+        """From pooled states (n, d) to the model's output: Dense, Normalize and the like."""
+        ...
+
+
+class LanguageModel(Model, Protocol):
+    """An opened model with a language-model head, for likelihood tasks.
+
+    whole: the model with its head, as transformers has it; head: never None;
+    padding: the side on which shorter texts are padded, "none" for texts of equal length only.
+    """
+
+    whole: torch.nn.Module | None
+    padding: str
+    device: torch.device
+    options: ModelOptions
+
+    def watch(self, batch: Sequence[Encoded], seen: Callable[[int, torch.Tensor], None]) -> None:
+        """One forward pass: `seen(l, state)` of state 0..L, (b, T, d_l), as written."""
+        ...
+
+    def normed(self, state: torch.Tensor) -> torch.Tensor:
+        """The final norm of single tokens' states (m, d), if there is one."""
+        ...
+
+    def pooled(
+        self, state: torch.Tensor, features: Mapping[str, Any]
+    ) -> Mapping[str, torch.Tensor]:
+        """Of a state (b, T, d), "raw" and, where there is a final norm, "final", (b, d) float32."""
+        ...

@@ -1,0 +1,272 @@
+"""lm-eval's side of a likelihood task: its requests, its tokens, its scores, its result files."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+import re
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import lm_eval
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+from lm_eval.evaluator_utils import get_sample_size
+from lm_eval.loggers import EvaluationTracker
+from lm_eval.models.huggingface import HFLM
+
+from lrd_harness.contracts import Continuation, Score, TaskOptions, TokenPairs
+from lrd_harness.errors import UserError
+from lrd_harness.protocols import LanguageModel, LikelihoodView
+
+from ._lm_loading import plainly
+
+SEED = 1234  # lm-eval's own, for few-shot examples that are drawn at random
+BOOTSTRAP = 1000  # lm-eval's default of 100,000 takes minutes a layer; accuracies need none
+
+
+@dataclass
+class Built:
+    """A task or group of lm-eval with its prompts made, once for all models and layers.
+
+    loaded: lm-eval's record of tasks and groups; instances: of each task.
+    """
+
+    name: str
+    loaded: dict[str, Any]
+    instances: Mapping[str, Sequence[Instance]]
+    options: TaskOptions
+
+    @property
+    def requests(self) -> list[Continuation]:
+        """What it asks a model, as often as it does, in order."""
+        return [Continuation(*i.args) for found in self.instances.values() for i in found]
+
+
+def build(
+    name: str,
+    loaded: Any,
+    options: TaskOptions,
+    examples: Mapping[str, int] | None = None,
+) -> Built:
+    """Make the prompts.
+
+    examples: of each task, how many there are for its prompts at most.
+    Raises UserError for too few examples, and for what no model can answer.
+    """
+    instances: dict[str, Sequence[Instance]] = {}
+    for task_name, task in loaded["tasks"].items():
+        wanted = options.num_fewshot
+        if examples is not None and wanted is not None:
+            wanted = min(wanted, examples[task_name])
+        _set_fewshot(task, wanted)
+        with plainly(f"lm-eval:{name}: {task_name}"):
+            task.build_all_requests(
+                limit=get_sample_size(task, options.limit), rank=0, world_size=1
+            )
+        _check_requests(task_name, task.instances)
+        instances[task_name] = task.instances
+        task.build_all_requests = _Again(task)
+    return Built(name, cast("dict[str, Any]", loaded), instances, options)
+
+
+class _Again:
+    """What takes the place of making the prompts of a task once more: the same, unanswered."""
+
+    def __init__(self, task: Any) -> None:
+        self.task, self.instances = task, list(task.instances)
+
+    def __call__(self, **kwargs: Any) -> None:
+        fresh = []
+        for instance in self.instances:
+            again = copy.copy(instance)
+            again.resps, again.filtered_resps = [], {}
+            fresh.append(again)
+        self.task._instances = fresh
+
+
+def _set_fewshot(task: Any, wanted: int | None) -> None:
+    """As lm-eval's `simple_evaluate` sets it: a task that says 0 keeps it, and 0 is the default."""
+    own = task.get_config("num_fewshot")
+    if wanted is not None and own != 0:
+        task.set_config(key="num_fewshot", value=wanted)
+    elif own is None:
+        task.set_config(key="num_fewshot", value=0)
+    task.set_fewshot_seed(seed=SEED)
+
+
+def _check_requests(name: str, instances: Sequence[Instance]) -> None:
+    for instance in instances:
+        if instance.request_type != "loglikelihood" or len(instance.args) != 2:
+            raise UserError(f"lm-eval:{name} asks for more than log-likelihoods of texts")
+        if not instance.args[1].strip():
+            raise UserError(
+                f"lm-eval:{name}: document {instance.doc_id}: choice {instance.idx} is empty, "
+                "so there is no continuation to score"
+            )
+
+
+class _Tokens(HFLM):  # type: ignore[misc]  # lm-eval has no types
+    """lm-eval's own tokenization of requests, without a pass.
+
+    found: of each request, what it was, and the tokens of its context and its continuation.
+    """
+
+    def __init__(self, model: LanguageModel) -> None:
+        super().__init__(
+            pretrained=model.whole,
+            tokenizer=copy.deepcopy(model.tokenizer),  # a padding token may be added to it
+            backend="causal",
+            max_length=model.options.max_length,
+        )
+        self.found: Sequence[tuple[Any, list[int], list[int]]] = ()
+        self._encoded = functools.lru_cache(16)(super().tok_encode)
+
+    def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> list[int]:
+        """As it is; the context that the choices of a question share is encoded once."""
+        return list(self._encoded(string, *args, **kwargs))
+
+    def _loglikelihood_tokens(self, requests: Any, **kwargs: Any) -> list[tuple[float, bool]]:
+        self.found = requests
+        return [(0.0, False)] * len(requests)
+
+
+def tokenize(model: LanguageModel, requests: Sequence[Continuation]) -> TokenPairs:
+    """The tokens of requests as lm-eval's `hf` has them. Raises UserError for one without any."""
+    lm = _Tokens(model)
+    asked = [Instance("loglikelihood", {}, tuple(request), 0) for request in requests]
+    lm.loglikelihood(asked, disable_tqdm=True)
+    most = int(lm.max_length)
+    for (context, continuation), before, after in lm.found:
+        if not before or not after or len(after) > most:
+            fault = "more than the model takes" if after else "none"
+            raise UserError(
+                f"the continuation {continuation[:40]!r} of a prompt that ends in "
+                f"{context[-40:]!r} has too many or too few tokens: {fault}"
+            )
+    return TokenPairs([(before, after) for _, before, after in lm.found], most)
+
+
+class _Layer(LM):  # type: ignore[misc]  # lm-eval has no types
+    """One layer as lm-eval's language model: answers are looked up, not computed."""
+
+    def __init__(self, view: LikelihoodView) -> None:
+        super().__init__()
+        self.view = view
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """The log-likelihood of each request, and whether it is the greedy continuation."""
+        return list(self.view.loglikelihoods([Continuation(*r.args) for r in requests]))
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        """Never asked for: such tasks are refused when they are found."""
+        raise UserError("rolling log-likelihoods are not read layer by layer")
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """Never asked for: such tasks are refused when they are found."""
+        raise UserError("text is not generated layer by layer")
+
+
+def evaluate(built: Built, view: LikelihoodView) -> Score:
+    """lm-eval's score of one layer."""
+    results: Any = lm_eval.evaluate(
+        lm=_Layer(view),
+        task_dict=cast("Any", built.loaded),
+        limit=cast("Any", built.options.limit),
+        bootstrap_iters=BOOTSTRAP,
+        log_samples=built.options.log_samples,
+    )
+    results["config"] = {
+        "model": "lrd-harness",
+        "model_args": {"pretrained": view.name, "revision": view.revision, **view.experiments[0]},
+        "limit": built.options.limit,
+        "bootstrap_iters": BOOTSTRAP,
+        "fewshot_seed": SEED,
+    }
+    results["date"] = time.time()
+    results["lm_eval_version"] = lm_eval.__version__
+    return _score(built, results)
+
+
+def _score(built: Built, results: Any) -> Score:
+    own = results["results"][built.name]
+    keys = [k for k, v in own.items() if isinstance(v, float) and "," in k and "_stderr" not in k]
+    better = results["higher_is_better"].get(built.name) or {}
+    keys = [k for k in keys if better.get(k.partition(",")[0], True)]
+    if not keys:
+        raise UserError(f"lm-eval:{built.name} has no score of which more is better")
+    main = next((k for k in keys if k.startswith("acc,")), keys[0])
+    metric, _, filtered = main.partition(",")
+    return Score(
+        main=own[main],
+        name=metric,
+        stderr=_stderr(own.get(f"{metric}_stderr,{filtered}"), own[main], metric, own),
+        chance=_chance(built) if metric.startswith("acc") else None,
+        scores={
+            **{k: float(v) for k, v in own.items() if isinstance(v, float)},
+            **{
+                f"{part}.{main}": float(found[main])
+                for part, found in results["results"].items()
+                if part != built.name and isinstance(found.get(main), float)
+            },
+        },
+        native=results,
+    )
+
+
+def _stderr(given: Any, score: float, metric: str, own: Mapping[str, Any]) -> float | None:
+    """lm-eval's own; it has none where a subject has one question: then that of a proportion."""
+    if isinstance(given, (int, float)):
+        return float(given)
+    n = int(own.get("sample_len", 0))
+    return math.sqrt(score * (1 - score) / (n - 1)) if metric == "acc" and n > 1 else None
+
+
+def _chance(built: Built) -> float | None:
+    """What guessing gets: the mean over questions of 1 / choices, subjects as they are weighed.
+
+    None for a task without choices.
+    """
+    groups = built.loaded.get("groups") or {}
+    group = groups.get(built.name)
+    by_size = not group or group.aggregate_metric_list[0].weight_by_size
+    total = weight = 0.0
+    for name, instances in built.instances.items():
+        if built.loaded["tasks"][name].OUTPUT_TYPE != "multiple_choice":
+            return None
+        # requests without a context only serve to correct the others by
+        asked = [i for i in instances if i.args[0]] or instances
+        choices = Counter(i.doc_id for i in asked)
+        mean = sum(1 / n for n in choices.values()) / len(choices)
+        size = len(choices) if by_size else 1
+        total, weight = total + mean * size, weight + size
+    return total / weight
+
+
+def save(score: Score, view: LikelihoodView, out: Path) -> None:
+    """Write lm-eval's own result files of this layer under out/lm_eval/MODEL/LAYER/."""
+    results = dict(score.native)
+    samples = copy.deepcopy(results.pop("samples", None))  # lm-eval changes them in writing
+    for experiment in view.experiments:
+        parts = [f"{key}_{value}" for key, value in experiment.items()] or ["model"]
+        folder = out / "lm_eval" / _safe(view.name) / "-".join(map(_safe, parts))
+        folder.mkdir(parents=True, exist_ok=True)
+        tracker = EvaluationTracker(output_path=str(folder / "results.json"))
+        tracker.general_config_tracker.log_experiment_args(
+            "lrd-harness", results["config"]["model_args"], None, None, False
+        )
+        tracker.save_results_aggregated(results=dict(results), samples=samples)
+        if not (folder / f"results_{tracker.date_id}.json").is_file():  # it only logs its failures
+            raise OSError(f"lm-eval could not write its results to {folder}")
+        for name, rows in (samples or {}).items():
+            tracker.save_results_samples(task_name=name, samples=copy.deepcopy(rows))
+
+
+def _safe(name: str) -> str:
+    """A folder's name, as lm-eval makes them of models' names."""
+    return re.sub(r"[\"<>:/|\\?*\[\]\s]+", "__", name)

@@ -1,0 +1,178 @@
+"""Tasks of lm-eval that compare continuations: MMLU and others, at every layer in one pass."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lrd_harness.contracts import (
+    LIKELIHOOD,
+    Continuation,
+    Request,
+    Score,
+    Task,
+    TaskFamily,
+    TaskOptions,
+    TokenPairs,
+)
+from lrd_harness.errors import UserError
+from lrd_harness.hookspecs import hookimpl
+from lrd_harness.protocols import LanguageModel, LikelihoodView
+
+from . import _mmlu_rows
+from ._lm_loading import Source, compared, expand, index, leaves, load
+
+if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
+
+    from ._lm_eval import Built
+
+OFFLINE = "MMLU"
+
+
+def wrap(
+    name: str, description: str, built: Callable[[], Built], local: Path | None = None
+) -> Task:
+    """A Task around a task or group of lm-eval; its prompts are made at the first call."""
+
+    def requests() -> Sequence[Continuation]:
+        return built().requests
+
+    def texts() -> Sequence[Request]:
+        asked = dict.fromkeys(request.context for request in requests())
+        contexts = [context for context in asked if context.strip()] or list(asked)
+        return [Request(context) for context in contexts]
+
+    def evaluate(view: LikelihoodView) -> Score:
+        from ._lm_eval import evaluate as by_lm_eval
+
+        return by_lm_eval(built(), view)
+
+    def check() -> None:
+        built()
+
+    return Task(
+        name=name,
+        texts=texts,
+        evaluate=evaluate,
+        type=LIKELIHOOD,
+        requests=requests,
+        description=description,
+        check=check,
+        local=local,
+        save=_save,
+        tokenize=_tokenize,
+    )
+
+
+def _tokenize(model: LanguageModel, requests: Sequence[Continuation]) -> TokenPairs:
+    from ._lm_eval import tokenize
+
+    return tokenize(model, requests)
+
+
+def _save(score: Score, view: LikelihoodView, out: Path) -> None:
+    from ._lm_eval import save
+
+    save(score, view, out)
+
+
+def open_task(name: str, options: TaskOptions) -> list[Task]:
+    """A task or group of lm-eval, several for a tag. Raises KeyError for an unknown name."""
+    local = options.data / "mmlu" if options.data and (options.data / "mmlu").is_dir() else None
+    manager = index(options.include_path, mmlu_only=False)
+    return [_open_one(manager, one, options, local) for one in expand(manager, name)]
+
+
+def _open_one(manager: TaskManager, name: str, options: TaskOptions, local: Path | None) -> Task:
+    parts = list(leaves(manager, name))
+    _refuse_other_data(parts, options)
+    configs = [manager.task_index[part].cfg or {} for part in parts]
+
+    @functools.cache
+    def built() -> Built:
+        from ._lm_eval import build
+
+        source = Source(options.include_path)
+        if local is not None and any(c.get("dataset_path") == "cais/mmlu" for c in configs):
+            wanted = [config["dataset_name"] for config in configs if "dataset_name" in config]
+            rows = _mmlu_rows.local(local, wanted)
+            _check_fewshot(rows, options, str(local / "dev.jsonl"))
+            source = Source(options.include_path, rows, str(local))
+        return build(name, load(manager, name, source), options)
+
+    own = local or options.include_path
+    return wrap(f"lm-eval:{name}", f"lm-eval's {name}", built, own)
+
+
+def _refuse_other_data(parts: Sequence[str], options: TaskOptions) -> None:
+    """Raise UserError for local data that would be passed over."""
+    for part in parts:
+        if options.data and (options.data / part).is_dir():
+            raise UserError(
+                f"{options.data / part}: of lm-eval's tasks only MMLU is read from --task-data, "
+                "out of DIR/mmlu; for others write a task file, see --include-path"
+            )
+
+
+def _check_fewshot(rows: _mmlu_rows.Rows, options: TaskOptions, where: str) -> None:
+    for subject, splits in rows.items():
+        there = len(splits.get("dev", ()))
+        if there < (options.num_fewshot or 0):
+            raise UserError(
+                f"{where}: {there} rows of subject {subject}, "
+                f"but {options.num_fewshot} examples are asked for by num_fewshot"
+            )
+
+
+def open_offline(name: str, options: TaskOptions) -> Task:
+    """MMLU without the hub, see `build_offline`. Raises KeyError for another name."""
+    if name != OFFLINE:
+        raise KeyError(name)
+    built = functools.cache(functools.partial(build_offline, options))
+    text = "MMLU's 14,042 test questions on 57 subjects, by lm-eval; --limit draws a sample."
+    return wrap(OFFLINE, text, built)
+
+
+def build_offline(options: TaskOptions) -> Built:
+    """MMLU with the questions out of registry packages: the whole test split, or a sample of it.
+
+    `limit` counts questions of all subjects together, which are drawn in proportion to the
+    subjects' sizes. A subject with fewer development questions than examples wanted uses those.
+    """
+    from ._lm_eval import build
+
+    rows = _mmlu_rows.packaged()
+    if options.limit is not None:
+        sizes = {subject: len(splits["test"]) for subject, splits in rows.items()}
+        rows = {
+            subject: {**rows[subject], "test": [rows[subject]["test"][i] for i in chosen]}
+            for subject, chosen in _mmlu_rows.stratified(sizes, options.limit).items()
+        }
+    manager = index(None, mmlu_only=True)
+    loaded = load(manager, "mmlu", Source(mmlu=rows, where="the package"))
+    examples = {f"mmlu_{subject}": len(splits["dev"]) for subject, splits in rows.items()}
+    return build("mmlu", loaded, replace(options, limit=None), examples)
+
+
+@functools.cache
+def _names() -> Mapping[str, str]:
+    return dict.fromkeys(compared(index(None)), LIKELIHOOD)
+
+
+@hookimpl
+def lrd_tasks() -> list[TaskFamily]:
+    """lm-eval's tasks by `lm-eval:NAME`, and MMLU without the hub."""
+    return [
+        TaskFamily("lm-eval", names=_names, open=open_task),
+        TaskFamily(
+            "offline",
+            names=lambda: {OFFLINE: LIKELIHOOD},
+            open=open_offline,
+            bare=True,
+            offline=True,
+        ),
+    ]

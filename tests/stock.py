@@ -1,0 +1,301 @@
+"""Stock lm-eval beside the harness: small tasks for both, and a model truncated by hand."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import random
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tiny
+import torch
+
+ENDINGS, LAST_WORD, ANATOMY = "tiny_endings", "tiny_last_word", "mmlu_anatomy"
+NORMS = ("norm", "ln_f", "final_layer_norm", "norm_f", "final_layernorm", "ln_out")
+CHOICES = """
+output_type: multiple_choice
+validation_split: validation
+training_split: train
+fewshot_split: train
+doc_to_text: "{{query}}"
+doc_to_target: "{{label}}"
+doc_to_choice: "choices"
+"""
+ACCURACIES = """
+metric_list:
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+  - {metric: acc_norm, aggregation: mean, higher_is_better: true}
+  - {metric: acc_mutual_info, aggregation: mean, higher_is_better: true}
+"""
+WORD = """
+output_type: loglikelihood
+test_split: validation
+num_fewshot: 0
+doc_to_text: "{{text.split(' ')[:-1]|join(' ')}}"
+doc_to_target: "{{' '+text.split(' ')[-1]}}"
+metric_list:
+  - {metric: perplexity, aggregation: perplexity, higher_is_better: false}
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+"""
+SPEAKS = """
+output_type: generate_until
+test_split: validation
+doc_to_text: "{{text}}"
+doc_to_target: "{{end}}"
+"""
+
+
+class Answer(NamedTuple):
+    """One request and what a model said to it."""
+
+    context: str
+    continuation: str
+    loglikelihood: float
+    greedy: bool
+
+
+def write_task(folder: Path, name: str, body: str, data: dict[str, list[dict[str, Any]]]) -> None:
+    """A task of lm-eval in a folder, with its data beside it, split by split."""
+    for split, rows in data.items():
+        tiny.write_rows(folder / "data" / f"{name}-{split}.jsonl", rows)
+    files = {split: str(folder / "data" / f"{name}-{split}.jsonl") for split in data}
+    head = f"task: {name}\ndataset_path: json\ndataset_kwargs: {{data_files: {json.dumps(files)}}}"
+    (folder / f"{name}.yaml").write_text(head + body)
+
+
+def tasks(folder: Path) -> Path:
+    """Endings of several tokens, and of no context, drawn examples; and the last word of a text."""
+    draw = random.Random(3)
+    texts = tiny.sentences(60, 5, least=3)
+    ends = tiny.sentences(90, 6, least=1, most=4)
+    rows = [
+        {
+            "query": text,
+            "choices": draw.sample(ends, draw.randint(2, 4)),
+            "label": draw.randint(0, 1),
+        }
+        for text in texts
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    split = {"validation": rows[:8], "train": rows[8:14]}
+    write_task(folder, ENDINGS, CHOICES + ACCURACIES, split)
+    write_task(folder, LAST_WORD, WORD, {"validation": [{"text": t} for t in texts[30:40]]})
+    return folder
+
+
+def other_tasks(folder: Path) -> None:
+    """Tasks that are refused, or fail as they are loaded, and groups."""
+    row = {"query": "the cat", "choices": ["sat", "ran"], "label": 0}
+    for name, choice in (("no_ending", ""), ("blank_ending", " \n")):
+        bad = {**row, "choices": ["sat", choice]}
+        write_task(folder, name, CHOICES, {"validation": [row, bad], "train": [row]})
+    words = [{"text": "the cat sat", "end": " on"}, {"text": "a dog", "end": ""}]
+    last = "{{' '+text.split(' ')[-1]}}"
+    write_task(folder, "no_word", WORD.replace(last, "{{end}}"), {"validation": words})
+    split = {"validation": [row], "train": [row]}
+    write_task(folder, "no_column", CHOICES.replace("{{query}}", "{{wrong.part}}"), split)
+    write_task(folder, "no_file", CHOICES, split)
+    (folder / "data" / "no_file-train.jsonl").unlink()
+    write_task(folder, "speaks", SPEAKS, {"validation": words})
+    write_task(folder, "one_word", WORD, {"validation": words[:1]})
+    groups = {"tiny_pair": "one_word", "tiny_talks": "speaks", "tiny_loose": LAST_WORD}
+    for name, member in groups.items():
+        mean = "aggregate_metric_list: [{metric: acc, weight_by_size: true}]\n"
+        body = f"group: {name}\ntask: [{ENDINGS}, {member}]\n" + mean * (name != "tiny_loose")
+        (folder / f"{name}.yaml").write_text(body)
+
+
+def questions(count: int, seed: int, subject: str) -> list[dict[str, Any]]:
+    """Rows in MMLU's columns."""
+    draw = random.Random(f"{seed} {subject}")
+    asked = tiny.sentences(count, draw.randrange(10**6), least=3)
+    return [
+        {
+            "question": question,
+            "choices": tiny.sentences(4, draw.randrange(10**6), least=1, most=3),
+            "answer": draw.randint(0, 3),
+            "subject": subject,
+        }
+        for question in asked
+    ]
+
+
+def mmlu(folder: Path, *subjects: str, rows: int = 9) -> Path:
+    """Local MMLU as the harness reads it: folder/mmlu/test.jsonl and dev.jsonl."""
+    for split, count, seed in (("test", rows, 0), ("dev", 3, 1)):
+        made = [row for subject in subjects for row in questions(count, seed, subject)]
+        tiny.write_rows(folder / "mmlu" / f"{split}.jsonl", made)
+    return folder
+
+
+def mmlu_tasks(folder: Path, data: Path, *subjects: str) -> Path:
+    """The same questions for lm-eval itself: its own template, with the data put into YAML."""
+    for subject in subjects:
+        split = {}
+        for name in ("test", "dev"):
+            rows = map(json.loads, (data / "mmlu" / f"{name}.jsonl").read_text().splitlines())
+            split[name] = [row for row in rows if row["subject"] == subject]
+        mmlu_task(folder, subject, split)
+    return folder
+
+
+def mmlu_task(folder: Path, subject: str, split: dict[str, list[dict[str, Any]]]) -> None:
+    """One subject of MMLU for lm-eval itself."""
+    import lm_eval.tasks
+
+    template = Path(lm_eval.tasks.__file__).parent / "mmlu/default/_default_template_yaml"
+    about = subject.replace("_", " ")
+    description = f"The following are multiple choice questions (with answers) about {about}."
+    body = f'\ninclude: {template}\ndescription: "{description}\\n\\n"\n'
+    folder.mkdir(parents=True, exist_ok=True)
+    write_task(folder, f"mmlu_{subject}", body, split)
+
+
+@functools.cache
+def place(base: Path) -> Path:
+    """Once a session, since lm-eval's index takes seconds: tasks in own/, local data in data/ with
+
+    MMLU's subject anatomy, the same for lm-eval itself in mmlu/, and models: gpt, llama, bert, and
+    short, of 60 positions.
+    """
+    folder = base / "lm-eval"
+    tiny.save("GPT2", folder / "gpt", causal=True)
+    tiny.save("Llama", folder / "llama", causal=True)
+    tiny.save("Llama", folder / "short", causal=True, max_position_embeddings=60)
+    tiny.save("Bert", folder / "bert")
+    other_tasks(tasks(folder / "own"))
+    mmlu(tiny.task_data(folder / "data"), "anatomy")
+    mmlu_tasks(folder / "mmlu", folder / "data", "anatomy")
+    return folder
+
+
+def evaluate(
+    model: Any, folder: Path, names: list[str], include: list[Path], **options: Any
+) -> dict[str, Any]:
+    """lm-eval's own results for a model with the tokenizer that lies in a folder."""
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+    from transformers import AutoTokenizer
+
+    known = {k: options.pop(k) for k in ("max_length", "batch_size") if k in options}
+    found = lm_eval.simple_evaluate(
+        model=HFLM(
+            pretrained=model,
+            tokenizer=AutoTokenizer.from_pretrained(folder),
+            backend="causal",
+            **{"batch_size": 3, **known},
+        ),
+        tasks=list(names),
+        task_manager=TaskManager(include_defaults=False, include_path=list(map(str, include))),
+        bootstrap_iters=100,
+        **options,
+    )
+    assert found is not None
+    return dict(found)
+
+
+def answers(logged: list[dict[str, Any]]) -> list[Answer]:
+    """The requests of a task in lm-eval's samples, of results or of a file, in order."""
+    found = []
+    for sample in sorted(logged, key=lambda sample: sample["doc_id"]):
+        asked = sample["arguments"]
+        if isinstance(asked, dict):  # as written to a file
+            pairs = [(given["arg_0"], given["arg_1"]) for given in asked.values()]
+        else:
+            pairs = [tuple(given) for given in asked]
+        said = [response for (response,) in sample["resps"]]
+        for (context, continuation), (value, greedy) in zip(pairs, said, strict=True):
+            found.append(Answer(context, continuation, float(value), str(greedy) == "True"))
+    return found
+
+
+def layer_files(out: Path, layer: int | str, model: str = "*") -> Path:
+    """The folder of one layer's native result files; "model" for the model's own."""
+    name = layer if isinstance(layer, str) else f"layer_{layer}"
+    places = [
+        *(out / "lm_eval").glob(f"{model}/{name}"),
+        *(out / "lm_eval").glob(f"{model}/{name}-*"),
+    ]
+    (folder,) = places
+    return folder
+
+
+def results(out: Path, layer: int | str, task: str) -> dict[str, Any]:
+    """A layer's native results of a task."""
+    files = layer_files(out, layer).glob("results_*.json")
+    loaded = [json.loads(file.read_text()) for file in files]
+    (found,) = (one for one in loaded if task in one["results"])
+    return dict(found)
+
+
+def samples(out: Path, layer: int | str, task: str) -> list[dict[str, Any]]:
+    """What a run with --log-samples wrote of a task's documents at a layer."""
+    (file,) = layer_files(out, layer).glob(f"samples_{task}_2*.jsonl")
+    return list(map(json.loads, file.read_text().splitlines()))
+
+
+def harness_answers(out: Path, layer: int | str, task: str) -> list[Answer]:
+    """The same of the harness's run."""
+    return answers(samples(out, layer, task))
+
+
+def difference(mine: list[Answer], stock: list[Answer]) -> float:
+    """max |Δ log-likelihood| of the same requests, which must agree in what is greedy."""
+    assert [one[:2] for one in mine] == [one[:2] for one in stock]
+    assert mine
+    assert [one.greedy for one in mine] == [one.greedy for one in stock]
+    return max(abs(a.loglikelihood - b.loglikelihood) for a, b in zip(mine, stock, strict=True))
+
+
+def load(folder: Path) -> Any:
+    """The model with its head, as stock lm-eval would load it."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
+
+
+def truncated(whole: Any, layer: int) -> Any:
+    """A copy that has its first blocks only, with final norm and head; the cut is checked."""
+    cut = copy.deepcopy(whole)
+    depth = whole.config.num_hidden_layers
+    for module in list(cut.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, torch.nn.ModuleList) and len(child) == depth:
+                setattr(module, name, child[:layer])
+    cut.config.num_hidden_layers = layer
+    if vars(cut.config).get("layer_types"):
+        cut.config.layer_types = cut.config.layer_types[:layer]
+    norms = [m for n, m in whole.base_model.named_modules() if n.split(".")[-1] in NORMS]
+    (norm,) = [m for m in norms if not _in_blocks(whole, m)]
+    written, last = _states(whole, depth), _states(cut, layer)
+    for before, after in zip(written[:layer], last, strict=False):
+        torch.testing.assert_close(before, after)
+    with torch.inference_mode():
+        torch.testing.assert_close(norm(written[layer - 1]), last[-1])
+    return cut
+
+
+def _states(whole: Any, depth: int) -> list[torch.Tensor]:
+    """What each block writes, and the model's own last state."""
+    found: list[torch.Tensor] = []
+    lists = [m for m in whole.base_model.modules() if isinstance(m, torch.nn.ModuleList)]
+    blocks = next(m for m in lists if len(m) == depth)
+    handles = [
+        block.register_forward_hook(
+            lambda _, args, out: found.append(out if isinstance(out, torch.Tensor) else out[0])
+        )
+        for block in blocks
+    ]
+    with torch.inference_mode():
+        found.append(whole.base_model(torch.arange(7, 19).unsqueeze(0)).last_hidden_state)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def _in_blocks(whole: Any, module: Any) -> bool:
+    lists = [m for m in whole.modules() if isinstance(m, torch.nn.ModuleList)]
+    return any(module is inner for found in lists for inner in found.modules())
