@@ -65,7 +65,8 @@ class Model(Protocol):
     """An opened model (made by an adapter; text_model.TextModel does most of the work).
 
     identity: everything that changes a state, apart from prompt and text;
-    similarity: how its outputs are compared ("cosine", "dot", "euclidean", "manhattan").
+    similarity: how its outputs are compared ("cosine", "dot", "euclidean", "manhattan");
+    head: None where none was wanted or there is none; headless: then why.
     """
 
     info: ModelInfo
@@ -76,6 +77,7 @@ class Model(Protocol):
     tokenizer: Any
     similarity: str
     head: Head | None
+    headless: str
 
     def prompt(self, task: Task, prompt_type: str | None) -> str:
         """The prompt that goes before a text of this task."""

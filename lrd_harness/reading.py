@@ -46,9 +46,12 @@ class Embeddings:
         """The texts that metrics are measured on, as the store knows them."""
         return self._texts(task, self.questions.sample(task))
 
-    def capture(self, asked: Mapping[Task, Sequence[Text]], progress: Progress) -> None:
-        """Read what is missing of these texts."""
+    def capture(
+        self, asked: Mapping[Task, Sequence[Text]], progress: Progress
+    ) -> dict[Task, Exception]:
+        """Read what is missing of these texts, of all tasks together; no task fails alone."""
         self._read([text for texts in asked.values() for text in texts], progress)
+        return {}
 
     def _read(self, texts: Sequence[Text], progress: Progress) -> None:
         self.captured += capture(
@@ -93,7 +96,8 @@ class Likelihoods:
     def __init__(self, model: Model, questions: Questions, batch_tokens: int) -> None:
         self.model = cast("LanguageModel", model)
         self.questions, self.batch_tokens = questions, batch_tokens
-        identity = {**model.identity, "reading": "likelihoods"}
+        length = {"context": str(self.model.options.max_length)}  # None: as lm-eval finds it
+        identity = {**model.identity, **length, "reading": "likelihoods"}
         self.store = Store(cache_dir() / "states", identity)
         self.captured = Captured()
 
@@ -105,19 +109,27 @@ class Likelihoods:
         """The contexts that metrics are measured on, as the store knows them."""
         return [Text(request.text) for request in self.questions.sample(task)]
 
-    def capture(self, asked: Mapping[Task, Sequence[Continuation]], progress: Progress) -> None:
-        """Read what is missing of these requests, task by task, as each has its own tokens."""
+    def capture(
+        self, asked: Mapping[Task, Sequence[Continuation]], progress: Progress
+    ) -> dict[Task, Exception]:
+        """Read what is missing of these requests; which tasks failed, and how."""
+        failed: dict[Task, Exception] = {}
         for task, requests in asked.items():
             assert task.tokenize is not None
-            self.captured += likelihoods.capture(
-                self.model,
-                requests,
-                [text.text for text in self.sample(task)],
-                task.tokenize,
-                self.store,
-                batch_tokens=self.batch_tokens,
-                progress=progress,
-            )
+            before = self.captured.forwarded
+            try:
+                self.captured += likelihoods.capture(
+                    self.model,
+                    requests,
+                    [text.text for text in self.sample(task)],
+                    task.tokenize,
+                    self.store,
+                    batch_tokens=self.batch_tokens,
+                    progress=_behind(progress, before),
+                )
+            except Exception as error:  # a request it cannot take, memory that does not suffice
+                failed[task] = error
+        return failed
 
     def met(self, task: Task, asked: Sequence[Continuation]) -> dict[str, int]:
         """What a task's contexts are like: repeated, empty, longer than the model takes."""
@@ -135,6 +147,11 @@ class Likelihoods:
     ) -> LikelihoodLayer:
         """The model truncated at a layer, as a language model."""
         return LikelihoodLayer(self.store, layer, name, revision, experiments)
+
+
+def _behind(progress: Progress, before: int) -> Progress:
+    """Progress that goes on where `before` passes were done."""
+    return lambda done, total: progress(before + done, before + total)
 
 
 Reading = Embeddings | Likelihoods

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from lrd_harness import journal, measuring
+from lrd_harness import steps
 from lrd_harness.capture import Captured
 from lrd_harness.contracts import Task
 from lrd_harness.errors import UserError
-from lrd_harness.parameters import PlannedMetric
 from lrd_harness.plan import Plan, PlannedModel
 from lrd_harness.progress import Display
 from lrd_harness.protocols import Model
 from lrd_harness.questions import Questions
 from lrd_harness.reading import Embeddings, Likelihoods, Reading
-from lrd_harness.units import Ledger, metric_unit, split_scores, unit
-from lrd_harness.view import StoredStates, planes
+from lrd_harness.units import Ledger, metric_unit, unit
 
-SAME_STATE = "every text has the same state there"
-NO_HEAD = "its weights hold no language-model head, so it cannot compare continuations"
 Kind = type[Embeddings] | type[Likelihoods]
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384, "mps": 8_192}
 
@@ -105,12 +99,15 @@ class Run:
         tasks = [t for t in self.plan.tasks if self._pending(planned, model.info.blocks, [t])]
         self._read(planned, model, Embeddings, [t for t in tasks if not t.likelihood], place)
         compared = [t for t in tasks if t.likelihood]
+        left = [t.name for t in self.plan.tasks if not planned.takes(t)]
+        if left:
+            self.display.line(f"{place}: no language model, so not evaluated on {', '.join(left)}")
         if model.head is not None:
             self._read(planned, model, Likelihoods, compared, place)
             return
         for task in compared:
             key = unit(planned, task.name, "texts")
-            self.ledger.fail(key, planned, UserError(NO_HEAD), task=task.name)
+            self.ledger.fail(key, planned, UserError(model.headless), task=task.name)
 
     def _read(
         self, planned: PlannedModel, model: Model, kind: Kind, tasks: Sequence[Task], place: str
@@ -126,14 +123,16 @@ class Run:
         for task in asked:
             for metric in self.plan.metrics:
                 if self.ledger.undone(metric_unit(planned, task, metric)):
-                    work.append(partial(self._measure, planned, reading, task, metric))
+                    step = partial(steps.measure, self.ledger, planned, reading, task, metric)
+                    work.append(partial(step, self.plan.settings.norm))
             for layer in self.layers(task, model.info.blocks):
                 if self.ledger.undone(unit(planned, task.name, layer)):
-                    work.append(partial(self._evaluate, planned, reading, task, layer))
+                    step = partial(steps.evaluate, self.ledger, planned, reading, task, layer)
+                    work.append(partial(step, self.out))
         with self.display.stage(f"{place}: metrics, tasks × layers", "units") as advance:
-            for done, step in enumerate(work):
+            for done, do in enumerate(work):
                 advance(done, len(work))
-                step()
+                do()
             advance(len(work), len(work))
 
     def _reading(self, planned: PlannedModel, model: Model, kind: Kind) -> Reading | None:
@@ -174,20 +173,26 @@ class Run:
         self,
         planned: PlannedModel,
         reading: Reading,
-        asked: Mapping[Task, Sequence[Any]],
+        asked: dict[Task, list[Any]],
         place: str,
     ) -> bool:
-        """Have the store hold all that is asked for; False if the model fails on it."""
+        """Have the store hold all that is asked for; False if the model fails on it.
+
+        A task whose own requests fail is taken out of `asked`.
+        """
         failed = unit(planned, "forward")
         try:
             with self.display.stage(f"{place}: reading all layers", "texts") as advance:
-                reading.capture(asked, advance)
+                faults = reading.capture(asked, advance)
             for name in reading.store.discarded:
                 self.display.line(f"{place}: a damaged file of the store was discarded: {name}")
         except Exception as error:  # memory that does not suffice, a text it cannot take
             self.ledger.fail(failed, planned, error)
             return False
         self.ledger.mend(failed, planned)
+        for task, fault in faults.items():
+            del asked[task]
+            self.ledger.fail(unit(planned, task.name, "texts"), planned, fault, task=task.name)
         key = unit(planned, "capture", time.time_ns())
         self.ledger.record("capture", key, planned, **reading.captured.record())
         return True
@@ -208,88 +213,6 @@ class Run:
                 f"{place}: {task.name}: {met['truncated']} of {met['asked']} prompts are longer "
                 "than the model takes and were cut from the left"
             )
-
-    def _measure(
-        self, planned: PlannedModel, reading: Reading, task: Task, item: PlannedMetric
-    ) -> None:
-        begun = time.perf_counter()
-        key = metric_unit(planned, task, item)
-        where = {"task": task.name, "metric": item.metric.name}
-        try:
-            texts = reading.sample(task)
-            norm = self.plan.settings.norm
-            chosen = planes(reading.model, norm)
-            states = StoredStates(reading.store, texts, chosen, planned.options.device)
-            scores = measuring.measure(item.metric, states, **item.parameters)
-            values, profiles = split_scores(scores, len(states))
-        except Exception as error:
-            self.ledger.fail(key, planned, error, **where)
-            return
-        selection = item.metric.selection
-        pooling = reading.model.info.pooling
-        self.ledger.record(
-            "metric",
-            key,
-            planned,
-            **where,
-            task_type=task.type,
-            version=item.metric.version,
-            n=len(texts),
-            start=int(values.get("start", 0)),
-            parameters={**item.parameters, "norm": norm, "pooling": pooling},
-            selection=list(selection) if selection else None,
-            values=values,
-            profiles=profiles,
-            seconds=time.perf_counter() - begun,
-        )
-
-    def _evaluate(self, planned: PlannedModel, reading: Reading, task: Task, layer: int) -> None:
-        assert task.evaluate is not None
-        begun = time.perf_counter()
-        key = unit(planned, task.name, layer)
-        blocks = reading.model.info.blocks
-        view = reading.view(
-            layer,
-            planned.checkpoint.name,
-            planned.checkpoint.revision,
-            _experiments(planned, layer, blocks),
-        )
-        try:
-            score = task.evaluate(view)
-            if not np.isfinite(score.main) and view.constant:
-                self.ledger.record(
-                    "undefined", key, planned, task=task.name, layer=layer, error=SAME_STATE
-                )
-                return
-            if not np.isfinite(score.main):
-                raise ValueError(f"{task.name} gave {score.main} for its main score")
-            if task.save is not None:
-                task.save(score, view, self.out)
-        except Exception as error:
-            self.ledger.fail(key, planned, error, task=task.name, layer=layer)
-            return
-        self.ledger.record(
-            "score",
-            key,
-            planned,
-            task=task.name,
-            task_type=task.type,
-            layer=layer,
-            layers=blocks,
-            score_name=score.name,
-            score=score.main,
-            stderr=score.stderr,
-            chance=score.chance,
-            scores=journal.finite(score.scores),
-            seconds=time.perf_counter() - begun,
-        )
-
-
-def _experiments(planned: PlannedModel, layer: int, blocks: int) -> list[dict[str, Any]]:
-    """The names under which a layer's result is kept: its own, and for the last the model's."""
-    reading = {"reading": planned.label} if planned.label else {}
-    experiments: list[dict[str, Any]] = [{"layer": layer, **reading}]
-    return [*experiments, reading] if layer == blocks else experiments
 
 
 def _check_layers(plan: Plan, planned: PlannedModel, model: Model) -> None:

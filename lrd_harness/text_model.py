@@ -12,10 +12,12 @@ from torch import Tensor
 
 from lrd_harness.backbone import Backbone, Watch
 from lrd_harness.contracts import Checkpoint, ModelOptions, Task, Text
+from lrd_harness.errors import UserError
 from lrd_harness.head import Head
 from lrd_harness.pooling import ONE_TOKEN, named
 from lrd_harness.protocols import Encoded, ModelInfo
 
+NO_HEAD = "its weights hold no language-model head, so it cannot compare continuations"
 PlaneKey = tuple[str, int]  # ("raw" or "final", layer)
 Side = Literal["right", "left", "none"]
 
@@ -85,9 +87,15 @@ class TextModel:
         self.identity = self._identity()
 
     def _head(self, probe: Mapping[str, Tensor]) -> Head | None:
+        self.headless = NO_HEAD
         if self.parts.whole is None:
             return None
-        return Head(self.parts.whole, probe, self.backbone.run(probe, lambda layer, state: None))
+        try:
+            last = self.backbone.run(probe, lambda layer, state: None)
+            return Head(self.parts.whole, probe, last)
+        except UserError as error:
+            self.headless = str(error)
+            return None
 
     def _identity(self) -> dict[str, str]:
         config = getattr(self.parts.module, "config", None)

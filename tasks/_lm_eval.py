@@ -47,6 +47,17 @@ class Built:
         """What it asks a model, as often as it does, in order."""
         return [Continuation(*i.args) for found in self.instances.values() for i in found]
 
+    @property
+    def contexts(self) -> list[str]:
+        """The prompts of its documents, in order; those that serve to correct by are left out."""
+        found = {
+            (name, instance.doc_id, instance.args[0]): None
+            for name, instances in self.instances.items()
+            for instance in instances
+        }
+        every = [context for _, _, context in found]
+        return [context for context in every if context.strip()] or every
+
 
 def build(
     name: str,
@@ -65,7 +76,8 @@ def build(
         if examples is not None and wanted is not None:
             wanted = min(wanted, examples[task_name])
         _set_fewshot(task, wanted)
-        with plainly(f"lm-eval:{name}: {task_name}"):
+        shots = task.get_config("num_fewshot")
+        with plainly(f"lm-eval:{name}: {task_name} with {shots} examples in its prompts"):
             task.build_all_requests(
                 limit=get_sample_size(task, options.limit), rank=0, world_size=1
             )

@@ -39,17 +39,23 @@ class Source:
 
 
 @functools.cache
-def index(include: Path | None, mmlu_only: bool = False) -> TaskManager:
-    """lm-eval's index of tasks; the whole one takes several seconds to make."""
+def index(include: Path | None) -> TaskManager:
+    """lm-eval's index of tasks, with those of a folder; it takes several seconds to make."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=str(include) if include else None)
+
+
+@functools.cache
+def mmlu_index() -> TaskManager:
+    """The index of MMLU alone, which takes no time."""
     from lm_eval.tasks import TaskManager
 
     spec = importlib.util.find_spec("lm_eval")
     assert spec is not None
     assert spec.origin is not None
-    if mmlu_only:
-        folder = Path(spec.origin).parent / "tasks" / "mmlu" / "default"
-        return TaskManager(include_defaults=False, include_path=str(folder))
-    return TaskManager(include_path=str(include) if include else None)
+    folder = Path(spec.origin).parent / "tasks" / "mmlu" / "default"
+    return TaskManager(include_defaults=False, include_path=str(folder))
 
 
 def expand(manager: TaskManager, name: str) -> list[str]:
@@ -139,7 +145,7 @@ def plainly(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise UserError(f"{what} cannot be loaded: {reason}") from error
+        raise UserError(f"{what} cannot be prepared: {reason}") from error
 
 
 def _build(manager: TaskManager, name: str, source: Source) -> Any:

@@ -18,12 +18,12 @@ from lrd_harness.contracts import (
     TaskOptions,
     TokenPairs,
 )
-from lrd_harness.errors import UserError
+from lrd_harness.errors import UserError, unknown
 from lrd_harness.hookspecs import hookimpl
 from lrd_harness.protocols import LanguageModel, LikelihoodView
 
 from . import _mmlu_rows
-from ._lm_loading import Source, compared, expand, index, leaves, load
+from ._lm_loading import MMLU, Source, compared, expand, index, leaves, load, mmlu_index
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -42,9 +42,7 @@ def wrap(
         return built().requests
 
     def texts() -> Sequence[Request]:
-        asked = dict.fromkeys(request.context for request in requests())
-        contexts = [context for context in asked if context.strip()] or list(asked)
-        return [Request(context) for context in contexts]
+        return [Request(context) for context in built().contexts]
 
     def evaluate(view: LikelihoodView) -> Score:
         from ._lm_eval import evaluate as by_lm_eval
@@ -81,9 +79,11 @@ def _save(score: Score, view: LikelihoodView, out: Path) -> None:
 
 
 def open_task(name: str, options: TaskOptions) -> list[Task]:
-    """A task or group of lm-eval, several for a tag. Raises KeyError for an unknown name."""
+    """A task or group of lm-eval, several for a tag. Raises UserError for an unknown name."""
     local = options.data / "mmlu" if options.data and (options.data / "mmlu").is_dir() else None
-    manager = index(options.include_path, mmlu_only=False)
+    manager = index(options.include_path)
+    if name not in manager.task_index:
+        raise unknown("lm-eval task", name, compared(manager))
     return [_open_one(manager, one, options, local) for one in expand(manager, name)]
 
 
@@ -91,13 +91,15 @@ def _open_one(manager: TaskManager, name: str, options: TaskOptions, local: Path
     parts = list(leaves(manager, name))
     _refuse_other_data(parts, options)
     configs = [manager.task_index[part].cfg or {} for part in parts]
+    if not any(config.get("dataset_path") == MMLU for config in configs):
+        local = None
 
     @functools.cache
     def built() -> Built:
         from ._lm_eval import build
 
         source = Source(options.include_path)
-        if local is not None and any(c.get("dataset_path") == "cais/mmlu" for c in configs):
+        if local is not None:
             wanted = [config["dataset_name"] for config in configs if "dataset_name" in config]
             rows = _mmlu_rows.local(local, wanted)
             _check_fewshot(rows, options, str(local / "dev.jsonl"))
@@ -152,7 +154,7 @@ def build_offline(options: TaskOptions) -> Built:
             subject: {**rows[subject], "test": [rows[subject]["test"][i] for i in chosen]}
             for subject, chosen in _mmlu_rows.stratified(sizes, options.limit).items()
         }
-    manager = index(None, mmlu_only=True)
+    manager = mmlu_index()
     loaded = load(manager, "mmlu", Source(mmlu=rows, where="the package"))
     examples = {f"mmlu_{subject}": len(splits["dev"]) for subject, splits in rows.items()}
     return build("mmlu", loaded, replace(options, limit=None), examples)

@@ -37,12 +37,11 @@ def attempt(job: dict[str, Any], delay: float | None, torn: int | None) -> int:
 
 def watch(log: Path, torn: int | None) -> None:
     """Note every unit that is begun; make small shards; tear the torn-th record of the journal."""
-    from lrd_harness import capture, journal
-    from lrd_harness.run import Run
+    from lrd_harness import capture, journal, steps
 
     capture.SHARD_TOKENS = 400
-    for name in ("_measure", "_evaluate"):
-        setattr(Run, name, noted(getattr(Run, name), log))
+    for name in ("measure", "evaluate"):
+        setattr(steps, name, noted(getattr(steps, name), log))
     write, left = os.write, [torn]
 
     def tear(file: int, line: bytes) -> int:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import stock
 import tiny
 import torch
 from hypothesis import given

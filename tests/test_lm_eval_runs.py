@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import running
 import stock
-import tiny
 from stock import ANATOMY, ENDINGS, LAST_WORD
 
 from lrd_harness import capture as capturing
@@ -30,6 +29,17 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(out: Path, own: Path, *more: str, model: str = "gpt", tasks: Any = BOTH[:1]) -> int:
     given = ("--include-path", str(own / "own"), *more)
     return running.run(out, [own / model], own / "data", *given, tasks=tasks)
+
+
+@pytest.fixture
+def own_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No tasks but those of an include path, whose index is made at once."""
+    from lm_eval.tasks import TaskManager
+
+    def index(include: Path, **_: Any) -> TaskManager:
+        return TaskManager(include_defaults=False, include_path=str(include))
+
+    monkeypatch.setattr("lrd_harness.tasks.lm_eval_tasks.index", index)
 
 
 def layers(out: Path) -> list[int]:
@@ -226,3 +236,41 @@ def test_an_encoder_beside_a_language_model(own: Path, tmp_path: Path) -> None:
     assert running.run(out, models, own / "data", *given, tasks=tasks) == 0
     assert forwarded > FORWARDS
     assert running.counters(out)["forwarded"] == 0
+
+
+@pytest.mark.usefixtures("own_alone")
+def test_a_fault_of_one_task_leaves_the_others(own: Path, tmp_path: Path) -> None:
+    """A continuation that is longer than the model takes."""
+    long = {"query": "the cat", "choices": ["sat " * 30, "ran"], "label": 0}
+    include = tmp_path / "own"
+    include.mkdir()
+    split = {"validation": [long], "train": [long]}
+    stock.write_task(include, "long_ending", stock.CHOICES, split)
+    split = {"validation": [{**long, "choices": ["sat", "ran"]}], "train": [long]}
+    stock.write_task(include, "short_ending", stock.CHOICES, split)
+    out = tmp_path / "out"
+    given = ("--include-path", str(include), "--layers", "last")
+    tasks = ["lm-eval:long_ending", "lm-eval:short_ending"]
+    assert running.run(out, [own / "short"], own / "data", *given, tasks=tasks) == 1
+    assert {r["task"] for r in running.records(out, "score")} == {"lm-eval:short_ending"}
+    error = running.records(out, "error")[0]
+    assert error["task"] == "lm-eval:long_ending"
+    assert "more than the model takes" in error["error"]
+
+
+@pytest.mark.usefixtures("own_alone")
+@pytest.mark.parametrize("with_local_data", [False, True])
+def test_own_tasks_that_have_changed(
+    with_local_data: bool, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Other results do not go into the same folder."""
+    row = {"query": "the cat", "choices": ["sat", "ran"], "label": 0}
+    include, out = tmp_path / "own", tmp_path / "out"
+    data = own / "data" if with_local_data else tmp_path
+    include.mkdir()
+    given = ("--include-path", str(include), "--layers", "last", "--plugins", "nrs")
+    for label, code in ((0, 1), (1, 2)):  # nrs wants eight texts
+        split = {"validation": [{**row, "label": label}], "train": [row]}
+        stock.write_task(include, "changes", stock.CHOICES, split)
+        assert running.run(out, [own / "gpt"], data, *given, tasks=["lm-eval:changes"]) == code
+    assert "on data that have changed since" in capsys.readouterr().err

@@ -28,7 +28,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No bars, as in a process of the command's own, where they are off before they are imported."""
+    """No bars: in a process of the command they are off before the libraries are imported."""
     import datasets
 
     datasets.disable_progress_bars()
@@ -54,7 +54,7 @@ REFUSED = {
     "lm-eval:blank_ending": ("lm-eval:blank_ending: document 1: choice 1 is empty",),
     "lm-eval:no_word": ("lm-eval:no_word: document 1: choice 0 is empty",),
     "lm-eval:no_column": ("lm-eval:no_column", "wrong"),
-    "lm-eval:no_file": ("lm-eval:no_file cannot be loaded", "no_file-train.jsonl"),
+    "lm-eval:no_file": ("lm-eval:no_file cannot be prepared: ", "no_file-train.jsonl"),
 }
 
 
@@ -82,7 +82,7 @@ def test_data_that_are_out_of_reach(
     monkeypatch.setattr("datasets.load_dataset", fails)
     assert run(tmp_path / "out", own, "lm-eval:piqa") == 2
     said = one_line(capsys)
-    assert said == "lm-eval:piqa cannot be loaded: Couldn't reach 'baber/piqa' on the Hub"
+    assert said == "lm-eval:piqa cannot be prepared: Couldn't reach 'baber/piqa' on the Hub"
 
 
 BAD: dict[str, tuple[dict[str, Any] | None, str]] = {
@@ -125,7 +125,7 @@ def test_no_language_model(own: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_a_name_may_stand_for_several(own: Path) -> None:
-    manager = lm_eval_tasks.index(own / "own", mmlu_only=False)
+    manager = lm_eval_tasks.index(own / "own")
     expand = lm_eval_tasks.expand
     assert expand(manager, "ai2_arc") == ["arc_challenge", "arc_easy"]
     assert expand(manager, "mmlu") == ["mmlu"]

@@ -14,9 +14,8 @@ import tiny
 from running import numbers, one_line, records, with_plugin
 from safetensors.torch import load_file, save_file
 
-from lrd_harness import text_model
+from lrd_harness import steps, text_model
 from lrd_harness.contracts import Metric, Request, Score, Task
-from lrd_harness.run import Run
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -196,16 +195,16 @@ def test_an_interrupted_run_says_how_to_go_on(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    original, calls = Run._evaluate, []
+    original, calls = steps.evaluate, []
 
-    def evaluate(self: Run, *arguments: Any) -> None:
+    def evaluate(*arguments: Any) -> None:
         calls.append(arguments)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        original(self, *arguments)
+        original(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "_evaluate", evaluate)
+        patch.setattr(steps, "evaluate", evaluate)
         assert running.run(out, [place / "bert"], place / "data") == 130
     captured = capsys.readouterr()
     assert captured.out == ""

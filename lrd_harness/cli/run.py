@@ -68,7 +68,7 @@ def add(commands: Any) -> None:
     )
     what.add_argument(
         "--limit",
-        type=_number,
+        type=number,
         metavar="N",
         help="lm-eval tasks: documents a task, below 1 a share of them, as lm-eval has it; of "
         "the offline MMLU questions in all, spread over its 57 subjects",
@@ -209,7 +209,8 @@ def _suite(arguments: argparse.Namespace) -> Any:
     return replace(suite, settings=settings, parameters=parameters)
 
 
-def _number(text: str) -> float:
+def number(text: str) -> float:
+    """A whole number, or one with a point."""
     return float(text) if "." in text else int(text)
 
 

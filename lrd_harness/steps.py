@@ -1,0 +1,112 @@
+"""The two steps of the work on captured states: measure a metric, evaluate a layer. Each is a unit.
+
+A fault is recorded with its unit and ends nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lrd_harness import journal, measuring
+from lrd_harness.contracts import Norm, Task
+from lrd_harness.parameters import PlannedMetric
+from lrd_harness.plan import PlannedModel
+from lrd_harness.reading import Reading
+from lrd_harness.units import Ledger, metric_unit, split_scores, unit
+from lrd_harness.view import StoredStates, planes
+
+SAME_STATE = "every text has the same state there"
+
+
+def measure(
+    ledger: Ledger,
+    planned: PlannedModel,
+    reading: Reading,
+    task: Task,
+    item: PlannedMetric,
+    norm: Norm,
+) -> None:
+    """A metric on the texts of a task; its values are recorded, or its error."""
+    begun = time.perf_counter()
+    key = metric_unit(planned, task, item)
+    where = {"task": task.name, "metric": item.metric.name}
+    try:
+        texts = reading.sample(task)
+        chosen = planes(reading.model, norm)
+        states = StoredStates(reading.store, texts, chosen, planned.options.device)
+        scores = measuring.measure(item.metric, states, **item.parameters)
+        values, profiles = split_scores(scores, len(states))
+    except Exception as error:
+        ledger.fail(key, planned, error, **where)
+        return
+    selection = item.metric.selection
+    pooling = reading.model.info.pooling
+    ledger.record(
+        "metric",
+        key,
+        planned,
+        **where,
+        task_type=task.type,
+        version=item.metric.version,
+        n=len(texts),
+        start=int(values.get("start", 0)),
+        parameters={**item.parameters, "norm": norm, "pooling": pooling},
+        selection=list(selection) if selection else None,
+        values=values,
+        profiles=profiles,
+        seconds=time.perf_counter() - begun,
+    )
+
+
+def evaluate(
+    ledger: Ledger, planned: PlannedModel, reading: Reading, task: Task, layer: int, out: Path
+) -> None:
+    """A task at a layer; its score is recorded and its native result written, or its error."""
+    assert task.evaluate is not None
+    begun = time.perf_counter()
+    key = unit(planned, task.name, layer)
+    blocks = reading.model.info.blocks
+    view = reading.view(
+        layer,
+        planned.checkpoint.name,
+        planned.checkpoint.revision,
+        _experiments(planned, layer, blocks),
+    )
+    try:
+        score = task.evaluate(view)
+        if not np.isfinite(score.main) and view.constant:
+            ledger.record("undefined", key, planned, task=task.name, layer=layer, error=SAME_STATE)
+            return
+        if not np.isfinite(score.main):
+            raise ValueError(f"{task.name} gave {score.main} for its main score")
+        if task.save is not None:
+            task.save(score, view, out)
+    except Exception as error:
+        ledger.fail(key, planned, error, task=task.name, layer=layer)
+        return
+    ledger.record(
+        "score",
+        key,
+        planned,
+        task=task.name,
+        task_type=task.type,
+        layer=layer,
+        layers=blocks,
+        score_name=score.name,
+        score=score.main,
+        stderr=score.stderr,
+        chance=score.chance,
+        scores=journal.finite(score.scores),
+        seconds=time.perf_counter() - begun,
+    )
+
+
+def _experiments(planned: PlannedModel, layer: int, blocks: int) -> list[dict[str, Any]]:
+    """The names under which a layer's result is kept: its own, and for the last the model's."""
+    reading = {"reading": planned.label} if planned.label else {}
+    experiments: list[dict[str, Any]] = [{"layer": layer, **reading}]
+    return [*experiments, reading] if layer == blocks else experiments
