@@ -50,7 +50,7 @@ class Backbone:
         def leave(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             nonlocal seen
             seen += 1
-            watch(seen, _hidden(output))
+            watch(seen, hidden_of(output))
 
         with torch.inference_mode(), _hooked(self.blocks, enter, leave):
             return _last_hidden_state(self.module, features)
@@ -77,7 +77,7 @@ def _takes_cache(module: nn.Module) -> bool:
     return bool(getattr(getattr(module, "config", None), "use_cache", False))
 
 
-def _hidden(output: Any) -> Tensor:
+def hidden_of(output: Any) -> Tensor:
     """Blocks return a tensor or, in some families, a tuple that begins with it."""
     state: Tensor = output[0] if isinstance(output, (tuple, list)) else output
     return state
@@ -104,7 +104,7 @@ def _find_blocks(
 
     def counter(index: int) -> Callable[..., None]:
         def count(_: nn.Module, args: Any, output: Any) -> None:
-            state = _hidden(output)
+            state = hidden_of(output)
             if isinstance(state, Tensor) and state.dim() == 3 and tuple(state.shape[:2]) == shape:
                 counts[index] += 1
 
@@ -151,10 +151,10 @@ def _find_final_norm(
     current = states[backbone.calls]
     chain = []
     for module, before, after in trail:
-        if _same(before, current) and not _same(after, before):
+        if same(before, current) and not same(after, before):
             chain.append(module)
             current = after
-    if not _same(current, last):
+    if not same(current, last):
         raise UserError(
             f"{name}: its output does not follow from its last block by modules of its own, "
             "so layers of it cannot be read"
@@ -164,7 +164,8 @@ def _find_final_norm(
     return chain[0] if len(chain) == 1 else nn.Sequential(*chain)
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
+def same(a: Tensor, b: Tensor) -> bool:
+    """Equal but for rounding; NaN equals NaN."""
     if a.shape != b.shape:
         return False
     # T5 keeps a part of itself in float32 when the rest is in half precision

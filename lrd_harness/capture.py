@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Self, TypeVar
 
 import numpy as np
+from torch import Tensor
 
 from lrd_harness.contracts import Text
 from lrd_harness.protocols import Encoded, Model
-from lrd_harness.store import Plane, Store
+from lrd_harness.store import Store
+
+Name = TypeVar("Name")
 
 # What is lost when a run is killed, and the size of a file in the store.
 SHARD_TOKENS = 32_768
@@ -34,9 +38,9 @@ class Captured:
     empty: int = 0
     seconds: float = 0.0
 
-    def __add__(self, other: Captured) -> Captured:
+    def __add__(self, other: Self) -> Self:
         """The counters of both."""
-        return Captured(**{k: v + getattr(other, k) for k, v in asdict(self).items()})
+        return type(self)(**{k: v + getattr(other, k) for k, v in asdict(self).items()})
 
     def record(self) -> dict[str, float]:
         """The counters as a journal record's fields."""
@@ -59,35 +63,66 @@ def capture(
     """
     begun = time.perf_counter()
     missing = store.missing(texts)
-    distinct = set(texts)
-    counts = Captured(asked=len(texts), texts=len(distinct), forwarded=len(missing))
-    counts.empty = sum(not t.text.strip() for t in distinct)
-    # sorted by characters first: tokenisers pad what they are given together
-    missing.sort(key=lambda t: -len(t.prompt) - len(t.text))
-    encoded: list[Encoded] = []
-    cut: list[bool] = []
-    for start in range(0, len(missing), 512):
-        part = missing[start : start + 512]
-        encoded += model.tokenize(part)
-        cut += model.truncated(part, encoded[start:])
-    lengths = [len(e["input_ids"]) for e in encoded]
-    counts.tokens = sum(lengths)
-    order = sorted(range(len(missing)), key=lambda i: -lengths[i])
-    done = 0
-    progress(0, len(missing))
-    for shard in shards([lengths[i] for i in order]):
-        chosen = order[shard.start : shard.stop]
-        parts: list[dict[Plane, np.ndarray]] = []
-        for batch in batches([lengths[i] for i in chosen], batch_tokens):
-            states = model.states([encoded[i] for i in chosen[batch.start : batch.stop]])
-            parts.append({plane: state.cpu().numpy() for plane, state in states.items()})
-            done += len(batch)
-            progress(done, len(missing))
-        planes = {p: np.concatenate([part[p] for part in parts]) for p in parts[0]}
-        store.write([missing[i] for i in chosen], planes, [cut[i] for i in chosen])
+    counts = counted(texts)
+    counts.forwarded = len(missing)
+    counts.tokens = forward(
+        model, missing, model.states, store.write, batch_tokens=batch_tokens, progress=progress
+    )
     counts.truncated = store.truncated(texts)
     counts.seconds = time.perf_counter() - begun
     return counts
+
+
+def counted(texts: Sequence[Text]) -> Captured:
+    """The counters that are known beforehand."""
+    distinct = set(texts)
+    empty = sum(not t.text.strip() for t in distinct)
+    return Captured(asked=len(texts), texts=len(distinct), empty=empty)
+
+
+def behind(progress: Callable[[int, int], None], before: int) -> Callable[[int, int], None]:
+    """Progress that goes on where `before` passes were done."""
+    return lambda done, total: progress(before + done, before + total)
+
+
+def forward(
+    model: Model,
+    texts: Sequence[Text],
+    run: Callable[[Sequence[Encoded]], Mapping[Name, Tensor]],
+    keep: Callable[[Sequence[Text], Mapping[Name, np.ndarray], Sequence[bool]], None],
+    *,
+    batch_tokens: int,
+    progress: Callable[[int, int], None],
+    alike: bool = False,
+) -> int:
+    """Run distinct texts in batches, longest first; returns how many tokens they had.
+
+    run: one batch -> (b, d) by name; keep: a shard's texts, (n, d) by the same names, and whether
+    each was truncated; alike: whether the texts of a batch must be of equal length.
+    """
+    # sorted by characters first: tokenisers pad what they are given together
+    texts = sorted(texts, key=lambda t: -len(t.prompt) - len(t.text))
+    encoded: list[Encoded] = []
+    cut: list[bool] = []
+    for start in range(0, len(texts), 512):
+        part = texts[start : start + 512]
+        encoded += model.tokenize(part)
+        cut += model.truncated(part, encoded[start:])
+    lengths = [len(e["input_ids"]) for e in encoded]
+    order = sorted(range(len(texts)), key=lambda i: -lengths[i])
+    done = 0
+    progress(0, len(texts))
+    for shard in shards([lengths[i] for i in order]):
+        chosen = order[shard.start : shard.stop]
+        parts: list[dict[Name, np.ndarray]] = []
+        for batch in batches([lengths[i] for i in chosen], batch_tokens, alike):
+            found = run([encoded[i] for i in chosen[batch.start : batch.stop]])
+            parts.append({name: state.cpu().numpy() for name, state in found.items()})
+            done += len(batch)
+            progress(done, len(texts))
+        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        keep([texts[i] for i in chosen], joined, [cut[i] for i in chosen])
+    return sum(lengths)
 
 
 def shards(lengths: Sequence[int]) -> Iterator[range]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
+    from lrd_harness.evidence import Evidence
     from lrd_harness.leaderboard import Leaderboard
     from lrd_harness.protocols import LanguageModel, Model
 
@@ -114,7 +115,7 @@ class Task:
     tokenize: of a likelihood task, its requests as a model's tokens; the same for all such tasks.
     prompt: mteb's instruction for the task, if it has one.
     check: raises UserError, cheaply and before any model is opened, if the data are out of reach.
-    local: the file or folder that its data are read from, where they are the user's own.
+    fingerprint: a hash of its data, where they are the user's own and may change between runs.
     save: writes a score's native result file for this view under the run's output folder.
     """
 
@@ -127,7 +128,7 @@ class Task:
     description: str = ""
     check: Callable[[], None] | None = None
     save: Callable[[Score, Any, Path], None] | None = None
-    local: Path | None = None
+    fingerprint: Callable[[], str] | None = None
     tokenize: Callable[[LanguageModel, Sequence[Continuation]], TokenPairs] | None = None
 
     @property
@@ -224,11 +225,21 @@ class Adapter:
 class Pruner:
     """A rule that chooses blocks to remove (hook `lrd_pruners`).
 
-    choose: `choose(values, candidates, m, seed)` returns m of the candidate blocks (1-based).
+    choose: `choose(evidence, candidates, m, seed)` returns m of the candidate blocks, which are
+        given in ascending order and numbered from 1; ties go to the deeper block.
+    metrics: the metrics whose profiles it reads from `evidence.profiles`.
+    seeded: whether `seed` changes the choice, so that the rule is evaluated for several.
+    nested: whether the blocks chosen for a smaller m are always among those for a larger one.
+    version: raise it when choices change; it is recorded with each choice.
     """
 
     name: str
-    choose: Callable[[Mapping[str, Sequence[float]], Sequence[int], int, int], Sequence[int]]
+    choose: Callable[[Evidence, Sequence[int], int, int], Sequence[int]]
+    metrics: tuple[str, ...] = ()
+    seeded: bool = False
+    nested: bool = True
+    description: str = ""
+    version: str = "1"
 
 
 @dataclass(frozen=True)

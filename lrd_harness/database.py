@@ -13,8 +13,13 @@ metrics of likelihood tasks, task_type "LogLikelihood", are not to be averaged w
                    that ranks models), best ("max", "min"), parameters (JSON), seconds, task_type
     metric_values  task, metric, version, name, layer ("model" for a model-level value, else the
                    number, as text), value, n, parameters (JSON), task_type
-    errors         task, layer, metric (NULL where the error is of something wider), error
+    errors         task, layer, metric, rule (NULL where the error is of something wider), error
     captures       texts, forwarded, tokens, truncated, empty, duplicates (texts), seconds
+    prunings       rule, seed (NULL of a rule that draws nothing), budget (share of candidates),
+                   removed, candidates (blocks, 1-based, JSON), blocks (L), n (texts the choice was
+                   made on), version; variant: of the model without these blocks, in `scores`
+    variants       removed (as above), parameters, parameters_full, latency, latency_full (seconds
+                   of one forward pass, NULL where not measured)
 """
 
 from __future__ import annotations
@@ -45,9 +50,13 @@ TABLES = {
     "parameters TEXT, seconds REAL, task_type TEXT",
     "metric_values": f"{_MODEL}, {_METRIC}, name TEXT, layer TEXT, value REAL, n INTEGER, "
     "parameters TEXT, task_type TEXT",
-    "errors": f"{_MODEL}, task TEXT, layer INTEGER, metric TEXT, error TEXT",
+    "errors": f"{_MODEL}, task TEXT, layer INTEGER, metric TEXT, rule TEXT, error TEXT",
     "captures": f"{_MODEL}, texts INTEGER, forwarded INTEGER, tokens INTEGER, truncated INTEGER, "
     "empty INTEGER, duplicates INTEGER, seconds REAL",
+    "prunings": f"{_MODEL}, rule TEXT, seed INTEGER, budget REAL, removed TEXT, candidates TEXT, "
+    "blocks INTEGER, n INTEGER, version TEXT",
+    "variants": f"{_MODEL}, removed TEXT, parameters INTEGER, parameters_full INTEGER, "
+    "latency REAL, latency_full REAL",
 }
 INDEXES = (
     "CREATE INDEX scores_by_model ON scores (model, task, layer)",
@@ -105,7 +114,7 @@ def _rows(position: int, record: Mapping[str, Any]) -> Iterator[tuple[str, Mappi
     kind = record["kind"]
     text = json.dumps(record, ensure_ascii=False)
     yield "records", {"position": position, **record, "json": text}
-    if kind in ("model", "capture", "error"):
+    if kind in ("model", "capture", "error", "pruning", "variant"):
         yield f"{kind}s", record
     elif kind == "score":
         yield "scores", record

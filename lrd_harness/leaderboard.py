@@ -19,6 +19,7 @@ from lrd_harness import remarks, stats
 from lrd_harness.layers import LayerTable, layer_table
 from lrd_harness.panel import MetricColumn, Panel, TaskColumn, TaskScore
 from lrd_harness.predictors import Correlation, correlations
+from lrd_harness.pruned import PrunedTable, build_pruned
 from lrd_harness.results import ErrorRow, Key, ModelRow, Results
 from lrd_harness.sides import Kind, split
 
@@ -28,6 +29,7 @@ __all__ = [
     "LayerTable",
     "Leaderboard",
     "MetricColumn",
+    "PrunedTable",
     "Row",
     "TaskColumn",
     "TaskScore",
@@ -72,6 +74,7 @@ class Leaderboard:
     base: the board of the likelihood tasks where there are embedding tasks too. Its models are
         among this board's, those that have anything on such a task. It holds no errors and no
         captures: these are listed once, with this board.
+    pruned: the pruned models of both kinds of task, where there are any; with this board only.
     """
 
     rows: tuple[Row, ...]
@@ -83,17 +86,20 @@ class Leaderboard:
     results: Results
     kind: Kind = "embedding"
     base: Leaderboard | None = None
+    pruned: PrunedTable | None = None
 
 
 def build(results: Results) -> Leaderboard:
     """The leaderboard of the whole models (variant "full") of a run; holes in it are remarked on.
 
-    Raises ValueError only for results that `load` would not give.
+    Pruned models are in `pruned` alone. Raises ValueError only for results that `load` would not
+    give.
     """
     sides = split(results)
     names = Counter(row.model for row in results.models if row.variant == "full")
     board = _board(sides.main, sides.kind, names)
-    return replace(board, base=_board(sides.base, "base", names)) if sides.base else board
+    base = _board(sides.base, "base", names) if sides.base else None
+    return replace(board, base=base, pruned=build_pruned(results))
 
 
 def _board(results: Results, kind: Kind, names: Mapping[str, int]) -> Leaderboard:

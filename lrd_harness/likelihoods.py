@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lrd_harness.backbone import Watch
 from lrd_harness.capture import Captured, batches, shards
 from lrd_harness.contracts import Continuation, Text, TokenPairs
-from lrd_harness.protocols import LanguageModel
+from lrd_harness.protocols import Encoded, LanguageModel
 from lrd_harness.store import Plane, Store
 
 Tokenize = Callable[[LanguageModel, Sequence[Continuation]], TokenPairs]
@@ -29,6 +30,12 @@ GREEDY: Plane = ("greedy", 0)  # (n, L + 1), 1 where each token is the likeliest
 def key(request: Continuation) -> Text:
     """A request as the store's text; the mark keeps it apart from a context's own states."""
     return Text(request.continuation, f"\0{request.context}")
+
+
+def identity(model: LanguageModel) -> dict[str, str]:
+    """What changes a log-likelihood; a store of its own, since a context is cut from the left."""
+    length = {"context": str(model.options.max_length)}  # None: as lm-eval finds it
+    return {**model.identity, **length, "reading": "likelihoods"}
 
 
 @dataclass
@@ -67,7 +74,47 @@ def capture(
     run = [r for r in distinct if key(r) in missing]
     unread_only = unread - {r.context for r in run}
     run += {r.context: r for r in reversed(distinct) if r.context in unread_only}.values()
-    passages, cut = _passages(run, tokenize(model, run) if run else TokenPairs([], 1), unread)
+
+    done = forward(
+        model,
+        run,
+        unread,
+        tokenize,
+        model.watch,
+        lambda shard: _keep(store, shard),
+        batch_tokens=batch_tokens,
+        progress=progress,
+    )
+    counts = counted(requests) + done
+    counts.truncated = len(truncated(store, requests))
+    counts.seconds = time.perf_counter() - begun
+    return counts
+
+
+def counted(requests: Sequence[Continuation]) -> Captured:
+    """The counters that are known beforehand."""
+    empty = {r.context for r in requests if not r.context.strip()}
+    return Captured(asked=len(requests), texts=len(set(requests)), empty=len(empty))
+
+
+def forward(
+    model: LanguageModel,
+    requests: Sequence[Continuation],
+    contexts: set[str],
+    tokenize: Tokenize,
+    watch: Callable[[Sequence[Encoded], Watch], None],
+    keep: Callable[[Answers], None],
+    *,
+    batch_tokens: int,
+    progress: Callable[[int, int], None],
+) -> Captured:
+    """Run distinct requests in batches, longest first; returns how many passes, and their tokens.
+
+    contexts: those of the requests' whose pooled states are wanted; watch: runs a batch and shows
+    k numbered states of it; keep: is given the answers of each shard.
+    """
+    pairs = tokenize(model, requests) if requests else TokenPairs([], 1)
+    passages, cut = _passages(requests, pairs, contexts)
     passages.sort(key=lambda p: -len(p.tokens))
     progress(0, len(passages))
     done = 0
@@ -76,16 +123,16 @@ def capture(
         here = lengths[shard.start : shard.stop]
         parts = []
         for batch in batches(here, batch_tokens, alike=model.padding == "none"):
-            parts.append(_read(model, [passages[shard[i]] for i in batch]))
+            parts.append(_read(model, [passages[shard[i]] for i in batch], watch))
             done += len(batch)
             progress(done, len(passages))
-        _keep(store, [passages[i] for i in shard], parts, run, cut)
-    counts = Captured(asked=len(requests), texts=len(distinct), forwarded=len(passages))
-    counts.tokens = sum(lengths)
-    counts.truncated = len(truncated(store, requests))
-    counts.empty = len({r.context for r in distinct if not r.context.strip()})
-    counts.seconds = time.perf_counter() - begun
-    return counts
+        indices = [i for at in shard for i, _ in passages[at].reads]
+        answers = _joined(parts)
+        answers.requests = [key(requests[i]) for i in indices]
+        answers.cut = [cut[i] for i in indices]
+        answers.contexts = [Text(text) for at in shard for text, _ in passages[at].contexts]
+        keep(answers)
+    return Captured(forwarded=len(passages), tokens=sum(lengths))
 
 
 def truncated(store: Store, requests: Sequence[Continuation]) -> set[str]:
@@ -122,40 +169,61 @@ def _passages(
 
 
 @dataclass
-class _Read:
-    """What one batch gave: (n, L + 1) of its requests, (contexts, d_l) by plane."""
+class Answers:
+    """What was read of the k states of some passages.
+
+    loglikelihood, greedy: (n, k) of the requests; pooled: (contexts, d) by plane; requests,
+    contexts: what these are of, as the store knows them; cut: whether a request's context was.
+    """
 
     loglikelihood: np.ndarray
     greedy: np.ndarray
     pooled: Mapping[Plane, np.ndarray]
+    requests: list[Text] = field(default_factory=list)
+    contexts: list[Text] = field(default_factory=list)
+    cut: list[bool] = field(default_factory=list)
 
 
-def _read(model: LanguageModel, batch: Sequence[Passage]) -> _Read:
+def _joined(parts: Sequence[Answers]) -> Answers:
+    """The numbers of several batches."""
+    pooled = [part.pooled for part in parts if part.pooled]
+    return Answers(
+        np.concatenate([part.loglikelihood for part in parts]),
+        np.concatenate([part.greedy for part in parts]),
+        {plane: np.concatenate([p[plane] for p in pooled]) for plane in (pooled or [{}])[0]},
+    )
+
+
+def _read(
+    model: LanguageModel,
+    batch: Sequence[Passage],
+    run: Callable[[Sequence[Encoded], Watch], None],
+) -> Answers:
     """Run a batch; requests and contexts in the order in which its passages list them."""
     longest = max(len(p.tokens) for p in batch)
     starts = [longest - len(p.tokens) if model.padding == "left" else 0 for p in batch]
     spots = _Spots(batch, starts, model.device)
     mask, rows = _context_mask(batch, starts, longest, model.device)
     whole = rows == list(range(len(batch)))
-    normed: list[Tensor] = []
+    normed: dict[int, Tensor] = {}
     pooled: dict[Plane, np.ndarray] = {}
 
     def watch(layer: int, state: Tensor) -> None:
-        normed.append(model.normed(state[spots.rows, spots.columns]))
+        normed[layer] = model.normed(state[spots.rows, spots.columns])
         if rows:
             found = model.pooled(state if whole else state[rows], {"attention_mask": mask})
             pooled.update({(kind, layer): s.cpu().numpy() for kind, s in found.items()})
 
-    model.watch([{"input_ids": list(p.tokens)} for p in batch], watch)
+    run([{"input_ids": list(p.tokens)} for p in batch], watch)
     layers = len(normed)
     assert model.head is not None
     chosen, likeliest = model.head.log_probabilities(
-        torch.cat(normed), spots.tokens.repeat(layers, 1)
+        torch.cat([normed[layer] for layer in range(layers)]), spots.tokens.repeat(layers, 1)
     )
     hit = (likeliest.unsqueeze(1) == spots.tokens.repeat(layers, 1)).cpu()
     shape = (layers, *spots.tokens.shape)
     values, misses = spots.summed(chosen.cpu().view(shape)), spots.summed(~hit.view(shape))
-    return _Read(values.T.numpy(), (misses.T == 0).numpy(), pooled)
+    return Answers(values.T.numpy(), (misses.T == 0).numpy(), pooled)
 
 
 class _Spots:
@@ -213,26 +281,15 @@ def _context_mask(
     return mask, [row for row, _, _ in spans]
 
 
-def _keep(
-    store: Store,
-    shard: Sequence[Passage],
-    parts: Sequence[_Read],
-    requests: Sequence[Continuation],
-    cut: Sequence[bool],
-) -> None:
+def _keep(store: Store, shard: Answers) -> None:
     """Write a shard's contexts, then its requests, whose presence says that both are there."""
-    contexts = [Text(context) for passage in shard for context, _ in passage.contexts]
-    if contexts:
-        read = [part.pooled for part in parts if part.pooled]
-        planes = {plane: np.concatenate([p[plane] for p in read]) for plane in read[0]}
-        store.write(contexts, planes)
-    indices = [i for passage in shard for i, _ in passage.reads]
-    values = {
-        LOGLIKELIHOOD: np.concatenate([part.loglikelihood for part in parts]),
-        GREEDY: np.concatenate([part.greedy for part in parts]),
-    }
-    store.write(
-        [key(requests[i]) for i in indices],
-        {plane: array.astype(np.float32) for plane, array in values.items()},
-        [cut[i] for i in indices],
-    )
+    if shard.contexts:
+        store.write(shard.contexts, shard.pooled)
+    keep_requests(store, shard, slice(None))
+
+
+def keep_requests(store: Store, shard: Answers, states: slice) -> None:
+    """Write a shard's requests, of some of the states that were read."""
+    values = {LOGLIKELIHOOD: shard.loglikelihood, GREEDY: shard.greedy}
+    planes = {plane: array[:, states].astype(np.float32) for plane, array in values.items()}
+    store.write(shard.requests, planes, shard.cut)

@@ -28,6 +28,7 @@ BUILT_IN = (
     "lrd_harness.plugins.sentence_transformers",
     "lrd_harness.plugins.encoder",
     "lrd_harness.plugins.decoder",
+    "lrd_harness.plugins.pruners",
     "lrd_harness.plugins.reporters",
     "lrd_harness.tasks.mteb_tasks",
     "lrd_harness.tasks.offline",

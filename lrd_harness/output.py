@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -19,7 +18,6 @@ from lrd_harness import results
 from lrd_harness.capture import Captured
 from lrd_harness.errors import UserError
 from lrd_harness.files import write_text
-from lrd_harness.finding import content_hash
 from lrd_harness.manager import Plugins
 from lrd_harness.plan import Plan
 from lrd_harness.results import MetricRow, Results
@@ -114,13 +112,7 @@ def _beyond(out: Path, plan: Plan) -> bool:
 
 def fingerprints(plan: Plan) -> dict[str, str]:
     """A hash of the local data of every task that has some."""
-    found = {}
-    for task in plan.tasks:
-        if task.local is not None and task.local.is_file():
-            found[task.name] = hashlib.sha256(task.local.read_bytes()).hexdigest()[:16]
-        elif task.local is not None and task.local.is_dir():
-            found[task.name] = content_hash(task.local)[:16]
-    return found
+    return {task.name: task.fingerprint() for task in plan.tasks if task.fingerprint is not None}
 
 
 def read_run(out: Path) -> dict[str, Any]:
@@ -177,6 +169,7 @@ def write_run(
                 ),
                 "data": {**held.get("data", {}), **fingerprints(plan)},
                 "metrics": _joined(held.get("metrics"), metrics),
+                "pruning": _pruning(plan) or held.get("pruning"),
                 "counters": {"total": total, "models": counters, "met": met},
                 "seeds": {"texts": 42, "mteb": 42},
                 "versions": versions(),
@@ -186,6 +179,14 @@ def write_run(
             default=str,
         ),
     )
+
+
+def _pruning(plan: Plan) -> dict[str, Any] | None:
+    if plan.pruning is None:
+        return None
+    names = {"rules": [rule.name for rule in plan.pruning.rules]}
+    tasks = {"tasks": [task.name for task in plan.pruning.tasks]}
+    return {**dataclasses.asdict(plan.pruning.asked), **names, **tasks}
 
 
 def _joined(
@@ -244,8 +245,13 @@ def write_views(out: Path, plugins: Plugins) -> tuple[Any, list[str]]:
     faults = []
     for reporter in plugins.all("reporter"):
         try:
-            if reporter.suffix:
-                write_text(out / f"leaderboard{reporter.suffix}", reporter.write(board))
+            if not reporter.suffix:
+                continue
+            path, text = out / f"leaderboard{reporter.suffix}", reporter.write(board)
+            if text:
+                write_text(path, text)
+            else:  # nothing to show, as of a run that prunes nothing: no empty file
+                path.unlink(missing_ok=True)
         except Exception as error:  # a stranger's reporter must not cost the others
             faults.append(f"reporter {reporter.name}: {type(error).__name__}: {error}")
     return board, faults

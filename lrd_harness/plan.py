@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lrd_harness import pruning as pruned
 from lrd_harness.contracts import (
     Adapter,
     Checkpoint,
@@ -21,6 +22,7 @@ from lrd_harness.finding import Progress, find
 from lrd_harness.manager import Plugins
 from lrd_harness.packages import shown_by
 from lrd_harness.parameters import PlannedMetric, resolve_metrics
+from lrd_harness.pruning import PlannedPruning
 from lrd_harness.suite import ModelEntry, Settings, Suite
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
@@ -51,10 +53,13 @@ class Plan:
     models: tuple[PlannedModel, ...]
     tasks: tuple[Task, ...]
     metrics: tuple[PlannedMetric, ...]
+    pruning: PlannedPruning | None = None
 
 
-def make_plan(suite: Suite, plugins: Plugins, stage: Stage) -> Plan:
-    """Resolve a suite. `stage(text)` gives a progress callback for each longer step.
+def make_plan(suite: Suite, plugins: Plugins, stage: Stage, prune: bool = False) -> Plan:
+    """Resolve a suite; with its pruning sweep where `prune` asks for it.
+
+    `stage(text)` gives a progress callback for each longer step.
 
     Raises UserError for anything that is unknown, out of reach, malformed or asked for twice.
     """
@@ -65,15 +70,21 @@ def make_plan(suite: Suite, plugins: Plugins, stage: Stage) -> Plan:
     metrics = tuple(resolve_metrics(suite, plugins))
     with stage("tasks"):  # lm-eval's index takes some seconds
         tasks = resolve_tasks(suite, plugins)
+    pruning = None
+    if prune:
+        names = [item.metric.name for item in metrics]
+        pruning = pruned.resolve(suite.pruning, tasks, names, plugins)
+    models = _told_apart(
+        [resolve_model(entry, suite.settings, plugins, stage) for entry in suite.models]
+    )
     for task in tasks:
         with stage(f"data of {task.name}") as progress:
             _check(task, progress)
-    models = _told_apart(
-        [_resolve_model(entry, suite.settings, plugins, stage) for entry in suite.models]
-    )
     _check_layers(suite.settings, models)
     models = _with_heads(models, tasks)
-    return Plan(suite, suite.settings, tuple(models), tuple(tasks), metrics)
+    if pruning is not None:
+        pruned.check_depths(suite.pruning, {model.name: model.depth for model in models})
+    return Plan(suite, suite.settings, tuple(models), tuple(tasks), metrics, pruning)
 
 
 def _with_heads(models: list[PlannedModel], tasks: Sequence[Task]) -> list[PlannedModel]:
@@ -158,9 +169,10 @@ def _open_member(family: TaskFamily, name: str, options: TaskOptions) -> Task | 
         raise unknown(f"{family.name} task", name, family.names()) from None
 
 
-def _resolve_model(
+def resolve_model(
     entry: ModelEntry, settings: Settings, plugins: Plugins, stage: Stage
 ) -> PlannedModel:
+    """A model of a suite: found, and its adapter chosen. Raises UserError if there is none."""
     adapters: list[Adapter] = sorted(plugins.all("adapter"), key=lambda a: -a.priority)
     name, chosen = entry.model, entry.adapter
     prefix, colon, rest = name.partition(":")

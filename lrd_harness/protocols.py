@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from lrd_harness.backbone import Backbone
     from lrd_harness.contracts import Continuation, ModelOptions, PromptType, Task, Text
     from lrd_harness.head import Head
 
@@ -100,15 +101,37 @@ class Model(Protocol):
         ...
 
 
-class LanguageModel(Model, Protocol):
-    """An opened model with a language-model head, for likelihood tasks.
+class BlockModel(Model, Protocol):
+    """An opened model whose blocks can be run by themselves, for variants without some of them.
 
-    whole: the model with its head, as transformers has it; head: never None;
     padding: the side on which shorter texts are padded, "none" for texts of equal length only.
     """
 
-    whole: torch.nn.Module | None
+    backbone: Backbone
     padding: str
+
+    def features(self, batch: Sequence[Encoded]) -> Mapping[str, Any]:
+        """A batch padded on the side `padding`, (b, T)."""
+        ...
+
+    def inputs(self, features: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
+        """Those of the features that the backbone itself takes."""
+        ...
+
+    def pooled(
+        self, state: torch.Tensor, features: Mapping[str, Any]
+    ) -> Mapping[str, torch.Tensor]:
+        """Of a state (b, T, d), "raw" and, where there is a final norm, "final", (b, d) float32."""
+        ...
+
+
+class LanguageModel(BlockModel, Protocol):
+    """An opened model with a language-model head, for likelihood tasks.
+
+    whole: the model with its head, as transformers has it; head: never None.
+    """
+
+    whole: torch.nn.Module | None
     device: torch.device
     options: ModelOptions
 
@@ -118,10 +141,4 @@ class LanguageModel(Model, Protocol):
 
     def normed(self, state: torch.Tensor) -> torch.Tensor:
         """The final norm of single tokens' states (m, d), if there is one."""
-        ...
-
-    def pooled(
-        self, state: torch.Tensor, features: Mapping[str, Any]
-    ) -> Mapping[str, torch.Tensor]:
-        """Of a state (b, T, d), "raw" and, where there is a final norm, "final", (b, d) float32."""
         ...

@@ -11,12 +11,12 @@ from typing import Any, cast
 
 from lrd_harness import likelihoods
 from lrd_harness.cache import cache_dir
-from lrd_harness.capture import Captured, capture
+from lrd_harness.capture import Captured, behind, capture
 from lrd_harness.contracts import Continuation, Request, Task, Text
-from lrd_harness.protocols import Experiments, LanguageModel, Model, ModelView
+from lrd_harness.protocols import Experiments, LanguageModel, Model
 from lrd_harness.questions import Questions
 from lrd_harness.store import Store
-from lrd_harness.view import LayerView, LikelihoodLayer
+from lrd_harness.view import Answers, LayerView, LikelihoodLayer
 
 Progress = Callable[[int, int], None]
 
@@ -27,7 +27,7 @@ class Embeddings:
     captured: what was done so far. Raises UserError where the store cannot be written.
     """
 
-    kind = "embeddings"
+    likelihood = False
 
     def __init__(self, model: Model, questions: Questions, batch_tokens: int) -> None:
         self.model, self.questions, self.batch_tokens = model, questions, batch_tokens
@@ -91,14 +91,13 @@ class Likelihoods:
     The store is one of its own: a context is cut from the left and a text from the right.
     """
 
-    kind = "likelihoods"
+    likelihood = True
 
     def __init__(self, model: Model, questions: Questions, batch_tokens: int) -> None:
         self.model = cast("LanguageModel", model)
         self.questions, self.batch_tokens = questions, batch_tokens
-        length = {"context": str(self.model.options.max_length)}  # None: as lm-eval finds it
-        identity = {**model.identity, **length, "reading": "likelihoods"}
-        self.store = Store(cache_dir() / "states", identity)
+        self.store = Store(cache_dir() / "states", likelihoods.identity(self.model))
+        self._answers = Answers(self.store)
         self.captured = Captured()
 
     def ask(self, task: Task, evaluated: bool, measured: bool) -> list[Continuation]:
@@ -125,7 +124,7 @@ class Likelihoods:
                     task.tokenize,
                     self.store,
                     batch_tokens=self.batch_tokens,
-                    progress=_behind(progress, before),
+                    progress=behind(progress, before),
                 )
             except Exception as error:  # a request it cannot take, memory that does not suffice
                 failed[task] = error
@@ -146,13 +145,8 @@ class Likelihoods:
         self, layer: int, name: str, revision: str, experiments: Experiments
     ) -> LikelihoodLayer:
         """The model truncated at a layer, as a language model."""
-        return LikelihoodLayer(self.store, layer, name, revision, experiments)
-
-
-def _behind(progress: Progress, before: int) -> Progress:
-    """Progress that goes on where `before` passes were done."""
-    return lambda done, total: progress(before + done, before + total)
+        return LikelihoodLayer(self._answers, layer, name, revision, experiments)
 
 
 Reading = Embeddings | Likelihoods
-View = ModelView | LikelihoodLayer
+View = LayerView | LikelihoodLayer

@@ -60,6 +60,8 @@ def _undefined(results: Results) -> list[str]:
     """Where a task has no score at a layer though nothing failed."""
     places: dict[tuple[str, int, str], list[str]] = {}
     for row in results.undefined:
+        if row.variant != "full":
+            continue
         places.setdefault((row.model, row.layer, row.error), []).append(row.task)
     return [
         f"{model} has no score at layer {layer} on {names(tasks)}: {reason}."
@@ -91,15 +93,18 @@ def of_model(key: Key, scores: Values, selected: Mapping[str, Values]) -> tuple[
 
 def of_guessing(score: TaskScore) -> tuple[str, ...]:
     """That a model's last layer may as well have guessed; both over the same tasks."""
-    if score.last is None or score.stderr is None or score.chance is None:
-        return ()
-    if abs(score.last - score.chance) > 2 * score.stderr:
+    if score.last is None or not guesses(score.last, score.stderr, score.chance):
         return ()
     return (
         "the score of its last layer is within 2 standard errors of chance "
         f"({score.last:.4f} ± {score.stderr:.4f}, chance {score.chance:.4f}) and cannot be told "
         "from guessing",
     )
+
+
+def guesses(score: float, stderr: float | None, chance: float | None) -> bool:
+    """Whether a score is within 2 standard errors of what guessing gets; False where unknown."""
+    return stderr is not None and chance is not None and abs(score - chance) <= 2 * stderr
 
 
 def _level(rows: Sequence[Row]) -> list[str]:

@@ -5,21 +5,34 @@
     load(out).scores                                 # typed rows
 
 Kinds of record, all with `unit` (a key), `model`, `revision`, `variant` ("full"): "model", "score",
-"metric", "error" and "capture", with the fields of the row classes below. A kind that is not known
-here is kept and ignored.
+"metric", "error", "undefined", "capture", "pruning" and "variant", with the fields of the row
+classes of rows.py. A kind that is not known here is kept and ignored.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from lrd_harness import database, journal
 from lrd_harness.errors import UserError
 from lrd_harness.journal import Journal, Record, files, finite, latest, read
+from lrd_harness.rows import (
+    CaptureRow,
+    ErrorRow,
+    Key,
+    MetricRow,
+    ModelRow,
+    Profile,
+    PruningRow,
+    Results,
+    Row,
+    ScoreRow,
+    UndefinedRow,
+    VariantRow,
+)
 
 __all__ = [
     "CaptureRow",
@@ -29,8 +42,11 @@ __all__ = [
     "MetricRow",
     "ModelRow",
     "Profile",
+    "PruningRow",
     "Results",
     "ScoreRow",
+    "UndefinedRow",
+    "VariantRow",
     "build_database",
     "finite",
     "latest",
@@ -38,133 +54,6 @@ __all__ = [
     "read",
     "restore",
 ]
-
-
-class Key(NamedTuple):
-    """What tells one model from another in the results."""
-
-    model: str
-    revision: str
-    variant: str
-
-
-class Profile(NamedTuple):
-    """A score per layer: values[i] belongs to state (or block, or step) layers[i]."""
-
-    layers: tuple[int, ...]
-    values: tuple[float | None, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Row:
-    model: str
-    revision: str = ""
-    variant: str = "full"
-
-    @property
-    def key(self) -> Key:
-        return Key(self.model, self.revision, self.variant)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelRow(_Row):
-    """A model; all None where it appears in other records only (it could not be opened)."""
-
-    parameters: int | None = None
-    blocks: int | None = None
-    width: int | None = None
-    pooling: str | None = None
-    max_length: int | None = None
-    family: str | None = None
-    adapter: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreRow(_Row):
-    """A task's score at one layer, 0..layers (L); layer L is the model itself.
-
-    stderr: the score's standard error over the task's documents; chance: what guessing gets; None
-    where the task has none.
-    """
-
-    task: str
-    task_type: str = ""
-    layer: int
-    layers: int
-    score_name: str = ""
-    score: float
-    stderr: float | None = None
-    chance: float | None = None
-    scores: Mapping[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
-
-    @property
-    def last(self) -> bool:
-        return self.layer == self.layers
-
-
-@dataclass(frozen=True, kw_only=True)
-class MetricRow(_Row):
-    """A metric's values on n texts of one task; states before `start` were degenerate.
-
-    task_type: "" in records that were made before metrics said it.
-    """
-
-    task: str
-    task_type: str = ""
-    metric: str
-    version: str = "1"
-    n: int
-    start: int = 0
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    selection: tuple[str, Literal["max", "min"]] | None = None
-    values: Mapping[str, float] = field(default_factory=dict)
-    profiles: Mapping[str, Profile] = field(default_factory=dict)
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class ErrorRow(_Row):
-    """What went wrong with one unit: "NotFinite: state 3 holds NaN"."""
-
-    task: str | None = None
-    layer: int | None = None
-    metric: str | None = None
-    error: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class UndefinedRow(_Row):
-    """A layer at which a task has no score, though nothing failed: its states are all the same."""
-
-    task: str
-    layer: int
-    error: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class CaptureRow(_Row):
-    """Counters of a model's forward pass, in texts; seconds of wall time."""
-
-    texts: int
-    forwarded: int
-    tokens: int
-    truncated: int
-    empty: int
-    duplicates: int
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Results:
-    """All that is recorded of a run, one row a unit; models in order of first appearance."""
-
-    models: tuple[ModelRow, ...] = ()
-    scores: tuple[ScoreRow, ...] = ()
-    metrics: tuple[MetricRow, ...] = ()
-    errors: tuple[ErrorRow, ...] = ()
-    captures: tuple[CaptureRow, ...] = ()
-    undefined: tuple[UndefinedRow, ...] = ()
 
 
 def build_database(out: Path) -> Path:
@@ -199,13 +88,15 @@ def from_records(records: Sequence[Record]) -> Results:
     errors = [_row(ErrorRow, r) for r in records if r["kind"] == "error"]
     captures = [_row(CaptureRow, r) for r in records if r["kind"] == "capture"]
     undefined = [_row(UndefinedRow, r) for r in records if r["kind"] == "undefined"]
+    prunings = [_blocks(PruningRow, r) for r in records if r["kind"] == "pruning"]
+    variants = [_blocks(VariantRow, r) for r in records if r["kind"] == "variant"]
     models: dict[Key, ModelRow] = {}
     for record in records:
         if record["kind"] == "model":
             row = _row(ModelRow, record)
             models[row.key] = row  # a place taken by an earlier record stays the same
         elif record["kind"] in ("score", "metric", "error", "capture"):
-            bare = _row(_Row, record)
+            bare = _row(Row, record)
             named = ModelRow(model=bare.model, revision=bare.revision, variant=bare.variant)
             models.setdefault(bare.key, named)
     return Results(
@@ -215,6 +106,8 @@ def from_records(records: Sequence[Record]) -> Results:
         tuple(errors),
         tuple(captures),
         tuple(undefined),
+        tuple(prunings),
+        tuple(variants),
     )
 
 
@@ -231,7 +124,7 @@ def _winners(out: Path) -> list[Record]:
     raise UserError(f"{out} is not a folder of a run: no journal, no {database.NAME}")
 
 
-RowType = TypeVar("RowType", bound=_Row)
+RowType = TypeVar("RowType", bound=Row)
 
 
 def _row(cls: type[RowType], record: Record, **changes: Any) -> RowType:
@@ -255,3 +148,11 @@ def _metric(record: Record) -> MetricRow:
     }
     changed = {"selection": tuple(selection) if selection else None, "profiles": profiles}
     return _row(MetricRow, {k: v for k, v in record.items() if k not in changed}, **changed)
+
+
+def _blocks(cls: type[RowType], record: Record) -> RowType:
+    """A row with lists of blocks, which JSON has no tuples for."""
+    lists = {name: tuple(record[name]) for name in ("removed", "candidates") if name in record}
+    known = {f.name for f in dataclasses.fields(cls)}
+    bare = {name: value for name, value in record.items() if name not in lists}
+    return _row(cls, bare, **{name: value for name, value in lists.items() if name in known})

@@ -19,6 +19,7 @@ from lrd_harness.progress import Display
 from lrd_harness.protocols import Model
 from lrd_harness.questions import Questions
 from lrd_harness.reading import Embeddings, Likelihoods, Reading
+from lrd_harness.sweep import Sweep
 from lrd_harness.units import Ledger, metric_unit, unit
 
 Kind = type[Embeddings] | type[Likelihoods]
@@ -35,27 +36,39 @@ class Run:
         self.plan, self.out, self.display = plan, out, display
         self.ledger = Ledger(out, display)
         self.readings: dict[str, list[Reading]] = {}
+        self.sweeps: dict[str, Sweep] = {}
         self.questions = Questions(plan.settings.max_texts)
 
     @property
     def counters(self) -> dict[str, Captured]:
         """What was read by this call, by model."""
-        return {
-            name: sum((reading.captured for reading in readings), Captured())
-            for name, readings in self.readings.items()
-        }
+        found: dict[str, Captured] = {}
+        for name in {**self.readings, **self.sweeps}:
+            sweep = [self.sweeps[name].captured] if name in self.sweeps else []
+            captured = [reading.captured for reading in self.readings.get(name, ())]
+            found[name] = sum([*captured, *sweep], Captured())
+        return found
 
     def execute(self) -> None:
         """Do all that is not done yet. A fault in a unit is recorded and does not end the run."""
         for number, planned in enumerate(self.plan.models, 1):
             place = f"[{number}/{len(self.plan.models)}] {planned.name}"
             known = self.ledger.get(unit(planned, "model"))
-            if known is not None and not self._pending(planned, known["blocks"], self.plan.tasks):
+            if self.plan.pruning is not None:
+                self.sweeps[planned.name] = Sweep(
+                    planned, self.plan, self.plan.pruning, self.ledger, self.display, self.out
+                )
+            if known is not None and not self._left(planned, known["blocks"]):
                 self.display.line(f"{place}: nothing left to do")
                 continue
             self._model(planned, place)
             gc.collect()  # no two models in memory at once
         self.ledger.close()
+
+    def _left(self, planned: PlannedModel, blocks: int) -> bool:
+        """Whether anything is left to do for a model."""
+        sweep = self.sweeps.get(planned.name)
+        return self._pending(planned, blocks, self.plan.tasks) or bool(sweep and sweep.pending())
 
     def _pending(self, planned: PlannedModel, blocks: int, tasks: Sequence[Task]) -> bool:
         """Whether any unit of these tasks is not recorded, or only as an error."""
@@ -71,7 +84,10 @@ class Run:
             return []
         if chosen == "last":
             return [blocks]
-        return range(blocks + 1) if isinstance(chosen, str) else chosen
+        if isinstance(chosen, str):
+            return range(blocks + 1)
+        pruned = self.plan.pruning is not None and task in self.plan.pruning.tasks
+        return sorted({*chosen, blocks}) if pruned else chosen  # what is left is compared with L
 
     def _open(self, planned: PlannedModel, place: str) -> Model | None:
         begun = time.perf_counter()
@@ -104,10 +120,22 @@ class Run:
             self.display.line(f"{place}: no language model, so not evaluated on {', '.join(left)}")
         if model.head is not None:
             self._read(planned, model, Likelihoods, compared, place)
-            return
-        for task in compared:
+        for task in compared if model.head is None else ():
             key = unit(planned, task.name, "texts")
             self.ledger.fail(key, planned, UserError(model.headless), task=task.name)
+        self._prune(planned, model, place)
+
+    def _prune(self, planned: PlannedModel, model: Model, place: str) -> None:
+        """Choose blocks to remove, and score what is left, where that is asked for."""
+        sweep = self.sweeps.get(planned.name)
+        if sweep is None or not sweep.pending():
+            return
+        kinds: list[Kind] = [Embeddings] * any(not t.likelihood for t in sweep.tasks())
+        if model.head is not None and any(t.likelihood for t in sweep.tasks()):
+            kinds.append(Likelihoods)
+        held = {type(reading): reading for reading in self.readings.get(planned.name, ())}
+        readings = [held.get(kind) or self._reading(planned, model, kind) for kind in kinds]
+        sweep.execute(model, [reading for reading in readings if reading is not None], place)
 
     def _read(
         self, planned: PlannedModel, model: Model, kind: Kind, tasks: Sequence[Task], place: str
@@ -127,7 +155,7 @@ class Run:
                     work.append(partial(step, self.plan.settings.norm))
             for layer in self.layers(task, model.info.blocks):
                 if self.ledger.undone(unit(planned, task.name, layer)):
-                    step = partial(steps.evaluate, self.ledger, planned, reading, task, layer)
+                    step = partial(steps.evaluate_layer, self.ledger, planned, reading, task, layer)
                     work.append(partial(step, self.out))
         with self.display.stage(f"{place}: metrics, tasks × layers", "units") as advance:
             for done, do in enumerate(work):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from lrd_harness import journal, measuring
 from lrd_harness.contracts import Norm, Task
 from lrd_harness.parameters import PlannedMetric
 from lrd_harness.plan import PlannedModel
-from lrd_harness.reading import Reading
+from lrd_harness.reading import Reading, View
 from lrd_harness.units import Ledger, metric_unit, split_scores, unit
 from lrd_harness.view import StoredStates, planes
 
@@ -62,40 +62,52 @@ def measure(
     )
 
 
-def evaluate(
+class Where(NamedTuple):
+    """Where a score belongs: its unit, its layer of how many, and of which variant of the model."""
+
+    unit: str
+    layer: int
+    layers: int
+    variant: str = "full"
+
+
+def evaluate_layer(
     ledger: Ledger, planned: PlannedModel, reading: Reading, task: Task, layer: int, out: Path
 ) -> None:
-    """A task at a layer; its score is recorded and its native result written, or its error."""
+    """A task at a layer of the whole model; its score is recorded, or its error."""
+    blocks, found = reading.model.info.blocks, planned.checkpoint
+    experiments = _experiments(planned, layer, blocks)
+    view = reading.view(layer, found.name, found.revision, experiments)
+    where = Where(unit(planned, task.name, layer), layer, blocks)
+    evaluate(ledger, planned, task, view, where, out)
+
+
+def evaluate(
+    ledger: Ledger, planned: PlannedModel, task: Task, view: View, where: Where, out: Path
+) -> None:
+    """A task on a view; its score is recorded and its native result written, or its error."""
     assert task.evaluate is not None
     begun = time.perf_counter()
-    key = unit(planned, task.name, layer)
-    blocks = reading.model.info.blocks
-    view = reading.view(
-        layer,
-        planned.checkpoint.name,
-        planned.checkpoint.revision,
-        _experiments(planned, layer, blocks),
-    )
+    place: dict[str, Any] = {"task": task.name, "layer": where.layer, "variant": where.variant}
     try:
         score = task.evaluate(view)
         if not np.isfinite(score.main) and view.constant:
-            ledger.record("undefined", key, planned, task=task.name, layer=layer, error=SAME_STATE)
+            ledger.record("undefined", where.unit, planned, **place, error=SAME_STATE)
             return
         if not np.isfinite(score.main):
             raise ValueError(f"{task.name} gave {score.main} for its main score")
         if task.save is not None:
             task.save(score, view, out)
     except Exception as error:
-        ledger.fail(key, planned, error, task=task.name, layer=layer)
+        ledger.fail(where.unit, planned, error, **place)
         return
     ledger.record(
         "score",
-        key,
+        where.unit,
         planned,
-        task=task.name,
+        **place,
         task_type=task.type,
-        layer=layer,
-        layers=blocks,
+        layers=where.layers,
         score_name=score.name,
         score=score.main,
         stderr=score.stderr,

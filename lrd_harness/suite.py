@@ -13,8 +13,10 @@ from typing import Any, Literal, get_args
 
 import yaml
 
+from lrd_harness import pruning
 from lrd_harness.contracts import Norm
 from lrd_harness.errors import UserError, unknown
+from lrd_harness.pruning import Pruning
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Settings:
 
         task_data is not among them: run.json keeps what lies there, not where it lies.
         """
-        free = ("layers", "device", "batch_tokens", "task_data", "include_path", "log_samples")
+        free = ("layers", "device", "batch_tokens", "task_data", "include_path")
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in free}
 
 
@@ -83,6 +85,7 @@ class Suite:
     plugins: tuple[str, ...] | None = None
     parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     settings: Settings = Settings()
+    pruning: Pruning = field(default_factory=Pruning)
     description: str = ""
     source: str = ""
 
@@ -144,6 +147,7 @@ def parse(text: str, name: str, where: str) -> Suite:
         plugins=plugins,
         parameters=parameters,
         settings=settings(given.get("settings") or {}, where),
+        pruning=pruning.parse(given.get("pruning") or {}, where),
         description=str(given.get("description", "")).strip(),
         source=str(given.get("source", "")).strip(),
     )

@@ -181,8 +181,15 @@ class TextModel:
         Texts shorter than T are padded on the side `padding`; where that is "none", they must be of
         equal length.
         """
-        side: Side = "left" if self.padding == "left" else "right"
-        self.backbone.run(self._inputs(self._pad(batch, side), side), seen)
+        self.backbone.run(self.inputs(self.features(batch)), seen)
+
+    def features(self, batch: Sequence[Encoded]) -> dict[str, Any]:
+        """A batch padded on the side `padding`, (b, T); of equal lengths where that is "none"."""
+        return self._pad(batch, "left" if self.padding == "left" else "right")
+
+    def inputs(self, features: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Those of the features of a batch that the backbone itself takes."""
+        return self._inputs(features, "left" if self.padding == "left" else "right")
 
     def _sound_padding(self, probe: Sequence[Encoded]) -> Side:
         """The side on which padding changes no state: the chosen one, else the other, else none.

@@ -79,25 +79,47 @@ class LayerView:
         return self._model.embed(pooled).numpy()
 
 
+class Answers:
+    """What the store holds of requests, all layers; read once for all layers of a task."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._held: tuple[list[Continuation], np.ndarray, np.ndarray] | None = None
+
+    def of(self, requests: Sequence[Continuation]) -> tuple[np.ndarray, np.ndarray]:
+        """Log-likelihoods and whether they are greedy, (n, L + 1) each, in the order of requests.
+
+        Raises KeyError for a request that is not stored.
+        """
+        if self._held is None or self._held[0] != requests:
+            asked = [key(request) for request in requests]
+            values = self._store.read(asked, LOGLIKELIHOOD)
+            self._held = list(requests), values, self._store.read(asked, GREEDY)
+        return self._held[1], self._held[2]
+
+
 class LikelihoodLayer:
     """A contracts.LikelihoodView: the log-likelihoods of one layer, read from the store."""
 
     constant = False  # a layer gives one state to all texts, but asks the head at several
 
     def __init__(
-        self, store: Store, layer: int, name: str, revision: str, experiments: Experiments
+        self,
+        answers: Answers | Store,
+        layer: int,
+        name: str,
+        revision: str,
+        experiments: Experiments,
     ) -> None:
         self.layer, self.name, self.revision, self.experiments = layer, name, revision, experiments
-        self._store = store
+        self._answers = Answers(answers) if isinstance(answers, Store) else answers
 
     def loglikelihoods(self, requests: Sequence[Continuation]) -> list[tuple[float, bool]]:
         """Of each request, log P(continuation | context) in nats, and whether it is the greedy one.
 
         Raises NotFinite for NaN or infinity.
         """
-        asked = [key(request) for request in requests]
-        values = self._store.read(asked, LOGLIKELIHOOD)[:, self.layer]
-        greedy = self._store.read(asked, GREEDY)[:, self.layer]
+        values, greedy = (found[:, self.layer] for found in self._answers.of(requests))
         if not np.isfinite(values).all():
             raise NotFinite(f"NaN or infinity in the log-likelihoods of layer {self.layer}")
         return list(zip(values.tolist(), (greedy > 0).tolist(), strict=True))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ._sheets import Column, Sheet, boards, error_line, notes, sheets
+from ._pruned import pruning_notes, pruning_sheets
+from ._sheets import Column, Sheet, boards, error_line, errors, notes, sheets
 
 if TYPE_CHECKING:
     from lrd_harness.leaderboard import Leaderboard
@@ -21,7 +22,11 @@ def markdown(board: Leaderboard) -> str:
         for i, sheet in enumerate(sheets(part)):
             parts.append(_sheet(sheet, "#" * (level + (i > 0))))
         parts.append(_list(title, notes(part), "#" * (level + 1)))
-    parts.append(_list("Errors", [error_line(error) for error in board.errors], "##"))
+    if board.pruned:
+        for i, sheet in enumerate(pruning_sheets(board.pruned)):
+            parts.append(_sheet(sheet, "#" * (1 + (i > 0))))
+        parts.append(_list("Notes on pruning", pruning_notes(board.pruned), "##"))
+    parts.append(_list("Errors", [error_line(error) for error in errors(board)], "##"))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

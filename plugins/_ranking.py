@@ -92,7 +92,9 @@ def _origins(board: Leaderboard) -> list[Column]:
 def _legend(board: Leaderboard) -> list[str]:
     lines = []
     if board.tasks and board.kind == "base":
-        over = "mean over the tasks of the accuracy" if len(board.tasks) > 1 else "accuracy"
+        counted = all(task.score_name.startswith("acc") for task in board.tasks)
+        what = "accuracy" if counted else "main score"
+        over = f"mean over the tasks of the {what}" if len(board.tasks) > 1 else what
         lines.append(
             f"actual rank: order of the score (1 = best). score ↑ last: {over} (0 to 1, higher is "
             "better), as lm-eval counts it, of the last layer, which is the model itself; best: "

@@ -11,7 +11,17 @@ if TYPE_CHECKING:
     from lrd_harness.leaderboard import LayerTable, Leaderboard, TaskScore
     from lrd_harness.results import ErrorRow
 
-__all__ = ["Column", "Sheet", "boards", "error_line", "layer_sheet", "notes", "plain", "sheets"]
+__all__ = [
+    "Column",
+    "Sheet",
+    "boards",
+    "error_line",
+    "errors",
+    "layer_sheet",
+    "notes",
+    "plain",
+    "sheets",
+]
 
 
 def sheets(board: Leaderboard) -> list[Sheet]:
@@ -37,9 +47,16 @@ def notes(board: Leaderboard) -> list[str]:
     return [*map(plain, board.notes), *of_models]
 
 
+def errors(board: Leaderboard) -> list[ErrorRow]:
+    """All of them: of whole models, then of pruned ones."""
+    return [*board.errors, *(board.pruned.errors if board.pruned else ())]
+
+
 def error_line(error: ErrorRow) -> str:
     """Where an error happened and what it was, in one line."""
     place = [error.model]
+    place += [error.variant] if error.variant != "full" else []
+    place += [f"rule {error.rule}"] if error.rule else []
     place += [error.task] if error.task else []
     place += [f"layer {error.layer}"] if error.layer is not None else []
     place += [error.metric] if error.metric else []

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from ._sheets import Column, Sheet, boards, error_line, layer_sheet, notes, sheets
+from ._pruned import pruning_notes, pruning_sheets
+from ._sheets import Column, Sheet, boards, error_line, errors, layer_sheet, notes, sheets
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -33,11 +34,16 @@ def renderable(board: Leaderboard, width: int) -> Group:
         for sheet in sheets(part):
             parts += _sheet(sheet, width)
         parts += _lines(title, notes(part), "yellow")
-    shown = [error_line(error) for error in board.errors[:ERRORS]]
-    more = len(board.errors) - len(shown)
+    if board.pruned:
+        for sheet in pruning_sheets(board.pruned, by_task=False):
+            parts += _sheet(sheet, width)
+        parts += _lines("Notes on pruning", pruning_notes(board.pruned), "yellow")
+    failed = errors(board)
+    shown = [error_line(error) for error in failed[:ERRORS]]
+    more = len(failed) - len(shown)
     if more:
         shown.append(f"and {more} more: see the json format, or table errors of results.sqlite")
-    parts += _lines(f"Errors: {len(board.errors)}", shown, "red")
+    parts += _lines(f"Errors: {len(failed)}", shown, "red")
     return Group(*parts)
 
 

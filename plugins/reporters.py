@@ -14,6 +14,7 @@ from lrd_harness.contracts import Reporter
 from lrd_harness.hookspecs import hookimpl
 
 from ._markdown import markdown
+from ._pruned import pruning_csv, pruning_document
 from ._terminal import layers_renderable, renderable, text
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def lrd_reporters() -> Sequence[Reporter]:
         Reporter("md", markdown, ".md"),
         Reporter("csv", as_csv, ".csv"),
         Reporter("json", as_json, ".json"),
+        Reporter("pruning", pruning_csv, "-pruning.csv"),
     ]
 
 
@@ -99,9 +101,10 @@ def as_json(board: Leaderboard) -> str:
         selection, values: {name: value}, profiles: {name: {layers, values}}, seconds}],
         captures: [{texts, forwarded, tokens, truncated, empty, duplicates, seconds}]}].
     stderr, chance: standard error of the score, and what guessing gets; null where there is none.
-    correlations: [{name, kind, rho, p, n}]; notes; errors: [{model, ..., error}].
+    correlations: [{name, kind, rho, p, n}]; notes; errors: [{model, ..., error}], of whole models.
     base: of the likelihood tasks where there are embedding tasks too, {kind, metrics, tasks,
         models, correlations, notes} in the same form, without captures; null where there are none.
+    pruning: {summary, rows, notes, errors}, see _pruned.py; null where nothing was pruned.
     """
     document = {
         "schema": SCHEMA,
@@ -109,6 +112,7 @@ def as_json(board: Leaderboard) -> str:
         **_document(board),
         "errors": [asdict(error) for error in board.errors],
         "base": _document(board.base) if board.base else None,
+        "pruning": pruning_document(board.pruned) if board.pruned else None,
     }
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 

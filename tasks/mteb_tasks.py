@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from lrd_harness.contracts import Request, Score, Task, TaskFamily, TaskOptions
 from lrd_harness.errors import UserError
+from lrd_harness.finding import content_hash
 from lrd_harness.hookspecs import hookimpl
 from lrd_harness.protocols import ModelView
 
@@ -79,7 +80,7 @@ def wrap(
         description=description,
         check=check or (lambda: _drop(loaded())),
         save=_save,
-        local=local,
+        fingerprint=None if local is None else lambda: content_hash(local)[:16],
     )
     return task
 

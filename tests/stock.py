@@ -213,8 +213,8 @@ def layer_files(out: Path, layer: int | str, model: str = "*") -> Path:
     """The folder of one layer's native result files; "model" for the model's own."""
     name = layer if isinstance(layer, str) else f"layer_{layer}"
     places = [
-        *(out / "lm_eval").glob(f"{model}/{name}"),
-        *(out / "lm_eval").glob(f"{model}/{name}-*"),
+        *(out / "lm_eval").glob(f"{model}/*/{name}"),
+        *(out / "lm_eval").glob(f"{model}/*/{name}-*"),
     ]
     (folder,) = places
     return folder

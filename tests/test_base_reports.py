@@ -232,7 +232,7 @@ def test_json_holds_the_base_board_in_the_same_form() -> None:
     document = json.loads(reporters.as_json(build(ONE)))
     inner = document["base"]
     assert (document["version"], document["kind"], inner["kind"]) == (1, "embedding", "base")
-    assert set(document) - set(inner) == {"schema", "version", "errors", "base"}
+    assert set(document) - set(inner) == {"schema", "version", "errors", "base", "pruning"}
     assert [set(model) for model in inner["models"]] == [set(document["models"][0])]
     (model,) = inner["models"]
     assert (model["model"], model["rank"], model["stderr"], model["chance"]) == (

@@ -99,7 +99,8 @@ def test_the_plugins(capsys: Shown) -> None:
     for title in ("Metrics", "Adapters", "Tasks", "Reporters"):
         assert f"\n{title}" in f"\n{text}"
     assert "Broken" not in text
-    (frenet,) = (line for line in text.splitlines() if line.strip().startswith("frenet"))
+    frenet, rule = (line for line in text.splitlines() if line.strip().startswith("frenet"))
+    assert "removes blocks that move" in rule
     assert frenet.split() == "frenet ranks models by d0L, higher is better built in".split()
     assert "kept as leaderboard.md" in text
     assert "a family of tasks, mteb:NAME" in text

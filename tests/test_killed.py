@@ -111,7 +111,13 @@ def test_what_a_user_sees_of_control_c(place: Path, tmp_path: Path) -> None:
     shown, said = start().communicate(timeout=100)
     assert shown.startswith("Leaderboard: 2 models, 2 tasks")
     for line in filter(None, said.splitlines()):
-        ours = ("tasks", "2 models × 2 tasks", "[1/2] local/bert", "[2/2] local/gpt", "All of it is in")
+        ours = (
+            "tasks",
+            "2 models × 2 tasks",
+            "[1/2] local/bert",
+            "[2/2] local/gpt",
+            "All of it is in",
+        )
         assert line.startswith(ours), said
     units = [r["unit"] for r in running.records(out, "score", "metric")]
     assert len(units) == len(set(units)) == 24

@@ -73,7 +73,7 @@ def test_commands_that_need_the_hub_parse() -> None:
     ]
     assert len(commands) >= 3
     for command in commands:
-        assert parser().parse_args(shlex.split(command)[1:]).command == "run"
+        assert parser().parse_args(shlex.split(command)[1:]).command in ("run", "prune")
 
 
 def test_names_of_suites_metrics_and_settings_are_real() -> None:
@@ -82,6 +82,8 @@ def test_names_of_suites_metrics_and_settings_are_real() -> None:
 
     for suite in shipped():
         assert f"`{suite}`" in README
+    for rule in manager.load().names("pruning rule"):
+        assert f"`{rule}`" in README
     for metric in manager.load().all("metric"):
         assert f"| `{metric.name}` |" in README
         assert metric.selection is not None

@@ -79,7 +79,7 @@ def squeezed(text: str) -> str:
     return "".join(text.split())
 
 
-def test_the_hook_gives_the_four_forms() -> None:
+def test_the_hook_gives_the_five_forms() -> None:
     found = reporters.lrd_reporters()
     assert all(isinstance(reporter, Reporter) for reporter in found)
     assert {r.name: r.suffix for r in found} == {
@@ -87,9 +87,12 @@ def test_the_hook_gives_the_four_forms() -> None:
         "md": ".md",
         "csv": ".csv",
         "json": ".json",
+        "pruning": "-pruning.csv",
     }
     board = build(results())
-    assert all(reporter.write(board).endswith("\n") for reporter in found)
+    texts = {reporter.name: reporter.write(board) for reporter in found}
+    assert texts.pop("pruning") == ""  # nothing was pruned
+    assert all(text.endswith("\n") for text in texts.values())
 
 
 def test_importing_the_reporters_is_light() -> None:

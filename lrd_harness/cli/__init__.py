@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("run", "leaderboard", "plugins", "suites", "tasks", "models")
+COMMANDS = ("run", "prune", "leaderboard", "plugins", "suites", "tasks", "models")
 
 ABOUT = """\
 Measure and evaluate every layer of language models: one forward pass a text,

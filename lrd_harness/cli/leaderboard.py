@@ -16,7 +16,7 @@ def add(commands: Any) -> None:
     )
     sub.add_argument("out", type=Path, metavar="OUT", help="the output folder of a run")
     sub.add_argument(
-        "--format", default="table", metavar="FORM", help="table (default), md, csv, json"
+        "--format", default="table", metavar="FORM", help="table (default), md, csv, json, pruning"
     )
     sub.add_argument("--output", type=Path, metavar="FILE", help="write to a file instead")
     sub.set_defaults(run=run)

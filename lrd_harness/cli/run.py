@@ -107,6 +107,22 @@ def add(commands: Any) -> None:
         default=None,
         help="lm-eval tasks: also write each document's log-likelihoods, layer by layer",
     )
+    blocks = sub.add_argument_group("pruning (with --prune: blocks removed by rules, and scores)")
+    blocks.add_argument(
+        "--prune", nargs="*", metavar="RULE", help="rules, as gfmi,random (default: all)"
+    )
+    blocks.add_argument(
+        "--budgets", nargs="+", metavar="SHARE", help="shares of blocks to remove (0.1,0.15,0.2)"
+    )
+    blocks.add_argument(
+        "--random-seeds", type=int, metavar="N", help="how often random chooses (3)"
+    )
+    blocks.add_argument(
+        "--protect", type=int, metavar="N", help="blocks kept at either end (at most 3)"
+    )
+    blocks.add_argument(
+        "--prune-tasks", nargs="+", metavar="TASK", help="tasks for pruned models (default: all)"
+    )
     sub.add_argument("--quiet", action="store_true", help="no progress, only the leaderboard")
     sub.add_argument(
         "--verbose", action="store_true", help="let the libraries' own messages through"
@@ -124,7 +140,7 @@ SETTINGS = (
 def run(arguments: argparse.Namespace) -> int:
     """Resolve everything, then run it. Returns the exit code."""
     if not arguments.verbose:
-        _hush()
+        hush()
     from lrd_harness import manager, output
     from lrd_harness.plan import make_plan
     from lrd_harness.progress import Display
@@ -132,7 +148,7 @@ def run(arguments: argparse.Namespace) -> int:
     display = Display(quiet=arguments.quiet)
     plugins = manager.load(tuple(map(manager.from_name, arguments.load)))
     suite = _suite(arguments)
-    plan = make_plan(suite, plugins, display.stage)
+    plan = make_plan(suite, plugins, display.stage, prune=arguments.prune is not None)
     out = output.choose(arguments.output, plan)
     plan = output.renamed(out, plan)
     display.line(f"{_count(plan)} into {out}")
@@ -187,8 +203,9 @@ def _suite(arguments: argparse.Namespace) -> Any:
         if getattr(arguments, part) is not None:
             models = tuple(replace(m, **{part: None}) for m in suite.models)  # type: ignore[arg-type]
             suite = replace(suite, models=models)
-    if arguments.tasks:
-        suite = replace(suite, tasks=tuple(arguments.tasks))
+    if arguments.tasks:  # what the suite says of its own language-model tasks goes with them
+        usual = replace(suite.settings, limit=None, num_fewshot=None)
+        suite = replace(suite, tasks=tuple(arguments.tasks), settings=usual)
     if arguments.plugins:
         suite = replace(suite, plugins=tuple(_names(arguments.plugins)))
     chosen = suite.plugins
@@ -206,7 +223,35 @@ def _suite(arguments: argparse.Namespace) -> Any:
     if "layers" in given:
         given["layers"] = " ".join(given["layers"])
     settings = suites.settings(given, "command line", suite.settings)
-    return replace(suite, settings=settings, parameters=parameters)
+    pruning = _pruning(arguments, suite.pruning)
+    return replace(suite, settings=settings, parameters=parameters, pruning=pruning)
+
+
+def _pruning(arguments: argparse.Namespace, base: Any) -> Any:
+    """The suite's pruning with what the command line replaces of it."""
+    from lrd_harness import pruning
+
+    given: dict[str, Any] = {}
+    if arguments.prune:
+        given["rules"] = _names(arguments.prune)
+    if arguments.budgets:
+        given["budgets"] = [_share(item) for item in _names(arguments.budgets)]
+    if arguments.prune_tasks:
+        given["tasks"] = list(arguments.prune_tasks)
+    for name in ("random_seeds", "protect"):
+        if getattr(arguments, name) is not None:
+            given[name] = getattr(arguments, name)
+    if given and arguments.prune is None:
+        option = next(iter(given)).replace("tasks", "prune-tasks").replace("_", "-")
+        raise UserError(f"--{option} is of no use without --prune")
+    return pruning.parse(given, "command line", base)
+
+
+def _share(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"--budgets {text}: not a share such as 0.15") from None
 
 
 def number(text: str) -> float:
@@ -237,9 +282,10 @@ def _count(plan: Any) -> str:
     return f"{parts[0]} × {parts[1]}, {parts[2]},"
 
 
-def _hush() -> None:
+def hush() -> None:
     """Keep the libraries' warnings and bars off the terminal: progress and errors are ours."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")

@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the suites. Returns the exit code."""
-    from lrd_harness import suite
+    from lrd_harness import pruning, suite
     from lrd_harness.cli._tables import names, show
 
     if arguments.suite is None:
@@ -39,6 +39,9 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"Metrics: {'all' if chosen.plugins is None else ', '.join(chosen.plugins)}")
     for metric, parameters in chosen.parameters.items():
         print(f"  {metric}: {', '.join(f'{k} = {v}' for k, v in parameters.items())}")
+    for name, value in vars(chosen.pruning).items():
+        if value != getattr(pruning.Pruning(), name):
+            print(f"Pruning: {name} = {value if isinstance(value, int) else ', '.join(value)}")
     usual = suite.Settings()
     for name, value in vars(chosen.settings).items():
         if value != getattr(usual, name):

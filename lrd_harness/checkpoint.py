@@ -1,0 +1,270 @@
+"""Keep a pruned model: an ordinary checkpoint that transformers and its kin load as any other."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lrd_harness.contracts import Checkpoint
+from lrd_harness.errors import UserError
+
+_TEXT = "The quick brown fox jumps over the lazy dog."
+
+
+@dataclass
+class _Opened:
+    """A checkpoint as its own library opens it.
+
+    model: what is written, with its head or its sentence-transformers modules; reopen: the same
+    from a folder; answer: its output for _TEXT.
+    """
+
+    model: Any
+    tokenizer: Any
+    root: Any  # the transformers model inside
+    write: Callable[[Path], None]
+    reopen: Callable[[Path], _Opened]
+    answer: Callable[[], Any]
+
+
+def save(checkpoint: Checkpoint, removed: Sequence[int], folder: Path, card: str) -> Path:
+    """Write a checkpoint without these blocks (1..L) to a folder; returns the folder.
+
+    The original is opened anew, in the precision that it is kept in, with its head where it has
+    one, and with its sentence-transformers modules. Of an encoder-decoder model the encoder is
+    pruned, and the decoder is kept. card: the text of README.md.
+
+    Raises UserError for a folder that is not empty, for blocks that prune.remove refuses, and where
+    what was written does not give the states of the pruned model. The folder appears whole or not
+    at all.
+    """
+    folder = Path(folder).expanduser().absolute()
+    check_free(folder)
+    try:
+        with _quiet():
+            opened = _pruned(checkpoint, removed)
+            _write(opened, checkpoint, folder, card)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the libraries and the disk raise
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise UserError(f"{checkpoint.name} cannot be saved to {folder}: {reason[0]}") from error
+    return folder
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' own bars and reports of weights; what is wrong is an error here."""
+    import transformers
+
+    logging: Any = transformers.utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        with warnings.catch_warnings(action="ignore"):  # of a user who wants no bars from the hub
+            if bars:
+                logging.enable_progress_bar()
+
+
+def check_free(folder: Path) -> None:
+    """Raise UserError unless the folder is absent or empty."""
+    if folder.is_dir():
+        if any(folder.iterdir()):
+            raise UserError(f"{folder} is not empty; a pruned model is saved to a new folder")
+    elif folder.exists() or folder.is_symlink():
+        raise UserError(f"{folder} is a file, not a folder")
+
+
+def _pruned(checkpoint: Checkpoint, removed: Sequence[int]) -> _Opened:
+    """The checkpoint opened, without the blocks."""
+    from lrd_harness.backbone import Backbone
+    from lrd_harness.prune import remove
+
+    opened = _open(checkpoint)
+    root = opened.root
+    inner = root.get_encoder() if root.config.is_encoder_decoder else root.base_model
+    remove(root, Backbone(inner, _probe(opened.tokenizer)).blocks, removed)
+    return opened
+
+
+def _write(opened: _Opened, checkpoint: Checkpoint, folder: Path, card: str) -> None:
+    """Write to a sibling, compare what that gives, and give it its name."""
+    made = [p for p in folder.parents if not p.exists()]
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+        try:
+            part = work / folder.name  # with the permissions that a new folder has
+            part.mkdir()
+            opened.write(part)
+            _generation(checkpoint, part)
+            (part / "README.md").write_text(card, encoding="utf-8")
+            _compare(opened, part, checkpoint.name)
+            check_free(folder)
+            part.rename(folder)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    except BaseException:
+        for parent in made:  # from the inside out; what somebody else has used by now stays
+            if parent.is_dir() and not any(parent.iterdir()):
+                parent.rmdir()
+        raise
+
+
+def _generation(checkpoint: Checkpoint, folder: Path) -> None:
+    """The original's settings for generation; transformers itself would write valid ones only."""
+    name = "generation_config.json"
+    if name in checkpoint.files:
+        from transformers.utils.hub import cached_file
+
+        shutil.copyfile(
+            str(cached_file(checkpoint.path, name, **_where(checkpoint))), folder / name
+        )
+
+
+def _compare(opened: _Opened, folder: Path, name: str) -> None:
+    """Raise UserError if the folder gives other tokens or states than the model in memory.
+
+    Some families build a block by its place (ModernBERT's first has no norm before its attention),
+    so that there is no configuration for what is left.
+    """
+    import torch
+
+    misfit = UserError(
+        f"{name} without these blocks cannot be kept as a checkpoint: "
+        f"{type(opened.root).__name__} builds its blocks by their place"
+    )
+    try:
+        again = opened.reopen(folder)
+    except UserError:  # tensors of a block of another kind
+        raise misfit from None
+    if _tokens(again.tokenizer) != _tokens(opened.tokenizer):
+        raise UserError(f"{name}: its tokenizer changes when it is saved")
+    with torch.inference_mode():
+        first, second = opened.answer(), again.answer()
+    if not torch.allclose(first, second, rtol=1e-5, atol=1e-5, equal_nan=True):
+        raise misfit
+
+
+def _open(checkpoint: Checkpoint) -> _Opened:
+    where = _where(checkpoint)
+    if "modules.json" in checkpoint.files:
+        return _open_sentence_transformer(checkpoint.path, where)
+    kinds = _kinds(checkpoint)
+    for kind in kinds[:-1]:
+        try:
+            return _open_plain(checkpoint.path, kind, where)
+        except UserError:
+            continue  # a head without weights of its own: what is below it is what there is
+    return _open_plain(checkpoint.path, kinds[-1], where)
+
+
+def _where(checkpoint: Checkpoint) -> dict[str, Any]:
+    revision = checkpoint.revision if checkpoint.hub else None
+    return {"revision": revision, "local_files_only": not checkpoint.hub}
+
+
+def _kinds(checkpoint: Checkpoint) -> list[Any]:
+    """The classes to open it with: the one that it says it was saved from, then AutoModel."""
+    import transformers
+
+    said = [
+        getattr(transformers, name, None) for name in checkpoint.config.get("architectures") or ()
+    ]
+    own = [k for k in said if isinstance(k, type) and issubclass(k, transformers.PreTrainedModel)]
+    return [*own[:1], transformers.AutoModel]
+
+
+def _open_plain(path: str, kind: Any, where: Mapping[str, Any]) -> _Opened:
+    """A model as transformers opens it. Raises UserError for weights that are not there."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
+    model, loading = kind.from_pretrained(
+        path,
+        dtype="auto",
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+        **where,
+    )
+    holes = sorted({*loading["missing_keys"], *(k for k, *_ in loading["mismatched_keys"])})
+    if any("pooler" in key for key in holes) and getattr(model, "pooler", None) is not None:
+        model.pooler = None  # random, as there are no weights for it: better left out
+    holes = [key for key in holes if "pooler" not in key]
+    if holes:
+        raise UserError(f"{path}: its weights lack {len(holes)} tensors, as {holes[0]}")
+
+    def write(folder: Path) -> None:
+        if model.can_generate() and not _valid(model.generation_config):
+            model.generation_config = type(
+                model.generation_config
+            )()  # the original's is copied, see above
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    def answer() -> Any:
+        inner = model.get_encoder() if model.config.is_encoder_decoder else model
+        return inner(**_probe(tokenizer))[0]
+
+    def reopen(folder: Path) -> _Opened:
+        return _open_plain(str(folder), type(model), {"local_files_only": True})
+
+    return _Opened(model.eval(), tokenizer, model, write, reopen, answer)
+
+
+def _valid(generation: Any) -> bool:
+    try:
+        generation.validate(strict=True)
+    except ValueError:
+        return False
+    return True
+
+
+def _open_sentence_transformer(path: str, where: Mapping[str, Any]) -> _Opened:
+    """A model as sentence-transformers opens it, on the CPU."""
+    from sentence_transformers import SentenceTransformer
+
+    model: Any = SentenceTransformer(
+        path,
+        device="cpu",
+        trust_remote_code=False,
+        model_kwargs={"dtype": "auto", "use_safetensors": True},
+        **where,
+    )
+    root = getattr(model[0], "auto_model", None)
+    if root is None:
+        raise UserError(f"{path}: its first module is no transformer")
+
+    def write(folder: Path) -> None:
+        model.save(str(folder), create_model_card=False)
+
+    def answer() -> Any:
+        return model.encode([_TEXT], convert_to_tensor=True, show_progress_bar=False)
+
+    def reopen(folder: Path) -> _Opened:
+        return _open_sentence_transformer(str(folder), {"local_files_only": True})
+
+    return _Opened(model.eval(), model.tokenizer, root, write, reopen, answer)
+
+
+def _tokens(tokenizer: Any) -> list[int]:
+    return [int(token) for token in tokenizer(_TEXT)["input_ids"]]
+
+
+def _probe(tokenizer: Any) -> dict[str, Any]:
+    """The text as a batch of one, (1, T)."""
+    import torch
+
+    ids = torch.tensor([_tokens(tokenizer)])
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

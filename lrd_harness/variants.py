@@ -1,0 +1,246 @@
+"""Variants of a model without some of its blocks: a store of each, filled by one walk a batch.
+
+A store holds what a view of the variant needs and no more: its last state, pooled, under the plane
+of the model's own last layer, or its log-likelihoods in a single column. So a variant is viewed as
+LayerView(model, store, layer=L, ...) or LikelihoodLayer(store, 0, ...).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import numpy as np
+from torch import Tensor
+
+from lrd_harness import capture, likelihoods
+from lrd_harness.backbone import Watch
+from lrd_harness.budgets import written
+from lrd_harness.cache import cache_dir
+from lrd_harness.capture import Captured
+from lrd_harness.contracts import Continuation, Task, Text
+from lrd_harness.likelihoods import Answers, Tokenize, key
+from lrd_harness.protocols import BlockModel, Encoded, Experiments, LanguageModel
+from lrd_harness.reading import Reading, View
+from lrd_harness.store import Store
+from lrd_harness.view import LayerView, LikelihoodLayer, planes
+from lrd_harness.walk import Removed, Walk
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class CapturedVariants(Captured):
+    """The counters of a capture for variants; executions: how many blocks were run on a batch."""
+
+    executions: int = 0
+
+
+def stores(identity: Mapping[str, str], variants: Sequence[Removed]) -> dict[Removed, Store]:
+    """The store of each variant.
+
+    identity: the model's, for embeddings; likelihoods.identity(model) for log-likelihoods.
+    Raises UserError where a store cannot be written.
+    """
+    root = cache_dir() / "states"
+    return {v: Store(root, {**identity, "removed": written(v)}) for v in variants}
+
+
+class Variants:
+    """The variants of a model as one kind of task reads it: their stores, and views of them.
+
+    Raises UserError where a store cannot be written.
+    """
+
+    def __init__(self, reading: Reading, variants: Sequence[Removed]) -> None:
+        self._reading = reading
+        self._model = cast("BlockModel", reading.model)
+        identity = reading.model.identity
+        if reading.likelihood:
+            identity = likelihoods.identity(cast("LanguageModel", reading.model))
+        self.stores = stores(identity, variants)
+
+    def capture(self, asked: Mapping[Task, Sequence[Any]], progress: Progress) -> CapturedVariants:
+        """Run what the variants lack of what tasks ask (see Reading.ask), all variants together.
+
+        Raises UserError as Walk does, and whatever tokenising or running raises.
+        """
+        if not self._reading.likelihood:
+            return self._embed([text for texts in asked.values() for text in texts], progress)
+        counts = CapturedVariants()
+        for task, requests in asked.items():
+            assert task.tokenize is not None
+            counts += capture_likelihoods(
+                cast("LanguageModel", self._model),
+                requests,
+                task.tokenize,
+                self.stores,
+                batch_tokens=self._reading.batch_tokens,
+                progress=capture.behind(progress, counts.forwarded),
+            )
+        return counts
+
+    def _embed(
+        self, texts: Sequence[Text], progress: Progress, only: Removed | None = None
+    ) -> CapturedVariants:
+        stores = self.stores if only is None else {only: self.stores[only]}
+        tokens = self._reading.batch_tokens
+        return capture_embeddings(
+            self._model, texts, stores, batch_tokens=tokens, progress=progress
+        )
+
+    def view(self, removed: Removed, name: str, revision: str, experiments: Experiments) -> View:
+        """A variant, as tasks evaluate it."""
+        if self._reading.likelihood:
+            return LikelihoodLayer(self.stores[removed], 0, name, revision, experiments)
+
+        def fetch(texts: Sequence[Text]) -> None:
+            self._embed(texts, lambda done, total: None, only=removed)
+
+        return LayerView(
+            self._model,
+            self.stores[removed],
+            self._model.info.blocks,
+            name=name,
+            revision=revision,
+            experiments=experiments,
+            fetch=fetch,
+        )
+
+
+def capture_embeddings(
+    model: BlockModel,
+    texts: Sequence[Text],
+    stores: Mapping[Removed, Store],
+    *,
+    batch_tokens: int,
+    progress: Progress = lambda done, total: None,
+) -> CapturedVariants:
+    """Run what the stores of variants lack of these texts, and keep the variants' pooled states.
+
+    In the counters `forwarded` are texts, each run through the variants that lack it.
+    `progress(done, total)` counts them. Raises UserError as Walk does.
+    """
+    begun = time.perf_counter()
+    walk = Walk(model.backbone)
+    plane = planes(model, "final")[-1]
+
+    def keep(
+        shard: Sequence[Text], found: Mapping[Removed, np.ndarray], cut: Sequence[bool]
+    ) -> None:
+        for removed, pooled in found.items():
+            stores[removed].write(shard, {plane: pooled}, cut)
+
+    counts = CapturedVariants(**asdict(capture.counted(texts)))
+    for variants, missing in _lacking(stores, texts).items():
+        counts.tokens += capture.forward(
+            model,
+            missing,
+            _pooling(model, walk, variants, plane[0]),
+            keep,
+            batch_tokens=batch_tokens,
+            progress=capture.behind(progress, counts.forwarded),
+            alike=model.padding == "none",
+        )
+        counts.forwarded += len(missing)
+    counts.truncated = max((store.truncated(texts) for store in stores.values()), default=0)
+    counts.executions = walk.executions
+    counts.seconds = time.perf_counter() - begun
+    return counts
+
+
+def _pooling(
+    model: BlockModel, walk: Walk, variants: Sequence[Removed], kind: str
+) -> Callable[[Sequence[Encoded]], dict[Removed, Tensor]]:
+    """One batch -> the variants' last states, pooled, (b, d); kind: "raw" or "final"."""
+
+    def run(batch: Sequence[Encoded]) -> dict[Removed, Tensor]:
+        features = model.features(batch)
+        found: dict[Removed, Tensor] = {}
+
+        def seen(removed: Removed, state: Tensor) -> None:
+            found[removed] = model.pooled(state, features)[kind]
+
+        walk.run(model.inputs(features), variants, seen)
+        return found
+
+    return run
+
+
+def capture_likelihoods(
+    model: LanguageModel,
+    requests: Sequence[Continuation],
+    tokenize: Tokenize,
+    stores: Mapping[Removed, Store],
+    *,
+    batch_tokens: int,
+    progress: Progress = lambda done, total: None,
+) -> CapturedVariants:
+    """Run what the stores of variants lack of these requests, and keep the log-likelihoods.
+
+    In the counters `forwarded` are passes, each through the variants that lack its requests.
+    `progress(done, total)` counts them. Raises UserError as Walk does.
+    """
+    begun = time.perf_counter()
+    walk = Walk(model.backbone)
+    by_key = {key(request): request for request in requests}
+    counts = CapturedVariants(**asdict(likelihoods.counted(requests)))
+    for variants, missing in _lacking(stores, list(by_key)).items():
+        done = likelihoods.forward(
+            model,
+            [by_key[text] for text in missing],
+            set(),
+            tokenize,
+            _watching(model, walk, variants),
+            _keeping(stores, variants),
+            batch_tokens=batch_tokens,
+            progress=capture.behind(progress, counts.forwarded),
+        )
+        counts.forwarded += done.forwarded
+        counts.tokens += done.tokens
+    cut = (len(likelihoods.truncated(store, requests)) for store in stores.values())
+    counts.truncated = max(cut, default=0)
+    counts.executions = walk.executions
+    counts.seconds = time.perf_counter() - begun
+    return counts
+
+
+def _watching(
+    model: BlockModel, walk: Walk, variants: Sequence[Removed]
+) -> Callable[[Sequence[Encoded], Watch], None]:
+    """Runs a batch and shows the variants' last states, numbered as the variants are."""
+    number = {removed: i for i, removed in enumerate(variants)}
+
+    def watch(batch: Sequence[Encoded], seen: Watch) -> None:
+        inputs = model.inputs(model.features(batch))
+        walk.run(inputs, variants, lambda removed, state: seen(number[removed], state))
+
+    return watch
+
+
+def _keeping(
+    stores: Mapping[Removed, Store], variants: Sequence[Removed]
+) -> Callable[[Answers], None]:
+    """Keeps a shard's answers, of each variant in its own store."""
+
+    def keep(shard: Answers) -> None:
+        for i, removed in enumerate(variants):
+            likelihoods.keep_requests(stores[removed], shard, slice(i, i + 1))
+
+    return keep
+
+
+def _lacking(
+    stores: Mapping[Removed, Store], texts: Sequence[Text]
+) -> dict[tuple[Removed, ...], list[Text]]:
+    """The distinct texts that are missing somewhere, by the variants whose stores lack them."""
+    lacking: dict[Text, list[Removed]] = {}
+    for removed, store in stores.items():
+        for text in store.missing(texts):
+            lacking.setdefault(text, []).append(removed)
+    groups: dict[tuple[Removed, ...], list[Text]] = {}
+    for text, variants in lacking.items():
+        groups.setdefault(tuple(variants), []).append(text)
+    return groups
