@@ -188,7 +188,7 @@ class Sweep:
         try:
             pruned = Variants(reading, list(undone))
             asked = {task: reading.ask(task, True, False) for task in tasks}
-            with self.display.stage(f"{place}: reading {len(undone)} pruned models") as advance:
+            with self.display.stage(f"{place}: {len(undone)} pruned models", "texts") as advance:
                 self.captured += pruned.capture(asked, advance)
         except Exception as error:
             self.ledger.fail(failed, self.planned, error)
