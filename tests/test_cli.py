@@ -52,7 +52,11 @@ TAUGHT = {
     "run": "--suite --models --tasks --plugins --set --layers --task-data --output --pooling "
     "--norm --max-texts --max-length --dtype --attention --padding --device --batch-tokens --quiet "
     "--verbose quickstart frenet,gfmi METRIC.NAME=VALUE pypi:PACKAGE==VERSION decoder:gpt2 "
-    "texts:FILE.jsonl LRD_HARNESS_CACHE DIR/TASK/SPLIT.jsonl mean-no-sink runs/SUITE-DATE",
+    "texts:FILE.jsonl LRD_HARNESS_CACHE DIR/TASK/SPLIT.jsonl mean-no-sink runs/SUITE-DATE "
+    "--num-fewshot --limit --include-path --log-samples lm-eval:NAME --prune --budgets "
+    "--random-seeds --protect --prune-tasks",
+    "prune": "--rule --budget --texts --layers 7,12-14 --protect --seed --save --save-mergekit "
+    "--scores --pooling --max-length --device numbered from 1",
     "leaderboard": "OUT --format table md csv json --output FILE",
     "plugins": "registered could not be loaded",
     "suites": "NAME|FILE",

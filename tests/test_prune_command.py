@@ -125,5 +125,6 @@ def test_a_folder_that_is_not_empty_is_left_alone(
 
 def test_a_model_of_one_block(tmp_path: Path, own_cache: Path, capsys: Any) -> None:
     model = tiny.save("Bert", tmp_path / "flat", num_hidden_layers=1)
+    capsys.readouterr()  # what saving it has said
     assert prune(model, "--rule", "last", "--budget", 0.2) == 2
     assert "at least 2 blocks, this one has 1" in running.one_line(capsys)

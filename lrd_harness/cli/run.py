@@ -291,5 +291,7 @@ def hush() -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
     warnings.filterwarnings("ignore")
+    if "transformers" in sys.modules:  # imported before, by a program that calls the command
+        sys.modules["transformers"].utils.logging.disable_progress_bar()
     for name in LOUD:
         logging.getLogger(name).setLevel(logging.ERROR)
