@@ -11,8 +11,8 @@ COMMANDS = ("run", "prune", "leaderboard", "plugins", "suites", "tasks", "models
 
 ABOUT = """\
 Measure and evaluate every layer of language models: one forward pass a text,
-mteb's own scores at each layer, label-free metrics beside them, and a
-leaderboard of predicted and actual ranks."""
+mteb's and lm-eval's own scores at each layer, label-free metrics beside them,
+a leaderboard of predicted and actual ranks; and pruning by the metrics."""
 
 EXAMPLES = """\
 examples:
@@ -20,6 +20,8 @@ examples:
       the quickstart: four small models, real texts, no hub
   lrd-harness run --models intfloat/e5-small-v2 ./mine --tasks STSBenchmark
   lrd-harness run --suite mteb-32 --models BAAI/bge-small-en-v1.5 --output out
+  lrd-harness run --models EleutherAI/pythia-160m --tasks lm-eval:mmlu --limit 5
+  lrd-harness prune ./mine --rule gfmi --budget 0.15 --texts FILE --save smaller
   lrd-harness leaderboard out --format md
       print a finished run again
 """

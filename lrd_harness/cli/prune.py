@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
             folder = save(planned.checkpoint, removed, arguments.save, card(pruned))
         print(f"saved to {folder}")
     if arguments.save_mergekit is not None:
-        text = mergekit(pruned.model, shrinking.blocks, removed)
+        text = mergekit(planned.checkpoint.path, shrinking.blocks, removed)
         write_text(arguments.save_mergekit, text)
         print(f"mergekit configuration in {arguments.save_mergekit}")
     return 0
