@@ -6,7 +6,8 @@ index 0 is block 1, and None stands where a block has no value.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from math import fsum
 from typing import Any, Literal, Protocol, get_args
 
@@ -50,6 +51,35 @@ class Evidence(Protocol):
         """Of each set of blocks, the mean over texts of the cosine, -1..1, between the pooled last
         states of the model without them and of the full model."""
         ...
+
+
+class Later:
+    """Evidence that is made when a rule first asks for any of it; `random` and `last` never do."""
+
+    def __init__(self, make: Callable[[], Evidence]) -> None:
+        self._make = make
+
+    @cached_property
+    def _made(self) -> Evidence:
+        return self._make()
+
+    @property
+    def blocks(self) -> int:
+        """L."""
+        return self._made.blocks
+
+    @property
+    def profiles(self) -> Mapping[str, BlockValues]:
+        """As Evidence."""
+        return self._made.profiles
+
+    def angle(self, first: int, last: int) -> float:
+        """As Evidence."""
+        return self._made.angle(first, last)
+
+    def agreements(self, sets: Sequence[Sequence[int]]) -> Sequence[float]:
+        """As Evidence."""
+        return self._made.agreements(sets)
 
 
 def block_profiles(

@@ -33,7 +33,8 @@ class Pruned:
 
     model: the original, as the user named it; hub: whether that is a hub id; revision: of it;
     blocks: L of the original; removed: block numbers, 1..L; parameters: before and after;
-    rule, budget: how the blocks were chosen, None if by hand; texts: what the rule read;
+    rule, budget, seed, protect: how the blocks were chosen, None if by hand, or where a rule takes
+    no seed and protection is as usual; texts: what the rule read;
     scores: task -> (the original's score, the pruned model's), as the tasks count them;
     library: "transformers" or "sentence-transformers".
     """
@@ -46,6 +47,8 @@ class Pruned:
     hub: bool = False
     rule: str | None = None
     budget: float | None = None
+    seed: int | None = None
+    protect: int | None = None
     texts: str | None = None
     scores: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     library: str = "transformers"
@@ -58,9 +61,12 @@ def card(pruned: Pruned) -> str:
     before, after = pruned.parameters
     name = pruned.model.rpartition("/")[2] or pruned.model
     chosen = f"the rule `{pruned.rule}`" if pruned.rule else "hand"
-    budget = (
-        "" if pruned.budget is None else f" at a budget of {pruned.budget:.0%} of the candidates"
-    )
+    chosen += "" if pruned.seed is None else f" (seed {pruned.seed})"
+    budget = ""
+    if pruned.budget is not None:
+        budget = f" at a budget of {100 * pruned.budget:g} % of the candidates"
+    if pruned.protect is not None:
+        budget += f"; blocks kept at either end: {pruned.protect}"
     rows = [
         ("blocks removed", f"{removed} ({len(pruned.removed)} of {pruned.blocks})"),
         ("blocks kept", kept),

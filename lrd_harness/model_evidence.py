@@ -13,6 +13,7 @@ from lrd_harness.contracts import Text
 from lrd_harness.evidence import BlockValues
 from lrd_harness.pooling import last
 from lrd_harness.protocols import Encoded
+from lrd_harness.questions import sampled
 from lrd_harness.text_model import TextModel
 from lrd_harness.walk import Removed, Walk
 
@@ -70,7 +71,7 @@ class ModelEvidence:
                 before: list[Tensor] = before,
                 ends: list[Tensor] = ends,
             ) -> None:
-                state = state.float()
+                state = state.double()  # what an idle block changes is lost in float32
                 if layer:
                     alike = torch.nn.functional.cosine_similarity(before[0], state, dim=-1)
                     cosines[layer - 1] += float((alike * mask).sum())
@@ -79,9 +80,11 @@ class ModelEvidence:
 
             self.model.watch(batch, seen)
             total += int(mask.sum())
-            stacked = torch.stack(ends).double()  # (L + 1, b, d)
-            between = torch.einsum("ibd,jbd->ijb", stacked, stacked).clamp(-1, 1)
-            angles += between.arccos().sum(-1) / torch.pi
+            stacked = torch.stack(ends)  # (L + 1, b, d)
+            for i, one in enumerate(stacked):
+                # by the chord, since an arccos near 1 is off by the root of its rounding
+                chord = torch.linalg.vector_norm(stacked - one, dim=-1)
+                angles[i] += 2 * (chord / 2).clamp(max=1).arcsin().sum(-1) / torch.pi
         return [1 - float(c) / total for c in cosines], angles / len(self._texts)
 
     def agreements(self, sets: Sequence[Sequence[int]]) -> list[float]:
@@ -92,7 +95,7 @@ class ModelEvidence:
         wanted = [tuple(sorted(removed)) for removed in sets]
         new = list(dict.fromkeys(w for w in wanted if w not in self._agreements))
         sums = dict.fromkeys(new, 0.0)
-        texts = self._texts[:GREEDY_TEXTS]
+        texts = sampled(self._texts, GREEDY_TEXTS)
         walk = Walk(self.model.backbone)
         for batch in self._batches(texts) if new else ():
             features = self.model.features(batch)

@@ -66,7 +66,7 @@ def make_plan(suite: Suite, plugins: Plugins, stage: Stage, prune: bool = False)
     for what in ("models", "tasks"):
         if not getattr(suite, what):
             raise UserError(f"suite {suite.name} has no {what}: give them with --{what}")
-    _check_settings(suite)
+    check_settings(suite)
     metrics = tuple(resolve_metrics(suite, plugins))
     with stage("tasks"):  # lm-eval's index takes some seconds
         tasks = resolve_tasks(suite, plugins)
@@ -232,8 +232,8 @@ def _depth(paths: Sequence[str]) -> int:
     )
 
 
-def _check_settings(suite: Suite) -> None:
-    """What can be said of the settings before anything is looked for."""
+def check_settings(suite: Suite) -> None:
+    """What can be said of the settings before anything is looked for. Raises UserError."""
     _check_pooling(suite.settings.pooling, "settings")
     name = suite.settings.device
     if name == "auto":

@@ -84,7 +84,12 @@ def spread(changes: Sequence[float]) -> Spread | None:
 
 def _models(results: Results) -> list[_Model]:
     """Models in order of their first choice, each once a kind of task that it is scored on."""
-    newest = {(r.model, r.revision, r.rule, r.seed, r.budget): r for r in results.prunings}
+    last = {(row.model, row.revision): row for row in results.sweeps}
+    newest = {
+        (r.model, r.revision, r.rule, r.seed, r.budget): r
+        for r in results.prunings
+        if (r.model, r.revision) not in last or r.unit in last[r.model, r.revision].choices
+    }
     choices: dict[Key, dict[tuple[str, float], list[PruningRow]]] = {}
     for row in newest.values():
         own = choices.setdefault(Key(row.model, row.revision, "full"), {})
@@ -101,7 +106,8 @@ def _models(results: Results) -> list[_Model]:
     names = Counter(row.model for row in results.models if row.variant == "full")
     found = []
     for key, own in choices.items():
-        whole = {task: row for task, row in scores.get(key, {}).items() if task in asked}
+        own_tasks = asked & set(last[key[:2]].tasks) if key[:2] in last else asked
+        whole = {task: row for task, row in scores.get(key, {}).items() if task in own_tasks}
         held = {k.variant: v for k, v in scores.items() if k[:2] == key[:2] and k != key}
         sizes = {r.variant: r for r in results.variants if (r.model, r.revision) == key[:2]}
         label = f"{key.model}@{key.revision[:12]}" if names[key.model] > 1 else key.model

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, get_args
 
 from lrd_harness.budgets import BUDGETS, candidates, count
 from lrd_harness.contracts import Pruner, Task
 from lrd_harness.errors import UserError, unknown
+from lrd_harness.evidence import Indexing
 from lrd_harness.manager import Plugins
 
 
@@ -19,7 +20,8 @@ class Pruning:
     rules: names, None for all whose metrics are measured; budgets: shares of the candidates;
     random_seeds: how many of a seeded rule; protect: blocks kept at either end, None: min(3, L//4);
     tasks: names of the run's tasks that pruned models are scored on, None for all; texts: on how
-    many texts, drawn by a seed, tokens and outputs are compared (block_influence, angular, greedy).
+    many texts, drawn by a seed, tokens and outputs are compared (block_influence, angular, greedy);
+    indexing: how profiles become values of blocks (evidence.block_profiles), "block" or "paper".
     """
 
     rules: tuple[str, ...] | None = None
@@ -28,6 +30,7 @@ class Pruning:
     protect: int | None = None
     tasks: tuple[str, ...] | None = None
     texts: int = 256
+    indexing: str = "block"
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,11 @@ def _value(key: str, value: Any, where: str) -> Any:
     if key in ("rules", "tasks"):
         if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
             raise UserError(f"{where}: {key} of pruning is not a list of names")
-        return tuple(value)
+        return tuple(dict.fromkeys(value))
+    if key == "indexing":
+        if value not in get_args(Indexing):
+            raise unknown(f"indexing in {where}", str(value), get_args(Indexing))
+        return value
     if key == "budgets":
         items = value if isinstance(value, list) else [value]
         numbers = [v for v in items if isinstance(v, (int, float)) and not isinstance(v, bool)]
@@ -70,7 +77,7 @@ def _value(key: str, value: Any, where: str) -> Any:
             raise UserError(f"{where}: budgets are {value}, not shares such as 0.15")
         for budget in numbers:
             count(budget, range(10**6))  # what is no share of any model
-        return tuple(sorted(map(float, numbers)))
+        return tuple(sorted(set(map(float, numbers))))
     least = {"random_seeds": 1, "protect": 0, "texts": 8}[key]
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise UserError(f"{where}: {key} is {value}, not a whole number of at least {least}")

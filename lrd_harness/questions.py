@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lrd_harness.contracts import Request, Task
+from lrd_harness.contracts import Request, Task, Text
 from lrd_harness.dry_run import requests_of
 
 SAMPLE_SEED = 42  # metrics.md, Texts
@@ -37,6 +37,12 @@ class Questions:
         draw = np.random.RandomState(SAMPLE_SEED)
         chosen = draw.choice(len(distinct), self.max_texts, replace=False)
         return [distinct[i] for i in sorted(chosen)]
+
+
+def sampled(texts: Sequence[Text], most: int) -> list[Text]:
+    """A seeded sample of at most so many texts, in order."""
+    draw = np.random.RandomState(SAMPLE_SEED)
+    return [texts[i] for i in sorted(draw.permutation(len(texts))[:most])]
 
 
 def _texts(task: Task) -> Sequence[Any]:

@@ -30,6 +30,7 @@ from lrd_harness.rows import (
     Results,
     Row,
     ScoreRow,
+    SweepRow,
     UndefinedRow,
     VariantRow,
 )
@@ -90,6 +91,7 @@ def from_records(records: Sequence[Record]) -> Results:
     undefined = [_row(UndefinedRow, r) for r in records if r["kind"] == "undefined"]
     prunings = [_blocks(PruningRow, r) for r in records if r["kind"] == "pruning"]
     variants = [_blocks(VariantRow, r) for r in records if r["kind"] == "variant"]
+    sweeps = [_row(SweepRow, r) for r in records if r["kind"] == "sweep"]
     models: dict[Key, ModelRow] = {}
     for record in records:
         if record["kind"] == "model":
@@ -108,6 +110,7 @@ def from_records(records: Sequence[Record]) -> Results:
         tuple(undefined),
         tuple(prunings),
         tuple(variants),
+        tuple(sweeps),
     )
 
 

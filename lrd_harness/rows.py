@@ -146,6 +146,15 @@ class PruningRow(Row):
     blocks: int
     n: int | None = None
     version: str = "1"
+    unit: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRow(Row):
+    """What was asked for last of a model's sweep: the units of its choices, and its tasks."""
+
+    choices: tuple[str, ...]
+    tasks: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,3 +184,4 @@ class Results:
     undefined: tuple[UndefinedRow, ...] = ()
     prunings: tuple[PruningRow, ...] = ()
     variants: tuple[VariantRow, ...] = ()
+    sweeps: tuple[SweepRow, ...] = ()

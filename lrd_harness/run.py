@@ -59,6 +59,8 @@ class Run:
                     planned, self.plan, self.plan.pruning, self.ledger, self.display, self.out
                 )
             if known is not None and not self._left(planned, known["blocks"]):
+                if planned.name in self.sweeps:
+                    self.sweeps[planned.name].note()
                 self.display.line(f"{place}: nothing left to do")
                 continue
             self._model(planned, place)

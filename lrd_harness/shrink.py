@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from lrd_harness import measuring, results
 from lrd_harness.budgets import candidates, count
 from lrd_harness.contracts import Pruner, Task, Text
-from lrd_harness.errors import UserError
-from lrd_harness.evidence import block_profiles
-from lrd_harness.latency import measured
+from lrd_harness.errors import UserError, unknown
+from lrd_harness.evidence import Later, block_profiles
 from lrd_harness.mergekit import Pruned
 from lrd_harness.model_evidence import ModelEvidence
 from lrd_harness.parameters import PlannedMetric
@@ -21,9 +18,9 @@ from lrd_harness.plan import PlannedModel
 from lrd_harness.progress import Display
 from lrd_harness.prune import parameters
 from lrd_harness.pruning import Pruning
-from lrd_harness.questions import Questions
+from lrd_harness.questions import Questions, sampled
 from lrd_harness.reading import Embeddings
-from lrd_harness.sweep import checked, name_of, sampled
+from lrd_harness.sweep import checked, name_of
 from lrd_harness.text_model import TextModel
 from lrd_harness.units import split_scores
 from lrd_harness.view import StoredStates, planes
@@ -58,21 +55,37 @@ class Shrinking:
             raise UserError(f"{planned.name}: its adapter shows no blocks that could be taken out")
         self.model = model
         self.blocks = model.info.blocks
+        self.read = False  # whether a rule has read texts
 
     def choose(self, wish: Wish) -> tuple[int, ...]:
         """The blocks that the rule removes. Raises UserError as budgets and rules do."""
         allowed = candidates(self.blocks, wish.asked.protect)
         m = count(wish.budget, allowed)
-        evidence: Any = _Later(lambda: self._evidence(wish))
-        return checked(
-            wish.rule.name, wish.rule.choose(evidence, allowed, m, wish.seed), allowed, m
-        )
+        later = Later(lambda: self._evidence(wish))
+        try:
+            answer = wish.rule.choose(later, allowed, m, wish.seed)
+            return checked(wish.rule.name, answer, allowed, m)
+        except UserError:
+            raise
+        except Exception as error:  # a rule, or a metric that it needs
+            reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+            raise UserError(f"the rule {wish.rule.name} cannot choose: {reason}") from error
 
     def _evidence(self, wish: Wish) -> ModelEvidence:
         if wish.texts is None:
             raise UserError(f"the rule {wish.rule.name} chooses on texts: give --texts FILE")
+        self.read = True
         reading = Embeddings(self.model, Questions(5000), self.batch_tokens)
         texts = reading.sample(wish.texts)
+        profiles = self._profiles(wish, reading, texts) if wish.metrics else {}
+        few = sampled(texts, wish.asked.texts)
+        return ModelEvidence(self.model, few, profiles, self.batch_tokens)
+
+    def _profiles(
+        self, wish: Wish, reading: Embeddings, texts: list[Text]
+    ) -> dict[str, list[float | None]]:
+        """The metrics that the rule needs, measured on the texts, as values of blocks."""
+        assert wish.texts is not None
         with self.display.stage(f"{self.planned.name}: reading all layers", "texts") as advance:
             reading.capture({wish.texts: texts}, advance)
         profiles: dict[str, list[float | None]] = {}
@@ -85,9 +98,7 @@ class Shrinking:
             values, found = split_scores(scores, len(states))
             start = int(values.get("start", 0))
             profiles |= block_profiles(item.metric.name, found, self.blocks, start)
-        return ModelEvidence(
-            self.model, sampled(texts, wish.asked.texts), profiles, self.batch_tokens
-        )
+        return profiles
 
     def report(
         self, removed: Sequence[int], wish: Wish | None, texts: str | None, run: Path | None
@@ -103,36 +114,21 @@ class Shrinking:
             hub=found.hub,
             rule=wish.rule.name if wish else None,
             budget=wish.budget if wish else None,
-            texts=texts,
+            seed=wish.seed if wish and wish.rule.seeded else None,
+            protect=wish.asked.protect if wish else None,
+            texts=texts if self.read else None,
             scores=_scores(run, self.planned.name, removed) if run else {},
             library=("sentence-transformers" if "modules.json" in found.files else "transformers"),
         )
 
-    def latency(self, removed: Sequence[int], texts: Sequence[str]) -> float:
-        """The share of a pass that is saved, measured on some of the texts."""
-        found = measured(self.model, [Text(text) for text in texts])
-        return 1 - found.without(removed) / found.full
-
-
-class _Later:
-    """Evidence that is made when a rule first asks for any of it: `random` never does."""
-
-    def __init__(self, make: Callable[[], ModelEvidence]) -> None:
-        self._make = make
-
-    @cached_property
-    def _made(self) -> ModelEvidence:
-        return self._make()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._made, name)
-
 
 def _scores(run: Path, model: str, removed: Sequence[int]) -> Mapping[str, tuple[float, float]]:
     """Task -> the original's score and the pruned model's, out of a run's results."""
-    rows = [row for row in results.load(run).scores if row.model == model and row.last]
+    found = results.load(run).scores
+    rows = [row for row in found if row.model == model and row.last]
     full = {row.task: row.score for row in rows if row.variant == "full"}
     left = {row.task: row.score for row in rows if row.variant == name_of(removed)}
     if not left:
-        raise UserError(f"{run} has no scores of {model} {name_of(removed)}")
+        has = sorted({f"{row.model} {row.variant}" for row in found if row.variant != "full"})
+        raise unknown(f"scores in {run}", f"{model} {name_of(removed)}", has)
     return {task: (full[task], score) for task, score in left.items() if task in full}

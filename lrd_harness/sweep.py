@@ -6,27 +6,26 @@ Choices that remove the same blocks share one pruned model.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from lrd_harness import evidence, prune, steps
+from lrd_harness import prune, steps
 from lrd_harness.budgets import candidates, count, written
 from lrd_harness.capture import Captured
-from lrd_harness.contracts import Pruner, Task, Text
+from lrd_harness.contracts import Pruner, Task
 from lrd_harness.errors import UnitError, UserError
 from lrd_harness.latency import Latency, measured
-from lrd_harness.model_evidence import ModelEvidence
 from lrd_harness.plan import Plan, PlannedModel
 from lrd_harness.progress import Display
 from lrd_harness.protocols import Model
 from lrd_harness.pruning import PlannedPruning
-from lrd_harness.questions import SAMPLE_SEED
 from lrd_harness.reading import Reading
+from lrd_harness.sweep_evidence import SweepEvidence
 from lrd_harness.text_model import TextModel
 from lrd_harness.units import Ledger, metric_unit, unit
 from lrd_harness.variants import Variants
@@ -40,13 +39,6 @@ class Choice:
     rule: Pruner
     seed: int | None
     budget: float
-
-    def unit(self, planned: PlannedModel, pruning: PlannedPruning) -> str:
-        """The unit of this choice: what changes it is in its name."""
-        asked = replace(pruning.asked, rules=None, budgets=(), random_seeds=0)
-        names = ",".join(task.name for task in pruning.tasks)
-        tied = (self.rule.name, self.rule.version, self.seed, self.budget, asked.protect)
-        return unit(planned, "prune", *tied, asked.texts, names)
 
 
 class Sweep:
@@ -79,9 +71,37 @@ class Sweep:
         """The tasks that this model's variants are scored on."""
         return [task for task in self.pruning.tasks if self.planned.takes(task)]
 
+    def key(self, choice: Choice) -> str:
+        """The unit of a choice: what changes it is in its name.
+
+        That is also which profiles there are, since a metric that failed may be measured later.
+        """
+        asked, rule = self.pruning.asked, choice.rule
+        used = [
+            metric_unit(self.planned, task, item)
+            for task in self.tasks()
+            for item in self.metrics
+            if item.metric.name in rule.metrics
+        ]
+        held = [key for key in used if not self.ledger.undone(key)]
+        names = [task.name for task in self.tasks()]
+        tied = json.dumps([names, held, asked.texts, asked.indexing])
+        digest = hashlib.sha256(tied.encode()).hexdigest()[:12]
+        named = (rule.name, rule.version, choice.seed, choice.budget, asked.protect, digest)
+        return unit(self.planned, "prune", *named)
+
+    def note(self) -> None:
+        """Record what was asked for last, which is what tables show of all that is recorded."""
+        keys = [self.key(choice) for choice in self.choices]
+        asked = {"choices": keys, "tasks": [task.name for task in self.tasks()]}
+        key = unit(self.planned, "sweep")
+        held = self.ledger.get(key) or {}
+        if any(held.get(name) != value for name, value in asked.items()):
+            self.ledger.record("sweep", key, self.planned, **asked)
+
     def pending(self) -> bool:
         """Whether any choice, or any score of a variant that was chosen, is not recorded yet."""
-        held = [self.ledger.get(c.unit(self.planned, self.pruning)) for c in self.choices]
+        held = [self.ledger.get(self.key(choice)) for choice in self.choices]
         if not self.tasks():
             return False
         if any(record is None for record in held):
@@ -97,8 +117,19 @@ class Sweep:
             fault = UserError("its adapter shows no blocks that could be taken out")
             self.ledger.fail(unit(self.planned, "prune"), self.planned, fault)
             return
+        failed = unit(self.planned, "prune")
+        try:
+            allowed = candidates(model.info.blocks, self.pruning.asked.protect)
+            for budget in self.pruning.asked.budgets:
+                count(budget, allowed)
+            prune.parameters(model.parts.module, model.blocks, allowed[:1])
+        except Exception as error:  # once for the model, and not for every choice
+            self.ledger.fail(failed, self.planned, error)
+            return
+        self.ledger.mend(failed, self.planned)
         with self.display.stage(f"{place}: choosing blocks to remove", "choices") as advance:
             removed = self._choose(model, readings, advance)
+        self.note()
         if not removed:
             return
         self._sizes(model, readings, removed)
@@ -112,20 +143,20 @@ class Sweep:
     ) -> list[Removed]:
         """The distinct sets of blocks that the rules remove, each choice being recorded."""
         blocks = model.info.blocks
-        found = _Evidence(self, model, readings)
+        found = self._evidence(model, readings)
         chosen: dict[Removed, None] = {}
         for done, choice in enumerate(self.choices):
             advance(done, len(self.choices))
-            key = choice.unit(self.planned, self.pruning)
+            key = self.key(choice)
             record = self.ledger.get(key)
             if record is None:
                 rule, where = choice.rule.name, {"metric": None, "rule": choice.rule.name}
                 try:
                     allowed = candidates(blocks, self.pruning.asked.protect)
                     m = count(choice.budget, allowed)
-                    answer = choice.rule.choose(found.evidence, allowed, m, choice.seed or 0)
+                    answer = choice.rule.choose(found.later, allowed, m, choice.seed or 0)
                     removed = checked(rule, answer, allowed, m)
-                    # fails here, not in every variant, for models that cannot be pruned
+                    # fails here, not in every variant, where just these blocks cannot go
                     prune.parameters(model.parts.module, model.blocks, removed)
                 except Exception as error:
                     self.ledger.fail(key, self.planned, error, **where)
@@ -139,7 +170,7 @@ class Sweep:
                     "removed": list(removed),
                     "candidates": allowed,
                     "blocks": blocks,
-                    "n": len(found.texts),
+                    "n": len(found.texts) or None,
                 }
                 self.ledger.record("pruning", key, self.planned, **record)
             chosen[tuple(record["removed"])] = None
@@ -152,9 +183,8 @@ class Sweep:
         """Record how many parameters each variant has, and how long a pass takes."""
         keys = {removed: unit(self.planned, "variant", name_of(removed)) for removed in variants}
         undone = [removed for removed in variants if self.ledger.undone(keys[removed])]
-        latency: Latency | None = None
+        latency = self._latency(model, readings) if undone else None
         for removed in undone:
-            latency = latency or measured(model, _Evidence(self, model, readings).texts)
             before, after = prune.parameters(model.parts.module, model.blocks, removed)
             self.ledger.record(
                 "variant",
@@ -164,9 +194,30 @@ class Sweep:
                 removed=list(removed),
                 parameters=after,
                 parameters_full=before,
-                latency=latency.without(removed),
-                latency_full=latency.full,
+                latency=latency.without(removed) if latency else None,
+                latency_full=latency.full if latency else None,
             )
+
+    def _evidence(self, model: TextModel, readings: Sequence[Reading]) -> SweepEvidence:
+        return SweepEvidence(
+            self.planned,
+            self.pruning.asked,
+            self.metrics,
+            self.tasks(),
+            self.ledger,
+            model,
+            readings,
+        )
+
+    def _latency(self, model: TextModel, readings: Sequence[Reading]) -> Latency | None:
+        failed = unit(self.planned, "latency")
+        try:
+            found = measured(model, self._evidence(model, readings).texts)
+        except Exception as error:  # memory that does not suffice, no texts
+            self.ledger.fail(failed, self.planned, error)
+            return None
+        self.ledger.mend(failed, self.planned)
+        return found
 
     def _score(
         self,
@@ -187,19 +238,30 @@ class Sweep:
         failed = unit(self.planned, "forward", "variants", reading.likelihood)
         try:
             pruned = Variants(reading, list(undone))
-            asked = {task: reading.ask(task, True, False) for task in tasks}
+            asked = self._ask(reading, tasks)
             with self.display.stage(f"{place}: {len(undone)} pruned models", "texts") as advance:
                 self.captured += pruned.capture(asked, advance)
         except Exception as error:
             self.ledger.fail(failed, self.planned, error)
             return
         self.ledger.mend(failed, self.planned)
-        work = [(removed, task) for removed, left in undone.items() for task in left]
+        work = [(removed, t) for removed, left in undone.items() for t in left if t in asked]
         with self.display.stage(f"{place}: tasks × pruned models", "units") as advance:
             for done, (removed, task) in enumerate(work):
                 advance(done, len(work))
                 self._evaluate(pruned, model, removed, task)
             advance(len(work), len(work))
+
+    def _ask(self, reading: Reading, tasks: Sequence[Task]) -> dict[Task, list[Any]]:
+        """What the tasks ask for; those that fail are out, and said to have failed."""
+        asked: dict[Task, list[Any]] = {}
+        for task in tasks:
+            try:
+                asked[task] = list(reading.ask(task, True, False))
+            except Exception as error:
+                key = unit(self.planned, task.name, "texts")
+                self.ledger.fail(key, self.planned, error, task=task.name)
+        return asked
 
     def _evaluate(self, pruned: Variants, model: TextModel, removed: Removed, task: Task) -> None:
         left = model.info.blocks - len(removed)
@@ -215,61 +277,9 @@ class Sweep:
         return unit(self.planned, name_of(removed), task.name)
 
 
-class _Evidence:
-    """The evidence for one model's choices, made when the first rule asks for it."""
-
-    def __init__(self, sweep: Sweep, model: TextModel, readings: Sequence[Reading]) -> None:
-        self._sweep, self._model, self._readings = sweep, model, readings
-
-    @cached_property
-    def texts(self) -> list[Text]:
-        """A seeded sample of the distinct texts of the tasks, in order.
-
-        Of the embedding tasks where there are any: prompts of the others are many times as long.
-        """
-        most = self._sweep.pruning.asked.texts
-        for reading in self._readings:
-            tasks = [t for t in self._sweep.tasks() if t.likelihood == reading.likelihood]
-            every = list(dict.fromkeys(text for t in tasks for text in reading.sample(t)))
-            if every:
-                return sampled(every, most)
-        raise UnitError("there are no texts to choose blocks on")
-
-    @cached_property
-    def evidence(self) -> ModelEvidence:
-        """Recorded profiles, averaged over the tasks, and what is computed on the texts."""
-        sweep = self._sweep
-        tasks = [
-            profiles for task in sweep.tasks() for profiles in [self._profiles(task)] if profiles
-        ]
-        return ModelEvidence(
-            self._model, self.texts, evidence.averaged(tasks), self._readings[0].batch_tokens
-        )
-
-    def _profiles(self, task: Task) -> dict[str, list[float | None]]:
-        sweep = self._sweep
-        found: dict[str, list[float | None]] = {}
-        for item in sweep.metrics:
-            record = sweep.ledger.get(metric_unit(sweep.planned, task, item))
-            if record is not None:
-                found |= evidence.block_profiles(
-                    item.metric.name,
-                    record["profiles"],
-                    self._model.info.blocks,
-                    record["start"],
-                )
-        return found
-
-
 def name_of(removed: Sequence[int]) -> str:
     """A variant's name in the results."""
     return f"without {written(removed)}"
-
-
-def sampled(texts: Sequence[Text], most: int) -> list[Text]:
-    """A seeded sample of at most so many texts, in order."""
-    draw = np.random.RandomState(SAMPLE_SEED)
-    return [texts[i] for i in sorted(draw.permutation(len(texts))[:most])]
 
 
 def checked(rule: str, answer: Any, allowed: Sequence[int], m: int) -> Removed:

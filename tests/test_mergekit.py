@@ -73,7 +73,7 @@ def test_the_card_says_what_was_done() -> None:
         "# model without 4 of its 30 blocks",
         "| blocks removed | 7,12-14 (4 of 30) |",
         "| blocks kept | 1-6,8-11,15-30 |",
-        "| chosen by | the rule `gfmi` at a budget of 15% of the candidates |",
+        "| chosen by | the rule `gfmi` at a budget of 15 % of the candidates |",
         "| texts | 500 texts of FILE.jsonl |",
         "| parameters | 1,000 before, 850 after (-15.0%) |",
         "| STS\\|B | 0.8000 | 0.7600 | -5.0% |",

@@ -56,7 +56,7 @@ def test_every_rule_removes_and_saves(
     assert small.config.num_hidden_layers == 6  # half of the candidates 3-6
     card = (tmp_path / "small" / "README.md").read_text()
     assert f"`{rule}`" in card
-    assert "texts.jsonl" in card
+    assert ("texts.jsonl" in card) == (rule not in ("random", "last"))  # these read none
 
 
 def test_given_blocks_and_mergekit(
@@ -103,6 +103,11 @@ def test_scores_of_a_run_go_into_the_card(deep: Path, tmp_path: Path, own_cache:
         (("--layers", "1-8"), "all 8 blocks are to be removed: none would be left"),
         (("--layers", "two"), "two"),
         (("--rule", "gfmi", "--budget", 0.2, "--texts", "nowhere.jsonl"), "no such file"),
+        (("--layers", "2", "--texts", "some.jsonl"), "--texts is of no use without --rule"),
+        (("--layers", "2", "--seed", "1"), "--seed is of no use without --rule"),
+        (("--rule", "random", "--budget", 0.2, "--seed", "-1"), "--seed -1: not a whole number"),
+        (("--rule", "last", "--budget", 0.2, "--device", "cuda:77"), "device 'cuda:77' cannot be"),
+        (("--layers", "2", "--save-mergekit", "no/such/m.yaml"), "its folder is not there"),
     ],
 )
 def test_errors_write_nothing(
@@ -121,6 +126,36 @@ def test_a_folder_that_is_not_empty_is_left_alone(
     assert str(tmp_path) in running.one_line(capsys)
     assert (tmp_path / "kept.txt").read_text() == "mine"
     assert json.dumps([p.name for p in tmp_path.iterdir() if p.suffix]) == '["kept.txt"]'
+
+
+def test_too_few_texts(deep: Path, tmp_path: Path, own_cache: Path, capsys: Any) -> None:
+    tiny.write_rows(tmp_path / "few.jsonl", [{"text": t} for t in tiny.sentences(5)])
+    more = ("--rule", "nrs", "--budget", 0.2, "--texts", tmp_path / "few.jsonl")
+    assert prune(deep / "bert", *more) == 2
+    said = running.one_line(capsys)
+    assert "the rule nrs cannot choose: nrs needs at least 8 texts, got 5" in said
+
+
+def test_the_mergekit_file_names_the_weights(deep: Path, tmp_path: Path, own_cache: Path) -> None:
+    file = tmp_path / "merge.yaml"
+    assert prune(deep / "bert", "--layers", "2", "--save-mergekit", file) == 0
+    made = yaml.safe_load(file.read_text())
+    assert made["slices"][0]["sources"][0]["model"] == str(deep / "bert")
+    assert made["dtype"] == "float32"
+    inside = tmp_path / "small" / "merge.yaml"
+    assert prune(deep / "bert", "--layers", "2", "--save", inside, "--save-mergekit", inside) == 2
+
+
+def test_the_card_says_what_was_used(deep: Path, tmp_path: Path, own_cache: Path) -> None:
+    texts = ("--texts", deep / "texts.jsonl")
+    more = ("--rule", "random", "--budget", 0.125, "--seed", 3, "--protect", 1, *texts)
+    assert prune(deep / "bert", *more, "--save", tmp_path / "small") == 0
+    card = (tmp_path / "small" / "README.md").read_text()
+    assert (
+        "`random` (seed 3) at a budget of 12.5 % of the candidates; blocks kept at either end: 1"
+        in card
+    )
+    assert "texts.jsonl" not in card  # random reads none
 
 
 def test_a_model_of_one_block(tmp_path: Path, own_cache: Path, capsys: Any) -> None:

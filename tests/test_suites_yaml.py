@@ -31,7 +31,15 @@ def types_of(names: list[str]) -> Counter[str]:
 @pytest.mark.parametrize("name", ["quickstart", "lrd-30", "mteb-32", "lrd-mmlu", "mmlu"])
 def test_form(name: str) -> None:
     loaded = suite(name)
-    assert set(loaded) <= {"description", "source", "models", "tasks", "plugins", "settings", "pruning"}
+    assert set(loaded) <= {
+        "description",
+        "source",
+        "models",
+        "tasks",
+        "plugins",
+        "settings",
+        "pruning",
+    }
     assert loaded["description"]
     assert len(set(loaded["tasks"])) == len(loaded["tasks"])
 

