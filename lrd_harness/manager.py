@@ -137,7 +137,7 @@ def load(extra: tuple[object, ...] = ()) -> Plugins:
                 plugins.broken.append(Broken(name, providers[name], _reason(error)))
             else:
                 source = getattr(implementation.plugin, "__source__", None)
-                if source and kind == "metric":
+                if source and kind in ("metric", "pruning rule"):
                     records = [replace(r, version=f"{r.version}+{source}") for r in records]
                 plugins.add(kind, providers.get(name, name), records)
     return plugins

@@ -61,6 +61,7 @@ class ModelEvidence:
         angles = torch.zeros(self.blocks + 1, self.blocks + 1, dtype=torch.float64)
         for batch in self._batches(self._texts):
             mask = self.model.features(batch)["attention_mask"]
+            mask = mask.cpu() if mask.device.type == "mps" else mask
             before: list[Tensor] = []
             ends: list[Tensor] = []
 
@@ -71,7 +72,8 @@ class ModelEvidence:
                 before: list[Tensor] = before,
                 ends: list[Tensor] = ends,
             ) -> None:
-                state = state.double()  # what an idle block changes is lost in float32
+                # what an idle block changes is lost in float32; Apple's GPU has no float64
+                state = (state.cpu() if state.device.type == "mps" else state).double()
                 if layer:
                     alike = torch.nn.functional.cosine_similarity(before[0], state, dim=-1)
                     cosines[layer - 1] += float((alike * mask).sum())

@@ -115,3 +115,26 @@ def test_a_model_that_cannot_be_pruned_is_one_error(
     (error,) = running.records(out, "error")
     assert "share" in error["error"]
     assert running.records(out, "score")
+
+
+RULE = """
+from lrd_harness import Pruner, hookimpl
+
+
+@hookimpl
+def lrd_pruners():
+    return [Pruner("mine", lambda evidence, candidates, m, seed: candidates[:m])]
+"""
+
+
+def test_a_rule_of_ones_own_that_was_edited_chooses_anew(
+    deep: Path, tmp_path: Path, own_cache: Path
+) -> None:
+    file, out = tmp_path / "mine.py", tmp_path / "out"
+    file.write_text(RULE)
+    given = ("--prune", "mine", "--protect", "1", "--load", str(file))
+    assert sweep(out, deep, *given) == 0
+    assert blocks(out, "mine") == [2, 3, 4]
+    file.write_text(RULE.replace("candidates[:m]", "candidates[-m:]"))
+    assert sweep(out, deep, *given) == 0
+    assert blocks(out, "mine") == [5, 6, 7]
