@@ -24,8 +24,8 @@ def markdown(board: Leaderboard) -> str:
         parts.append(_list(title, notes(part), "#" * (level + 1)))
     if board.pruned:
         for i, sheet in enumerate(pruning_sheets(board.pruned)):
-            parts.append(_sheet(sheet, "#" * (1 + (i > 0))))
-        parts.append(_list("Notes on pruning", pruning_notes(board.pruned), "##"))
+            parts.append(_sheet(sheet, "#" * (2 + (i > 0))))
+        parts.append(_list("Notes on pruning", pruning_notes(board.pruned), "###"))
     parts.append(_list("Errors", [error_line(error) for error in errors(board)], "##"))
     return "\n\n".join(part for part in parts if part) + "\n"
 
