@@ -235,16 +235,26 @@ class Sweep:
         undone = {removed: left for removed, left in undone.items() if left}
         if not undone:
             return
-        failed = unit(self.planned, "forward", "variants", reading.likelihood)
         try:
             pruned = Variants(reading, list(undone))
-            asked = self._ask(reading, tasks)
-            with self.display.stage(f"{place}: {len(undone)} pruned models", "texts") as advance:
-                self.captured += pruned.capture(asked, advance)
-        except Exception as error:
-            self.ledger.fail(failed, self.planned, error)
+        except OSError as error:  # a store that cannot be written
+            self.ledger.fail(unit(self.planned, "forward", "variants"), self.planned, error)
             return
-        self.ledger.mend(failed, self.planned)
+        asked = self._ask(reading, tasks)
+        # texts of several tasks make one pass; each likelihood task has passes of its own
+        for group in [[t] for t in asked] if reading.likelihood else [list(asked)]:
+            failed = unit(self.planned, "forward", "variants", *(task.name for task in group))
+            try:
+                stage = f"{place}: {len(undone)} pruned models"
+                with self.display.stage(stage, "texts") as advance:
+                    self.captured += pruned.capture({t: asked[t] for t in group}, advance)
+            except Exception as error:
+                self.ledger.fail(
+                    failed, self.planned, error, task=", ".join(task.name for task in group)
+                )
+                asked = {t: wanted for t, wanted in asked.items() if t not in group}
+                continue
+            self.ledger.mend(failed, self.planned)
         work = [(removed, t) for removed, left in undone.items() for t in left if t in asked]
         with self.display.stage(f"{place}: tasks × pruned models", "units") as advance:
             for done, (removed, task) in enumerate(work):
