@@ -40,11 +40,10 @@ def measured(model: TextModel, texts: Sequence[Text]) -> Latency:
     whole: list[float] = []
     marks: list[list[float]] = []
     for _ in range(ROUNDS + 1):
-        seen: list[float] = []
+        marks.append([])
         begun = _now(model.device)
-        model.backbone.run(inputs, lambda layer, state, seen=seen: seen.append(_now(model.device)))  # type: ignore[misc]
+        model.backbone.run(inputs, lambda layer, state: marks[-1].append(_now(model.device)))
         whole.append(_now(model.device) - begun)
-        marks.append(seen)
     spans = [[b - a for a, b in pairwise(m)] for m in marks[1:]]
     blocks = tuple(statistics.median(times) for times in zip(*spans, strict=True))
     return Latency(statistics.median(whole[1:]), blocks)

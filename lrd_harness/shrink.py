@@ -20,6 +20,7 @@ from lrd_harness.prune import parameters
 from lrd_harness.pruning import Pruning
 from lrd_harness.questions import Questions, sampled
 from lrd_harness.reading import Embeddings
+from lrd_harness.suite import Settings
 from lrd_harness.sweep import checked, name_of
 from lrd_harness.text_model import TextModel
 from lrd_harness.units import split_scores
@@ -75,7 +76,7 @@ class Shrinking:
         if wish.texts is None:
             raise UserError(f"the rule {wish.rule.name} chooses on texts: give --texts FILE")
         self.read = True
-        reading = Embeddings(self.model, Questions(5000), self.batch_tokens)
+        reading = Embeddings(self.model, Questions(Settings().max_texts), self.batch_tokens)
         texts = reading.sample(wish.texts)
         profiles = self._profiles(wish, reading, texts) if wish.metrics else {}
         few = sampled(texts, wish.asked.texts)

@@ -17,7 +17,7 @@ from typing import Any
 from lrd_harness import prune, steps
 from lrd_harness.budgets import candidates, count, written
 from lrd_harness.capture import Captured
-from lrd_harness.contracts import Pruner, Task
+from lrd_harness.contracts import Pruner, Task, Text
 from lrd_harness.errors import UnitError, UserError
 from lrd_harness.latency import Latency, measured
 from lrd_harness.plan import Plan, PlannedModel
@@ -127,23 +127,31 @@ class Sweep:
             self.ledger.fail(failed, self.planned, error)
             return
         self.ledger.mend(failed, self.planned)
+        found = SweepEvidence(
+            self.planned,
+            self.pruning.asked,
+            self.metrics,
+            self.tasks(),
+            self.ledger,
+            model,
+            readings,
+        )
         with self.display.stage(f"{place}: choosing blocks to remove", "choices") as advance:
-            removed = self._choose(model, readings, advance)
+            removed = self._choose(model, found, advance)
         self.note()
         if not removed:
             return
-        self._sizes(model, readings, removed)
+        self._sizes(model, found, removed)
         for reading in readings:
             own = [t for t in self.tasks() if t.likelihood == reading.likelihood]
             if own:
                 self._score(model, reading, own, removed, place)
 
     def _choose(
-        self, model: TextModel, readings: Sequence[Reading], advance: Callable[[int, int], None]
+        self, model: TextModel, found: SweepEvidence, advance: Callable[[int, int], None]
     ) -> list[Removed]:
         """The distinct sets of blocks that the rules remove, each choice being recorded."""
         blocks = model.info.blocks
-        found = self._evidence(model, readings)
         chosen: dict[Removed, None] = {}
         for done, choice in enumerate(self.choices):
             advance(done, len(self.choices))
@@ -177,13 +185,11 @@ class Sweep:
         advance(len(self.choices), len(self.choices))
         return list(chosen)
 
-    def _sizes(
-        self, model: TextModel, readings: Sequence[Reading], variants: Sequence[Removed]
-    ) -> None:
+    def _sizes(self, model: TextModel, found: SweepEvidence, variants: Sequence[Removed]) -> None:
         """Record how many parameters each variant has, and how long a pass takes."""
         keys = {removed: unit(self.planned, "variant", name_of(removed)) for removed in variants}
         undone = [removed for removed in variants if self.ledger.undone(keys[removed])]
-        latency = self._latency(model, readings) if undone else None
+        latency = self._latency(model, found.texts) if undone else None
         for removed in undone:
             before, after = prune.parameters(model.parts.module, model.blocks, removed)
             self.ledger.record(
@@ -198,21 +204,10 @@ class Sweep:
                 latency_full=latency.full if latency else None,
             )
 
-    def _evidence(self, model: TextModel, readings: Sequence[Reading]) -> SweepEvidence:
-        return SweepEvidence(
-            self.planned,
-            self.pruning.asked,
-            self.metrics,
-            self.tasks(),
-            self.ledger,
-            model,
-            readings,
-        )
-
-    def _latency(self, model: TextModel, readings: Sequence[Reading]) -> Latency | None:
+    def _latency(self, model: TextModel, texts: Sequence[Text]) -> Latency | None:
         failed = unit(self.planned, "latency")
         try:
-            found = measured(model, self._evidence(model, readings).texts)
+            found = measured(model, texts)
         except Exception as error:  # memory that does not suffice, no texts
             self.ledger.fail(failed, self.planned, error)
             return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any, cast
 
 import numpy as np
@@ -145,7 +146,8 @@ def capture_embeddings(
             alike=model.padding == "none",
         )
         counts.forwarded += len(missing)
-    counts.truncated = max((store.truncated(texts) for store in stores.values()), default=0)
+    for store in islice(stores.values(), 1):  # the same texts are cut for every variant
+        counts.truncated = store.truncated(texts)
     counts.executions = walk.executions
     counts.seconds = time.perf_counter() - begun
     return counts
@@ -200,8 +202,8 @@ def capture_likelihoods(
         )
         counts.forwarded += done.forwarded
         counts.tokens += done.tokens
-    cut = (len(likelihoods.truncated(store, requests)) for store in stores.values())
-    counts.truncated = max(cut, default=0)
+    for store in islice(stores.values(), 1):  # the same contexts are cut for every variant
+        counts.truncated = len(likelihoods.truncated(store, requests))
     counts.executions = walk.executions
     counts.seconds = time.perf_counter() - begun
     return counts
