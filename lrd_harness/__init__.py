@@ -40,7 +40,8 @@ _EXPORTS = {
         "contracts",
     ),
     **dict.fromkeys(
-        "UserError UnitError NotEnoughTexts NotFinite DegenerateState".split(), "errors"
+        ("UserError UnitError NotEnoughTexts NotEnoughTokens NotFinite DegenerateState").split(),
+        "errors",
     ),
 }
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Self, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from lrd_harness.contracts import Text
 from lrd_harness.protocols import Encoded, Model
-from lrd_harness.store import Store
+from lrd_harness.store import Plane, Store
+
+if TYPE_CHECKING:
+    from lrd_harness.token_values import Watched
 
 Name = TypeVar("Name")
 
@@ -54,20 +58,38 @@ def capture(
     *,
     batch_tokens: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    watched: Watched | None = None,
 ) -> Captured:
     """Run those of the texts through the model that the store lacks, and store their states.
 
     Texts are deduplicated, sorted by length and packed into batches of at most `batch_tokens`
     tokens, padding included; each shard is kept before the next is begun. `progress(done, total)`
-    counts the texts to be forwarded.
+    counts the texts to be forwarded. watched: token metrics, and the texts that they are to see in
+    the same pass; those whose states are there but whose values are not are run again.
     """
     begun = time.perf_counter()
-    missing = store.missing(texts)
+    missing = dict.fromkeys(store.missing(texts))
+    seen = dict.fromkeys(watched.missing()) if watched else {}
     counts = counted(texts)
-    counts.forwarded = len(missing)
-    counts.tokens = forward(
-        model, missing, model.states, store.write, batch_tokens=batch_tokens, progress=progress
-    )
+    counts.forwarded = len(missing | seen)
+
+    def keep_seen(
+        here: Sequence[Text], found: Mapping[Plane, np.ndarray], cut: Sequence[bool]
+    ) -> None:
+        pooled = watched.keep(here, found) if watched else found
+        new = [i for i, text in enumerate(here) if text in missing]
+        if new:
+            planes = {plane: rows[new] for plane, rows in pooled.items()}
+            store.write([here[i] for i in new], planes, [cut[i] for i in new])
+
+    def run_seen(batch: Sequence[Encoded]) -> Mapping[Plane, Tensor]:
+        return model.states(batch, watched)
+
+    forwarded = partial(forward, batch_tokens=batch_tokens)
+    rest = [text for text in missing if text not in seen]
+    one, two = more(progress, len(rest)), behind(progress, len(seen))
+    counts.tokens = forwarded(model, list(seen), run_seen, keep_seen, progress=one)
+    counts.tokens += forwarded(model, rest, model.states, store.write, progress=two)
     counts.truncated = store.truncated(texts)
     counts.seconds = time.perf_counter() - begun
     return counts
@@ -83,6 +105,11 @@ def counted(texts: Sequence[Text]) -> Captured:
 def behind(progress: Callable[[int, int], None], before: int) -> Callable[[int, int], None]:
     """Progress that goes on where `before` passes were done."""
     return lambda done, total: progress(before + done, before + total)
+
+
+def more(progress: Callable[[int, int], None], after: int) -> Callable[[int, int], None]:
+    """Progress behind which so many passes are still to come."""
+    return lambda done, total: progress(done, total + after)
 
 
 def forward(

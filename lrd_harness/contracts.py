@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PromptType = Literal["query", "document"]
 Norm = Literal["raw", "final", "hf"]
-Values = Mapping[str, "float | Sequence[float]"]
+Values = Mapping[str, "float | Sequence[float] | Sequence[Sequence[float]]"]
 LIKELIHOOD = "LogLikelihood"  # the type of tasks that compare continuations by their probability
 
 
@@ -37,12 +37,17 @@ class Metric:
         `needs="tokens"` one text's (T, d_l), with `needs="views"` (n, q, d_l). Returns a mapping
         from score name to a float (model level) or a list. With S states given, a list of S values
         belongs to the states, of S - 1 to the steps between them (named by the earlier state), of
-        S - 2 to the inner states. Keyword parameters with defaults are the metric's settings.
+        S - 2 to the inner states. A list of lists is kept as it is, a row a state (a histogram).
+        Keyword parameters with defaults are the metric's settings.
+        A token metric sees one text at a time, S states of equal width as one tensor (S, T, d). It
+        gives the same scores in the same lengths for every text, NaN where a layer has no value,
+        and raises UnitError for a text that it cannot be computed on, which is left out.
     needs: what `measure` is called on.
     selection: the model-level score that ranks models.
-    layer_choice: the per-layer score that chooses a layer.
+    layer_choice: the per-layer score that chooses a layer, and which of its values is chosen.
     views: how many augmented views a `needs="views"` metric asks for.
-    finish: for token metrics, from all texts' values to one result; by default their mean.
+    finish: for token metrics, from all texts' values to one result; by default their mean, in each
+        layer over the texts that have a value there, NaN where none has.
     invariances: laws the conformance kit checks: "rotation", "scaling", "permutation".
     version: raise it when values change; it is recorded with each value.
     """

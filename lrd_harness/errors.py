@@ -21,6 +21,10 @@ class NotEnoughTexts(UnitError):
     """Fewer texts than a metric can be computed on."""
 
 
+class NotEnoughTokens(UnitError):
+    """A text with fewer tokens than a metric needs."""
+
+
 class NotFinite(UnitError):
     """NaN or infinity in the states."""
 

@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
+from lrd_harness import choice_remarks, remarks, stats
 from lrd_harness import panel as panels
-from lrd_harness import remarks, stats
+from lrd_harness.choice import LayerChoice, build_choice
 from lrd_harness.layers import LayerTable, layer_table
 from lrd_harness.panel import MetricColumn, Panel, TaskColumn, TaskScore
 from lrd_harness.predictors import Correlation, correlations
@@ -26,6 +27,7 @@ from lrd_harness.sides import Kind, split
 __all__ = [
     "Correlation",
     "Kind",
+    "LayerChoice",
     "LayerTable",
     "Leaderboard",
     "MetricColumn",
@@ -75,6 +77,7 @@ class Leaderboard:
         among this board's, those that have anything on such a task. It holds no errors and no
         captures: these are listed once, with this board.
     pruned: the pruned models of both kinds of task, where there are any; with this board only.
+    choice: what choosing a layer without labels gains; None where only last layers were scored.
     """
 
     rows: tuple[Row, ...]
@@ -87,6 +90,7 @@ class Leaderboard:
     kind: Kind = "embedding"
     base: Leaderboard | None = None
     pruned: PrunedTable | None = None
+    choice: LayerChoice | None = None
 
 
 def build(results: Results) -> Leaderboard:
@@ -114,16 +118,21 @@ def _board(results: Results, kind: Kind, names: Mapping[str, int]) -> Leaderboar
     predicted = {name: _places(ranks, higher_is_better=False) for name, ranks in order.items()}
     made = [_row(panel, key, kind, names, places, predicted) for key in panel.models]
     rows = _sorted(made, panel.metrics)
+    choice = build_choice(results)
     choices = {len(panel.means(row.info.key)) for row in rows if row.best_layer is not None}
     return Leaderboard(
         rows=rows,
         metrics=panel.metrics,
         tasks=panel.tasks,
         correlations=correlations(panel, actual, order),
-        notes=remarks.of_table(results, rows, panel.metrics, kind, choices),
+        notes=(
+            *remarks.of_table(results, rows, panel.metrics, kind, choices),
+            *choice_remarks.of_choice(choice),
+        ),
         errors=tuple(error for error in results.errors if error.variant == "full"),
         results=results,
         kind=kind,
+        choice=choice,
     )
 
 

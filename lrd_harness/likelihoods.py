@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,8 +20,12 @@ from torch import Tensor
 from lrd_harness.backbone import Watch
 from lrd_harness.capture import Captured, batches, shards
 from lrd_harness.contracts import Continuation, Text, TokenPairs
-from lrd_harness.protocols import Encoded, LanguageModel
+from lrd_harness.protocols import Encoded, LanguageModel, Observe
+from lrd_harness.spots import Spots, context_mask
 from lrd_harness.store import Plane, Store
+
+if TYPE_CHECKING:
+    from lrd_harness.token_values import Watched
 
 Tokenize = Callable[[LanguageModel, Sequence[Continuation]], TokenPairs]
 LOGLIKELIHOOD: Plane = ("loglikelihood", 0)  # (n, L + 1), nats, a column a layer
@@ -61,16 +66,19 @@ def capture(
     *,
     batch_tokens: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    watched: Watched | None = None,
 ) -> Captured:
     """Run what the store lacks: the log-likelihoods of requests, and pooled states of contexts.
 
     contexts: those of the requests' whose states are wanted. `progress(done, total)` counts passes.
+    watched: token metrics that see the contexts in the same pass.
     In the counters `forwarded` are passes, `truncated` contexts that were cut from the left.
     """
     begun = time.perf_counter()
     distinct = list(dict.fromkeys(requests))
     missing = set(store.missing([key(r) for r in distinct]))
-    unread = {t.text for t in store.missing([Text(c) for c in contexts])}
+    lacking = store.missing([Text(c) for c in contexts])
+    unread = {t.text for t in [*lacking, *(watched.missing() if watched else ())]}
     run = [r for r in distinct if key(r) in missing]
     unread_only = unread - {r.context for r in run}
     run += {r.context: r for r in reversed(distinct) if r.context in unread_only}.values()
@@ -81,9 +89,10 @@ def capture(
         unread,
         tokenize,
         model.watch,
-        lambda shard: _keep(store, shard),
+        lambda shard: _keep(store, shard, watched),
         batch_tokens=batch_tokens,
         progress=progress,
+        observe=watched,
     )
     counts = counted(requests) + done
     counts.truncated = len(truncated(store, requests))
@@ -107,11 +116,13 @@ def forward(
     *,
     batch_tokens: int,
     progress: Callable[[int, int], None],
+    observe: Observe | None = None,
 ) -> Captured:
     """Run distinct requests in batches, longest first; returns how many passes, and their tokens.
 
     contexts: those of the requests' whose pooled states are wanted; watch: runs a batch and shows
-    k numbered states of it; keep: is given the answers of each shard.
+    k numbered states of it; keep: is given the answers of each shard; observe: adds planes made of
+    the contexts' token states.
     """
     pairs = tokenize(model, requests) if requests else TokenPairs([], 1)
     passages, cut = _passages(requests, pairs, contexts)
@@ -123,7 +134,7 @@ def forward(
         here = lengths[shard.start : shard.stop]
         parts = []
         for batch in batches(here, batch_tokens, alike=model.padding == "none"):
-            parts.append(_read(model, [passages[shard[i]] for i in batch], watch))
+            parts.append(_read(model, [passages[shard[i]] for i in batch], watch, observe))
             done += len(batch)
             progress(done, len(passages))
         indices = [i for at in shard for i, _ in passages[at].reads]
@@ -198,23 +209,31 @@ def _read(
     model: LanguageModel,
     batch: Sequence[Passage],
     run: Callable[[Sequence[Encoded], Watch], None],
+    observe: Observe | None = None,
 ) -> Answers:
     """Run a batch; requests and contexts in the order in which its passages list them."""
     longest = max(len(p.tokens) for p in batch)
     starts = [longest - len(p.tokens) if model.padding == "left" else 0 for p in batch]
-    spots = _Spots(batch, starts, model.device)
-    mask, rows = _context_mask(batch, starts, longest, model.device)
+    spots = Spots(batch, starts, model.device)
+    mask, rows = context_mask(batch, starts, longest, model.device)
     whole = rows == list(range(len(batch)))
     normed: dict[int, Tensor] = {}
     pooled: dict[Plane, np.ndarray] = {}
+    tokens: list[Tensor] = []
 
     def watch(layer: int, state: Tensor) -> None:
         normed[layer] = model.normed(state[spots.rows, spots.columns])
         if rows:
-            found = model.pooled(state if whole else state[rows], {"attention_mask": mask})
+            here = state if whole else state[rows]
+            found = model.pooled(here, {"attention_mask": mask})
             pooled.update({(kind, layer): s.cpu().numpy() for kind, s in found.items()})
+            if observe is not None:
+                tokens.append(here.clone())
 
     run([{"input_ids": list(p.tokens)} for p in batch], watch)
+    if tokens and observe is not None:
+        with torch.inference_mode():
+            pooled.update({k: v.cpu().numpy() for k, v in observe(tokens, mask).items()})
     layers = len(normed)
     assert model.head is not None
     chosen, likeliest = model.head.log_probabilities(
@@ -226,65 +245,11 @@ def _read(
     return Answers(values.T.numpy(), (misses.T == 0).numpy(), pooled)
 
 
-class _Spots:
-    """The positions of a batch that predict continuations.
-
-    rows, columns: (P,) of the batch; tokens: (P, K), the tokens whose probability is wanted there.
-    """
-
-    def __init__(
-        self, batch: Sequence[Passage], starts: Sequence[int], device: torch.device
-    ) -> None:
-        rows: list[int] = []
-        columns: list[int] = []
-        tokens: list[list[int]] = []
-        self._of: list[tuple[int, int, int]] = []  # position, which of its tokens, request
-        self._requests = 0
-        for row, (passage, start) in enumerate(zip(batch, starts, strict=True)):
-            length = len(passage.tokens)
-            most = max(len(continuation) for _, continuation in passage.reads)
-            first = len(rows) + most  # one behind the last position of this passage
-            rows += [row] * most
-            columns += range(start + length - most, start + length)
-            tokens += [[] for _ in range(most)]
-            for _, continuation in passage.reads:
-                for spot, token in enumerate(continuation, first - len(continuation)):
-                    if token not in tokens[spot]:
-                        tokens[spot].append(token)
-                    self._of.append((spot, tokens[spot].index(token), self._requests))
-                self._requests += 1
-        widest = max(map(len, tokens))
-        padded = [found + [0] * (widest - len(found)) for found in tokens]
-        self.tokens = torch.tensor(padded, device=device)
-        self.rows = torch.tensor(rows, device=device)
-        self.columns = torch.tensor(columns, device=device)
-
-    def summed(self, values: Tensor) -> Tensor:
-        """(layers, P, K) of the tokens -> (layers, n), summed over each request's tokens."""
-        spot, which, request = (torch.tensor(part) for part in zip(*self._of, strict=True))
-        found = torch.zeros(len(values), self._requests, dtype=torch.float64)
-        return found.index_add_(1, request, values[:, spot, which].double())
-
-
-def _context_mask(
-    batch: Sequence[Passage], starts: Sequence[int], longest: int, device: torch.device
-) -> tuple[Tensor, list[int]]:
-    """Of the contexts to be pooled, which tokens are theirs (c, T), and the rows they are in."""
-    spans = [
-        (row, start, start + length)
-        for row, (passage, start) in enumerate(zip(batch, starts, strict=True))
-        for _, length in passage.contexts
-    ]
-    mask = torch.zeros(len(spans), longest, dtype=torch.long, device=device)
-    for i, (_, begin, end) in enumerate(spans):
-        mask[i, begin:end] = 1
-    return mask, [row for row, _, _ in spans]
-
-
-def _keep(store: Store, shard: Answers) -> None:
+def _keep(store: Store, shard: Answers, watched: Watched | None) -> None:
     """Write a shard's contexts, then its requests, whose presence says that both are there."""
     if shard.contexts:
-        store.write(shard.contexts, shard.pooled)
+        kept = watched.keep(shard.contexts, shard.pooled) if watched else shard.pooled
+        store.write(shard.contexts, kept)
     keep_requests(store, shard, slice(None))
 
 

@@ -9,8 +9,12 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
-from lrd_harness.contracts import Metric
+from lrd_harness.contracts import Metric, Values
 from lrd_harness.errors import DegenerateState, NotEnoughTexts, NotFinite, UnitError, unknown
+from lrd_harness.scores import Scores as Scores
+from lrd_harness.scores import mean_of_texts, plain
+from lrd_harness.scores import summaries as summaries
+from lrd_harness.scores import summarised as summarised
 
 if TYPE_CHECKING:
     import torch
@@ -18,8 +22,6 @@ if TYPE_CHECKING:
 MIN_TEXTS = 8
 SAME_ROW = 1e-6  # relative distance below which two rows are the same
 _DIMENSIONS = {"pooled": 2, "tokens": 2, "views": 3}
-
-Scores = dict[str, "float | list[float]"]
 
 
 class Arrays(Protocol):
@@ -70,30 +72,63 @@ def measure(metric: str | Metric, states: Arrays, /, **parameters: Any) -> Score
     metric: the name of a registered metric, or its record.
     states: L + 1 numpy or torch arrays of any float type, read one at a time: (n, d_l) pooled
         states, one text's (T, d_l) for a token metric, (n, q, d_l) for a view metric. Tensors stay
-        on their device; arithmetic is in float64.
+        on their device; arithmetic is in float64. A token metric's may also be one (S, T, d).
     parameters: the metric's own settings, by default its paper's.
 
     Returns floats (of the model) and lists (a value per state, step or inner state), by score name.
-    A pooled metric starts at the first state that is sound (see `distinct_rows`); its number is
-    the score `start`, and `profile_layers` says which layers a list belongs to. Every list gets
-    its `summaries`. A token metric's values for one text are returned as they are, since what is
-    summarised is their mean over texts.
+    A pooled or view metric starts at the first state that is sound (see `distinct_rows`); its
+    number is the score `start`, and `profile_layers` says which layers a list belongs to. Every
+    list of numbers gets its `summaries`. A token metric's values for one text are returned as they
+    are, NaN where a layer has none, since `finish` makes one result of all texts' values.
 
     Raises UserError for an unknown metric or parameter; NotEnoughTexts below 8 texts; NotFinite for
     NaN or infinity; DegenerateState for a state that is the same for most texts above the first
     sound one, and where fewer than two sound states are left; UnitError for states that do not fit
-    together, for whatever else the metric cannot be computed on, and for a pooled metric that does
-    not give its selection score.
+    together, for whatever else the metric cannot be computed on, and for a pooled or view metric
+    that does not give its selection score.
     """
     record = _look_up(metric) if isinstance(metric, str) else metric
     check_parameters(record, parameters)
-    if record.needs == "pooled":
-        scores = summarised(_measure_pooled(record, states, parameters))
-        if record.selection and not isinstance(scores.get(record.selection.score), int | float):
-            raise UnitError(f"{record.name} gave no score {record.selection.score}, which ranks it")
-        return scores
-    values = record.measure(States(states, _Check(record)), **parameters)
-    return _plain(values) if record.needs == "tokens" else summarised(values)
+    if record.needs == "tokens":
+        return plain(record.measure(_token_states(record, states), **parameters))
+    return _complete(record, _measure_sample(record, states, parameters))
+
+
+def finish(metric: str | Metric, values: Sequence[Values]) -> Scores:
+    """One result of a token metric, from the values that `measure` gave for each text.
+
+    By the metric's own `finish`; by default the mean over the texts of every score, in each layer
+    over the texts that have a value there, NaN where none has. Lists get their `summaries`.
+    Raises UnitError where no text has values, the texts' scores do not fit together, or the metric
+    does not give its selection score; UserError for an unknown metric.
+    """
+    record = _look_up(metric) if isinstance(metric, str) else metric
+    if not values:
+        raise NotEnoughTexts(f"{record.name} has a value for none of the texts")
+    whole = record.finish(values) if record.finish else mean_of_texts(record.name, values)
+    return _complete(record, whole)
+
+
+def _complete(metric: Metric, values: Values) -> Scores:
+    """The values with their summaries; raises UnitError where they lack the selection score."""
+    scores = summarised(values)
+    if metric.selection and not isinstance(scores.get(metric.selection.score), int | float):
+        raise UnitError(f"{metric.name} gave no score {metric.selection.score}, which ranks it")
+    return scores
+
+
+def _token_states(metric: Metric, arrays: Arrays) -> torch.Tensor | list[torch.Tensor]:
+    """One text's states, checked: a tensor (S, T, d), or S of (T, d_l) where widths differ."""
+    import torch
+
+    if not len(arrays):
+        raise UnitError(f"{metric.name} got no states")
+    if hasattr(arrays, "ndim"):  # one array of all layers, converted and looked at as a whole
+        whole = _float64(arrays)
+        if whole.ndim == 3 and _is_finite(whole):
+            return whole
+    states = list(States(arrays, _Check(metric)))
+    return torch.stack(states) if len({state.shape for state in states}) == 1 else states
 
 
 def _look_up(name: str) -> Metric:
@@ -103,7 +138,7 @@ def _look_up(name: str) -> Metric:
     return record
 
 
-def _measure_pooled(metric: Metric, arrays: Arrays, parameters: Mapping[str, Any]) -> Scores:
+def _measure_sample(metric: Metric, arrays: Arrays, parameters: Mapping[str, Any]) -> Scores:
     """Leave out the leading degenerate states, measure the others, say where they start."""
     check = _Check(metric)
     states = States(arrays, check)
@@ -117,7 +152,7 @@ def _measure_pooled(metric: Metric, arrays: Arrays, parameters: Mapping[str, Any
         )
     check.first_sound = start
     try:
-        scores = _plain(metric.measure(states[start:], **parameters))
+        scores = plain(metric.measure(states[start:], **parameters))
     except UnitError as error:
         # The metric counts from the first state that it was given: say so, or the number misleads.
         if start and error.args and "layer" in str(error) and error is not check.raised:
@@ -129,10 +164,11 @@ def _measure_pooled(metric: Metric, arrays: Arrays, parameters: Mapping[str, Any
 
 
 class _Check:
-    """What every state must pass when it is first read; remembers the number of texts."""
+    """What every state must pass when it is first read; remembers how many rows there are."""
 
     def __init__(self, metric: Metric) -> None:
-        self.metric, self.n = metric, 0
+        self.metric = metric
+        self.rows: tuple[int, ...] = ()  # (n,), (T,) or (n, q) of the first state read
         self.first_sound: int | None = None  # known once the leading states have been looked at
         self.raised: UnitError | None = None
 
@@ -147,10 +183,12 @@ class _Check:
             return UnitError(f"{name}: layer {layer} has shape {tuple(state.shape)}")
         if self.metric.needs != "tokens" and n < MIN_TEXTS:
             return NotEnoughTexts(f"{name} needs at least {MIN_TEXTS} texts, got {n}")
-        if self.n and n != self.n:
-            return UnitError(f"{name}: layer {layer} has {n} rows, others have {self.n}")
-        self.n = n
-        if not bool(state.isfinite().all()):
+        rows = tuple(state.shape[:-1])
+        if rows != (self.rows or rows):
+            found, others = (" x ".join(map(str, r)) for r in (rows, self.rows))
+            return UnitError(f"{name}: layer {layer} has {found} rows, others have {others}")
+        self.rows = rows
+        if not _is_finite(state):
             return NotFinite(f"{name}: NaN or infinity in layer {layer}")
         if self.first_sound is not None and layer > self.first_sound and is_degenerate(state):
             return DegenerateState(f"{name}: layer {layer} is the same for most texts")
@@ -158,8 +196,9 @@ class _Check:
 
 
 def is_degenerate(state: torch.Tensor) -> bool:
-    """Whether fewer than half of the rows of a state (n, d) are distinct."""
-    return 2 * distinct_rows(state) < len(state)
+    """Whether fewer than half of the rows of a state (n, d), or (n, q, d), are distinct."""
+    rows = state.flatten(0, -2)
+    return 2 * distinct_rows(rows) < len(rows)
 
 
 def distinct_rows(state: torch.Tensor) -> int:
@@ -207,48 +246,9 @@ def profile_layers(S: int, m: int, start: int) -> list[int]:
     return list(range(first, first + m))
 
 
-def summaries(values: Sequence[float], name: str) -> dict[str, float]:
-    """The model-level summaries of a per-layer score, named `mean_NAME` and so on.
-
-    mean, std (of the population), min, max; early and late: means of the first and the last
-    max(1, len // 3) values; trend: late minus early; slope: least squares on depth 0..1, absent
-    for a single value. None at all for no values.
-    """
-    import numpy as np
-
-    if not len(values):
-        return {}
-    x = np.asarray(values, dtype=np.float64)
-    third = max(1, len(x) // 3)
-    early, late = x[:third].mean(), x[-third:].mean()
-    scores = {"mean": x.mean(), "std": x.std(), "min": x.min(), "max": x.max()}
-    scores |= {"early": early, "late": late, "trend": late - early}
-    if len(x) > 1:
-        depth = np.linspace(-0.5, 0.5, len(x))  # centred; the slope is that on 0..1
-        scores["slope"] = depth @ (x - x.mean()) / (depth @ depth)
-    return {f"{key}_{name}": float(value) for key, value in scores.items()}
-
-
-def summarised(values: Mapping[str, float | Sequence[float]]) -> Scores:
-    """The values with the `summaries` of every list for which they hold none of their own."""
-    scores = _plain(values)
-    for name, value in list(scores.items()):
-        added = summaries(value, name) if isinstance(value, list) else {}
-        if added.keys().isdisjoint(scores):
-            scores = {**added, **scores}
-    return scores
-
-
-def _plain(values: Mapping[str, float | Sequence[float]]) -> Scores:
-    """Scores as Python's own floats and lists, whatever the metric made them of."""
-    return {name: _plain_value(value) for name, value in values.items()}
-
-
-def _plain_value(value: Any) -> float | list[float]:
-    value = value.tolist() if hasattr(value, "tolist") else value  # numpy's and torch's
-    if isinstance(value, Sequence):
-        return [float(v) for v in value]
-    return value if isinstance(value, int) else float(value)
+def _is_finite(state: torch.Tensor) -> bool:
+    """Whether no number is NaN or infinite. A finite sum, which is quicker to make, says so."""
+    return bool(state.sum().isfinite()) or bool(state.isfinite().all())
 
 
 def _float64(array: Any) -> torch.Tensor:

@@ -33,6 +33,7 @@ class Pruned:
 
     model: the original, as the user named it; hub: whether that is a hub id; revision: of it;
     blocks: L of the original; removed: block numbers, 1..L; parameters: before and after;
+    metric: which chose the layer that the model ends at, if one did;
     rule, budget, seed, protect: how the blocks were chosen, None if by hand, or where a rule takes
     no seed and protection is as usual; texts: what the rule read;
     scores: task -> (the original's score, the pruned model's), as the tasks count them;
@@ -45,6 +46,7 @@ class Pruned:
     removed: Sequence[int]
     parameters: tuple[int, int]
     hub: bool = False
+    metric: str | None = None
     rule: str | None = None
     budget: float | None = None
     seed: int | None = None
@@ -61,6 +63,9 @@ def card(pruned: Pruned) -> str:
     before, after = pruned.parameters
     name = pruned.model.rpartition("/")[2] or pruned.model
     chosen = f"the rule `{pruned.rule}`" if pruned.rule else "hand"
+    if pruned.metric:
+        last = kept_blocks(pruned.removed, pruned.blocks)[-1]
+        chosen = f"the metric `{pruned.metric}`: the model ends at layer {last}"
     chosen += "" if pruned.seed is None else f" (seed {pruned.seed})"
     budget = ""
     if pruned.budget is not None:
@@ -93,9 +98,10 @@ _SCORES = ("task", "original", "pruned", "change")
 def _front(pruned: Pruned) -> str:
     """The front matter; the hub takes nothing but its own ids as a base_model."""
     front: dict[str, object] = {"base_model": pruned.model} if pruned.hub else {}
+    chosen = filter(None, [pruned.rule, pruned.metric])
     front |= {
         "library_name": pruned.library,
-        "tags": ["lrd-harness", "pruned", "layer-pruning", *([pruned.rule] if pruned.rule else [])],
+        "tags": ["lrd-harness", "pruned", "layer-pruning", *chosen],
     }
     return yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
 

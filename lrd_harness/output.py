@@ -21,6 +21,7 @@ from lrd_harness.files import write_text
 from lrd_harness.manager import Plugins
 from lrd_harness.plan import Plan
 from lrd_harness.results import MetricRow, Results
+from lrd_harness.suite import Settings
 
 LIBRARIES = (
     "torch transformers sentence-transformers mteb lm-eval datasets numpy scipy scikit-learn"
@@ -85,10 +86,11 @@ def _unlike(out: Path, plan: Plan) -> str:
         return f"{out} is not empty and no run: it has no run.json"
     held = read_run(out)
     settings = held.get("settings", {})
-    mine = json.loads(json.dumps(plan.settings.results()))
+    mine, usual = (json.loads(json.dumps(s.results())) for s in (plan.settings, Settings()))
     for name, value in mine.items():
-        if settings.get(name) != value:
-            return f"{out} holds a run with {name} {settings.get(name)}, not {value}"
+        before = settings.get(name, usual.get(name))  # in a folder from before it could be set
+        if before != value:
+            return f"{out} holds a run with {name} {before}, not {value}"
     before, now_there = held.get("data", {}), fingerprints(plan)
     known = {entry.get("name") for entry in held.get("tasks", [])}
     for task in plan.tasks:

@@ -23,17 +23,20 @@ class PlannedMetric:
 
 
 def resolve_metrics(suite: Suite, plugins: Plugins) -> list[PlannedMetric]:
-    """The metric plugins of a suite, all of them where it names none."""
+    """The metric plugins of a suite; where it names none, all that need no augmented views.
+
+    "all" stands for all of them.
+    """
     from lrd_harness.measuring import check_parameters
 
     names = suite.plugins
+    every = plugins.all("metric")
     if names is None:
-        names = tuple(m.name for m in plugins.all("metric") if m.needs == "pooled")
+        names = tuple(m.name for m in every if m.needs != "views")
+    names = tuple(n for name in names for n in (map(_name, every) if name == "all" else (name,)))
     planned = []
     for name in dict.fromkeys(names):
         metric = plugins.get("metric", name)
-        if metric.needs != "pooled":
-            raise UserError(f"metric {name} reads {metric.needs}, which a run does not give it yet")
         given = suite.parameters.get(name, {})
         check_parameters(metric, given)
         planned.append(PlannedMetric(metric, _resolved(metric, given)))
@@ -41,6 +44,10 @@ def resolve_metrics(suite: Suite, plugins: Plugins) -> list[PlannedMetric]:
         if name not in names:
             raise unknown("metric to set a parameter of", name, names)
     return planned
+
+
+def _name(metric: Metric) -> str:
+    return metric.name
 
 
 def _resolved(metric: Metric, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,10 +84,10 @@ def _fits(value: Any, default: Any) -> bool:
 def _try(metric: Metric, parameters: Mapping[str, Any]) -> None:
     """Call the metric on a small sample, so that values it cannot take show at once."""
     from lrd_harness.measuring import measure
-    from lrd_harness.testing import random_states
+    from lrd_harness.testing import random_sample
 
     try:
-        measure(metric, random_states(), **parameters)
+        measure(metric, random_sample(metric), **parameters)
     except UnitError:
         return  # the sample is too small for these values, which says nothing against them
     except UserError as error:

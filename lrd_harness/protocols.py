@@ -60,6 +60,10 @@ class ModelInfo:
 
 
 Encoded = Mapping[str, Any]  # one text's token features: {"input_ids": [...], ...}
+# States 0..L of a batch, (b, T, d_l) each as written, and its mask (b, T) -> planes (b, m) to keep
+Observe = Callable[
+    ["Sequence[torch.Tensor]", "torch.Tensor"], "Mapping[tuple[str, int], torch.Tensor]"
+]
 
 
 class Model(Protocol):
@@ -92,8 +96,14 @@ class Model(Protocol):
         """Of each text, whether it was cut."""
         ...
 
-    def states(self, batch: Sequence[Encoded]) -> Mapping[tuple[str, int], torch.Tensor]:
-        """One forward pass: ("raw" or "final", layer) -> pooled states (b, d_l) float32."""
+    def states(
+        self, batch: Sequence[Encoded], observe: Observe | None = None
+    ) -> Mapping[tuple[str, int], torch.Tensor]:
+        """One forward pass: ("raw" or "final", layer) -> pooled states (b, d_l) float32.
+
+        observe: is given the token states of the same pass; what it returns is added. A model that
+        does not take it can have no token metrics.
+        """
         ...
 
     def embed(self, pooled: torch.Tensor) -> torch.Tensor:

@@ -13,12 +13,17 @@ from lrd_harness import likelihoods
 from lrd_harness.cache import cache_dir
 from lrd_harness.capture import Captured, behind, capture
 from lrd_harness.contracts import Continuation, Request, Task, Text
+from lrd_harness.parameters import PlannedMetric
 from lrd_harness.protocols import Experiments, LanguageModel, Model
 from lrd_harness.questions import Questions
+from lrd_harness.samples import Samples, Sampling
 from lrd_harness.store import Store
+from lrd_harness.token_values import Watched
 from lrd_harness.view import Answers, LayerView, LikelihoodLayer
 
 Progress = Callable[[int, int], None]
+AS_IT_IS = Sampling()
+Measured = Mapping[Task, Sequence[PlannedMetric]]
 
 
 class Embeddings:
@@ -29,9 +34,16 @@ class Embeddings:
 
     likelihood = False
 
-    def __init__(self, model: Model, questions: Questions, batch_tokens: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        questions: Questions,
+        batch_tokens: int,
+        sampling: Sampling = AS_IT_IS,
+    ) -> None:
         self.model, self.questions, self.batch_tokens = model, questions, batch_tokens
         self.store = Store(cache_dir() / "states", model.identity)
+        self.samples = Samples(model, self.store, self.store, model.identity, sampling)
         self.captured = Captured()
 
     def ask(self, task: Task, evaluated: bool, measured: bool) -> list[Text]:
@@ -47,15 +59,38 @@ class Embeddings:
         return self._texts(task, self.questions.sample(task))
 
     def capture(
-        self, asked: Mapping[Task, Sequence[Text]], progress: Progress
+        self,
+        asked: Mapping[Task, Sequence[Text]],
+        progress: Progress,
+        measured: Measured | None = None,
     ) -> dict[Task, Exception]:
-        """Read what is missing of these texts, of all tasks together; no task fails alone."""
-        self._read([text for texts in asked.values() for text in texts], progress)
+        """Read what is missing of these texts, of all tasks together; no task fails alone.
+
+        measured: the metrics to be measured on each task, for what they need beside pooled states.
+        """
+        texts = [text for texts in asked.values() for text in texts]
+        seen: dict[Text, None] = {}
+        items: dict[int, PlannedMetric] = {}
+        for task in asked:
+            wanted = (measured or {}).get(task, ())
+            sample = self.sample(task) if wanted else []
+            texts += self.samples.views(sample, wanted)
+            tokens = [item for item in wanted if item.metric.needs == "tokens"]
+            seen |= dict.fromkeys(sample if tokens else ())
+            items |= {id(item): item for item in tokens}
+        self._read(texts, progress, self.samples.watched(list(seen), list(items.values())))
         return {}
 
-    def _read(self, texts: Sequence[Text], progress: Progress) -> None:
+    def _read(
+        self, texts: Sequence[Text], progress: Progress, watched: Watched | None = None
+    ) -> None:
         self.captured += capture(
-            self.model, texts, self.store, batch_tokens=self.batch_tokens, progress=progress
+            self.model,
+            texts,
+            self.store,
+            batch_tokens=self.batch_tokens,
+            progress=progress,
+            watched=watched,
         )
 
     def met(self, task: Task, asked: Sequence[Text]) -> dict[str, int]:
@@ -93,10 +128,19 @@ class Likelihoods:
 
     likelihood = True
 
-    def __init__(self, model: Model, questions: Questions, batch_tokens: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        questions: Questions,
+        batch_tokens: int,
+        sampling: Sampling = AS_IT_IS,
+    ) -> None:
         self.model = cast("LanguageModel", model)
         self.questions, self.batch_tokens = questions, batch_tokens
-        self.store = Store(cache_dir() / "states", likelihoods.identity(self.model))
+        identity = likelihoods.identity(self.model)
+        self.store = Store(cache_dir() / "states", identity)
+        self._plain = Store(cache_dir() / "states", model.identity)
+        self.samples = Samples(model, self.store, self._plain, identity, sampling)
         self._answers = Answers(self.store)
         self.captured = Captured()
 
@@ -109,22 +153,38 @@ class Likelihoods:
         return [Text(request.text) for request in self.questions.sample(task)]
 
     def capture(
-        self, asked: Mapping[Task, Sequence[Continuation]], progress: Progress
+        self,
+        asked: Mapping[Task, Sequence[Continuation]],
+        progress: Progress,
+        measured: Measured | None = None,
     ) -> dict[Task, Exception]:
-        """Read what is missing of these requests; which tasks failed, and how."""
+        """Read what is missing of these requests; which tasks failed, and how.
+
+        measured: as of Embeddings. Views of contexts are read as texts of their own.
+        """
         failed: dict[Task, Exception] = {}
         for task, requests in asked.items():
             assert task.tokenize is not None
-            before = self.captured.forwarded
+            items = (measured or {}).get(task, ())
             try:
+                sample = self.sample(task)
                 self.captured += likelihoods.capture(
                     self.model,
                     requests,
-                    [text.text for text in self.sample(task)],
+                    [text.text for text in sample],
                     task.tokenize,
                     self.store,
                     batch_tokens=self.batch_tokens,
-                    progress=behind(progress, before),
+                    progress=behind(progress, self.captured.forwarded),
+                    watched=self.samples.watched(sample, items),
+                )
+                views = self.samples.views(sample, items)
+                self.captured += capture(
+                    self.model,
+                    views,
+                    self._plain,
+                    batch_tokens=self.batch_tokens,
+                    progress=behind(progress, self.captured.forwarded),
                 )
             except Exception as error:  # a request it cannot take, memory that does not suffice
                 failed[task] = error

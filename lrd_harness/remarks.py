@@ -39,7 +39,7 @@ def of_table(
         notes.append(few(models))
     if rows and not columns:
         where = " on these tasks" if kind == "base" else ""
-        notes.append(f"No metric was measured{where}, so there is no predicted rank.")
+        notes.append(f"No metric that ranks models was measured{where}: no predicted rank.")
     if any(row.best_layer is not None for row in rows):
         notes.append(
             "The best layer was chosen on the very scores it is shown with (an oracle): its score "

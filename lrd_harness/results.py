@@ -31,6 +31,7 @@ from lrd_harness.rows import (
     Row,
     ScoreRow,
     SweepRow,
+    Table,
     UndefinedRow,
     VariantRow,
 )
@@ -144,12 +145,19 @@ def _row(cls: type[RowType], record: Record, **changes: Any) -> RowType:
 
 
 def _metric(record: Record) -> MetricRow:
-    selection = record.get("selection")
     profiles = {
         name: Profile(tuple(profile["layers"]), tuple(profile["values"]))
         for name, profile in (record.get("profiles") or {}).items()
     }
-    changed = {"selection": tuple(selection) if selection else None, "profiles": profiles}
+    tables = {
+        name: Table(tuple(table["layers"]), tuple(map(tuple, table["rows"])))
+        for name, table in (record.get("tables") or {}).items()
+    }
+    choices = {
+        name: tuple(record[name]) if record.get(name) else None
+        for name in ("selection", "layer_choice")
+    }
+    changed = {**choices, "profiles": profiles, "tables": tables}
     return _row(MetricRow, {k: v for k, v in record.items() if k not in changed}, **changed)
 
 

@@ -22,6 +22,13 @@ class Profile(NamedTuple):
     values: tuple[float | None, ...]
 
 
+class Table(NamedTuple):
+    """Several numbers a layer: rows[i] belongs to state layers[i]."""
+
+    layers: tuple[int, ...]
+    rows: tuple[tuple[float, ...], ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """What every record says: of which model it is."""
@@ -76,7 +83,8 @@ class ScoreRow(Row):
 class MetricRow(Row):
     """A metric's values on n texts of one task; states before `start` were degenerate.
 
-    task_type: "" in records that were made before metrics said it.
+    task_type: "" in records that were made before metrics said it. layer_choice: the profile that
+    chooses a layer, and which of its values does. tables: several numbers a layer, as a histogram.
     """
 
     task: str
@@ -87,8 +95,10 @@ class MetricRow(Row):
     start: int = 0
     parameters: Mapping[str, Any] = field(default_factory=dict)
     selection: tuple[str, Literal["max", "min"]] | None = None
+    layer_choice: tuple[str, Literal["max", "min"]] | None = None
     values: Mapping[str, float] = field(default_factory=dict)
     profiles: Mapping[str, Profile] = field(default_factory=dict)
+    tables: Mapping[str, Table] = field(default_factory=dict)
     seconds: float = 0.0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,11 +14,13 @@ from lrd_harness import steps
 from lrd_harness.capture import Captured
 from lrd_harness.contracts import Task
 from lrd_harness.errors import UserError
+from lrd_harness.parameters import PlannedMetric
 from lrd_harness.plan import Plan, PlannedModel
 from lrd_harness.progress import Display
 from lrd_harness.protocols import Model
 from lrd_harness.questions import Questions
 from lrd_harness.reading import Embeddings, Likelihoods, Reading
+from lrd_harness.samples import Sampling
 from lrd_harness.sweep import Sweep
 from lrd_harness.units import Ledger, metric_unit, unit
 
@@ -169,7 +171,9 @@ class Run:
         device = planned.options.device.split(":")[0]
         budget = self.plan.settings.batch_tokens or BATCH_TOKENS.get(device, 4096)
         try:
-            reading = kind(model, self.questions, budget)
+            settings = self.plan.settings
+            sampling = Sampling(settings.norm, settings.view_texts, planned.options.device)
+            reading = kind(model, self.questions, budget, sampling)
         except OSError as error:  # the store cannot be written
             self.ledger.fail(unit(planned, "forward"), planned, error)
             return None
@@ -213,7 +217,7 @@ class Run:
         failed = unit(planned, "forward")
         try:
             with self.display.stage(f"{place}: reading all layers", "texts") as advance:
-                faults = reading.capture(asked, advance)
+                faults = reading.capture(asked, advance, self._unmeasured(planned, asked))
             for name in reading.store.discarded:
                 self.display.line(f"{place}: a damaged file of the store was discarded: {name}")
         except Exception as error:  # memory that does not suffice, a text it cannot take
@@ -226,6 +230,17 @@ class Run:
         key = unit(planned, "capture", time.time_ns())
         self.ledger.record("capture", key, planned, **reading.captured.record())
         return True
+
+    def _unmeasured(
+        self, planned: PlannedModel, tasks: Iterable[Task]
+    ) -> dict[Task, list[PlannedMetric]]:
+        """The metrics that are still to be measured on each task."""
+        return {
+            task: [
+                m for m in self.plan.metrics if self.ledger.undone(metric_unit(planned, task, m))
+            ]
+            for task in tasks
+        }
 
     def _count(
         self,

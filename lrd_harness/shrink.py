@@ -96,9 +96,9 @@ class Shrinking:
         for item in wish.metrics:
             with self.display.stage(f"{self.planned.name}: {item.metric.name}"):
                 scores = measuring.measure(item.metric, states, **item.parameters)
-            values, found = split_scores(scores, len(states))
-            start = int(values.get("start", 0))
-            profiles |= block_profiles(item.metric.name, found, self.blocks, start)
+            found = split_scores(scores, len(states))
+            start = int(found.values.get("start", 0))
+            profiles |= block_profiles(item.metric.name, found.profiles, self.blocks, start)
         return profiles
 
     def report(

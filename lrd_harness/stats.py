@@ -1,6 +1,7 @@
 """Rank statistics: Spearman's rho, its permutation p-value, ranks within tasks and over them.
 
-Also means over tasks, with their standard errors.
+Also means over tasks, with their standard errors; and for curves over layers, distance correlation
+and what independent random walks have in common.
 
 None stands for a missing value; NaN is treated as one.
 """
@@ -9,8 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import permutations
-from typing import Literal, TypeGuard
+from typing import Literal, NamedTuple, TypeGuard
 
 import numpy as np
 from scipy import stats
@@ -18,7 +20,9 @@ from scipy import stats
 Cells = Sequence[float | None]
 EXACT = 8  # up to 8! = 40,320 orders are counted, above that they are drawn
 DRAWS = 9_999
-_CHUNK = 2_000_000  # numbers shuffled at once: bounds memory where there are many models
+WALKS = 1_000  # pairs of random walks drawn for a length
+_CHUNK = 2_000_000  # numbers held at once: bounds memory where there are many models or layers
+_NOTHING = 1e-11  # of a spread of 1: distances below it hold more rounding than difference
 
 
 def paired(x: Cells, y: Cells) -> tuple[np.ndarray, np.ndarray]:
@@ -113,6 +117,93 @@ def places(values: Cells, higher_is_better: bool = True) -> list[int | None]:
     """Places as in a contest: 1 = best, those that are level share the better place."""
     found = _ranked(values, higher_is_better, "min")
     return [None if place is None else int(place) for place in found]
+
+
+def spearman_rows(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Spearman's rho of each row of x (m, n) with the same row of y: (m,), as `spearman` has it.
+
+    NaN for a row that is constant on one side. For many short rows at once.
+    """
+    a, b = (stats.rankdata(side, axis=1) - (side.shape[1] + 1) / 2 for side in (x, y))
+    lengths = np.sqrt(np.sum(a * a, axis=1) * np.sum(b * b, axis=1))
+    with np.errstate(invalid="ignore"):  # 0 / 0 of a constant row
+        return np.asarray(np.clip(np.sum(a * b, axis=1) / lengths, -1, 1))
+
+
+def distance_correlation(x: Cells, y: Cells) -> float | None:
+    """Bias-corrected distance correlation of two samples of numbers, at most 1.
+
+    That of Székely & Rizzo (2013, The distance correlation t-test of independence in high
+    dimension; 2014, Partial distance correlation): of squares, by U-centred distances; 0 is
+    expected of independent samples, so it may be negative, and it is not clipped.
+    None for fewer than 4 pairs, or where one side's distance variance is 0 (it is constant, or
+    constant but for one value, or for one on either side).
+    """
+    a, b = paired(x, y)
+    if len(a) < 4:
+        return None
+    found = float(distance_correlation_rows(a[None], b[None])[0])
+    return None if math.isnan(found) else found
+
+
+def distance_correlation_rows(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """`distance_correlation` of each row of x (m, n) with the same row of y: (m,), n >= 4.
+
+    NaN where it has no value. ValueError for n < 4.
+    """
+    m, n = x.shape
+    if n < 4:
+        raise ValueError(f"a distance correlation needs 4 values, got {n}")
+    step = max(1, _CHUNK // n**2)
+    parts = [_distance_part(x[i : i + step], y[i : i + step]) for i in range(0, m, step)]
+    return np.concatenate(parts) if parts else np.empty(0)
+
+
+def _distance_part(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    u, v = _u_centred(x), _u_centred(y)  # (m, n * n) each
+    product, first, second = (np.einsum("mi,mi->m", a, b) for a, b in ((u, v), (u, u), (v, v)))
+    with np.errstate(invalid="ignore"):  # 0 / 0 where a side has no distance variance
+        return np.asarray(np.minimum(product / np.sqrt(first * second), 1))
+
+
+def _u_centred(x: np.ndarray) -> np.ndarray:
+    """U-centred distances within each row of x (m, n): (m, n * n); 0 where they are rounding."""
+    m, n = x.shape
+    spread = np.ptp(x, axis=1, keepdims=True)
+    x = (x - x.min(axis=1, keepdims=True)) / np.where(spread > 0, spread, 1)  # no under-, overflow
+    distances = np.abs(x[:, :, None] - x[:, None, :])  # (m, n, n)
+    sums = distances.sum(axis=1) / (n - 2)  # (m, n)
+    total = sums.sum(axis=1) / (n - 1)
+    centred = distances - sums[:, :, None] - sums[:, None, :] + total[:, None, None]
+    centred[:, range(n), range(n)] = 0
+    centred[np.max(np.abs(centred), axis=(1, 2)) < _NOTHING * n] = 0
+    return np.asarray(centred.reshape(m, n * n))
+
+
+class WalkLevel(NamedTuple):
+    """What two independent random walks have in common: means over the pairs drawn.
+
+    spearman: of rho, about 0; absolute: of |rho|; positive: the share of pairs with rho above 0;
+    distance: of the bias-corrected distance correlation.
+    """
+
+    spearman: float
+    absolute: float
+    positive: float
+    distance: float
+
+
+@lru_cache(maxsize=256)
+def random_walk_level(n: int, pairs: int = WALKS, seed: int = 42) -> WalkLevel:
+    """The level of chance for curves over n layers, n >= 4: neighbouring layers go together.
+
+    A walk is the running sum of n independent standard normal steps.
+    """
+    steps = np.random.default_rng(seed).standard_normal((2, pairs, n))
+    x, y = np.cumsum(steps, axis=2)
+    rho, distance = spearman_rows(x, y), distance_correlation_rows(x, y)
+    means = (rho, np.abs(rho), rho > 0, distance)
+    return WalkLevel(*(float(np.mean(each)) for each in means))
 
 
 def _ranked(

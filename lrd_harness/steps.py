@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lrd_harness import journal, measuring
+from lrd_harness import journal
 from lrd_harness.contracts import Norm, Task
 from lrd_harness.parameters import PlannedMetric
 from lrd_harness.plan import PlannedModel
 from lrd_harness.reading import Reading, View
 from lrd_harness.units import Ledger, metric_unit, split_scores, unit
-from lrd_harness.view import StoredStates, planes
 
 SAME_STATE = "every text has the same state there"
 
@@ -35,15 +34,11 @@ def measure(
     key = metric_unit(planned, task, item)
     where = {"task": task.name, "metric": item.metric.name}
     try:
-        texts = reading.sample(task)
-        chosen = planes(reading.model, norm)
-        states = StoredStates(reading.store, texts, chosen, planned.options.device)
-        scores = measuring.measure(item.metric, states, **item.parameters)
-        values, profiles = split_scores(scores, len(states))
+        scores, n = reading.samples.measure(item, reading.sample(task))
+        found = split_scores(scores, reading.model.info.blocks + 1)
     except Exception as error:
         ledger.fail(key, planned, error, **where)
         return
-    selection = item.metric.selection
     pooling = reading.model.info.pooling
     ledger.record(
         "metric",
@@ -52,12 +47,12 @@ def measure(
         **where,
         task_type=task.type,
         version=item.metric.version,
-        n=len(texts),
-        start=int(values.get("start", 0)),
+        n=n,
+        start=int(found.values.get("start", 0)),
         parameters={**item.parameters, "norm": norm, "pooling": pooling},
-        selection=list(selection) if selection else None,
-        values=values,
-        profiles=profiles,
+        selection=item.metric.selection,
+        layer_choice=item.metric.layer_choice,
+        **found._asdict(),
         seconds=time.perf_counter() - begun,
     )
 

@@ -125,7 +125,7 @@ class Store:
         planes: Mapping[Plane, np.ndarray],
         truncated: Sequence[bool] | None = None,
     ) -> None:
-        """Keep the states of these texts: each plane (len(texts), d_l) float32.
+        """Keep the states of these texts: each plane (len(texts), d_l), of states float32.
 
         truncated: of each text, whether the model saw only its beginning.
         """
@@ -161,7 +161,7 @@ class Store:
         return sum(text_key(t) in self._cut for t in set(texts))
 
     def read(self, texts: Sequence[Text], plane: Plane) -> np.ndarray:
-        """The states of these texts at one plane: (len(texts), d_l) float32, in their order.
+        """The states of these texts at one plane: (len(texts), d_l) in their order, as written.
 
         Raises KeyError for a text that is not stored, or whose shard turns out to be damaged.
         """
@@ -178,7 +178,7 @@ class Store:
             with safe_open(path, framework="numpy") as shard:
                 block: Any = shard.get_tensor(f"{plane[0]}.{plane[1]}")
             if rows is None:
-                rows = np.empty((len(texts), block.shape[1]), np.float32)
+                rows = np.empty((len(texts), block.shape[1]), block.dtype)
             rows[to_rows] = block[from_rows]
         return rows if rows is not None else np.empty((0, 0), np.float32)
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import yaml
 
 from lrd_harness import pruning
+from lrd_harness.braces import expand
 from lrd_harness.contracts import Norm
 from lrd_harness.errors import UserError, unknown
 from lrd_harness.pruning import Pruning
@@ -45,6 +46,7 @@ class Settings:
     """What holds for the whole of a run.
 
     layers: "all", "last" or numbers 0..L; max_texts: texts a metric is measured on at most;
+    view_texts: of these, how many get augmented views;
     norm: which states metrics see (metrics.md, Norm); task_data: folder of local data;
     batch_tokens: tokens a batch, padding included (0: by device); num_fewshot, limit, include_path,
     log_samples: for language-model tasks, as TaskOptions; the rest as ModelOptions.
@@ -52,6 +54,7 @@ class Settings:
 
     layers: str | tuple[int, ...] = "all"
     max_texts: int = 5000
+    view_texts: int = 1000
     norm: Norm = "hf"
     task_data: str | None = None
     pooling: str | None = None
@@ -142,7 +145,7 @@ def parse(text: str, name: str, where: str) -> Suite:
         raise UserError(f"{where}: name '{name}' is not of letters, digits, '-', '_' and '.' alone")
     return Suite(
         name=name,
-        models=tuple(_entry(m, where) for m in _list(given, "models", where)),
+        models=entries(_list(given, "models", where), where),
         tasks=tuple(_text(t, "tasks", where) for t in _list(given, "tasks", where)),
         plugins=plugins,
         parameters=parameters,
@@ -168,9 +171,14 @@ def _text(value: Any, key: str, where: str) -> str:
     return value
 
 
-def _entry(value: Any, where: str) -> ModelEntry:
+def entries(values: Iterable[Any], where: str) -> tuple[ModelEntry, ...]:
+    """Models from names and mappings, several of a name with braces. Raises UserError."""
+    return tuple(entry for value in values for entry in _entries(value, where))
+
+
+def _entries(value: Any, where: str) -> list[ModelEntry]:
     if isinstance(value, str):
-        return ModelEntry(value)
+        return [ModelEntry(name) for name in expand(value, where)]
     if not isinstance(value, dict) or not isinstance(value.get("model"), str):
         raise UserError(f"{where}: '{value}' in 'models' is neither a name nor has a 'model'")
     known = [f.name for f in fields(ModelEntry)]
@@ -185,7 +193,8 @@ def _entry(value: Any, where: str) -> ModelEntry:
         isinstance(prompts, dict) and all(isinstance(v, str) for v in prompts.values())
     ):
         raise UserError(f"{place}: prompts is not a mapping from names to texts")
-    return ModelEntry(**value)
+    entry = ModelEntry(**value)
+    return [replace(entry, model=name) for name in expand(entry.model, where)]
 
 
 def _plugins(value: Any, where: str) -> tuple[tuple[str, ...] | None, dict[str, dict[str, Any]]]:
@@ -231,7 +240,7 @@ CHOICES = {
     "dtype": ("float32", "bfloat16", "float16"),
     "padding": ("right", "left"),
 }
-LEAST = {"max_texts": 8, "max_length": 1, "batch_tokens": 0, "num_fewshot": 0}
+LEAST = {"max_texts": 8, "view_texts": 8, "max_length": 1, "batch_tokens": 0, "num_fewshot": 0}
 NULLABLE = (
     *("task_data", "pooling", "max_length", "attention", "adapter"),
     *("num_fewshot", "limit", "include_path"),

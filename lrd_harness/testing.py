@@ -6,17 +6,17 @@ check_metric(lrd_metrics()[0])
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from lrd_harness.contracts import Metric
 from lrd_harness.errors import UnitError
-from lrd_harness.measuring import Scores, measure, profile_layers
+from lrd_harness.measuring import Scores, finish, measure, profile_layers
 
-Arrays = Sequence[np.ndarray]
+Arrays = Sequence[np.ndarray] | np.ndarray
 LAWS = ("rotation", "scaling", "permutation")
+LENGTHS = (12, 5, 9, 5, 7, 12)  # tokens of the texts that a token metric is tried on
 
 
 def random_states(n: int = 48, layers: int = 5, width: int = 12, seed: int = 0) -> list[np.ndarray]:
@@ -25,41 +25,105 @@ def random_states(n: int = 48, layers: int = 5, width: int = 12, seed: int = 0) 
     return list(steps.cumsum(0))
 
 
+def random_views(
+    n: int = 48, views: int = 2, layers: int = 5, width: int = 12, seed: int = 0
+) -> list[np.ndarray]:
+    """`layers` states (n, views, width) float64, the views of a text near each other."""
+    noise = np.random.default_rng(seed + 1).normal(size=(layers, n, views, width))
+    return [
+        state[:, None] + 0.3 * some
+        for state, some in zip(random_states(n, layers, width, seed), noise, strict=True)
+    ]
+
+
+def random_sample(metric: Metric) -> list[np.ndarray]:
+    """Random states of 5 layers that the metric can be measured on.
+
+    Pooled (48, 12), one text's (12, 12), or views (48, q, 12), q as many as it asks for.
+    """
+    if metric.needs == "views":
+        return random_views(views=max(2, metric.views))
+    return random_states(LENGTHS[0] if metric.needs == "tokens" else 48)
+
+
 def check_metric(metric: Metric, /, **parameters: object) -> Scores:
-    """Raise AssertionError, with the reason, where a pooled metric breaks its contract.
+    """Raise AssertionError, with the reason, where a metric breaks its contract.
 
     Checked on random states: it can be called on arrays, twice alike, without changing them;
     every score is a finite float or a list of them that belongs to states, steps or inner states;
-    its selection and layer-choice scores are there; and the laws that it declares hold.
+    its selection and layer-choice scores are there; and the laws that it declares hold. A token
+    metric is called on texts of several lengths, of which it may refuse some with a UnitError,
+    must give all others the same scores in the same lengths, and is judged by what `finish` makes
+    of them. The law "permutation" is that of the texts' order, for every kind of metric.
     Returns the scores.
     """
-    assert metric.needs == "pooled", f"{metric.name}: the kit knows pooled metrics only"
     unknown = metric.invariances - set(LAWS)
     assert not unknown, f"{metric.name} declares unknown laws: {sorted(unknown)}"
-    states = random_states()
-    before = [state.copy() for state in states]
+    sample = _sample(metric)
+    before = [[state.copy() for state in states] for states in sample]
     try:
-        scores = measure(metric, states, **parameters)
+        scores = _measured(metric, sample, parameters)
     except UnitError as error:
         raise AssertionError(str(error)) from error
-    _check_shapes(metric, scores, len(states))
-    unchanged = all(np.array_equal(a, b) for a, b in zip(before, states, strict=True))
+    _check_shapes(metric, scores, len(sample[0]))
+    unchanged = all(
+        np.array_equal(a, b)
+        for old, new in zip(before, sample, strict=True)
+        for a, b in zip(old, new, strict=True)
+    )
     assert unchanged, f"{metric.name} changes the states that it is given"
-    _check_equal(metric, "a second call", scores, measure(metric, states, **parameters))
+    _check_equal(metric, "a second call", scores, _measured(metric, sample, parameters))
     for law in sorted(metric.invariances):
-        changed = _CHANGES[law](states)
-        _check_equal(metric, f"a {law}", scores, measure(metric, changed, **parameters))
+        changed = _CHANGES[law](metric, sample)
+        _check_equal(metric, f"a {law}", scores, _measured(metric, changed, parameters))
     return scores
 
 
-def _check_shapes(metric: Metric, scores: Mapping[str, float | list[float]], states: int) -> None:
-    start = scores["start"]
+def _sample(metric: Metric) -> list[Arrays]:
+    """What the metric is called on: several texts' states for a token metric, else one sample's."""
+    if metric.needs != "tokens":
+        return [random_sample(metric)]
+    return [np.stack(random_states(tokens, seed=seed)) for seed, tokens in enumerate(LENGTHS)]
+
+
+def _measured(metric: Metric, sample: Sequence[Arrays], parameters: dict[str, object]) -> Scores:
+    """The metric's scores on its sample; of a token metric, of all texts that it does not refuse.
+
+    Raises UnitError where it refuses all.
+    """
+    import torch
+
+    if metric.needs != "tokens":
+        return measure(metric, sample[0], **parameters)
+    texts: list[Scores] = []
+    refused = UnitError(f"{metric.name} was tried on no text")
+    for states in sample:
+        try:
+            # one tensor, as in a run: nothing is copied, so what a metric changes is seen
+            given = torch.from_numpy(np.asarray(states))
+            texts.append(measure(metric, given, **parameters))
+        except UnitError as error:
+            refused = error
+    if not texts:
+        raise refused
+    for scores in texts:
+        alike = _lengths(scores) == _lengths(texts[0])
+        assert alike, f"{metric.name} gives other scores, or other lengths, for another text"
+    return finish(metric, texts)
+
+
+def _lengths(scores: Scores) -> dict[str, int | None]:
+    return {name: len(v) if isinstance(v, list) else None for name, v in scores.items()}
+
+
+def _check_shapes(metric: Metric, scores: Scores, states: int) -> None:
+    start = scores.get("start", 0)
     assert isinstance(start, (int, float))
     for name, value in scores.items():
         if isinstance(value, list):
             profile_layers(states - int(start), len(value), int(start))
-        numbers = value if isinstance(value, list) else [value]
-        assert all(map(math.isfinite, numbers)), f"{metric.name}.{name} is not finite: {value}"
+        finite = np.isfinite(np.asarray(value, dtype=np.float64)).all()
+        assert finite, f"{metric.name}.{name} is not finite: {value}"
     if metric.layer_choice is not None:
         found = scores.get(metric.layer_choice.score)
         assert isinstance(found, list), (
@@ -74,19 +138,26 @@ def _check_equal(metric: Metric, what: str, expected: Scores, found: Scores) -> 
         assert close, f"{metric.name}.{name}: {what} changes {value} to {found[name]}"
 
 
-def _rotated(states: Arrays) -> list[np.ndarray]:
-    width = states[0].shape[1]
+def _rotated(metric: Metric, sample: Sequence[Arrays]) -> list[Arrays]:
+    width = sample[0][0].shape[-1]
     turn, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(width, width)))
-    return [state @ turn for state in states]
+    return [[state @ turn for state in states] for states in sample]
 
 
-def _permuted(states: Arrays) -> list[np.ndarray]:
-    order = np.random.default_rng(2).permutation(len(states[0]))
-    return [state[order] for state in states]
+def _scaled(metric: Metric, sample: Sequence[Arrays]) -> list[Arrays]:
+    return [[state * 3.7 for state in states] for states in sample]
 
 
-_CHANGES: dict[str, Callable[[Arrays], list[np.ndarray]]] = {
+def _permuted(metric: Metric, sample: Sequence[Arrays]) -> list[Arrays]:
+    """The texts in another order: those of a token metric one by one, else the rows of states."""
+    if metric.needs == "tokens":
+        return list(reversed(sample))
+    order = np.random.default_rng(2).permutation(len(sample[0][0]))
+    return [[state[order] for state in sample[0]]]
+
+
+_CHANGES: dict[str, Callable[[Metric, Sequence[Arrays]], list[Arrays]]] = {
     "rotation": _rotated,
-    "scaling": lambda states: [state * 3.7 for state in states],
+    "scaling": _scaled,
     "permutation": _permuted,
 }

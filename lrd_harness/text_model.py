@@ -15,10 +15,11 @@ from lrd_harness.contracts import Checkpoint, ModelOptions, Task, Text
 from lrd_harness.errors import UserError
 from lrd_harness.head import Head
 from lrd_harness.pooling import ONE_TOKEN, named
-from lrd_harness.protocols import Encoded, ModelInfo
+from lrd_harness.protocols import Encoded, ModelInfo, Observe
 
 NO_HEAD = "its weights hold no language-model head, so it cannot compare continuations"
 PlaneKey = tuple[str, int]  # ("raw" or "final", layer)
+Planes = dict[PlaneKey, Tensor]
 Side = Literal["right", "left", "none"]
 
 
@@ -137,24 +138,32 @@ class TextModel:
                 cut[i] = len(found) > self.parts.max_length
         return cut
 
-    def states(self, batch: Sequence[Encoded]) -> dict[PlaneKey, Tensor]:
+    def states(self, batch: Sequence[Encoded], observe: Observe | None = None) -> Planes:
         """One forward pass: pooled states (b, d_l) float32 by ("raw" | "final", layer 0..L).
 
         "final" planes are there only where the model has a final norm; it is applied to the token
-        states, before they are pooled.
+        states, before they are pooled. observe: adds planes of its own, made of the token states.
         """
         if self.padding == "none":
-            return _by_length(batch, lambda alike: self._forward(alike, "right"))
-        return self._forward(batch, self.padding)
+            return _by_length(batch, lambda alike: self._forward(alike, "right", observe))
+        return self._forward(batch, self.padding, observe)
 
-    def _forward(self, batch: Sequence[Encoded], side: Side) -> dict[PlaneKey, Tensor]:
+    def _forward(
+        self, batch: Sequence[Encoded], side: Side, observe: Observe | None = None
+    ) -> Planes:
         features = self._pad(batch, side)
-        found: dict[PlaneKey, Tensor] = {}
+        found: Planes = {}
+        tokens: list[Tensor] = []
 
         def watch(layer: int, state: Tensor) -> None:
             found.update({(k, layer): v for k, v in self.pooled(state, features).items()})
+            if observe is not None:
+                tokens.append(state.clone())  # some families write over it in the next block
 
         self.backbone.run(self._inputs(features, side), watch)
+        if observe is not None:
+            with torch.inference_mode():
+                found.update(observe(tokens, features["attention_mask"]))
         return found
 
     def pooled(self, state: Tensor, features: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -246,17 +255,15 @@ class TextModel:
         return inputs
 
 
-def _by_length(
-    batch: Sequence[Encoded], run: Callable[[Sequence[Encoded]], dict[PlaneKey, Tensor]]
-) -> dict[PlaneKey, Tensor]:
+def _by_length(batch: Sequence[Encoded], run: Callable[[Sequence[Encoded]], Planes]) -> Planes:
     """Run texts of equal length together, so without padding, and put the rows in order again."""
     rows: dict[int, list[int]] = {}
     for i, features in enumerate(batch):
         rows.setdefault(len(features["input_ids"]), []).append(i)
     parts = [run([batch[i] for i in alike]) for alike in rows.values()]
     order = torch.tensor([i for alike in rows.values() for i in alike]).argsort()
-    order = order.to(next(iter(parts[0].values())).device)
-    return {key: torch.cat([part[key] for part in parts])[order] for key in parts[0]}
+    joined = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    return {key: rows[order.to(rows.device)] for key, rows in joined.items()}
 
 
 def _near(a: Tensor, b: Tensor, dtype: str) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Mapping
-from math import isfinite
+from math import isfinite, isinf, isnan
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lrd_harness import journal, measuring, results
 from lrd_harness.contracts import Task
@@ -97,21 +97,36 @@ def metric_unit(planned: PlannedModel, task: Task, item: PlannedMetric) -> str:
     return unit(planned, task.name, "metric", item.metric.name, item.metric.version, parameters)
 
 
-def split_scores(
-    scores: Mapping[str, Any], states: int
-) -> tuple[dict[str, float], dict[str, dict[str, list[float]]]]:
+class Split(NamedTuple):
+    """A metric's scores as a record holds them: of the model, per layer, several a layer."""
+
+    values: dict[str, float]
+    profiles: dict[str, dict[str, list[Any]]]
+    tables: dict[str, dict[str, list[Any]]]
+
+
+def split_scores(scores: Mapping[str, Any], states: int) -> Split:
     """Model-level values, and per-layer ones with the layers that they belong to.
 
-    Raises NotFinite for NaN or infinity, which no table can hold.
+    NaN in a profile says that the layer has no value, and becomes None. Raises NotFinite for any
+    other number that is not finite, which no table can hold.
     """
-    for name, value in scores.items():
-        if not all(map(isfinite, value if isinstance(value, list) else [value])):
-            raise NotFinite(f"the score {name} is {value}")
     start = int(scores.get("start", 0))
-    values = {name: v for name, v in scores.items() if not isinstance(v, list)}
-    profiles = {
-        name: {"layers": measuring.profile_layers(states - start, len(v), start), "values": v}
-        for name, v in scores.items()
-        if isinstance(v, list)
-    }
-    return values, profiles
+    found = Split({}, {}, {})
+    for name, value in scores.items():
+        if not isinstance(value, list):
+            if not isfinite(value):
+                raise NotFinite(f"the score {name} is {value}")
+            found.values[name] = value
+            continue
+        layers = measuring.profile_layers(states - start, len(value), start)
+        if value and isinstance(value[0], list):
+            found.tables[name] = {"layers": layers, "rows": value}
+            continue
+        if any(map(isinf, value)):
+            raise NotFinite(f"the score {name} is {value}")
+        found.profiles[name] = {
+            "layers": layers,
+            "values": [None if isnan(one) else one for one in value],
+        }
+    return found

@@ -146,3 +146,35 @@ class StoredStates(Sequence[torch.Tensor]):
             return StoredStates(self._store, self._texts, self._planes[index], self._device)
         rows = self._store.read(self._texts, self._planes[index])
         return torch.from_numpy(rows).to(self._device, torch.float64)
+
+
+class StoredViews(Sequence[torch.Tensor]):
+    """The states of views for metrics: L + 1 tensors (n, q, d_l) float64, read one at a time.
+
+    views: of each text as many, q.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        views: Sequence[Sequence[Text]],
+        chosen: Sequence[Plane],
+        device: str = "cpu",
+    ) -> None:
+        self._shape = len(views), len(views[0]) if views else 0
+        flat = [text for several in views for text in several]
+        self._states = StoredStates(store, flat, chosen, device)
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    @overload
+    def __getitem__(self, index: int) -> torch.Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[torch.Tensor]: ...
+    def __getitem__(self, index: int | slice) -> torch.Tensor | list[torch.Tensor]:
+        """One state, or several."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        state = self._states[index]
+        return state.view(*self._shape, state.shape[-1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from ._checkpoints import checkpoint_sheets
 from ._pruned import pruning_notes, pruning_sheets
 from ._sheets import Column, Sheet, boards, error_line, errors, notes, sheets
 
@@ -19,7 +20,7 @@ def markdown(board: Leaderboard) -> str:
     """The whole leaderboard: tables, legends, notes, errors."""
     parts = []
     for level, (part, title) in enumerate(boards(board), start=1):
-        for i, sheet in enumerate(sheets(part)):
+        for i, sheet in enumerate([*sheets(part), *checkpoint_sheets(part)]):
             parts.append(_sheet(sheet, "#" * (level + (i > 0))))
         parts.append(_list(title, notes(part), "#" * (level + 1)))
     if board.pruned:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ._cells import NONE, Column, Sheet, measured, number, plain
+from ._layers import choice_sheets
 from ._ranking import ranking
 
 if TYPE_CHECKING:
@@ -25,14 +26,14 @@ __all__ = [
 
 
 def sheets(board: Leaderboard) -> list[Sheet]:
-    """What there is to show: the ranking, the scores by task, the correlations."""
+    """What there is to show: the ranking, scores by task, correlations, the choice of a layer."""
     base = board.kind == "base"
     found = [ranking(board)]
     if len(board.tasks) > (1 if base else 0):  # of a single one the ranking says all
         found.append(_by_task(board))
     if any(c.rho is not None if base else c.n for c in board.correlations):
         found.append(_correlations(board))
-    return found
+    return found + choice_sheets(board)
 
 
 def boards(board: Leaderboard) -> list[tuple[Leaderboard, str]]:

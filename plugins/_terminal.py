@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
+from ._checkpoints import checkpoint_sheets
 from ._pruned import pruning_notes, pruning_sheets
 from ._sheets import Column, Sheet, boards, error_line, errors, layer_sheet, notes, sheets
 
@@ -21,6 +22,7 @@ GAP = 2  # blanks between columns
 HEADING = 12  # cells; longer headings are broken into lines where the cells are no longer
 LEAST = 20  # cells that a model's name keeps, if it has as many
 ERRORS = 10  # errors shown
+CURVES = 4  # metrics shown by training step and depth
 # Where a long name may be broken: after a separator, or where a word begins within it.
 _BREAK = re.compile(r"(?<=[/\-_@: ])|(?<==)(?!=)|(?<=[a-z0-9])(?=[A-Z])")
 
@@ -31,7 +33,7 @@ def renderable(board: Leaderboard, width: int) -> Group:
 
     parts: list[RenderableType] = []
     for part, title in boards(board):
-        for sheet in sheets(part):
+        for sheet in [*sheets(part), *checkpoint_sheets(part, CURVES)]:
             parts += _sheet(sheet, width)
         parts += _lines(title, notes(part), "yellow")
     if board.pruned:

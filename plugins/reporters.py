@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from lrd_harness.contracts import Reporter
 from lrd_harness.hookspecs import hookimpl
 
+from ._checkpoints import checkpoints_csv, checkpoints_document
+from ._layers import choice_document, layers_csv
 from ._markdown import markdown
 from ._pruned import pruning_csv, pruning_document
 from ._terminal import layers_renderable, renderable, text
@@ -45,7 +47,9 @@ def lrd_reporters() -> Sequence[Reporter]:
         Reporter("md", markdown, ".md"),
         Reporter("csv", as_csv, ".csv"),
         Reporter("json", as_json, ".json"),
+        Reporter("layers", layers_csv, "-layers.csv"),
         Reporter("pruning", pruning_csv, "-pruning.csv"),
+        Reporter("checkpoints", checkpoints_csv, "-checkpoints.csv"),
     ]
 
 
@@ -101,10 +105,14 @@ def as_json(board: Leaderboard) -> str:
         selection, values: {name: value}, profiles: {name: {layers, values}}, seconds}],
         captures: [{texts, forwarded, tokens, truncated, empty, duplicates, seconds}]}].
     stderr, chance: standard error of the score, and what guessing gets; null where there is none.
-    correlations: [{name, kind, rho, p, n}]; notes; errors: [{model, ..., error}], of whole models.
+    correlations: [{name, kind, rho, p, n}]; layer_choice: {gains, correlations, picks}, lists of
+        the rows of choice.py with their fields, null where only last layers were scored; notes;
+        errors: [{model, ..., error}], of whole models.
     base: of the likelihood tasks where there are embedding tasks too, {kind, metrics, tasks,
-        models, correlations, notes} in the same form, without captures; null where there are none.
+        models, correlations, layer_choice, notes} in the same form, without captures; null where
+        there are none.
     pruning: {summary, rows, notes, errors}, see _pruned.py; null where nothing was pruned.
+    checkpoints: training runs, [{kind, stem, unit, tasks, members, curves}], see _checkpoints.py.
     """
     document = {
         "schema": SCHEMA,
@@ -113,6 +121,7 @@ def as_json(board: Leaderboard) -> str:
         "errors": [asdict(error) for error in board.errors],
         "base": _document(board.base) if board.base else None,
         "pruning": pruning_document(board.pruned) if board.pruned else None,
+        "checkpoints": checkpoints_document(board),
     }
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -128,6 +137,7 @@ def _document(board: Leaderboard) -> dict[str, Any]:
         "tasks": [asdict(task) for task in board.tasks],
         "models": _models(board),
         "correlations": [asdict(correlation) for correlation in board.correlations],
+        "layer_choice": choice_document(board.choice),
         "notes": board.notes,
     }
 

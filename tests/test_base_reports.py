@@ -158,14 +158,16 @@ def test_markdown_puts_the_base_board_under_a_heading_of_its_own() -> None:
         "h1 Leaderboard: 3 models, 1 task",
         "h2 Scores by task",
         "h2 How well each predictor orders the models",
+        "h2 Choosing a layer without labels",
         "h2 Notes",
         "h2 Base models: 3 models, 2 tasks",
         "h3 Base models: scores by task",
         "h3 How well each predictor orders the base models",
+        "h3 Base models: choosing a layer without labels",
         "h3 Notes on the base models",
         "h2 Errors",
     ]
-    heading, first, *_ = page[4][1]
+    heading, first, *_ = page[5][1]
     line = dict(zip(heading, first, strict=True))
     assert line["score ↑ last"] == "0.5000 ± 0.0130"
     assert line["score ↑ best"] == "0.6000 ± 0.0130"
@@ -232,7 +234,8 @@ def test_json_holds_the_base_board_in_the_same_form() -> None:
     document = json.loads(reporters.as_json(build(ONE)))
     inner = document["base"]
     assert (document["version"], document["kind"], inner["kind"]) == (1, "embedding", "base")
-    assert set(document) - set(inner) == {"schema", "version", "errors", "base", "pruning"}
+    whole = {"schema", "version", "errors", "base", "pruning", "checkpoints"}
+    assert set(document) - set(inner) == whole
     assert [set(model) for model in inner["models"]] == [set(document["models"][0])]
     (model,) = inner["models"]
     assert (model["model"], model["rank"], model["stderr"], model["chance"]) == (

@@ -54,10 +54,16 @@ TAUGHT = {
     "--verbose quickstart frenet,gfmi METRIC.NAME=VALUE pypi:PACKAGE==VERSION decoder:gpt2 "
     "texts:FILE.jsonl LRD_HARNESS_CACHE DIR/TASK/SPLIT.jsonl mean-no-sink runs/SUITE-DATE "
     "--num-fewshot --limit --include-path --log-samples lm-eval:NAME --prune --budgets "
-    "--random-seeds --protect --prune-tasks",
+    "--random-seeds --protect --prune-tasks --view-texts",
     "prune": "--rule --budget --texts --layers 7,12-14 --protect --seed --save --save-mergekit "
     "--scores --pooling --max-length --device numbered from 1",
-    "leaderboard": "OUT --format table md csv json --output FILE",
+    "layer": "--texts --by dime --save --set --load --max-texts --view-texts --pooling --norm "
+    "--max-length --device",
+    "probe": "--kind repetition random length --texts --task --plugins --shares --lengths --seed "
+    "--max-texts --output",
+    "compare": "--texts --task --plugins --draws --output --max-texts",
+    "leaderboard": "OUT --format table md csv json --output FILE --actual --values --models-info "
+    "--layers",
     "plugins": "registered could not be loaded",
     "suites": "NAME|FILE",
     "tasks": "word",

@@ -166,23 +166,23 @@ def test_a_model_of_the_suite_with_an_unknown_adapter_or_pooling(
 
 def test_a_suite_whose_metrics_are_replaced_loses_their_parameters(place: Path) -> None:
     from lrd_harness.cli import parser
-    from lrd_harness.cli.run import _suite
+    from lrd_harness.cli._asked import asked
 
     file = place / "s.yaml"
     file.write_text("models: [a]\ntasks: [b]\nplugins: [{nrs: {k: 9}}, frenet]\n")
     chosen = parser().parse_args(["run", "--suite", str(file), "--plugins", "frenet"])
-    assert _suite(chosen).parameters == {}
+    assert asked(chosen).parameters == {}
     more = ["run", "--suite", str(file), "--set", "nrs.anchors=50", "frenet.space=sample"]
-    made = _suite(parser().parse_args(more))
+    made = asked(parser().parse_args(more))
     assert made.parameters == {"nrs": {"k": 9, "anchors": 50}, "frenet": {"space": "sample"}}
 
 
 def test_parts_of_a_suite_are_replaced() -> None:
     from lrd_harness.cli import parser
-    from lrd_harness.cli.run import _suite
+    from lrd_harness.cli._asked import asked
 
     def made(*arguments: str) -> Suite:
-        suite: Suite = _suite(parser().parse_args(["run", *arguments]))
+        suite: Suite = asked(parser().parse_args(["run", *arguments]))
         return suite
 
     assert made().name == "quickstart"
@@ -196,14 +196,23 @@ def test_parts_of_a_suite_are_replaced() -> None:
     assert made("--plugins", "nrs,gfmi", "frenet").plugins == ("nrs", "gfmi", "frenet")
 
 
-def test_metrics_that_a_run_cannot_feed_yet(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lrd_harness.errors import UserError
-
+def test_metrics_that_need_views_are_asked_for_by_name(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They multiply the texts to be read; "all" means them too."""
     tokens = Metric("by-token", measure=lambda states: {}, needs="tokens")
-    running.with_plugin(monkeypatch, lrd_metrics=lambda: [tokens])
-    assert "by-token" not in [m.metric.name for m in plan(place, str(place / "gpt")).metrics]
-    with pytest.raises(UserError, match="metric by-token reads tokens"):
-        plan(place, str(place / "gpt"), plugins=("by-token",))
+    views = Metric("by-view", measure=lambda states: {}, needs="views", views=2)
+    running.with_plugin(monkeypatch, lrd_metrics=lambda: [tokens, views])
+
+    def chosen(**given: Any) -> list[str]:
+        return [m.metric.name for m in plan(place, str(place / "gpt"), **given).metrics]
+
+    assert "by-token" in chosen()
+    assert "frenet" in chosen()
+    assert "by-view" not in chosen()
+    assert chosen(plugins=("by-view",)) == ["by-view"]
+    assert chosen(plugins=("all",)) == [m.name for m in manager.load().all("metric")]
+    assert {"by-view", "lidar", "frenet"} <= set(chosen(plugins=("all",)))
 
 
 def test_revisions_of_one_hub_model_stand_under_their_own_names(

@@ -79,7 +79,7 @@ def squeezed(text: str) -> str:
     return "".join(text.split())
 
 
-def test_the_hook_gives_the_five_forms() -> None:
+def test_the_hook_gives_the_built_in_forms() -> None:
     found = reporters.lrd_reporters()
     assert all(isinstance(reporter, Reporter) for reporter in found)
     assert {r.name: r.suffix for r in found} == {
@@ -87,11 +87,14 @@ def test_the_hook_gives_the_five_forms() -> None:
         "md": ".md",
         "csv": ".csv",
         "json": ".json",
+        "layers": "-layers.csv",
         "pruning": "-pruning.csv",
+        "checkpoints": "-checkpoints.csv",
     }
     board = build(results())
     texts = {reporter.name: reporter.write(board) for reporter in found}
     assert texts.pop("pruning") == ""  # nothing was pruned
+    assert texts.pop("checkpoints") == ""  # no model is another's checkpoint
     assert all(text.endswith("\n") for text in texts.values())
 
 

@@ -1,4 +1,4 @@
-"""Rank statistics against scipy and plain reimplementations."""
+"""Rank statistics against scipy, dcor and plain reimplementations."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import warnings
 from itertools import permutations
 
+import dcor
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -163,3 +164,92 @@ def test_mean_ranks_add_up_and_turn_with_direction(table: list[list[float]]) -> 
     assert sum(r for r in up if r is not None) == pytest.approx(10)
     pairs = zip(up, down, strict=True)
     assert all(a is not None and b is not None and a + b == pytest.approx(5) for a, b in pairs)
+
+
+def u_centred(values: np.ndarray) -> np.ndarray:
+    centred: np.ndarray = dcor.u_centered(np.abs(values[:, None] - values))
+    return centred
+
+
+@given(PAIRS)
+def test_distance_correlation_is_dcors_with_ties_and_holes(
+    pairs: list[tuple[float, float]],
+) -> None:
+    found = stats.distance_correlation([p[0] for p in pairs], [p[1] for p in pairs])
+    whole = np.array([p for p in pairs if None not in p], dtype=float).reshape(-1, 2)
+    if len(whole) < 4:
+        assert found is None
+        return
+    # In units of the spread: dcor's own sums lose small differences beside large ones.
+    x, y = (whole - whole.min(axis=0)).T / np.maximum(np.ptp(whole, axis=0), 1e-300)[:, None]
+    u, v = u_centred(x), u_centred(y)
+    if found is None:
+        assert min(np.abs(u).max(), np.abs(v).max()) < 1e-9
+    else:
+        variances = dcor.u_product(u, u), dcor.u_product(v, v)
+        expected = dcor.u_product(u, v) / math.sqrt(variances[0] * variances[1])
+        assert found == pytest.approx(expected, abs=1e-15 / math.sqrt(min(variances)) + 1e-9)
+
+
+@pytest.mark.parametrize("n", [4, 5, 8, 33])
+@pytest.mark.parametrize("levels", [3, 100_000])
+def test_distance_correlations_of_many_rows_are_dcors(n: int, levels: int) -> None:
+    generator = np.random.default_rng(n)
+    x = generator.integers(0, levels, (40, n)).astype(float)
+    y = (x + generator.integers(0, levels, (40, n))) ** 2.0
+    found = stats.distance_correlation_rows(x, y)
+    for row, a, b in zip(found, x, y, strict=True):
+        if np.isnan(row):
+            assert min(np.abs(u_centred(v)).max() for v in (a, b)) < 1e-12 * levels**2
+        else:
+            assert row == pytest.approx(dcor.u_distance_correlation_sqr(a, b), abs=1e-9)
+    assert np.isfinite(found).any()
+
+
+def test_distance_correlation_by_hand_and_where_it_has_none() -> None:
+    line = [1.0, 2, 3, 4, 5, 6]
+    assert stats.distance_correlation(line, [9 - 2 * v for v in line]) == pytest.approx(1)
+    assert stats.distance_correlation(line, [1.0] * 6) is None
+    assert stats.distance_correlation(line, [0.0, 0, 0, 7, 0, 0]) is None  # one value apart: var 0
+    assert stats.distance_correlation(line[:3], line[:3]) is None
+    # a parabola: no order, but no independence either
+    line = list(map(float, range(-20, 21)))
+    parabola = [v**2 for v in line]
+    assert stats.spearman(line, parabola) == pytest.approx(0)
+    assert (stats.distance_correlation(line, parabola) or 0) > 0.1
+    with pytest.raises(ValueError, match="needs 4 values"):
+        stats.distance_correlation_rows(np.zeros((2, 3)), np.zeros((2, 3)))
+
+
+def test_rows_in_parts_and_none_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = np.random.default_rng(0).standard_normal((2, 30, 7))
+    whole = stats.distance_correlation_rows(x, y)
+    monkeypatch.setattr(stats, "_CHUNK", 150)
+    assert stats.distance_correlation_rows(x, y).tolist() == whole.tolist()
+    assert stats.distance_correlation_rows(x[:0], y[:0]).shape == (0,)
+
+
+@given(st.lists(st.lists(st.integers(0, 4).map(float), min_size=6, max_size=6), min_size=2))
+def test_spearman_of_many_rows_is_that_of_each(rows: list[list[float]]) -> None:
+    x, y = np.array(rows), np.array(rows[::-1])
+    for found, a, b in zip(stats.spearman_rows(x, y), rows, rows[::-1], strict=True):
+        expected = stats.spearman(a, b)
+        assert np.isnan(found) if expected is None else found == pytest.approx(expected, abs=1e-12)
+
+
+def test_random_walks_correlate_though_they_are_independent() -> None:
+    for n in (4, 7, 31):
+        steps = np.random.default_rng(42).standard_normal((2, 1000, n))
+        x, y = steps.cumsum(axis=2)
+        rho = [scipy_stats.spearmanr(a, b).statistic for a, b in zip(x, y, strict=True)]
+        distance = [dcor.u_distance_correlation_sqr(a, b) for a, b in zip(x, y, strict=True)]
+        level = stats.random_walk_level(n)
+        assert level.absolute == pytest.approx(np.mean(np.abs(rho)))
+        assert level.spearman == pytest.approx(np.mean(rho), abs=1e-12)
+        assert level.positive == np.mean(np.array(rho) > 0)
+        assert level.distance == pytest.approx(np.mean(distance))
+        assert abs(level.spearman) < 0.07  # independent
+    level = stats.random_walk_level(31)
+    assert level.absolute > 0.35  # that of independent values without order is about .15
+    assert level.distance > 0.2
+    assert stats.random_walk_level(31) is level

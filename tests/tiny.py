@@ -156,6 +156,7 @@ def save_st(
     max_seq_length: int | None = None,
     default_prompt: str | None = None,
     padding_side: str = "right",
+    **changes: Any,
 ) -> Path:
     """A random sentence-transformers model: transformer, pooling, and what comes after."""
     from sentence_transformers import SentenceTransformer
@@ -163,7 +164,7 @@ def save_st(
     from sentence_transformers.sentence_transformer.modules import Pooling
 
     inner = folder.with_name(folder.name + "-inner")
-    save(family, inner)
+    save(family, inner, **changes)
     first = Transformer(str(inner))
     first.tokenizer.padding_side = padding_side
     if max_seq_length:

@@ -7,7 +7,10 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("run", "prune", "leaderboard", "plugins", "suites", "tasks", "models")
+COMMANDS = (
+    *("run", "prune", "layer", "probe", "compare"),
+    *("leaderboard", "plugins", "suites", "tasks", "models"),
+)
 
 ABOUT = """\
 Measure and evaluate every layer of language models: one forward pass a text,
@@ -22,6 +25,9 @@ examples:
   lrd-harness run --suite mteb-32 --models BAAI/bge-small-en-v1.5 --output out
   lrd-harness run --models EleutherAI/pythia-160m --tasks lm-eval:mmlu --limit 5
   lrd-harness prune ./mine --rule gfmi --budget 0.15 --texts FILE --save smaller
+  lrd-harness layer ./mine --texts FILE --by dime --save shorter
+  lrd-harness probe ./mine --kind repetition
+  lrd-harness compare ./base ./tuned --texts FILE
   lrd-harness leaderboard out --format md
       print a finished run again
 """
@@ -55,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("lrd-harness:", " ".join(str(error).splitlines()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on where it stopped.", file=sys.stderr)
+        print("\nInterrupted.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `lrd-harness tasks | head`
         sys.stderr.close()

