@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from math import ceil
+from typing import Any
 
-from lrd_harness.errors import UserError
+from lrd_harness.errors import UnitError, UserError
 
 BUDGETS = (0.10, 0.15, 0.20)
 MOST_PROTECTED = 3  # blocks at either end, of a model deep enough
@@ -61,3 +62,16 @@ def count(budget: float, candidates: Sequence[int]) -> int:
     if m >= total:
         raise UserError(f"a budget of {budget:g} removes all candidate blocks ({total} of {total})")
     return m
+
+
+def name_of(removed: Sequence[int]) -> str:
+    """A variant's name in the results."""
+    return f"without {written(removed)}"
+
+
+def checked(rule: str, answer: Any, allowed: Sequence[int], m: int) -> tuple[int, ...]:
+    """A rule's answer, ascending. Raises UnitError unless it is m of the candidates."""
+    removed = tuple(sorted(int(block) for block in answer))
+    if len(set(removed)) != m or not set(removed) <= set(allowed):
+        raise UnitError(f"the rule {rule} gave blocks {removed}, not {m} of the candidates")
+    return removed

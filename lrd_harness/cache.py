@@ -1,14 +1,23 @@
-"""Where downloads and states are kept between runs."""
+"""Where downloads and states are kept between runs, and how much of the states."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
 from lrd_harness.errors import UserError
 
 VARIABLE = "LRD_HARNESS_CACHE"
+LIMIT = "LRD_HARNESS_CACHE_LIMIT"
+_LETTERS = "KMGT"
+UNITS = {
+    "": 1,
+    "B": 1,
+    **{f"{letter}B": 1000 ** (i + 1) for i, letter in enumerate(_LETTERS)},
+    **{f"{letter}IB": 1024 ** (i + 1) for i, letter in enumerate(_LETTERS)},
+}
 
 
 def cache_dir() -> Path:
@@ -26,6 +35,32 @@ def cache_dir() -> Path:
             f"set {VARIABLE} to another one"
         ) from error
     return folder
+
+
+def limit() -> int | None:
+    """The bytes that states may take: $LRD_HARNESS_CACHE_LIMIT, as 200GB; None without a limit.
+
+    Raises UserError for what is no size.
+    """
+    text = os.environ.get(LIMIT, "").strip()
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?I?B?)", text.upper() or "0")
+    if match is None or _unit(match[2]) not in UNITS:
+        raise UserError(f"{LIMIT} is '{text}', not a size such as 200GB, or 0 for no limit")
+    return int(float(match[1]) * UNITS[_unit(match[2])]) or None
+
+
+def shown(size: float) -> str:
+    """A number of bytes for reading, as 1.2 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 99.5 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def _unit(letters: str) -> str:
+    """The unit with its B, which may be left out."""
+    return letters if not letters or letters.endswith("B") else f"{letters}B"
 
 
 def _users() -> Path:

@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from lrd_harness.contracts import Text
+from lrd_harness.memory import Budget, as_budget
 from lrd_harness.protocols import Encoded, Model
 from lrd_harness.store import Plane, Store
 
@@ -23,6 +24,7 @@ Name = TypeVar("Name")
 # What is lost when a run is killed, and the size of a file in the store.
 SHARD_TOKENS = 32_768
 SHARD_TEXTS = 4_096
+SHARD_BYTES = 64 * 2**20  # of pooled states in memory at once, however many layers there are
 
 
 @dataclass
@@ -56,7 +58,7 @@ def capture(
     texts: Sequence[Text],
     store: Store,
     *,
-    batch_tokens: int,
+    batch_tokens: int | Budget,
     progress: Callable[[int, int], None] = lambda done, total: None,
     watched: Watched | None = None,
 ) -> Captured:
@@ -88,8 +90,10 @@ def capture(
     forwarded = partial(forward, batch_tokens=batch_tokens)
     rest = [text for text in missing if text not in seen]
     one, two = more(progress, len(rest)), behind(progress, len(seen))
-    counts.tokens = forwarded(model, list(seen), run_seen, keep_seen, progress=one)
-    counts.tokens += forwarded(model, rest, model.states, store.write, progress=two)
+    if seen:
+        counts.tokens = forwarded(model, list(seen), run_seen, keep_seen, progress=one)
+    if rest or not seen:
+        counts.tokens += forwarded(model, rest, model.states, store.write, progress=two)
     counts.truncated = store.truncated(texts)
     counts.seconds = time.perf_counter() - begun
     return counts
@@ -118,11 +122,13 @@ def forward(
     run: Callable[[Sequence[Encoded]], Mapping[Name, Tensor]],
     keep: Callable[[Sequence[Text], Mapping[Name, np.ndarray], Sequence[bool]], None],
     *,
-    batch_tokens: int,
+    batch_tokens: int | Budget,
     progress: Callable[[int, int], None],
     alike: bool = False,
 ) -> int:
     """Run distinct texts in batches, longest first; returns how many tokens they had.
+
+    Where memory does not suffice, a shard is tried again with half the tokens a batch.
 
     run: one batch -> (b, d) by name; keep: a shard's texts, (n, d) by the same names, and whether
     each was truncated; alike: whether the texts of a batch must be of equal length.
@@ -135,29 +141,47 @@ def forward(
         part = texts[start : start + 512]
         encoded += model.tokenize(part)
         cut += model.truncated(part, encoded[start:])
+    budget = as_budget(batch_tokens)
     lengths = [len(e["input_ids"]) for e in encoded]
     order = sorted(range(len(texts)), key=lambda i: -lengths[i])
     done = 0
     progress(0, len(texts))
-    for shard in shards([lengths[i] for i in order]):
+    for shard in shards([lengths[i] for i in order], texts_at_once(model)):
         chosen = order[shard.start : shard.stop]
         parts: list[dict[Name, np.ndarray]] = []
-        for batch in batches([lengths[i] for i in chosen], batch_tokens, alike):
-            found = run([encoded[i] for i in chosen[batch.start : batch.stop]])
-            parts.append({name: state.cpu().numpy() for name, state in found.items()})
-            done += len(batch)
-            progress(done, len(texts))
+
+        def tried(
+            tokens: int, at: int = done, chosen: list[int] = chosen, parts: Any = parts
+        ) -> None:
+            parts.clear()
+            for batch in batches([lengths[i] for i in chosen], tokens, alike):
+                found = run([encoded[i] for i in chosen[batch.start : batch.stop]])
+                parts.append({name: state.cpu().numpy() for name, state in found.items()})
+                at += len(batch)
+                progress(at, len(texts))
+
+        budget.attempt(tried)
+        done += len(chosen)
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         keep([texts[i] for i in chosen], joined, [cut[i] for i in chosen])
     return sum(lengths)
 
 
-def shards(lengths: Sequence[int]) -> Iterator[range]:
-    """Runs of texts, of so many tokens each, that are kept together in one file."""
+def texts_at_once(model: Model) -> int:
+    """Of how many texts the pooled states, of all layers, take SHARD_BYTES."""
+    states = (model.info.blocks + 1) * (1 + model.has_final_norm)
+    return max(1, SHARD_BYTES // (4 * states * model.info.width))
+
+
+def shards(lengths: Sequence[int], most: int = SHARD_TEXTS) -> Iterator[range]:
+    """Runs of texts, of so many tokens each, that are kept together in one file.
+
+    most: how many texts; SHARD_TEXTS at most.
+    """
     start = tokens = 0
     for i, length in enumerate(lengths):
         tokens += length
-        if (tokens > SHARD_TOKENS and i > start) or i - start >= SHARD_TEXTS:
+        if (tokens > SHARD_TOKENS and i > start) or i - start >= min(most, SHARD_TEXTS):
             yield range(start, i)
             start, tokens = i, length
     if start < len(lengths):

@@ -1,4 +1,4 @@
-"""Keep a pruned model: an ordinary checkpoint that transformers and its kin load as any other."""
+"""Keep a model, pruned or whole: an ordinary checkpoint, which transformers and its kin load."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ class _Opened:
 def save(checkpoint: Checkpoint, removed: Sequence[int], folder: Path, card: str) -> Path:
     """Write a checkpoint without these blocks (1..L) to a folder; returns the folder.
 
+    Without any to remove the whole model is written.
     The original is opened anew, in the precision that it is kept in, with its head where it has
     one, and with its sentence-transformers modules. Of an encoder-decoder model the encoder is
     pruned, and the decoder is kept. card: the text of README.md.
@@ -49,7 +50,7 @@ def save(checkpoint: Checkpoint, removed: Sequence[int], folder: Path, card: str
     try:
         with _quiet():
             opened = _pruned(checkpoint, removed)
-            _write(opened, checkpoint, folder, card)
+            _write(opened, checkpoint, folder, card, whole=not removed)
     except UserError:
         raise
     except Exception as error:  # whatever the libraries and the disk raise
@@ -80,7 +81,7 @@ def check_free(folder: Path) -> None:
     """Raise UserError unless the folder is absent or empty."""
     if folder.is_dir():
         if any(folder.iterdir()):
-            raise UserError(f"{folder} is not empty; a pruned model is saved to a new folder")
+            raise UserError(f"{folder} is not empty; a model is saved to a new folder")
     elif folder.exists() or folder.is_symlink():
         raise UserError(f"{folder} is a file, not a folder")
 
@@ -91,13 +92,15 @@ def _pruned(checkpoint: Checkpoint, removed: Sequence[int]) -> _Opened:
     from lrd_harness.prune import remove
 
     opened = _open(checkpoint)
+    if not removed:
+        return opened
     root = opened.root
     inner = root.get_encoder() if root.config.is_encoder_decoder else root.base_model
     remove(root, Backbone(inner, _probe(opened.tokenizer)).blocks, removed)
     return opened
 
 
-def _write(opened: _Opened, checkpoint: Checkpoint, folder: Path, card: str) -> None:
+def _write(opened: _Opened, checkpoint: Checkpoint, folder: Path, card: str, whole: bool) -> None:
     """Write to a sibling, compare what that gives, and give it its name."""
     made = [p for p in folder.parents if not p.exists()]
     try:
@@ -109,7 +112,7 @@ def _write(opened: _Opened, checkpoint: Checkpoint, folder: Path, card: str) -> 
             opened.write(part)
             _generation(checkpoint, part)
             (part / "README.md").write_text(card, encoding="utf-8")
-            _compare(opened, part, checkpoint.name)
+            _compare(opened, part, checkpoint.name, whole)
             check_free(folder)
             part.rename(folder)
         finally:
@@ -132,7 +135,7 @@ def _generation(checkpoint: Checkpoint, folder: Path) -> None:
         )
 
 
-def _compare(opened: _Opened, folder: Path, name: str) -> None:
+def _compare(opened: _Opened, folder: Path, name: str, whole: bool) -> None:
     """Raise UserError if the folder gives other tokens or states than the model in memory.
 
     Some families build a block by its place (ModernBERT's first has no norm before its attention),
@@ -140,9 +143,12 @@ def _compare(opened: _Opened, folder: Path, name: str) -> None:
     """
     import torch
 
+    kind = type(opened.root).__name__
     misfit = UserError(
-        f"{name} without these blocks cannot be kept as a checkpoint: "
-        f"{type(opened.root).__name__} builds its blocks by their place"
+        f"{name} cannot be kept as a checkpoint: read again, a {kind} gives other states"
+        if whole
+        else f"{name} without these blocks cannot be kept as a checkpoint: "
+        f"{kind} builds its blocks by their place"
     )
     try:
         again = opened.reopen(folder)

@@ -15,18 +15,21 @@ from dataclasses import dataclass, replace
 from math import fsum
 from typing import Literal
 
+from lrd_harness.checkpoints import families
 from lrd_harness.choice_controls import (
     Cell,
     Gain,
     Outcome,
     controls,
+    counts,
     means,
     rival,
-    stderr_over_models,
+    stderr_over_runs,
 )
 from lrd_harness.choice_correlations import LayerCorrelation, baselines, of_metric
 from lrd_harness.contracts import Choice
-from lrd_harness.results import Key, MetricRow, Profile, Results, ScoreRow
+from lrd_harness.layers import OTHER, pick
+from lrd_harness.results import Key, MetricRow, Profile, Results
 
 __all__ = ["Gain", "LayerChoice", "LayerCorrelation", "Pick", "build_choice"]
 
@@ -84,7 +87,7 @@ def build_choice(results: Results) -> LayerChoice | None:
     A metric without a `layer_choice` is judged by its first profile, highest first, and marked as
     unpublished. Of a unit that is there twice the newer row counts.
     """
-    cells = _cells(results.scores)
+    cells = _cells(results)
     if not any(len(cell.scores) > 1 for cell in cells.values()):
         return None
     found = [_of_metric(chooser, cells) for chooser in _choosers(results.metrics)]
@@ -101,14 +104,18 @@ def _or_least(gain: float | None) -> float:
     return float("-inf") if gain is None else gain
 
 
-def _cells(rows: Sequence[ScoreRow]) -> dict[Place, Cell]:
+def _cells(results: Results) -> dict[Place, Cell]:
     scores: dict[Place, dict[int, float]] = {}
     layers: dict[Place, int] = {}
-    for row in rows:
+    runs = {m.key: family.members[0].key for family in families(results) for m in family.members}
+    for row in results.scores:
         if row.variant == "full":
             scores.setdefault((row.key, row.task), {})[row.layer] = row.score
             layers[row.key, row.task] = row.layers
-    return {place: Cell(*place, layers[place], held) for place, held in scores.items()}
+    return {
+        place: Cell(*place, layers[place], held, runs.get(place[0]))
+        for place, held in scores.items()
+    }
 
 
 def _choosers(rows: Sequence[MetricRow]) -> list[_Chooser]:
@@ -140,7 +147,8 @@ def _of_metric(
         if cell is None or len(values) < 2:
             continue
         pairs.append((list(values.values()), [cell.scores[layer] for layer in values]))
-        layers = _picked(values, chooser.choice.best)
+        best = chooser.choice.best
+        layers = pick(values, best), pick(values, OTHER[best])
         outcomes = [cell.outcome(layer) for layer in layers] if cell.whole else []
         if outcomes:
             whole.append(cell)
@@ -158,13 +166,6 @@ def _candidates(profile: Profile, cell: Cell) -> dict[int, float]:
     """The metric's values at the layers that have a score, in ascending order of the layers."""
     held = sorted(zip(profile.layers, profile.values, strict=True))
     return {layer: v for layer, v in held if v is not None and layer in cell.scores}
-
-
-def _picked(values: Mapping[int, float], best: Literal["max", "min"]) -> tuple[int, int]:
-    """The layer in this direction and in the other; the lower of ties."""
-    high = max(values, key=lambda layer: (values[layer], -layer))
-    low = min(values, key=lambda layer: (values[layer], layer))
-    return (high, low) if best == "max" else (low, high)
 
 
 def _pick(chooser: _Chooser, place: Place, layers: tuple[int, int], gains: Sequence[float]) -> Pick:
@@ -189,7 +190,6 @@ def _gains(
 ) -> list[Gain]:
     """Both directions, over the cells with a last layer's score; the rival on the same cells."""
     best = chooser.choice.best
-    other: Literal["max", "min"] = "min" if best == "max" else "max"
     first, reverse = (
         Gain(
             chooser.metric,
@@ -199,10 +199,9 @@ def _gains(
             published=chooser.published,
             first=direction == best,
             **means(outcomes)._asdict(),
-            n=len(cells),
-            models=len({cell.key for cell in cells}),
+            **counts(cells)._asdict(),
         )
-        for direction, outcomes in zip((best, other), chosen, strict=True)
+        for direction, outcomes in zip((best, OTHER[best]), chosen, strict=True)
     )
     return [_against_rival(first, cells, chosen[0]), _against_rival(reverse, cells, chosen[1])]
 
@@ -216,5 +215,5 @@ def _against_rival(gain: Gain, cells: Sequence[Cell], outcomes: Sequence[Outcome
         gain,
         rival=name,
         rival_gain=fsum(gains) / len(gains),
-        lead_stderr=stderr_over_models(cells, leads),
+        lead_stderr=stderr_over_runs(cells, leads),
     )

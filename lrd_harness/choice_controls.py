@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from lrd_harness.layers import pick
 from lrd_harness.results import Key
 
 SPLITS = 500  # random halves of a model's tasks
@@ -32,12 +33,21 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """One model on one task: its score at each layer that has one, of 0..layers (L)."""
+    """One model on one task: its score at each layer that has one, of 0..layers (L).
+
+    checkpoint_of: what stands for its training run, if other models are checkpoints of it too.
+    """
 
     key: Key
     task: str
     layers: int
     scores: Mapping[int, float]
+    checkpoint_of: Key | None = None
+
+    @property
+    def run(self) -> Key:
+        """What is independent of other cells: the training run; without others, the model."""
+        return self.checkpoint_of or self.key
 
     @property
     def whole(self) -> bool:
@@ -58,11 +68,12 @@ class Gain:
     chosen, None of a control; published: whether the metric itself says so (the paper's
     direction); first: whether this direction is the one that the metric is judged by.
     depth: mean of chosen layer / L; gain: mean, in the score's unit; gained: the share of cells
-    with a gain above 0; n: cells; models: how many models they are of. None where n is 0.
+    with a gain above 0; n: cells; models: how many models they are of, runs: of how many training
+    runs, checkpoints of one counting once. None where n is 0.
     rival, rival_gain: the control that gains most on the same n cells, of those that know no score
     (last layer: 0, first, random, fixed depths), and what it gains. lead_stderr: the standard
-    error of gain - rival_gain, the models taken as independent and their tasks not; None for fewer
-    than 2 models.
+    error of gain - rival_gain, the training runs taken as independent, their checkpoints and tasks
+    not; None for fewer than 2 runs.
     """
 
     rule: str
@@ -79,6 +90,7 @@ class Gain:
     rival: str | None = None
     rival_gain: float | None = None
     lead_stderr: float | None = None
+    runs: int = 0
 
 
 class Means(NamedTuple):
@@ -98,17 +110,27 @@ def _mean(outcomes: Sequence[Outcome]) -> Outcome:
     return Outcome(*(fsum(column) / len(outcomes) for column in zip(*outcomes, strict=True)))
 
 
+class Counts(NamedTuple):
+    """How much cells are: the counts of a Gain."""
+
+    n: int
+    models: int
+    runs: int
+
+
+def counts(cells: Sequence[Cell]) -> Counts:
+    """How many cells, models and training runs."""
+    return Counts(len(cells), len({cell.key for cell in cells}), len({cell.run for cell in cells}))
+
+
 def controls(cells: Sequence[Cell]) -> tuple[Gain, ...]:
     """A row a control, over the cells that have the last layer's score and another one."""
     whole = [cell for cell in cells if cell.whole]
-    models = len({cell.key for cell in whole})
+    of = counts(whole)._asdict()
     blind = {rule: means([play(cell) for cell in whole]) for rule, play in BLIND.items()}
     best = means([_oracle(cell) for cell in whole])
-    rows = [
-        Gain(rule, "control", **found._asdict(), n=len(whole), models=models)
-        for rule, found in blind.items()
-    ]
-    oracle = Gain(ORACLE, "control", **best._asdict(), n=len(whole), models=models)
+    rows = [Gain(rule, "control", **found._asdict(), **of) for rule, found in blind.items()]
+    oracle = Gain(ORACLE, "control", **best._asdict(), **of)
     return (*rows, honest_choice(whole), oracle)
 
 
@@ -120,20 +142,20 @@ def rival(cells: Sequence[Cell]) -> tuple[str, list[float]]:
     return best, gains[best]
 
 
-def stderr_over_models(cells: Sequence[Cell], values: Sequence[float]) -> float | None:
-    """The standard error of the mean of a value a cell; cells of one model may go together.
+def stderr_over_runs(cells: Sequence[Cell], values: Sequence[float]) -> float | None:
+    """The standard error of the mean of a value a cell; cells of one training run may go together.
 
-    The square root of M / (M - 1) times the sum over the M models of the squared sum of a model's
-    deviations from the mean, over the number of cells. None for fewer than 2 models.
+    The square root of M / (M - 1) times the sum over the M runs of the squared sum of a run's
+    deviations from the mean, over the number of cells. None for fewer than 2 runs.
     """
     mean = fsum(values) / max(1, len(values))
-    by_model: dict[Key, float] = {}
+    by_run: dict[Key, float] = {}
     for cell, value in zip(cells, values, strict=True):
-        by_model[cell.key] = by_model.get(cell.key, 0.0) + value - mean
-    m = len(by_model)
+        by_run[cell.run] = by_run.get(cell.run, 0.0) + value - mean
+    m = len(by_run)
     if m < 2:
         return None
-    return sqrt(m / (m - 1) * fsum(total**2 for total in by_model.values())) / len(values)
+    return sqrt(m / (m - 1) * fsum(total**2 for total in by_run.values())) / len(values)
 
 
 def honest_choice(cells: Sequence[Cell]) -> Gain:
@@ -147,13 +169,13 @@ def honest_choice(cells: Sequence[Cell]) -> Gain:
     for cell in cells:
         by_model.setdefault(cell.key, []).append(cell)
     found: list[Outcome] = []
-    models = 0
+    chosen: list[Cell] = []
     for own in by_model.values():
         layers = sorted(set.intersection(*(set(cell.scores) for cell in own)))
         if len(own) > 1 and len(layers) > 1:
             found += _honest(own, layers)
-            models += 1
-    return Gain(HONEST, "control", **means(found)._asdict(), n=len(found), models=models)
+            chosen += own
+    return Gain(HONEST, "control", **means(found)._asdict(), **counts(chosen)._asdict())
 
 
 def _honest(cells: Sequence[Cell], layers: Sequence[int]) -> list[Outcome]:
@@ -195,7 +217,7 @@ def _at(tenths: int) -> Callable[[Cell], Outcome]:
 
 def _oracle(cell: Cell) -> Outcome:
     """The best layer, the lower one of several."""
-    return cell.outcome(max(cell.scores, key=lambda layer: (cell.scores[layer], -layer)))
+    return cell.outcome(pick(cell.scores))
 
 
 # The controls that know no score, in the order shown.

@@ -9,7 +9,7 @@ from scipy.stats import t
 from lrd_harness.choice import LayerChoice
 from lrd_harness.choice_controls import HONEST, LAST, Gain
 
-FEW_PAIRS, FEW_MODELS = 30, 5  # below either, what is seen is an illustration
+FEW_PAIRS, FEW_RUNS = 30, 5  # below either, what is seen is an illustration
 ALPHA = 0.05  # two-sided, for all metrics together
 _EQUAL = 1e-9  # gains that differ by less are the same
 
@@ -17,11 +17,13 @@ _EQUAL = 1e-9  # gains that differ by less are the same
 def of_choice(choice: LayerChoice | None) -> tuple[str, ...]:
     """Whether some metric's choice gained more than what needs no metric; () without a metric.
 
-    Each metric is compared in its own direction, over the cells that it has.
+    Each metric is compared in its published direction, over the cells that it has. One without
+    takes no part: its direction was not stated before, and one that rises to the last layer by its
+    very definition would pick that one always.
     """
     if choice is None:
         return ()
-    own = [g for g in choice.gains if g.kind == "metric" and g.first and g.n]
+    own = [g for g in choice.gains if g.kind == "metric" and g.first and g.published and g.n]
     if not own:
         return ()
     ahead = [g for g in own if _lead(g) > _EQUAL]
@@ -79,14 +81,17 @@ def _by_luck(best: Gain, metrics: int) -> bool:
     """Whether the lead is within what the best of so many metrics has by chance (t, Bonferroni)."""
     if best.lead_stderr is None:
         return False
-    return _lead(best) <= best.lead_stderr * t.ppf(1 - ALPHA / 2 / metrics, best.models - 1)
+    return _lead(best) <= best.lead_stderr * t.ppf(1 - ALPHA / 2 / metrics, best.runs - 1)
 
 
 def _caution(own: Sequence[Gain]) -> str:
     """How much it rests on."""
     n, models = max(gain.n for gain in own), max(gain.models for gain in own)
+    runs = max(gain.runs for gain in own)
     of = f"n = {n} model-task pair{'s' if n != 1 else ''} of {models} model"
     of += "s" if models != 1 else ""
-    if n < FEW_PAIRS or models < FEW_MODELS:
+    if runs < models:  # checkpoints are no models of their own
+        of += f" from {runs} training run{'s' if runs != 1 else ''}"
+    if n < FEW_PAIRS or runs < FEW_RUNS:
         return f"; {of}: illustration, not evidence."
     return f"; {of}."

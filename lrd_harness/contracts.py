@@ -196,6 +196,7 @@ class Checkpoint:
 class ModelOptions:
     """How a model is opened and read. None: as the model was made to be used.
 
+    device_map: how accelerate spreads the model over devices ("auto"); None: all on `device`.
     head: whether a language-model head is wanted, for likelihood tasks.
     """
 
@@ -203,6 +204,7 @@ class ModelOptions:
     max_length: int | None = None
     dtype: str = "float32"
     device: str = "cpu"
+    device_map: str | Mapping[str, Any] | None = None
     attention: str | None = None
     padding: Literal["right", "left"] = "right"
     prompts: Mapping[str, str] | None = None

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 
-from lrd_harness.csv_tables import MISSING, Line, Sheet, read_sheet
+from lrd_harness.csv_tables import MISSING, SHOWN, Line, Sheet, read_sheet
 from lrd_harness.errors import UserError
 from lrd_harness.rows import ModelRow
 
@@ -111,10 +112,9 @@ def read_models(path: Path, wanted: Sequence[str]) -> dict[str, ModelRow]:
         name = _name(line, "model")
         if name in found:
             raise line.fault(f"{name} is there already, in line {found[name][1].number}")
-        millions = line.value("parameters_millions")
         row = ModelRow(
             model=name,
-            parameters=None if millions is None else round(millions * 1e6),
+            parameters=_parameters(line),
             blocks=_whole_number(line, "blocks"),
             width=_whole_number(line, "width"),
             family=line.text("family") or None,
@@ -138,9 +138,19 @@ def _layer(line: Line) -> int | None:
     cell = line.text("layer")
     if cell.lower() in MISSING | {LAST}:
         return None
-    if not re.fullmatch(r"[0-9]+(\.0*)?", cell):
-        raise line.fault(f"layer '{cell}' is neither a whole number from 0 on nor '{LAST}'")
+    if not re.fullmatch(r"[0-9]{1,9}(\.0*)?", cell):
+        raise line.fault(
+            f"layer '{cell:.{SHOWN}}' is neither a whole number from 0 on nor '{LAST}'"
+        )
     return int(cell.partition(".")[0])
+
+
+def _parameters(line: Line) -> int | None:
+    """How many a model has. Raises UserError where a million times the cell is no number."""
+    millions = line.value("parameters_millions")
+    if millions is not None and not isfinite(millions * 1e6):
+        raise line.fault(f"'{line.text('parameters_millions')}' million parameters are too many")
+    return None if millions is None else round(millions * 1e6)
 
 
 def _whole_number(line: Line, column: str) -> int | None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from lrd_harness.errors import UserError
 
 DELIMITERS = ",;\t"
+SHOWN = 40  # characters of a cell that is wrong
 MISSING = frozenset(["", "-", "\u2013", "na", "n/a", "nan", "none", "null"])  # in lower case
 
 
@@ -43,7 +44,7 @@ class Line:
         except ValueError:
             found = math.nan
         if not math.isfinite(found):
-            raise self.fault(f"'{cell}' in column {column} is no number")
+            raise self.fault(f"'{cell:.{SHOWN}}' in column {column} is no number")
         return found
 
     def fault(self, message: str) -> UserError:
@@ -74,21 +75,10 @@ def read_sheet(path: Path, keys: Iterable[str] = ()) -> Sheet:
     Raises UserError for a file that is not there, cannot be read, is not UTF-8, is empty or has a
     header only; for a column twice or without a name; and for a row with more cells than columns.
     """
-    text = _text(path)
-    written = [line for line in text.split("\n") if line.strip() and not line.startswith("#")]
-    if not written:
+    rows = _rows(path, _text(path).split("\n"))
+    header = next((i for i, (_, cells) in enumerate(rows) if not cells[0].startswith("#")), None)
+    if header is None:
         raise UserError(f"{path} is empty")
-    delimiter = max(DELIMITERS, key=lambda mark: len(_cells(written[0], mark)))
-    reader = csv.reader(text.split("\n"), delimiter=delimiter, strict=True)
-    rows: list[tuple[int, list[str]]] = []
-    try:
-        for row in reader:
-            cells = [cell.strip() for cell in row]
-            if any(cells):
-                rows.append((reader.line_num, cells))
-    except csv.Error as error:
-        raise UserError(f"{path} line {reader.line_num}: no CSV ({error})") from None
-    header = next(i for i, (_, cells) in enumerate(rows) if not cells[0].startswith("#"))
     places = _places(path, rows.pop(header)[1], frozenset(keys))
     lines, remarks = [], {}
     for number, cells in rows:
@@ -117,8 +107,28 @@ def _text(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _cells(header: str, delimiter: str) -> list[str]:
-    return next(csv.reader([header], delimiter=delimiter))
+def _rows(path: Path, lines: Sequence[str]) -> list[tuple[int, list[str]]]:
+    """The rows that are not empty: number of the line that a row ends in, and its cells."""
+    head = next((line for line in lines if line.strip() and not line.lstrip().startswith("#")), "")
+    delimiter = max(DELIMITERS, key=lambda mark: _columns(head, mark))
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    rows: list[tuple[int, list[str]]] = []
+    try:
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            if any(cells):
+                rows.append((reader.line_num, cells))
+    except csv.Error as error:
+        raise UserError(f"{path} line {reader.line_num}: no CSV ({error})") from None
+    return rows
+
+
+def _columns(header: str, delimiter: str) -> int:
+    """How many cells a header has; 0 where it cannot be read, as reading the rows will tell."""
+    try:
+        return len(next(csv.reader([header], delimiter=delimiter), ()))
+    except csv.Error:
+        return 0
 
 
 def _places(path: Path, header: Sequence[str], keys: frozenset[str]) -> dict[str, int]:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from lrd_harness.contracts import Task, Text
 from lrd_harness.errors import UserError
+from lrd_harness.layer_scores import fault
+from lrd_harness.layers import OTHER, Direction, pick
 from lrd_harness.parameters import PlannedMetric
 from lrd_harness.progress import Display
 from lrd_harness.reading import Embeddings
 from lrd_harness.text_model import TextModel
 from lrd_harness.units import split_scores
-
-Direction = Literal["max", "min"]
-OTHER: Mapping[Direction, Direction] = {"max": "min", "min": "max"}
 
 
 @dataclass(frozen=True)
@@ -63,15 +61,8 @@ def layer_values(
                 profiles = split_scores(scores, model.info.blocks + 1).profiles
             found.append(_chosen(item, profiles, n))
         except Exception as error:  # a stranger's metric; the others go on
-            reason = str(error) or type(error).__name__
-            faults[item.metric.name] = reason.splitlines()[0]
+            faults[item.metric.name] = fault(error, item.metric.name)
     return found, faults
-
-
-def pick(values: Mapping[int, float], best: Direction) -> int:
-    """The layer with the highest or lowest value; ties to the lower layer, the cheaper one."""
-    sign = 1 if best == "max" else -1
-    return max(values, key=lambda layer: (sign * values[layer], -layer))
 
 
 def _chosen(

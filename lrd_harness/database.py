@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from lrd_harness.errors import UserError
+from lrd_harness.files import space
 
 NAME = "results.sqlite"
 VERSION = 1  # of the schema, in PRAGMA user_version
@@ -148,12 +149,13 @@ def _insert(database: sqlite3.Connection, table: str, row: Mapping[str, Any]) ->
 
 def _replace(path: Path, content: bytes) -> Path:
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with space(path.parent):
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     return path

@@ -10,6 +10,14 @@ class UserError(Exception):
     """Bad input or a missing resource: one clear line for the user, exit code 2."""
 
 
+class Elsewhere(UserError):
+    """A fault of another process of the run, which tells of it itself."""
+
+
+class StorageFull(UserError):
+    """Nothing more can be written: the run stops, and goes on when there is space again."""
+
+
 class UnitError(ValueError):
     """A named fault of one (model, task, metric or layer): recorded, the run goes on.
 
@@ -27,6 +35,10 @@ class NotEnoughTokens(UnitError):
 
 class NotFinite(UnitError):
     """NaN or infinity in the states."""
+
+
+class StatesLost(UnitError):
+    """States that were in the store went while they were needed: removed, or found damaged."""
 
 
 class DegenerateState(UnitError):

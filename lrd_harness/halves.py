@@ -1,8 +1,8 @@
 """Intervals over texts from half-samples: how far would a difference be off on other texts?
 
 The delete-half jackknife (Shao and Wu 1989): a statistic is computed again on half of the texts,
-drawn without replacement, many times; the variance of these values about their own mean is that of
-the statistic on all texts, times (n - h) / h for halves of h of n texts, which is 1 for even n.
+drawn without replacement, many times; the variance of these values about their own mean, times
+h / (n - h) for halves of h of n texts (1 for even n), is that of the statistic on all texts.
 Drawing with replacement would put copies of a text beside it, which neighbours and singular values
 do not survive. For means over texts it is exact. Of what is made of all texts together it is an
 approximation: on Gaussian states of width 64, intervals of effective_rank and nrs were 0.5 and 1.7

@@ -34,27 +34,26 @@ def read(
     """Scores, values and models as the results of a run, which a leaderboard is built of.
 
     L of a model is its `blocks`, or else the highest layer that any number of it has. Where there
-    are values, models that have none are left out. say: is told what the reader should know.
+    are values, models that have none are left out. say: is told what the reader should know, once
+    all is read.
 
     Raises UserError, with file and line, for what is malformed, there twice, or beyond L; and where
     the files have no model in common.
     """
-    scores = read_scores(actual, say) if actual else None
+    notes: list[str] = []
+    scores = read_scores(actual, notes.append) if actual else None
     measured = read_values(values) if values else ()
     scored = scores.cells if scores else ()
     if actual and values:
         _check_common(actual, scored, values, measured)
-        scored = _with_values(actual, scored, values, measured, say)
+        scored = _with_values(actual, scored, values, measured, notes.append)
     names = list(dict.fromkeys(cell.model for cell in [*scored, *measured]))
     known = read_models(models, names) if models else {}
-    if all(c.layer is None for c in scored) and any(c.layer is not None for c in measured):
-        unknown = [name for name in names if name not in known or known[name].blocks is None]
-        if unknown:
-            say(f"blocks are not given: the highest layer of a value is the last: {some(unknown)}")
-    depths = _depths([*scored, *measured])
-    depths |= {name: row.blocks for name, row in known.items() if row.blocks is not None}
+    given = {name: row.blocks for name, row in known.items() if row.blocks is not None}
+    notes += _taken_as_last([name for name in names if name not in given], scored, measured)
+    depths = _depths([*scored, *measured]) | given
     types = scores.types if scores else {}
-    return Results(
+    results = Results(
         models=tuple(
             replace(known.get(name, ModelRow(model=name)), blocks=depths[name] or None)
             for name in names
@@ -62,6 +61,13 @@ def read(
         scores=_score_rows(scored, depths, scores) if scores else (),
         metrics=_metric_rows(measured, depths, types),
     )
+    _tell(say, notes)
+    return results
+
+
+def _tell(say: Say, notes: Iterable[str]) -> None:
+    for note in notes:
+        say(note)
 
 
 def with_scores(results: Results, actual: Path, say: Say = lambda note: None) -> Results:
@@ -73,14 +79,16 @@ def with_scores(results: Results, actual: Path, say: Say = lambda note: None) ->
 
     Raises UserError as `read` does, and where the file has none of the run's models.
     """
-    found = read_scores(actual, say)
+    notes: list[str] = []
+    found = read_scores(actual, notes.append)
     keys = _keys(found.cells, [row.key for row in results.models if row.variant == "full"])
     if not keys:
         have, want = some(c.model for c in found.cells), some(r.model for r in results.models)
         raise UserError(f"{actual} has no model of the run: it has {have}, the run {want}")
     if any(row.variant != "full" for row in results.models):
-        say(f"the run's pruned models are left out: {actual} has no scores of them")
+        notes.append(f"the run's pruned models are left out: {actual} has no scores of them")
     own = _own(results, found, keys)
+    _tell(say, notes)
     tasks = {row.task for row in own}
     kept = (row for row in results.scores if row.task not in tasks)
     return Results(
@@ -164,6 +172,32 @@ def _with_values(
     return kept
 
 
+def _taken_as_last(
+    names: Iterable[str], scored: Sequence[Cell], measured: Sequence[Cell]
+) -> Iterable[str]:
+    """What is said of L where nothing gives it, of models whose scores and values differ in it.
+
+    names: the models in question. Those that differ in the same way are named together.
+    """
+    by_values, by_scores = (
+        _depths(cell for cell in cells if cell.layer is not None) for cells in (measured, scored)
+    )
+    alike: dict[tuple[int, int | None], list[str]] = {}
+    for name in names:
+        pair = by_values.get(name), by_scores.get(name)
+        if pair[0] is not None and pair[0] != pair[1]:
+            alike.setdefault((pair[0], pair[1]), []).append(name)
+    unscored = [name for (_, score), held in alike.items() if score is None for name in held]
+    if unscored:
+        yield f"blocks are not given: the highest layer of a value is the last: {some(unscored)}"
+    for (value, score), held in alike.items():
+        if score is not None:
+            yield (
+                f"{some(held)}: values reach layer {value}, scores layer {score}: "
+                f"{max(value, score)} is taken as the last"
+            )
+
+
 def _depths(cells: Iterable[Cell]) -> dict[str, int]:
     """The highest layer of each model: L, since scores and values of states reach it."""
     depths: dict[str, int] = {}
@@ -238,9 +272,11 @@ def _unique(
         key = cell.model, layer, cell.task, cell.name
         if key in seen:
             what = f"{cell.name} of" if cell.name else "the score of"
-            where = f"layer {layer}" if layer is not None else "the model"
+            where = f", layer {layer}," if layer is not None else ", the model,"
+            if "layer" not in cell.line.places:  # a file that says nothing of layers
+                where = ""
             raise cell.line.fault(
-                f"{what} {cell.model} on {cell.task}, {where}, is there already, "
+                f"{what} {cell.model} on {cell.task}{where} is there already, "
                 f"in line {seen[key].line.number}"
             )
         seen[key] = cell

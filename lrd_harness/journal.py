@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lrd_harness.errors import UserError
-from lrd_harness.files import write_text
+from lrd_harness.files import space, write_text
 
 Record = dict[str, Any]
 FOLDER = "journal"
@@ -37,24 +37,26 @@ class Journal:
         "time" (UTC, ISO 8601 with microseconds) is added. numpy numbers and arrays are accepted.
         Raises ValueError for a record without `kind` or `unit`, and for NaN or infinity anywhere in
         it: JSON has no word for them, and what is not a number is an error of its unit.
+        Raises StorageFull where there is no space for it; what was recorded before stays.
         """
         line = self._line(record)
-        if self._file is None:
-            self._file = self._create()
-        try:
-            if os.write(self._file, line) != len(line):
-                raise OSError(f"journal in {self._folder}: a record was only written in part")
-            os.fsync(self._file)
-        except OSError:
-            # What was torn must stay the last line of its file: go on in a new one.
-            self.close()
-            raise
+        with space(self._folder):
+            if self._file is None:
+                self._file = self._create()
+            try:
+                while line:  # more than once only where the disk is full, which is then said
+                    line = line[os.write(self._file, line) :]
+                os.fsync(self._file)
+            except OSError:
+                # What was torn must stay the last line of its file: go on in a new one.
+                self.close()
+                raise
 
     def close(self) -> None:
         """Close the file; a later append begins a new one."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
 
     def _line(self, record: Mapping[str, Any]) -> bytes:
         if not record.get("kind") or not isinstance(record.get("unit"), str):

@@ -70,8 +70,13 @@ def shown(layers: Sequence[int]) -> list[int]:
     return [layers[round(i * step)] for i in range(MOST_ROWS)]
 
 
-def fault(error: Exception) -> str:
-    """An error in one line, its kind first where that says something."""
+def fault(error: Exception, metric: str | None = None) -> str:
+    """An error in one line, its kind first where that says something.
+
+    metric: the one that it is shown behind, whose name then need not begin it again.
+    """
     text = next(iter(str(error).splitlines()), "")
+    if metric is not None:
+        text = text.removeprefix(f"{metric}: ").removeprefix(f"{metric} ")
     kind = type(error).__name__
     return text if kind == "UserError" and text else f"{kind}: {text}" if text else kind

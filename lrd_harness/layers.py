@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import fsum
+from typing import Literal
 
 from lrd_harness.errors import unknown
 from lrd_harness.results import MetricRow, Results, ScoreRow
 from lrd_harness.sides import likelihood_tasks
 
 LayerScores = Mapping[int, float]  # layer -> score
+Direction = Literal["max", "min"]
+OTHER: Mapping[Direction, Direction] = {"max": "min", "min": "max"}
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,12 @@ def scores_by_task(rows: Iterable[ScoreRow]) -> dict[str, dict[int, float]]:
     return tasks
 
 
+def pick(values: LayerScores, direction: Direction = "max") -> int:
+    """The layer with the highest or lowest value; ties to the lower layer, the cheaper one."""
+    sign = 1 if direction == "max" else -1
+    return max(values, key=lambda layer: (sign * values[layer], -layer))
+
+
 def best(scores: LayerScores) -> tuple[int, float] | None:
     """The layer with the highest score and that score; ties to the lower layer, the cheaper one.
 
@@ -90,7 +99,7 @@ def best(scores: LayerScores) -> tuple[int, float] | None:
     """
     if len(scores) < 2:
         return None
-    layer = max(scores, key=lambda layer: (scores[layer], -layer))
+    layer = pick(scores)
     return layer, scores[layer]
 
 

@@ -11,15 +11,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lrd_harness.backbone import Watch
-from lrd_harness.capture import Captured, batches, shards
+from lrd_harness.capture import Captured, batches, shards, texts_at_once
 from lrd_harness.contracts import Continuation, Text, TokenPairs
+from lrd_harness.memory import Budget, as_budget
 from lrd_harness.protocols import Encoded, LanguageModel, Observe
 from lrd_harness.spots import Spots, context_mask
 from lrd_harness.store import Plane, Store
@@ -64,7 +65,7 @@ def capture(
     tokenize: Tokenize,
     store: Store,
     *,
-    batch_tokens: int,
+    batch_tokens: int | Budget,
     progress: Callable[[int, int], None] = lambda done, total: None,
     watched: Watched | None = None,
 ) -> Captured:
@@ -114,7 +115,7 @@ def forward(
     watch: Callable[[Sequence[Encoded], Watch], None],
     keep: Callable[[Answers], None],
     *,
-    batch_tokens: int,
+    batch_tokens: int | Budget,
     progress: Callable[[int, int], None],
     observe: Observe | None = None,
 ) -> Captured:
@@ -130,13 +131,26 @@ def forward(
     progress(0, len(passages))
     done = 0
     lengths = [len(p.tokens) for p in passages]
-    for shard in shards(lengths):
+    budget = as_budget(batch_tokens)
+    for shard in shards(lengths, texts_at_once(model)):
         here = lengths[shard.start : shard.stop]
-        parts = []
-        for batch in batches(here, batch_tokens, alike=model.padding == "none"):
-            parts.append(_read(model, [passages[shard[i]] for i in batch], watch, observe))
-            done += len(batch)
-            progress(done, len(passages))
+        parts: list[Answers] = []
+
+        def tried(
+            tokens: int,
+            at: int = done,
+            shard: range = shard,
+            here: list[int] = here,
+            parts: Any = parts,
+        ) -> None:
+            parts.clear()
+            for batch in batches(here, tokens, alike=model.padding == "none"):
+                parts.append(_read(model, [passages[shard[i]] for i in batch], watch, observe))
+                at += len(batch)
+                progress(at, len(passages))
+
+        budget.attempt(tried)
+        done += len(shard)
         indices = [i for at in shard for i, _ in passages[at].reads]
         answers = _joined(parts)
         answers.requests = [key(requests[i]) for i in indices]

@@ -196,8 +196,12 @@ class _Check:
 
 
 def is_degenerate(state: torch.Tensor) -> bool:
-    """Whether fewer than half of the rows of a state (n, d), or (n, q, d), are distinct."""
-    rows = state.flatten(0, -2)
+    """Whether fewer than half of the n texts are distinct in a state (n, d) or (n, q, d).
+
+    Of views the first one of each text counts: that a text's views are alike is no fault of a
+    state, which still tells the texts apart.
+    """
+    rows = state if state.ndim == 2 else state[:, :1].flatten(0, 1)
     return 2 * distinct_rows(rows) < len(rows)
 
 

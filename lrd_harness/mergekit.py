@@ -32,7 +32,8 @@ class Pruned:
     """What a model card says of a pruned model.
 
     model: the original, as the user named it; hub: whether that is a hub id; revision: of it;
-    blocks: L of the original; removed: block numbers, 1..L; parameters: before and after;
+    blocks: L of the original; removed: block numbers, 1..L, none of a model that was kept whole;
+    parameters: before and after;
     metric: which chose the layer that the model ends at, if one did;
     rule, budget, seed, protect: how the blocks were chosen, None if by hand, or where a rule takes
     no seed and protection is as usual; texts: what the rule read;
@@ -57,11 +58,15 @@ class Pruned:
 
 
 def card(pruned: Pruned) -> str:
-    """The README.md of a pruned model: front matter (YAML), what was removed, how, and scores."""
+    """The README.md of a pruned model: front matter (YAML), what was removed, how, and scores.
+
+    Of a model that was kept whole: why it was.
+    """
+    if not pruned.removed:
+        return _whole_card(pruned)
     removed = written(sorted(pruned.removed))
     kept = written(kept_blocks(pruned.removed, pruned.blocks))
     before, after = pruned.parameters
-    name = pruned.model.rpartition("/")[2] or pruned.model
     chosen = f"the rule `{pruned.rule}`" if pruned.rule else "hand"
     if pruned.metric:
         last = kept_blocks(pruned.removed, pruned.blocks)[-1]
@@ -80,7 +85,7 @@ def card(pruned: Pruned) -> str:
         ("parameters", f"{before:,} before, {after:,} after ({after / before - 1:+.1%})"),
     ]
     lines = [
-        f"# {_plain(name)} without {len(pruned.removed)} of its {pruned.blocks} blocks",
+        f"# {_name(pruned)} without {len(pruned.removed)} of its {pruned.blocks} blocks",
         "",
         f"`{pruned.model}` (revision `{pruned.revision}`) with blocks taken out by lrd-harness;",
         "the weights that are left are as they were. Blocks are numbered from 1, at the input.",
@@ -92,6 +97,28 @@ def card(pruned: Pruned) -> str:
     return f"---\n{_front(pruned)}---\n\n" + "\n".join(lines) + "\n"
 
 
+def _whole_card(pruned: Pruned) -> str:
+    rows = [
+        ("blocks", f"1-{pruned.blocks}"),
+        *([("texts", pruned.texts)] if pruned.texts else []),
+        ("parameters", f"{pruned.parameters[0]:,}"),
+    ]
+    why = f": the metric `{pruned.metric}` chose its last layer" if pruned.metric else ""
+    lines = [
+        f"# {_name(pruned)} with all of its {pruned.blocks} blocks",
+        "",
+        f"`{pruned.model}` (revision `{pruned.revision}`), kept whole by lrd-harness{why}.",
+        "",
+        *_table(("", ""), [(what, _plain(value)) for what, value in rows]),
+    ]
+    return f"---\n{_front(pruned)}---\n\n" + "\n".join(lines) + "\n"
+
+
+def _name(pruned: Pruned) -> str:
+    """The last part of the model's name."""
+    return _plain(pruned.model.rpartition("/")[2] or pruned.model)
+
+
 _SCORES = ("task", "original", "pruned", "change")
 
 
@@ -101,7 +128,7 @@ def _front(pruned: Pruned) -> str:
     chosen = filter(None, [pruned.rule, pruned.metric])
     front |= {
         "library_name": pruned.library,
-        "tags": ["lrd-harness", "pruned", "layer-pruning", *chosen],
+        "tags": ["lrd-harness", *(("pruned", "layer-pruning") if pruned.removed else ()), *chosen],
     }
     return yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
 

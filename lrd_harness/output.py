@@ -16,9 +16,10 @@ from typing import Any
 
 from lrd_harness import results
 from lrd_harness.capture import Captured
-from lrd_harness.errors import UserError
+from lrd_harness.errors import StorageFull, UserError
 from lrd_harness.files import write_text
 from lrd_harness.manager import Plugins
+from lrd_harness.ordering import ordered
 from lrd_harness.plan import Plan
 from lrd_harness.results import MetricRow, Results
 from lrd_harness.suite import Settings
@@ -28,8 +29,10 @@ LIBRARIES = (
 )
 
 
-def choose(out: Path | None, plan: Plan) -> Path:
+def choose(out: Path | None, plan: Plan, suffix: str = "") -> Path:
     """The folder of a run: the given one, or runs/SUITE-DATE, numbered if that is another run's.
+
+    suffix: of a slice, to be put behind the date.
 
     A folder without a number of its own is taken up again if it holds nothing that this run does
     not ask for. Raises UserError for a given folder that holds a run with other settings or other
@@ -40,7 +43,7 @@ def choose(out: Path | None, plan: Plan) -> Path:
         if fault:
             raise UserError(f"{fault}: give another --output")
         return out
-    base = Path("runs") / f"{plan.suite.name}-{datetime.now():%Y-%m-%d}"
+    base = Path("runs") / f"{plan.suite.name}-{datetime.now():%Y-%m-%d}{suffix}"
     for number in range(1, 1000):
         folder = base if number == 1 else base.with_name(f"{base.name}-{number}")
         if not _unlike(folder, plan) and not _beyond(folder, plan):
@@ -63,6 +66,13 @@ def renamed(out: Path, plan: Plan) -> Plan:
 def _what(entry: Mapping[str, Any]) -> str:
     """What a model of run.json is, apart from its name."""
     return json.dumps([entry["path"], entry["revision"], entry["label"]])
+
+
+def prepare(out: Path | None, plan: Plan, suffix: str = "") -> Path:
+    """Choose the folder, and make it. Raises UserError as `choose` and `make` do."""
+    chosen = choose(out, plan, suffix)
+    make(chosen)
+    return chosen
 
 
 def make(out: Path) -> None:
@@ -152,7 +162,7 @@ def write_run(
             total[name] += value
     held = read_run(out) if (out / "run.json").exists() else {}
     metrics = [
-        {"name": item.metric.name, "version": item.metric.version, "parameters": item.parameters}
+        {"name": item.metric.name, "version": item.metric.version, "parameters": item.written}
         for item in plan.metrics
     ]
     write_text(
@@ -254,16 +264,21 @@ def write_views(out: Path, plugins: Plugins) -> tuple[Any, list[str]]:
                 write_text(path, text)
             else:  # nothing to show, as of a run that prunes nothing: no empty file
                 path.unlink(missing_ok=True)
+        except StorageFull:
+            raise
         except Exception as error:  # a stranger's reporter must not cost the others
             faults.append(f"reporter {reporter.name}: {type(error).__name__}: {error}")
     return board, faults
 
 
 def shown(out: Path) -> Results:
-    """The results of a run; of a metric measured in several ways, the way last asked for alone."""
-    found = results.load(out)
-    held = read_run(out).get("metrics", []) if (out / "run.json").exists() else []
-    wanted = {item["name"]: item for item in held}
+    """The results of a run; of a metric measured in several ways, the way last asked for alone.
+
+    Where there is a value of that way, errors of the others are left out too.
+    """
+    run = read_run(out) if (out / "run.json").exists() else {}
+    found = ordered(results.load(out), run)
+    wanted = {item["name"]: item for item in run.get("metrics", [])}
 
     def fits(row: MetricRow) -> bool:
         item = wanted.get(row.metric, {"version": None})
@@ -273,7 +288,8 @@ def shown(out: Path) -> Results:
 
     places = {(row.key, row.task, row.metric) for row in found.metrics if fits(row)}
     kept = [r for r in found.metrics if (r.key, r.task, r.metric) not in places or fits(r)]
-    return replace(found, metrics=tuple(kept))
+    faults = [e for e in found.errors if (e.key, e.task, e.metric) not in places]
+    return replace(found, metrics=tuple(kept), errors=tuple(faults))
 
 
 def now() -> str:

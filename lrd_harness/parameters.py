@@ -21,6 +21,14 @@ class PlannedMetric:
     metric: Metric
     parameters: Mapping[str, Any]
 
+    @property
+    def written(self) -> dict[str, Any]:
+        """The parameters as JSON can hold them, infinite ones (an order of entropy) as texts."""
+        return {
+            name: str(value) if isinstance(value, float) and math.isinf(value) else value
+            for name, value in self.parameters.items()
+        }
+
 
 def resolve_metrics(suite: Suite, plugins: Plugins) -> list[PlannedMetric]:
     """The metric plugins of a suite; where it names none, all that need no augmented views.
@@ -42,6 +50,8 @@ def resolve_metrics(suite: Suite, plugins: Plugins) -> list[PlannedMetric]:
         planned.append(PlannedMetric(metric, _resolved(metric, given)))
     for name in suite.parameters:
         if name not in names:
+            if name in plugins.names("metric"):
+                raise UserError(f"{name} is not measured here, so it takes no parameter")
             raise unknown("metric to set a parameter of", name, names)
     return planned
 
@@ -57,6 +67,7 @@ def _resolved(metric: Metric, given: Mapping[str, Any]) -> dict[str, Any]:
     """
     known = inspect.signature(metric.measure).parameters.values()
     defaults = {p.name: p.default for p in known if p.default is not p.empty}
+    given = {name: _number(value, defaults.get(name)) for name, value in given.items()}
     for name, value in given.items():
         if not _fits(value, defaults.get(name)):
             raise UserError(
@@ -70,12 +81,22 @@ def _resolved(metric: Metric, given: Mapping[str, Any]) -> dict[str, Any]:
     return resolved
 
 
+def _number(value: Any, default: Any) -> Any:
+    """The number that a text is, where one is asked for: YAML 1.1 takes 1e-4 and inf for texts."""
+    if isinstance(default, float) and isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
 def _fits(value: Any, default: Any) -> bool:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     fits = {
         bool: isinstance(value, bool),
         int: number and math.isfinite(value) and value == int(value),
-        float: number and math.isfinite(value),
+        float: number and not math.isnan(value),
         str: isinstance(value, str),
     }
     return fits.get(type(default), True)
@@ -91,7 +112,8 @@ def _try(metric: Metric, parameters: Mapping[str, Any]) -> None:
     except UnitError:
         return  # the sample is too small for these values, which says nothing against them
     except UserError as error:
-        raise UserError(f"metric {metric.name}: {error}") from None
+        reason = str(error).removeprefix(f"{metric.name}: ")
+        raise UserError(f"metric {metric.name}: {reason}") from None
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(

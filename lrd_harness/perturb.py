@@ -22,13 +22,16 @@ PART = 512  # texts that are tokenised together
 class Tokens:
     """The token features of texts; which of their tokens are ordinary, and so may be changed.
 
-    Special tokens, [UNK] among them, and the tokens of a prompt are not. Texts without an ordinary
-    token are left out; len() counts the others. Raises UserError where none is left.
+    Special tokens, [UNK] among them, and the tokens of a prompt are not. `inside` are the places of
+    the text itself, which chains are made of: the ordinary tokens and those [UNK] that stand for
+    words of it. Texts without an ordinary token are left out; len() counts the others. Raises
+    UserError where none is left.
     """
 
     def __init__(self, model: Model, texts: Sequence[Text], seed: int = 0) -> None:
         self._model, self._seed = model, seed
         self._special = special(model.tokenizer)
+        frame = self._special - _unknown(model.tokenizer)
         parts = [texts[start : start + PART] for start in range(0, len(texts), PART)]
         encoded = [features for part in parts for features in model.tokenize(part)]
         prompts = {
@@ -36,7 +39,8 @@ class Tokens:
             for prompt in {text.prompt for text in texts}
         }
         self.encoded: list[Encoded] = []
-        self.ordinary: list[list[int]] = []  # positions
+        self.ordinary: list[list[int]] = []  # positions, as are the next
+        self.inside: list[list[int]] = []
         self._numbers: list[int] = []
         for number, (text, features) in enumerate(zip(texts, encoded, strict=True)):
             ids = features["input_ids"]
@@ -45,6 +49,7 @@ class Tokens:
             if places:
                 self.encoded.append(features)
                 self.ordinary.append(places)
+                self.inside.append([i for i in range(first, len(ids)) if ids[i] not in frame])
                 self._numbers.append(number)
         if not self.encoded:
             raise UserError("no text has a token that could be changed")
@@ -73,11 +78,11 @@ class Tokens:
         return self._replaced(share, anything)
 
     def chained(self, length: int) -> list[Encoded]:
-        """A chain for each text, with exactly `length` ordinary tokens: it, the next, and so on.
+        """A chain for each text, with exactly `length` tokens of texts: it, the next, and so on.
 
         After the last text comes the first. A shorter chain is the beginning of a longer one. Each
-        stands between the prompt and the special tokens of the text that it begins with. Raises
-        UserError where the model takes no text so long.
+        stands between the prompt and the special tokens of the text that it begins with. [UNK] in
+        a text is a token of it. Raises UserError where the model takes no text so long.
         """
         if length > self.room:
             most = self._model.info.max_length
@@ -89,13 +94,13 @@ class Tokens:
 
     @property
     def total(self) -> int:
-        """How many ordinary tokens the texts have in all: longer chains repeat themselves."""
-        return sum(map(len, self.ordinary))
+        """How many tokens chains can take of the texts in all: longer ones repeat themselves."""
+        return sum(map(len, self.inside))
 
     @property
     def room(self) -> int:
-        """How many ordinary tokens the model takes beside the special ones and the prompt's."""
-        pairs = zip(self.encoded, self.ordinary, strict=True)
+        """How many tokens of texts the model takes beside the special ones and the prompt's."""
+        pairs = zip(self.encoded, self.inside, strict=True)
         frames = [len(f["input_ids"]) - (p[-1] - p[0] + 1) for f, p in pairs]
         return self._model.info.max_length - max(frames)
 
@@ -117,12 +122,12 @@ class Tokens:
         return made
 
     def _chain(self, start: int, length: int) -> Encoded:
-        features, places = self.encoded[start], self.ordinary[start]
+        features, places = self.encoded[start], self.inside[start]
         chain: list[int] = []
         number = start
         while len(chain) < length:
             ids = self.encoded[number]["input_ids"]
-            chain += [ids[i] for i in self.ordinary[number]]
+            chain += [ids[i] for i in self.inside[number]]
             number = (number + 1) % len(self)
         first, behind = places[0], places[-1] + 1
         made: dict[str, Any] = dict(features)
@@ -139,6 +144,14 @@ def special(tokenizer: Any) -> set[int]:
     found = {int(i) for i in tokenizer.all_special_ids}
     added = getattr(tokenizer, "added_tokens_decoder", {})
     return found | {int(i) for i, token in added.items() if getattr(token, "special", False)}
+
+
+def _unknown(tokenizer: Any) -> set[int]:
+    """The id of [UNK], where it is not also a token that frames texts, as GPT-2's is."""
+    roles = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    frame = {getattr(tokenizer, role, None) for role in roles}
+    return set() if unknown is None or unknown in frame else {int(unknown)}
 
 
 def vocabulary(model: Model) -> list[int]:

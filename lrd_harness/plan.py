@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -260,6 +261,7 @@ def _options(entry: ModelEntry, settings: Settings) -> ModelOptions:
         max_length=entry.max_length or settings.max_length,
         dtype=settings.dtype,
         device=device(settings),
+        device_map=settings.device_map,
         attention=settings.attention,
         padding=settings.padding,
         prompts=entry.prompts,
@@ -273,7 +275,9 @@ def device(settings: Settings) -> str:
     import torch
 
     if torch.cuda.is_available():
-        return "cuda"
+        # one of several processes on a machine takes a GPU of its own
+        own = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+        return f"cuda:{own}" if "LOCAL_RANK" in os.environ else "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 

@@ -13,6 +13,8 @@ from lrd_harness import likelihoods
 from lrd_harness.cache import cache_dir
 from lrd_harness.capture import Captured, behind, capture
 from lrd_harness.contracts import Continuation, Request, Task, Text
+from lrd_harness.launch import ALONE, Ranks
+from lrd_harness.memory import Budget, as_budget
 from lrd_harness.parameters import PlannedMetric
 from lrd_harness.protocols import Experiments, LanguageModel, Model
 from lrd_harness.questions import Questions
@@ -38,10 +40,12 @@ class Embeddings:
         self,
         model: Model,
         questions: Questions,
-        batch_tokens: int,
+        batch_tokens: int | Budget,
         sampling: Sampling = AS_IT_IS,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.model, self.questions, self.batch_tokens = model, questions, batch_tokens
+        self.model, self.questions, self.budget = model, questions, as_budget(batch_tokens)
+        self.ranks = ranks
         self.store = Store(cache_dir() / "states", model.identity)
         self.samples = Samples(model, self.store, self.store, model.identity, sampling)
         self.captured = Captured()
@@ -78,8 +82,15 @@ class Embeddings:
             tokens = [item for item in wanted if item.metric.needs == "tokens"]
             seen |= dict.fromkeys(sample if tokens else ())
             items |= {id(item): item for item in tokens}
-        self._read(texts, progress, self.samples.watched(list(seen), list(items.values())))
+        mine = set(self.ranks.share(dict.fromkeys([*texts, *seen]), size))
+        watched = self.samples.watched([t for t in seen if t in mine], list(items.values()))
+        self._read([text for text in texts if text in mine], progress, watched)
         return {}
+
+    def refresh(self) -> None:
+        """Take note of what other processes have read."""
+        self.store.refresh()
+        self.samples.refresh()
 
     def _read(
         self, texts: Sequence[Text], progress: Progress, watched: Watched | None = None
@@ -88,7 +99,7 @@ class Embeddings:
             self.model,
             texts,
             self.store,
-            batch_tokens=self.batch_tokens,
+            batch_tokens=self.budget,
             progress=progress,
             watched=watched,
         )
@@ -132,11 +143,13 @@ class Likelihoods:
         self,
         model: Model,
         questions: Questions,
-        batch_tokens: int,
+        batch_tokens: int | Budget,
         sampling: Sampling = AS_IT_IS,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self.ranks = ranks
         self.model = cast("LanguageModel", model)
-        self.questions, self.batch_tokens = questions, batch_tokens
+        self.questions, self.budget = questions, as_budget(batch_tokens)
         identity = likelihoods.identity(self.model)
         self.store = Store(cache_dir() / "states", identity)
         self._plain = Store(cache_dir() / "states", model.identity)
@@ -167,14 +180,16 @@ class Likelihoods:
             assert task.tokenize is not None
             items = (measured or {}).get(task, ())
             try:
-                sample = self.sample(task)
+                own = shared_out(self.ranks, requests)
+                contexts = {request.context for request in own}
+                sample = [text for text in self.sample(task) if text.text in contexts]
                 self.captured += likelihoods.capture(
                     self.model,
-                    requests,
+                    own,
                     [text.text for text in sample],
                     task.tokenize,
                     self.store,
-                    batch_tokens=self.batch_tokens,
+                    batch_tokens=self.budget,
                     progress=behind(progress, self.captured.forwarded),
                     watched=self.samples.watched(sample, items),
                 )
@@ -183,12 +198,18 @@ class Likelihoods:
                     self.model,
                     views,
                     self._plain,
-                    batch_tokens=self.batch_tokens,
+                    batch_tokens=self.budget,
                     progress=behind(progress, self.captured.forwarded),
                 )
             except Exception as error:  # a request it cannot take, memory that does not suffice
                 failed[task] = error
         return failed
+
+    def refresh(self) -> None:
+        """Take note of what other processes have read."""
+        for store in (self.store, self._plain):
+            store.refresh()
+        self.samples.refresh()
 
     def met(self, task: Task, asked: Sequence[Continuation]) -> dict[str, int]:
         """What a task's contexts are like: repeated, empty, longer than the model takes."""
@@ -206,6 +227,17 @@ class Likelihoods:
     ) -> LikelihoodLayer:
         """The model truncated at a layer, as a language model."""
         return LikelihoodLayer(self._answers, layer, name, revision, experiments)
+
+
+def size(text: Text) -> int:
+    """About how long it takes to read a text."""
+    return len(text.prompt) + len(text.text)
+
+
+def shared_out(ranks: Ranks, requests: Sequence[Continuation]) -> list[Continuation]:
+    """Those of the requests that this process reads; those of a context stay together."""
+    mine = set(ranks.share(dict.fromkeys(r.context for r in requests), len))
+    return [request for request in requests if request.context in mine]
 
 
 Reading = Embeddings | Likelihoods

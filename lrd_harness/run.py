@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lrd_harness import steps
+from lrd_harness import devices, steps
+from lrd_harness.cache import cache_dir
 from lrd_harness.capture import Captured
 from lrd_harness.contracts import Task
 from lrd_harness.errors import UserError
-from lrd_harness.parameters import PlannedMetric
+from lrd_harness.launch import ALONE, Ranks, together
+from lrd_harness.memory import remembered
 from lrd_harness.plan import Plan, PlannedModel
 from lrd_harness.progress import Display
 from lrd_harness.protocols import Model
@@ -22,6 +24,7 @@ from lrd_harness.questions import Questions
 from lrd_harness.reading import Embeddings, Likelihoods, Reading
 from lrd_harness.samples import Sampling
 from lrd_harness.sweep import Sweep
+from lrd_harness.todo import Todo
 from lrd_harness.units import Ledger, metric_unit, unit
 
 Kind = type[Embeddings] | type[Likelihoods]
@@ -34,10 +37,13 @@ class Run:
     ledger.errors: how many units failed in this call.
     """
 
-    def __init__(self, plan: Plan, out: Path, display: Display) -> None:
-        self.plan, self.out, self.display = plan, out, display
-        self.ledger = Ledger(out, display)
+    def __init__(self, plan: Plan, out: Path, display: Display, ranks: Ranks = ALONE) -> None:
+        devices.exact()
+        self.plan, self.out, self.display, self.ranks = plan, out, display, ranks
+        self.ledger = together(ranks, lambda: Ledger(out, display))
+        self.todo = Todo(plan, self.ledger)
         self.readings: dict[str, list[Reading]] = {}
+        self.past: dict[str, Captured] = {}  # of models that are done and let go of
         self.sweeps: dict[str, Sweep] = {}
         self.questions = Questions(plan.settings.max_texts)
 
@@ -45,10 +51,11 @@ class Run:
     def counters(self) -> dict[str, Captured]:
         """What was read by this call, by model."""
         found: dict[str, Captured] = {}
-        for name in {**self.readings, **self.sweeps}:
+        for name in {**self.past, **self.readings, **self.sweeps}:
+            past = [self.past[name]] if name in self.past else []
             sweep = [self.sweeps[name].captured] if name in self.sweeps else []
             captured = [reading.captured for reading in self.readings.get(name, ())]
-            found[name] = sum([*captured, *sweep], Captured())
+            found[name] = sum([*past, *captured, *sweep], Captured())
         return found
 
     def execute(self) -> None:
@@ -58,7 +65,7 @@ class Run:
             known = self.ledger.get(unit(planned, "model"))
             if self.plan.pruning is not None:
                 self.sweeps[planned.name] = Sweep(
-                    planned, self.plan, self.plan.pruning, self.ledger, self.display, self.out
+                    planned, self.plan, self.ledger, self.display, self.out, self.ranks
                 )
             if known is not None and not self._left(planned, known["blocks"]):
                 if planned.name in self.sweeps:
@@ -66,67 +73,69 @@ class Run:
                 self.display.line(f"{place}: nothing left to do")
                 continue
             self._model(planned, place)
+            self._meet()
+            self._let_go(planned)
             gc.collect()  # no two models in memory at once
         self.ledger.close()
+
+    def _let_go(self, planned: PlannedModel) -> None:
+        """Keep the counters alone of a model that is done: neither it nor its states are in use."""
+        readings = self.readings.pop(planned.name, None)
+        if readings is not None:
+            self.past[planned.name] = sum((r.captured for r in readings), Captured())
+
+    def _meet(self) -> None:
+        """Wait for the other processes, and take note of what they have recorded."""
+        self.ranks.wait()
+        if self.ranks.world > 1:
+            self.ledger.refresh()
 
     def _left(self, planned: PlannedModel, blocks: int) -> bool:
         """Whether anything is left to do for a model."""
         sweep = self.sweeps.get(planned.name)
-        return self._pending(planned, blocks, self.plan.tasks) or bool(sweep and sweep.pending())
-
-    def _pending(self, planned: PlannedModel, blocks: int, tasks: Sequence[Task]) -> bool:
-        """Whether any unit of these tasks is not recorded, or only as an error."""
-        own = [t for t in tasks if planned.takes(t)]
-        keys = [unit(planned, t.name, layer) for t in own for layer in self.layers(t, blocks)]
-        keys += [metric_unit(planned, t, item) for t in own for item in self.plan.metrics]
-        return any(map(self.ledger.undone, keys))
-
-    def layers(self, task: Task, blocks: int) -> Sequence[int]:
-        """The layers that a task is evaluated at: 0..L, L alone, or chosen ones."""
-        chosen = self.plan.settings.layers
-        if task.evaluate is None:
-            return []
-        if chosen == "last":
-            return [blocks]
-        if isinstance(chosen, str):
-            return range(blocks + 1)
-        pruned = self.plan.pruning is not None and task in self.plan.pruning.tasks
-        return sorted({*chosen, blocks}) if pruned else chosen  # what is left is compared with L
+        return self.todo.pending(planned, blocks, self.plan.tasks) or bool(
+            sweep and sweep.pending()
+        )
 
     def _open(self, planned: PlannedModel, place: str) -> Model | None:
         begun = time.perf_counter()
+        model: Model | None = None
         with self.display.stage(f"{place}: opening"):
             try:
                 model = planned.adapter.open(planned.checkpoint, planned.options)
                 _check_layers(self.plan, planned, model)
             except Exception as error:  # one model of a panel that cannot be opened
                 self.ledger.fail(unit(planned, "model"), planned, error)
-                return None
-        self.ledger.record(
-            "model",
-            unit(planned, "model"),
-            planned,
-            adapter=model.identity["adapter"],
-            **asdict(model.info),
-            seconds=time.perf_counter() - begun,
-        )
+                model = None
+        if not self.ranks.agree(model is not None) or model is None:
+            return None
+        if self.ranks.main:
+            self.ledger.record(
+                "model",
+                unit(planned, "model"),
+                planned,
+                adapter=model.identity["adapter"],
+                **asdict(model.info),
+                seconds=time.perf_counter() - begun,
+            )
         return model
 
     def _model(self, planned: PlannedModel, place: str) -> None:
         model = self._open(planned, place)
         if model is None:
             return
-        tasks = [t for t in self.plan.tasks if self._pending(planned, model.info.blocks, [t])]
+        tasks = [t for t in self.plan.tasks if self.todo.pending(planned, model.info.blocks, [t])]
         self._read(planned, model, Embeddings, [t for t in tasks if not t.likelihood], place)
         compared = [t for t in tasks if t.likelihood]
-        left = [t.name for t in self.plan.tasks if not planned.takes(t)]
+        left = [t.name for t in self.plan.tasks if t.likelihood and not planned.adapter.likelihoods]
         if left:
             self.display.line(f"{place}: no language model, so not evaluated on {', '.join(left)}")
         if model.head is not None:
             self._read(planned, model, Likelihoods, compared, place)
-        for task in compared if model.head is None else ():
+        for task in compared if model.head is None and self.ranks.main else ():
             key = unit(planned, task.name, "texts")
             self.ledger.fail(key, planned, UserError(model.headless), task=task.name)
+        self._meet()
         self._prune(planned, model, place)
 
     def _prune(self, planned: PlannedModel, model: Model, place: str) -> None:
@@ -146,10 +155,12 @@ class Run:
     ) -> None:
         """Capture what tasks of one kind ask for, then measure and evaluate all of them."""
         reading = self._reading(planned, model, kind) if tasks else None
-        asked = self._ask(planned, model, reading, tasks, place) if reading else {}
-        if not reading or not asked or not self._forward(planned, reading, asked, place):
+        if not self.ranks.agree(reading is not None) or reading is None:
             return
-        for task, wanted in asked.items():
+        asked = self._ask(planned, model, reading, tasks, place)
+        if not asked or not self._forward(planned, reading, asked, place):
+            return
+        for task, wanted in asked.items() if self.ranks.main else ():
             self._count(planned, reading, task, wanted, place)
         work: list[Callable[[], None]] = []
         for task in asked:
@@ -157,23 +168,25 @@ class Run:
                 if self.ledger.undone(metric_unit(planned, task, metric)):
                     step = partial(steps.measure, self.ledger, planned, reading, task, metric)
                     work.append(partial(step, self.plan.settings.norm))
-            for layer in self.layers(task, model.info.blocks):
+            for layer in self.todo.layers(task, model.info.blocks):
                 if self.ledger.undone(unit(planned, task.name, layer)):
                     step = partial(steps.evaluate_layer, self.ledger, planned, reading, task, layer)
                     work.append(partial(step, self.out))
         with self.display.stage(f"{place}: metrics, tasks × layers", "units") as advance:
-            for done, do in enumerate(work):
+            for done, do in self.ranks.deal(work):
                 advance(done, len(work))
                 do()
             advance(len(work), len(work))
 
     def _reading(self, planned: PlannedModel, model: Model, kind: Kind) -> Reading | None:
         device = planned.options.device.split(":")[0]
-        budget = self.plan.settings.batch_tokens or BATCH_TOKENS.get(device, 4096)
+        tokens = self.plan.settings.batch_tokens or BATCH_TOKENS.get(device, 4096)
+        folder = cache_dir() / "budgets"
+        budget = remembered(folder, model.identity, planned.options.device, tokens)
         try:
             settings = self.plan.settings
             sampling = Sampling(settings.norm, settings.view_texts, planned.options.device)
-            reading = kind(model, self.questions, budget, sampling)
+            reading = kind(model, self.questions, budget, sampling, self.ranks)
         except OSError as error:  # the store cannot be written
             self.ledger.fail(unit(planned, "forward"), planned, error)
             return None
@@ -195,13 +208,14 @@ class Run:
                 advance(done, len(tasks))
                 key = unit(planned, task.name, "texts")
                 try:
-                    evaluated = bool(len(self.layers(task, model.info.blocks)))
+                    evaluated = bool(len(self.todo.layers(task, model.info.blocks)))
                     asked[task] = reading.ask(task, evaluated, bool(self.plan.metrics))
                 except Exception as error:
                     self.ledger.fail(key, planned, error, task=task.name)
                     continue
                 self.ledger.mend(key, planned)
-        return asked
+        common = self.ranks.common(task.name for task in asked)
+        return {task: wanted for task, wanted in asked.items() if task.name in common}
 
     def _forward(
         self,
@@ -215,32 +229,25 @@ class Run:
         A task whose own requests fail is taken out of `asked`.
         """
         failed = unit(planned, "forward")
+        faults: dict[Task, Exception] | None = None
         try:
             with self.display.stage(f"{place}: reading all layers", "texts") as advance:
-                faults = reading.capture(asked, advance, self._unmeasured(planned, asked))
-            for name in reading.store.discarded:
-                self.display.line(f"{place}: a damaged file of the store was discarded: {name}")
+                told = self.ranks.adding(advance)
+                faults = reading.capture(asked, told, self.todo.unmeasured(planned, asked))
         except Exception as error:  # memory that does not suffice, a text it cannot take
             self.ledger.fail(failed, planned, error)
+        if not self.ranks.agree(faults is not None) or faults is None:
             return False
+        reading.refresh()
         self.ledger.mend(failed, planned)
         for task, fault in faults.items():
-            del asked[task]
             self.ledger.fail(unit(planned, task.name, "texts"), planned, fault, task=task.name)
+        lost = {n for names in self.ranks.gather([t.name for t in faults]) for n in names}
+        for task in [task for task in asked if task.name in lost]:
+            del asked[task]
         key = unit(planned, "capture", time.time_ns())
         self.ledger.record("capture", key, planned, **reading.captured.record())
         return True
-
-    def _unmeasured(
-        self, planned: PlannedModel, tasks: Iterable[Task]
-    ) -> dict[Task, list[PlannedMetric]]:
-        """The metrics that are still to be measured on each task."""
-        return {
-            task: [
-                m for m in self.plan.metrics if self.ledger.undone(metric_unit(planned, task, m))
-            ]
-            for task in tasks
-        }
 
     def _count(
         self,

@@ -64,6 +64,11 @@ class Samples:
             self._tokens[id(item)] = made
         return self._tokens[id(item)]
 
+    def refresh(self) -> None:
+        """Take note of what other processes have kept."""
+        for values in self._tokens.values():
+            values.store.refresh()
+
     def measure(self, item: PlannedMetric, texts: Sequence[Text]) -> tuple[measuring.Scores, int]:
         """A metric's scores on texts that were captured, and the number of texts they are of.
 

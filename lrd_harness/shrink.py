@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrd_harness import measuring, results
-from lrd_harness.budgets import candidates, count
+from lrd_harness.budgets import candidates, checked, count, name_of
 from lrd_harness.contracts import Pruner, Task, Text
 from lrd_harness.errors import UserError, unknown
 from lrd_harness.evidence import Later, block_profiles
@@ -21,7 +21,6 @@ from lrd_harness.pruning import Pruning
 from lrd_harness.questions import Questions, sampled
 from lrd_harness.reading import Embeddings
 from lrd_harness.suite import Settings
-from lrd_harness.sweep import checked, name_of
 from lrd_harness.text_model import TextModel
 from lrd_harness.units import split_scores
 from lrd_harness.view import StoredStates, planes
@@ -105,13 +104,16 @@ class Shrinking:
         self, removed: Sequence[int], wish: Wish | None, texts: str | None, run: Path | None
     ) -> Pruned:
         """What a model card says; scores out of a run that has evaluated the same variant."""
-        found = self.planned.checkpoint
+        found, module = self.planned.checkpoint, self.model.parts.module
+        whole = sum(p.numel() for p in module.parameters())
         return Pruned(
             model=found.path if found.hub else found.name,
             revision=found.revision,
             blocks=self.blocks,
             removed=removed,
-            parameters=parameters(self.model.parts.module, self.model.blocks, removed),
+            parameters=(
+                parameters(module, self.model.blocks, removed) if removed else (whole, whole)
+            ),
             hub=found.hub,
             rule=wish.rule.name if wish else None,
             budget=wish.budget if wish else None,

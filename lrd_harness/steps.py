@@ -49,7 +49,7 @@ def measure(
         version=item.metric.version,
         n=n,
         start=int(found.values.get("start", 0)),
-        parameters={**item.parameters, "norm": norm, "pooling": pooling},
+        parameters={**item.written, "norm": norm, "pooling": pooling},
         selection=item.metric.selection,
         layer_choice=item.metric.layer_choice,
         **found._asdict(),

@@ -1,9 +1,10 @@
 """Pooled states on disk: what was forwarded once is never forwarded again.
 
 A folder per model identity; in it shards, each one safetensors file that holds all planes of some
-texts. A plane is ("raw" or "final", layer); in a shard it is one contiguous (n, d) float32 block,
-so reading a layer reads that layer only. A shard is written under another name and then renamed,
-and its name carries the checksum of its content, which is verified before it is first read from.
+texts. A plane is ("raw" or "final", layer); in a shard it is one contiguous (n, d) float32 block
+that is mapped, so reading a layer reads that layer only. A shard is written under another name and
+then renamed, and its name carries the checksum of its content, which is verified before it is first
+read from. Where a limit is set, shards that no process uses make room for new ones (eviction.py).
 """
 
 from __future__ import annotations
@@ -11,22 +12,25 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import tempfile
-import time
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
+from lrd_harness import cache, eviction, leases, store_files
 from lrd_harness.contracts import Text
-from lrd_harness.files import write_text
+from lrd_harness.errors import StatesLost
+from lrd_harness.files import space, write_text
+from lrd_harness.notices import say
+from lrd_harness.store_files import Block, Plane
 
-Plane = tuple[str, int]
-STALE = 86_400  # seconds after which a half-written file is taken for a killed process's
+__all__ = ["Plane", "Store", "described", "folder_name", "text_key"]
+
+TRIES = 5  # to open a folder that another process is removing
+
+_LOST = "states were in the store and are damaged or gone; the same command reads the texts again"
+_said: set[Path] = set()  # folders of stores whose limit was said to be exceeded
 
 
 def text_key(text: Text) -> str:
@@ -36,83 +40,143 @@ def text_key(text: Text) -> str:
     return hashlib.sha256(described.encode(errors="surrogatepass")).hexdigest()[:32]
 
 
+def described(identity: Mapping[str, str]) -> str:
+    """An identity as identity.json has it."""
+    return json.dumps(dict(sorted(identity.items())), indent=1)
+
+
+def folder_name(description: str) -> str:
+    """The name of the folder of the store that is so described."""
+    return hashlib.sha256(description.encode()).hexdigest()[:24]
+
+
 class Store:
     """The states of one model.
 
     root: the folder of all stores; identity: everything that changes a state apart from the text.
     discarded: the names of damaged shards that were met so far; their texts are missing again.
+    While a store is open (until `close`, or until it is no longer referred to), no process evicts
+    what was used through it.
+    Raises UserError for a limit that is no size; StorageFull, OSError where it cannot be made.
     """
 
     def __init__(self, root: Path, identity: Mapping[str, str]) -> None:
-        described = json.dumps(dict(sorted(identity.items())), indent=1)
-        self.folder = root / hashlib.sha256(described.encode()).hexdigest()[:24]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / "identity.json").exists():
-            write_text(self.folder / "identity.json", described)
+        self._described = described(identity)
+        self._whose = f"{identity['model']}: " if "model" in identity else ""
+        self._root, self._limit = root, cache.limit()
+        self.folder = root / folder_name(self._described)
         self.discarded: list[str] = []
         self._where: dict[str, tuple[Path, int]] = {}
-        self._known: set[Path] = set()
-        self._verified: set[Path] = set()
+        self._known: dict[Path, Mapping[Plane, Block]] = {}
+        self._verified: dict[Path, tuple[int, ...]] = {}
+        self._bad: set[Path] = set()
         self._cut: set[str] = set()
+        self._lost: set[str] = set()  # texts whose shard went while this store was open
+        self._lease: Path | None = None
+        self._settle()
         self._sweep()
         self.refresh()
 
+    def close(self) -> None:
+        """Let others evict what is here. What is read afterwards may be gone, and is then missed.
+
+        A store may be closed twice.
+        """
+        leases.release(self._lease)
+
+    def _settle(self) -> None:
+        """Have the folder and what says whose it is; another process may be removing both."""
+        for last in (*[False] * (TRIES - 1), True):
+            try:
+                with space(self._root):
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    if self._lease is None:
+                        self._lease = leases.take(self.folder)
+                        weakref.finalize(self, leases.release, self._lease)
+                    self._name()
+                return
+            except FileNotFoundError:
+                if last:
+                    raise
+
+    def _name(self) -> None:
+        """Have identity.json, whole."""
+        path = self.folder / "identity.json"
+        with contextlib.suppress(FileNotFoundError, ValueError):  # ValueError: not even a text
+            if path.read_bytes().decode() == self._described:
+                return
+        write_text(path, self._described)
+
     def _sweep(self) -> None:
-        """Remove what writers that were killed have left; others may be writing now."""
-        for part in self.folder.glob("*.part"):
+        """Remove what processes that were killed have left."""
+        now = leases.clock(self.folder)
+        leases.sweep(self.folder, now)
+        for file in eviction.leftovers(eviction.look(self.folder), now):
             with contextlib.suppress(OSError):
-                if time.time() - part.stat().st_mtime > STALE:
-                    part.unlink()
+                file.path.unlink()
 
     def refresh(self) -> None:
         """Take note of shards that other processes have written; of each, the header is read."""
         for path in sorted(self.folder.glob("*.safetensors")):
-            if path in self._known:
+            if path in self._known or path in self._bad:
                 continue
             try:
-                header = _header(path)
+                stamp, header = store_files.stamp(path), store_files.header(path)
             except OSError:  # out of reach now, which is no reason to lose it
                 continue
             if header is None:
-                self._discard(path)
+                self._discard(path, stamp)
             else:
-                self._note(path, *header)
+                self._note(path, header)
 
     def _sound(self, path: Path) -> bool:
         """Whether a shard can be read from; its checksum is verified once. If not, it is forgotten.
 
-        A damaged one is discarded; one that is out of reach may be found again by `refresh`.
+        A damaged one is discarded; one that is out of reach may be found again by `refresh`. One
+        that another file has been put in place of is verified again.
         """
-        if path in self._verified:
-            return True
         try:
-            intact = _intact(path)
+            stamp = store_files.stamp(path)
+            if self._verified.get(path) == stamp:
+                return True
+            eviction.use(path)  # first: from now on it is known to be in use
+            intact = store_files.intact(path)
         except OSError:
             self._forget(path)
             return False
         if intact:
-            self._verified.add(path)
+            self._verified[path] = stamp
         else:
-            self._discard(path)
+            self._discard(path, stamp)
         return intact
 
-    def _discard(self, path: Path) -> None:
+    def _discard(self, path: Path, stamp: tuple[int, ...]) -> None:
+        """Remove a damaged shard, unless another process has put a good one there just now."""
         self.discarded.append(path.name)
         self._forget(path)
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
+        try:
+            if store_files.stamp(path) == stamp:
+                path.unlink()
+        except FileNotFoundError:
+            pass
+        except OSError:  # it stays, and is not looked at again
+            self._bad.add(path)
+        say(f"{self._whose}a damaged file of the store was discarded: {path.name}")
 
     def _forget(self, path: Path) -> None:
-        self._known.discard(path)
+        self._known.pop(path, None)
+        self._verified.pop(path, None)
         lost = [key for key, (where, _) in self._where.items() if where == path]
         for key in lost:
             del self._where[key]
         self._cut.difference_update(lost)
+        self._lost.update(lost)
 
     def missing(self, texts: Sequence[Text]) -> list[Text]:
         """Those of the texts that have no states yet, each once, in order.
 
-        The shards of the others are verified, so that those of a damaged one are named too.
+        The shards of the others are verified, so that those of a damaged one are named too, and
+        those of one that was removed.
         """
         keys = {t: text_key(t) for t in texts}
         for path in {self._where[key][0] for key in keys.values() if key in self._where}:
@@ -127,34 +191,33 @@ class Store:
     ) -> None:
         """Keep the states of these texts: each plane (len(texts), d_l), of states float32.
 
-        truncated: of each text, whether the model saw only its beginning.
+        truncated: of each text, whether the model saw only its beginning. Where a limit is set,
+        what was not used for longest makes room. Raises StorageFull, OSError.
         """
         keys = [text_key(t) for t in texts]
-        tensors = {
-            f"{kind}.{layer}": np.ascontiguousarray(a) for (kind, layer), a in planes.items()
-        }
-        handle, name = tempfile.mkstemp(dir=self.folder, suffix=".part")
-        os.close(handle)
-        part = Path(name)
-        try:
-            cut = [key for key, was in zip(keys, truncated or (), strict=False) if was]
-            metadata = {"texts": json.dumps(keys), "truncated": json.dumps(cut)}
-            save_file(tensors, part, metadata=metadata)
-            with part.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-                os.fsync(file.fileno())
-            path = self.folder / f"{digest[:32]}.safetensors"
-            part.chmod(0o644)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-        self._verified.add(path)
-        self._note(path, keys, cut)
+        cut = [key for key, was in zip(keys, truncated or (), strict=False) if was]
+        self._settle()
+        if self._limit is not None:
+            self._make_room(store_files.size(keys, cut, planes), self._limit)
+        path, header = store_files.write(self.folder, keys, cut, planes)
+        self._bad.discard(path)
+        with contextlib.suppress(OSError):
+            self._verified[path] = store_files.stamp(path)
+        self._note(path, header)
 
-    def _note(self, path: Path, keys: Sequence[str], cut: Sequence[str]) -> None:
-        self._known.add(path)
-        self._where.update((key, (path, row)) for row, key in enumerate(keys))
-        self._cut.update(cut)
+    def _make_room(self, size: int, limit: int) -> None:
+        beyond = eviction.make_room(self._root, size, limit)
+        if beyond and self._root not in _said:
+            _said.add(self._root)
+            say(
+                f"the store is {cache.shown(beyond)} above its limit of {cache.shown(limit)} "
+                f"({cache.LIMIT}): all that is left in it is in use"
+            )
+
+    def _note(self, path: Path, header: store_files.Header) -> None:
+        self._known[path] = header.blocks
+        self._where.update((key, (path, row)) for row, key in enumerate(header.keys))
+        self._cut.update(header.cut)
 
     def truncated(self, texts: Sequence[Text]) -> int:
         """How many of the distinct texts the model saw only the beginning of."""
@@ -163,36 +226,34 @@ class Store:
     def read(self, texts: Sequence[Text], plane: Plane) -> np.ndarray:
         """The states of these texts at one plane: (len(texts), d_l) in their order, as written.
 
-        Raises KeyError for a text that is not stored, or whose shard turns out to be damaged.
+        Of the files, only the rows asked for are read, one file after the other.
+        Raises KeyError for a text or plane that is not stored; StatesLost where a shard turns out
+        to be damaged, or was removed.
         """
         places: dict[Path, tuple[list[int], list[int]]] = {}  # shard -> where to, where from
         for to, text in enumerate(texts):
-            path, row = self._where[text_key(text)]
+            key = text_key(text)
+            if key in self._lost and key not in self._where:
+                raise StatesLost(_LOST)
+            path, row = self._where[key]
             here = places.setdefault(path, ([], []))
             here[0].append(to)
             here[1].append(row)
         rows: np.ndarray | None = None
         for path, (to_rows, from_rows) in places.items():
-            if not self._sound(path):
-                raise KeyError(f"{path.name} is damaged or out of reach")
-            with safe_open(path, framework="numpy") as shard:
-                block: Any = shard.get_tensor(f"{plane[0]}.{plane[1]}")
+            block = self._block(path, plane)
             if rows is None:
                 rows = np.empty((len(texts), block.shape[1]), block.dtype)
             rows[to_rows] = block[from_rows]
         return rows if rows is not None else np.empty((0, 0), np.float32)
 
-
-def _intact(path: Path) -> bool:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:32] == path.stem
-
-
-def _header(path: Path) -> tuple[list[str], list[str]] | None:
-    """The keys of a shard's texts, row by row, and of those that were truncated."""
-    try:
-        with safe_open(path, framework="numpy") as shard:
-            metadata = shard.metadata()
-            return json.loads(metadata["texts"]), json.loads(metadata["truncated"])
-    except (SafetensorError, KeyError, TypeError, ValueError):
-        return None
+    def _block(self, path: Path, plane: Plane) -> np.ndarray:
+        """A shard's plane, mapped. Raises StatesLost."""
+        block = self._known[path]
+        if not self._sound(path):
+            raise StatesLost(_LOST)
+        try:
+            return store_files.mapped(path, block[plane])
+        except (OSError, ValueError):  # cut or removed at this moment
+            self._forget(path)
+            raise StatesLost(_LOST) from None

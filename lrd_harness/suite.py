@@ -63,6 +63,7 @@ class Settings:
     attention: str | None = None
     padding: Literal["right", "left"] = "right"
     device: str = "auto"
+    device_map: str | None = None
     batch_tokens: int = 0
     num_fewshot: int | None = None
     limit: float | None = None
@@ -74,7 +75,7 @@ class Settings:
 
         task_data is not among them: run.json keeps what lies there, not where it lies.
         """
-        free = ("layers", "device", "batch_tokens", "task_data", "include_path")
+        free = ("layers", "device", "device_map", "batch_tokens", "task_data", "include_path")
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in free}
 
 
@@ -239,10 +240,11 @@ CHOICES = {
     "norm": get_args(Norm),
     "dtype": ("float32", "bfloat16", "float16"),
     "padding": ("right", "left"),
+    "device_map": ("auto", "balanced", "balanced_low_0", "sequential"),
 }
 LEAST = {"max_texts": 8, "view_texts": 8, "max_length": 1, "batch_tokens": 0, "num_fewshot": 0}
 NULLABLE = (
-    *("task_data", "pooling", "max_length", "attention", "adapter"),
+    *("task_data", "pooling", "max_length", "attention", "adapter", "device_map"),
     *("num_fewshot", "limit", "include_path"),
 )
 

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from lrd_harness import prune, steps
-from lrd_harness.budgets import candidates, count, written
+from lrd_harness.budgets import candidates, checked, count, name_of, written
 from lrd_harness.capture import Captured
 from lrd_harness.contracts import Pruner, Task, Text
-from lrd_harness.errors import UnitError, UserError
+from lrd_harness.errors import UserError
 from lrd_harness.latency import Latency, measured
+from lrd_harness.launch import ALONE, Ranks
 from lrd_harness.plan import Plan, PlannedModel
 from lrd_harness.progress import Display
 from lrd_harness.protocols import Model
-from lrd_harness.pruning import PlannedPruning
 from lrd_harness.reading import Reading
 from lrd_harness.sweep_evidence import SweepEvidence
 from lrd_harness.text_model import TextModel
@@ -48,13 +48,14 @@ class Sweep:
         self,
         planned: PlannedModel,
         plan: Plan,
-        pruning: PlannedPruning,
         ledger: Ledger,
         display: Display,
         out: Path,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.planned, self.pruning, self.metrics = planned, pruning, plan.metrics
-        self.ledger, self.display, self.out = ledger, display, out
+        assert plan.pruning is not None
+        self.planned, self.pruning, self.metrics = planned, plan.pruning, plan.metrics
+        self.ledger, self.display, self.out, self.ranks = ledger, display, out, ranks
         self.captured = Captured()
 
     @cached_property
@@ -96,7 +97,7 @@ class Sweep:
         asked = {"choices": keys, "tasks": [task.name for task in self.tasks()]}
         key = unit(self.planned, "sweep")
         held = self.ledger.get(key) or {}
-        if any(held.get(name) != value for name, value in asked.items()):
+        if self.ranks.main and any(held.get(name) != value for name, value in asked.items()):
             self.ledger.record("sweep", key, self.planned, **asked)
 
     def pending(self) -> bool:
@@ -136,12 +137,19 @@ class Sweep:
             model,
             readings,
         )
-        with self.display.stage(f"{place}: choosing blocks to remove", "choices") as advance:
-            removed = self._choose(model, found, advance)
-        self.note()
+        if self.ranks.main:
+            with self.display.stage(f"{place}: choosing blocks to remove", "choices") as advance:
+                self._choose(model, found, advance)
+            self.note()
+        self.ranks.wait()
+        if self.ranks.world > 1:
+            self.ledger.refresh()
+        held = [self.ledger.get(self.key(choice)) for choice in self.choices]
+        removed = list(dict.fromkeys(tuple(record["removed"]) for record in held if record))
         if not removed:
             return
-        self._sizes(model, found, removed)
+        if self.ranks.main:
+            self._sizes(model, found, removed)
         for reading in readings:
             own = [t for t in self.tasks() if t.likelihood == reading.likelihood]
             if own:
@@ -149,10 +157,9 @@ class Sweep:
 
     def _choose(
         self, model: TextModel, found: SweepEvidence, advance: Callable[[int, int], None]
-    ) -> list[Removed]:
-        """The distinct sets of blocks that the rules remove, each choice being recorded."""
+    ) -> None:
+        """Have the rules choose which blocks to remove, and record each choice."""
         blocks = model.info.blocks
-        chosen: dict[Removed, None] = {}
         for done, choice in enumerate(self.choices):
             advance(done, len(self.choices))
             key = self.key(choice)
@@ -181,9 +188,7 @@ class Sweep:
                     "n": len(found.texts) or None,
                 }
                 self.ledger.record("pruning", key, self.planned, **record)
-            chosen[tuple(record["removed"])] = None
         advance(len(self.choices), len(self.choices))
-        return list(chosen)
 
     def _sizes(self, model: TextModel, found: SweepEvidence, variants: Sequence[Removed]) -> None:
         """Record how many parameters each variant has, and how long a pass takes."""
@@ -230,30 +235,37 @@ class Sweep:
         undone = {removed: left for removed, left in undone.items() if left}
         if not undone:
             return
+        pruned: Variants | None = None
         try:
             pruned = Variants(reading, list(undone))
         except OSError as error:  # a store that cannot be written
             self.ledger.fail(unit(self.planned, "forward", "variants"), self.planned, error)
+        if not self.ranks.agree(pruned is not None) or pruned is None:
             return
         asked = self._ask(reading, tasks)
         # texts of several tasks make one pass; each likelihood task has passes of its own
         for group in [[t] for t in asked] if reading.likelihood else [list(asked)]:
             failed = unit(self.planned, "forward", "variants", *(task.name for task in group))
+            done = False
             try:
                 stage = f"{place}: {len(undone)} pruned models"
                 with self.display.stage(stage, "texts") as advance:
-                    self.captured += pruned.capture({t: asked[t] for t in group}, advance)
+                    told = self.ranks.adding(advance)
+                    self.captured += pruned.capture({t: asked[t] for t in group}, told)
+                done = True
             except Exception as error:
                 self.ledger.fail(
                     failed, self.planned, error, task=", ".join(task.name for task in group)
                 )
+            if not self.ranks.agree(done):
                 asked = {t: wanted for t, wanted in asked.items() if t not in group}
                 continue
+            pruned.refresh()
             self.ledger.mend(failed, self.planned)
         work = [(removed, t) for removed, left in undone.items() for t in left if t in asked]
         with self.display.stage(f"{place}: tasks × pruned models", "units") as advance:
-            for done, (removed, task) in enumerate(work):
-                advance(done, len(work))
+            for number, (removed, task) in self.ranks.deal(work):
+                advance(number, len(work))
                 self._evaluate(pruned, model, removed, task)
             advance(len(work), len(work))
 
@@ -266,7 +278,8 @@ class Sweep:
             except Exception as error:
                 key = unit(self.planned, task.name, "texts")
                 self.ledger.fail(key, self.planned, error, task=task.name)
-        return asked
+        common = self.ranks.common(task.name for task in asked)
+        return {task: wanted for task, wanted in asked.items() if task.name in common}
 
     def _evaluate(self, pruned: Variants, model: TextModel, removed: Removed, task: Task) -> None:
         left = model.info.blocks - len(removed)
@@ -280,16 +293,3 @@ class Sweep:
 
     def _score_unit(self, removed: Removed, task: Task) -> str:
         return unit(self.planned, name_of(removed), task.name)
-
-
-def name_of(removed: Sequence[int]) -> str:
-    """A variant's name in the results."""
-    return f"without {written(removed)}"
-
-
-def checked(rule: str, answer: Any, allowed: Sequence[int], m: int) -> Removed:
-    """A rule's answer, ascending. Raises UnitError unless it is m of the candidates."""
-    removed = tuple(sorted(int(block) for block in answer))
-    if len(set(removed)) != m or not set(removed) <= set(allowed):
-        raise UnitError(f"the rule {rule} gave blocks {removed}, not {m} of the candidates")
-    return removed

@@ -72,7 +72,7 @@ class SweepEvidence:
             profiles for task in self._tasks for profiles in [self._profiles(task)] if profiles
         ]
         return ModelEvidence(
-            self._model, self.texts, evidence.averaged(tasks), self._readings[0].batch_tokens
+            self._model, self.texts, evidence.averaged(tasks), self._readings[0].budget.tokens
         )
 
     def _profiles(self, task: Task) -> dict[str, list[float | None]]:

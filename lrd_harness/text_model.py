@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lrd_harness.backbone import Backbone, Watch
 from lrd_harness.contracts import Checkpoint, ModelOptions, Task, Text
+from lrd_harness.devices import place
 from lrd_harness.errors import UserError
 from lrd_harness.head import Head
 from lrd_harness.pooling import ONE_TOKEN, named
@@ -63,8 +64,7 @@ class TextModel:
         self.checkpoint, self.options, self.parts = checkpoint, options, parts
         self.tokenizer = parts.tokenizer
         self.similarity, self.whole = parts.similarity, parts.whole
-        self.device = torch.device(options.device)
-        (parts.whole or parts.module).to(self.device).eval()
+        self.device = place(parts.whole or parts.module, options)
         names = _forward_names(parts.module)
         self._positions = "position_ids" in names
         self._typed = "token_type_ids" in names
@@ -156,6 +156,7 @@ class TextModel:
         tokens: list[Tensor] = []
 
         def watch(layer: int, state: Tensor) -> None:
+            state = state.to(self.device)
             found.update({(k, layer): v for k, v in self.pooled(state, features).items()})
             if observe is not None:
                 tokens.append(state.clone())  # some families write over it in the next block
@@ -173,7 +174,8 @@ class TextModel:
         if self.final_norm is not None:
             # a pooling that takes one token and a norm of single tokens can change places
             one = self.parts.pooling in ONE_TOKEN
-            normed = self.normed(raw) if one else self.parts.pool(self.final_norm(state), features)
+            whole = raw if one else self.final_norm(state).to(self.device)
+            normed = self.normed(raw) if one else self.parts.pool(whole, features)
             found["final"] = normed.float()
         return found
 
@@ -181,7 +183,7 @@ class TextModel:
         """The final norm of single tokens' states (m, d); without one, the states as they are."""
         if self.final_norm is None:
             return state
-        normed: Tensor = self.final_norm(state.unsqueeze(1)).squeeze(1)
+        normed: Tensor = self.final_norm(state.unsqueeze(1)).squeeze(1).to(self.device)
         return normed
 
     def watch(self, batch: Sequence[Encoded], seen: Watch) -> None:
@@ -190,7 +192,8 @@ class TextModel:
         Texts shorter than T are padded on the side `padding`; where that is "none", they must be of
         equal length.
         """
-        self.backbone.run(self.inputs(self.features(batch)), seen)
+        features = self.inputs(self.features(batch))
+        self.backbone.run(features, lambda layer, state: seen(layer, state.to(self.device)))
 
     def features(self, batch: Sequence[Encoded]) -> dict[str, Any]:
         """A batch padded on the side `padding`, (b, T); of equal lengths where that is "none"."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lrd_harness import measuring
 from lrd_harness.contracts import Norm, Text, Values
-from lrd_harness.errors import NotEnoughTexts, NotFinite, UnitError
+from lrd_harness.errors import NotEnoughTexts, NotEnoughTokens, NotFinite, UnitError
 from lrd_harness.parameters import PlannedMetric
 from lrd_harness.protocols import Model
 from lrd_harness.store import Plane, Store
@@ -27,6 +27,7 @@ from lrd_harness.view import planes
 
 POOLED = ("raw", "final")
 ROW: Plane = ("row", 0)  # (n, 1 + m) float64: how it went, then the scores
+SHORT = 128  # tokens
 DONE, LEFT_OUT, NOT_FINITE = 0.0, 1.0, 2.0
 
 
@@ -84,6 +85,11 @@ class TokenValues:
             noise = torch.randn((self._states, tokens, 8), generator=seeded, dtype=torch.float64)
             try:
                 scores = measuring.measure(self.item.metric, noise, **self.item.parameters)
+            except NotEnoughTokens:  # of the random text, which is none of the user's
+                name = self.item.metric.name
+                self.fault = NotEnoughTexts(
+                    f"{name}: no text has enough tokens with these parameters"
+                )
             except Exception as error:
                 self.fault = error
             else:
@@ -166,7 +172,7 @@ class Watched:
         ]
         alike = len({state.shape[-1] for state in seen}) == 1
         rows: list[list[np.ndarray]] = [[] for _ in self.tokens]
-        with _one_thread():
+        with _one_thread(mask.shape[1] < SHORT):
             for i, present in enumerate(mask.bool()):
                 text = [_exact(state[i, present]) for state in seen]  # (T, d_l) each
                 given = torch.stack(text) if alike else text
@@ -196,10 +202,10 @@ def _size(length: int | None) -> int:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Without threads, whose waiting for each other costs more than such small matrices do."""
+def _one_thread(short: bool) -> Iterator[None]:
+    """Without threads, whose waiting for each other costs more than small matrices do."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(1 if short else before)
     try:
         yield
     finally:

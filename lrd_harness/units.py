@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from lrd_harness import journal, measuring, results
 from lrd_harness.contracts import Task
 from lrd_harness.errors import NotFinite, UserError
+from lrd_harness.files import full
 from lrd_harness.parameters import PlannedMetric
 from lrd_harness.plan import PlannedModel
 from lrd_harness.progress import Display
@@ -22,15 +23,24 @@ ODD = ("asked", "duplicates", "empty", "truncated")
 class Ledger:
     """The finished units of a run: those of its folder's journals, and those recorded now.
 
-    errors: how many units failed since this ledger was opened.
+    failed: the units that failed since this ledger was opened.
     """
 
     def __init__(self, out: Path, display: Display) -> None:
         results.restore(out)
+        self._out, self._display = out, display
         self._journal = journal.Journal(out)
-        self._records = {r["unit"]: r for r in journal.latest(journal.read(out))}
-        self._display = display
-        self.errors = 0
+        self.failed: set[str] = set()
+        self.refresh()
+
+    @property
+    def errors(self) -> int:
+        """How many units failed since this ledger was opened."""
+        return len(self.failed)
+
+    def refresh(self) -> None:
+        """Take note of what other processes have recorded."""
+        self._records = {r["unit"]: r for r in journal.latest(journal.read(self._out))}
 
     def undone(self, key: str) -> bool:
         """Whether a unit is not recorded yet, or only as an error, which is tried again."""
@@ -57,8 +67,14 @@ class Ledger:
     def fail(
         self, key: str, planned: PlannedModel, error: Exception, **where: str | int | None
     ) -> None:
-        """Keep a unit's error (task, layer, metric say where) and show it; the run goes on."""
-        self.errors += 1
+        """Keep a unit's error (task, layer, metric say where) and show it; the run goes on.
+
+        Raises StorageFull instead where a full disk is behind it, which is no fault of the unit.
+        """
+        no_space = full(error)
+        if no_space is not None:
+            raise no_space from error
+        self.failed.add(key)
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         place = ", ".join(f"{k} {v}" for k, v in where.items() if v is not None)
         line = text.splitlines()[0] if text else type(error).__name__

@@ -23,8 +23,9 @@ from lrd_harness.cache import cache_dir
 from lrd_harness.capture import Captured
 from lrd_harness.contracts import Continuation, Task, Text
 from lrd_harness.likelihoods import Answers, Tokenize, key
+from lrd_harness.memory import Budget
 from lrd_harness.protocols import BlockModel, Encoded, Experiments, LanguageModel
-from lrd_harness.reading import Reading, View
+from lrd_harness.reading import Reading, View, shared_out, size
 from lrd_harness.store import Store
 from lrd_harness.view import LayerView, LikelihoodLayer, planes
 from lrd_harness.walk import Removed, Walk
@@ -68,26 +69,34 @@ class Variants:
 
         Raises UserError as Walk does, and whatever tokenising or running raises.
         """
+        ranks = self._reading.ranks
         if not self._reading.likelihood:
-            return self._embed([text for texts in asked.values() for text in texts], progress)
+            every = [text for texts in asked.values() for text in texts]
+            mine = set(ranks.share(dict.fromkeys(every), size))
+            return self._embed([text for text in every if text in mine], progress)
         counts = CapturedVariants()
         for task, requests in asked.items():
             assert task.tokenize is not None
             counts += capture_likelihoods(
                 cast("LanguageModel", self._model),
-                requests,
+                shared_out(ranks, requests),
                 task.tokenize,
                 self.stores,
-                batch_tokens=self._reading.batch_tokens,
+                batch_tokens=self._reading.budget,
                 progress=capture.behind(progress, counts.forwarded),
             )
         return counts
+
+    def refresh(self) -> None:
+        """Take note of what other processes have read."""
+        for store in self.stores.values():
+            store.refresh()
 
     def _embed(
         self, texts: Sequence[Text], progress: Progress, only: Removed | None = None
     ) -> CapturedVariants:
         stores = self.stores if only is None else {only: self.stores[only]}
-        tokens = self._reading.batch_tokens
+        tokens = self._reading.budget
         return capture_embeddings(
             self._model, texts, stores, batch_tokens=tokens, progress=progress
         )
@@ -116,7 +125,7 @@ def capture_embeddings(
     texts: Sequence[Text],
     stores: Mapping[Removed, Store],
     *,
-    batch_tokens: int,
+    batch_tokens: int | Budget,
     progress: Progress = lambda done, total: None,
 ) -> CapturedVariants:
     """Run what the stores of variants lack of these texts, and keep the variants' pooled states.
@@ -177,7 +186,7 @@ def capture_likelihoods(
     tokenize: Tokenize,
     stores: Mapping[Removed, Store],
     *,
-    batch_tokens: int,
+    batch_tokens: int | Budget,
     progress: Progress = lambda done, total: None,
 ) -> CapturedVariants:
     """Run what the stores of variants lack of these requests, and keep the log-likelihoods.

@@ -53,7 +53,7 @@ def entropy_of_gram(gram: torch.Tensor, alpha: float = 1.0) -> torch.Tensor:
         trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
         squares = torch.linalg.matrix_norm(gram).square()
         found: torch.Tensor = -(squares / trace.square()).log()
-        return found.clamp(0, log(m))
+        return found.clamp(0, log(m)) + 0.0  # -0.0 is 0
     values = torch.linalg.eigvalsh(gram)
     rounding = torch.finfo(gram.dtype).eps * m * values[..., -1:]
     return entropy(values.where(values > rounding, 0.0), alpha)
@@ -77,4 +77,4 @@ def entropy(weights: torch.Tensor, alpha: float = 1.0) -> torch.Tensor:
         found = (shares * powers).sum(dim=-1).log1p() / (1 - alpha)
     else:
         found = (alpha * shares.log()).logsumexp(dim=-1) / (1 - alpha)
-    return found.clamp(0, log(weights.shape[-1]))
+    return found.clamp(0, log(weights.shape[-1])) + 0.0  # -0.0 is 0

@@ -130,10 +130,14 @@ def _legend(metrics: Sequence[Gain]) -> list[str]:
         lines.append(
             "A metric picks, without labels, the layer where it is highest (argmax) or lowest "
             "(argmin). The first of the two directions is the paper's; reverse: the other one, "
-            "shown because signs flip between models."
+            "shown because signs flip between models. Any scored layer may be picked here, layer 0 "
+            "included; the command lrd-harness layer chooses among layers 1 to L."
         )
     if any(not gain.published for gain in metrics):
-        lines.append("*: no direction is published for this metric; it is judged by the first.")
+        lines.append(
+            "*: no direction is published for this metric; it is judged by the first, and not "
+            "counted in the verdict."
+        )
     lines.append(
         "Controls use no metric. first layer: the lowest that was scored; random layer: what a "
         "layer drawn at random is expected to gain; depth d: the scored layer nearest to d x "

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lrd_harness.contracts import Checkpoint, ModelOptions, Text
+from lrd_harness.devices import mapping
 from lrd_harness.errors import UserError
 from lrd_harness.protocols import Model
 
@@ -61,6 +62,7 @@ def _load(checkpoint: Checkpoint, options: ModelOptions) -> tuple[Any, Any, Any]
         use_safetensors=True,
         output_loading_info=True,
         **({"attn_implementation": options.attention} if options.attention else {}),
+        **mapping(options),
         **where,
     )
     if options.head:

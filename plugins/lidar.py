@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import exp, log
+from math import exp, inf, log
 from typing import TYPE_CHECKING
 
 from lrd_harness.contracts import Choice, Metric
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 VIEWS = 16
+LOST = 1e10  # scatter / delta above which the squares have too few digits left for delta
 
 
 @hookimpl
@@ -39,7 +40,7 @@ def lidar(states: Sequence[torch.Tensor], delta: float = 1e-4) -> dict[str, floa
     """Entropy of the linear discriminants between texts (LiDAR, arXiv 2312.04000).
 
     states: S tensors (n, q, d_l), of which the first 16 views, at least 2, are read as they are.
-    delta: what is added to the diagonal of the scatter within texts, above 0.
+    delta: what is added to the diagonal of the scatter within texts, above 0 and finite.
 
     Returns `lidar` (S values, nats): S_1 of the eigenvalues of W^-1/2 B W^-1/2, B the covariance
     of the texts' means, W that of all rows around them; `rank` = exp(lidar); `normalised` =
@@ -47,8 +48,8 @@ def lidar(states: Sequence[torch.Tensor], delta: float = 1e-4) -> dict[str, floa
     Raises UserError for a delta out of range, UnitError below 2 views or texts, DegenerateState
     where all texts have the same mean.
     """
-    if not delta > 0:
-        raise UserError(f"lidar: delta must be above 0, not {delta}")
+    if not 0 < delta < inf:
+        raise UserError(f"lidar: delta must be above 0 and finite, not {delta}")
     found, bounds, views = [], [], 0
     for layer, state in enumerate(states):
         rows = first_views("lidar", layer, state, 2, VIEWS)
@@ -70,8 +71,9 @@ def discriminants(rows: torch.Tensor, delta: float) -> torch.Tensor:
     means = rows.mean(dim=1)
     within = (rows - means[:, None]).flatten(0, 1) / (len(rows) * rows.shape[1]) ** 0.5
     ridge = delta * torch.eye(rows.shape[-1], dtype=rows.dtype, device=rows.device)
-    factor, fault = torch.linalg.cholesky_ex(within.T @ within + ridge)
-    if int(fault):  # states so large that delta is lost in their squares: the same without squares
+    scatter = within.T @ within
+    factor, fault = torch.linalg.cholesky_ex(scatter + ridge)
+    if int(fault) or float(scatter.trace()) > LOST * delta:  # the same without squares
         factor = torch.linalg.qr(torch.cat([within, ridge.sqrt()]), mode="r").R.T
     centred = means - means.mean(dim=0)
     whitened: torch.Tensor = torch.linalg.solve_triangular(factor, centred.T, upper=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrd_harness.contracts import Adapter, Checkpoint, ModelOptions, Text
+from lrd_harness.devices import mapping
 from lrd_harness.errors import UserError
 from lrd_harness.hookspecs import hookimpl
 from lrd_harness.protocols import Model
@@ -74,7 +75,7 @@ def _load(checkpoint: Checkpoint, options: ModelOptions) -> Any:
     model = st.SentenceTransformer(
         checkpoint.path,
         revision=checkpoint.revision if checkpoint.hub else None,
-        device=options.device,
+        device=options.device if options.device_map is None else None,
         local_files_only=not checkpoint.hub,
         trust_remote_code=False,
         truncate_dim=given.get("embed_dim"),
@@ -83,6 +84,7 @@ def _load(checkpoint: Checkpoint, options: ModelOptions) -> Any:
             "dtype": options.dtype,
             "use_safetensors": True,
             **({"attn_implementation": options.attention} if options.attention else {}),
+            **mapping(options),
         },
     )
     if given.get("max_seq_length"):

@@ -1,8 +1,9 @@
 """Run a command again and again, killed at another moment each time; a program of its own.
 
 It imports everything once and forks a child for each attempt, so that an attempt takes a second.
-Arguments: a JSON object with command, cache, log, seed and kills. A file of the store is damaged
-after every fourth. Prints how each attempt ended: -9 killed, 0 finished.
+Arguments: a JSON object with command, cache, log, seed, kills and world, the number of connected
+processes, of which one is killed, and then the others, as torchrun does. A file of the store is
+damaged after every fourth. Prints how each attempt ended: -9 killed, 0 finished.
 """
 
 from __future__ import annotations
@@ -16,23 +17,43 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ranks import environment, free_port
 
-def attempt(job: dict[str, Any], delay: float | None, torn: int | None) -> int:
-    """One run in a child, killed after `delay` seconds or while it writes its `torn`-th record."""
+
+def attempt(job: dict[str, Any], victim: int, delay: float | None, torn: int | None) -> int:
+    """One run in children; the victim is killed after `delay` seconds or at its torn-th record."""
+    world, port = job["world"], free_port()
+    children = []
+    for rank in range(world):
+        env = environment(rank, world, port) if world > 1 else {}
+        children.append(start(job, env, torn if rank == victim else None))
+    if delay is not None:
+        time.sleep(delay)
+        os.kill(children[victim], signal.SIGKILL)
+    codes, left = [], set(children)
+    while left:
+        child, status = os.wait()
+        left.discard(child)
+        codes.append(os.waitstatus_to_exitcode(status))
+        if codes[-1]:
+            for other in left:
+                os.kill(other, signal.SIGKILL)
+    return min(codes)
+
+
+def start(job: dict[str, Any], env: dict[str, str], torn: int | None) -> int:
+    """A child that runs the command; its number."""
     child = os.fork()
     if not child:
         sink = os.open(os.devnull, os.O_WRONLY)
         os.dup2(sink, 1)
         os.dup2(sink, 2)
-        os.environ["LRD_HARNESS_CACHE"] = job["cache"]
+        os.environ.update({**env, "LRD_HARNESS_CACHE": job["cache"]})
         watch(Path(job["log"]), torn)
         from lrd_harness.cli import main
 
         os._exit(main(job["command"]))
-    if delay is not None:
-        time.sleep(delay)
-        os.kill(child, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return child
 
 
 def watch(log: Path, torn: int | None) -> None:
@@ -92,10 +113,11 @@ def main(job: dict[str, Any]) -> list[int]:
     codes = []
     for number in range(job["kills"]):
         torn = draw.randrange(5) if number % 2 else None
-        codes.append(attempt(job, draw.uniform(0, whole / 3) if torn is None else None, torn))
+        delay = draw.uniform(0, whole / 3) if torn is None else None
+        codes.append(attempt(job, draw.randrange(job["world"]), delay, torn))
         if number % 4 == 3:
             damage(Path(job["cache"]), draw)
-    return [*codes, attempt(job, None, None)]
+    return [*codes, attempt(job, 0, None, None)]
 
 
 if __name__ == "__main__":

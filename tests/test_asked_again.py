@@ -60,6 +60,19 @@ def test_the_board_shows_what_was_asked_for_last(place: Path, tmp_path: Path) ->
     assert (tmp_path / "x").read_text() == (out / "leaderboard.json").read_text()
 
 
+def test_an_error_of_settings_given_up_is_not_shown(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    more = ["--plugins", "prompt_entropy", "--layers", "last", "--tasks", "STSBenchmark"]
+    found = []
+    for parameters in (["--set", "prompt_entropy.skip=2000"], []):
+        running.run(out, [place / "bert"], place / "data", *more, *parameters)
+        board = json.loads((out / "leaderboard.json").read_text())
+        found.append([(e["metric"], e["error"]) for e in board["errors"]])
+    why = "NotEnoughTexts: prompt_entropy: no text has enough tokens with these parameters"
+    assert found == [[("prompt_entropy", why)], []]
+    assert len(records(out, "error")) == 1
+
+
 def test_an_edited_plugin_file_is_another_version(place: Path, tmp_path: Path) -> None:
     out, file = tmp_path / "out", tmp_path / "mine.py"
     code = """

@@ -153,7 +153,7 @@ def test_real_records(L, start):
     x = np.random.RandomState(L).randn(L + 1, 24, 6).cumsum(0)
     x[:start] = 1
     for metric in ("frenet", "nrs", "gfmi"):
-        values, profiles = split_scores(measure(metric, x), L + 1)
+        values, profiles, _ = split_scores(measure(metric, x), L + 1)
         assert values["start"] == start
         found = block_profiles(metric, profiles, L, start)
         for name, blocks in found.items():

@@ -102,6 +102,19 @@ def test_the_harness_reads_the_same_states(family: str, tmp_path: Path) -> None:
     assert again.info.blocks == 3
 
 
+@pytest.mark.parametrize("family", ["Bert", "T5", "GPT2", "ModernBert", "Albert"])
+def test_without_blocks_to_remove_the_whole_model_is_kept(family: str, tmp_path: Path) -> None:
+    """Also of kinds of which no block can go."""
+    checkpoint = original(family, tmp_path / "full")
+    save(checkpoint, (), tmp_path / "kept", CARD)
+    assert (tmp_path / "kept" / "README.md").read_text() == CARD
+    full, kept = (transformers.AutoModel.from_pretrained(tmp_path / f) for f in ("full", "kept"))
+    held, own = kept.state_dict(), full.state_dict()
+    assert held.keys() == own.keys()
+    same = (torch.equal(held[name], own[name]) for name in own if "pooler" not in name)
+    assert all(same)
+
+
 def test_a_sentence_transformer_keeps_its_modules(tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 

@@ -76,7 +76,9 @@ def test_the_legends_say_how_to_read_it() -> None:
     text = " ".join(shown(results()).split())
     for words in (
         "The first of the two directions is the paper's; reverse: the other one",
-        "*: no direction is published for this metric",
+        "Any scored layer may be picked here, layer 0 included; the command lrd-harness layer "
+        "chooses among layers 1 to L.",
+        "*: no direction is published for this metric; it is judged by the first, and not counted",
         "oracle: the best layer of each pair by its own score, the most that any choice can gain",
         "where it beats the fixed depths, the random layer and the honest choice",
         "exceed both lines",

@@ -49,12 +49,14 @@ def help_of(*command: str, capsys: Shown) -> str:
 
 
 TAUGHT = {
+    "plan": "SUITE --models --tasks --plugins --set --prune --output --shard --json",
+    "merge": "OUT --output run --shard",
     "run": "--suite --models --tasks --plugins --set --layers --task-data --output --pooling "
     "--norm --max-texts --max-length --dtype --attention --padding --device --batch-tokens --quiet "
     "--verbose quickstart frenet,gfmi METRIC.NAME=VALUE pypi:PACKAGE==VERSION decoder:gpt2 "
     "texts:FILE.jsonl LRD_HARNESS_CACHE DIR/TASK/SPLIT.jsonl mean-no-sink runs/SUITE-DATE "
     "--num-fewshot --limit --include-path --log-samples lm-eval:NAME --prune --budgets "
-    "--random-seeds --protect --prune-tasks --view-texts",
+    "--random-seeds --protect --prune-tasks --view-texts --shard",
     "prune": "--rule --budget --texts --layers 7,12-14 --protect --seed --save --save-mergekit "
     "--scores --pooling --max-length --device numbered from 1",
     "layer": "--texts --by dime --save --set --load --max-texts --view-texts --pooling --norm "
@@ -68,6 +70,7 @@ TAUGHT = {
     "suites": "NAME|FILE",
     "tasks": "word",
     "models": "suites",
+    "cache": "info verify clear LRD_HARNESS_CACHE LRD_HARNESS_CACHE_LIMIT",
 }
 
 

@@ -217,6 +217,7 @@ def test_a_fault_of_one_model_only(folder: Path, capsys: Any) -> None:
         (("base", "deep"), (), "local/base [mean] has 3 blocks and local/deep [mean] has 4"),
         (("base", "tuned"), ("--draws", 1), "1 draws: intervals need at least 2"),
         (("base", "tuned"), ("--plugins", "lida"), "Did you mean lidar?"),
+        (("base", "tuned"), ("--max-length", 0), "max_length is 0, not a whole number of at least"),
         (("base", "tuned"), ("--max-texts", 12), "intervals need at least 16 texts, got 12"),
         (("base", "nowhere"), (), "nowhere"),
         (("base", "tuned"), ("--device", "cuda:77"), "device 'cuda:77' cannot be used"),

@@ -104,6 +104,17 @@ def test_no_rows_but_zeros_have_no_entropy():
         assert found[1] == 0
 
 
+@pytest.mark.parametrize("alpha", ORDERS)
+@pytest.mark.parametrize("shape", [(2, 5), (5, 2), (1, 1)])
+def test_nothing_is_written_as_0_and_not_as_minus_0(alpha, shape):
+    """Two tokens, or texts, centred are one direction."""
+    rows = torch.ones(*shape, dtype=torch.float64)
+    rows[::2] *= -1
+    for found in (entropy.entropy_of_rows(rows, alpha), entropy.entropy_of_gram(rows @ rows.mT)):
+        assert str(float(found)) == "0.0"
+    assert str(float(entropy.entropy(torch.tensor([1.0, 0.0]), alpha))) == "0.0"
+
+
 @pytest.mark.parametrize("alpha", [0, -1, math.nan])
 def test_orders_out_of_range(alpha):
     with pytest.raises(UserError, match="m: alpha must be above 0"):

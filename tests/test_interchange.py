@@ -174,6 +174,24 @@ def test_what_the_reader_is_told(tmp_path: Path) -> None:
     assert notes[2] == "blocks are not given: the highest layer of a value is the last: a"
 
 
+def test_values_and_scores_that_end_at_other_layers_are_told(tmp_path: Path) -> None:
+    head, value = "model,layer,task,score\n", "model,layer,task,name,value\n"
+    ends = {"a": (6, 99), "b": (6, 99), "c": (6, 5), "d": (6, 6), "e": (6, 9), "f": (None, 3)}
+    scores = "".join(f"{m},0,X,.1\n{m},{s},X,.2\n" for m, (s, _) in ends.items() if s)
+    scores += "f,model,X,.2\n"
+    values = "".join(f"{m},0,X,dime,1\n{m},{v},X,dime,2\n" for m, (_, v) in ends.items())
+    files = file(tmp_path, head + scores), file(tmp_path, value + values, "V.csv")
+    models = file(tmp_path, "model,blocks\ne,9\n", "M.csv")
+    notes: list[str] = []
+    found = interchange.read(*files, models, notes.append)
+    assert notes == [
+        "blocks are not given: the highest layer of a value is the last: f",
+        "a, b: values reach layer 99, scores layer 6: 99 is taken as the last",
+        "c: values reach layer 5, scores layer 6: 6 is taken as the last",
+    ]
+    assert [row.blocks for row in found.models] == [99, 99, 6, 6, 9, 3]
+
+
 def test_the_example_as_a_leaderboard() -> None:
     scores, values, models = (DATA / f"layer_{n}.csv" for n in ("scores", "values", "models"))
     found = interchange.read(scores, values, models)

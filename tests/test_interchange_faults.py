@@ -43,7 +43,15 @@ SCORE_FAULTS = [
     ("model,X\na,1_0\n", "S.csv line 2: '1_0' in column X is no number"),
     ("model,X\n,0.1\n", "S.csv line 2: no model"),
     ("model,X\na,0.1,0.2\n", "S.csv line 2: 3 cells, but 2 columns have a name"),
-    ("model,X\na,0.1\n\na,0.2\n", "S.csv line 4: the score of a on X, layer 0, is there already"),
+    ("model,X\na,0.1\n\na,0.2\n", "S.csv line 4: the score of a on X is there already, in line 2"),
+    ("model,task,score\na,X,1\na,X,1\n", "line 3: the score of a on X is there already, in line 2"),
+    (" # x", "S.csv is empty"),
+    (",,\n , \n", "S.csv is empty"),
+    (LONG + f"a,{'9' * 5000},X,0.3\n", f"line 5: layer '{'9' * 40}' is neither a whole number"),
+    (LONG + "a,1234567890,X,0.3\n", "line 5: layer '1234567890' is neither a whole number"),
+    (f"model,X\n{'a' * 131073},0.1\n", "S.csv line 2: no CSV (field larger than field limit"),
+    (f"model,{'X' * 131073}\na,0.1\n", "S.csv line 1: no CSV (field larger than field limit"),
+    (f"model,X\na,{'x' * 5000}\n", f"line 2: '{'x' * 40}' in column X is no number"),
     (LONG + "a,1,X,0.3\n", "line 5: the score of a on X, layer 1, is there already, in line 3"),
     (LONG + "a,model,X,0.3\n", "line 5: the score of a on X, layer 2, is there already, in line 4"),
     (LONG + "a,1.5,X,0.3\n", "line 5: layer '1.5' is neither a whole number from 0 on nor 'model'"),
@@ -92,6 +100,7 @@ def test_faults_of_values(tmp_path: Path, text: str, message: str) -> None:
         ("model,blocks\na,2.5\n", "M.csv line 2: '2.5' in column blocks is no whole number above"),
         ("model,width\na,0\n", "M.csv line 2: '0' in column width is no whole number above 0"),
         ("model,parameters_millions\na,7B\n", "line 2: '7B' in column parameters_millions is no n"),
+        ("model,parameters_millions\na,1e305\n", "line 2: '1e305' million parameters are too many"),
         ("model,blocks\nA,2\n", "M.csv has none of the models: it has A, not a"),
         ("model,blocks\na,1\n", "S.csv line 4: layer 2 of a, whose last layer is 1"),
     ],
@@ -100,6 +109,22 @@ def test_faults_of_models(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError) as fault:
         interchange.read(file(tmp_path, LONG), None, file(tmp_path, text, "M.csv"))
     assert message in str(fault.value)
+
+
+def test_notes_are_said_only_where_nothing_is_wrong(tmp_path: Path) -> None:
+    """Each of these has something to say before it fails."""
+    notes: list[str] = []
+    percent = file(tmp_path, "model,layer,X\na,2,82.5\nb,2,1\n")
+    values = file(tmp_path, VALUES + "a,2,X,dime,1\n", "V.csv")
+    models = file(tmp_path, "model,blocks\na,1\n", "M.csv")
+    for values_file, models_file in ((values, None), (None, models), (tmp_path / "none.csv", None)):
+        with pytest.raises(UserError):
+            interchange.read(percent, values_file, models_file, notes.append)
+    with pytest.raises(UserError, match="layer 2 of a, whose last layer is 1"):
+        interchange.with_scores(a_run(), percent, notes.append)
+    assert notes == []
+    interchange.read(percent, say=notes.append)
+    assert notes == [f"{percent}: scores are above 1: read as percent"]
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ def killed(place: Path, tmp_path: Path, **job: Any) -> tuple[list[int], Path]:
     """The codes of the attempts, and the folder of the run."""
     out = tmp_path / "out"
     command = running.command(out, [place / "bert", place / "gpt"], place / "data")
-    job |= {"command": command, "cache": str(tmp_path / "cache"), "log": str(tmp_path / "log")}
+    places = {name: str(tmp_path / name) for name in ("cache", "log")}
+    job = {"world": 1, **job, "command": command, **places}
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("killing.py")), json.dumps(job)],
         capture_output=True,
@@ -41,13 +42,16 @@ def killed(place: Path, tmp_path: Path, **job: Any) -> tuple[list[int], Path]:
     return json.loads(done.stdout), out
 
 
-def test_a_run_that_is_killed_again_and_again(place: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("world", "attempts"), [(1, 16), (2, 12)])
+def test_a_run_that_is_killed_again_and_again(
+    world: int, attempts: int, place: Path, tmp_path: Path
+) -> None:
     """Half of the times while it writes a record; the store is damaged now and then."""
-    codes, out = killed(place, tmp_path, seed=3, kills=16)
+    codes, out = killed(place, tmp_path, seed=3, kills=attempts, world=world)
     kills = codes.count(-signal.SIGKILL)
     assert set(codes) <= {0, -signal.SIGKILL}
     assert codes[-1] == 0
-    assert kills >= 8
+    assert kills >= attempts // 4
 
     whole, mended = running.numbers(tmp_path / "out-warm"), running.numbers(out)
     assert len(whole) == 2 * 2 * (4 + 2)
@@ -58,7 +62,7 @@ def test_a_run_that_is_killed_again_and_again(place: Path, tmp_path: Path) -> No
     units = [r["unit"] for r in running.records(out, "score", "metric")]
     assert len(units) == len(set(units))
     begun = len((tmp_path / "log").read_text().splitlines())
-    assert len(units) <= begun <= len(units) + kills  # repeated: the unit in flight, at most
+    assert len(units) <= begun <= len(units) + kills * world  # repeated: what was in flight
 
     board, same = ((f / "leaderboard.csv").read_text() for f in (out, tmp_path / "out-warm"))
     assert board.splitlines()[0] == same.splitlines()[0]

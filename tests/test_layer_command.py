@@ -56,7 +56,7 @@ def test_the_saved_model_ends_at_the_chosen_layer(
     more = [part for name, value in pooling.items() for part in (f"--{name}", value)]
     assert layer(deep, model, "--by", "peak,dataset_entropy", "--save", cut, *more) == 0
     printed = capsys.readouterr().out
-    assert "peak chooses layer 4 of 6 (peak is highest there, over 24 texts)" in printed
+    assert "peak chooses layer 4 of 6: of layers 1 to 6, peak is highest there" in printed
     assert "blocks 1-4 of 6" in printed
     whole, short = (tiny.open_model(f, **pooling) for f in (deep / model, cut))
     assert short.info.blocks == 4
@@ -90,42 +90,83 @@ def test_the_table_marks_what_the_metric_says(deep: Path, capsys: Any) -> None:
     ranks = np.array(lrd_harness.measure("effective_rank", states)["effective_rank"])
     best = int(ranks[1:].argmax()) + 1
     assert f"effective_rank chooses layer {best} of 6" in printed
-    assert f"{ranks[best]:#.4g} *" in printed
-    assert "dime is lowest there, over 10 texts" in printed
-    assert len(re.findall(r" \*(?!:)", printed)) == 3  # one a metric; and the title's
+    assert f" {ranks[best]:#.4g}* " in printed
+    said = " ".join(printed.split())
+    assert re.search(r"dime is lowest there and highest at layer \d \(over 10 texts\)", said)
+    assert len(re.findall(r"\d\*", printed)) == 3  # one a metric
     lines = [line for line in printed.splitlines() if re.match(r"^\s*\d ", line)]
     assert [line.split()[0] for line in lines] == list("0123456")
 
 
 def test_layer_0_is_not_chosen(deep: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is what is said of lowest and highest values about it: it is no model."""
     peak_at(monkeypatch, 0)
     assert layer(deep, "bert", "--by", "peak") == 0
-    assert "peak chooses layer 1 of 6" in capsys.readouterr().out  # 0 is no model
+    said = " ".join(capsys.readouterr().out.split())
+    choice = "of layers 1 to 6, peak is highest there and lowest at layer 6 (over 24 texts)"
+    assert f"peak chooses layer 1 of 6: {choice}" in said
 
 
-def test_after_the_last_layer_nothing_is_cut(
-    deep: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+def test_all_metrics_fit_into_80_columns(
+    deep: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert layer(deep, "bert", "--by", "all", "--view-texts", 8) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    numbers = [line.split() for line in lines if re.match(r"^\s*\d ", line)]
+    tables = [numbers[:7], numbers[7:]]
+    assert [[row[0] for row in table] for table in tables] == [list("0123456")] * 2  # none folded
+    assert {len(row) for row in tables[0]} == {2 + 4}
+    assert sum(cell.endswith("*") for row in numbers for cell in row) == 7  # one a metric
+
+
+@pytest.mark.parametrize("model", ["llama", "st"])
+def test_where_the_last_layer_is_chosen_the_whole_model_is_saved(
+    model: str, deep: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     peak_at(monkeypatch, 6)
-    assert layer(deep, "bert", "--by", "peak", "--save", tmp_path / "cut") == 0
-    assert "Nothing was saved: peak chooses the last layer" in capsys.readouterr().out
-    assert not (tmp_path / "cut").exists()
+    kept = tmp_path / "kept"
+    assert layer(deep, model, "--by", "peak", "--save", kept) == 0
+    assert "the whole model, since peak chooses its last layer" in capsys.readouterr().out
+    card = (kept / "README.md").read_text()
+    assert "kept whole by lrd-harness: the metric `peak` chose its last layer" in card
+    assert "pruned" not in card
+    whole, again = (tiny.open_model(f) for f in (deep / model, kept))
+    assert again.info == whole.info
+    batch = whole.tokenize([Text(t) for t in tiny.sentences(5, seed=3)])
+    for key, state in whole.states(batch).items():
+        torch.testing.assert_close(again.states(batch)[key], state, rtol=1e-5, atol=1e-5)
+    if model == "llama":
+        head, its = (
+            transformers.AutoModelForCausalLM.from_pretrained(f).get_output_embeddings().weight
+            for f in (deep / model, kept)
+        )
+        torch.testing.assert_close(head, its)
+
+
+def test_too_few_texts_are_said_before_the_model_is_looked_for(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "few.txt").write_text("one\n" * 9 + "two\n")
+    assert main(["layer", "org/none", "--texts", str(tmp_path / "few.txt")]) == 2
+    assert "has 2 distinct texts; to choose a layer takes at least 8" in running.one_line(capsys)
 
 
 def test_a_metric_that_fails_costs_itself_only(
     deep: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(states: Any) -> Any:
-        raise UnitError("out of luck")
+        raise UnitError("bad: out of luck")
 
     record = Metric("bad", fails, layer_choice=Choice("bad"))
     running.with_plugin(monkeypatch, lrd_metrics=lambda: [record])
     assert layer(deep, "bert", "--by", "bad,effective_rank") == 1
     captured = capsys.readouterr()
-    assert "error: bad: out of luck" in captured.err
+    assert "error: bad: UnitError: out of luck\n" in captured.err  # its name once
     assert "effective_rank chooses layer" in captured.out
     assert layer(deep, "bert", "--by", "bad") == 2
-    assert "no metric has chosen a layer" in capsys.readouterr().err
+    assert "no metric has chosen a layer\n" in capsys.readouterr().err
+    assert layer(deep, "bert", "--by", "bad", "--save", deep / "no") == 2
+    assert "no metric has chosen a layer, so nothing was saved\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -134,7 +175,10 @@ def test_a_metric_that_fails_costs_itself_only(
         (("--by", "dyme"), "unknown metric 'dyme'. Did you mean dime"),
         (("--by", "cosine"), "metric cosine chooses no layer"),
         (("--by", "dime", "--set", "dime.beta=1"), "unknown parameter of metric dime 'beta'"),
+        (("--by", "dime", "--set", "lidar.delta=1"), "lidar is not measured here, so it takes no"),
+        (("--by", "dime", "--set", "dime.alpha=0"), "metric dime: alpha must be above 0, not 0"),
         (("--max-texts", "3"), "max_texts is 3"),
+        (("--max-length", "0"), "max_length is 0, not a whole number of at least 1"),
         (("--task", "NoSuchTask"), "unknown task 'NoSuchTask'"),
     ],
 )

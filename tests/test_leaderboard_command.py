@@ -7,6 +7,7 @@ import io
 import json
 from pathlib import Path
 
+import choice_rows
 import pytest
 import running
 import tiny
@@ -140,6 +141,47 @@ def test_what_cannot_be_done_is_one_clear_line(out: Path, capsys: Shown, tmp_pat
         assert message in refused(capsys, *arguments), arguments
 
 
+def test_notes_come_with_a_result_only(capsys: Shown, tmp_path: Path) -> None:
+    scores = tmp_path / "S.csv"
+    scores.write_text("model,X\nlarge,82\nsmall,64\n")
+    files = ["--actual", str(scores), "--values", VALUES]
+    for wrong in (["--layers", "nobody"], ["--output", str(tmp_path)]):
+        assert main(["leaderboard", *files, *wrong]) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+    assert main(["leaderboard", *files]) == 0
+    assert "scores are above 1: read as percent" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["pruning", "checkpoints", "layers"])
+def test_a_form_without_anything_to_show_says_so(form: str, capsys: Shown, tmp_path: Path) -> None:
+    actual, values = tmp_path / "S.csv", tmp_path / "V.csv"
+    actual.write_text("model,X\na,0.5\nb,0.25\n")
+    values.write_text("model,layer,task,name,value\na,model,X,m.s,1\nb,model,X,m.s,2\n")
+    files = ["--actual", str(actual), "--values", str(values)]
+    assert main(["leaderboard", *files, "--format", form]) == 0
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert said.err.startswith(f"nothing to show in the form {form}: ")
+
+
+def test_layers_of_a_package_by_the_name_of_a_run(
+    capsys: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`pypi:PACKAGE==VERSION` is recorded as the package, its version being the revision."""
+    from lrd_harness import output
+    from lrd_harness.results import ModelRow, Results
+
+    made = {"model": "pypi:tiny", "revision": "0.1"}
+    rows = choice_rows.scores("X", [0.25, 0.5], layers=1, **made)
+    held = Results(models=(ModelRow(**made),), scores=tuple(rows))
+    monkeypatch.setattr(output, "shown", lambda out: held)
+    for name in ("pypi:tiny", "pypi:tiny==0.1", "pypi:tiny@0.1"):
+        assert "0.2500" in shown(capsys, "out", "--layers", name)
+    said = refused(capsys, "out", "--layers", "pypi:tiny==0.2")
+    assert "unknown model 'pypi:tiny (revision 0.2)'" in said
+
+
 def test_help_shows_the_forms(capsys: Shown) -> None:
     with pytest.raises(SystemExit):
         main(["leaderboard", "--help"])
@@ -149,5 +191,6 @@ def test_help_shows_the_forms(capsys: Shown) -> None:
         "model,layer,task,name,value",
         "model,parameters_millions,width,blocks,family",
         "read as percent",
+        "pruning, checkpoints",
     ):
-        assert words in text
+        assert words in " ".join(text.split())

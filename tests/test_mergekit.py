@@ -82,6 +82,16 @@ def test_the_card_says_what_was_done() -> None:
         assert said in text.splitlines()
 
 
+def test_the_card_of_a_model_that_was_kept_whole() -> None:
+    text = card(Pruned("org/m", "main", 4, (), (9, 9), hub=True, metric="dime", texts="a.jsonl"))
+    assert front(text)["tags"] == ["lrd-harness", "dime"]
+    assert front(text)["base_model"] == "org/m"
+    assert "# m with all of its 4 blocks" in text
+    assert "kept whole by lrd-harness: the metric `dime` chose its last layer." in text
+    for line in ("| blocks | 1-4 |", "| texts | a.jsonl |", "| parameters | 9 |"):
+        assert line in text.splitlines()
+
+
 def test_a_card_by_hand_of_a_model_of_one_s_own() -> None:
     mine = Pruned("/home/me/a: #b", "abc", 4, (2,), (10, 8), library="sentence-transformers")
     text = card(mine)

@@ -117,6 +117,34 @@ def test_chains_have_exactly_the_length_and_begin_with_their_text() -> None:
         tokens.chained(127)
 
 
+def test_chains_take_unknown_words_of_a_text_as_they_are() -> None:
+    model = model_of("Bert")
+    marks = ("[CLS]", "[SEP]", "[UNK]", *"abcdef")
+    cls, sep, unk, a, b, c, d, e, f = map(model.tokenizer.convert_tokens_to_ids, marks)
+    texts = [Text("日 日 a b c 日 d 日"), Text("e f"), Text("日")]  # the last has no word
+    tokens = Tokens(model, texts)
+    body, next_one = [unk, unk, a, b, c, unk, d, unk], [e, f]
+    assert ids_of(tokens.repeated(0)) == [[cls, *body, sep], [cls, *next_one, sep]]
+    assert (tokens.total, tokens.room) == (10, 126)
+    for length in (1, 4, 8, 9):
+        first, second = ids_of(tokens.chained(length))
+        assert first == [cls, *(body + next_one)[:length], sep]
+        assert second == [cls, *(next_one + body)[:length], sep]
+    (changed, _) = ids_of(tokens.randomised(1))
+    assert [i for i, token in enumerate(changed) if token == unk] == [1, 2, 6, 8]
+
+
+def test_an_unknown_token_that_also_frames_texts_frames_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = model_of("Bert")
+    sep = model.tokenizer.sep_token_id
+    monkeypatch.setattr(type(model.tokenizer), "unk_token_id", sep, raising=False)
+    ids = ids_of(Tokens(model, [Text("a b c")]).chained(5))[0]
+    assert len(ids) == 7
+    assert ids.count(sep) == 1
+
+
 def test_chains_keep_the_types_of_their_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of("Bert")
     real = model.tokenize

@@ -127,7 +127,8 @@ WRONG = {
     f"--models {M} --tasks SciFact --set nrs.kk=3": "unknown parameter of metric nrs 'kk'. Did you",
     f"--models {M} --tasks SciFact --set nrs.k=ten": "parameter k of metric nrs is 'ten'; by defau",
     f"--models {M} --tasks SciFact --set nsr.k=3": "unknown metric to set a parameter of 'nsr'.",
-    f"--models {M} --tasks SciFact --set nrs.k=3 --plugins frenet": "set a parameter of 'nrs'",
+    f"--models {M} --tasks SciFact --set nrs.k=3 --plugins frenet": "nrs is not measured here",
+    f"--models {M} --tasks SciFact --max-length 0": "max_length is 0, not a whole number",
     "--suite mteb-32": "suite mteb-32 has no models: give them with --models",
 }
 

@@ -256,6 +256,7 @@ def test_a_fault_is_told_and_the_code_is_1(
         (("--kind", "length", "--lengths", "500"), "length 500: the model takes 128 tokens"),
         (("--kind", "random", "--seed", "-1"), "--seed -1: not a whole number"),
         (("--kind", "random", "--max-texts", "3"), "max_texts is 3"),
+        (("--kind", "random", "--max-length", "0"), "max_length is 0, not a whole number"),
         (("--kind", "random", "--task", "x"), "give either --texts or --task"),
         (("--kind", "random", "--norm", "rw"), "norm"),
         (("--kind", "random", "--set", "curvature.skip=-1"), "skip"),

@@ -108,6 +108,7 @@ def test_scores_of_a_run_go_into_the_card(deep: Path, tmp_path: Path, own_cache:
         (("--rule", "random", "--budget", 0.2, "--seed", "-1"), "--seed -1: not a whole number"),
         (("--rule", "last", "--budget", 0.2, "--device", "cuda:77"), "device 'cuda:77' cannot be"),
         (("--layers", "2", "--save-mergekit", "no/such/m.yaml"), "its folder is not there"),
+        (("--layers", "2", "--max-length", "0"), "max_length is 0, not a whole number of at least"),
     ],
 )
 def test_errors_write_nothing(
@@ -123,7 +124,8 @@ def test_a_folder_that_is_not_empty_is_left_alone(
 ) -> None:
     (tmp_path / "kept.txt").write_text("mine")
     assert prune(deep / "bert", "--layers", "2", "--save", tmp_path) == 2
-    assert str(tmp_path) in running.one_line(capsys)
+    said = running.one_line(capsys)
+    assert said == f"{tmp_path} is not empty; a model is saved to a new folder"
     assert (tmp_path / "kept.txt").read_text() == "mine"
     assert json.dumps([p.name for p in tmp_path.iterdir() if p.suffix]) == '["kept.txt"]'
 

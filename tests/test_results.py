@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sqlite3
 import time
@@ -15,6 +18,7 @@ import numpy as np
 import pytest
 
 from lrd_harness import UserError, results
+from lrd_harness.errors import StorageFull
 from lrd_harness.results import Journal, Profile, build_database, latest, load, read
 
 WHO = {"model": "m", "revision": "r1", "variant": "full"}
@@ -201,9 +205,16 @@ def test_after_a_failed_write_a_new_file_is_begun(
 ) -> None:
     journal = Journal(tmp_path)
     journal.append(MODEL)
-    real = os.write
-    monkeypatch.setattr(os, "write", lambda file, data: real(file, data[:10]))  # disk full
-    with pytest.raises(OSError, match="in part"):
+    real, calls = os.write, itertools.count()
+
+    def full(file: int, data: bytes) -> int:
+        """As a full disk: what fits is written, then nothing."""
+        if next(calls):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(file, data[:10])
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(StorageFull, match=f"no space left .* {re.escape(str(tmp_path))}"):
         journal.append(score(0))
     monkeypatch.undo()
     journal.append(score(1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import shutil
 import tempfile
@@ -9,14 +11,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrd_harness import store as store_module
+from lrd_harness import store_files
 from lrd_harness.contracts import Text
+from lrd_harness.errors import StatesLost, StorageFull
 from lrd_harness.store import Store, text_key
 
 IDENTITY = {"model": "m", "pooling": "mean"}
@@ -179,13 +183,13 @@ def test_a_shard_is_verified_once_and_only_if_it_is_asked_for(
     written = Store(tmp_path, IDENTITY)
     written.write([Text("a")], states(1))
     written.write([Text("b")], states(1, seed=1))
-    real, verified = store_module._intact, list[Path]()
+    real, verified = store_files.intact, list[Path]()
 
     def intact(path: Path) -> bool:
         verified.append(path)
         return real(path)
 
-    monkeypatch.setattr(store_module, "_intact", intact)
+    monkeypatch.setattr(store_files, "intact", intact)
     assert written.missing([Text("a")]) == []
     store = Store(tmp_path, IDENTITY)
     assert verified == []
@@ -201,7 +205,7 @@ def test_a_damaged_shard_is_not_read_from(tmp_path: Path) -> None:
     (bad,) = shards(store)
     content = bad.read_bytes()
     bad.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(KeyError):
+    with pytest.raises(StatesLost, match="were in the store and are damaged or gone"):
         store.read([Text("b")], ("raw", 0))
     assert store.discarded == [bad.name]
     assert store.missing([Text("a"), Text("b")]) == [Text("a"), Text("b")]
@@ -212,17 +216,15 @@ def test_a_damaged_shard_is_not_read_from(tmp_path: Path) -> None:
 
 def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
     folder = Store(tmp_path, IDENTITY).folder
-    for name, age in (("old.part", 2 * 86_400), ("new.part", 60)):
+    for name, age in (("tmpold.part", 2 * 86_400), ("tmpnew.part", 60)):
         (folder / name).write_bytes(b"half")
         os.utime(folder / name, (time.time() - age,) * 2)
     Store(tmp_path, IDENTITY)
-    assert [p.name for p in folder.glob("*.part")] == ["new.part"]
+    assert [p.name for p in folder.glob("*.part")] == ["tmpnew.part"]
 
 
 def test_whole_by_its_name_but_no_shard(tmp_path: Path) -> None:
     """The checksum is right, the content is not ours."""
-    import hashlib
-
     store = Store(tmp_path, IDENTITY)
     content = b"\0" * 100
     name = hashlib.sha256(content).hexdigest()[:32] + ".safetensors"
@@ -237,10 +239,10 @@ def test_what_cannot_be_opened_now_is_not_thrown_away(
     store.write([Text("a")], states(1))
     real = Path.open
 
-    def refuse(self: Path, *args: object) -> object:
+    def refuse(self: Path, *args: Any, **keywords: Any) -> object:
         if self.suffix == ".safetensors":
             raise OSError("stale handle")
-        return real(self, *args)  # type: ignore[arg-type]
+        return real(self, *args, **keywords)
 
     monkeypatch.setattr(Path, "open", refuse)
     blind = Store(tmp_path, IDENTITY)
@@ -260,11 +262,11 @@ def test_a_killed_writer_leaves_nothing_that_counts(
     assert again.discarded == []
     assert again.missing([Text("a"), Text("b")]) == [Text("b")]
 
-    def full(*_: object, **__: object) -> None:
-        raise OSError("no space left on device")
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("lrd_harness.store.save_file", full)
-    with pytest.raises(OSError, match="no space"):
+    monkeypatch.setattr("lrd_harness.store_files.os.fsync", full)
+    with pytest.raises(StorageFull, match="no space left on the disk or in the quota of"):
         again.write([Text("b")], states(1))
     assert again.missing([Text("b")]) == [Text("b")]
     assert len(list(again.folder.glob("*.part"))) == 1  # the killed one's, none of our own

@@ -134,6 +134,20 @@ def test_short_texts_are_left_out_and_counted(model: Any, tmp_path: Path) -> Non
         seen.tokens[0].finished(texts[2:])
 
 
+def test_parameters_for_which_no_text_is_long_enough(model: Any, tmp_path: Path) -> None:  # noqa: F811
+    """The lengths of the random text that tells which scores there are are no one's concern."""
+
+    def picky(states: Any) -> dict[str, Any]:
+        raise NotEnoughTokens(f"needs 2000 tokens, got {len(states[0])}")
+
+    texts = texts_of(12)
+    seen = watched(model, texts, tmp_path, item(Metric("picky", picky, needs="tokens")))
+    read(model, texts, tmp_path, seen)
+    with pytest.raises(NotEnoughTexts) as raised:
+        seen.tokens[0].finished(texts)
+    assert str(raised.value) == "picky: no text has enough tokens with these parameters"
+
+
 def test_a_layer_without_a_value_in_some_texts(model: Any, tmp_path: Path) -> None:  # noqa: F811
     def odd(states: Any) -> dict[str, Any]:
         values = [float(s.norm()) for s in states]

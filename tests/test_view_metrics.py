@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -137,6 +138,45 @@ def test_lidar_by_generalised_eigenvalues_where_states_are_large():
     assert measure(LIDAR, milder)["lidar"][0] == pytest.approx(expected, rel=1e-6)
 
 
+def exact_lidar(h, delta=1e-4):
+    """The definition, in fifty digits."""
+    n, q, d = h.shape
+    with mpmath.workdps(50):
+        texts = [[[mpmath.mpf(v) for v in view] for view in text] for text in h.tolist()]
+        means = [[sum(column) / q for column in zip(*text, strict=True)] for text in texts]
+        rest = mpmath.matrix(
+            [
+                [v - m for v, m in zip(view, mean, strict=True)]
+                for text, mean in zip(texts, means, strict=True)
+                for view in text
+            ]
+        )
+        scatter = rest.T * rest / (n * q) + mpmath.mpf(delta) * mpmath.eye(d)
+        centre = [sum(column) / n for column in zip(*means, strict=True)]
+        rows = mpmath.matrix([[v - c for v, c in zip(m, centre, strict=True)] for m in means])
+        values = mpmath.eigsy(rows * mpmath.inverse(scatter) * rows.T, eigvals_only=True)
+        p = [v / sum(values) for v in values if v > 1e-40 * max(values)]
+        return float(-sum(v * mpmath.log(v) for v in p))
+
+
+@pytest.mark.parametrize("scale", [1, 1e2, 1e4, 3e5, 1e7])
+@pytest.mark.parametrize(("n", "q", "d"), [(8, 2, 17), (9, 3, 12)])
+def test_lidar_of_large_states_in_fifty_digits(scale, n, q, d):
+    """Between, a Cholesky factor is found though the squares have lost delta: 1 % off at 3e5."""
+    x = scale * (R(0, 2, n, 1, d) + R(100, 2, n, q, d))
+    expected = [exact_lidar(h) for h in x]
+    np.testing.assert_allclose(measure(LIDAR, x)["lidar"], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda m: m.name)
+def test_views_that_are_alike_are_no_fault_of_the_texts(metric):
+    """As of single letters, which no augmentation can change."""
+    alike = np.repeat(R(0, 3, 20, 1, 6), 16, axis=2)
+    scores = measure(metric, alike)
+    assert scores["start"] == 0
+    assert np.isfinite(scores[metric.layer_choice.score]).all()
+
+
 def plain_dime(h, alpha, draws=10):
     def entropy(k):
         values = np.linalg.eigvalsh(k / np.trace(k)).clip(0)
@@ -201,6 +241,8 @@ def test_parameters_out_of_range():
         for bad in (0, -1, math.nan):
             with pytest.raises(UserError, match=f"{name} must be above 0"):
                 measure(metric, x, **{name: bad})
+    with pytest.raises(UserError, match="delta must be above 0 and finite, not inf"):
+        measure(LIDAR, x, delta=math.inf)
     with pytest.raises(UserError, match="permutations must be at least 1"):
         measure(DIME, x, permutations=0)
 

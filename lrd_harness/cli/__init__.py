@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS = (
-    *("run", "prune", "layer", "probe", "compare"),
-    *("leaderboard", "plugins", "suites", "tasks", "models"),
+    *("run", "plan", "merge", "prune", "layer", "probe", "compare"),
+    *("leaderboard", "plugins", "suites", "tasks", "models", "cache"),
 )
 
 ABOUT = """\
@@ -52,11 +52,17 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Exit codes: 0 done, 1 some units failed, 2 bad input, 130 interrupted."""
-    from lrd_harness.errors import UserError
+    from lrd_harness.errors import Elsewhere, UserError
+    from lrd_harness.files import full
+    from lrd_harness.notices import told_to
 
     chosen = parser().parse_args(arguments)
+    chosen.typed = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code: int = chosen.run(chosen)
+        with told_to(lambda line: print(line, file=sys.stderr)):
+            code: int = chosen.run(chosen)
+    except Elsewhere:
+        return 2
     except UserError as error:
         print("lrd-harness:", " ".join(str(error).splitlines()), file=sys.stderr)
         return 2
@@ -66,4 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `lrd-harness tasks | head`
         sys.stderr.close()
         return 0
+    except OSError as error:
+        no_space = full(error)
+        if no_space is None:
+            raise
+        print("lrd-harness:", no_space, file=sys.stderr)
+        return 2
     return code

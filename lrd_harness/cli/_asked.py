@@ -10,6 +10,7 @@ from lrd_harness.errors import UserError
 
 SETTINGS = (
     "task_data layers pooling norm max_texts view_texts max_length dtype attention padding device "
+    "device_map "
     "batch_tokens num_fewshot limit include_path log_samples"
 )
 

@@ -91,7 +91,7 @@ def resolve(
         raise UserError(f"--seed {seed}: not a whole number of at least 0")
     plugins = manager.load(tuple(map(manager.from_name, arguments.load)))
     given: dict[str, Any] = {"max_texts": texts}
-    for name in ("norm", "max_texts", "view_texts", "device"):
+    for name in ("norm", "max_texts", "view_texts", "max_length", "device"):
         if getattr(arguments, name, None) is not None:
             given[name] = getattr(arguments, name)
     made = suite.Suite(
@@ -171,6 +171,5 @@ def cell(value: float | None, form: str = "#.4g") -> str:
 def described(items: Sequence[PlannedMetric]) -> list[dict[str, Any]]:
     """The metrics as a file names them."""
     return [
-        {"name": i.metric.name, "version": i.metric.version, "parameters": dict(i.parameters)}
-        for i in items
+        {"name": i.metric.name, "version": i.metric.version, "parameters": i.written} for i in items
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from lrd_harness.cut import LayerValues
 
 TEXTS = 5000  # at most
+WIDE = 4  # metrics side by side: more do not fit into 80 columns
 EPILOG = """\
 examples:
   lrd-harness layer MODEL --texts FILE
@@ -24,9 +26,9 @@ examples:
       what each metric's layer gains where there are labels
 
 DIR is an ordinary checkpoint that ends at the chosen layer: transformers,
-sentence-transformers and lm-eval load it. Metrics that choose a layer:
-`lrd-harness plugins`. exit codes: 0 done; 1 done, but a metric failed;
-2 bad input."""
+sentence-transformers and lm-eval load it. Where the last layer is chosen, it is
+the whole model. Metrics that choose a layer: `lrd-harness plugins`.
+exit codes: 0 done; 1 done, but a metric failed; 2 bad input."""
 
 
 def add(commands: Any) -> None:
@@ -51,7 +53,7 @@ def add(commands: Any) -> None:
         metavar="METRIC",
         help="metrics that choose (dime); the first one's layer is saved; all: every one",
     )
-    sub.add_argument("--save", type=Path, metavar="DIR", help="write the model cut at that layer")
+    sub.add_argument("--save", type=Path, metavar="DIR", help="write the model, cut at that layer")
     sub.set_defaults(run=run)
 
 
@@ -73,17 +75,19 @@ def run(arguments: argparse.Namespace) -> int:
     by = _names(arguments)
     resolved = _measured.resolve(arguments, "layer", TEXTS, by, display)
     choosing(resolved.items)
+    asked = resolved.settings
+    questions = Questions(asked.max_texts)
+    _check_enough(len(questions.sample(resolved.task)), resolved.task.name)
     planned = resolved.model(arguments.model, arguments, display)
     opened = Shrinking(planned, display, _measured.batch_tokens(planned))
-    asked = resolved.settings
     sampling = Sampling(asked.norm, asked.view_texts, planned.options.device)
-    questions = Questions(asked.max_texts)
     reading = Embeddings(opened.model, questions, opened.batch_tokens, sampling)
     found, faults = layer_values(opened.model, reading, resolved.task, resolved.items, display)
     for metric, reason in faults.items():
         print(f"error: {metric}: {reason}", file=sys.stderr)
     if not found:
-        raise UserError("no metric has chosen a layer, so nothing was saved")
+        unsaved = ", so nothing was saved" if arguments.save is not None else ""
+        raise UserError(f"no metric has chosen a layer{unsaved}")
     _show(planned.name, opened.blocks, found)
     if arguments.save is not None:
         texts = Path(arguments.texts).name if arguments.texts else resolved.task.name
@@ -103,53 +107,72 @@ def _names(arguments: argparse.Namespace) -> list[str]:
     return [plugins.get("metric", name).name for name in by]
 
 
+def _check_enough(texts: int, task: str) -> None:
+    """Raise UserError for fewer texts than a metric can be computed on."""
+    from lrd_harness.measuring import MIN_TEXTS
+
+    if texts < MIN_TEXTS:
+        raise UserError(
+            f"{task} has {texts} distinct texts; to choose a layer takes at least {MIN_TEXTS}"
+        )
+
+
 def _show(model: str, blocks: int, found: Sequence[LayerValues]) -> None:
-    """A line a layer, the chosen ones marked; then each choice in words."""
+    """A line a layer, the chosen ones marked, a few metrics a table; then each choice in words."""
     from lrd_harness.cli._tables import show
 
     def cell(one: LayerValues, layer: int) -> str:
         value = one.values.get(layer)
-        mark = " *" if layer == one.chosen else ""
+        mark = "*" if layer == one.chosen else ""
         return "-" if value is None else f"{value:#.4g}{mark}"
 
-    heads = [f"{o.metric}.{o.score}" if o.score != o.metric else o.metric for o in found]
-    rows = [
-        [str(layer), f"{layer / blocks:.2f}", *(cell(one, layer) for one in found)]
-        for layer in range(blocks + 1)
-    ]
-    show(f"Layers of {model} (*: chosen)", ["layer", "depth", *heads], rows)
+    print(f"Layers of {model} (*: chosen)")
+    for start in range(0, len(found), WIDE):
+        part = found[start : start + WIDE]
+        heads = [f"{o.metric}.{o.score}" if o.score != o.metric else o.metric for o in part]
+        rows = [
+            [str(layer), f"{layer / blocks:.2f}", *(cell(one, layer) for one in part)]
+            for layer in range(blocks + 1)
+        ]
+        show("", ["layer", "depth", *heads], rows)
     for one in found:
-        least = {"min": "lowest", "max": "highest"}
-        print(
-            f"{one.metric} chooses layer {one.chosen} of {blocks} ({one.score} is "
-            f"{least[one.best]} there, over {one.n} texts); the {least[_other(one.best)]} is at "
-            f"layer {one.other}."
-        )
+        print(_wrapped(_choice(one, blocks)))
     print(
-        "Layer 0 is the embeddings alone and is not chosen. No label was seen: what the choice is "
-        "worth\nshows on a labelled task (`lrd-harness run --layers all`)."
+        _wrapped(
+            "Layer 0 is the embeddings alone and is not chosen. No label was seen: what the choice "
+            "is worth shows on a labelled task (`lrd-harness run --layers all`)."
+        )
     )
 
 
-def _other(best: str) -> str:
-    return "max" if best == "min" else "min"
+def _choice(one: LayerValues, blocks: int) -> str:
+    """What a metric chooses, and what it would in the other direction."""
+    best, other = ("lowest", "highest") if one.best == "min" else ("highest", "lowest")
+    return (
+        f"{one.metric} chooses layer {one.chosen} of {blocks}: of layers 1 to {blocks}, "
+        f"{one.score} is {best} there and {other} at layer {one.other} (over {one.n} texts)."
+    )
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 80, break_long_words=False, break_on_hyphens=False)
 
 
 def _save(opened: Any, one: LayerValues, texts: str, folder: Path, display: Any) -> None:
-    """Write the model without the blocks behind the chosen layer."""
+    """Write the model without the blocks behind the chosen layer, if there are any."""
     from dataclasses import replace
 
     from lrd_harness.checkpoint import save
     from lrd_harness.mergekit import card
 
     removed = range(one.chosen + 1, opened.blocks + 1)
-    if not removed:
-        print(f"Nothing was saved: {one.metric} chooses the last layer, the model as it is.")
-        return
     said = replace(opened.report(removed, None, None, None), metric=one.metric, texts=texts)
     with display.stage("saving"):
         save(opened.planned.checkpoint, removed, folder, card(said))
     before, after = said.parameters
+    if not removed:
+        print(f"Saved to {folder}: the whole model, since {one.metric} chooses its last layer.")
+        return
     print(
         f"Saved to {folder}: blocks 1-{one.chosen} of {opened.blocks}, {before / 1e6:,.1f} to "
         f"{after / 1e6:,.1f} million parameters."

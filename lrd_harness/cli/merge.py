@@ -1,0 +1,50 @@
+"""`lrd-harness merge`: several runs in, one run and its leaderboard out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+EPILOG = """\
+The runs must have the same settings, data, metrics and pruning. Where several
+hold the same result, the newest counts. OUT is new or an earlier merge: merging
+again adds what is new. `lrd-harness run --output OUT` goes on with it.
+
+examples:
+  lrd-harness run --suite mteb-32 --shard 1/8 --output part-1
+  lrd-harness merge part-* --output whole
+exit codes: 0 done; 1 done, but some units failed; 2 bad input."""
+
+
+def add(commands: Any) -> None:
+    """Declare the arguments."""
+    sub = commands.add_parser(
+        "merge",
+        help="join slices of a run, or runs of several machines",
+        description="Join runs into one folder, and print its leaderboard: the slices of\n"
+        "`run --shard`, or the same suite on several machines.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    sub.add_argument("outs", type=Path, nargs="+", metavar="OUT", help="the folders of the runs")
+    sub.add_argument("--output", type=Path, metavar="OUT", required=True, help="the joint folder")
+    sub.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Join, write the views and print the leaderboard. Returns the exit code."""
+    from lrd_harness import manager, output
+    from lrd_harness.merging import merge
+
+    out = arguments.output
+    for remark in merge(arguments.outs, out):
+        print(remark, file=sys.stderr)
+    plugins = manager.load()
+    board, faults = output.write_views(out, plugins)
+    print(plugins.get("reporter", "table").write(board), end="")
+    for fault in faults:
+        print(f"error: {fault}", file=sys.stderr)
+    print(f"\nAll of it is in {out}.", file=sys.stderr)
+    return 1 if faults or output.read_run(out)["errors"] else 0

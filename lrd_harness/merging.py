@@ -1,0 +1,257 @@
+"""Join runs into one: slices of a run, or the same suite on several machines."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lrd_harness import database, journal, results, slices
+from lrd_harness.errors import UserError
+from lrd_harness.files import space, write_text
+from lrd_harness.output import environment, make, read_run, versions
+from lrd_harness.suite import Settings
+
+NATIVE = ("mteb", "lm_eval")  # folders of the libraries' own results
+OWN = ("command", "begun", "finished", "errors", "shards", "counters", "versions", "environment")
+
+
+class Part(NamedTuple):
+    """A run that is to be joined: its folder, and its run.json."""
+
+    out: Path
+    held: Mapping[str, Any]
+
+
+def merge(folders: Sequence[Path], out: Path) -> list[str]:
+    """Join the runs of these folders in `out`; returns what is to be said of them.
+
+    Of a unit that several hold the newest record counts, as in one run. `out` is new, empty or an
+    earlier merge, which is added to. Its views (results.sqlite, leaderboard.*) are not written yet.
+    Raises UserError for a folder that is no run, for runs with other settings, data, metrics or
+    pruning, and for an `out` that holds something else.
+    """
+    there = _earlier(out)
+    distinct = {folder.resolve(): folder for folder in reversed(folders)}
+    if there:
+        distinct.pop(out.resolve(), None)
+    parts = [Part(folder, _run(folder)) for folder in reversed(distinct.values())]
+    if not parts:
+        raise UserError(f"there is nothing to merge into {out} but itself")
+    parts.sort(key=_number)
+    _check([*there, *parts])
+    make(out)
+    with space(out):
+        # at once, so that a merge that was stopped is known for one, and can be made again
+        _write(out, {**_joined([*there, *parts]), "finished": None})
+        for part in parts:
+            _copy_journals(part.out, out)
+            for name in NATIVE:
+                _copy_tree(part.out / name, out / name)
+        errors = len(results.load(out).errors)
+        _write(out, {**_joined([*there, *parts]), "errors": errors})
+    return _remarks([*there, *parts])
+
+
+def _earlier(out: Path) -> list[Part]:
+    """The merge that `out` holds, if there is one. Raises UserError for anything else in it."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file")
+    if not out.is_dir() or all(p.name.startswith(".run.json.") for p in out.iterdir()):
+        return []
+    if not (out / "run.json").exists():
+        raise UserError(f"{out} is not empty, and no merge of runs: give another --output")
+    held = read_run(out)
+    if "merged" not in held:
+        raise UserError(f"{out} is a run, and no merge of runs: give another --output")
+    return [Part(out, held)]
+
+
+def _run(folder: Path) -> Mapping[str, Any]:
+    """run.json of a folder that is to be merged."""
+    if not folder.is_dir():
+        raise UserError(f"no such folder: {folder}")
+    return read_run(folder)
+
+
+def _number(part: Part) -> int:
+    """Slices in their order, others before them as they were given."""
+    shards = part.held.get("shards") or ["0/0"]
+    return int(shards[0].partition("/")[0])
+
+
+def _check(parts: Sequence[Part]) -> None:
+    """Raise UserError, naming the difference, unless these can be parts of one run."""
+    usual = json.loads(json.dumps(Settings().results()))
+    said: dict[tuple[str, str], tuple[Any, Path]] = {}
+    for out, held in parts:
+        known = {**usual, **held.get("settings", {})}
+        here = {("", name): value for name, value in known.items()}
+        data = held.get("data", {})
+        for entry in held.get("tasks", []):
+            here["data of ", entry["name"]] = data.get(entry["name"], "of the task's own")
+        for entry in held.get("metrics", []):
+            here["metric ", entry["name"]] = {k: entry[k] for k in ("version", "parameters")}
+        if held.get("pruning"):
+            here["", "pruning"] = held["pruning"]
+        for key, value in here.items():
+            before, first = said.setdefault(key, (value, out))
+            if before != value:
+                raise UserError(
+                    f"{first} and {out} are not of one run: {''.join(key)} is "
+                    f"{_short(before)} there and {_short(value)} here"
+                )
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _write(out: Path, held: Mapping[str, Any]) -> None:
+    write_text(out / "run.json", json.dumps(held, indent=1))
+
+
+def _joined(parts: Sequence[Part]) -> dict[str, Any]:
+    """run.json of the whole: lists joined, what differs kept by folder under `merged`."""
+    every = [part.held for part in parts]
+    newest = max(every, key=lambda held: str(held.get("begun")))
+    order: dict[str, list[str]] = next((held["order"] for held in every if "order" in held), {})
+    merged = _sources(parts)
+    finished = [source.get("finished") for source in merged.values()]
+    shards = list(dict.fromkeys(s for held in every for s in held.get("shards", [])))
+    layers = [held.get("layers") for held in every]
+    return {
+        **newest,
+        "suite": every[0].get("suite"),
+        "command": ["lrd-harness", *sys.argv[1:]],
+        "begun": min(str(held.get("begun")) for held in every),
+        "finished": None if None in finished else max(map(str, finished)),
+        "layers": layers[0] if layers.count(layers[0]) == len(layers) else "several",
+        "models": _entries(every, "models", order),
+        "tasks": _entries(every, "tasks", order),
+        "data": {k: v for held in every for k, v in held.get("data", {}).items()},
+        "metrics": _entries(every, "metrics", order),
+        "pruning": next((held["pruning"] for held in every if held.get("pruning")), None),
+        "counters": _counters([source["counters"] for source in merged.values()]),
+        "versions": versions(),
+        "environment": environment(),
+        "merged": merged,
+        **({"shards": shards, "order": order} if shards else {}),
+    }
+
+
+def _entries(
+    every: Iterable[Mapping[str, Any]], kind: str, order: Mapping[str, list[str]]
+) -> list[dict[str, Any]]:
+    """The entries of a list of run.json, each once, in the order of the whole run if it is known.
+
+    A model is told by name and revision, the others by name.
+    """
+    found = {
+        (entry["name"], entry.get("revision")): entry
+        for held in every
+        for entry in held.get(kind, [])
+    }
+    names = order.get(kind, [])
+    place = {name: i for i, name in enumerate(names)}
+    return sorted(found.values(), key=lambda entry: place.get(entry["name"], len(names)))
+
+
+def _sources(parts: Sequence[Part]) -> dict[str, dict[str, Any]]:
+    """What each run said of itself, by folder; those of an earlier merge among them.
+
+    A merge into which nothing was run since says nothing of its own.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for out, held in parts:
+        inner = held.get("merged", {})
+        found.update(inner)
+        counted = _counters([source["counters"] for source in inner.values()])
+        if not inner or held.get("counters") != counted:
+            own = {name: held[name] for name in OWN if name in held}
+            found[str(out.resolve())] = {"counters": {}, **own}
+    return found
+
+
+def _counters(every: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The sums of several runs' counters, and their `met`, joined."""
+    total: dict[str, float] = {}
+    models: dict[str, dict[str, float]] = {}
+    met: dict[str, dict[str, Any]] = {}
+    for counters in every:
+        _add(total, counters.get("total", {}))
+        for name, counted in counters.get("models", {}).items():
+            _add(models.setdefault(name, {}), counted)
+        for name, tasks in counters.get("met", {}).items():
+            met.setdefault(name, {}).update(tasks)
+    return {"total": total, "models": models, "met": met}
+
+
+def _add(total: dict[str, float], counted: Mapping[str, float]) -> None:
+    for name, value in counted.items():
+        total[name] = total.get(name, 0) + value
+
+
+def _copy_journals(source: Path, out: Path) -> None:
+    """Copy the journals of a run, or what its database holds where there are none."""
+    folder = out / journal.FOLDER
+    folder.mkdir(exist_ok=True)
+    for path in journal.files(source):
+        # the others' names are of one process; this one is in every folder that was restored
+        own = path.name != "restored.jsonl"
+        to = folder / (path.name if own else _restored(path.read_bytes()))
+        if not to.exists() or to.stat().st_size < path.stat().st_size:  # a journal only grows
+            _copy(path, to)
+    if not journal.files(source) and (source / database.NAME).is_file():
+        lines = [json.dumps(r, ensure_ascii=False) + "\n" for r in database.read(source)]
+        write_text(folder / _restored("".join(lines).encode()), "".join(lines))
+
+
+def _restored(content: bytes) -> str:
+    return f"restored-{hashlib.sha256(content).hexdigest()[:12]}.jsonl"
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    """Copy the files of a folder that the target lacks, or has older, each whole or not at all."""
+    for path in sorted(source.rglob("*")):
+        to = target / path.relative_to(source)
+        if path.is_symlink() or not path.is_file():
+            continue
+        if to.exists() and to.stat().st_mtime_ns >= path.stat().st_mtime_ns:
+            continue
+        to.parent.mkdir(parents=True, exist_ok=True)
+        _copy(path, to)
+
+
+def _copy(path: Path, to: Path) -> None:
+    """Copy a file, with its time, in one step for whoever reads it."""
+    with tempfile.TemporaryDirectory(dir=to.parent, prefix=".merge-") as folder:
+        shutil.copy2(path, folder)
+        (Path(folder) / path.name).replace(to)
+
+
+def _remarks(parts: Sequence[Part]) -> list[str]:
+    """What is missing, and what may matter: slices, runs that are not finished, versions."""
+    merged = _sources(parts)
+    said = [
+        f"{out} is not finished: when it is, merge again"
+        for out, source in merged.items()
+        if source.get("finished") is None
+    ]
+    absent = slices.lacking([s for source in merged.values() for s in source.get("shards", [])])
+    if absent:
+        said.append(f"not among them: slice{'s' * (len(absent) > 1)} {', '.join(absent)}")
+    by_library: dict[str, dict[str, str]] = {}
+    for out, source in merged.items():
+        for library, version in source.get("versions", {}).items():
+            by_library.setdefault(library, {}).setdefault(version, out)
+    for library, found in by_library.items():
+        if len(found) > 1:
+            places = ", ".join(f"{version} in {out}" for version, out in found.items())
+            said.append(f"made with several versions of {library}: {places}")
+    return said
