@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from lrd_harness.contracts import Text
@@ -148,23 +149,32 @@ def forward(
     progress(0, len(texts))
     for shard in shards([lengths[i] for i in order], texts_at_once(model)):
         chosen = order[shard.start : shard.stop]
-        parts: list[dict[Name, np.ndarray]] = []
+        parts: list[dict[Name, Tensor]] = []
 
         def tried(
             tokens: int, at: int = done, chosen: list[int] = chosen, parts: Any = parts
         ) -> None:
             parts.clear()
+            gpus: set[torch.device] = set()
             for batch in batches([lengths[i] for i in chosen], tokens, alike):
                 found = run([encoded[i] for i in chosen[batch.start : batch.stop]])
-                parts.append({name: state.cpu().numpy() for name, state in found.items()})
+                gpus |= {state.device for state in found.values() if state.is_cuda}
+                parts.append({name: _to_cpu(state) for name, state in found.items()})
                 at += len(batch)
                 progress(at, len(texts))
+            for gpu in gpus:
+                torch.cuda.synchronize(gpu)  # what is under way is not to be read before
 
         budget.attempt(tried)
         done += len(chosen)
-        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        joined = {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}
         keep([texts[i] for i in chosen], joined, [cut[i] for i in chosen])
     return sum(lengths)
+
+
+def _to_cpu(state: Tensor) -> Tensor:
+    """In main memory; of a CUDA state only once its device is synchronised, the next batch going on."""
+    return state.to("cpu", non_blocking=True) if state.is_cuda else state.cpu()
 
 
 def texts_at_once(model: Model) -> int:

@@ -45,6 +45,11 @@ class DegenerateState(UnitError):
     """A state that is the same for (nearly) all texts, above the first sound one."""
 
 
+def described(error: Exception) -> str:
+    """The text under which an error is recorded: that of a UserError says all by itself."""
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UserError:
     """A UserError for a name that is not in `known`, with the nearest names."""
     near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.5)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +20,11 @@ from lrd_harness.errors import Elsewhere, UserError
 
 Item = TypeVar("Item")
 PATIENCE = timedelta(days=7)  # how long they wait for the slowest; a dead one is noticed at once
+
+
+MARK = ".shared-"  # begins the name of a file that is there for a moment
+SPAWNED = "LRD_HARNESS_SPAWNED"  # of a process whose parent speaks for it when it is interrupted
+BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
 
 
 class Ranks:
@@ -98,12 +105,13 @@ class Connected(Ranks):
     def deal(self, items: Sequence[Item]) -> Iterator[tuple[int, Item]]:
         """As Ranks: a counter in the store of torch.distributed says which is the next."""
         name = self._name()
-        while (number := self._store.add(name, 1) - 1) < len(items):
+        while (number := self._add(name, 1) - 1) < len(items):
             yield number, items[number]
 
     def share(self, items: Iterable[Item], size: Callable[[Item], int]) -> list[Item]:
         """As Ranks: dealt by size, from the largest on, there and back."""
-        ordered = sorted(items, key=size, reverse=True)  # stable: the same in all processes
+        # by their texts where sizes are equal: a set has an order of its own in each process
+        ordered = sorted(items, key=lambda item: (-size(item), str(item)))
         turn = 2 * self.world
         mine = (self.rank, turn - 1 - self.rank)
         return [item for place, item in enumerate(ordered) if place % turn in mine]
@@ -116,12 +124,19 @@ class Connected(Ranks):
             both = (done - told[0], total - told[1])
             told[:] = [done, total]
             done, total = (
-                self._store.add(f"{what} {name}", more)
+                self._add(f"{what} {name}", more)
                 for what, more in zip(("done", "total"), both, strict=True)
             )
             advance(done, total)
 
         return add
+
+    def _add(self, name: str, more: int) -> int:
+        try:
+            found: int = self._store.add(name, more)
+        except RuntimeError as error:  # the node that held it is gone
+            raise Elsewhere("another process has ended") from error
+        return found
 
     def _name(self) -> str:
         """The same in all processes, as these do the same things in the same order."""
@@ -180,20 +195,29 @@ def check_shared(ranks: Ranks, folders: Sequence[Path]) -> None:
 
     The main process leaves a mark in each, and the others look for it.
     """
-    mark = ranks.first(f".shared-{os.getpid()}-{os.urandom(4).hex()}")
+    if ranks.world == 1:
+        return
+    mark = ranks.first(f"{MARK}{os.getpid()}-{os.urandom(4).hex()}")
     for folder in folders:
-        if ranks.main:
-            (folder / mark).touch()
-        ranks.wait()
+        together(ranks, partial(_touch, folder / mark) if ranks.main else lambda: None)
         blind = "" if (folder / mark).exists() else socket.gethostname()
         hosts = sorted(set(filter(None, ranks.gather(blind))))
         if ranks.main:
             (folder / mark).unlink(missing_ok=True)
-        if hosts:
+        if hosts and ranks.main:
             raise UserError(
                 f"{folder} is not the same folder on {', '.join(hosts)}: the processes of a run "
                 "need one OUT and one cache folder (LRD_HARNESS_CACHE) that all of them share"
             )
+        if hosts:
+            raise Elsewhere("the main process has said why")
+
+
+def _touch(file: Path) -> None:
+    try:
+        file.touch()
+    except OSError as error:
+        raise UserError(f"{file.parent} cannot be written to ({error.strerror})") from None
 
 
 def spawn(arguments: Sequence[str], processes: int) -> int:
@@ -201,10 +225,17 @@ def spawn(arguments: Sequence[str], processes: int) -> int:
 
     Raises UserError where a process dies: the same command goes on where they stopped.
     """
+    import logging
+
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    for name in (
+        "torch.distributed.elastic",
+        "torch.multiprocessing",
+    ):  # what is wrong is said here
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // processes)))
     config = LaunchConfig(
@@ -214,6 +245,7 @@ def spawn(arguments: Sequence[str], processes: int) -> int:
         run_id=f"lrd-harness-{os.getpid()}",
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
+        local_addr="localhost",
         max_restarts=0,
         monitor_interval=0.2,
         start_method="spawn",
@@ -222,6 +254,8 @@ def spawn(arguments: Sequence[str], processes: int) -> int:
         codes = elastic_launch(config, work)(list(arguments))
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
+        if failure.exitcode in (BAD_INPUT, INTERRUPTED):  # it has said why
+            return int(failure.exitcode)
         how = failure.signal_name() if failure.exitcode < 0 else f"exit code {failure.exitcode}"
         raise UserError(
             f"process {rank} of {processes} ended ({how}); the same command goes on where it "
@@ -237,4 +271,11 @@ def work(arguments: list[str]) -> int:
     """One process of those that `spawn` starts."""
     from lrd_harness.cli import main
 
-    return main(arguments)
+    os.environ[SPAWNED] = "1"
+    code = main(arguments)
+    if code in (BAD_INPUT, INTERRUPTED):
+        # Others may be waiting for this one: nothing but its end tells them.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from lrd_harness.errors import UserError
+from lrd_harness.errors import StorageFull, UserError
 from lrd_harness.files import write_text
 
 Found = TypeVar("Found")
@@ -59,12 +60,15 @@ class Budget:
 
     def _remembered(self) -> int | None:
         try:
-            return int(json.loads(self._file.read_text())["tokens"]) if self._file else None
+            found = int(json.loads(self._file.read_text())["tokens"]) if self._file else 0
         except (OSError, ValueError, KeyError, TypeError):
             return None  # there is none, or one that was damaged: found again
+        return found if found > 0 else None
 
     def _keep(self) -> None:
-        if self._file is not None:
+        if self._file is None:
+            return
+        with suppress(OSError, StorageFull):  # what was read is worth more than what is remembered
             self._file.parent.mkdir(parents=True, exist_ok=True)
             write_text(self._file, json.dumps({"tokens": self.tokens}))
 

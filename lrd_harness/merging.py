@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from lrd_harness import database, journal, results, slices
 from lrd_harness.errors import UserError
 from lrd_harness.files import space, write_text
-from lrd_harness.output import environment, make, read_run, versions
+from lrd_harness.output import UNBEGUN, environment, make, read_run, versions
 from lrd_harness.suite import Settings
 
 NATIVE = ("mteb", "lm_eval")  # folders of the libraries' own results
@@ -62,7 +62,7 @@ def _earlier(out: Path) -> list[Part]:
     """The merge that `out` holds, if there is one. Raises UserError for anything else in it."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file")
-    if not out.is_dir() or all(p.name.startswith(".run.json.") for p in out.iterdir()):
+    if not out.is_dir() or all(p.name.startswith(UNBEGUN) for p in out.iterdir()):
         return []
     if not (out / "run.json").exists():
         raise UserError(f"{out} is not empty, and no merge of runs: give another --output")

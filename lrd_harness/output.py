@@ -18,12 +18,14 @@ from lrd_harness import results
 from lrd_harness.capture import Captured
 from lrd_harness.errors import StorageFull, UserError
 from lrd_harness.files import write_text
+from lrd_harness.launch import MARK
 from lrd_harness.manager import Plugins
 from lrd_harness.ordering import ordered
 from lrd_harness.plan import Plan
 from lrd_harness.results import MetricRow, Results
 from lrd_harness.suite import Settings
 
+UNBEGUN = (".run.json.", MARK)  # what a run that was killed at its beginning leaves
 LIBRARIES = (
     "torch transformers sentence-transformers mteb lm-eval datasets numpy scipy scikit-learn"
 )
@@ -90,7 +92,7 @@ def _unlike(out: Path, plan: Plan) -> str:
     if out.exists() and not out.is_dir():
         return f"{out} is a file"
     # a run that was killed at its very beginning leaves an unfinished run.json, and nothing else
-    if not out.is_dir() or all(p.name.startswith(".run.json.") for p in out.iterdir()):
+    if not out.is_dir() or all(p.name.startswith(UNBEGUN) for p in out.iterdir()):
         return ""
     if not (out / "run.json").exists():
         return f"{out} is not empty and no run: it has no run.json"

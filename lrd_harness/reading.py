@@ -88,9 +88,9 @@ class Embeddings:
         return {}
 
     def refresh(self) -> None:
-        """Take note of what other processes have read."""
+        """Take note of what other processes have read; each waits for all."""
         self.store.refresh()
-        self.samples.refresh()
+        self.samples.refresh(self.ranks)
 
     def _read(
         self, texts: Sequence[Text], progress: Progress, watched: Watched | None = None
@@ -193,10 +193,10 @@ class Likelihoods:
                     progress=behind(progress, self.captured.forwarded),
                     watched=self.samples.watched(sample, items),
                 )
-                views = self.samples.views(sample, items)
+                views = dict.fromkeys(self.samples.views(self.sample(task), items))
                 self.captured += capture(
                     self.model,
-                    views,
+                    self.ranks.share(views, size),
                     self._plain,
                     batch_tokens=self.budget,
                     progress=behind(progress, self.captured.forwarded),
@@ -206,10 +206,10 @@ class Likelihoods:
         return failed
 
     def refresh(self) -> None:
-        """Take note of what other processes have read."""
+        """Take note of what other processes have read; each waits for all."""
         for store in (self.store, self._plain):
             store.refresh()
-        self.samples.refresh()
+        self.samples.refresh(self.ranks)
 
     def met(self, task: Task, asked: Sequence[Continuation]) -> dict[str, int]:
         """What a task's contexts are like: repeated, empty, longer than the model takes."""

@@ -73,7 +73,7 @@ class Run:
                 self.display.line(f"{place}: nothing left to do")
                 continue
             self._model(planned, place)
-            self._meet()
+            self.ledger.meet(self.ranks)
             self._let_go(planned)
             gc.collect()  # no two models in memory at once
         self.ledger.close()
@@ -83,12 +83,6 @@ class Run:
         readings = self.readings.pop(planned.name, None)
         if readings is not None:
             self.past[planned.name] = sum((r.captured for r in readings), Captured())
-
-    def _meet(self) -> None:
-        """Wait for the other processes, and take note of what they have recorded."""
-        self.ranks.wait()
-        if self.ranks.world > 1:
-            self.ledger.refresh()
 
     def _left(self, planned: PlannedModel, blocks: int) -> bool:
         """Whether anything is left to do for a model."""
@@ -135,20 +129,21 @@ class Run:
         for task in compared if model.head is None and self.ranks.main else ():
             key = unit(planned, task.name, "texts")
             self.ledger.fail(key, planned, UserError(model.headless), task=task.name)
-        self._meet()
+        self.ledger.meet(self.ranks)
         self._prune(planned, model, place)
 
     def _prune(self, planned: PlannedModel, model: Model, place: str) -> None:
         """Choose blocks to remove, and score what is left, where that is asked for."""
         sweep = self.sweeps.get(planned.name)
-        if sweep is None or not sweep.pending():
+        if sweep is None or not self.ranks.first(sweep.pending()):
             return
         kinds: list[Kind] = [Embeddings] * any(not t.likelihood for t in sweep.tasks())
         if model.head is not None and any(t.likelihood for t in sweep.tasks()):
             kinds.append(Likelihoods)
         held = {type(reading): reading for reading in self.readings.get(planned.name, ())}
         readings = [held.get(kind) or self._reading(planned, model, kind) for kind in kinds]
-        sweep.execute(model, [reading for reading in readings if reading is not None], place)
+        if self.ranks.agree(None not in readings):
+            sweep.execute(model, [reading for reading in readings if reading is not None], place)
 
     def _read(
         self, planned: PlannedModel, model: Model, kind: Kind, tasks: Sequence[Task], place: str

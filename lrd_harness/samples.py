@@ -10,10 +10,11 @@ from lrd_harness import augment, measuring
 from lrd_harness.cache import cache_dir
 from lrd_harness.contracts import Norm, Text
 from lrd_harness.errors import UnitError
+from lrd_harness.launch import ALONE, Ranks
 from lrd_harness.parameters import PlannedMetric
 from lrd_harness.protocols import Model
 from lrd_harness.store import Store
-from lrd_harness.token_values import TokenValues, Watched
+from lrd_harness.token_values import TokenValues, Watched, share_faults
 from lrd_harness.view import StoredStates, StoredViews, planes
 
 
@@ -64,10 +65,14 @@ class Samples:
             self._tokens[id(item)] = made
         return self._tokens[id(item)]
 
-    def refresh(self) -> None:
-        """Take note of what other processes have kept."""
+    def refresh(self, ranks: Ranks = ALONE) -> None:
+        """Take note of what other processes have kept, and of token metrics that failed there.
+
+        Each waits for all.
+        """
         for values in self._tokens.values():
             values.store.refresh()
+        share_faults(list(self._tokens.values()), ranks)
 
     def measure(self, item: PlannedMetric, texts: Sequence[Text]) -> tuple[measuring.Scores, int]:
         """A metric's scores on texts that were captured, and the number of texts they are of.

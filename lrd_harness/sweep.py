@@ -141,9 +141,7 @@ class Sweep:
             with self.display.stage(f"{place}: choosing blocks to remove", "choices") as advance:
                 self._choose(model, found, advance)
             self.note()
-        self.ranks.wait()
-        if self.ranks.world > 1:
-            self.ledger.refresh()
+        self.ledger.meet(self.ranks)
         held = [self.ledger.get(self.key(choice)) for choice in self.choices]
         removed = list(dict.fromkeys(tuple(record["removed"]) for record in held if record))
         if not removed:

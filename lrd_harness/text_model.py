@@ -175,7 +175,7 @@ class TextModel:
             # a pooling that takes one token and a norm of single tokens can change places
             one = self.parts.pooling in ONE_TOKEN
             whole = raw if one else self.final_norm(state).to(self.device)
-            normed = self.normed(raw) if one else self.parts.pool(whole, features)
+            normed = self.normed(raw.to(state.dtype)) if one else self.parts.pool(whole, features)
             found["final"] = normed.float()
         return found
 

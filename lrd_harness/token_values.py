@@ -19,7 +19,17 @@ from torch import Tensor
 
 from lrd_harness import measuring
 from lrd_harness.contracts import Norm, Text, Values
-from lrd_harness.errors import NotEnoughTexts, NotEnoughTokens, NotFinite, UnitError
+from lrd_harness.errors import (
+    NotEnoughTexts,
+    NotEnoughTokens,
+    NotFinite,
+    StorageFull,
+    UnitError,
+    UserError,
+    described,
+)
+from lrd_harness.files import full
+from lrd_harness.launch import Ranks
 from lrd_harness.parameters import PlannedMetric
 from lrd_harness.protocols import Model
 from lrd_harness.store import Plane, Store
@@ -53,13 +63,20 @@ class TokenValues:
             "parameters": json.dumps(dict(item.parameters), sort_keys=True, default=str),
             "norm": norm,
         }
+        self.key = json.dumps(own, sort_keys=True)  # the same in all processes of a run
         self.store = Store(root, {**identity, **own})
         self.fault: Exception | None = None
         self._lengths: dict[str, int | None] = {}  # of each score: of a list, None of a number
         self._states = states
 
     def row(self, states: Tensor | Sequence[Tensor]) -> np.ndarray:
-        """One text's values, states 0..L being (T, d_l) each: (1 + m,) float64."""
+        """One text's values, states 0..L being (T, d_l) each: (1 + m,) float64.
+
+        Raises an error that says that memory does not suffice, for the pass to be tried again with
+        fewer tokens; a single text on which that never helps fails the model, not the metric.
+        """
+        from accelerate.utils.memory import should_reduce_batch_size
+
         if not self._lengths and self.fault is None:
             self._learn()
         row = np.full(1 + sum(map(_size, self._lengths.values())), np.nan)
@@ -74,6 +91,8 @@ class TokenValues:
         except UnitError:
             row[0] = LEFT_OUT
         except Exception as error:  # a stranger's metric, whose other texts would do the same
+            if should_reduce_batch_size(error):
+                raise
             self.fault = error
         return row
 
@@ -191,6 +210,28 @@ class Watched:
             if one.fault is None:
                 one.keep(texts, found[f"tokens {number}", 0])
         return {plane: values for plane, values in found.items() if plane[0] in POOLED}
+
+
+def share_faults(tokens: Sequence[TokenValues], ranks: Ranks) -> None:
+    """Let a metric that failed in one process have failed in all, as the first of them tells.
+
+    Each process waits for all, and asks once, whichever metrics it has. An error cannot always be
+    sent, so elsewhere it is a UserError, which is recorded by the same text (StorageFull, which
+    ends the run, where a full disk is behind it).
+    """
+    if ranks.world == 1:
+        return
+    own = {
+        one.key: (full(one.fault) is not None, described(one.fault))
+        for one in tokens
+        if one.fault is not None
+    }
+    every = ranks.gather(own)
+    for one in tokens:
+        first = next((rank for rank, found in enumerate(every) if one.key in found), ranks.rank)
+        if first != ranks.rank:
+            no_space, text = every[first][one.key]
+            one.fault = StorageFull(text) if no_space else UserError(text)
 
 
 def _lengths(scores: measuring.Scores) -> dict[str, int | None]:

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from lrd_harness import journal, measuring, results
 from lrd_harness.contracts import Task
-from lrd_harness.errors import NotFinite, UserError
+from lrd_harness.errors import Elsewhere, NotFinite, described
 from lrd_harness.files import full
+from lrd_harness.launch import Ranks
 from lrd_harness.parameters import PlannedMetric
 from lrd_harness.plan import PlannedModel
 from lrd_harness.progress import Display
@@ -41,6 +42,16 @@ class Ledger:
     def refresh(self) -> None:
         """Take note of what other processes have recorded."""
         self._records = {r["unit"]: r for r in journal.latest(journal.read(self._out))}
+
+    def meet(self, ranks: Ranks) -> None:
+        """Wait for the other processes, and take note of what they have recorded.
+
+        None goes on before all have: they decide alike.
+        """
+        if ranks.world > 1:
+            ranks.wait()
+            self.refresh()
+            ranks.wait()
 
     def undone(self, key: str) -> bool:
         """Whether a unit is not recorded yet, or only as an error, which is tried again."""
@@ -74,8 +85,10 @@ class Ledger:
         no_space = full(error)
         if no_space is not None:
             raise no_space from error
+        if isinstance(error, Elsewhere):  # no fault of this unit: the run is at its end
+            raise error
         self.failed.add(key)
-        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        text = described(error)
         place = ", ".join(f"{k} {v}" for k, v in where.items() if v is not None)
         line = text.splitlines()[0] if text else type(error).__name__
         self._display.line(f"error: {planned.name}{': ' if place else ''}{place}: {line}")

@@ -131,7 +131,8 @@ class StoredStates(Sequence[torch.Tensor]):
     def __init__(
         self, store: Store, texts: Sequence[Text], chosen: Sequence[Plane], device: str = "cpu"
     ) -> None:
-        self._store, self._texts, self._planes, self._device = store, texts, chosen, device
+        self._store, self._texts, self._planes = store, texts, chosen
+        self._device = "cpu" if device.startswith("mps") else device  # Apple's GPU has no float64
 
     def __len__(self) -> int:
         return len(self._planes)

@@ -138,11 +138,12 @@ def _pooling_name(pooling: Any) -> str:
 
 
 def _pool(pooling: Any) -> Callable[[Tensor, Mapping[str, Any]], Tensor]:
-    """The model's own way from token states to pooled ones."""
+    """The model's own way from token states to pooled ones, in float32 where those are in half."""
+    import torch
 
     def run(state: Tensor, mask: Tensor, prompt_length: int) -> Tensor:
         features = {
-            "token_embeddings": state,
+            "token_embeddings": state.float() if state.dtype in half else state,
             "attention_mask": mask,
             "prompt_length": prompt_length,
         }
@@ -155,10 +156,9 @@ def _pool(pooling: Any) -> Callable[[Tensor, Mapping[str, Any]], Tensor]:
         if len(set(lengths)) == 1:
             return run(state, mask, lengths[0])
         rows = [run(state[i : i + 1], mask[i : i + 1], n) for i, n in enumerate(lengths)]
-        import torch
-
         return torch.cat(rows)
 
+    half = (torch.float16, torch.bfloat16)
     return pool
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -181,58 +178,13 @@ def test_folders_that_are_not_shared(own: Path, tmp_path: Path) -> None:
     assert not list(out.glob("journal/*"))
 
 
-def call(*arguments: str, cache: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "LRD_HARNESS_CACHE": str(cache), **more}
-    return subprocess.run(
-        [sys.executable, "-m", *arguments], capture_output=True, text=True, check=False, env=env
-    )
-
-
-def test_the_option_and_torchrun(own: Path, tmp_path: Path) -> None:
-    """As users start them: by `--processes`, and by torchrun; progress is one process's."""
-    tasks, metrics = TASKS[:1], ("--plugins", "nrs")
-    first, second = tmp_path / "first", tmp_path / "second"
-    asked = command(own, first, *metrics, "--processes", "2", tasks=tasks, models=["bert"])
-    asked.remove("--quiet")
-    done = call("lrd_harness", *asked, cache=tmp_path / "cache")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("Leaderboard: 1 model, 1 task")
-    assert "1 model × 1 task, 1 metric, in 2 processes into" in done.stderr
-    assert done.stderr.count("[1/1] local/bert: metrics, tasks × layers") == 1
-    ran = ("torch.distributed.run", "--nproc-per-node", "2", "-m", "lrd_harness")
-    plain = command(own, second, *metrics, tasks=tasks, models=["bert"])
-    again = call(*ran, *plain, cache=tmp_path / "cache")
-    assert again.returncode == 0, again.stderr
-    assert again.stdout == done.stdout
-    same_numbers(first, second)
-
-
-def test_a_process_that_dies(own: Path, tmp_path: Path) -> None:
-    """The others are ended, one line says so, and the same command goes on."""
-    file = tmp_path / "dies.py"
-    flag = tmp_path / "flag"
-    file.write_text(
-        "import os, signal, pathlib\n"
-        "from lrd_harness import Metric, hookimpl\n"
-        "def dies(states):\n"
-        f"    flag = pathlib.Path({str(flag)!r})\n"
-        "    if not flag.exists():\n"
-        "        flag.touch()\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return {'dies': 1.0}\n"
-        "@hookimpl\ndef lrd_metrics():\n    return [Metric('dies', dies)]\n"
-    )
+def test_what_a_kill_at_the_very_beginning_leaves(own: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    more = ("--plugins", "dies,nrs", "--load", str(file), "--processes", "2")
-    asked = command(own, out, *more, tasks=TASKS[:1], models=["bert"])
-    done = call("lrd_harness", *asked, cache=tmp_path / "cache")
-    assert done.returncode == 2
-    ours = [line for line in done.stderr.splitlines() if line.startswith("lrd-harness: ")]
-    assert len(ours) == 1
-    assert "of 2 ended (SIGKILL); the same command goes on where it stopped" in ours[0]
-    (again,) = jobs({"command": asked, "world": 2}, cache=tmp_path / "cache")
-    assert [code for code, _, _ in again] == [0, 0], again[0][2]
-    assert {r["metric"] for r in running.records(out, "metric")} == {"dies", "nrs"}
+    out.mkdir()
+    (out / ".shared-123-abc").touch()
+    asked = command(own, out, "--plugins", "nrs", tasks=TASKS[:1], models=["bert"])
+    ((code, _, said),) = jobs({"command": asked, "world": 1}, cache=tmp_path / "cache")[0]
+    assert code == 0, said
 
 
 def test_alone_is_one_of_one() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
+import time
 from collections.abc import Sequence
 
 COMMANDS = (
@@ -54,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Exit codes: 0 done, 1 some units failed, 2 bad input, 130 interrupted."""
     from lrd_harness.errors import Elsewhere, UserError
     from lrd_harness.files import full
+    from lrd_harness.launch import SPAWNED
     from lrd_harness.notices import told_to
 
     chosen = parser().parse_args(arguments)
@@ -62,12 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with told_to(lambda line: print(line, file=sys.stderr)):
             code: int = chosen.run(chosen)
     except Elsewhere:
+        time.sleep(1)  # the process that tells of it is to have told before all are ended
         return 2
     except UserError as error:
         print("lrd-harness:", " ".join(str(error).splitlines()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nInterrupted.", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0" and SPAWNED not in os.environ:
+            print("\nInterrupted.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `lrd-harness tasks | head`
         sys.stderr.close()

@@ -177,7 +177,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.device_map and ((arguments.processes or 1) > 1 or launch.launched()):
         raise UserError("--device-map spreads a model over all GPUs: run it in one process")
     if (arguments.processes or 1) > 1 and not launch.launched():
-        return launch.spawn(arguments.typed, arguments.processes)
+        try:
+            return launch.spawn(arguments.typed, arguments.processes)
+        except KeyboardInterrupt:
+            _interrupted(arguments.output)
+            return launch.INTERRUPTED
     with launch.connected() as ranks:
         return _run(arguments, ranks)
 
@@ -186,7 +190,7 @@ def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
     """In one process of those that run it."""
     from lrd_harness import cache, manager, output, slices
     from lrd_harness.cli._asked import asked
-    from lrd_harness.launch import check_shared, together
+    from lrd_harness.launch import INTERRUPTED, SPAWNED, check_shared, together
     from lrd_harness.plan import make_plan
     from lrd_harness.progress import Display
 
@@ -218,16 +222,24 @@ def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
             return 0
         board, faults = output.write_views(out, plugins)
     except KeyboardInterrupt:
-        if ranks.main:
-            again = f"The same command with --output {out} goes on where it stopped."
-            print(f"\nInterrupted. {again}", file=sys.stderr)
-        return 130
+        if ranks.main and SPAWNED not in os.environ:
+            _interrupted(out)
+        return INTERRUPTED
     print(plugins.get("reporter", "table").write(board), end="")
     for fault in faults:
         display.line(f"error: {fault}")
     native = "".join(f", {name}/" for name in ("mteb", "lm_eval") if (out / name).is_dir())
     display.line(f"\nAll of it is in {out}: leaderboard.md, .csv, .json, results.sqlite{native}")
     return 1 if errors or faults else 0
+
+
+def _interrupted(out: Path | None) -> None:
+    where = f" with --output {out}" if out else ""
+    print(
+        f"\nInterrupted. The same command{where} goes on where it stopped.",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _work(plan: Any, out: Path, display: Any, ranks: Ranks, kept: dict[str, Any]) -> int:
@@ -244,6 +256,7 @@ def _work(plan: Any, out: Path, display: Any, ranks: Ranks, kept: dict[str, Any]
     work = Run(plan, out, display, ranks)
     if ranks.main:
         output.write_run(out, plan, {}, work.ledger.met(), begun=begun, finished=None, **kept)
+    ranks.wait()  # a journal without a run.json would be no run
     finished = None
     try:
         with told_to(display.line) if ranks.main else nullcontext():

@@ -1,0 +1,133 @@
+"""Runs in several processes as users start them: how they begin, how they end, what is said."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import running
+from ranks import jobs
+from test_processes import TASKS, command, own, same_numbers
+
+__all__ = ["own"]  # a fixture
+
+
+def call(*arguments: str, cache: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "LRD_HARNESS_CACHE": str(cache), **more}
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], capture_output=True, text=True, check=False, env=env
+    )
+
+
+def test_the_option_and_torchrun(own: Path, tmp_path: Path) -> None:
+    """As users start them: by `--processes`, and by torchrun; progress is one process's."""
+    tasks, metrics = TASKS[:1], ("--plugins", "nrs")
+    first, second = tmp_path / "first", tmp_path / "second"
+    asked = command(own, first, *metrics, "--processes", "2", tasks=tasks, models=["bert"])
+    asked.remove("--quiet")
+    done = call("lrd_harness", *asked, cache=tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Leaderboard: 1 model, 1 task")
+    assert "1 model × 1 task, 1 metric, in 2 processes into" in done.stderr
+    assert done.stderr.count("[1/1] local/bert: metrics, tasks × layers") == 1
+    ran = ("torch.distributed.run", "--nproc-per-node", "2", "-m", "lrd_harness")
+    plain = command(own, second, *metrics, tasks=tasks, models=["bert"])
+    again = call(*ran, *plain, cache=tmp_path / "cache")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == done.stdout
+    same_numbers(first, second)
+
+
+def test_a_process_that_dies(own: Path, tmp_path: Path) -> None:
+    """The others are ended, one line says so, and the same command goes on."""
+    file = tmp_path / "dies.py"
+    flag = tmp_path / "flag"
+    file.write_text(
+        "import os, signal, pathlib\n"
+        "from lrd_harness import Metric, hookimpl\n"
+        "def dies(states):\n"
+        f"    flag = pathlib.Path({str(flag)!r})\n"
+        "    if not flag.exists():\n"
+        "        flag.touch()\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return {'dies': 1.0}\n"
+        "@hookimpl\ndef lrd_metrics():\n    return [Metric('dies', dies)]\n"
+    )
+    out = tmp_path / "out"
+    more = ("--plugins", "dies,nrs", "--load", str(file), "--processes", "2")
+    asked = command(own, out, *more, tasks=TASKS[:1], models=["bert"])
+    done = call("lrd_harness", *asked, cache=tmp_path / "cache")
+    assert done.returncode == 2
+    ours = [line for line in done.stderr.splitlines() if line.startswith("lrd-harness: ")]
+    assert len(ours) == 1
+    assert "of 2 ended (SIGKILL); the same command goes on where it stopped" in ours[0]
+    (again,) = jobs({"command": asked, "world": 2}, cache=tmp_path / "cache")
+    assert [code for code, _, _ in again] == [0, 0], again[0][2]
+    assert {r["metric"] for r in running.records(out, "metric")} == {"dies", "nrs"}
+
+
+@pytest.mark.parametrize("victim", ["0", "1"])
+def test_a_disk_that_is_full_for_one_process(victim: str, own: Path, tmp_path: Path) -> None:
+    """The others, which wait for it, are ended; one line; the same command goes on."""
+    file = tmp_path / "fills.py"
+    flag = tmp_path / "flag"
+    file.write_text(
+        "import errno, os, pathlib\n"
+        "from lrd_harness import Metric, hookimpl\n"
+        "def fills(states):\n"
+        f"    if os.environ['RANK'] == {victim!r} and not pathlib.Path({str(flag)!r}).exists():\n"
+        "        raise OSError(errno.ENOSPC, 'No space left on device')\n"
+        "    return {'fills': 1.0}\n"
+        "@hookimpl\ndef lrd_metrics():\n    return [Metric('fills', fills)]\n"
+    )
+    out = tmp_path / "out"
+    tasks = TASKS[:2]  # so that either process is dealt one
+    more = ("--plugins", "fills", "--load", str(file), "--layers", "last", "--processes", "2")
+    asked = command(own, out, *more, tasks=tasks, models=["bert", "gpt"])
+    done = call("lrd_harness", *asked, cache=tmp_path / "cache")
+    if done.returncode == 0:  # the other one was quicker and did all of it
+        assert len(running.records(out, "metric")) == 4
+        return
+    assert done.returncode == 2
+    said = [line for line in done.stderr.splitlines() if line.startswith("lrd-harness: ")]
+    assert len(said) == 1, done.stderr
+    assert "no space left" in said[0].lower()
+    flag.touch()
+    (again,) = jobs({"command": asked, "world": 2}, cache=tmp_path / "cache")
+    assert [code for code, _, _ in again] == [0, 0], again[0][2]
+    assert len(running.records(out, "metric")) == 4
+
+
+def test_what_a_user_sees_of_control_c(own: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    more = ("--plugins", "nrs,curvature", "--processes", "2")
+    asked = command(own, out, *more, tasks=TASKS[:2], models=["bert", "gpt"])
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "LRD_HARNESS_CACHE": str(tmp_path / "cache")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lrd_harness", *asked],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+        start_new_session=True,
+    )
+    end = time.monotonic() + 120
+    while not list(out.glob("journal/*")) and time.monotonic() < end:
+        time.sleep(0.02)
+    begun = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes
+    shown, said = process.communicate(timeout=100)
+    assert process.returncode == 130, said
+    assert time.monotonic() - begun < 25  # and not after elastic's patience
+    assert shown == ""
+    assert said.count("Interrupted.") == 1, said
+    assert f"The same command with --output {out} goes on where it stopped." in said
+    (again,) = jobs({"command": asked, "world": 2}, cache=tmp_path / "cache")
+    assert [code for code, _, _ in again] == [0, 0]
+    units = [r["unit"] for r in running.records(out, "score", "metric")]
+    assert len(units) == len(set(units)) == 2 * 2 * (4 + 2)
