@@ -85,7 +85,7 @@ def partial_p(
     The null: x says nothing of y, nor of the control. Under it P(p <= a) <= a for any n and any
     ties; where x goes with the control it is an approximation, a good one as the statistic is
     studentised. All orders for n <= 8, above that (count + 1) / (draws + 1); orders that leave the
-    statistic undefined are not counted. Above 1,000 cases by Student's t with n - 3 degrees.
+    statistic undefined are not counted. Above 500 cases by Student's t with n - 3 degrees.
     """
     observed = partial_rho(x, y, control)
     if observed is None:
@@ -138,11 +138,10 @@ def resamples(n: int, draws: int = RESAMPLES, seed: int = 42) -> np.ndarray:
 def resampled_rho(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Spearman's rho in each resample: (draws,), NaN where a side is constant in it.
 
-    x, y: (n,); counts: (draws, n), how often each pair is there. Average ranks within the
-    resample: below(i) counts what is less than i, and half of what is level with it.
+    x, y: (n,); counts: (draws, n), how often each pair is there.
     """
     half = counts.sum(axis=1, keepdims=True) / 2
-    u, v = (counts @ _below(side) - half for side in (x, y))  # ranks, centred: exact
+    u, v = (_resampled_ranks(side, counts) - half for side in (x, y))  # centred, exact
     product, first, second = (
         np.einsum("dn,dn->d", counts * a, b) for a, b in ((u, v), (u, u), (v, v))
     )
@@ -151,9 +150,14 @@ def resampled_rho(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarra
     return np.where((first > 0) & (second > 0), found, np.nan)
 
 
-def _below(side: np.ndarray) -> np.ndarray:
-    """below[j, i]: 1 where j is less than i, a half where they are level: (n, n)."""
-    return np.asarray((side[:, None] < side) + 0.5 * (side[:, None] == side))
+def _resampled_ranks(side: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Average ranks in each resample, less a half: what is below, and half of what is level."""
+    _, first, level = np.unique(np.sort(side), return_index=True, return_inverse=True)
+    order = np.argsort(side, kind="stable")
+    own = np.add.reduceat(counts[:, order], first, axis=1)  # (draws, different values)
+    places = np.empty_like(order)
+    places[order] = level
+    return np.asarray((np.cumsum(own, axis=1) - own / 2)[:, places])
 
 
 def bootstrap_rho(
@@ -162,7 +166,7 @@ def bootstrap_rho(
     """Percentile bootstrap interval of Spearman's rho, whole pairs resampled.
 
     Resamples in which a side is constant are dropped. None below 5 pairs, where rho is None, and
-    above 1,000 pairs, where the resamples would not fit.
+    above 500 pairs, where the resamples would not fit.
     """
     a, b = paired(x, y)
     if not comparable(a, b) or not LEAST <= len(a) <= LARGE:

@@ -38,12 +38,17 @@ class _Predictor:
 
 @dataclass(frozen=True)
 class _Setting:
-    """What all predictors are held against. counts: resamples of the models, None: too many."""
+    """What all predictors are held against.
+
+    counts: resamples of the models, None: too many; drawn: rho in these, of what was asked for
+    before, by predictor, task and models.
+    """
 
     tasks: Sequence[str]
     actual: Grid
     controls: Mapping[str, Grid]
-    counts: np.ndarray | None = field(repr=False)
+    counts: np.ndarray | None
+    drawn: dict[tuple[int, int, bytes], np.ndarray] = field(default_factory=dict)
 
 
 def build_selection(panel: Panel) -> Selection | None:
@@ -106,7 +111,7 @@ def _agreements(held: Sequence[_Predictor], setting: _Setting) -> tuple[Agreemen
 def _agreement(predictor: _Predictor, setting: _Setting, rivals: tuple[Rival, ...]) -> Agreement:
     both = ~np.isnan(predictor.values) & ~np.isnan(setting.actual)
     counted = [t for t, n in enumerate(both.sum(axis=1)) if n >= LEAST]
-    drawn = {t: _drawn(predictor.values, setting, t, both[t]) for t in counted}
+    drawn = {t: _drawn(predictor, setting, t, both[t]) for t in counted}
     tasks = [_on_task(predictor, setting, t, both[t], drawn[t]) for t in counted]
     holm = inference.holm([task.p for task in tasks])
     over_tasks = inference.bootstrap_median([task.rho for task in tasks])
@@ -142,8 +147,9 @@ def _on_task(
     x, y = predictor.values[t][both], setting.actual[t][both]
     controls = {name: values[t][both] for name, values in setting.controls.items()}
     of_size = controls[LOG_PARAMETERS]
+    own = predictor.name if predictor.kind == "baseline" else None
     nothing = np.full_like(y, np.nan)  # a predictor says nothing beside itself
-    beside = {c: nothing if c == predictor.name else v for c, v in controls.items()}
+    beside = {c: nothing if c == own else v for c, v in controls.items()}
     low, high = (inference.interval(drawn) if drawn is not None else None) or (None, None)
     return TaskAgreement(
         task=setting.tasks[t],
@@ -162,12 +168,15 @@ def _on_task(
     )
 
 
-def _drawn(values: Grid, setting: _Setting, t: int, both: np.ndarray) -> np.ndarray | None:
+def _drawn(predictor: _Predictor, setting: _Setting, t: int, both: np.ndarray) -> np.ndarray | None:
     """rho on task t in each resample of the models in the mask; None for too few or too many."""
     if setting.counts is None or both.sum() < inference.LEAST:
         return None
-    x, y = values[t][both], setting.actual[t][both]
-    return inference.resampled_rho(x, y, setting.counts[:, both])
+    place = id(predictor), t, both.tobytes()
+    if place not in setting.drawn:
+        x, y = predictor.values[t][both], setting.actual[t][both]
+        setting.drawn[place] = inference.resampled_rho(x, y, setting.counts[:, both])
+    return setting.drawn[place]
 
 
 def _rival(
@@ -184,7 +193,7 @@ def _rival(
             continue
         pairs.append((own, rho))
         n.append(int(both.sum()))
-        drawn.append([_drawn(grid.values, setting, t, both) for grid in (metric, baseline)])
+        drawn.append([_drawn(grid, setting, t, both) for grid in (metric, baseline)])
     if not pairs:
         return None
     own, rho = np.median(pairs, axis=0).tolist()

@@ -50,20 +50,24 @@ def _judged(row: Agreement, metrics: int) -> str:
             f"too few models to say ({row.n:g}, the median over tasks; {FEW} at least): median rho "
             f"{_rho(row.rho)}" + (_beside(size) if size else "")
         )
+    size = [rival for rival in size if rival.n >= FEW]
     if not size:
-        return f"median rho {_rho(row.rho)}, and no size of the models to compare it with"
-    said = _against_size(row, size, metrics)
+        return f"median rho {_rho(row.rho)}, and no size of {FEW} models to compare it with"
+    if any(not _ahead(rival) for rival in size):
+        best = min(size, key=lambda rival: rival.own - rival.rho)
+        return f"no better than {best.name} (median rho {_rhos(best)}{_where(row, best)})"
+    said = _ahead_of_size(row, size, metrics)
     rank = next((rival for rival in row.rivals if not rival.size), None)
-    if rank and rank.own - rank.rho <= _EQUAL:
+    if rank and not _ahead(rank):
         said += f"; no better than {FRENET_RANK} ({_rhos(rank)})"
     return said
 
 
-def _against_size(row: Agreement, size: Sequence[Rival], metrics: int) -> str:
-    ahead = [rival for rival in size if rival.own - rival.rho > _EQUAL]
-    if len(ahead) < len(size):
-        best = min(size, key=lambda rival: rival.own - rival.rho)
-        return f"no better than {best.name} (median rho {_rhos(best)}{_where(row, best)})"
+def _ahead(rival: Rival) -> bool:
+    return rival.own - rival.rho > _EQUAL
+
+
+def _ahead_of_size(row: Agreement, size: Sequence[Rival], metrics: int) -> str:
     closest = min(size, key=lambda rival: rival.low if rival.low is not None else -2.0)
     if closest.low is not None and closest.low > 0:
         return (

@@ -42,7 +42,7 @@ class Rival:
     """A metric beside one baseline, on the models and tasks that have both and a score.
 
     own, rho: median rho over these tasks of the metric and of the baseline; low, high: bootstrap
-    interval over models of own - rho (over tasks for more than 1,000 models), for all metrics
+    interval over models of own - rho (over tasks for more than 500 models), for all metrics
     together at 95 % (Bonferroni); None where it cannot be drawn.
     """
 
@@ -62,7 +62,7 @@ class Agreement:
 
     best: which of its values predicts the better model. rho, tau, partial: medians over tasks; low,
     high: 95 % bootstrap interval of the median rho over tasks (None below 5); models_low,
-    models_high: the same over models (None below 5 or above 1,000); significant, holm: tasks with
+    models_high: the same over models (None below 5 or above 500); significant, holm: tasks with
     p < .05 and after Holm over tasks; n: median number of models; regret, regret_largest,
     regret_random: means over tasks. rivals: of a metric, the baselines beside it.
     """

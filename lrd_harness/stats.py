@@ -19,7 +19,7 @@ from scipy import stats
 
 Cells = Sequence[float | None] | np.ndarray
 EXACT = 8  # up to 8! = 40,320 orders are counted, above that they are drawn
-LARGE = 1_000  # above so many, Student's t differs from drawn orders by less than the draws do
+LARGE = 500  # above so many, Student's t differs from drawn orders by less than the draws do
 DRAWS = 9_999
 WALKS = 1_000  # pairs of random walks drawn for a length
 _CHUNK = 2_000_000  # numbers held at once: bounds memory where there are many models or layers
@@ -60,7 +60,7 @@ def permutation_p(x: Cells, y: Cells, draws: int = DRAWS, seed: int = 42) -> flo
 
     Exact (the share of all n! orders with |rho| as large) for n <= 8; above that
     (count + 1) / (draws + 1) of seeded draws, so that P(p <= a) <= a under the null either way.
-    Ranks are doubled to whole numbers: ties are compared without rounding. Above 1,000 pairs by
+    Ranks are doubled to whole numbers: ties are compared without rounding. Above 500 pairs by
     Student's t, as `scipy.stats.spearmanr` has it.
     """
     a, b = paired(x, y)
@@ -92,9 +92,9 @@ def all_orders(n: int) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def drawn_orders(n: int, draws: int, seed: int) -> tuple[np.ndarray, ...]:
-    """Seeded random orders of n <= 1,000 things: places (draws, n), in parts of bounded size.
+    """Seeded random orders of n <= 500 things: places (draws, n), in parts of bounded size.
 
-    Kept, as many tasks have the same n; int16, 20 MB at most with the usual number of draws.
+    Kept, as many tasks have the same n; int16, 10 MB at most with the usual number of draws.
     """
     generator = np.random.default_rng(seed)
     step, parts = max(1, _CHUNK // n), []

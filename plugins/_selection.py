@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -36,30 +36,26 @@ def _sheet(title: str, held: Sequence[Agreement]) -> Sheet:
     rows: list[Agreement | None] = [*metrics, *([None] if metrics else [])]
     rows += [row for row in held if row.kind != "metric"]
 
-    def column(*heading: str, cells: Sequence[str], rest: int = 0) -> Column:
-        own = iter(cells)
-        return Column(heading, tuple("" if r is None else next(own) for r in rows), rest=rest)
+    def column(*heading: str, of: Callable[[Agreement], str], rest: int = 0) -> Column:
+        return Column(heading, tuple("" if row is None else of(row) for row in rows), rest=rest)
 
-    real = [row for row in rows if row is not None]
-    controls = dict.fromkeys(c for row in real for c, rho in row.partial.items() if rho is not None)
+    def given(control: str) -> Column:
+        return column(
+            "rho given", plain(control), of=lambda r: number(r.partial[control], SIGNED), rest=1
+        )
+
+    controls = dict.fromkeys(c for row in held for c, rho in row.partial.items() if rho is not None)
     columns = (
         Column(("predictor",), tuple(map(_name, rows)), "left", key=True),
-        column("median", "rho ↑", cells=[number(r.rho, SIGNED) for r in real]),
-        column("95 %", "over tasks", cells=[_span(r.low, r.high) for r in real]),
-        column("p < .05", "(tasks)", cells=[_share(r, r.significant) for r in real]),
-        column("Holm", "(tasks)", cells=[_share(r, r.holm) for r in real]),
-        column("n", "(models)", cells=[number(r.n, "g") for r in real]),
-        column("regret ↓", "(points)", cells=[_points(r.regret) for r in real]),
-        column(
-            "95 %", "over models", cells=[_span(r.models_low, r.models_high) for r in real], rest=1
-        ),
-        column("median", "tau ↑", cells=[number(r.tau, SIGNED) for r in real], rest=1),
-        *(
-            column(
-                "rho given", plain(c), cells=[number(r.partial[c], SIGNED) for r in real], rest=1
-            )
-            for c in controls
-        ),
+        column("median", "rho ↑", of=lambda r: number(r.rho, SIGNED)),
+        column("95 %", "over tasks", of=lambda r: _span(r.low, r.high)),
+        column("p < .05", "(tasks)", of=lambda r: _share(r, r.significant)),
+        column("Holm", "(tasks)", of=lambda r: _share(r, r.holm)),
+        column("regret ↓", "(points)", of=lambda r: _points(r.regret)),
+        column("n", "(models)", of=lambda r: number(r.n, "g"), rest=1),
+        column("95 %", "over models", of=lambda r: _span(r.models_low, r.models_high), rest=1),
+        column("median", "tau ↑", of=lambda r: number(r.tau, SIGNED), rest=1),
+        *map(given, controls),
     )
     return Sheet(title, columns, _legend(bool(metrics)))
 
@@ -70,7 +66,8 @@ def _legend(metrics: bool) -> tuple[str, ...]:
         "Per task, Spearman's rho over the models between predictor and main score of the last "
         f"layer (+1 the same order, -1 the reverse{turned}); the median over the tasks with at "
         "least 4 models. 95 %: bootstrap intervals of this median, over tasks, and over models, "
-        "which is the one that counts for models not seen here.",
+        "which is the one that counts for models not seen here (and too narrow where they are "
+        "kin).",
         "p < .05: tasks whose two-sided permutation p is below, of all; Holm: the same after "
         "Holm's correction over the tasks. n: median number of models. tau: Kendall's tau-b. rho "
         "given: median partial rank correlation, what the predictor says beyond the number of "
