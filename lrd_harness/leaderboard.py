@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
-from lrd_harness import choice_remarks, remarks, stats
+from lrd_harness import choice_remarks, remarks, selection_remarks, stats
 from lrd_harness import panel as panels
 from lrd_harness.choice import LayerChoice, build_choice
 from lrd_harness.layers import LayerTable, layer_table
@@ -22,6 +22,7 @@ from lrd_harness.panel import MetricColumn, Panel, TaskColumn, TaskScore
 from lrd_harness.predictors import Correlation, correlations
 from lrd_harness.pruned import PrunedTable, build_pruned
 from lrd_harness.results import ErrorRow, Key, ModelRow, Results
+from lrd_harness.selection import Selection, build_selection
 from lrd_harness.sides import Kind, split
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "MetricColumn",
     "PrunedTable",
     "Row",
+    "Selection",
     "TaskColumn",
     "TaskScore",
     "build",
@@ -78,6 +80,7 @@ class Leaderboard:
         captures: these are listed once, with this board.
     pruned: the pruned models of both kinds of task, where there are any; with this board only.
     choice: what choosing a layer without labels gains; None where only last layers were scored.
+    selection: how well predictors order the models task by task; None where no task has 4 models.
     """
 
     rows: tuple[Row, ...]
@@ -91,6 +94,7 @@ class Leaderboard:
     base: Leaderboard | None = None
     pruned: PrunedTable | None = None
     choice: LayerChoice | None = None
+    selection: Selection | None = None
 
 
 def build(results: Results) -> Leaderboard:
@@ -119,6 +123,7 @@ def _board(results: Results, kind: Kind, names: Mapping[str, int]) -> Leaderboar
     made = [_row(panel, key, kind, names, places, predicted) for key in panel.models]
     rows = _sorted(made, panel.metrics)
     choice = build_choice(results)
+    selection = build_selection(panel)
     choices = {len(panel.means(row.info.key)) for row in rows if row.best_layer is not None}
     return Leaderboard(
         rows=rows,
@@ -127,12 +132,14 @@ def _board(results: Results, kind: Kind, names: Mapping[str, int]) -> Leaderboar
         correlations=correlations(panel, actual, order),
         notes=(
             *remarks.of_table(results, rows, panel.metrics, kind, choices),
+            *selection_remarks.of_selection(selection),
             *choice_remarks.of_choice(choice),
         ),
         errors=tuple(error for error in results.errors if error.variant == "full"),
         results=results,
         kind=kind,
         choice=choice,
+        selection=selection,
     )
 
 

@@ -14,6 +14,8 @@ from lrd_harness.results import Key, MetricRow, ModelRow, Results, ScoreRow
 Values = dict[str, dict[Key, float]]  # task -> model -> value
 MeanRanks = dict[Key, float | None]  # mean over tasks of within-task ranks, 1 = best
 Layers = Mapping[int, ScoreRow]  # layer -> its row
+# Model-level scores that are judged beside the selection scores; of all, the higher is the better.
+OTHERS = (("frenet", "d0L_normalised"), ("gfmi", "mean_auc_adjusted"))
 
 
 @dataclass(frozen=True)
@@ -54,15 +56,20 @@ class TaskColumn:
 
 @dataclass(frozen=True)
 class Panel:
-    """The whole models (variant "full"), and their scores in the forms that are needed."""
+    """The whole models (variant "full"), and their scores in the forms that are needed.
+
+    selected: metric -> its selection score; others: "metric.score" -> a score of `OTHERS` that was
+    recorded and is not the selection score.
+    """
 
     models: Mapping[Key, ModelRow]
     metrics: tuple[MetricColumn, ...]
     tasks: tuple[TaskColumn, ...]
     last: Values
     layers: Mapping[Key, Mapping[str, Layers]]
-    selected: Mapping[str, Values]  # metric -> its selection score
+    selected: Mapping[str, Values]
     frenet_rank: Values
+    others: Mapping[str, Values]
 
     def actual(self) -> dict[Key, float | None]:
         """The mean score of each model that has every task."""
@@ -135,6 +142,7 @@ def make(results: Results) -> Panel:
         layers=layers,
         selected={c.name: _values(results.metrics, c.name, c.selection.score) for c in metrics},
         frenet_rank=_values(results.metrics, "frenet", "rank"),
+        others=_others(results.metrics, metrics),
     )
 
 
@@ -165,6 +173,12 @@ def _metric_columns(metrics: Sequence[MetricRow]) -> tuple[MetricColumn, ...]:
             choices.setdefault(row.metric, Choice(*row.selection))
             tasks.setdefault(row.metric, {})[row.task] = None
     return tuple(MetricColumn(name, choices[name], tuple(tasks[name])) for name in choices)
+
+
+def _others(metrics: Sequence[MetricRow], columns: Sequence[MetricColumn]) -> dict[str, Values]:
+    chosen = {(column.name, column.selection.score) for column in columns}
+    found = {f"{m}.{s}": _values(metrics, m, s) for m, s in OTHERS if (m, s) not in chosen}
+    return {name: values for name, values in found.items() if values}
 
 
 def _values(metrics: Sequence[MetricRow], metric: str, score: str) -> Values:

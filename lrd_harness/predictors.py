@@ -12,6 +12,8 @@ from lrd_harness.contracts import Choice
 from lrd_harness.panel import MeanRanks, Panel, mean_ranks
 from lrd_harness.results import Key
 
+LOG_PARAMETERS, FRENET_RANK = "log parameters", "frenet.rank"
+
 
 @dataclass(frozen=True)
 class Correlation:
@@ -34,18 +36,22 @@ def correlations(
 
     `frenet.rank` is ranked within tasks as a metric's score is, higher = better.
     """
-    models = panel.models.items()
     frenet = mean_ranks(panel.frenet_rank, panel.models, Choice("rank", "max"))
-    baselines = {
-        "log parameters": {key: log(m.parameters) if m.parameters else None for key, m in models},
-        "log width": {key: log(m.width) if m.width else None for key, m in models},
-        "depth": {key: float(m.blocks) if m.blocks else None for key, m in models},
-        "frenet.rank": _negated(frenet),
-    }
+    baselines = {**sizes(panel), FRENET_RANK: _negated(frenet)}
     return (
         *(_correlation(name, "metric", _negated(ranks), actual) for name, ranks in order.items()),
         *(_correlation(name, "baseline", values, actual) for name, values in baselines.items()),
     )
+
+
+def sizes(panel: Panel) -> dict[str, dict[Key, float | None]]:
+    """What a model's size predicts: log parameters, log width, depth (blocks); None: not known."""
+    models = panel.models.items()
+    return {
+        LOG_PARAMETERS: {key: log(m.parameters) if m.parameters else None for key, m in models},
+        "log width": {key: log(m.width) if m.width else None for key, m in models},
+        "depth": {key: float(m.blocks) if m.blocks else None for key, m in models},
+    }
 
 
 def _negated(ranks: MeanRanks) -> MeanRanks:

@@ -17,8 +17,9 @@ from typing import Literal, NamedTuple, TypeGuard
 import numpy as np
 from scipy import stats
 
-Cells = Sequence[float | None]
+Cells = Sequence[float | None] | np.ndarray
 EXACT = 8  # up to 8! = 40,320 orders are counted, above that they are drawn
+LARGE = 500  # above so many, Student's t differs from drawn orders by less than the draws do
 DRAWS = 9_999
 WALKS = 1_000  # pairs of random walks drawn for a length
 _CHUNK = 2_000_000  # numbers held at once: bounds memory where there are many models or layers
@@ -27,9 +28,20 @@ _NOTHING = 1e-11  # of a spread of 1: distances below it hold more rounding than
 
 def paired(x: Cells, y: Cells) -> tuple[np.ndarray, np.ndarray]:
     """The pairs of which both are there: two float64 arrays (n,). ValueError if lengths differ."""
-    pairs = [(a, b) for a, b in zip(x, y, strict=True) if _there(a) and _there(b)]
-    table = np.array(pairs, dtype=np.float64).reshape(-1, 2)
-    return table[:, 0], table[:, 1]
+    a, b = complete(x, y)
+    return a, b
+
+
+def complete(*sides: Cells) -> list[np.ndarray]:
+    """The cases of which every side is there: a float64 array (n,) a side.
+
+    ValueError if lengths differ.
+    """
+    held = [np.asarray(side, dtype=np.float64) for side in sides]  # None becomes NaN
+    if len({len(side) for side in held}) > 1:
+        raise ValueError(f"sides of different lengths: {', '.join(str(len(s)) for s in held)}")
+    whole = ~np.any(np.isnan(held), axis=0)
+    return [side[whole] for side in held]
 
 
 def spearman(x: Cells, y: Cells) -> float | None:
@@ -38,7 +50,7 @@ def spearman(x: Cells, y: Cells) -> float | None:
     None where fewer than 3 pairs are there, or all of one side are equal.
     """
     a, b = paired(x, y)
-    if not _comparable(a, b):
+    if not comparable(a, b):
         return None
     return float(stats.spearmanr(a, b).statistic)
 
@@ -48,25 +60,49 @@ def permutation_p(x: Cells, y: Cells, draws: int = DRAWS, seed: int = 42) -> flo
 
     Exact (the share of all n! orders with |rho| as large) for n <= 8; above that
     (count + 1) / (draws + 1) of seeded draws, so that P(p <= a) <= a under the null either way.
-    Ranks are doubled to whole numbers: ties are compared without rounding.
+    Ranks are doubled to whole numbers: ties are compared without rounding. Above 500 pairs by
+    Student's t, as `scipy.stats.spearmanr` has it.
     """
     a, b = paired(x, y)
-    if not _comparable(a, b):
+    if not comparable(a, b):
         return None
     n = len(a)
-    u, v = (np.rint(2 * stats.rankdata(side)).astype(np.int64) - (n + 1) for side in (a, b))
+    if n > LARGE:
+        return float(stats.spearmanr(a, b).pvalue)
+    u, v = doubled_ranks(a), doubled_ranks(b)
     observed = abs(int(u @ v))
     if n <= EXACT:
-        orders = np.array(list(permutations(v)))  # (n!, n)
-        return float(np.mean(np.abs(orders @ u) >= observed))
-    generator = np.random.default_rng(seed)
-    count, left, step = 0, draws, max(1, _CHUNK // n)
-    while left > 0:
-        size = min(step, left)
-        orders = generator.permuted(np.tile(v, (size, 1)), axis=1)  # (size, n)
-        count += int(np.sum(np.abs(orders @ u) >= observed))
-        left -= size
+        return float(np.mean(np.abs(v[all_orders(n)] @ u) >= observed))
+    orders = drawn_orders(n, draws, seed)
+    count = sum(int(np.sum(np.abs(v[part] @ u) >= observed)) for part in orders)
     return (count + 1) / (draws + 1)
+
+
+def doubled_ranks(values: np.ndarray) -> np.ndarray:
+    """Average ranks of (n,), doubled and centred: whole numbers (n,), int64, of sum 0."""
+    whole = np.rint(2 * stats.rankdata(values)).astype(np.int64)
+    return np.asarray(whole - (len(values) + 1))
+
+
+@lru_cache(maxsize=EXACT)
+def all_orders(n: int) -> np.ndarray:
+    """All orders of n things: places (n!, n). For n <= 8."""
+    return np.array(list(permutations(range(n))))
+
+
+@lru_cache(maxsize=8)
+def drawn_orders(n: int, draws: int, seed: int) -> tuple[np.ndarray, ...]:
+    """Seeded random orders of n <= 500 things: places (draws, n), in parts of bounded size.
+
+    Kept, as many tasks have the same n; int16, 10 MB at most with the usual number of draws.
+    """
+    generator = np.random.default_rng(seed)
+    step, parts = max(1, _CHUNK // n), []
+    for start in range(0, draws, step):
+        size = min(step, draws - start)
+        places = np.tile(np.arange(n, dtype=np.int16), (size, 1))
+        parts.append(generator.permuted(places, axis=1))
+    return tuple(parts)
 
 
 def mean_of_all(values: Cells) -> float | None:
@@ -218,5 +254,6 @@ def _there(value: float | None) -> TypeGuard[float]:
     return value is not None and not math.isnan(value)
 
 
-def _comparable(a: np.ndarray, b: np.ndarray) -> bool:
+def comparable(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether a correlation is defined: 3 pairs at least, and neither side all equal."""
     return len(a) >= 3 and bool(np.any(a != a[0])) and bool(np.any(b != b[0]))

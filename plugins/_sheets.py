@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ._cells import NONE, Column, Sheet, measured, number, plain
 from ._layers import choice_sheets
 from ._ranking import ranking
+from ._selection import selection_sheets
 
 if TYPE_CHECKING:
     from lrd_harness.leaderboard import LayerTable, Leaderboard, TaskScore
@@ -33,7 +34,7 @@ def sheets(board: Leaderboard) -> list[Sheet]:
         found.append(_by_task(board))
     if any(c.rho is not None if base else c.n for c in board.correlations):
         found.append(_correlations(board))
-    return found + choice_sheets(board)
+    return found + selection_sheets(board) + choice_sheets(board)
 
 
 def boards(board: Leaderboard) -> list[tuple[Leaderboard, str]]:

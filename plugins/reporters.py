@@ -17,6 +17,7 @@ from ._checkpoints import checkpoints_csv, checkpoints_document
 from ._layers import choice_document, layers_csv
 from ._markdown import markdown
 from ._pruned import pruning_csv, pruning_document
+from ._selection import selection_document
 from ._terminal import layers_renderable, renderable, text
 
 if TYPE_CHECKING:
@@ -105,12 +106,19 @@ def as_json(board: Leaderboard) -> str:
         selection, values: {name: value}, profiles: {name: {layers, values}}, seconds}],
         captures: [{texts, forwarded, tokens, truncated, empty, duplicates, seconds}]}].
     stderr, chance: standard error of the score, and what guessing gets; null where there is none.
-    correlations: [{name, kind, rho, p, n}]; layer_choice: {gains, correlations, picks}, lists of
+    correlations: [{name, kind, rho, p, n}];
+    selection: how well each predictor orders the models task by task, [{name, kind ("metric",
+        "baseline", "control"), best, rho, low, high, models_low, models_high, significant, holm,
+        tau, partial: {control: rho}, n, regret, regret_largest, regret_random, tasks: [{task, n,
+        rho, p, p_holm, tau, low, high, partial, partial_p, regret, ...}], rivals: [{name, size,
+        own, rho, low, high, n, tasks}]}], the fields of the rows of selection.py; regrets are
+        fractions of 1, as scores are; null where no task has 4 models.
+    layer_choice: {gains, correlations, picks}, lists of
         the rows of choice.py with their fields, null where only last layers were scored; notes;
         errors: [{model, ..., error}], of whole models.
     base: of the likelihood tasks where there are embedding tasks too, {kind, metrics, tasks,
-        models, correlations, layer_choice, notes} in the same form, without captures; null where
-        there are none.
+        models, correlations, selection, layer_choice, notes} in the same form, without captures;
+        null where there are none.
     pruning: {summary, rows, notes, errors}, see _pruned.py; null where nothing was pruned.
     checkpoints: training runs, [{kind, stem, unit, tasks, members, curves}], see _checkpoints.py.
     """
@@ -137,6 +145,7 @@ def _document(board: Leaderboard) -> dict[str, Any]:
         "tasks": [asdict(task) for task in board.tasks],
         "models": _models(board),
         "correlations": [asdict(correlation) for correlation in board.correlations],
+        "selection": selection_document(board.selection),
         "layer_choice": choice_document(board.choice),
         "notes": board.notes,
     }

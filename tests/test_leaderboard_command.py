@@ -128,7 +128,7 @@ def test_what_cannot_be_done_is_one_clear_line(out: Path, capsys: Shown, tmp_pat
         (["--actual", SCORES], "layer_scores.csv has scores only: give the OUT folder"),
         (["--models-info", MODELS], "give the OUT folder of a run"),
         ([run, "--values", VALUES], "metric values come from"),
-        ([run, "--models-info", MODELS], "--models-info goes with --values"),
+        ([run, "--models-info", MODELS], "--models-info goes with CSV files"),
         ([run, "--layers", "local/brt"], "unknown model 'local/brt'. Did you mean local/bert?"),
         ([run, "--layers", "local/bert@0"], "unknown model 'local/bert (revision 0)'"),
         ([run, "--layers", "local/bert", "--format", "md"], "--layers is a table only"),

@@ -35,6 +35,8 @@ examples:
   lrd-harness leaderboard OUT --format md --output board.md
   lrd-harness leaderboard OUT --layers intfloat/e5-small-v2
   lrd-harness leaderboard --actual S.csv --values V.csv --models-info M.csv
+  lrd-harness leaderboard --actual S.csv --models-info M.csv
+      how well size alone orders the models: what a metric has to beat
   lrd-harness leaderboard OUT --actual S.csv
       the metrics of a run beside published scores of its models"""
 
@@ -95,13 +97,14 @@ def run(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> None:
     """Raise UserError for arguments that do not go together."""
     out, values = arguments.out, arguments.values
-    if out is None and values is None:
+    if out is None and values is None and None in (arguments.actual, arguments.models_info):
         hint = f"{arguments.actual} has scores only: " if arguments.actual else ""
-        raise UserError(f"{hint}give the OUT folder of a run, or --values V.csv")
+        either = "--values V.csv" + (" or --models-info M.csv" if arguments.actual else "")
+        raise UserError(f"{hint}give the OUT folder of a run, or {either}")
     if out is not None and values is not None:
         raise UserError(f"metric values come from {out} or from --values {values}: give one")
     if out is not None and arguments.models_info is not None:
-        raise UserError("--models-info goes with --values: a run knows its models")
+        raise UserError("--models-info goes with CSV files: a run knows its models")
     if arguments.layers is not None and arguments.format not in (None, "table"):
         raise UserError(f"--layers is a table only, and has no --format {arguments.format}")
 

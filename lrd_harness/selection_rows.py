@@ -1,0 +1,99 @@
+"""How well predictors order the models task by task: the rows that selection.py makes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+REACHES = 5  # models from which on p < .05 can be reached
+
+
+@dataclass(frozen=True)
+class TaskAgreement:
+    """One predictor on one task, over the n models that have both.
+
+    rho: Spearman's, p: its permutation p-value (two-sided), p_holm: the same after Holm's
+    correction over the tasks; tau: Kendall's tau-b; low, high: 95 % bootstrap interval of rho over
+    models, resampled together for all tasks; partial, partial_p: control -> partial rank
+    correlation given it, and its p-value by permuting the predictor.
+    regret: score lost by taking the predictor's top model instead of the best one (a fraction, as
+    the score); regret_largest, regret_random: the same of the model with the most parameters, and
+    expected of a random one, among the same n models. None where not defined.
+    """
+
+    task: str
+    n: int
+    rho: float | None
+    p: float | None
+    p_holm: float | None
+    tau: float | None
+    low: float | None
+    high: float | None
+    partial: Mapping[str, float | None]
+    partial_p: Mapping[str, float | None]
+    regret: float | None
+    regret_largest: float | None
+    regret_random: float | None
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A metric beside one baseline, on the models and tasks that have both and a score.
+
+    own, rho: median rho over these tasks of the metric and of the baseline; low, high: bootstrap
+    interval over models of own - rho (over tasks for more than 500 models), for all metrics
+    together at 95 % (Bonferroni); None where it cannot be drawn.
+    """
+
+    name: str
+    size: bool
+    own: float
+    rho: float
+    low: float | None
+    high: float | None
+    n: float
+    tasks: int
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """One predictor over all tasks with at least 4 models that have it and a score.
+
+    best: which of its values predicts the better model. rho, tau, partial: medians over tasks; low,
+    high: 95 % bootstrap interval of the median rho over tasks (None below 5); models_low,
+    models_high: the same over models (None below 5 or above 500); significant, holm: tasks with
+    p < .05 and after Holm over tasks; n: median number of models; regret, regret_largest,
+    regret_random: means over tasks. rivals: of a metric, the baselines beside it.
+    """
+
+    name: str
+    kind: Literal["metric", "baseline", "control"]
+    best: Literal["max", "min"]
+    rho: float | None
+    low: float | None
+    high: float | None
+    models_low: float | None
+    models_high: float | None
+    significant: int
+    holm: int
+    tau: float | None
+    partial: Mapping[str, float | None]
+    n: float | None
+    regret: float | None
+    regret_largest: float | None
+    regret_random: float | None
+    tasks: tuple[TaskAgreement, ...]
+    rivals: tuple[Rival, ...] = ()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """All predictors. models: the most that a task has; telling: whether p < .05 can be reached."""
+
+    rows: tuple[Agreement, ...]
+    models: int
+
+    @property
+    def telling(self) -> bool:
+        return self.models >= REACHES
