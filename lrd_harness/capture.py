@@ -173,7 +173,7 @@ def forward(
 
 
 def _to_cpu(state: Tensor) -> Tensor:
-    """In main memory; of a CUDA state only once its device is synchronised, the next batch going on."""
+    """In main memory; from a CUDA device it is on its way until that is synchronised."""
     return state.to("cpu", non_blocking=True) if state.is_cuda else state.cpu()
 
 

@@ -75,8 +75,6 @@ class TokenValues:
         Raises an error that says that memory does not suffice, for the pass to be tried again with
         fewer tokens; a single text on which that never helps fails the model, not the metric.
         """
-        from accelerate.utils.memory import should_reduce_batch_size
-
         if not self._lengths and self.fault is None:
             self._learn()
         row = np.full(1 + sum(map(_size, self._lengths.values())), np.nan)
@@ -91,9 +89,7 @@ class TokenValues:
         except UnitError:
             row[0] = LEFT_OUT
         except Exception as error:  # a stranger's metric, whose other texts would do the same
-            if should_reduce_batch_size(error):
-                raise
-            self.fault = error
+            self.fault = _own(error)
         return row
 
     def _learn(self) -> None:
@@ -110,7 +106,7 @@ class TokenValues:
                     f"{name}: no text has enough tokens with these parameters"
                 )
             except Exception as error:
-                self.fault = error
+                self.fault = _own(error)
             else:
                 self._lengths, self.fault = _lengths(scores), None
                 return
@@ -232,6 +228,15 @@ def share_faults(tokens: Sequence[TokenValues], ranks: Ranks) -> None:
         if first != ranks.rank:
             no_space, text = every[first][one.key]
             one.fault = StorageFull(text) if no_space else UserError(text)
+
+
+def _own(error: Exception) -> Exception:
+    """A metric's fault. Raises one that says that memory does not suffice, which is none."""
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    if should_reduce_batch_size(error):
+        raise error
+    return error
 
 
 def _lengths(scores: measuring.Scores) -> dict[str, int | None]:

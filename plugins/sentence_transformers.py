@@ -141,6 +141,8 @@ def _pool(pooling: Any) -> Callable[[Tensor, Mapping[str, Any]], Tensor]:
     """The model's own way from token states to pooled ones, in float32 where those are in half."""
     import torch
 
+    half = (torch.float16, torch.bfloat16)
+
     def run(state: Tensor, mask: Tensor, prompt_length: int) -> Tensor:
         features = {
             "token_embeddings": state.float() if state.dtype in half else state,
@@ -158,7 +160,6 @@ def _pool(pooling: Any) -> Callable[[Tensor, Mapping[str, Any]], Tensor]:
         rows = [run(state[i : i + 1], mask[i : i + 1], n) for i, n in enumerate(lengths)]
         return torch.cat(rows)
 
-    half = (torch.float16, torch.bfloat16)
     return pool
 
 

@@ -157,6 +157,58 @@ def test_no_budget_changes_a_state(model: Any, tmp_path_factory: Any, budget: in
     np.testing.assert_allclose(store.read(texts, ("raw", 3)), alone["raw", 3], atol=1e-4)
 
 
+def test_states_of_a_gpu_are_read_once_all_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copies of all batches are under way together; each device is waited for once."""
+    happened: list[Any] = []
+
+    class OnGpu:
+        """A state on a GPU, whose copy arrives when the device is synchronised."""
+
+        is_cuda, device = True, "cuda:1"
+
+        def __init__(self, rows: int) -> None:
+            self.rows = rows
+
+        def to(self, device: str, non_blocking: bool) -> torch.Tensor:
+            assert (device, non_blocking) == ("cpu", True)
+            copy = torch.full((self.rows, 2), torch.nan)
+            happened.append(copy)
+            return copy
+
+    def synchronize(device: Any) -> None:
+        for copy in happened:
+            copy.fill_(1.0)
+        happened.append(device)
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    texts, kept = [Text("a" * n) for n in range(1, 7)], list[Any]()
+    fake: Any = SimpleNamespace(
+        tokenize=lambda part: [{"input_ids": [0] * len(t.text)} for t in part],
+        truncated=lambda part, encoded: [False] * len(part),
+        info=SimpleNamespace(blocks=2, width=2),
+        has_final_norm=False,
+    )
+    module.forward(
+        fake,
+        texts,
+        lambda batch: {"state": OnGpu(len(batch))},  # type: ignore[dict-item]
+        lambda shard, found, cut: kept.append(found["state"]),
+        batch_tokens=8,
+        progress=lambda done, total: None,
+    )
+    assert len(happened) > 2
+    assert happened[-1] == "cuda:1"
+    np.testing.assert_array_equal(np.concatenate(kept), np.ones((6, 2)))
+
+
+def test_no_float64_is_asked_of_apples_gpu(model: Any, tmp_path: Path) -> None:
+    store = Store(tmp_path, model.identity)
+    capture(model, [Text("a")], store, batch_tokens=10)
+    for device in ("mps", "mps:0"):
+        state = StoredStates(store, [Text("a")], planes(model, "hf"), device)[1:][0]
+        assert (state.device.type, state.dtype) == ("cpu", torch.float64)
+
+
 def test_nothing_asked(model: Any, tmp_path: Path) -> None:
     counts = capture(model, [], Store(tmp_path, model.identity), batch_tokens=10)
     assert (counts.asked, counts.texts, counts.forwarded) == (0, 0, 0)

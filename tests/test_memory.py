@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,26 @@ def test_what_was_found_is_remembered(tmp_path: Path) -> None:
     assert remembered(tmp_path, identity, "cpu", 128).tokens == 128  # what is asked for
     assert remembered(tmp_path, {"model": "n"}, "cpu", 4096).tokens == 4096
     (file,) = tmp_path.iterdir()
-    file.write_text("damaged")
-    assert remembered(tmp_path, identity, "cpu", 4096).tokens == 4096
+    for bad in ("damaged", '{"tokens": 0}', '{"tokens": -5}'):
+        file.write_text(bad)
+        assert remembered(tmp_path, identity, "cpu", 4096).tokens == 4096
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_a_budget_that_cannot_be_kept_ends_nothing(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: Any, **more: Any) -> Any:
+        raise OSError(number, "refused")
+
+    def fits(tokens: int) -> int:
+        if tokens > 100:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return tokens
+
+    monkeypatch.setattr("lrd_harness.files.tempfile.mkstemp", refuse)
+    budget = remembered(tmp_path, {}, "cpu", 256)
+    assert budget.attempt(fits) == budget.tokens == 64
 
 
 def test_a_text_that_does_not_fit_at_all(tmp_path: Path) -> None:

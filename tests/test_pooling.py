@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor
 
+from lrd_harness.contracts import Text
 from lrd_harness.errors import UserError
 from lrd_harness.pooling import POOLINGS, named
 
@@ -103,3 +107,24 @@ def test_a_boolean_mask_does_as_well() -> None:
 def test_an_unknown_name() -> None:
     with pytest.raises(UserError, match=r"unknown pooling 'men'. Did you mean mean"):
         named("men")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("pooling", ["mean", "lasttoken"])
+def test_half_precision_is_pooled_in_float32(pooling: str, dtype: str, tmp_path: Path) -> None:
+    """A sentence-transformers model's pooled states are those of its token states, one by one."""
+    folder = tiny.save_st(tmp_path / "m", pooling=pooling, normalize=False, family="GPT2")
+    opened = tiny.open_model(folder, dtype=dtype)
+    assert opened.identity["adapter"] == "sentence-transformers"
+    assert opened.has_final_norm
+    normed = torch.inference_mode()(opened.normed)
+    for text in tiny.sentences(3, least=8):
+        batch = opened.tokenize([Text(text)])
+        tokens: list[Tensor] = []
+        opened.watch(batch, lambda layer, state, tokens=tokens: tokens.append(state[0].clone()))
+        found = opened.states(batch)
+        for layer, state in enumerate(tokens):
+            assert state.dtype == getattr(torch, dtype)
+            for kind, own in (("raw", state), ("final", normed(state))):
+                expected = own.float().mean(0) if pooling == "mean" else own[-1].float()
+                torch.testing.assert_close(found[kind, layer][0], expected, rtol=1e-5, atol=1e-6)

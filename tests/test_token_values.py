@@ -16,6 +16,7 @@ from test_capture import Counter, model, texts_of  # noqa: F401
 from lrd_harness.capture import capture
 from lrd_harness.contracts import Metric, Text
 from lrd_harness.errors import NotEnoughTexts, NotEnoughTokens, NotFinite
+from lrd_harness.memory import Budget
 from lrd_harness.parameters import PlannedMetric
 from lrd_harness.store import Store
 from lrd_harness.token_values import TokenValues, Watched
@@ -201,6 +202,31 @@ def test_a_metric_that_fails_costs_its_own_values_only(model: Any, tmp_path: Pat
     before = calls
     seen.tokens[0].row(torch.randn(4, 12, 8))
     assert calls == before  # it is not called again
+
+
+def test_memory_that_a_metric_lacks_is_no_fault_of_it(model: Any, tmp_path: Path) -> None:  # noqa: F811
+    """The pass is tried again with smaller batches, which leave it more."""
+    largest = 0
+
+    def hungry(states: Any) -> dict[str, Any]:
+        if largest > 100:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return {"hungry": [1.0] * len(states)}
+
+    def count(block: Any, args: Any, output: Any) -> None:
+        nonlocal largest
+        found = output[0] if isinstance(output, tuple) else output
+        largest = found.shape[0] * found.shape[1]
+
+    hook = model.blocks[0].register_forward_hook(count)
+    texts = texts_of(30)
+    seen = watched(model, texts, tmp_path, item(Metric("hungry", hungry, needs="tokens")))
+    budget = Budget(400)
+    capture(model, texts, Store(tmp_path, model.identity), batch_tokens=budget, watched=seen)
+    hook.remove()
+    assert budget.tokens == 100
+    assert seen.tokens[0].fault is None
+    assert seen.tokens[0].finished(texts)[1] == len(texts)
 
 
 def test_scores_that_change_with_the_text_are_a_fault(model: Any, tmp_path: Path) -> None:  # noqa: F811
