@@ -20,8 +20,6 @@ from lrd_harness.errors import Elsewhere, UserError
 
 Item = TypeVar("Item")
 PATIENCE = timedelta(days=7)  # how long they wait for the slowest; a dead one is noticed at once
-
-
 MARK = ".shared-"  # begins the name of a file that is there for a moment
 SPAWNED = "LRD_HARNESS_SPAWNED"  # of a process whose parent speaks for it when it is interrupted
 BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
@@ -231,10 +229,8 @@ def spawn(arguments: Sequence[str], processes: int) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    for name in (
-        "torch.distributed.elastic",
-        "torch.multiprocessing",
-    ):  # what is wrong is said here
+    # what is wrong is said below, in one line
+    for name in ("torch.distributed.elastic", "torch.multiprocessing"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // processes)))
