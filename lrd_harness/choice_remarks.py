@@ -81,7 +81,7 @@ def _by_luck(best: Gain, metrics: int) -> bool:
     """Whether the lead is within what the best of so many metrics has by chance (t, Bonferroni)."""
     if best.lead_stderr is None:
         return False
-    return _lead(best) <= best.lead_stderr * t.ppf(1 - ALPHA / 2 / metrics, best.runs - 1)
+    return bool(_lead(best) <= best.lead_stderr * t.ppf(1 - ALPHA / 2 / metrics, best.runs - 1))
 
 
 def _caution(own: Sequence[Gain]) -> str:

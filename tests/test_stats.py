@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import warnings
 from itertools import permutations
+from typing import Any
 
-import dcor
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -179,14 +179,22 @@ def test_mean_ranks_add_up_and_turn_with_direction(table: list[list[float]]) -> 
     assert all(a is not None and b is not None and a + b == pytest.approx(5) for a, b in pairs)
 
 
-def u_centred(values: np.ndarray) -> np.ndarray:
+@pytest.fixture(scope="module")
+def dcor() -> Any:
+    """Imported here only: it compiles as it is imported, and two processes at once can crash."""
+    import dcor
+
+    return dcor
+
+
+def u_centred(dcor: Any, values: np.ndarray) -> np.ndarray:
     centred: np.ndarray = dcor.u_centered(np.abs(values[:, None] - values))
     return centred
 
 
 @given(PAIRS)
 def test_distance_correlation_is_dcors_with_ties_and_holes(
-    pairs: list[tuple[float, float]],
+    dcor: Any, pairs: list[tuple[float, float]]
 ) -> None:
     found = stats.distance_correlation([p[0] for p in pairs], [p[1] for p in pairs])
     whole = np.array([p for p in pairs if None not in p], dtype=float).reshape(-1, 2)
@@ -195,7 +203,7 @@ def test_distance_correlation_is_dcors_with_ties_and_holes(
         return
     # In units of the spread: dcor's own sums lose small differences beside large ones.
     x, y = (whole - whole.min(axis=0)).T / np.maximum(np.ptp(whole, axis=0), 1e-300)[:, None]
-    u, v = u_centred(x), u_centred(y)
+    u, v = u_centred(dcor, x), u_centred(dcor, y)
     if found is None:
         assert min(np.abs(u).max(), np.abs(v).max()) < 1e-9
     else:
@@ -206,14 +214,14 @@ def test_distance_correlation_is_dcors_with_ties_and_holes(
 
 @pytest.mark.parametrize("n", [4, 5, 8, 33])
 @pytest.mark.parametrize("levels", [3, 100_000])
-def test_distance_correlations_of_many_rows_are_dcors(n: int, levels: int) -> None:
+def test_distance_correlations_of_many_rows_are_dcors(dcor: Any, n: int, levels: int) -> None:
     generator = np.random.default_rng(n)
     x = generator.integers(0, levels, (40, n)).astype(float)
     y = (x + generator.integers(0, levels, (40, n))) ** 2.0
     found = stats.distance_correlation_rows(x, y)
     for row, a, b in zip(found, x, y, strict=True):
         if np.isnan(row):
-            assert min(np.abs(u_centred(v)).max() for v in (a, b)) < 1e-12 * levels**2
+            assert min(np.abs(u_centred(dcor, v)).max() for v in (a, b)) < 1e-12 * levels**2
         else:
             assert row == pytest.approx(dcor.u_distance_correlation_sqr(a, b), abs=1e-9)
     assert np.isfinite(found).any()
@@ -250,7 +258,7 @@ def test_spearman_of_many_rows_is_that_of_each(rows: list[list[float]]) -> None:
         assert np.isnan(found) if expected is None else found == pytest.approx(expected, abs=1e-12)
 
 
-def test_random_walks_correlate_though_they_are_independent() -> None:
+def test_random_walks_correlate_though_they_are_independent(dcor: Any) -> None:
     for n in (4, 7, 31):
         steps = np.random.default_rng(42).standard_normal((2, 1000, n))
         x, y = steps.cumsum(axis=2)
