@@ -24,6 +24,7 @@ GROUP = "lrd_harness"
 BUILT_IN = (
     "lrd_harness.plugins.frenet",
     "lrd_harness.plugins.nrs",
+    "lrd_harness.plugins.subspace_distance",
     "lrd_harness.plugins.gfmi",
     "lrd_harness.plugins.prompt_entropy",
     "lrd_harness.plugins.dataset_entropy",

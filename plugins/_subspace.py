@@ -5,13 +5,23 @@ from __future__ import annotations
 from math import sqrt
 from typing import TYPE_CHECKING, Literal
 
-from lrd_harness.errors import UnitError
+from lrd_harness.errors import UnitError, UserError
 
 if TYPE_CHECKING:
     import torch
 
 Space = Literal["feature", "sample"]
 ROUNDING = 1e-7  # of a row's length: what float32 cannot hold
+
+
+def check_subspace(metric: str, variance: float, rank: int | None, space: str) -> None:
+    """Raise UserError, in the metric's name, for parameters out of range."""
+    if not 0 < variance <= 1:
+        raise UserError(f"{metric}: variance must lie in (0, 1], not {variance}")
+    if rank is not None and rank < 1:
+        raise UserError(f"{metric}: rank must be at least 1, not {rank}")
+    if space not in ("feature", "sample"):
+        raise UserError(f"{metric}: space must be 'feature' or 'sample', not '{space}'")
 
 
 def unit_rows(state: torch.Tensor) -> torch.Tensor:

@@ -6,10 +6,10 @@ from math import pi, sqrt
 from typing import TYPE_CHECKING
 
 from lrd_harness.contracts import Choice, Metric
-from lrd_harness.errors import DegenerateState, UnitError, UserError
+from lrd_harness.errors import DegenerateState, UnitError
 from lrd_harness.hookspecs import hookimpl
 
-from ._subspace import Space, grassmann, leading_basis, least_rank
+from ._subspace import Space, check_subspace, grassmann, leading_basis, least_rank
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +52,7 @@ def frenet(
     Raises UnitError for an r that n or d cannot hold and for unequal widths, DegenerateState for a
     rank below r further up, UserError for parameters out of range.
     """
-    _check(variance, rank, space)
+    check_subspace("frenet", variance, rank, space)
     last = states[-1]
     n, d = last.shape
     r = least_rank(last, variance) if rank is None else rank
@@ -97,15 +97,6 @@ def _path(
     if first is None or previous is None or not speed:
         raise DegenerateState(f"frenet: no layer but the last has numerical rank r = {r}")
     return speed, curvature, grassmann(first, previous), len(states) - len(speed) - 1
-
-
-def _check(variance: float, rank: int | None, space: str) -> None:
-    if not 0 < variance <= 1:
-        raise UserError(f"frenet: variance must lie in (0, 1], not {variance}")
-    if rank is not None and rank < 1:
-        raise UserError(f"frenet: rank must be at least 1, not {rank}")
-    if space not in ("feature", "sample"):
-        raise UserError(f"frenet: space must be 'feature' or 'sample', not '{space}'")
 
 
 def menger(a: float, b: float, c: float) -> float:

@@ -16,7 +16,7 @@ from lrd_harness.testing import check_metric, random_sample
 
 NAMES = (
     "frenet nrs gfmi prompt_entropy dataset_entropy effective_rank curvature infonce lidar dime "
-    "block_influence cosine"
+    "block_influence cosine subspace_distance"
 ).split()
 BUILT_IN = {
     name: importlib.import_module(f"lrd_harness.plugins.{name}").lrd_metrics()[0] for name in NAMES
