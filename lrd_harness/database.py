@@ -4,7 +4,8 @@ All tables but `records` begin with model, revision, variant ("full", or a prune
 metrics of likelihood tasks, task_type "LogLikelihood", are not to be averaged with those of others.
 
     records        position, unit, kind, time, json: each unit's record as the journal holds it
-    models         parameters, blocks, width, pooling, max_length (tokens), family, adapter
+    models         parameters, blocks, width, pooling, max_length (tokens), family, adapter,
+                   released (ISO date, NULL where not known)
     scores         task, task_type, layer (0..layers), layers (L; layer = L is the model itself),
                    score_name, score (main score, 0..1 for mteb's), seconds, stderr (of the score,
                    over the task's documents), chance (what guessing gets)
@@ -43,7 +44,7 @@ _METRIC = "task TEXT, metric TEXT, version TEXT"
 TABLES = {
     "records": "position INTEGER PRIMARY KEY, unit TEXT UNIQUE, kind TEXT, time TEXT, json TEXT",
     "models": f"{_MODEL}, parameters INTEGER, blocks INTEGER, width INTEGER, pooling TEXT, "
-    "max_length INTEGER, family TEXT, adapter TEXT",
+    "max_length INTEGER, family TEXT, adapter TEXT, released TEXT",
     "scores": f"{_MODEL}, task TEXT, task_type TEXT, layer INTEGER, layers INTEGER, "
     "score_name TEXT, score REAL, seconds REAL, stderr REAL, chance REAL",
     "score_details": f"{_MODEL}, task TEXT, layer INTEGER, name TEXT, value REAL",

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from math import log
 from typing import Literal
 
-from lrd_harness import stats
+from lrd_harness import releases, stats
 from lrd_harness.contracts import Choice
 from lrd_harness.panel import MeanRanks, Panel, mean_ranks
 from lrd_harness.results import Key
 
-LOG_PARAMETERS, FRENET_RANK = "log parameters", "frenet.rank"
+LOG_PARAMETERS, FRENET_RANK, RELEASED = "log parameters", "frenet.rank", "released later"
+DATED = 4  # models whose release date is known, for it to be a baseline
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ def correlations(
     `frenet.rank` is ranked within tasks as a metric's score is, higher = better.
     """
     frenet = mean_ranks(panel.frenet_rank, panel.models, Choice("rank", "max"))
-    baselines = {**sizes(panel), FRENET_RANK: _negated(frenet)}
+    baselines = {**sizes(panel), FRENET_RANK: negated(frenet), **dates(panel)}
     return (
-        *(_correlation(name, "metric", _negated(ranks), actual) for name, ranks in order.items()),
+        *(_correlation(name, "metric", negated(ranks), actual) for name, ranks in order.items()),
         *(_correlation(name, "baseline", values, actual) for name, values in baselines.items()),
     )
 
@@ -54,7 +55,16 @@ def sizes(panel: Panel) -> dict[str, dict[Key, float | None]]:
     }
 
 
-def _negated(ranks: MeanRanks) -> MeanRanks:
+def dates(panel: Panel) -> dict[str, dict[Key, float | None]]:
+    """What a model's release date predicts, the later the better; {} where 4 are not known."""
+    known = {key: m.released for key, m in panel.models.items() if m.released}
+    if len(known) < DATED:
+        return {}
+    days = {key: releases.middle(released) for key, released in known.items()}
+    return {RELEASED: {key: days.get(key) for key in panel.models}}
+
+
+def negated(ranks: MeanRanks) -> MeanRanks:
     """Rank 1 is the best, a score of 1 the worst: turned so that + means that they agree."""
     return {key: None if rank is None else -rank for key, rank in ranks.items()}
 

@@ -44,7 +44,11 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRow(Row):
-    """A model; all None where it appears in other records only (it could not be opened)."""
+    """A model; all None where it appears in other records only (it could not be opened).
+
+    released: when, as in releases.py; None where not known, and in records that were made before
+    it was recorded.
+    """
 
     parameters: int | None = None
     blocks: int | None = None
@@ -53,6 +57,7 @@ class ModelRow(Row):
     max_length: int | None = None
     family: str | None = None
     adapter: str | None = None
+    released: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lrd_harness import devices, steps
+from lrd_harness import devices, releases, steps
 from lrd_harness.cache import cache_dir
 from lrd_harness.capture import Captured
 from lrd_harness.contracts import Task
@@ -110,6 +110,7 @@ class Run:
                 planned,
                 adapter=model.identity["adapter"],
                 **asdict(model.info),
+                released=releases.known(planned.name),
                 seconds=time.perf_counter() - begun,
             )
         return model

@@ -2,8 +2,8 @@
 
 Per task: Spearman's rho over the models between a predictor and the main score of the last layer.
 Predictors: every metric's selection score, some other model-level scores, and what needs no metric
-(log parameters, log width, depth, `frenet.rank`). + always means that they agree: a metric that
-ranks the lowest value first is turned.
+(log parameters, log width, depth, `frenet.rank`, released later). + always means that they agree: a
+metric that ranks the lowest value first is turned.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import numpy as np
 
 from lrd_harness import inference, stats
 from lrd_harness.panel import Panel, Values
-from lrd_harness.predictors import FRENET_RANK, LOG_PARAMETERS, sizes
+from lrd_harness.predictors import FRENET_RANK, LOG_PARAMETERS, RELEASED, dates, sizes
+from lrd_harness.results import Key
 from lrd_harness.selection_rows import Agreement, Rival, Selection, TaskAgreement
 
 __all__ = ["Agreement", "Rival", "Selection", "TaskAgreement", "build_selection"]
@@ -80,17 +81,25 @@ def _predictors(panel: Panel, tasks: Sequence[str]) -> list[_Predictor]:
         found.append(_Predictor(name, "metric", choice.best, turned))
     for name, other in panel.others.items():
         found.append(_Predictor(name, "metric", "max", _grid(other, tasks, panel)))
-    for name, by_model in sizes(panel).items():
-        row = np.array([by_model[key] for key in panel.models], dtype=np.float64)
-        found.append(_Predictor(name, "baseline", "max", np.tile(row, (len(tasks), 1))))
     rank = _grid(panel.frenet_rank, tasks, panel)
+    found += _of_models(sizes(panel), panel, tasks)
     found.append(_Predictor(FRENET_RANK, "baseline", "max", rank))
+    found += _of_models(dates(panel), panel, tasks)
     found.append(_Predictor(RANDOM, "control", "max", np.zeros_like(rank)))
     return found
 
 
+def _of_models(
+    baselines: Mapping[str, Mapping[Key, float | None]], panel: Panel, tasks: Sequence[str]
+) -> Iterable[_Predictor]:
+    """Baselines that are the same on every task."""
+    for name, by_model in baselines.items():
+        row = np.array([by_model[key] for key in panel.models], dtype=np.float64)
+        yield _Predictor(name, "baseline", "max", np.tile(row, (len(tasks), 1)))
+
+
 def _grid(values: Values, tasks: Sequence[str], panel: Panel) -> Grid:
-    rows = [[values.get(task, {}).get(key) for key in panel.models] for task in tasks]
+    rows = [list(map(values.get(task, {}).get, panel.models)) for task in tasks]
     return np.array(rows, dtype=np.float64)
 
 
@@ -198,7 +207,7 @@ def _rival(
         return None
     own, rho = np.median(pairs, axis=0).tolist()
     low, high = _lead(np.array(pairs), drawn, setting.counts is None, level) or (None, None)
-    size = baseline.name != FRENET_RANK
+    size = baseline.name not in (FRENET_RANK, RELEASED)
     return Rival(baseline.name, size, own, rho, low, high, float(np.median(n)), len(pairs))
 
 

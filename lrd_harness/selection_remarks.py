@@ -57,9 +57,9 @@ def _judged(row: Agreement, metrics: int) -> str:
         best = min(size, key=lambda rival: rival.own - rival.rho)
         return f"no better than {best.name} (median rho {_rhos(best)}{_where(row, best)})"
     said = _ahead_of_size(row, size, metrics)
-    rank = next((rival for rival in row.rivals if not rival.size), None)
-    if rank and not _ahead(rank):
-        said += f"; no better than {FRENET_RANK} ({_rhos(rank)})"
+    for rival in row.rivals:  # what is no size: rank of the final state, release date
+        if not rival.size and not _ahead(rival):
+            said += f"; no better than {rival.name} ({_rhos(rival)})"
     return said
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from lrd_harness import official
 from lrd_harness.contracts import Request, Score, Task, TaskFamily, TaskOptions
 from lrd_harness.errors import UserError
 from lrd_harness.finding import content_hash
@@ -181,37 +182,15 @@ def _names() -> Mapping[str, str]:
     return {t.metadata.name: t.metadata.type for t in tasks}
 
 
-@functools.cache
-def _english() -> Mapping[str, Any]:
-    """Subsets and splits of the tasks of mteb's English benchmark, whose scores are published."""
-    import mteb
-
-    return {
-        task.metadata.name: {"hf_subsets": task.hf_subsets, "eval_splits": task.eval_splits}
-        for task in mteb.get_benchmark("MTEB(eng, v1)").tasks
-    }
-
-
 def _open(name: str, options: TaskOptions) -> Task:
     """A task of mteb's registry, as its English benchmark has it; else English, and split test.
 
     Raises KeyError for a name that mteb does not know.
     """
-    import mteb
-
     kind = _names()[name]
 
     def make() -> AbsTask:
-        chosen = _english().get(name)
-        if chosen is not None:
-            return mteb.get_task(name, **chosen)
-        try:
-            task = mteb.get_task(name, languages=["eng"], exclusive_language_filter=True)
-        except ValueError:  # a task of other languages only
-            task = mteb.get_task(name)
-        if "test" in task.eval_splits:
-            task.filter_eval_splits(["test"])
-        return task
+        return cast("AbsTask", official.task(name))
 
     metadata = make().metadata
     folder = options.data / name if options.data else None
