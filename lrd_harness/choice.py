@@ -87,7 +87,9 @@ def build_choice(results: Results) -> LayerChoice | None:
     A metric without a `layer_choice` is judged by its first profile, highest first, and marked as
     unpublished. Of a unit that is there twice the newer row counts.
     """
-    cells = _cells(results)
+    if all(row.last for row in results.scores):  # asked first: large boards have last layers only
+        return None
+    cells = cells_of(results)
     if not any(len(cell.scores) > 1 for cell in cells.values()):
         return None
     found = [_of_metric(chooser, cells) for chooser in _choosers(results.metrics)]
@@ -104,14 +106,16 @@ def _or_least(gain: float | None) -> float:
     return float("-inf") if gain is None else gain
 
 
-def _cells(results: Results) -> dict[Place, Cell]:
+def cells_of(results: Results) -> dict[Place, Cell]:
+    """The scores of the whole models over layers, by model and task."""
     scores: dict[Place, dict[int, float]] = {}
     layers: dict[Place, int] = {}
     runs = {m.key: family.members[0].key for family in families(results) for m in family.members}
     for row in results.scores:
         if row.variant == "full":
-            scores.setdefault((row.key, row.task), {})[row.layer] = row.score
-            layers[row.key, row.task] = row.layers
+            place = row.key, row.task
+            scores.setdefault(place, {})[row.layer] = row.score
+            layers[place] = row.layers
     return {
         place: Cell(*place, layers[place], held, runs.get(place[0]))
         for place, held in scores.items()
