@@ -196,7 +196,7 @@ def measure_side(
     with display.stage(f"{planned.name}: reading all layers", "texts") as advance:
         reading.capture({asked.task: texts}, advance, {asked.task: items})
     side = Side(model.info.blocks, model.info.pooling)
-    held = _Pooled(reading, model, asked.sampling, texts)
+    held = Pooled(reading, model, asked.sampling, texts)
     for item in items:
         name = item.metric.name
         try:
@@ -229,7 +229,7 @@ def measured(
     return Measured(score, n, found)
 
 
-class _Pooled:
+class Pooled:
     """The states of one model's texts in memory, float32, read from the store once."""
 
     def __init__(

@@ -5,7 +5,7 @@ Letters in shapes: n texts, T tokens, d width, q views, L blocks; a model has L 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -251,11 +251,26 @@ class Pruner:
 
 @dataclass(frozen=True)
 class Reporter:
-    """A form of the leaderboard (hook `lrd_reporters`).
+    """A form of the leaderboard (hook `lrd_reporters`): a text, or a folder of files.
 
-    write: the leaderboard as text in this form; suffix: of the file it is kept in, "" for none.
+    write: the leaderboard as text in this form; "" where it has nothing to show.
+    suffix: of the file that a run keeps the text in, as ".md"; "" for none.
+    files: the leaderboard as files (path, contents), the path relative to the folder that the user
+        names and written with /; see folders.safe_name for parts made of names. A folder is written
+        on demand only: `lrd-harness leaderboard OUT --format NAME --output DIR`.
+    description: one line for listings.
+
+    Raises ValueError unless exactly one of write and files is given; a folder has no suffix.
     """
 
     name: str
-    write: Callable[[Leaderboard], str]
+    write: Callable[[Leaderboard], str] | None = None
     suffix: str = ""
+    files: Callable[[Leaderboard], Iterable[tuple[str, bytes]]] | None = None
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.write is None) == (self.files is None):
+            raise ValueError(f"reporter '{self.name}' needs either write or files, and not both")
+        if self.files is not None and self.suffix:
+            raise ValueError(f"reporter '{self.name}' makes a folder, which has no suffix")

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
+from typing import NamedTuple
 
+from lrd_harness import releases
 from lrd_harness.csv_tables import MISSING, SHOWN, Line, Sheet, read_sheet
 from lrd_harness.errors import UserError
 from lrd_harness.rows import ModelRow
 
 SCORE_FORMS = "scores are wide (model, a column a task) or long (model, layer, task, score)"
 VALUE_FORM = "values have the columns model, layer, task, name, value"
-MODEL_FORM = "models have the columns model, parameters_millions, width, blocks, family"
+MODEL_FORM = "models have the columns model, parameters_millions, width, blocks, family, released"
 KEYS = ("model", "layer", "task", "score", "name", "value")
 IGNORED = ("n_tasks",)  # a column of published wide tables that is no task
 LAST = "model"  # as a layer: the model itself
@@ -23,8 +25,7 @@ _ROUNDING = 1e-6  # how far above 1 a score may be and still be meant as 1
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """A number of a file. layer: None is the model's; name: of a value, "" for a score."""
 
     line: Line
@@ -63,8 +64,11 @@ def read_scores(path: Path, say: Say = lambda note: None) -> Scores:
         say(f"{path}: scores are above 100: read as they are")
     elif highest > 1 + _ROUNDING:
         say(f"{path}: scores are above 1: read as percent")
-        cells = tuple(replace(cell, number=cell.number / 100) for cell in cells)
+        cells = tuple(cell._replace(number=cell.number / 100) for cell in cells)
     types, names = (sheet.remarks.get(name, {}) for name in ("type", "main_score"))
+    if long:
+        known = ("task_type", "score_name")
+        types, names = ({c.task: c.line.text(name) for c in cells} for name in known)
     return Scores(path, cells, types, names)
 
 
@@ -118,6 +122,7 @@ def read_models(path: Path, wanted: Sequence[str]) -> dict[str, ModelRow]:
             blocks=_whole_number(line, "blocks"),
             width=_whole_number(line, "width"),
             family=line.text("family") or None,
+            released=_released(line),
         )
         found[name] = row, line
     known = {name: found[name][0] for name in wanted if name in found}
@@ -151,6 +156,19 @@ def _parameters(line: Line) -> int | None:
     if millions is not None and not isfinite(millions * 1e6):
         raise line.fault(f"'{line.text('parameters_millions')}' million parameters are too many")
     return None if millions is None else round(millions * 1e6)
+
+
+def _released(line: Line) -> str | None:
+    """An ISO date; pandas writes a year as 2024.0 where others are missing."""
+    cell = line.text("released")
+    if cell.lower() in MISSING:
+        return None
+    found = cell.removesuffix(".0")
+    try:
+        releases.middle(found)
+    except ValueError:
+        raise line.fault(f"released '{cell:.{SHOWN}}' is no date: {releases.FORM}") from None
+    return found
 
 
 def _whole_number(line: Line, column: str) -> int | None:

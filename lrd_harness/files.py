@@ -16,7 +16,12 @@ FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file by a text at once: a reader or a killed process never leaves half of it.
+    """Replace a file by a text at once, as `write_bytes` does."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, contents: bytes) -> None:
+    """Replace a file at once: a reader or a killed process never leaves half of it.
 
     Raises StorageFull where there is no space for it.
     """
@@ -24,8 +29,8 @@ def write_text(path: Path, text: str) -> None:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         part = Path(name)
         try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-                file.write(text)
+            with os.fdopen(handle, "wb") as file:
+                file.write(contents)
                 file.flush()
                 os.fsync(file.fileno())
             part.chmod(0o644)

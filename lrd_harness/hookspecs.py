@@ -41,5 +41,5 @@ def lrd_pruners() -> Sequence[Pruner]:
 
 @hookspec
 def lrd_reporters() -> Sequence[Reporter]:
-    """Forms of the leaderboard."""
+    """Forms of the leaderboard: texts, or folders of files."""
     raise NotImplementedError

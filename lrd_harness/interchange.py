@@ -2,8 +2,9 @@
 
     scores   wide: model, then a column a task        (the last layer's scores)
              long: model, layer, task, score          (layer: a number, or "model" for the last)
+                   and, where known, task_type, score_name
     values   model, layer, task, name, value          (layer likewise; name: frenet.d0L)
-    models   model, parameters_millions, width, blocks, family
+    models   model, parameters_millions, width, blocks, family, released
 
 See csv_tables.py for what a file may look like.
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from lrd_harness import manager
+from lrd_harness.collecting import uncollected
 from lrd_harness.contracts import Choice, Metric
 from lrd_harness.csv_forms import Cell, Say, Scores, read_models, read_scores, read_values, some
 from lrd_harness.errors import UserError
@@ -25,8 +27,9 @@ Ranking = tuple[str, Literal["max", "min"]]
 RowType = TypeVar("RowType", bound=Row)
 
 
+@uncollected()
 def read(
-    actual: Path | None = None,
+    actual: Path | Scores | None = None,
     values: Path | None = None,
     models: Path | None = None,
     say: Say = lambda note: None,
@@ -41,12 +44,12 @@ def read(
     the files have no model in common.
     """
     notes: list[str] = []
-    scores = read_scores(actual, notes.append) if actual else None
+    scores = _scores(actual, notes.append) if actual else None
     measured = read_values(values) if values else ()
     scored = scores.cells if scores else ()
-    if actual and values:
-        _check_common(actual, scored, values, measured)
-        scored = _with_values(actual, scored, values, measured, notes.append)
+    if scores and values:
+        _check_common(scores.file, scored, values, measured)
+        scored = _with_values(scores.file, scored, values, measured, notes.append)
     names = list(dict.fromkeys(cell.model for cell in [*scored, *measured]))
     known = read_models(models, names) if models else {}
     given = {name: row.blocks for name, row in known.items() if row.blocks is not None}
@@ -70,7 +73,11 @@ def _tell(say: Say, notes: Iterable[str]) -> None:
         say(note)
 
 
-def with_scores(results: Results, actual: Path, say: Say = lambda note: None) -> Results:
+def _scores(actual: Path | Scores, say: Say) -> Scores:
+    return actual if isinstance(actual, Scores) else read_scores(actual, say)
+
+
+def with_scores(results: Results, actual: Path | Scores, say: Say = lambda note: None) -> Results:
     """The results of a run, the scores of the file's tasks replaced by the file's, for all models.
 
     A task has its scores from one source: a model of the run that the file lacks has none there.
@@ -80,13 +87,13 @@ def with_scores(results: Results, actual: Path, say: Say = lambda note: None) ->
     Raises UserError as `read` does, and where the file has none of the run's models.
     """
     notes: list[str] = []
-    found = read_scores(actual, notes.append)
+    found = _scores(actual, notes.append)
     keys = _keys(found.cells, [row.key for row in results.models if row.variant == "full"])
     if not keys:
         have, want = some(c.model for c in found.cells), some(r.model for r in results.models)
-        raise UserError(f"{actual} has no model of the run: it has {have}, the run {want}")
+        raise UserError(f"{found.file} has no model of the run: it has {have}, the run {want}")
     if any(row.variant != "full" for row in results.models):
-        notes.append(f"the run's pruned models are left out: {actual} has no scores of them")
+        notes.append(f"the run's pruned models are left out: {found.file} has no scores of them")
     own = _own(results, found, keys)
     _tell(say, notes)
     tasks = {row.task for row in own}
@@ -209,9 +216,8 @@ def _depths(cells: Iterable[Cell]) -> dict[str, int]:
 def _score_rows(
     cells: Iterable[Cell], depths: Mapping[str, int], scores: Scores
 ) -> tuple[ScoreRow, ...]:
-    rows = {}
-    for layer, cell in _unique(cells, depths, last=True):
-        rows[cell.model, layer, cell.task] = ScoreRow(
+    return tuple(
+        ScoreRow(
             model=cell.model,
             task=cell.task,
             task_type=scores.types.get(cell.task, ""),
@@ -220,7 +226,8 @@ def _score_rows(
             score_name=scores.score_names.get(cell.task, ""),
             score=cell.number,
         )
-    return tuple(rows.values())
+        for layer, cell in _unique(cells, depths, last=True)
+    )
 
 
 def _metric_rows(

@@ -14,12 +14,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
-from lrd_harness import choice_remarks, remarks, selection_remarks, stats
+from lrd_harness import choice_remarks, combined_remarks, remarks, selection_remarks, stats
 from lrd_harness import panel as panels
 from lrd_harness.choice import LayerChoice, build_choice
+from lrd_harness.claims import Claim, build_claims
+from lrd_harness.collecting import uncollected
+from lrd_harness.combined import Combined, build_combined
+from lrd_harness.families import Families, build_families
 from lrd_harness.layers import LayerTable, layer_table
 from lrd_harness.panel import MetricColumn, Panel, TaskColumn, TaskScore
 from lrd_harness.predictors import Correlation, correlations
+from lrd_harness.profiles import Profiles, build_profiles
 from lrd_harness.pruned import PrunedTable, build_pruned
 from lrd_harness.results import ErrorRow, Key, ModelRow, Results
 from lrd_harness.selection import Selection, build_selection
@@ -81,6 +86,10 @@ class Leaderboard:
     pruned: the pruned models of both kinds of task, where there are any; with this board only.
     choice: what choosing a layer without labels gains; None where only last layers were scored.
     selection: how well predictors order the models task by task; None where no task has 4 models.
+    families: how well they order kin; None where no family has two models with a mean score.
+    profiles: scores and metrics over depth; None where only last layers have any.
+    claims: the papers' findings on this board's tasks, each with a control and a verdict.
+    combined: all metrics and size in one, on families not seen; None where no model has a mean.
     """
 
     rows: tuple[Row, ...]
@@ -95,8 +104,13 @@ class Leaderboard:
     pruned: PrunedTable | None = None
     choice: LayerChoice | None = None
     selection: Selection | None = None
+    families: Families | None = None
+    combined: Combined | None = None
+    profiles: Profiles | None = None
+    claims: tuple[Claim, ...] = ()
 
 
+@uncollected()
 def build(results: Results) -> Leaderboard:
     """The leaderboard of the whole models (variant "full") of a run; holes in it are remarked on.
 
@@ -107,7 +121,10 @@ def build(results: Results) -> Leaderboard:
     names = Counter(row.model for row in results.models if row.variant == "full")
     board = _board(sides.main, sides.kind, names)
     base = _board(sides.base, "base", names) if sides.base else None
-    return replace(board, base=base, pruned=build_pruned(results))
+    pruned = build_pruned(results)
+    if base:
+        base = replace(base, claims=build_claims(base, pruned))
+    return replace(board, base=base, pruned=pruned, claims=build_claims(board, pruned))
 
 
 def _board(results: Results, kind: Kind, names: Mapping[str, int]) -> Leaderboard:
@@ -124,6 +141,7 @@ def _board(results: Results, kind: Kind, names: Mapping[str, int]) -> Leaderboar
     rows = _sorted(made, panel.metrics)
     choice = build_choice(results)
     selection = build_selection(panel)
+    combined = build_combined(panel, actual)
     choices = {len(panel.means(row.info.key)) for row in rows if row.best_layer is not None}
     return Leaderboard(
         rows=rows,
@@ -133,6 +151,7 @@ def _board(results: Results, kind: Kind, names: Mapping[str, int]) -> Leaderboar
         notes=(
             *remarks.of_table(results, rows, panel.metrics, kind, choices),
             *selection_remarks.of_selection(selection),
+            *combined_remarks.of_combined(combined, selection),
             *choice_remarks.of_choice(choice),
         ),
         errors=tuple(error for error in results.errors if error.variant == "full"),
@@ -140,6 +159,9 @@ def _board(results: Results, kind: Kind, names: Mapping[str, int]) -> Leaderboar
         kind=kind,
         choice=choice,
         selection=selection,
+        families=build_families(panel, actual, order),
+        combined=combined,
+        profiles=build_profiles(results, kind),
     )
 
 

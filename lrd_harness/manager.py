@@ -40,6 +40,8 @@ BUILT_IN = (
     "lrd_harness.plugins.decoder",
     "lrd_harness.plugins.pruners",
     "lrd_harness.plugins.reporters",
+    "lrd_harness.plugins.exports",
+    "lrd_harness.plugins.page",
     "lrd_harness.tasks.mteb_tasks",
     "lrd_harness.tasks.offline",
     "lrd_harness.tasks.lm_eval_tasks",

@@ -259,7 +259,7 @@ def write_views(out: Path, plugins: Plugins) -> tuple[Any, list[str]]:
     faults = []
     for reporter in plugins.all("reporter"):
         try:
-            if not reporter.suffix:
+            if reporter.write is None or not reporter.suffix:
                 continue
             path, text = out / f"leaderboard{reporter.suffix}", reporter.write(board)
             if text:

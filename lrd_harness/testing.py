@@ -1,18 +1,23 @@
-"""The conformance kit: what a metric plugin must pass, in one call.
+"""The conformance kit: what a metric plugin, or a reporter, must pass, in one call.
 
-from lrd_harness.testing import check_metric
+from lrd_harness.testing import check_metric, check_reporter
 check_metric(lrd_metrics()[0])
+check_reporter(lrd_reporters()[0])
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrd_harness.contracts import Metric
+from lrd_harness.contracts import Metric, Reporter
 from lrd_harness.errors import UnitError
 from lrd_harness.measuring import Scores, finish, measure, profile_layers
+
+if TYPE_CHECKING:
+    from lrd_harness.leaderboard import Leaderboard
 
 Arrays = Sequence[np.ndarray] | np.ndarray
 LAWS = ("rotation", "scaling", "permutation")
@@ -161,3 +166,53 @@ _CHANGES: dict[str, Callable[[Metric, Sequence[Arrays]], list[Arrays]]] = {
     "scaling": _scaled,
     "permutation": _permuted,
 }
+
+
+def check_reporter(reporter: Reporter) -> dict[str, bytes]:
+    """Raise AssertionError, with the reason, where a reporter breaks its contract.
+
+    Checked on a board without anything and on a small one with names such as strangers give (a
+    slash, markup, dots, 300 characters): twice alike, a text or files with paths that are plainly
+    inside a folder, each once. Returns the files of the second board; a text has the path "".
+    """
+    from lrd_harness.folders import inside
+
+    found: dict[str, bytes] = {}
+    for names in ((), STRANGE):
+        board = small_board(names)
+        if reporter.write is not None:
+            text = reporter.write(board)
+            assert isinstance(text, str), f"{reporter.name} wrote no text"
+            assert text == reporter.write(board), f"{reporter.name} writes another text each time"
+            found = {"": text.encode()}
+            continue
+        assert reporter.files is not None
+        files = list(reporter.files(board))
+        found = dict(files)
+        assert len(found) == len(files), f"{reporter.name} gives a file twice"
+        for path, contents in files:
+            assert inside(path), f"{reporter.name} gives the file {path!r}: see folders.safe_name"
+            assert isinstance(contents, bytes), f"{reporter.name} gives no bytes for {path}"
+        assert found == dict(reporter.files(board)), f"{reporter.name} writes others each time"
+    return found
+
+
+STRANGE = ("org/model", "../up", "<script>|$%&_{}\\", "", "x" * 300, "\u202e")
+
+
+def small_board(names: Sequence[str]) -> Leaderboard:
+    """A leaderboard of models of these names: two blocks, one task, one metric that ranks them."""
+    from lrd_harness.leaderboard import build
+    from lrd_harness.rows import MetricRow, ModelRow, Profile, Results, ScoreRow
+
+    models, scores, metrics = [], [], []
+    for i, model in enumerate(names):
+        models.append(ModelRow(model=model, revision="1", parameters=10 + i, blocks=2, width=4))
+        kept: dict[str, Any] = {"model": model, "revision": "1", "task": "Task/1"}
+        for layer in range(3):
+            score = (i + layer) / 20
+            scores.append(ScoreRow(**kept, layer=layer, layers=2, score=score, score_name="s"))
+        profile = {"p": Profile((0, 1, 2), (0.0, float(i), None))}
+        kept |= {"metric": "m", "n": 8, "selection": ("v", "max")}
+        metrics.append(MetricRow(**kept, values={"v": i / 3}, profiles=profile))
+    return build(Results(tuple(models), tuple(scores), tuple(metrics)))

@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ._cells import NONE, Column, Sheet, measured, number, plain
+from ._claims import claim_sheets
+from ._combined import combined_sheets
+from ._families import family_sheets
 from ._layers import choice_sheets
+from ._profiles import profile_sheets
 from ._ranking import ranking
 from ._selection import selection_sheets
 
@@ -34,7 +38,8 @@ def sheets(board: Leaderboard) -> list[Sheet]:
         found.append(_by_task(board))
     if any(c.rho is not None if base else c.n for c in board.correlations):
         found.append(_correlations(board))
-    return found + selection_sheets(board) + choice_sheets(board)
+    found += selection_sheets(board) + family_sheets(board) + combined_sheets(board)
+    return found + choice_sheets(board) + profile_sheets(board) + claim_sheets(board)
 
 
 def boards(board: Leaderboard) -> list[tuple[Leaderboard, str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,8 +13,11 @@ from lrd_harness.contracts import Reporter
 from lrd_harness.hookspecs import hookimpl
 
 from ._checkpoints import checkpoints_csv, checkpoints_document
+from ._claims import claims_document
+from ._dumping import dumps
 from ._layers import choice_document, layers_csv
 from ._markdown import markdown
+from ._profiles import profile_document
 from ._pruned import pruning_csv, pruning_document
 from ._selection import selection_document
 from ._terminal import layers_renderable, renderable, text
@@ -113,6 +115,10 @@ def as_json(board: Leaderboard) -> str:
         rho, p, p_holm, tau, low, high, partial, partial_p, regret, ...}], rivals: [{name, size,
         own, rho, low, high, n, tasks}]}], the fields of the rows of selection.py; regrets are
         fractions of 1, as scores are; null where no task has 4 models.
+    families: {rows, families, left_out}, see families.py; combined: {lacking, rows, models, ...},
+        see combined.py: the fields of their rows; null where there is nothing to compare.
+    profiles: {rows, correlations, main, selection, notes}, see profile_rows.py; null where only
+        last layers have values. claims: [{name, statement, verdict, ...}], see claim_rows.py.
     layer_choice: {gains, correlations, picks}, lists of
         the rows of choice.py with their fields, null where only last layers were scored; notes;
         errors: [{model, ..., error}], of whole models.
@@ -131,7 +137,7 @@ def as_json(board: Leaderboard) -> str:
         "pruning": pruning_document(board.pruned) if board.pruned else None,
         "checkpoints": checkpoints_document(board),
     }
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return dumps(document) + "\n"
 
 
 def _document(board: Leaderboard) -> dict[str, Any]:
@@ -146,7 +152,11 @@ def _document(board: Leaderboard) -> dict[str, Any]:
         "models": _models(board),
         "correlations": [asdict(correlation) for correlation in board.correlations],
         "selection": selection_document(board.selection),
+        "families": asdict(board.families) if board.families else None,
+        "combined": asdict(board.combined) if board.combined else None,
         "layer_choice": choice_document(board.choice),
+        "profiles": profile_document(board.profiles),
+        "claims": claims_document(board.claims),
         "notes": board.notes,
     }
 
@@ -206,11 +216,12 @@ def _models(board: Leaderboard) -> list[dict[str, Any]]:
     for row in board.rows:
         key = row.info.key
         by_task: dict[str, dict[str, Any]] = {
-            task: {**asdict(score), "layers": {}} for task, score in row.scores.items()
+            task: {**vars(score), "layers": {}} for task, score in row.scores.items()
         }
         for task, layer, value in scores.get(key, []):
-            empty = {**asdict(TaskScore()), "layers": {}}
-            by_task.setdefault(task, empty)["layers"][layer] = value
+            if task not in by_task:
+                by_task[task] = {**vars(TaskScore()), "layers": {}}
+            by_task[task]["layers"][layer] = value
         whole = {
             f: getattr(row, f) for f in row.__dataclass_fields__ if f not in ("info", "scores")
         }

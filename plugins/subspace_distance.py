@@ -34,15 +34,16 @@ def subspace_distance(
     variance: float = 0.95,
     rank: int | None = None,
     space: Space = "feature",
-) -> dict[str, float | list[list[float]]]:
+) -> dict[str, float | list[float] | list[list[float]]]:
     """Grassmann distance of every pair of layers (LRD, arXiv 2605.12714), as a share of the most.
 
     states: S tensors (n, d_l). The subspaces, and variance, rank and space, are those of `frenet`.
     Holds all S bases at once, (S, d, r) float64.
 
     Returns `distance`, a row a state: entry j of row i is d_Gr / (sqrt(r)·pi/2), 0 the same
-    subspace, 1 orthogonal ones, to 1e-8; `mean_distance` over the pairs; `rank` r; and `start`: how
-    many leading states were left out since their rank is below r.
+    subspace, 1 orthogonal ones, to 1e-8; `to_last`, its last row (a value a state); `mean_distance`
+    over the pairs; `rank` r; and `start`: how many leading states were left out since their rank is
+    below r.
     Raises UnitError for an r that n or d cannot hold and for unequal widths, DegenerateState for a
     rank below r further up, UserError for parameters out of range.
     """
@@ -57,10 +58,10 @@ def subspace_distance(
         distance[i, i + 1 :] = cosines.clamp(max=1).arccos().norm(dim=1)
     distance /= sqrt(r) * pi / 2
     pairs = len(bases) * (len(bases) - 1) / 2
-    mean = float(distance.sum()) / pairs
     return {
         "distance": (distance + distance.T).tolist(),
-        "mean_distance": mean,
+        "to_last": distance[:, -1].tolist(),
+        "mean_distance": float(distance.sum()) / pairs,
         "rank": r,
         "start": start,
     }

@@ -159,15 +159,18 @@ def test_markdown_puts_the_base_board_under_a_heading_of_its_own() -> None:
         "h2 Scores by task",
         "h2 How well each predictor orders the models",
         "h2 Choosing a layer without labels",
+        "h2 Where over depth scores and metrics are highest",
         "h2 Notes",
         "h2 Base models: 3 models, 2 tasks",
         "h3 Base models: scores by task",
         "h3 How well each predictor orders the base models",
         "h3 Base models: choosing a layer without labels",
+        "h3 Base models: where over depth scores and metrics are highest",
+        "h3 Base models: the papers' claims on this run",
         "h3 Notes on the base models",
         "h2 Errors",
     ]
-    heading, first, *_ = page[5][1]
+    heading, first, *_ = page[6][1]
     line = dict(zip(heading, first, strict=True))
     assert line["score ↑ last"] == "0.5000 ± 0.0130"
     assert line["score ↑ best"] == "0.6000 ± 0.0130"

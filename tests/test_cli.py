@@ -61,6 +61,7 @@ TAUGHT = {
     "--scores --pooling --max-length --device numbered from 1",
     "layer": "--texts --by dime --save --set --load --max-texts --view-texts --pooling --norm "
     "--max-length --device",
+    "select": "--models --texts --task --plugins --draws --max-texts --output --seed --device",
     "probe": "--kind repetition random length --texts --task --plugins --shares --lengths --seed "
     "--max-texts --output",
     "compare": "--texts --task --plugins --draws --output --max-texts",
@@ -181,7 +182,7 @@ def test_the_leaderboard_in_every_form(out: Path, capsys: Shown, tmp_path: Path)
 
 def test_a_leaderboard_that_cannot_be_had(out: Path, capsys: Shown, tmp_path: Path) -> None:
     for arguments, message in (
-        ([str(out), "--format", "cvs"], "unknown reporter 'cvs'. Did you mean csv?"),
+        ([str(out), "--format", "cvs"], "unknown reporter 'cvs'. Did you mean csv"),
         ([str(tmp_path / "none")], "no such folder"),
         ([str(tmp_path)], "is not a folder of a run"),
         ([str(out / "run.json")], "no such folder"),

@@ -38,6 +38,7 @@ def test_every_pair_is_scipys_and_the_steps_are_frenets(seed, r, space):
     np.testing.assert_allclose(distance, expected, atol=1e-7)
     assert (distance == distance.T).all()
     assert (np.diag(distance) == 0).all()
+    assert found["to_last"] == found["distance"][-1]
     assert found["mean_distance"] == pytest.approx(np.mean(distance[np.triu_indices(5, 1)]))
     path = measure(FRENET, states, rank=r, space=space)
     np.testing.assert_allclose(np.diag(distance, 1) * most, path["speed"], atol=1e-7)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 
 COMMANDS = (
-    *("run", "plan", "merge", "prune", "layer", "probe", "compare"),
+    *("run", "plan", "merge", "select", "prune", "layer", "probe", "compare"),
     *("leaderboard", "plugins", "suites", "tasks", "models", "cache"),
 )
 
@@ -26,6 +26,7 @@ examples:
   lrd-harness run --models intfloat/e5-small-v2 ./mine --tasks STSBenchmark
   lrd-harness run --suite mteb-32 --models BAAI/bge-small-en-v1.5 --output out
   lrd-harness run --models EleutherAI/pythia-160m --tasks lm-eval:mmlu --limit 5
+  lrd-harness select --models ./mine ./other --texts FILE
   lrd-harness prune ./mine --rule gfmi --budget 0.15 --texts FILE --save smaller
   lrd-harness layer ./mine --texts FILE --by dime --save shorter
   lrd-harness probe ./mine --kind repetition

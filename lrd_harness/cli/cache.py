@@ -188,7 +188,7 @@ def clear(arguments: argparse.Namespace) -> int:
     _clear_states(held, before)  # also the folders of stores in which nothing is left
     _clear_downloads(folder, brought)
     if arguments.all and before is None:
-        for path in inventory.budgets(folder):
+        for path in [*inventory.budgets(folder), *inventory.scripts(folder)]:
             path.unlink(missing_ok=True)
     _name_strangers(folder, held)
     return 0

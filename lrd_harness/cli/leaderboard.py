@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from lrd_harness.errors import UserError
 
 if TYPE_CHECKING:
-    from lrd_harness.csv_forms import Say
+    from lrd_harness.contracts import Reporter
+    from lrd_harness.csv_forms import Say, Scores
+    from lrd_harness.leaderboard import Leaderboard
     from lrd_harness.rows import Results
 
 EPILOG = """\
@@ -24,7 +26,8 @@ CSV files, for published or exported numbers, without a run:
                                                  ours,3,SciFact,dime.dime,1
                                                  ours,model,SciFact,frenet.d0L,1
   --models-info  their models, if known:
-                 model,parameters_millions,width,blocks,family
+                 model,parameters_millions,width,blocks,family,released
+                 (released: YYYY-MM-DD, YYYY-MM or YYYY)
 
 Layers are the numbers of states, 0 (the embeddings) to the number of blocks, or
 "model" for the model as a whole. Scores above 1 are read as percent. A cell may
@@ -38,9 +41,30 @@ examples:
   lrd-harness leaderboard --actual S.csv --models-info M.csv
       how well size alone orders the models: what a metric has to beat
   lrd-harness leaderboard OUT --actual S.csv
-      the metrics of a run beside published scores of its models"""
+      the metrics of a run beside other scores of its models
+  lrd-harness leaderboard OUT --actual published
+      beside the public mteb results, from mteb's own cache (MTEB_CACHE)"""
 
 
+FORMS = """\
+forms (--format), by default as --output ends, else table:
+  table        for a terminal
+  md           Markdown                                     .md
+  csv          a line a model                               .csv
+  json         everything, for programs                     .json
+  latex        a booktabs table each, to be \\input          .tex
+  html         a page that needs no network                 .html
+  layers       scores and metric profiles by layer          -layers.csv
+  pruning      scores of pruned models                      -pruning.csv
+  checkpoints  metrics over training steps                  -checkpoints.csv
+and folders, written to --output DIR:
+  figures      the figures of the page as SVG and PNG
+  tidy         every value, one a row, as CSV and Parquet
+  cards        a Hugging Face model card for each model
+
+"""
+
+RUN, PUBLISHED = "run", "published"  # words for --actual; a file of such a name needs ./
 NOTHING = {  # why a form may be empty
     "layers": "there are scores of last layers only, and no profiles of metrics",
     "pruning": "nothing was pruned (run --prune)",
@@ -55,43 +79,59 @@ def add(commands: Any) -> None:
         help="print the leaderboard of a run, or of CSV files",
         description="Print the leaderboard of a run, also of one that is still running; or of\n"
         "scores and metric values from CSV files.",
-        epilog=EPILOG,
+        epilog=FORMS + EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     sub.add_argument("out", type=Path, nargs="?", metavar="OUT", help="the output folder of a run")
-    sub.add_argument("--actual", type=Path, metavar="S.csv", help="scores, in place of a run's")
+    sub.add_argument(
+        "--actual",
+        metavar="run|published|S.csv",
+        help="scores: of the run OUT (default), of the public mteb results, or of a file",
+    )
     sub.add_argument("--values", type=Path, metavar="V.csv", help="metric values, without a run")
     sub.add_argument("--models-info", type=Path, metavar="M.csv", help="sizes of their models")
     sub.add_argument(
         "--layers", metavar="MODEL", help="print one model layer by layer instead, as a table"
     )
+    sub.add_argument("--format", metavar="FORM", help="one of the forms below")
     sub.add_argument(
-        "--format",
-        metavar="FORM",
-        help="table (default), md, csv, json, layers, pruning, checkpoints",
+        "--output", type=Path, metavar="FILE", help="write to a file instead, or to a folder DIR"
     )
-    sub.add_argument("--output", type=Path, metavar="FILE", help="write to a file instead")
     sub.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Read journals or files, and print. Returns the exit code."""
-    from lrd_harness.files import write_text
-
+    """Read journals or files, and print or write. Returns the exit code."""
     _check(arguments)
     notes: list[str] = []  # said once nothing can fail any more
-    make = _layers if arguments.layers is not None else _board
-    text = make(arguments, notes.append)
-    if arguments.output is not None:
-        try:
-            write_text(arguments.output, text)
-        except OSError as error:
-            raise UserError(f"{arguments.output} cannot be written ({error.strerror})") from None
+    text = ""
+    if arguments.layers is not None:
+        text = _layers(arguments, notes.append)
+        _keep(arguments.output, text)
+    else:
+        reporter = _reporter(arguments)
+        board = _board(arguments, notes.append)
+        if reporter.files is not None:
+            _folder(arguments.output, reporter, board, notes.append)
+        else:
+            text = _written(reporter, board, notes.append)
+            _keep(arguments.output, text)
     for note in notes:
         print(note, file=sys.stderr)
     if arguments.output is None:
         print(text, end="")
     return 0
+
+
+def _keep(path: Path | None, text: str) -> None:
+    """Write the text, if that is wanted. Raises UserError where it cannot be written."""
+    from lrd_harness.files import write_text
+
+    if path is not None:
+        try:
+            write_text(path, text)
+        except OSError as error:
+            raise UserError(f"{path} cannot be written ({error.strerror})") from None
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -101,6 +141,10 @@ def _check(arguments: argparse.Namespace) -> None:
         hint = f"{arguments.actual} has scores only: " if arguments.actual else ""
         either = "--values V.csv" + (" or --models-info M.csv" if arguments.actual else "")
         raise UserError(f"{hint}give the OUT folder of a run, or {either}")
+    if out is None and arguments.actual == RUN:
+        raise UserError(f"--actual {RUN} is for the OUT folder of a run (a file: ./{RUN})")
+    if out is None and values is None and arguments.actual == PUBLISHED:
+        raise UserError(f"--actual {PUBLISHED} looks up the models and tasks of OUT or of --values")
     if out is not None and values is not None:
         raise UserError(f"metric values come from {out} or from --values {values}: give one")
     if out is not None and arguments.models_info is not None:
@@ -110,23 +154,73 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _results(arguments: argparse.Namespace, say: Say) -> Results:
+    """The run, or the files, with the scores that were asked for."""
     from lrd_harness import interchange, output
 
+    values, models = arguments.values, arguments.models_info
+    public = arguments.actual == PUBLISHED
+    actual: Path | Scores | None = Path(arguments.actual) if arguments.actual else None
     if arguments.out is None:
-        return interchange.read(arguments.actual, arguments.values, arguments.models_info, say)
+        if public:
+            from lrd_harness import published
+
+            actual = published.of_values(values, models, say)
+        return interchange.read(actual, values, models, say)
     found = output.shown(arguments.out)
-    return interchange.with_scores(found, arguments.actual, say) if arguments.actual else found
+    if public:
+        from lrd_harness import published
+
+        actual = published.of_run(found, say)
+    if actual is None or arguments.actual == RUN:
+        return found
+    return interchange.with_scores(found, actual, say)
 
 
-def _board(arguments: argparse.Namespace, say: Say) -> str:
-    from lrd_harness import leaderboard, manager
+def _reporter(arguments: argparse.Namespace) -> Reporter:
+    """The form that was named, or that the output's name ends like.
 
-    reporter = manager.load().get("reporter", arguments.format or "table")
-    text: str = reporter.write(leaderboard.build(_results(arguments, say)))
+    Raises UserError for a name that there is not, and for a folder without --output.
+    """
+    from lrd_harness import manager
+
+    plugins, name = manager.load(), arguments.format
+    if name is None:
+        file = arguments.output.name if arguments.output is not None else ""
+        fits = [r for r in plugins.all("reporter") if r.suffix and file.endswith(r.suffix)]
+        name = max(fits, key=lambda r: len(r.suffix)).name if fits else "table"
+    reporter: Reporter = plugins.get("reporter", name)
+    if reporter.files is not None and arguments.output is None:
+        raise UserError(f"--format {name} writes a folder: give --output DIR")
+    return reporter
+
+
+def _board(arguments: argparse.Namespace, say: Say) -> Leaderboard:
+    from lrd_harness import leaderboard
+
+    return leaderboard.build(_results(arguments, say))
+
+
+def _written(reporter: Reporter, board: Leaderboard, say: Say) -> str:
+    """The board as text; an empty one is said to be so, and why."""
+    assert reporter.write is not None
+    text = reporter.write(board)
     if not text:
         why = NOTHING.get(reporter.name, "nothing of that kind was recorded")
         say(f"nothing to show in the form {reporter.name}: {why}")
     return text
+
+
+def _folder(folder: Path, reporter: Reporter, board: Leaderboard, say: Say) -> None:
+    """Write the board's files, and say which."""
+    from lrd_harness.folders import write_folder
+
+    assert reporter.files is not None
+    paths = write_folder(folder, reporter.name, reporter.files(board))
+    if not paths:
+        say(f"nothing to show in the form {reporter.name}: no file was written")
+        return
+    some = ", ".join(paths[:4]) + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")
+    say(f"written to {folder}: {some}")
 
 
 def _layers(arguments: argparse.Namespace, say: Say) -> str:

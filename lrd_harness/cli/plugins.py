@@ -50,5 +50,7 @@ def _about(kind: str, record: Any) -> str:
         better = "higher" if record.selection.best == "max" else "lower"
         return f"ranks models by {record.selection.score}, {better} is better"
     if kind == "reporter":
-        return f"kept as leaderboard{record.suffix}" if record.suffix else "printed"
+        kept = f"kept as leaderboard{record.suffix}" if record.suffix else "printed"
+        where = kept if record.files is None else "a folder, --output DIR"
+        return f"{record.description}; {where}" if record.description else where
     return str(getattr(record, "description", ""))

