@@ -90,8 +90,11 @@ def families(results: Results) -> tuple[Family, ...]:
             stepped.setdefault(series, []).append(Member(read.label, read.step, row.key))
     for members in stepped.values():
         members.sort(key=lambda member: member.step or 0)
+    by_model: dict[tuple[object, ...], list[_Group]] = {}
+    for series in stepped:
+        by_model.setdefault(series[:3], []).append(series)
     for group, held in loose.items():
-        same = [series for series in stepped if series[:3] == group[:3]]
+        same = by_model.get(group[:3], [])
         series = same[0] if len(same) == 1 else group._replace(stem=group.base)
         stepped.setdefault(series, []).extend(_without_step(held))
     found = (Family(group.stem, group.unit, tuple(held)) for group, held in stepped.items())

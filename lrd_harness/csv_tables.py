@@ -37,15 +37,15 @@ class Line:
     def value(self, column: str) -> float | None:
         """The cell as a number; None where it is missing. Raises UserError for anything else."""
         cell = self.text(column)
-        if cell.lower() in MISSING:
-            return None
         try:
-            found = float(cell) if "_" not in cell else math.nan
+            found = float(cell)
         except ValueError:
             found = math.nan
-        if not math.isfinite(found):
-            raise self.fault(f"'{cell:.{SHOWN}}' in column {column} is no number")
-        return found
+        if math.isfinite(found) and "_" not in cell:  # first, as nearly all are
+            return found
+        if cell.lower() in MISSING:
+            return None
+        raise self.fault(f"'{cell:.{SHOWN}}' in column {column} is no number")
 
     def fault(self, message: str) -> UserError:
         """What is wrong with this row."""
@@ -79,13 +79,15 @@ def read_sheet(path: Path, keys: Iterable[str] = ()) -> Sheet:
     header = next((i for i, (_, cells) in enumerate(rows) if not cells[0].startswith("#")), None)
     if header is None:
         raise UserError(f"{path} is empty")
-    places = _places(path, rows.pop(header)[1], frozenset(keys))
+    head = rows.pop(header)[1]
+    places = _places(path, head, frozenset(keys))
+    nameless = [place for place, name in enumerate(head) if not name]
     lines, remarks = [], {}
     for number, cells in rows:
         line = Line(path, number, cells, places)
         if cells[0].startswith("#"):
             remarks[cells[0][1:].strip().lower()] = {name: line.text(name) for name in places}
-        elif any(cells[place] for place in range(len(cells)) if place not in places.values()):
+        elif any(cells[len(head) :]) or any(any(cells[place : place + 1]) for place in nameless):
             raise line.fault(f"{len(cells)} cells, but {len(places)} columns have a name")
         else:
             lines.append(line)

@@ -78,7 +78,12 @@ def partial_rho(x: Cells, y: Cells, control: Cells) -> float | None:
 
 
 def partial_p(
-    x: Cells, y: Cells, control: Cells, draws: int = DRAWS, seed: int = 42
+    x: Cells,
+    y: Cells,
+    control: Cells,
+    draws: int = DRAWS,
+    seed: int = 42,
+    rho: float | None = None,
 ) -> float | None:
     """Two-sided p-value of `partial_rho` by permuting x; None where that is.
 
@@ -86,15 +91,17 @@ def partial_p(
     ties; where x goes with the control it is an approximation, a good one as the statistic is
     studentised. All orders for n <= 8, above that (count + 1) / (draws + 1); orders that leave the
     statistic undefined are not counted. Above 500 cases by Student's t with n - 3 degrees.
+    rho: `partial_rho` of the same, where it is known already.
     """
-    observed = partial_rho(x, y, control)
+    observed = partial_rho(x, y, control) if rho is None else rho
     if observed is None:
         return None
-    u, v, w = (doubled_ranks(side) for side in complete(x, y, control))
-    n = len(u)
+    sides = complete(x, y, control)
+    n = len(sides[0])
     if n > LARGE:
         t = abs(observed) * math.sqrt((n - 3) / max(1 - observed**2, 1e-300))
         return float(2 * scipy_stats.t.sf(t, n - 3))
+    u, v, w = (doubled_ranks(side) for side in sides)
     exact = n <= EXACT
     parts = (all_orders(n),) if exact else drawn_orders(n, draws, seed)
     least = observed**2 * _left(v, w) * (1 - _SAME)

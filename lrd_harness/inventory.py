@@ -4,6 +4,7 @@
     converted/NAME-HASH               checkpoints made of GGUF files
     states/HASH                       the stores, see eviction.py
     budgets/HASH.json                 batch sizes that were found
+    scripts/vl-convert-VERSION.js     what draws the figures of the page
 
 Everything else is foreign: it is named, left alone, and a link is not followed. The cache folder
 itself is given without links in its path.
@@ -27,6 +28,7 @@ from lrd_harness.store import folder_name
 STATES = "states"
 DOWNLOADS = {"packages": re.compile(r"[^.].*"), "converted": re.compile(r".+-[0-9a-f]{12}")}
 BUDGETS = "budgets"
+SCRIPTS = "scripts"
 WORK = ".work-"  # of downloads that are not finished; an old one is swept by the next download
 MARK = re.compile(r"\.shared-\d+-[0-9a-f]{8}")
 
@@ -116,13 +118,22 @@ def budgets(cache: Path) -> list[Path]:
     ]
 
 
+def scripts(cache: Path) -> list[Path]:
+    """The files that draw the figures of the page."""
+    return [
+        path
+        for path in _inside(cache / SCRIPTS)
+        if re.fullmatch(r"vl-convert-[\w.+-]+\.js", path.name) and path.is_file()
+    ]
+
+
 def strangers(cache: Path) -> list[Path]:
     """What is not ours, apart from what lies within stores (eviction.Folder.foreign)."""
     found = [
         path
         for path in _inside(cache)
         if path.is_symlink()
-        or not (path.name in (STATES, BUDGETS, *DOWNLOADS) or MARK.fullmatch(path.name))
+        or not (path.name in (STATES, BUDGETS, SCRIPTS, *DOWNLOADS) or MARK.fullmatch(path.name))
     ]
     if not (cache / STATES).is_symlink():
         found += eviction.strangers(cache / STATES)
@@ -134,8 +145,9 @@ def strangers(cache: Path) -> list[Path]:
             for path in _inside(cache / kind)
             if path not in ours | records and not path.name.startswith(WORK)
         ]
-    kept = set(budgets(cache))
-    return [*found, *(path for path in _inside(cache / BUDGETS) if path not in kept)]
+    kept = {*budgets(cache), *scripts(cache)}
+    rest = [*_inside(cache / BUDGETS), *_inside(cache / SCRIPTS)]
+    return [*found, *(path for path in rest if path not in kept)]
 
 
 def tree_size(folder: Path) -> int:

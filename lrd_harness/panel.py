@@ -34,6 +34,9 @@ class TaskScore:
     best_stderr: float | None = None
 
 
+NONE = TaskScore()
+
+
 @dataclass(frozen=True)
 class MetricColumn:
     """A metric, the score of it that ranks models, and which of its values is the better one."""
@@ -78,7 +81,8 @@ class Panel:
 
     def scored(self, key: Key) -> list[Layers]:
         """The layers of each task that the model was scored on at its last layer."""
-        return [self.layers[key][task] for task, by_model in self.last.items() if key in by_model]
+        own = self.layers[key]
+        return [own[task] for task, by_model in self.last.items() if key in by_model]
 
     def means(self, key: Key) -> dict[int, float]:
         """The mean over these tasks at every layer that all of them have."""
@@ -88,7 +92,8 @@ class Panel:
         """The model's scores over the tasks that it has: means, and the layer best in the mean."""
         scored = self.scored(key)
         last = [row for layers in scored for row in layers.values() if row.last]
-        layer, score = best(self.means(key)) or (None, None)
+        several = all(len(layers) > 1 for layers in scored)
+        layer, score = (best(self.means(key)) if several else None) or (None, None)
         chosen = [] if layer is None else [layers[layer] for layers in scored]
         return TaskScore(
             mean(self.last, key),
@@ -102,8 +107,13 @@ class Panel:
     def on_task(self, key: Key, task: str) -> TaskScore:
         """The model's scores on one task; the best layer also where the last one is missing."""
         layers = self.layers[key].get(task, {})
-        layer, score = best(_plain(layers)) or (None, None)
+        if len(layers) < 2:  # nothing to choose from
+            for row in layers.values():
+                if row.last:
+                    return TaskScore(row.score, None, None, row.stderr, row.chance)
+            return NONE
         last = next((row for row in layers.values() if row.last), None)
+        layer, score = best(_plain(layers)) or (None, None)
         return TaskScore(
             last.score if last else None,
             layer,
@@ -123,11 +133,12 @@ def make(results: Results) -> Panel:
     chances: dict[str, float] = {}
     for row in results.scores:
         known[row.task] = row
-        if row.key not in models:
+        key = row.key
+        if key not in models:
             continue
-        layers[row.key].setdefault(row.task, {})[row.layer] = row
+        layers[key].setdefault(row.task, {})[row.layer] = row
         if row.last:
-            last.setdefault(row.task, {})[row.key] = row.score
+            last.setdefault(row.task, {})[key] = row.score
             if row.chance is not None:
                 chances[row.task] = row.chance
     metrics = _metric_columns(results.metrics)

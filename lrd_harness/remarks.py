@@ -166,8 +166,8 @@ def _mixed(results: Results) -> list[str]:
         if row.variant == "full":
             versions.setdefault(row.metric, set()).add(row.version)
             # A model's pooling is its own; everything else should be the same for all models.
-            same = {k: v for k, v in row.parameters.items() if k != "pooling"}
-            settings.setdefault((row.metric, row.task), set()).add(repr(sorted(same.items())))
+            same = [pair for pair in row.parameters.items() if pair[0] != "pooling"]
+            settings.setdefault((row.metric, row.task), set()).add(repr(sorted(same)))
     several = [m for m, found in versions.items() if len(found) > 1]
     differ = {m for (m, _), found in settings.items() if len(found) > 1}
     return [

@@ -159,6 +159,7 @@ def _on_task(
     own = predictor.name if predictor.kind == "baseline" else None
     nothing = np.full_like(y, np.nan)  # a predictor says nothing beside itself
     beside = {c: nothing if c == own else v for c, v in controls.items()}
+    partial = {c: inference.partial_rho(x, y, v) for c, v in beside.items()}
     low, high = (inference.interval(drawn) if drawn is not None else None) or (None, None)
     return TaskAgreement(
         task=setting.tasks[t],
@@ -169,8 +170,8 @@ def _on_task(
         tau=inference.kendall(x, y),
         low=low,
         high=high,
-        partial={c: inference.partial_rho(x, y, v) for c, v in beside.items()},
-        partial_p={c: inference.partial_p(x, y, v) for c, v in beside.items()},
+        partial=partial,
+        partial_p={c: inference.partial_p(x, y, v, rho=partial[c]) for c, v in beside.items()},
         regret=inference.regret(x, y),
         regret_largest=inference.regret(of_size, y),
         regret_random=inference.regret(np.zeros_like(y), y),

@@ -81,6 +81,9 @@ class Trajectory:
 
 def trajectories(results: Results) -> tuple[Trajectory, ...]:
     """One for every family that has a score or a metric's value."""
+    held = families(results)
+    if not held:
+        return ()
     scores: dict[Key, list[ScoreRow]] = {}
     for row in results.scores:
         scores.setdefault(row.key, []).append(row)
@@ -88,7 +91,7 @@ def trajectories(results: Results) -> tuple[Trajectory, ...]:
     for metric in results.metrics:  # of a unit that was measured twice the newer one counts
         metrics.setdefault(metric.metric, {}).setdefault(metric.key, {})[metric.task] = metric
     blocks = {row.key: row.blocks for row in results.models}
-    found = [_trajectory(family, scores, metrics, blocks) for family in families(results)]
+    found = [_trajectory(family, scores, metrics, blocks) for family in held]
     return tuple(t for t in found if t.scores.tasks or t.selected or t.curves)
 
 

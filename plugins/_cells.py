@@ -42,8 +42,11 @@ class Sheet:
 
 def plain(text: object) -> str:
     """Text with everything unprintable (line ends, escapes, direction marks) made visible."""
+    shown = str(text)
+    if shown.isprintable():
+        return shown
     return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in str(text)
+        c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in shown
     )
 
 

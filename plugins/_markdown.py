@@ -48,7 +48,8 @@ def _sheet(sheet: Sheet, level: str) -> str:
 
 
 def _cells(column: Column) -> list[str]:
-    return [escape(cell) for cell in column.cells]
+    shown = {cell: escape(cell) for cell in set(column.cells)}  # many are alike
+    return [shown[cell] for cell in column.cells]
 
 
 def _list(title: str, lines: list[str], level: str) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,8 @@ from ._pruned import pruning_notes, pruning_sheets
 from ._sheets import Column, Sheet, boards, error_line, errors, layer_sheet, notes, sheets
 
 if TYPE_CHECKING:
-    from rich.console import Group, RenderableType
-    from rich.table import Table
+    from rich.console import Console, ConsoleOptions, Group, RenderableType
+    from rich.segment import Segment
 
     from lrd_harness.leaderboard import LayerTable, Leaderboard
 
@@ -70,6 +71,8 @@ def wrap(name: str, width: int) -> list[str]:
     """A name in lines of at most `width` cells, broken where it reads well if that is possible."""
     from rich.cells import cell_len, chop_cells
 
+    if cell_len(name) <= width:
+        return [name]
     lines = [""]
     for piece in _BREAK.split(name):
         if cell_len(lines[-1] + piece) <= width:
@@ -126,7 +129,7 @@ def _split(
 def _width(column: Column) -> int:
     from rich.cells import cell_len
 
-    cells = max(map(cell_len, column.cells), default=0)
+    cells = max(map(cell_len, set(column.cells)), default=0)
     lines = [line for part in column.heading for line in wrap(part, max(cells, HEADING))]
     return max(cells, *map(cell_len, lines))
 
@@ -140,23 +143,70 @@ def _sheet(sheet: Sheet, width: int) -> list[RenderableType]:
     return [*parts, *_lines("", sheet.legend, "dim")]
 
 
-def _table(columns: Sequence[Column], room: int, most: int) -> Table:
-    """room: cells for the key; where one column is too wide beside it for `most`, it is broken."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
+@dataclass(frozen=True)
+class _Table:
+    """Lines of one width, a heading over them.
 
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
-    texts = []
-    for column in columns:
-        width = room if column.key else min(_width(column), max(1, most - room - GAP))
-        heading = [line for part in column.heading for line in wrap(part, width)]
-        table.add_column(Text("\n".join(heading)), justify=column.align, width=width, no_wrap=True)
-        # Text, not str: a name is never read as markup
-        texts.append([Text("\n".join(wrap(cell, width))) for cell in column.cells])
-    for row in zip(*texts, strict=True):
-        table.add_row(*row)
-    return table
+    rich's own table takes minutes where there are 10,000 models and 100 tasks.
+    """
+
+    heading: Sequence[str]
+    lines: Sequence[str]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        from rich.segment import Segment
+        from rich.style import Style
+
+        bold, rule = Style(bold=True), "─" * max(map(len, self.heading))
+        for line in self.heading:
+            yield from (Segment(line, bold), Segment.line())
+        for line in (rule, *self.lines):  # a Segment is shown as it is: no name is read as markup
+            yield from (Segment(line), Segment.line())
+
+
+def _table(columns: Sequence[Column], room: int, most: int) -> _Table:
+    """room: cells for the key; where one column is too wide beside it for `most`, it is broken."""
+    widths = [
+        room if column.key else min(_width(column), max(1, most - room - GAP)) for column in columns
+    ]
+    heads = [
+        [line for part in column.heading for line in wrap(part, width)]
+        for column, width in zip(columns, widths, strict=True)
+    ]
+    top = max(map(len, heads))
+    heads = [[""] * (top - len(lines)) + lines for lines in heads]  # level at the bottom
+    sides = [column.align for column in columns]
+    heads = [_padded(*one) for one in zip(heads, widths, sides, strict=True)]
+    bodies = []
+    for column, width in zip(columns, widths, strict=True):  # many cells are alike
+        shown = {c: _padded(wrap(c, width), width, column.align) for c in set(column.cells)}
+        bodies.append([shown[cell] for cell in column.cells])
+    rows = zip(*bodies, strict=True)
+    return _Table(_side_by_side(heads), [line for row in rows for line in _side_by_side(row)])
+
+
+def _padded(lines: Sequence[str], width: int, align: str) -> list[str]:
+    from rich.cells import cell_len
+
+    held = [line.rstrip() for line in lines]
+    blanks = [" " * (width - cell_len(line)) for line in held]
+    pairs = zip(held, blanks, strict=True)
+    return [line + blank if align == "left" else blank + line for line, blank in pairs]
+
+
+def _side_by_side(cells: Sequence[Sequence[str]]) -> list[str]:
+    """Cells of one row, each in padded lines: as many lines as the highest has."""
+    from rich.cells import cell_len
+
+    gap = " " * GAP
+    if all(len(lines) == 1 for lines in cells):
+        return [gap.join(lines[0] for lines in cells)]
+    height = max(map(len, cells))
+    blanks = (" " * max(map(cell_len, lines)) for lines in cells)
+    full = [
+        [*own, *[blank] * (height - len(own))] for own, blank in zip(cells, blanks, strict=True)
+    ]
+    return [gap.join(line) for line in zip(*full, strict=True)]
 
 
 def _lines(title: str, lines: Sequence[str], style: str) -> list[RenderableType]:

@@ -20,6 +20,28 @@ atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
+# Files that take a minute or more: begun first, so that none is left alone at the end. It needs
+# --no-loadscope-reorder where files are dealt to several processes.
+LONG = (
+    "test_against_mteb",
+    "test_processes",
+    "test_launched",
+    "test_killed",
+    "test_against_lm_eval",
+    "test_browser",
+    "test_sweep_again",
+    "test_run_faults",
+    "test_planted",
+    "test_walk",
+    "test_offline_tasks",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, the others in their order."""
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
+
 
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

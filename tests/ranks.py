@@ -1,12 +1,15 @@
 """Run a command in several connected processes; a program of its own, which imports all once.
 
-Arguments: a JSON list of jobs with command, world and env (one mapping a process, or none). Each is
-run in forked children that torch.distributed connects, as torchrun would have it. Prints of each
-job what its processes ended with and wrote: [[code, stdout, stderr], ...].
+Reads a line after another: a JSON list of jobs with command, world and env (one mapping a process,
+or none). Each is run in forked children that torch.distributed connects, as torchrun would have it.
+Answers a line with what the processes of each job ended with and wrote: [[code, stdout, stderr],
+...]. As it forks before it does anything itself, a job leaves nothing behind for the next.
 """
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
 import signal
@@ -37,6 +40,7 @@ def fork(command: list[str], env: dict[str, str], outputs: tuple[str, str]) -> i
     child = os.fork()
     if not child:
         os.environ.update(env)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for number, file in enumerate(outputs, 1):
             os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         from lrd_harness.cli import main
@@ -74,34 +78,65 @@ def run(job: dict[str, Any]) -> list[tuple[int, str, str]]:
 
 
 def jobs(*given: dict[str, Any], cache: Path) -> list[list[tuple[int, str, str]]]:
-    """Have a fresh program run these jobs."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "LRD_HARNESS_CACHE": str(cache)}
-    done = subprocess.run(
-        [sys.executable, __file__, json.dumps(given)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=env,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: list[list[tuple[int, str, str]]] = json.loads(done.stdout)
+    """Have the program run these jobs, with this cache folder where a job does not say another."""
+    program = started()
+    assert program.stdin is not None
+    assert program.stdout is not None
+    own = {"LRD_HARNESS_CACHE": str(cache)}
+    asked = [
+        {**job, "env": [{**own, **env} for env in job.get("env") or [{}] * job["world"]]}
+        for job in given
+    ]
+    program.stdin.write(json.dumps(asked) + "\n")
+    program.stdin.flush()
+    answer = program.stdout.readline()
+    assert answer, f"the program of the jobs ended: {program.wait()}"
+    found: list[list[tuple[int, str, str]]] = json.loads(answer)
     return found
 
 
-def main(given: list[dict[str, Any]]) -> list[Any]:
-    """All jobs, one after another."""
+@functools.cache
+def started() -> subprocess.Popen[str]:
+    """The program, once for all tests of this process: it takes seconds to import everything."""
+    pipe, env = subprocess.PIPE, {**os.environ, "OMP_NUM_THREADS": "1"}
+    program = subprocess.Popen(
+        [sys.executable, __file__], stdin=pipe, stdout=pipe, text=True, env=env
+    )
+    atexit.register(program.communicate)  # it ends where its input does
+    return program
+
+
+def main() -> None:
+    """Answer as long as something is asked."""
     import lm_eval.tasks
-    import mteb  # noqa: F401
+    import mteb
     import torch.distributed
     from sentence_transformers import SentenceTransformer  # noqa: F401
 
     import lrd_harness.run
+    from lrd_harness import leaderboard, manager, output
 
+    assert leaderboard
+    assert output
     assert lm_eval.tasks
     assert torch.distributed.is_available()
     assert lrd_harness.run
-    return [run(job) for job in given]
+    manager.load()
+    mteb.get_benchmark("MTEB(eng, v2)")  # these are opened one and all
+    for line in sys.stdin:
+        asked = json.loads(line)
+        for job in asked:
+            read_index(job["command"])
+        print(json.dumps([run(job) for job in asked]), flush=True)
+
+
+def read_index(command: list[str]) -> None:
+    """lm-eval's index of the tasks of a folder, once for all children: it takes six seconds."""
+    from lrd_harness.tasks._lm_loading import index
+
+    if "--include-path" in command and any("lm-eval:" in word for word in command):
+        index(Path(command[command.index("--include-path") + 1]))
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(json.loads(sys.argv[1]))))
+    main()
