@@ -68,7 +68,7 @@ def test_every_source_file_is_in_the_wheel(wheel: Path) -> None:
         ("tasks", "lrd_harness/"),
     ):
         for path in (ROOT / top).rglob("*"):
-            if path.suffix in (".py", ".yaml"):
+            if path.suffix in (".py", ".yaml", ".css", ".js"):
                 assert f"{prefix}{path.relative_to(ROOT).as_posix()}" in names
 
 

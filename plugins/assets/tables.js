@@ -1,0 +1,222 @@
+"use strict";
+// Tables that are sorted, filtered and paged. All text goes in by textContent: names come from
+// strangers. Only the rows of one page are in the document, save when the page is printed.
+const lrdTables = (() => {
+  const ROWS = 100; // of a page
+  const COLUMNS = 20; // shown at once beside the key
+  const MISSING = new Set(["", "-", "–", "—"]);
+  const NUMBER = /^[+\-−–]?(?:\d[\d,]*(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?/i;
+  const collator = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
+
+  const make = (tag, properties = {}, ...children) => {
+    const node = Object.assign(document.createElement(tag), properties);
+    node.append(...children);
+    return node;
+  };
+  const counted = (n) => n.toLocaleString("en");
+
+  // "28 of 30", "0.82 ± .01", "1,234", "3=": the number that a cell begins with, NaN for none
+  const value = (cell) => {
+    const found = NUMBER.exec(cell.trim());
+    return found ? Number(found[0].replaceAll(",", "").replace(/^[−–]/, "-")) : NaN;
+  };
+
+  // Keys of a column, made once: numbers where every cell that is there begins with one.
+  const keys = (column) => {
+    if (!column.keys) {
+      const there = column.cells.map((cell) => !MISSING.has(cell));
+      const numbers = column.cells.map(value);
+      const numeric = !column.key && there.every((is, i) => !is || !Number.isNaN(numbers[i]));
+      column.keys = { there, values: numeric && column.align !== "left" ? numbers : null };
+    }
+    return column.keys;
+  };
+
+  const sorted = (order, column, down) => {
+    const { there, values } = keys(column);
+    const compare = values
+      ? (a, b) => values[a] - values[b]
+      : (a, b) => collator.compare(column.cells[a], column.cells[b]);
+    const held = order.filter((i) => there[i]);
+    held.sort((a, b) => (down ? compare(b, a) : compare(a, b)) || a - b);
+    return held.concat(order.filter((i) => !there[i])); // what is not there comes last, both ways
+  };
+
+  const quoted = (cell) => (/[",\n\r]/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell);
+
+  const save = (parts, name, type) => {
+    const link = make("a", { href: URL.createObjectURL(new Blob(parts, { type })), download: name });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+  };
+
+  class Table {
+    constructor(place, held) {
+      Object.assign(this, { place, held, columns: held.columns, page: 0, first: 0, sort: null });
+      if (matchMedia("(max-width: 40rem)").matches) {
+        this.columns = [...held.columns].sort((a, b) => Number(!!b.key) - Number(!!a.key));
+      }
+      this.all = held.columns.length ? held.columns[0].cells.map((_, i) => i) : [];
+      this.key = this.columns.find((column) => column.key);
+      // a line that holds nothing but a title sets rows apart, as long as these are in their order
+      this.apart = new Set(
+        this.all.filter((i) => this.columns.every((c) => (c.key ? /^–/.test(c.cells[i]) : !c.cells[i])))
+      );
+      this.table = place.querySelector("table");
+      this.body = this.table.createTBody();
+      this.status = make("span", { className: "status" });
+      this.status.setAttribute("role", "status");
+      place.querySelector(".scroll").before(this.controls());
+      this.narrow();
+    }
+
+    controls() {
+      const bar = make("div", { className: "controls" });
+      const named = (text, control) => bar.append(make("label", {}, `${text} `, control));
+      const button = (text, act) => {
+        const made = make("button", { type: "button", textContent: text, onclick: act });
+        bar.append(made);
+        return made;
+      };
+      if (this.all.length > 3) {
+        this.query = make("input", { type: "search", size: 14, oninput: () => this.narrow() });
+        named("Filter", this.query);
+      }
+      const families = this.held.families && [...new Set(this.held.families)].sort(collator.compare);
+      if (families && families.length > 1) {
+        this.family = make("select", { onchange: () => this.narrow() });
+        this.family.append(make("option", { value: "", textContent: "all" }));
+        families.forEach((name, i) => this.family.append(make("option", { value: `${i}`, textContent: name })));
+        this.families = families;
+        named("Family", this.family);
+      }
+      if (this.all.length > ROWS) {
+        this.back = button("Previous rows", () => this.turn(-1));
+        this.on = button("Next rows", () => this.turn(1));
+      }
+      if (this.columns.length > COLUMNS + 1) {
+        this.left = button("Columns to the left", () => this.shift(-COLUMNS));
+        this.right = button("Columns to the right", () => this.shift(COLUMNS));
+      }
+      button("CSV", () => this.download()).setAttribute("aria-label", `Download as CSV: ${this.held.title}`);
+      bar.append(this.status);
+      return bar;
+    }
+
+    // The rows that the filters leave, in the order of the sort.
+    narrow() {
+      const words = (this.query?.value ?? "").toLowerCase();
+      const family = this.family?.value ? this.families[Number(this.family.value)] : null;
+      if (words && !this.texts) {
+        const read = this.columns.filter((c) => c.key || c.align === "left");
+        this.texts = this.all.map((i) => read.map((c) => c.cells[i]).join("\n").toLowerCase());
+      }
+      this.kept = this.all.filter(
+        (i) => (!words || this.texts[i].includes(words)) && (!family || this.held.families[i] === family)
+      );
+      this.page = 0;
+      this.arrange();
+    }
+
+    arrange() {
+      const plain = this.sort ? this.kept.filter((i) => !this.apart.has(i)) : this.kept;
+      this.order = this.sort ? sorted(plain, this.sort.column, this.sort.down) : plain;
+      this.draw();
+    }
+
+    // The better end first, then the other way, then as it was.
+    by(column) {
+      const best = /↑/.test(column.heading.join(" "));
+      if (this.sort?.column !== column) this.sort = { column, down: best };
+      else this.sort = this.sort.down === best ? { column, down: !best } : null;
+      this.page = 0;
+      this.arrange();
+    }
+
+    turn(step) {
+      this.page += step;
+      this.draw();
+    }
+
+    shift(step) {
+      this.first = Math.max(0, this.first + step);
+      this.heads = null;
+      this.draw();
+    }
+
+    visible() {
+      if (this.columns.length <= COLUMNS + 1) return this.columns;
+      const rest = this.columns.filter((c) => !c.key);
+      return [...(this.key ? [this.key] : []), ...rest.slice(this.first, this.first + COLUMNS)];
+    }
+
+    head(columns) {
+      const row = make("tr");
+      for (const column of columns) {
+        const lines = column.heading.map((line) => make("span", { textContent: line }));
+        const button = make("button", { type: "button", onclick: () => this.by(column) }, ...lines);
+        const cell = make("th", { scope: "col", className: column.align }, button);
+        cell.column = column;
+        row.append(cell);
+      }
+      this.table.tHead?.remove();
+      this.table.createTHead().append(row);
+      this.heads = [...row.cells];
+    }
+
+    draw(all = false) {
+      const columns = this.visible();
+      if (!this.heads) this.head(columns);
+      for (const cell of this.heads) {
+        const way = this.sort?.down ? "descending" : "ascending";
+        if (cell.column === this.sort?.column) cell.setAttribute("aria-sort", way);
+        else cell.removeAttribute("aria-sort");
+      }
+      const from = all ? 0 : this.page * ROWS;
+      const to = all ? this.order.length : Math.min(this.order.length, from + ROWS);
+      const rows = document.createDocumentFragment();
+      for (const i of this.order.slice(from, to)) {
+        const row = make("tr", { className: this.apart.has(i) ? "apart" : "" });
+        for (const { key, align, cells } of columns) {
+          const cell = make(key ? "th" : "td", { textContent: cells[i], className: align });
+          if (key) cell.scope = "row";
+          row.append(cell);
+        }
+        rows.append(row);
+      }
+      this.body.replaceChildren(rows);
+      this.tell(from, to, columns);
+    }
+
+    tell(from, to, columns) {
+      const parts = [`${counted(this.kept.length)} of ${counted(this.all.length)} rows`];
+      if (this.back) {
+        this.back.disabled = from === 0;
+        this.on.disabled = to >= this.order.length;
+        if (to - from < this.order.length) parts.push(`shown ${counted(from + 1)} to ${counted(to)}`);
+      }
+      if (this.left) {
+        const rest = this.columns.length - (this.key ? 1 : 0);
+        const last = this.first + columns.length - (this.key ? 1 : 0);
+        this.left.disabled = this.first === 0;
+        this.right.disabled = last >= rest;
+        parts.push(`columns ${this.first + 1} to ${last} of ${rest}`);
+      }
+      if (this.sort) {
+        const way = this.sort.down ? "descending" : "ascending";
+        parts.push(`sorted by ${this.sort.column.heading.join(" ")}, ${way}`);
+      }
+      this.status.textContent = parts.join("; ");
+    }
+
+    // The rows that are filtered in, as sorted, with all columns.
+    download() {
+      const lines = [this.columns.map((c) => c.heading.join(" "))];
+      for (const i of this.order) lines.push(this.columns.map((c) => c.cells[i]));
+      const text = lines.map((line) => line.map(quoted).join(",") + "\n").join("");
+      save([text], `${this.held.file}.csv`, "text/csv");
+    }
+  }
+
+  return { Table, make, save };
+})();
