@@ -11,12 +11,16 @@ if TYPE_CHECKING:
     from lrd_harness.claim_rows import Claim
     from lrd_harness.leaderboard import Leaderboard
 
+UNDECIDED = "not enough data"
 FORMS = {"median rho": "+z.2f", "points": "+z.1f", "%": "+z.1f", "% change": "+z.1f"}
 
 
 def claim_sheets(board: Leaderboard) -> list[Sheet]:
-    """The sheet; none where no claim has a number."""
-    if not any(claim.value is not None for claim in board.claims):
+    """The sheet; none where no claim has a number, nor beside the main board without a verdict."""
+    told = [claim for claim in board.claims if claim.value is not None]
+    if board.kind == "base":
+        told = [claim for claim in told if claim.verdict != UNDECIDED]
+    if not told:
         return []
     of = "Base models: the" if board.kind == "base" else "The"
     return [_sheet(f"{of} papers' claims on this run", board.claims)]
@@ -33,7 +37,7 @@ def _sheet(title: str, claims: tuple[Claim, ...]) -> Sheet:
         Column(("number", "↑"), tuple(_number(claim, claim.value) for claim in claims)),
         Column(("control", "↑"), tuple(_number(claim, claim.control_value) for claim in claims)),
         Column(("unit",), tuple(claim.unit for claim in claims), "left"),
-        Column(("n",), tuple(f"{c.n} {c.of}" if c.n else NONE for c in claims)),
+        Column(("n",), tuple(map(_cases, claims))),
         Column(("verdict",), tuple(claim.verdict for claim in claims), "left"),
         Column(("95 %",), tuple(map(_span, claims)), rest=1),
         Column(("p", "one-sided"), tuple(number(claim.p, ".2g") for claim in claims), rest=1),
@@ -59,6 +63,12 @@ _LEGEND = (
 
 def _number(claim: Claim, value: float | None) -> str:
     return number(value, FORMS.get(claim.unit, ".0f"))
+
+
+def _cases(claim: Claim) -> str:
+    return (
+        f"{claim.n} {claim.of.removesuffix('s') if claim.n == 1 else claim.of}" if claim.n else NONE
+    )
 
 
 def _span(claim: Claim) -> str:
