@@ -45,13 +45,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache folder of the test's own, but for the packages that were downloaded before."""
+    """An empty cache folder of the test's own, but for what was downloaded or put together before."""
     from lrd_harness.cache import cache_dir
 
     shared = cache_dir()
     cache = tmp_path / "cache"
     cache.mkdir()
-    for name in ("packages", "converted"):
+    for name in ("packages", "converted", "scripts"):
         (shared / name).mkdir(parents=True, exist_ok=True)
         (cache / name).symlink_to(shared / name, target_is_directory=True)
     monkeypatch.setenv("LRD_HARNESS_CACHE", str(cache))

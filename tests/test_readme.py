@@ -32,6 +32,21 @@ def test_set_up_lines_stand_word_for_word() -> None:
         assert lines.count(line) == 1
 
 
+def test_pictures_and_links_within_are_there() -> None:
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)|<img src=\"([^\"]+)\"", README)
+    assert len(pictures) >= 2
+    for name in filter(None, (part for both in pictures for part in both)):
+        assert (ROOT / name).is_file(), name
+    headings = {
+        re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-")
+        for line in README.splitlines()
+        if line.startswith("#")
+    }
+    links = set(re.findall(r"\]\(#([^)]+)\)", README))
+    assert links
+    assert links <= headings
+
+
 def test_blocks_run_in_order(
     tmp_path: Path,
     own_cache: Path,
