@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache folder of the test's own, but for what was downloaded or put together before."""
+    """An empty cache folder of the test's own, but for what was downloaded or made before."""
     from lrd_harness.cache import cache_dir
 
     shared = cache_dir()
