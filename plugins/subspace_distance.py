@@ -9,12 +9,16 @@ from lrd_harness.contracts import Metric
 from lrd_harness.errors import DegenerateState, UnitError
 from lrd_harness.hookspecs import hookimpl
 
-from ._subspace import Space, check_subspace, leading_basis, least_rank
+from ._subspace import Space, check_subspace, grassmann, leading_basis, least_rank
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import torch
+
+# Radians. An arccos is off by rounding / angle: by 1e-12 from here on, by 1e-8 near 0, where sines
+# are needed as well, which cost several times as much.
+NEAR = 1e-3
 
 
 @hookimpl
@@ -41,7 +45,7 @@ def subspace_distance(
     Holds all S bases at once, (S, d, r) float64.
 
     Returns `distance`, a row a state: entry j of row i is d_Gr / (sqrt(r)·pi/2), 0 the same
-    subspace, 1 orthogonal ones, to 1e-8; `to_last`, its last row (a value a state); `mean_distance`
+    subspace, 1 orthogonal ones; `to_last`, its last row (a value a state); `mean_distance`
     over the pairs; `rank` r; and `start`: how many leading states were left out since their rank is
     below r.
     Raises UnitError for an r that n or d cannot hold and for unequal widths, DegenerateState for a
@@ -55,7 +59,10 @@ def subspace_distance(
     distance = torch.zeros(len(bases), len(bases), dtype=torch.float64)
     for i in range(len(bases) - 1):
         cosines = torch.linalg.svdvals(bases[i].T @ bases[i + 1 :])  # (S - i - 1, r)
-        distance[i, i + 1 :] = cosines.clamp(max=1).arccos().norm(dim=1)
+        row = cosines.clamp(max=1).arccos().norm(dim=1)
+        for j in (row < NEAR).nonzero().flatten().tolist():
+            row[j] = grassmann(bases[i], bases[i + 1 + j])
+        distance[i, i + 1 :] = row
     distance /= sqrt(r) * pi / 2
     pairs = len(bases) * (len(bases) - 1) / 2
     return {

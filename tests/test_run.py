@@ -322,4 +322,4 @@ def test_quiet_and_not(
     assert loud.out == quiet
     assert f"1 model × 2 tasks, 2 metrics, into {tmp_path / 'b'}" in loud.err
     assert "[1/1] local/bert: metrics, tasks × layers: 6 units" in loud.err
-    assert "leaderboard.md, .csv, .json" in loud.err
+    assert "leaderboard.html, .md, .csv, .json, .tex" in loud.err
