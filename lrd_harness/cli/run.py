@@ -229,7 +229,9 @@ def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
     for fault in faults:
         display.line(f"error: {fault}")
     native = "".join(f", {name}/" for name in ("mteb", "lm_eval") if (out / name).is_dir())
-    display.line(f"\nAll of it is in {out}: leaderboard.html, .md, .csv, .json, .tex, results.sqlite{native}")
+    display.line(
+        f"\nAll of it is in {out}: leaderboard.html, .md, .csv, .json, .tex, results.sqlite{native}"
+    )
     return 1 if errors or faults else 0
 
 
