@@ -11,51 +11,27 @@ score on all texts, and a rank's interval holds the middle 95 % of its ranks by 
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite, nan
+from math import isfinite, nan, sqrt
 from typing import Literal
 
 import numpy as np
 
 from lrd_harness import measuring, stats
-from lrd_harness.capture import forward
+from lrd_harness.choose_model_costs import Cost, cost, size
 from lrd_harness.compare import Asked, Pooled, Rows, Statistic
-from lrd_harness.contracts import Choice, Text
+from lrd_harness.contracts import Choice
 from lrd_harness.errors import UnitError, UserError
+from lrd_harness.files import full
 from lrd_harness.halves import halves, interval
 from lrd_harness.layer_scores import fault
 from lrd_harness.parameters import PlannedMetric
 from lrd_harness.plan import PlannedModel
 from lrd_harness.progress import Display
-from lrd_harness.protocols import Model
-from lrd_harness.questions import sampled
 from lrd_harness.reading import Embeddings
 
-TIMED = 64  # texts that a model's speed is measured on
-ROUNDS, LONG = 5, 4.0  # passes of them at most, and seconds after which there is no other one
-BYTES = 4  # of a number in float32
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a model takes.
-
-    width: numbers in a vector of a text; tokens: of 1,000 texts like these, prompts included;
-    seconds: of their forward passes on this device, measured on a sample of the texts.
-    """
-
-    parameters: int
-    blocks: int
-    width: int
-    tokens: float
-    seconds: float
-
-    @property
-    def stored(self) -> int:
-        """Bytes of one vector in float32."""
-        return self.width * BYTES
+TIMING = "what it costs"  # a fault of it, among those by metric: no metric's name
 
 
 @dataclass(frozen=True)
@@ -83,42 +59,62 @@ class Candidate:
 class Place:
     """A model's place by a metric, 1 = best, level models sharing the better one.
 
-    value: the selection score, low, high: its 95 % interval over texts; rank_low, rank_high: that
-    of the rank; first: the share of halves in which no model is before it; halved: the mean score
-    on halves as they are; draws: the halves that gave all these models a score. None where fewer
-    than half of them did.
+    value: the selection score in `unit` ("": none is known), low, high: its 95 % interval over
+    texts; rank_low, rank_high: that of the rank; first: in what share of half-samples, each moved
+    to its score on all texts, no model is before it; halved: the mean score on halves as they are;
+    overtakes: by these it is before the first model, by more than 2 standard errors of their mean
+    difference; draws: the halves that gave all these models a score. None where fewer than half of
+    them did. A model that alone has a score has no rank either.
     """
 
     metric: str
     score: str
+    unit: str
     best: Literal["max", "min"]
     model: str
     value: float
     low: float | None
     high: float | None
-    rank: int
+    rank: int | None
     rank_low: int | None
     rank_high: int | None
     first: float | None
     halved: float | None
+    overtakes: bool
     n: int
     draws: int
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What was found: the models as they were named, and their places by metric."""
+    """What was found: the models as they were named, and their places by metric.
+
+    texts: how many were read; draws: how many half-samples of them were asked for.
+    """
 
     candidates: tuple[Candidate, ...]
     places: Mapping[str, tuple[Place, ...]]
     texts: int
+    draws: int
+
+    @property
+    def rankings(self) -> dict[str, tuple[Place, ...]]:
+        """The places by those metrics that two or more models have."""
+        return {metric: places for metric, places in self.places.items() if len(places) > 1}
+
+    @property
+    def ranked(self) -> list[Candidate]:
+        """The models that are ranked by some metric."""
+        names = {place.model for places in self.rankings.values() for place in places}
+        return [one for one in self.candidates if one.name in names]
 
 
 def choose(models: Sequence[PlannedModel], asked: Asked, display: Display) -> Chosen:
     """Measure the models one after the other, and rank them.
 
     A fault of a model, or of a metric on one, costs its values only. Raises UserError for fewer
-    than two models, one that is there twice, metrics that rank no models, and too few texts.
+    than two models, one that is there twice, metrics that rank no models, and too few texts;
+    StorageFull.
     """
     check(models, asked.items)
     n = len(asked.questions.sample(asked.task))
@@ -129,20 +125,26 @@ def choose(models: Sequence[PlannedModel], asked: Asked, display: Display) -> Ch
     for planned in models:
         found.append(_candidate(planned, asked, drawn, display))
         gc.collect()  # no two models in memory at once
-    choices = {i.metric.name: _choice(i) for i in asked.items}
-    places = {name: ranked(found, name, choice, n) for name, choice in choices.items()}
-    return Chosen(tuple(found), {name: rows for name, rows in places.items() if rows}, n)
+    places = {}
+    for item in asked.items:
+        name = item.metric.name
+        places[name] = ranked(found, name, _choice(item), n, item.metric.unit)
+    placed = {name: rows for name, rows in places.items() if rows}
+    return Chosen(tuple(found), placed, n, asked.draws)
 
 
 def check(models: Sequence[PlannedModel], items: Sequence[PlannedMetric]) -> None:
     """Raise UserError for models and metrics between which there is nothing to rank."""
     if len(models) < 2:
         raise UserError("there is nothing to choose: name at least 2 models")
-    names = [model.name for model in models]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    whats = [(m.checkpoint.path, m.checkpoint.revision, m.label) for m in models]
-    if len(set(whats)) < len(whats):
-        raise UserError(f"{twice or 'a model'} is named twice")
+    seen: dict[object, str] = {}
+    for model in models:
+        what = model.checkpoint.path, model.checkpoint.revision, model.label
+        if model.name in seen.values():  # by which all that is found is kept
+            raise UserError(f"{model.name} is named twice")
+        if what in seen:
+            raise UserError(f"{seen[what]} and {model.name} are the same model")
+        seen[what] = model.name
     for item in items:
         _choice(item)
 
@@ -165,12 +167,15 @@ def _candidate(
         texts = reading.sample(asked.task)
         with display.stage(f"{planned.name}: reading all layers", "texts") as advance:
             reading.capture({asked.task: texts}, advance, {asked.task: asked.items})
+        found.cost, found.pooling = size(model), model.info.pooling
+    except Exception as error:  # a model's fault costs its values only
+        found.faults = {"": _told(error)}
+        return found
+    try:
         with display.stage(f"{planned.name}: speed"):
             found.cost = cost(model, texts, asked.batch_tokens)
-    except Exception as error:  # a model's fault costs its values only
-        found.faults = {"": fault(error)}
-        return found
-    found.pooling = model.info.pooling
+    except Exception as error:
+        found.faults[TIMING] = _told(error)
     held = Pooled(reading, model, asked.sampling, texts)
     for item in asked.items:
         name = item.metric.name
@@ -179,8 +184,16 @@ def _candidate(
                 score = _choice(item).score
                 found.drawn[name] = measured(held.statistic(item), score, drawn, advance)
         except Exception as error:
-            found.faults[name] = fault(error)
+            found.faults[name] = _told(error)
     return found
+
+
+def _told(error: Exception) -> str:
+    """A fault in one line. Raises StorageFull where a full disk is behind it: no model's fault."""
+    no_space = full(error)
+    if no_space is not None:
+        raise no_space from error
+    return fault(error)
 
 
 def measured(
@@ -199,14 +212,15 @@ def measured(
         advance(done, len(drawn))
         try:
             found.append(float(statistic(rows)[0][score]))  # type: ignore[arg-type]
-        except Exception:  # as too few texts with enough tokens in this half
+        except Exception as error:  # as too few texts with enough tokens in this half
+            _told(error)
             found.append(nan)
     advance(len(drawn), len(drawn))
     return Drawn(float(value), n, tuple(found))
 
 
 def ranked(
-    candidates: Sequence[Candidate], metric: str, choice: Choice, texts: int
+    candidates: Sequence[Candidate], metric: str, choice: Choice, texts: int, unit: str = ""
 ) -> tuple[Place, ...]:
     """The models that have the metric, the best first. texts: what the halves are halves of."""
     have = [one for one in candidates if metric in one.drawn]
@@ -215,34 +229,36 @@ def ranked(
     ranks = stats.places([one.value for one in drawn], up)
     table = np.array([one.halves for one in drawn], dtype=np.float64).T  # (halves, models)
     whole = table[np.isfinite(table).all(1)] if have else table
-    enough = len(whole) >= max(2, len(table) / 2)
+    enough = len(have) > 1 and len(whole) >= max(2, len(table) / 2)
     means = whole.mean(0) if enough else np.zeros(len(have))
     moved = whole - means + [one.value for one in drawn]
     again = np.array([stats.places(draw.tolist(), up) for draw in moved], dtype=np.float64)
+    ahead = _overtakes(whole, ranks, up) if enough else [False] * len(have)
     rows = []
     for i, (one, own, rank) in enumerate(zip(have, drawn, ranks, strict=True)):
-        assert rank is not None
         low, high = interval(own.value, own.halves, texts) or (None, None)
         rank_low, rank_high = _span(again[:, i]) if enough else (None, None)
         rows.append(
             Place(
                 metric=metric,
                 score=choice.score,
+                unit=unit,
                 best=choice.best,
                 model=one.name,
                 value=own.value,
                 low=low,
                 high=high,
-                rank=rank,
+                rank=rank if len(have) > 1 else None,
                 rank_low=rank_low,
                 rank_high=rank_high,
                 first=float((again[:, i] == 1).mean()) if enough else None,
                 halved=float(means[i]) if enough else None,
+                overtakes=ahead[i],
                 n=own.n,
                 draws=len(whole),
             )
         )
-    return tuple(sorted(rows, key=lambda row: row.rank))
+    return tuple(sorted(rows, key=lambda row: row.rank or 0))
 
 
 def _span(ranks: np.ndarray) -> tuple[int, int]:
@@ -251,40 +267,8 @@ def _span(ranks: np.ndarray) -> tuple[int, int]:
     return int(low), int(np.quantile(ranks, 0.975, method="higher"))
 
 
-def cost(model: Model, texts: Sequence[Text], batch_tokens: int) -> Cost:
-    """What 1,000 such texts cost, by the fastest of some passes of a sample of them.
-
-    The fastest is the one that whatever else the machine does has disturbed least.
-    """
-    sample = sampled(texts, TIMED)
-    _pass(model, sample[:1], batch_tokens)
-    spent: list[float] = []
-    while len(spent) < ROUNDS and sum(spent) < LONG:
-        begun = time.perf_counter()
-        tokens = _pass(model, sample, batch_tokens)
-        spent.append(time.perf_counter() - begun)
-    every = sum(len(encoded["input_ids"]) for encoded in model.tokenize(texts))
-    info, per_text = model.info, every / len(texts)
-    return Cost(
-        parameters=info.parameters,
-        blocks=info.blocks,
-        width=info.width,
-        tokens=1000 * per_text,
-        seconds=1000 * per_text * min(spent) / max(tokens, 1),
-    )
-
-
-def _pass(model: Model, texts: Sequence[Text], batch_tokens: int) -> int:
-    """Run texts and keep nothing; returns how many tokens they had."""
-
-    def keep(texts: Sequence[Text], found: object, cut: Sequence[bool]) -> None:
-        return
-
-    return forward(
-        model,
-        texts,
-        model.states,
-        keep,
-        batch_tokens=batch_tokens,
-        progress=lambda done, total: None,
-    )
+def _overtakes(whole: np.ndarray, ranks: Sequence[int | None], up: bool) -> list[bool]:
+    """Which models are before the first one on halves (halves, models), beyond what chance does."""
+    lead = (whole - whole[:, [ranks.index(1)]]) * (1 if up else -1)
+    errors = lead.std(0, ddof=1) / sqrt(len(lead))
+    return [rank != 1 and bool(lead[:, i].mean() > 2 * errors[i]) for i, rank in enumerate(ranks)]

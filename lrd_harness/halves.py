@@ -30,9 +30,7 @@ def halves(n: int, draws: int, seed: int = 0) -> list[np.ndarray]:
     if draws < 0 or draws == 1:
         raise UserError(f"{draws} draws: intervals need at least 2 (0: no intervals)")
     if draws and n < LEAST:
-        raise UserError(
-            f"intervals need at least {LEAST} texts, got {n}: give more, or ask for 0 draws"
-        )
+        raise UserError(f"intervals need at least {LEAST} texts, got {n}: give more, or --draws 0")
     orders = (np.random.default_rng([seed, i]).permutation(n) for i in range(draws))
     return [np.sort(order[: n // 2]) for order in orders]
 

@@ -24,7 +24,6 @@ GROUP = "lrd_harness"
 BUILT_IN = (
     "lrd_harness.plugins.frenet",
     "lrd_harness.plugins.nrs",
-    "lrd_harness.plugins.subspace_distance",
     "lrd_harness.plugins.gfmi",
     "lrd_harness.plugins.prompt_entropy",
     "lrd_harness.plugins.dataset_entropy",
@@ -35,6 +34,7 @@ BUILT_IN = (
     "lrd_harness.plugins.dime",
     "lrd_harness.plugins.block_influence",
     "lrd_harness.plugins.cosine",
+    "lrd_harness.plugins.subspace_distance",
     "lrd_harness.plugins.sentence_transformers",
     "lrd_harness.plugins.encoder",
     "lrd_harness.plugins.decoder",

@@ -75,7 +75,7 @@ def make_plan(suite: Suite, plugins: Plugins, stage: Stage, prune: bool = False)
     if prune:
         names = [item.metric.name for item in metrics]
         pruning = pruned.resolve(suite.pruning, tasks, names, plugins)
-    models = _told_apart(
+    models = told_apart(
         [resolve_model(entry, suite.settings, plugins, stage) for entry in suite.models]
     )
     for task in tasks:
@@ -205,7 +205,7 @@ def resolve_model(
     )
 
 
-def _told_apart(models: list[PlannedModel]) -> list[PlannedModel]:
+def told_apart(models: list[PlannedModel]) -> list[PlannedModel]:
     """Models with distinct names: folders that are called alike get their parents' names too.
 
     Raises UserError for a model that is named twice.

@@ -19,6 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from lrd_harness.printable import plain
+
 Advance = Callable[[int, "int | None"], None]
 
 
@@ -38,7 +40,7 @@ class Display:
 
         unit: "bytes", or what is counted ("texts"). A stage in which nothing was to do is silent.
         """
-        begun = time.monotonic()
+        text, begun = plain(text), time.monotonic()
         seen: list[tuple[int, int | None]] = []
         if not self.console.is_terminal:
             yield lambda done, total: seen.append((done, total)) if total != 0 else None

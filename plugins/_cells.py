@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from lrd_harness.printable import plain as plain  # its siblings have it from here
+
 NONE = "-"
 
 
@@ -38,16 +40,6 @@ class Sheet:
     title: str
     columns: tuple[Column, ...]
     legend: tuple[str, ...] = ()
-
-
-def plain(text: object) -> str:
-    """Text with everything unprintable (line ends, escapes, direction marks) made visible."""
-    shown = str(text)
-    if shown.isprintable():
-        return shown
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in shown
-    )
 
 
 def number(value: float | None, form: str = ".4f") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -34,6 +35,14 @@ class Resolved(NamedTuple):
 
         entry = ModelEntry(name, pooling=arguments.pooling, max_length=arguments.max_length)
         return resolve_model(entry, self.settings, self.plugins, display.stage)
+
+    def models(
+        self, names: Sequence[str], arguments: argparse.Namespace, display: Any
+    ) -> list[PlannedModel]:
+        """Several, told apart by their names. Raises UserError for one that is there twice, too."""
+        from lrd_harness.plan import told_apart
+
+        return told_apart([self.model(name, arguments, display) for name in names])
 
 
 def add(sub: Any, metrics: str, texts: int) -> None:
@@ -159,8 +168,15 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     """Print a table under a title, which may be longer than the table is wide."""
     from lrd_harness.cli._tables import show
 
-    print(title)
-    show("", columns, rows)
+    print(wrapped(title))
+    show("", columns, rows, whole=True)
+
+
+def wrapped(text: str, indent: str = "") -> str:
+    """Text in lines of at most 80 characters, names in it made printable."""
+    from lrd_harness.printable import plain
+
+    return textwrap.fill(plain(text), 80, break_on_hyphens=False, subsequent_indent=indent)
 
 
 def cell(value: float | None, form: str = "#.4g") -> str:

@@ -58,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Resolve, read both models, print. Returns the exit code."""
     from lrd_harness import compare, tidy
     from lrd_harness.cli.run import hush
+    from lrd_harness.plan import told_apart
     from lrd_harness.progress import Display
     from lrd_harness.questions import Questions
     from lrd_harness.samples import Sampling
@@ -68,6 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output is not None:
         tidy.check_free(arguments.output, "compare", COLUMNS)
     a, b = (resolved.model(name, arguments, display) for name in (arguments.a, arguments.b))
+    if a.checkpoint.path != b.checkpoint.path:  # one model may be compared as two adapters read it
+        a, b = told_apart([a, b])
     most, norm = resolved.settings.max_texts, resolved.settings.norm
     asked = compare.Asked(
         task=resolved.task,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-import textwrap
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 TEXTS = 500
 DRAWS = 100
-MANY = 200  # texts from which on intervals of all metrics hold, see halves.py
 COLUMNS = (
-    "metric score best model revision value low high rank rank_low rank_high first halved draws n "
-    "rank_by_parameters rank_by_width parameters blocks width bytes tokens_1000 seconds_1000"
+    "metric score unit best model revision value low high rank rank_low rank_high first halved "
+    "draws n rank_by_parameters rank_by_width parameters blocks width bytes tokens_1000 "
+    "seconds_1000"
 ).split()
 ARROWS = {"max": "↑", "min": "↓"}
 EPILOG = """\
@@ -36,7 +36,9 @@ computed again on --draws random halves of them, the same for all models
 (delete-half, as copies of a text would break neighbours and singular values).
 Give 200 texts or more. They say nothing of how well a metric predicts scores:
 no label is seen.
---output: select.csv, a model by a metric a row, and select.json.
+--output: select.csv, a model by a metric a row (first: in what share of
+half-samples, each moved to its score on all texts, no model is before it;
+halved: the mean score on halves as they are), and select.json.
 exit codes: 0 done; 1 done, but a model or a metric failed; 2 bad input."""
 
 
@@ -66,9 +68,10 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Resolve, read all models, print. Returns the exit code."""
-    from lrd_harness import choose_model, tidy
+    from lrd_harness import choose_model, output, tidy
     from lrd_harness.cli.run import hush
     from lrd_harness.compare import Asked
+    from lrd_harness.printable import plain
     from lrd_harness.progress import Display
     from lrd_harness.questions import Questions
     from lrd_harness.samples import Sampling
@@ -78,8 +81,10 @@ def run(arguments: argparse.Namespace) -> int:
     resolved = _measured.resolve(arguments, "select", TEXTS, _usual(arguments), display)
     if arguments.output is not None:
         tidy.check_free(arguments.output, "select", COLUMNS)
-    models = [resolved.model(name, arguments, display) for name in arguments.models]
+    models = resolved.models(arguments.models, arguments, display)
     choose_model.check(models, resolved.items)
+    if arguments.output is not None:
+        output.make(arguments.output)  # which may fail: not after all is measured
     most, norm = resolved.settings.max_texts, resolved.settings.norm
     asked = Asked(
         task=resolved.task,
@@ -94,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     _show(found, models[0].options.device)
     faults = _faults(found)
     for line in faults:
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {plain(line)}", file=sys.stderr)
     if arguments.output is not None:
         _write(arguments, asked, found, models[0].options.device)
         display.line(f"\nAll of it is in {arguments.output}: select.csv, select.json")
@@ -122,29 +127,26 @@ def _show(found: Chosen, device: str) -> None:
     """Ranks side by side, the scores behind them, costs, then how far to trust it all."""
     from lrd_harness.choose_model_remarks import remarks
 
-    read = [one for one in found.candidates if one.cost is not None]
-    if not read:
-        return
-    if found.places:
+    if found.rankings:
         _ranks(found)
-    for metric, places in found.places.items():
-        first = places[0]
-        title = f"{metric}.{first.score} {ARROWS[first.best]}"
-        _measured.table(title, ("model", "score", "from", "to", "first"), list(map(_row, places)))
-    columns = ("model", "tokens", "seconds", "bytes")
-    _measured.table("What 1,000 texts cost, and a vector", columns, list(map(_cost, read)))
-    print(_wrapped(_legend(found, device)))
+    for places in found.places.values():
+        _scores(places)
+    read = [one for one in found.candidates if one.cost is not None]
+    if read:
+        title = f"What 1,000 texts cost, and a vector (from {found.texts} texts)"
+        _measured.table(title, ("model", "tokens", "seconds", "bytes"), list(map(_cost, read)))
+        print(_measured.wrapped(_legend(found, device)))
     for line in remarks(found):
-        print(_wrapped(f"* {line}", "  "))
+        print(_measured.wrapped(f"* {line}", "  "))
 
 
 def _ranks(found: Chosen) -> None:
     """A line a model, the best by mean rank first: its rank by each metric and by size."""
     from lrd_harness.choose_model_remarks import size_ranks
 
-    sizes = size_ranks(found.candidates)
+    sizes = size_ranks(found.ranked)
     by_model: dict[str, dict[str, Place]] = {}
-    for metric, places in found.places.items():
+    for metric, places in found.rankings.items():
         for place in places:
             by_model.setdefault(place.model, {})[metric] = place
     costs = {one.name: one.cost for one in found.candidates}
@@ -152,16 +154,40 @@ def _ranks(found: Chosen) -> None:
     for model, own in sorted(by_model.items(), key=lambda item: _mean_rank(item[1])):
         cost = costs[model]
         assert cost is not None
-        cells = [_rank(own.get(metric)) for metric in found.places]
-        by_parameters = f"{sizes['parameters'][model]} ({cost.parameters / 1e6:,.1f} M)"
+        cells = [_rank(own.get(metric)) for metric in found.rankings]
+        by_parameters = f"{sizes['parameters'][model]} ({_count(cost.parameters)})"
         rows.append([model, *cells, by_parameters, f"{sizes['width'][model]} ({cost.width})"])
-    heads = ("model", *found.places, "parameters", "width")
+    heads = ("model", *found.rankings, "parameters", "width")
     _measured.table(f"Ranks on {found.texts} texts, and by size (1 = best or largest)", heads, rows)
+
+
+def _scores(places: Sequence[Place]) -> None:
+    """The scores by a metric; without the columns of intervals where there are none."""
+    first, ns = places[0], sorted({place.n for place in places})
+    unit = f" ({first.unit})" if first.unit else ""
+    texts = f"{ns[0]}{f'-{ns[-1]}' if len(ns) > 1 else ''} texts"
+    form = f"#.{_digits(places)}g"
+    rows = [_row(place, form) for place in places]
+    kept = [i for i in range(5) if i < 2 or any(row[i] != "-" for row in rows)]
+    _measured.table(
+        f"{first.metric}.{first.score} {ARROWS[first.best]}{unit}, {texts}",
+        [("model", "score", "from", "to", "first")[i] for i in kept],
+        [[row[i] for i in kept] for row in rows],
+    )
+
+
+def _digits(places: Sequence[Place]) -> int:
+    """How many digits scores take that are not level, for them not to look so."""
+    ranks = {place.rank for place in places}
+    for digits in range(4, 17):
+        if len({f"{place.value:#.{digits}g}" for place in places}) >= len(ranks):
+            return digits
+    return 17
 
 
 def _mean_rank(places: dict[str, Place]) -> tuple[int, float]:
     """Models that lack a metric come last."""
-    return -len(places), sum(place.rank for place in places.values()) / len(places)
+    return -len(places), sum(place.rank or 0 for place in places.values()) / len(places)
 
 
 def _rank(place: Place | None) -> str:
@@ -171,48 +197,66 @@ def _rank(place: Place | None) -> str:
     return f"{place.rank}{span}"
 
 
-def _row(place: Place) -> list[str]:
-    cell = _measured.cell
+def _row(place: Place, form: str) -> list[str]:
+    numbers = (_measured.cell(value, form) for value in (place.value, place.low, place.high))
     first = "-" if place.first is None else f"{100 * place.first:.0f} %"
-    return [place.model, cell(place.value), cell(place.low), cell(place.high), first]
+    return [place.model, *numbers, first]
+
+
+def _count(number: int) -> str:
+    """A number of parameters."""
+    if number < 1000:
+        return str(number)
+    return f"{number / 1e3:.1f} k" if number < 1e6 else f"{number / 1e6:,.1f} M"
 
 
 def _cost(one: Candidate) -> list[str]:
     cost = one.cost
     assert cost is not None
-    return [one.name, f"{cost.tokens:,.0f}", f"{cost.seconds:,.3g}", f"{cost.stored:,}"]
+    seconds = cost.seconds
+    large = seconds is not None and seconds >= 99.95  # "#" would leave its point at the end
+    spent = (
+        _measured.cell(cost.tokens, ",.0f"),
+        _measured.cell(seconds, ",.0f" if large else "#.3g"),
+    )
+    return [one.name, *spent, f"{cost.stored:,}"]
 
 
 def _legend(found: Chosen, device: str) -> str:
     """What the columns of all tables mean."""
-    from lrd_harness.choose_model import TIMED
+    from lrd_harness.choose_model_costs import TIMED
 
-    rough = f" (rough below {MANY} texts)" if found.texts < MANY else ""
-    return (
-        "In parentheses and from, to: 95 % intervals over texts"
-        f"{rough}; first: on how many of the halves of the texts the model is the first. ↑, ↓: "
-        "the higher, the lower score is the better one. seconds: of the forward passes on "
-        f"{device}, measured on {min(TIMED, found.texts)} of your texts; bytes: of one stored "
-        "vector in float32."
+    places = [place for own in found.places.values() for place in own]
+    says = []
+    if any(place.low is not None for place in places):
+        ranks = any(place.rank_low is not None for place in places)
+        says.append(
+            f"{'In parentheses and from' if ranks else 'From'}, to: 95 % intervals over texts."
+        )
+    if any(place.first is not None for place in places):
+        says.append(
+            "first: in what share of half-samples, each moved to its score on all texts, no model "
+            "is before it."
+        )
+    if places:
+        says.append("↑, ↓: the higher, the lower score is the better one.")
+    says.append(
+        f"seconds: of the forward passes on {device}, measured on {min(TIMED, found.texts)} of "
+        "your texts; bytes: of one stored vector in float32."
     )
-
-
-def _wrapped(text: str, indent: str = "") -> str:
-    return textwrap.fill(
-        text, 80, break_long_words=False, break_on_hyphens=False, subsequent_indent=indent
-    )
+    return " ".join(says)
 
 
 def _write(arguments: argparse.Namespace, asked: Asked, found: Chosen, device: str) -> None:
     from lrd_harness import tidy
     from lrd_harness.choose_model_remarks import remarks, size_ranks
 
-    sizes = size_ranks(found.candidates)
+    sizes = size_ranks(found.ranked)
     models = {one.name: one for one in found.candidates}
     rows = []
     for place in (place for places in found.places.values() for place in places):
         one = models[place.model]
-        by_size = {f"rank_by_{size}": ranks[one.name] for size, ranks in sizes.items()}
+        by_size = {f"rank_by_{size}": ranks.get(one.name) for size, ranks in sizes.items()}
         rows.append({**asdict(place), "revision": one.revision, **by_size, **_costs(one)})
     record = {
         "task": asked.task.name,
