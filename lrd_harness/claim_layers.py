@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import fsum
+from statistics import fmean
 from typing import NamedTuple
 
 from scipy.stats import t
@@ -104,9 +105,9 @@ def _middle(cells: Sequence[Cell]) -> Claim:
     blind = [BLIND[_RANDOM](cell).gain for cell in held]
     gain = mean(held, honest)
     lead = mean(held, [own - other for own, other in zip(honest, blind, strict=True)])
-    best = fsum(oracle) / len(oracle)
+    best = fmean(oracle)
     said = (
-        f"{_points(gain.value)}{_span(gain, 100)}, a random layer {_points(_mean(blind))}; the "
+        f"{_points(gain.value)}{_span(gain, 100)}, a random layer {_points(fmean(blind))}; the "
         f"best middle layer of each pair by its own score would show {_points(best)}: picking "
         f"after the fact adds {100 * (best - gain.value):.1f}"
     )
@@ -117,7 +118,7 @@ def _middle(cells: Sequence[Cell]) -> Claim:
         low=_scaled(gain.low, 100),
         high=_scaled(gain.high, 100),
         control=_RANDOM,
-        control_value=100 * _mean(blind),
+        control_value=100 * fmean(blind),
         ahead=None if missing else (lead.low or 0.0) > 0,
         n=gain.n,
         verdict=OPEN if missing else HOLDS if (gain.low or 0.0) > 0 else FAILS,
@@ -177,7 +178,7 @@ def _picked(choice: LayerChoice, metric: str, cells: Places) -> list[tuple[Cell,
 
 def _last(choice: LayerChoice, metric: str, cells: Places) -> float:
     """The mean score of the last layer in these cells."""
-    return _mean([cell.scores[cell.layers] for cell, _ in _picked(choice, metric, cells)])
+    return fmean([cell.scores[cell.layers] for cell, _ in _picked(choice, metric, cells)])
 
 
 def _ratio(choice: LayerChoice, metric: str, cells: Places, metrics: int) -> Mean | None:
@@ -190,7 +191,7 @@ def _ratio(choice: LayerChoice, metric: str, cells: Places, metrics: int) -> Mea
     if last <= 0:
         return None
     held = [cell for cell, _ in picked]
-    ratio = _mean([gain for _, gain in picked]) / last
+    ratio = fmean([gain for _, gain in picked]) / last
     rest = [gain - ratio * cell.scores[cell.layers] for cell, gain in picked]
     off = mean(held, rest, metrics)  # of mean 0
     low, high = (None if end is None else 100 * (ratio + end / last) for end in (off.low, off.high))
@@ -208,15 +209,11 @@ def _leads(gain: Gain, metrics: int) -> bool | None:
 def mean(cells: Sequence[Cell], values: Sequence[float], tests: int = 1) -> Mean:
     """Of a value a cell, with its 95 % t interval over training runs, `tests` of them together."""
     runs = len({cell.run for cell in cells})
-    error, middle = stderr_over_runs(cells, values), _mean(values)
+    error, middle = stderr_over_runs(cells, values), fmean(values)
     if error is None:
         return Mean(middle, None, None, len(cells), runs)
     reach = error * float(t.ppf(1 - ALPHA / 2 / tests, runs - 1))
     return Mean(middle, middle - reach, middle + reach, len(cells), runs)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return fsum(values) / len(values)
 
 
 def _few(found: Mean) -> str:

@@ -44,7 +44,7 @@ class Contest:
     def missing(self) -> str:
         """What is missing for a verdict; "" if nothing is."""
         if self.runs < FEW_RUNS:
-            return f"{count(self.runs, 'model')}, a verdict needs {FEW_RUNS}"
+            return f"{count(self.runs, 'training run')}, a verdict needs {FEW_RUNS}"
         if self.least >= ALPHA:
             return f"{count(self.seeds, 'random seed')} cannot give p < .05 (--random-seeds)"
         return ""

@@ -5,15 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from lrd_harness.choice_remarks import ALPHA, FEW_PAIRS, FEW_RUNS
+
+__all__ = [
+    "ALPHA",
+    "FAILS",
+    "FEW_MODELS",
+    "FEW_PAIRS",
+    "FEW_RUNS",
+    "FEW_TASKS",
+    "HOLDS",
+    "LBL",
+    "LRD",
+    "OPEN",
+    "Claim",
+    "Verdict",
+    "count",
+]
+
 Verdict = Literal["holds", "does not hold", "not enough data"]
 HOLDS: Verdict = "holds"
 FAILS: Verdict = "does not hold"
 OPEN: Verdict = "not enough data"
-ALPHA = 0.05
 FEW_MODELS = 10  # models: fewer order themselves by chance too easily
 FEW_TASKS = 5  # tasks: of fewer, even all positive has p > .05
-FEW_RUNS = 5  # training runs, for a gain or a loss: fewer are no sample of models
-FEW_PAIRS = 30  # models x tasks, for a gain
 LRD = "LRD, arXiv 2605.12714"
 LBL = "LbL, arXiv 2502.02013"
 

@@ -47,6 +47,8 @@ _ALL = Claim(
 def selection_claims(selection: Selection | None) -> tuple[Claim, Claim]:
     """Both claims; the control is the size baseline with the highest median rho."""
     rows = {row.name: row for row in selection.rows} if selection else {}
+    if selection and not selection.large:  # where models can be drawn, those over tasks say less
+        rows = {name: replace(row, low=None, high=None) for name, row in rows.items()}
     sizes = [rows[name] for name in SIZES if name in rows and rows[name].rho is not None]
     size = max(sizes, key=lambda row: row.rho or 0.0) if sizes else None
     return _most(rows.get(D0L), size), _all([rows.get(name) for name in SCORES], size)
@@ -65,8 +67,9 @@ def _most(row: Agreement | None, size: Agreement | None) -> Claim:
     held = _against(held, row, size, None if size is None else 100 * _share(_signs(size)))
     said = f"positive on {sum(signs)} of {count(len(signs), 'task')} (binomial p = {p:.2g})"
     said += f", median rho {row.rho:+z.2f}{_span(row)}{_beside(held, size)}"
-    if missing := _few(row, FEW_TASKS):
+    if missing := _few(row):
         return replace(held, reason=f"{said}; {missing}")
+    said += _kin([row])
     above = _above(row)
     verdict = HOLDS if p < ALPHA and above else FAILS
     if p < ALPHA and not above:
@@ -86,9 +89,10 @@ def _all(rows: Sequence[Agreement | None], size: Agreement | None) -> Claim:
     found = _against(found, least, size, None if size is None else size.rho)
     said = "; ".join(f"{row.name} {row.rho:+z.2f}{_span(row)}" for row in held)
     said = f"median rho: {said}{_beside(found, size)}"
-    missing = next((few for row in held if (few := _few(row, 1))), "")
+    missing = next((few for row in held if (few := _few(row))), "")
     if missing:
         return replace(found, reason=f"{said}; {missing}")
+    said += _kin(held)
     return replace(found, verdict=HOLDS if all(map(_above, held)) else FAILS, reason=said)
 
 
@@ -125,13 +129,26 @@ def _span(row: Agreement) -> str:
     return f" (95 % over {over} {low:+z.2f} to {high:+z.2f})"
 
 
-def _few(row: Agreement, tasks: int) -> str:
+def _few(row: Agreement) -> str:
     """What is missing for a verdict; "" if nothing is."""
-    if row.n is None or row.n < FEW_MODELS:
+    if (row.n or 0) < FEW_MODELS:
         return f"{row.n or 0:g} models a task, a verdict needs {FEW_MODELS}"
-    if len(_signs(row)) < tasks:
-        return f"{count(len(_signs(row)), 'task')}, a verdict needs {tasks}"
+    if (row.runs or 0) < FEW_MODELS:
+        return f"{_of_runs(row)}, a verdict needs {FEW_MODELS} of these"
+    if len(_signs(row)) < FEW_TASKS:
+        return f"{count(len(_signs(row)), 'task')}, a verdict needs {FEW_TASKS}"
     return "" if _interval(row)[0] is not None else "no interval can be drawn"
+
+
+def _of_runs(row: Agreement) -> str:
+    runs = row.runs or 0
+    return f"{row.n or 0:g} models a task from {runs:g} training run{'s' * (runs != 1)}"
+
+
+def _kin(rows: Sequence[Agreement]) -> str:
+    """A caution where several models are of one training run."""
+    least = min(rows, key=lambda row: (row.runs or 0) - (row.n or 0))
+    return f"; {_of_runs(least)}, all taken as independent" if least.runs != least.n else ""
 
 
 def _against(claim: Claim, row: Agreement, size: Agreement | None, value: float | None) -> Claim:
@@ -139,7 +156,7 @@ def _against(claim: Claim, row: Agreement, size: Agreement | None, value: float 
     if size is None:
         return claim
     rival = next((rival for rival in row.rivals if rival.name == size.name), None)
-    enough = rival is not None and rival.n >= FEW_MODELS and rival.low is not None
+    enough = rival is not None and rival.runs >= FEW_MODELS and rival.low is not None
     ahead = (rival.low or 0.0) > 0 if rival and enough else None
     return replace(claim, control=size.name, control_value=value, ahead=ahead)
 

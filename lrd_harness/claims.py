@@ -4,9 +4,10 @@
 
 * d0L agrees on most tasks: share of tasks with a positive rho. Holds if a one-sided binomial test
   against one half has p < .05 and the 95 % bootstrap interval over models of the median rho is
-  above 0. At least 10 models and 5 tasks. Control: the best size baseline.
+  above 0. At least 10 models, of as many training runs, and 5 tasks. Control: the best size
+  baseline.
 * all three scores agree: the least of the three median rhos. Holds if all three intervals are above
-  0. At least 10 models. Control: the best size baseline.
+  0. As many. Control: the best size baseline.
 * gfmi beats random, 15 % and 20 %: mean change of the score. Holds if a rank test among random's
   seeds, see claim_pruning.py, has p < .05. At least 5 training runs.
 * frenet beats random only lightly: holds if that test has p < .05 at the lightest budget and at no

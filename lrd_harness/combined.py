@@ -23,6 +23,7 @@ from lrd_harness.results import Key
 
 LEAST_MODELS, LEAST_FAMILIES = 10, 3
 LEAST_DRAWN = 5  # families that an interval is drawn of
+LEAST_TOLD = 8  # that its verdict rests on: of fewer it is too narrow
 DRAWS = 999
 COMBINED, SIZE, GUESS = "combined", "size alone", "mean of the others"
 _DIGITS = 12  # of predictions: equal models are level, whatever order a product was summed in

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lrd_harness.combined import COMBINED, SIZE, Combined, Judged
+from lrd_harness.claim_rows import ALPHA
+from lrd_harness.combined import COMBINED, GUESS, LEAST_TOLD, SIZE, Combined, Judged
 from lrd_harness.selection import Selection
 
 LEAD = "Combined predictor"
@@ -25,7 +26,7 @@ def of_combined(combined: Combined | None, selection: Selection | None) -> tuple
         both = "all metrics and size" if size else "all metrics (no size is known)"
         said = f"ridge on {both}, {on}: {_judged(whole)}{beside}"
     mean = f"; the mean of the other families: {_points(guess.rmse)}"
-    verdict = f": {_verdict(size or guess)}" if whole is not None else ""
+    verdict = f": {_verdict(combined, whole)}" if whole is not None else ""
     return (f"{LEAD}, {said}{mean}{verdict}.", *_left_out(combined))
 
 
@@ -36,17 +37,24 @@ def _judged(row: Judged) -> str:
     return f"{rho}, error {_points(row.rmse)}"
 
 
-def _verdict(rival: Judged) -> str:
-    """rival: what combining has to beat."""
+def _verdict(combined: Combined, whole: Judged) -> str:
+    """whole: the row of combining, which has to beat the best of the others."""
+    rival = min((row for row in combined.rows if row is not whole), key=lambda row: row.rmse)
+    name = f"the {GUESS}" if rival.name == GUESS else rival.name
     if rival.lead is None or rival.lead <= 0:
-        return f"combining is no better than {rival.name}"
+        return f"combining is no better than {name}"
     spread = "no interval can be drawn"
     if rival.lead_low is not None and rival.lead_high is not None:
         spread = f"95 %: {100 * rival.lead_low:+z.2f} to {100 * rival.lead_high:+z.2f}"
     by = f"by {100 * rival.lead:.2f} points ({spread})"
-    if rival.lead_low is not None and rival.lead_low > 0:
-        return f"combining is better than {rival.name}, {by}"
-    return f"combining is ahead of {rival.name}, {by}, but other families might undo that"
+    ahead = f"combining is ahead of {name}, {by}, but"
+    if rival.lead_low is None or rival.lead_low <= 0:
+        return f"{ahead} other families might undo that"
+    if combined.families < LEAST_TOLD:
+        return f"{ahead} a verdict needs {LEAST_TOLD} families"
+    if whole.p is None or whole.p >= ALPHA:  # where an interval is drawn, p is as well
+        return f"{ahead} its order of the models may be chance"
+    return f"combining is better than {name}, {by}"
 
 
 def _left_out(combined: Combined) -> tuple[str, ...]:

@@ -14,17 +14,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 from lrd_harness import manager
+from lrd_harness.claim_rows import count
 from lrd_harness.collecting import uncollected
 from lrd_harness.contracts import Choice, Metric
 from lrd_harness.csv_forms import Cell, Say, Scores, read_models, read_scores, read_values, some
 from lrd_harness.errors import UserError
-from lrd_harness.rows import Key, MetricRow, ModelRow, Profile, Results, Row, ScoreRow
+from lrd_harness.rows import MetricRow, ModelRow, Profile, Results, ScoreRow
 
 Ranking = tuple[str, Literal["max", "min"]]
-RowType = TypeVar("RowType", bound=Row)
 
 
 @uncollected()
@@ -44,7 +44,7 @@ def read(
     the files have no model in common.
     """
     notes: list[str] = []
-    scores = _scores(actual, notes.append) if actual else None
+    scores = read_scores(actual, notes.append) if isinstance(actual, Path) else actual
     measured = read_values(values) if values else ()
     scored = scores.cells if scores else ()
     if scores and values:
@@ -54,102 +54,19 @@ def read(
     known = read_models(models, names) if models else {}
     given = {name: row.blocks for name, row in known.items() if row.blocks is not None}
     notes += _taken_as_last([name for name in names if name not in given], scored, measured)
-    depths = _depths([*scored, *measured]) | given
+    depths = last_layers([*scored, *measured]) | given
     types = scores.types if scores else {}
     results = Results(
         models=tuple(
             replace(known.get(name, ModelRow(model=name)), blocks=depths[name] or None)
             for name in names
         ),
-        scores=_score_rows(scored, depths, scores) if scores else (),
+        scores=score_rows(scored, depths, scores) if scores else (),
         metrics=_metric_rows(measured, depths, types),
     )
-    _tell(say, notes)
-    return results
-
-
-def _tell(say: Say, notes: Iterable[str]) -> None:
     for note in notes:
         say(note)
-
-
-def _scores(actual: Path | Scores, say: Say) -> Scores:
-    return actual if isinstance(actual, Scores) else read_scores(actual, say)
-
-
-def with_scores(results: Results, actual: Path | Scores, say: Say = lambda note: None) -> Results:
-    """The results of a run, the scores of the file's tasks replaced by the file's, for all models.
-
-    A task has its scores from one source: a model of the run that the file lacks has none there.
-    Tasks that the file lacks keep the run's. Pruned models are left out, as their scores would be
-    compared with the file's. Names are the run's, as MODEL or MODEL@REVISION.
-
-    Raises UserError as `read` does, and where the file has none of the run's models.
-    """
-    notes: list[str] = []
-    found = _scores(actual, notes.append)
-    keys = _keys(found.cells, [row.key for row in results.models if row.variant == "full"])
-    if not keys:
-        have, want = some(c.model for c in found.cells), some(r.model for r in results.models)
-        raise UserError(f"{found.file} has no model of the run: it has {have}, the run {want}")
-    if any(row.variant != "full" for row in results.models):
-        notes.append(f"the run's pruned models are left out: {found.file} has no scores of them")
-    own = _own(results, found, keys)
-    _tell(say, notes)
-    tasks = {row.task for row in own}
-    kept = (row for row in results.scores if row.task not in tasks)
-    return Results(
-        models=_whole(results.models),
-        scores=_whole([*kept, *own]),
-        metrics=_whole(results.metrics),
-        errors=_whole(results.errors),
-        captures=_whole(results.captures),
-        undefined=_whole(row for row in results.undefined if row.task not in tasks),
-    )
-
-
-def _own(results: Results, found: Scores, keys: Mapping[str, Key]) -> list[ScoreRow]:
-    """The file's scores of the run's models, with the run's L and types of task."""
-    cells = [cell for cell in found.cells if cell.model in keys]
-    types = {row.task: row.task_type for row in results.metrics}
-    types |= {row.task: row.task_type for row in results.scores}
-    depths = {row.key: row.layers for row in results.scores}
-    depths |= {row.key: row.blocks for row in results.models if row.blocks is not None}
-    blocks = {name: depths[key] for name, key in keys.items() if key in depths}
-    return [
-        replace(
-            row,
-            model=keys[row.model].model,
-            revision=keys[row.model].revision,
-            task_type=types.get(row.task) or row.task_type,
-        )
-        for row in _score_rows(cells, _depths(cells) | blocks, found)
-    ]
-
-
-def _keys(cells: Iterable[Cell], keys: Sequence[Key]) -> dict[str, Key]:
-    """The run's model that each name of the file means; names that mean none are left out."""
-    by_name: dict[str, Key | None] = {}  # None where a name is that of several revisions
-    for key in keys:
-        by_name[key.model] = None if key.model in by_name else key
-    for key in keys:
-        by_name |= {f"{key.model}@{key.revision}": key, f"{key.model}@{key.revision[:12]}": key}
-    found: dict[str, Key] = {}
-    for cell in cells:
-        if cell.model not in by_name:
-            continue
-        meant = by_name[cell.model]
-        if meant is None:
-            which = some(f"{k.model}@{k.revision[:12]}" for k in keys if k.model == cell.model)
-            raise cell.line.fault(f"{cell.model} is several models of the run: {which}")
-        if found.setdefault(cell.model, meant) in [k for n, k in found.items() if n != cell.model]:
-            raise cell.line.fault(f"{cell.model} is there already under another name")
-    return found
-
-
-def _whole(rows: Iterable[RowType]) -> tuple[RowType, ...]:
-    """The rows of whole models."""
-    return tuple(row for row in rows if row.variant == "full")
+    return results
 
 
 def _check_common(
@@ -171,7 +88,7 @@ def _with_values(
     there = {cell.model for cell in measured}
     lacking = dict.fromkeys(cell.model for cell in scored if cell.model not in there)
     if lacking:
-        number = "1 model" if len(lacking) == 1 else f"{len(lacking)} models"
+        number = count(len(lacking), "model")
         say(f"{actual}: {number} left out, without a value in {values}: {some(lacking)}")
     kept = tuple(cell for cell in scored if cell.model in there)
     if {cell.task for cell in kept}.isdisjoint(cell.task for cell in measured):
@@ -187,7 +104,8 @@ def _taken_as_last(
     names: the models in question. Those that differ in the same way are named together.
     """
     by_values, by_scores = (
-        _depths(cell for cell in cells if cell.layer is not None) for cells in (measured, scored)
+        last_layers(cell for cell in cells if cell.layer is not None)
+        for cells in (measured, scored)
     )
     alike: dict[tuple[int, int | None], list[str]] = {}
     for name in names:
@@ -205,7 +123,7 @@ def _taken_as_last(
             )
 
 
-def _depths(cells: Iterable[Cell]) -> dict[str, int]:
+def last_layers(cells: Iterable[Cell]) -> dict[str, int]:
     """The highest layer of each model: L, since scores and values of states reach it."""
     depths: dict[str, int] = {}
     for cell in cells:
@@ -213,9 +131,10 @@ def _depths(cells: Iterable[Cell]) -> dict[str, int]:
     return depths
 
 
-def _score_rows(
+def score_rows(
     cells: Iterable[Cell], depths: Mapping[str, int], scores: Scores
 ) -> tuple[ScoreRow, ...]:
+    """A row a cell. depths: model -> L. Raises UserError for what is there twice or beyond L."""
     return tuple(
         ScoreRow(
             model=cell.model,

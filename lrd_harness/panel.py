@@ -16,6 +16,7 @@ MeanRanks = dict[Key, float | None]  # mean over tasks of within-task ranks, 1 =
 Layers = Mapping[int, ScoreRow]  # layer -> its row
 # Model-level scores that are judged beside the selection scores; of all, the higher is the better.
 OTHERS = (("frenet", "d0L_normalised"), ("gfmi", "mean_auc_adjusted"))
+_DIGITS = 12  # of mean scores: equal ones are level, whatever they are the means of
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,12 @@ class Panel:
     def actual(self) -> dict[Key, float | None]:
         """The mean score of each model that has every task."""
         whole = {k for k in self.models if all(k in by_model for by_model in self.last.values())}
-        return {key: mean(self.last, key) if key in whole else None for key in self.models}
+        return {key: self.score(key) if key in whole else None for key in self.models}
+
+    def score(self, key: Key) -> float | None:
+        """The model's mean score over the tasks that it has, without what rounding adds."""
+        found = mean(self.last, key)
+        return None if found is None else round(found, _DIGITS)
 
     def scored(self, key: Key) -> list[Layers]:
         """The layers of each task that the model was scored on at its last layer."""
@@ -86,7 +92,8 @@ class Panel:
 
     def means(self, key: Key) -> dict[int, float]:
         """The mean over these tasks at every layer that all of them have."""
-        return mean_by_layer(_plain(layers) for layers in self.scored(key))
+        found = mean_by_layer(_plain(layers) for layers in self.scored(key))
+        return {layer: round(score, _DIGITS) for layer, score in found.items()}
 
     def whole(self, key: Key) -> TaskScore:
         """The model's scores over the tasks that it has: means, and the layer best in the mean."""
@@ -96,7 +103,7 @@ class Panel:
         layer, score = (best(self.means(key)) if several else None) or (None, None)
         chosen = [] if layer is None else [layers[layer] for layers in scored]
         return TaskScore(
-            mean(self.last, key),
+            self.score(key),
             layer,
             score,
             stats.mean_stderr([row.stderr for row in last]),

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lrd_harness import official
+from lrd_harness.claim_rows import count
 from lrd_harness.csv_forms import Cell, Say, Scores, read_values, some
 from lrd_harness.csv_tables import Line, read_sheet
 from lrd_harness.errors import UserError
@@ -172,5 +173,4 @@ def _tell(models: Sequence[Wanted], cells: Sequence[Cell], say: Say) -> None:
     scored = {cell.model for cell in cells}
     lacking = [model.hub for model in models if model.name not in scored]
     if lacking:
-        number = "1 model" if len(lacking) == 1 else f"{len(lacking)} models"
-        say(f"{SOURCE}: none of {number}: {some(lacking)}")
+        say(f"{SOURCE}: none of {count(len(lacking), 'model')}: {some(lacking)}")

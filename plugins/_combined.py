@@ -21,7 +21,7 @@ def combined_sheets(board: Leaderboard) -> list[Sheet]:
         Column(("rho ↑", "(-1 to +1)"), tuple(number(row.rho, "+z.2f") for row in rows)),
         Column(("95 %", "over families"), tuple(_span(r.low, r.high, ".2f") for r in rows)),
         Column(("p", "(one-sided)"), tuple(number(row.p, ".2g") for row in rows)),
-        Column(("error ↓", "(points)"), tuple(_points(row.rmse) for row in rows)),
+        Column(("error ↓", "(points)"), tuple(number(100 * row.rmse, ".1f") for row in rows)),
         Column(("rho by", "chance"), tuple(number(row.chance, "+z.2f") for row in rows), rest=1),
         Column(("features",), tuple(str(len(row.features)) for row in rows), rest=1),
     ]
@@ -42,10 +42,11 @@ def _legend(board: Leaderboard) -> tuple[str, ...]:
         f"{held.families} families; each family is predicted from the others alone, which also "
         "give the means, the deviations and the strength of the ridge.",
         "rho: Spearman's, of these predictions with the mean scores; 95 %: bootstrap of whole "
-        "families (from 5 on). p: all of it repeated with the scores in random order, whose mean "
-        "rho is the one by chance: below 0, as what is left out is missing in what predicts it. p "
-        "takes models as independent, and is too small where kin are alike. error: root mean "
-        f"squared, in points (hundredths of the score). {NONE}: not defined.",
+        "families (from 5 on; of fewer than 8 it is too narrow for a verdict). p: all of it "
+        "repeated with the scores in random order, whose mean rho is the one by chance: below 0, "
+        "as what is left out is missing in what predicts it. p takes models as independent, and is "
+        "too small where kin are alike. error: root mean squared, in points (hundredths of the "
+        f"score). {NONE}: not defined.",
     )
 
 
@@ -53,10 +54,6 @@ def _span(low: float | None, high: float | None, form: str, scale: float = 1) ->
     if low is None or high is None:
         return NONE
     return f"{scale * low:+z{form}} to {scale * high:+z{form}}"
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:.1f}"
 
 
 def _lead(lead: float | None, low: float | None, high: float | None) -> str:

@@ -21,6 +21,7 @@ from lrd_harness.leaderboard import build
 from lrd_harness.results import Key, MetricRow, ModelRow, Profile, Results, ScoreRow
 
 terminal: Any = importlib.import_module("lrd_harness.plugins._terminal")
+plugin: Any = importlib.import_module("lrd_harness.plugins._claims")
 reporters: Any = importlib.import_module("lrd_harness.plugins.reporters")
 MOST, ALL = "d0L agrees on most tasks", "all three scores agree"
 MIDDLE, CHOSEN = "middle layers beat the last", "a label-free layer gains 3 %"
@@ -99,6 +100,8 @@ def test_a_score_that_does_not_agree_is_named_so() -> None:
         (9, 6, AGREE, MOST, "9 models a task, a verdict needs 10"),
         (9, 6, AGREE, ALL, "9 models a task, a verdict needs 10"),
         (12, 4, AGREE, MOST, "4 tasks, a verdict needs 5"),
+        (12, 1, AGREE, ALL, "1 task, a verdict needs 5"),
+        (12, 4, AGREE, ALL, "4 tasks, a verdict needs 5"),
         (12, 6, {"frenet": 1.0, "gfmi": 1.0}, ALL, "nrs.mean_jaccard: not measured on a task"),
         (3, 6, AGREE, MOST, "frenet.d0L: not measured on a task with the scores of 4 models"),
     ],
@@ -109,6 +112,49 @@ def test_too_little_for_a_verdict_on_selection(
     found = named(build(selected(models, tasks, signs)).claims, name)
     assert found.verdict == "not enough data"
     assert reason in found.reason
+
+
+@pytest.mark.parametrize(
+    ("runs", "verdict", "reason"),
+    [
+        (1, "not enough data", "12 models a task from 1 training run, a verdict needs 10 of these"),
+        (9, "not enough data", "12 models a task from 9 training runs, a verdict needs 10 of"),
+        (11, "holds", "12 models a task from 11 training runs, all taken as independent"),
+        (12, "holds", ""),
+    ],
+)
+def test_checkpoints_of_a_run_are_no_models_of_their_own(
+    runs: int, verdict: str, reason: str
+) -> None:
+    results = selected(12, 6, AGREE)
+    name = {f"m{i}": f"m{i}" if i < runs - 1 else f"m{runs}@step{i}" for i in range(12)}
+    claims = build(
+        Results(
+            models=tuple(replace(row, model=name[row.model], width=64) for row in results.models),
+            scores=tuple(replace(row, model=name[row.model]) for row in results.scores),
+            metrics=tuple(replace(row, model=name[row.model]) for row in results.metrics),
+        )
+    ).claims
+    for claim in (MOST, ALL):
+        found = named(claims, claim)
+        assert found.verdict == verdict
+        assert reason in found.reason
+        assert ("training run" in found.reason) is (runs < 12)
+
+
+def test_an_interval_over_tasks_does_not_stand_for_one_over_models() -> None:
+    """Where one task has 4 models, no interval over models can be drawn of all."""
+    results = selected(12, 6, AGREE)
+    few = tuple(s for s in results.scores if s.task != "T5" or int(s.model[1:]) < 4)
+    board = build(replace(results, scores=few))
+    assert board.selection
+    (row,) = [row for row in board.selection.rows if row.name == "frenet.d0L"]
+    assert row.low is not None
+    assert row.models_low is None
+    found = named(board.claims, MOST)
+    assert found.verdict == "not enough data"
+    assert found.reason.endswith("no interval can be drawn")
+    assert "over tasks" not in found.reason
 
 
 # --- layers
@@ -233,6 +279,17 @@ def test_a_table_of_80_columns_and_json_show_every_claim() -> None:
         assert claim.verdict in shown
     document = json.loads(reporters.as_json(board))["claims"]
     assert [Claim(**one) for one in document] == list(board.claims)
+
+
+@pytest.mark.parametrize(
+    ("n", "of", "cell"),
+    [(1, "tasks", "1 task"), (1, "pairs", "1 pair"), (2, "models", "2 models"), (0, "tasks", "-")],
+)
+def test_how_many_cases_is_said_in_words(n: int, of: str, cell: str) -> None:
+    claim = replace(build(selected(12, 6, AGREE)).claims[0], n=n, of=of)
+    (sheet,) = plugin.claim_sheets(replace(build(Results()), claims=(claim,)))
+    (column,) = [column for column in sheet.columns if column.heading == ("n",)]
+    assert column.cells == (cell,)
 
 
 def test_a_board_without_a_number_has_no_sheet() -> None:

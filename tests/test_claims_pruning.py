@@ -123,7 +123,11 @@ def test_what_is_not_on_the_same_tasks_is_not_compared() -> None:
         (sweep("gfmi", lambda i: -5.0), "holds", "-5.0 % against random's -12.0 %"),
         (sweep("gfmi", lambda i: -11.0), "does not hold", "p ="),
         (sweep("gfmi", lambda i: -20.0), "does not hold", "p = 1"),
-        (sweep("gfmi", lambda i: -5.0, models=4), "not enough data", "4 models, a verdict needs 5"),
+        (
+            sweep("gfmi", lambda i: -5.0, models=4),
+            "not enough data",
+            "4 training runs, a verdict needs 5",
+        ),
         (sweep("gfmi", lambda i: -5.0, depths=1), "not enough data", "3 random seeds cannot give"),
         ([], "not enough data", "no model was pruned by gfmi and at random at 15 %"),
     ],
@@ -134,6 +138,15 @@ def test_gfmi_against_random(rows: list[PrunedRow], verdict: str, reason: str) -
     assert reason in found.reason
     assert found.control_value == (pytest.approx(-12) if rows else None)
     assert named(pruning_claims(table(*rows), "base", own), HEAVY).value is None
+
+
+def test_a_verdict_needs_training_runs_not_models() -> None:
+    """Seven checkpoints of two runs."""
+    rows = sweep("gfmi", lambda i: -5.0, models=7)
+    kin = lambda key: Key(f"run {int(key.model[1:]) % 2}", "", "full")  # noqa: E731
+    found = named(pruning_claims(table(*rows), "embedding", kin), HEAVY)
+    assert (found.verdict, found.n) == ("not enough data", 7)
+    assert found.reason.endswith("7 models); 2 training runs, a verdict needs 5")
 
 
 def budgets(light: float, heavy: float, removed: int = 4, **more: Any) -> list[PrunedRow]:

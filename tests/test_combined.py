@@ -2,64 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
-import json
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
+from combined_rows import judged, made, signal
 from scipy import stats as scipy_stats
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import LeaveOneGroupOut
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lrd_harness import combined, panel, ridge
-from lrd_harness.combined import COMBINED, GUESS, SIZE, Combined, build_combined
-from lrd_harness.combined_remarks import of_combined
-from lrd_harness.leaderboard import Leaderboard, build
-from lrd_harness.results import MetricRow, ModelRow, Results, ScoreRow
-
-Values = Mapping[str, Sequence[float | None]]
-
-
-def made(
-    of: Sequence[str | None], scores: Sequence[float], values: Values, sizes: bool = True
-) -> Results:
-    """Models m0, m1, ... of these families, a score each, and values of metrics."""
-    return Results(
-        models=tuple(
-            ModelRow(
-                model=f"m{i}", family=name,
-                parameters=10**7 * (1 + (7 * i) % 11) if sizes else None,
-                width=128 * (1 + (5 * i) % 4) if sizes else None,
-                blocks=4 + (3 * i) % 5 if sizes else None,
-            )
-            for i, name in enumerate(of)
-        ),
-        scores=tuple(
-            ScoreRow(model=f"m{i}", task="T", layer=1, layers=1, score=float(score))
-            for i, score in enumerate(scores)
-        ),
-        metrics=tuple(
-            MetricRow(
-                model=f"m{i}", task="T", metric=name, n=9, selection=("up", "max"),
-                values={"up": float(value)},
-            )
-            for name, column in values.items()
-            for i, value in enumerate(column)
-            if value is not None
-        ),
-    )  # fmt: skip
-
-
-def judged(results: Results) -> Combined:
-    held = panel.make(results)
-    found = build_combined(held, held.actual())
-    assert found is not None
-    return found
+from lrd_harness import combined, ridge
+from lrd_harness.combined import COMBINED, GUESS, SIZE
+from lrd_harness.leaderboard import build
+from lrd_harness.results import ModelRow, Results
 
 
 def plain(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, dict[int, float]]:
@@ -105,15 +62,6 @@ def test_more_groups_than_inner_folds() -> None:
     y = x @ np.array([[1.0], [0.5], [0.0]]) + 0.1 * generator.normal(size=(28, 1))
     predicted, _, _ = ridge.held_out(x, y, groups)
     assert scipy_stats.pearsonr(predicted[:, 0], y[:, 0]).statistic > 0.95
-
-
-def signal(models: int = 24, families: int = 6, noise: float = 0.01) -> Results:
-    """A metric that goes with the scores in every family; sizes do not."""
-    generator = np.random.default_rng(1)
-    scores = generator.uniform(0.4, 0.8, models)
-    values = {"good": (3 * scores + noise * generator.normal(size=models)).tolist()}
-    values["noise"] = generator.normal(size=models).tolist()
-    return made([f"f{i % families}" for i in range(models)], scores.tolist(), values)
 
 
 def test_held_out_numbers_are_those_of_plain_code() -> None:
@@ -226,47 +174,3 @@ def test_equal_scores_and_no_features() -> None:
     bare = judged(made([*"abcd"] * 3, np.linspace(0, 1, 12).tolist(), {}, sizes=False))
     assert bare.lacking == "neither metrics nor sizes are known"
     assert build(Results(models=(ModelRow(model="a"),))).combined is None
-
-
-def sentence(board: Leaderboard) -> str:
-    (note, *_) = of_combined(board.combined, board.selection)
-    return note
-
-
-def test_sentences() -> None:
-    good = sentence(build(signal()))
-    assert good.startswith(
-        "Combined predictor, ridge on all metrics and size, on 24 models of 6 families, each "
-        "predicted without its own: rho +"
-    )
-    assert "combining is better than size alone, by " in good
-    generator = np.random.default_rng(3)
-    scores = [0.5 + 0.01 * ((7 * i) % 11) for i in range(24)]  # goes with the parameters
-    noise = {f"x{k}": generator.normal(size=24).tolist() for k in range(8)}
-    bad = sentence(build(made([*"abcdef"] * 4, scores, noise)))
-    assert bad.endswith("combining is no better than size alone.")
-    alone = sentence(build(made([*"abcdef"] * 4, scores, {})))
-    assert "no metric to combine; ridge on size alone" in alone
-    bare = sentence(build(made([*"abcdef"] * 4, scores, {"x": scores}, sizes=False)))
-    assert "all metrics (no size is known)" in bare
-    assert "better than mean of the others" in bare
-
-
-def test_sheet_and_json() -> None:
-    reporters: Any = importlib.import_module("lrd_harness.plugins.reporters")
-    board = build(signal())
-    lines = reporters.table(board).splitlines()
-    assert max(map(len, lines)) <= 80
-    start = lines.index("Combined predictor, on families of models that it has not seen")
-    (line,) = [line for line in lines[start + 4 : start + 8] if line.startswith("combined")]
-    assert board.combined is not None
-    row = board.combined.rows[0]
-    cells = line.split()
-    assert cells[1] == f"{row.rho:+.2f}"
-    assert cells[-2:] == ["0.001", f"{100 * row.rmse:.1f}"]
-    document = json.loads(reporters.as_json(board))["combined"]
-    assert (document["n"], document["families"], len(document["models"])) == (24, 6, 24)
-    assert set(document["alphas"]) == {f"f{i}" for i in range(6)}
-    assert document["models"][0]["predicted"].keys() == {COMBINED, SIZE, GUESS}
-    few = build(made([*"abc"], [0.1, 0.2, 0.3], {}))
-    assert "Combined" not in reporters.table(few)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lrd_harness import UserError, interchange, leaderboard
+from lrd_harness import UserError, file_scores, interchange, leaderboard
 from lrd_harness.results import ErrorRow, MetricRow, ModelRow, Results, ScoreRow, UndefinedRow
 from lrd_harness.rows import PruningRow, VariantRow
 
@@ -121,7 +122,7 @@ def test_notes_are_said_only_where_nothing_is_wrong(tmp_path: Path) -> None:
         with pytest.raises(UserError):
             interchange.read(percent, values_file, models_file, notes.append)
     with pytest.raises(UserError, match="layer 2 of a, whose last layer is 1"):
-        interchange.with_scores(a_run(), percent, notes.append)
+        file_scores.with_scores(a_run(), percent, notes.append)
     assert notes == []
     interchange.read(percent, say=notes.append)
     assert notes == [f"{percent}: scores are above 1: read as percent"]
@@ -173,7 +174,7 @@ def a_run() -> Results:
 def test_scores_of_a_file_in_place_of_a_runs(tmp_path: Path, name: str) -> None:
     notes: list[str] = []
     path = file(tmp_path, f"model,X,Z\n{name},0.7,0.9\nother,0.1,0.2\n")
-    found = interchange.with_scores(a_run(), path, notes.append)
+    found, source = file_scores.with_scores(a_run(), path, notes.append)
     published = {(r.model, r.task): r for r in found.scores if r.task in "XZ"}
     assert published.keys() == {("a", "X"), ("a", "Z")}
     assert published["a", "X"] == ScoreRow(
@@ -187,9 +188,23 @@ def test_scores_of_a_file_in_place_of_a_runs(tmp_path: Path, name: str) -> None:
     assert found.metrics == a_run().metrics
     assert found.errors == a_run().errors
     assert (found.prunings, found.variants, found.undefined) == ((), (), ())
-    assert len(notes) == 1
-    assert "pruned models are left out" in notes[0]
+    assert notes == [
+        f"the run's pruned models are left out: {path} has no scores of them",
+        f"{path}: 1 model left out that the run lacks: other",
+        f"{path}: 1 task added that the run lacks: Z",
+        f"{path}: 1 model without a score on some task, so no rank: b",
+    ]
+    assert source == "Scores of X, Z: from S.csv, not from the run."
     assert leaderboard.build(found).rows[0].info.width == 8
+
+
+def test_a_file_with_all_that_a_run_has_leaves_nothing_to_say(tmp_path: Path) -> None:
+    notes: list[str] = []
+    run = replace(a_run(), models=a_run().models[:2])
+    path = file(tmp_path, "model,X,Y\na,0.7,0.9\nb,0.1,0.2\n")
+    _, source = file_scores.with_scores(run, path, notes.append)
+    assert notes == []
+    assert source == "Scores of all tasks: from S.csv, not from the run."
 
 
 @pytest.mark.parametrize(
@@ -202,7 +217,7 @@ def test_scores_of_a_file_in_place_of_a_runs(tmp_path: Path, name: str) -> None:
 )
 def test_scores_that_do_not_fit_a_run(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError) as fault:
-        interchange.with_scores(a_run(), file(tmp_path, text))
+        file_scores.with_scores(a_run(), file(tmp_path, text))
     assert message in str(fault.value)
 
 
@@ -210,6 +225,6 @@ def test_a_name_of_several_revisions(tmp_path: Path) -> None:
     models = tuple(ModelRow(model="a", revision=f"step{i}", blocks=1) for i in (1, 2))
     run = Results(models=models)
     with pytest.raises(UserError, match=r"a is several models of the run: a@step1, a@step2"):
-        interchange.with_scores(run, file(tmp_path, "model,X\na,0.1\n"))
-    found = interchange.with_scores(run, file(tmp_path, "model,X\na@step2,0.1\n"))
+        file_scores.with_scores(run, file(tmp_path, "model,X\na,0.1\n"))
+    found, _ = file_scores.with_scores(run, file(tmp_path, "model,X\na@step2,0.1\n"))
     assert [(r.revision, r.layer) for r in found.scores] == [("step2", 1)]

@@ -128,6 +128,16 @@ def test_baselines_stand_beside_the_metrics() -> None:
     assert parameters.p == pytest.approx(1 / 3)
 
 
+def test_equal_mean_scores_are_level() -> None:
+    """0.1 + 0.5 and 0.2 + 0.4 differ by rounding; so do the means of layer 1 and of the last."""
+    pairs = {"a": (0.1, 0.5), "b": (0.2, 0.4), "c": (0.1, 0.4)}
+    rows = [score(m, t, v) for m, own in pairs.items() for t, v in zip("XY", own, strict=True)]
+    swapped = [score("a", "X", 0.2, layer=1), score("a", "Y", 0.4, layer=1)]
+    board = build(Results(models=tuple(map(model, "abc")), scores=(*rows, *swapped)))
+    assert [row(board, name).rank for name in "abc"] == [1, 1, 3]
+    assert row(board, "a").score == row(board, "b").score == row(board, "a").best_score == 0.3
+
+
 def test_a_model_that_lacks_a_task_is_last_and_unranked() -> None:
     scores = (*panel().scores, score("d", "X", 1.0))
     board = build(panel("dabc", scores=scores))

@@ -110,7 +110,20 @@ def test_layers_of_a_model(out: Path, capsys: Shown) -> None:
 def test_scores_of_a_file_beside_a_run(out: Path, capsys: Shown, tmp_path: Path) -> None:
     published = tmp_path / "S.csv"
     published.write_text("model,STSBenchmark,SciFact\nlocal/bert,82.5,64.1\nother,1,2\n")
-    document = json.loads(shown(capsys, str(out), "--actual", str(published), "--format", "json"))
+    assert main(["leaderboard", str(out), "--actual", str(published), "--format", "json"]) == 0
+    said = capsys.readouterr()
+    document = json.loads(said.out)
+    source = "Scores of all tasks: from S.csv, not from the run."
+    assert document["notes"][-1] == source
+    assert f"{published}: 1 model left out that the run lacks: other" in said.err
+    assert f"{published}: 1 task added that the run lacks: SciFact" in said.err
+    for form in ("table", "md", "html"):
+        board = shown(capsys, str(out), "--actual", str(published), "--format", form)
+        assert source in " ".join(board.split())
+    assert source not in " ".join(shown(capsys, str(out)).split())
+    layers = ["--actual", str(published), "--layers", "local/bert"]
+    assert main(["leaderboard", str(out), *layers]) == 0
+    assert source in capsys.readouterr().err
     (model,) = document["models"]
     own = json.loads(shown(capsys, str(out), "--format", "json"))["models"][0]
     assert model["score"] == pytest.approx((0.825 + 0.641) / 2)

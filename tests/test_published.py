@@ -80,6 +80,8 @@ def test_beside_a_run(cache: Path, tmp_path: Path, capsys: Shown) -> None:
         f"published mteb results: not of a reading of one's own: {E5} [cls]",
         "published mteb results: none of 1 model: local/bert",
         "published mteb results: none on LeeDocumentSTS: the run's scores are kept there",
+        "published mteb results: 2 models without a score on some task, so no rank: local/bert, "
+        f"{E5} [cls]",
     ]
 
 

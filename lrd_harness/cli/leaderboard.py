@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,9 +154,9 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError(f"--layers is a table only, and has no --format {arguments.format}")
 
 
-def _results(arguments: argparse.Namespace, say: Say) -> Results:
-    """The run, or the files, with the scores that were asked for."""
-    from lrd_harness import interchange, output
+def _results(arguments: argparse.Namespace, say: Say) -> tuple[Results, str]:
+    """The run, or the files, with the scores that were asked for; where these are from, or ""."""
+    from lrd_harness import file_scores, interchange, output
 
     values, models = arguments.values, arguments.models_info
     public = arguments.actual == PUBLISHED
@@ -165,15 +166,15 @@ def _results(arguments: argparse.Namespace, say: Say) -> Results:
             from lrd_harness import published
 
             actual = published.of_values(values, models, say)
-        return interchange.read(actual, values, models, say)
+        return interchange.read(actual, values, models, say), ""
     found = output.shown(arguments.out)
     if public:
         from lrd_harness import published
 
         actual = published.of_run(found, say)
     if actual is None or arguments.actual == RUN:
-        return found
-    return interchange.with_scores(found, actual, say)
+        return found, ""
+    return file_scores.with_scores(found, actual, say)
 
 
 def _reporter(arguments: argparse.Namespace) -> Reporter:
@@ -197,7 +198,9 @@ def _reporter(arguments: argparse.Namespace) -> Reporter:
 def _board(arguments: argparse.Namespace, say: Say) -> Leaderboard:
     from lrd_harness import leaderboard
 
-    return leaderboard.build(_results(arguments, say))
+    results, source = _results(arguments, say)
+    board = leaderboard.build(results)
+    return replace(board, notes=(*board.notes, source)) if source else board
 
 
 def _written(reporter: Reporter, board: Leaderboard, say: Say) -> str:
@@ -215,7 +218,7 @@ def _folder(folder: Path, reporter: Reporter, board: Leaderboard, say: Say) -> N
     from lrd_harness.folders import write_folder
 
     assert reporter.files is not None
-    paths = write_folder(folder, reporter.name, reporter.files(board))
+    paths = write_folder(folder, reporter.name, reporter.files(board), say)
     if not paths:
         say(f"nothing to show in the form {reporter.name}: no file was written")
         return
@@ -227,7 +230,9 @@ def _layers(arguments: argparse.Namespace, say: Say) -> str:
     """One model, as MODEL, MODEL@REVISION, or pypi:PACKAGE==VERSION as a run is asked for it."""
     from lrd_harness.layers import layer_table
 
-    results = _results(arguments, say)
+    results, source = _results(arguments, say)
+    if source:
+        say(source)
     model, revision = arguments.layers, None
     names = {row.model for row in results.models}
     for mark in ("@", "=="):
