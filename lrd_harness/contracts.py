@@ -50,6 +50,7 @@ class Metric:
         layer over the texts that have a value there, NaN where none has.
     invariances: laws the conformance kit checks: "rotation", "scaling", "permutation".
     version: raise it when values change; it is recorded with each value.
+    unit: of the selection score ("radians"), for those who read it; "" where it has none.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Metric:
     finish: Callable[[Sequence[Values]], Values] | None = None
     invariances: frozenset[str] = frozenset()
     version: str = "1"
+    unit: str = ""
 
 
 class Text(NamedTuple):

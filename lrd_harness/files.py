@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,20 +24,44 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, contents: bytes) -> None:
     """Replace a file at once: a reader or a killed process never leaves half of it.
 
+    The file keeps its mode; a new one has that of any new file. Of a link, what it points to is
+    replaced. What is no file, as a pipe or /dev/stdout, is written into as it is.
+
     Raises StorageFull where there is no space for it.
     """
     with space(path.parent):
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        part = Path(name)
+        try:
+            there = path.stat()
+        except FileNotFoundError:
+            there = None
+        if there is not None and (not stat.S_ISREG(there.st_mode) or _is_device(path)):
+            with path.open("wb") as stream:
+                stream.write(contents)
+            return
+        target = Path(os.path.realpath(path)) if path.is_symlink() else path
+        handle, part = _begin(target)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(contents)
                 file.flush()
                 os.fsync(file.fileno())
-            part.chmod(0o644)
-            part.replace(path)
+            if there is not None:
+                part.chmod(stat.S_IMODE(there.st_mode))
+            part.replace(target)
         finally:
             part.unlink(missing_ok=True)
+
+
+def _is_device(path: Path) -> bool:
+    """Whether it is there for a file that is open already, as /dev/stdout and /proc/self/fd/1."""
+    return Path(os.path.abspath(path)).parts[1:2] in (("dev",), ("proc",))
+
+
+def _begin(path: Path) -> tuple[int, Path]:
+    """A new file beside this one, open, with the mode that the process gives new files."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    return os.open(part, flags, 0o666), part
 
 
 @contextmanager

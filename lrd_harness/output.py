@@ -19,9 +19,10 @@ from lrd_harness.capture import Captured
 from lrd_harness.errors import StorageFull, UserError
 from lrd_harness.files import write_text
 from lrd_harness.launch import MARK
-from lrd_harness.manager import Plugins
+from lrd_harness.manager import FAULTS, Plugins
 from lrd_harness.ordering import ordered
 from lrd_harness.plan import Plan
+from lrd_harness.printable import plain
 from lrd_harness.results import MetricRow, Results
 from lrd_harness.suite import Settings
 
@@ -268,8 +269,8 @@ def write_views(out: Path, plugins: Plugins) -> tuple[Any, list[str]]:
                 path.unlink(missing_ok=True)
         except StorageFull:
             raise
-        except Exception as error:  # a stranger's reporter must not cost the others
-            faults.append(f"reporter {reporter.name}: {type(error).__name__}: {error}")
+        except FAULTS as error:  # a stranger's reporter must not cost the others
+            faults.append(plain(f"reporter {reporter.name}: {type(error).__name__}: {error}"))
     return board, faults
 
 

@@ -172,10 +172,11 @@ def check_reporter(reporter: Reporter) -> dict[str, bytes]:
     """Raise AssertionError, with the reason, where a reporter breaks its contract.
 
     Checked on a board without anything and on a small one with names such as strangers give (a
-    slash, markup, dots, 300 characters): twice alike, a text or files with paths that are plainly
-    inside a folder, each once. Returns the files of the second board; a text has the path "".
+    slash, upper case, markup, dots, 300 characters): twice alike, a text or files with paths that
+    are plainly inside a folder, each once, also where upper and lower case are one.
+    Returns the files of the second board; a text has the path "".
     """
-    from lrd_harness.folders import inside
+    from lrd_harness.folders import folded, inside
 
     found: dict[str, bytes] = {}
     for names in ((), STRANGE):
@@ -190,6 +191,8 @@ def check_reporter(reporter: Reporter) -> dict[str, bytes]:
         files = list(reporter.files(board))
         found = dict(files)
         assert len(found) == len(files), f"{reporter.name} gives a file twice"
+        alike = len({folded(path) for path in found}) < len(found)
+        assert not alike, f"{reporter.name} gives files that differ in case: see folders.safe_names"
         for path, contents in files:
             assert inside(path), f"{reporter.name} gives the file {path!r}: see folders.safe_name"
             assert isinstance(contents, bytes), f"{reporter.name} gives no bytes for {path}"
@@ -197,7 +200,7 @@ def check_reporter(reporter: Reporter) -> dict[str, bytes]:
     return found
 
 
-STRANGE = ("org/model", "../up", "<script>|$%&_{}\\", "", "x" * 300, "\u202e")
+STRANGE = ("org/model", "Org/Model", "../up", "<script>|$%&_{}\\", "", "x" * 300, "\u202e")
 
 
 def small_board(names: Sequence[str]) -> Leaderboard:

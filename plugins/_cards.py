@@ -6,17 +6,18 @@ The metadata are made by huggingface_hub (`model-index`), which reads them back 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lrd_harness.contracts import LIKELIHOOD
-from lrd_harness.folders import safe_name
+from lrd_harness.folders import safe_names
 
-from ._cells import NONE, number, plain
+from ._cells import NONE, number, places, plain
 from ._markdown import escape
 
 if TYPE_CHECKING:
     from lrd_harness.leaderboard import Leaderboard, Row
+    from lrd_harness.results import Key
 
 TYPES = {LIKELIHOOD: "text-generation"}  # the hub's word; of the others mteb's is used there
 CAUTION = (
@@ -30,17 +31,51 @@ ORACLE = (
 )
 
 
+ACTUAL = "actual rank (mean score of the last layer)"
+
+
+class Order(NamedTuple):
+    """What orders models, how many of them it does, and each one's place as text."""
+
+    name: str
+    of: int
+    places: Mapping[Key, str]
+
+
 def cards(board: Leaderboard) -> Iterator[tuple[str, bytes]]:
     """A card for each model that has a score; embedding and language-model tasks in one card."""
-    base = {row.info.key: row for row in (board.base.rows if board.base else ())}
+    sides = [
+        (side, {row.info.key: row for row in side.rows}, _orders(side))
+        for side in (board, *([board.base] if board.base else []))
+    ]
+    made: dict[str, str] = {}
     for row in board.rows:
-        parts = [(board, row)]
-        if board.base and row.info.key in base:
-            parts.append((board.base, base[row.info.key]))
-        results = [result for part, of in parts for result in _results(part, of)]
+        key = row.info.key
+        parts = [(side, rows[key], orders) for side, rows, orders in sides if key in rows]
+        results = [result for side, own, _ in parts for result in _results(side, own)]
         if results:
-            text = _card(row, results, "\n".join(_section(part, of) for part, of in parts))
-            yield f"{safe_name(row.label)}/README.md", text.encode("utf-8", "backslashreplace")
+            made[row.label] = _card(row, results, "\n".join(_section(*part) for part in parts))
+    folders = safe_names(made)
+    for label, text in made.items():
+        yield f"{folders[label]}/README.md", text.encode("utf-8", "backslashreplace")
+
+
+def _orders(board: Leaderboard) -> list[Order]:
+    """Those that the metrics predict, then the actual one."""
+    keys = [row.info.key for row in board.rows]
+    ranks = {
+        f"{escape(plain(m.name))} ({escape(plain(m.selection.score))})": [
+            row.predicted[m.name] for row in board.rows
+        ]
+        for m in board.metrics
+    }
+    ranks |= {ACTUAL: [row.rank for row in board.rows]}
+    return [
+        Order(
+            name, sum(rank is not None for rank in held), dict(zip(keys, places(held), strict=True))
+        )
+        for name, held in ranks.items()
+    ]
 
 
 def _results(board: Leaderboard, row: Row) -> Iterator[dict[str, Any]]:
@@ -82,7 +117,7 @@ def _card(row: Row, results: list[dict[str, Any]], text: str) -> str:
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))
 
 
-def _section(board: Leaderboard, row: Row) -> str:
+def _section(board: Leaderboard, row: Row, orders: Sequence[Order]) -> str:
     """Scores by task, and predicted ranks; "" where the model has no score."""
     scores = {task: row.scores[task.name] for task in board.tasks}
     lines = []
@@ -99,20 +134,13 @@ def _section(board: Leaderboard, row: Row) -> str:
     head = "| task | last layer ↑ | stderr | chance | best layer | its score ↑ |\n"
     rule = "|:---|---:|---:|---:|---:|---:|\n"
     table = f"## {title}\n\n{head}{rule}{''.join(lines)}\nScores are 0 to 1. {ORACLE}\n"
-    return table + _predicted(board, row)
+    return table + _predicted(row.info.key, orders)
 
 
-def _predicted(board: Leaderboard, row: Row) -> str:
-    """How the metrics rank it beside the other models of the run; "" where nothing does."""
-    ranks = {m: row.predicted[m.name] for m in board.metrics}
-    of = len(board.rows)
-    if of < 2 or all(rank is None for rank in ranks.values()):
+def _predicted(key: Key, orders: Sequence[Order]) -> str:
+    """How the metrics rank it beside the models that they rank; "" where none does."""
+    known = [order for order in orders if order.of > 1 and order.places[key] != NONE]
+    if all(order.name == ACTUAL for order in known):
         return ""
-    of = len(board.rows)
-    lines = [
-        f"* {escape(plain(m.name))} ({escape(plain(m.selection.score))}): "
-        f"{NONE if rank is None else rank} of {of}\n"
-        for m, rank in ranks.items()
-    ]
-    actual = f"* actual rank (mean score of the last layer): {row.rank or NONE} of {of}\n"
-    return f"\n## Predicted ranks\n\n{''.join(lines)}{actual}\n{CAUTION}\n"
+    lines = [f"* {order.name}: {order.places[key]} of {order.of}\n" for order in known]
+    return f"\n## Predicted ranks\n\n{''.join(lines)}\n{CAUTION}\n"

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ._cells import NONE, Column, Sheet, number, plain
-from ._ranking import ARROW, UNITS
+from ._ranking import ARROW, unit_of
 
 if TYPE_CHECKING:
     from lrd_harness.checkpoints import Family, Member
@@ -190,10 +190,10 @@ def _summary(one: Trajectory, base: bool) -> Sheet:
 
 
 def _selected(held: Selected) -> Column:
-    unit = UNITS.get((held.metric, held.score))
+    unit = plain(unit_of(held.metric, held.score))
     heading = (plain(held.metric), f"{plain(held.score)} {ARROW[held.best]}")
     cells = tuple(number(value, "#.4g") for value in held.values)
-    return Column((*heading, unit) if unit else heading, cells)
+    return Column((*heading, f"({unit})") if unit else heading, cells)
 
 
 def _layers(picks: Iterable[int | None], depths: Iterable[int | None]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from ._cells import NONE, Column, Sheet, measured, number, places, plain
@@ -11,11 +12,19 @@ if TYPE_CHECKING:
     from lrd_harness.leaderboard import Leaderboard, MetricColumn, Row
 
 ARROW = {"max": "↑", "min": "↓"}
-UNITS = {  # of the built-in selection scores; a stranger's is shown without
-    ("frenet", "d0L"): "(radians)",
-    ("nrs", "mean_jaccard"): "(0-1)",
-    ("gfmi", "mean_auc"): "(nats x %)",
-}
+
+
+def unit_of(metric: str, score: str) -> str:
+    """The unit of a selection score, "" for any other score or of a metric that is not here."""
+    return _units().get((metric, score), "")
+
+
+@cache  # as a board asks for each column, and a process has the same metrics throughout
+def _units() -> dict[tuple[str, str], str]:
+    from lrd_harness import manager
+
+    known = manager.load().all("metric")
+    return {(m.name, m.selection.score): m.unit for m in known if m.selection is not None}
 
 
 def ranking(board: Leaderboard) -> Sheet:
@@ -72,8 +81,8 @@ def _sizes(rows: Sequence[Row]) -> list[Column]:
 
 def _selection(metric: MetricColumn, rows: Sequence[Row]) -> Column:
     score, best = metric.selection
-    unit = UNITS.get((metric.name, score))
-    heading = (plain(metric.name), f"{plain(score)} {ARROW[best]}", *([unit] if unit else []))
+    unit = plain(unit_of(metric.name, score))
+    heading = (plain(metric.name), f"{plain(score)} {ARROW[best]}", *([f"({unit})"] * bool(unit)))
     return Column(heading, tuple(number(row.values[metric.name], "#.4g") for row in rows))
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+
+from ._ranking import unit_of
 
 if TYPE_CHECKING:
     from lrd_harness.results import Key, MetricRow, ModelRow, Results, ScoreRow
@@ -12,12 +15,16 @@ if TYPE_CHECKING:
 # Name -> type. model .. max_length are of the model, of a pruned one the whole model's.
 # kind: "score" (a task's main score), "subscore" (its further ones), "metric" (a value of a model),
 # "profile" (a value of a layer), "table" (one of several values of a layer, `place` its number
-# from 0), "capture" (counters of the forward pass), "variant" (what is left of a pruned model),
+# from 0), "capture" (counters of the forward passes of one call, `place` which of the calls that
+# the model took part in, from 0), "variant" (what is left of a pruned model),
 # "pruning" (a rule's choice: value is the budget, text the blocks that go), "undefined" and "error"
 # (why there is no value: text).
 # source: the task's evaluator ("task"), the metric or the rule; name: the score's or value's.
 # layer: of L + 1 states, as they are counted in the tables; depth: layer / L. n: texts it was
-# measured on. best: which is better, "max" or "min". stderr, chance: of a score.
+# measured on; none for scores, as results do not record how many a task has. unit: of scores
+# ("0-1"; none where any lies above 1), of a metric's selection score where the metric says it, of
+# budgets, counters, sizes and times; of other values of metrics, profiles and tables none is known.
+# best: which is better, "max" or "min". stderr, chance: of a score.
 COLUMNS: Mapping[str, type] = {
     **dict.fromkeys(("model", "revision", "variant", "family"), str),
     **dict.fromkeys(("parameters", "blocks", "width"), int),
@@ -70,8 +77,9 @@ def _of_model(key: Key, row: ModelRow | None) -> Line:
 
 
 def _lines(results: Results) -> Iterator[Line]:
+    unit = None if any(score.score > 1 for score in results.scores) else "0-1"
     for score in results.scores:
-        yield from _score(score)
+        yield from _score(score, unit)
     for metric in results.metrics:
         yield from _metric(metric)
     yield from _of_models(results)
@@ -82,6 +90,7 @@ def _lines(results: Results) -> Iterator[Line]:
             "source": pruning.rule,
             "name": "budget" if pruning.seed is None else f"budget, seed {pruning.seed}",
             "value": pruning.budget,
+            "unit": "0-1",
             "n": pruning.n,
             "version": pruning.version,
             "text": " ".join(map(str, pruning.removed)),
@@ -94,7 +103,7 @@ def _lines(results: Results) -> Iterator[Line]:
         yield {"key": error.key, "kind": "error", **where, "text": error.error}
 
 
-def _score(row: ScoreRow) -> Iterator[Line]:
+def _score(row: ScoreRow, unit: str | None) -> Iterator[Line]:
     place = {"task": row.task, "task_type": row.task_type, "layer": row.layer, "source": "task"}
     yield {
         **place,
@@ -102,6 +111,7 @@ def _score(row: ScoreRow) -> Iterator[Line]:
         "kind": "score",
         "name": row.score_name,
         "value": row.score,
+        "unit": unit,
         "best": "max",
         "stderr": row.stderr,
         "chance": row.chance,
@@ -124,8 +134,9 @@ def _metric(row: MetricRow) -> Iterator[Line]:
         "parameters_of_metric": json.dumps(row.parameters, sort_keys=True, default=str),
     }
     for name, value in row.values.items():
-        best = _best(row.selection, name)
-        yield {**common, "kind": "metric", "name": name, "value": value, "best": best}
+        best, unit = _best(row.selection, name), unit_of(row.metric, name)
+        whole = {"name": name, "value": value, "unit": unit, "best": best}
+        yield {**common, "kind": "metric", **whole}
     for name, profile in row.profiles.items():
         one = {**common, "kind": "profile", "name": name, "best": _best(row.layer_choice, name)}
         for layer, found in zip(profile.layers, profile.values, strict=True):
@@ -145,10 +156,13 @@ def _best(choice: tuple[str, str] | None, name: str) -> str | None:
 def _of_models(results: Results) -> Iterator[Line]:
     """Counters of the forward passes, and sizes and times of pruned models."""
     counters = ("texts", "forwarded", "tokens", "truncated", "empty", "duplicates", "seconds")
+    calls: Counter[Key] = Counter()
     for capture in results.captures:
         for name in counters:
             unit = name if name in ("tokens", "seconds") else "texts"
-            yield _of(capture.key, "capture", name, getattr(capture, name), unit)
+            line = _of(capture.key, "capture", name, getattr(capture, name), unit)
+            yield {**line, "place": calls[capture.key]}
+        calls[capture.key] += 1
     sizes = ("parameters", "parameters_full", "latency", "latency_full")
     for variant in results.variants:
         for name in sizes:

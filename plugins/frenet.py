@@ -27,6 +27,7 @@ def lrd_metrics() -> list[Metric]:
             name="frenet",
             measure=frenet,
             selection=Choice("d0L", "max"),
+            unit="radians",
             invariances=frozenset({"rotation", "scaling", "permutation"}),
         )
     ]

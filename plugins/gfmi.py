@@ -31,6 +31,7 @@ def lrd_metrics() -> list[Metric]:
             name="gfmi",
             measure=gfmi,
             selection=Choice("mean_auc", "max"),
+            unit="nats x %",
             invariances=frozenset({"rotation", "scaling", "permutation"}),
         )
     ]

@@ -26,6 +26,7 @@ def lrd_metrics() -> list[Metric]:
             name="nrs",
             measure=nrs,
             selection=Choice("mean_jaccard", "max"),
+            unit="0-1",
             invariances=frozenset({"rotation", "scaling", "permutation"}),
         )
     ]

@@ -24,6 +24,13 @@ HOSTILE = (
     "模型 é ß",
     "- |\n---\n",
     "=1+1",
+    "#type",
+    "lead",
+    " lead",
+    "lead\n",
+    "\\#type",
+    "nan",
+    "Org/model_50%",
 )
 
 

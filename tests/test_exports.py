@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from lrd_harness import interchange, manager
 from lrd_harness.folders import safe_name, write_folder
-from lrd_harness.leaderboard import build
+from lrd_harness.leaderboard import Leaderboard, build
 from lrd_harness.results import Results
 
 tidy: Any = importlib.import_module("lrd_harness.plugins._tidy")
@@ -44,6 +44,7 @@ def both(files: dict[str, bytes], name: str, columns: dict[str, type]) -> list[d
 
 def test_every_value_is_a_row_and_both_files_agree() -> None:
     held = whole()
+    held = replace(held, captures=(*held.captures, replace(held.captures[0], empty=5)))
     rows = both(dict(tidy.tidy(build(held))), "values", tidy_values.COLUMNS)
     by_kind: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
@@ -67,7 +68,14 @@ def test_every_value_is_a_row_and_both_files_agree() -> None:
     assert {(r["layer"], r["place"], r["value"]) for r in by_kind["table"]} == {
         *((0, 0, 1.0), (0, 1, 2.0), (2, 0, 3.0), (2, 1, 4.5))
     }
-    assert {r["name"]: r["value"] for r in by_kind["capture"]}["tokens"] == 70
+    counted = {(r["place"], r["name"]): (r["value"], r["unit"]) for r in by_kind["capture"]}
+    assert len(counted) == len(by_kind["capture"]) == 14
+    assert counted[0, "tokens"] == (70, "tokens")
+    assert counted[1, "empty"] == (5, "texts")
+    assert {r["unit"] for r in by_kind["score"]} == {"0-1"}
+    units = {(r["name"], r["unit"]) for r in by_kind["metric"]}
+    assert units == {("d0L", "radians"), ("rank", None)}
+    assert {r["unit"] for r in by_kind["subscore"] + by_kind["profile"]} == {None}
     assert {r["name"]: r["value"] for r in by_kind["variant"]}["latency"] == 0.5
     (pruning,), (error,), (undefined,) = (by_kind[k] for k in ("pruning", "error", "undefined"))
     assert (pruning["source"], pruning["value"], pruning["text"]) == ("random", 0.5, "2")
@@ -122,17 +130,45 @@ def test_statistics_are_those_of_the_json_form() -> None:
     assert [r["value"] for r in gains] == [g["gain"] for g in listed if g["gain"] is not None]
 
 
+def read_again(board: Leaderboard, folder: Path) -> Leaderboard:
+    """The leaderboard of the tidy form's interchange files."""
+    write_folder(folder, "tidy", tidy.tidy(board))
+    names = ("scores", "metrics", "models")
+    return build(interchange.read(*(folder / f"{name}.csv" for name in names)))
+
+
+def test_the_interchange_files_give_the_same_tables_whatever_the_names(tmp_path: Path) -> None:
+    names = (*HOSTILE, "", "half \ud83d", "lead (2)", "b", "b", "b@rev23")
+    held = results(names)
+    kinds = dict(zip(HOSTILE, HOSTILE[::-1], strict=True))
+    tasks = {"One": " lead", "Two, too": "lead", "Base": ""}
+    held = replace(
+        held,
+        models=tuple(replace(m, family=kinds.get(m.model, "")) for m in held.models),
+        scores=tuple(replace(s, task=tasks[s.task], score_name="#acc\n") for s in held.scores),
+        metrics=tuple(replace(m, task=tasks[m.task]) for m in held.metrics),
+    )
+    board = build(held)
+    again = read_again(board, tmp_path)
+    for one, two in ((board, again), (board.base, again.base)):
+        assert one is not None
+        assert two is not None
+        assert len({row.label for row in two.rows}) == len(names)
+        seen = [(r.rank, r.score, r.best_layer, r.predicted, r.values) for r in one.rows]
+        assert seen == [(r.rank, r.score, r.best_layer, r.predicted, r.values) for r in two.rows]
+        assert len({row.info.family for row in two.rows}) == len(HOSTILE) + 1
+        assert len(two.tasks) == len(one.tasks)
+    labels = {row.label for row in again.rows}
+    assert {"org/model_50%", "[red]*star*", "lead", "nan", "unnamed", "\\#type"} <= labels
+
+
 @given(seed=st.integers(0, 10**6), count=st.integers(2, 6))
 @settings(max_examples=4, deadline=None, phases=[Phase.explicit, Phase.generate])
 def test_the_interchange_files_give_the_same_tables(
     seed: int, count: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     board = build(results(("a/one", "b", "b", "d", "e", "f, g")[:count], seed))
-    folder = tmp_path_factory.mktemp("tidy")
-    write_folder(folder, "tidy", tidy.tidy(board))
-    again = build(
-        interchange.read(*(folder / f"{name}.csv" for name in ("scores", "metrics", "models")))
-    )
+    again = read_again(board, tmp_path_factory.mktemp("tidy"))
     for one, two in ((board, again), (board.base, again.base)):
         assert one is not None
         assert two is not None
@@ -200,6 +236,36 @@ def test_cards_read_back_with_the_scores(tmp_path: Path) -> None:
     two = [row for row in board.rows if row.info.model == "b"]
     texts = [(tmp_path / safe_name(row.label) / "README.md").read_text() for row in two]
     assert all(f"revision: {row.info.revision}" in t for row, t in zip(two, texts, strict=True))
+
+
+def test_cards_count_the_models_that_a_metric_ranks() -> None:
+    held = results(("a", "b", "c", "d"))
+    values = {"a": 1.0, "b": 2.0, "c": 2.0}
+    ranked = (
+        replace(row, values={"d0L": values[row.model]})
+        for row in held.metrics
+        if row.metric == "frenet" and row.model in values
+    )
+    scores = (replace(row, score=0.5) for row in held.scores if row.model != "c")
+    found = dict(cards.cards(build(replace(held, metrics=tuple(ranked), scores=tuple(scores)))))
+    texts = {path.split("/")[0]: text.decode() for path, text in found.items()}
+    assert sorted(texts) == ["a", "b", "d"]
+    metric, actual = "* frenet (d0L): ", "* actual rank (mean score of the last layer): "
+    assert texts["a"].count(f"{metric}3 of 3\n") == 2
+    assert texts["b"].count(f"{metric}1= of 3\n") == 2
+    assert texts["a"].count(f"{actual}1= of 3\n") == 2
+    assert "Predicted ranks\n" not in texts["d"]
+
+
+def test_units_are_those_of_the_metrics() -> None:
+    ranking: Any = importlib.import_module("lrd_harness.plugins._ranking")
+    known = {m.name: m for m in manager.load().all("metric")}
+    expected = {"frenet": "radians", "nrs": "0-1", "gfmi": "nats x %"}
+    assert {name: known[name].unit for name in expected} == expected
+    for name, unit in expected.items():
+        assert ranking.unit_of(name, known[name].selection.score) == unit
+        assert ranking.unit_of(name, "other") == ""
+    assert ranking.unit_of("unknown", "d0L") == ""
 
 
 def test_a_model_without_scores_has_no_card() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from lrd_harness import manager
 from lrd_harness.cli import main
 from lrd_harness.contracts import Reporter
 from lrd_harness.errors import UserError
-from lrd_harness.folders import LIST, inside, safe_name, write_folder
+from lrd_harness.folders import LIST, folded, inside, safe_name, safe_names, write_folder
 from lrd_harness.testing import check_reporter
 
 
@@ -40,6 +41,7 @@ def test_all_reporters_conform(record: Reporter) -> None:
     [
         ([("../x", b"")], "gives the file '../x'"),
         ([("a", b""), ("a", b"")], "gives a file twice"),
+        ([("a", b""), ("A", b"")], "gives files that differ in case"),
         ([("a", "text")], "gives no bytes for a"),
     ],
 )
@@ -70,6 +72,23 @@ def test_safe_names_stay_readable_and_distinct() -> None:
     assert not any(name.startswith("-") for name in found)
 
 
+@given(
+    st.lists(
+        st.sampled_from(["a:b", "Org/Model", "org/model", "e\u0301", "\xe9", "", "\xdf", "ss"])
+    )
+)
+@settings(max_examples=40, deadline=None)
+def test_no_name_is_made_that_of_another(names: list[str]) -> None:
+    made = [safe_name(name) for name in names]
+    again = {*names, *made, *(safe_name(name) for name in made), *map(str.upper, made)}
+    assert len({safe_name(name) for name in again}) == len(again)
+    distinct = safe_names(again)
+    assert set(distinct) == again
+    assert len({folded(name) for name in distinct.values()}) == len(again)
+    assert all(inside(name) and "/" not in name for name in distinct.values())
+    assert safe_names(["Org/Model", "b"]) == {"Org/Model": "Org__Model", "b": "b"}
+
+
 BAD = [
     "/x",
     "../x",
@@ -89,7 +108,7 @@ BAD = [
 
 @pytest.mark.parametrize("path", BAD)
 def test_paths_that_leave_the_folder_are_refused(path: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no path inside the folder"):
+    with pytest.raises(UserError, match="no path inside the folder"):
         write_folder(tmp_path / "out", "odd", [("fine", b"1"), (path, b"2")])
     assert not (tmp_path / "out").exists()
 
@@ -113,6 +132,56 @@ def test_files_are_replaced_only_where_they_are_ours(tmp_path: Path) -> None:
     write_folder(out, "x", [("d", b"4")])  # the same contents harm nobody
     with pytest.raises(UserError, match="twice"):
         write_folder(out, "x", [("z", b""), ("z", b"")])
+    with pytest.raises(UserError, match="'z/a' and 'Z/a', which are one where upper"):
+        write_folder(out, "x", [("z/a", b""), ("Z/a", b"")])
+
+
+def test_a_folder_never_holds_parts_of_two_calls(tmp_path: Path) -> None:
+    out, said = tmp_path / "out", list[str]()
+    write_folder(out, "x", [("a/b/c", b"1"), ("a/d", b"2"), ("e/f", b"3"), ("g", b"4")])
+    write_folder(out, "y", [("h", b"5")], said.append)  # another form's stay
+    assert [(out / name).exists() for name in ("a/b/c", "a/d", "e/f", "g", "h")] == [True] * 5
+    (out / "e" / "mine").write_text("mine")
+    (out / "g").write_bytes(b"changed")
+    write_folder(out, "x", [("a/d", b"6")], said.append)
+    left = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
+    assert left == [LIST, "a/d", "e/mine", "g", "h"]
+    assert not (out / "a" / "b").exists()
+    assert said == [f"{out / 'g'} is left of an earlier call, as it was changed since"]
+    write_folder(out, "x", [], said.append)  # nothing to show: all stays
+    assert (out / "a" / "d").read_bytes() == b"6"
+    assert len(said) == 1
+
+
+def test_a_list_that_names_what_is_outside_removes_nothing(tmp_path: Path) -> None:
+    out, away = tmp_path / "out", tmp_path / "away"
+    write_folder(away, "x", [("a", b"1")])
+    write_folder(out, "x", [("b", b"2")])
+    (out / "link").symlink_to(away)
+    held = json.loads((away / LIST).read_text())
+    files = dict.fromkeys(("../away/a", str(away / "a"), "link/a"), held["files"]["a"])
+    (out / LIST).write_text(json.dumps({**held, "files": files}))
+    write_folder(out, "x", [("c", b"3")])
+    assert (away / "a").read_bytes() == b"1"
+
+
+def test_another_board_in_the_same_folder_replaces_the_first_one(
+    tmp_path: Path, capsys: Any
+) -> None:
+    to = ["--format", "tidy", "--output", str(tmp_path)]
+    assert main(["leaderboard", *COMMAND_FILES, *to]) == 0
+    assert (tmp_path / "scores.csv").exists()
+    (tmp_path / "models.csv").write_text("mine")
+    assert main(["leaderboard", "--values", COMMAND_FILES[3], *to]) == 2
+    (tmp_path / "models.csv").unlink()
+    (tmp_path / "scores.csv").write_text("mine")
+    assert main(["leaderboard", "--values", COMMAND_FILES[3], *to]) == 0
+    assert "scores.csv is left of an earlier call" in capsys.readouterr().err
+    (tmp_path / "scores.csv").unlink()
+    assert main(["leaderboard", *COMMAND_FILES, *to]) == 0
+    assert main(["leaderboard", "--values", COMMAND_FILES[3], *to]) == 0
+    assert not (tmp_path / "scores.csv").exists()
+    assert "left of" not in capsys.readouterr().err
 
 
 def test_what_is_in_the_way_is_left_alone(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from lrd_harness import manager
 from lrd_harness.leaderboard import build
 
+cells: Any = importlib.import_module("lrd_harness.plugins._cells")
 latex: Any = importlib.import_module("lrd_harness.plugins._latex")
 
 COMMAND = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
@@ -20,7 +21,7 @@ KNOWN = set(
     "begin end centering footnotesize setlength tabcolsep caption toprule midrule bottomrule par "
     "smallskip raggedright paragraph item textbackslash textasciitilde textasciicircum textless "
     "textgreater textbar textasciigrave uparrow downarrow rightarrow pm times cdot leq geq approx "
-    "rho tau Delta textendash textemdash dots circ char".split()
+    "rho tau Delta textendash textemdash dots circ char clearpage".split()
 )
 
 
@@ -101,3 +102,31 @@ def test_latex_escapes_by_example() -> None:
         ("模", r"\textbackslash{}u6a21"),
     ):
         assert latex.escape(text) == expected
+
+
+def test_long_tables_go_on_in_others_that_fit_a_page() -> None:
+    names = tuple(f"model {i}" for i in range(2000))
+    long = cells.Column(("name",), names, "left", key=True)
+    wide = cells.Column(("note",), ("word " * 30,) * 2000, "left")
+    for columns, legend in (((long,), ()), ((long, wide), ("x" * 90, "short") * 6)):
+        tables = latex._sheet(cells.Sheet("All of them", columns, legend))
+        found = checked("\n".join(tables))
+        assert len(found) == len(tables) > 45
+        lines = [len(rows) for _, rows in found]
+        assert max(lines) <= latex.LINES
+        assert lines[-1] + sum(1 + len(line) // latex.WIDTH for line in legend) <= latex.LINES
+        assert [table.count("short") for table in tables] == [0] * (len(tables) - 1) + [
+            legend.count("short")
+        ]
+        assert r"\caption{All of them}" in tables[0]
+        assert all(r"\caption{All of them, continued}" in table for table in tables[1:])
+        told = [row[0] for _, rows in found for row in rows if row[0].startswith("model")]
+        assert told == list(names)
+
+
+def test_tables_are_set_before_latex_holds_too_many() -> None:
+    text = latex.latex(build(results(tuple(f"m{i}" for i in range(150)))))
+    checked(text)
+    between = [part.count(r"\begin{table}") for part in text.split(r"\clearpage")]
+    assert len(between) > 1
+    assert max(between) <= 15
