@@ -27,7 +27,7 @@ from lrd_harness.results import Key
 LEAST = 4  # members of a family that have both, for a rho within it
 DRAWS = 1_999
 _DENSE = 300  # members, up to which all pairs are held at once
-_PAIRS = 5_000  # above so many pairs no p-value: the orders drawn would not fit
+MOST_PAIRS = 5_000  # above so many pairs no p-value: the orders drawn would not fit
 _NUMBER = np.float64
 
 
@@ -234,7 +234,7 @@ def _p(values: np.ndarray, within: Pairs, setting: _Setting) -> float | None:
     """
     there = ~np.isnan(values)
     members = (int(there[at].sum()) for at in setting.kin.values())
-    if not within.n or sum(n * (n - 1) // 2 for n in members) > _PAIRS:
+    if not within.n or sum(n * (n - 1) // 2 for n in members) > MOST_PAIRS:
         return None
     if there.tobytes() not in setting.drawn:
         setting.drawn[there.tobytes()] = _drawn(there, setting)

@@ -14,15 +14,13 @@ from scipy import stats as scipy_stats
 
 from lrd_harness.stats import (
     DRAWS,
-    EXACT,
     LARGE,
     Cells,
-    all_orders,
     comparable,
     complete,
     doubled_ranks,
-    drawn_orders,
     paired,
+    products,
 )
 
 RESAMPLES = 2_000
@@ -70,11 +68,11 @@ def partial_rho(x: Cells, y: Cells, control: Cells) -> float | None:
     if len(a) < 4:
         return None
     u, v, w = (doubled_ranks(side) for side in (a, b, c))
-    own, free = _partial_parts(u[None], v, w)
-    rest = _left(v, w)
-    if not (free[0] > 0 and rest > 0):
+    own = int(u @ v) * int(w @ w) - int(u @ w) * int(v @ w)  # exact, however many
+    free, rest = _left(u, w), _left(v, w)
+    if not (free > 0 and rest > 0):
         return None
-    return float(np.clip(own[0] / math.sqrt(free[0]) / math.sqrt(rest), -1, 1))
+    return float(np.clip(own / math.sqrt(free) / math.sqrt(rest), -1, 1))
 
 
 def partial_p(
@@ -89,45 +87,20 @@ def partial_p(
 
     The null: x says nothing of y, nor of the control. Under it P(p <= a) <= a for any n and any
     ties; where x goes with the control it is an approximation, a good one as the statistic is
-    studentised. All orders for n <= 8, above that (count + 1) / (draws + 1); orders that leave the
-    statistic undefined are not counted. Above 500 cases by Student's t with n - 3 degrees.
-    rho: `partial_rho` of the same, where it is known already.
+    studentised. The orders are those of `stats.permutation_p`; those that leave the statistic
+    undefined are not counted. rho: `partial_rho` of the same, where it is known already.
     """
     observed = partial_rho(x, y, control) if rho is None else rho
     if observed is None:
         return None
-    sides = complete(x, y, control)
-    n = len(sides[0])
-    if n > LARGE:
-        t = abs(observed) * math.sqrt((n - 3) / max(1 - observed**2, 1e-300))
-        return float(2 * scipy_stats.t.sf(t, n - 3))
-    u, v, w = (doubled_ranks(side) for side in sides)
-    exact = n <= EXACT
-    parts = (all_orders(n),) if exact else drawn_orders(n, draws, seed)
+    u, v, w = (doubled_ranks(side) for side in complete(x, y, control))
+    uv, uw = products(u, v, w, draws=draws, seed=seed)
+    ww = float(w @ w)
+    own = uv * ww - uw * float(v @ w)  # up to 650 cases exact: n^6 / 9 is below 2^53
+    free = float(u @ u) * ww - uw.astype(np.float64) ** 2
+    there = free > 0
     least = observed**2 * _left(v, w) * (1 - _SAME)
-    count = held = 0 if exact else 1
-    for part in parts:
-        own, free = _partial_parts(u[part], v, w)
-        there = free > 0
-        count += int(np.sum(own[there] ** 2 >= least * free[there]))
-        held += int(np.sum(there))
-    return count / held
-
-
-def _partial_parts(u: np.ndarray, v: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each row of u (m, n) with v, given w: the partial covariance, and what is left of u.
-
-    Whole numbers as float64 (m,); those that decide whether there is anything are computed exactly.
-    """
-    ww, vw = int(w @ w), int(v @ w)
-    uv, uw = u @ v, u @ w
-    uu = int(u[0] @ u[0])  # the rows are orders of the same ranks
-    if len(v) <= LARGE:  # at most n^6 / 9 each: within int64
-        return (uv * ww - uw * vw).astype(np.float64), (uu * ww - uw**2).astype(np.float64)
-    rows = zip(uv.tolist(), uw.tolist(), strict=True)
-    pairs = [(a * ww - b * vw, uu * ww - b**2) for a, b in rows]
-    table = np.array(pairs, dtype=np.float64)
-    return table[:, 0], table[:, 1]
+    return float(np.mean(own[there] ** 2 >= least * free[there]))
 
 
 def _left(v: np.ndarray, w: np.ndarray) -> int:
@@ -138,33 +111,57 @@ def _left(v: np.ndarray, w: np.ndarray) -> int:
 @lru_cache(maxsize=4)
 def resamples(n: int, draws: int = RESAMPLES, seed: int = 42) -> np.ndarray:
     """How often each of n is in each seeded resample of n with replacement: (draws, n) float64."""
-    generator = np.random.default_rng(seed)
-    return generator.multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
+    chosen = np.random.default_rng(seed).integers(0, n, (draws, n))
+    chosen += n * np.arange(draws)[:, None]
+    counts = np.bincount(chosen.ravel(), minlength=draws * n)
+    return counts.reshape(draws, n).astype(np.float64)
+
+
+class Resampled:
+    """One side of pairs in each resample, for other sides to be held against.
+
+    y: (n,); counts: (draws, n), how often each pair is there.
+    """
+
+    def __init__(self, y: np.ndarray, counts: np.ndarray) -> None:
+        self.counts = np.ascontiguousarray(counts.T)  # (n, draws): what is done is done in rows
+        self.half = self.counts.sum(axis=0) / 2
+        ranks = self._centred(y)
+        self.weighted = self.counts * ranks
+        self.square = np.einsum("nd,nd->d", self.weighted, ranks)
+        self.enough = np.count_nonzero(self.counts, axis=0) >= 3
+
+    def rho(self, x: np.ndarray) -> np.ndarray:
+        """Spearman's rho of x (n,) with y in each resample: (draws,).
+
+        NaN where a side is constant in it, and where it has fewer than 3 different pairs.
+        """
+        ranks = self._centred(x)
+        product = np.einsum("nd,nd->d", self.weighted, ranks)
+        square = np.einsum("nd,nd->d", self.counts * ranks, ranks)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found = np.clip(product / np.sqrt(square * self.square), -1, 1)
+        return np.where((square > 0) & (self.square > 0) & self.enough, found, np.nan)
+
+    def _centred(self, side: np.ndarray) -> np.ndarray:
+        """Average ranks in each resample, centred: what is below, and half of what is level."""
+        order = np.argsort(side, kind="stable")
+        below = np.zeros((len(side) + 1, self.counts.shape[1]))  # of how many before each place
+        np.cumsum(self.counts[order], axis=0, out=below[1:])
+        placed = side[order]
+        ranks = below[np.searchsorted(placed, side, "left")]
+        ranks += below[np.searchsorted(placed, side, "right")]
+        ranks /= 2
+        ranks -= self.half
+        return np.asarray(ranks)
 
 
 def resampled_rho(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Spearman's rho in each resample: (draws,), NaN where a side is constant in it.
+    """Spearman's rho in each resample: (draws,), NaN where it is not defined, see `Resampled`.
 
     x, y: (n,); counts: (draws, n), how often each pair is there.
     """
-    half = counts.sum(axis=1, keepdims=True) / 2
-    u, v = (_resampled_ranks(side, counts) - half for side in (x, y))  # centred, exact
-    product, first, second = (
-        np.einsum("dn,dn->d", counts * a, b) for a, b in ((u, v), (u, u), (v, v))
-    )
-    with np.errstate(invalid="ignore", divide="ignore"):
-        found = np.clip(product / np.sqrt(first * second), -1, 1)
-    return np.where((first > 0) & (second > 0), found, np.nan)
-
-
-def _resampled_ranks(side: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Average ranks in each resample, less a half: what is below, and half of what is level."""
-    _, first, level = np.unique(np.sort(side), return_index=True, return_inverse=True)
-    order = np.argsort(side, kind="stable")
-    own = np.add.reduceat(counts[:, order], first, axis=1)  # (draws, different values)
-    places = np.empty_like(order)
-    places[order] = level
-    return np.asarray((np.cumsum(own, axis=1) - own / 2)[:, places])
+    return Resampled(y, counts).rho(x)
 
 
 def bootstrap_rho(
@@ -172,8 +169,8 @@ def bootstrap_rho(
 ) -> Interval | None:
     """Percentile bootstrap interval of Spearman's rho, whole pairs resampled.
 
-    Resamples in which a side is constant are dropped. None below 5 pairs, where rho is None, and
-    above 500 pairs, where the resamples would not fit.
+    Resamples in which a side is constant, or with fewer than 3 different pairs, are dropped. None
+    below 5 pairs, where rho is None, and above 500 pairs, where the resamples would not fit.
     """
     a, b = paired(x, y)
     if not comparable(a, b) or not LEAST <= len(a) <= LARGE:
@@ -211,7 +208,7 @@ def regret(predicted: Cells, actual: Cells) -> float | None:
     """The best actual value less that of the one predicted highest; 0 = nothing lost.
 
     Among those level at the top the expected one, so that a constant prediction is a random choice.
-    None where nothing is there.
+    None where nothing is there. A prediction of -inf is chosen where there is no other.
     """
     x, y = paired(predicted, actual)
     return float(np.max(y) - np.mean(y[x == np.max(x)])) if len(x) else None

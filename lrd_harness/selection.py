@@ -9,16 +9,16 @@ metric that ranks the lowest value first is turned.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from math import fsum
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from lrd_harness import inference, stats
+from lrd_harness import inference, selection_intervals, stats
+from lrd_harness.checkpoints import families
 from lrd_harness.panel import Panel, Values
 from lrd_harness.predictors import FRENET_RANK, LOG_PARAMETERS, RELEASED, dates, sizes
-from lrd_harness.results import Key
+from lrd_harness.results import Key, Results
 from lrd_harness.selection_rows import Agreement, Rival, Selection, TaskAgreement
 
 __all__ = ["Agreement", "Rival", "Selection", "TaskAgreement", "build_selection"]
@@ -39,17 +39,24 @@ class _Predictor:
 
 @dataclass(frozen=True)
 class _Setting:
-    """What all predictors are held against.
-
-    counts: resamples of the models, None: too many; drawn: rho in these, of what was asked for
-    before, by predictor, task and models.
-    """
+    """What all predictors are held against. runs: the models' training runs, as numbers."""
 
     tasks: Sequence[str]
     actual: Grid
     controls: Mapping[str, Grid]
-    counts: np.ndarray | None
-    drawn: dict[tuple[int, int, bytes], np.ndarray] = field(default_factory=dict)
+    runs: np.ndarray
+    draws: selection_intervals.Draws
+
+    def both(self, *predictors: _Predictor) -> np.ndarray:
+        """Where there is a score and a value of each: (tasks, models)."""
+        there: np.ndarray = ~np.isnan(self.actual)
+        for one in predictors:
+            there &= ~np.isnan(one.values)
+        return there
+
+    def count_runs(self, mask: np.ndarray) -> int:
+        """Of how many training runs the models in the mask are."""
+        return len(np.unique(self.runs[mask]))
 
 
 def build_selection(panel: Panel) -> Selection | None:
@@ -60,15 +67,42 @@ def build_selection(panel: Panel) -> Selection | None:
     actual = _grid(panel.last, tasks, panel)
     held = _predictors(panel, tasks)
     by_name = {predictor.name: predictor.values for predictor in held}
-    few = actual.shape[1] <= stats.LARGE
     setting = _Setting(
         tasks=tasks,
         actual=actual,
         controls={name: by_name[name] for name in (LOG_PARAMETERS, FRENET_RANK)},
-        counts=inference.resamples(actual.shape[1]) if few else None,
+        runs=_runs(panel),
+        draws=selection_intervals.Draws(actual),
     )
-    models = int(np.max(np.sum(~np.isnan(actual), axis=1)))
-    return Selection(_agreements(held, setting), models)
+    _draw(held, setting)
+    most = max(setting.both(), key=np.sum)
+    models, runs = int(most.sum()), setting.count_runs(most)
+    return Selection(_agreements(held, setting), models, runs, setting.draws.large)
+
+
+def _runs(panel: Panel) -> np.ndarray:
+    """Training runs as numbers: checkpoints and revisions of one model are of the same."""
+    held = families(Results(models=tuple(panel.models.values())))
+    runs = {member.key: -1 - i for i, family in enumerate(held) for member in family.members}
+    return np.array([runs.get(key, i) for i, key in enumerate(panel.models)])
+
+
+def _draw(held: Sequence[_Predictor], setting: _Setting) -> None:
+    """All that will be asked of the resamples, by task and models: as `Draws` is quick."""
+    baselines = [one for one in held if one.kind == "baseline"]
+    alone = [(one, setting.both(one)) for one in held]
+    beside = [
+        (one, setting.both(metric, baseline))
+        for metric in held
+        for baseline in baselines
+        if metric.kind == "metric"
+        for one in (metric, baseline)
+    ]
+    for t in range(len(setting.tasks)):
+        for one, both in sorted(alone, key=lambda pair: pair[1][t].tobytes()):
+            setting.draws.interval(one.values, t, both[t])
+        for one, both in sorted(alone + beside, key=lambda pair: pair[1][t].tobytes()):
+            setting.draws.rho(one.values, t, both[t])
 
 
 def _predictors(panel: Panel, tasks: Sequence[str]) -> list[_Predictor]:
@@ -118,13 +152,15 @@ def _agreements(held: Sequence[_Predictor], setting: _Setting) -> tuple[Agreemen
 
 
 def _agreement(predictor: _Predictor, setting: _Setting, rivals: tuple[Rival, ...]) -> Agreement:
-    both = ~np.isnan(predictor.values) & ~np.isnan(setting.actual)
+    both = setting.both(predictor)
     counted = [t for t, n in enumerate(both.sum(axis=1)) if n >= LEAST]
-    drawn = {t: _drawn(predictor, setting, t, both[t]) for t in counted}
-    tasks = [_on_task(predictor, setting, t, both[t], drawn[t]) for t in counted]
+    tasks = [_on_task(predictor, setting, t, both[t]) for t in counted]
     holm = inference.holm([task.p for task in tasks])
     over_tasks = inference.bootstrap_median([task.rho for task in tasks])
-    over_models = _median_interval(drawn.values())
+    in_median = [t for t, task in zip(counted, tasks, strict=True) if task.rho is not None]
+    over_models = selection_intervals.of_median(
+        [setting.draws.rho(predictor.values, t, both[t]) for t in in_median]
+    )
     low, high = over_tasks or (None, None)
     models_low, models_high = over_models or (None, None)
     return Agreement(
@@ -141,29 +177,28 @@ def _agreement(predictor: _Predictor, setting: _Setting, rivals: tuple[Rival, ..
         tau=inference.median([task.tau for task in tasks]),
         partial={c: inference.median([t.partial[c] for t in tasks]) for c in setting.controls},
         n=inference.median([task.n for task in tasks]),
-        regret=_mean([task.regret for task in tasks]),
-        regret_largest=_mean([task.regret_largest for task in tasks]),
-        regret_random=_mean([task.regret_random for task in tasks]),
+        runs=inference.median([task.runs for task in tasks]),
+        regret=stats.mean_of_all([task.regret for task in tasks]),
+        regret_largest=stats.mean_of_all([task.regret_largest for task in tasks]),
+        regret_random=stats.mean_of_all([task.regret_random for task in tasks]),
         tasks=tuple(replace(t, p_holm=p) for t, p in zip(tasks, holm, strict=True)),
         rivals=rivals,
     )
 
 
-def _on_task(
-    predictor: _Predictor, setting: _Setting, t: int, both: np.ndarray, drawn: np.ndarray | None
-) -> TaskAgreement:
+def _on_task(predictor: _Predictor, setting: _Setting, t: int, both: np.ndarray) -> TaskAgreement:
     """On task t, over the models in the mask `both`; p_holm is left to whoever has all tasks."""
     x, y = predictor.values[t][both], setting.actual[t][both]
     controls = {name: values[t][both] for name, values in setting.controls.items()}
-    of_size = controls[LOG_PARAMETERS]
     own = predictor.name if predictor.kind == "baseline" else None
     nothing = np.full_like(y, np.nan)  # a predictor says nothing beside itself
     beside = {c: nothing if c == own else v for c, v in controls.items()}
     partial = {c: inference.partial_rho(x, y, v) for c, v in beside.items()}
-    low, high = (inference.interval(drawn) if drawn is not None else None) or (None, None)
+    low, high = setting.draws.interval(predictor.values, t, both) or (None, None)
     return TaskAgreement(
         task=setting.tasks[t],
         n=len(x),
+        runs=setting.count_runs(both),
         rho=stats.spearman(x, y),
         p=stats.permutation_p(x, y),
         p_holm=None,
@@ -173,28 +208,23 @@ def _on_task(
         partial=partial,
         partial_p={c: inference.partial_p(x, y, v, rho=partial[c]) for c, v in beside.items()},
         regret=inference.regret(x, y),
-        regret_largest=inference.regret(of_size, y),
+        regret_largest=_regret_largest(controls[LOG_PARAMETERS], y),
         regret_random=inference.regret(np.zeros_like(y), y),
     )
 
 
-def _drawn(predictor: _Predictor, setting: _Setting, t: int, both: np.ndarray) -> np.ndarray | None:
-    """rho on task t in each resample of the models in the mask; None for too few or too many."""
-    if setting.counts is None or both.sum() < inference.LEAST:
-        return None
-    place = id(predictor), t, both.tobytes()
-    if place not in setting.drawn:
-        x, y = predictor.values[t][both], setting.actual[t][both]
-        setting.drawn[place] = inference.resampled_rho(x, y, setting.counts[:, both])
-    return setting.drawn[place]
+def _regret_largest(size: np.ndarray, y: np.ndarray) -> float | None:
+    """Of the largest whose size is known, against the best of all."""
+    known = ~np.isnan(size)
+    return inference.regret(np.where(known, size, -np.inf), y) if known.any() else None
 
 
 def _rival(
     metric: _Predictor, baseline: _Predictor, setting: _Setting, level: float
 ) -> Rival | None:
     """The two on the same cells; None where no task has both."""
-    cells = ~np.isnan(metric.values) & ~np.isnan(baseline.values) & ~np.isnan(setting.actual)
-    pairs, drawn, n = [], [], []
+    cells = setting.both(metric, baseline)
+    pairs, drawn, n, runs = [], [], [], []
     for t in np.flatnonzero(cells.sum(axis=1) >= LEAST).tolist():
         both = cells[t]
         sides = [grid.values[t][both] for grid in (metric, baseline)]
@@ -203,49 +233,27 @@ def _rival(
             continue
         pairs.append((own, rho))
         n.append(int(both.sum()))
-        drawn.append([_drawn(grid, setting, t, both) for grid in (metric, baseline)])
+        runs.append(setting.count_runs(both))
+        drawn.append([setting.draws.rho(grid.values, t, both) for grid in (metric, baseline)])
     if not pairs:
         return None
+    large = setting.draws.large
+    found = (
+        selection_intervals.of_lead_over_tasks(np.array(pairs), level)
+        if large
+        else selection_intervals.of_lead(drawn, level)
+    )
     own, rho = np.median(pairs, axis=0).tolist()
-    low, high = _lead(np.array(pairs), drawn, setting.counts is None, level) or (None, None)
-    size = baseline.name not in (FRENET_RANK, RELEASED)
-    return Rival(baseline.name, size, own, rho, low, high, float(np.median(n)), len(pairs))
-
-
-def _lead(
-    pairs: np.ndarray, drawn: Sequence[Sequence[np.ndarray | None]], large: bool, level: float
-) -> inference.Interval | None:
-    """The interval of the first's median rho less the second's: over models, or tasks if large."""
-    if large:
-        if len(pairs) < inference.LEAST:
-            return None
-        shape = inference.RESAMPLES, len(pairs)
-        chosen = np.random.default_rng(42).integers(0, len(pairs), shape)
-        medians = np.median(pairs[chosen], axis=1)  # (draws, 2)
-        return inference.interval(medians[:, 0] - medians[:, 1], level)
-    held = np.array([both for both in drawn if both[0] is not None])  # (tasks, 2, draws)
-    if not len(held):
-        return None
-    held[np.broadcast_to(np.isnan(held).any(axis=1, keepdims=True), held.shape)] = np.nan
-    medians = _medians(held)
-    return inference.interval(medians[0] - medians[1], level)
-
-
-def _median_interval(drawn: Iterable[np.ndarray | None]) -> inference.Interval | None:
-    held = [one for one in drawn if one is not None]
-    return inference.interval(_medians(np.array(held))) if held else None
-
-
-def _medians(drawn: np.ndarray) -> np.ndarray:
-    """Medians over tasks (the first axis) of what is defined in a resample, NaN for nothing."""
-    there = ~np.isnan(drawn)
-    counts = there.sum(axis=0, keepdims=True)
-    ordered = np.sort(drawn, axis=0)  # NaN last
-    low, high = np.maximum(counts - 1, 0) // 2, np.minimum(counts // 2, len(drawn) - 1)
-    found = (np.take_along_axis(ordered, low, 0) + np.take_along_axis(ordered, high, 0)) / 2
-    return np.asarray(found[0])
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    held = [value for value in values if value is not None]
-    return fsum(held) / len(held) if held else None
+    low, high = found or (None, None)
+    return Rival(
+        name=baseline.name,
+        size=baseline.name not in (FRENET_RANK, RELEASED),
+        own=own,
+        rho=rho,
+        low=low,
+        high=high,
+        n=float(np.median(n)),
+        runs=float(np.median(runs)),
+        tasks=len(pairs),
+        over="tasks" if large else "models",
+    )

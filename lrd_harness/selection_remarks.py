@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lrd_harness.predictors import FRENET_RANK
+from lrd_harness.claim_rows import count
+from lrd_harness.predictors import FRENET_RANK, RELEASED
 from lrd_harness.selection import Agreement, Rival, Selection
 
-FEW = 10  # models: below, a rho is an illustration
-_EQUAL = 1e-9  # rhos that differ by less are the same
+FEW = 10  # training runs: below, a rho is an illustration
 
 
 def of_selection(selection: Selection | None) -> tuple[str, ...]:
-    """What a metric has to beat, then a verdict on each; () where p < .05 cannot be reached."""
+    """What a metric has to beat, then a verdict on each; () where p < .05 cannot be reached.
+
+    Between the two, where models are checkpoints of one training run, that they are.
+    """
     if selection is None or not selection.telling:
         return ()
-    sizes = [r for r in selection.rows if r.kind == "baseline" and r.name != FRENET_RANK]
+    other = (FRENET_RANK, RELEASED)
+    sizes = [r for r in selection.rows if r.kind == "baseline" and r.name not in other]
     metrics = [row for row in selection.rows if row.kind == "metric"]
     bar = (_bar(sizes, len(metrics)),) if any(row.rho is not None for row in sizes) else ()
-    return (*bar, *(verdict(row, len(metrics)) for row in metrics))
+    return (*bar, *_kin(selection), *(verdict(row, len(metrics)) for row in metrics))
 
 
 def verdict(row: Agreement, metrics: int = 1) -> str:
@@ -26,11 +30,18 @@ def verdict(row: Agreement, metrics: int = 1) -> str:
     return f"{row.name}: {_judged(row, metrics)}."
 
 
+def _kin(selection: Selection) -> tuple[str, ...]:
+    if selection.runs == selection.models:
+        return ()
+    runs = count(selection.runs, "training run")
+    return (f"{selection.models} models from {runs}: p and intervals take them as independent.",)
+
+
 def _bar(sizes: Sequence[Agreement], metrics: int) -> str:
     held = sorted((row for row in sizes if row.rho is not None), key=lambda row: -(row.rho or 0.0))
     named = "; ".join(
-        f"{row.name}, median rho {_rho(row.rho)}, p < .05 on {row.significant} of {len(row.tasks)}"
-        + (" tasks" if i == 0 else "")
+        f"{row.name}, median rho {_rho(row.rho)}, p < .05 on {row.significant} of "
+        + (count(len(row.tasks), "task") if i == 0 else str(len(row.tasks)))
         for i, row in enumerate(held)
     )
     lead = (
@@ -45,12 +56,15 @@ def _judged(row: Agreement, metrics: int) -> str:
     if row.rho is None:
         return "no task has 4 models with different values and scores: nothing to say"
     size = [rival for rival in row.rivals if rival.size]
-    if row.n is not None and row.n < FEW:
+    if row.n is not None and row.runs is not None and row.runs < FEW:
+        few = f"training runs to say ({row.runs:g} of {row.n:g} models"
+        if row.runs == row.n:
+            few = f"models to say ({row.n:g}"
         return (
-            f"too few models to say ({row.n:g}, the median over tasks; {FEW} at least): median rho "
+            f"too few {few}, the median over tasks; {FEW} at least): median rho "
             f"{_rho(row.rho)}" + (_beside(size) if size else "")
         )
-    size = [rival for rival in size if rival.n >= FEW]
+    size = [rival for rival in size if rival.runs >= FEW]
     if not size:
         return f"median rho {_rho(row.rho)}, and no size of {FEW} models to compare it with"
     if any(not _ahead(rival) for rival in size):
@@ -64,23 +78,25 @@ def _judged(row: Agreement, metrics: int) -> str:
 
 
 def _ahead(rival: Rival) -> bool:
-    return rival.own - rival.rho > _EQUAL
+    """By a lead that is seen as it is printed."""
+    return round(rival.own - rival.rho, 2) > 0
 
 
 def _ahead_of_size(row: Agreement, size: Sequence[Rival], metrics: int) -> str:
     closest = min(size, key=lambda rival: rival.low if rival.low is not None else -2.0)
+    over = "" if closest.over == "models" else "over tasks, not models; "
     if closest.low is not None and closest.low > 0:
         return (
-            f"better than every size baseline (closest: {closest.name}, median rho "
+            f"better than every size baseline ({over}closest: {closest.name}, median rho "
             f"{_rhos(closest)}{_where(row, closest)})"
         )
     together = f" for {metrics} metrics together" if metrics > 1 else ""
     spread = "no interval can be drawn"
     if closest.low is not None:
-        spread = f"95 %{together}: {closest.low:+z.2f} to {closest.high or 0.0:+z.2f}"
+        spread = f"{over}95 %{together}: {closest.low:+z.2f} to {closest.high or 0.0:+z.2f}"
     return (
-        f"ahead of every size baseline, but by no more than other models might undo: its lead over "
-        f"{closest.name} is {closest.own - closest.rho:+z.2f} ({spread})"
+        f"ahead of every size baseline, but by no more than other {closest.over} might undo: its "
+        f"lead over {closest.name} is {closest.own - closest.rho:+z.2f} ({spread})"
     )
 
 
@@ -92,7 +108,8 @@ def _beside(size: Sequence[Rival]) -> str:
 def _where(row: Agreement, rival: Rival) -> str:
     """Said where the two were compared on less than all that the metric has."""
     same = rival.tasks == len(row.tasks) and rival.n == row.n
-    return "" if same else f", on the {rival.tasks} tasks and {rival.n:g} models that have both"
+    on = f"{count(rival.tasks, 'task')} and {rival.n:g} models"
+    return "" if same else f", on the {on} that have both"
 
 
 def _rhos(rival: Rival) -> str:

@@ -11,19 +11,20 @@ REACHES = 5  # models from which on p < .05 can be reached
 
 @dataclass(frozen=True)
 class TaskAgreement:
-    """One predictor on one task, over the n models that have both.
+    """One predictor on one task, over the n models that have both, of so many training runs.
 
     rho: Spearman's, p: its permutation p-value (two-sided), p_holm: the same after Holm's
     correction over the tasks; tau: Kendall's tau-b; low, high: 95 % bootstrap interval of rho over
-    models, resampled together for all tasks; partial, partial_p: control -> partial rank
-    correlation given it, and its p-value by permuting the predictor.
+    these n models; partial, partial_p: control -> partial rank correlation given it, and its
+    p-value by permuting the predictor.
     regret: score lost by taking the predictor's top model instead of the best one (a fraction, as
-    the score); regret_largest, regret_random: the same of the model with the most parameters, and
-    expected of a random one, among the same n models. None where not defined.
+    the score); regret_largest, regret_random: the same of the model with the most parameters known,
+    and expected of a random one, among the same n models. None where not defined.
     """
 
     task: str
     n: int
+    runs: int
     rho: float | None
     p: float | None
     p_holm: float | None
@@ -42,8 +43,9 @@ class Rival:
     """A metric beside one baseline, on the models and tasks that have both and a score.
 
     own, rho: median rho over these tasks of the metric and of the baseline; low, high: bootstrap
-    interval over models of own - rho (over tasks for more than 500 models), for all metrics
-    together at 95 % (Bonferroni); None where it cannot be drawn.
+    interval of own - rho, for all metrics together at 95 % (Bonferroni), over models, or over tasks
+    for more than 500 models; None where it cannot be drawn of each of these tasks.
+    n, runs: median numbers of models, and of training runs, a task.
     """
 
     name: str
@@ -53,7 +55,9 @@ class Rival:
     low: float | None
     high: float | None
     n: float
+    runs: float
     tasks: int
+    over: Literal["models", "tasks"] = "models"
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,10 @@ class Agreement:
 
     best: which of its values predicts the better model. rho, tau, partial: medians over tasks; low,
     high: 95 % bootstrap interval of the median rho over tasks (None below 5); models_low,
-    models_high: the same over models (None below 5 or above 500); significant, holm: tasks with
-    p < .05 and after Holm over tasks; n: median number of models; regret, regret_largest,
-    regret_random: means over tasks. rivals: of a metric, the baselines beside it.
+    models_high: the same over models (None above 500, and where a task of the median has fewer than
+    5); significant, holm: tasks with p < .05 and after Holm over tasks; n, runs: median numbers of
+    models and of training runs; regret, regret_largest, regret_random: means over tasks. rivals: of
+    a metric, the baselines beside it.
     """
 
     name: str
@@ -80,6 +85,7 @@ class Agreement:
     tau: float | None
     partial: Mapping[str, float | None]
     n: float | None
+    runs: float | None
     regret: float | None
     regret_largest: float | None
     regret_random: float | None
@@ -89,10 +95,16 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Selection:
-    """All predictors. models: the most that a task has; telling: whether p < .05 can be reached."""
+    """All predictors. models: the most that a task has; runs: the training runs that these are of.
+
+    large: whether there are more models than can be resampled, so that intervals are over tasks;
+    telling: whether p < .05 can be reached.
+    """
 
     rows: tuple[Agreement, ...]
     models: int
+    runs: int
+    large: bool = False
 
     @property
     def telling(self) -> bool:

@@ -19,7 +19,7 @@ from scipy import stats
 
 Cells = Sequence[float | None] | np.ndarray
 EXACT = 8  # up to 8! = 40,320 orders are counted, above that they are drawn
-LARGE = 500  # above so many, Student's t differs from drawn orders by less than the draws do
+LARGE = 500  # above so many, resamples of the models do not fit
 DRAWS = 9_999
 WALKS = 1_000  # pairs of random walks drawn for a length
 _CHUNK = 2_000_000  # numbers held at once: bounds memory where there are many models or layers
@@ -58,24 +58,35 @@ def spearman(x: Cells, y: Cells) -> float | None:
 def permutation_p(x: Cells, y: Cells, draws: int = DRAWS, seed: int = 42) -> float | None:
     """Two-sided p-value of Spearman's rho under random orders; None where rho is.
 
-    Exact (the share of all n! orders with |rho| as large) for n <= 8; above that
-    (count + 1) / (draws + 1) of seeded draws, so that P(p <= a) <= a under the null either way.
-    Ranks are doubled to whole numbers: ties are compared without rounding. Above 500 pairs by
-    Student's t, as `scipy.stats.spearmanr` has it.
+    The share with |rho| as large: of all n! orders for n <= 8, above that of the one observed and
+    at least `draws` others, see `products`, so that P(p <= a) <= a under the null for any n and
+    any ties. Ranks are doubled to whole numbers: ties are compared without rounding.
     """
     a, b = paired(x, y)
     if not comparable(a, b):
         return None
-    n = len(a)
-    if n > LARGE:
-        return float(stats.spearmanr(a, b).pvalue)
-    u, v = doubled_ranks(a), doubled_ranks(b)
-    observed = abs(int(u @ v))
+    (found,) = products(doubled_ranks(a), doubled_ranks(b), draws=draws, seed=seed)
+    return float(np.mean(np.abs(found) >= np.abs(found[0])))
+
+
+def products(
+    u: np.ndarray, *others: np.ndarray, draws: int = DRAWS, seed: int = 42
+) -> list[np.ndarray]:
+    """u in many orders, times each of the others as it is: (orders,) each, the first u as it is.
+
+    u, others: whole numbers (n,). All n! orders for n <= 8. Above that seeded random ones, each in
+    all of its n rotations, draws + 1 in all or the next multiple of n: the rotations of one are a
+    Fourier transform, so that ten thousand models cost as little as twenty. If all orders of u are
+    alike then so are the places in this list, any one's rank in it as likely as another's. A first
+    order, of all sides alike, takes out how the models happen to be listed.
+    """
+    n = len(u)
     if n <= EXACT:
-        return float(np.mean(np.abs(v[all_orders(n)] @ u) >= observed))
-    orders = drawn_orders(n, draws, seed)
-    count = sum(int(np.sum(np.abs(v[part] @ u) >= observed)) for part in orders)
-    return (count + 1) / (draws + 1)
+        return [u[all_orders(n)] @ other for other in others]
+    orders = drawn_orders(n, draws // n + 1, seed)
+    turned = np.fft.rfft(u[orders])
+    spectra = (np.conj(np.fft.rfft(other[orders[0]])) for other in others)
+    return [np.rint(np.fft.irfft(turned * one, n)).ravel() for one in spectra]
 
 
 def doubled_ranks(values: np.ndarray) -> np.ndarray:
@@ -90,19 +101,11 @@ def all_orders(n: int) -> np.ndarray:
     return np.array(list(permutations(range(n))))
 
 
-@lru_cache(maxsize=8)
-def drawn_orders(n: int, draws: int, seed: int) -> tuple[np.ndarray, ...]:
-    """Seeded random orders of n <= 500 things: places (draws, n), in parts of bounded size.
-
-    Kept, as many tasks have the same n; int16, 10 MB at most with the usual number of draws.
-    """
-    generator = np.random.default_rng(seed)
-    step, parts = max(1, _CHUNK // n), []
-    for start in range(0, draws, step):
-        size = min(step, draws - start)
-        places = np.tile(np.arange(n, dtype=np.int16), (size, 1))
-        parts.append(generator.permuted(places, axis=1))
-    return tuple(parts)
+@lru_cache(maxsize=128)
+def drawn_orders(n: int, count: int, seed: int) -> np.ndarray:
+    """Seeded random orders of n things: places (count, n). Kept, as many tasks have the same n."""
+    places = np.tile(np.arange(n, dtype=np.int32), (count, 1))
+    return np.random.default_rng(seed).permuted(places, axis=1)
 
 
 def mean_of_all(values: Cells) -> float | None:

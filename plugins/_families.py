@@ -31,10 +31,11 @@ def _agreements(held: Families, models: str) -> Sheet:
     def column(*heading: str, of: Callable[[KinAgreement], str], rest: int = 0) -> Column:
         return Column(heading, tuple(map(of, rows)), rest=rest)
 
+    p = column("p", "(two-sided)", of=lambda r: number(r.p, ".2g"))
     columns = [
         Column(("predictor",), tuple(plain(row.name) for row in rows), "left", key=True),
         column("kin in", "order ↑", of=lambda r: number(r.share, ".2f")),
-        column("p", "(two-sided)", of=lambda r: number(r.p, ".2g")),
+        *([p] if any(row.p is not None for row in rows) else []),
         column("n", "(pairs)", of=lambda r: str(r.pairs)),
         column("others in", "order ↑", of=lambda r: number(r.between, ".2f")),
         column("median", "rho ↑", of=lambda r: number(r.rho, "+z.2f")),
@@ -64,17 +65,23 @@ def _rival(row: KinAgreement) -> str:
 
 
 def _legend(held: Families) -> tuple[str, ...]:
+    from lrd_harness.families import MOST_PAIRS  # here: a plugin's import stays light
+
     left = (
         f" {held.left_out} models are in no family of two: it is not known, they lack a task, or "
         "they are the only one."
         if held.left_out
         else ""
     )
+    pairs = sum(len(kin.models) * (len(kin.models) - 1) // 2 for kin in held.families)
+    drawn = "p by orders drawn within the families"
+    if pairs > MOST_PAIRS and any(row.p is None for row in held.rows):
+        drawn = f"no p is drawn above {MOST_PAIRS:,} pairs of kin"
     return (
         "A predictor that only tells families from one another is worth little: size does that. "
         "Kin in order: of the pairs of one family with unlike mean scores, the share that the "
         "predictor has in the right order (0.5 is chance, 1 all; level predictions count as "
-        "half); p by orders drawn within the families. Others in order: the same of pairs of two "
+        f"half); {drawn}. Others in order: the same of pairs of two "
         "families. rho: Spearman's within a family of at least 4 models, and the median over "
         f"these families.{left}",
     )

@@ -166,7 +166,6 @@ def test_markdown_puts_the_base_board_under_a_heading_of_its_own() -> None:
         "h3 How well each predictor orders the base models",
         "h3 Base models: choosing a layer without labels",
         "h3 Base models: where over depth scores and metrics are highest",
-        "h3 Base models: the papers' claims on this run",
         "h3 Notes on the base models",
         "h2 Errors",
     ]

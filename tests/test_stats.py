@@ -98,27 +98,50 @@ def test_drawn_p_agrees_with_scipys_and_with_its_own_seed() -> None:
 def test_drawn_p_is_never_zero() -> None:
     x = list(map(float, range(40)))
     assert stats.permutation_p(x, x) == pytest.approx(1 / 10_000)
-    assert stats.permutation_p(x, x, draws=99) == pytest.approx(1 / 100)
+    assert stats.permutation_p(x, x, draws=99) == pytest.approx(1 / 120)  # 3 orders, rotated
 
 
-def test_many_models_are_drawn_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, y = list(map(float, range(20))), list(map(float, np.random.default_rng(3).permutation(20)))
-    whole = stats.permutation_p(x, y, draws=500)
-    monkeypatch.setattr(stats, "_CHUNK", 130)
-    stats.drawn_orders.cache_clear()
-    assert len(stats.drawn_orders(20, 500, 42)) == 84  # 6 orders of 20 at once
-    assert stats.permutation_p(x, y, draws=500) == whole
-    stats.drawn_orders.cache_clear()
+@pytest.mark.parametrize("n", [9, 20, 97])
+def test_products_are_of_orders_of_the_same_values(n: int) -> None:
+    generator = np.random.default_rng(n)
+    u, v, w = (stats.doubled_ranks(generator.integers(0, n, n)) for _ in range(3))
+    found, other = stats.products(u, v, w, draws=300)
+    orders = stats.drawn_orders(n, 300 // n + 1, 42)
+    assert np.sort(orders, axis=1).tolist() == [list(range(n))] * len(orders)
+    for values, side in ((found, v), (other, w)):  # each order, rotated by every number of places
+        expected = [np.roll(u[order], -k) @ side[orders[0]] for order in orders for k in range(n)]
+        assert values.tolist() == expected
+        assert values[0] == u @ side
+    assert len(found) > 300
 
 
-def test_very_many_models_have_students_p() -> None:
+def test_very_many_models_agree_with_students_t_without_ties() -> None:
     generator = np.random.default_rng(5)
-    x = generator.integers(0, 50, 501).astype(float)
-    y = x + 400 * generator.standard_normal(501)
-    found = stats.permutation_p(x, y)
-    assert found == scipy_stats.spearmanr(x, y).pvalue
-    drawn = stats.permutation_p(x[:500], y[:500])
-    assert drawn == pytest.approx(scipy_stats.spearmanr(x[:500], y[:500]).pvalue, abs=0.015)
+    x = generator.standard_normal(501)
+    for slope in (0.02, 0.06, 0.1):
+        y = slope * x + generator.standard_normal(501)
+        expected = scipy_stats.spearmanr(x, y).pvalue
+        assert stats.permutation_p(x, y) == pytest.approx(expected, abs=0.015)
+
+
+@pytest.mark.parametrize("ones", [1, 6, 12])
+def test_p_of_very_many_models_with_heavy_ties_is_fishers(ones: int) -> None:
+    """Of two sides of ones and zeros, those where so many or more ones meet (hypergeometric)."""
+    x, y = np.zeros((2, 501))
+    x[:ones] = y[ones - 1 : 2 * ones - 1] = 1  # one meets
+    expected = scipy_stats.hypergeom.sf(0, 501, ones, ones)  # t: .0007 for 6 of 501
+    assert stats.permutation_p(x, y) == pytest.approx(expected, abs=0.01, rel=0.2)
+
+
+@pytest.mark.parametrize("ones", [6, 12, 250])
+def test_under_the_null_p_holds_above_500_models_with_ties(ones: int) -> None:
+    generator = np.random.default_rng(ones)
+    x = np.zeros(501)
+    x[:ones] = 1
+    found = [stats.permutation_p(x, generator.permutation(x)) or 0.0 for _ in range(800)]
+    for a in (0.001, 0.01, 0.05, 0.25):
+        share = sum(p <= a for p in found) / len(found)
+        assert share <= a + 3 * math.sqrt(a * (1 - a) / len(found)), a
 
 
 @pytest.mark.parametrize(("n", "levels"), [(4, 2), (5, 3), (7, 7), (9, 3), (12, 12)])
