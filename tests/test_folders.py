@@ -252,9 +252,10 @@ def test_help_and_listing_have_all_forms(capsys: Any) -> None:
     lines = text[text.index("forms (--format)") : text.index("CSV files,")].splitlines()
     forms = {line.split()[0]: line for line in lines if line.startswith("  ")}
     reporters = {r.name: r for r in manager.load().all("reporter")}
-    assert set(reporters) <= set(forms)
+    assert set(reporters) == set(forms)
     for name, reporter in reporters.items():
         assert forms[name].endswith(reporter.suffix)
+        assert not reporter.files or "." not in forms[name]
     assert main(["plugins"]) == 0
     listed = capsys.readouterr().out
     assert "as CSV and Parquet; a folder" in " ".join(listed.split())

@@ -207,3 +207,20 @@ def test_help_shows_the_forms(capsys: Shown) -> None:
         "-checkpoints.csv",
     ):
         assert words in " ".join(text.split())
+
+
+@pytest.mark.parametrize("name", ["b.parquet", "b.pdf"])
+def test_an_ending_that_no_form_has(capsys: Shown, tmp_path: Path, name: str) -> None:
+    said = refused(capsys, *FILES, "--output", str(tmp_path / name))
+    assert f"{name}: no form ends so (" in said
+    assert ".html" in said
+    assert not list(tmp_path.iterdir())
+    said = refused(capsys, *FILES, "--layers", "ours", "--output", str(tmp_path / "b.json"))
+    assert "--layers is a table only" in said
+
+
+def test_endings_in_capitals_and_of_plain_text(capsys: Shown, tmp_path: Path) -> None:
+    assert shown(capsys, *FILES, "--output", str(tmp_path / "B.JSON")) == ""
+    assert json.loads((tmp_path / "B.JSON").read_text())["schema"] == "lrd-harness/leaderboard"
+    assert shown(capsys, *FILES, "--output", str(tmp_path / "b.txt")) == ""
+    assert (tmp_path / "b.txt").read_text().startswith("Leaderboard: ")

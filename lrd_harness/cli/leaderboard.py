@@ -152,6 +152,9 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError("--models-info goes with CSV files: a run knows its models")
     if arguments.layers is not None and arguments.format not in (None, "table"):
         raise UserError(f"--layers is a table only, and has no --format {arguments.format}")
+    ending = arguments.output.suffix.lower() if arguments.output is not None else ""
+    if arguments.layers is not None and arguments.format is None and ending not in ("", ".txt"):
+        raise UserError(f"--layers is a table only, not of the form of {arguments.output}")
 
 
 def _results(arguments: argparse.Namespace, say: Say) -> tuple[Results, str]:
@@ -180,14 +183,18 @@ def _results(arguments: argparse.Namespace, say: Say) -> tuple[Results, str]:
 def _reporter(arguments: argparse.Namespace) -> Reporter:
     """The form that was named, or that the output's name ends like.
 
-    Raises UserError for a name that there is not, and for a folder without --output.
+    Raises UserError for a name that there is not, for an ending that no form has (".txt" and none
+    are the table's), and for a folder without --output.
     """
     from lrd_harness import manager
 
     plugins, name = manager.load(), arguments.format
     if name is None:
-        file = arguments.output.name if arguments.output is not None else ""
-        fits = [r for r in plugins.all("reporter") if r.suffix and file.endswith(r.suffix)]
+        file = Path(arguments.output.name.lower() if arguments.output is not None else "")
+        fits = [r for r in plugins.all("reporter") if r.suffix and file.name.endswith(r.suffix)]
+        if not fits and file.suffix not in ("", ".txt"):
+            known = ", ".join(sorted({r.suffix for r in plugins.all("reporter")} - {""}))
+            raise UserError(f"{arguments.output}: no form ends so ({known}): name one by --format")
         name = max(fits, key=lambda r: len(r.suffix)).name if fits else "table"
     reporter: Reporter = plugins.get("reporter", name)
     if reporter.files is not None and arguments.output is None:
