@@ -3,8 +3,10 @@
     figures(board)        # those that there are data for
     figure_files(board)   # NAME.svg and NAME.png of each, made without a browser
 
-A figure's data are one table, `rows`, which the page offers beside it; names in it come from
-strangers and are values only, never names of fields or parts of expressions.
+A figure's data are one table, `rows`, which the page offers beside it. Names in it come from
+strangers: they are values, never names of fields, and a list of them may be a scale's domain but
+not the order of panels. Vega-Lite would make fields of such a list, and Vega takes a value such as
+"constructor" there for what every object inherits. Panels are ordered by a number: `ordered`.
 """
 
 from __future__ import annotations
@@ -15,6 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 import vl_convert
+
+from lrd_harness.notices import say
+
+from ._cells import plain
 
 if TYPE_CHECKING:
     from lrd_harness.leaderboard import Leaderboard
@@ -28,6 +34,7 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 GREY = "#7d7d7d"  # to be read on white and on a dark page
 WIDTH = 250  # pixels of a facet in the files; the page fits facets to the screen
 DATA = alt.NamedData(name="rows")  # of every chart
+STROKE = alt.Legend(symbolType="stroke", symbolSize=600)  # long enough to tell dashes apart
 SCALE = 2  # PNG pixels a unit
 
 
@@ -74,9 +81,16 @@ def figures(board: Leaderboard) -> list[Figure]:
 
 
 def figure_files(board: Leaderboard) -> Iterator[tuple[str, bytes]]:
-    """Name and contents of each figure as SVG and as PNG (2 pixels a unit, white ground)."""
+    """Name and contents of each figure as SVG and as PNG (2 pixels a unit, white ground).
+
+    One that cannot be drawn is left out, which is said.
+    """
     for figure in figures(board):
-        svg: str = vl_convert.vegalite_to_svg(drawn(figure), vl_version=vega_lite())
+        try:
+            svg: str = vl_convert.vegalite_to_svg(drawn(figure), vl_version=vega_lite())
+        except ValueError as error:
+            say(f"The figure {figure.name!r} could not be drawn: {plain(str(error))[:200]}")
+            continue
         # or seams would shine through between the cells of a map
         svg = svg.replace('class="mark-rect', 'shape-rendering="crispEdges" class="mark-rect')
         yield f"{figure.name}.svg", svg.encode()
@@ -154,11 +168,24 @@ def colour(field: str, names: Sequence[str], title: str | None = None, **more: A
     return alt.Color(field, type="nominal", title=title, scale=scale, **more)
 
 
+def ordered(rows: Sequence[dict[str, Any]], field: str) -> list[dict[str, Any]]:
+    """The rows with the place of their panel, 0 first, as "order": panels as they first come up."""
+    names = {name: i for i, name in enumerate(dict.fromkeys(row[field] for row in rows))}
+    return [{**row, "order": names[row[field]]} for row in rows]
+
+
+def panels(field: str) -> alt.Facet:
+    """A panel for each value of a field of rows that are `ordered` by it."""
+    return alt.Facet(
+        field, type="nominal", sort=alt.EncodingSortField("order", op="min"), title=None
+    )
+
+
 def dash(field: str, names: Sequence[str], title: str | None = None) -> alt.StrokeDash:
     """Names in dash patterns, so that lines differ in grey print too."""
     patterns = [DASHES[i % len(DASHES)] for i in range(len(names))]
     scale = alt.Scale(domain=list(names), range=patterns)
-    return alt.StrokeDash(field, type="nominal", title=title, scale=scale)
+    return alt.StrokeDash(field, type="nominal", title=title, scale=scale, legend=STROKE)
 
 
 def tips(rows: Rows, names: Sequence[str]) -> list[alt.Tooltip]:

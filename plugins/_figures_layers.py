@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
@@ -12,6 +12,7 @@ from lrd_harness.layers import mean_by_layer
 from ._cells import plain
 from ._figures import (
     DATA,
+    STROKE,
     WIDTH,
     Figure,
     Rows,
@@ -19,6 +20,8 @@ from ._figures import (
     counted,
     dash,
     finished,
+    ordered,
+    panels,
     prefix,
     tips,
     titled,
@@ -46,6 +49,7 @@ def curves(board: Leaderboard) -> Figure | None:
     ]
     if not rows:
         return None
+    rows = ordered(rows, "name")
     models = list(dict.fromkeys(row["model"] for row in rows))
     facets = list(dict.fromkeys(row["name"] for row in rows))
     apart = len(models) <= APART
@@ -64,7 +68,7 @@ def curves(board: Leaderboard) -> Figure | None:
         caption,
         alt_text,
         rows,
-        finished(_facets(rows, facets, "model" if apart else "family"), alt_text),
+        finished(_facets(rows, "model" if apart else "family"), alt_text),
         facet=True,
     )
 
@@ -116,7 +120,7 @@ def _lines(row: BoardRow, name: str, by_layer: Mapping[int, float]) -> list[dict
     ]
 
 
-def _facets(rows: Rows, facets: Sequence[str], by: str) -> Any:
+def _facets(rows: Rows, by: str) -> Any:
     names = list(dict.fromkeys(row[by] for row in rows))
     families = list(dict.fromkeys(row["family"] for row in rows))
     tooltip = tips(rows, ("model", "family", "name", "layer", "value"))
@@ -132,12 +136,11 @@ def _facets(rows: Rows, facets: Sequence[str], by: str) -> Any:
             axis=alt.Axis(tickCount=4),
         ),
         y=alt.Y("value", type="quantitative", title=None, scale=alt.Scale(zero=False)),
-        color=colour(by, names, title=by),
+        color=colour(by, names, title=by, legend=STROKE),
         strokeDash=dash("family", families, title="family"),
         detail="model:N",
         tooltip=tooltip,
     )
     cell = chart.properties(width=WIDTH, height=150)
-    header = alt.Facet("name", type="nominal", sort=list(facets), title=None)
-    chart = cell.facet(header, columns=3, data=DATA)
+    chart = cell.facet(panels("name"), columns=3, data=DATA)
     return chart.resolve_scale(y="independent").resolve_axis(x="independent")

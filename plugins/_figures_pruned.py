@@ -10,7 +10,22 @@ import altair as alt
 from lrd_harness.pruned_table import RANDOM
 
 from ._cells import plain
-from ._figures import DATA, GREY, WIDTH, Figure, Rows, colour, counted, dash, finished, tips, titled
+from ._figures import (
+    DATA,
+    GREY,
+    STROKE,
+    WIDTH,
+    Figure,
+    Rows,
+    colour,
+    counted,
+    dash,
+    finished,
+    ordered,
+    panels,
+    tips,
+    titled,
+)
 
 if TYPE_CHECKING:
     from lrd_harness.leaderboard import Leaderboard
@@ -25,7 +40,7 @@ def pruning(board: Leaderboard) -> Figure | None:
         return None
     held = [row for row in board.pruned.rows if row.change is not None]
     facets = list(dict.fromkeys((row.label, row.kind) for row in held))[:MODELS]
-    rows = [_line(row) for row in held if (row.label, row.kind) in facets]
+    rows = ordered([_line(r) for r in held if (r.label, r.kind) in facets], "panel")
     if not rows:
         return None
     rules = list(dict.fromkeys(row["rule"] for row in rows if row["rule"] != RANDOM))
@@ -96,13 +111,11 @@ def _facets(rows: Rows, rules: Sequence[str]) -> Any:
     drawn = lines.transform_filter("datum.rule != 'random'").encode(
         x=x,
         y=y,
-        color=colour("rule", rules, title="rule", legend=alt.Legend(symbolType="stroke")),
+        color=colour("rule", rules, title="rule", legend=STROKE),
         strokeDash=dash("rule", rules, title="rule"),
         tooltip=tips(rows, names),
     )
     zero = base.mark_rule(color=GREY, strokeWidth=1).encode(y=alt.datum(0))
-    panels = list(dict.fromkeys(row["panel"] for row in rows))
     cell = alt.layer(band, median, zero, drawn).properties(width=WIDTH, height=170)
-    header = alt.Facet("panel", type="nominal", sort=panels, title=None)
-    chart = cell.facet(header, columns=3, data=DATA)
+    chart = cell.facet(panels("panel"), columns=3, data=DATA)
     return chart.resolve_axis(x="independent", y="independent")

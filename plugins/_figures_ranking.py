@@ -20,6 +20,8 @@ from ._figures import (
     Rows,
     counted,
     finished,
+    ordered,
+    panels,
     prefix,
     tips,
     titled,
@@ -146,7 +148,7 @@ def _dots(rows: Rows, bar: Any, what: str) -> Any:
 
 def ranks(board: Leaderboard) -> Figure | None:
     """Predicted beside actual rank: a facet a metric, and one for each size that is known."""
-    rows = _ranks(board)
+    rows = ordered(_ranks(board), "predictor")
     if not rows:
         return None
     models = len({row["id"] for row in rows})
@@ -156,8 +158,9 @@ def ranks(board: Leaderboard) -> Figure | None:
         "that a metric, or its size alone, predicts (1 = best, at the left). On the line the two "
         f"agree; n = {counted(models, 'model')}."
     )
-    if models < sum(row.rank is not None for row in board.rows):
-        caption += f" Drawn are the {models:,} that rank first."
+    ranked = sum(row.rank is not None for row in board.rows)
+    if models < ranked:
+        caption += f" Drawn are the {models:,} that rank first; ranks are among all {ranked:,}."
     alt_text = f"Predicted against actual rank of {counted(models, 'model')} by "
     alt_text += ", ".join(facets) + "."
     return Figure(
@@ -166,7 +169,7 @@ def ranks(board: Leaderboard) -> Figure | None:
         caption,
         alt_text,
         [{k: v for k, v in row.items() if k != "id"} for row in rows],
-        finished(_scatter(rows, facets, models), alt_text),
+        finished(_scatter(rows, models), alt_text),
         facet=True,
     )
 
@@ -175,17 +178,16 @@ def _ranks(board: Leaderboard) -> list[dict[str, Any]]:
     held = [row for row in board.rows if row.rank is not None]
     if len(held) < 2:
         return []
-    held = held[:POINTS]
     columns: dict[str, Sequence[float | None]] = {
         plain(metric.name): [row.predicted.get(metric.name) for row in held]
         for metric in board.metrics
     }
     for name, field in (("log parameters", "parameters"), ("log width", "width")):
         columns[name] = stats.places([getattr(row.info, field) for row in held], True)
-    highest = max(row.rank or 0 for row in held)
-    rows = []
+    highest = max(row.rank or 0 for row in held[:POINTS])
+    rows = []  # ranks are among all models, drawn or not
     for name, places in columns.items():
-        for row, place in zip(held, places, strict=True):
+        for row, place in list(zip(held, places, strict=True))[:POINTS]:
             if place is not None and row.rank is not None:
                 rows.append(
                     {
@@ -209,7 +211,7 @@ def short(name: str, most: int = 24) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def _scatter(rows: Rows, facets: Sequence[str], models: int) -> Any:
+def _scatter(rows: Rows, models: int) -> Any:
     highest = max(max(row["actual rank"], row["predicted rank"]) for row in rows)
     ticks = alt.Axis(values=_ticks(highest), format="d")
     pad = 0.04 * highest + 0.3
@@ -233,7 +235,7 @@ def _scatter(rows: Rows, facets: Sequence[str], models: int) -> Any:
     ends = alt.Data(values=[{"a": 1, "b": highest}])  # type: ignore[no-untyped-call]
     line = (
         alt.Chart(ends)
-        .mark_rule(color=GREY, strokeDash=[5, 4])
+        .mark_rule(color=GREY, strokeDash=[5, 4], opacity=0.45)
         .encode(
             x=alt.X("a", type="quantitative", scale=scale),
             y=alt.Y("a", type="quantitative", scale=down),
@@ -255,8 +257,7 @@ def _scatter(rows: Rows, facets: Sequence[str], models: int) -> Any:
                 labels.encode(x=x, y=y, text="label:N").transform_filter(f"datum.right == {side}")
             )
     cell = alt.layer(*layers).properties(width=WIDTH, height=max(160, min(330, 14 * models)))
-    header = alt.Facet("predictor", type="nominal", sort=list(facets), title=None)
-    chart = cell.facet(header, columns=3, data=DATA)
+    chart = cell.facet(panels("predictor"), columns=3, data=DATA)
     return chart.resolve_axis(x="independent", y="independent")
 
 

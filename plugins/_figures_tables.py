@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 
 from ._cells import plain
-from ._figures import DATA, Figure, Rows, counted, finished, prefix, tips, titled
+from ._figures import DATA, Figure, Rows, counted, finished, ordered, panels, prefix, tips, titled
 
 if TYPE_CHECKING:
     from lrd_harness.leaderboard import Leaderboard
@@ -41,12 +41,15 @@ def distances(board: Leaderboard) -> Figure | None:
             for i in kept
             for j in kept
         ]
+    rows = ordered(rows, "model")
     models = len(by_model)
     caption = (
         f"{plain(metric)} between the states of each two layers, mean over tasks: dark is near, "
         "bright is far; blocks along the diagonal are layers that do much the same. "
         f"n = {counted(models, 'model')}{_of(board, models)}."
     )
+    known = " (0 the same, 1 orthogonal)" if metric == "subspace_distance" else ""
+    scale = plain(metric) + known
     alt_text = f"Maps of the distance between each two layers of {counted(models, 'model')}."
     return Figure(
         f"{prefix(board)[0]}distances",
@@ -54,7 +57,7 @@ def distances(board: Leaderboard) -> Figure | None:
         caption,
         alt_text,
         rows,
-        finished(_map(rows, "other layer", "distance", "distance"), alt_text),
+        finished(_map(rows, "other layer", "distance", scale), alt_text),
         facet=True,
     )
 
@@ -79,6 +82,7 @@ def entropies(board: Leaderboard) -> Figure | None:
                 }
                 for k, s in enumerate(shares)
             ]
+    rows = ordered(rows, "model")
     models = len(by_model)
     caption = (
         f"{plain(metric)} of single texts, as a share of its bound (0 to 1), layer by layer from "
@@ -162,16 +166,17 @@ def _map(rows: Rows, across: str, shade: str, title: str) -> Any:
         type="quantitative",
         title=title,
         scale=alt.Scale(scheme="viridis"),
-        legend=alt.Legend(type="gradient", direction="horizontal", gradientLength=180),
+        legend=alt.Legend(
+            type="gradient", direction="horizontal", gradientLength=180, tickCount=4, titleLimit=300
+        ),
     )
-    cell = alt.Chart(DATA).mark_rect().encode(y=y, color=shades, tooltip=tips(rows, list(rows[0])))
+    names = [name for name in rows[0] if name != "order"]
+    cell = alt.Chart(DATA).mark_rect().encode(y=y, color=shades, tooltip=tips(rows, names))
     if across == "from":
         scale = alt.Scale(domain=[0, 1])
         x = alt.X("from", type="quantitative", scale=scale, title="share of the bound (0 to 1)")
         cell = cell.encode(x=x, x2="to")
     else:
         cell = cell.encode(x=alt.X(across, type="ordinal", title="layer", axis=AXIS))
-    models = list(dict.fromkeys(row["model"] for row in rows))
-    header = alt.Facet("model", type="nominal", sort=models, title=None)
-    faceted = cell.properties(width=SIDE, height=SIDE).facet(header, columns=3, data=DATA)
+    faceted = cell.properties(width=SIDE, height=SIDE).facet(panels("model"), columns=3, data=DATA)
     return faceted.resolve_scale(x="independent", y="independent")

@@ -75,7 +75,7 @@ def sheet_part(
     held |= {"columns": columns, "families": families}
     legend = "".join(f"<p>{escape(line)}</p>" for line in sheet.legend)
     return (
-        f'<section class="sheet" data-from="{source}" aria-labelledby="{title}">'
+        f'<section class="sheet" data-from="{source}">'
         f"{heading(level, sheet.title, title)}"
         f'<div class="scroll" tabindex="0" role="region" aria-labelledby="{title}">'
         f'<table><caption class="hidden">{escape(sheet.title)}</caption></table></div>'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -37,6 +38,15 @@ def table(title: str, held: dict[str, list[str]]) -> Any:
         for i, (name, values) in enumerate(held.items())
     ]
     return cells.Sheet(title, tuple(columns))
+
+
+Open = Callable[..., Any]  # opens a page: the fixture `opened`
+WATCH = """
+window.longest = 0;
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) window.longest = Math.max(window.longest, entry.duration);
+}).observe({ type: "longtask", buffered: true });
+"""  # keeps the longest time, in ms, for which the page did not answer
 
 
 def of_sheets(*held: Any) -> str:

@@ -19,6 +19,7 @@ NAMES = tuple(f"owner/model-{letter}" for letter in "abcdefgh")
 BLOCKS = 4
 TASKS = {"Bank": "Classification", "Sts": "STS", "Trec": "Classification", "News": "Clustering"}
 BINS = 50
+INHERITED = ("constructor", "toString")  # what every object of JavaScript has
 HOSTILE = (
     "<script>window.hacked = 1</script>",
     "</script><script>window.hacked = 2</script><!--",
@@ -28,6 +29,8 @@ HOSTILE = (
     "right\u202eto left \u200f\u2067",
     "x" * 300,
     "javascript:window.hacked=7 datum['model'] [0].a\\n\n\x1b[31m",
+    "__proto__",
+    *INHERITED,
 )
 
 
@@ -36,11 +39,13 @@ def results(names: Sequence[str] = NAMES, seed: int = 0) -> Results:
     rng = np.random.default_rng(seed)
     models, scores, metrics = [], [], []
     own = tuple(names) == HOSTILE  # then names of tasks, families and metrics are hostile too
-    tasks = dict(zip(HOSTILE, TASKS.values(), strict=False)) if own else TASKS
-    families = HOSTILE[:3] if own else ("bert", "llama", "gpt2")
+    odd = (*INHERITED, HOSTILE[0], "__proto__")
+    tasks = dict(zip(odd, TASKS.values(), strict=False)) if own else TASKS
+    families = odd[:3] if own else ("bert", "llama", "gpt2")
+    named = odd[1:4] if own else ("frenet", "prompt_entropy", "subspace_distance")
     for i, name in enumerate(names):
         size = {"parameters": 10**6 * (i + 1), "width": 64 * (i + 1), "blocks": BLOCKS}
-        family = families[i % 3]
+        family = families[i % len(families)]
         models.append(ModelRow(model=name, family=family, pooling="mean", **size))
         base = {"MMLU": LIKELIHOOD} if i >= len(names) - 2 else {}
         for task, kind in (tasks | base).items():
@@ -48,13 +53,13 @@ def results(names: Sequence[str] = NAMES, seed: int = 0) -> Results:
             for layer in range(BLOCKS + 1):
                 score = 0.3 + 0.05 * layer + 0.02 * i + 0.05 * rng.random()
                 scores.append(ScoreRow(**held, layer=layer, layers=BLOCKS, score=score))
-            metrics += _metrics(held, rng, float(i), HOSTILE[0] if own else "frenet")
+            metrics += _metrics(held, rng, float(i), named)
     error = ErrorRow(model=names[0], task="Sts", metric="gfmi", error="NotFinite: state 3")
     return Results(tuple(models), tuple(scores), tuple(metrics), (error,))
 
 
 def _metrics(
-    held: dict[str, Any], rng: np.random.Generator, level: float, first: str
+    held: dict[str, Any], rng: np.random.Generator, level: float, names: Sequence[str]
 ) -> list[MetricRow]:
     layers = tuple(range(BLOCKS + 1))
 
@@ -63,6 +68,7 @@ def _metrics(
 
     counts = rng.integers(0, 5, (BLOCKS + 1, BINS)).tolist()
     far = rng.random((BLOCKS + 1, BLOCKS + 1))
+    first, second, third = names
     far = (far + far.T) / 2 * (1 - np.eye(BLOCKS + 1))
     return [
         MetricRow(
@@ -75,15 +81,15 @@ def _metrics(
         ),
         MetricRow(
             **held,
-            metric="prompt_entropy",
+            metric=second,
             n=20,
-            layer_choice=("prompt_entropy", "min"),
-            profiles={"normalised": profile(), "prompt_entropy": profile()},
+            layer_choice=(second, "min"),
+            profiles={"normalised": profile(), second: profile()},
             tables={"histogram": Table(layers, tuple(map(tuple, counts)))},
         ),
         MetricRow(
             **held,
-            metric="subspace_distance",
+            metric=third,
             n=20,
             tables={"distance": Table(layers, tuple(map(tuple, far.tolist())))},
         ),

@@ -6,6 +6,7 @@ import importlib
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -14,11 +15,12 @@ import pytest
 from page_rows import BINS, BLOCKS, HOSTILE, NAMES, TASKS, board, results
 from scipy.stats import rankdata
 
-from lrd_harness import manager
+from lrd_harness import manager, notices
 from lrd_harness.leaderboard import build
-from lrd_harness.results import ModelRow, Results, ScoreRow
+from lrd_harness.results import MetricRow, ModelRow, Results, ScoreRow
 
 figures: Any = importlib.import_module("lrd_harness.plugins._figures")
+profiles: Any = importlib.import_module("lrd_harness.plugins._figures_profiles")
 ranking: Any = importlib.import_module("lrd_harness.plugins._figures_ranking")
 cells: Any = importlib.import_module("lrd_harness.plugins._cells")
 page: Any = importlib.import_module("lrd_harness.plugins.page")
@@ -175,20 +177,6 @@ def test_pruning_curves_are_the_changes_of_the_table() -> None:
     assert len(MADE["pruning"].rows) == len(wanted)
 
 
-def test_profiles_are_every_fourth_point_of_the_mean_curves() -> None:
-    assert HELD.profiles is not None
-    (source,) = (
-        row
-        for row in HELD.profiles.rows
-        if (row.grouping, row.group, row.source) == ("family", "bert", "score")
-    )
-    own = [
-        r for r in MADE["profiles-family"].rows if (r["group"], r["name"]) == ("bert", "score ↑")
-    ]
-    assert [row["depth"] for row in own] == pytest.approx([i / 25 for i in range(26)])
-    assert [row["mean"] for row in own] == list(source.means[::4])
-
-
 def test_each_figure_is_written_as_svg_and_png() -> None:
     files = dict(figures.figure_files(HELD))
     assert list(files) == [f"{name}.{form}" for name in MADE for form in ("svg", "png")]
@@ -207,11 +195,19 @@ def test_each_figure_is_written_as_svg_and_png() -> None:
 
 def test_hostile_names_are_text_in_the_files() -> None:
     held = board(HOSTILE)
-    for figure in figures.figures(held)[:3]:
-        svg = figures.vl_convert.vegalite_to_svg(
-            figures.drawn(figure), vl_version=figures.vega_lite()
-        )
-        tree = ElementTree.fromstring(svg)
+    made = {figure.name: figure for figure in figures.figures(held)}
+    files = dict(figures.figure_files(held))
+    assert len(files) == 2 * len(made) > 20  # none failed
+    for name, figure in made.items():
+        tree = ElementTree.fromstring(files[f"{name}.svg"])
+        titles = [e for e in tree.iter() if "role-title-text" in e.attrib.get("class", "")]
+        texts = ["".join(e.itertext()) for e in titles]
+        if figure.facet:
+            field = figure.chart["facet"]["field"]
+            panels = dict.fromkeys(row[field] for row in figure.rows)
+            plainly = [panel for panel in panels if panel.isidentifier() and len(panel) < 30]
+            # every panel is there, in the order in which the rows name them
+            assert [text for text in texts if text in plainly] == plainly
         assert {e.tag for e in tree.iter()} <= {
             f"{SVG}{t}"
             for t in (
@@ -225,10 +221,52 @@ def test_hostile_names_are_text_in_the_files() -> None:
                 "clipPath",
                 "title",
                 "tspan",
+                "linearGradient",
+                "stop",
             )
         }
     models = {row["model"] for row in ranking.ranks(held).rows}
     assert models == {cells.plain(name) for name in HOSTILE}
+
+
+def test_a_figure_that_fails_costs_itself_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = replace(MADE["predictors"], chart={"mark": "none such"})
+    monkeypatch.setattr(figures, "figures", lambda _: [broken, MADE["pruning"]])
+    said: list[str] = []
+    with notices.told_to(said.append):
+        assert [name for name, _ in figures.figure_files(HELD)] == ["pruning.svg", "pruning.png"]
+    assert len(said) == 1
+    assert said[0].startswith("The figure 'predictors' could not be drawn: ")
+
+
+def test_beyond_the_drawn_models_ranks_are_still_among_all() -> None:
+    """Sizes and a metric that is the size are the same predictor."""
+    many = ranking.POINTS + 100
+    names = [f"m{i:03}" for i in range(many)]
+    scores = np.random.default_rng(0).permutation(many) / many
+    held: dict[str, Any] = {"task": "Sts", "task_type": "STS"}
+    found = Results(
+        tuple(ModelRow(model=m, parameters=i + 1) for i, m in enumerate(names)),
+        tuple(
+            ScoreRow(**held, model=m, layer=1, layers=1, score=float(s))
+            for m, s in zip(names, scores, strict=True)
+        ),
+        tuple(
+            MetricRow(
+                **held, model=m, metric="size", n=2, selection=("d", "max"), values={"d": float(i)}
+            )
+            for i, m in enumerate(names)
+        ),
+    )
+    made = ranking.ranks(build(found))
+    ranks = {
+        name: {r["model"]: r["predicted rank"] for r in made.rows if r["predictor"] == name}
+        for name in ("size", "log parameters")
+    }
+    assert len(ranks["size"]) == ranking.POINTS
+    assert ranks["size"] == ranks["log parameters"]
+    assert all(place == many - names.index(name) for name, place in ranks["size"].items())
+    assert "ranks are among all 500" in made.caption
 
 
 def luminance(colour: str) -> float:

@@ -36,6 +36,16 @@
     tooltip: { disableDefaultStyle: true },
   };
 
+  // The picture as a file of its own: with its title, on white, as `--format figures` has it.
+  const picture = async (figure, held) => {
+    const title = { text: held.title, anchor: "start", fontSize: 15, offset: 12 };
+    const chart = { ...fitted(held, figure.width), background: "white", title };
+    const made = await window.vegaEmbed(make("div"), chart, options);
+    const svg = await made.view.toSVG();
+    made.finalize();
+    return svg.replaceAll('class="mark-rect', 'shape-rendering="crispEdges" class="mark-rect');
+  };
+
   const show = async (figure, held) => {
     const plot = figure.querySelector(".plot");
     figure.width = plot.clientWidth;
@@ -45,11 +55,25 @@
     plot.setAttribute("aria-label", held.alt);
   };
 
+  // A figure that fails costs itself alone: its data are there all the same.
+  const tried = async (figure, held) => {
+    try {
+      await show(figure, held);
+    } catch (error) {
+      const plot = figure.querySelector(".plot");
+      plot.removeAttribute("role");
+      plot.removeAttribute("aria-label");
+      plot.textContent = "This figure could not be drawn; its data are below.";
+      figure.querySelector(".svg")?.remove();
+      console.warn(held.title, error);
+    }
+  };
+
   const equip = (figure, held) => {
     const bar = make("div", { className: "controls" });
-    const button = make("button", { type: "button", textContent: "SVG" });
+    const button = make("button", { type: "button", className: "svg", textContent: "SVG" });
     button.setAttribute("aria-label", `Download as SVG: ${held.title}`);
-    button.onclick = async () => save([await figure.shown.view.toSVG()], `${held.file}.svg`, "image/svg+xml");
+    button.onclick = async () => save([await picture(figure, held)], `${held.file}.svg`, "image/svg+xml");
     bar.append(button);
     const details = make("details", {}, make("summary", { textContent: "The data of this figure" }));
     details.ontoggle = () => {
@@ -70,15 +94,15 @@
     figure.append(bar, details);
   };
 
-  const start = async () => {
+  const begin = async () => {
     for (const place of document.querySelectorAll("section.sheet")) {
       tables.push(new Table(place, data(place.dataset.from)));
       await pause();
     }
     const figures = [...document.querySelectorAll("figure[data-from]")].map((f) => [f, data(f.dataset.from)]);
     for (const [figure, held] of figures) {
-      await show(figure, held);
       equip(figure, held);
+      await tried(figure, held);
       await pause();
     }
     let waiting = 0;
@@ -86,14 +110,21 @@
       clearTimeout(waiting);
       waiting = setTimeout(async () => {
         for (const [figure, held] of figures) {
-          if (Math.abs(figure.width - figure.querySelector(".plot").clientWidth) > 40) await show(figure, held);
+          if (Math.abs(figure.width - figure.querySelector(".plot").clientWidth) > 40) await tried(figure, held);
         }
       }, 250);
     });
-    root.dataset.ready = "yes";
   };
 
-  const print = (on) => tables.forEach((table) => table.draw(on));
+  const start = async () => {
+    try {
+      await begin();
+    } finally {
+      root.dataset.ready = "yes";
+    }
+  };
+
+  const print = (on) => tables.forEach((table) => table.print(on));
   addEventListener("beforeprint", () => print(true));
   addEventListener("afterprint", () => print(false));
   matchMedia("print").addEventListener("change", (event) => print(event.matches));

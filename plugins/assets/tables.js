@@ -1,9 +1,11 @@
 "use strict";
 // Tables that are sorted, filtered and paged. All text goes in by textContent: names come from
-// strangers. Only the rows of one page are in the document, save when the page is printed.
+// strangers. Only the rows of one page are in the document, save when the page is printed: then all
+// that are filtered in, with all columns.
 const lrdTables = (() => {
   const ROWS = 100; // of a page
   const COLUMNS = 20; // shown at once beside the key
+  const PRINTED = 12; // columns beside the key on paper; those of a wider table come in blocks
   const MISSING = new Set(["", "-", "–", "—"]);
   const NUMBER = /^[+\-−–]?(?:\d[\d,]*(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?/i;
   const collator = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
@@ -74,7 +76,8 @@ const lrdTables = (() => {
       const bar = make("div", { className: "controls" });
       const named = (text, control) => bar.append(make("label", {}, `${text} `, control));
       const button = (text, act) => {
-        const made = make("button", { type: "button", textContent: text, onclick: act });
+        const made = make("button", { type: "button", textContent: text });
+        made.onclick = () => made.getAttribute("aria-disabled") !== "true" && act();
         bar.append(made);
         return made;
       };
@@ -150,7 +153,7 @@ const lrdTables = (() => {
       return [...(this.key ? [this.key] : []), ...rest.slice(this.first, this.first + COLUMNS)];
     }
 
-    head(columns) {
+    head(table, columns) {
       const row = make("tr");
       for (const column of columns) {
         const lines = column.heading.map((line) => make("span", { textContent: line }));
@@ -159,21 +162,51 @@ const lrdTables = (() => {
         cell.column = column;
         row.append(cell);
       }
-      this.table.tHead?.remove();
-      this.table.createTHead().append(row);
-      this.heads = [...row.cells];
+      table.tHead?.remove();
+      table.createTHead().append(row);
+      return [...row.cells];
     }
 
     draw(all = false) {
       const columns = this.visible();
-      if (!this.heads) this.head(columns);
-      for (const cell of this.heads) {
+      this.heads ??= this.head(this.table, columns);
+      this.mark(this.heads);
+      const from = all ? 0 : this.page * ROWS;
+      const to = all ? this.order.length : Math.min(this.order.length, from + ROWS);
+      this.body.replaceChildren(this.rows(columns, from, to));
+      this.tell(from, to, columns);
+    }
+
+    // On paper, a table that is too wide for it is a table for each block of columns, each with the
+    // key; the one on the screen is left as it is, so that focus and page stay where they are.
+    print(on) {
+      this.papers?.forEach((paper) => paper.remove());
+      this.papers = [];
+      const wide = on && this.columns.length > PRINTED + 1;
+      this.table.classList.toggle("screen", wide);
+      if (!wide) return this.draw(on);
+      const rest = this.columns.filter((c) => c !== this.key);
+      for (let first = 0; first < rest.length; first += PRINTED) {
+        const columns = [...(this.key ? [this.key] : []), ...rest.slice(first, first + PRINTED)];
+        const last = Math.min(rest.length, first + PRINTED);
+        const said = `${this.held.title}: columns ${first + 1} to ${last} of ${rest.length}`;
+        const paper = make("table", { className: "paper" }, make("caption", { textContent: said }));
+        this.mark(this.head(paper, columns));
+        paper.createTBody().append(this.rows(columns, 0, this.order.length));
+        this.papers.push(paper);
+      }
+      this.table.after(...this.papers);
+    }
+
+    mark(heads) {
+      for (const cell of heads) {
         const way = this.sort?.down ? "descending" : "ascending";
         if (cell.column === this.sort?.column) cell.setAttribute("aria-sort", way);
         else cell.removeAttribute("aria-sort");
       }
-      const from = all ? 0 : this.page * ROWS;
-      const to = all ? this.order.length : Math.min(this.order.length, from + ROWS);
+    }
+
+    rows(columns, from, to) {
       const rows = document.createDocumentFragment();
       for (const i of this.order.slice(from, to)) {
         const row = make("tr", { className: this.apart.has(i) ? "apart" : "" });
@@ -184,22 +217,23 @@ const lrdTables = (() => {
         }
         rows.append(row);
       }
-      this.body.replaceChildren(rows);
-      this.tell(from, to, columns);
+      return rows;
     }
 
+    // A button that disabled itself would lose the focus: it says so, and does nothing.
     tell(from, to, columns) {
+      const disable = (button, is) => button.setAttribute("aria-disabled", String(is));
       const parts = [`${counted(this.kept.length)} of ${counted(this.all.length)} rows`];
       if (this.back) {
-        this.back.disabled = from === 0;
-        this.on.disabled = to >= this.order.length;
+        disable(this.back, from === 0);
+        disable(this.on, to >= this.order.length);
         if (to - from < this.order.length) parts.push(`shown ${counted(from + 1)} to ${counted(to)}`);
       }
       if (this.left) {
         const rest = this.columns.length - (this.key ? 1 : 0);
         const last = this.first + columns.length - (this.key ? 1 : 0);
-        this.left.disabled = this.first === 0;
-        this.right.disabled = last >= rest;
+        disable(this.left, this.first === 0);
+        disable(this.right, last >= rest);
         parts.push(`columns ${this.first + 1} to ${last} of ${rest}`);
       }
       if (this.sort) {
@@ -209,10 +243,11 @@ const lrdTables = (() => {
       this.status.textContent = parts.join("; ");
     }
 
-    // The rows that are filtered in, as sorted, with all columns.
+    // The rows that are filtered in, as sorted, with all columns, in the same order on any screen.
     download() {
-      const lines = [this.columns.map((c) => c.heading.join(" "))];
-      for (const i of this.order) lines.push(this.columns.map((c) => c.cells[i]));
+      const { columns } = this.held;
+      const lines = [columns.map((c) => c.heading.join(" "))];
+      for (const i of this.order) lines.push(columns.map((c) => c.cells[i]));
       const text = lines.map((line) => line.map(quoted).join(",") + "\n").join("");
       save([text], `${this.held.file}.csv`, "text/csv");
     }
