@@ -29,6 +29,7 @@ LONG = (
     "test_killed",
     "test_against_lm_eval",
     "test_browser",
+    "test_browser_page",
     "test_sweep_again",
     "test_run_faults",
     "test_planted",
