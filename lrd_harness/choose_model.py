@@ -23,7 +23,6 @@ from lrd_harness.choose_model_costs import Cost, cost, size
 from lrd_harness.compare import Asked, Pooled, Rows, Statistic
 from lrd_harness.contracts import Choice
 from lrd_harness.errors import UnitError, UserError
-from lrd_harness.files import full
 from lrd_harness.halves import halves, interval
 from lrd_harness.layer_scores import fault
 from lrd_harness.parameters import PlannedMetric
@@ -169,13 +168,13 @@ def _candidate(
             reading.capture({asked.task: texts}, advance, {asked.task: asked.items})
         found.cost, found.pooling = size(model), model.info.pooling
     except Exception as error:  # a model's fault costs its values only
-        found.faults = {"": _told(error)}
+        found.faults = {"": fault(error)}
         return found
     try:
         with display.stage(f"{planned.name}: speed"):
             found.cost = cost(model, texts, asked.batch_tokens)
     except Exception as error:
-        found.faults[TIMING] = _told(error)
+        found.faults[TIMING] = fault(error)
     held = Pooled(reading, model, asked.sampling, texts)
     for item in asked.items:
         name = item.metric.name
@@ -184,16 +183,8 @@ def _candidate(
                 score = _choice(item).score
                 found.drawn[name] = measured(held.statistic(item), score, drawn, advance)
         except Exception as error:
-            found.faults[name] = _told(error)
+            found.faults[name] = fault(error)
     return found
-
-
-def _told(error: Exception) -> str:
-    """A fault in one line. Raises StorageFull where a full disk is behind it: no model's fault."""
-    no_space = full(error)
-    if no_space is not None:
-        raise no_space from error
-    return fault(error)
 
 
 def measured(
@@ -213,7 +204,7 @@ def measured(
         try:
             found.append(float(statistic(rows)[0][score]))  # type: ignore[arg-type]
         except Exception as error:  # as too few texts with enough tokens in this half
-            _told(error)
+            fault(error)  # but a full disk ends it
             found.append(nan)
     advance(len(drawn), len(drawn))
     return Drawn(float(value), n, tuple(found))

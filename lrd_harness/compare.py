@@ -223,7 +223,8 @@ def measured(
         advance(done, len(drawn))
         try:
             found.append(by_layer(split_of(statistic(rows)[0], blocks), score.name))
-        except Exception:  # as too few texts with enough tokens in this half
+        except Exception as error:  # as too few texts with enough tokens in this half
+            fault(error)  # but a full disk ends it
             found.append({})
     advance(len(drawn), len(drawn))
     return Measured(score, n, found)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from lrd_harness.contracts import Metric
 from lrd_harness.errors import UnitError
+from lrd_harness.files import full
 from lrd_harness.measuring import Scores
 from lrd_harness.units import Split, split_scores
 
@@ -74,7 +75,11 @@ def fault(error: Exception, metric: str | None = None) -> str:
     """An error in one line, its kind first where that says something.
 
     metric: the one that it is shown behind, whose name then need not begin it again.
+    Raises StorageFull where a full disk is behind it, which is no fault of a model or a metric.
     """
+    no_space = full(error)
+    if no_space is not None:
+        raise no_space from error
     text = next(iter(str(error).splitlines()), "")
     if metric is not None:
         text = text.removeprefix(f"{metric}: ").removeprefix(f"{metric} ")

@@ -56,7 +56,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Resolve, read both models, print. Returns the exit code."""
-    from lrd_harness import compare, tidy
+    from lrd_harness import compare, output, tidy
     from lrd_harness.cli.run import hush
     from lrd_harness.plan import told_apart
     from lrd_harness.progress import Display
@@ -71,6 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
     a, b = (resolved.model(name, arguments, display) for name in (arguments.a, arguments.b))
     if a.checkpoint.path != b.checkpoint.path:  # one model may be compared as two adapters read it
         a, b = told_apart([a, b])
+    if arguments.output is not None:
+        output.make(arguments.output)  # which may fail: not after all is measured
     most, norm = resolved.settings.max_texts, resolved.settings.norm
     asked = compare.Asked(
         task=resolved.task,

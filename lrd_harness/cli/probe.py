@@ -54,7 +54,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Resolve, read, print. Returns the exit code."""
-    from lrd_harness import probe, tidy
+    from lrd_harness import output, probe, tidy
     from lrd_harness.cli.run import hush
     from lrd_harness.contracts import Text
     from lrd_harness.progress import Display
@@ -69,6 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output is not None:
         tidy.check_free(arguments.output, "probe", COLUMNS)
     planned = asked.model(arguments.model, arguments, display)
+    if arguments.output is not None:
+        output.make(arguments.output)  # which may fail: not after all is measured
     with display.stage(f"{planned.name}: opening"):
         model = planned.adapter.open(planned.checkpoint, planned.options)
     sample = Questions(asked.settings.max_texts).sample(asked.task)
