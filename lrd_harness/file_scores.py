@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from lrd_harness.claim_rows import count
+from lrd_harness.contracts import LIKELIHOOD
 from lrd_harness.csv_forms import Cell, Say, Scores, read_scores, some
 from lrd_harness.errors import UserError
 from lrd_harness.interchange import last_layers, score_rows
@@ -66,14 +67,22 @@ def _differences(
     known = {row.task for row in results.scores} | {row.task for row in results.metrics}
     if added := dict.fromkeys(row.task for row in own if row.task not in known):
         yield f"{found.file}: {count(len(added), 'task')} added that the run lacks: {some(added)}"
-    scored: dict[str, set[Key]] = {row.task: set() for row in own}
-    for row in own:
-        if row.last:
-            scored[row.task].add(row.key)
-    whole = set.intersection(*scored.values())
-    if lacking := [row.model for row in _whole(results.models) if row.key not in whole]:
-        models = count(len(lacking), "model")
-        yield f"{found.file}: {models} without a score on some task, so no rank: {some(lacking)}"
+    lacking = _lacking(results, own, likelihood=False) | _lacking(results, own, likelihood=True)
+    if named := [row.model for row in _whole(results.models) if row.key in lacking]:
+        models = count(len(named), "model")
+        yield f"{found.file}: {models} without a score on some task, so no rank: {some(named)}"
+
+
+def _lacking(results: Results, own: Sequence[ScoreRow], likelihood: bool) -> set[Key]:
+    """Models on the board of such tasks without a score of the file on one of its tasks there."""
+    kinds = [(row.key, row.task_type) for row in (*results.scores, *own)]
+    kinds += [(row.key, row.task_type) for row in results.metrics]
+    lacking: set[Key] = set()
+    there = {key for key, kind in kinds if (kind == LIKELIHOOD) == likelihood}
+    mine = [row for row in own if (row.task_type == LIKELIHOOD) == likelihood]
+    for task in {row.task for row in mine}:
+        lacking |= there - {row.key for row in mine if row.task == task and row.last}
+    return lacking
 
 
 def _own(results: Results, found: Scores, keys: Mapping[str, Key]) -> list[ScoreRow]:

@@ -148,7 +148,7 @@ def few(n: int) -> str:
             f"even a perfect order arises by chance with p = {2 / factorial(n):.2g} (two-sided)"
         )
     else:
-        chance = f"only |rho| of {CRITICAL[n]:.3g} or more has p < .05 (two-sided)"
+        chance = f"without ties, only |rho| of {CRITICAL[n]:.3g} or more has p < .05"
     return f"{n} models: {chance}; read rho as illustration, not evidence."
 
 

@@ -44,7 +44,7 @@ def predictors(board: Leaderboard) -> Figure | None:
         return None
     bars = [row for row in rows if row["predictor"] in SIZES and row["kind"] == "baseline"]
     bar = max(bars, key=lambda row: row["rho"]) if bars else None
-    kinds = "Circles are metrics, squares baselines, which need no metric"
+    kinds = "Circles are metrics, squares baselines"
     kinds += ", triangles controls." if any(row["kind"] == "control" for row in rows) else "."
     said = ""
     if bar:

@@ -100,7 +100,7 @@ def _header(board: Leaderboard, title: str, sections: Sequence[Section]) -> str:
     links = "".join(
         f'<li><a href="#{ident}">{escape(name)}</a></li>' for ident, name, _ in sections
     )
-    said = f"Made by LRD Harness {lrd_harness.__version__}"
+    said = f"Made by lrd-harness {lrd_harness.__version__}"
     if board.base:
         said += "; base models stand apart"
     return (

@@ -122,7 +122,7 @@ def _cell(score: TaskScore) -> str:
 
 
 def _correlations(board: Leaderboard) -> Sheet:
-    held = board.correlations
+    held = [c for c in board.correlations if c.n or c.kind == "metric"]  # what is known of any
     columns = (
         Column(("predictor",), tuple(plain(c.name) for c in held), "left", key=True),
         Column(("kind",), tuple(c.kind for c in held), "left"),
@@ -133,7 +133,7 @@ def _correlations(board: Leaderboard) -> Sheet:
     legend = (
         "Spearman's rho of the predicted order with the mean score of the last layer: +1 the same "
         "order, 0 none, -1 the reverse; p by permutation. A metric is worth its cost where it "
-        f"beats the baselines, which need no metric. {NONE}: fewer than 3 models, or all level.",
+        f"beats the baselines. {NONE}: fewer than 3 models, or all level.",
     )
     models = "base models" if board.kind == "base" else "models"
     return Sheet(f"How well each predictor orders the {models}", columns, legend)

@@ -224,3 +224,20 @@ def test_endings_in_capitals_and_of_plain_text(capsys: Shown, tmp_path: Path) ->
     assert json.loads((tmp_path / "B.JSON").read_text())["schema"] == "lrd-harness/leaderboard"
     assert shown(capsys, *FILES, "--output", str(tmp_path / "b.txt")) == ""
     assert (tmp_path / "b.txt").read_text().startswith("Leaderboard: ")
+
+
+def test_a_model_without_likelihood_scores_loses_no_rank() -> None:
+    """Of two kinds of tasks each has its own board: what an encoder lacks there is no loss."""
+    from lrd_harness.file_scores import _lacking
+    from lrd_harness.rows import Key, Results, ScoreRow
+
+    def score(model: str, task: str, kind: str = "STS") -> ScoreRow:
+        return ScoreRow(model=model, task=task, task_type=kind, layer=2, layers=2, score=0.5)
+
+    likely = "LogLikelihood"
+    own = [score("lm", "A"), score("lm", "M", likely), score("e", "A"), score("f", "B")]
+    held = Results(scores=(*own, score("e", "B"), score("lm", "B")))
+    assert _lacking(held, own[:3], likelihood=True) == set()
+    assert _lacking(held, own[:3], likelihood=False) == {Key("f", "", "full")}
+    assert _lacking(held, own, likelihood=False) == {Key(m, "", "full") for m in ("lm", "e", "f")}
+    assert _lacking(held, own[:1], likelihood=True) == set()

@@ -31,9 +31,10 @@ CSV files, for published or exported numbers, without a run:
                  (released: YYYY-MM-DD, YYYY-MM or YYYY)
 
 Layers are the numbers of states, 0 (the embeddings) to the number of blocks, or
-"model" for the model as a whole. Scores above 1 are read as percent. A cell may
-be empty. What layer a metric would have chosen, and what that gains, is shown
-where both files go layer by layer and have tasks in common.
+"model" for the model as a whole. Where a score is above 1, the whole file is
+read as percent. A cell may be empty. What layer a metric would have chosen, and
+what that gains, is shown where both files go layer by layer and have tasks in
+common.
 
 examples:
   lrd-harness leaderboard OUT --format md --output board.md
@@ -140,8 +141,8 @@ def _check(arguments: argparse.Namespace) -> None:
     out, values = arguments.out, arguments.values
     if out is None and values is None and None in (arguments.actual, arguments.models_info):
         hint = f"{arguments.actual} has scores only: " if arguments.actual else ""
-        either = "--values V.csv" + (" or --models-info M.csv" if arguments.actual else "")
-        raise UserError(f"{hint}give the OUT folder of a run, or {either}")
+        either = "--models-info M.csv" if arguments.actual else "--actual S.csv --models-info M.csv"
+        raise UserError(f"{hint}give the OUT folder of a run, or --values V.csv, or {either}")
     if out is None and arguments.actual == RUN:
         raise UserError(f"--actual {RUN} is for the OUT folder of a run (a file: ./{RUN})")
     if out is None and values is None and arguments.actual == PUBLISHED:

@@ -45,8 +45,11 @@ def _about(kind: str, record: Any) -> str:
     if isinstance(record, TaskFamily):
         return f"a family of tasks, {record.name}:NAME"
     if kind == "metric":
+        if record.selection is None and record.layer_choice is not None:
+            least = "lowest" if record.layer_choice.best == "min" else "highest"
+            return f"chooses a layer, where {record.layer_choice.score} is {least}"
         if record.selection is None:
-            return "ranks no models"
+            return "ranks no models, chooses no layer"
         better = "higher" if record.selection.best == "max" else "lower"
         return f"ranks models by {record.selection.score}, {better} is better"
     if kind == "reporter":
