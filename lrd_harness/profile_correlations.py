@@ -10,10 +10,9 @@ from scipy import stats
 
 from lrd_harness.choice_correlations import LEAST
 from lrd_harness.profile_curves import over_models
-from lrd_harness.profile_rows import GROUPINGS, Grouping, ProfileCorrelation
+from lrd_harness.profile_rows import Grouping, Place, ProfileCorrelation, members
 from lrd_harness.rows import Key
 
-Place = tuple[Key, str]  # model and task
 Values = Mapping[int, float]  # layer -> value
 
 
@@ -30,13 +29,8 @@ def correlate(
     names = list(sources)
     pairs = [(names[a], names[b]) for a, b in zip(first, second, strict=True)]
     found: list[ProfileCorrelation] = []
-    for grouping in GROUPINGS:
-        by_group: dict[str, list[int]] = {}
-        for i, place in enumerate(places):
-            if place in groups[grouping]:
-                by_group.setdefault(groups[grouping][place], []).append(i)
-        for group, own in by_group.items():
-            found += _rows(grouping, group, pairs, [places[i][0] for i in own], rho[own])
+    for grouping, group, own in members(places, groups):
+        found += _rows(grouping, group, pairs, [places[i][0] for i in own], rho[own])
     return tuple(found)
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
+
+from lrd_harness.rows import Key
 
 DEPTHS = 101  # 0, 0.01, ..., 1
 SCORE = "score"  # the source that is the task's main score
 Grouping = Literal["all", "kind", "family", "task type"]
 GROUPINGS: tuple[Grouping, ...] = ("all", "kind", "family", "task type")
+Place = tuple[Key, str]  # model and task
 
 
 class Peak(NamedTuple):
@@ -85,3 +89,16 @@ class Profiles:
     main: tuple[str, ...]
     selection: tuple[str, ...]
     notes: tuple[str, ...] = ()
+
+
+def members(
+    places: Sequence[Place], groups: Mapping[Grouping, Mapping[Place, str]]
+) -> Iterator[tuple[Grouping, str, list[int]]]:
+    """Which of the places (their numbers) are in each group, in order of appearance."""
+    for grouping in GROUPINGS:
+        by_group: dict[str, list[int]] = {}
+        for i, place in enumerate(places):
+            if place in groups[grouping]:
+                by_group.setdefault(groups[grouping][place], []).append(i)
+        for group, own in by_group.items():
+            yield grouping, group, own

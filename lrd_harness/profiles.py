@@ -20,13 +20,14 @@ from lrd_harness.kinds import model_kind
 from lrd_harness.profile_correlations import correlate
 from lrd_harness.profile_curves import Line, by_model, mean_and_spread
 from lrd_harness.profile_rows import (
-    GROUPINGS,
     SCORE,
     Grouping,
     Peak,
+    Place,
     ProfileCorrelation,
     ProfileRow,
     Profiles,
+    members,
 )
 from lrd_harness.remarks import names
 from lrd_harness.results import Key, MetricRow, ModelRow, Results
@@ -34,7 +35,6 @@ from lrd_harness.sides import Kind
 
 __all__ = ["Peak", "ProfileCorrelation", "ProfileRow", "Profiles", "build_profiles"]
 
-Place = tuple[Key, str]  # model and task
 Groups = Mapping[Grouping, Mapping[Place, str]]
 Best = Literal["max", "min"]
 
@@ -175,14 +175,9 @@ def _rows(
     places = list(lines)
     curves = np.array([line.curve() for line in lines.values()])
     ends = np.array([line.extremes() for line in lines.values()])  # (pairs, 2): greatest, least
-    for grouping in GROUPINGS:
-        by_group: dict[str, list[int]] = {}
-        for i, place in enumerate(places):
-            if place in groups[grouping]:
-                by_group.setdefault(groups[grouping][place], []).append(i)
-        for group, own in by_group.items():
-            names = grouping, group, source, best
-            yield _row(names, [places[i] for i in own], curves[own], ends[own])
+    for grouping, group, own in members(places, groups):
+        names = grouping, group, source, best
+        yield _row(names, [places[i] for i in own], curves[own], ends[own])
 
 
 def _row(
