@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lrd_harness.errors import UserError
+from lrd_harness.snapshot import Snapshot, follows_length
 
 Watch = Callable[[int, Tensor], None]
 
@@ -23,37 +25,127 @@ class Backbone:
 
     Attributes: module; blocks (ModuleList); calls (L, how often blocks are called in a pass: more
     than len(blocks) where blocks share weights, as in ALBERT); final_norm (None if the last block's
-    output is the model's output).
+    output is the model's output); vocabulary (rows of the embedding that token ids are looked up
+    in, None where there is no such table); by_length (whether a pass depends on the longest text
+    of its batch, or changes the model: after each pass the model is then put back as it was).
 
-    Raises UserError where the module cannot be run on tokens, has no blocks called in sequence, or
-    its output does not follow from the last block.
+    Raises UserError where the module cannot be run on tokens, has no blocks called in sequence, its
+    output does not follow from the last block, or its states are not those that transformers gives.
+    The module is left as it was found.
     """
 
     def __init__(self, module: nn.Module, probe: Mapping[str, Tensor]) -> None:
         self.module = module.eval()
         name = type(module).__name__
-        _check_runs(module, probe, name)
-        self.blocks, self.calls = _find_blocks(module, probe, name)
-        self.final_norm = _find_final_norm(self, probe, name)
+        self._found, self._within = Snapshot(module), False
+        try:
+            self.vocabulary = _check_runs(module, probe, name)
+            self.blocks, self.calls = _find_blocks(module, probe, name)
+            self.by_length = False
+            self.final_norm = _find_final_norm(self, probe, name)
+        finally:
+            changed = self._found.restore(hooks=True)
+        self.by_length = changed or follows_length(module)
+        try:
+            _check_states(self, probe, name)
+        finally:
+            self._found.restore(hooks=True)
 
     def run(self, features: Mapping[str, Tensor], watch: Watch) -> Tensor:
-        """One forward pass; `watch(l, state)` sees state 0..L, (b, T, d_l), as written.
+        """One forward pass; `watch(l, state)` sees state 0..L, (b, T, d_l).
+
+        State l is what block l + 1 reads, and the last one what block L writes: some models work on
+        a state between two blocks (DeBERTa's convolution behind its first).
 
         Returns the model's last_hidden_state (b, T, d_L).
         """
-        seen = 0
+        entered = left = 0
 
         def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if seen == 0:
-                watch(0, args[0] if args else kwargs["hidden_states"])
+            nonlocal entered
+            watch(entered, args[0] if args else kwargs["hidden_states"])
+            entered += 1
 
         def leave(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            nonlocal seen
-            seen += 1
-            watch(seen, hidden_of(output))
+            nonlocal left
+            left += 1
+            if left == self.calls:
+                watch(left, hidden_of(output))
 
-        with torch.inference_mode(), _hooked(self.blocks, enter, leave):
+        with torch.inference_mode(), self.unchanged(), _hooked(self.blocks, enter, leave):
             return _last_hidden_state(self.module, features)
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Put the model back as it was behind the block; within it, passes may build on others."""
+        outermost, self._within = not self._within, True
+        try:
+            yield
+        finally:
+            if outermost:
+                self._within = False
+                if self.by_length:
+                    self._found.restore()
+
+    def bears(self, features: Mapping[str, Tensor], blocks: int | None) -> bool:
+        """Whether a pass goes through so many blocks (None: all) without a fault.
+
+        A lack of memory is none. Whatever the pass changes in the model is put back, and noted in
+        `by_length`.
+        """
+        from accelerate.utils.memory import should_reduce_batch_size
+
+        left = 0
+
+        def leave(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            nonlocal left
+            left += 1
+            if left == blocks:
+                raise _EnoughError
+
+        try:
+            with torch.inference_mode(), _hooked(self.blocks, lambda *_: None, leave):
+                _last_hidden_state(self.module, features)
+        except _EnoughError:
+            return True
+        except Exception as error:  # whatever a model raises on a text that is too long for it
+            return bool(should_reduce_batch_size(error))
+        finally:
+            self.by_length |= self._found.restore()
+        return True
+
+
+def body(model: Any) -> Any:
+    """The part of a transformers model that gives a state for each token, below any head.
+
+    Of an encoder-decoder that is the encoder, whose checkpoint may have no decoder (T5EncoderModel
+    says of itself that it is none). Some models name a part as their base that they do not have.
+    """
+    both = all(isinstance(getattr(model, part, None), nn.Module) for part in ("encoder", "decoder"))
+    if model.config.is_encoder_decoder or both or type(model).__name__.endswith("EncoderModel"):
+        return model.get_encoder()
+    base = model.base_model
+    if base is not model:
+        return body(base) if has_head(base) else base
+    if not has_head(model):
+        return base
+    words = model.get_input_embeddings()
+    parts = [part for part in model.children() if any(m is words for m in part.modules())]
+    if len(parts) != 1:
+        return base
+    return body(parts[0]) if has_head(parts[0]) else parts[0]
+
+
+def has_head(model: Any) -> bool:
+    """Whether a transformers model goes on from states to words."""
+    try:
+        return model.get_output_embeddings() is not None
+    except (AttributeError, NotImplementedError):
+        return False
+
+
+class _EnoughError(Exception):
+    """Ends a pass when what was wanted of it is known."""
 
 
 def _last_hidden_state(module: nn.Module, features: Mapping[str, Tensor]) -> Tensor:
@@ -63,14 +155,45 @@ def _last_hidden_state(module: nn.Module, features: Mapping[str, Tensor]) -> Ten
     return state
 
 
-def _check_runs(module: nn.Module, probe: Mapping[str, Tensor], name: str) -> None:
+def _check_runs(module: nn.Module, probe: Mapping[str, Tensor], name: str) -> int | None:
+    """Raise UserError unless the module runs on tokens. Returns the rows of their embedding."""
+    words = _Words(probe["input_ids"])
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), words:
             state = _last_hidden_state(module, probe)
     except Exception as error:
+        most = int(probe["input_ids"].max())
+        if words.rows and most >= min(words.rows):
+            raise UserError(
+                f"{name} has an embedding of {min(words.rows)} tokens, and its tokenizer gives the "
+                f"token {most}: it is another model's"
+            ) from error
         raise UserError(f"{name} cannot be run on tokens: {error}") from error
     if state.dim() != 3 or state.shape[:2] != probe["input_ids"].shape:
         raise UserError(f"{name} gives no state for each token: not a transformer")
+    return min(words.rows, default=None)
+
+
+class _Words(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's has no types
+    """Notes the rows of the tables in which the tokens themselves are looked up.
+
+    Not the modules are watched: some flatten the tokens first, and some hand them to a table of
+    positions for their number alone.
+    """
+
+    def __init__(self, tokens: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._tokens = tokens.flatten().cpu()
+        self.rows: list[int] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is torch.ops.aten.embedding.default:  # before it is done, since it may fail
+            found = args[1].flatten()
+            if len(found) == len(self._tokens) and bool((found.cpu() == self._tokens).all()):
+                self.rows.append(len(args[0]))
+        return func(*args, **(kwargs or {}))
 
 
 def _takes_cache(module: nn.Module) -> bool:
@@ -151,6 +274,8 @@ def _find_final_norm(
     current = states[backbone.calls]
     chain = []
     for module, before, after in trail:
+        if same(current, last):  # what comes after it, as a pooler, reads the output
+            break
         if same(before, current) and not same(after, before):
             chain.append(module)
             current = after
@@ -162,6 +287,36 @@ def _find_final_norm(
     if not chain:
         return None
     return chain[0] if len(chain) == 1 else nn.Sequential(*chain)
+
+
+def _check_states(backbone: Backbone, probe: Mapping[str, Tensor], name: str) -> None:
+    """Raise UserError where transformers' own list of hidden states holds others than these.
+
+    Its last one may be normed. In some families (Mamba, RWKV) the list begins with state 1, and
+    what the last block writes stands in it twice, normed and not.
+    """
+    try:
+        with torch.inference_mode():
+            output = backbone.module(**probe, output_hidden_states=True)
+    except Exception:  # a model that does not offer them, or not like this
+        return
+    own = getattr(output, "hidden_states", None)
+    if not isinstance(own, (tuple, list)) or len(own) != backbone.calls + 1:
+        return
+    states: dict[int, Tensor] = {}
+    last = backbone.run(probe, lambda layer, state: states.update({layer: state.clone()}))
+    ends = [states[backbone.calls], last]
+    for first in (0, 1):
+        pairs = [(layer, own[layer - first]) for layer in range(first, backbone.calls + first)]
+        wrong = [layer for layer, found in pairs if not same(states[layer], found)]
+        if not wrong and any(same(end, own[-1]) for end in ends):
+            return
+        if first == 0:
+            at = wrong[0] if wrong else backbone.calls
+    raise UserError(
+        f"{name}: state {at} as its blocks hand it on is not hidden_states[{at}] of transformers, "
+        "so its layers cannot be read"
+    )
 
 
 def same(a: Tensor, b: Tensor) -> bool:

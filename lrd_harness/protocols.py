@@ -107,7 +107,10 @@ class Model(Protocol):
         ...
 
     def embed(self, pooled: torch.Tensor) -> torch.Tensor:
-        """From pooled states (n, d) to the model's output: Dense, Normalize and the like."""
+        """From pooled states (n, d) to the model's output: Dense, Normalize and the like.
+
+        A model whose output depends on it takes `prompt_type` as well, "query", "document" or None.
+        """
         ...
 
 
@@ -147,6 +150,14 @@ class LanguageModel(BlockModel, Protocol):
 
     def watch(self, batch: Sequence[Encoded], seen: Callable[[int, torch.Tensor], None]) -> None:
         """One forward pass: `seen(l, state)` of state 0..L, (b, T, d_l), as written."""
+        ...
+
+    def length_limit(self, wanted: int) -> int:
+        """The most tokens that a pass takes: as many as wanted, if the blocks bear so many."""
+        ...
+
+    def check_tokens(self, tokens: Sequence[int], text: str) -> None:
+        """Raise UserError for a token that the model has no embedding of, naming the text."""
         ...
 
     def normed(self, state: torch.Tensor) -> torch.Tensor:

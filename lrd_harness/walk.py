@@ -66,7 +66,7 @@ class Walk:
             kept_blocks(removed, self.backbone.calls)
         if not gone:
             return
-        with torch.inference_mode():
+        with torch.inference_mode(), self.backbone.unchanged():
             calls, open_branches = self._full_pass(features, gone)
             # of what is left to do, the deepest branch first: it adds none above itself
             while open_branches:

@@ -11,6 +11,11 @@ from lrd_harness.errors import UserError
 from lrd_harness.protocols import Model
 
 UNLIMITED = 8192  # tokens of a text, where a model says nothing
+# Under which names configurations say how long texts may be.
+LENGTHS = (
+    "max_position_embeddings n_positions max_seq_len max_seq_length max_sequence_length seq_length "
+    "n_ctx"
+).split()
 
 
 def open_plain(
@@ -21,13 +26,14 @@ def open_plain(
     Where the options want a language-model head it has one, if the weights do.
     Raises UserError for an unknown pooling and for weights that do not fill the model.
     """
+    from lrd_harness.loading import as_saved, known_as
     from lrd_harness.prompts import prompt_rule
     from lrd_harness.text_model import Parts, TextModel, by_mask
 
+    options = as_saved(checkpoint, options)
     pooling = options.pooling or default_pooling
     pool = by_mask(pooling)
     module, tokenizer, whole = _load(checkpoint, options)
-    max_length = length_limit(module, options.max_length or _usual_length(module, tokenizer))
     return TextModel(
         checkpoint,
         options,
@@ -35,11 +41,11 @@ def open_plain(
             adapter=adapter,
             module=module,
             tokenizer=tokenizer,
-            encode=_encoder(tokenizer, max_length),
+            encode=_encoder(tokenizer),
             pool=pool,
             pooling=pooling,
-            max_length=max_length,
-            prompt=prompt_rule(checkpoint.name, chosen=options.prompts),
+            max_length=options.max_length or usual_length(module, tokenizer.model_max_length),
+            prompt=prompt_rule(known_as(checkpoint), chosen=options.prompts),
             whole=whole,
         ),
     )
@@ -49,13 +55,16 @@ def _load(checkpoint: Checkpoint, options: ModelOptions) -> tuple[Any, Any, Any]
     """The backbone, its tokenizer, and the model with its head, None where there is none."""
     from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
+    from lrd_harness.backbone import body, has_head
+    from lrd_harness.poolers import leave_out
+
     where = {
         "revision": checkpoint.revision if checkpoint.hub else None,
         "local_files_only": not checkpoint.hub,
         "trust_remote_code": False,
     }
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, **where)
-    kind: Any = AutoModelForCausalLM if options.head else AutoModel
+    kind: Any = AutoModelForCausalLM if options.head else _encoder_class(checkpoint) or AutoModel
     loaded, loading = kind.from_pretrained(
         checkpoint.path,
         dtype=options.dtype,
@@ -65,13 +74,31 @@ def _load(checkpoint: Checkpoint, options: ModelOptions) -> tuple[Any, Any, Any]
         **mapping(options),
         **where,
     )
+    leave_out(loaded, _holes(loading))
     if options.head:
-        _refuse_holes(checkpoint, loaded, loaded.base_model, loading)
-        whole = None if _holes(loading) else loaded
-        return loaded.base_model, tokenizer, whole
-    module = loaded.get_encoder() if loaded.config.is_encoder_decoder else loaded
+        module = body(loaded)
+        _refuse_holes(checkpoint, loaded, module, loading)
+        return module, tokenizer, None if _holes(loading) else loaded
+    coded = loaded.config.is_encoder_decoder or kind is not AutoModel
+    module = body(loaded) if coded or has_head(loaded) else loaded
     _refuse_holes(checkpoint, loaded, module, loading)
     return module, tokenizer, None
+
+
+def _encoder_class(checkpoint: Checkpoint) -> Any:
+    """The class of a checkpoint that is the encoder of an encoder-decoder alone, as T5EncoderModel.
+
+    AutoModel would give it a decoder, whose weights there are none of.
+    """
+    import transformers
+
+    named = checkpoint.config.get("architectures")
+    for name in named if isinstance(named, list) else ():
+        found = getattr(transformers, name, None) if str(name).endswith("EncoderModel") else None
+        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
+            kind = getattr(found.config_class, "model_type", None)
+            return found if kind == checkpoint.config.get("model_type") else None
+    return None
 
 
 def _refuse_holes(checkpoint: Checkpoint, whole: Any, used: Any, loading: Any) -> None:
@@ -94,8 +121,11 @@ def _holes(loading: Any) -> list[str]:
 def check_whole(checkpoint: Checkpoint, module: Any, subfolder: str = "") -> None:
     """Raise UserError if a model that was loaded from this checkpoint was not filled by it.
 
-    For loaders that do not say: the names are compared on the meta device, no weight is read.
+    For loaders that do not say: the names are compared on the meta device, no weight is read. A
+    random pooler is left out of the module.
     """
+    from lrd_harness.poolers import leave_out
+
     if "adapter_config.json" in checkpoint.files or getattr(module, "hf_quantizer", None):
         return  # weights from several places, or packed under other names
     shell, loading = type(module).from_pretrained(
@@ -109,34 +139,27 @@ def check_whole(checkpoint: Checkpoint, module: Any, subfolder: str = "") -> Non
         device_map="meta",
     )
     _refuse_holes(checkpoint, shell, shell, loading)
+    leave_out(module, _holes(loading))
 
 
-def length_limit(module: Any, wanted: int) -> int:
-    """The most tokens a text may have: as many as wanted, if there are positions for them.
+def usual_length(module: Any, said: float | None) -> int:
+    """The most tokens of a text that the tokenizer (`said`) and config.json speak of, the less.
 
-    Only position tables are a limit; where positions are computed, more than config.json says work.
+    Whether the model bears so many, and whether it bears more, is tried when it is opened.
     """
-    limits = [wanted]
-    for name, table in module.named_modules():
-        position = "position" in name or name.endswith("wpe")
-        if position and "rel" not in name and getattr(table, "num_embeddings", 0):
-            padding = -1 if table.padding_idx is None else table.padding_idx
-            limits.append(table.num_embeddings - padding - 1 - getattr(table, "offset", 0))
-    return int(min(limits))
+    config: Any = getattr(module, "config", None)
+    text = config.get_text_config() if config is not None else None
+    limits: list[float] = [said] if said else []
+    for name in LENGTHS:
+        value = getattr(text, name, None)
+        if type(value) is int and value > 0:
+            limits.append(value)
+    least = min(limits, default=float("inf"))
+    return int(least) if 0 < least < 10**6 else UNLIMITED
 
 
-def _usual_length(module: Any, tokenizer: Any) -> int:
-    """What the tokenizer and config.json say, whichever is less."""
-    config = module.config.get_text_config()
-    limits = [tokenizer.model_max_length]
-    for name in ("max_position_embeddings", "n_positions"):
-        positions = getattr(config, name, None) or 0
-        limits += [positions] * (positions > 0)
-    return int(min(limits)) if min(limits) < 10**6 else UNLIMITED
-
-
-def _encoder(tokenizer: Any, max_length: int) -> Callable[[Sequence[Text]], list[dict[str, Any]]]:
-    def encode(texts: Sequence[Text]) -> list[dict[str, Any]]:
+def _encoder(tokenizer: Any) -> Callable[[Sequence[Text], int], list[dict[str, Any]]]:
+    def encode(texts: Sequence[Text], max_length: int) -> list[dict[str, Any]]:
         features = tokenizer(
             [t.prompt + t.text for t in texts], truncation=True, max_length=max_length
         )

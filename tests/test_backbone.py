@@ -189,3 +189,75 @@ def test_nothing_of_a_pass_is_kept_for_gradients() -> None:
     _, last = states_of(backbone, probe())
     assert last.is_inference()
     assert all(p.grad is None for p in module.parameters())
+
+
+def test_work_between_blocks_belongs_to_the_state() -> None:
+    """DeBERTa-v2 has a convolution behind its first block, which the model cut there has, too."""
+    conv = {"conv_kernel_size": 3, "conv_act": "gelu", "norm_rel_ebd": "layer_norm"}
+    module: Any = module_of("DebertaV2", relative_attention=True, pos_att_type=["c2p"], **conv)
+    states, last = states_of(Backbone(module, probe()), probe(2))
+    with torch.inference_mode():
+        own = module(**probe(2), output_hidden_states=True).hidden_states
+    for state, expected in zip([*states[:-1], last], own, strict=True):
+        torch.testing.assert_close(state, expected, rtol=0, atol=1e-6)
+    cut = transformers.AutoModel.from_config(
+        tiny.config(
+            "DebertaV2",
+            relative_attention=True,
+            pos_att_type=["c2p"],
+            num_hidden_layers=1,
+            **conv,
+        )
+    ).eval()
+    cut.load_state_dict(module.state_dict(), strict=False)
+    with torch.inference_mode():
+        torch.testing.assert_close(states[1], cut(**probe(2))[0], rtol=0, atol=1e-6)
+
+
+class Telling(Plain):
+    """Offers hidden states, of which one is not what a block reads."""
+
+    def __init__(self, wrong: int | None, shift: bool = False) -> None:
+        super().__init__(blocks=3)
+        self.wrong, self.shift = wrong, shift
+
+    def forward(self, input_ids: Tensor, output_hidden_states: bool = False, **_: Any) -> Any:
+        state = self.embed(input_ids)
+        held = [state]
+        for block in self.blocks:
+            state = block(state)
+            held.append(state)
+        if self.shift:  # as in Mamba: states 1 to L, and the last once more
+            held = [*held[1:], state]
+        if self.wrong is not None:
+            held[self.wrong] = held[self.wrong] + 1
+        kept = tuple(held) if output_hidden_states else None
+        return SimpleNamespace(last_hidden_state=state, hidden_states=kept)
+
+
+@pytest.mark.parametrize("shift", [False, True])
+def test_states_are_compared_with_those_that_the_model_offers(shift: bool) -> None:
+    assert Backbone(Telling(None, shift), probe()).calls == 3
+    for wrong in range(4):
+        with pytest.raises(UserError, match=r"Telling: state \d .* not hidden_states"):
+            Backbone(Telling(wrong, shift), probe())
+
+
+def test_what_reads_the_output_is_no_norm() -> None:
+    """A pooler behind the output takes the normed state, whose norm must not be missed for it."""
+
+    class PooledBehind(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pooler = nn.Linear(8, 8)
+
+        def forward(self, input_ids: Tensor, **_: Any) -> Any:
+            state = self.embed(input_ids)
+            for block in self.blocks:
+                state = block(state)
+            last = self.norm(state)
+            self.pooler(last)
+            return SimpleNamespace(last_hidden_state=last)
+
+    module = PooledBehind()
+    assert Backbone(module, probe()).final_norm is module.norm

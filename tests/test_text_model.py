@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import tiny
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrd_harness.contracts import Text
+from lrd_harness.errors import UserError
 from lrd_harness.pooling import POOLINGS
 
 FAMILIES = [*tiny.ENCODERS, *tiny.DECODERS, *tiny.WIDER]
@@ -185,3 +187,54 @@ def test_identity_holds_what_changes_a_state(tmp_path: Path) -> None:
     assert tiny.open_model(folder).identity == plain
     other = tiny.save("Llama", tmp_path / folder.name, seed=1)
     assert tiny.open_model(other).identity != plain
+
+
+@pytest.mark.parametrize("most", [None, 2, 4])
+@pytest.mark.parametrize("family", ["FNet", "Bart", "ConvBert"])
+def test_a_small_limit_hides_no_fault_of_padding(
+    family: str, most: int | None, tmp_path: Path
+) -> None:
+    """Whatever the probe is cut to, texts of unequal length are tried together."""
+    changes = {"num_attention_heads": None} if family == "FNet" else {}
+    folder = tiny.save(family, tmp_path / "m", **changes)
+    model = tiny.open_model(folder, "encoder", max_length=most, padding="left")
+    assert model.padding == {"FNet": "none", "Bart": "right", "ConvBert": "none"}[family]
+    texts = [Text("the cat sat on a mat"), Text("fox"), Text("")]
+    together = model.states(model.tokenize(texts))
+    for row, text in enumerate(texts):
+        for plane, state in model.states(model.tokenize([text])).items():
+            torch.testing.assert_close(together[plane][row], state[0])
+
+
+@pytest.mark.parametrize(
+    ("family", "adapter"),
+    [("Llama", "decoder"), ("GPT2", "decoder"), ("OPT", "decoder"), ("Bert", "encoder")],
+)
+def test_a_padding_token_without_a_row(family: str, adapter: str, tmp_path: Path) -> None:
+    """Padding is masked, so any token serves; the embedding was not made longer for it."""
+    folder = tiny.save(family, tmp_path / "m")
+    expected = tiny.open_model(folder, adapter)
+    expected = expected.states(expected.tokenize(TEXTS))
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "<pad-of-its-own>"})
+    tokenizer.save_pretrained(folder)
+    model = tiny.open_model(folder, adapter)
+    assert model.tokenizer.pad_token_id >= len(tiny.VOCAB)
+    found = model.states(model.tokenize(TEXTS))
+    assert found.keys() == expected.keys()
+    for plane, state in expected.items():
+        torch.testing.assert_close(found[plane], state)
+
+
+@pytest.mark.parametrize("family", ["Bert", "GPT2", "OPT"])
+def test_a_token_without_a_row_is_named_with_its_text(family: str, tmp_path: Path) -> None:
+    folder = tiny.save(family, tmp_path / "m")
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["unheard"])
+    tokenizer.save_pretrained(folder)
+    model = tiny.open_model(folder)
+    model.tokenize([Text("a cat")])
+    rows = len(tiny.VOCAB)
+    for text in (Text("an unheard cat"), Text("cat", "unheard: ")):
+        with pytest.raises(UserError, match=f"unheard.* token {rows}, .* has {rows} rows"):
+            model.tokenize([Text("a"), text])
