@@ -124,6 +124,8 @@ class Task:
     check: raises UserError, cheaply and before any model is opened, if the data are out of reach.
     fingerprint: a hash of its data, where they are the user's own and may change between runs.
     save: writes a score's native result file for this view under the run's output folder.
+    place: of a task that is called after a file, where that lies, with its prefix: what tells it
+        from another of the same name.
     """
 
     name: str
@@ -137,6 +139,7 @@ class Task:
     save: Callable[[Score, Any, Path], None] | None = None
     fingerprint: Callable[[], str] | None = None
     tokenize: Callable[[LanguageModel, Sequence[Continuation]], TokenPairs] | None = None
+    place: str = ""
 
     @property
     def likelihood(self) -> bool:
@@ -150,7 +153,8 @@ class TaskOptions:
 
     data: the folder of local data, DIR/TASK/SPLIT.jsonl. For lm-eval's tasks: num_fewshot (None:
     the task's own), limit (documents a task, below 1 a share; None: all), include_path (a folder
-    of tasks of one's own), log_samples (whether result files list every document).
+    of tasks of one's own), log_samples (whether result files list every document). text_column: of
+    a table of own texts.
     """
 
     data: Path | None = None
@@ -158,6 +162,7 @@ class TaskOptions:
     limit: float | None = None
     include_path: Path | None = None
     log_samples: bool = False
+    text_column: str = "text"
 
 
 @dataclass(frozen=True)
@@ -183,7 +188,8 @@ class Checkpoint:
     """A model found, before it is opened.
 
     name: as results call it; path: a local folder or hub id that transformers can load;
-    revision: commit, version or content hash; config: its config.json; files: file names in it.
+    revision: commit, version or content hash; config: its config.json; files: file names in it;
+    content: a checksum of what it is, where the revision is a mere version.
     """
 
     name: str
@@ -192,6 +198,7 @@ class Checkpoint:
     config: Mapping[str, Any]
     files: frozenset[str]
     hub: bool = False
+    content: str = ""
 
 
 @dataclass(frozen=True)
@@ -220,6 +227,8 @@ class Adapter:
     claims: whether it can open this checkpoint; adapters are asked in order of `priority`,
         highest first, and the first that claims it opens it, unless the user names one.
     likelihoods: whether the models that it opens can have a language-model head.
+    check: raises UserError, cheaply and before anything is loaded, for a checkpoint that it cannot
+        read or that says it is something else.
     """
 
     name: str
@@ -228,6 +237,7 @@ class Adapter:
     priority: int = 0
     description: str = ""
     likelihoods: bool = False
+    check: Callable[[Checkpoint], None] | None = None
 
 
 @dataclass(frozen=True)

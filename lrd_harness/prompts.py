@@ -6,12 +6,16 @@ functions, so that a task's score is the one mteb would give.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from types import FunctionType, MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lrd_harness.contracts import Task
+from lrd_harness.contracts import PromptType, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Prompt = Callable[[Task, str | None], str]
 
@@ -41,6 +45,43 @@ def prompt_rule(
     fallback = table.get(default or "") or ""
     rule = _instruct(model_name, fallback) or _by_table(table, _OWN_NAMES, fallback)
     return cache(rule)  # asked once a text, and mteb looks up its tasks anew each time
+
+
+def embedded(
+    embed: Callable[..., Tensor], pooled: Tensor, prompt_type: PromptType | None
+) -> Tensor:
+    """What a model's `embed` makes of pooled states; one that takes a prompt type is told it."""
+    takes = "prompt_type" in inspect.signature(embed).parameters
+    return embed(pooled, prompt_type=prompt_type) if takes else embed(pooled)
+
+
+def own_prompts(
+    model_name: str,
+    own: Mapping[str, str | None],
+    default: str | None,
+    chosen: Mapping[str, str] | None,
+) -> tuple[dict[str, str], str | None]:
+    """What `prompt_rule` goes by, as sentence-transformers keeps it; and the default prompt's name.
+
+    Where no name says which prompt a query or a document gets, it is written out. Instructions that
+    mteb makes for each task are not among them.
+    """
+    if chosen is not None:
+        others = {name for names in _OWN_NAMES.values() for name in names} - set(_OWN_NAMES)
+        table = {name: prompt for name, prompt in chosen.items() if name not in others}
+        return {"query": "", "document": "", **table}, None
+    table = {name: prompt or "" for name, prompt in (_known(model_name) or own).items()}
+    default = default if default in table else None
+    fallback = table.get(default or "", "")
+    for kind, names in _OWN_NAMES.items():
+        if kind is not None:
+            table[kind] = next((table[name] for name in names if name in table), fallback)
+    return table, default
+
+
+def instructed(model_name: str, chosen: Mapping[str, str] | None) -> bool:
+    """Whether mteb makes instructions for the model, so that prompts depend on the task."""
+    return chosen is None and _instruct(model_name, "") is not None
 
 
 def _by_table(

@@ -11,6 +11,7 @@ import torch
 from lrd_harness.contracts import Continuation, Norm, PromptType, Task, Text
 from lrd_harness.errors import NotFinite
 from lrd_harness.likelihoods import GREEDY, LOGLIKELIHOOD, key
+from lrd_harness.prompts import embedded
 from lrd_harness.protocols import Experiments, Model
 from lrd_harness.store import Plane, Store
 
@@ -76,7 +77,7 @@ class LayerView:
             self._first = pooled[:1] if self._first is None else self._first
             spread = (pooled - self._first).abs().amax()
             self._same &= bool(spread <= SAME * pooled.abs().amax())
-        return self._model.embed(pooled).numpy()
+        return embedded(self._model.embed, pooled, prompt_type).numpy()
 
 
 class Answers:

@@ -7,6 +7,7 @@ from lrd_harness.hookspecs import hookimpl
 from lrd_harness.protocols import Model
 
 from ._plain import open_plain
+from ._reads import check_plain
 
 
 def claims(checkpoint: Checkpoint) -> bool:
@@ -18,7 +19,8 @@ def claims(checkpoint: Checkpoint) -> bool:
     from transformers.models.auto import modeling_auto as auto
 
     config = checkpoint.config
-    kind, architectures = config.get("model_type"), config.get("architectures") or []
+    kind, said = str(config.get("model_type")), config.get("architectures")
+    architectures = list(map(str, said)) if isinstance(said, list) else []
     causal = any("CausalLM" in name or "LMHead" in name for name in architectures)
     causal |= kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     encoder = kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.get("is_decoder")
@@ -41,5 +43,6 @@ def lrd_adapters() -> list[Adapter]:
             priority=10,
             description="causal language models; last-token pooling, or mean, or mean-no-sink",
             likelihoods=True,
+            check=check_plain,
         )
     ]

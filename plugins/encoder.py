@@ -2,39 +2,52 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 from lrd_harness.contracts import Adapter, Checkpoint, ModelOptions
+from lrd_harness.errors import UserError
+from lrd_harness.finding import read_json
 from lrd_harness.hookspecs import hookimpl
 from lrd_harness.protocols import Model
 
 from ._plain import open_plain
+from ._reads import check_plain
 
 POOLING = "1_Pooling/config.json"
 
 
 def claims(checkpoint: Checkpoint) -> bool:
     """Any transformers checkpoint; it is asked last."""
-    return "model_type" in checkpoint.config
+    return isinstance(checkpoint.config.get("model_type"), str)
 
 
 def open_model(checkpoint: Checkpoint, options: ModelOptions) -> Model:
     """Open with AutoModel; of an encoder-decoder, the encoder."""
-    return open_plain(checkpoint, options, adapter="encoder", default_pooling=_usual(checkpoint))
+    usual = "mean" if options.pooling else _usual(checkpoint)
+    return open_plain(checkpoint, options, adapter="encoder", default_pooling=usual)
 
 
 def _usual(checkpoint: Checkpoint) -> str:
-    """The pooling that comes with a model whose modules.json was left out."""
+    """The pooling that comes with a model whose modules.json was left out.
+
+    Raises UserError for one that is none of ours.
+    """
     if POOLING not in checkpoint.files:
         return "mean"
-    from transformers.utils.hub import cached_file
-
-    revision = checkpoint.revision if checkpoint.hub else None
-    path = Path(str(cached_file(checkpoint.path, POOLING, revision=revision)))
-    said = json.loads(path.read_text(encoding="utf-8"))
-    cls = said.get("pooling_mode") == "cls" or said.get("pooling_mode_cls_token") is True
-    return "cls" if cls else "mean"
+    said = read_json(checkpoint, POOLING)
+    modes = said.get("pooling_mode")
+    if modes is None:  # as earlier versions of sentence-transformers wrote it
+        flags = (key for key, value in said.items() if value is True)
+        modes = [f.removeprefix("pooling_mode_") for f in flags if f.startswith("pooling_mode_")]
+    found = [modes] if isinstance(modes, str) else list(modes)
+    if found in ([], ["mean"], ["mean_tokens"]):
+        return "mean"
+    if found in (["cls"], ["cls_token"]):
+        return "cls"
+    if found == ["lasttoken"]:
+        return "last"
+    raise UserError(
+        f"{checkpoint.name}: its {POOLING} pools by {'+'.join(map(str, found))[:80]}, which is "
+        "not done without modules.json: choose a --pooling"
+    )
 
 
 @hookimpl
@@ -46,5 +59,6 @@ def lrd_adapters() -> list[Adapter]:
             claims,
             open_model,
             description="encoders as plain transformers checkpoints; mean or cls pooling",
+            check=check_plain,
         )
     ]

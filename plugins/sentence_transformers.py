@@ -2,48 +2,76 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrd_harness.contracts import Adapter, Checkpoint, ModelOptions, Text
+from lrd_harness.contracts import Adapter, Checkpoint, ModelOptions, PromptType, Text
 from lrd_harness.devices import mapping
 from lrd_harness.errors import UserError
+from lrd_harness.finding import read_json
 from lrd_harness.hookspecs import hookimpl
+from lrd_harness.loading import known_as, of_modules
 from lrd_harness.protocols import Model
+from lrd_harness.sentence_modules import LIST, Module, modules_of, refuse_unread
 
-from ._plain import UNLIMITED, check_whole, length_limit
+from ._plain import UNLIMITED, check_whole
+from ._reads import check_quantised
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lrd_harness.text_model import TextModel
+
+STATES = {"method": "forward", "method_output_name": "last_hidden_state"}
+
 
 def claims(checkpoint: Checkpoint) -> bool:
     """Folders that sentence-transformers has saved say so in modules.json."""
-    return "modules.json" in checkpoint.files
+    return of_modules(checkpoint)
+
+
+def check(checkpoint: Checkpoint) -> None:
+    """Raise UserError unless it is a transformer, a pooling, and modules on the pooled vector.
+
+    So also for SparseEncoder, CrossEncoder and their kin, for pickled weights of a module, and for
+    code that comes with the model.
+    """
+    refuse_unread(
+        checkpoint.name,
+        _modules(checkpoint),
+        checkpoint.files,
+        lambda name: read_json(checkpoint, name),
+    )
+    check_quantised(checkpoint)
+
+
+def _modules(checkpoint: Checkpoint) -> list[Module]:
+    return modules_of(read_json(checkpoint, LIST, list), f"{checkpoint.name}: {LIST}")
 
 
 def open_model(checkpoint: Checkpoint, options: ModelOptions) -> Model:
     """Open the model as sentence-transformers does; its last layer gives what its encode() gives.
 
     A model that mteb knows is opened as mteb opens it (length limit, end token, and so on).
-    Raises UserError where its modules are not a transformer, a pooling and modules on the pooled,
-    for an unknown pooling, and for weights that do not fill the model. No code that comes with a
-    model is run.
+    Raises UserError as `check` does, for an unknown pooling, and for weights that do not fill the
+    model. No code that comes with a model is run.
     """
+    from lrd_harness.modules import pooled_by
     from lrd_harness.prompts import prompt_rule
     from lrd_harness.text_model import Parts, TextModel, by_mask
 
     chosen = by_mask(options.pooling) if options.pooling else None
+    check(checkpoint)
     model = _load(checkpoint, options)
-    modules = list(model)
-    backbone, pooling = _split(modules, checkpoint.name)
-    check_whole(checkpoint, backbone, subfolder=_subfolder(checkpoint))
-    wanted = options.max_length or int(min(model.max_seq_length or UNLIMITED, 10**6))
-    model.max_seq_length = length_limit(backbone, wanted if wanted < 10**6 else UNLIMITED)
+    backbone, pooling = _backbone(model[0], checkpoint.name), model[1]
+    spelled, after = pooled_by(list(model))
+    if spelled and chosen is None:
+        chosen = by_mask(spelled)
+    check_whole(checkpoint, backbone, subfolder=_modules(checkpoint)[0].path)
+    said = model.max_seq_length
+    wanted = options.max_length or (int(said) if said and said < 10**6 else UNLIMITED)
 
-    return TextModel(
+    opened = TextModel(
         checkpoint,
         options,
         Parts(
@@ -52,15 +80,29 @@ def open_model(checkpoint: Checkpoint, options: ModelOptions) -> Model:
             tokenizer=model.tokenizer,
             encode=_encoder(model, with_prompt_length=not pooling.include_prompt),
             pool=chosen or _pool(pooling),
-            pooling=options.pooling or _pooling_name(pooling),
-            max_length=model.max_seq_length,
+            pooling=options.pooling or spelled or _pooling_name(pooling),
+            max_length=wanted,
             prompt=prompt_rule(
-                checkpoint.name, model.prompts, model.default_prompt_name, options.prompts
+                known_as(checkpoint), model.prompts, model.default_prompt_name, options.prompts
             ),
-            embed=_output(model, modules[2:]),
+            embed=_output(model, after),
             similarity=str(getattr(model, "similarity_fn_name", None) or "cosine"),
         ),
     )
+    if options.pooling:
+        _check_width(opened, after)
+    return opened
+
+
+def _check_width(model: TextModel, after: Sequence[Any]) -> None:
+    """Raise UserError where the module behind the pooling takes vectors of another width."""
+    width = model.info.width
+    takes = getattr(after[0], "in_features", width) if after else width
+    if takes != width:
+        raise UserError(
+            f"{model.checkpoint.name}: pooled by {model.info.pooling} its vectors have {width} "
+            f"dimensions, and its module {type(after[0]).__name__} takes {takes}"
+        )
 
 
 def _load(checkpoint: Checkpoint, options: ModelOptions) -> Any:
@@ -94,36 +136,36 @@ def _load(checkpoint: Checkpoint, options: ModelOptions) -> Any:
     return model.eval()
 
 
-def _split(modules: Sequence[Any], name: str) -> tuple[Any, Any]:
-    """The transformer and the pooling, which must come first."""
-    from sentence_transformers.sentence_transformer.modules import Pooling
-
-    kinds = ", ".join(type(m).__name__ for m in modules)
-    backbone = getattr(modules[0], "auto_model", None) if modules else None
-    if backbone is None:
-        raise UserError(f"{name}: its first module is no transformer ({kinds})")
-    if len(modules) < 2 or not isinstance(modules[1], Pooling):
-        raise UserError(f"{name}: no pooling after the transformer ({kinds}): no layers to read")
-    modules[0].unpad_inputs = False
-    return backbone, modules[1]
-
-
-def _subfolder(checkpoint: Checkpoint) -> str:
-    """Where in the checkpoint the transformer lies: "" or, in old ones, "0_Transformer"."""
-    from transformers.utils.hub import cached_file
-
-    revision = checkpoint.revision if checkpoint.hub else None
-    path = Path(str(cached_file(checkpoint.path, "modules.json", revision=revision)))
-    return str(json.loads(path.read_text(encoding="utf-8"))[0]["path"])
+def _backbone(transformer: Any, name: str) -> Any:
+    """The transformers model whose last state is pooled, the same for queries and documents."""
+    for modality in ("text", "message"):
+        read = transformer.modality_config.get(modality, STATES)
+        if {key: read.get(key) for key in STATES} != STATES:
+            raise UserError(f"{name} pools something else than its last state ({read})")
+    sided = getattr(transformer, "_chat_template_declares_task", bool)  # not in all versions
+    if "message" in transformer.modality_config and sided():
+        raise UserError(
+            f"{name}: its chat template writes queries and documents in different ways, which is "
+            "not done here"
+        )
+    transformer.unpad_inputs = False
+    return transformer.auto_model
 
 
-def _output(model: Any, after: Sequence[Any]) -> Callable[[Tensor], Tensor]:
-    """What comes after the pooling, and the cut to the model's output width."""
+def _output(model: Any, after: Sequence[Any]) -> Callable[[Tensor, PromptType | None], Tensor]:
+    """What comes after the pooling, and the cut to the model's output width.
 
-    def embed(pooled: Tensor) -> Tensor:
-        features: Any = {"sentence_embedding": pooled.to(model.dtype)}
+    A router sends queries and documents, or either kind of text, through modules of their own.
+    """
+    from sentence_transformers.base.modules import Router
+
+    modality = model.preprocess(["a"])["modality"]
+
+    def embed(pooled: Tensor, prompt_type: PromptType | None = None) -> Tensor:
+        features: Any = {"sentence_embedding": pooled.to(model.dtype), "modality": modality}
         for module in after:
-            features = module(features)
+            routed = {"task": prompt_type} if isinstance(module, Router) else {}
+            features = module(features, **routed)
         output: Tensor = features["sentence_embedding"]
         return output[:, : model.truncate_dim] if model.truncate_dim else output
 
@@ -165,10 +207,11 @@ def _pool(pooling: Any) -> Callable[[Tensor, Mapping[str, Any]], Tensor]:
 
 def _encoder(
     model: Any, *, with_prompt_length: bool
-) -> Callable[[Sequence[Text]], list[dict[str, Any]]]:
+) -> Callable[[Sequence[Text], int], list[dict[str, Any]]]:
     """sentence-transformers' own preprocessing, its padding taken off again."""
 
-    def encode(texts: Sequence[Text]) -> list[dict[str, Any]]:
+    def encode(texts: Sequence[Text], max_length: int) -> list[dict[str, Any]]:
+        model.max_seq_length = max_length
         encoded: list[dict[str, Any]] = [{} for _ in texts]
         for prompt in dict.fromkeys(t.prompt for t in texts):
             chosen = [i for i, t in enumerate(texts) if t.prompt == prompt]
@@ -195,5 +238,6 @@ def lrd_adapters() -> list[Adapter]:
             open_model,
             priority=20,
             description="models saved by sentence-transformers, all their modules honoured",
+            check=check,
         )
     ]

@@ -35,6 +35,11 @@ def described(files: tuple[str, ...] = (), **config: Any) -> Checkpoint:
         (described(model_type="gpt2", architectures=["GPT2LMHeadModel"]), "decoder"),
         (described(model_type="mamba"), "decoder"),
         (described(model_type="brand_new", architectures=["BrandNewForCausalLM"]), "decoder"),
+        # what no one should write there
+        (described(model_type="bert", architectures=[None, 5]), "encoder"),
+        (described(model_type="bert", architectures={"BertLMHeadModel": 1}), "encoder"),
+        (described(model_type="llama", architectures=7), "decoder"),
+        (described(model_type="llama", architectures="LlamaModel"), "decoder"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -42,6 +47,8 @@ def test_which_adapter_opens_what(checkpoint: Checkpoint, adapter: str) -> None:
     assert tiny.adapter_of(checkpoint).name == adapter
 
 
-def test_no_adapter_for_what_is_no_model() -> None:
-    with pytest.raises(StopIteration):
-        tiny.adapter_of(described())
+@pytest.mark.parametrize("kind", [None, 5, ["bert"], {"bert": 1}])
+def test_no_adapter_for_what_is_no_model(kind: Any) -> None:
+    for checkpoint in (described(), described(model_type=kind)):
+        with pytest.raises(StopIteration):
+            tiny.adapter_of(checkpoint)

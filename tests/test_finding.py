@@ -105,9 +105,7 @@ def test_weights_in_several_files(folder: Path) -> None:
 
 def test_kinds_of_model_that_transformers_does_not_know(folder: Path) -> None:
     config = folder / "config.json"
-    rewrite(config, auto_map={"AutoModel": "custom.Model"})
-    find(str(folder))  # transformers has its own code for it
-    rewrite(config, model_type="strange")
+    rewrite(config, auto_map={"AutoModel": "custom.Model"}, model_type="strange")
     assert "type 'strange' needs its own code" in fault(folder)
     config.write_text(json.dumps({"model_type": "strange"}))
     assert "knows no model of type 'strange'" in fault(folder)
@@ -241,3 +239,28 @@ def test_a_model_in_the_hub_cache_needs_no_hub(
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: config)
     found = find("org/it")
     assert (found.name, found.path, found.revision) == ("org/it", str(snapshot), "0123abc")
+
+
+def test_a_linked_folder_has_the_name_that_was_typed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").symlink_to(folder, target_is_directory=True)
+    found, target = find(str(tmp_path / "mine")), find(str(folder))
+    assert (found.name, found.path) == ("local/mine", str(tmp_path / "mine"))
+    assert (found.revision, found.config, found.files) == (
+        target.revision,
+        target.config,
+        target.files,
+    )
+    assert find(f"{tmp_path}/mine/") == find(f"{folder}/../mine/.") == found
+    assert tiny.open_model(tmp_path / "mine").info.blocks == 3
+    monkeypatch.chdir(tmp_path)
+    assert find("./mine") == find("mine") == found
+    monkeypatch.chdir(tmp_path / "mine")
+    assert find(".") == target  # no name was typed
+    # a link above the folder is no name of the model's
+    (tmp_path / "above").symlink_to(folder.parent, target_is_directory=True)
+    assert find(str(tmp_path / "above" / "model")) == target
+    (tmp_path / "lost").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="lost: no such folder"):
+        find(str(tmp_path / "lost"))
