@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from lrd_harness import temporary
 from lrd_harness.contracts import Checkpoint
 from lrd_harness.errors import UserError
+from lrd_harness.files import named, usual_modes
+
+if TYPE_CHECKING:
+    from lrd_harness.modules import Measured
 
 _TEXT = "The quick brown fox jumps over the lazy dog."
 
@@ -33,29 +37,40 @@ class _Opened:
     answer: Callable[[], Any]
 
 
-def save(checkpoint: Checkpoint, removed: Sequence[int], folder: Path, card: str) -> Path:
+def save(
+    checkpoint: Checkpoint,
+    removed: Sequence[int],
+    folder: Path,
+    card: str,
+    measured: Measured | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Path:
     """Write a checkpoint without these blocks (1..L) to a folder; returns the folder.
 
     Without any to remove the whole model is written.
     The original is opened anew, in the precision that it is kept in, with its head where it has
     one, and with its sentence-transformers modules. Of an encoder-decoder model the encoder is
     pruned, and the decoder is kept. card: the text of README.md.
+    measured: how the model was read; the folder then says so, to sentence-transformers and to this
+    harness. What a user has to know beyond that goes to `say`, a line each, and into README.md.
 
     Raises UserError for a folder that is not empty, for blocks that prune.remove refuses, and where
     what was written does not give the states of the pruned model. The folder appears whole or not
     at all.
     """
-    folder = Path(folder).expanduser().absolute()
+    folder = named(str(folder)).absolute()
     check_free(folder)
     try:
         with _quiet():
-            opened = _pruned(checkpoint, removed)
-            _write(opened, checkpoint, folder, card, whole=not removed)
+            opened = _pruned(checkpoint, removed, measured)
+            lines = _write(opened, checkpoint, folder, card, measured, whole=not removed)
     except UserError:
         raise
     except Exception as error:  # whatever the libraries and the disk raise
         reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise UserError(f"{checkpoint.name} cannot be saved to {folder}: {reason[0]}") from error
+    for line in lines:
+        say(line)
     return folder
 
 
@@ -78,7 +93,11 @@ def _quiet() -> Iterator[None]:
 
 
 def check_free(folder: Path) -> None:
-    """Raise UserError unless the folder is absent or empty."""
+    """Raise UserError unless the folder is absent or empty.
+
+    What processes that were killed while they saved have left beside it is removed.
+    """
+    temporary.sweep(folder.parent)
     if folder.is_dir():
         if any(folder.iterdir()):
             raise UserError(f"{folder} is not empty; a model is saved to a new folder")
@@ -86,42 +105,56 @@ def check_free(folder: Path) -> None:
         raise UserError(f"{folder} is a file, not a folder")
 
 
-def _pruned(checkpoint: Checkpoint, removed: Sequence[int]) -> _Opened:
+def _pruned(checkpoint: Checkpoint, removed: Sequence[int], measured: Measured | None) -> _Opened:
     """The checkpoint opened, without the blocks."""
-    from lrd_harness.backbone import Backbone
+    from lrd_harness.backbone import Backbone, body
     from lrd_harness.prune import remove
 
-    opened = _open(checkpoint)
+    opened = _open(checkpoint, measured)
     if not removed:
         return opened
     root = opened.root
-    inner = root.get_encoder() if root.config.is_encoder_decoder else root.base_model
-    remove(root, Backbone(inner, _probe(opened.tokenizer)).blocks, removed)
+    remove(root, Backbone(body(root), _probe(opened.tokenizer)).blocks, removed)
     return opened
 
 
-def _write(opened: _Opened, checkpoint: Checkpoint, folder: Path, card: str, whole: bool) -> None:
-    """Write to a sibling, compare what that gives, and give it its name."""
+def _write(
+    opened: _Opened,
+    checkpoint: Checkpoint,
+    folder: Path,
+    card: str,
+    measured: Measured | None,
+    whole: bool,
+) -> list[str]:
+    """Write to a sibling, compare what that gives, and give it its name.
+
+    Returns what is to be known of how it is read.
+    """
+    from lrd_harness import modules
+
+    lines: list[str] = []
     made = [p for p in folder.parents if not p.exists()]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-        try:
+        with temporary.folder(folder.parent) as work:
             part = work / folder.name  # with the permissions that a new folder has
             part.mkdir()
             opened.write(part)
             _generation(checkpoint, part)
-            (part / "README.md").write_text(card, encoding="utf-8")
             _compare(opened, part, checkpoint.name, whole)
+            if measured is not None:
+                lines = modules.add(part, measured, opened.tokenizer, opened.root)
+                card += modules.section(measured, lines)
+            (part / "README.md").write_text(card, encoding="utf-8")
+            usual_modes(part)
             check_free(folder)
             part.rename(folder)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
     except BaseException:
         for parent in made:  # from the inside out; what somebody else has used by now stays
             if parent.is_dir() and not any(parent.iterdir()):
                 parent.rmdir()
         raise
+    return lines
 
 
 def _generation(checkpoint: Checkpoint, folder: Path) -> None:
@@ -162,10 +195,18 @@ def _compare(opened: _Opened, folder: Path, name: str, whole: bool) -> None:
         raise misfit
 
 
-def _open(checkpoint: Checkpoint) -> _Opened:
+def _open(checkpoint: Checkpoint, measured: Measured | None) -> _Opened:
+    from lrd_harness import modules
+    from lrd_harness.loading import of_modules
+
     where = _where(checkpoint)
-    if "modules.json" in checkpoint.files:
-        return _open_sentence_transformer(checkpoint.path, where)
+    if of_modules(checkpoint) if measured is None else not measured.plain:
+        opened = _open_sentence_transformer(
+            checkpoint.path, where, modules.tokenizing(measured) if measured else {}
+        )
+        if measured is not None:
+            modules.fit(opened.model, measured)
+        return opened
     kinds = _kinds(checkpoint)
     for kind in kinds[:-1]:
         try:
@@ -195,6 +236,8 @@ def _open_plain(path: str, kind: Any, where: Mapping[str, Any]) -> _Opened:
     """A model as transformers opens it. Raises UserError for weights that are not there."""
     from transformers import AutoTokenizer
 
+    from lrd_harness.poolers import leave_out
+
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
     model, loading = kind.from_pretrained(
         path,
@@ -205,8 +248,7 @@ def _open_plain(path: str, kind: Any, where: Mapping[str, Any]) -> _Opened:
         **where,
     )
     holes = sorted({*loading["missing_keys"], *(k for k, *_ in loading["mismatched_keys"])})
-    if any("pooler" in key for key in holes) and getattr(model, "pooler", None) is not None:
-        model.pooler = None  # random, as there are no weights for it: better left out
+    leave_out(model, holes)
     holes = [key for key in holes if "pooler" not in key]
     if holes:
         raise UserError(f"{path}: its weights lack {len(holes)} tensors, as {holes[0]}")
@@ -237,14 +279,17 @@ def _valid(generation: Any) -> bool:
     return True
 
 
-def _open_sentence_transformer(path: str, where: Mapping[str, Any]) -> _Opened:
-    """A model as sentence-transformers opens it, on the CPU."""
+def _open_sentence_transformer(
+    path: str, where: Mapping[str, Any], tokenizing: Mapping[str, Any]
+) -> _Opened:
+    """A model as sentence-transformers opens it, on the CPU, its tokenizer so."""
     from sentence_transformers import SentenceTransformer
 
     model: Any = SentenceTransformer(
         path,
         device="cpu",
         trust_remote_code=False,
+        processor_kwargs=dict(tokenizing),
         model_kwargs={"dtype": "auto", "use_safetensors": True},
         **where,
     )
@@ -259,7 +304,7 @@ def _open_sentence_transformer(path: str, where: Mapping[str, Any]) -> _Opened:
         return model.encode([_TEXT], convert_to_tensor=True, show_progress_bar=False)
 
     def reopen(folder: Path) -> _Opened:
-        return _open_sentence_transformer(str(folder), {"local_files_only": True})
+        return _open_sentence_transformer(str(folder), {"local_files_only": True}, {})
 
     return _Opened(model.eval(), model.tokenizer, root, write, reopen, answer)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lrd_harness.contracts import Metric
-from lrd_harness.errors import UnitError
+from lrd_harness.errors import UnitError, UserError
 from lrd_harness.files import full
 from lrd_harness.measuring import Scores
 from lrd_harness.units import Split, split_scores
@@ -84,4 +84,6 @@ def fault(error: Exception, metric: str | None = None) -> str:
     if metric is not None:
         text = text.removeprefix(f"{metric}: ").removeprefix(f"{metric} ")
     kind = type(error).__name__
-    return text if kind == "UserError" and text else f"{kind}: {text}" if text else kind
+    if isinstance(error, UserError) and text:
+        return text
+    return f"{kind}: {text}" if text else kind

@@ -6,17 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from lrd_harness import measuring, results
 from lrd_harness.budgets import candidates, checked, count, name_of
 from lrd_harness.contracts import Pruner, Task, Text
-from lrd_harness.errors import UserError, unknown
+from lrd_harness.errors import PluginFault, UserError, unknown
 from lrd_harness.evidence import Later, block_profiles
+from lrd_harness.loading import known_as, of_modules
 from lrd_harness.mergekit import Pruned
 from lrd_harness.model_evidence import ModelEvidence
+from lrd_harness.modules import Measured
 from lrd_harness.parameters import PlannedMetric
 from lrd_harness.plan import PlannedModel
+from lrd_harness.poolers import left_out
 from lrd_harness.progress import Display
-from lrd_harness.prune import parameters
+from lrd_harness.prune import parameters, remove
 from lrd_harness.pruning import Pruning
 from lrd_harness.questions import Questions, sampled
 from lrd_harness.reading import Embeddings
@@ -50,7 +56,7 @@ class Shrinking:
     def __init__(self, planned: PlannedModel, display: Display, batch_tokens: int) -> None:
         self.planned, self.display, self.batch_tokens = planned, display, batch_tokens
         with display.stage(f"{planned.name}: opening"):
-            model = planned.adapter.open(planned.checkpoint, planned.options)
+            model = planned.open()
         if not isinstance(model, TextModel):
             raise UserError(f"{planned.name}: its adapter shows no blocks that could be taken out")
         self.model = model
@@ -65,6 +71,8 @@ class Shrinking:
         try:
             answer = wish.rule.choose(later, allowed, m, wish.seed)
             return checked(wish.rule.name, answer, allowed, m)
+        except PluginFault as fault:
+            raise UserError(f"the rule {wish.rule.name} cannot choose: {fault}") from fault
         except UserError:
             raise
         except Exception as error:  # a rule, or a metric that it needs
@@ -100,6 +108,24 @@ class Shrinking:
             profiles |= block_profiles(item.metric.name, found.profiles, self.blocks, start)
         return profiles
 
+    def measured(self, removed: Sequence[int]) -> Measured:
+        """How the model is read, and what it gives without the blocks: they are taken out of it."""
+        checkpoint, parts = self.planned.checkpoint, self.model.parts
+        if removed:
+            remove(parts.module, self.model.blocks, removed)
+            self.model = TextModel(self.model.checkpoint, self.model.options, parts)
+        model = self.model
+        return Measured(
+            name=known_as(checkpoint),
+            plain=parts.adapter in ("encoder", "decoder") or not of_modules(checkpoint),
+            pooling=model.info.pooling,
+            max_length=model.info.max_length,
+            options=model.options,
+            poolers=left_out(parts.module),
+            embed=lambda texts: _embeddings(model, texts),
+            alone=model.padding == "none",
+        )
+
     def report(
         self, removed: Sequence[int], wish: Wish | None, texts: str | None, run: Path | None
     ) -> Pruned:
@@ -121,8 +147,16 @@ class Shrinking:
             protect=wish.asked.protect if wish else None,
             texts=texts if self.read else None,
             scores=_scores(run, self.planned.name, removed) if run else {},
-            library=("sentence-transformers" if "modules.json" in found.files else "transformers"),
+            library="sentence-transformers" if of_modules(found) else "transformers",
         )
+
+
+def _embeddings(model: TextModel, texts: Sequence[Text]) -> np.ndarray:
+    """The model's outputs (n, d) float32, each text run alone."""
+    last = planes(model, "final")[-1]
+    pooled = [model.states(model.tokenize([text]))[last] for text in texts]
+    found: np.ndarray = model.embed(torch.cat(pooled)).numpy()
+    return found
 
 
 def _scores(run: Path, model: str, removed: Sequence[int]) -> Mapping[str, tuple[float, float]]:

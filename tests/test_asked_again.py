@@ -130,8 +130,8 @@ def test_the_same_data_under_another_path_is_the_same(
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ("nrs.k=.nan", "parameter k of metric nrs is nan"),
-        ("nrs.k=.inf", "parameter k of metric nrs is inf"),
+        ("nrs.k=.nan", "parameter k of metric nrs is '.nan'"),
+        ("nrs.k=.inf", "parameter k of metric nrs is '.inf'"),
         ("nrs.k=0", "nrs"),
         ("frenet.rank=abc", "frenet"),
         ("frenet.space=both", "space"),
@@ -162,3 +162,27 @@ def test_suites_that_are_malformed(
     (tmp_path / "bad.yaml").write_text(text)
     assert main(["run", "--suite", str(tmp_path / "bad.yaml")]) == 2
     assert "bad.yaml" in one_line(capsys)
+
+
+def test_another_folder_of_the_same_name_is_another_model(place: Path, tmp_path: Path) -> None:
+    """In a second call, and by a link; the first goes on under its name, also where it is moved."""
+    a, b = (tiny.save("Bert", tmp_path / p / "model", seed=i) for i, p in enumerate("ab"))
+    (tmp_path / "link").symlink_to(b, target_is_directory=True)
+    out, data, last = tmp_path / "out", place / "data", ("--layers", "last")
+
+    def names(*models: Path) -> list[str]:
+        assert running.run(out, list(models), data, *last, tasks=["STSBenchmark"]) == 0
+        return [record["model"] for record in records(out, "score")]
+
+    assert names(a) == ["local/model"]
+    assert names(b) == ["local/model", "local/b/model"]
+    assert sorted(names(b, a)) == ["local/b/model", "local/model"]
+    assert running.counters(out)["forwarded"] == 0
+    assert sorted(names(tmp_path / "link")) == ["local/b/model", "local/link", "local/model"]
+    moved = a.rename(tmp_path / "model")
+    assert sorted(names(moved)) == ["local/b/model", "local/link", "local/model"]
+    assert [entry["name"] for entry in run_json(out)["models"]] == [
+        "local/model",
+        "local/b/model",
+        "local/link",
+    ]

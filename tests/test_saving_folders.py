@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 from test_checkpoint import CARD, original
 
 from lrd_harness import checkpoint as saving
 from lrd_harness.checkpoint import save
 from lrd_harness.errors import UserError
+from lrd_harness.finding import find
 
 
 def names(folder: Path) -> list[str]:
@@ -81,3 +84,17 @@ def test_a_folder_that_is_filled_meanwhile(tmp_path: Path, monkeypatch: pytest.M
         save(checkpoint, (1,), folder, CARD)
     assert names(folder) == ["notes"]
     assert sorted(os.listdir(tmp_path)) == ["full", "pruned"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_what_is_saved_follows_the_umask(umask: int, tmp_path: Path) -> None:
+    """Weights too, which safetensors writes for one user alone."""
+    tiny.save_st(tmp_path / "st", dense=8)
+    before = os.umask(umask)
+    try:
+        folder = save(find(str(tmp_path / "st")), (1,), tmp_path / "pruned", CARD)
+    finally:
+        os.umask(before)
+    for path in (folder, *folder.rglob("*")):
+        usual = 0o777 if path.is_dir() else 0o666
+        assert stat.S_IMODE(path.stat().st_mode) == usual & ~umask, path

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrd_harness.cli import _measured
+from lrd_harness.cli._asked import path
 from lrd_harness.errors import UserError
+from lrd_harness.notices import tell
 
 if TYPE_CHECKING:
     from lrd_harness.cut import LayerValues
@@ -53,7 +54,7 @@ def add(commands: Any) -> None:
         metavar="METRIC",
         help="metrics that choose (dime); the first one's layer is saved; all: every one",
     )
-    sub.add_argument("--save", type=Path, metavar="DIR", help="write the model, cut at that layer")
+    sub.add_argument("--save", type=path, metavar="DIR", help="write the model, cut at that layer")
     sub.set_defaults(run=run)
 
 
@@ -84,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     reading = Embeddings(opened.model, questions, opened.batch_tokens, sampling)
     found, faults = layer_values(opened.model, reading, resolved.task, resolved.items, display)
     for metric, reason in faults.items():
-        print(f"error: {metric}: {reason}", file=sys.stderr)
+        tell(f"error: {metric}: {reason}")
     if not found:
         unsaved = ", so nothing was saved" if arguments.save is not None else ""
         raise UserError(f"no metric has chosen a layer{unsaved}")
@@ -168,12 +169,16 @@ def _save(opened: Any, one: LayerValues, texts: str, folder: Path, display: Any)
     removed = range(one.chosen + 1, opened.blocks + 1)
     said = replace(opened.report(removed, None, None, None), metric=one.metric, texts=texts)
     with display.stage("saving"):
-        save(opened.planned.checkpoint, removed, folder, card(said))
+        notes: list[str] = []
+        measured = opened.measured(removed)
+        save(opened.planned.checkpoint, removed, folder, card(said), measured, notes.append)
     before, after = said.parameters
-    if not removed:
+    if removed:
+        print(
+            f"Saved to {folder}: blocks 1-{one.chosen} of {opened.blocks}, {before / 1e6:,.1f} to "
+            f"{after / 1e6:,.1f} million parameters."
+        )
+    else:
         print(f"Saved to {folder}: the whole model, since {one.metric} chooses its last layer.")
-        return
-    print(
-        f"Saved to {folder}: blocks 1-{one.chosen} of {opened.blocks}, {before / 1e6:,.1f} to "
-        f"{after / 1e6:,.1f} million parameters."
-    )
+    for note in notes:
+        print(_wrapped(f"Note: {note}."))

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from lrd_harness.cli._asked import path
+from lrd_harness.cli._measured import add_file, check_column
 from lrd_harness.errors import UserError
 
 EPILOG = """\
@@ -37,7 +39,7 @@ def add(commands: Any) -> None:
     which.add_argument(
         "--budget", type=float, metavar="SHARE", help="share of the candidate blocks that goes"
     )
-    which.add_argument("--texts", metavar="FILE", help="texts to choose on, .jsonl or lines")
+    add_file(which, "texts to choose on")
     which.add_argument("--layers", metavar="BLOCKS", help="given blocks, as 7,12-14")
     which.add_argument("--protect", type=int, metavar="N", help="blocks kept at either end")
     which.add_argument("--seed", type=int, metavar="N", help="of the rule random (0)")
@@ -45,12 +47,12 @@ def add(commands: Any) -> None:
         "--load", nargs="+", default=[], metavar="FILE.py", help="rules and metrics of your own"
     )
     what = sub.add_argument_group("what is made")
-    what.add_argument("--save", type=Path, metavar="DIR", help="write the smaller model")
+    what.add_argument("--save", type=path, metavar="DIR", help="write the smaller model")
     what.add_argument(
-        "--save-mergekit", type=Path, metavar="FILE", help="write a mergekit configuration of it"
+        "--save-mergekit", type=path, metavar="FILE", help="write a mergekit configuration of it"
     )
     what.add_argument(
-        "--scores", type=Path, metavar="OUT", help="a run with --prune, for the model card"
+        "--scores", type=path, metavar="OUT", help="a run with --prune: its scores, how it read"
     )
     how = sub.add_argument_group("how the model is read")
     how.add_argument("--pooling", metavar="NAME", help="cls, mean, last, or mean-no-sink")
@@ -67,11 +69,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("give either --rule with --budget, or --layers")
     if by_rule and arguments.budget is None:
         raise UserError("--rule needs a --budget, as 0.15")
-    for name in ("budget", "texts", "seed", "protect"):
+    for name in ("budget", "texts", "text_column", "seed", "protect"):
         if not by_rule and getattr(arguments, name) is not None:
-            raise UserError(f"--{name} is of no use without --rule")
-    if (arguments.seed or 0) < 0:
-        raise UserError(f"--seed {arguments.seed}: not a whole number of at least 0")
+            raise UserError(f"--{name.replace('_', '-')} is of no use without --rule")
+    check_column(arguments)
+    from lrd_harness import bounds
     from lrd_harness.budgets import written
     from lrd_harness.checkpoint import check_free, save
     from lrd_harness.cli.run import hush
@@ -80,8 +82,10 @@ def run(arguments: argparse.Namespace) -> int:
     from lrd_harness.progress import Display
     from lrd_harness.prune import parse_blocks
     from lrd_harness.run import BATCH_TOKENS
+    from lrd_harness.scored import as_scored
     from lrd_harness.shrink import Shrinking
 
+    bounds.check_whole(arguments.seed or 0, "--seed", 0, bounds.SEED)
     hush()
     if arguments.save is not None:
         check_free(arguments.save)
@@ -89,6 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
         _check_new(arguments.save_mergekit, arguments.save)
     display = Display(quiet=arguments.quiet)
     planned, wish = _resolved(arguments, display)
+    if arguments.scores is not None and (arguments.scores / "run.json").exists():
+        planned = as_scored(planned, arguments.scores)
     budget = BATCH_TOKENS.get(planned.options.device.split(":")[0], 4096)
     shrinking = Shrinking(planned, display, budget)
     removed = shrinking.choose(wish) if wish else parse_blocks(arguments.layers, shrinking.blocks)
@@ -102,8 +108,14 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.save is not None:
         with display.stage("saving"):
-            folder = save(planned.checkpoint, removed, arguments.save, card(pruned))
+            notes: list[str] = []
+            measured = shrinking.measured(removed)
+            folder = save(
+                planned.checkpoint, removed, arguments.save, card(pruned), measured, notes.append
+            )
         print(f"saved to {folder}")
+        for note in notes:
+            print(f"note: {note}")
     if arguments.save_mergekit is not None:
         found = planned.checkpoint
         origin = f"{found.path}@{found.revision}" if found.hub else found.path
@@ -132,7 +144,8 @@ def _resolved(arguments: argparse.Namespace, display: Any) -> tuple[Any, Any]:
     from lrd_harness.shrink import Wish
 
     plugins = manager.load(tuple(map(manager.from_name, arguments.load)))
-    named = {"device": arguments.device, "max_length": arguments.max_length}
+    names = ("device", "max_length", "text_column")
+    named = {name: getattr(arguments, name) for name in names}
     given = {name: value for name, value in named.items() if value is not None}
     settings = suite.settings(given, "command line")
     check_settings(suite.Suite("prune", settings=settings))
@@ -157,4 +170,5 @@ def _resolved(arguments: argparse.Namespace, display: Any) -> tuple[Any, Any]:
     entry = suite.ModelEntry(
         arguments.model, pooling=arguments.pooling, max_length=arguments.max_length
     )
+    plugins.tell()
     return resolve_model(entry, settings, plugins, display.stage), wish
