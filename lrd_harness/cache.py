@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 
+from lrd_harness import files, temporary
 from lrd_harness.errors import UserError
 
 VARIABLE = "LRD_HARNESS_CACHE"
@@ -21,12 +22,14 @@ UNITS = {
 
 
 def cache_dir() -> Path:
-    """The cache folder, made if need be: $LRD_HARNESS_CACHE, or one in the user's own cache.
+    """The cache folder: $LRD_HARNESS_CACHE, or one in the user's own cache; made if need be.
 
+    What killed processes have left in it goes, and of small files; of others who uses them sees
+    to that.
     Raises UserError if it cannot be made.
     """
     named = os.environ.get(VARIABLE)
-    folder = Path(named).expanduser().absolute() if named else _users() / "lrd-harness"
+    folder = files.named(named).absolute() if named else _users() / "lrd-harness"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -34,6 +37,8 @@ def cache_dir() -> Path:
             f"the cache folder {folder} cannot be made ({error.strerror}); "
             f"set {VARIABLE} to another one"
         ) from error
+    for place in (folder, folder / "budgets", folder / "scripts"):
+        temporary.sweep(place, older=temporary.AGE)
     return folder
 
 

@@ -16,22 +16,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lrd_harness import leases, store_files
+from lrd_harness import leases, store_files, temporary
 
 FOLDER = re.compile(r"[0-9a-f]{24}")
 OURS = ("identity.json",)
-BEGUN = re.compile(r"tmp\w+\.part|\.identity\.json\.\w+")  # a file that is being written
-STALE = 86_400  # seconds after which a half-written file is taken for a killed process's
 PATIENCE = 20.0  # between two looks at all files pass so many times the seconds that one takes
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of a store: its size in bytes, and when it was last used, seconds since the epoch."""
+    """A file of a store: its size in bytes, and when it was last used, seconds since the epoch.
+
+    used: 0 where the file says a time in the future, which is none at which it was used; said: what
+    the file says.
+    """
 
     path: Path
     size: int
     used: float
+    said: float
 
 
 @dataclass
@@ -89,10 +92,11 @@ def look(path: Path) -> Folder:
     for entry in _entries(path):
         plain = entry.is_file(follow_symlinks=False)
         shard = store_files.NAME.fullmatch(entry.name)
-        if plain and (shard or BEGUN.fullmatch(entry.name)):
+        if plain and (shard or temporary.known(entry.name)):
             with contextlib.suppress(OSError):  # it was removed just now
                 about = entry.stat(follow_symlinks=False)
-                file = File(Path(entry.path), about.st_size, about.st_mtime)
+                used = leases.past(about.st_mtime, path)
+                file = File(Path(entry.path), about.st_size, used, about.st_mtime)
                 (found.shards if shard else found.begun).append(file)
         elif not plain or not (entry.name in OURS or leases.NAME.fullmatch(entry.name)):
             found.foreign.append(Path(entry.path))
@@ -101,7 +105,7 @@ def look(path: Path) -> Folder:
 
 def leftovers(store: Folder, now: float) -> list[File]:
     """What writers that were killed have left; others may be writing now."""
-    return [file for file in store.begun if now - file.used > STALE]
+    return [file for file in store.begun if temporary.dead(file.path, now)]
 
 
 def use(path: Path) -> None:
@@ -131,8 +135,9 @@ def _evict(root: Path, size: int, limit: int) -> int:
     if total + size <= limit:
         return total
     now = leases.clock(root)
+    total -= sum(file.size for s in stores for file in leftovers(s, now) if remove(file, None))
     kept = {store.path: leases.since(store.path, now) for store in stores}
-    files = [file for store in stores for file in (*store.shards, *leftovers(store, now))]
+    files = [file for store in stores for file in store.shards]
     for file in sorted(files, key=lambda file: (file.used, file.path)):
         if total + size <= limit:
             break
@@ -146,10 +151,10 @@ def remove(file: File, since: float | None) -> bool:
 
     since: when the first who uses its folder came, None where nobody does.
     """
-    if since is not None and file.used >= since:
+    if since is not None and file.said >= since:
         return False
     try:
-        if file.path.stat().st_mtime != file.used:
+        if file.path.stat().st_mtime != file.said:
             return False
         file.path.unlink()
     except FileNotFoundError:

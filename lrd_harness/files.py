@@ -4,16 +4,44 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lrd_harness.errors import StorageFull
+from lrd_harness import temporary
+from lrd_harness.errors import PluginFault, StorageFull, UserError
 
 # a full disk, a quota that is used up, a limit on the size of a file
 FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+def named(name: str) -> Path:
+    """The path of a name, its ~ expanded. Raises UserError for a name that no path can have."""
+    check_typed([name])
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise UserError(f"{name}: there is no user of that name, or none with a home") from None
+
+
+def there(name: str) -> bool:
+    """Whether something of that name is there, which a name that is too long for one never is."""
+    try:
+        return named(name).exists()
+    except OSError:
+        return False
+
+
+def check_typed(words: Iterable[str]) -> None:
+    """Raise UserError for a word that cannot be a path nor be written down."""
+    for word in words:
+        if "\0" in word:
+            raise UserError(f"{word!r} holds a NUL character, which no name can")
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{word!r} is not UTF-8 text") from None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -21,9 +49,10 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_bytes(path: Path, contents: bytes) -> None:
+def write_bytes(path: Path, contents: bytes, tidy: bool = True) -> None:
     """Replace a file at once: a reader or a killed process never leaves half of it.
 
+    tidy: whether to remove what killed processes have left in its folder (temporary.py).
     The file keeps its mode; a new one has that of any new file. Of a link, what it points to is
     replaced. What is no file, as a pipe or /dev/stdout, is written into as it is.
 
@@ -39,17 +68,11 @@ def write_bytes(path: Path, contents: bytes) -> None:
                 stream.write(contents)
             return
         target = Path(os.path.realpath(path)) if path.is_symlink() else path
-        handle, part = _begin(target)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(contents)
-                file.flush()
-                os.fsync(file.fileno())
-            if there is not None:
-                part.chmod(stat.S_IMODE(there.st_mode))
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
+        if tidy:
+            temporary.sweep(target.parent)
+        with temporary.file(target.parent) as file:
+            file.write(contents)
+            temporary.keep(file, target, there and stat.S_IMODE(there.st_mode))
 
 
 def _is_device(path: Path) -> bool:
@@ -57,11 +80,13 @@ def _is_device(path: Path) -> bool:
     return Path(os.path.abspath(path)).parts[1:2] in (("dev",), ("proc",))
 
 
-def _begin(path: Path) -> tuple[int, Path]:
-    """A new file beside this one, open, with the mode that the process gives new files."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    return os.open(part, flags, 0o666), part
+def usual_modes(folder: Path) -> None:
+    """Give all files below a folder the mode of a new file: libraries make some for one user."""
+    with temporary.file(folder) as file:
+        usual = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        for inner, _, names in os.walk(folder):
+            for name in names:
+                os.chmod(os.path.join(inner, name), usual)
 
 
 @contextmanager
@@ -83,6 +108,8 @@ def full(error: BaseException) -> StorageFull | None:
         seen.add(id(behind))
         if isinstance(behind, StorageFull):
             return behind
+        if isinstance(behind, PluginFault):  # of a disk of its own, or a made up one
+            return None
         if isinstance(behind, OSError) and behind.errno in FULL:
             return StorageFull(_advice(Path(behind.filename) if behind.filename else None))
         behind = behind.__cause__ or behind.__context__

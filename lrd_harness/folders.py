@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from lrd_harness import temporary
+from lrd_harness.documents import json_value, read_file
 from lrd_harness.errors import UserError
 from lrd_harness.files import write_bytes
 
@@ -47,6 +49,11 @@ def safe_name(name: str) -> str:
     alike = name.count("/") <= 1 and "__" not in name and found.replace("__", "/") == name
     taken = RESERVED.fullmatch(found) or HASHED.fullmatch(found)
     return found if alike and found and not taken else _hashed(name)
+
+
+def fitting(name: str) -> str:
+    """The name itself where it can be that of a file, with room for an ending; else a safe one."""
+    return name if len(name.encode()) <= MOST - 30 else safe_name(name)
 
 
 def safe_names(names: Iterable[str]) -> dict[str, str]:
@@ -96,6 +103,8 @@ def write_folder(
         earlier = {path: had.marks for path, had in held.items()}
         new = {path: _mark(contents) for path, contents in made.items()}
         folder.mkdir(parents=True, exist_ok=True)
+        for place in {(folder / path).parent for path in (LIST, *held, *made)}:
+            temporary.sweep(place)
         # first: killed in between, all files still count as ours
         both = {path: Held(form, (*earlier.get(path, ()), mark)) for path, mark in new.items()}
         _keep(folder, {**held, **both})
@@ -106,7 +115,7 @@ def write_folder(
                 say(f"{folder / path} is left of an earlier call, as it was changed since")
         for path, contents in made.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(folder / path, contents)
+            write_bytes(folder / path, contents, tidy=False)
         _keep(folder, {**held, **{path: Held(form, (mark,)) for path, mark in new.items()}})
     except OSError as error:
         raise UserError(f"{folder} cannot be written to ({error.strerror})") from None
@@ -195,13 +204,13 @@ def _mark(contents: bytes) -> str:
 def _kept(folder: Path) -> dict[str, Held]:
     """The list of the folder; empty where it has none that can be read."""
     try:
-        found = json.loads((folder / LIST).read_text(encoding="utf-8"))["files"]
+        found = json_value(read_file(folder / LIST))["files"]
         return {
             path: Held(str(one["form"]), tuple(map(str, one["sha256"])))
             for path, one in found.items()
             if inside(path)
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (UserError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 

@@ -6,14 +6,14 @@ import contextlib
 import functools
 import importlib
 import importlib.util
-import shutil
 import struct
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from lrd_harness import manifest, temporary
 from lrd_harness.errors import UserError
+from lrd_harness.files import usual_modes
 
 # Kinds of byte-level tokenizer (`tokenizer.ggml.pre`) that split numbers into digits before
 # anything else. transformers leaves that step out, and so cuts "a  2" in other places.
@@ -29,32 +29,30 @@ _PROBE = "In 2024,  3 of the 7 samples weren't read: a naïve test!"
 def convert(file: Path, to: Path) -> Path:
     """Make `to` a folder with config, tokenizer and float32 weights of this GGUF file.
 
-    Returns `to`, at once if it is there already; it appears whole or not at all.
+    Returns `to`, at once if it is there already as it was made; it appears whole or not at all.
 
     Raises UserError if the package gguf is missing, if transformers cannot read the file, or if
     the saved model does not give the logits of the one that was read.
     """
-    if to.is_dir():
+    temporary.sweep(to.parent, older=temporary.AGE)
+    if to.is_dir() and not manifest.changed(to):
         return to
     if importlib.util.find_spec("gguf") is None:
         raise UserError(f'{file.name} needs the gguf package: pip install "lrd-harness[demo]"')
-    to.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".work-", dir=to.parent)) / "model"
     try:
-        with _no_bars():
-            _convert(file, work)
-        try:
-            work.rename(to)
-        except OSError:
-            if not to.is_dir():  # else another process was first with the same content
-                raise
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.folder(to.parent) as work:
+            made = work / "model"
+            with _no_bars():
+                _convert(file, made)
+            usual_modes(made)
+            manifest.write(made, manifest.read(to) or manifest.measured(to))
+            manifest.put(made, to, work / "before")
     except UserError:
         raise
     except Exception as error:  # whatever a damaged or foreign file raises in the libraries
         reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise UserError(f"{file.name} cannot be read as a GGUF model: {reason[0]}") from error
-    finally:
-        shutil.rmtree(work.parent, ignore_errors=True)
     return to
 
 

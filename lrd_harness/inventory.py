@@ -6,36 +6,38 @@
     budgets/HASH.json                 batch sizes that were found
     scripts/vl-convert-VERSION.js     what draws the figures of the page
 
-Everything else is foreign: it is named, left alone, and a link is not followed. The cache folder
-itself is given without links in its path.
+What has a name of temporary.py is being made, or was when its process was killed: that goes with
+the next command. Everything else is foreign: it is named, left alone, and a link is not followed.
+The cache folder itself is given without links in its path.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lrd_harness import eviction, leases, store_files
-from lrd_harness.store import folder_name
+from lrd_harness import eviction, homes, leases, store_files, temporary
+from lrd_harness.documents import json_value
+from lrd_harness.store import folder_name, whose
 
 STATES = "states"
 DOWNLOADS = {"packages": re.compile(r"[^.].*"), "converted": re.compile(r".+-[0-9a-f]{12}")}
 BUDGETS = "budgets"
 SCRIPTS = "scripts"
-WORK = ".work-"  # of downloads that are not finished; an old one is swept by the next download
-MARK = re.compile(r"\.shared-\d+-[0-9a-f]{8}")
+RECORD = re.compile(r"[a-z0-9][a-z0-9-]*-\d[\w.!+-]*\.sha256")
+PLACES = (STATES, BUDGETS, SCRIPTS, *DOWNLOADS)
 
 
 @dataclass(frozen=True)
 class Download:
-    """A package or a converted checkpoint: bytes, and when it was made, seconds since the epoch."""
+    """A package or a converted checkpoint: bytes, and when it was made, seconds since the epoch.
+
+    made: 0 for a time in the future.
+    """
 
     path: Path
     size: int
@@ -76,7 +78,7 @@ def stores(cache: Path) -> list[Held]:
 def _identity(folder: Path) -> Mapping[str, str] | None:
     try:
         text = (folder / "identity.json").read_bytes().decode()
-        found = json.loads(text)
+        found = json_value(text)
     except (OSError, ValueError):
         return None
     # its hash names the folder, so what was changed in it is noticed
@@ -90,14 +92,15 @@ def texts(held: Sequence[Held]) -> int:
         for shard in one.folder.shards:
             with contextlib.suppress(OSError):
                 found = store_files.header(shard.path)
-                keys.update(found.keys if found else ())
+                if found and found.identity and folder_name(found.identity) == one.folder.path.name:
+                    keys.update(found.keys)
     return len(keys)
 
 
 def downloads(cache: Path, kind: str) -> list[Download]:
     """The packages, or the converted checkpoints, by name."""
     return [
-        Download(path, tree_size(path), path.stat().st_mtime)
+        Download(path, tree_size(path), leases.past(path.stat().st_mtime, path.parent))
         for path in _inside(cache / kind)
         if _is_download(kind, path)
     ]
@@ -127,27 +130,56 @@ def scripts(cache: Path) -> list[Path]:
     ]
 
 
+def records_alone(cache: Path) -> list[Path]:
+    """Checksums of packages that are not there."""
+    return [
+        path
+        for path in _inside(cache / "packages")
+        if RECORD.fullmatch(path.name)
+        and path.is_file()
+        and not os.path.lexists(path.with_name(path.name.removesuffix(".sha256")))
+    ]
+
+
+def sweep(cache: Path, older: float = temporary.AGE) -> None:
+    """Remove what killed processes have left anywhere; older: as in temporary.sweep."""
+    places = [cache / name for name in (BUDGETS, SCRIPTS, *DOWNLOADS)]
+    held = [] if (cache / STATES).is_symlink() else list(eviction.folders(cache / STATES))
+    for place in (cache, *(p for p in places if not p.is_symlink()), *(one.path for one in held)):
+        temporary.sweep(place, older=older)
+
+
+def remove_home(cache: Path) -> None:
+    """Remove what libraries keep here where the user's home cannot be written (homes.py)."""
+    if not (cache / homes.FOLDER).is_symlink():
+        temporary.remove(cache / homes.FOLDER)
+
+
+def remove_folders(cache: Path) -> None:
+    """Remove the folders of all kinds in which nothing is left."""
+    for name in PLACES:
+        with contextlib.suppress(OSError):  # not empty, a link, or not there
+            (cache / name).rmdir()
+
+
 def strangers(cache: Path) -> list[Path]:
     """What is not ours, apart from what lies within stores (eviction.Folder.foreign)."""
     found = [
         path
         for path in _inside(cache)
         if path.is_symlink()
-        or not (path.name in (STATES, BUDGETS, SCRIPTS, *DOWNLOADS) or MARK.fullmatch(path.name))
+        or not (path.name in (*PLACES, homes.FOLDER) or temporary.known(path.name))
     ]
     if not (cache / STATES).is_symlink():
         found += eviction.strangers(cache / STATES)
     for kind in DOWNLOADS:
         ours = {one.path for one in downloads(cache, kind)}
         records = {path.with_name(f"{path.name}.sha256") for path in ours}
-        found += [
-            path
-            for path in _inside(cache / kind)
-            if path not in ours | records and not path.name.startswith(WORK)
-        ]
-    kept = {*budgets(cache), *scripts(cache)}
+        found += [path for path in _inside(cache / kind) if path not in ours | records]
+    kept = {*budgets(cache), *scripts(cache), *records_alone(cache)}
+    found = [path for path in found if path not in kept and not temporary.known(path.name)]
     rest = [*_inside(cache / BUDGETS), *_inside(cache / SCRIPTS)]
-    return [*found, *(path for path in rest if path not in kept)]
+    return [*found, *(p for p in rest if p not in kept and not temporary.known(p.name))]
 
 
 def tree_size(folder: Path) -> int:
@@ -171,12 +203,9 @@ def remove_download(one: Download) -> None:
 
     Raises OSError.
     """
-    work = Path(tempfile.mkdtemp(prefix=WORK, dir=one.path.parent))
-    try:
-        one.path.rename(work / "files")
+    with temporary.path(one.path.parent) as aside:
+        one.path.rename(aside)
         one.path.with_name(f"{one.path.name}.sha256").unlink(missing_ok=True)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def remove_states(
@@ -192,7 +221,9 @@ def remove_states(
     since = leases.since(folder.path, now)
     gone: list[eviction.File] = []
     stay: list[eviction.File] = []
-    for file in (*folder.shards, *eviction.leftovers(folder, now)):
+    left = [file for file in eviction.leftovers(folder, now) if eviction.remove(file, None)]
+    gone += left
+    for file in folder.shards:
         if before is None or file.used < before:
             (gone if eviction.remove(file, since) else stay).append(file)
     if since is None and len(gone) == len(folder.shards) + len(folder.begun):
@@ -206,7 +237,7 @@ def remove_states(
 
 
 def damaged(held: Held) -> Iterator[tuple[Path, str]]:
-    """The files of a store that no store would read from, and what is wrong with each."""
+    """The files of a store that it would not read from, and what is wrong with each."""
     if held.identity is None and held.folder.shards:
         yield (
             held.folder.path / "identity.json",
@@ -214,8 +245,11 @@ def damaged(held: Held) -> Iterator[tuple[Path, str]]:
         )
     for file in held.folder.shards:
         try:
-            if store_files.header(file.path) is None:
+            header = store_files.header(file.path)
+            if header is None:
                 yield file.path, "no header of a store's file"
+            elif header.identity is None or folder_name(header.identity) != file.path.parent.name:
+                yield file.path, f"states {whose(header.identity)}"
             elif not store_files.intact(file.path):
                 yield file.path, "its content is not what its name says"
         except FileNotFoundError:  # removed by another process meanwhile

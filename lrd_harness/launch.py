@@ -16,11 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lrd_harness import temporary
 from lrd_harness.errors import Elsewhere, UserError
 
 Item = TypeVar("Item")
 PATIENCE = timedelta(days=7)  # how long they wait for the slowest; a dead one is noticed at once
-MARK = ".shared-"  # begins the name of a file that is there for a moment
 SPAWNED = "LRD_HARNESS_SPAWNED"  # of a process whose parent speaks for it when it is interrupted
 BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
 
@@ -195,7 +195,7 @@ def check_shared(ranks: Ranks, folders: Sequence[Path]) -> None:
     """
     if ranks.world == 1:
         return
-    mark = ranks.first(f"{MARK}{os.getpid()}-{os.urandom(4).hex()}")
+    mark = ranks.first(temporary.name())
     for folder in folders:
         together(ranks, partial(_touch, folder / mark) if ranks.main else lambda: None)
         blind = "" if (folder / mark).exists() else socket.gethostname()

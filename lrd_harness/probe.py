@@ -5,7 +5,6 @@ The states of one step are held in memory and nothing of them is kept on disk.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from lrd_harness import measuring
+from lrd_harness import measuring, temporary
 from lrd_harness.capture import batches
 from lrd_harness.contracts import Norm, Text
 from lrd_harness.errors import UserError, unknown
@@ -123,8 +122,8 @@ def probe(
     for number, step in enumerate(steps):
         before = number * n
         changed = KINDS[kind](tokens, step)
-        with tempfile.TemporaryDirectory(prefix="lrd-harness-probe-") as folder:
-            one = _Step(model, items, how, Path(folder), n)
+        with temporary.scratch() as folder:
+            one = _Step(model, items, how, folder, n)
             try:
                 one.read(changed, partial(_advance, progress, before, n * len(steps)))
             except Exception as error:  # memory that does not suffice

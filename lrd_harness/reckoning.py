@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrd_harness import likelihoods
+from lrd_harness import likelihoods, temporary
 from lrd_harness.cache import cache_dir
 from lrd_harness.calibration import UNSURE, Sampled, Span, sampled, spread
 from lrd_harness.capture import capture
@@ -118,13 +117,13 @@ class Reckoning:
         sizes: list[int] = []
 
         def run(part: Sequence[Text]) -> tuple[float, int, int]:
-            with tempfile.TemporaryDirectory() as folder:
-                store = Store(Path(folder), self.model.identity)
-                watched = self._watched(Path(folder), part, items)
+            with temporary.scratch() as folder:
+                store = Store(folder, self.model.identity)
+                watched = self._watched(folder, part, items)
                 done = capture(
                     self.model, part, store, batch_tokens=self.reading.budget, watched=watched
                 )
-                sizes.append(_bytes(Path(folder)))
+                sizes.append(_bytes(folder))
                 return done.seconds, done.tokens, done.forwarded
 
         return sampled(ordered, run), sizes[-1]
@@ -179,17 +178,17 @@ class Reckoning:
 
         def run(part: Sequence[str]) -> tuple[float, int, int]:
             wanted = [context for context in part if context in sample]
-            with tempfile.TemporaryDirectory() as folder:
+            with temporary.scratch() as folder:
                 done = likelihoods.capture(
                     model,
                     [request for context in part for request in groups[context]],
                     wanted,
                     tokenize,
-                    Store(Path(folder), likelihoods.identity(model)),
+                    Store(folder, likelihoods.identity(model)),
                     batch_tokens=self.reading.budget,
-                    watched=self._watched(Path(folder), [Text(text) for text in wanted], items),
+                    watched=self._watched(folder, [Text(text) for text in wanted], items),
                 )
-                sizes.append((_bytes(Path(folder)), sum(map(len, part))))
+                sizes.append((_bytes(folder), sum(map(len, part))))
             return done.seconds, done.tokens, done.forwarded
 
         found = sampled(sorted(groups, key=len), run)

@@ -4,7 +4,9 @@ A folder per model identity; in it shards, each one safetensors file that holds 
 texts. A plane is ("raw" or "final", layer); in a shard it is one contiguous (n, d) float32 block
 that is mapped, so reading a layer reads that layer only. A shard is written under another name and
 then renamed, and its name carries the checksum of its content, which is verified before it is first
-read from. Where a limit is set, shards that no process uses make room for new ones (eviction.py).
+read from. Its header says whose states it holds: one of another model, as in a cache that was put
+together of several, is left alone, and its texts are read. Where a limit is set, shards that no
+process uses make room for new ones (eviction.py).
 """
 
 from __future__ import annotations
@@ -13,24 +15,27 @@ import contextlib
 import hashlib
 import json
 import weakref
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from lrd_harness import cache, eviction, leases, store_files
+from lrd_harness import cache, eviction, leases, store_files, temporary
 from lrd_harness.contracts import Text
 from lrd_harness.errors import StatesLost
 from lrd_harness.files import space, write_text
 from lrd_harness.notices import say
+from lrd_harness.printable import plain
 from lrd_harness.store_files import Block, Plane
 
-__all__ = ["Plane", "Store", "described", "folder_name", "text_key"]
+__all__ = ["Plane", "Store", "described", "folder_name", "text_key", "whose"]
 
 TRIES = 5  # to open a folder that another process is removing
 
 _LOST = "states were in the store and are damaged or gone; the same command reads the texts again"
 _said: set[Path] = set()  # folders of stores whose limit was said to be exceeded
+_told: set[tuple[str, str]] = set()  # of which model was said which states are left alone
 
 
 def text_key(text: Text) -> str:
@@ -48,6 +53,17 @@ def described(identity: Mapping[str, str]) -> str:
 def folder_name(description: str) -> str:
     """The name of the folder of the store that is so described."""
     return hashlib.sha256(description.encode()).hexdigest()[:24]
+
+
+def whose(description: str | None) -> str:
+    """In words, whose states a shard holds that is in the folder of another store."""
+    if description is None:
+        return "that do not say whose they are, as of an earlier version"
+    try:
+        model = str(json.loads(description)["model"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        model = "another model"
+    return plain(f"of {model:.100}, which belong into {folder_name(description)}")
 
 
 class Store:
@@ -69,7 +85,7 @@ class Store:
         self._where: dict[str, tuple[Path, int]] = {}
         self._known: dict[Path, Mapping[Plane, Block]] = {}
         self._verified: dict[Path, tuple[int, ...]] = {}
-        self._bad: set[Path] = set()
+        self._bad: set[Path] = set()  # shards that are there and not looked at again
         self._cut: set[str] = set()
         self._lost: set[str] = set()  # texts whose shard went while this store was open
         self._lease: Path | None = None
@@ -109,14 +125,12 @@ class Store:
 
     def _sweep(self) -> None:
         """Remove what processes that were killed have left."""
-        now = leases.clock(self.folder)
-        leases.sweep(self.folder, now)
-        for file in eviction.leftovers(eviction.look(self.folder), now):
-            with contextlib.suppress(OSError):
-                file.path.unlink()
+        leases.sweep(self.folder, leases.clock(self.folder))
+        temporary.sweep(self.folder, older=temporary.AGE)
 
     def refresh(self) -> None:
         """Take note of shards that other processes have written; of each, the header is read."""
+        others: Counter[str] = Counter()  # shards by whose they are
         for path in sorted(self.folder.glob("*.safetensors")):
             if path in self._known or path in self._bad:
                 continue
@@ -126,8 +140,16 @@ class Store:
                 continue
             if header is None:
                 self._discard(path, stamp)
+            elif header.identity != self._described:
+                self._bad.add(path)
+                others[whose(header.identity)] += 1
             else:
                 self._note(path, header)
+        for other, n in others.items():
+            if (self._whose, other) not in _told:
+                _told.add((self._whose, other))
+                what = f"{n} file{'s' * (n > 1)} in the store not read, with states {other}"
+                say(f"{self._whose}{what}: see `lrd-harness cache verify`")
 
     def _sound(self, path: Path) -> bool:
         """Whether a shard can be read from; its checksum is verified once. If not, it is forgotten.
@@ -198,8 +220,8 @@ class Store:
         cut = [key for key, was in zip(keys, truncated or (), strict=False) if was]
         self._settle()
         if self._limit is not None:
-            self._make_room(store_files.size(keys, cut, planes), self._limit)
-        path, header = store_files.write(self.folder, keys, cut, planes)
+            self._make_room(store_files.size(self._described, keys, cut, planes), self._limit)
+        path, header = store_files.write(self.folder, self._described, keys, cut, planes)
         self._bad.discard(path)
         with contextlib.suppress(OSError):
             self._verified[path] = store_files.stamp(path)

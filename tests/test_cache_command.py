@@ -81,7 +81,7 @@ def test_info(cache: Path, capsys: Shown, monkeypatch: pytest.MonkeyPatch) -> No
         next(line for line in lines if line[0] == f"org/{n}@abcdef") for n in ("one", "two")
     )
     assert lines.index(one) < lines.index(two)
-    assert one[1:4] == ["3", "120", "kB"]
+    assert one[1:4] == ["3", "121", "kB"]
     assert one[4] == time.strftime("%Y-%m-%d")
     assert one[-1] != "yes"
     assert (two[1], two[-1]) == ("1", "yes")
@@ -156,7 +156,7 @@ def test_clear_one_model(cache: Path, capsys: Shown) -> None:
         assert run("clear", "--model", name, "--yes") == 2
         assert one_line(capsys).startswith(f"no states of a model {name}: see")
     assert run("clear", "--model", "org/one@abc", "--yes") == 0
-    assert capsys.readouterr().out == "Removed 120 kB of states.\n"
+    assert capsys.readouterr().out == "Removed 121 kB of states.\n"
     assert {f"states/{path.name}" for path in (cache / "states").iterdir()} == kept
     for part in ("--packages", "--all"):
         assert run("clear", "--model", "org/two", part, "--yes") == 2
@@ -270,7 +270,7 @@ def test_a_package_that_is_being_removed_is_not_taken_for_whole(
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lrd_harness.inventory.shutil.rmtree", killed)
+    monkeypatch.setattr("lrd_harness.temporary.shutil.rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
         inventory.remove_download(inventory.downloads(cache, "packages")[0])
     assert not (cache / "packages" / "made-up-1.0").exists()

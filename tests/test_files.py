@@ -16,6 +16,8 @@ import pytest
 from lrd_harness import manager, output
 from lrd_harness.contracts import Reporter
 from lrd_harness.files import write_bytes, write_text
+from lrd_harness.guard import Owner
+from lrd_harness.registration import registered
 
 
 @pytest.fixture(params=[0o022, 0o077, 0o002])
@@ -89,10 +91,14 @@ def test_a_form_that_cannot_be_written_costs_itself_alone(tmp_path: Path) -> Non
         Reporter("taken", lambda board: "text", ".taken"),
         Reporter("fine", lambda board: "text", ".fine"),
     ]
-    plugins.add("reporter", "test", forms)
+    owner = Owner("test")
+    plugins.entries["reporter"] = {
+        form.name: manager.Entry("reporter", registered(form, "reporter", owner), "test")
+        for form in forms
+    }
     _, faults = output.write_views(tmp_path, plugins)
-    assert faults[:2] == [
-        r"reporter html: ValueError: two\nlines\tof it",
+    assert [fault.partition(" (")[0] for fault in faults[:2]] == [
+        r"reporter html: ValueError: two lines\tof it",
         "reporter exits: SystemExit: 3",
     ]
     assert [fault.split(":")[0] for fault in faults[2:]] == ["reporter half", "reporter taken"]

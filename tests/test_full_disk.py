@@ -76,6 +76,7 @@ def test_files_stay_as_they_were(tmp_path: Path) -> None:
     out = tmp_path / "out"
     own = Journal(out)
     record = {"kind": "texts", "unit": "1", "model": "m", "revision": "r", "variant": "full"}
+    record |= {"task": "t", "asked": 1, "duplicates": 0, "empty": 0, "truncated": 0}
     own.append(record)
     build_database(out)
     write_text(out / "a.txt", "before")

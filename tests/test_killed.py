@@ -15,6 +15,8 @@ import pytest
 import running
 import tiny
 
+from lrd_harness import temporary
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -67,6 +69,8 @@ def test_a_run_that_is_killed_again_and_again(
     board, same = ((f / "leaderboard.csv").read_text() for f in (out, tmp_path / "out-warm"))
     assert board.splitlines()[0] == same.splitlines()[0]
     assert json.loads((out / "run.json").read_text())["finished"]
+    places = (out, tmp_path / "cache")
+    assert [p for place in places for p in place.rglob("*") if temporary.known(p.name)] == []
 
 
 def flat(record: Any) -> dict[str, float]:

@@ -77,11 +77,12 @@ def test_a_disk_that_is_full_for_one_process(victim: str, own: Path, tmp_path: P
     file = tmp_path / "fills.py"
     flag = tmp_path / "flag"
     file.write_text(
-        "import errno, os, pathlib\n"
+        "import os, pathlib\n"
         "from lrd_harness import Metric, hookimpl\n"
+        "from lrd_harness.errors import StorageFull\n"
         "def fills(states):\n"
         f"    if os.environ['RANK'] == {victim!r} and not pathlib.Path({str(flag)!r}).exists():\n"
-        "        raise OSError(errno.ENOSPC, 'No space left on device')\n"
+        "        raise StorageFull('no space left')\n"
         "    return {'fills': 1.0}\n"
         "@hookimpl\ndef lrd_metrics():\n    return [Metric('fills', fills)]\n"
     )

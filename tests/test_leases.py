@@ -36,7 +36,7 @@ def test_who_is_gone_uses_nothing(tmp_path: Path) -> None:
         name.unlink()
     done = subprocess.Popen([sys.executable, "-c", ""])
     done.wait()
-    here, now = leases._place(), leases.clock(place)
+    here, now = leases.place(), leases.clock(place)
     dead = place / f"{here}.{done.pid}.{int(now)}.00000000.lease"
     living = place / f"{here}.{os.getpid()}.{int(now)}.00000000.lease"
     elsewhere = place / f"{'0' * 12}.{done.pid}.{int(now) - 5}.00000000.lease"

@@ -105,7 +105,7 @@ def test_a_budget_that_cannot_be_kept_ends_nothing(
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
         return tokens
 
-    monkeypatch.setattr("lrd_harness.files._begin", refuse)
+    monkeypatch.setattr("lrd_harness.temporary.file", refuse)
     budget = remembered(tmp_path, {}, "cpu", 256)
     assert budget.attempt(fits) == budget.tokens == 64
 

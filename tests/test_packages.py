@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -94,7 +95,7 @@ def test_an_unknown_package_is_held_to_its_first_checksum(
     make_wheel: MakeWheel, cache: Path
 ) -> None:
     make_wheel(DATA)
-    packages.shutil.rmtree(packages.fetch("demo-pkg==1.0"))
+    shutil.rmtree(packages.fetch("demo-pkg==1.0"))
     make_wheel({"demo_pkg/data/rows.txt": b"others\n"})
     assert "sha256 is" in refused("demo-pkg==1.0")
     assert left_in(cache) == ["demo-pkg-1.0.sha256"]
@@ -226,8 +227,7 @@ def test_killed_half_way(make_wheel: MakeWheel, cache: Path) -> None:
         process.send_signal(signal.SIGKILL)
     assert not (cache / "packages" / "demo-pkg-1.0").exists()
     (work,) = (cache / "packages").glob(".work-*")
-    old = time.time() - 2 * packages._STALE
-    os.utime(work, (old, old))
+    os.utime(work, (time.time() + 1e6,) * 2)  # a time in the future keeps nothing alive
     assert packages.fetch("demo-pkg==1.0").is_dir()
     assert left_in(cache) == ["demo-pkg-1.0", "demo-pkg-1.0.sha256"], "and it was swept away"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrd_harness.errors import UserError
+from lrd_harness.notices import tell
 
 if TYPE_CHECKING:
     from lrd_harness.inventory import Held
@@ -68,9 +69,13 @@ def add(commands: Any) -> None:
 
 
 def _folder() -> Path:
+    """The cache, without what killed processes have left there."""
+    from lrd_harness import inventory
     from lrd_harness.cache import cache_dir
 
-    return cache_dir().resolve()
+    folder = cache_dir().resolve()
+    inventory.sweep(folder)
+    return folder
 
 
 def info(arguments: argparse.Namespace) -> int:
@@ -109,10 +114,11 @@ def _by_model(held: list[Held]) -> list[tuple[str, ...]]:
     for name, own in models.items():
         shards = [shard for one in own for shard in one.folder.shards]
         if shards:
-            last = time.localtime(max(shard.used for shard in shards))
+            newest = max(shard.used for shard in shards)  # 0: they say a time in the future
+            last = time.localtime(newest)
             used = any(leases.since(one.folder.path, now) is not None for one in own)
             size = sum(one.folder.size for one in own)
-            date = time.strftime("%Y-%m-%d %H:%M", last)
+            date = time.strftime("%Y-%m-%d %H:%M", last) if newest else "unknown"
             row = (name, f"{inventory.texts(own):,}", shown(size), date, "yes" if used else "")
             rows.append((size, row))
     return [row for _, row in sorted(rows, key=lambda pair: (-pair[0], pair[1]))]
@@ -125,7 +131,7 @@ def _name_strangers(folder: Path, held: list[Held]) -> None:
     found = inventory.strangers(folder) + [path for one in held for path in one.folder.foreign]
     for path in found:
         what = "a link, not followed" if path.is_symlink() else "not the harness's"
-        print(f"{path.relative_to(folder)}: {what}, left alone", file=sys.stderr)
+        tell(f"{path.relative_to(folder)}: {what}, left alone")
 
 
 def verify(arguments: argparse.Namespace) -> int:
@@ -164,7 +170,7 @@ def _removed(path: Path) -> bool:
 
 def clear(arguments: argparse.Namespace) -> int:
     """Remove what is asked for, after asking. Returns the exit code."""
-    from lrd_harness import inventory
+    from lrd_harness import inventory, temporary
 
     if arguments.model and (arguments.packages or arguments.all):
         raise UserError("--model goes with states: --packages and --all know no models")
@@ -185,11 +191,13 @@ def clear(arguments: argparse.Namespace) -> int:
         return 0
     if not asked:
         print("There is nothing to remove.")
+    if arguments.all and before is None and not inventory.in_use(folder):
+        inventory.sweep(folder, older=temporary.ANY)
+        held = inventory.stores(folder)
     _clear_states(held, before)  # also the folders of stores in which nothing is left
     _clear_downloads(folder, brought)
-    if arguments.all and before is None:
-        for path in [*inventory.budgets(folder), *inventory.scripts(folder)]:
-            path.unlink(missing_ok=True)
+    if before is None and (arguments.all or arguments.packages):
+        _clear_rest(folder, arguments.all)
     _name_strangers(folder, held)
     return 0
 
@@ -243,6 +251,21 @@ def _clear_states(held: list[Held], before: float | None) -> None:
     if stay:
         size = shown(sum(file.size for file in stay))
         print(f"Kept {size} that running processes use, or that may not be removed.")
+
+
+def _clear_rest(folder: Path, whole: bool) -> None:
+    """Remove checksums of packages that are gone; whole: and what else is ours."""
+    from lrd_harness import inventory
+
+    rest = [] if inventory.in_use(folder) else inventory.records_alone(folder)
+    if whole:
+        rest += [*inventory.budgets(folder), *inventory.scripts(folder)]
+    for path in rest:
+        path.unlink(missing_ok=True)
+    if whole:
+        if not inventory.in_use(folder):
+            inventory.remove_home(folder)
+        inventory.remove_folders(folder)
 
 
 def _clear_downloads(folder: Path, brought: list[Any]) -> None:
