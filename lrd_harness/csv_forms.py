@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
-from lrd_harness import releases
-from lrd_harness.csv_tables import MISSING, SHOWN, Line, Sheet, read_sheet
+from lrd_harness import bounds, releases
+from lrd_harness.csv_tables import MISSING, MOST_COLUMNS, SHOWN, Line, Sheet, read_sheet
 from lrd_harness.errors import UserError
+from lrd_harness.percent import Scored, in_percent
 from lrd_harness.rows import ModelRow
 
 SCORE_FORMS = "scores are wide (model, a column a task) or long (model, layer, task, score)"
@@ -20,7 +20,6 @@ MODEL_FORM = "models have the columns model, parameters_millions, width, blocks,
 KEYS = ("model", "layer", "task", "score", "name", "value")
 IGNORED = ("n_tasks",)  # a column of published wide tables that is no task
 LAST = "model"  # as a layer: the model itself
-_ROUNDING = 1e-6  # how far above 1 a score may be and still be meant as 1
 
 Say = Callable[[str], None]
 
@@ -47,10 +46,10 @@ class Scores:
 
 
 def read_scores(path: Path, say: Say = lambda note: None) -> Scores:
-    """The scores of a file in either form; percentages, of which one is above 1, become 0..1.
+    """The scores of a file in either form; percentages become 0..1 (percent.py says which are).
 
-    Raises UserError for a file in neither form, for what is no number or no layer, and for a file
-    without any score.
+    Raises UserError for a file in neither form, for what is no number, no layer or no score, and
+    for a file without any score.
     """
     sheet = read_sheet(path, KEYS)
     long = {"task", "score"} & set(sheet.columns)
@@ -59,17 +58,38 @@ def read_scores(path: Path, say: Say = lambda note: None) -> Scores:
     cells = tuple(read_form(sheet))
     if not cells:
         raise UserError(f"{path} has no score: {SCORE_FORMS}")
-    highest = max(cell.number for cell in cells)
-    if highest > 100:
-        say(f"{path}: scores are above 100: read as they are")
-    elif highest > 1 + _ROUNDING:
-        say(f"{path}: scores are above 1: read as percent")
-        cells = tuple(cell._replace(number=cell.number / 100) for cell in cells)
+    cells = _as_shares(path, cells, say)
     types, names = (sheet.remarks.get(name, {}) for name in ("type", "main_score"))
     if long:
         known = ("task_type", "score_name")
         types, names = ({c.task: c.line.text(name) for c in cells} for name in known)
     return Scores(path, cells, types, names)
+
+
+def _as_shares(path: Path, cells: Sequence[Cell], say: Say) -> tuple[Cell, ...]:
+    """The scores from 0 to 1, those of tasks that are in percent divided by 100.
+
+    Raises UserError as `percent.in_percent` does.
+    """
+    tasks: dict[str, list[Scored]] = {}
+    for cell in cells:
+        tasks.setdefault(cell.task, []).append(
+            Scored(cell.line, (cell.model, cell.layer), cell.number)
+        )
+    if len(tasks) > MOST_COLUMNS:
+        raise UserError(f"{path}: {len(tasks):,} tasks; at most {MOST_COLUMNS:,} are read")
+    found = in_percent(tasks)
+    if not found:
+        return tuple(cells)
+    if len(found) == len(tasks):
+        say(f"{path}: scores are above 1: read as percent")
+    else:
+        which = some(name for name in tasks if name in found)
+        others = some(name for name in tasks if name not in found)
+        say(f"{path}: scores of {which} are above 1: read as percent; of {others} as they are")
+    return tuple(
+        cell._replace(number=cell.number / 100) if cell.task in found else cell for cell in cells
+    )
 
 
 def _wide(sheet: Sheet) -> Iterable[Cell]:
@@ -119,8 +139,8 @@ def read_models(path: Path, wanted: Sequence[str]) -> dict[str, ModelRow]:
         row = ModelRow(
             model=name,
             parameters=_parameters(line),
-            blocks=_whole_number(line, "blocks"),
-            width=_whole_number(line, "width"),
+            blocks=_whole_number(line, "blocks", bounds.BLOCKS),
+            width=_whole_number(line, "width", bounds.WIDTH),
             family=line.text("family") or None,
             released=_released(line),
         )
@@ -147,15 +167,23 @@ def _layer(line: Line) -> int | None:
         raise line.fault(
             f"layer '{cell:.{SHOWN}}' is neither a whole number from 0 on nor '{LAST}'"
         )
-    return int(cell.partition(".")[0])
+    layer = int(cell.partition(".")[0])
+    if layer > bounds.BLOCKS:
+        raise line.fault(f"layer {layer}: at most {bounds.BLOCKS:,} are possible")
+    return layer
 
 
 def _parameters(line: Line) -> int | None:
-    """How many a model has. Raises UserError where a million times the cell is no number."""
+    """How many a model has. Raises UserError for fewer than one, and beyond 64 bit."""
     millions = line.value("parameters_millions")
-    if millions is not None and not isfinite(millions * 1e6):
-        raise line.fault(f"'{line.text('parameters_millions')}' million parameters are too many")
-    return None if millions is None else round(millions * 1e6)
+    if millions is None:
+        return None
+    cell = f"'{line.text('parameters_millions'):.{SHOWN}}' million parameters"
+    if millions * 1e6 > bounds.PARAMETERS:
+        raise line.fault(f"{cell} are too many: at most {bounds.PARAMETERS / 1e6:.3g} are possible")
+    if round(millions * 1e6) < 1:
+        raise line.fault(f"{cell} are not one parameter")
+    return round(millions * 1e6)
 
 
 def _released(line: Line) -> str | None:
@@ -171,10 +199,13 @@ def _released(line: Line) -> str | None:
     return found
 
 
-def _whole_number(line: Line, column: str) -> int | None:
+def _whole_number(line: Line, column: str, most: int) -> int | None:
     number = line.value(column)
+    cell = f"'{line.text(column):.{SHOWN}}' in column {column}"
     if number is not None and (number != int(number) or number < 1):
-        raise line.fault(f"'{line.text(column)}' in column {column} is no whole number above 0")
+        raise line.fault(f"{cell} is no whole number above 0")
+    if number is not None and number > most:
+        raise line.fault(f"{cell} is too large: at most {most:,} is possible")
     return None if number is None else int(number)
 
 

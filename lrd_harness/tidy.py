@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lrd_harness import csv_cells, portable
+from lrd_harness.documents import json_value, read_file
 from lrd_harness.errors import UserError
 from lrd_harness.files import write_text
 
@@ -46,8 +46,8 @@ def _is_csv(path: Path, name: str, columns: Sequence[str]) -> bool:
 
 def _is_json(path: Path, name: str, columns: Sequence[str]) -> bool:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json_value(read_file(path))
+    except (UserError, ValueError):
         return False
     return isinstance(found, dict) and found.get(MADE_BY) == made_by(name)
 
@@ -61,17 +61,24 @@ def write(
 ) -> None:
     """Write both files; the JSON holds `record` and the rows as `values`.
 
+    Paths in its `errors` are cut to names.
+
     None is an empty cell. Raises UserError where the folder cannot be written to.
     """
-    text = io.StringIO()
-    table = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
+    errors = [_portable(error) for error in record.get("errors", ())]
+    record = {**record, "errors": errors} if errors else record
     whole = {MADE_BY: made_by(name), **record, "values": list(rows)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / f"{name}.csv", text.getvalue())
+        write_text(folder / f"{name}.csv", csv_cells.written_rows(columns, rows))
         described = json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False, default=str)
         write_text(folder / f"{name}.json", described + "\n")
     except OSError as error:
         raise UserError(f"{folder} cannot be written to ({error.strerror})") from None
+
+
+def _portable(error: Any) -> Any:
+    """An error, a text or fields of one, without folders."""
+    if isinstance(error, Mapping):
+        return {name: _portable(value) for name, value in error.items()}
+    return portable.text(error) if isinstance(error, str) else error

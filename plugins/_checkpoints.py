@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+
+from lrd_harness import csv_cells
 
 from ._cells import NONE, Column, Sheet, number, plain
 from ._ranking import ARROW, unit_of
@@ -60,11 +60,7 @@ def checkpoints_csv(board: Leaderboard) -> str:
     lines = [line for family in held for side in sides for line in _lines(family, side)]
     if not lines:
         return ""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(FIELDS)
-    writer.writerows(lines)
-    return file.getvalue()
+    return csv_cells.written(FIELDS, lines)
 
 
 def checkpoints_document(board: Leaderboard) -> list[dict[str, Any]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+
+from lrd_harness import csv_cells
 
 from ._cells import NONE, Column, Sheet, number, plain
 
@@ -64,18 +64,16 @@ def layers_csv(board: Leaderboard) -> str:
     columns.pop("score", None)
     if not columns and not any(side.choice for side in sides):
         return ""
-    file = io.StringIO()
     head = ("model", "revision", "task", "layer", "depth", "score")
-    writer = csv.DictWriter(file, [*head, *columns, *picked], lineterminator="\n")
-    writer.writeheader()
     blocks = {key[:2]: count for side in sides for key, count in _blocks(side).items()}
     tasks = list(dict.fromkeys(place[:3] for place in lines))
     order = {task: i for i, task in enumerate(tasks)}
+    rows = []
     for place in sorted(lines, key=lambda place: (order[place[:3]], place[3])):
         count = blocks.get(place[:2])
         depth = place[3] / count if count else None
-        writer.writerow({**dict(zip(head, (*place, depth), strict=False)), **lines[place]})
-    return file.getvalue()
+        rows.append({**dict(zip(head, (*place, depth), strict=False)), **lines[place]})
+    return csv_cells.written_rows([*head, *columns, *picked], rows)
 
 
 def _values(board: Leaderboard) -> Iterator[tuple[tuple[Any, ...], str, float]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
+
+from lrd_harness import csv_cells
 
 from ._cells import NONE, Column, Sheet, measured, number, plain
 
@@ -54,12 +54,8 @@ def pruning_csv(board: Leaderboard) -> str:
     if table is None:
         return ""
     tasks = list(dict.fromkeys(task for row in table.rows for task in row.by_task))
-    file = io.StringIO()
     lines = [_line(row, tasks) for row in table.rows]
-    writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return file.getvalue()
+    return csv_cells.written_rows(list(lines[0]), lines)
 
 
 def pruning_document(table: PrunedTable) -> dict[str, Any]:

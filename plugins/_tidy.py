@@ -8,10 +8,10 @@ Both files of a table are the same, a missing value being an empty cell and a nu
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from lrd_harness import csv_cells
 
 from ._sheets import boards
 from ._tidy_interchange import interchange
@@ -31,19 +31,11 @@ def tidy(board: Leaderboard) -> Iterator[tuple[str, bytes]]:
         ("statistics", STATISTICS, list(statistic_rows(board))),
     ):
         cleaned = [[_clean(row.get(column)) for column in columns] for row in rows]
-        yield f"{name}.csv", as_csv(list(columns), cleaned)
+        yield f"{name}.csv", csv_cells.written(list(columns), cleaned).encode()
         yield f"{name}.parquet", as_parquet(columns, cleaned)
     for name, (header, lines) in interchange(board).items():
-        yield f"{name}.csv", as_csv(header, [[_clean(cell) for cell in line] for line in lines])
-
-
-def as_csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
-    """UTF-8, commas, numbers in full, None an empty cell."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue().encode()
+        cells = [[_clean(cell) for cell in line] for line in lines]
+        yield f"{name}.csv", csv_cells.written(header, cells).encode()
 
 
 def as_parquet(columns: Mapping[str, type], rows: Sequence[Sequence[Any]]) -> bytes:

@@ -28,7 +28,7 @@ def interchange(board: Leaderboard) -> dict[str, Table]:
     """scores, metrics and models: of each what there is any of.
 
     A model is named as in the tables, MODEL@REVISION where a name is that of several. What the
-    forms would read as another name is changed: see `distinct`. Scores that do not lie in 0..1
+    forms would read as another name is changed: see `distinct`. Scores that do not lie in -1..1
     have no file, as they would be read as percent.
     """
     names: dict[Key, str] = distinct({row.info.key: row.label for row in board.rows})
@@ -50,7 +50,7 @@ def interchange(board: Leaderboard) -> dict[str, Table]:
         )
         for r in scored
     ]
-    if any(row.score > 1 for row in scored):
+    if any(abs(row.score) > 1 for row in scored):
         scores = []
     models: list[Sequence[Any]] = [
         (

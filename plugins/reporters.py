@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from lrd_harness import csv_cells
 from lrd_harness.contracts import Reporter
 from lrd_harness.hookspecs import hookimpl
 
@@ -78,19 +77,14 @@ def as_csv(board: Leaderboard) -> str:
     chance, and stderr.TASK and chance.TASK. Where there are embedding tasks too, the likelihood
     tasks are behind the notes: base.rank, base.predicted.METRIC, base.tasks, base.score, ...,
     base.METRIC.SCORE, then score.TASK, ..., and base.notes; empty for models without such tasks.
-    Names are written as they are: a spreadsheet may take one that begins with = for a formula.
+    A name that a spreadsheet would take for a formula has an apostrophe before it (csv_cells.py).
     """
     lines = [_line(board, row) for row in board.rows]
     if board.base and board.base.rows:
         rows = {row.info.key: row for row in board.base.rows}
         for line, row in zip(lines, board.rows, strict=True):
             line |= _base_cells(board.base, rows.get(row.info.key))
-    file = io.StringIO()
-    if lines:
-        writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
-    return file.getvalue()
+    return csv_cells.written_rows(list(lines[0]), lines) if lines else ""
 
 
 def as_json(board: Leaderboard) -> str:

@@ -123,3 +123,12 @@ def test_ten_thousand_models_by_a_hundred_tasks_stay_a_page_of_cells(opened: Ope
     assert made.evaluate(size) < 100 * 25
     made.wait_for_timeout(100)
     assert 0 < made.evaluate("window.longest") < 3000
+
+
+def test_tables_that_are_downloaded_hold_no_formula(opened: Open) -> None:
+    held = {"model": ["=1+1", "@b", "-", "'=c"], "rho": ["-1.00", "+0.5", "-", "0"]}
+    made = opened(of_sheets(table("Made", held)), accept_downloads=True)
+    with made.expect_download() as waiting:
+        made.get_by_role("button", name="Download as CSV: Made").click()
+    lines = Path(waiting.value.path()).read_text(encoding="utf-8").splitlines()
+    assert lines == ["model,rho", "'=1+1,-1.00", "'@b,+0.5", "-,-", "''=c,0"]

@@ -18,6 +18,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from lrd_harness import interchange, manager
+from lrd_harness.csv_cells import unguarded
 from lrd_harness.folders import safe_name, write_folder
 from lrd_harness.leaderboard import Leaderboard, build
 from lrd_harness.results import Results
@@ -35,7 +36,7 @@ def both(files: dict[str, bytes], name: str, columns: dict[str, type]) -> list[d
     reader = csv.DictReader(text)
     assert reader.fieldnames == list(columns)
     typed = [
-        {key: kind(row[key]) if row[key] else None for key, kind in columns.items()}
+        {key: kind(unguarded(row[key])) if row[key] else None for key, kind in columns.items()}
         for row in reader
     ]
     assert typed == table

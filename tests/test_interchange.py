@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lrd_harness import interchange, leaderboard
+from lrd_harness import UserError, csv_cells, interchange, leaderboard
 from lrd_harness.results import ModelRow, Results
 
 DATA = Path(__file__).parent / "data"
@@ -113,7 +114,7 @@ def test_percentages_become_shares(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("highest", "read", "said"),
-    [("1", 1.0, 0), ("1.0000000002", 1.0000000002, 0), ("0.2", 0.2, 0), ("1200", 1200.0, 1)],
+    [("1", 1.0, 0), ("1.0000000002", 1.0000000002, 0), ("0.2", 0.2, 0), ("-0.1", -0.1, 0)],
 )
 def test_what_is_no_percentage_stays(tmp_path: Path, highest: str, read: float, said: int) -> None:
     notes: list[str] = []
@@ -232,3 +233,49 @@ def test_wide_and_long_say_the_same(tmp_path: Path, cells: dict[tuple[str, str],
     made = numbers(interchange.read(tmp_path / "wide.csv"))
     assert made == numbers(interchange.read(tmp_path / "long.csv"))
     assert made == {(m, t, 0, 0): score for (m, t), score in cells.items()}
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        WIDE.replace(",", ";"),
+        "sep=;\n" + WIDE.replace(",", ";"),
+        "\ufeffSEP=;\r\n" + WIDE.replace(",", ";").replace("\n", "\r\n"),
+        '"sep=|"\n' + WIDE.replace(",", "|"),
+        "sep=\t\n" + WIDE.replace(",", "\t"),
+        "sep=,\n" + WIDE,
+        WIDE.replace(",", "\t").replace("X", "X;Z;W;V"),
+        WIDE.replace(",", ";").replace("X", "X,Z,W"),
+    ],
+)
+def test_separators(tmp_path: Path, written: str) -> None:
+    found = interchange.read(file(tmp_path, written))
+    assert sorted(numbers(found).values()) == [0.25, 0.5, 0.75]
+    assert {row.model for row in found.models} == {"a", "b"}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_line_ends_in_quoted_cells(tmp_path: Path, end: str) -> None:
+    text = f'model,"X{end}Y"{end}"a{end}b",0.5{end}c,0.25{end}'
+    found = interchange.read(file(tmp_path, text))
+    assert [(r.model, r.task, r.score) for r in found.scores] == [
+        (f"a{end}b", f"X{end}Y", 0.5),
+        ("c", f"X{end}Y", 0.25),
+    ]
+    for written, line in ((text, 5), (f"sep=,{end}{text}", 6)):
+        with pytest.raises(UserError, match=f"line {line}: 'x' in column"):
+            interchange.read(file(tmp_path, written.replace("c,0.25", "c,x")))
+
+
+def test_names_that_look_like_formulas_come_back(tmp_path: Path) -> None:
+    names = ["=1+1", "+a", "-b", "@c", "'=d", "''=e", "'f", "-", "-5", "\uff1dg"]
+    lines = [[name, 0.5 - i / 100] for i, name in enumerate(names)]
+    text = csv_cells.written(["model", "=T", "-0.5x"], [[*line, -0.25] for line in lines])
+    cells = [cell for row in csv.reader(io.StringIO(text)) for cell in row]
+    assert not [c for c in cells if c[:1] in "=+-@\uff1d" and c not in ("-", "-5", "-0.25")]
+    found = interchange.read(file(tmp_path, text))
+    assert [row.model for row in found.models] == names
+    assert {row.task for row in found.scores} == {"=T", "-0.5x"}
+    with csv_cells.literal_names():
+        assert csv_cells.written(["=a"], [["=b"], [-1]]) == "=a\n=b\n-1\n"
+    assert csv_cells.written(["\ta"], [["\rb"]]) == "'\ta\n\"'\rb\"\n"

@@ -59,7 +59,10 @@ SCORE_FAULTS = [
     (LONG + "a,-1,X,0.3\n", "line 5: layer '-1' is neither"),
     (LONG + "a,last,X,0.3\n", "line 5: layer 'last' is neither"),
     (LONG + "a,1,,0.3\n", "S.csv line 5: no task"),
-    ('model,X\n"a,0.1\n', "S.csv line 3: no CSV"),
+    (LONG + "a,999999999,X,0.3\n", "S.csv line 5: layer 999999999: at most 10,000 are possible"),
+    ("model,X\na,0,5\n", "3 cells, but 2 columns have a name (a cell that holds the separator"),
+    ('model,X\na,"1,234"\n', "'1,234' in column X is no number: write decimals with a point"),
+    ('model,X\n"a,0.1\n', "S.csv line 2: no CSV"),
 ]
 
 
@@ -102,6 +105,19 @@ def test_faults_of_values(tmp_path: Path, text: str, message: str) -> None:
         ("model,width\na,0\n", "M.csv line 2: '0' in column width is no whole number above 0"),
         ("model,parameters_millions\na,7B\n", "line 2: '7B' in column parameters_millions is no n"),
         ("model,parameters_millions\na,1e305\n", "line 2: '1e305' million parameters are too many"),
+        ("model,parameters_millions\na,-5\n", "line 2: '-5' million parameters are not one param"),
+        (
+            "model,parameters_millions\na,0\n",
+            "line 2: '0' million parameters are not one parameter",
+        ),
+        ("model,parameters_millions\na,1e13\n", "too many: at most 9.22e+12 are possible"),
+        ("model,width\na,-64\n", "M.csv line 2: '-64' in column width is no whole number above 0"),
+        (
+            "model,width\na,1e300\n",
+            "'1e300' in column width is too large: at most 1,000,000,000",
+        ),
+        ("model,blocks\na,1e9\n", "'1e9' in column blocks is too large: at most 10,000 is"),
+        ("model,blocks\na,-inf\n", "line 2: '-inf' in column blocks is no number"),
         ("model,blocks\nA,2\n", "M.csv has none of the models: it has A, not a"),
         ("model,blocks\na,1\n", "S.csv line 4: layer 2 of a, whose last layer is 1"),
     ],
@@ -115,7 +131,7 @@ def test_faults_of_models(tmp_path: Path, text: str, message: str) -> None:
 def test_notes_are_said_only_where_nothing_is_wrong(tmp_path: Path) -> None:
     """Each of these has something to say before it fails."""
     notes: list[str] = []
-    percent = file(tmp_path, "model,layer,X\na,2,82.5\nb,2,1\n")
+    percent = file(tmp_path, "model,layer,X\na,2,82.5\nb,2,10\n")
     values = file(tmp_path, VALUES + "a,2,X,dime,1\n", "V.csv")
     models = file(tmp_path, "model,blocks\na,1\n", "M.csv")
     for values_file, models_file in ((values, None), (None, models), (tmp_path / "none.csv", None)):

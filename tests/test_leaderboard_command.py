@@ -109,7 +109,7 @@ def test_layers_of_a_model(out: Path, capsys: Shown) -> None:
 
 def test_scores_of_a_file_beside_a_run(out: Path, capsys: Shown, tmp_path: Path) -> None:
     published = tmp_path / "S.csv"
-    published.write_text("model,STSBenchmark,SciFact\nlocal/bert,82.5,64.1\nother,1,2\n")
+    published.write_text("model,STSBenchmark,SciFact\nlocal/bert,82.5,64.1\nother,10,20\n")
     assert main(["leaderboard", str(out), "--actual", str(published), "--format", "json"]) == 0
     said = capsys.readouterr()
     document = json.loads(said.out)

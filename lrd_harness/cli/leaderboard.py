@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lrd_harness.cli._asked import add_literal_names, path
 from lrd_harness.errors import UserError
+from lrd_harness.notices import tell
 
 if TYPE_CHECKING:
     from lrd_harness.contracts import Reporter
@@ -31,8 +32,9 @@ CSV files, for published or exported numbers, without a run:
                  (released: YYYY-MM-DD, YYYY-MM or YYYY)
 
 Layers are the numbers of states, 0 (the embeddings) to the number of blocks, or
-"model" for the model as a whole. Where a score is above 1, the whole file is
-read as percent. A cell may be empty. What layer a metric would have chosen, and
+"model" for the model as a whole. A task of which a score is above 1 is read as
+percent, the others as they are; what may be either is refused by name, as are
+ranks and sizes. A cell may be empty. What layer a metric would have chosen, and
 what that gains, is shown where both files go layer by layer and have tasks in
 common.
 
@@ -84,21 +86,22 @@ def add(commands: Any) -> None:
         epilog=FORMS + EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    sub.add_argument("out", type=Path, nargs="?", metavar="OUT", help="the output folder of a run")
+    sub.add_argument("out", type=path, nargs="?", metavar="OUT", help="the output folder of a run")
     sub.add_argument(
         "--actual",
         metavar="run|published|S.csv",
         help="scores: of the run OUT (default), of the public mteb results, or of a file",
     )
-    sub.add_argument("--values", type=Path, metavar="V.csv", help="metric values, without a run")
-    sub.add_argument("--models-info", type=Path, metavar="M.csv", help="sizes of their models")
+    sub.add_argument("--values", type=path, metavar="V.csv", help="metric values, without a run")
+    sub.add_argument("--models-info", type=path, metavar="M.csv", help="sizes of their models")
     sub.add_argument(
         "--layers", metavar="MODEL", help="print one model layer by layer instead, as a table"
     )
     sub.add_argument("--format", metavar="FORM", help="one of the forms below")
     sub.add_argument(
-        "--output", type=Path, metavar="FILE", help="write to a file instead, or to a folder DIR"
+        "--output", type=path, metavar="FILE", help="write to a file instead, or to a folder DIR"
     )
+    add_literal_names(sub)
     sub.set_defaults(run=run)
 
 
@@ -119,7 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
             text = _written(reporter, board, notes.append)
             _keep(arguments.output, text)
     for note in notes:
-        print(note, file=sys.stderr)
+        tell(note)
     if arguments.output is None:
         print(text, end="")
     return 0
@@ -198,6 +201,7 @@ def _reporter(arguments: argparse.Namespace) -> Reporter:
             raise UserError(f"{arguments.output}: no form ends so ({known}): name one by --format")
         name = max(fits, key=lambda r: len(r.suffix)).name if fits else "table"
     reporter: Reporter = plugins.get("reporter", name)
+    plugins.tell()
     if reporter.files is not None and arguments.output is None:
         raise UserError(f"--format {name} writes a folder: give --output DIR")
     return reporter

@@ -46,6 +46,10 @@ const lrdTables = (() => {
 
   const quoted = (cell) => (/[",\n\r]/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell);
 
+  // A name that a spreadsheet would take for a formula gets an apostrophe, as in the CSV forms.
+  const literal = (text) =>
+    /^'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/.test(text) && text !== "-" && Number.isNaN(Number(text)) ? `'${text}` : text;
+
   const save = (parts, name, type) => {
     const link = make("a", { href: URL.createObjectURL(new Blob(parts, { type })), download: name });
     link.click();
@@ -246,8 +250,9 @@ const lrdTables = (() => {
     // The rows that are filtered in, as sorted, with all columns, in the same order on any screen.
     download() {
       const { columns } = this.held;
-      const lines = [columns.map((c) => c.heading.join(" "))];
-      for (const i of this.order) lines.push(columns.map((c) => c.cells[i]));
+      const lines = [columns.map((c) => literal(c.heading.join(" ")))];
+      const cell = (c, i) => (c.key || c.align === "left" ? literal(c.cells[i]) : c.cells[i]);
+      for (const i of this.order) lines.push(columns.map((c) => cell(c, i)));
       const text = lines.map((line) => line.map(quoted).join(",") + "\n").join("");
       save([text], `${this.held.file}.csv`, "text/csv");
     }
