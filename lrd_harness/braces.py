@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from lrd_harness.errors import UserError
+from lrd_harness.files import there
 
 
 def expand(name: str, where: str) -> list[str]:
@@ -14,7 +13,7 @@ def expand(name: str, where: str) -> list[str]:
     messages. Blanks around an item do not count. The name of something that is there is left as it
     is. Raises UserError for braces that do not match, an empty item and a second group.
     """
-    if not {"{", "}"} & set(name) or Path(name).expanduser().exists():
+    if not {"{", "}"} & set(name) or there(name):
         return [name]
     before, opened, rest = name.partition("{")
     inner, closed, after = rest.partition("}")

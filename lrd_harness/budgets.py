@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from math import ceil
+from operator import index
 from typing import Any
 
 from lrd_harness.errors import UnitError, UserError
@@ -71,7 +72,10 @@ def name_of(removed: Sequence[int]) -> str:
 
 def checked(rule: str, answer: Any, allowed: Sequence[int], m: int) -> tuple[int, ...]:
     """A rule's answer, ascending. Raises UnitError unless it is m of the candidates."""
-    removed = tuple(sorted(int(block) for block in answer))
+    try:
+        removed = tuple(sorted(index(block) for block in answer))
+    except TypeError:  # what is no list, or holds what is no whole number
+        raise UnitError(f"the rule {rule} gave no list of block numbers") from None
     if len(set(removed)) != m or not set(removed) <= set(allowed):
         raise UnitError(f"the rule {rule} gave blocks {removed}, not {m} of the candidates")
     return removed

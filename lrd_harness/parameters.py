@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lrd_harness import bounds
 from lrd_harness.contracts import Metric
-from lrd_harness.errors import UnitError, UserError, unknown
+from lrd_harness.errors import UnitError, UserError, described, unknown
 from lrd_harness.manager import Plugins
 from lrd_harness.suite import Suite
+
+KINDS: Mapping[type, str] = {  # what a parameter has to be, by its default
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+}
 
 
 @dataclass(frozen=True)
@@ -23,11 +32,16 @@ class PlannedMetric:
 
     @property
     def written(self) -> dict[str, Any]:
-        """The parameters as JSON can hold them, infinite ones (an order of entropy) as texts."""
-        return {
-            name: str(value) if isinstance(value, float) and math.isinf(value) else value
-            for name, value in self.parameters.items()
-        }
+        """The parameters as JSON can hold them, others (an infinite order of entropy) as texts."""
+        return {name: _written(value) for name, value in self.parameters.items()}
+
+
+def _written(value: Any) -> Any:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return str(value)
+    return value
 
 
 def resolve_metrics(suite: Suite, plugins: Plugins) -> list[PlannedMetric]:
@@ -71,14 +85,23 @@ def _resolved(metric: Metric, given: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
         if not _fits(value, defaults.get(name)):
             raise UserError(
-                f"parameter {name} of metric {metric.name} is {value!r}; "
-                f"by default it is {defaults.get(name)}"
+                f"parameter {name} of metric {metric.name} is {value!r}, not "
+                f"{KINDS[type(defaults.get(name))]}; by default it is {defaults.get(name)}"
             )
+        _check_size(value, f"parameter {name} of metric {metric.name}")
     whole = {name: int(v) for name, v in given.items() if type(defaults.get(name)) is int}
     resolved = {**defaults, **given, **whole}
     if given:
         _try(metric, resolved)
     return resolved
+
+
+def _check_size(value: Any, what: str) -> None:
+    """Raise UserError for a number or a list that is absurdly large."""
+    if isinstance(value, int) and abs(value) > bounds.COUNT:
+        raise UserError(f"{what} is {bounds.shown(value)}: at most {bounds.COUNT:,} is possible")
+    if isinstance(value, list) and len(value) > bounds.STEPS:
+        raise UserError(f"{what} is too long: at most {bounds.STEPS:,} items are possible")
 
 
 def _number(value: Any, default: Any) -> Any:
@@ -115,7 +138,7 @@ def _try(metric: Metric, parameters: Mapping[str, Any]) -> None:
         reason = str(error).removeprefix(f"{metric.name}: ")
         raise UserError(f"metric {metric.name}: {reason}") from None
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
+        reason = described(error)
         raise UserError(
             f"metric {metric.name} does not take {dict(parameters)}: {reason}"
         ) from None

@@ -6,11 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, get_args
 
+from lrd_harness import bounds
 from lrd_harness.budgets import BUDGETS, candidates, count
 from lrd_harness.contracts import Pruner, Task
 from lrd_harness.errors import UserError, unknown
 from lrd_harness.evidence import Indexing
 from lrd_harness.manager import Plugins
+
+NUMBERS = {  # least and most
+    "random_seeds": (1, bounds.DRAWS),
+    "protect": (0, bounds.BLOCKS),
+    "texts": (8, bounds.COUNT),
+}
 
 
 @dataclass(frozen=True)
@@ -72,15 +79,15 @@ def _value(key: str, value: Any, where: str) -> Any:
         return value
     if key == "budgets":
         items = value if isinstance(value, list) else [value]
+        if len(items) > bounds.STEPS:
+            raise UserError(f"{where}: {len(items):,} budgets: at most {bounds.STEPS:,} are tried")
         numbers = [v for v in items if isinstance(v, (int, float)) and not isinstance(v, bool)]
         if not items or len(numbers) < len(items):
             raise UserError(f"{where}: budgets are {value}, not shares such as 0.15")
         for budget in numbers:
             count(budget, range(10**6))  # what is no share of any model
         return tuple(sorted(set(map(float, numbers))))
-    least = {"random_seeds": 1, "protect": 0, "texts": 8}[key]
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise UserError(f"{where}: {key} is {value}, not a whole number of at least {least}")
+    bounds.check_whole(value, f"{where}: {key} is", *NUMBERS[key])
     return value
 
 

@@ -8,16 +8,15 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
-
-from lrd_harness import pruning
+from lrd_harness import bounds, pruning
 from lrd_harness.braces import expand
 from lrd_harness.contracts import Norm
 from lrd_harness.errors import UserError, unknown
+from lrd_harness.files import named
 from lrd_harness.pruning import Pruning
+from lrd_harness.yaml_documents import yaml_value
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,8 @@ class Settings:
     view_texts: of these, how many get augmented views;
     norm: which states metrics see (metrics.md, Norm); task_data: folder of local data;
     batch_tokens: tokens a batch, padding included (0: by device); num_fewshot, limit, include_path,
-    log_samples: for language-model tasks, as TaskOptions; the rest as ModelOptions.
+    log_samples: for language-model tasks, as TaskOptions; text_column: of tables of own texts; the
+    rest as ModelOptions.
     """
 
     layers: str | tuple[int, ...] = "all"
@@ -69,6 +69,7 @@ class Settings:
     limit: float | None = None
     include_path: str | None = None
     log_samples: bool = False
+    text_column: str = "text"
 
     def results(self) -> dict[str, Any]:
         """The settings that change a result, as opposed to speed or extent.
@@ -108,7 +109,7 @@ def load(name: str) -> Suite:
     Raises UserError for an unknown name and for a malformed file (file and key named).
     """
     if name.endswith((".yaml", ".yml")) or "/" in name:
-        path = Path(name).expanduser()
+        path = named(name)
         if not path.is_file():
             raise UserError(f"{path}: no such suite file")
         try:
@@ -127,13 +128,7 @@ def load(name: str) -> Suite:
 
 def parse(text: str, name: str, where: str) -> Suite:
     """A suite from YAML text; `where` stands in error messages."""
-    try:
-        given = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "cannot be read"
-        raise UserError(f"{where}{line}: not YAML ({problem})") from None
+    given = yaml_value(text, where)
     if not isinstance(given, dict):
         raise UserError(f"{where}: not a mapping of models, tasks, plugins and settings")
     known = {f.name for f in fields(Suite)} - {"parameters"}
@@ -169,6 +164,8 @@ def _list(given: Mapping[str, Any], key: str, where: str) -> Sequence[Any]:
 def _text(value: Any, key: str, where: str) -> str:
     if not isinstance(value, str):
         raise UserError(f"{where}: '{value}' in '{key}' is not a name")
+    if not value.strip():
+        raise UserError(f"{where}: a name in '{key}' is empty")
     return value
 
 
@@ -179,7 +176,7 @@ def entries(values: Iterable[Any], where: str) -> tuple[ModelEntry, ...]:
 
 def _entries(value: Any, where: str) -> list[ModelEntry]:
     if isinstance(value, str):
-        return [ModelEntry(name) for name in expand(value, where)]
+        return [ModelEntry(name) for name in expand(_text(value, "models", where), where)]
     if not isinstance(value, dict) or not isinstance(value.get("model"), str):
         raise UserError(f"{where}: '{value}' in 'models' is neither a name nor has a 'model'")
     known = [f.name for f in fields(ModelEntry)]
@@ -242,7 +239,13 @@ CHOICES = {
     "padding": ("right", "left"),
     "device_map": ("auto", "balanced", "balanced_low_0", "sequential"),
 }
-LEAST = {"max_texts": 8, "view_texts": 8, "max_length": 1, "batch_tokens": 0, "num_fewshot": 0}
+NUMBERS = {  # least and most
+    "max_texts": (8, bounds.COUNT),
+    "view_texts": (8, bounds.COUNT),
+    "max_length": (1, bounds.COUNT),
+    "batch_tokens": (0, bounds.COUNT),
+    "num_fewshot": (0, bounds.EXAMPLES),
+}
 NULLABLE = (
     *("task_data", "pooling", "max_length", "attention", "adapter", "device_map"),
     *("num_fewshot", "limit", "include_path"),
@@ -255,15 +258,14 @@ def _check_value(key: str, value: Any, where: str) -> None:
         return
     if key in CHOICES and value not in CHOICES[key]:
         raise unknown(f"{key} in {where}", str(value), CHOICES[key], _all(CHOICES[key]))
-    if key in LEAST:
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if not whole or value < LEAST[key]:
-            raise UserError(
-                f"{where}: {key} is {value}, not a whole number of at least {LEAST[key]}"
-            )
+    if key in NUMBERS:
+        bounds.check_whole(value, f"{where}: {key} is", *NUMBERS[key])
     elif key == "limit":
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-            raise UserError(f"{where}: limit is {value}, not a number above 0")
+            raise UserError(f"{where}: limit is {bounds.shown(value)}, not a number above 0")
+        if value > bounds.COUNT:
+            most = f"at most {bounds.COUNT:,} is possible"
+            raise UserError(f"{where}: limit is {bounds.shown(value)}: {most}")
         if value >= 1 and value != int(value):
             raise UserError(
                 f"{where}: limit is {value}: neither a whole number nor a share below 1"
@@ -273,6 +275,8 @@ def _check_value(key: str, value: Any, where: str) -> None:
             raise UserError(f"{where}: log_samples is {value}, not true or false")
     elif key != "layers" and not isinstance(value, str):
         raise UserError(f"{where}: {key} is {value}, not a text")
+    elif key != "layers" and not value.strip():
+        raise UserError(f"{where}: {key} is empty")
 
 
 def _all(names: Iterable[str]) -> str:
@@ -286,7 +290,10 @@ def layers(value: Any, where: str) -> str | tuple[int, ...]:
     items = value.replace(",", " ").split() if isinstance(value, str) else value
     items = items if isinstance(items, (list, tuple)) else [items]
     written = [str(item) for item in items]  # so that neither 1.5 nor true is taken for a number
-    numbers = tuple(sorted({int(w) for w in written if w.isascii() and w.isdigit()}))
-    if not numbers or not all(w.isascii() and w.isdigit() for w in written):
-        raise UserError(f"{where}: layers '{value}' is not all, last, or numbers such as 0,3,6")
-    return numbers
+    if not written or not all(w.isascii() and w.isdigit() for w in written):
+        raise UserError(
+            f"{where}: layers '{value!s:.60}' is not all, last, or numbers such as 0,3,6"
+        )
+    if any(len(w.lstrip("0")) > len(str(bounds.BLOCKS)) for w in written):
+        raise UserError(f"{where}: layers: at most {bounds.BLOCKS:,} is possible")
+    return tuple(sorted({int(w) for w in written}))

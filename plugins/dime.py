@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import log
 from typing import TYPE_CHECKING
 
+from lrd_harness.bounds import DRAWS
 from lrd_harness.contracts import Choice, Metric
 from lrd_harness.errors import UserError
 from lrd_harness.hookspecs import hookimpl
@@ -52,8 +53,10 @@ def dime(
     for a state of zeros.
     """
     check_order("dime", alpha)
-    if permutations < 1:
-        raise UserError(f"dime: permutations must be at least 1, not {permutations}")
+    if not 1 <= permutations <= DRAWS:
+        raise UserError(
+            f"dime: permutations must be at least 1 and at most {DRAWS:,}, not {permutations}"
+        )
     matched, permuted = [], []
     n = 0
     for layer, state in enumerate(states):

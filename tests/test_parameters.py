@@ -45,8 +45,18 @@ def test_numbers_that_yaml_takes_for_texts(
 @pytest.mark.parametrize(
     ("metric", "name", "value", "message"),
     [
-        ("dime", "alpha", "one", "parameter alpha of metric dime is 'one'; by default it is 1.0"),
-        ("dime", "alpha", "nan", "parameter alpha of metric dime is nan; by default it is 1.0"),
+        (
+            "dime",
+            "alpha",
+            "one",
+            "parameter alpha of metric dime is 'one', not a number; by default it is 1.0",
+        ),
+        (
+            "dime",
+            "alpha",
+            "nan",
+            "parameter alpha of metric dime is nan, not a number; by default it is 1.0",
+        ),
         ("dime", "alpha", -1, "^metric dime: alpha must be above 0, not -1"),
         ("lidar", "delta", "inf", "^metric lidar: delta must be above 0 and finite"),
         ("frenet", "variance", math.inf, "^metric frenet: variance must lie in"),
