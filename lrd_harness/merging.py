@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lrd_harness import database, journal, results, slices
+from lrd_harness import database, journal, portable, results, slices, temporary
 from lrd_harness.errors import UserError
 from lrd_harness.files import space, write_text
-from lrd_harness.output import UNBEGUN, environment, make, read_run, versions
+from lrd_harness.output import begun, environment, make, read_run, versions
 from lrd_harness.suite import Settings
 
 NATIVE = ("mteb", "lm_eval")  # folders of the libraries' own results
@@ -45,24 +45,26 @@ def merge(folders: Sequence[Path], out: Path) -> list[str]:
         raise UserError(f"there is nothing to merge into {out} but itself")
     parts.sort(key=_number)
     _check([*there, *parts])
+    for part in parts:
+        results.load(part.out)  # a damaged one is told of before anything is written
     make(out)
     with space(out):
         # at once, so that a merge that was stopped is known for one, and can be made again
-        _write(out, {**_joined([*there, *parts]), "finished": None})
+        _write(out, {**_joined([*there, *parts], out), "finished": None})
         for part in parts:
             _copy_journals(part.out, out)
             for name in NATIVE:
                 _copy_tree(part.out / name, out / name)
         errors = len(results.load(out).errors)
-        _write(out, {**_joined([*there, *parts]), "errors": errors})
-    return _remarks([*there, *parts])
+        _write(out, {**_joined([*there, *parts], out), "errors": errors})
+    return _remarks([*there, *parts], out)
 
 
 def _earlier(out: Path) -> list[Part]:
     """The merge that `out` holds, if there is one. Raises UserError for anything else in it."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file")
-    if not out.is_dir() or all(p.name.startswith(UNBEGUN) for p in out.iterdir()):
+    if not begun(out):
         return []
     if not (out / "run.json").exists():
         raise UserError(f"{out} is not empty, and no merge of runs: give another --output")
@@ -95,6 +97,9 @@ def _check(parts: Sequence[Part]) -> None:
         data = held.get("data", {})
         for entry in held.get("tasks", []):
             here["data of ", entry["name"]] = data.get(entry["name"], "of the task's own")
+        for entry in held.get("models", []):
+            if "content" in entry:  # of a package, whose version does not tell it
+                here["content of ", entry["name"]] = entry["content"]
         for entry in held.get("metrics", []):
             here["metric ", entry["name"]] = {k: entry[k] for k in ("version", "parameters")}
         if held.get("pruning"):
@@ -103,32 +108,33 @@ def _check(parts: Sequence[Part]) -> None:
             before, first = said.setdefault(key, (value, out))
             if before != value:
                 raise UserError(
-                    f"{first} and {out} are not of one run: {''.join(key)} is "
-                    f"{_short(before)} there and {_short(value)} here"
+                    f"they are not of one run: {''.join(key)} is {_short(before)} there and "
+                    f"{_short(value)} here ({first}, {out})"
                 )
 
 
 def _short(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    shown = value if isinstance(value, str) else json.dumps(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
 def _write(out: Path, held: Mapping[str, Any]) -> None:
     write_text(out / "run.json", json.dumps(held, indent=1))
 
 
-def _joined(parts: Sequence[Part]) -> dict[str, Any]:
+def _joined(parts: Sequence[Part], whole: Path) -> dict[str, Any]:
     """run.json of the whole: lists joined, what differs kept by folder under `merged`."""
     every = [part.held for part in parts]
     newest = max(every, key=lambda held: str(held.get("begun")))
     order: dict[str, list[str]] = next((held["order"] for held in every if "order" in held), {})
-    merged = _sources(parts)
+    merged = _sources(parts, whole)
     finished = [source.get("finished") for source in merged.values()]
     shards = list(dict.fromkeys(s for held in every for s in held.get("shards", [])))
     layers = [held.get("layers") for held in every]
     return {
         **newest,
         "suite": every[0].get("suite"),
-        "command": ["lrd-harness", *sys.argv[1:]],
+        "command": ["lrd-harness", *map(portable.word, sys.argv[1:])],
         "begun": min(str(held.get("begun")) for held in every),
         "finished": None if None in finished else max(map(str, finished)),
         "layers": layers[0] if layers.count(layers[0]) == len(layers) else "several",
@@ -137,7 +143,7 @@ def _joined(parts: Sequence[Part]) -> dict[str, Any]:
         "data": {k: v for held in every for k, v in held.get("data", {}).items()},
         "metrics": _entries(every, "metrics", order),
         "pruning": next((held["pruning"] for held in every if held.get("pruning")), None),
-        "counters": _counters([source["counters"] for source in merged.values()]),
+        "counters": _counters([source.get("counters", {}) for source in merged.values()]),
         "versions": versions(),
         "environment": environment(),
         "merged": merged,
@@ -162,20 +168,25 @@ def _entries(
     return sorted(found.values(), key=lambda entry: place.get(entry["name"], len(names)))
 
 
-def _sources(parts: Sequence[Part]) -> dict[str, dict[str, Any]]:
-    """What each run said of itself, by folder; those of an earlier merge among them.
+def _sources(parts: Sequence[Part], whole: Path) -> dict[str, dict[str, Any]]:
+    """What each run said of itself, by folder, seen from the whole's; those of earlier merges too.
 
     A merge into which nothing was run since says nothing of its own.
     """
     found: dict[str, dict[str, Any]] = {}
     for out, held in parts:
-        inner = held.get("merged", {})
+        inner = {_seen(whole, out / path): own for path, own in held.get("merged", {}).items()}
         found.update(inner)
-        counted = _counters([source["counters"] for source in inner.values()])
+        counted = _counters([source.get("counters", {}) for source in inner.values()])
         if not inner or held.get("counters") != counted:
             own = {name: held[name] for name in OWN if name in held}
-            found[str(out.resolve())] = {"counters": {}, **own}
+            found[_seen(whole, out)] = {"counters": {}, **own}
     return found
+
+
+def _seen(whole: Path, folder: Path) -> str:
+    """The way from one folder to another, which holds where both are moved together."""
+    return Path(os.path.relpath(folder.resolve(), whole.resolve())).as_posix()
 
 
 def _counters(every: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -220,7 +231,7 @@ def _copy_tree(source: Path, target: Path) -> None:
     """Copy the files of a folder that the target lacks, or has older, each whole or not at all."""
     for path in sorted(source.rglob("*")):
         to = target / path.relative_to(source)
-        if path.is_symlink() or not path.is_file():
+        if path.is_symlink() or not path.is_file() or temporary.known(path.name):
             continue
         if to.exists() and to.stat().st_mtime_ns >= path.stat().st_mtime_ns:
             continue
@@ -230,14 +241,14 @@ def _copy_tree(source: Path, target: Path) -> None:
 
 def _copy(path: Path, to: Path) -> None:
     """Copy a file, with its time, in one step for whoever reads it."""
-    with tempfile.TemporaryDirectory(dir=to.parent, prefix=".merge-") as folder:
-        shutil.copy2(path, folder)
-        (Path(folder) / path.name).replace(to)
+    with temporary.path(to.parent) as part:
+        shutil.copy2(path, part)
+        part.replace(to)
 
 
-def _remarks(parts: Sequence[Part]) -> list[str]:
+def _remarks(parts: Sequence[Part], whole: Path) -> list[str]:
     """What is missing, and what may matter: slices, runs that are not finished, versions."""
-    merged = _sources(parts)
+    merged = {str((whole / o).resolve()): own for o, own in _sources(parts, whole).items()}
     said = [
         f"{out} is not finished: when it is, merge again"
         for out, source in merged.items()

@@ -14,19 +14,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lrd_harness import results
+from lrd_harness import database, journal, portable, results, slices, temporary
 from lrd_harness.capture import Captured
-from lrd_harness.errors import StorageFull, UserError
+from lrd_harness.contracts import Task
+from lrd_harness.documents import json_value, read_file
+from lrd_harness.errors import StorageFull, UserError, described
 from lrd_harness.files import write_text
-from lrd_harness.launch import MARK
-from lrd_harness.manager import FAULTS, Plugins
+from lrd_harness.manager import Plugins
 from lrd_harness.ordering import ordered
-from lrd_harness.plan import Plan
+from lrd_harness.plan import Plan, set_apart
 from lrd_harness.printable import plain
 from lrd_harness.results import MetricRow, Results
+from lrd_harness.schema import run_fault
 from lrd_harness.suite import Settings
 
-UNBEGUN = (".run.json.", MARK)  # what a run that was killed at its beginning leaves
 LIBRARIES = (
     "torch transformers sentence-transformers mteb lm-eval datasets numpy scipy scikit-learn"
 )
@@ -55,20 +56,57 @@ def choose(out: Path | None, plan: Plan, suffix: str = "") -> Path:
 
 
 def renamed(out: Path, plan: Plan) -> Plan:
-    """The plan with the names that the run in this folder has given to the same models.
+    """The plan with the names that the run in this folder has given to the same models and tasks.
 
-    A folder's name depends on which others it must be told apart from, and these may change.
+    A folder's name depends on which others it must be told apart from, and these may change: one
+    whose name there is another folder's gets a longer one. Files of own texts had their paths as
+    names.
     """
     if not (out / "run.json").exists():
         return plan
-    held = {_what(entry): entry["name"] for entry in read_run(out).get("models", [])}
-    models = [replace(m, name=held.get(_what(_model(m)), m.name)) for m in plan.models]
-    return replace(plan, models=tuple(models))
+    run = read_run(out)
+    entries = run.get("models", [])
+    held = {_what(entry): entry["name"] for entry in entries}
+    taken = {entry["name"]: entry for entry in entries}
+    # runs of earlier versions took a link for its target
+    linked = {_what(entry): entry["name"] for entry in entries if not entry.get("place")}
+    models = []
+    for model in plan.models:
+        mine, found = _model(model), model.checkpoint
+        if _what(mine) not in held:
+            target = mine | {"place": portable.mark(Path(found.path).resolve())}
+            held[_what(mine)] = linked.get(_what(target), "")
+        names = len(Path(found.path).parts) if found.name.startswith("local/") else 0
+        longer = (set_apart(model, n) for n in range(2, names))
+        free = (m for m in (model, *longer) if not _another(taken.get(m.name), mine))
+        models.append(replace(model, name=held[_what(mine)] or next(free, model).name))
+    places = {
+        entry.get("place") or portable.mark(entry["name"]): entry["name"]
+        for entry in run.get("tasks", [])
+    }
+    tasks = {t.name: places.get(portable.mark(t.place), t.name) for t in plan.tasks if t.place}
+    return replace(
+        plan,
+        models=tuple(slices.with_names(model, tasks) for model in models),
+        tasks=tuple(replace(task, name=tasks.get(task.name, task.name)) for task in plan.tasks),
+    )
+
+
+def _another(held: Mapping[str, Any] | None, mine: Mapping[str, Any]) -> bool:
+    """Whether that is another model of run.json, not this one, trained further or moved."""
+    return (
+        held is not None and held["revision"] != mine["revision"] and _where(held) != mine["place"]
+    )
 
 
 def _what(entry: Mapping[str, Any]) -> str:
     """What a model of run.json is, apart from its name."""
-    return json.dumps([entry["path"], entry["revision"], entry["label"]])
+    return json.dumps([_where(entry), entry["revision"], entry["label"]])
+
+
+def _where(entry: Mapping[str, Any]) -> str:
+    """The mark of where a model lies; runs of earlier versions have the path itself."""
+    return str(entry.get("place") or portable.mark(entry["path"]))
 
 
 def prepare(out: Path | None, plan: Plan, suffix: str = "") -> Path:
@@ -79,31 +117,48 @@ def prepare(out: Path | None, plan: Plan, suffix: str = "") -> Path:
 
 
 def make(out: Path) -> None:
-    """Make the folder. Raises UserError if that cannot be done or nothing can be written there."""
+    """Make the folder, without what killed processes have left in it.
+
+    Raises UserError if that cannot be done or nothing can be written there.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{out} cannot be made ({error.strerror})") from None
     if not os.access(out, os.W_OK):
         raise UserError(f"{out} cannot be written to")
+    temporary.sweep(out, older=temporary.AGE, deep=True)
+    for path in out.iterdir():
+        written = path.name in ("run.json", database.NAME) or path.name.startswith("leaderboard.")
+        if written and not path.is_file():
+            raise UserError(f"{path} is no file, and one of that name is written: move it away")
+
+
+def begun(out: Path) -> bool:
+    """Whether anything is in the folder but what a process killed at its beginning has left."""
+    return out.is_dir() and not all(temporary.known(path.name) for path in out.iterdir())
 
 
 def _unlike(out: Path, plan: Plan) -> str:
     """Why this run cannot go on in that folder; "" if it can."""
     if out.exists() and not out.is_dir():
         return f"{out} is a file"
-    # a run that was killed at its very beginning leaves an unfinished run.json, and nothing else
-    if not out.is_dir() or all(p.name.startswith(UNBEGUN) for p in out.iterdir()):
+    if not begun(out):
         return ""
     if not (out / "run.json").exists():
         return f"{out} is not empty and no run: it has no run.json"
-    held = read_run(out)
+    held, plan = read_run(out), renamed(out, plan)
     settings = held.get("settings", {})
     mine, usual = (json.loads(json.dumps(s.results())) for s in (plan.settings, Settings()))
     for name, value in mine.items():
         before = settings.get(name, usual.get(name))  # in a folder from before it could be set
         if before != value:
             return f"{out} holds a run with {name} {before}, not {value}"
+    contents = {entry.get("name"): entry.get("content") for entry in held.get("models", [])}
+    for model in plan.models:
+        content = contents.get(model.name) or model.checkpoint.content  # not in older folders
+        if content != model.checkpoint.content:
+            return f"{out} holds results of {model.name} with other content of the same version"
     before, now_there = held.get("data", {}), fingerprints(plan)
     known = {entry.get("name") for entry in held.get("tasks", [])}
     for task in plan.tasks:
@@ -116,7 +171,7 @@ def _beyond(out: Path, plan: Plan) -> bool:
     """Whether the run in that folder has models or tasks that this one has not."""
     if not (out / "run.json").exists():
         return False
-    held = read_run(out)
+    held, plan = read_run(out), renamed(out, plan)
     asked = {"models": {m.name for m in plan.models}, "tasks": {t.name for t in plan.tasks}}
     return any(
         entry.get("name") not in names
@@ -131,16 +186,17 @@ def fingerprints(plan: Plan) -> dict[str, str]:
 
 
 def read_run(out: Path) -> dict[str, Any]:
-    """What run.json says. Raises UserError if the folder is no run."""
+    """What run.json says. Raises UserError if the folder is no run, or the file is damaged."""
     path = out / "run.json"
+    if not path.exists():
+        raise UserError(f"{out} is no run: it has no run.json")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{out} is no run: it has no run.json") from None
-    except (OSError, json.JSONDecodeError) as error:
+        found: dict[str, Any] = json_value(read_file(path))
+    except ValueError as error:
         raise UserError(f"{path} cannot be read ({error})") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is not a run's")
+    fault = run_fault(found)
+    if fault:
+        raise UserError(f"{path} is not a run's: {fault}")
     return found
 
 
@@ -174,14 +230,12 @@ def write_run(
             {
                 "schema": 1,
                 "suite": plan.suite.name,
-                "command": ["lrd-harness", *sys.argv[1:]],
+                "command": ["lrd-harness", *map(portable.word, sys.argv[1:])],
                 **state,
                 "settings": plan.settings.results(),
                 "layers": plan.settings.layers,
                 "models": _joined(held.get("models"), [_model(m) for m in plan.models]),
-                "tasks": _joined(
-                    held.get("tasks"), [{"name": t.name, "type": t.type} for t in plan.tasks]
-                ),
+                "tasks": _joined(held.get("tasks"), list(map(_task, plan.tasks))),
                 "data": {**held.get("data", {}), **fingerprints(plan)},
                 "metrics": _joined(held.get("metrics"), metrics),
                 "pruning": _pruning(plan) or held.get("pruning"),
@@ -211,11 +265,19 @@ def _joined(
     return list({entry["name"]: entry for entry in [*(held or []), *now_asked]}.values())
 
 
+def _task(task: Task) -> dict[str, Any]:
+    placed = {"place": portable.mark(task.place)} if task.place else {}
+    return {"name": task.name, "type": task.type, **placed}
+
+
 def _model(planned: Any) -> dict[str, Any]:
+    path = planned.checkpoint.path
     return {
         "name": planned.name,
-        "path": planned.checkpoint.path,
+        "path": path if planned.checkpoint.hub else portable.place(path),
+        "place": portable.mark(path),
         "revision": planned.checkpoint.revision,
+        **({"content": planned.checkpoint.content} if planned.checkpoint.content else {}),
         "label": planned.label,
         "adapter": planned.adapter.name,
         "options": dataclasses.asdict(planned.options),
@@ -269,8 +331,8 @@ def write_views(out: Path, plugins: Plugins) -> tuple[Any, list[str]]:
                 path.unlink(missing_ok=True)
         except StorageFull:
             raise
-        except FAULTS as error:  # a stranger's reporter must not cost the others
-            faults.append(plain(f"reporter {reporter.name}: {type(error).__name__}: {error}"))
+        except Exception as error:  # a stranger's reporter must not cost the others
+            faults.append(plain(f"reporter {reporter.name}: {described(error)}"))
     return board, faults
 
 
@@ -281,6 +343,8 @@ def shown(out: Path) -> Results:
     """
     run = read_run(out) if (out / "run.json").exists() else {}
     found = ordered(results.load(out), run)
+    for place in (out, out / journal.FOLDER):
+        temporary.sweep(place, older=temporary.AGE)
     wanted = {item["name"]: item for item in run.get("metrics", [])}
 
     def fits(row: MetricRow) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lrd_harness import bounds
 from lrd_harness.contracts import Task
 from lrd_harness.errors import UserError
 from lrd_harness.plan import Plan, PlannedModel
@@ -41,10 +42,12 @@ class SlicedModel(PlannedModel):
 
 def parse(text: str) -> Shard:
     """A slice as it is typed, "3/31". Raises UserError for anything else."""
-    found = re.fullmatch(r"([0-9]+)/([0-9]+)", text.strip())
+    found = re.fullmatch(r"0*([0-9]{1,9})/0*([0-9]{1,9})", text.strip())
     shard = Shard(*map(int, found.groups())) if found else Shard(0, 0)
     if not 1 <= shard.number <= shard.of:
-        raise UserError(f"--shard {text}: not I/N with I from 1 to N, as 3/31")
+        raise UserError(f"--shard {text:.60}: not I/N with I from 1 to N, as 3/31")
+    if shard.of > bounds.SLICES:
+        raise UserError(f"--shard {shard}: at most {bounds.SLICES:,} slices are possible")
     return shard
 
 
@@ -93,6 +96,13 @@ def _dealt(count: int, shard: Shard) -> range:
 def _sliced(model: PlannedModel, only: set[str]) -> SlicedModel:
     held = {f.name: getattr(model, f.name) for f in fields(PlannedModel)}
     return SlicedModel(**held, only=frozenset(only))
+
+
+def with_names(model: PlannedModel, names: Mapping[str, str]) -> PlannedModel:
+    """A model of a slice whose tasks are called otherwise; of a whole run, the model itself."""
+    if not isinstance(model, SlicedModel):
+        return model
+    return replace(model, only=frozenset(names.get(name, name) for name in model.only))
 
 
 def noted(held: Mapping[str, Any], shard: Shard | None, whole: Plan) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def test_names_are_resolved(place: Path) -> None:
     assert [t.name for t in made.tasks] == [
         "STSBenchmark",
         "SciFact",
-        f"texts:{place / 'own.jsonl'}",
+        "texts:own.jsonl",
     ]
     assert [t.type for t in made.tasks] == ["STS", "Retrieval", "Texts"]
     assert [(m.metric.name, m.parameters) for m in made.metrics] == [

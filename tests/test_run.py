@@ -231,10 +231,10 @@ def test_odd_texts_are_met_and_counted(place: Path, tmp_path: Path) -> None:
     counted = counters(out)
     assert (counted["texts"], counted["empty"], counted["truncated"]) == (23, 2, 1)
     odd = {"asked": 25, "duplicates": 2, "empty": 2, "truncated": 1}
-    assert met(out) == {"local/bert": {tasks[0]: odd}}
+    assert met(out) == {"local/bert": {"texts:own.jsonl": odd}}
     assert running.run(out, [place / "bert"], place / "data", tasks=tasks) == 0
     assert counters(out)["forwarded"] == 0
-    assert met(out) == {"local/bert": {tasks[0]: odd}}  # what was met is not forgotten
+    assert met(out) == {"local/bert": {"texts:own.jsonl": odd}}  # what was met is not forgotten
     assert {r["n"] for r in records(out, "metric")} == {23}
 
     rows = json.loads((tmp_path / "own.jsonl").read_text().splitlines()[3])["text"]
@@ -258,7 +258,7 @@ def test_texts_without_labels_give_metrics_without_scores(
     models = [place / "bert", place / "gpt"]
     assert running.run(out, models, place / "data", tasks=[f"texts:{tmp_path / 'mine.txt'}"]) == 0
     assert {r["kind"] for r in records(out)} == {"model", "capture", "texts", "metric"}
-    assert {r["task"] for r in records(out, "metric")} == {f"texts:{tmp_path / 'mine.txt'}"}
+    assert {r["task"] for r in records(out, "metric")} == {"texts:mine.txt"}
     assert "no actual rank" in capsys.readouterr().out
 
 
