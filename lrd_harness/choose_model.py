@@ -161,7 +161,7 @@ def _candidate(
     found = Candidate(planned.name, planned.checkpoint.revision)
     try:
         with display.stage(f"{planned.name}: opening"):
-            model = planned.adapter.open(planned.checkpoint, planned.options)
+            model = planned.open()
         reading = Embeddings(model, asked.questions, asked.batch_tokens, asked.sampling)
         texts = reading.sample(asked.task)
         with display.stage(f"{planned.name}: reading all layers", "texts") as advance:

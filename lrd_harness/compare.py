@@ -188,7 +188,7 @@ def measure_side(
     expected: the other model and how deep it is.
     """
     with display.stage(f"{planned.name}: opening"):
-        model = planned.adapter.open(planned.checkpoint, planned.options)
+        model = planned.open()
     if expected is not None:
         _check_depths(expected[0], planned, expected[1], model.info.blocks)
     reading = Embeddings(model, asked.questions, asked.batch_tokens, asked.sampling)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lrd_harness.calibration import Span
+from lrd_harness.errors import UserError
 
 STAGES = ("opening", "reading", "metrics", "tasks × layers", "pruning")
 READ = 6e-6  # seconds to find a text's state in the store
@@ -76,5 +77,8 @@ class Estimate:
 
 def line(name: str, error: Exception) -> str:
     """A fault in one line."""
-    lines = str(error).splitlines()
-    return f"{name}: {type(error).__name__}{f': {lines[0]}' if lines else ''}"
+    text = next(iter(str(error).splitlines()), "")
+    kind = type(error).__name__
+    if isinstance(error, UserError):  # it says all by itself
+        return f"{name}: {text.removeprefix(f'{name} cannot be opened: ')}"
+    return f"{name}: {kind}{f': {text}' if text else ''}"

@@ -6,8 +6,10 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +18,12 @@ import pluggy
 
 from lrd_harness import hookspecs
 from lrd_harness.contracts import Adapter, Metric, Pruner, Reporter, Task, TaskFamily
-from lrd_harness.errors import UserError, unknown
+from lrd_harness.errors import PluginFault, UserError, unknown
+from lrd_harness.files import named
+from lrd_harness.guard import Owner, guard
+from lrd_harness.notices import say
+from lrd_harness.printable import plain
+from lrd_harness.registration import registered
 
 GROUP = "lrd_harness"
 
@@ -56,8 +63,6 @@ KINDS: dict[str, tuple[str, Any]] = {
     "reporter": ("lrd_reporters", Reporter),
 }
 
-FAULTS = (Exception, SystemExit)  # what running a stranger's code may raise
-
 
 @dataclass(frozen=True)
 class Entry:
@@ -79,10 +84,14 @@ class Broken:
 
 @dataclass
 class Plugins:
-    """All records by kind and name, and what could not be loaded."""
+    """All records by kind and name, and what was left out.
+
+    contested: by kind and name, why no plugin bears it, as two of them would.
+    """
 
     entries: dict[str, dict[str, Entry]] = field(default_factory=dict)
     broken: list[Broken] = field(default_factory=list)
+    contested: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def names(self, kind: str) -> list[str]:
         """The registered names of one kind, in order of registration."""
@@ -100,12 +109,10 @@ class Plugins:
         known = self.entries.get(kind, {})
         if name in known:
             return known[name].record
-        for bad in self.broken:
-            if name == bad.name:
-                raise UserError(f"plugin '{name}' of {bad.provider} is broken: {bad.reason}")
+        self.check_borne(kind, name)
         raise unknown(kind, name, known, "`lrd-harness plugins` lists them all.")
 
-    def add(self, kind: str, provider: str, records: Sequence[Any]) -> None:
+    def add(self, kind: str, provider: str, records: Iterable[Any]) -> None:
         """Register the records of one kind that one plugin provides.
 
         Raises UserError for a name that is taken.
@@ -119,40 +126,153 @@ class Plugins:
                 )
             held[record.name] = Entry(kind, record, provider)
 
+    def check_borne(self, kind: str, name: str) -> None:
+        """Raise UserError for a name that a plugin would bear, had it not been left out."""
+        if name not in self.names(kind) and (kind, name) in self.contested:
+            raise UserError(self.contested[kind, name])
+        for bad in self.broken:
+            if name == bad.name:
+                raise UserError(f"plugin '{name}' of {bad.provider} is broken: {bad.reason}")
+
+    def tell(self) -> None:
+        """Say which plugins are left out, and why: a line each."""
+        for bad in self.broken:
+            say(plain(f"plugin '{bad.name}' of {bad.provider} is left out: {bad.reason}"))
+
+
+def names_of(family: TaskFamily) -> Mapping[str, str]:
+    """The names that a family of tasks knows; none, and that is said, where it fails."""
+    try:
+        return family.names()
+    except PluginFault as fault:
+        say(f"the tasks of {family.name} are not known: {fault}")
+        return {}
+
+
+@dataclass(eq=False)
+class _Source:
+    """A plugin that was found, what its hooks give by kind, and what was wrong with them.
+
+    named: whether the user has named it for this command; version: a hash of its file, put behind
+    the versions of what it measures.
+    """
+
+    name: str
+    owner: Owner
+    named: bool = False
+    version: str = ""
+    records: dict[str, list[Any]] = field(default_factory=dict)
+    fault: PluginFault | None = None
+
+    def names(self) -> list[tuple[str, str]]:
+        """Its names by kind; the files that a run keeps of reporters are names, too."""
+        found = [(kind, one.name) for kind, records in self.records.items() for one in records]
+        ends = [one.suffix for one in self.records.get("reporter", ()) if one.suffix]
+        return [*found, *((KEPT, f"leaderboard{end}") for end in ends)]
+
+
+KEPT = "report"
+
 
 def load(extra: tuple[object, ...] = ()) -> Plugins:
     """All built-in and installed plugins, and `extra` ones (modules or objects with hooks).
 
-    Raises UserError where two plugins provide the same name of one kind. A third party's plugin
-    that fails to import or to register is listed as broken.
+    A plugin that cannot be loaded, or gives a record that is none, is listed as broken; so is one
+    with a name that another of the same kind has: a built-in one then bears it, of two others none.
+    Raises UserError where such a plugin is one of `extra`.
     """
     plugins = Plugins()
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
+    sources: dict[int, _Source] = {}
     for name in BUILT_IN:
-        manager.register(importlib.import_module(name), name)
-    for plugin in extra:
-        # not pluggy's default for an object, which is a number: it stands in error messages
-        manager.register(plugin, getattr(plugin, "__name__", None) or repr(plugin))
-    providers = _register_entry_points(plugins, manager)
+        module = importlib.import_module(name)
+        manager.register(module, name)
+        sources[id(module)] = _Source(name, Owner.of(module, name, built_in=True))
+    for number, plugin in enumerate(extra):
+        if not manager.is_registered(plugin):
+            # not pluggy's default for an object, which is a number: it stands in error messages
+            called = str(getattr(plugin, "__name__", None) or repr(plugin))
+            manager.register(plugin, f"{called} {number}")
+            version = getattr(plugin, "__source__", "")
+            sources[id(plugin)] = _Source(called, Owner.of(plugin, called), True, version)
+    _register_entry_points(plugins, manager, sources)
     for kind, (hook, types) in KINDS.items():
-        for implementation in getattr(manager.hook, hook).get_hookimpls():
-            name = implementation.plugin_name
-            try:
-                records = list(implementation.function())
-                for record in records:
-                    if not isinstance(record, types):
-                        raise TypeError(f"{hook} returned {type(record).__name__}, not a {kind}")
-            except FAULTS as error:
-                if name not in providers:
-                    raise
-                plugins.broken.append(Broken(name, providers[name], _reason(error)))
-            else:
-                source = getattr(implementation.plugin, "__source__", None)
-                if source and kind in ("metric", "pruning rule"):
-                    records = [replace(r, version=f"{r.version}+{source}") for r in records]
-                plugins.add(kind, providers.get(name, name), records)
+        for one in getattr(manager.hook, hook).get_hookimpls():
+            _collect(sources[id(one.plugin)], kind, hook, types, one.function)
+    kept = _uncontested(plugins, sources.values())
+    for kind in KINDS:
+        for source in kept:
+            plugins.add(kind, source.owner.provider, source.records.get(kind, ()))
     return plugins
+
+
+def _collect(
+    source: _Source, kind: str, hook: str, types: Any, function: Callable[[], Any]
+) -> None:
+    """Call one hook of a plugin, and check and guard what it gives; the first fault is kept."""
+    version = source.version if kind in ("metric", "pruning rule") else ""
+    found: list[Any] = []
+    try:
+        with guard(source.owner, hook, function):
+            given = function()
+            if given is None or isinstance(given, types):
+                raise TypeError(f"{hook} returned {type(given).__name__}, not a list of records")
+            for record in given:
+                if not isinstance(record, types):
+                    raise TypeError(f"{hook} returned {type(record).__name__}, not a {kind}")
+                found.append(registered(record, kind, source.owner, version))
+                if [one.name for one in found].count(record.name) > 1:
+                    raise ValueError(f"{hook} returned two of the name '{record.name}'")
+    except PluginFault as fault:
+        source.fault = source.fault or fault
+    source.records[kind] = found
+
+
+def _uncontested(plugins: Plugins, sources: Iterable[_Source]) -> list[_Source]:
+    """The plugins that can be used; the others are listed as broken.
+
+    Raises UserError for one that cannot, where the user has named it, and for built-in ones.
+    """
+    kept = []
+    for source in sources:
+        if source.fault is None:
+            kept.append(source)
+        else:
+            _leave_out(plugins, source, str(source.fault))
+    # those that clash with built-in ones first: they are then in no other's way
+    for built_in in (True, False):
+        bearers: dict[tuple[str, str], list[_Source]] = defaultdict(list)
+        for source in kept:
+            for key in source.names():
+                bearers[key].append(source)
+        for source in [*kept]:
+            clash = _clash(source, bearers, built_in)
+            if clash:
+                kept.remove(source)
+                _leave_out(plugins, source, clash)
+    return kept
+
+
+def _clash(
+    source: _Source, bearers: dict[tuple[str, str], list[_Source]], built_in: bool
+) -> str | None:
+    """Why a plugin cannot be used beside those that bear its names; built_in: which are meant."""
+    for key in source.names() if not source.owner.built_in else ():
+        others = [one for one in bearers[key] if one is not source]
+        if any(one.owner.built_in for one in others) if built_in else others:
+            kind, name = key
+            first, second, *_ = (one.owner.provider for one in bearers[key])
+            return f"two plugins provide a {kind} named '{name}': {first} and {second}"
+    return None
+
+
+def _leave_out(plugins: Plugins, source: _Source, reason: str) -> None:
+    if source.named:
+        raise UserError(f"plugin {source.name} cannot be used: {reason}")
+    plugins.broken.append(Broken(source.name, source.owner.provider, reason))
+    for key in source.names():
+        plugins.contested.setdefault(key, reason)
 
 
 def from_name(name: str) -> ModuleType:
@@ -160,45 +280,71 @@ def from_name(name: str) -> ModuleType:
 
     Raises UserError where there is none, it fails to import, or it implements no hook.
     """
-    path = Path(name).expanduser()
+    path = named(name).absolute()
     try:
-        if path.suffix == ".py":
-            spec = importlib.util.spec_from_file_location(path.stem, path)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            # an edited file is another version of its metrics, whose old values must not be shown
-            module.__source__ = hashlib.sha256(path.read_bytes()).hexdigest()[:8]  # type: ignore[attr-defined]
-        else:
-            module = importlib.import_module(name)
-        manager = pluggy.PluginManager(GROUP)
-        manager.add_hookspecs(hookspecs)
-        manager.register(module, name)
-        _check_hooks(manager, module)
-    except FAULTS as error:
-        raise UserError(f"plugin {name} cannot be loaded: {_reason(error)}") from None
+        is_file = path.suffix == ".py"
+        if is_file and path.exists() and not path.is_file():
+            raise UserError(f"plugin {name} cannot be loaded: it is no file")
+        owner = Owner(name, file=path, root=path) if is_file else _owner(name, name)
+        with guard(owner, "plugin"):
+            module = _module(path) if is_file else importlib.import_module(name)
+            manager = pluggy.PluginManager(GROUP)
+            manager.add_hookspecs(hookspecs)
+            manager.register(module, name)
+            _check_hooks(manager, module)
+    except PluginFault as error:
+        raise UserError(f"plugin {name} cannot be loaded: {error}") from None
     return module
 
 
-def _register_entry_points(plugins: Plugins, manager: pluggy.PluginManager) -> dict[str, str]:
-    """Load third parties' plugins; those that fail are listed as broken. Name -> distribution."""
+def _module(path: Path) -> ModuleType:
+    """A file, run as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    # an edited file is another version of its metrics, whose old values must not be shown
+    module.__source__ = hashlib.sha256(path.read_bytes()).hexdigest()[:8]  # type: ignore[attr-defined]
+    return module
+
+
+def _owner(module: str, provider: str) -> Owner:
+    """Whose code a module (also as "module:object") is, before it is imported."""
+    try:
+        spec = importlib.util.find_spec(re.split("[.:]", module)[0].strip())
+        origin = Path(spec.origin) if spec is not None and spec.origin is not None else None
+    except (ImportError, ValueError):
+        return Owner(provider)
+    packaged = origin is not None and origin.name == "__init__.py"
+    return Owner(provider, file=origin, root=origin.parent if origin and packaged else origin)
+
+
+def _register_entry_points(
+    plugins: Plugins, manager: pluggy.PluginManager, sources: dict[int, _Source]
+) -> None:
+    """Load third parties' plugins; those that fail are listed as broken."""
     providers: dict[str, str] = {}
     for point in importlib.metadata.entry_points(group=GROUP):
         provider = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+        unique = f"{point.name} of {provider}"
         try:
-            if point.name in providers:
-                raise ValueError(f"{providers[point.name]} has an entry point of the same name")
-            module = point.load()
-            manager.register(module, point.name)
-            _check_hooks(manager, module)
-        except FAULTS as error:  # whatever a stranger's import raises must not stop the others
-            plugins.broken.append(Broken(point.name, provider, _reason(error)))
-            if point.name not in providers and manager.has_plugin(point.name):
-                manager.unregister(name=point.name)
+            with guard(_owner(point.value, provider), "plugin"):
+                if point.name in providers:
+                    taken = providers[point.name]
+                    raise ValueError(f"{taken} has an entry point of the same name")
+                module = point.load()
+                if manager.is_registered(module) and id(module) in sources:
+                    continue  # the user has named it for this command
+                manager.register(module, unique)
+                _check_hooks(manager, module)
+        except PluginFault as fault:  # whatever a stranger's import raises must not stop the others
+            plugins.broken.append(Broken(point.name, provider, str(fault)))
+            if manager.has_plugin(unique):
+                manager.unregister(name=unique)
         else:
             providers[point.name] = provider
-    return providers
+            sources[id(module)] = _Source(point.name, Owner.of(module, provider))
 
 
 def _check_hooks(manager: pluggy.PluginManager, plugin: object) -> None:
@@ -209,7 +355,3 @@ def _check_hooks(manager: pluggy.PluginManager, plugin: object) -> None:
         found = unknown_hooks[0] if unknown_hooks else "no hook at all"
         hooks = ", ".join(hook for hook, _ in KINDS.values())
         raise AttributeError(f"implements {found}; the hooks are {hooks}")
-
-
-def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"

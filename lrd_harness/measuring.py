@@ -90,7 +90,8 @@ def measure(metric: str | Metric, states: Arrays, /, **parameters: Any) -> Score
     record = _look_up(metric) if isinstance(metric, str) else metric
     check_parameters(record, parameters)
     if record.needs == "tokens":
-        return plain(record.measure(_token_states(record, states), **parameters))
+        values = record.measure(_token_states(record, states), **parameters)
+        return plain(values, record.name)
     return _complete(record, _measure_sample(record, states, parameters))
 
 
@@ -111,7 +112,7 @@ def finish(metric: str | Metric, values: Sequence[Values]) -> Scores:
 
 def _complete(metric: Metric, values: Values) -> Scores:
     """The values with their summaries; raises UnitError where they lack the selection score."""
-    scores = summarised(values)
+    scores = summarised(values, metric.name)
     if metric.selection and not isinstance(scores.get(metric.selection.score), int | float):
         raise UnitError(f"{metric.name} gave no score {metric.selection.score}, which ranks it")
     return scores
@@ -152,14 +153,13 @@ def _measure_sample(metric: Metric, arrays: Arrays, parameters: Mapping[str, Any
         )
     check.first_sound = start
     try:
-        scores = plain(metric.measure(states[start:], **parameters))
+        scores = plain(metric.measure(states[start:], **parameters), metric.name)
     except UnitError as error:
         # The metric counts from the first state that it was given: say so, or the number misleads.
         if start and error.args and "layer" in str(error) and error is not check.raised:
             error.args = (f"{error} (counted from layer {start}, the first sound one)",)
         raise
-    own = scores.get("start", 0)
-    scores["start"] = start + int(own if isinstance(own, (int, float)) else 0)
+    scores["start"] = start + start_of(scores, total - start, metric.name)
     return scores
 
 
@@ -236,6 +236,17 @@ def check_parameters(metric: Metric, parameters: Mapping[str, Any]) -> None:
     for name in parameters:
         if name not in known:
             raise unknown(f"parameter of metric {metric.name}", name, known, hint)
+
+
+def start_of(scores: Mapping[str, Any], states: int, name: str = "the metric") -> int:
+    """The first of so many states that lists belong to, by the score `start`; 0 without one.
+
+    Raises UnitError, with the metric's name, for what is not the number of a state.
+    """
+    start = scores.get("start", 0)
+    if not isinstance(start, int | float) or start not in range(states + 1):
+        raise UnitError(f"{name} gave {start} as start, which is none of {states} states")
+    return int(start)
 
 
 def profile_layers(S: int, m: int, start: int) -> list[int]:

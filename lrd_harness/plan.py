@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,36 @@ from lrd_harness.contracts import (
     TaskFamily,
     TaskOptions,
 )
-from lrd_harness.errors import UserError, unknown
+from lrd_harness.errors import PluginFault, UserError, described, unknown
+from lrd_harness.files import full, named, there
 from lrd_harness.finding import Progress, find
-from lrd_harness.manager import Plugins
+from lrd_harness.guard import Owner, guard
+from lrd_harness.manager import Plugins, names_of
+from lrd_harness.notices import say
 from lrd_harness.packages import shown_by
 from lrd_harness.parameters import PlannedMetric, resolve_metrics
+from lrd_harness.protocols import Model
 from lrd_harness.pruning import PlannedPruning
 from lrd_harness.suite import ModelEntry, Settings, Suite
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
+
+
+@contextmanager
+def in_one_line(what: str) -> Iterator[None]:
+    """Whatever damaged files of a model raise in the libraries becomes a UserError.
+
+    Raises StorageFull where a full disk is behind it.
+    """
+    try:
+        with guard(Owner("lrd-harness", built_in=True), what):
+            yield
+    except PluginFault as fault:
+        raise UserError(f"{what}: {fault}") from fault
+    except UserError:
+        raise
+    except Exception as error:
+        raise full(error) or UserError(f"{what}: {described(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -39,6 +60,11 @@ class PlannedModel:
     options: ModelOptions
     label: str
     depth: int | None
+
+    def open(self) -> Model:
+        """The opened model, for every command. Raises UserError where it cannot be opened."""
+        with in_one_line(f"{self.name} cannot be opened"):
+            return self.adapter.open(self.checkpoint, self.options)
 
     def takes(self, task: Task) -> bool:
         """Whether this kind of model can do the task at all."""
@@ -78,13 +104,12 @@ def make_plan(suite: Suite, plugins: Plugins, stage: Stage, prune: bool = False)
     models = told_apart(
         [resolve_model(entry, suite.settings, plugins, stage) for entry in suite.models]
     )
-    for task in tasks:
-        with stage(f"data of {task.name}") as progress:
-            _check(task, progress)
+    tasks = [_checked(task, stage) for task in tasks]
     _check_layers(suite.settings, models)
     models = _with_heads(models, tasks)
     if pruning is not None:
         pruned.check_depths(suite.pruning, {model.name: model.depth for model in models})
+    plugins.tell()
     return Plan(suite, suite.settings, tuple(models), tuple(tasks), metrics, pruning)
 
 
@@ -107,21 +132,36 @@ def _with_heads(models: list[PlannedModel], tasks: Sequence[Task]) -> list[Plann
     ]
 
 
-def _check(task: Task, progress: Progress) -> None:
-    """Run a task's check; what it downloads on the way is shown."""
-    if task.check is not None:
-        with shown_by(lambda requirement: progress):
-            task.check()
+def _checked(task: Task, stage: Stage) -> Task:
+    """The task, its data within reach; what its check downloads on the way is shown.
+
+    Where its code for that is at fault, the task is one that has that fault at every model.
+    """
+    try:
+        with stage(f"data of {task.name}") as progress, shown_by(lambda _: progress):
+            if task.check is not None:
+                task.check()
+            if task.fingerprint is not None:
+                task.fingerprint()
+    except PluginFault as error:
+        fault = error
+
+        def fail() -> Sequence[Any]:
+            raise fault
+
+        return replace(task, texts=fail, requests=fail, check=None, fingerprint=None)
+    return task
 
 
 def resolve_tasks(suite: Suite, plugins: Plugins) -> list[Task]:
     """The tasks of a suite, by name. Raises UserError for unknown ones and for repeats."""
-    data = Path(suite.settings.task_data).expanduser() if suite.settings.task_data else None
+    data = named(suite.settings.task_data) if suite.settings.task_data else None
     if data is not None and not data.is_dir():
         raise UserError(f"{data}: no such folder of task data")
     options = _task_options(suite.settings, data)
     opened = [_open_task(name, plugins, options) for name in suite.tasks]
     tasks = [t for found in opened for t in ([found] if isinstance(found, Task) else found)]
+    tasks = _tasks_apart(tasks)
     names = [task.name for task in tasks]
     for name in names:
         if names.count(name) > 1:
@@ -129,8 +169,21 @@ def resolve_tasks(suite: Suite, plugins: Plugins) -> list[Task]:
     return tasks
 
 
+def _tasks_apart(tasks: Sequence[Task]) -> list[Task]:
+    """Tasks with distinct names: files that are called alike get their folders' names too."""
+    told = []
+    for task in tasks:
+        alike = list(dict.fromkeys(other.place for other in tasks if other.name == task.name))
+        if task.place and len(alike) > 1:
+            prefix, _, path = task.place.partition(":")
+            tail = Path(path).parts[-_depth([one.partition(":")[2] for one in alike]) :]
+            task = replace(task, name=f"{prefix}:{'/'.join(tail)}")
+        told.append(task)
+    return told
+
+
 def _task_options(settings: Settings, data: Path | None) -> TaskOptions:
-    include = Path(settings.include_path).expanduser() if settings.include_path else None
+    include = named(settings.include_path) if settings.include_path else None
     if include is not None and not include.is_dir():
         raise UserError(f"{include}: no such folder of lm-eval tasks")
     return TaskOptions(
@@ -139,6 +192,7 @@ def _task_options(settings: Settings, data: Path | None) -> TaskOptions:
         limit=settings.limit,
         include_path=include,
         log_samples=settings.log_samples,
+        text_column=settings.text_column,
     )
 
 
@@ -151,15 +205,17 @@ def _open_task(name: str, plugins: Plugins, options: TaskOptions) -> Task | Sequ
     if colon:
         families = [family for family in families if family.name == prefix]
         if not families:
+            plugins.check_borne("task", prefix)
             prefixes = [r.name for r in records.values() if isinstance(r, TaskFamily)]
             raise unknown("kind of task", prefix, prefixes)
         return _open_member(families[0], rest, options)
     known = {n for n, record in records.items() if isinstance(record, Task)}
     for family in families:
         if family.bare:
-            if name in family.names():
+            if name in (names := names_of(family)):
                 return family.open(name, options)
-            known.update(family.names())
+            known.update(names)
+    plugins.check_borne("task", name)
     raise unknown("task", name, known, "`lrd-harness tasks` lists them.")
 
 
@@ -167,7 +223,7 @@ def _open_member(family: TaskFamily, name: str, options: TaskOptions) -> Task | 
     try:
         return family.open(name, options)
     except KeyError:
-        raise unknown(f"{family.name} task", name, family.names()) from None
+        raise unknown(f"{family.name} task", name, names_of(family)) from None
 
 
 def resolve_model(
@@ -179,17 +235,20 @@ def resolve_model(
     prefix, colon, rest = name.partition(":")
     if colon and prefix in plugins.names("adapter"):
         name, chosen = rest, prefix
-    elif colon and prefix != "pypi" and not Path(name).expanduser().exists():
+    elif colon and prefix != "pypi" and not there(name):
+        plugins.check_borne("adapter", prefix)
         raise unknown(
             f"prefix of model '{entry.model}'", prefix, ["pypi", *plugins.names("adapter")]
         )
     adapter = None if chosen is None else plugins.get("adapter", chosen)
     _check_pooling(entry.pooling, entry.model)
-    with stage(name) as progress:
+    with stage(name) as progress, in_one_line(f"model {name} cannot be read"):
         checkpoint = find(name, progress)
-    adapter = adapter or next((a for a in adapters if a.claims(checkpoint)), None)
+    adapter = adapter or next((a for a in adapters if _claims(a, checkpoint)), None)
     if adapter is None:
         raise UserError(f"no adapter claims {name}: it is no model that any plugin can open")
+    if adapter.check is not None:
+        adapter.check(checkpoint)
     entry = replace(entry, model=name, adapter=chosen)
     options = _options(entry, settings)
     read = replace(entry, pooling=options.pooling, max_length=options.max_length)
@@ -205,6 +264,15 @@ def resolve_model(
     )
 
 
+def _claims(adapter: Adapter, checkpoint: Checkpoint) -> bool:
+    """Whether it does; one that cannot say is passed over, and that is said."""
+    try:
+        return adapter.claims(checkpoint)
+    except PluginFault as fault:
+        say(f"adapter {adapter.name} is not asked to open {checkpoint.name}: {fault}")
+        return False
+
+
 def told_apart(models: list[PlannedModel]) -> list[PlannedModel]:
     """Models with distinct names: folders that are called alike get their parents' names too.
 
@@ -216,12 +284,18 @@ def told_apart(models: list[PlannedModel]) -> list[PlannedModel]:
         if [c.path for c in alike].count(found.path) > 1 and len({c.revision for c in alike}) == 1:
             raise UserError(f"model {model.name} is named twice")
         if len(alike) > 1:
-            tail = "/".join(Path(found.path).parts[-_depth([c.path for c in alike]) :])
-            local = found.name.startswith("local/")
-            apart = f"local/{tail}" if local else f"{found.name}@{found.revision}"
-            model = replace(model, name=model.name.replace(found.name, apart, 1))
+            model = set_apart(model, _depth([c.path for c in alike]))
         told.append(model)
     return told
+
+
+def set_apart(model: PlannedModel, depth: int) -> PlannedModel:
+    """The model by so many names from the end of its path; by its revision if it is no folder."""
+    found = model.checkpoint
+    local = found.name.startswith("local/")
+    tail = "/".join(Path(found.path).parts[-depth:])
+    apart = f"local/{tail}" if local else f"{found.name}@{found.revision}"
+    return replace(model, name=model.name.replace(found.name, apart, 1))
 
 
 def _depth(paths: Sequence[str]) -> int:

@@ -67,7 +67,8 @@ class Run:
                 self.sweeps[planned.name] = Sweep(
                     planned, self.plan, self.ledger, self.display, self.out, self.ranks
                 )
-            if known is not None and not self._left(planned, known["blocks"]):
+            blocks = known.get("blocks") if known is not None else None  # unknown: opened again
+            if blocks is not None and not self._left(planned, blocks):
                 if planned.name in self.sweeps:
                     self.sweeps[planned.name].note()
                 self.display.line(f"{place}: nothing left to do")
@@ -96,7 +97,7 @@ class Run:
         model: Model | None = None
         with self.display.stage(f"{place}: opening"):
             try:
-                model = planned.adapter.open(planned.checkpoint, planned.options)
+                model = planned.open()
                 _check_layers(self.plan, planned, model)
             except Exception as error:  # one model of a panel that cannot be opened
                 self.ledger.fail(unit(planned, "model"), planned, error)

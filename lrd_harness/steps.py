@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lrd_harness import journal
-from lrd_harness.contracts import Norm, Task
+from lrd_harness.contracts import Norm, Score, Task
 from lrd_harness.parameters import PlannedMetric
 from lrd_harness.plan import PlannedModel
 from lrd_harness.reading import Reading, View
@@ -36,25 +36,24 @@ def measure(
     try:
         scores, n = reading.samples.measure(item, reading.sample(task))
         found = split_scores(scores, reading.model.info.blocks + 1)
-    except Exception as error:
+        pooling = reading.model.info.pooling
+        ledger.record(
+            "metric",
+            key,
+            planned,
+            **where,
+            task_type=task.type,
+            version=item.metric.version,
+            n=n,
+            start=int(found.values.get("start", 0)),
+            parameters={**item.written, "norm": norm, "pooling": pooling},
+            selection=item.metric.selection,
+            layer_choice=item.metric.layer_choice,
+            **found._asdict(),
+            seconds=time.perf_counter() - begun,
+        )
+    except Exception as error:  # also values that no journal can hold
         ledger.fail(key, planned, error, **where)
-        return
-    pooling = reading.model.info.pooling
-    ledger.record(
-        "metric",
-        key,
-        planned,
-        **where,
-        task_type=task.type,
-        version=item.metric.version,
-        n=n,
-        start=int(found.values.get("start", 0)),
-        parameters={**item.written, "norm": norm, "pooling": pooling},
-        selection=item.metric.selection,
-        layer_choice=item.metric.layer_choice,
-        **found._asdict(),
-        seconds=time.perf_counter() - begun,
-    )
 
 
 class Where(NamedTuple):
@@ -89,27 +88,36 @@ def evaluate(
         if not np.isfinite(score.main) and view.constant:
             ledger.record("undefined", where.unit, planned, **place, error=SAME_STATE)
             return
-        if not np.isfinite(score.main):
-            raise ValueError(f"{task.name} gave {score.main} for its main score")
+        _check(task, score)
         if task.save is not None:
             task.save(score, view, out)
-    except Exception as error:
+        ledger.record(
+            "score",
+            where.unit,
+            planned,
+            **place,
+            task_type=task.type,
+            layers=where.layers,
+            score_name=score.name,
+            score=score.main,
+            stderr=score.stderr,
+            chance=score.chance,
+            scores=journal.finite(score.scores),
+            seconds=time.perf_counter() - begun,
+        )
+    except Exception as error:  # also values that no journal can hold
         ledger.fail(where.unit, planned, error, **place)
-        return
-    ledger.record(
-        "score",
-        where.unit,
-        planned,
-        **place,
-        task_type=task.type,
-        layers=where.layers,
-        score_name=score.name,
-        score=score.main,
-        stderr=score.stderr,
-        chance=score.chance,
-        scores=journal.finite(score.scores),
-        seconds=time.perf_counter() - begun,
-    )
+
+
+def _check(task: Task, score: Score) -> None:
+    """Raise ValueError for a number that is none, which no table can hold."""
+    for what, value in (
+        ("its main score", score.main),
+        ("the standard error of its score", score.stderr),
+        ("the score of chance", score.chance),
+    ):
+        if value is not None and not np.isfinite(value):
+            raise ValueError(f"{task.name} gave {value} for {what}")
 
 
 def _experiments(planned: PlannedModel, layer: int, blocks: int) -> list[dict[str, Any]]:

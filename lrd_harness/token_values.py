@@ -100,6 +100,7 @@ class TokenValues:
             noise = torch.randn((self._states, tokens, 8), generator=seeded, dtype=torch.float64)
             try:
                 scores = measuring.measure(self.item.metric, noise, **self.item.parameters)
+                self._lengths = _lengths(scores)
             except NotEnoughTokens:  # of the random text, which is none of the user's
                 name = self.item.metric.name
                 self.fault = NotEnoughTexts(
@@ -108,7 +109,7 @@ class TokenValues:
             except Exception as error:
                 self.fault = _own(error)
             else:
-                self._lengths, self.fault = _lengths(scores), None
+                self.fault = None
                 return
 
     def _checked(self, scores: measuring.Scores) -> dict[str, Any]:
@@ -145,6 +146,8 @@ class TokenValues:
         if (rows[:, 0] == NOT_FINITE).any():
             raise NotFinite(f"{name}: NaN or infinity in the states of a token")
         done = rows[rows[:, 0] == DONE, 1:]
+        if np.isinf(done).any():
+            raise NotFinite(f"{name} gives infinity for a text")
         if len(done) < measuring.MIN_TEXTS:
             raise NotEnoughTexts(
                 f"{name} needs at least {measuring.MIN_TEXTS} texts with enough tokens, "
@@ -240,6 +243,9 @@ def _own(error: Exception) -> Exception:
 
 
 def _lengths(scores: measuring.Scores) -> dict[str, int | None]:
+    for name, value in scores.items():
+        if isinstance(value, list) and any(isinstance(one, list) for one in value):
+            raise TypeError(f"{name} is a table, which a token metric cannot give for one text")
     return {k: len(v) if isinstance(v, list) else None for k, v in scores.items()}
 
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isfinite, isinf, isnan
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lrd_harness import journal, measuring, results
+from lrd_harness import journal, measuring, portable, results
 from lrd_harness.contracts import Task
-from lrd_harness.errors import Elsewhere, NotFinite, described
+from lrd_harness.errors import Elsewhere, NotFinite, UnitError, described
 from lrd_harness.files import full
 from lrd_harness.launch import Ranks
 from lrd_harness.parameters import PlannedMetric
 from lrd_harness.plan import PlannedModel
 from lrd_harness.progress import Display
 
+LONGEST_TRACE = 50_000  # characters: a message may hold all that was read
 ODD = ("asked", "duplicates", "empty", "truncated")
 
 
@@ -88,11 +89,11 @@ class Ledger:
         if isinstance(error, Elsewhere):  # no fault of this unit: the run is at its end
             raise error
         self.failed.add(key)
-        text = described(error)
+        text = portable.text(described(error))
         place = ", ".join(f"{k} {v}" for k, v in where.items() if v is not None)
-        line = text.splitlines()[0] if text else type(error).__name__
+        line = text or type(error).__name__
         self._display.line(f"error: {planned.name}{': ' if place else ''}{place}: {line}")
-        trace = "".join(traceback.format_exception(error))
+        trace = portable.text("".join(traceback.format_exception(error)))[-LONGEST_TRACE:]
         nowhere: dict[str, Any] = {"task": None, "layer": None, "metric": None}
         self.record("error", key, planned, **{**nowhere, **where}, error=text, traceback=trace)
 
@@ -138,24 +139,40 @@ def split_scores(scores: Mapping[str, Any], states: int) -> Split:
     """Model-level values, and per-layer ones with the layers that they belong to.
 
     NaN in a profile says that the layer has no value, and becomes None. Raises NotFinite for any
-    other number that is not finite, which no table can hold.
+    other number that is not finite, which no table can hold, and UnitError for lists that belong to
+    no layers, and for no score at all.
     """
-    start = int(scores.get("start", 0))
+    if scores.keys() <= {"start", "left_out"}:
+        raise UnitError("no score was given")
+    start = measuring.start_of(scores, states)
     found = Split({}, {}, {})
+    lists = {name: value for name, value in scores.items() if isinstance(value, list)}
+    # before any number: what is wrong in a list shows in its summaries, too
+    places = {
+        name: measuring.profile_layers(states - start, len(value), start)
+        for name, value in lists.items()
+    }
+    for name, layers in places.items():
+        _check_rows(name, layers, lists[name])
     for name, value in scores.items():
-        if not isinstance(value, list):
+        if name not in places:
             if not isfinite(value):
                 raise NotFinite(f"the score {name} is {value}")
             found.values[name] = value
-            continue
-        layers = measuring.profile_layers(states - start, len(value), start)
-        if value and isinstance(value[0], list):
-            found.tables[name] = {"layers": layers, "rows": value}
-            continue
-        if any(map(isinf, value)):
-            raise NotFinite(f"the score {name} is {value}")
-        found.profiles[name] = {
-            "layers": layers,
-            "values": [None if isnan(one) else one for one in value],
-        }
+        elif value and isinstance(value[0], list):
+            found.tables[name] = {"layers": places[name], "rows": value}
+        else:
+            values = [None if isnan(one) else one for one in value]
+            found.profiles[name] = {"layers": places[name], "values": values}
+    some = any(v is not None for held in found.profiles.values() for v in held["values"])
+    if not (some or found.tables or found.values.keys() - {"start", "left_out"}):
+        raise UnitError("no score has a value in any layer")
     return found
+
+
+def _check_rows(name: str, layers: Sequence[int], rows: Sequence[Any]) -> None:
+    """Raise NotFinite where a layer's number is infinite, or a number of its row is none."""
+    for layer, row in zip(layers, rows, strict=True):
+        odd = not all(map(isfinite, row)) if isinstance(row, list) else isinf(row)
+        if odd:
+            raise NotFinite(f"the score {name} is {row} at layer {layer}")

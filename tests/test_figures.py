@@ -286,7 +286,7 @@ def test_every_colour_stands_out_on_a_light_and_on_a_dark_page(ground: str) -> N
 def test_the_forms_are_registered_and_listing_them_is_light() -> None:
     plugins = manager.load()
     assert plugins.get("reporter", "html").suffix == ".html"
-    assert plugins.get("reporter", "figures").files is page.figure_files
+    assert plugins.get("reporter", "figures").files.__wrapped__ is page.figure_files
     code = (
         "import sys, lrd_harness.plugins.page as p; p.lrd_reporters();"
         "print([m for m in ('altair', 'vl_convert', 'numpy', 'torch') if m in sys.modules])"

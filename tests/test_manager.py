@@ -14,6 +14,7 @@ from lrd_harness import hookimpl, manager
 from lrd_harness.cli import main
 from lrd_harness.contracts import Metric, Reporter
 from lrd_harness.errors import UserError
+from lrd_harness.notices import told_to
 
 
 class Metrics:
@@ -86,18 +87,88 @@ def test_an_installed_plugin_is_found(install: Any, capsys: pytest.CaptureFixtur
     assert "lrd-spread 1.2" in line
 
 
-def test_a_clash_names_both_plugins(install: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_clash_of_a_plugin_that_was_named_names_both() -> None:
     with pytest.raises(UserError) as clash:
         manager.load((Metrics("nrs"),))
     for part in ("metric", "'nrs'", "lrd_harness.plugins.nrs", "metrics-of-the-test"):
         assert part in str(clash.value)
     with pytest.raises(UserError, match="first-one and second-one"):
         manager.load((Metrics("a", called="first-one"), Metrics("a", called="second-one")))
+
+
+def test_an_installed_plugin_that_clashes_is_left_out_and_said(
+    install: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whole: what else it has may count on its own metric of that name."""
+    two = GOOD.format(name="frenet").replace("[Metric", "[Metric('more', len), Metric")
+    install("lookalike", two)
+    install("fine", GOOD.format(name="fine"))
+    assert main(["plugins"]) == 0
+    assert "lrd-lookalike 1.2" in capsys.readouterr().out
+    plugins = manager.load()
+    assert plugins.entries["metric"]["frenet"].provider == "lrd_harness.plugins.frenet"
+    assert "fine" in plugins.names("metric")
+    said: list[str] = []
+    with told_to(said.append):
+        plugins.tell()
+    (line,) = said
+    for part in ("lookalike", "lrd-lookalike 1.2 is left out", "'frenet'", "plugins.frenet"):
+        assert part in line
+    with pytest.raises(UserError, match="named 'frenet'"):  # nothing else bears this name
+        plugins.get("metric", "more")
+
+
+def test_of_two_strangers_of_one_name_both_are_left_out(install: Any) -> None:
+    install("one", GOOD.format(name="same"))
+    install("two", GOOD.format(name="same"))
+    plugins = manager.load()
+    assert {bad.name for bad in plugins.broken} == {"one", "two"}
+    with pytest.raises(UserError, match=r"'same': lrd-one 1\.2 and lrd-two 1\.2"):
+        plugins.get("metric", "same")
+
+
+FAMILY = """
+from lrd_harness import TaskFamily, hookimpl
+
+@hookimpl
+def lrd_tasks():
+    return [TaskFamily("odd", lambda: 1 / 0, print, bare=True, offline=True)]
+"""
+
+
+def test_a_family_of_tasks_that_fails_costs_no_other_its_own(
+    install: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("odd", FAMILY)
+    assert main(["tasks"]) == 0
+    printed = capsys.readouterr()
+    assert "LeeDocumentSTS" in printed.out
+    (line,) = printed.err.splitlines()
+    assert line.startswith("the tasks of odd are not known: ZeroDivisionError: ")
+    assert line.endswith("(lrd_odd.py, line 6)")
+
+
+def test_a_command_says_once_what_is_left_out(
+    install: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     install("frenet", GOOD.format(name="frenet"))
-    assert main(["plugins"]) == 2
-    line = one_line(capsys)
-    assert "lrd_harness.plugins.frenet" in line
-    assert "lrd-frenet 1.2" in line
+    (tmp_path / "s.csv").write_text("model,T1\na,0.5\nb,0.4\nc,0.3\n")
+    (tmp_path / "m.csv").write_text("model,width\na,64\nb,128\nc,192\n")
+    files = ["--actual", str(tmp_path / "s.csv"), "--models-info", str(tmp_path / "m.csv")]
+    assert main(["leaderboard", *files]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert len(lines) == 1
+    assert "'frenet' of lrd-frenet 1.2 is left out" in lines[0]
+
+
+def test_reporters_that_would_write_one_file_clash(install: Any) -> None:
+    source = HOOK.format(
+        hook="lrd_reporters",
+        body="from lrd_harness import Reporter; return [Reporter('my', lambda b: 'x', '.md')]",
+    )
+    install("markdown", source)
+    (bad,) = manager.load().broken
+    assert "report named 'leaderboard.md'" in bad.reason
 
 
 def test_one_name_in_two_kinds_is_no_clash() -> None:
@@ -195,7 +266,7 @@ def test_a_wrong_record_of_ones_own_object_is_an_error() -> None:
         def lrd_metrics(self) -> list[Any]:
             return [Reporter("x", write=lambda board: "")]
 
-    with pytest.raises(TypeError, match="lrd_metrics returned Reporter, not a metric"):
+    with pytest.raises(UserError, match="lrd_metrics returned Reporter, not a metric"):
         manager.load((Wrong(),))
 
 

@@ -146,4 +146,4 @@ def test_a_metric_that_fails_in_one_process_of_a_run(place: Path, tmp_path: Path
     (found,) = jobs({"command": asked, "world": 2}, cache=tmp_path / "cache")
     assert [code for code, _, _ in found] == [1, 0], found
     told = [r["error"] for r in running.records(out, "error")]
-    assert told == ["ZeroDivisionError: bad luck"]
+    assert told == ["ZeroDivisionError: bad luck (bad.py, line 4)"]

@@ -1,0 +1,342 @@
+"""What plugins register: every record is checked once, and its code guarded from then on."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from inspect import signature
+from numbers import Integral, Real
+from typing import Any, NamedTuple, get_args
+
+from lrd_harness.contracts import (
+    Adapter,
+    Choice,
+    Continuation,
+    Metric,
+    PromptType,
+    Pruner,
+    Reporter,
+    Request,
+    Score,
+    Task,
+    TaskFamily,
+)
+from lrd_harness.guard import Owner, guarded
+from lrd_harness.scores import number, plain
+
+MOST_NAME = 200  # characters of a name, which becomes part of files' names
+SUFFIX = re.compile(r"([-.][\w.-]*\w)?", re.ASCII)
+OFFERED = (
+    *("info", "identity", "has_final_norm", "blocks", "final_norm", "tokenizer", "similarity"),
+    *("head", "headless", "prompt", "tokenize", "truncated", "states", "embed"),
+)
+METHODS = (
+    *("prompt", "tokenize", "truncated", "states", "embed"),
+    *("features", "inputs", "pooled", "watch", "normed"),
+)
+Record = Metric | Adapter | Task | TaskFamily | Pruner | Reporter
+
+
+class Field(NamedTuple):
+    """What a field of a record has to be, in words, and whether a value is that."""
+
+    what: str
+    fits: Callable[[Any], bool]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable()
+
+
+def _is_name(value: Any) -> bool:
+    return _is_text(value) and value == value.strip() != "" and len(value) <= MOST_NAME
+
+
+def _is_choice(value: Any) -> bool:
+    return isinstance(value, Choice) and _is_name(value.score) and value.best in ("max", "min")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_measure(value: Any) -> bool:
+    """Whether it is a function of which the parameters can be found, as a run records them."""
+    try:
+        return callable(value) and len(signature(value).parameters) > 0
+    except (TypeError, ValueError):
+        return False
+
+
+def _names(*kinds: type[Collection[Any]]) -> Callable[[Any], bool]:
+    def fits(value: Any) -> bool:
+        return isinstance(value, kinds) and all(map(_is_name, list(value)))
+
+    return fits
+
+
+def _maybe(field: Field) -> Field:
+    return Field(f"{field.what}, or None", lambda value: value is None or field.fits(value))
+
+
+NAME = Field(f"a printable text of 1 to {MOST_NAME} characters", _is_name)
+TEXT = Field("a printable text", _is_text)
+LINES = Field("a text", lambda value: isinstance(value, str))
+CODE = Field("a function", callable)
+FLAG = Field("True or False", lambda value: isinstance(value, bool))
+CHOICE = Field('a Choice(score, "max" or "min")', _is_choice)
+MAY_CODE = _maybe(CODE)
+
+FIELDS: dict[type, dict[str, Field]] = {
+    Metric: {
+        "name": NAME,
+        "measure": Field("a function of states, its parameters known", _is_measure),
+        "needs": Field(
+            '"pooled", "tokens" or "views"', lambda v: v in ("pooled", "tokens", "views")
+        ),
+        "selection": _maybe(CHOICE),
+        "layer_choice": _maybe(CHOICE),
+        "views": Field("a whole number", _is_whole),
+        "finish": MAY_CODE,
+        "invariances": Field("a set of names", _names(frozenset, set)),
+        "version": NAME,
+        "unit": TEXT,
+    },
+    Adapter: {
+        "name": NAME,
+        "claims": CODE,
+        "open": CODE,
+        "priority": Field("a finite number", _is_number),
+        "description": LINES,
+        "likelihoods": FLAG,
+        "check": MAY_CODE,
+    },
+    Task: {
+        "name": NAME,
+        "texts": CODE,
+        "evaluate": MAY_CODE,
+        "type": NAME,
+        "prompt": Field(
+            "a text, a mapping of them, or None",
+            lambda v: v is None or isinstance(v, str | Mapping),
+        ),
+        "requests": MAY_CODE,
+        "description": LINES,
+        "check": MAY_CODE,
+        "save": MAY_CODE,
+        "fingerprint": MAY_CODE,
+        "tokenize": MAY_CODE,
+    },
+    TaskFamily: {"name": NAME, "names": CODE, "open": CODE, "bare": FLAG, "offline": FLAG},
+    Pruner: {
+        "name": NAME,
+        "choose": CODE,
+        "metrics": Field("a tuple of names", _names(tuple, list)),
+        "seeded": FLAG,
+        "nested": FLAG,
+        "description": LINES,
+        "version": NAME,
+    },
+    Reporter: {
+        "name": NAME,
+        "write": MAY_CODE,
+        "suffix": Field(
+            'the end of a file\'s name, as ".md", or ""',
+            lambda value: isinstance(value, str) and SUFFIX.fullmatch(value) is not None,
+        ),
+        "files": MAY_CODE,
+        "description": LINES,
+    },
+}
+
+
+def registered(record: Any, kind: str, owner: Owner, version: str = "") -> Any:
+    """The record with its code guarded; `version` is put behind that of its values.
+
+    Raises TypeError for a field that is not what contracts.py says.
+    """
+    fields = next(fields for one, fields in FIELDS.items() if isinstance(record, one))
+    named = getattr(record, "name", None)
+    for name, field in fields.items():
+        value = getattr(record, name)
+        if not field.fits(value):
+            whose = f"{kind} '{named}'" if _is_name(named) else kind
+            raise TypeError(f"{name} of {whose} is {_short(value)}, not {field.what}")
+    if isinstance(record, Task) and record.likelihood and not (record.tokenize and record.requests):
+        raise TypeError(f"{kind} '{named}' compares continuations: it needs tokenize and requests")
+    changed: dict[str, Any] = {
+        name: guarded(
+            getattr(record, name),
+            owner,
+            f"{kind} {record.name}",
+            partial(how, what=name) if how is not None else None,
+            (KeyError,) if isinstance(record, TaskFamily) else (),  # for a name it does not know
+        )
+        for name, how in _code(record, kind, owner).items()
+        if getattr(record, name) is not None
+    }
+    if version:
+        changed["version"] = f"{record.version}+{version}"
+    return replace(record, **changed)
+
+
+def _code(record: Record, kind: str, owner: Owner) -> dict[str, Callable[..., Any] | None]:
+    """By the name of a field with code, what is made of what that returns."""
+    if isinstance(record, Metric):
+        return dict.fromkeys(("measure", "finish"), partial(_scores, record))
+    if isinstance(record, Adapter):
+        return {"claims": _flag, "open": partial(_model, owner, record), "check": None}
+    if isinstance(record, Task):
+        return {
+            "texts": _requests,
+            "requests": _continuations if record.likelihood else _requests,
+            "evaluate": _score,
+            "fingerprint": _text,
+            **dict.fromkeys(("check", "save", "tokenize"), None),
+        }
+    if isinstance(record, TaskFamily):
+        return {"names": _mapping, "open": partial(_tasks, kind, owner)}
+    if isinstance(record, Pruner):
+        return {"choose": _list}
+    return {"write": _text, "files": _files}
+
+
+def _scores(metric: Metric, found: Any, what: str) -> Any:
+    return plain(found, metric.name)
+
+
+def _flag(found: Any, what: str) -> bool:
+    return bool(found)
+
+
+def _mapping(found: Any, what: str) -> Any:
+    if not isinstance(found, Mapping):
+        raise TypeError(f"{what} gave {_short(found)}, not a mapping")
+    return found
+
+
+def _tasks(kind: str, owner: Owner, found: Any, what: str) -> Any:
+    """The tasks that a family makes of a name, guarded as registered ones are."""
+    if isinstance(found, Task):
+        return registered(found, kind, owner)
+    tasks = _list(found, what)
+    for task in tasks:
+        if not isinstance(task, Task):
+            raise TypeError(f"{what} gave {_short(task)}, not a Task")
+    return [registered(task, kind, owner) for task in tasks]
+
+
+def _model(owner: Owner, adapter: Adapter, found: Any, what: str) -> Any:
+    """An opened model, checked; a stranger's with its methods guarded, as far as it lets them be.
+
+    Raises TypeError for what is no model, as protocols.Model says.
+    """
+    lacking = next((name for name in OFFERED if not hasattr(found, name)), None)
+    if lacking is not None:
+        raise TypeError(f"{what} gave no model, but {_short(found)}, which has no {lacking}")
+    info, identity = found.info, found.identity
+    least = {"parameters": 0, "blocks": 1, "width": 1, "max_length": 1}
+    for name in (*least, "pooling", "family"):
+        value = getattr(info, name, None)
+        fits = _is_text(value) if name not in least else _is_whole(value) and value >= least[name]  # type: ignore[operator]
+        if not fits:
+            raise TypeError(f"{what} gave a model whose info has {_short(value)} for {name}")
+    texts = isinstance(identity, Mapping) and {type(one) for one in identity.values()} <= {str}
+    if not texts or "adapter" not in identity:
+        raise TypeError(
+            f"{what} gave a model whose identity is no mapping of texts, or no adapter's"
+        )
+    for name in METHODS if not owner.built_in else ():
+        method = getattr(found, name, None)
+        if callable(method):
+            with suppress(AttributeError, TypeError):
+                setattr(found, name, guarded(method, owner, f"adapter {adapter.name}"))
+    return found
+
+
+def _requests(found: Any, what: str) -> list[Request]:
+    for one in (every := _list(found, what)):
+        if not isinstance(one, Request):
+            raise TypeError(f"{what} gave {_short(one)}, not a Request")
+        if not isinstance(one.text, str) or one.prompt_type not in (None, *get_args(PromptType)):
+            raise TypeError(
+                f"{what} gave a Request of {_short(one.text)} with prompt_type "
+                f"{_short(one.prompt_type)}"
+            )
+        if not one.text.isascii() and not _is_unicode(one.text):
+            raise ValueError(f"{what} gave {_short(one.text)}, which holds half a character")
+    return every
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether no half of a surrogate pair stands alone, which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _continuations(found: Any, what: str) -> list[Continuation]:
+    for one in (every := _list(found, what)):
+        if not isinstance(one, Continuation) or not all(isinstance(part, str) for part in one):
+            raise TypeError(f"{what} gave {_short(one)}, not a Continuation of two texts")
+    return every
+
+
+def _score(found: Any, what: str) -> Score:
+    """A Score of plain numbers, which may still be NaN: steps.evaluate says what that means."""
+    if not isinstance(found, Score):
+        raise TypeError(f"{what} gave {_short(found)}, not a Score")
+    if not _is_name(found.name):
+        raise TypeError(f"{what} gave {_short(found.name)} as the name of its score")
+    if not isinstance(found.scores, Mapping):
+        raise TypeError(f"{what} gave {_short(found.scores)} for further scores, not a mapping")
+    return replace(
+        found,
+        main=number(found.main, "the main score"),
+        stderr=None if found.stderr is None else float(number(found.stderr, "the standard error")),
+        chance=None if found.chance is None else float(number(found.chance, "the chance score")),
+    )
+
+
+def _files(found: Any, what: str) -> list[tuple[str, bytes]]:
+    files = []
+    for one in _list(found, what):
+        if not isinstance(one, tuple | list) or len(one) != 2:
+            raise TypeError(f"{what} gave {_short(one)}, not a path and its contents")
+        path, contents = one
+        if not isinstance(path, str) or not isinstance(contents, bytes):
+            raise TypeError(f"{what} gave {_short(contents)}, not bytes, for {_short(path)}")
+        files.append((path, contents))
+    return files
+
+
+def _text(found: Any, what: str) -> str:
+    if not isinstance(found, str):
+        raise TypeError(f"{what} gave {_short(found)}, not a text")
+    return found
+
+
+def _list(found: Any, what: str) -> list[Any]:
+    if isinstance(found, str | bytes | Mapping) or not hasattr(found, "__iter__"):
+        raise TypeError(f"{what} gave {_short(found)}, not a list")
+    return list(found)
+
+
+def _short(value: Any) -> str:
+    """A value as messages show it: texts and numbers as they are, of others the kind alone."""
+    if value is None or isinstance(value, bool | int | float | str):
+        shown = ascii(value)
+        return shown if len(shown) <= 60 else f"{shown[:57]}..."
+    if isinstance(value, Choice):
+        return f"Choice({_short(value.score)}, {_short(value.best)})"
+    return f"a {type(value).__name__}"
