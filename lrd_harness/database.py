@@ -26,15 +26,15 @@ metrics of likelihood tasks, task_type "LogLikelihood", are not to be averaged w
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lrd_harness import schema
+from lrd_harness.documents import json_value
 from lrd_harness.errors import UserError
-from lrd_harness.files import space
+from lrd_harness.files import write_bytes
 
 NAME = "results.sqlite"
 VERSION = 1  # of the schema, in PRAGMA user_version
@@ -89,13 +89,15 @@ def write(out: Path, records: Iterable[Mapping[str, Any]]) -> Path:
         content = database.serialize()
     finally:
         database.close()
-    return _replace(Path(out) / NAME, content)
+    path = Path(out) / NAME
+    write_bytes(path, content)
+    return path
 
 
 def read(out: Path) -> list[dict[str, Any]]:
     """The records that `out/results.sqlite` was made of, in their order.
 
-    Raises UserError if the file is not such a database.
+    Raises UserError if the file is not such a database, or a record of it is of a wrong form.
     """
     path = (Path(out) / NAME).resolve()
     try:
@@ -105,9 +107,14 @@ def read(out: Path) -> list[dict[str, Any]]:
             rows = database.execute("SELECT json FROM records ORDER BY position").fetchall()
         finally:
             database.close()
-    except sqlite3.Error as error:
+        records = [json_value(text) for (text,) in rows]
+    except (sqlite3.Error, ValueError, TypeError) as error:  # of another kind of value than text
         raise UserError(f"{path}: not a record of results ({error})") from None
-    return [json.loads(text) for (text,) in rows]
+    for number, record in enumerate(records, 1):
+        fault = schema.record_fault(record)
+        if fault:
+            raise UserError(f"{path}, record {number}: {fault}")
+    return records
 
 
 def _rows(position: int, record: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -146,17 +153,3 @@ def _insert(database: sqlite3.Connection, table: str, row: Mapping[str, Any]) ->
     # A stranger's metric may keep a list where a number belongs (a histogram): as JSON, not lost
     cells = [json.dumps(c) if isinstance(c, list | tuple | dict) else c for c in cells]
     database.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(names))})", cells)
-
-
-def _replace(path: Path, content: bytes) -> Path:
-    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-    with space(path.parent):
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    return path

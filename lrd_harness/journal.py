@@ -16,11 +16,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from lrd_harness import schema
+from lrd_harness.documents import json_value, read_file
 from lrd_harness.errors import UserError
 from lrd_harness.files import space, write_text
 
 Record = dict[str, Any]
 FOLDER = "journal"
+ADVICE = "without that line its unit is done again"
 
 
 class Journal:
@@ -80,7 +83,7 @@ class Journal:
         host = re.sub(r"[^\w.]+", "_", socket.gethostname(), flags=re.ASCII)
         name = f"{_now():%Y%m%dT%H%M%S%f}-{host}-{os.getpid()}-{secrets.token_hex(4)}.jsonl"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
-        file = os.open(self._folder / name, flags, 0o644)
+        file = os.open(self._folder / name, flags, 0o666)
         folder = os.open(self._folder, os.O_RDONLY)
         try:
             os.fsync(folder)  # the file's name must be on disk too
@@ -98,15 +101,22 @@ def restore(out: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 
 def files(out: Path) -> list[Path]:
-    """The journals of a run, by name and so by time of creation."""
-    return sorted((Path(out) / FOLDER).glob("*.jsonl"))
+    """The journals of a run, by name and so by time of creation.
+
+    Raises UserError where what should hold them is no folder.
+    """
+    folder = Path(out) / FOLDER
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is no folder, and a run keeps its journals in one")
+    return sorted(folder.glob("*.jsonl"))
 
 
 def read(out: Path) -> list[Record]:
     """All records of all journals, by "time", then by file.
 
     The last line of a journal may be torn (its process was killed) and is then ignored.
-    Raises UserError, naming file and line, for any other line that is not a record.
+    Raises UserError, naming file and line, for any other line that is not a record, and for a
+    record of a wrong form (schema.py): left out, its unit would be missing in silence.
     """
     records = [record for path in files(out) for record in _records(path)]
     return sorted(records, key=lambda record: str(record.get("time", "")))  # stable: then by file
@@ -136,19 +146,20 @@ def finite(scores: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _records(path: Path) -> list[Record]:
-    lines = path.read_bytes().split(b"\n")
+    lines = read_file(path).split(b"\n")
     while lines and not lines[-1].strip():
         lines.pop()
     records = []
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
-            if not isinstance(record["unit"], str) or not isinstance(record["kind"], str):
-                raise TypeError("unit and kind are texts")
-        except (ValueError, TypeError, KeyError):
+            record = json_value(line)
+        except ValueError:
             if number == len(lines):
                 break
-            raise UserError(f"{path}, line {number}: not a journal record") from None
+            raise UserError(f"{path}, line {number}: not a journal record; {ADVICE}") from None
+        fault = schema.record_fault(record)
+        if fault:
+            raise UserError(f"{path}, line {number}: {fault}; {ADVICE}")
         records.append(record)
     return records
 

@@ -19,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from lrd_harness.notices import bounded
 from lrd_harness.printable import plain
 
 Advance = Callable[[int, "int | None"], None]
@@ -32,7 +33,7 @@ class Display:
 
     def line(self, text: str) -> None:
         """Say something, above the bars."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(bounded(text), markup=False, soft_wrap=True)
 
     @contextmanager
     def stage(self, text: str, unit: str = "bytes") -> Iterator[Advance]:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lrd_harness import database, journal
+from lrd_harness import database, journal, schema
 from lrd_harness.errors import UserError
 from lrd_harness.journal import Journal, Record, files, finite, latest, read
 from lrd_harness.rows import (
@@ -132,16 +132,11 @@ RowType = TypeVar("RowType", bound=Row)
 
 
 def _row(cls: type[RowType], record: Record, **changes: Any) -> RowType:
-    fields = dataclasses.fields(cls)
-    known = {f.name: record[f.name] for f in fields if f.name in record}
+    known = {f.name: record[f.name] for f in dataclasses.fields(cls) if f.name in record}
     try:
         return cls(**known, **changes)
     except TypeError:
-        needed = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
-        lacking = ", ".join(name for name in needed if name not in known)
-        raise UserError(
-            f"the {record['kind']} record of unit '{record['unit']}' lacks {lacking}"
-        ) from None
+        raise UserError(schema.record_fault(record)) from None
 
 
 def _metric(record: Record) -> MetricRow:

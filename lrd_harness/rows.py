@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
+
+Depth = Annotated[int, range(100_001)]  # a number of layers or blocks; no model has more
+Value = Annotated[float, list]  # a stranger's metric may keep a list (a histogram) beside numbers
 
 
 class Key(NamedTuple):
@@ -51,7 +54,7 @@ class ModelRow(Row):
     """
 
     parameters: int | None = None
-    blocks: int | None = None
+    blocks: Depth | None = None
     width: int | None = None
     pooling: str | None = None
     max_length: int | None = None
@@ -70,8 +73,8 @@ class ScoreRow(Row):
 
     task: str
     task_type: str = ""
-    layer: int
-    layers: int
+    layer: Depth
+    layers: Depth
     score_name: str = ""
     score: float
     stderr: float | None = None
@@ -101,7 +104,7 @@ class MetricRow(Row):
     parameters: Mapping[str, Any] = field(default_factory=dict)
     selection: tuple[str, Literal["max", "min"]] | None = None
     layer_choice: tuple[str, Literal["max", "min"]] | None = None
-    values: Mapping[str, float] = field(default_factory=dict)
+    values: Mapping[str, Value] = field(default_factory=dict)
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     tables: Mapping[str, Table] = field(default_factory=dict)
     seconds: float = 0.0
@@ -145,6 +148,17 @@ class CaptureRow(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextsRow(Row):
+    """What a task's texts are like: how many it asks for, and how many of these are odd."""
+
+    task: str
+    asked: int
+    duplicates: int
+    empty: int
+    truncated: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class PruningRow(Row):
     """A rule's choice at one budget: the blocks that go, 1-based, and the variant without them.
 
@@ -158,7 +172,7 @@ class PruningRow(Row):
     budget: float
     removed: tuple[int, ...]
     candidates: tuple[int, ...] = ()
-    blocks: int
+    blocks: Depth
     n: int | None = None
     version: str = "1"
     unit: str = ""
