@@ -7,7 +7,12 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+TRACEBACK = "LRD_HARNESS_TRACEBACK"  # set to have unforeseen faults with their tracebacks
 
 COMMANDS = (
     *("run", "plan", "merge", "select", "prune", "layer", "probe", "compare"),
@@ -36,11 +41,23 @@ examples:
 """
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that says in one line, as every command does, what is wrong with what was typed."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit code 2."""
+        from lrd_harness.errors import short
+
+        command = self.prog.removeprefix("lrd-harness").strip()
+        where = f"{command}: " if command else ""
+        self.exit(2, short(f"lrd-harness: {where}{message} (see {self.prog} --help)") + "\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     from lrd_harness import __version__
 
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="lrd-harness",
         description=ABOUT,
         epilog=EXAMPLES,
@@ -53,24 +70,50 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _empty(typed: Sequence[str]) -> str:
+    """What of a command line is empty, as of shell variables that are not set; "" for nothing.
+
+    Items of lists are as empty between their commas.
+    """
+    option = ""
+    for word in typed:
+        name, equals, value = word.partition("=")
+        if word.startswith("--"):
+            option = name
+            if equals and not value.strip(" ,\t\r\n"):
+                return option
+        elif not word.strip(" ,\t\r\n"):
+            return option or "an argument"
+    return ""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Exit codes: 0 done, 1 some units failed, 2 bad input, 130 interrupted."""
-    from lrd_harness.errors import Elsewhere, UserError
-    from lrd_harness.files import full
+    from lrd_harness import homes
+    from lrd_harness.csv_cells import literal_names
+    from lrd_harness.errors import Elsewhere, PluginFault, UserError
+    from lrd_harness.files import check_typed, full
     from lrd_harness.launch import SPAWNED
     from lrd_harness.notices import told_to
 
-    chosen = parser().parse_args(arguments)
-    chosen.typed = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        _print_all(stream)
+    typed = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with told_to(lambda line: print(line, file=sys.stderr)):
+        check_typed(typed)
+        if where := _empty(typed):
+            raise UserError(f"{where} is empty: is a variable not set?")
+        chosen = parser().parse_args(typed)
+        chosen.typed = typed
+        homes.redirect()
+        with told_to(_once()), literal_names(getattr(chosen, "literal_names", False)):
             code: int = chosen.run(chosen)
     except Elsewhere:
         time.sleep(1)  # the process that tells of it is to have told before all are ended
         return 2
     except UserError as error:
-        print("lrd-harness:", " ".join(str(error).splitlines()), file=sys.stderr)
-        return 2
+        role = f"{error.role}: " if isinstance(error, PluginFault) and error.role else ""
+        return _bad(f"{role}{error}")
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0" and SPAWNED not in os.environ:
             print("\nInterrupted.", file=sys.stderr)
@@ -78,10 +121,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `lrd-harness tasks | head`
         sys.stderr.close()
         return 0
-    except OSError as error:
-        no_space = full(error)
-        if no_space is None:
+    except (SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a fault of ours, or a panic in a library
+        if os.environ.get(TRACEBACK):
             raise
-        print("lrd-harness:", no_space, file=sys.stderr)
-        return 2
+        return _bad(str(full(error) or _unforeseen(error)))
     return code
+
+
+def _print_all(stream: Any) -> None:
+    """Have a stream replace what its encoding has no character for, as cp1252 or ASCII."""
+    with suppress(AttributeError, ValueError):
+        if stream.errors != "backslashreplace":
+            stream.reconfigure(errors="replace")
+
+
+def _once() -> Callable[[str], None]:
+    """Prints lines on standard error, each once; in one of several processes alone."""
+    from lrd_harness.notices import tell
+
+    said: set[str] = set()
+
+    def show(line: str) -> None:
+        if line not in said and os.environ.get("RANK", "0") == "0":
+            tell(line)
+        said.add(line)
+
+    return show
+
+
+def _bad(line: str) -> int:
+    from lrd_harness.notices import tell
+
+    tell(f"lrd-harness: {' '.join(line.splitlines())}")
+    return 2
+
+
+def _unforeseen(error: BaseException) -> str:
+    """One line for a fault that nothing has foreseen, with the place in the harness."""
+    from lrd_harness.errors import described
+    from lrd_harness.guard import Owner
+
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    package = Path(__file__).parent.parent
+    place = Owner("lrd-harness", root=package).place(error)
+    return f"{described(error)} ({place}; {TRACEBACK}=1 shows how it came about)"

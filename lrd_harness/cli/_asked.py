@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from math import isfinite
+from pathlib import Path
 from typing import Any
 
 from lrd_harness.errors import UserError
@@ -11,8 +13,18 @@ from lrd_harness.errors import UserError
 SETTINGS = (
     "task_data layers pooling norm max_texts view_texts max_length dtype attention padding device "
     "device_map "
-    "batch_tokens num_fewshot limit include_path log_samples"
+    "batch_tokens num_fewshot limit include_path log_samples text_column"
 )
+
+
+def add_literal_names(sub: Any) -> None:
+    """Declare how names are written in CSV; csv_cells.py says what is done otherwise."""
+    sub.add_argument(
+        "--literal-names",
+        action="store_true",
+        help="in CSV, write names as they are (else ' stands before one that begins with = + - @, "
+        "so that no spreadsheet takes it for a formula)",
+    )
 
 
 def asked(arguments: argparse.Namespace) -> Any:
@@ -79,9 +91,21 @@ def _share(text: str) -> float:
         raise UserError(f"--budgets {text}: not a share such as 0.15") from None
 
 
+def path(text: str) -> Path:
+    """A path as it is typed, its ~ expanded. Raises UserError for a name that no path can have."""
+    from lrd_harness.files import named
+
+    return named(text)
+
+
 def number(text: str) -> float:
     """A whole number, or one with a point."""
-    return float(text) if "." in text else int(text)
+    if "." not in text:
+        return int(text)
+    found = float(text)
+    if not isfinite(found):
+        raise ValueError(text)
+    return found
 
 
 def names(items: list[str]) -> list[str]:
@@ -99,13 +123,13 @@ def parameters_of(items: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def _parameter(item: str) -> tuple[str, str, Any]:
-    import yaml
+    from lrd_harness.yaml_documents import yaml_value
 
     left, equals, value = item.partition("=")
     metric, dot, name = left.partition(".")
     if not (equals and dot and metric and name):
         raise UserError(f"--set {item}: not METRIC.NAME=VALUE, as in nrs.k=10")
     try:
-        return metric, name, yaml.safe_load(value)
-    except yaml.YAMLError:
+        return metric, name, yaml_value(value, item)
+    except UserError:  # no YAML, and so the text itself
         return metric, name, value

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lrd_harness.cli._asked import add_literal_names, path
 from lrd_harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,14 +49,15 @@ def add(sub: Any, metrics: str, texts: int) -> None:
     """Declare the arguments; metrics: what the default ones are; texts: how many are read."""
     what = add_texts(sub, texts)
     what.add_argument("--plugins", nargs="+", metavar="METRIC", help=f"metrics ({metrics})")
-    sub.add_argument("--output", type=Path, metavar="DIR", help="also write .csv and .json there")
+    sub.add_argument("--output", type=path, metavar="DIR", help="also write .csv and .json there")
+    add_literal_names(sub)
     sub.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (0)")
 
 
 def add_texts(sub: Any, texts: int) -> Any:
     """Declare the texts and how models are read; returns the group, for metrics."""
     what = sub.add_argument_group("what is measured, and on what")
-    what.add_argument("--texts", metavar="FILE", help="your texts, .jsonl (text) or lines")
+    add_file(what, "your texts")
     what.add_argument(
         "--task", metavar="TASK", help=f"the texts of a task ({TASK}, 50 news documents)"
     )
@@ -76,6 +77,20 @@ def add_texts(sub: Any, texts: int) -> Any:
     return what
 
 
+def add_file(group: Any, what: str) -> None:
+    """Declare the file of texts, and the column that these are in."""
+    group.add_argument("--texts", metavar="FILE", help=f"{what}: .jsonl, .csv, .parquet; or lines")
+    group.add_argument(
+        "--text-column", metavar="NAME", help="the column of a table with the texts (text)"
+    )
+
+
+def check_column(arguments: argparse.Namespace) -> None:
+    """Raise UserError for a column without a file."""
+    if arguments.text_column is not None and not arguments.texts:
+        raise UserError("--text-column is of no use without --texts")
+
+
 def resolve(
     arguments: argparse.Namespace,
     command: str,
@@ -88,19 +103,19 @@ def resolve(
     Where usual is None these are all that need no views, for which "all" stands, too.
     Raises UserError for names that there are not, texts out of reach and settings of a wrong kind.
     """
-    from lrd_harness import manager, suite
+    from lrd_harness import bounds, manager, suite
     from lrd_harness.cli._asked import parameters_of
     from lrd_harness.parameters import resolve_metrics
     from lrd_harness.plan import check_settings, resolve_tasks
 
     if arguments.texts and arguments.task:
         raise UserError("give either --texts or --task")
-    seed = getattr(arguments, "seed", 0)
-    if seed < 0:
-        raise UserError(f"--seed {seed}: not a whole number of at least 0")
+    check_column(arguments)
+    bounds.check_whole(getattr(arguments, "seed", 0), "--seed", 0, bounds.SEED)
+    bounds.check_whole(max(0, getattr(arguments, "draws", 0)), "--draws", 0, bounds.DRAWS)
     plugins = manager.load(tuple(map(manager.from_name, arguments.load)))
     given: dict[str, Any] = {"max_texts": texts}
-    for name in ("norm", "max_texts", "view_texts", "max_length", "device"):
+    for name in ("norm", "max_texts", "view_texts", "max_length", "device", "text_column"):
         if getattr(arguments, name, None) is not None:
             given[name] = getattr(arguments, name)
     made = suite.Suite(
@@ -114,7 +129,9 @@ def resolve(
     items = resolve_metrics(made, plugins)
     if not items:
         raise UserError("no metrics: name some with --plugins")
-    return Resolved(_texts(resolve_tasks(made, plugins), display), items, made.settings, plugins)
+    task = _texts(resolve_tasks(made, plugins), display)
+    plugins.tell()
+    return Resolved(task, items, made.settings, plugins)
 
 
 def _metrics(
@@ -144,8 +161,10 @@ def _texts(tasks: Sequence[Task], display: Any) -> Task:
     return task
 
 
-def numbers(typed: str | None, option: str, example: str) -> list[float] | None:
+def numbers(typed: str | None, option: str, example: str, most: int) -> list[float] | None:
     """Numbers as 0,0.5,1, ascending and each once; None for none. Raises UserError for others."""
+    from lrd_harness import bounds
+
     if typed is None:
         return None
     try:
@@ -153,7 +172,11 @@ def numbers(typed: str | None, option: str, example: str) -> list[float] | None:
     except ValueError:
         found = []
     if not found or not all(abs(one) < float("inf") for one in found):
-        raise UserError(f"{option} {typed}: not numbers such as {example}")
+        raise UserError(f"{option} {typed:.60}: not numbers such as {example}")
+    if len(found) > bounds.STEPS:
+        raise UserError(f"{option}: {len(found):,} numbers; at most {bounds.STEPS:,} are possible")
+    if found[-1] > most:
+        raise UserError(f"{option} {found[-1]:g}: at most {most:,} is possible")
     return [int(one) if one == int(one) else one for one in found]
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from lrd_harness.cli import _measured
+from lrd_harness.notices import tell
 
 if TYPE_CHECKING:
     from lrd_harness.compare import Asked, Compared, Difference
@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     found = compare.compare(a, b, asked, display)
     _show(found, a, b, arguments.draws)
     for fault in found.faults:
-        print(f"error: {fault.side}, {fault.metric}: {fault.error}", file=sys.stderr)
+        tell(f"error: {fault.side}, {fault.metric}: {fault.error}")
     if arguments.output is not None:
         _write(arguments, asked, found, a, b)
         display.line(f"\nAll of it is in {arguments.output}: compare.csv, compare.json")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
 from typing import Any
+
+from lrd_harness.cli._asked import add_literal_names, path
+from lrd_harness.notices import tell
 
 EPILOG = """\
 The runs must have the same settings, data, metrics and pruning. Where several
@@ -28,8 +29,9 @@ def add(commands: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    sub.add_argument("outs", type=Path, nargs="+", metavar="OUT", help="the folders of the runs")
-    sub.add_argument("--output", type=Path, metavar="OUT", required=True, help="the joint folder")
+    sub.add_argument("outs", type=path, nargs="+", metavar="OUT", help="the folders of the runs")
+    sub.add_argument("--output", type=path, metavar="OUT", required=True, help="the joint folder")
+    add_literal_names(sub)
     sub.set_defaults(run=run)
 
 
@@ -40,11 +42,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     out = arguments.output
     for remark in merge(arguments.outs, out):
-        print(remark, file=sys.stderr)
+        tell(remark)
     plugins = manager.load()
+    plugins.tell()
     board, faults = output.write_views(out, plugins)
     print(plugins.get("reporter", "table").write(board), end="")
     for fault in faults:
-        print(f"error: {fault}", file=sys.stderr)
-    print(f"\nAll of it is in {out}.", file=sys.stderr)
+        tell(f"error: {fault}")
+    tell(f"\nAll of it is in {out}.")
     return 1 if faults or output.read_run(out)["errors"] else 0

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lrd_harness.cli._asked import path
 from lrd_harness.cli.run import hush, options
 from lrd_harness.errors import UserError
+from lrd_harness.notices import tell
 
 if TYPE_CHECKING:
     from lrd_harness.calibration import Span
@@ -37,7 +37,7 @@ def add(commands: Any) -> None:
     )
     sub.add_argument("named", nargs="?", metavar="SUITE", help="a suite, as --suite")
     options(sub)
-    sub.add_argument("--json", type=Path, metavar="FILE", help="write all numbers to a file")
+    sub.add_argument("--json", type=path, metavar="FILE", help="write all numbers to a file")
     sub.add_argument("--quiet", action="store_true", help="no progress, only the tables")
     sub.add_argument("--verbose", action="store_true", help="let the libraries' messages through")
     sub.set_defaults(run=run)
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     _show(found)
     faults = [fault for model in found.models for fault in model.faults]
     for fault in faults:
-        print(f"not estimated: {fault}", file=sys.stderr)
+        tell(f"not estimated: {fault}")
     if arguments.json is not None:
         try:
             write_text(arguments.json, json.dumps(found.record(), indent=1))

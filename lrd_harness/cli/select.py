@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from lrd_harness.cli import _measured
+from lrd_harness.notices import tell
 
 if TYPE_CHECKING:
     from lrd_harness.choose_model import Candidate, Chosen, Place
@@ -71,7 +71,6 @@ def run(arguments: argparse.Namespace) -> int:
     from lrd_harness import choose_model, output, tidy
     from lrd_harness.cli.run import hush
     from lrd_harness.compare import Asked
-    from lrd_harness.printable import plain
     from lrd_harness.progress import Display
     from lrd_harness.questions import Questions
     from lrd_harness.samples import Sampling
@@ -99,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     _show(found, models[0].options.device)
     faults = _faults(found)
     for line in faults:
-        print(f"error: {plain(line)}", file=sys.stderr)
+        tell(f"error: {line}")
     if arguments.output is not None:
         _write(arguments, asked, found, models[0].options.device)
         display.line(f"\nAll of it is in {arguments.output}: select.csv, select.json")

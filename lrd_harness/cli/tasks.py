@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from typing import Any
 
 FAMILIES = """\
@@ -32,22 +33,27 @@ def run(arguments: argparse.Namespace) -> int:
     from lrd_harness import manager
     from lrd_harness.cli._tables import show
     from lrd_harness.contracts import Task, TaskOptions
+    from lrd_harness.errors import PluginFault
 
-    records = manager.load().all("task")
+    plugins = manager.load()
+    plugins.tell()
+    records = plugins.all("task")
     ready = [r for r in records if isinstance(r, Task)]
     families = [r for r in records if not isinstance(r, Task)]
     for family in families:
         if family.offline:
-            opened = [family.open(name, TaskOptions()) for name in family.names()]
-            ready += [task for task in opened if isinstance(task, Task)]
+            with suppress(PluginFault):  # of a stranger's, which says so where it is asked for
+                opened = [family.open(name, TaskOptions()) for name in manager.names_of(family)]
+                ready += [task for task in opened if isinstance(task, Task)]
     families = [family for family in families if not family.offline]
+    names = {family.name: manager.names_of(family) for family in families if arguments.word}
     if not arguments.word:
         rows = [(r.name, f"{r.type}. {r.description}") for r in ready]
         show("Tasks that need no hub", ("name", "what it is"), rows)
         print(FAMILIES)
         return 0
     word = arguments.word.lower()
-    kinds = [r.type for r in ready] + [kind for f in families for kind in f.names().values()]
+    kinds = [r.type for r in ready] + [kind for known in names.values() for kind in known.values()]
     by_type = word in map(str.lower, kinds)
 
     def wanted(name: str, kind: str) -> bool:
@@ -55,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     found = 0
     tables = [("Tasks that need no hub", [(r.name, r.type) for r in ready])]
-    tables += [(f"Tasks of {f.name}", sorted(f.names().items())) for f in families]
+    tables += [(f"Tasks of {name}", sorted(known.items())) for name, known in names.items()]
     for title, named in tables:
         rows = [(name, kind) for name, kind in named if wanted(name, kind)]
         found += len(rows)
