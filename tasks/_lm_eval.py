@@ -21,6 +21,7 @@ from lrd_harness.contracts import Continuation, Score, TaskOptions, TokenPairs
 from lrd_harness.errors import UserError
 from lrd_harness.protocols import LanguageModel, LikelihoodView
 
+from . import _lm_own
 from ._lm_loading import plainly
 from ._lm_scores import score_of
 
@@ -93,10 +94,12 @@ def build(loaded: Loaded) -> Built:
         _set_fewshot(task, wanted)
         shots = task.get_config("num_fewshot")
         with plainly(f"lm-eval:{name}: {task_name} with {shots} examples in its prompts"):
-            task.build_all_requests(
-                limit=get_sample_size(task, options.limit), rank=0, world_size=1
-            )
+            limit = get_sample_size(task, options.limit)
+            task.build_all_requests(limit=limit, rank=0, world_size=1)
         _check_requests(task_name, task.instances)
+        if options.include_path is not None:
+            documents = task.doc_iterator(rank=0, limit=limit, world_size=1)
+            _lm_own.check_documents(task_name, task, documents, options.include_path)
         instances[task_name] = task.instances
         task.build_all_requests = _Again(task)
     return Built(loaded, instances)
@@ -164,11 +167,15 @@ class _Tokens(HFLM):  # type: ignore[misc]  # lm-eval has no types
 
 
 def tokenize(model: LanguageModel, requests: Sequence[Continuation]) -> TokenPairs:
-    """The tokens of requests as lm-eval's `hf` has them. Raises UserError for one without any."""
+    """The tokens of requests as lm-eval's `hf` has them.
+
+    Where lm-eval lets texts be longer than the model bears, they are cut to what it does.
+    Raises UserError for a request without tokens, or with one that the model does not know.
+    """
     lm = _Tokens(model)
     asked = [Instance("loglikelihood", {}, tuple(request), 0) for request in requests]
     lm.loglikelihood(asked, disable_tqdm=True)
-    most = int(lm.max_length)
+    most = model.length_limit(int(lm.max_length))
     for (context, continuation), before, after in lm.found:
         if not before or not after or len(after) > most:
             fault = "more than the model takes" if after else "none"
@@ -176,6 +183,7 @@ def tokenize(model: LanguageModel, requests: Sequence[Continuation]) -> TokenPai
                 f"the continuation {continuation[:40]!r} of a prompt that ends in "
                 f"{context[-40:]!r} has too many or too few tokens: {fault}"
             )
+        model.check_tokens((*before, *after), context + continuation)
     return TokenPairs([(before, after) for _, before, after in lm.found], most)
 
 

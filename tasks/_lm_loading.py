@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lrd_harness.errors import UserError
 
-from . import _mmlu_rows
+from . import _lm_own, _mmlu_rows
 
 if TYPE_CHECKING:
     from lm_eval.api.group import Group
@@ -40,9 +40,14 @@ class Source:
 
 @functools.cache
 def index(include: Path | None) -> TaskManager:
-    """lm-eval's index of tasks, with those of a folder; it takes several seconds to make."""
+    """lm-eval's index of tasks, with those of a folder; it takes several seconds to make.
+
+    Raises UserError for a file in the folder that lm-eval cannot be given.
+    """
     from lm_eval.tasks import TaskManager
 
+    if include:
+        _lm_own.files(include)
     return TaskManager(include_path=str(include) if include else None)
 
 
@@ -97,7 +102,8 @@ def compared(manager: TaskManager) -> list[str]:
 def _more_is_better(config: Mapping[str, Any]) -> bool:
     """Whether a task has a score that ranks models upwards; without a list it has accuracy."""
     listed = config.get("metric_list") or [{}]
-    return any(metric.get("higher_is_better", True) for metric in listed)
+    known = [metric for metric in listed if isinstance(metric, dict)] or [{}]
+    return any(metric.get("higher_is_better", True) for metric in known)
 
 
 def leaves(manager: TaskManager, name: str) -> Iterator[str]:
@@ -138,23 +144,36 @@ def _check_compares(manager: TaskManager, leaf: str, name: str) -> None:
 
 def load(manager: TaskManager, name: str, source: Source) -> TaskDict:
     """The task or group with its data. Raises UserError for data that are out of reach."""
-    with plainly(f"lm-eval:{name}"):
+    with plainly(f"lm-eval:{name}", own_file(manager, name, source.include)):
+        for leaf in leaves(manager, name):
+            _lm_own.check_data(manager.task_index[leaf].cfg or {})
         if source.mmlu is None:
             return manager.load(name)
         built = _build(manager, name, source)
         return manager.load(built if isinstance(built, list) else [built])
 
 
+def own_file(manager: TaskManager, name: str, include: Path | None) -> Path | None:
+    """The file of a task of one's own; None for lm-eval's."""
+    path = manager.task_index[name].yaml_path
+    mine = path is not None and include is not None and path.is_relative_to(include)
+    return path if mine else None
+
+
 @contextlib.contextmanager
-def plainly(what: str) -> Iterator[None]:
-    """Turn whatever a task's own code raises into one line that names the task."""
+def plainly(what: str, file: Path | None = None) -> Iterator[None]:
+    """Turn whatever a task's own code raises into one line that names the task, the document that
+    lm-eval was at, and the file of a task of one's own.
+    """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise UserError(f"{what} cannot be prepared: {reason}") from error
+        fault = _lm_own.fault_of(error)
+        said = f": {fault}" if fault else f" cannot be prepared: {_lm_own.reason_of(error)}"
+        where = f" ({file})" if file is not None else ""
+        raise UserError(f"{what}{said}{where}") from error
 
 
 def _build(manager: TaskManager, name: str, source: Source) -> Any:

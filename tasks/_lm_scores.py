@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from lm_eval.api.instance import Instance
 from lm_eval.loggers import EvaluationTracker
 
+from lrd_harness import portable
 from lrd_harness.contracts import Score
 from lrd_harness.errors import UserError
+from lrd_harness.folders import fitting
 from lrd_harness.protocols import LikelihoodView
 
 if TYPE_CHECKING:
@@ -88,6 +90,7 @@ def save(score: Score, view: LikelihoodView, out: Path) -> None:
     """Write lm-eval's own result files of this layer under out/lm_eval/MODEL/REVISION/LAYER/."""
     results = dict(score.native)
     samples = results.pop("samples", None)
+    results = portable.values(results)
     for experiment in view.experiments:
         parts = [f"{key}_{value}" for key, value in experiment.items()] or ["model"]
         model = out / "lm_eval" / _safe(view.name) / _safe(view.revision)
@@ -107,4 +110,4 @@ def save(score: Score, view: LikelihoodView, out: Path) -> None:
 
 def _safe(name: str) -> str:
     """A folder's name, as lm-eval makes them of models' names."""
-    return re.sub(r"[\"<>:/|\\?*\[\]\s]+", "__", name)
+    return fitting(re.sub(r"[\"<>:/|\\?*\[\]\s]+", "__", name))

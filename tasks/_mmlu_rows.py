@@ -178,7 +178,7 @@ def _dev(subject: str) -> Iterator[Row]:
         samples = content["fewshot_config"]["samples"]
         if not isinstance(samples, list):
             raise TypeError("they are no list")
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{path}: the questions of lm-eval cannot be read ({reason})") from None
     return _made(path, enumerate(samples, 1), lambda sample: _dev_row(sample, subject))

@@ -22,8 +22,19 @@ from lrd_harness.errors import UserError, unknown
 from lrd_harness.hookspecs import hookimpl
 from lrd_harness.protocols import LanguageModel, LikelihoodView
 
-from . import _mmlu_rows
-from ._lm_loading import MMLU, Source, compared, expand, index, leaves, load, mmlu_index
+from . import _lm_own, _mmlu_rows
+from ._lm_loading import (
+    MMLU,
+    Source,
+    compared,
+    expand,
+    index,
+    leaves,
+    load,
+    mmlu_index,
+    own_file,
+    plainly,
+)
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -94,9 +105,13 @@ def open_task(name: str, options: TaskOptions) -> list[Task]:
     """A task or group of lm-eval, several for a tag. Raises UserError for an unknown name."""
     local = options.data / "mmlu" if options.data and (options.data / "mmlu").is_dir() else None
     manager = index(options.include_path)
+    own = _lm_own.files(options.include_path) if options.include_path else None
+    if own is not None:
+        own.check(name)
     if name not in manager.task_index:
-        raise unknown("lm-eval task", name, compared(manager))
-    return [_open_one(manager, one, options, local) for one in expand(manager, name)]
+        raise unknown("lm-eval task", name, compared(manager), own.hint if own else "")
+    with plainly(f"lm-eval:{name}", own_file(manager, name, options.include_path)):
+        return [_open_one(manager, one, options, local) for one in expand(manager, name)]
 
 
 def _open_one(manager: TaskManager, name: str, options: TaskOptions, local: Path | None) -> Task:
