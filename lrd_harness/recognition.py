@@ -126,7 +126,8 @@ def refuse_own_code(source: Source, inner: str, config: Mapping[str, Any]) -> No
         if name in source.files:
             said[name] = source.read(name)
     for file, content in said.items():
-        if not isinstance(content.get("auto_map") or {}, Mapping | list):
+        # transformers itself fails on null
+        if "auto_map" in content and not isinstance(content["auto_map"], Mapping | list):
             raise UserError(f"{source.where}: the auto_map of {file} is no table of classes")
         code = _own_class(content.get("auto_map"), used)
         if code:

@@ -68,8 +68,11 @@ def test_code_for_images_alone_is_not_needed(folder: Path, tmp_path: Path) -> No
     change(folder / "config.json", auto_map={"AutoImageProcessor": "own.P", "AutoProcessor": "o.Q"})
     change(folder / "tokenizer_config.json", auto_map={"AutoProcessor": "own.Q"})
     assert tiny.open_model(folder).info.blocks == 3
-    change(folder / "config.json", auto_map=None)
-    assert "the auto_map of config.json is no table of classes" in fault(folder)
+    for value in (None, "own.Model"):
+        change(folder / "config.json", auto_map=value)
+        assert "the auto_map of config.json is no table of classes" in fault(folder)
+    change(folder / "config.json", auto_map={})
+    assert tiny.open_model(folder).info.blocks == 3
     packed = tiny.save_st(tmp_path / "st")
     for name in ("processor_config.json", "tokenizer_config.json"):
         (packed / name).exists() or (packed / name).write_text("{}")

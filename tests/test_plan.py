@@ -125,7 +125,7 @@ WRONG = {
     f"--models {M} --tasks SciFact --max-texts 2": "max_texts is 2, not a whole number",
     f"--models {M} --tasks SciFact --set nrs.k": "--set nrs.k: not METRIC.NAME=VALUE",
     f"--models {M} --tasks SciFact --set nrs.kk=3": "unknown parameter of metric nrs 'kk'. Did you",
-    f"--models {M} --tasks SciFact --set nrs.k=ten": "parameter k of metric nrs is 'ten'; by defau",
+    f"--models {M} --tasks SciFact --set nrs.k=ten": "nrs is 'ten', not a whole number; by default",
     f"--models {M} --tasks SciFact --set nsr.k=3": "unknown metric to set a parameter of 'nsr'.",
     f"--models {M} --tasks SciFact --set nrs.k=3 --plugins frenet": "nrs is not measured here",
     f"--models {M} --tasks SciFact --max-length 0": "max_length is 0, not a whole number",
