@@ -57,7 +57,7 @@ class Place:
 
     def new(self, name: str) -> Path:
         """A path for an example's own use, of which there is nothing yet."""
-        return self.folder / "examples" / f"{name}{next(self.count)}"
+        return self.folder / "examples" / f"{name}{next(self.count):06}"
 
     def copy(self, of: Path) -> Path:
         """A copy that may be damaged."""
