@@ -126,8 +126,8 @@ def check_whole(checkpoint: Checkpoint, module: Any, subfolder: str = "") -> Non
     """
     from lrd_harness.poolers import leave_out
 
-    if "adapter_config.json" in checkpoint.files or getattr(module, "hf_quantizer", None):
-        return  # weights from several places, or packed under other names
+    if getattr(module, "hf_quantizer", None):
+        return  # weights that are packed under other names
     shell, loading = type(module).from_pretrained(
         checkpoint.path,
         config=module.config,
