@@ -1,0 +1,311 @@
+"""Numbers out of the files of OUT and of printed forms.
+
+What knows a form is here alone. The journal, the database, CSV and the folder `tidy` stay as they
+are. The JSON forms may get another layout: a version 2 would be followed here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+WHO, WHAT = ("model", "variant", "task"), ("kind", "source", "name")  # a series of values.csv
+COMMON = ("n", "unit", "best", "chance")
+TIMED = ("latency", "latency_full", "seconds")  # values that a clock gives
+MODEL = ("revision", "family", "parameters", "blocks", "width", "pooling", "adapter", "max_length")
+STATISTIC = ("board", "about", "predictor", "kind", "best", "task", "other")
+
+
+def cell(text: str) -> Any:
+    """A cell of a CSV file: None, a number or a text."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text or None
+
+
+def table(source: Path | str) -> list[dict[str, Any]]:
+    """A CSV file, or the text of one."""
+    text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
+    return [
+        {name: cell(value) for name, value in row.items()}
+        for row in csv.DictReader(io.StringIO(text))
+    ]
+
+
+def columns(rows: Sequence[dict[str, Any]], *left_out: str) -> dict[str, list[Any]]:
+    """A table column by column, without those that a clock fills."""
+    names = [name for name in rows[0] if name not in left_out]
+    return {name: [row[name] for row in rows] for name in names}
+
+
+# ---------------------------------------------------------------- the folder tidy
+
+
+def series(folder: Path) -> dict[str, Any]:
+    """values.csv as model / variant / task -> kind / source / name -> numbers, layer by layer.
+
+    Where there is more than numbers of all layers: also the layers and what else is the same in
+    the series. mteb's areas under abstention curves hang on the order of equal scores and are not
+    taken.
+    """
+    made: dict[str, dict[str, Any]] = {}
+    for row in table(folder / "values.csv"):
+        if row["name"] in TIMED or str(row["name"]).startswith("nauc_"):
+            continue
+        who, what = _joined(row, WHO), _joined(row, WHAT)
+        held = made.setdefault(who, {}).setdefault(what, {"layers": [], "values": []})
+        held["layers"].append(row["layer"])
+        held["values"].append(row["value"] if row["text"] is None else row["text"])
+        held |= {name: row[name] for name in COMMON if row[name] is not None}
+        if row["stderr"] is not None:
+            held.setdefault("stderrs", []).append(row["stderr"])
+    return {who: {what: _shorter(one) for what, one in held.items()} for who, held in made.items()}
+
+
+def _joined(row: dict[str, Any], names: Iterable[str]) -> str:
+    return " / ".join(str(row[name]) for name in names if row[name] is not None)
+
+
+def _shorter(held: dict[str, Any]) -> Any:
+    """Numbers alone where they say all; of a table sums of its cells, layer by layer."""
+    layers = held.pop("layers")
+    if layers == [None] or layers == list(range(len(layers))):
+        return held["values"] if held.keys() == {"values"} else held
+    if len(set(layers)) < len(layers):
+        cells: dict[str, list[float]] = {}
+        for layer, value in zip(layers, held.pop("values"), strict=True):
+            cells.setdefault(str(layer), []).append(value or 0.0)
+        return {**held, "sums": {layer: _moments(values) for layer, values in cells.items()}}
+    return {**held, "layers": layers}
+
+
+def _moments(values: Sequence[float]) -> list[float]:
+    """How many, their sum, and their sum by place: any value that changes, or moves, shows."""
+    return [len(values), sum(values), sum(place * one for place, one in enumerate(values))]
+
+
+def models(folder: Path) -> dict[str, Any]:
+    """What values.csv says of each model."""
+    rows = table(folder / "values.csv")
+    return {row["model"]: {name: row[name] for name in MODEL} for row in rows}
+
+
+def parameters(folder: Path) -> dict[str, Any]:
+    """The parameters and version of each metric, of values.csv."""
+    found: dict[str, Any] = {}
+    for row in table(folder / "values.csv"):
+        if row["kind"] == "metric":
+            given = json.loads(row["parameters_of_metric"])
+            found[row["source"]] = {"version": row["version"], **given}
+            found[row["source"]].pop("pooling", None)
+    return found
+
+
+def statistics(folder: Path) -> dict[str, Any]:
+    """statistics.csv as board / about / predictor ... -> statistic -> number."""
+    made: dict[str, dict[str, Any]] = {}
+    for row in table(folder / "statistics.csv"):
+        key = _joined(row, STATISTIC)
+        held = made.setdefault(key, {} if row["n"] is None else {"n": row["n"]})
+        assert row["statistic"] not in held, f"{key} / {row['statistic']} is there twice"
+        held[row["statistic"]] = row["value"]
+    return made
+
+
+def as_parquet(folder: Path, name: str) -> list[list[Any]]:
+    """The cells of NAME.parquet."""
+    import pyarrow.parquet as pq
+
+    held = pq.read_table(folder / f"{name}.parquet")
+    return [held.column_names, *(list(row.values()) for row in held.to_pylist())]
+
+
+def as_csv(folder: Path, name: str) -> list[list[str]]:
+    """The cells of NAME.csv, as written."""
+    with (folder / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+# ---------------------------------------------------------------- OUT
+
+
+def journal(out: Path, *kinds: str) -> list[dict[str, Any]]:
+    """The records of some kinds (of all where none is named)."""
+    files = sorted((out / "journal").glob("*.jsonl"))
+    lines = (line for file in files for line in file.read_text(encoding="utf-8").splitlines())
+    return [record for record in map(json.loads, lines) if not kinds or record["kind"] in kinds]
+
+
+def recorded(out: Path) -> dict[str, Any]:
+    """Unit -> the numbers that the journal holds of it."""
+    names = ("score", "scores", "values", "profiles", "n", "start", "removed", "candidates")
+    return {
+        record["unit"]: {name: record[name] for name in names if name in record}
+        for record in journal(out, "score", "metric", "pruning")
+    }
+
+
+def kinds(out: Path) -> dict[str, int]:
+    """How many units of each kind the journal has."""
+    units = {record["unit"]: record["kind"] for record in journal(out)}
+    return dict(sorted(Counter(units.values()).items()))
+
+
+def rows(out: Path, query: str) -> list[list[Any]]:
+    """What the database of OUT answers."""
+    with sqlite3.connect(out / "results.sqlite") as held:
+        return [list(row) for row in held.execute(query)]
+
+
+def database(out: Path) -> dict[str, Any]:
+    """The tables of the database: their columns and how many rows they have."""
+    found = {}
+    for (name,) in rows(out, "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"):
+        names = [row[1] for row in rows(out, f"PRAGMA table_info({name})")]
+        found[name] = {"columns": names, "rows": rows(out, f"SELECT count(*) FROM {name}")[0][0]}
+    return found
+
+
+def blocks_removed(out: Path) -> dict[str, Any]:
+    """The choices of the pruning rules, of the database."""
+    what = "model, rule, seed, budget, removed, candidates, blocks, n"
+    found = rows(out, f"SELECT {what} FROM prunings ORDER BY model, rule, seed, budget")
+    return {
+        f"{model} / {rule} / {seed} / {budget}": {
+            "removed": json.loads(removed),
+            "candidates": json.loads(candidates),
+            "blocks": blocks,
+            "n": n,
+        }
+        for model, rule, seed, budget, removed, candidates, blocks, n in found
+    }
+
+
+def run(out: Path) -> dict[str, Any]:
+    """run.json: what was asked for, without versions, places and times."""
+    held = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    names = ("suite", "errors", "settings", "layers", "metrics", "pruning", "data")
+    found = {name: held[name] for name in names}
+    found["tasks"] = [[task["name"], task["type"]] for task in held["tasks"]]
+    entries = held["models"]
+    found["models"] = [[m["name"], m["revision"], m["adapter"], m["label"]] for m in entries]
+    return found
+
+
+def counters(out: Path) -> dict[str, Any]:
+    """What the last call read, over all models, without its time."""
+    held = json.loads((out / "run.json").read_text(encoding="utf-8"))["counters"]["total"]
+    return {name: number for name, number in held.items() if name != "seconds"}
+
+
+def met(out: Path) -> dict[str, Any]:
+    """What the texts were like: model -> task -> numbers."""
+    held = json.loads((out / "run.json").read_text(encoding="utf-8"))["counters"]["met"]
+    return dict(held)
+
+
+def native(out: Path, kind: str) -> list[str]:
+    """The folders with result files of mteb or lm-eval."""
+    found = {path.parent.relative_to(out).as_posix() for path in (out / kind).rglob("*.json")}
+    return sorted(found)
+
+
+# ---------------------------------------------------------------- the JSON form
+
+
+def boards(text: str) -> list[dict[str, Any]]:
+    """The boards of the JSON form: of embedding tasks, and of base models where there is one."""
+    whole = json.loads(text)
+    assert whole["schema"] == "lrd-harness/leaderboard"
+    return [board for board in (whole, whole["base"]) if board]
+
+
+def ranking(board: dict[str, Any]) -> dict[str, Any]:
+    """Model -> its ranks, scores and values."""
+    names = ("rank", "predicted", "score", "best_layer", "best_score", "values")
+    return {row["label"]: {name: row[name] for name in names} for row in board["models"]}
+
+
+def picks(board: dict[str, Any]) -> dict[str, Any]:
+    """Model / task / metric -> the layer that it chooses, and the gain."""
+    names = ("layer", "gain", "reverse", "reverse_gain")
+    who = ("model", "task", "metric", "score")
+    held = (board["layer_choice"] or {}).get("picks", ())
+    return {" / ".join(one[n] for n in who): [one[n] for n in names] for one in held}
+
+
+def combined(board: dict[str, Any]) -> dict[str, Any]:
+    """The combined predictor: its rows, strengths, and what it predicts for each model."""
+    return {name: one for name, one in (board["combined"] or {}).items() if name != "lacking"}
+
+
+def families(board: dict[str, Any]) -> dict[str, Any]:
+    """The families and pairs of models in them."""
+    return dict(board["families"] or {})
+
+
+def claims(board: dict[str, Any]) -> dict[str, Any]:
+    """Claim -> verdict and numbers."""
+    names = ("verdict", "value", "low", "high", "p", "control", "control_value", "n")
+    return {one["name"]: {name: one[name] for name in names} for one in board["claims"]}
+
+
+def curves(board: dict[str, Any]) -> dict[str, Any]:
+    """Mean curves over depth of all models, at every tenth of it; where they are highest."""
+    held = board["profiles"]["rows"] if board["profiles"] else ()
+    return {
+        f"{one['grouping']} / {one['group']} / {one['source']}": {
+            **{name: one[name][::10] for name in ("means", "spread", "counts")},
+            **{name: one[name] for name in ("highest", "lowest", "models", "tasks", "pairs")},
+        }
+        for one in held
+        if one["grouping"] == "all"
+    }
+
+
+def alike(board: dict[str, Any]) -> dict[str, Any]:
+    """How scores and metrics of all models run alike over the layers."""
+    held = board["profiles"]["correlations"] if board["profiles"] else ()
+    names = ("rho", "low", "high", "pairs", "models")
+    return {
+        one["second"]: {name: one[name] for name in names}
+        for one in held
+        if (one["grouping"], one["first"]) == ("all", "score")
+    }
+
+
+def pruning(board: dict[str, Any]) -> list[dict[str, Any]]:
+    """How rules do over models, without times."""
+    return list(board["pruning"]["summary"]) if board["pruning"] else []
+
+
+# ---------------------------------------------------------------- files of other commands
+
+
+def values_of(folder: Path, name: str) -> dict[str, list[Any]]:
+    """NAME.csv of select, compare or probe, column by column."""
+    return columns(table(folder / f"{name}.csv"), "seconds", "seconds_per_1000")
+
+
+def document(folder: Path, name: str) -> dict[str, Any]:
+    """NAME.json of select, compare or probe."""
+    return dict(json.loads((folder / f"{name}.json").read_text(encoding="utf-8")))
+
+
+def fields(found: Any, *names: str) -> list[list[Any]]:
+    """Some fields of the rows of a document."""
+    return [[row.get(name) for name in names] for row in found]
+
+
+def sorted_rows(found: Iterable[Sequence[Any]]) -> list[list[Any]]:
+    """Rows in an order of their own."""
+    return sorted((list(row) for row in found), key=repr)
