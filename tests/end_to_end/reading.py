@@ -288,6 +288,11 @@ def pruning(board: dict[str, Any]) -> list[dict[str, Any]]:
     return list(board["pruning"]["summary"]) if board["pruning"] else []
 
 
+def checkpoints(board: dict[str, Any]) -> list[Any]:
+    """Families of checkpoints, as the form has them."""
+    return list(board["checkpoints"])
+
+
 # ---------------------------------------------------------------- files of other commands
 
 
