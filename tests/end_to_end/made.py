@@ -22,7 +22,7 @@ WORDS = (
     "the cat sat on a mat and the dog ran to find some old red ball in our green park while rain "
     "fell on every quiet street of that small town near cold blue water under dark wide sky"
 ).split()
-LENGTH = 64  # tokens that a model takes
+LENGTH = 256  # tokens that a model takes
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -309,9 +309,9 @@ def _retrieval(folder: Path, texts: Sequence[str], draw: random.Random) -> dict[
 
 
 def questions(folder: Path, count: int = 24) -> Path:
-    """Local MMLU: test questions of two subjects, in its columns."""
+    """Local MMLU: test questions of two subjects and examples, in its columns."""
     draw = random.Random(3)
-    asked = sentences(count, 5, least=3)
+    asked = sentences(count, 5, least=3, most=8)
     choices = sentences(4 * count, 6, least=1, most=4)
     rows = [
         {
@@ -322,5 +322,49 @@ def questions(folder: Path, count: int = 24) -> Path:
         }
         for i, question in enumerate(asked)
     ]
-    write_rows(folder / "mmlu" / "test.jsonl", rows)
+    write_rows(folder / "mmlu" / "test.jsonl", rows[6:])
+    write_rows(folder / "mmlu" / "dev.jsonl", rows[:6])
+    return folder
+
+
+def small_data(folder: Path) -> Path:
+    """Local data of a few rows: STS."""
+    texts = sentences(16, 44)
+    rows = [
+        {"sentence1": a, "sentence2": b, "score": (7 * i % 10) / 2}
+        for i, (a, b) in enumerate(zip(texts[:8], texts[8:], strict=True))
+    ]
+    write_rows(folder / "STSBenchmark" / "test.jsonl", rows)
+    return folder
+
+
+ENDINGS = """\
+task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {{validation: {file}}}}}
+output_type: multiple_choice
+validation_split: validation
+doc_to_text: "{{{{query}}}}"
+doc_to_target: "{{{{label}}}}"
+doc_to_choice: "choices"
+num_fewshot: 0
+metric_list:
+  - {{metric: acc, aggregation: mean, higher_is_better: true}}
+  - {{metric: acc_norm, aggregation: mean, higher_is_better: true}}
+"""
+
+
+def endings(folder: Path, name: str, rows: int, seed: int, data: str | None = None) -> Path:
+    """A task of one's own in lm-eval's YAML: which of three endings a text has.
+
+    data: what the task calls its file, the whole path where it is not given.
+    """
+    texts, ends = sentences(rows, seed, least=3), sentences(3 * rows, seed + 1, most=4)
+    asked = [
+        {"query": text, "choices": ends[3 * i : 3 * i + 3], "label": i % 3}
+        for i, text in enumerate(texts)
+    ]
+    file = write_rows(folder / f"{name}.jsonl", asked)
+    yaml = ENDINGS.format(name=name, file=json.dumps(data or str(file)))
+    (folder / f"{name}.yaml").write_text(yaml, encoding="utf-8")
     return folder

@@ -296,14 +296,42 @@ def checkpoints(board: dict[str, Any]) -> list[Any]:
 # ---------------------------------------------------------------- files of other commands
 
 
-def values_of(folder: Path, name: str) -> dict[str, list[Any]]:
-    """NAME.csv of select, compare or probe, column by column."""
-    return columns(table(folder / f"{name}.csv"), "seconds", "seconds_per_1000")
+def document_values(folder: Path, name: str) -> dict[str, Any]:
+    """Of NAME.json of select: the models that were measured."""
+    held = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    return {"models": [one["model"] for one in held["models"]]}
 
 
-def document(folder: Path, name: str) -> dict[str, Any]:
-    """NAME.json of select, compare or probe."""
-    return dict(json.loads((folder / f"{name}.json").read_text(encoding="utf-8")))
+def probed(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """probe.csv as metric / score / step -> values in their order, with n."""
+    found: dict[str, Any] = {}
+    for row in rows:
+        key = _joined(row, ("metric", "score", "step"))
+        found.setdefault(key, []).append([row["layer"], row["value"], row["n"]])
+    return found
+
+
+def starred(printed: str) -> list[list[Any]]:
+    """The table that `layer` prints, row by row; a star marks what a metric chooses."""
+    lines = (line.split() for line in printed.splitlines())
+    return [
+        [one if "*" in one else cell(one) for one in words]
+        for words in lines
+        if len(words) > 2 and words[0].isdigit() and words[1].replace(".", "").isdigit()
+    ]
+
+
+def saved(folder: Path) -> dict[str, Any]:
+    """A saved checkpoint: its files, its weights' names, shapes and sums."""
+    from safetensors.numpy import load_file
+
+    weights = load_file(folder / "model.safetensors")
+    files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    sums = {
+        name: [list(one.shape), float(one.astype(float).sum())]
+        for name, one in sorted(weights.items())
+    }
+    return {"files": files, "weights": sums}
 
 
 def fields(found: Any, *names: str) -> list[list[Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -12,20 +11,7 @@ from .commands import done
 from .conftest import Place
 from .frozen import expect
 
-ENDINGS = """\
-task: end_to_end_endings
-dataset_path: json
-dataset_kwargs: {{data_files: {{validation: {file}}}}}
-output_type: multiple_choice
-validation_split: validation
-doc_to_text: "{{{{query}}}}"
-doc_to_target: "{{{{label}}}}"
-doc_to_choice: "choices"
-num_fewshot: 0
-metric_list:
-  - {{metric: acc, aggregation: mean, higher_is_better: true}}
-  - {{metric: acc_norm, aggregation: mean, higher_is_better: true}}
-"""
+SUBJECTS = ("lm-eval:mmlu_anatomy", "lm-eval:mmlu_virology")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +19,15 @@ def out(place: Place) -> Path:
     """Two decoders on the questions of two subjects, and an encoder that has no head."""
     folder = place.folder / "mmlu"
     models = place.models("gpt", "llama", "bert-one")
-    asked = ("--tasks", "MMLU", "STSBenchmark", "--task-data", place.data, "--plugins", "frenet,nrs")
+    asked = (
+        "--tasks",
+        *SUBJECTS,
+        "STSBenchmark",
+        "--task-data",
+        place.data,
+        "--plugins",
+        "frenet,nrs",
+    )
     done(place.cache, "run", "--models", *models, *asked, "--output", folder, "--quiet")
     return folder
 
@@ -61,40 +55,26 @@ def test_base_models_have_a_board_of_their_own(out: Path) -> None:
 
 def test_files_of_lm_eval(out: Path) -> None:
     found = reading.native(out, "lm_eval")
-    assert {folder.rsplit("/", 1)[1] for folder in found} >= {"model", *(f"layer_{n}" for n in range(6))}
+    assert {folder.rsplit("/", 1)[1] for folder in found} >= {
+        "model",
+        *(f"layer_{n}" for n in range(6)),
+    }
     expect("likelihood-files", found)
 
 
 def test_a_task_in_yaml(place: Place, tmp_path: Path) -> None:
-    texts, ends = made.sentences(16, 11, least=3), made.sentences(48, 12, least=1, most=4)
-    rows = [
-        {"query": text, "choices": ends[3 * i : 3 * i + 3], "label": i % 3}
-        for i, text in enumerate(texts)
-    ]
-    data = made.write_rows(tmp_path / "own" / "rows.jsonl", rows)
-    (tmp_path / "own" / "endings.yaml").write_text(ENDINGS.format(file=json.dumps(str(data))))
-    out = tmp_path / "out"
-    asked = ("--tasks", "lm-eval:end_to_end_endings", "--include-path", tmp_path / "own")
+    own, out = made.endings(tmp_path / "own", "end_to_end_endings", 16, 11), tmp_path / "out"
+    asked = ("--tasks", "lm-eval:end_to_end_endings", "--include-path", own)
     more = ("--plugins", "effective_rank", "--limit", 12, "--log-samples", "--quiet")
     done(place.cache, "run", "--models", place.folder / "gpt", *asked, *more, "--output", out)
     expect("likelihood-yaml", reading.recorded(out))
-    samples = [path for path in (out / "lm_eval").rglob("*samples*")]
-    assert samples
+    assert list((out / "lm_eval").rglob("*samples*"))
 
 
 def test_examples_before_a_question(place: Place, tmp_path: Path) -> None:
-    """Two of the same questions stand for examples; prompts too long are cut and counted."""
-    folder = tmp_path / "data" / "mmlu"
-    rows = reading_rows(place.data / "mmlu" / "test.jsonl")
-    made.write_rows(folder / "test.jsonl", rows[:8])
-    made.write_rows(folder / "dev.jsonl", rows[8:14])
-    asked = ("--tasks", "MMLU", "--task-data", tmp_path / "data", "--num-fewshot", 1)
-    more = ("--plugins", "cosine", "--output", tmp_path / "out", "--quiet")
+    """Prompts that are too long with them are cut, and counted."""
+    asked = ("--tasks", SUBJECTS[0], "--task-data", place.data, "--num-fewshot", 2)
+    more = ("--plugins", "cosine", "--output", tmp_path, "--quiet")
     done(place.cache, "run", "--models", place.folder / "llama", *asked, *more)
-    found = {"recorded": reading.recorded(tmp_path / "out"), "met": reading.met(tmp_path / "out")}
+    found = {"recorded": reading.recorded(tmp_path), "met": reading.met(tmp_path)}
     expect("likelihood-fewshot", found)
-
-
-def reading_rows(path: Path) -> list[dict[str, object]]:
-    """The rows of a JSON lines file."""
-    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -144,3 +144,21 @@ def test_with_an_empty_folder_states_come_of_the_cache(
     assert now
     for unit, numbers in now.items():
         assert numbers == before[unit], unit
+
+
+def test_units_that_fail_cost_exit_code_1_and_are_tried_again(place: Place, tmp_path: Path) -> None:
+    """Metrics need 8 texts, the score does not."""
+    rows = (place.data / "STSBenchmark" / "test.jsonl").read_text().splitlines(keepends=True)
+    data, out = tmp_path / "data", tmp_path / "out"
+    (data / "STSBenchmark").mkdir(parents=True)
+    (data / "STSBenchmark" / "test.jsonl").write_text("".join(rows[:3]))
+    command = ["run", "--models", place.folder / "bert-one", "--tasks", "STSBenchmark"]
+    command += ["--task-data", data, "--plugins", "frenet,nrs", "--output", out, "--quiet"]
+    for _ in range(2):
+        said = lrd(place.cache, *command)
+        assert said.code == 1
+        failed = reading.rows(out, "SELECT task, metric FROM errors ORDER BY metric")
+        assert failed == [["STSBenchmark", "frenet"], ["STSBenchmark", "nrs"]]
+        assert len(reading.journal(out, "score")) == 5
+        assert "frenet" in said.out
+        assert json.loads((out / "run.json").read_text())["errors"] == 2
