@@ -33,9 +33,10 @@ class Place(NamedTuple):
 
 
 class Made(NamedTuple):
-    """A run: its folder, the command, and what it printed."""
+    """A run: its folder, the cache that it alone has filled, the command, and what it printed."""
 
     out: Path
+    cache: Path
     command: list[object]
     printed: str
 
@@ -75,4 +76,5 @@ def whole(place: Place) -> Made:
     command: list[object] = ["run", "--suite", suite, "--task-data", place.data]
     command += [*PRUNE, "--random-seeds", 2, "--prune-tasks", "STSBenchmark"]
     command += ["--output", out, "--quiet"]
-    return Made(out, command, done(place.cache, *command))
+    cache = place.folder / "cache-of-the-run"
+    return Made(out, cache, command, done(cache, *command))

@@ -54,12 +54,13 @@ def series(folder: Path) -> dict[str, Any]:
     """values.csv as model / variant / task -> kind / source / name -> numbers, layer by layer.
 
     Where there is more than numbers of all layers: also the layers and what else is the same in
-    the series. mteb's areas under abstention curves hang on the order of equal scores and are not
-    taken.
+    the series. Not taken are mteb's areas under abstention curves, which hang on the order of equal
+    scores, and how many texts were read, which hangs on what the cache had: see counters.
     """
     made: dict[str, dict[str, Any]] = {}
     for row in table(folder / "values.csv"):
-        if row["name"] in TIMED or str(row["name"]).startswith("nauc_"):
+        told = row["kind"] == "capture" or row["name"] in TIMED
+        if told or str(row["name"]).startswith("nauc_"):
             continue
         who, what = _joined(row, WHO), _joined(row, WHAT)
         held = made.setdefault(who, {}).setdefault(what, {"layers": [], "values": []})

@@ -12,6 +12,7 @@ from .commands import Said, lrd
 from .conftest import Made, Place
 
 LONGEST = 300  # characters of the line
+TEXTS = ("--texts", "{folder}/texts.jsonl")
 
 
 def check(said: Said, *parts: str) -> None:
@@ -59,20 +60,25 @@ def test_runs(name: str, place: Place, tmp_path: Path) -> None:
     assert not out.exists()
 
 
-BOARDS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "no columns": ("colour\nred\n", ("S.csv",)),
-    "no number": ("model,X\na,much\n", ("much",)),
-    "twice": ("model,X\na,0.5\na,0.6\n", ("a",)),
-    "above one hundred": ("model,X\na,50\nb,250\n", ("X",)),
-    "empty": ("", ("S.csv",)),
+SIZES = "model,parameters_millions,width,blocks\na,1,8,2\nb,2,8,2\n"
+BOARDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "no columns": ("colour\nred\n", SIZES, ("S.csv",)),
+    "no number": ("model,X\na,much\nb,0.5\n", SIZES, ("S.csv", "much")),
+    "twice": ("model,X\na,0.5\na,0.6\n", SIZES, ("S.csv", "line 3")),
+    "above one hundred": ("model,Xyz\na,50\nb,250\n", SIZES, ("S.csv", "Xyz")),
+    "both scales": ("model,Xyz\na,0.9\nb,90\n", SIZES, ("S.csv", "Xyz")),
+    "nothing": ("", SIZES, ("S.csv",)),
+    "a size": ("model,X\na,0.5\nb,0.6\n", SIZES.replace("a,1,8", "a,1,wide"), ("M.csv", "wide")),
 }
 
 
 @pytest.mark.parametrize("name", BOARDS)
 def test_tables(name: str, tmp_path: Path) -> None:
-    text, parts = BOARDS[name]
-    (tmp_path / "S.csv").write_text(text)
-    check(lrd(tmp_path / "cache", "leaderboard", "--actual", tmp_path / "S.csv"), *parts)
+    scores, sizes, parts = BOARDS[name]
+    (tmp_path / "S.csv").write_text(scores)
+    (tmp_path / "M.csv").write_text(sizes)
+    given = ("--actual", tmp_path / "S.csv", "--models-info", tmp_path / "M.csv")
+    check(lrd(tmp_path / "cache", "leaderboard", *given), *parts)
 
 
 def test_folders_that_are_no_runs(place: Place, tmp_path: Path) -> None:
@@ -125,10 +131,10 @@ def test_damaged_weights_and_rows(place: Place, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "typed",
     [
-        ("select", "--models", "{folder}/bert-one", "--texts", "{folder}/texts.jsonl"),
-        ("layer", "{folder}/bert-one", "--by", "nothing"),
-        ("probe", "{folder}/bert-one", "--kind", "shuffle"),
-        ("compare", "{folder}/bert-one", "{folder}/bert-two"),
+        ("select", "--models", "{folder}/bert-one", *TEXTS),
+        ("layer", "{folder}/bert-one", "--by", "nothing", *TEXTS),
+        ("probe", "{folder}/bert-one", "--kind", "shuffle", *TEXTS),
+        ("compare", "{folder}/bert-one", "{folder}/bert-two", *TEXTS),
         ("prune", "{folder}/bert-one", "--layers", "9"),
         ("prune", "{folder}/bert-one", "--rule", "gfmi", "--budget", "0.5"),
         ("suites", "no-such-suite"),

@@ -110,7 +110,8 @@ def test_a_model_does_not_differ_from_itself(place: Place, tmp_path: Path) -> No
 
 
 def test_models_of_other_depth_are_not_compared(place: Place) -> None:
-    said = lrd(place.cache, "compare", *place.models("bert-one", "bert-two"), "--quiet")
+    models = place.models("bert-one", "bert-two")
+    said = lrd(place.cache, "compare", *models, "--texts", place.texts, "--quiet")
     assert said.code == 2
     assert said.err.count("\n") == 1
 

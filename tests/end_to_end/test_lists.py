@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -93,21 +94,22 @@ def test_a_metric_of_ones_own(place: Place, tmp_path: Path) -> None:
     assert "mean_spread" in printed
 
 
-@pytest.mark.usefixtures("whole")
-def test_cache_tells_what_it_keeps(place: Place) -> None:
-    printed = done(place.cache, "cache", "info")
-    assert str(place.cache) in printed.replace("\n", "")
+def test_cache_tells_what_it_keeps(whole: Made) -> None:
+    printed = done(whole.cache, "cache", "info")
+    assert str(whole.cache) in printed.replace("\n", "")
     for name in ("local/bert-one", "local/gpt", "local/llama", "local/sentence"):
         assert name in printed
-    assert lrd(place.cache, "cache", "verify").code == 0
+    assert lrd(whole.cache, "cache", "verify").code == 0
 
 
-def test_cache_names_a_damaged_file_and_repairs(place: Place, whole: Made, tmp_path: Path) -> None:
-    import shutil
+@pytest.fixture
+def cache(whole: Made, tmp_path: Path) -> Path:
+    """A copy of the cache of the run."""
+    shutil.copytree(whole.cache / "states", tmp_path / "cache" / "states")
+    return tmp_path / "cache"
 
-    cache = tmp_path / "cache"
-    shutil.copytree(place.cache / "states", cache / "states")
-    assert whole.out.exists()
+
+def test_cache_names_a_damaged_file_and_repairs(cache: Path) -> None:
     file = min(cache.rglob("*.safetensors"))
     held = bytearray(file.read_bytes())
     held[-1] ^= 1
@@ -120,12 +122,7 @@ def test_cache_names_a_damaged_file_and_repairs(place: Place, whole: Made, tmp_p
     assert lrd(cache, "cache", "verify").code == 0
 
 
-def test_cache_is_cleared(place: Place, whole: Made, tmp_path: Path) -> None:
-    import shutil
-
-    cache = tmp_path / "cache"
-    shutil.copytree(place.cache / "states", cache / "states")
-    assert whole.out.exists()
+def test_cache_is_cleared(cache: Path) -> None:
     done(cache, "cache", "clear", "--model", "local/gpt", "--yes")
     left = done(cache, "cache", "info")
     assert "local/gpt" not in left

@@ -21,7 +21,7 @@ CLOCKED = ("latency_saved",)
 def tidy(place: Place, whole: Made) -> Path:
     """The run as the folder `tidy`."""
     folder = place.folder / "tidy"
-    done(place.cache, "leaderboard", whole.out, "--format", "tidy", "--output", folder)
+    done(whole.cache, "leaderboard", whole.out, "--format", "tidy", "--output", folder)
     return folder
 
 
@@ -110,9 +110,9 @@ def test_printed_are_ranks_and_scores(whole: Made) -> None:
 
 
 @pytest.mark.parametrize("form", ["csv", "json", "md", "latex", "layers", "pruning", "table"])
-def test_leaderboard_prints_what_the_run_wrote(form: str, place: Place, whole: Made) -> None:
+def test_leaderboard_prints_what_the_run_wrote(form: str, whole: Made) -> None:
     endings = {"latex": ".tex", "layers": "-layers.csv", "pruning": "-pruning.csv"}
-    printed = done(place.cache, "leaderboard", whole.out, "--format", form)
+    printed = done(whole.cache, "leaderboard", whole.out, "--format", form)
     if form == "table":
         assert printed.strip() in whole.printed
         return
@@ -120,11 +120,11 @@ def test_leaderboard_prints_what_the_run_wrote(form: str, place: Place, whole: M
     assert printed.rstrip("\n") == (whole.out / name).read_text().rstrip("\n")
 
 
-def test_again_nothing_is_read(place: Place, whole: Made, tmp_path: Path) -> None:
+def test_again_nothing_is_read(whole: Made, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(whole.out, out)
     command = [out if word == whole.out else word for word in whole.command]
-    said = lrd(place.cache, *command)
+    said = lrd(whole.cache, *command)
     assert said.code == 0
     assert said.out == whole.printed
     assert reading.counters(out)["forwarded"] == 0
@@ -138,7 +138,7 @@ def test_with_an_empty_folder_states_come_of_the_cache(
     out = tmp_path / "out"
     command = ["run", "--models", place.folder / "bert-one", "--tasks", "STSBenchmark"]
     command += ["--task-data", place.data, "--plugins", "frenet,nrs", "--set", "nrs.k=10"]
-    assert lrd(place.cache, *command, "--output", out, "--quiet").code == 0
+    assert lrd(whole.cache, *command, "--output", out, "--quiet").code == 0
     assert reading.counters(out)["forwarded"] == 0
     before, now = reading.recorded(whole.out), reading.recorded(out)
     assert now
