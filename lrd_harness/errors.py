@@ -1,11 +1,66 @@
-"""The two kinds of failure: bad input ends the command, a fault in a unit is recorded."""
+"""Numbers that multiply work or memory: whole, at least so much, and never absurdly large.
+
+The bounds are far above what anyone needs. They are there so that a slip of the keyboard, or a
+damaged file, ends in a line instead of a machine that computes for ever.
+
+Names from strangers, as they may be printed.
+
+What is to be said to the user from deep inside, where no display is at hand.
+
+The two kinds of failure: bad input ends the command, a fault in a unit is recorded.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
 
-from lrd_harness.printable import plain
+
+def plain(text: object) -> str:
+    """Text with everything unprintable (line ends, escapes, direction marks) made visible."""
+    shown = str(text)
+    if shown.isprintable():
+        return shown
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in shown
+    )
+
+
+_told: ContextVar[Callable[[str], None] | None] = ContextVar("told", default=None)
+
+
+def bounded(text: str) -> str:
+    """Text of which each line is short enough for a terminal, whatever names stand in it."""
+    return "\n".join(map(short, text.split("\n")))
+
+
+def tell(text: str) -> None:
+    """Tell the user at once, on standard error."""
+    print(bounded(text), file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def told_to(show: Callable[[str], None]) -> Iterator[None]:
+    """Within the block, `say` calls show(line)."""
+    token = _told.set(show)
+    try:
+        yield
+    finally:
+        _told.reset(token)
+
+
+def say(line: str) -> None:
+    """Tell the user, where somebody listens."""
+    show = _told.get()
+    if show is not None:
+        show(line)
+
 
 LONGEST = 300  # characters of a message
 
@@ -99,3 +154,65 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UserE
         near = [folded[n] for n in difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.5)]
     meant = f" Did you mean {' or '.join(near)}?" if near else ""
     return UserError(f"unknown {kind} '{name}'.{meant}{' ' + hint if hint else ''}")
+
+
+COUNT = 10**9  # texts, tokens, documents
+DRAWS = 10_000  # repetitions: half-samples, random choices
+STEPS = 1_000  # of a probe, of budgets
+TOKENS = 10**6  # of one text
+SLICES = 10**6
+EXAMPLES = 1_000  # in a prompt
+SEED = 2**32 - 1
+BLOCKS = 10_000
+WIDTH = 10**9
+PARAMETERS = 2**63 - 1
+
+
+def check_whole(value: Any, what: str, least: int, most: int) -> None:
+    """Raise UserError unless it is a whole number within the bounds; `what` begins the message."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < least:
+        mark = "," if what.endswith(" is") else ":"
+        raise UserError(f"{what} {shown(value)}{mark} not a whole number of at least {least}")
+    if value > most:
+        raise UserError(f"{what} {shown(value)}: at most {most:,} is possible")
+
+
+def processes() -> int:
+    """How many a run may start on this machine: four a core, and 16 in any case."""
+    return max(16, 4 * (os.cpu_count() or 1))
+
+
+def shown(value: Any) -> str:
+    """A value for a message; of whole numbers too long for one, about how large they are."""
+    if isinstance(value, int) and abs(value) >= 10**30:
+        return "beyond 10^30" if value > 0 else "below -10^30"
+    return f"{value!s:.60}"
+
+
+def named(name: str) -> Path:
+    """The path of a name, its ~ expanded. Raises UserError for a name that no path can have."""
+    check_typed([name])
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise UserError(f"{name}: there is no user of that name, or none with a home") from None
+
+
+def there(name: str) -> bool:
+    """Whether something of that name is there, which a name that is too long for one never is."""
+    try:
+        return named(name).exists()
+    except OSError:
+        return False
+
+
+def check_typed(words: Iterable[str]) -> None:
+    """Raise UserError for a word that cannot be a path nor be written down."""
+    for word in words:
+        if "\0" in word:
+            raise UserError(f"{word!r} holds a NUL character, which no name can")
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{word!r} is not UTF-8 text") from None

@@ -18,40 +18,37 @@ import pluggy
 
 from lrd_harness import hookspecs
 from lrd_harness.contracts import Adapter, Metric, Pruner, Reporter, Task, TaskFamily
-from lrd_harness.errors import PluginFault, UserError, unknown
-from lrd_harness.files import named
+from lrd_harness.errors import PluginFault, UserError, named, plain, say, unknown
 from lrd_harness.guard import Owner, guard
-from lrd_harness.notices import say
-from lrd_harness.printable import plain
 from lrd_harness.registration import registered
 
 GROUP = "lrd_harness"
 
 # One literal list, as in pytest and datasette: built-ins use the same hooks as strangers.
 BUILT_IN = (
-    "lrd_harness.plugins.frenet",
-    "lrd_harness.plugins.nrs",
-    "lrd_harness.plugins.gfmi",
-    "lrd_harness.plugins.prompt_entropy",
-    "lrd_harness.plugins.dataset_entropy",
-    "lrd_harness.plugins.effective_rank",
-    "lrd_harness.plugins.curvature",
-    "lrd_harness.plugins.infonce",
-    "lrd_harness.plugins.lidar",
-    "lrd_harness.plugins.dime",
-    "lrd_harness.plugins.block_influence",
-    "lrd_harness.plugins.cosine",
-    "lrd_harness.plugins.subspace_distance",
-    "lrd_harness.plugins.sentence_transformers",
-    "lrd_harness.plugins.encoder",
-    "lrd_harness.plugins.decoder",
+    "lrd_harness.plugins.metrics.frenet",
+    "lrd_harness.plugins.metrics.nrs",
+    "lrd_harness.plugins.metrics.gfmi",
+    "lrd_harness.plugins.metrics.prompt_entropy",
+    "lrd_harness.plugins.metrics.dataset_entropy",
+    "lrd_harness.plugins.metrics.effective_rank",
+    "lrd_harness.plugins.metrics.curvature",
+    "lrd_harness.plugins.metrics.infonce",
+    "lrd_harness.plugins.metrics.lidar",
+    "lrd_harness.plugins.metrics.dime",
+    "lrd_harness.plugins.metrics.block_influence",
+    "lrd_harness.plugins.metrics.cosine",
+    "lrd_harness.plugins.metrics.subspace_distance",
+    "lrd_harness.plugins.adapters.sentence_transformers",
+    "lrd_harness.plugins.adapters.encoder",
+    "lrd_harness.plugins.adapters.decoder",
     "lrd_harness.plugins.pruners",
-    "lrd_harness.plugins.reporters",
-    "lrd_harness.plugins.exports",
-    "lrd_harness.plugins.page",
-    "lrd_harness.tasks.mteb_tasks",
-    "lrd_harness.tasks.offline",
-    "lrd_harness.tasks.lm_eval_tasks",
+    "lrd_harness.plugins.reporters.forms",
+    "lrd_harness.plugins.reporters.exports",
+    "lrd_harness.plugins.reporters.page",
+    "lrd_harness.tasks.embedding.mteb_tasks",
+    "lrd_harness.tasks.offline.tasks",
+    "lrd_harness.tasks.likelihood.lm_eval_tasks",
     "lrd_harness.tasks.own_texts",
 )
 

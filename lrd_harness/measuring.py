@@ -1,23 +1,144 @@
 """Compute a metric: states in, scores by name out; the one way, for runs and library users.
 
 Letters in shapes: n texts, T tokens, d width, q views, L blocks; a model has L + 1 states.
+
+Scores by name, as metrics give them: Python's own numbers, their summaries and means.
 """
 
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, overload
+from dataclasses import dataclass
+from math import isfinite, isinf, isnan
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 
 from lrd_harness.contracts import Metric, Values
 from lrd_harness.errors import DegenerateState, NotEnoughTexts, NotFinite, UnitError, unknown
-from lrd_harness.scores import Scores as Scores
-from lrd_harness.scores import mean_of_texts, plain
-from lrd_harness.scores import summaries as summaries
-from lrd_harness.scores import summarised as summarised
 
 if TYPE_CHECKING:
     import torch
+
+
+EXACT = 2**53  # beyond which floats are no longer all integers
+Scores = dict[str, "float | list[float] | list[list[float]]"]
+
+
+def summaries(values: Sequence[float], name: str) -> dict[str, float]:
+    """The model-level summaries of a per-layer score, named `mean_NAME` and so on.
+
+    mean, std (of the population), min, max; early and late: means of the first and the last
+    max(1, len // 3) values; trend: late minus early; slope: least squares on depth 0..1, absent
+    for a single value. NaN stands where a layer has no value, and is left out: depth runs from the
+    first value to the last. None at all for no values.
+    """
+    import numpy as np
+
+    given = np.asarray(values, dtype=np.float64)
+    places = np.flatnonzero(~np.isnan(given))
+    if not len(places):
+        return {}
+    x = given[places]
+    third = max(1, len(x) // 3)
+    early, late = x[:third].mean(), x[-third:].mean()
+    scores = {"mean": x.mean(), "std": x.std(), "min": x.min(), "max": x.max()}
+    scores |= {"early": early, "late": late, "trend": late - early}
+    if len(x) > 1:
+        depth = (places - places.mean()) / (places[-1] - places[0])  # its slope is that on 0..1
+        scores["slope"] = depth @ (x - x.mean()) / (depth @ depth)
+    return {f"{key}_{name}": float(value) for key, value in scores.items()}
+
+
+def summarised(values: Values, name: str = "the metric") -> Scores:
+    """The values with the `summaries` of every list for which they hold none of their own.
+
+    A list of lists, as a histogram, has none. Raises as `plain` does, which names the metric.
+    """
+    scores = plain(values, name)
+    for score, value in list(scores.items()):
+        numbers = [v for v in value if not isinstance(v, list)] if isinstance(value, list) else []
+        added = summaries(numbers, score)
+        if added.keys().isdisjoint(scores):
+            scores = {**added, **scores}
+    return scores
+
+
+def plain(values: Mapping[str, Any], name: str = "the metric") -> Scores:
+    """Scores as Python's own floats and lists, whatever the metric made them of.
+
+    Raises TypeError, with the metric's name, for all but a mapping from names to numbers, lists of
+    numbers and lists of these; OverflowError for an integer that no float can hold.
+    """
+    if not isinstance(values, Mapping):
+        given = type(values).__name__
+        raise TypeError(f"{name} gave {given}, not a mapping from names of scores to numbers")
+    for score in values:
+        if not isinstance(score, str) or not score.isprintable() or not score.strip():
+            raise TypeError(f"{name} gave a score named {ascii(score)[:60]}, which is no name")
+    return {str(score): _plain(value, f"{name}.{score}") for score, value in values.items()}
+
+
+def _plain(value: Any, what: str) -> Any:
+    value = _listed(value)
+    if not _is_list(value):
+        return number(value, what)
+    items = [_listed(item) for item in value]
+    rows = [_is_list(item) for item in items]
+    if not any(rows):
+        return [float(number(item, what)) for item in items]
+    if not all(rows):
+        raise TypeError(f"{what} holds numbers and lists side by side")
+    return [[float(number(one, what)) for one in item] for item in items]
+
+
+def number(value: Any, what: str) -> int | float:
+    """A number as Python's own, whatever it was. Raises TypeError and OverflowError, as `plain`."""
+    value = _listed(value)
+    if isinstance(value, str | bytes | bytearray) or not hasattr(value, "__float__"):
+        plainly = value is None or isinstance(value, complex)
+        given = value if plainly else f"a {type(value).__name__}"
+        raise TypeError(f"{what} is {given}, where a number belongs")
+    try:
+        found = float(value)
+    except OverflowError:
+        raise OverflowError(f"{what} is an integer that no float can hold") from None
+    # larger ones are rounded, as a database and other languages would
+    return int(value) if isinstance(value, int) and abs(value) <= EXACT else found
+
+
+def _listed(value: Any) -> Any:
+    """numpy's and torch's arrays as lists, and those without a dimension as numbers."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)
+
+
+def mean_of_texts(name: str, texts: Sequence[Values]) -> dict[str, Any]:
+    """The mean of every score over the texts, each number over those where it is not NaN.
+
+    Raises UnitError, with the metric's name, where the texts differ in which scores they have, or
+    in how many numbers.
+    """
+    import numpy as np
+
+    if any(text.keys() != texts[0].keys() for text in texts):
+        raise UnitError(f"{name} gave other scores for one text than for another")
+    means = {}
+    for score in texts[0]:
+        try:
+            numbers = np.array([text[score] for text in texts], dtype=np.float64)
+        except ValueError:
+            raise UnitError(
+                f"{name}.{score} has more values for one text than for another"
+            ) from None
+        known = ~np.isnan(numbers)
+        total, count = np.where(known, numbers, 0.0).sum(axis=0), known.sum(axis=0)
+        means[score] = np.where(count, total / np.maximum(count, 1), np.nan)
+    return means
+
 
 MIN_TEXTS = 8
 SAME_ROW = 1e-6  # relative distance below which two rows are the same
@@ -276,3 +397,74 @@ def _float64(array: Any) -> torch.Tensor:
         return array.detach().to(device=device, dtype=torch.float64)
     # A copy, since torch warns of memory that it may not write, as a mapped file's.
     return torch.from_numpy(np.array(array, dtype=np.float64, order="C"))
+
+
+@dataclass(frozen=True)
+class PlannedMetric:
+    """A metric with the parameters that it is called with."""
+
+    metric: Metric
+    parameters: Mapping[str, Any]
+
+    @property
+    def written(self) -> dict[str, Any]:
+        """The parameters as JSON can hold them, others (an infinite order of entropy) as texts."""
+        return {name: _written(value) for name, value in self.parameters.items()}
+
+
+def _written(value: Any) -> Any:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return str(value)
+    return value
+
+
+class Split(NamedTuple):
+    """A metric's scores as a record holds them: of the model, per layer, several a layer."""
+
+    values: dict[str, float]
+    profiles: dict[str, dict[str, list[Any]]]
+    tables: dict[str, dict[str, list[Any]]]
+
+
+def split_scores(scores: Mapping[str, Any], states: int) -> Split:
+    """Model-level values, and per-layer ones with the layers that they belong to.
+
+    NaN in a profile says that the layer has no value, and becomes None. Raises NotFinite for any
+    other number that is not finite, which no table can hold, and UnitError for lists that belong to
+    no layers, and for no score at all.
+    """
+    if scores.keys() <= {"start", "left_out"}:
+        raise UnitError("no score was given")
+    start = start_of(scores, states)
+    found = Split({}, {}, {})
+    lists = {name: value for name, value in scores.items() if isinstance(value, list)}
+    # before any number: what is wrong in a list shows in its summaries, too
+    places = {
+        name: profile_layers(states - start, len(value), start) for name, value in lists.items()
+    }
+    for name, layers in places.items():
+        _check_rows(name, layers, lists[name])
+    for name, value in scores.items():
+        if name not in places:
+            if not isfinite(value):
+                raise NotFinite(f"the score {name} is {value}")
+            found.values[name] = value
+        elif value and isinstance(value[0], list):
+            found.tables[name] = {"layers": places[name], "rows": value}
+        else:
+            values = [None if isnan(one) else one for one in value]
+            found.profiles[name] = {"layers": places[name], "values": values}
+    some = any(v is not None for held in found.profiles.values() for v in held["values"])
+    if not (some or found.tables or found.values.keys() - {"start", "left_out"}):
+        raise UnitError("no score has a value in any layer")
+    return found
+
+
+def _check_rows(name: str, layers: Sequence[int], rows: Sequence[Any]) -> None:
+    """Raise NotFinite where a layer's number is infinite, or a number of its row is none."""
+    for layer, row in zip(layers, rows, strict=True):
+        odd = not all(map(isfinite, row)) if isinstance(row, list) else isinf(row)
+        if odd:
+            raise NotFinite(f"the score {name} is {row} at layer {layer}")

@@ -19,8 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from lrd_harness.notices import bounded
-from lrd_harness.printable import plain
+from lrd_harness.errors import bounded, plain
 
 Advance = Callable[[int, "int | None"], None]
 

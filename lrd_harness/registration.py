@@ -26,7 +26,7 @@ from lrd_harness.contracts import (
     TaskFamily,
 )
 from lrd_harness.guard import Owner, guarded
-from lrd_harness.scores import number, plain
+from lrd_harness.measuring import number, plain
 
 MOST_NAME = 200  # characters of a name, which becomes part of files' names
 SUFFIX = re.compile(r"([-.][\w.-]*\w)?", re.ASCII)

@@ -15,40 +15,14 @@ import numpy as np
 from lrd_harness.contracts import Metric, Reporter
 from lrd_harness.errors import UnitError
 from lrd_harness.measuring import Scores, finish, measure, profile_layers
+from lrd_harness.planning.parameters import LENGTHS, random_sample, random_states
 
 if TYPE_CHECKING:
-    from lrd_harness.leaderboard import Leaderboard
+    from lrd_harness.board.leaderboard import Leaderboard
+
 
 Arrays = Sequence[np.ndarray] | np.ndarray
 LAWS = ("rotation", "scaling", "permutation")
-LENGTHS = (12, 5, 9, 5, 7, 12)  # tokens of the texts that a token metric is tried on
-
-
-def random_states(n: int = 48, layers: int = 5, width: int = 12, seed: int = 0) -> list[np.ndarray]:
-    """`layers` states (n, width) float64 that drift from layer to layer, as a model's do."""
-    steps = np.random.default_rng(seed).normal(size=(layers, n, width))
-    return list(steps.cumsum(0))
-
-
-def random_views(
-    n: int = 48, views: int = 2, layers: int = 5, width: int = 12, seed: int = 0
-) -> list[np.ndarray]:
-    """`layers` states (n, views, width) float64, the views of a text near each other."""
-    noise = np.random.default_rng(seed + 1).normal(size=(layers, n, views, width))
-    return [
-        state[:, None] + 0.3 * some
-        for state, some in zip(random_states(n, layers, width, seed), noise, strict=True)
-    ]
-
-
-def random_sample(metric: Metric) -> list[np.ndarray]:
-    """Random states of 5 layers that the metric can be measured on.
-
-    Pooled (48, 12), one text's (12, 12), or views (48, q, 12), q as many as it asks for.
-    """
-    if metric.needs == "views":
-        return random_views(views=max(2, metric.views))
-    return random_states(LENGTHS[0] if metric.needs == "tokens" else 48)
 
 
 def check_metric(metric: Metric, /, **parameters: object) -> Scores:
@@ -176,7 +150,7 @@ def check_reporter(reporter: Reporter) -> dict[str, bytes]:
     are plainly inside a folder, each once, also where upper and lower case are one.
     Returns the files of the second board; a text has the path "".
     """
-    from lrd_harness.folders import folded, inside
+    from lrd_harness.store.folders import folded, inside
 
     found: dict[str, bytes] = {}
     for names in ((), STRANGE):
@@ -205,8 +179,8 @@ STRANGE = ("org/model", "Org/Model", "../up", "<script>|$%&_{}\\", "", "x" * 300
 
 def small_board(names: Sequence[str]) -> Leaderboard:
     """A leaderboard of models of these names: two blocks, one task, one metric that ranks them."""
-    from lrd_harness.leaderboard import build
-    from lrd_harness.rows import MetricRow, ModelRow, Profile, Results, ScoreRow
+    from lrd_harness.board.leaderboard import build
+    from lrd_harness.results.rows import MetricRow, ModelRow, Profile, Results, ScoreRow
 
     models, scores, metrics = [], [], []
     for i, model in enumerate(names):

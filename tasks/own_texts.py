@@ -7,12 +7,10 @@ import hashlib
 from collections.abc import Sequence
 
 from lrd_harness.contracts import Request, Task, TaskFamily, TaskOptions
-from lrd_harness.errors import UserError
-from lrd_harness.files import named
+from lrd_harness.errors import UserError, named, plain
 from lrd_harness.hookspecs import hookimpl
-from lrd_harness.printable import plain
 
-from ._text_files import is_table, read_texts
+from .rows import is_table, read_texts
 
 LONGEST = 150  # characters of a file's name in that of its task
 

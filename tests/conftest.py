@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(folder) for folder in Path(__file__).parent.iterdir() if folder.is_dir()]
 pytest_plugins = ["fixtures_packages"]
 # No test asks the hub: nothing answers at this address, and nothing of the user's cache is read.
 os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder of the test's own, but for what was downloaded or made before."""
-    from lrd_harness.cache import cache_dir
+    from lrd_harness.store.location import cache_dir
 
     shared = cache_dir()
     cache = tmp_path / "cache"

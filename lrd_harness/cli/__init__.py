@@ -89,12 +89,10 @@ def _empty(typed: Sequence[str]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Exit codes: 0 done, 1 some units failed, 2 bad input, 130 interrupted."""
-    from lrd_harness import homes
-    from lrd_harness.csv_cells import literal_names
-    from lrd_harness.errors import Elsewhere, PluginFault, UserError
-    from lrd_harness.files import check_typed, full
-    from lrd_harness.launch import SPAWNED
-    from lrd_harness.notices import told_to
+    from lrd_harness.errors import Elsewhere, PluginFault, UserError, check_typed, told_to
+    from lrd_harness.processes import SPAWNED
+    from lrd_harness.store import location as homes
+    from lrd_harness.store.files import full, literal_names
 
     for stream in (sys.stdout, sys.stderr):
         _print_all(stream)
@@ -139,7 +137,7 @@ def _print_all(stream: Any) -> None:
 
 def _once() -> Callable[[str], None]:
     """Prints lines on standard error, each once; in one of several processes alone."""
-    from lrd_harness.notices import tell
+    from lrd_harness.errors import tell
 
     said: set[str] = set()
 
@@ -152,7 +150,7 @@ def _once() -> Callable[[str], None]:
 
 
 def _bad(line: str) -> int:
-    from lrd_harness.notices import tell
+    from lrd_harness.errors import tell
 
     tell(f"lrd-harness: {' '.join(line.splitlines())}")
     return 2

@@ -9,11 +9,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrd_harness.errors import UserError
-from lrd_harness.notices import tell
+from lrd_harness.errors import UserError, tell
 
 if TYPE_CHECKING:
-    from lrd_harness.inventory import Held
+    from lrd_harness.store.inventory import Held
 
 ABOUT = """\
 Downloaded packages, converted models and the states that were read are kept in
@@ -70,8 +69,8 @@ def add(commands: Any) -> None:
 
 def _folder() -> Path:
     """The cache, without what killed processes have left there."""
-    from lrd_harness import inventory
-    from lrd_harness.cache import cache_dir
+    from lrd_harness.store import inventory
+    from lrd_harness.store.location import cache_dir
 
     folder = cache_dir().resolve()
     inventory.sweep(folder)
@@ -80,8 +79,9 @@ def _folder() -> Path:
 
 def info(arguments: argparse.Namespace) -> int:
     """Print where the cache is and what is in it. Returns the exit code."""
-    from lrd_harness import cache, inventory
-    from lrd_harness.cli._tables import show
+    from lrd_harness.cli.tables import show
+    from lrd_harness.store import inventory
+    from lrd_harness.store import location as cache
 
     folder, limit = _folder(), cache.limit()
     held = inventory.stores(folder)
@@ -103,8 +103,8 @@ def info(arguments: argparse.Namespace) -> int:
 
 def _by_model(held: list[Held]) -> list[tuple[str, ...]]:
     """A row a model that has states, the largest first."""
-    from lrd_harness import inventory, leases
-    from lrd_harness.cache import shown
+    from lrd_harness.store import inventory, leases
+    from lrd_harness.store.location import shown
 
     models: dict[str, list[Held]] = {}
     for one in held:
@@ -126,7 +126,7 @@ def _by_model(held: list[Held]) -> list[tuple[str, ...]]:
 
 def _name_strangers(folder: Path, held: list[Held]) -> None:
     """Name what is not ours."""
-    from lrd_harness import inventory
+    from lrd_harness.store import inventory
 
     found = inventory.strangers(folder) + [path for one in held for path in one.folder.foreign]
     for path in found:
@@ -136,9 +136,9 @@ def _name_strangers(folder: Path, held: list[Held]) -> None:
 
 def verify(arguments: argparse.Namespace) -> int:
     """Read all states; name those that are damaged. Returns the exit code."""
-    from lrd_harness import inventory
-    from lrd_harness.cache import shown
     from lrd_harness.progress import Display
+    from lrd_harness.store import inventory
+    from lrd_harness.store.location import shown
 
     folder = _folder()
     held = inventory.stores(folder)
@@ -170,7 +170,8 @@ def _removed(path: Path) -> bool:
 
 def clear(arguments: argparse.Namespace) -> int:
     """Remove what is asked for, after asking. Returns the exit code."""
-    from lrd_harness import inventory, temporary
+    from lrd_harness.store import files as temporary
+    from lrd_harness.store import inventory
 
     if arguments.model and (arguments.packages or arguments.all):
         raise UserError("--model goes with states: --packages and --all know no models")
@@ -214,7 +215,7 @@ def _age(text: str | None) -> float | None:
 
 def _asked_for(held: list[Held], brought: list[Any], before: float | None) -> str:
     """What is going to be removed, in words; "" for nothing."""
-    from lrd_harness.cache import shown
+    from lrd_harness.store.location import shown
 
     files = [shard for one in held for shard in one.folder.shards]
     files = [file for file in files if before is None or file.used < before]
@@ -238,8 +239,8 @@ def _agreed(what: str, folder: Path, yes: bool) -> bool:
 
 
 def _clear_states(held: list[Held], before: float | None) -> None:
-    from lrd_harness import inventory
-    from lrd_harness.cache import shown
+    from lrd_harness.store import inventory
+    from lrd_harness.store.location import shown
 
     gone, stay = [], []
     for one in held:
@@ -255,7 +256,7 @@ def _clear_states(held: list[Held], before: float | None) -> None:
 
 def _clear_rest(folder: Path, whole: bool) -> None:
     """Remove checksums of packages that are gone; whole: and what else is ours."""
-    from lrd_harness import inventory
+    from lrd_harness.store import inventory
 
     rest = [] if inventory.in_use(folder) else inventory.records_alone(folder)
     if whole:
@@ -270,8 +271,8 @@ def _clear_rest(folder: Path, whole: bool) -> None:
 
 def _clear_downloads(folder: Path, brought: list[Any]) -> None:
     """Remove packages and converted models; a process with open states may be using any of them."""
-    from lrd_harness import inventory
-    from lrd_harness.cache import shown
+    from lrd_harness.store import inventory
+    from lrd_harness.store.location import shown
 
     if not brought:
         return

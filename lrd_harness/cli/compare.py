@@ -6,12 +6,12 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from lrd_harness.cli import _measured
-from lrd_harness.notices import tell
+from lrd_harness.cli import texts
+from lrd_harness.errors import tell
 
 if TYPE_CHECKING:
-    from lrd_harness.compare import Asked, Compared, Difference
-    from lrd_harness.plan import PlannedModel
+    from lrd_harness.planning.resolve import PlannedModel
+    from lrd_harness.studies.compare import Asked, Compared, Difference
 
 TEXTS = 500
 DRAWS = 100
@@ -50,22 +50,24 @@ def add(commands: Any) -> None:
     sub.add_argument(
         "--draws", type=int, default=DRAWS, metavar="N", help=f"half-samples ({DRAWS}; 0: none)"
     )
-    _measured.add(sub, "all that need no views", TEXTS)
+    texts.add(sub, "all that need no views", TEXTS)
     sub.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Resolve, read both models, print. Returns the exit code."""
-    from lrd_harness import compare, output, tidy
+    from lrd_harness.capture.requests import Questions
+    from lrd_harness.capture.samples import Sampling
     from lrd_harness.cli.run import hush
-    from lrd_harness.plan import told_apart
+    from lrd_harness.planning.resolve import told_apart
     from lrd_harness.progress import Display
-    from lrd_harness.questions import Questions
-    from lrd_harness.samples import Sampling
+    from lrd_harness.runner import folder as output
+    from lrd_harness.studies import compare
+    from lrd_harness.studies import values as tidy
 
     hush()
     display = Display(quiet=arguments.quiet)
-    resolved = _measured.resolve(arguments, "compare", TEXTS, None, display)
+    resolved = texts.resolve(arguments, "compare", TEXTS, None, display)
     if arguments.output is not None:
         tidy.check_free(arguments.output, "compare", COLUMNS)
     a, b = (resolved.model(name, arguments, display) for name in (arguments.a, arguments.b))
@@ -81,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         sampling=Sampling(norm, most, a.options.device),
         draws=arguments.draws,
         seed=arguments.seed,
-        batch_tokens=_measured.batch_tokens(a),
+        batch_tokens=texts.batch_tokens(a),
     )
     found = compare.compare(a, b, asked, display)
     _show(found, a, b, arguments.draws)
@@ -95,12 +97,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _show(found: Compared, a: PlannedModel, b: PlannedModel, draws: int) -> None:
     """A table a metric, a line a layer; then what the columns mean."""
-    from lrd_harness.layer_scores import DIRECTIONS, shown, title
+    from lrd_harness.studies.values import DIRECTIONS, shown, title
 
     columns = ("layer", "A", "B", "B - A", "from", "to", "")
     for metric, score in found.scores.items():
         rows = {d.layer: d for d in found.differences if d.metric == metric}
-        _measured.table(title(metric, score), columns, [_row(rows[i]) for i in shown(list(rows))])
+        texts.table(title(metric, score), columns, [_row(rows[i]) for i in shown(list(rows))])
     if not found.scores:
         return
     print(
@@ -125,7 +127,7 @@ def _show(found: Compared, a: PlannedModel, b: PlannedModel, draws: int) -> None
 
 
 def _row(one: Difference) -> list[str]:
-    cell = _measured.cell
+    cell = texts.cell
     signed = (cell(value, "+#.3g") for value in (one.difference, one.low, one.high))
     return [str(one.layer), cell(one.a), cell(one.b), *signed, "*" if one.apart else ""]
 
@@ -133,7 +135,7 @@ def _row(one: Difference) -> list[str]:
 def _write(
     arguments: argparse.Namespace, asked: Asked, found: Compared, a: PlannedModel, b: PlannedModel
 ) -> None:
-    from lrd_harness import tidy
+    from lrd_harness.studies import values as tidy
 
     whose: dict[str, Any] = {}
     for side, planned, pooling in (("a", a, found.poolings[0]), ("b", b, found.poolings[1])):
@@ -152,7 +154,7 @@ def _write(
         "draws": asked.draws,
         "seed": asked.seed,
         "norm": asked.sampling.norm,
-        "metrics": _measured.described(asked.items),
+        "metrics": texts.described(asked.items),
         "errors": [fault.__dict__ for fault in found.faults],
     }
     tidy.write(arguments.output, "compare", COLUMNS, rows, record)

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrd_harness.cli import _measured
-from lrd_harness.cli._asked import path
-from lrd_harness.errors import UserError
-from lrd_harness.notices import tell
+from lrd_harness.cli import texts as _measured
+from lrd_harness.cli.arguments import path
+from lrd_harness.errors import UserError, tell
 
 if TYPE_CHECKING:
-    from lrd_harness.cut import LayerValues
+    from lrd_harness.studies.layer import LayerValues
 
 TEXTS = 5000  # at most
 WIDE = 4  # metrics side by side: more do not fit into 80 columns
@@ -60,14 +59,14 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, choose, print, save. Returns the exit code."""
-    from lrd_harness.checkpoint import check_free
+    from lrd_harness.capture.requests import Questions
+    from lrd_harness.capture.samples import Sampling
+    from lrd_harness.capture.states import Embeddings
     from lrd_harness.cli.run import hush
-    from lrd_harness.cut import choosing, layer_values
+    from lrd_harness.models.save import check_free
     from lrd_harness.progress import Display
-    from lrd_harness.questions import Questions
-    from lrd_harness.reading import Embeddings
-    from lrd_harness.samples import Sampling
-    from lrd_harness.shrink import Shrinking
+    from lrd_harness.studies.layer import choosing, layer_values
+    from lrd_harness.studies.prune import Shrinking
 
     hush()
     if arguments.save is not None:
@@ -99,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _names(arguments: argparse.Namespace) -> list[str]:
     """The metrics that are to choose. Raises UserError for one that there is not."""
     from lrd_harness import manager
-    from lrd_harness.cli._asked import names
+    from lrd_harness.cli.arguments import names
 
     plugins = manager.load(tuple(map(manager.from_name, arguments.load)))
     by = names(arguments.by)
@@ -120,7 +119,7 @@ def _check_enough(texts: int, task: str) -> None:
 
 def _show(model: str, blocks: int, found: Sequence[LayerValues]) -> None:
     """A line a layer, the chosen ones marked, a few metrics a table; then each choice in words."""
-    from lrd_harness.cli._tables import show
+    from lrd_harness.cli.tables import show
 
     def cell(one: LayerValues, layer: int) -> str:
         value = one.values.get(layer)
@@ -163,8 +162,8 @@ def _save(opened: Any, one: LayerValues, texts: str, folder: Path, display: Any)
     """Write the model without the blocks behind the chosen layer, if there are any."""
     from dataclasses import replace
 
-    from lrd_harness.checkpoint import save
-    from lrd_harness.mergekit import card
+    from lrd_harness.models.mergekit import card
+    from lrd_harness.models.save import save
 
     removed = range(one.chosen + 1, opened.blocks + 1)
     said = replace(opened.report(removed, None, None, None), metric=one.metric, texts=texts)

@@ -8,15 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrd_harness.cli._asked import add_literal_names, path
-from lrd_harness.errors import UserError
-from lrd_harness.notices import tell
+from lrd_harness.cli.arguments import add_literal_names, path
+from lrd_harness.errors import UserError, tell
 
 if TYPE_CHECKING:
+    from lrd_harness.board.external import Say, Scores
+    from lrd_harness.board.leaderboard import Leaderboard
     from lrd_harness.contracts import Reporter
-    from lrd_harness.csv_forms import Say, Scores
-    from lrd_harness.leaderboard import Leaderboard
-    from lrd_harness.rows import Results
+    from lrd_harness.results.rows import Results
 
 EPILOG = """\
 CSV files, for published or exported numbers, without a run:
@@ -130,7 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _keep(path: Path | None, text: str) -> None:
     """Write the text, if that is wanted. Raises UserError where it cannot be written."""
-    from lrd_harness.files import write_text
+    from lrd_harness.store.files import write_text
 
     if path is not None:
         try:
@@ -163,20 +162,22 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _results(arguments: argparse.Namespace, say: Say) -> tuple[Results, str]:
     """The run, or the files, with the scores that were asked for; where these are from, or ""."""
-    from lrd_harness import file_scores, interchange, output
+    from lrd_harness.board import interchange
+    from lrd_harness.board import interchange as file_scores
+    from lrd_harness.runner import folder as output
 
     values, models = arguments.values, arguments.models_info
     public = arguments.actual == PUBLISHED
     actual: Path | Scores | None = Path(arguments.actual) if arguments.actual else None
     if arguments.out is None:
         if public:
-            from lrd_harness import published
+            from lrd_harness.board import published
 
             actual = published.of_values(values, models, say)
         return interchange.read(actual, values, models, say), ""
     found = output.shown(arguments.out)
     if public:
-        from lrd_harness import published
+        from lrd_harness.board import published
 
         actual = published.of_run(found, say)
     if actual is None or arguments.actual == RUN:
@@ -208,7 +209,7 @@ def _reporter(arguments: argparse.Namespace) -> Reporter:
 
 
 def _board(arguments: argparse.Namespace, say: Say) -> Leaderboard:
-    from lrd_harness import leaderboard
+    from lrd_harness.board import leaderboard
 
     results, source = _results(arguments, say)
     board = leaderboard.build(results)
@@ -227,7 +228,7 @@ def _written(reporter: Reporter, board: Leaderboard, say: Say) -> str:
 
 def _folder(folder: Path, reporter: Reporter, board: Leaderboard, say: Say) -> None:
     """Write the board's files, and say which."""
-    from lrd_harness.folders import write_folder
+    from lrd_harness.store.folders import write_folder
 
     assert reporter.files is not None
     paths = write_folder(folder, reporter.name, reporter.files(board), say)
@@ -240,7 +241,7 @@ def _folder(folder: Path, reporter: Reporter, board: Leaderboard, say: Say) -> N
 
 def _layers(arguments: argparse.Namespace, say: Say) -> str:
     """One model, as MODEL, MODEL@REVISION, or pypi:PACKAGE==VERSION as a run is asked for it."""
-    from lrd_harness.layers import layer_table
+    from lrd_harness.board.layers import layer_table
 
     results, source = _results(arguments, say)
     if source:
@@ -250,6 +251,8 @@ def _layers(arguments: argparse.Namespace, say: Say) -> str:
     for mark in ("@", "=="):
         if model not in names and model.rpartition(mark)[0] in names:
             model, _, revision = model.rpartition(mark)
-    reporters: Any = importlib.import_module("lrd_harness.plugins.reporters")  # as plugins are
+    reporters: Any = importlib.import_module(
+        "lrd_harness.plugins.reporters.forms"
+    )  # as plugins are
     text: str = reporters.layers(layer_table(results, model, revision))
     return text

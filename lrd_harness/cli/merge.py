@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from lrd_harness.cli._asked import add_literal_names, path
-from lrd_harness.notices import tell
+from lrd_harness.cli.arguments import add_literal_names, path
+from lrd_harness.errors import tell
 
 EPILOG = """\
 The runs must have the same settings, data, metrics and pruning. Where several
@@ -37,8 +37,10 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Join, write the views and print the leaderboard. Returns the exit code."""
-    from lrd_harness import manager, output
-    from lrd_harness.merging import merge
+    from lrd_harness import manager
+    from lrd_harness.results import journal
+    from lrd_harness.runner import folder as output
+    from lrd_harness.runner.merge import merge
 
     out = arguments.output
     for remark in merge(arguments.outs, out):
@@ -50,4 +52,4 @@ def run(arguments: argparse.Namespace) -> int:
     for fault in faults:
         tell(f"error: {fault}")
     tell(f"\nAll of it is in {out}.")
-    return 1 if faults or output.read_run(out)["errors"] else 0
+    return 1 if faults or journal.read_run(out)["errors"] else 0

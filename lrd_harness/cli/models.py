@@ -25,8 +25,8 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the models. Returns the exit code."""
-    from lrd_harness import suite
-    from lrd_harness.cli._tables import show
+    from lrd_harness.cli.tables import show
+    from lrd_harness.planning import suite
 
     named: dict[str, list[str]] = {}
     for loaded in map(suite.load, suite.shipped()):

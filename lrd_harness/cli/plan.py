@@ -8,14 +8,12 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from lrd_harness.cli._asked import path
+from lrd_harness.cli.arguments import path
 from lrd_harness.cli.run import hush, options
-from lrd_harness.errors import UserError
-from lrd_harness.notices import tell
+from lrd_harness.errors import UserError, tell
 
 if TYPE_CHECKING:
-    from lrd_harness.calibration import Span
-    from lrd_harness.costs import Estimate
+    from lrd_harness.runner.cost import Estimate, Span
 
 STARTING = 10.0  # seconds that it takes at most until a command begins
 EPILOG = """\
@@ -51,12 +49,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.named is not None and arguments.suite is not None:
         raise UserError(f"give one suite: {arguments.named} or --suite {arguments.suite}")
     arguments.suite = arguments.suite or arguments.named
-    from lrd_harness import manager, output, slices
-    from lrd_harness.cli._asked import asked
-    from lrd_harness.estimate import Estimator
-    from lrd_harness.files import write_text
-    from lrd_harness.plan import make_plan
+    from lrd_harness import manager
+    from lrd_harness.cli.arguments import asked
+    from lrd_harness.planning import shards as slices
+    from lrd_harness.planning.resolve import make_plan
     from lrd_harness.progress import Display
+    from lrd_harness.runner import folder as output
+    from lrd_harness.runner.cost import Estimator
+    from lrd_harness.store.files import write_text
 
     display = Display(quiet=arguments.quiet)
     shard = slices.parse(arguments.shard) if arguments.shard else None
@@ -88,7 +88,7 @@ def _age() -> float:
 
 def _show(found: Estimate) -> None:
     """Print the tables: what there is to do by model, and where the time goes."""
-    from lrd_harness.costs import STAGES, total
+    from lrd_harness.runner.cost import STAGES, total
 
     models = found.models
     rows = [

@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the registry. Returns the exit code."""
     from lrd_harness import manager
-    from lrd_harness.cli._tables import show
+    from lrd_harness.cli.tables import show
 
     plugins = manager.load(tuple(map(manager.from_name, arguments.load)))
     for kind, entries in plugins.entries.items():

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from lrd_harness.cli import _measured
-from lrd_harness.errors import UserError
-from lrd_harness.notices import tell
+from lrd_harness.cli import texts as _measured
+from lrd_harness.errors import UserError, tell
 
 if TYPE_CHECKING:
-    from lrd_harness.plan import PlannedModel
-    from lrd_harness.probe import Probed
+    from lrd_harness.planning.resolve import PlannedModel
+    from lrd_harness.studies.probe import Probed
 
 TEXTS = 200
 WIDE = 6  # steps side by side
@@ -54,11 +53,13 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Resolve, read, print. Returns the exit code."""
-    from lrd_harness import output, probe, tidy
+    from lrd_harness.capture.requests import Questions
     from lrd_harness.cli.run import hush
     from lrd_harness.contracts import Text
     from lrd_harness.progress import Display
-    from lrd_harness.questions import Questions
+    from lrd_harness.runner import folder as output
+    from lrd_harness.studies import probe
+    from lrd_harness.studies import values as tidy
 
     hush()
     display = Display(quiet=arguments.quiet)
@@ -97,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _steps(arguments: argparse.Namespace) -> list[float] | None:
     """The shares or lengths that were typed. Raises UserError for those of the other kind."""
-    from lrd_harness import bounds
+    from lrd_harness import errors as bounds
 
     long = arguments.kind == "length"
     if (arguments.shares if long else arguments.lengths) is not None:
@@ -110,7 +111,7 @@ def _steps(arguments: argparse.Namespace) -> list[float] | None:
 
 def _show(found: Probed, kind: str, model: str) -> None:
     """A table a metric: a line a layer, a column a step, and the change from first to last."""
-    from lrd_harness.layer_scores import DIRECTIONS, shown, title
+    from lrd_harness.studies.values import DIRECTIONS, shown, title
 
     for metric, curves in found.curves.items():
         here = [step for step in found.steps if step in curves]
@@ -167,7 +168,7 @@ def _write(
 ) -> None:
     from dataclasses import asdict
 
-    from lrd_harness import tidy
+    from lrd_harness.studies import values as tidy
 
     whose = {
         "model": planned.name,

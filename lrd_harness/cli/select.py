@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from lrd_harness.cli import _measured
-from lrd_harness.notices import tell
+from lrd_harness.cli import texts as _measured
+from lrd_harness.errors import tell
 
 if TYPE_CHECKING:
-    from lrd_harness.choose_model import Candidate, Chosen, Place
-    from lrd_harness.compare import Asked
+    from lrd_harness.studies.compare import Asked
+    from lrd_harness.studies.select import Candidate, Chosen, Place
 
 TEXTS = 500
 DRAWS = 100
@@ -68,12 +68,14 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Resolve, read all models, print. Returns the exit code."""
-    from lrd_harness import choose_model, output, tidy
+    from lrd_harness.capture.requests import Questions
+    from lrd_harness.capture.samples import Sampling
     from lrd_harness.cli.run import hush
-    from lrd_harness.compare import Asked
     from lrd_harness.progress import Display
-    from lrd_harness.questions import Questions
-    from lrd_harness.samples import Sampling
+    from lrd_harness.runner import folder as output
+    from lrd_harness.studies import select as choose_model
+    from lrd_harness.studies import values as tidy
+    from lrd_harness.studies.compare import Asked
 
     hush()
     display = Display(quiet=arguments.quiet)
@@ -124,7 +126,7 @@ def _faults(found: Chosen) -> list[str]:
 
 def _show(found: Chosen, device: str) -> None:
     """Ranks side by side, the scores behind them, costs, then how far to trust it all."""
-    from lrd_harness.choose_model_remarks import remarks
+    from lrd_harness.studies.select import remarks
 
     if found.rankings:
         _ranks(found)
@@ -141,7 +143,7 @@ def _show(found: Chosen, device: str) -> None:
 
 def _ranks(found: Chosen) -> None:
     """A line a model, the best by mean rank first: its rank by each metric and by size."""
-    from lrd_harness.choose_model_remarks import size_ranks
+    from lrd_harness.studies.select import size_ranks
 
     sizes = size_ranks(found.ranked)
     by_model: dict[str, dict[str, Place]] = {}
@@ -223,7 +225,7 @@ def _cost(one: Candidate) -> list[str]:
 
 def _legend(found: Chosen, device: str) -> str:
     """What the columns of all tables mean."""
-    from lrd_harness.choose_model_costs import TIMED
+    from lrd_harness.studies.select import TIMED
 
     places = [place for own in found.places.values() for place in own]
     says = []
@@ -247,8 +249,8 @@ def _legend(found: Chosen, device: str) -> str:
 
 
 def _write(arguments: argparse.Namespace, asked: Asked, found: Chosen, device: str) -> None:
-    from lrd_harness import tidy
-    from lrd_harness.choose_model_remarks import remarks, size_ranks
+    from lrd_harness.studies import values as tidy
+    from lrd_harness.studies.select import remarks, size_ranks
 
     sizes = size_ranks(found.ranked)
     models = {one.name: one for one in found.candidates}

@@ -19,8 +19,9 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the suites. Returns the exit code."""
-    from lrd_harness import pruning, suite
-    from lrd_harness.cli._tables import names, show
+    from lrd_harness.cli.tables import names, show
+    from lrd_harness.planning import suite
+    from lrd_harness.planning import suite as pruning
 
     if arguments.suite is None:
         loaded = [suite.load(name) for name in suite.shipped()]

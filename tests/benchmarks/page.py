@@ -22,7 +22,7 @@ from typing import Any
 from board import write
 from playwright.sync_api import sync_playwright
 
-from lrd_harness import interchange, leaderboard
+from lrd_harness.board import interchange, leaderboard
 
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
 WATCH = """
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=10_000)
     parser.add_argument("--tasks", type=int, default=100)
     chosen = parser.parse_args()
-    plugin: Any = importlib.import_module("lrd_harness.plugins.page")
+    plugin: Any = importlib.import_module("lrd_harness.plugins.reporters.page")
     with tempfile.TemporaryDirectory() as name:
         files = write(Path(name), chosen.models, chosen.tasks, measured=1)
         start = time.perf_counter()

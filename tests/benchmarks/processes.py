@@ -40,7 +40,7 @@ def called(arguments: list[str], cache: Path, **env: str) -> float:
 
 def speed(processes: int, rounds: int) -> tuple[float, float]:
     """The best time of the run less that of starting up, and the latter."""
-    from lrd_harness.cache import cache_dir
+    from lrd_harness.store.location import cache_dir
 
     best = idle = float("inf")
     for _ in range(rounds):

@@ -20,13 +20,13 @@ import torch
 from _setting import bare_arguments, distinct_texts, open_model, plan
 from torch import Tensor, nn
 
-from lrd_harness.backbone import Backbone
-from lrd_harness.capture import batches
+from lrd_harness.capture.embeddings import batches
+from lrd_harness.capture.layers import planes
+from lrd_harness.capture.walk import Removed, Walk
 from lrd_harness.contracts import Text
-from lrd_harness.prune import remove
-from lrd_harness.run import BATCH_TOKENS
-from lrd_harness.view import planes
-from lrd_harness.walk import Removed, Walk
+from lrd_harness.models.backbone import Backbone
+from lrd_harness.models.cut import remove
+from lrd_harness.runner.loop import BATCH_TOKENS
 
 CANDIDATES = range(4, 28)
 COUNTS = (3, 4, 5)

@@ -22,9 +22,9 @@ from _setting import arguments, distinct_texts, folder, open_model, plan
 from mteb.models import ModelMeta
 from mteb.models.abs_encoder import AbsEncoder
 
-from lrd_harness.capture import capture
-from lrd_harness.store import Store
-from lrd_harness.view import LayerView
+from lrd_harness.capture.embeddings import capture
+from lrd_harness.capture.layers import LayerView
+from lrd_harness.store.store import Store
 
 
 class OneLayer(AbsEncoder):
@@ -64,7 +64,7 @@ class OneLayer(AbsEncoder):
 
 def todays_way(name: str, layers: list[int], depth: int, batch_size: int, max_length: int) -> float:
     """Seconds for all layers, from those of a few."""
-    offline = importlib.import_module("lrd_harness.tasks.offline")
+    offline = importlib.import_module("lrd_harness.tasks.offline.tasks")
     makes = {task.name: task.make for task in offline.OFFLINE}
     loaded = {task.name: makes[task.name]() for task in plan().tasks}
     for task in loaded.values():

@@ -22,18 +22,17 @@ from pathlib import Path
 from _setting import arguments, distinct_texts, open_model, plan
 
 from lrd_harness import manager
-from lrd_harness.capture import capture
-from lrd_harness.contracts import Text
-from lrd_harness.protocols import Model
-from lrd_harness.run import BATCH_TOKENS
-from lrd_harness.samples import Samples, Sampling
-from lrd_harness.store import Store
-from lrd_harness.suite import Suite
+from lrd_harness.capture.embeddings import capture
+from lrd_harness.capture.samples import Samples, Sampling
+from lrd_harness.contracts import Model, Text
+from lrd_harness.planning.suite import Suite
+from lrd_harness.runner.loop import BATCH_TOKENS
+from lrd_harness.store.store import Store
 
 
 def timed(model: Model, texts: list[Text], names: tuple[str, ...]) -> float:
     """Seconds of one capture into an empty store, with these token metrics."""
-    from lrd_harness.parameters import resolve_metrics
+    from lrd_harness.planning.parameters import resolve_metrics
 
     items = resolve_metrics(Suite("tokens", plugins=names), manager.load())
     with tempfile.TemporaryDirectory() as empty:

@@ -1,0 +1,211 @@
+"""What a pruning rule may ask of a model, and how recorded profiles become values of blocks.
+
+Block l (1..L) makes the transition from state l-1 to state l. A list of block values has length L;
+index 0 is block 1, and None stands where a block has no value.
+
+Which blocks a pruning rule may remove, and how many (LRD, arXiv 2605.12714).
+
+Blocks are numbered 1..L everywhere. A budget is a share of the candidates, not of all blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from math import ceil, fsum
+from operator import index
+from typing import Any, Literal, Protocol, get_args
+
+from lrd_harness.errors import UnitError, UserError
+from lrd_harness.measuring import profile_layers
+
+BUDGETS = (0.10, 0.15, 0.20)
+MOST_PROTECTED = 3  # blocks at either end, of a model deep enough
+ROUNDING = 1e-9  # 0.55 x 20 is 11.000000000000002 in floats, and 11 blocks are meant
+
+
+def runs(blocks: Iterable[int]) -> list[tuple[int, int]]:
+    """Runs of consecutive numbers, first and last of each: (1, 2, 5) -> [(1, 2), (5, 5)]."""
+    found: list[tuple[int, int]] = []
+    for number in sorted(blocks):
+        if found and found[-1][1] == number - 1:
+            found[-1] = (found[-1][0], number)
+        else:
+            found.append((number, number))
+    return found
+
+
+def written(blocks: Iterable[int]) -> str:
+    """Block numbers as a user types them: (7, 12, 13, 14) -> "7,12-14"."""
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs(blocks))
+
+
+def candidates(L: int, protect: int | None = None) -> list[int]:
+    """The blocks that may go: all of 1..L but the first and the last `protect`, ascending.
+
+    protect: how many blocks stay at either end, by default min(3, L // 4).
+    Raises UserError for fewer than 2 blocks, a negative number, and where no block is left.
+    """
+    if L < 2:
+        raise UserError(f"pruning needs a model of at least 2 blocks, this one has {L}")
+    p = min(MOST_PROTECTED, L // 4) if protect is None else protect
+    if p < 0:
+        raise UserError(f"the number of protected blocks must be at least 0, not {p}")
+    if 2 * p >= L:
+        raise UserError(f"protecting {p} blocks at either end leaves none of {L} to remove")
+    return list(range(p + 1, L - p + 1))
+
+
+def count(budget: float, candidates: Sequence[int]) -> int:
+    """How many of the candidates go at a budget: max(1, ceil(budget x candidates)).
+
+    Raises UserError for a budget that is no share between 0 and 1 (both excluded), and for one
+    that would remove all candidates.
+    """
+    if not 0 < budget < 1:  # asked in the positive, so that NaN fails as well
+        percent = f"; {budget:g} % is {budget / 100:g}" if 1 < budget < 100 else ""
+        raise UserError(f"a budget is a share between 0 and 1, not {budget:g}{percent}")
+    total = len(candidates)
+    m = max(1, ceil(budget * total - ROUNDING))
+    if m >= total:
+        raise UserError(f"a budget of {budget:g} removes all candidate blocks ({total} of {total})")
+    return m
+
+
+def name_of(removed: Sequence[int]) -> str:
+    """A variant's name in the results."""
+    return f"without {written(removed)}"
+
+
+def checked(rule: str, answer: Any, allowed: Sequence[int], m: int) -> tuple[int, ...]:
+    """A rule's answer, ascending. Raises UnitError unless it is m of the candidates."""
+    try:
+        removed = tuple(sorted(index(block) for block in answer))
+    except TypeError:  # what is no list, or holds what is no whole number
+        raise UnitError(f"the rule {rule} gave no list of block numbers") from None
+    if len(set(removed)) != m or not set(removed) <= set(allowed):
+        raise UnitError(f"the rule {rule} gave blocks {removed}, not {m} of the candidates")
+    return removed
+
+
+BlockValues = Sequence["float | None"]
+Indexing = Literal["block", "paper"]
+
+# The places, relative to block l, whose mean is the block's value, of a profile over the states,
+# over the steps (each named by its earlier state) and over the inner states.
+_PLACES: dict[Indexing, tuple[tuple[int, ...], ...]] = {
+    "block": ((0,), (-1,), (-1, 0)),
+    "paper": ((0,), (-1, 0), (0,)),
+}
+
+
+class Evidence(Protocol):
+    """What is known of one model on one set of texts; n texts, L blocks.
+
+    All of it may be computed when it is first asked for, so a rule asks for what it uses.
+    """
+
+    @property
+    def blocks(self) -> int:
+        """L."""
+        ...
+
+    @property
+    def profiles(self) -> Mapping[str, BlockValues]:
+        """Values of all L blocks by METRIC.SCORE ("frenet.speed"), and "block_influence": 1 - the
+        mean cosine over tokens of the states before and after the block (arXiv 2403.03853)."""
+        ...
+
+    def angle(self, first: int, last: int) -> float:
+        """Mean over the texts of arccos(cosine) / pi, 0..1, between what enters block `first` and
+        what block `last` writes, at the last token (arXiv 2403.17887)."""
+        ...
+
+    def agreements(self, sets: Sequence[Sequence[int]]) -> Sequence[float]:
+        """Of each set of blocks, the mean over texts of the cosine, -1..1, between the pooled last
+        states of the model without them and of the full model."""
+        ...
+
+
+class Later:
+    """Evidence that is made when a rule first asks for any of it; `random` and `last` never do."""
+
+    def __init__(self, make: Callable[[], Evidence]) -> None:
+        self._make = make
+
+    @cached_property
+    def _made(self) -> Evidence:
+        return self._make()
+
+    @property
+    def blocks(self) -> int:
+        """L."""
+        return self._made.blocks
+
+    @property
+    def profiles(self) -> Mapping[str, BlockValues]:
+        """As Evidence."""
+        return self._made.profiles
+
+    def angle(self, first: int, last: int) -> float:
+        """As Evidence."""
+        return self._made.angle(first, last)
+
+    def agreements(self, sets: Sequence[Sequence[int]]) -> Sequence[float]:
+        """As Evidence."""
+        return self._made.agreements(sets)
+
+
+def block_profiles(
+    metric: str,
+    profiles: Mapping[str, Mapping[str, Any]],
+    L: int,
+    start: int = 0,
+    indexing: str = "block",
+) -> dict[str, list[float | None]]:
+    """A metric's recorded profiles as values of blocks, named METRIC.SCORE.
+
+    profiles: by score {"layers": state numbers, "values": ...}, as `units.split_scores` gives and
+    the journal holds them. start: the first state that was measured, the record's own `start`;
+    with it the length of a profile says whether it is of states, steps or inner states.
+    indexing="block" (metrics.md): of a profile over steps the step from state l-1 to l, over
+    inner states the mean of those at l-1 and l, over states that at l.
+    indexing="paper": the value at state l is taken for block l's, a step's being the mean of the
+    steps into and out of the state. Means are over what there is; None where there is nothing.
+    Raises UserError for another indexing, UnitError or ValueError for a profile that does not fit.
+    """
+    if indexing not in get_args(Indexing):
+        raise UserError(f"indexing must be 'block' or 'paper', not '{indexing}'")
+    found: dict[str, list[float | None]] = {}
+    for score, profile in profiles.items():
+        layers, values = profile["layers"], profile["values"]
+        measured = L + 1 - start
+        if list(layers) != profile_layers(measured, len(values), start):
+            raise ValueError(f"{metric}.{score} is not a profile of {L} blocks from {start} on")
+        at = dict(zip(layers, values, strict=True))
+        places = _PLACES["paper" if indexing == "paper" else "block"][measured - len(values)]
+        found[f"{metric}.{score}"] = [
+            _mean(at[block + place] for place in places if block + place in at)
+            for block in range(1, L + 1)
+        ]
+    return found
+
+
+def averaged(tasks: Sequence[Mapping[str, BlockValues]]) -> dict[str, list[float | None]]:
+    """The mean over tasks of every block value, over those tasks that have one.
+
+    A profile that some tasks lack, as where their metric failed, is averaged over the others.
+    """
+    names = dict.fromkeys(name for profiles in tasks for name in profiles)
+    return {
+        name: [
+            _mean(value for value in values if value is not None)
+            for values in zip(*(p[name] for p in tasks if name in p), strict=True)
+        ]
+        for name in names
+    }
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    held = list(values)
+    return fsum(held) / len(held) if held else None

@@ -1,0 +1,147 @@
+"""What pruning rules ask of a model, computed on a sample of texts when it is first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from lrd_harness.blocks import BlockValues
+from lrd_harness.capture.embeddings import batches
+from lrd_harness.capture.requests import sampled
+from lrd_harness.capture.walk import Removed, Walk
+from lrd_harness.contracts import Encoded, Text
+from lrd_harness.models.pooling import last
+from lrd_harness.models.text_model import TextModel
+
+GREEDY_TEXTS = 32  # each is run through a variant for every candidate, again and again
+
+
+class ModelEvidence:
+    """evidence.Evidence of an opened model.
+
+    texts: the sample on which tokens and outputs are compared; profiles: what metrics have
+    recorded, as values of blocks.
+    """
+
+    def __init__(
+        self,
+        model: TextModel,
+        texts: Sequence[Text],
+        profiles: Mapping[str, BlockValues],
+        batch_tokens: int,
+    ) -> None:
+        self.model, self.batch_tokens = model, batch_tokens
+        self.blocks = model.info.blocks
+        self._recorded, self._texts = profiles, list(texts)
+        self._agreements: dict[Removed, float] = {(): 1.0}
+
+    @property
+    def profiles(self) -> Mapping[str, BlockValues]:
+        """The recorded profiles, and "block_influence"."""
+        return _WithInfluence(self._recorded, self)
+
+    @cached_property
+    def influence(self) -> list[float | None]:
+        """1 - the mean cosine over all tokens before and after each block."""
+        return list(self._tokens[0])
+
+    def angle(self, first: int, last: int) -> float:
+        """Mean arccos(cosine) / pi at the last token, what enters `first` to what `last` writes."""
+        return float(self._tokens[1][first - 1, last])
+
+    @cached_property
+    def _tokens(self) -> tuple[list[float], Tensor]:
+        """Block influences, and the angles between all pairs of states (L + 1, L + 1)."""
+        total = 0
+        cosines = torch.zeros(self.blocks, dtype=torch.float64)
+        angles = torch.zeros(self.blocks + 1, self.blocks + 1, dtype=torch.float64)
+        for batch in self._batches(self._texts):
+            mask = self.model.features(batch)["attention_mask"]
+            mask = mask.cpu() if mask.device.type == "mps" else mask
+            before: list[Tensor] = []
+            ends: list[Tensor] = []
+
+            def seen(
+                layer: int,
+                state: Tensor,
+                mask: Tensor = mask,
+                before: list[Tensor] = before,
+                ends: list[Tensor] = ends,
+            ) -> None:
+                # what an idle block changes is lost in float32; Apple's GPU has no float64
+                state = (state.cpu() if state.device.type == "mps" else state).double()
+                if layer:
+                    alike = torch.nn.functional.cosine_similarity(before[0], state, dim=-1)
+                    cosines[layer - 1] += float((alike * mask).sum())
+                before[:] = [state]
+                ends.append(torch.nn.functional.normalize(last(state, mask), dim=-1).cpu())
+
+            self.model.watch(batch, seen)
+            total += int(mask.sum())
+            stacked = torch.stack(ends)  # (L + 1, b, d)
+            for i, one in enumerate(stacked):
+                # by the chord, since an arccos near 1 is off by the root of its rounding
+                chord = torch.linalg.vector_norm(stacked - one, dim=-1)
+                angles[i] += 2 * (chord / 2).clamp(max=1).arcsin().sum(-1) / torch.pi
+        return [1 - float(c) / total for c in cosines], angles / len(self._texts)
+
+    def agreements(self, sets: Sequence[Sequence[int]]) -> list[float]:
+        """Of each set of removed blocks, the mean cosine of pooled last states with the full model.
+
+        On at most GREEDY_TEXTS of the texts; the sets share the blocks that they share.
+        """
+        wanted = [tuple(sorted(removed)) for removed in sets]
+        new = list(dict.fromkeys(w for w in wanted if w not in self._agreements))
+        sums = dict.fromkeys(new, 0.0)
+        texts = sampled(self._texts, GREEDY_TEXTS)
+        walk = Walk(self.model.backbone)
+        for batch in self._batches(texts) if new else ():
+            features = self.model.features(batch)
+            full: list[Tensor] = []
+            others: dict[Removed, Tensor] = {}
+
+            def seen(
+                removed: Removed,
+                state: Tensor,
+                features: Mapping[str, Tensor] = features,
+                full: list[Tensor] = full,
+                others: dict[Removed, Tensor] = others,
+            ) -> None:
+                found = self.model.pooled(state, features)
+                pooled = found.get("final", found["raw"])
+                if removed:
+                    others[removed] = pooled
+                else:
+                    full.append(pooled)
+
+            walk.run(self.model.inputs(features), [(), *new], seen)
+            for removed, pooled in others.items():
+                alike = torch.nn.functional.cosine_similarity(full[0], pooled, dim=-1)
+                sums[removed] += float(alike.double().sum())
+        self._agreements.update({removed: value / len(texts) for removed, value in sums.items()})
+        return [self._agreements[w] for w in wanted]
+
+    def _batches(self, texts: Sequence[Text]) -> Iterator[list[Encoded]]:
+        encoded = sorted(self.model.tokenize(texts), key=lambda e: -len(e["input_ids"]))
+        lengths = [len(e["input_ids"]) for e in encoded]
+        for run in batches(lengths, self.batch_tokens, alike=self.model.padding == "none"):
+            yield encoded[run.start : run.stop]
+
+
+class _WithInfluence(Mapping[str, BlockValues]):
+    """Recorded profiles and block influence, which costs a pass and so is made when it is read."""
+
+    def __init__(self, recorded: Mapping[str, BlockValues], evidence: ModelEvidence) -> None:
+        self._recorded, self._evidence = recorded, evidence
+
+    def __getitem__(self, name: str) -> BlockValues:
+        return self._evidence.influence if name == "block_influence" else self._recorded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self._recorded, "block_influence"])
+
+    def __len__(self) -> int:
+        return len(self._recorded) + 1

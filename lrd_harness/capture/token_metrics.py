@@ -1,0 +1,268 @@
+"""Token metrics: their values of single texts, computed in the forward pass and kept on disk.
+
+A token metric needs the states of all tokens, which are too large to be kept. It is called while a
+batch is in memory, and only its values leave the pass: a row of numbers a text, in a store of its
+own, so that a text is not forwarded again for the same metric with the same parameters.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lrd_harness import measuring
+from lrd_harness.capture.layers import planes
+from lrd_harness.contracts import Model, Norm, Text, Values
+from lrd_harness.errors import (
+    NotEnoughTexts,
+    NotEnoughTokens,
+    NotFinite,
+    StorageFull,
+    UnitError,
+    UserError,
+    described,
+)
+from lrd_harness.measuring import PlannedMetric
+from lrd_harness.processes import Ranks
+from lrd_harness.store.files import full
+from lrd_harness.store.store import Plane, Store
+
+POOLED = ("raw", "final")
+ROW: Plane = ("row", 0)  # (n, 1 + m) float64: how it went, then the scores
+SHORT = 128  # tokens
+DONE, LEFT_OUT, NOT_FINITE = 0.0, 1.0, 2.0
+
+
+class TokenValues:
+    """One token metric's values of the texts of one model.
+
+    root: the folder of all stores; identity: everything that changes a state. fault: what the
+    metric raised on a text, apart from UnitError; it is not called again and nothing more is kept.
+    """
+
+    def __init__(
+        self,
+        item: PlannedMetric,
+        root: Path,
+        identity: Mapping[str, str],
+        norm: Norm,
+        states: int,
+    ) -> None:
+        self.item = item
+        own = {
+            "metric": item.metric.name,
+            "version": item.metric.version,
+            "parameters": json.dumps(dict(item.parameters), sort_keys=True, default=str),
+            "norm": norm,
+        }
+        self.key = json.dumps(own, sort_keys=True)  # the same in all processes of a run
+        self.store = Store(root, {**identity, **own})
+        self.fault: Exception | None = None
+        self._lengths: dict[str, int | None] = {}  # of each score: of a list, None of a number
+        self._states = states
+
+    def row(self, states: Tensor | Sequence[Tensor]) -> np.ndarray:
+        """One text's values, states 0..L being (T, d_l) each: (1 + m,) float64.
+
+        Raises an error that says that memory does not suffice, for the pass to be tried again with
+        fewer tokens; a single text on which that never helps fails the model, not the metric.
+        """
+        if not self._lengths and self.fault is None:
+            self._learn()
+        row = np.full(1 + sum(map(_size, self._lengths.values())), np.nan)
+        if self.fault is not None:
+            return row
+        try:
+            scores = measuring.measure(self.item.metric, states, **self.item.parameters)
+            row[1:] = np.concatenate([np.atleast_1d(v) for v in self._checked(scores).values()])
+            row[0] = DONE
+        except NotFinite:
+            row[0] = NOT_FINITE
+        except UnitError:
+            row[0] = LEFT_OUT
+        except Exception as error:  # a stranger's metric, whose other texts would do the same
+            self.fault = _own(error)
+        return row
+
+    def _learn(self) -> None:
+        """Which scores there are, and how long: found on a random text, as they are all alike."""
+        seeded = torch.Generator().manual_seed(0)
+        self.fault = None
+        for tokens in (16, 1024):  # where some are to be left out, the shorter text may not do
+            noise = torch.randn((self._states, tokens, 8), generator=seeded, dtype=torch.float64)
+            try:
+                scores = measuring.measure(self.item.metric, noise, **self.item.parameters)
+                self._lengths = _lengths(scores)
+            except NotEnoughTokens:  # of the random text, which is none of the user's
+                name = self.item.metric.name
+                self.fault = NotEnoughTexts(
+                    f"{name}: no text has enough tokens with these parameters"
+                )
+            except Exception as error:
+                self.fault = _own(error)
+            else:
+                self.fault = None
+                return
+
+    def _checked(self, scores: measuring.Scores) -> dict[str, Any]:
+        found = _lengths(scores)
+        if found != self._lengths:
+            raise TypeError(
+                f"{self.item.metric.name} gives {found} on one text and {self._lengths} on another"
+            )
+        return {name: scores[name] for name in self._lengths}
+
+    def missing(self, texts: Sequence[Text]) -> list[Text]:
+        """Those of the texts that have no values yet, each once, in order."""
+        return [] if self.fault is not None else self.store.missing(texts)
+
+    def keep(self, texts: Sequence[Text], rows: np.ndarray) -> None:
+        """Keep the rows of those of the texts that have none yet."""
+        new = set(self.missing(texts))
+        here = [i for i, text in enumerate(texts) if text in new]
+        if here:
+            self.store.write([texts[i] for i in here], {ROW: rows[here]})
+
+    def finished(self, texts: Sequence[Text]) -> tuple[measuring.Scores, int]:
+        """The metric's result over these texts, and how many of them have a value.
+
+        `left_out` among the scores says how many have none, where there are any.
+        Raises the metric's own fault; NotFinite; NotEnoughTexts where fewer than 8 have a value.
+        """
+        name = self.item.metric.name
+        if self.fault is None and not self._lengths:
+            self._learn()
+        if self.fault is not None:
+            raise self.fault
+        rows = self.store.read(texts, ROW)
+        if (rows[:, 0] == NOT_FINITE).any():
+            raise NotFinite(f"{name}: NaN or infinity in the states of a token")
+        done = rows[rows[:, 0] == DONE, 1:]
+        if np.isinf(done).any():
+            raise NotFinite(f"{name} gives infinity for a text")
+        if len(done) < measuring.MIN_TEXTS:
+            raise NotEnoughTexts(
+                f"{name} needs at least {measuring.MIN_TEXTS} texts with enough tokens, "
+                f"got {len(done)} of {len(texts)}"
+            )
+        scores = measuring.finish(self.item.metric, [self._values(row) for row in done])
+        if len(done) < len(texts):
+            scores["left_out"] = len(texts) - len(done)
+        return scores, len(done)
+
+    def _values(self, row: np.ndarray) -> Values:
+        values: dict[str, float | list[float]] = {}
+        at = 0
+        for name, length in self._lengths.items():
+            part = row[at : at + _size(length)].tolist()
+            values[name] = part if length is not None else part[0]
+            at += _size(length)
+        return values
+
+
+class Watched:
+    """What watches a forward pass: token metrics, and the texts that they are measured on."""
+
+    def __init__(
+        self, model: Model, norm: Norm, tokens: Sequence[TokenValues], texts: Sequence[Text]
+    ) -> None:
+        self.tokens, self.texts = list(tokens), list(texts)
+        self._norm = model.final_norm
+        self._planes = planes(model, norm)
+
+    def missing(self) -> list[Text]:
+        """The texts that lack values of any of the metrics."""
+        return list(dict.fromkeys(t for one in self.tokens for t in one.missing(self.texts)))
+
+    def __call__(self, states: Sequence[Tensor], mask: Tensor) -> dict[Plane, Tensor]:
+        """Of a batch's states 0..L, (b, T, d_l) as written, each metric's rows (b, 1 + m)."""
+        seen = [
+            self._norm(state) if kind == "final" and self._norm is not None else state
+            for (kind, _), state in zip(self._planes, states, strict=True)
+        ]
+        alike = len({state.shape[-1] for state in seen}) == 1
+        rows: list[list[np.ndarray]] = [[] for _ in self.tokens]
+        with _one_thread(mask.shape[1] < SHORT):
+            for i, present in enumerate(mask.bool()):
+                text = [_exact(state[i, present]) for state in seen]  # (T, d_l) each
+                given = torch.stack(text) if alike else text
+                for one, found in zip(self.tokens, rows, strict=True):
+                    found.append(one.row(given))
+        return {
+            (f"tokens {number}", 0): torch.from_numpy(np.stack(found))
+            for number, found in enumerate(rows)
+        }
+
+    def keep(
+        self, texts: Sequence[Text], found: Mapping[Plane, np.ndarray]
+    ) -> dict[Plane, np.ndarray]:
+        """Keep the rows that a shard's planes hold; the other planes are given back."""
+        for number, one in enumerate(self.tokens):
+            if one.fault is None:
+                one.keep(texts, found[f"tokens {number}", 0])
+        return {plane: values for plane, values in found.items() if plane[0] in POOLED}
+
+
+def share_faults(tokens: Sequence[TokenValues], ranks: Ranks) -> None:
+    """Let a metric that failed in one process have failed in all, as the first of them tells.
+
+    Each process waits for all, and asks once, whichever metrics it has. An error cannot always be
+    sent, so elsewhere it is a UserError, which is recorded by the same text (StorageFull, which
+    ends the run, where a full disk is behind it).
+    """
+    if ranks.world == 1:
+        return
+    own = {
+        one.key: (full(one.fault) is not None, described(one.fault))
+        for one in tokens
+        if one.fault is not None
+    }
+    every = ranks.gather(own)
+    for one in tokens:
+        first = next((rank for rank, found in enumerate(every) if one.key in found), ranks.rank)
+        if first != ranks.rank:
+            no_space, text = every[first][one.key]
+            one.fault = StorageFull(text) if no_space else UserError(text)
+
+
+def _own(error: Exception) -> Exception:
+    """A metric's fault. Raises one that says that memory does not suffice, which is none."""
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    if should_reduce_batch_size(error):
+        raise error
+    return error
+
+
+def _lengths(scores: measuring.Scores) -> dict[str, int | None]:
+    for name, value in scores.items():
+        if isinstance(value, list) and any(isinstance(one, list) for one in value):
+            raise TypeError(f"{name} is a table, which a token metric cannot give for one text")
+    return {k: len(v) if isinstance(v, list) else None for k, v in scores.items()}
+
+
+def _size(length: int | None) -> int:
+    return 1 if length is None else length
+
+
+@contextmanager
+def _one_thread(short: bool) -> Iterator[None]:
+    """Without threads, whose waiting for each other costs more than small matrices do."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if short else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _exact(state: Tensor) -> Tensor:
+    """In float64, which Apple's GPU has not."""
+    return (state.cpu() if state.device.type == "mps" else state).double()

@@ -1,0 +1,426 @@
+"""A transformers backbone seen block by block: one forward pass, every state.
+
+The blocks and the final norm are not looked up by name, since every family has its own: they are
+found by watching one short probe pass, and the find is checked against the model's own output.
+
+What a forward pass may change in a model besides its output, and how it is put back.
+
+Some families change themselves as they run: BigBird turns to full attention for good once it has
+seen a short text, and rotary frequencies that follow the longest text (longrope, dynamic NTK) stay
+as the last text left them. A text's states would then depend on what was read before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lrd_harness.errors import UserError
+
+LARGE = 16 * 2**20  # bytes; packed weights may be buffers
+_Copies = list[tuple[dict[Any, Any], dict[Any, Any]]]
+_PLAIN = (bool, int, float, str, bytes)
+
+
+class Snapshot:
+    """A module and all within it as they are now: parts, buffers and attributes; not weights.
+
+    Buffers are copied, but for those as large as weights; all else is held by reference.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._take()
+
+    def _take(self) -> None:
+        module = self._module
+        self._versions = _versions(module)
+        self._held = [(owner, dict(vars(owner))) for owner in _owners(module)]
+        self._dicts, self._hooks = _Copies(), _Copies()
+        for _, attributes in self._held:
+            for name, value in attributes.items():
+                if isinstance(value, dict):
+                    (self._hooks if "_hooks" in name else self._dicts).append((value, dict(value)))
+        buffers = {id(b): b for m in module.modules() for b in m._buffers.values() if b is not None}
+        small = [b for b in buffers.values() if not b.is_meta and b.nbytes <= LARGE]
+        self._buffers = [(b, b.detach().clone()) for b in small]
+
+    def restore(self, hooks: bool = False) -> bool:
+        """Put everything back; returns whether a pass would not have been the same without that.
+
+        hooks: whether those that were registered meanwhile go, too.
+
+        That is so where a part, a buffer or a plain value is another than before. What was made
+        and kept for later, as tables that grow with the texts, changes no pass. A model that has
+        changed its weights (RWKV scales them before its first pass) has done so for good, and is
+        left like that.
+        """
+        written = _versions(self._module)
+        if any(written.get(weight, n) != n for weight, n in self._versions.items()):
+            self._take()
+            return False
+        changed = False
+        for buffer, values in self._buffers:
+            if not torch.allclose(buffer, values, rtol=0, atol=0, equal_nan=True):
+                changed = True
+                with torch.inference_mode(buffer.is_inference()):
+                    buffer.copy_(values)
+        dicts = [*self._dicts, *(self._hooks if hooks else [])]
+        for now, before in [*dicts, *((vars(owner), b) for owner, b in self._held)]:
+            if now.keys() != before.keys() or any(now[key] is not before[key] for key in before):
+                changed |= any(_differs(now.get(key), value) for key, value in before.items())
+                now.clear()  # in place, since a module holds on to its own dictionaries
+                now.update(before)
+        return changed
+
+
+def _owners(module: nn.Module) -> list[Any]:
+    """The modules, and the configurations that they read."""
+    found: dict[int, Any] = {}
+    for owner in module.modules():
+        found[id(owner)] = owner
+        config = getattr(owner, "config", None)
+        if hasattr(config, "__dict__"):
+            found[id(config)] = config
+    return list(found.values())
+
+
+def _versions(module: nn.Module) -> dict[int, int]:
+    """How often each weight was written to, by its identity; meta weights are elsewhere."""
+    held = (p for p in module.parameters() if not p.is_meta and not p.is_inference())
+    return {id(p): p._version for p in held}
+
+
+def _differs(now: Any, before: Any) -> bool:
+    if isinstance(before, nn.Module):
+        return now is not before
+    return isinstance(before, _PLAIN) and (type(now) is not type(before) or now != before)
+
+
+def follows_length(module: nn.Module) -> bool:
+    """Whether rotary frequencies depend on the longest text of a batch."""
+    kinds = [
+        kind
+        for part in module.modules()
+        for value in [getattr(part, "rope_type", None)]
+        for kind in (value.values() if isinstance(value, dict) else [value])
+    ]
+    return any(isinstance(k, str) and ("dynamic" in k or k == "longrope") for k in kinds)
+
+
+Watch = Callable[[int, Tensor], None]
+
+
+class Backbone:
+    """The blocks and the final norm of a transformers model without its head.
+
+    Attributes: module; blocks (ModuleList); calls (L, how often blocks are called in a pass: more
+    than len(blocks) where blocks share weights, as in ALBERT); final_norm (None if the last block's
+    output is the model's output); vocabulary (rows of the embedding that token ids are looked up
+    in, None where there is no such table); by_length (whether a pass depends on the longest text
+    of its batch, or changes the model: after each pass the model is then put back as it was).
+
+    Raises UserError where the module cannot be run on tokens, has no blocks called in sequence, its
+    output does not follow from the last block, or its states are not those that transformers gives.
+    The module is left as it was found.
+    """
+
+    def __init__(self, module: nn.Module, probe: Mapping[str, Tensor]) -> None:
+        self.module = module.eval()
+        name = type(module).__name__
+        self._found, self._within = Snapshot(module), False
+        try:
+            self.vocabulary = _check_runs(module, probe, name)
+            self.blocks, self.calls = _find_blocks(module, probe, name)
+            self.by_length = False
+            self.final_norm = _find_final_norm(self, probe, name)
+        finally:
+            changed = self._found.restore(hooks=True)
+        self.by_length = changed or follows_length(module)
+        try:
+            _check_states(self, probe, name)
+        finally:
+            self._found.restore(hooks=True)
+
+    def run(self, features: Mapping[str, Tensor], watch: Watch) -> Tensor:
+        """One forward pass; `watch(l, state)` sees state 0..L, (b, T, d_l).
+
+        State l is what block l + 1 reads, and the last one what block L writes: some models work on
+        a state between two blocks (DeBERTa's convolution behind its first).
+
+        Returns the model's last_hidden_state (b, T, d_L).
+        """
+        entered = left = 0
+
+        def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            nonlocal entered
+            watch(entered, args[0] if args else kwargs["hidden_states"])
+            entered += 1
+
+        def leave(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            nonlocal left
+            left += 1
+            if left == self.calls:
+                watch(left, hidden_of(output))
+
+        with torch.inference_mode(), self.unchanged(), _hooked(self.blocks, enter, leave):
+            return _last_hidden_state(self.module, features)
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Put the model back as it was behind the block; within it, passes may build on others."""
+        outermost, self._within = not self._within, True
+        try:
+            yield
+        finally:
+            if outermost:
+                self._within = False
+                if self.by_length:
+                    self._found.restore()
+
+    def bears(self, features: Mapping[str, Tensor], blocks: int | None) -> bool:
+        """Whether a pass goes through so many blocks (None: all) without a fault.
+
+        A lack of memory is none. Whatever the pass changes in the model is put back, and noted in
+        `by_length`.
+        """
+        from accelerate.utils.memory import should_reduce_batch_size
+
+        left = 0
+
+        def leave(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            nonlocal left
+            left += 1
+            if left == blocks:
+                raise _EnoughError
+
+        try:
+            with torch.inference_mode(), _hooked(self.blocks, lambda *_: None, leave):
+                _last_hidden_state(self.module, features)
+        except _EnoughError:
+            return True
+        except Exception as error:  # whatever a model raises on a text that is too long for it
+            return bool(should_reduce_batch_size(error))
+        finally:
+            self.by_length |= self._found.restore()
+        return True
+
+
+def body(model: Any) -> Any:
+    """The part of a transformers model that gives a state for each token, below any head.
+
+    Of an encoder-decoder that is the encoder, whose checkpoint may have no decoder (T5EncoderModel
+    says of itself that it is none). Some models name a part as their base that they do not have.
+    """
+    both = all(isinstance(getattr(model, part, None), nn.Module) for part in ("encoder", "decoder"))
+    if model.config.is_encoder_decoder or both or type(model).__name__.endswith("EncoderModel"):
+        return model.get_encoder()
+    base = model.base_model
+    if base is not model:
+        return body(base) if has_head(base) else base
+    if not has_head(model):
+        return base
+    words = model.get_input_embeddings()
+    parts = [part for part in model.children() if any(m is words for m in part.modules())]
+    if len(parts) != 1:
+        return base
+    return body(parts[0]) if has_head(parts[0]) else parts[0]
+
+
+def has_head(model: Any) -> bool:
+    """Whether a transformers model goes on from states to words."""
+    try:
+        return model.get_output_embeddings() is not None
+    except (AttributeError, NotImplementedError):
+        return False
+
+
+class _EnoughError(Exception):
+    """Ends a pass when what was wanted of it is known."""
+
+
+def _last_hidden_state(module: nn.Module, features: Mapping[str, Tensor]) -> Tensor:
+    """The model's own output state; no cache is kept, since nothing is generated."""
+    output = module(**features, **({"use_cache": False} if _takes_cache(module) else {}))
+    state: Tensor = output[0] if isinstance(output, tuple) else output.last_hidden_state
+    return state
+
+
+def _check_runs(module: nn.Module, probe: Mapping[str, Tensor], name: str) -> int | None:
+    """Raise UserError unless the module runs on tokens. Returns the rows of their embedding."""
+    words = _Words(probe["input_ids"])
+    try:
+        with torch.inference_mode(), words:
+            state = _last_hidden_state(module, probe)
+    except Exception as error:
+        most = int(probe["input_ids"].max())
+        if words.rows and most >= min(words.rows):
+            raise UserError(
+                f"{name} has an embedding of {min(words.rows)} tokens, and its tokenizer gives the "
+                f"token {most}: it is another model's"
+            ) from error
+        raise UserError(f"{name} cannot be run on tokens: {error}") from error
+    if state.dim() != 3 or state.shape[:2] != probe["input_ids"].shape:
+        raise UserError(f"{name} gives no state for each token: not a transformer")
+    return min(words.rows, default=None)
+
+
+class _Words(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's has no types
+    """Notes the rows of the tables in which the tokens themselves are looked up.
+
+    Not the modules are watched: some flatten the tokens first, and some hand them to a table of
+    positions for their number alone.
+    """
+
+    def __init__(self, tokens: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._tokens = tokens.flatten().cpu()
+        self.rows: list[int] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is torch.ops.aten.embedding.default:  # before it is done, since it may fail
+            found = args[1].flatten()
+            if len(found) == len(self._tokens) and bool((found.cpu() == self._tokens).all()):
+                self.rows.append(len(args[0]))
+        return func(*args, **(kwargs or {}))
+
+
+def _takes_cache(module: nn.Module) -> bool:
+    return bool(getattr(getattr(module, "config", None), "use_cache", False))
+
+
+def hidden_of(output: Any) -> Tensor:
+    """Blocks return a tensor or, in some families, a tuple that begins with it."""
+    state: Tensor = output[0] if isinstance(output, (tuple, list)) else output
+    return state
+
+
+@contextmanager
+def _hooked(blocks: nn.ModuleList, enter: Any, leave: Any) -> Iterator[None]:
+    handles = [block.register_forward_hook(leave) for block in blocks]
+    handles += [block.register_forward_pre_hook(enter, with_kwargs=True) for block in blocks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _find_blocks(
+    module: nn.Module, probe: Mapping[str, Tensor], name: str
+) -> tuple[nn.ModuleList, int]:
+    """The outermost ModuleList whose members hand a (b, T, d) state on to each other."""
+    lists = [m for m in module.modules() if isinstance(m, nn.ModuleList) and len(m)]
+    shape = tuple(probe["input_ids"].shape)
+    counts = [0] * len(lists)
+
+    def counter(index: int) -> Callable[..., None]:
+        def count(_: nn.Module, args: Any, output: Any) -> None:
+            state = hidden_of(output)
+            if isinstance(state, Tensor) and state.dim() == 3 and tuple(state.shape[:2]) == shape:
+                counts[index] += 1
+
+        return count
+
+    handles = [m.register_forward_hook(counter(i)) for i, found in enumerate(lists) for m in found]
+    try:
+        with torch.inference_mode():
+            _last_hidden_state(module, probe)
+    finally:
+        for handle in handles:
+            handle.remove()
+    config: Any = getattr(module, "config", None)
+    expected = getattr(config.get_text_config() if config else None, "num_hidden_layers", None)
+    # modules() walks from the outside in, so ties go to the outermost list
+    for index, found in enumerate(lists):
+        if expected and counts[index] == expected and counts[index] % len(found) == 0:
+            return found, counts[index]
+    best = max(range(len(lists)), key=lambda i: counts[i], default=None)
+    if best is None or counts[best] == 0:
+        raise UserError(f"{name} has no blocks that are called in sequence: not a transformer")
+    return lists[best], counts[best]
+
+
+def _find_final_norm(
+    backbone: Backbone, probe: Mapping[str, Tensor], name: str
+) -> nn.Module | None:
+    """The modules between the last block and the output, found by following the tensor."""
+    states: dict[int, Tensor] = {}
+    trail: list[tuple[nn.Module, Tensor, Tensor]] = []
+    inner = {id(m) for m in backbone.blocks.modules()}
+
+    def follow(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
+            trail.append((module, args[0], output))
+
+    leaves = [m for m in backbone.module.modules() if not list(m.children()) and id(m) not in inner]
+    handles = [m.register_forward_hook(follow) for m in leaves]
+    try:
+        last = backbone.run(probe, lambda layer, state: states.update({layer: state}))
+    finally:
+        for handle in handles:
+            handle.remove()
+    current = states[backbone.calls]
+    chain = []
+    for module, before, after in trail:
+        if same(current, last):  # what comes after it, as a pooler, reads the output
+            break
+        if same(before, current) and not same(after, before):
+            chain.append(module)
+            current = after
+    if not same(current, last):
+        raise UserError(
+            f"{name}: its output does not follow from its last block by modules of its own, "
+            "so layers of it cannot be read"
+        )
+    if not chain:
+        return None
+    return chain[0] if len(chain) == 1 else nn.Sequential(*chain)
+
+
+def _check_states(backbone: Backbone, probe: Mapping[str, Tensor], name: str) -> None:
+    """Raise UserError where transformers' own list of hidden states holds others than these.
+
+    Its last one may be normed. In some families (Mamba, RWKV) the list begins with state 1, and
+    what the last block writes stands in it twice, normed and not.
+    """
+    try:
+        with torch.inference_mode():
+            output = backbone.module(**probe, output_hidden_states=True)
+    except Exception:  # a model that does not offer them, or not like this
+        return
+    own = getattr(output, "hidden_states", None)
+    if not isinstance(own, (tuple, list)) or len(own) != backbone.calls + 1:
+        return
+    states: dict[int, Tensor] = {}
+    last = backbone.run(probe, lambda layer, state: states.update({layer: state.clone()}))
+    ends = [states[backbone.calls], last]
+    for first in (0, 1):
+        pairs = [(layer, own[layer - first]) for layer in range(first, backbone.calls + first)]
+        wrong = [layer for layer, found in pairs if not same(states[layer], found)]
+        if not wrong and any(same(end, own[-1]) for end in ends):
+            return
+        if first == 0:
+            at = wrong[0] if wrong else backbone.calls
+    raise UserError(
+        f"{name}: state {at} as its blocks hand it on is not hidden_states[{at}] of transformers, "
+        "so its layers cannot be read"
+    )
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Equal but for rounding; NaN equals NaN."""
+    if a.shape != b.shape:
+        return False
+    # T5 keeps a part of itself in float32 when the rest is in half precision
+    loose = {a.dtype, b.dtype} & {torch.float16, torch.bfloat16}
+    rtol, atol = (1e-2, 1e-3) if loose else (1e-5, 1e-6)
+    # NaN weights are a fault of the states, found where these are measured
+    return torch.allclose(a.float(), b.float(), rtol=rtol, atol=atol, equal_nan=True)

@@ -1,0 +1,176 @@
+"""How many tokens of a text a model takes: found in what it looks up, and tried.
+
+A limit is not told from names. One short pass shows which tables are read at the positions of the
+tokens, one after the other; a pass at the wanted length shows whether the blocks bear it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lrd_harness.errors import UserError
+from lrd_harness.models.backbone import Backbone
+
+# What a trial may cost on a CPU: operations of a pass, and bytes of one block's attention scores.
+OPERATIONS = 2e11
+SCORES = 2**30
+# Of the passes whose lookups are noted: few, so that small tables bear them; of two lengths, since
+# what grows with the text (the tokens of an expert) is no table.
+TOKENS = (7, 5)
+
+_LOOKUPS: Mapping[Any, Callable[[Any], tuple[Tensor, Any, int]]] = {
+    # arguments of the operation -> the table, the numbers of its rows, the axis of these
+    torch.ops.aten.embedding.default: lambda args: (args[0], args[1], 0),
+    torch.ops.aten.index_select.default: lambda args: (args[0], args[2], args[1]),
+    torch.ops.aten.gather.default: lambda args: (args[0], args[2], args[1]),
+    torch.ops.aten.index.Tensor: lambda args: _indexed(*args),
+}
+
+
+def _indexed(table: Tensor, rows: Any) -> tuple[Tensor, Any, int]:
+    """The one axis that is indexed, if it is one alone."""
+    given = [axis for axis, index in enumerate(rows) if index is not None]
+    return (table, rows[given[0]], given[0]) if len(given) == 1 else (table, None, 0)
+
+
+def length_limit(backbone: Backbone, probe: Mapping[str, Tensor], wanted: int) -> int:
+    """The most tokens a text may have: as many as wanted, if the blocks bear so many.
+
+    probe: features of a short text, (1, T), as the backbone takes them; wanted: tokens, at least 1.
+    A trial whose cost is out of proportion goes through the first block alone, or stops at a
+    shorter text; beyond that the tables that were seen to be looked up are believed.
+
+    Raises UserError where not a single token is borne.
+    """
+    tables = _position_tables(backbone, probe)
+    listed = min([wanted, *tables])
+    # an index outside a table is an error on the CPU, and the end of the process on a GPU
+    start = wanted if probe["input_ids"].device.type == "cpu" else listed
+    tried = _affordable(backbone, probe, start)
+    if _bears(backbone, probe, tried):
+        return start if tried == start else max(tried, listed)
+    below, above = 0, tried
+    for length in sorted({n for n in (*tables, *_declared(backbone)) if n < tried}, reverse=True):
+        if _bears(backbone, probe, length):
+            below = length
+            if not _bears(backbone, probe, length + 1):
+                return length
+            break
+        above = length
+    while above - below > 1:
+        middle = (below + above) // 2
+        if _bears(backbone, probe, middle):
+            below = middle
+        else:
+            above = middle
+    if not below:
+        name = type(backbone.module).__name__
+        raise UserError(f"{name} cannot be run on texts of any length up to {tried} tokens")
+    return below
+
+
+def _bears(backbone: Backbone, probe: Mapping[str, Tensor], length: int) -> bool:
+    """Whether a text of so many tokens goes through, or would but for the memory."""
+    whole = _operations(backbone, length) * backbone.calls <= _budget(probe)
+    return backbone.bears(stretched(probe, length), None if whole else 1)
+
+
+def _affordable(backbone: Backbone, probe: Mapping[str, Tensor], wanted: int) -> int:
+    """The wanted length, or the longest half, quarter ... of it that one block can be tried on."""
+    config, text = _configs(backbone)
+    eager = getattr(config, "_attn_implementation", "eager") in (None, "eager")
+    heads = getattr(text, "num_attention_heads", 1) if eager else 1
+    heads = heads if isinstance(heads, int) and heads > 0 else 1
+    length = wanted
+    while length > 1 and (
+        _operations(backbone, length) > _budget(probe) or 4 * heads * length**2 > SCORES
+    ):
+        length //= 2
+    return length
+
+
+def _budget(probe: Mapping[str, Tensor]) -> float:
+    return OPERATIONS if probe["input_ids"].device.type == "cpu" else 25 * OPERATIONS
+
+
+def _operations(backbone: Backbone, length: int) -> float:
+    """Roughly those of one block."""
+    weights = sum(p.numel() for p in backbone.blocks[0].parameters())
+    width = max((p.shape[-1] for p in backbone.blocks[0].parameters()), default=1)
+    return 2.0 * length * weights + 4.0 * length**2 * width
+
+
+def _configs(backbone: Backbone) -> tuple[Any, Any]:
+    """The configuration of the module, and its part for text; None where there is none."""
+    config: Any = getattr(backbone.module, "config", None)
+    return config, config.get_text_config() if config is not None else None
+
+
+def _declared(backbone: Backbone) -> list[int]:
+    """Numbers of a configuration that may be limits; they are tried like any other."""
+    _, text = _configs(backbone)
+    return [] if text is None else [v for v in vars(text).values() if type(v) is int and v > 0]
+
+
+class _Lookups(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's has no types
+    """Notes the tables that are read at T rows, one after the other: a row a token."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.tokens = tokens
+        self.limits: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in _LOOKUPS:  # before it is done, since it may fail
+            table, rows, axis = _LOOKUPS[func](args)
+            first = _consecutive(rows, self.tokens)
+            if first is not None:
+                self.limits.add(table.shape[axis] - first)
+        return func(*args, **(kwargs or {}))
+
+
+def _consecutive(rows: Any, tokens: int) -> int | None:
+    """The first of the numbers n, n + 1, ... along one axis, the same in all others; else None."""
+    if not isinstance(rows, Tensor) or rows.dtype.is_floating_point or rows.dtype == torch.bool:
+        return None
+    for axis in [d for d, size in enumerate(rows.shape) if size == tokens]:
+        run = rows.movedim(axis, -1).reshape(-1, tokens)
+        first = int(run[0, 0])
+        expected = torch.arange(first, first + tokens, device=rows.device)
+        if first >= 0 and bool((run == expected).all()):
+            return first
+    return None
+
+
+def _position_tables(backbone: Backbone, probe: Mapping[str, Tensor]) -> list[int]:
+    """How many tokens the tables of positions have rows for, as far as a short pass shows them."""
+    middle = probe["input_ids"].shape[1] // 2
+    found = []
+    for tokens in TOKENS:
+        same = stretched(probe, tokens)
+        same["input_ids"] = probe["input_ids"][:, middle : middle + 1].repeat(1, tokens)
+        with _Lookups(tokens) as lookups:
+            backbone.bears(same, None)
+        found.append(lookups.limits)
+    return sorted(set.intersection(*found))
+
+
+def stretched(probe: Mapping[str, Tensor], length: int) -> dict[str, Tensor]:
+    """The probe (1, T) at another length: cut, or its middle token repeated."""
+    made = {}
+    for name, values in probe.items():
+        size = values.shape[1]
+        middle = size // 2
+        if length <= size:
+            made[name] = values[:, :length]
+        else:
+            filler = values[:, middle : middle + 1].repeat(1, length - size)
+            made[name] = torch.cat([values[:, :middle], filler, values[:, middle:]], dim=1)
+    return made

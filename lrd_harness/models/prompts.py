@@ -1,0 +1,215 @@
+"""Which prompt goes before a text: the user's, else mteb's for models it knows, else the model's.
+
+mteb keeps prompts in the loader arguments of its model records; they are resolved with mteb's own
+functions, so that a task's score is the one mteb would give.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from types import FunctionType, MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from lrd_harness.contracts import PromptType, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+Prompt = Callable[[Task, str | None], str]
+
+# The names under which sentence-transformers' encode_query and encode_document look.
+_OWN_NAMES: Mapping[str | None, Sequence[str]] = {
+    "query": ("query",),
+    "document": ("document", "passage", "corpus"),
+}
+
+
+def prompt_rule(
+    model_name: str,
+    own: Mapping[str, str | None] | None = None,
+    default: str | None = None,
+    chosen: Mapping[str, str] | None = None,
+) -> Prompt:
+    """The prompt of (task, prompt type) for one model.
+
+    own, default: a sentence-transformers model's prompts and the name of its default prompt;
+    chosen: the user's prompts, by mteb's keys (task name, task type, "query", "document", each
+    also as "NAME-query"), which replace all others.
+    """
+    if chosen is not None:
+        return _by_table(chosen)
+    # mteb's prompts for a model replace those that were saved with it, fallbacks included
+    table = _known(model_name) or own or {}
+    fallback = table.get(default or "") or ""
+    rule = _instruct(model_name, fallback) or _by_table(table, _OWN_NAMES, fallback)
+    return cache(rule)  # asked once a text, and mteb looks up its tasks anew each time
+
+
+def embedded(
+    embed: Callable[..., Tensor], pooled: Tensor, prompt_type: PromptType | None
+) -> Tensor:
+    """What a model's `embed` makes of pooled states; one that takes a prompt type is told it."""
+    takes = "prompt_type" in inspect.signature(embed).parameters
+    return embed(pooled, prompt_type=prompt_type) if takes else embed(pooled)
+
+
+def own_prompts(
+    model_name: str,
+    own: Mapping[str, str | None],
+    default: str | None,
+    chosen: Mapping[str, str] | None,
+) -> tuple[dict[str, str], str | None]:
+    """What `prompt_rule` goes by, as sentence-transformers keeps it; and the default prompt's name.
+
+    Where no name says which prompt a query or a document gets, it is written out. Instructions that
+    mteb makes for each task are not among them.
+    """
+    if chosen is not None:
+        others = {name for names in _OWN_NAMES.values() for name in names} - set(_OWN_NAMES)
+        table = {name: prompt for name, prompt in chosen.items() if name not in others}
+        return {"query": "", "document": "", **table}, None
+    table = {name: prompt or "" for name, prompt in (_known(model_name) or own).items()}
+    default = default if default in table else None
+    fallback = table.get(default or "", "")
+    for kind, names in _OWN_NAMES.items():
+        if kind is not None:
+            table[kind] = next((table[name] for name in names if name in table), fallback)
+    return table, default
+
+
+def instructed(model_name: str, chosen: Mapping[str, str] | None) -> bool:
+    """Whether mteb makes instructions for the model, so that prompts depend on the task."""
+    return chosen is None and _instruct(model_name, "") is not None
+
+
+def _by_table(
+    table: Mapping[str, str | None],
+    own_names: Mapping[str | None, Sequence[str]] = MappingProxyType({}),
+    fallback: str = "",
+) -> Prompt:
+    """By mteb's order of keys, else by the names for this prompt type, else the fallback."""
+    filled = {name: prompt or "" for name, prompt in table.items()}
+
+    def prompt(task: Task, prompt_type: str | None) -> str:
+        from mteb.models.abs_encoder import get_prompt_name
+
+        found = get_prompt_name(filled, task, _prompt_type(prompt_type))  # type: ignore[arg-type]
+        names = [found] if found is not None else own_names.get(prompt_type, ())
+        return next((filled[name] for name in names if name in filled), fallback)
+
+    return prompt
+
+
+def _prompt_type(prompt_type: str | None) -> Any:
+    from mteb.types import PromptType
+
+    return PromptType(prompt_type) if prompt_type else None
+
+
+def _meta(model_name: str) -> Any:
+    """mteb's record of the model, without asking the hub; None for a model it does not know.
+
+    model_name: as in results, so with "@REVISION" where the user asked for one.
+    """
+    import mteb
+
+    try:
+        return mteb.get_model_meta(model_name.partition("@")[0])
+    except (KeyError, ValueError):
+        return None
+
+
+def _known(model_name: str) -> Mapping[str, str] | None:
+    prompts: Mapping[str, str] | None = _loading(model_name)[1].get("model_prompts")
+    return prompts
+
+
+def loader_arguments(model_name: str) -> Mapping[str, Any]:
+    """What mteb tells sentence-transformers when it loads this model; {} where it does not."""
+    wrapper, given = _loading(model_name)
+    return given if wrapper is not None else {}
+
+
+def _loading(model_name: str) -> tuple[type | None, Mapping[str, Any]]:
+    """Which of its two wrappers of sentence-transformers mteb loads a model with, and how."""
+    from mteb.models.instruct_wrapper import InstructSentenceTransformerModel
+    from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
+
+    meta = _meta(model_name)
+    given = (meta.loader_kwargs or {}) if meta is not None else {}
+    for wrapper in (InstructSentenceTransformerModel, SentenceTransformerEncoderWrapper):
+        loader = meta.loader if meta is not None else None
+        if isinstance(loader, type) and issubclass(loader, wrapper):
+            return wrapper, given
+        if isinstance(loader, FunctionType) and loader.__globals__.get(wrapper.__name__) is wrapper:
+            told = _told(loader, wrapper.__name__, meta, given)
+            if told is not None:
+                return wrapper, told
+    return None, given
+
+
+class _ToldError(Exception):
+    """Carries out of a loader what it wanted to make a wrapper with."""
+
+
+def _told(
+    loader: FunctionType, wrapper: str, meta: Any, given: Mapping[str, Any]
+) -> Mapping[str, Any] | None:
+    """The arguments that a loader function gives a wrapper, which is not made: it loads weights."""
+
+    def stop(*_: Any, **arguments: Any) -> None:
+        raise _ToldError(arguments)
+
+    if wrapper not in loader.__code__.co_names:
+        return None
+    stopped = FunctionType(
+        loader.__code__,
+        {**loader.__globals__, wrapper: stop},
+        loader.__name__,
+        loader.__defaults__,
+        loader.__closure__,
+    )
+    stopped.__kwdefaults__ = loader.__kwdefaults__
+    try:
+        stopped(meta.name, revision=meta.revision, **given)
+    except _ToldError as told:
+        arguments: Mapping[str, Any] = told.args[0]
+        return arguments
+    except Exception:  # a package that only this model needs
+        return None
+    return None
+
+
+def _instruct(model_name: str, fallback: str) -> Prompt | None:
+    """The instructions of models that mteb loads with an instruction template.
+
+    fallback: the model's default prompt, which it uses where mteb gives it none.
+    """
+    from mteb.models.instruct_wrapper import InstructSentenceTransformerModel
+
+    wrapper, given = _loading(model_name)
+    if wrapper is not InstructSentenceTransformerModel:
+        return None
+    # mteb's class loads the weights in __init__; only its prompt rules are wanted here
+    rules = object.__new__(InstructSentenceTransformerModel)
+    rules.instruction_template = given.get("instruction_template")
+    rules.prompts_dict = given.get("prompts_dict")
+    if given.get("prompt_priority"):
+        from mteb.models.abs_encoder import PromptSource
+
+        rules.prompt_priority = [PromptSource.from_str(s) for s in given["prompt_priority"]]
+    on_documents = given.get("apply_instruction_to_passages", True)
+
+    def prompt(task: Task, prompt_type: str | None) -> str:
+        if prompt_type == "document" and not on_documents:
+            return fallback
+        try:
+            text: str = rules.get_task_instruction(task, _prompt_type(prompt_type))  # type: ignore[arg-type]
+        except KeyError:  # a task that mteb does not know has no instruction of mteb's
+            return ""
+        return text
+
+    return prompt

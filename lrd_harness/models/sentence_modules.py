@@ -1,0 +1,290 @@
+"""A saved model as sentence-transformers reads it: its modules say what was measured."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lrd_harness.contracts import ModelOptions, Text
+from lrd_harness.models.pooling import NoPooler
+from lrd_harness.models.prompts import instructed, loader_arguments, own_prompts
+from lrd_harness.models.save import FILE
+
+NO_SINK = "mean-no-sink"
+MODES = {"mean": "mean", "cls": "cls", "last": "lasttoken"}  # our poolings, by its names
+SETTINGS = "sentence_bert_config.json"  # of the transformer
+MODULES = "modules.json"
+CONFIG = "config_sentence_transformers.json"
+# for encoder-decoder models of which sentence-transformers would take the decoder's output
+ENCODER = {
+    "modality_config": {
+        "text": {"method": "forward", "method_output_name": "encoder_last_hidden_state"}
+    },
+    "module_output_name": "token_embeddings",
+}
+# of unequal length, so that it shows where padding changes something
+TEXTS = (
+    "The quick brown fox jumps over the lazy dog.",
+    "A fox.",
+    "All of these words are here so that the other texts have to be padded up to their number.",
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How a model was read, and what the model that is saved gives.
+
+    name: by which mteb may know it; plain: whether the checkpoint below any modules was read;
+    pooling, max_length: in use; options: as it was opened; poolers: modules that were left out
+    since the checkpoint has no weights for them; embed: texts -> (n, d) float32, each text alone;
+    alone: whether padding, or longer texts of a batch, change the states of a text.
+    """
+
+    name: str
+    plain: bool
+    pooling: str
+    max_length: int
+    options: ModelOptions
+    poolers: Sequence[str]
+    embed: Callable[[Sequence[Text]], np.ndarray]
+    alone: bool = False
+
+
+def pooled_by(modules: Sequence[Any]) -> tuple[str | None, list[Any]]:
+    """The pooling that is spelled out by several modules, if one is, and what comes behind it."""
+    spelled = len(modules) > 3 and getattr(modules[2], "module_output_name", "") == "prompt_length"
+    return (NO_SINK, list(modules[4:])) if spelled else (None, list(modules[2:]))
+
+
+def pooling_modules(pooling: str, width: int) -> list[Any]:
+    """One of our poolings of states of a width, as modules.
+
+    There is no mean without position 0, but there is one without the prompt: here without one that
+    is said to be a token long, whatever was put before the text.
+    """
+    import torch
+    from sentence_transformers.base.modules import Dense
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    if pooling != NO_SINK:
+        return [Pooling(width, MODES[pooling])]
+    one = Dense(
+        width,
+        1,
+        activation_function=None,
+        init_weight=torch.zeros(1, width),
+        init_bias=torch.ones(1),
+        module_output_name="prompt_length",
+    )
+    return [Pooling(width, "cls"), one, Pooling(width, "mean", include_prompt=False)]
+
+
+def tokenizing(measured: Measured) -> dict[str, Any]:
+    """How the tokenizer of a model of modules is opened: as mteb says."""
+    given = loader_arguments(measured.name)
+    told = {**given.get("tokenizer_kwargs", {}), **given.get("processor_kwargs", {})}
+    return told | ({"add_eos_token": True} if given.get("add_eos_token") else {})
+
+
+def fit(model: Any, measured: Measured) -> None:
+    """Let a SentenceTransformer be as it was measured, in place."""
+    for name in measured.poolers:
+        model[0].auto_model.set_submodule(name, NoPooler())
+    given = loader_arguments(measured.name)
+    if not given.get("include_prompt", True):
+        model.set_pooling_include_prompt(include_prompt=False)
+    if given.get("embed_dim"):
+        model.truncate_dim = given["embed_dim"]
+    if measured.options.pooling:
+        first, pooling = model[0], model[1]
+        made = pooling_modules(measured.pooling, pooling.embedding_dimension)
+        after = pooled_by(list(model))[1]
+        dtype = next(first.parameters()).dtype
+        model._modules.clear()
+        for number, module in enumerate([first, *(m.to(dtype) for m in (*made, *after))]):
+            model.add_module(str(number), module)
+        model.module_kwargs = None
+    model.max_seq_length = measured.max_length
+    model.prompts, model.default_prompt_name = own_prompts(
+        measured.name, model.prompts, model.default_prompt_name, measured.options.prompts
+    )
+
+
+def add(folder: Path, measured: Measured, tokenizer: Any, root: Any) -> list[str]:
+    """Let a saved checkpoint say how it was read; returns what else to know of it, a line each.
+
+    tokenizer, root: the checkpoint's. The folder is loaded as a user would load it, and what that
+    gives is compared with what was measured.
+    """
+    if measured.plain and measured.pooling not in (*MODES, NO_SINK):  # of an adapter of one's own
+        return [_other(root, measured)]
+    chosen = measured.options.prompts
+    prompts, default = own_prompts(measured.name, {}, None, chosen)
+    lines: list[str] = []
+    said: dict[str, Any] = {}
+    if instructed(measured.name, chosen):
+        said["instructions"] = measured.name
+        lines.append(
+            "prompts depend on the task: give SentenceTransformer(DIR).encode those that mteb "
+            f"makes for {measured.name}"
+        )
+    if measured.plain:
+        said |= {
+            "plain": True,
+            "pooling": measured.pooling,
+            "max_length": measured.max_length,
+            "attention": measured.options.attention,
+            "prompts": prompts if any(prompts.values()) else None,
+        }
+        _write_modules(folder, measured)
+        _write_json(
+            folder / CONFIG,
+            {
+                "model_type": "SentenceTransformer",
+                "prompts": prompts,
+                "default_prompt_name": default,
+                "similarity_fn_name": "cosine",
+            },
+        )
+    if said:
+        _write_json(folder / FILE, said)
+    return lines + _tried(folder, measured, tokenizer, root)
+
+
+def section(measured: Measured, lines: Sequence[str]) -> str:
+    """The part of a model card that says how the model is read."""
+    options = measured.options
+    prompts = own_prompts(measured.name, {}, None, options.prompts)[0]
+    rows = {
+        "pooling": f"`{measured.pooling}`",
+        "tokens of a text": f"{measured.max_length} at most",
+        "computed in": options.dtype,
+        "attention": options.attention,
+        "prompts": json.dumps(prompts, ensure_ascii=False) if any(prompts.values()) else None,
+    }
+    listed = [f"{what}: {value}" for what, value in rows.items() if value is not None]
+    body = "\n".join(f"- {line}" for line in (*listed, *lines))
+    return f"\n## How it was measured\n\n{body}\n"
+
+
+def _write_json(file: Path, contents: Any) -> None:
+    file.write_text(json.dumps(contents, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write_modules(folder: Path, measured: Measured) -> None:
+    """What sentence-transformers writes when it saves a model, apart from the transformer."""
+    from sentence_transformers.base.modules import Transformer
+
+    width = measured.embed([Text(TEXTS[0])]).shape[1]
+    listed = [{"idx": 0, "name": "0", "path": "", "type": _path_of(Transformer)}]
+    for number, module in enumerate(pooling_modules(measured.pooling, width), 1):
+        path = f"{number}_{type(module).__name__}"
+        (folder / path).mkdir()
+        module.save(str(folder / path))
+        kind = _path_of(type(module))
+        listed.append({"idx": number, "name": str(number), "path": path, "type": kind})
+    _write_json(folder / MODULES, listed)
+
+
+def _path_of(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__name__}"
+
+
+def _tried(folder: Path, measured: Measured, tokenizer: Any, root: Any) -> list[str]:
+    """Find the settings with which the folder gives what was measured; says where none does."""
+    settings = _settings(folder, measured, tokenizer, root)
+    forms = [settings, settings | ENCODER] if root.config.is_encoder_decoder else [settings]
+    sides = ("right", "left") if measured.plain else ("", "right", "left")
+    for form in forms:
+        together = [] if measured.alone else [(side, len(TEXTS)) for side in sides]
+        for side, batch_size in (*together, (sides[0], 1)):
+            _set(folder, form, side)
+            if _gives(folder, measured, batch_size):
+                return _remarks(measured, tokenizer, root, alone=batch_size == 1)
+    if measured.plain:  # what is not right had better not be there
+        for name in (MODULES, CONFIG, SETTINGS):
+            (folder / name).unlink()
+        for part in folder.glob("[0-9]_*"):
+            shutil.rmtree(part)
+    else:
+        _set(folder, settings, "")
+    return [_other(root, measured)]
+
+
+def _remarks(measured: Measured, tokenizer: Any, root: Any, alone: bool) -> list[str]:
+    """What to know of a folder that is read right; alone: if texts are in no batch."""
+    found = []
+    if alone:
+        found.append(
+            "SentenceTransformer(DIR) gives what was measured with encode(..., batch_size=1) "
+            f"alone, since padding changes the states of a {type(root).__name__}"
+        )
+    if measured.pooling == NO_SINK and not tokenizer("")["input_ids"]:
+        found.append("SentenceTransformer(DIR) makes zeros of a text that is a single token")
+    return found
+
+
+def _other(root: Any, measured: Measured) -> str:
+    what = "the encoder" if root.config.is_encoder_decoder else "the model"
+    return (
+        "SentenceTransformer(DIR) does not give what was measured: pool the last states of "
+        f"{what} that transformers loads, by {measured.pooling}"
+    )
+
+
+def _settings(folder: Path, measured: Measured, tokenizer: Any, root: Any) -> dict[str, Any]:
+    """How the transformer is loaded, where the checkpoint alone would say something else."""
+    file, options = folder / SETTINGS, measured.options
+    model = {"attn_implementation": options.attention} if options.attention else {}
+    if str(root.dtype) != f"torch.{options.dtype}":
+        model["dtype"] = options.dtype
+    if not measured.plain:
+        held: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return held | {"model_args": model}
+    tokens = {"pad_token": pad} if (pad := _pad(tokenizer, root)) else {}
+    return {"max_seq_length": measured.max_length, "model_args": model, "tokenizer_args": tokens}
+
+
+def _pad(tokenizer: Any, root: Any) -> str | None:
+    """A token to pad with, where the tokenizer has none that the model knows; it is masked."""
+    try:
+        rows = len(root.get_input_embeddings().weight)
+    except (AttributeError, NotImplementedError, TypeError):  # an embedding of another kind
+        rows = len(tokenizer)
+    ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id, 0)
+    found = next(i for i in ids if i is not None and i < rows)
+    return None if found == ids[0] else str(tokenizer.convert_ids_to_tokens(found))
+
+
+def _set(folder: Path, settings: Mapping[str, Any], side: str) -> None:
+    """Write the settings; side: on which texts are padded, "" for the tokenizer's own."""
+    tokens = settings.get("tokenizer_args", {}) | ({"padding_side": side} if side else {})
+    said = {**settings, "tokenizer_args": tokens}
+    _write_json(folder / SETTINGS, {key: value for key, value in said.items() if value != {}})
+
+
+def _gives(folder: Path, measured: Measured, batch_size: int) -> bool:
+    """Whether sentence-transformers makes of the folder what was measured, in such batches."""
+    from sentence_transformers import SentenceTransformer
+
+    # the same up to rounding, which in half precision may come to a few per cent
+    near = 1e-3 if measured.options.dtype == "float32" else 0.05
+    try:
+        model: Any = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+        for prompt in {"", next(filter(None, model.prompts.values()), "")}:
+            found = model.encode(
+                list(TEXTS), prompt=prompt, batch_size=batch_size, show_progress_bar=False
+            )
+            wanted = measured.embed([Text(text, prompt) for text in TEXTS])
+            off = np.linalg.norm(found - wanted, axis=1) / np.linalg.norm(wanted, axis=1)
+            if not (off <= near).all():
+                return False
+    except Exception:  # whatever the libraries raise: it cannot be read so
+        return False
+    return bool(model.max_seq_length == measured.max_length)

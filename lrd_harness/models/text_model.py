@@ -1,0 +1,421 @@
+"""What every adapter opens: texts in, pooled states of all layers out, in one forward pass.
+
+Where a model lies: on one device, or spread over several by accelerate.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from lrd_harness.contracts import (
+    Checkpoint,
+    Encoded,
+    ModelInfo,
+    ModelOptions,
+    Observe,
+    PromptType,
+    Task,
+    Text,
+)
+from lrd_harness.errors import UserError
+from lrd_harness.models.backbone import Backbone, Watch
+from lrd_harness.models.head import Head
+from lrd_harness.models.lengths import length_limit
+from lrd_harness.models.pooling import ONE_TOKEN, named
+from lrd_harness.models.prompts import embedded
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def place(module: nn.Module, options: ModelOptions) -> torch.device:
+    """Bring a model to its device, in evaluation mode; the device that its tokens go to.
+
+    One that was spread over several devices when it was loaded stays where it is; accelerate's
+    hooks move what goes from one device to the next.
+    """
+    import torch
+
+    module.eval()
+    if options.device_map is None:
+        module.to(options.device)
+        return torch.device(options.device)
+    held = (p.device for p in module.parameters() if p.device.type != "meta")  # meta: offloaded
+    return next(held, torch.device(options.device))
+
+
+def mapping(options: ModelOptions) -> dict[str, Any]:
+    """What transformers' loaders are to be told of devices."""
+    return {} if options.device_map is None else {"device_map": options.device_map}
+
+
+def exact() -> None:
+    """No TF32: on a GPU it would keep ten bits of a float32's digits in metrics and states."""
+    import torch
+
+    torch.set_float32_matmul_precision("highest")
+
+
+NO_HEAD = "its weights hold no language-model head, so it cannot compare continuations"
+PlaneKey = tuple[str, int]  # ("raw" or "final", layer)
+Planes = dict[PlaneKey, Tensor]
+Side = Literal["right", "left", "none"]
+_SENTENCE = "The quick brown fox jumps over the lazy dog."
+_PROBE = 13  # tokens of a probe; a number that no width or number of heads is likely to be
+_TRIED_CUT = 64  # tokens; whether longer texts are cut is not tried
+
+
+@dataclass
+class Parts:
+    """What adapters differ in.
+
+    encode: (texts, max_length) -> token features of texts as the model was made to read them, cut
+        to so many tokens, without padding; there may be a "prompt_length", the number of leading
+        tokens that `pool` is to leave out;
+    pool: (state (b, T, d), features) -> (b, d); embed: pooled -> the model's output, which may
+        take a `prompt_type`, "query" or "document";
+    max_length: tokens of a text that are wanted; the model may bear fewer;
+    prompt: the prompt of a task's texts; similarity: how its outputs are compared;
+    whole: the model with its language-model head, around `module`, where that is wanted.
+    """
+
+    adapter: str
+    module: torch.nn.Module
+    tokenizer: Any
+    encode: Callable[[Sequence[Text], int], list[dict[str, Any]]]
+    pool: Callable[[Tensor, Mapping[str, Any]], Tensor]
+    pooling: str
+    max_length: int
+    prompt: Callable[[Task, str | None], str]
+    embed: Callable[..., Tensor] = lambda pooled: pooled
+    similarity: str = "cosine"
+    whole: torch.nn.Module | None = None
+
+
+def by_mask(name: str) -> Callable[[Tensor, Mapping[str, Any]], Tensor]:
+    """One of our own poolings as an adapter's `pool`. Raises UserError for an unknown one."""
+    pool = named(name)
+    return lambda state, features: pool(state, features["attention_mask"])
+
+
+class TextModel:
+    """An opened model (contracts.Model) around a transformers backbone.
+
+    Raises UserError from Backbone where the module is no transformer that can be read by layer.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, options: ModelOptions, parts: Parts) -> None:
+        self.checkpoint, self.options, self.parts = checkpoint, options, parts
+        self.tokenizer = parts.tokenizer
+        self.similarity, self.whole = parts.similarity, parts.whole
+        self.device = place(parts.whole or parts.module, options)
+        names = _forward_names(parts.module)
+        self._positions = "position_ids" in names
+        self._typed = "token_type_ids" in names
+        self._padding_idx = _padding_idx(parts.module)
+        self._rows: int | None = None
+        self.max_length = parts.max_length
+        probe = self._probe()
+        inputs = self._inputs(self._pad([probe], "right"), "right")
+        self.backbone = Backbone(parts.module, inputs)
+        self._rows = self.backbone.vocabulary
+        self.length_limit = cache(partial(length_limit, self.backbone, inputs))
+        self.max_length = self.length_limit(parts.max_length)
+        self._check_cut()
+        self.blocks, self.final_norm = self.backbone.blocks, self.backbone.final_norm
+        self.has_final_norm = self.final_norm is not None
+        self.head = self._head(inputs)
+        self.padding = self._sound_padding(probe)
+        states = self.states([probe])
+        self.info = ModelInfo(
+            parameters=sum(p.numel() for p in parts.module.parameters()),
+            blocks=self.backbone.calls,
+            width=states["raw", self.backbone.calls].shape[1],
+            pooling=parts.pooling,
+            max_length=self.max_length,
+            family=str(checkpoint.config.get("model_type", type(parts.module).__name__)),
+        )
+        self.identity = self._identity()
+
+    def _head(self, probe: Mapping[str, Tensor]) -> Head | None:
+        self.headless = NO_HEAD
+        if self.parts.whole is None:
+            return None
+        try:
+            last = self.backbone.run(probe, lambda layer, state: None)
+            return Head(self.parts.whole, probe, last)
+        except UserError as error:
+            self.headless = str(error)
+            return None
+
+    def _identity(self) -> dict[str, str]:
+        config = getattr(self.parts.module, "config", None)
+        content = self.checkpoint.content
+        return {
+            "model": self.checkpoint.path if self.checkpoint.hub else self.checkpoint.name,
+            "revision": self.checkpoint.revision,
+            "adapter": self.parts.adapter,
+            "pooling": self.parts.pooling,
+            "max_length": str(self.max_length),
+            "dtype": self.options.dtype,
+            "attention": str(getattr(config, "_attn_implementation", None)),
+            "padding": self.padding,
+            **({"content": content} if content else {}),
+        }
+
+    def prompt(self, task: Task, prompt_type: str | None) -> str:
+        """The prompt that goes before a text of this task."""
+        return self.parts.prompt(task, prompt_type)
+
+    def tokenize(self, texts: Sequence[Text]) -> list[Encoded]:
+        """Token features of each text, cut to the model's length; no text is without a token.
+
+        Raises UserError for a text with a token that the model has no embedding of.
+        """
+        encoded = self._encoded(texts, self.max_length)
+        for text, features in zip(texts, encoded, strict=True):
+            self.check_tokens(features["input_ids"], text.prompt + text.text)
+        return list(encoded)
+
+    def check_tokens(self, tokens: Sequence[int], text: str) -> None:
+        """Raise UserError for a token number outside the embedding, naming the text."""
+        least, most = min(tokens, default=0), max(tokens, default=0)
+        if self._rows is not None and not 0 <= least <= most < self._rows:
+            wrong = least if least < 0 else most
+            raise UserError(
+                f"the text {_shortened(text)!r} has the token {wrong}, but the embedding of "
+                f"{self.checkpoint.name} has {self._rows} rows: its tokenizer is another model's"
+            )
+
+    def _encoded(self, texts: Sequence[Text], max_length: int) -> list[dict[str, Any]]:
+        encoded = self.parts.encode([Text(*map(_readable, text)) for text in texts], max_length)
+        for features in encoded:
+            if not features["input_ids"]:
+                features["input_ids"] = [self._token("bos", "eos", "pad")]
+                if "token_type_ids" in features:
+                    features["token_type_ids"] = [0]
+        return encoded
+
+    def _probe(self) -> dict[str, Any]:
+        """The first tokens of a text, as few as are wanted; whatever the tokenizer adds or cuts."""
+        (features,) = self._encoded([Text(_SENTENCE)], max(self.max_length, _PROBE))
+        kept = slice(0, min(self.max_length, _PROBE))
+        return {k: v[kept] if isinstance(v, list) else v for k, v in features.items()}
+
+    def _check_cut(self) -> None:
+        """Raise UserError where the tokenizer does not cut texts to the model's length."""
+        if self.max_length > _TRIED_CUT:
+            return
+        (features,) = self._encoded([Text("fox " * (self.max_length + 1))], self.max_length)
+        found = len(features["input_ids"])
+        if found > self.max_length:
+            (least,) = self._encoded([Text("")], _TRIED_CUT)
+            raise UserError(
+                f"{self.checkpoint.name}: texts cannot be cut to {self.max_length} "
+                f"token{'' if self.max_length == 1 else 's'}, since its tokenizer adds "
+                f"{len(least['input_ids'])} to each: --max-length must be more than that"
+            )
+
+    def truncated(self, texts: Sequence[Text], encoded: Sequence[Encoded]) -> list[bool]:
+        """Of each text, whether it was longer than the model takes."""
+        at_limit = [i for i, e in enumerate(encoded) if len(e["input_ids"]) >= self.max_length]
+        cut = [False] * len(encoded)
+        if at_limit and callable(self.tokenizer):
+            full = [_readable(texts[i].prompt + texts[i].text) for i in at_limit]
+            ids = self.tokenizer(full, verbose=False)["input_ids"]
+            for i, found in zip(at_limit, ids, strict=True):
+                cut[i] = len(found) > self.max_length
+        return cut
+
+    def states(self, batch: Sequence[Encoded], observe: Observe | None = None) -> Planes:
+        """One forward pass: pooled states (b, d_l) float32 by ("raw" | "final", layer 0..L).
+
+        "final" planes are there only where the model has a final norm; it is applied to the token
+        states, before they are pooled. observe: adds planes of its own, made of the token states.
+        """
+        if self.padding == "none":
+            return _by_length(batch, lambda alike: self._forward(alike, "right", observe))
+        return self._forward(batch, self.padding, observe)
+
+    def _forward(
+        self, batch: Sequence[Encoded], side: Side, observe: Observe | None = None
+    ) -> Planes:
+        features = self._pad(batch, side)
+        found: Planes = {}
+        tokens: list[Tensor] = []
+
+        def watch(layer: int, state: Tensor) -> None:
+            state = _of_tokens(state.to(self.device), features)
+            found.update({(k, layer): v for k, v in self.pooled(state, features).items()})
+            if observe is not None:
+                tokens.append(state.clone())  # some families write over it in the next block
+
+        self.backbone.run(self._inputs(features, side), watch)
+        if observe is not None:
+            with torch.inference_mode():
+                found.update(observe(tokens, features["attention_mask"]))
+        return found
+
+    def pooled(self, state: Tensor, features: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Of a state (b, T, d), "raw" and, where there is a final norm, "final", (b, d) float32."""
+        state = _of_tokens(state, features)
+        raw = self.parts.pool(state, features)
+        found = {"raw": raw.float()}
+        if self.final_norm is not None:
+            # a pooling that takes one token and a norm of single tokens can change places
+            one = self.parts.pooling in ONE_TOKEN
+            whole = raw if one else self.final_norm(state).to(self.device)
+            normed = self.normed(raw.to(state.dtype)) if one else self.parts.pool(whole, features)
+            found["final"] = normed.float()
+        return found
+
+    def normed(self, state: Tensor) -> Tensor:
+        """The final norm of single tokens' states (m, d); without one, the states as they are."""
+        if self.final_norm is None:
+            return state
+        normed: Tensor = self.final_norm(state.unsqueeze(1)).squeeze(1).to(self.device)
+        return normed
+
+    def watch(self, batch: Sequence[Encoded], seen: Watch) -> None:
+        """One forward pass without pooling: `seen(l, state)` of state 0..L, (b, T, d_l), as it is.
+
+        Texts shorter than T are padded on the side `padding`; where that is "none", they must be of
+        equal length.
+        """
+        padded = self.features(batch)
+
+        def watch(layer: int, state: Tensor) -> None:
+            seen(layer, _of_tokens(state.to(self.device), padded))
+
+        self.backbone.run(self.inputs(padded), watch)
+
+    def features(self, batch: Sequence[Encoded]) -> dict[str, Any]:
+        """A batch padded on the side `padding`, (b, T); of equal lengths where that is "none"."""
+        return self._pad(batch, "left" if self.padding == "left" else "right")
+
+    def inputs(self, features: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Those of the features of a batch that the backbone itself takes."""
+        return self._inputs(features, "left" if self.padding == "left" else "right")
+
+    def _sound_padding(self, probe: Mapping[str, Any]) -> Side:
+        """The side on which padding changes no state: the chosen one, else the other, else none.
+
+        Some families know no positions of their own (BART, RWKV from the left), and some let
+        neighbours see the padding (convolutions in ConvBERT): the states of a text would depend on
+        its batch. So they would where a pass depends on the longest text.
+        """
+        if self.backbone.by_length:
+            return "none"
+        wanted = self.options.padding
+        tokens = len(probe["input_ids"])
+        if self.max_length > 1 and tokens == 1:  # a text of one token can still meet longer ones
+            probe = {k: v * 2 if isinstance(v, list) else v for k, v in probe.items()}
+            tokens = 2
+        cut = max(1, tokens // 3)
+        short = [{k: v[:cut] if isinstance(v, list) else v for k, v in probe.items()}]
+        alone = self._forward(short, "right")
+        sides: tuple[Side, Side] = (wanted, "right" if wanted == "left" else "left")
+        for side in sides:
+            padded = self._forward([probe, *short], side)
+            if all(_near(padded[key][-1:], alone[key], self.options.dtype) for key in alone):
+                return side
+        return "none"
+
+    def embed(self, pooled: Tensor, prompt_type: PromptType | None = None) -> Tensor:
+        """From pooled states (n, d) to the model's output: Dense, Normalize and the like."""
+        with torch.inference_mode():
+            return embedded(self.parts.embed, pooled.to(self.device), prompt_type).float().cpu()
+
+    def _pad(self, batch: Sequence[Encoded], side: Side) -> dict[str, Any]:
+        """Pad token features to one (b, T) batch on a side."""
+        longest = max(len(e["input_ids"]) for e in batch)
+        filler = self._token("pad", "eos", "bos")
+        pads = {"input_ids": filler, "token_type_ids": 0, "attention_mask": 0}
+        left = side == "left"
+        features: dict[str, Any] = {}
+        for name, pad in pads.items():
+            if name != "attention_mask" and name not in batch[0]:
+                continue
+            rows = [list(e[name]) if name in e else [1] * len(e["input_ids"]) for e in batch]
+            padded = [
+                [pad] * (longest - len(r)) + r if left else r + [pad] * (longest - len(r))
+                for r in rows
+            ]
+            features[name] = torch.tensor(padded, device=self.device)
+        if any("prompt_length" in e for e in batch):
+            features["prompt_length"] = [int(e.get("prompt_length", 0)) for e in batch]
+        return features
+
+    def _token(self, *names: str) -> int:
+        """The first of the tokenizer's special tokens that the model has a row for.
+
+        Padding is masked, so that any will do there; RoBERTa counts positions by its own.
+        """
+        for name in names:
+            value = getattr(self.tokenizer, f"{name}_token_id", None)
+            if value is not None and 0 <= int(value) < (self._rows or int(value) + 1):
+                return int(value)
+        return 0
+
+    def _inputs(self, features: Mapping[str, Any], side: Side) -> dict[str, Tensor]:
+        """The features that the backbone itself takes."""
+        names = ["input_ids", "attention_mask"] + ["token_type_ids"] * self._typed
+        inputs = {name: features[name] for name in names if name in features}
+        if self._positions and side == "left":
+            counted = features["attention_mask"]
+            if self._padding_idx is None:
+                inputs["position_ids"] = (counted.cumsum(1) - 1).clamp(min=0)
+            else:
+                counted = counted * (features["input_ids"] != self._padding_idx)
+                inputs["position_ids"] = counted.cumsum(1) * counted + self._padding_idx
+        return inputs
+
+
+def _by_length(batch: Sequence[Encoded], run: Callable[[Sequence[Encoded]], Planes]) -> Planes:
+    """Run texts of equal length together, so without padding, and put the rows in order again."""
+    rows: dict[int, list[int]] = {}
+    for i, features in enumerate(batch):
+        rows.setdefault(len(features["input_ids"]), []).append(i)
+    parts = [run([batch[i] for i in alike]) for alike in rows.values()]
+    order = torch.tensor([i for alike in rows.values() for i in alike]).argsort()
+    joined = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    return {key: rows[order.to(rows.device)] for key, rows in joined.items()}
+
+
+def _of_tokens(state: Tensor, features: Mapping[str, Any]) -> Tensor:
+    """The state without what a model adds behind the tokens (BigBird fills its last block)."""
+    return state[:, : features["attention_mask"].shape[1]]
+
+
+def _near(a: Tensor, b: Tensor, dtype: str) -> bool:
+    """Equal but for rounding, which in half precision may come to a few per cent."""
+    return bool((a - b).norm() <= (1e-3 if dtype == "float32" else 0.05) * b.norm())
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _forward_names(module: torch.nn.Module) -> set[str]:
+    return set(inspect.signature(module.forward).parameters)
+
+
+def _padding_idx(module: torch.nn.Module) -> int | None:
+    """The token from which RoBERTa and its kin derive positions, which begin behind its number."""
+    return getattr(getattr(module, "embeddings", None), "padding_idx", None)
+
+
+def _readable(text: str) -> str:
+    """The text with halves of surrogate pairs, which tokenizers refuse, joined or replaced."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

@@ -1,0 +1,136 @@
+"""A slice of the models and tasks of a run, for job arrays: every pair is in exactly one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lrd_harness import errors
+from lrd_harness.contracts import Task
+from lrd_harness.errors import UserError
+from lrd_harness.planning.resolve import Plan, PlannedModel
+
+
+class Shard(NamedTuple):
+    """Slice `number` (from 1 on) of `of`."""
+
+    number: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+    @property
+    def suffix(self) -> str:
+        """What tells the folders of slices apart."""
+        return f"-shard-{self.number}-of-{self.of}"
+
+
+@dataclass(frozen=True)
+class SlicedModel(PlannedModel):
+    """A model of which a slice has some tasks. only: their names."""
+
+    only: frozenset[str] = frozenset()
+
+    def takes(self, task: Task) -> bool:
+        """Whether the slice has this task of the model, and its kind can do it at all."""
+        return task.name in self.only and super().takes(task)
+
+
+def parse(text: str) -> Shard:
+    """A slice as it is typed, "3/31". Raises UserError for anything else."""
+    found = re.fullmatch(r"0*([0-9]{1,9})/0*([0-9]{1,9})", text.strip())
+    shard = Shard(*map(int, found.groups())) if found else Shard(0, 0)
+    if not 1 <= shard.number <= shard.of:
+        raise UserError(f"--shard {text:.60}: not I/N with I from 1 to N, as 3/31")
+    if shard.of > errors.SLICES:
+        raise UserError(f"--shard {shard}: at most {errors.SLICES:,} slices are possible")
+    return shard
+
+
+def cut(plan: Plan, shard: Shard) -> Plan:
+    """The part of a plan that a slice does: its models, each with its own tasks.
+
+    The pairs of the plan, model by model, are cut into runs that differ by one pair at most, so
+    that few models are opened twice. Slices with pruning are of whole models, since rules look at
+    all tasks of a model. More slices than pairs leave some of them empty.
+    Raises UserError for more slices than models with pruning.
+    """
+    if plan.pruning is None:
+        pairs = [(model, task) for model in plan.models for task in _own(plan, model)]
+        chosen = _dealt(len(pairs), shard)
+        names: dict[str, set[str]] = {}
+        for model, task in pairs[chosen.start : chosen.stop]:
+            names.setdefault(model.name, set()).add(task.name)
+    else:
+        count = len(plan.models)
+        if shard.of > count:
+            raise UserError(
+                f"--shard {shard}: slices with --prune are of whole models, of which there "
+                f"{'is' if count == 1 else 'are'} {count}"
+            )
+        whole = _dealt(count, shard)
+        own = plan.models[whole.start : whole.stop]
+        names = {model.name: {task.name for task in _own(plan, model)} for model in own}
+    asked = set().union(*names.values())
+    return replace(
+        plan,
+        models=tuple(_sliced(m, names[m.name]) for m in plan.models if m.name in names),
+        tasks=tuple(task for task in plan.tasks if task.name in asked),
+    )
+
+
+def _own(plan: Plan, model: PlannedModel) -> list[Task]:
+    """A model's tasks; of one that can do none, the first, so that it is in a slice as well."""
+    return [task for task in plan.tasks if model.takes(task)] or list(plan.tasks[:1])
+
+
+def _dealt(count: int, shard: Shard) -> range:
+    """The places of a slice among so many things."""
+    return range((shard.number - 1) * count // shard.of, shard.number * count // shard.of)
+
+
+def _sliced(model: PlannedModel, only: set[str]) -> SlicedModel:
+    held = {f.name: getattr(model, f.name) for f in fields(PlannedModel)}
+    return SlicedModel(**held, only=frozenset(only))
+
+
+def with_names(model: PlannedModel, names: Mapping[str, str]) -> PlannedModel:
+    """A model of a slice whose tasks are called otherwise; of a whole run, the model itself."""
+    if not isinstance(model, SlicedModel):
+        return model
+    return replace(model, only=frozenset(names.get(name, name) for name in model.only))
+
+
+def noted(held: Mapping[str, Any], shard: Shard | None, whole: Plan) -> dict[str, Any]:
+    """What run.json keeps of slices: those that were run into the folder, and the whole's order.
+
+    held: run.json as it was before, {} for none; whole: the plan that the slice was cut from.
+    """
+    kept = {name: held[name] for name in ("shards", "order", "merged") if name in held}
+    if shard is not None:
+        kept["shards"] = list(dict.fromkeys([*held.get("shards", []), str(shard)]))
+        kept["order"] = {
+            "models": [model.name for model in whole.models],
+            "tasks": [task.name for task in whole.tasks],
+        }
+    return kept
+
+
+def lacking(shards: list[str]) -> list[str]:
+    """Of slices of one run, as "1/3", those that are not there; [] where they are of several."""
+    found = [parse(text) for text in shards]
+    if len({shard.of for shard in found}) != 1:
+        return []
+    there = {shard.number for shard in found}
+    return [f"{i}/{found[0].of}" for i in range(1, found[0].of + 1) if i not in there]
+
+
+def held(out: Path) -> Mapping[str, Any]:
+    """run.json of a folder, {} where there is none."""
+    from lrd_harness.results.journal import read_run
+
+    return read_run(out) if (out / "run.json").exists() else {}

@@ -1,0 +1,111 @@
+"""What is told of results: a Report of Tables, which every form renders without knowing them.
+
+A statistic is a function that gives a Table. It then stands in the terminal, Markdown, CSV, JSON,
+LaTeX, the tidy export and the page; tests and downloads find it by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+Cell = str | int | float | bool | None
+Row = Mapping[str, Any]  # column name -> Cell; a list of numbers where a column says `form="list"`
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    name: the key of its cells in the rows, and its name for programs: "score", "rho".
+    label: its heading for people; the name where it is empty. Headings get the unit and an arrow.
+    unit: "radians", "0 to 1", "models"; "" for none.
+    best: which of its values is the better one; "" where neither is.
+    form: how people see its numbers, a format specification (".4f", "+.2f", ".2g", "%"); "place"
+        for ranks, which get "=" where several share one; "" as they are. Programs get full numbers.
+    error: the column that holds the standard error of this one, shown behind "±".
+    key: it names the row: text on the left, repeated where a table is split to fit a width.
+    rest: where a table is too wide, columns of a higher one go behind the others.
+    tied: where a table is split, it stays with the column before it.
+    shown: whether people see it; programs see all columns.
+    """
+
+    name: str
+    label: str = ""
+    unit: str = ""
+    best: Literal["max", "min", ""] = ""
+    form: str = ""
+    error: str = ""
+    key: bool = False
+    rest: int = 0
+    tied: bool = False
+    shown: bool = True
+
+    @property
+    def heading(self) -> str:
+        """Label and arrow: "mean score ↑"."""
+        arrow = {"max": " ↑", "min": " ↓", "": ""}[self.best]
+        return f"{self.label or self.name}{arrow}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under named columns.
+
+    name: how it is found, unique in its report: "ranking", "agreement", "base.ranking".
+    title: what it is, for people.
+    rows: one mapping per row, from column name to cell; None where there is no value.
+    caption: sentences on how to read it: what its columns mean, units, what is uncertain.
+    shown: whether people see it; programs see all tables.
+    """
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: Sequence[Row]
+    caption: tuple[str, ...] = ()
+    shown: bool = True
+
+    def column(self, name: str) -> list[Any]:
+        """The cells of one column, one per row. Raises KeyError for an unknown column."""
+        if name not in {column.name for column in self.columns}:
+            raise KeyError(name)
+        return [row.get(name) for row in self.rows]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A titled sequence of tables, and what must be said beside them.
+
+    title: of the whole; tables: in the order in which people read them.
+    notes: cautions in plain sentences, the weightiest first.
+    errors: what failed, one sentence each.
+    facts: what programs may want beside the tables: versions, the kind of board, settings.
+    """
+
+    title: str
+    tables: tuple[Table, ...] = ()
+    notes: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> tuple[Table, ...]:
+        """The tables that people see: those that are shown and have rows."""
+        return tuple(table for table in self.tables if table.shown and table.rows)
+
+    def table(self, name: str) -> Table:
+        """The table of that name. Raises KeyError where there is none."""
+        for table in self.tables:
+            if table.name == name:
+                return table
+        raise KeyError(name)
+
+    def get(self, name: str) -> Table | None:
+        """The table of that name, or None."""
+        return next((table for table in self.tables if table.name == name), None)
+
+    def only(self, names: Sequence[str]) -> Report:
+        """The same report with these tables alone, in this order. Raises KeyError."""
+        return replace(self, tables=tuple(replace(self.table(n), shown=True) for n in names))

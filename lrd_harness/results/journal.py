@@ -1,0 +1,195 @@
+"""Journals: each process appends its finished units to a file of its own and loses none.
+
+A journal is JSON lines, one record a line. A file of one's own needs no lock, so it holds on
+network file systems; a line that is written at once and synced holds under kill -9.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import socket
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lrd_harness.errors import UserError
+from lrd_harness.results import rows
+from lrd_harness.results.rows import run_fault
+from lrd_harness.store.documents import json_value, read_file
+from lrd_harness.store.files import space, write_text
+
+Record = dict[str, Any]
+FOLDER = "journal"
+ADVICE = "without that line its unit is done again"
+
+
+class Journal:
+    """This process's journal in `out/journal/`; the file is made at the first append."""
+
+    def __init__(self, out: Path) -> None:
+        self._folder = Path(out) / FOLDER
+        self._file: int | None = None
+        self._last = ""
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add one finished unit; when this returns, it is on disk.
+
+        "time" (UTC, ISO 8601 with microseconds) is added. numpy numbers and arrays are accepted.
+        Raises ValueError for a record without `kind` or `unit`, and for NaN or infinity anywhere in
+        it: JSON has no word for them, and what is not a number is an error of its unit.
+        Raises StorageFull where there is no space for it; what was recorded before stays.
+        """
+        line = self._line(record)
+        with space(self._folder):
+            if self._file is None:
+                self._file = self._create()
+            try:
+                while line:  # more than once only where the disk is full, which is then said
+                    line = line[os.write(self._file, line) :]
+                os.fsync(self._file)
+            except OSError:
+                # What was torn must stay the last line of its file: go on in a new one.
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """Close the file; a later append begins a new one."""
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
+
+    def _line(self, record: Mapping[str, Any]) -> bytes:
+        if not record.get("kind") or not isinstance(record.get("unit"), str):
+            raise ValueError(f"a journal record needs 'kind' and 'unit': {record}")
+        # Never before the one before, even if the clock is set back: `read` sorts by it.
+        self._last = max(self._last, _now().isoformat(timespec="microseconds"))
+        try:
+            text = json.dumps(
+                {**record, "time": self._last},
+                allow_nan=False,
+                ensure_ascii=False,
+                default=_plain,
+            )
+        except ValueError as error:
+            raise ValueError(f"unit '{record['unit']}' holds NaN or infinity: {error}") from error
+        # "replace": half a surrogate pair in a hostile text must not stop the run.
+        return text.encode("utf-8", "replace") + b"\n"
+
+    def _create(self) -> int:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        host = re.sub(r"[^\w.]+", "_", socket.gethostname(), flags=re.ASCII)
+        name = f"{_now():%Y%m%dT%H%M%S%f}-{host}-{os.getpid()}-{secrets.token_hex(4)}.jsonl"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+        file = os.open(self._folder / name, flags, 0o666)
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the file's name must be on disk too
+        finally:
+            os.close(folder)
+        return file
+
+
+def restore(out: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Make a journal of records that were kept elsewhere, times included; all of it or none."""
+    folder = Path(out) / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+    write_text(folder / "restored.jsonl", "".join(lines))
+
+
+def files(out: Path) -> list[Path]:
+    """The journals of a run, by name and so by time of creation.
+
+    Raises UserError where what should hold them is no folder.
+    """
+    folder = Path(out) / FOLDER
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is no folder, and a run keeps its journals in one")
+    return sorted(folder.glob("*.jsonl"))
+
+
+def read(out: Path) -> list[Record]:
+    """All records of all journals, by "time", then by file.
+
+    The last line of a journal may be torn (its process was killed) and is then ignored.
+    Raises UserError, naming file and line, for any other line that is not a record, and for a
+    record of a wrong form (schema.py): left out, its unit would be missing in silence.
+    """
+    records = [record for path in files(out) for record in _records(path)]
+    return sorted(records, key=lambda record: str(record.get("time", "")))  # stable: then by file
+
+
+def latest(records: Iterable[Record]) -> list[Record]:
+    """One record a unit, the last, in order of the units' first appearance.
+
+    A success is never replaced by an error of the same unit, whichever of them is newer.
+    """
+    units: dict[str, Record] = {}
+    for record in records:
+        held = units.get(record["unit"])
+        if held is None or record["kind"] != "error" or held["kind"] == "error":
+            units[record["unit"]] = record
+    return list(units.values())
+
+
+def finite(scores: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers among scores by name: libraries give NaN for some secondary scores."""
+    kept = {}
+    for name, value in scores.items():
+        number = value if isinstance(value, int | float) else getattr(value, "item", lambda: None)()
+        if isinstance(number, int | float) and abs(number) < float("inf"):  # False for NaN
+            kept[str(name)] = float(number)
+    return kept
+
+
+def _records(path: Path) -> list[Record]:
+    lines = read_file(path).split(b"\n")
+    while lines and not lines[-1].strip():
+        lines.pop()
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json_value(line)
+        except ValueError:
+            if number == len(lines):
+                break
+            raise UserError(f"{path}, line {number}: not a journal record; {ADVICE}") from None
+        fault = rows.record_fault(record)
+        if fault:
+            raise UserError(f"{path}, line {number}: {fault}; {ADVICE}")
+        records.append(record)
+    return records
+
+
+def _plain(value: Any) -> Any:
+    """numpy scalars and arrays, torch tensors, paths and sets as JSON can hold them."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    raise TypeError(f"{type(value).__name__} does not fit into a journal")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def read_run(out: Path) -> dict[str, Any]:
+    """What run.json says. Raises UserError if the folder is no run, or the file is damaged."""
+    path = out / "run.json"
+    if not path.exists():
+        raise UserError(f"{out} is no run: it has no run.json")
+    try:
+        found: dict[str, Any] = json_value(read_file(path))
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read ({error})") from None
+    fault = run_fault(found)
+    if fault:
+        raise UserError(f"{path} is not a run's: {fault}")
+    return found

@@ -1,0 +1,349 @@
+"""The output folder: whose run it is, run.json, and the views that are made of its journals."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lrd_harness.capture.embeddings import Captured
+from lrd_harness.contracts import Task
+from lrd_harness.errors import StorageFull, UserError, described, plain
+from lrd_harness.manager import Plugins
+from lrd_harness.planning import shards
+from lrd_harness.planning.resolve import Plan, set_apart
+from lrd_harness.planning.suite import Settings
+from lrd_harness.results import database, journal
+from lrd_harness.results import database as results
+from lrd_harness.results.database import MetricRow, Results, ordered
+from lrd_harness.results.journal import read_run
+from lrd_harness.store import files, location
+from lrd_harness.store.files import write_text
+
+LIBRARIES = (
+    "torch transformers sentence-transformers mteb lm-eval datasets numpy scipy scikit-learn"
+)
+
+
+def choose(out: Path | None, plan: Plan, suffix: str = "") -> Path:
+    """The folder of a run: the given one, or runs/SUITE-DATE, numbered if that is another run's.
+
+    suffix: of a slice, to be put behind the date.
+
+    A folder without a number of its own is taken up again if it holds nothing that this run does
+    not ask for. Raises UserError for a given folder that holds a run with other settings or other
+    data, or no run at all.
+    """
+    if out is not None:
+        fault = _unlike(out, plan)
+        if fault:
+            raise UserError(f"{fault}: give another --output")
+        return out
+    base = Path("runs") / f"{plan.suite.name}-{datetime.now():%Y-%m-%d}{suffix}"
+    for number in range(1, 1000):
+        folder = base if number == 1 else base.with_name(f"{base.name}-{number}")
+        if not _unlike(folder, plan) and not _beyond(folder, plan):
+            return folder
+    raise UserError(f"{base} and 998 more folders are taken: give --output")
+
+
+def renamed(out: Path, plan: Plan) -> Plan:
+    """The plan with the names that the run in this folder has given to the same models and tasks.
+
+    A folder's name depends on which others it must be told apart from, and these may change: one
+    whose name there is another folder's gets a longer one. Files of own texts had their paths as
+    names.
+    """
+    if not (out / "run.json").exists():
+        return plan
+    run = read_run(out)
+    entries = run.get("models", [])
+    held = {_what(entry): entry["name"] for entry in entries}
+    taken = {entry["name"]: entry for entry in entries}
+    # runs of earlier versions took a link for its target
+    linked = {_what(entry): entry["name"] for entry in entries if not entry.get("place")}
+    models = []
+    for model in plan.models:
+        mine, found = _model(model), model.checkpoint
+        if _what(mine) not in held:
+            target = mine | {"place": location.mark(Path(found.path).resolve())}
+            held[_what(mine)] = linked.get(_what(target), "")
+        names = len(Path(found.path).parts) if found.name.startswith("local/") else 0
+        longer = (set_apart(model, n) for n in range(2, names))
+        free = (m for m in (model, *longer) if not _another(taken.get(m.name), mine))
+        models.append(replace(model, name=held[_what(mine)] or next(free, model).name))
+    places = {
+        entry.get("place") or location.mark(entry["name"]): entry["name"]
+        for entry in run.get("tasks", [])
+    }
+    tasks = {t.name: places.get(location.mark(t.place), t.name) for t in plan.tasks if t.place}
+    return replace(
+        plan,
+        models=tuple(shards.with_names(model, tasks) for model in models),
+        tasks=tuple(replace(task, name=tasks.get(task.name, task.name)) for task in plan.tasks),
+    )
+
+
+def _another(held: Mapping[str, Any] | None, mine: Mapping[str, Any]) -> bool:
+    """Whether that is another model of run.json, not this one, trained further or moved."""
+    return (
+        held is not None and held["revision"] != mine["revision"] and _where(held) != mine["place"]
+    )
+
+
+def _what(entry: Mapping[str, Any]) -> str:
+    """What a model of run.json is, apart from its name."""
+    return json.dumps([_where(entry), entry["revision"], entry["label"]])
+
+
+def _where(entry: Mapping[str, Any]) -> str:
+    """The mark of where a model lies; runs of earlier versions have the path itself."""
+    return str(entry.get("place") or location.mark(entry["path"]))
+
+
+def prepare(out: Path | None, plan: Plan, suffix: str = "") -> Path:
+    """Choose the folder, and make it. Raises UserError as `choose` and `make` do."""
+    chosen = choose(out, plan, suffix)
+    make(chosen)
+    return chosen
+
+
+def make(out: Path) -> None:
+    """Make the folder, without what killed processes have left in it.
+
+    Raises UserError if that cannot be done or nothing can be written there.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out} cannot be made ({error.strerror})") from None
+    if not os.access(out, os.W_OK):
+        raise UserError(f"{out} cannot be written to")
+    files.sweep(out, older=files.AGE, deep=True)
+    for path in out.iterdir():
+        written = path.name in ("run.json", database.NAME) or path.name.startswith("leaderboard.")
+        if written and not path.is_file():
+            raise UserError(f"{path} is no file, and one of that name is written: move it away")
+
+
+def begun(out: Path) -> bool:
+    """Whether anything is in the folder but what a process killed at its beginning has left."""
+    return out.is_dir() and not all(files.known(path.name) for path in out.iterdir())
+
+
+def _unlike(out: Path, plan: Plan) -> str:
+    """Why this run cannot go on in that folder; "" if it can."""
+    if out.exists() and not out.is_dir():
+        return f"{out} is a file"
+    if not begun(out):
+        return ""
+    if not (out / "run.json").exists():
+        return f"{out} is not empty and no run: it has no run.json"
+    held, plan = read_run(out), renamed(out, plan)
+    settings = held.get("settings", {})
+    mine, usual = (json.loads(json.dumps(s.results())) for s in (plan.settings, Settings()))
+    for name, value in mine.items():
+        before = settings.get(name, usual.get(name))  # in a folder from before it could be set
+        if before != value:
+            return f"{out} holds a run with {name} {before}, not {value}"
+    contents = {entry.get("name"): entry.get("content") for entry in held.get("models", [])}
+    for model in plan.models:
+        content = contents.get(model.name) or model.checkpoint.content  # not in older folders
+        if content != model.checkpoint.content:
+            return f"{out} holds results of {model.name} with other content of the same version"
+    before, now_there = held.get("data", {}), fingerprints(plan)
+    known = {entry.get("name") for entry in held.get("tasks", [])}
+    for task in plan.tasks:
+        if task.name in known and before.get(task.name) != now_there.get(task.name):
+            return f"{out} holds results of {task.name} on data that have changed since"
+    return ""
+
+
+def _beyond(out: Path, plan: Plan) -> bool:
+    """Whether the run in that folder has models or tasks that this one has not."""
+    if not (out / "run.json").exists():
+        return False
+    held, plan = read_run(out), renamed(out, plan)
+    asked = {"models": {m.name for m in plan.models}, "tasks": {t.name for t in plan.tasks}}
+    return any(
+        entry.get("name") not in names
+        for kind, names in asked.items()
+        for entry in held.get(kind, [])
+    )
+
+
+def fingerprints(plan: Plan) -> dict[str, str]:
+    """A hash of the local data of every task that has some."""
+    return {task.name: task.fingerprint() for task in plan.tasks if task.fingerprint is not None}
+
+
+def write_run(
+    out: Path,
+    plan: Plan,
+    counters: Mapping[str, Mapping[str, float]],
+    met: Mapping[str, Mapping[str, Any]],
+    **state: Any,
+) -> None:
+    """run.json: the resolved plan, versions, seeds, environment and counters.
+
+    Models, tasks and metrics of earlier calls into the same folder stay listed.
+
+    counters: of this call by model, the fields of capture.Captured; `counters.total` is their sum.
+    met: of all calls by model and task, how many texts the task asks for, and how many of these are
+    duplicates, empty, or longer than the model takes.
+    """
+    total: dict[str, float] = dict.fromkeys(Captured().record(), 0)
+    for counted in counters.values():
+        for name, value in counted.items():
+            total[name] += value
+    held = read_run(out) if (out / "run.json").exists() else {}
+    metrics = [
+        {"name": item.metric.name, "version": item.metric.version, "parameters": item.written}
+        for item in plan.metrics
+    ]
+    write_text(
+        out / "run.json",
+        json.dumps(
+            {
+                "schema": 1,
+                "suite": plan.suite.name,
+                "command": ["lrd-harness", *map(location.word, sys.argv[1:])],
+                **state,
+                "settings": plan.settings.results(),
+                "layers": plan.settings.layers,
+                "models": _joined(held.get("models"), [_model(m) for m in plan.models]),
+                "tasks": _joined(held.get("tasks"), list(map(_task, plan.tasks))),
+                "data": {**held.get("data", {}), **fingerprints(plan)},
+                "metrics": _joined(held.get("metrics"), metrics),
+                "pruning": _pruning(plan) or held.get("pruning"),
+                "counters": {"total": total, "models": counters, "met": met},
+                "seeds": {"texts": 42, "mteb": 42},
+                "versions": versions(),
+                "environment": environment(),
+            },
+            indent=1,
+            default=str,
+        ),
+    )
+
+
+def _pruning(plan: Plan) -> dict[str, Any] | None:
+    if plan.pruning is None:
+        return None
+    names = {"rules": [rule.name for rule in plan.pruning.rules]}
+    tasks = {"tasks": [task.name for task in plan.pruning.tasks]}
+    return {**dataclasses.asdict(plan.pruning.asked), **names, **tasks}
+
+
+def _joined(
+    held: Sequence[Mapping[str, Any]] | None, now_asked: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """Entries of earlier calls and of this one, by name; the newer one of a name counts."""
+    return list({entry["name"]: entry for entry in [*(held or []), *now_asked]}.values())
+
+
+def _task(task: Task) -> dict[str, Any]:
+    placed = {"place": location.mark(task.place)} if task.place else {}
+    return {"name": task.name, "type": task.type, **placed}
+
+
+def _model(planned: Any) -> dict[str, Any]:
+    path = planned.checkpoint.path
+    return {
+        "name": planned.name,
+        "path": path if planned.checkpoint.hub else location.place(path),
+        "place": location.mark(path),
+        "revision": planned.checkpoint.revision,
+        **({"content": planned.checkpoint.content} if planned.checkpoint.content else {}),
+        "label": planned.label,
+        "adapter": planned.adapter.name,
+        "options": dataclasses.asdict(planned.options),
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions of the harness and of the libraries that results depend on."""
+    names = ["lrd-harness", *LIBRARIES.split()]
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {"python": platform.python_version(), **found}
+
+
+def environment() -> dict[str, Any]:
+    """The machine, as far as it can change speed or rounding."""
+    import torch
+
+    accelerator = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    return {
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "accelerator": accelerator,
+    }
+
+
+def write_views(out: Path, plugins: Plugins) -> tuple[Any, list[str]]:
+    """results.sqlite and leaderboard.* from the journals.
+
+    Returns the leaderboard, and what reporters could not be written and why.
+    """
+    from lrd_harness.board import leaderboard
+
+    results.build_database(out)
+    board = leaderboard.build(shown(out))
+    faults = []
+    for reporter in plugins.all("reporter"):
+        try:
+            if reporter.write is None or not reporter.suffix:
+                continue
+            path, text = out / f"leaderboard{reporter.suffix}", reporter.write(board)
+            if text:
+                write_text(path, text)
+            else:  # nothing to show, as of a run that prunes nothing: no empty file
+                path.unlink(missing_ok=True)
+        except StorageFull:
+            raise
+        except Exception as error:  # a stranger's reporter must not cost the others
+            faults.append(plain(f"reporter {reporter.name}: {described(error)}"))
+    return board, faults
+
+
+def shown(out: Path) -> Results:
+    """The results of a run; of a metric measured in several ways, the way last asked for alone.
+
+    Where there is a value of that way, errors of the others are left out too.
+    """
+    run = read_run(out) if (out / "run.json").exists() else {}
+    found = ordered(results.load(out), run)
+    for place in (out, out / journal.FOLDER):
+        files.sweep(place, older=files.AGE)
+    wanted = {item["name"]: item for item in run.get("metrics", [])}
+
+    def fits(row: MetricRow) -> bool:
+        item = wanted.get(row.metric, {"version": None})
+        return row.version == item["version"] and all(
+            row.parameters.get(name) == value for name, value in item["parameters"].items()
+        )
+
+    places = {(row.key, row.task, row.metric) for row in found.metrics if fits(row)}
+    kept = [r for r in found.metrics if (r.key, r.task, r.metric) not in places or fits(r)]
+    faults = [e for e in found.errors if (e.key, e.task, e.metric) not in places]
+    return replace(found, metrics=tuple(kept), errors=tuple(faults))
+
+
+def now() -> str:
+    """The time, as run.json has it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

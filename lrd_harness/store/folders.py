@@ -1,0 +1,220 @@
+"""A form of the leaderboard that is a folder: names made safe, whole files, nobody's replaced.
+
+The folder keeps a list of what was written there (`.lrd-harness.json`: path -> form and sha256), so
+that a file that somebody else made, or changed since, is told from one of ours, and what an earlier
+call left of the same form is not taken for a part of this one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from lrd_harness.errors import UserError
+from lrd_harness.store import files as temporary
+from lrd_harness.store.documents import json_value, read_file
+from lrd_harness.store.files import write_bytes
+
+LIST = ".lrd-harness.json"
+LONGEST = 100  # bytes of a safe name
+MOST = 230  # bytes of a part of a path; a file system takes 255, some for what is being written
+UNSAFE = re.compile(r"[^\w.+=@-]+")
+HASHED = re.compile(r"(.*-)?[0-9a-f]{8}", re.IGNORECASE)  # what a part of a hash could end
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # of Windows
+
+
+class Held(NamedTuple):
+    """A file of ours. form: that it belongs to; marks: what it may hold, more than one where a call
+    was killed.
+    """
+
+    form: str
+    marks: tuple[str, ...]
+
+
+def safe_name(name: str) -> str:
+    """A name of anything as that of a file or folder; distinct names stay distinct.
+
+    intfloat/e5-small-v2 becomes intfloat__e5-small-v2, as in mteb's folders. A name that loses
+    more than a slash, is too long or could be taken for another one gets a part of its hash. Names
+    that differ in case alone are one on some systems: of several names, see safe_names.
+    """
+    found = _stem(name)
+    alike = name.count("/") <= 1 and "__" not in name and found.replace("__", "/") == name
+    taken = RESERVED.fullmatch(found) or HASHED.fullmatch(found)
+    return found if alike and found and not taken else _hashed(name)
+
+
+def fitting(name: str) -> str:
+    """The name itself where it can be that of a file, with room for an ending; else a safe one."""
+    return name if len(name.encode()) <= MOST - 30 else safe_name(name)
+
+
+def safe_names(names: Iterable[str]) -> dict[str, str]:
+    """The safe name of each, distinct also where upper and lower case, or accents, are one."""
+    found = {name: safe_name(name) for name in names}
+    held = Counter(map(folded, found.values()))
+    return {n: safe if held[folded(safe)] == 1 else _hashed(n) for n, safe in found.items()}
+
+
+def _stem(name: str) -> str:
+    found = UNSAFE.sub("_", name.replace("/", "__"))
+    return found.encode()[:LONGEST].decode(errors="ignore").strip(".").lstrip("-")
+
+
+def _hashed(name: str) -> str:
+    found = _stem(name)
+    digest = hashlib.sha256(name.encode("utf-8", "backslashreplace")).hexdigest()[:8]
+    return f"{found}-{digest}" if found else digest
+
+
+def folded(path: str) -> str:
+    """The same for all that a file system may take for one name."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", path).casefold())
+
+
+def write_folder(
+    folder: Path,
+    form: str,
+    files: Iterable[tuple[str, bytes]],
+    say: Callable[[str], None] = lambda note: None,
+) -> list[str]:
+    """Write a form's files, each at once; returns their paths.
+
+    Files of an earlier call that are as they were left are written over; those of the same form
+    that this call does not write are removed, so that a folder never holds parts of two calls. One
+    that was changed since stays, and `say` is told of it. Without any file nothing is touched.
+
+    Raises UserError for a path that is not plainly inside the folder or is there twice (upper and
+    lower case being one), for a file that somebody else made or changed, and where the folder
+    cannot be written to; nothing is written then.
+    """
+    made = _distinct(form, files)
+    if not made:
+        return []
+    try:
+        held = _check_free(folder, form, made)
+        earlier = {path: had.marks for path, had in held.items()}
+        new = {path: _mark(contents) for path, contents in made.items()}
+        folder.mkdir(parents=True, exist_ok=True)
+        for place in {(folder / path).parent for path in (LIST, *held, *made)}:
+            temporary.sweep(place)
+        # first: killed in between, all files still count as ours
+        both = {path: Held(form, (*earlier.get(path, ()), mark)) for path, mark in new.items()}
+        _keep(folder, {**held, **both})
+        for path in [path for path, had in held.items() if had.form == form and path not in made]:
+            if _cleared(folder, path, held[path]):
+                del held[path]
+            else:
+                say(f"{folder / path} is left of an earlier call, as it was changed since")
+        for path, contents in made.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(folder / path, contents, tidy=False)
+        _keep(folder, {**held, **{path: Held(form, (mark,)) for path, mark in new.items()}})
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written to ({error.strerror})") from None
+    return list(made)
+
+
+def _distinct(form: str, files: Iterable[tuple[str, bytes]]) -> dict[str, bytes]:
+    made: dict[str, bytes] = {}
+    alike: dict[str, str] = {}
+    for path, contents in files:
+        if not inside(path):
+            raise UserError(f"reporter {form} gives the file {path!r}, no path inside the folder")
+        before = alike.setdefault(folded(path), path)
+        if path in made:
+            raise UserError(f"reporter {form} gives the file {path!r} twice")
+        if before != path:
+            raise UserError(
+                f"reporter {form} gives the files {before!r} and {path!r}, which are one where "
+                "upper and lower case are: see folders.safe_names"
+            )
+        made[path] = contents
+    return made
+
+
+def inside(path: str) -> bool:
+    """Whether a path of a file is relative, and of ordinary parts on any system."""
+    parts = path.split("/")
+    plain = path.isprintable() and not set(path) & set('\\:*?"<>|') and path != LIST
+    return plain and all(
+        part not in ("", ".", "..") and len(part.encode()) <= MOST for part in parts
+    )
+
+
+def _check_free(folder: Path, form: str, made: Mapping[str, bytes]) -> dict[str, Held]:
+    """What is there of ours, by path. Raises UserError where a stranger's is in the way."""
+    if not folder.is_dir():
+        if folder.exists() or folder.is_symlink():
+            raise UserError(f"{folder} is a file, and the form {form} is a folder")
+        return {}
+    held = _kept(folder)
+    for name, contents in made.items():
+        path = folder / name
+        odd = _in_the_way(folder, name)
+        if odd is not None:
+            raise UserError(f"{odd} is in the way, and was not made by lrd-harness")
+        ours = held[name].marks if name in held else ()
+        if path.exists() and _mark(path.read_bytes()) not in {*ours, _mark(contents)}:
+            raise UserError(
+                f"{path} is there already, and was not made by lrd-harness or changed since: "
+                "move it away, or give another --output"
+            )
+    return held
+
+
+def _in_the_way(folder: Path, name: str) -> Path | None:
+    """A link, or a folder for a file or the other way round, on the way to a file."""
+    path = folder / name
+    for part in PurePosixPath(name).parents:
+        above = folder / part
+        if part.name and (above.is_symlink() or (above.exists() and not above.is_dir())):
+            return above
+    usual = path.is_file() or not path.exists()
+    return path if path.is_symlink() or not usual else None
+
+
+def _cleared(folder: Path, name: str, had: Held) -> bool:
+    """Remove a file of ours, and the folders that it was all of; False where it is another now."""
+    path = folder / name
+    if _in_the_way(folder, name) is not None:
+        return False
+    if path.exists():
+        if _mark(path.read_bytes()) not in had.marks:
+            return False
+        path.unlink()
+    for above in PurePosixPath(name).parents:
+        if not above.name or any((folder / above).glob("*")) or not (folder / above).is_dir():
+            break
+        (folder / above).rmdir()
+    return True
+
+
+def _mark(contents: bytes) -> str:
+    return hashlib.sha256(contents).hexdigest()
+
+
+def _kept(folder: Path) -> dict[str, Held]:
+    """The list of the folder; empty where it has none that can be read."""
+    try:
+        found = json_value(read_file(folder / LIST))["files"]
+        return {
+            path: Held(str(one["form"]), tuple(map(str, one["sha256"])))
+            for path, one in found.items()
+            if inside(path)
+        }
+    except (UserError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _keep(folder: Path, held: Mapping[str, Held]) -> None:
+    files = {path: {"form": one.form, "sha256": one.marks} for path, one in held.items()}
+    document = {"made_by": "lrd-harness leaderboard", "files": files}
+    write_bytes(folder / LIST, (json.dumps(document, indent=1) + "\n").encode())

@@ -1,0 +1,234 @@
+"""What is kept in OUT says nothing of where things lie on the user's machine, where a name serves.
+
+OUT is shared: with colleagues, in papers' supplements. Absolute paths in it help nobody there, and
+tell names of people and projects.
+
+Where downloads and states are kept between runs, and how much of the states.
+
+Where the libraries keep their own files when the user's home cannot be written.
+
+As in containers and on nodes of a cluster: importing mteb makes a folder in the home, and downloads
+go there. What the user has set stays; so does a hub cache that is there and can be read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from lrd_harness.errors import UserError, named
+from lrd_harness.store import files as temporary
+
+VARIABLE = "LRD_HARNESS_CACHE"
+LIMIT = "LRD_HARNESS_CACHE_LIMIT"
+_LETTERS = "KMGT"
+UNITS = {
+    "": 1,
+    "B": 1,
+    **{f"{letter}B": 1000 ** (i + 1) for i, letter in enumerate(_LETTERS)},
+    **{f"{letter}IB": 1024 ** (i + 1) for i, letter in enumerate(_LETTERS)},
+}
+
+
+def cache_dir() -> Path:
+    """The cache folder: $LRD_HARNESS_CACHE, or one in the user's own cache; made if need be.
+
+    What killed processes have left in it goes, and of small files; of others who uses them sees
+    to that.
+    Raises UserError if it cannot be made.
+    """
+    given = os.environ.get(VARIABLE)
+    folder = named(given).absolute() if given else _users() / "lrd-harness"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"the cache folder {folder} cannot be made ({error.strerror}); "
+            f"set {VARIABLE} to another one"
+        ) from error
+    for place in (folder, folder / "budgets", folder / "scripts"):
+        temporary.sweep(place, older=temporary.AGE)
+    return folder
+
+
+def limit() -> int | None:
+    """The bytes that states may take: $LRD_HARNESS_CACHE_LIMIT, as 200GB; None without a limit.
+
+    Raises UserError for what is no size.
+    """
+    text = os.environ.get(LIMIT, "").strip()
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?I?B?)", text.upper() or "0")
+    if match is None or _unit(match[2]) not in UNITS:
+        raise UserError(f"{LIMIT} is '{text}', not a size such as 200GB, or 0 for no limit")
+    return int(float(match[1]) * UNITS[_unit(match[2])]) or None
+
+
+def shown(size: float) -> str:
+    """A number of bytes for reading, as 1.2 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 99.5 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def _unit(letters: str) -> str:
+    """The unit with its B, which may be left out."""
+    return letters if not letters or letters.endswith("B") else f"{letters}B"
+
+
+def _users() -> Path:
+    """The folder where this system keeps a user's caches."""
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA")
+        return Path(local) if local else Path.home() / "AppData" / "Local"
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG specification: a relative path is to be ignored.
+    return Path(named) if Path(named).is_absolute() else Path.home() / ".cache"
+
+
+FOLDER = "home"  # in the cache folder
+
+
+def redirect() -> None:
+    """Have libraries that would write into a home without that right write into our cache.
+
+    To be called before they are imported, as they read these variables then. Does nothing where
+    our own cache cannot be made either, which is said when it is needed.
+    """
+    from lrd_harness.errors import UserError
+
+    places = _places()
+    barred = {name: path for name, path in places.items() if not _is_writable(path)}
+    if not barred and _home() is not None:
+        return
+    try:
+        own = cache_dir() / FOLDER
+        own.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError, UserError):
+        return
+    if _home() is None:  # nobody's: "~" stands for no folder, and mteb asks for it in any case
+        os.environ["HOME"] = str(own)
+    for name, path in barred.items():
+        os.environ[name] = str(own / path.name)
+
+
+def _home() -> Path | None:
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
+
+
+def _places() -> dict[str, Path]:
+    """By variable, where its library writes; only variables that the user has not set."""
+    home = _home() or Path("~").absolute() / "none"
+    cached = os.environ.get("XDG_CACHE_HOME")
+    caches = Path(cached) if cached else home / ".cache"
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
+    hub = named(os.environ.get("HF_HOME") or str(caches / "huggingface"))
+    found = {
+        "MTEB_CACHE": home / ".cache" / "mteb",
+        "HF_DATASETS_CACHE": hub / "datasets",
+        "HF_MODULES_CACHE": hub / "modules",
+        "HF_ASSETS_CACHE": hub / "assets",
+        "HF_XET_CACHE": hub / "xet",
+        "HF_METRICS_CACHE": hub / "metrics",
+        "HF_EVALUATE_CACHE": hub / "evaluate",
+        "TORCH_HOME": caches / "torch",
+        "TRITON_CACHE_DIR": home / ".triton" / "cache",
+        "MPLCONFIGDIR": config / "matplotlib",
+        "NUMBA_CACHE_DIR": caches / "numba",
+        "NLTK_DATA": home / "nltk_data",
+        "SACREBLEU": home / ".sacrebleu",
+        "PIP_CACHE_DIR": caches / "pip",
+    }
+    if not _holds_something(hub / "hub"):
+        found["HF_HOME"] = hub
+    return {name: path for name, path in found.items() if not os.environ.get(name)}
+
+
+def _holds_something(folder: Path) -> bool:
+    with suppress(OSError):
+        return any(folder.iterdir())
+    return False
+
+
+def _is_writable(path: Path) -> bool:
+    """Whether files can be made in a folder, or the folder itself; tried, and nothing is left.
+
+    What the permissions say is not enough: a file system may be for reading alone, or be none.
+    """
+    for there in (path, *path.parents):
+        try:
+            if there.is_dir():
+                break
+            if there.exists() or there.is_symlink():
+                return False
+        except OSError:
+            return False
+    if not os.access(there, os.W_OK | os.X_OK):
+        return False
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".lrd-harness-", dir=there))
+    except OSError:
+        return False
+    return True
+
+
+_PART = r"[^/\s'\"<>|:;,()\[\]{}]"
+_ABSOLUTE = re.compile(rf"(?<![\w/.~$-])/(?!/)(?:{_PART}+/)+({_PART}*)")
+_TYPED = re.compile(r"([\w-]+:|--[\w-]+=)?(/.+)", re.DOTALL)  # texts:FILE, --output=DIR
+
+
+def place(path: Path | str) -> str:
+    """A path as it is kept: from the working folder if it lies there, else the name alone."""
+    found = Path(os.path.abspath(path))
+    here = Path.cwd()
+    inside = here != Path(here.anchor) and found.is_relative_to(here)
+    return found.relative_to(here).as_posix() if inside else found.name
+
+
+def word(typed: str) -> str:
+    """A word of a command line; an absolute path in it as `place` has it."""
+    match = _TYPED.fullmatch(typed)
+    return f"{match[1] or ''}{place(match[2])}" if match else typed
+
+
+def text(said: str) -> str:
+    """A message or traceback: modules from where they are imported, other files by their names."""
+    for folder in _roots():
+        said = said.replace(folder, "")
+    return _ABSOLUTE.sub(lambda match: match[1] or match[0].rstrip("/").rpartition("/")[2], said)
+
+
+def values(held: Any) -> Any:
+    """Nested mappings and lists, with paths of what is there as `place` has them."""
+    if isinstance(held, Mapping):
+        return {key: values(value) for key, value in held.items()}
+    if isinstance(held, list):
+        return [values(value) for value in held]
+    is_path = isinstance(held, str) and os.path.isabs(held) and os.path.exists(held)
+    return place(held) if is_path else held
+
+
+def mark(path: Path | str) -> str:
+    """What tells a place from another without naming it."""
+    return hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _roots() -> list[str]:
+    """Folders that need no name, the longest first."""
+    own = str(Path(__file__).parent.parent)
+    modules = [own, *(entry for entry in sys.path if os.path.isabs(entry))]
+    found = {f"{folder.rstrip(os.sep)}{os.sep}" for folder in (*modules, os.getcwd())}
+    return sorted((folder for folder in found if len(folder) > 1), key=len, reverse=True)

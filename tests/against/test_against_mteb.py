@@ -1,0 +1,120 @@
+"""Every layer's score equals what mteb itself gives for a model truncated there."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import mteb
+import pytest
+import tiny
+import torch
+from sentence_transformers import SentenceTransformer
+
+from lrd_harness.cli import main
+
+# mteb fits something on top of these, which rounding can tip
+FITTED = {"Banking77Classification", "EmotionClassification", "TwentyNewsgroupsClustering"}
+TASKS = [
+    "STSBenchmark",
+    "SprintDuplicateQuestions",
+    "Banking77Classification",
+    "EmotionClassification",
+    "TwentyNewsgroupsClustering",
+    "SciFact",
+    "SciDocsRR",
+    "SummEvalSummarization.v2",
+]
+
+
+def scores(out: Path) -> dict[tuple[str, int], float]:
+    """(task, layer) -> score of a run, out of its journals."""
+    found = {}
+    for path in (out / "journal").glob("*.jsonl"):
+        for record in map(json.loads, path.read_text().splitlines()):
+            assert record["kind"] != "error", record
+            if record["kind"] == "score":
+                found[record["task"], record["layer"]] = record["score"]
+    return found
+
+
+def truncated(model: SentenceTransformer, layer: int) -> SentenceTransformer:
+    """The model with its first blocks only."""
+    cut = copy.deepcopy(model)
+    encoder: Any = cut[0].auto_model.encoder
+    encoder.layer = torch.nn.ModuleList(list(encoder.layer)[:layer])
+    return cut
+
+
+def by_mteb(model: SentenceTransformer, name: str, data: Path) -> float:
+    """mteb's own score of a model, on data put into its own task object by hand."""
+    import importlib
+
+    local = importlib.import_module("lrd_harness.tasks.embedding.local_data")
+    task = mteb.get_task(name, eval_splits=["test"])
+    local.load(task, data / name)
+    found = mteb.evaluate(model, task, cache=None, show_progress_bar=False, co2_tracker=False)
+    return float(found.task_results[0].get_score())
+
+
+@pytest.mark.parametrize("shape", ["mean-normalize", "cls-dense", "prompted-dot"])
+def test_every_layer_and_task_type(shape: str, tmp_path: Path, own_cache: Path) -> None:
+    made = {
+        "mean-normalize": {},
+        "cls-dense": {"pooling": "cls", "dense": 16, "normalize": False},
+        "prompted-dot": {
+            "pooling": ("mean", "max"),
+            "normalize": False,
+            "include_prompt": False,
+            "prompts": {"query": "ask the: ", "document": "read on: ", "STS": "like: "},
+        },
+    }[shape]
+    folder = tiny.save_st(tmp_path / "model", **made)
+    if shape == "prompted-dot":
+        path = folder / "config_sentence_transformers.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "similarity_fn_name": "dot"}))
+    data = tiny.task_data(tmp_path / "data")
+    out = tmp_path / "out"
+    command = ["run", "--models", str(folder), "--tasks", *TASKS, "--task-data", str(data)]
+    assert main([*command, "--plugins", "frenet", "--output", str(out), "--quiet"]) == 0
+
+    found = scores(out)
+    model = SentenceTransformer(str(folder))
+    assert {layer for _, layer in found} == {0, 1, 2, 3}
+    for layer in range(4):
+        cut = truncated(model, layer)
+        for name in TASKS:
+            expected = by_mteb(cut, name, data)
+            if math.isnan(expected):  # CLS at layer 0: no order among equal similarities
+                assert shape == "cls-dense"
+                assert layer == 0
+                assert (name, layer) not in found
+                continue
+            tolerance = 0.002 if name in FITTED else 1e-5
+            assert found[name, layer] == pytest.approx(expected, abs=tolerance), (name, layer)
+    # a check that could not fail would be no check: the layers do differ
+    assert len({round(found["STSBenchmark", layer], 6) for layer in (1, 2, 3)}) == 3
+
+
+def test_a_real_model_on_real_texts(tmp_path: Path, own_cache: Path, minilm_folder: Path) -> None:
+    """all-MiniLM-L6-v2 on texts out of registry packages, at the tolerances of real data."""
+    import importlib
+
+    offline = importlib.import_module("lrd_harness.tasks.offline.tasks")
+    makes = {task.name: task.make for task in offline.OFFLINE}
+    names = ["TrecQuestionClassification", "NewsgroupPostsClustering", "ChatterbotRetrieval"]
+    out = tmp_path / "out"
+    command = ["run", "--models", str(minilm_folder), "--tasks", *names, "--layers", "4"]
+    assert main([*command, "--plugins", "nrs", "--output", str(out), "--quiet"]) == 0
+
+    found = scores(out)
+    cut = truncated(SentenceTransformer(str(minilm_folder)), 4)
+    for name in names:
+        task = makes[name]()
+        result = mteb.evaluate(cut, task, cache=None, show_progress_bar=False, co2_tracker=False)
+        expected = float(result.task_results[0].get_score())
+        tolerance = 1e-5 if name == "ChatterbotRetrieval" else 0.002
+        assert found[name, 4] == pytest.approx(expected, abs=tolerance), name

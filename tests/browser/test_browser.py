@@ -1,0 +1,202 @@
+"""The page in headless Chromium: it sorts, filters, draws and asks for nothing.
+
+    pytest -m browser
+
+Left out, with the reason, where there is no Chromium or no Playwright.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browsing import Open, column, heading, of_sheets, sheet, table
+from page_rows import HOSTILE, NAMES, board, page
+
+pytestmark = pytest.mark.browser
+
+sheets: Any = importlib.import_module("lrd_harness.plugins.reporters._sheets")
+cells: Any = importlib.import_module("lrd_harness.plugins.reporters._cells")
+figures: Any = importlib.import_module("lrd_harness.plugins.reporters._figures")
+parts: Any = importlib.import_module("lrd_harness.plugins.reporters._page")
+plugin: Any = importlib.import_module("lrd_harness.plugins.reporters.page")
+reporters: Any = importlib.import_module("lrd_harness.plugins.reporters.forms")
+
+pytest_plugins = ("fixtures_browser",)
+
+
+@pytest.fixture(scope="session")
+def text() -> str:
+    return page(board())
+
+
+def test_a_table_is_sorted_by_value_both_ways_and_what_is_missing_is_last(opened: Open) -> None:
+    """Numbers as people write them, in a table of their own."""
+    values = ["28 of 30", "-", "1,234", "0.82 ± .01", "−3.5", "3=", "", "+0.5 to +0.9", "1e-3"]
+    ordered = ["−3.5", "1e-3", "+0.5 to +0.9", "0.82 ± .01", "3=", "28 of 30", "1,234"]
+    names = [f"m{i}" for i in (2, 10, 1, 3, 4, 5, 6, 7, 8)]
+    made = opened(of_sheets(table("Made", {"model": names, "value": values, "score ↑": values})))
+    place = sheet(made, "Made")
+    head = heading(place, "value")
+    assert head.get_attribute("aria-sort") is None
+    head.get_by_role("button").click()
+    assert column(place, 2) == [*ordered, "-", ""]
+    assert head.get_attribute("aria-sort") == "ascending"
+    head.get_by_role("button").click()
+    assert column(place, 2) == [*reversed(ordered), "-", ""]
+    assert head.get_attribute("aria-sort") == "descending"
+    head.get_by_role("button").click()
+    assert column(place, 2) == values  # as it was
+    heading(place, "score").get_by_role("button").click()  # the better end first
+    assert column(place, 3) == [*reversed(ordered), "-", ""]
+    heading(place, "model").get_by_role("button").click()
+    assert column(place, 1) == ["m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "m10"]
+
+
+def test_the_keyboard_alone_sorts_and_reaches_the_results(opened: Open, text: str) -> None:
+    made = opened(text)
+    made.keyboard.press("Tab")
+    assert made.evaluate("document.activeElement.textContent") == "Skip to the results"
+    place = sheet(made, "Models")
+    button = heading(place, "params").get_by_role("button")
+    button.focus()
+    made.keyboard.press("Enter")
+    assert column(place, 4) == [f"{i}.0" for i in range(1, 9)]
+    made.keyboard.press("Space")
+    assert column(place, 4) == [f"{i}.0" for i in range(8, 0, -1)]
+    assert made.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+    assert "sorted by million params, descending" in place.get_by_role("status").inner_text()
+
+
+def test_rows_are_filtered_by_text_and_by_family(opened: Open, text: str) -> None:
+    made = opened(text)
+    place = sheet(made, "Models")
+    place.get_by_role("searchbox").fill("MODEL-C")
+    assert place.locator("tbody th").all_text_contents() == ["owner/model-c"]
+    assert place.get_by_role("status").inner_text() == "1 of 8 rows"
+    place.get_by_role("searchbox").fill("")
+    place.get_by_role("combobox").select_option(label="llama")
+    assert set(place.locator("tbody th").all_text_contents()) == {NAMES[i] for i in (1, 4, 7)}
+    place.get_by_role("combobox").select_option(label="all")
+    assert place.locator("tbody tr").count() == 8
+
+
+def test_every_figure_is_drawn_labelled_and_readable_as_a_table(opened: Open, text: str) -> None:
+    made = opened(text)
+    figures = made.locator("figure").all()
+    assert len(figures) == text.count("<figure ") == 14
+    for figure in figures:
+        assert figure.locator(
+            "svg .mark-symbol path, svg .mark-line path, svg .mark-rect path"
+        ).count()
+        plot = figure.locator(".plot")
+        assert plot.get_attribute("role") == "img"
+        assert plot.get_attribute("aria-label").endswith(".")
+        assert figure.locator("figcaption").inner_text()
+    first = figures[0]
+    first.locator("summary").click()
+    first.locator("tbody tr").first.wait_for()
+    assert (
+        first.locator("tbody tr").count() == len(first.locator("svg .mark-symbol path").all()) - 2
+    )
+    box = first.locator("svg").bounding_box()
+    assert box["width"] > 400
+
+
+def test_every_heading_of_a_column_and_of_a_row_says_what_it_heads(opened: Open, text: str) -> None:
+    made = opened(text)
+    lacking = "[...document.querySelectorAll('th')].filter((th) => !th.scope).length"
+    assert made.evaluate(lacking) == 0
+    assert made.evaluate(
+        "[...document.querySelectorAll('tbody tr')].every((r) => r.querySelector('th'))"
+    )
+    unnamed = (
+        "[...document.querySelectorAll('button, input, select')].filter((c) =>"
+        " !(c.textContent.trim() || c.getAttribute('aria-label') || c.closest('label'))).length"
+    )
+    assert made.evaluate(unnamed) == 0
+    # what a sign of the order shows is said by aria-sort, and a table is one region, not two
+    place = sheet(made, "Models")
+    assert place.get_by_role("button", name="million params", exact=True).count() == 1
+    assert place.get_attribute("aria-labelledby") is None
+    assert made.get_by_role("region", name="Models", exact=True).count() == 1
+
+
+def test_hostile_names_are_shown_as_text(opened: Open) -> None:
+    made = opened(page(board(HOSTILE)))
+    place = sheet(made, "Models")
+    assert set(place.locator("tbody th").all_text_contents()) == {cells.plain(n) for n in HOSTILE}
+    place.locator("tbody th").first.hover()
+    for figure in made.locator("figure").all()[:3]:
+        figure.locator("summary").click()
+        figure.locator(".mark-symbol path, .mark-line path").first.hover(force=True)
+    made.wait_for_timeout(200)
+    assert made.evaluate("window.hacked") is None
+    assert (
+        made.evaluate("document.querySelectorAll('img, iframe, [onerror], [onload]').length") == 0
+    )
+    assert made.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_downloads_are_what_the_reporters_write(opened: Open, text: str) -> None:
+    made, held = opened(text, accept_downloads=True), board()
+
+    def saved(name: str, place: Any = None) -> tuple[str, str]:
+        with made.expect_download() as waiting:
+            (place or made).get_by_role("button", name=name).click()
+        found = waiting.value
+        return found.suggested_filename, Path(found.path()).read_text(encoding="utf-8")
+
+    name, whole = saved("JSON, everything")
+    assert name == "leaderboard.json"
+    assert json.loads(whole) == json.loads(reporters.as_json(held))
+    assert saved("CSV, a line a model") == ("leaderboard.csv", reporters.as_csv(held))
+    place = sheet(made, "Models")
+    place.get_by_role("searchbox").fill("model-b")
+    name, rows = saved("Download as CSV: Models", place)
+    assert name == "models.csv"
+    assert len(rows.splitlines()) == 2
+    assert "owner/model-b" in rows
+    figure = made.locator("#figure-predictors")
+    name, svg = saved("Download as SVG", figure)
+    assert name == "predictors.svg"
+    assert svg.startswith("<svg")
+    assert "what a metric has to beat" in svg.lower()  # the title
+    assert 'fill="white"' in svg
+
+
+def test_light_and_dark_follow_the_system_and_the_button(opened: Open, text: str) -> None:
+    made = opened(text, color_scheme="dark")
+
+    def colours() -> list[str]:
+        found: list[str] = made.evaluate(
+            "[getComputedStyle(document.body).backgroundColor,"
+            " getComputedStyle(document.querySelector('figure svg text')).fill]"
+        )
+        return found
+
+    assert colours() == ["rgb(20, 24, 28)", "rgb(232, 236, 240)"]
+    made.get_by_role("button", name="Dark mode").click()
+    assert colours() == ["rgb(255, 255, 255)", "rgb(26, 32, 38)"]
+    assert made.get_by_role("button", name="Dark mode").get_attribute("aria-pressed") == "false"
+
+
+def test_a_phone_scrolls_tables_and_not_the_page(opened: Open, text: str) -> None:
+    made = opened(text, width=360, has_touch=True)
+    assert made.evaluate("document.documentElement.scrollWidth") == 360
+    assert made.evaluate(
+        "[...document.querySelectorAll('.scroll')].some((s) => s.scrollWidth > s.clientWidth)"
+    )
+    fits = "[...document.querySelectorAll('.plot')].map((p) => p.scrollWidth - p.clientWidth)"
+    assert max(made.evaluate(fits)) <= 1
+    # what a row is of stands first, where there is room for little else, but not in a file
+    assert made.locator("#ranking thead th").first.inner_text().startswith("model")
+    with made.expect_download() as waiting:
+        made.get_by_role("button", name="Download as CSV: Models").click()
+    first = next(b for b in sheets.sheets(board())).columns[0]
+    lines = Path(waiting.value.path()).read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith(" ".join(first.heading) + ",")
+    assert not first.key

@@ -1,0 +1,188 @@
+"""Views: each different, the same on every machine, in any language, close to their text."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import subprocess
+import sys
+import unicodedata
+from random import Random
+from string import ascii_lowercase
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from lrd_harness.capture.samples import SEED, views
+
+FOX = "The quick brown fox jumps over the lazy dog."
+TEXTS = {
+    "English": FOX,
+    "capitals": "WHAT A FINE DAY",
+    "German": "Süße Äpfel fielen über die Straße, müde und weiß.",
+    "accents apart": "e\u0301te\u0301 a\u0300 la plage",
+    "Chinese": "今天天气很好，我们去公园吧",
+    "Japanese": "東京は大きい都市です。",
+    "Korean": "한국어는 재미있습니다",
+    "Arabic": "مرحبا بالعالم كيف حالك",
+    "Hebrew, pointed": "שָׁלוֹם עוֹלָם",
+    "Hindi": "नमस्ते दुनिया",
+    "Thai": "สวัสดีชาวโลก",
+    "emoji": "👨\u200d👩\u200d👧 family 👍🏽!",
+    "emoji only": "👨\u200d👩\u200d👧",
+    "one letter": "aaa",
+    "one sign": "你你你",
+    "digits": "111",
+    "punctuation": "?!.",
+    "blanks": "   ",
+    "lines": "\n\n\n",
+    "one letter among blanks": "  a  ",
+    "one letter among signs": "...a...",
+    "accents alone": "\u0301\u0301\u0301",
+    "joiners alone": "\u200d\u200d\u200d",
+    "lone surrogates": "\ud83d \ude00x",
+    "zero bytes": "a\0b\0",
+    "Turkish dotted I": "İİİ",
+}
+
+
+def plain(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_no_view_is_another_or_the_text(text: str) -> None:
+    made = views(text, 64)
+    assert len(made) == 64
+    assert len({text, *made}) == 65
+    assert "" not in made
+    if text.strip():
+        assert len({plain(view) for view in [text, *made]} | {""}) == 66
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(st.characters(exclude_categories=()), min_size=3, max_size=200), st.integers())
+@example("\x1c\x1c\x1c", 0)
+@example("AaAaA", 0)
+@example(" \u0301 ", 0)
+def test_any_text_has_views_that_differ(text: str, seed: int) -> None:
+    made = views(text, 10, seed)
+    assert len({text, *made}) == 11
+    if text.strip():
+        assert len({plain(view) for view in [text, *made]} | {""}) == 12
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(max_size=60), st.integers(0, 12), st.integers(0, 12))
+def test_fewer_views_are_the_first_of_more(text: str, few: int, more: int) -> None:
+    few, more = sorted((few, more))
+    assert views(text, few) == views(text, more)[:few]
+
+
+@given(st.text(max_size=80))
+def test_whole_characters_stay_whole(text: str) -> None:
+    for view in views(text, 4):
+        view.encode("utf-8")  # no half of a surrogate pair
+
+
+@pytest.mark.parametrize("text", ["", "a", "OK", "你好", "  "])
+def test_a_text_that_is_too_short_stays_as_it_is(text: str) -> None:
+    assert views(text, 3) == [text] * 3
+
+
+def test_no_views() -> None:
+    assert views(FOX, 0) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            FOX,
+            [
+                "The quikc brown fox jumps over the lazy do.",
+                "The auick brown fox jumps oveTr the lazy doog.",
+                "The quick brown fox numrps over the lazy dog.",
+            ],
+        ),
+        ("aaa", ["aa", "aaaa", "aaq"]),
+        (TEXTS["Chinese"], ["今天天很气好，我们去公园吧", "今天天气很好我，我们去公园吧"]),
+        (TEXTS["emoji"], ["👨\u200d👩\u200d👧 afmily 👍🏽!"]),
+    ],
+)
+def test_the_same_on_every_machine(text: str, expected: list[str]) -> None:
+    assert views(text, len(expected)) == expected
+    assert views(text, len(expected), seed=42) == expected
+    assert SEED == 42
+
+
+def test_the_same_in_another_process() -> None:
+    code = (
+        "import sys; from lrd_harness.capture.samples import views; "
+        "sys.stdout.buffer.write('|'.join(views(sys.argv[1], 4)).encode())"
+    )
+    for hashing in ("0", "77"):
+        environment = {**os.environ, "PYTHONHASHSEED": hashing, "LC_ALL": "C"}
+        done = subprocess.run(
+            [sys.executable, "-X", "utf8", "-c", code, TEXTS["German"]],
+            capture_output=True,
+            check=True,
+            env=environment,
+        )
+        assert done.stdout.decode().split("|") == views(TEXTS["German"], 4)
+
+
+def test_seeds_texts_and_numbers_give_other_noise() -> None:
+    assert not set(views(FOX, 8)) & set(views(FOX, 8, seed=1))
+    start = views(FOX + "!", 4), views(FOX + "?", 4)
+    assert [view[:-1] for view in start[0]] != [view[:-1] for view in start[1]]
+
+
+def test_a_view_stays_close_to_its_text() -> None:
+    drawn = Random(0).choices(ascii_lowercase + " ", k=1000)
+    text = "".join(drawn)
+    letters = sum(c.isalnum() for c in text)
+    for view in views(text, 8):
+        moves = difflib.SequenceMatcher(None, text, view, autojunk=False).get_opcodes()
+        edits = [move for move in moves if move[0] != "equal"]
+        assert 0.03 * letters <= len(edits) <= 0.15 * letters
+        assert abs(len(view) - len(text)) < 0.05 * len(text)
+        # all over the text: no quarter is left alone
+        assert {4 * move[1] // (len(text) + 1) for move in edits} == {0, 1, 2, 3}
+
+
+def test_all_kinds_of_mistake_are_made() -> None:
+    kinds = set()
+    word = "strength"
+    for view in views(f"{word}s", 64, seed=3) + views(word, 64):
+        kinds.add("split" if " " in view else "")
+        kinds.add("deleted" if len(view) == 7 and " " not in view else "")
+        kinds.add("swapped" if sorted(view) == sorted(word) else "")
+        kinds.add("inserted" if len(view) == 9 and set(view) == set(word) else "")
+        kinds.add("neighbour" if len(view) == 8 and not set(view) <= set(word) else "")
+        kinds.add("replaced" if len(view) == 8 and set(view) <= set(word) else "")
+    assert kinds - {""} == {"split", "deleted", "swapped", "inserted", "neighbour", "replaced"}
+
+
+@pytest.mark.parametrize("name", ["Chinese", "Arabic", "Hindi", "Korean", "Thai"])
+def test_the_script_stays(name: str) -> None:
+    for view in views(TEXTS[name], 32):
+        assert set(view) <= {*TEXTS[name], " "}
+
+
+def test_case_stays() -> None:
+    for view in views(TEXTS["capitals"], 32):
+        assert view == view.upper()
+
+
+def test_an_accent_stays_with_a_letter() -> None:
+    for view in views(TEXTS["accents apart"], 64):
+        for before, mark in zip(" " + view, view, strict=False):
+            assert not unicodedata.combining(mark) or before.isalpha()
+
+
+def test_blanks_at_the_ends_of_words_stay() -> None:
+    """Letters are edited: words that are left alone are still words of the text."""
+    for view in views(FOX, 32):
+        assert len(set(view.split()) & set(FOX.split())) >= 5

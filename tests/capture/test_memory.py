@@ -1,0 +1,155 @@
+"""Batches that do not fit: the budget is halved, the values are the same, and it is remembered."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import running
+import tiny
+import torch
+from running import counters
+
+from lrd_harness.capture.batches import Budget, remembered
+from lrd_harness.capture.embeddings import capture
+from lrd_harness.capture.layers import planes
+from lrd_harness.contracts import Text
+from lrd_harness.errors import UserError
+from lrd_harness.models import text_model
+from lrd_harness.store.store import Store
+
+TEXTS = [Text(t) for t in tiny.sentences(40)]
+
+
+class Small:
+    """Memory that takes so many tokens a batch, padding included."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+        self.passes: list[int] = []
+        whole = text_model.TextModel.features
+        padded = text_model.TextModel._pad
+
+        def pad(model: Any, batch: Any, side: Any) -> Any:
+            features = padded(model, batch, side)
+            self.passes.append(features["input_ids"].numel())
+            if self.passes[-1] > most:
+                raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return features
+
+        assert whole is not None
+        monkeypatch.setattr(text_model.TextModel, "_pad", pad)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Any:
+    return tiny.open_model(tiny.save("Bert", tmp_path / "m"))
+
+
+def states(model: Any, folder: Path) -> np.ndarray:
+    return np.stack([Store(folder, model.identity).read(TEXTS, p) for p in planes(model, "hf")])
+
+
+def test_the_budget_is_halved_and_nothing_else_changes(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capture(model, TEXTS, Store(tmp_path / "a", model.identity), batch_tokens=1000)
+    small = Small(monkeypatch, 200)
+    budget = Budget(1000)
+    told: list[tuple[int, int]] = []
+    done = capture(
+        model,
+        TEXTS,
+        Store(tmp_path / "b", model.identity),
+        batch_tokens=budget,
+        progress=lambda *at: told.append(at),
+    )
+    assert done.forwarded == len(TEXTS)
+    assert budget.tokens == 125  # 1000, 500, 250, 125
+    assert max(n for n in small.passes[3:]) <= 125
+    assert told[-1] == (len(TEXTS), len(TEXTS))
+    np.testing.assert_allclose(
+        states(model, tmp_path / "b"), states(model, tmp_path / "a"), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_what_was_found_is_remembered(tmp_path: Path) -> None:
+    def fits(tokens: int) -> int:
+        if tokens > 300:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return tokens
+
+    identity = {"model": "m", "dtype": "float32"}
+    first = remembered(tmp_path, identity, "cpu", 4096)
+    assert first.attempt(fits) == 256
+    assert remembered(tmp_path, identity, "cpu", 4096).tokens == 256
+    assert remembered(tmp_path, identity, "cpu", 128).tokens == 128  # what is asked for
+    assert remembered(tmp_path, {"model": "n"}, "cpu", 4096).tokens == 4096
+    (file,) = tmp_path.iterdir()
+    for bad in ("damaged", '{"tokens": 0}', '{"tokens": -5}'):
+        file.write_text(bad)
+        assert remembered(tmp_path, identity, "cpu", 4096).tokens == 4096
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_a_budget_that_cannot_be_kept_ends_nothing(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: Any, **more: Any) -> Any:
+        raise OSError(number, "refused")
+
+    def fits(tokens: int) -> int:
+        if tokens > 100:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return tokens
+
+    monkeypatch.setattr("lrd_harness.store.files.file", refuse)
+    budget = remembered(tmp_path, {}, "cpu", 256)
+    assert budget.attempt(fits) == budget.tokens == 64
+
+
+def test_a_text_that_does_not_fit_at_all(tmp_path: Path) -> None:
+    def never(tokens: int) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    budget = remembered(tmp_path, {}, "cpu", 64)
+    with pytest.raises(UserError, match="memory does not suffice for a single text"):
+        budget.attempt(never)
+    assert budget.tokens == 64
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_errors_are_not_tried_again() -> None:
+    calls: list[int] = []
+
+    def bad(tokens: int) -> None:
+        calls.append(tokens)
+        raise RuntimeError("index out of range")
+
+    with pytest.raises(RuntimeError, match="index out of range"):
+        Budget(64).attempt(bad)
+    assert calls == [64]
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_run_goes_on_with_less(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = Small(monkeypatch, 128)
+    out = tmp_path / "out"
+    assert running.run(out, [place / "bert"], place / "data", "--batch-tokens", "512") == 0
+    assert max(small.passes) > 128
+    assert counters(out)["forwarded"] > 100
+    again = tmp_path / "again"
+    small.passes.clear()
+    more = ("--batch-tokens", "512", "--pooling", "cls")
+    assert running.run(again, [place / "bert"], place / "data", *more) == 0
+    tried = sum(n > 128 for n in small.passes)
+    small.passes.clear()
+    metrics = ("--plugins", "curvature")  # reads the same texts again, for their tokens
+    assert running.run(again, [place / "bert"], place / "data", *more, *metrics) == 0
+    assert tried > 0
+    assert small.passes
+    assert max(small.passes) <= 128

@@ -1,0 +1,256 @@
+"""Runs with token and view metrics: what they are measured on, and what that costs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import running
+import tiny
+import torch
+from running import counters, numbers, records, with_plugin
+from test_lm_eval_runs import ANATOMY, own, run  # noqa: F401
+
+import lrd_harness
+from lrd_harness import manager, measuring
+from lrd_harness.capture import samples
+from lrd_harness.contracts import Metric, Text
+from lrd_harness.results.database import load
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+VIEWS = ("--plugins", "infonce,lidar,dime", "--view-texts", "12")
+
+
+def states_of(opened: Any, texts: Sequence[Text], norm_last: bool = True) -> np.ndarray:
+    """Pooled states as metrics see them by default, one text at a time: (L + 1, n, d)."""
+    rows = []
+    for text in texts:
+        found = opened.states(opened.tokenize([text]))
+        last = opened.info.blocks
+        kinds = ["raw"] * last + ["final" if opened.has_final_norm and norm_last else "raw"]
+        rows.append(torch.cat([found[kind, layer] for layer, kind in enumerate(kinds)]).numpy())
+    return np.stack(rows, axis=1)
+
+
+def own_texts(folder: Path, count: int = 20) -> Path:
+    file = folder / "own.jsonl"
+    tiny.write_rows(file, [{"text": t} for t in tiny.sentences(count)])
+    return file
+
+
+@pytest.mark.parametrize("model", ["bert", "gpt"])
+def test_values_are_those_of_views_encoded_one_by_one(
+    model: str, place: Path, tmp_path: Path
+) -> None:
+    out, file = tmp_path / "out", own_texts(tmp_path)
+    pooling = ("--pooling", "mean")
+    arguments = (out, [place / model], place / "data", *VIEWS, *pooling)
+    assert running.run(*arguments, tasks=[f"texts:{file}"]) == 0
+    opened = tiny.open_model(place / model, pooling="mean")
+    texts = [json.loads(line)["text"] for line in file.read_text().splitlines()][:12]
+    views = [view for text in texts for view in samples.views(text, 16)]
+    found = states_of(opened, [Text(view) for view in views])
+    states = found.reshape(len(found), 12, 16, -1)
+    for row in load(out).metrics:
+        count = 16 if row.metric == "lidar" else 2
+        expected = lrd_harness.measure(row.metric, states[:, :, :count])
+        assert row.n == 12
+        assert row.layer_choice is not None
+        for name, profile in row.profiles.items():
+            assert profile.values == pytest.approx(expected[name], rel=1e-3, abs=1e-4), name
+
+
+def test_views_cost_one_forward_for_all_metrics_and_layers(place: Path, tmp_path: Path) -> None:
+    out, file = tmp_path / "out", own_texts(tmp_path)
+
+    def again(*more: str) -> float:
+        options = (*more, "--view-texts", "12")
+        assert running.run(out, [place / "bert"], place / "data", *options, tasks=[task]) == 0
+        return counters(out)["forwarded"]
+
+    task = f"texts:{file}"
+    assert again("--plugins", "infonce") == 20 + 12 * 2
+    assert again("--plugins", "infonce,dime") == 0  # the same views
+    assert again("--plugins", "infonce,dime,lidar") == 12 * 14  # the first two are among the 16
+    assert again("--plugins", "infonce,dime,lidar") == 0
+    before = numbers(out)
+    assert again("--plugins", "lidar,infonce", "--set", "infonce.temperature=0.2") == 0
+    assert len(numbers(out)) == len(before) + 1
+
+
+def test_other_view_texts_are_another_run(place: Path, tmp_path: Path, capsys: Any) -> None:
+    out, task = tmp_path / "out", f"texts:{own_texts(tmp_path)}"
+    assert running.run(out, [place / "bert"], place / "data", *VIEWS, tasks=[task]) == 0
+    capsys.readouterr()
+    assert running.run(out, [place / "bert"], place / "data", tasks=[task]) == 2
+    assert "view_texts 12, not 1000" in running.one_line(capsys)
+
+
+def test_a_folder_from_before_the_setting_goes_on(place: Path, tmp_path: Path) -> None:
+    out, task = tmp_path / "out", f"texts:{own_texts(tmp_path)}"
+    assert running.run(out, [place / "bert"], place / "data", tasks=[task]) == 0
+    held = json.loads((out / "run.json").read_text())
+    del held["settings"]["view_texts"]
+    (out / "run.json").write_text(json.dumps(held))
+    assert running.run(out, [place / "bert"], place / "data", tasks=[task]) == 0
+
+
+def test_token_metrics_watch_the_pass_of_the_run(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    metrics = ("--plugins", "prompt_entropy,curvature,block_influence,frenet")
+    data = place / "data"
+    assert running.run(out, [place / "bert"], data, *metrics) == 0
+    first = counters(out)["forwarded"]
+    plain = tmp_path / "plain"
+    assert running.run(plain, [place / "bert"], data, "--plugins", "frenet") == 0
+    assert counters(plain)["forwarded"] == 0  # no text was read for the tokens alone
+    opened = tiny.open_model(place / "bert")
+    assert first == len({text for task in running.TASKS for text in _texts(data, task)})
+    rows = {(r.metric, r.task): r for r in load(out).metrics}
+    row = rows["prompt_entropy", "STSBenchmark"]
+    texts = sorted(_sentences(data))
+    expected = []
+    for text in texts:
+        tokens: list[torch.Tensor] = []
+        batch = opened.tokenize([Text(text)])
+        opened.watch(batch, lambda layer, s, tokens=tokens: tokens.append(s[0].clone()))
+        expected.append(lrd_harness.measure("prompt_entropy", tokens)["prompt_entropy"])
+    assert row.n == len(texts)
+    assert row.profiles["prompt_entropy"].values == pytest.approx(np.mean(expected, 0), rel=1e-4)
+    histogram = row.tables["histogram"]
+    assert histogram.layers == (0, 1, 2, 3)
+    assert [sum(counts) for counts in histogram.rows] == [len(texts)] * 4
+    again = rows["block_influence", "STSBenchmark"].profiles["block_influence"]
+    assert again.layers == (0, 1, 2)
+
+
+def _texts(data: Path, task: str) -> set[str]:
+    rows = [
+        json.loads(line)
+        for file in (data / task).glob("*.jsonl")
+        if file.name != "qrels.jsonl"
+        for line in file.read_text().splitlines()
+    ]
+    found = {row[k] for row in rows for k in ("sentence1", "sentence2") if k in row}
+    titled = {f"{row.get('title', '')} {row['text']}".strip() for row in rows if "text" in row}
+    return found | titled
+
+
+def _sentences(data: Path) -> set[str]:
+    rows = map(json.loads, (data / "STSBenchmark" / "test.jsonl").read_text().splitlines())
+    return {row[name] for row in rows for name in ("sentence1", "sentence2")}
+
+
+def test_prompts_of_a_likelihood_task(own: Path, tmp_path: Path) -> None:  # noqa: F811
+    """Their tokens are watched in the pass that scores them; the answers are no part of them."""
+    out = tmp_path / "out"
+    metrics = ("--plugins", "prompt_entropy,infonce,nrs")
+    assert run(out, own, *metrics) == 0
+    forwarded = counters(out)["forwarded"]
+    rows = {r.metric: r for r in load(out).metrics}
+    n = rows["nrs"].n
+    assert forwarded == n + 2 * n
+    opened = tiny.open_model(own / "gpt", head=True)
+    (plan,) = _task(own)
+    prompts = list(dict.fromkeys(r.text for r in plan.texts()))
+    expected = []
+    for prompt in prompts:
+        batch = [{"input_ids": opened.tokenizer(prompt)["input_ids"]}]
+        tokens: list[torch.Tensor] = []
+        opened.watch(batch, lambda layer, s, tokens=tokens: tokens.append(s[0].clone()))
+        with torch.inference_mode():
+            given = [*tokens[:-1], opened.normed(tokens[-1])]
+        expected.append(lrd_harness.measure("prompt_entropy", given)["prompt_entropy"])
+    assert rows["prompt_entropy"].n == len(prompts) == n
+    profile = rows["prompt_entropy"].profiles["prompt_entropy"]
+    assert profile.values == pytest.approx(np.mean(expected, 0), rel=1e-4)
+    assert rows["infonce"].n == n
+    assert run(out, own, *metrics) == 0
+    assert counters(out)["forwarded"] == 0
+    assert run(out, own, "--plugins", "prompt_entropy,infonce,nrs,curvature") == 0
+    assert counters(out)["forwarded"] == n
+
+
+def _task(own: Path) -> Any:  # noqa: F811
+    from lrd_harness.contracts import TaskOptions
+
+    families = {r.name: r for r in manager.load().all("task")}
+    return families["lm-eval"].open(
+        ANATOMY, TaskOptions(data=own / "data", include_path=own / "own")
+    )
+
+
+def test_a_metric_that_fails_on_tokens_costs_its_values_only(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bad(states: Any) -> dict[str, list[float]]:
+        if states.shape[-1] == 32:  # the model's, not that of a sample
+            raise ZeroDivisionError("bad luck")
+        return {"bad": [0.0] * len(states)}
+
+    with_plugin(monkeypatch, lrd_metrics=lambda: [Metric("bad", bad, needs="tokens")])
+    out = tmp_path / "out"
+    plugins = ("--plugins", "bad,prompt_entropy,nrs")
+    assert running.run(out, [place / "bert"], place / "data", *plugins) == 1
+    failed = records(out, "error")
+    assert {(r["metric"], r["error"]) for r in failed} == {("bad", "ZeroDivisionError: bad luck")}
+    assert {r["metric"] for r in records(out, "metric")} == {"prompt_entropy", "nrs"}
+    assert len(records(out, "score")) == 8
+
+
+def test_a_model_that_shows_no_tokens(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lrd_harness.models.text_model import TextModel
+
+    whole = TextModel.states
+    monkeypatch.setattr(TextModel, "states", lambda self, batch: whole(self, batch))
+    out = tmp_path / "out"
+    plugins = ("--plugins", "curvature,nrs")
+    assert running.run(out, [place / "bert"], place / "data", *plugins) == 1
+    assert {r["error"] for r in records(out, "error")} == {
+        "UnitError: the model's adapter shows no states of tokens"
+    }
+    assert {r["metric"] for r in records(out, "metric")} == {"nrs"}
+
+
+def test_few_and_short_texts_are_a_named_absence(place: Path, tmp_path: Path) -> None:
+    file = tmp_path / "few.txt"
+    file.write_text("one text only\n")
+    short = tmp_path / "short.txt"
+    short.write_text("\n".join("abcdefghijkl"))  # one token each, with [CLS] and [SEP] three
+    out = tmp_path / "out"
+    tasks = [f"texts:{file}", f"texts:{short}"]
+    plugins = ("--plugins", "all")
+    assert running.run(out, [place / "gpt"], place / "data", *plugins, tasks=tasks) == 1
+    tasks = ["texts:few.txt", "texts:short.txt"]  # as OUT has them: without their folders
+    failed = {(r["metric"], r["task"]): r["error"] for r in records(out, "error")}
+    for metric in manager.load().names("metric"):
+        assert failed[metric, tasks[0]].startswith(("NotEnoughTexts", "DegenerateState")), metric
+    assert failed["prompt_entropy", tasks[1]].startswith(
+        "NotEnoughTexts: prompt_entropy needs at least 8 texts with enough tokens, got 0 of 12"
+    )
+    done = {(r["metric"], r["task"]): r for r in records(out, "metric")}
+    influence = done["block_influence", tasks[1]]
+    assert influence["n"] == 12
+    assert all(np.isfinite(influence["profiles"]["block_influence"]["values"]))
+
+
+def test_every_metric_measures_a_real_model(place: Path, tmp_path: Path) -> None:
+    """The bounds of metrics.md on every value, more dimensions than texts."""
+    out, task = tmp_path / "out", f"texts:{own_texts(tmp_path)}"
+    pooled = ("--plugins", "all", "--pooling", "mean")
+    assert running.run(out, [place / "bert"], place / "data", *pooled, tasks=[task]) == 0
+    rows = {r.metric: r for r in load(out).metrics}
+    assert set(rows) == set(manager.load().names("metric"))
+    for row in rows.values():
+        for name, profile in row.profiles.items():
+            held = [v for v in profile.values if v is not None]
+            assert held, (row.metric, name)
+            if name == "normalised" and row.metric != "dime":
+                assert all(-1e-9 <= v <= 1 + 1e-9 for v in held), row.metric
+    assert measuring.MIN_TEXTS <= 20

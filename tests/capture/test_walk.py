@@ -1,0 +1,314 @@
+"""Variants that are walked together have the states of models pruned one by one."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import tiny
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from lrd_harness.capture.walk import Removed, Walk
+from lrd_harness.errors import UserError
+from lrd_harness.models.backbone import Backbone
+from lrd_harness.models.cut import remove
+
+BLOCKS = 6
+KINDS = ["sliding_attention", "full_attention", "sliding_attention"] * 2
+CHANGES: dict[str, dict[str, Any]] = {
+    # windows narrower than the text, so that a block that took another's mask would show
+    "Gemma3Text": {"layer_types": KINDS, "sliding_window": 4},
+    "Gemma2": {"sliding_window": 4},
+    "ModernBert": {"local_attention": 4},
+}
+ASKED = ("Bert", "MPNet", "T5", "Llama", "Gemma3Text", "GPT2", "GPTNeoX", "Qwen3", "Mamba", "OPT")
+MORE = ("ModernBert", "Gemma2", "Bart", "DistilBert", "Falcon", "Bloom", "Phi", "Mpt")
+VARIANTS: list[Removed] = [(), (1,), (2,), (2, 3), (2, 3, 5), (1, 4), (5,), (5, 6), (6,), (3, 4, 6)]
+
+
+def made(family: str, blocks: int = BLOCKS) -> Any:
+    """The module of a random model, as the harness runs it; blocks differ visibly."""
+    torch.manual_seed(0)
+    named: dict[str, str] = getattr(transformers, f"{family}Config").attribute_map
+    counts = {"num_hidden_layers", named.get("num_hidden_layers", "num_hidden_layers")}
+    changes = {**dict.fromkeys(counts, blocks), **CHANGES.get(family, {})}
+    model: Any = transformers.AutoModel.from_config(tiny.config(family, **changes)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1 and "norm" not in name.lower() and "A_log" not in name:
+                parameter.mul_(2)
+    return model.get_encoder() if model.config.is_encoder_decoder else model
+
+
+def probe(batch: int = 3) -> dict[str, Tensor]:
+    """Token features; the last text is padded on the right."""
+    torch.manual_seed(1)
+    ids = torch.randint(7, len(tiny.VOCAB), (batch, 9))
+    mask = torch.ones_like(ids)
+    if batch > 1:
+        mask[-1, 5:] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def opened(module: nn.Module) -> Backbone:
+    return Backbone(module, probe(1))
+
+
+def walked(walk: Walk, variants: list[Removed]) -> dict[Removed, Tensor]:
+    found: dict[Removed, Tensor] = {}
+
+    def seen(removed: Removed, state: Tensor) -> None:
+        assert removed not in found
+        assert state.is_inference()
+        found[removed] = state.clone()
+
+    walk.run(probe(), variants, seen)
+    assert set(found) == set(variants)
+    return found
+
+
+def by_hand(backbone: Backbone, removed: Removed) -> Tensor:
+    """The kept blocks, one by one, with the arguments that they have in a full pass."""
+    calls: list[tuple[Any, Any]] = []
+    handles = [
+        block.register_forward_pre_hook(
+            lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
+        )
+        for block in backbone.blocks
+    ]
+    states: list[Tensor] = []
+    backbone.run(probe(), lambda layer, state: states.append(state))
+    for handle in handles:
+        handle.remove()
+    state = states[0]
+    with torch.inference_mode():
+        for number, (block, (args, kwargs)) in enumerate(
+            zip(backbone.blocks, calls, strict=True), 1
+        ):
+            if number not in removed:
+                output = block(state, *args[1:], **kwargs)
+                state = output[0] if isinstance(output, tuple) else output
+    return state
+
+
+def last_of(backbone: Backbone) -> Tensor:
+    states: dict[int, Tensor] = {}
+    backbone.run(probe(), lambda layer, state: states.update({layer: state}))
+    return states[backbone.calls]
+
+
+@pytest.mark.parametrize("family", [*ASKED, *MORE])
+def test_the_state_is_that_of_the_pruned_model(family: str) -> None:
+    module = made(family)
+    backbone = opened(module)
+    found = walked(Walk(backbone), VARIANTS)
+    mask = probe()["attention_mask"].bool()
+    for removed, state in found.items():
+        pruned = copy.deepcopy(module)
+        if removed:
+            remove(pruned, opened(pruned).blocks, removed)
+        for expected in (by_hand(backbone, removed), last_of(opened(pruned))):
+            scale = float(expected[mask].abs().max().clamp(min=1))
+            assert float((state - expected)[mask].abs().max()) <= 1e-5 * scale
+        if removed:
+            assert not torch.allclose(state, found[()], atol=1e-2)
+    assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in module.modules()) == 0
+
+
+def edges(variants: set[Removed]) -> int:
+    """The blocks that a tree of kept sequences takes, the full one among them."""
+    full = tuple(range(1, BLOCKS + 1))
+    kept = [tuple(n for n in full if n not in removed) for removed in variants]
+    return len({way[: i + 1] for way in [full, *kept] for i in range(len(way))})
+
+
+BACKBONE = opened(made("GPT2"))
+numbers = st.sets(st.integers(1, BLOCKS), max_size=BLOCKS - 1).map(lambda s: tuple(sorted(s)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(numbers, min_size=1, max_size=12, unique=True), st.randoms())
+def test_each_edge_of_the_tree_is_run_once(variants: list[Removed], random: Any) -> None:
+    walk = Walk(BACKBONE)
+    walked(walk, [()])  # the check of the first batch
+    assert walk.executions == BLOCKS + 1
+    calls: Counter[int] = Counter()
+    handles = [
+        block.register_forward_hook(lambda *_, number=number: calls.update([number]))
+        for number, block in enumerate(BACKBONE.blocks, 1)
+    ]
+    found = walked(walk, variants)
+    for handle in handles:
+        handle.remove()
+    assert sum(calls.values()) == walk.executions - (BLOCKS + 1) == edges(set(variants))
+    turned = random.sample(variants, len(variants))
+    again = walked(walk, turned)
+    for removed, state in found.items():
+        assert torch.equal(again[removed], state)
+        assert torch.equal(walked(walk, [removed])[removed], state)
+
+
+def test_states_are_let_go() -> None:
+    """However many variants there are, the states in memory are bounded by the depth."""
+    import gc
+    import itertools
+
+    every = [c for m in range(BLOCKS) for c in itertools.combinations(range(1, BLOCKS + 1), m)]
+    most = 0
+    shape = (*probe()["input_ids"].shape, 32)
+
+    def seen(removed: Removed, state: Tensor) -> None:
+        nonlocal most
+        alive = {id(t) for t in gc.get_objects() if type(t) is Tensor and t.shape == shape}
+        most = max(most, len(alive))
+
+    walk = Walk(BACKBONE)
+    walk.run(probe(), every, seen)
+    assert len(every) == 63
+    assert 1 <= most <= BLOCKS + 2
+
+
+@pytest.mark.parametrize(
+    ("removed", "complaint"),
+    [
+        ((7,), "block 7 does not exist: the model has blocks 1 to 6"),
+        ((0, 2), "block 0 does not exist"),
+        ((2, 2), "block 2 is given twice"),
+        ((1, 2, 3, 4, 5, 6), "none would be left"),
+    ],
+)
+def test_variants_that_there_cannot_be(removed: Removed, complaint: str) -> None:
+    walk = Walk(BACKBONE)
+    with pytest.raises(UserError, match=complaint):
+        walked(walk, [(), removed])
+    assert walk.executions == 0
+
+
+def test_no_variant_no_pass() -> None:
+    walk = Walk(BACKBONE)
+    walk.run(probe(), [], lambda removed, state: pytest.fail("there is none"))
+    assert walk.executions == 0
+
+
+def test_shared_weights() -> None:
+    with pytest.raises(UserError, match=r"AlbertModel shares weights .* none of them can be"):
+        Walk(opened(made("Albert")))
+
+
+class Chain(nn.Module):
+    """A model that is written by hand; subclasses let blocks hand on more than one state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Embedding(len(tiny.VOCAB), 8)
+        self.blocks = nn.ModuleList(self.block() for _ in range(4))
+
+    def block(self) -> nn.Module:
+        return nn.Linear(8, 8)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Any:
+        return SimpleNamespace(last_hidden_state=self.chained(self.embed(input_ids)))
+
+    def chained(self, state: Tensor) -> Tensor:
+        for block in self.blocks:
+            state = block(state)
+        return state
+
+
+class Scaling(Chain):
+    def chained(self, state: Tensor) -> Tensor:
+        for block in self.blocks:
+            state = block(2 * state)
+        return state
+
+
+class Adding(nn.Linear):
+    def forward(self, state: Tensor, other: Tensor | None = None) -> Any:
+        return super().forward(state if other is None else state + other), state.tanh()
+
+
+class Residual(Chain):
+    """A second state that every block takes from the one before it and makes anew."""
+
+    def block(self) -> nn.Module:
+        return Adding(8, 8)
+
+    def chained(self, state: Tensor) -> Tensor:
+        other = None
+        for block in self.blocks:
+            state, other = block(state, other)
+        return state
+
+
+class Skipping(Residual):
+    """A state that is taken again further up."""
+
+    def chained(self, state: Tensor) -> Tensor:
+        below, _ = self.blocks[1](self.blocks[0](state)[0])
+        return self.blocks[3](self.blocks[2](below)[0], below)[0]
+
+
+class Overwriting(nn.Linear):
+    def forward(self, state: Tensor) -> Tensor:
+        return super().forward(state.mul_(2))
+
+
+class InPlace(Chain):
+    def block(self) -> nn.Module:
+        return Overwriting(8, 8)
+
+
+class Remembering(nn.Linear):
+    def forward(self, state: Tensor) -> Tensor:
+        self.passes = getattr(self, "passes", 0) + 1
+        return super().forward(state) * self.passes
+
+
+class Stateful(Chain):
+    def block(self) -> nn.Module:
+        return Remembering(8, 8)
+
+
+def test_a_chain_by_hand() -> None:
+    found = walked(Walk(opened(Chain())), [(1,), (2, 4)])
+    assert not torch.allclose(found[1,], found[2, 4])
+
+
+@pytest.mark.parametrize("made", [Scaling, Residual, Skipping, InPlace, Stateful])
+def test_blocks_that_hand_on_more_than_a_state(made: Any) -> None:
+    walk = Walk(opened(made()))
+    for _ in range(2):  # it is not let through the second time
+        with pytest.raises(UserError, match="cannot be run one by one"):
+            walk.run(probe(), [(1,)], lambda removed, state: pytest.fail("not sound"))
+
+
+def test_a_family_that_scales_between_blocks() -> None:
+    """RWKV halves its states every sixth block."""
+    assert walked(Walk(opened(made("Rwkv", 5))), [(2,)])
+    with pytest.raises(UserError, match="RwkvModel: its blocks hand on more than one state"):
+        walked(Walk(opened(made("Rwkv", 7))), [(2,)])
+
+
+def test_no_hook_stays_when_a_walk_fails() -> None:
+    module = made("Bert", 3)
+    walk = Walk(opened(module))
+
+    def refuse(removed: Removed, state: Tensor) -> None:
+        raise KeyError(removed)
+
+    with pytest.raises(KeyError):
+        walk.run(probe(), [(), (2,)], refuse)
+    handle = walk.backbone.blocks[1].register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        walk.run(probe(), [(2,)], lambda removed, state: None)
+    handle.remove()
+    assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in module.modules()) == 0
+    assert walked(walk, [(2,)])

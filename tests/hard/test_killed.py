@@ -1,0 +1,132 @@
+"""kill -9 at any moment, and again: the run completes with the same numbers, nothing done twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import killing
+import pytest
+import running
+import tiny
+
+from lrd_harness.store import files
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("place")
+    tiny.save("Bert", folder / "bert")
+    tiny.save("GPT2", folder / "gpt", causal=True)
+    tiny.task_data(folder / "data")
+    return folder
+
+
+def killed(place: Path, tmp_path: Path, **job: Any) -> tuple[list[int], Path]:
+    """The codes of the attempts, and the folder of the run."""
+    out = tmp_path / "out"
+    command = running.command(out, [place / "bert", place / "gpt"], place / "data")
+    places = {name: str(tmp_path / name) for name in ("cache", "log")}
+    job = {"world": 1, **job, "command": command, **places}
+    done = subprocess.run(
+        [sys.executable, str(Path(killing.__file__)), json.dumps(job)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout), out
+
+
+@pytest.mark.parametrize(("world", "attempts"), [(1, 12), (2, 8)])
+def test_a_run_that_is_killed_again_and_again(
+    world: int, attempts: int, place: Path, tmp_path: Path
+) -> None:
+    """Half of the times while it writes a record; the store is damaged now and then."""
+    codes, out = killed(place, tmp_path, seed=3, kills=attempts, world=world)
+    kills = codes.count(-signal.SIGKILL)
+    assert set(codes) <= {0, -signal.SIGKILL}
+    assert codes[-1] == 0
+    assert kills >= attempts // 4
+
+    whole, mended = running.numbers(tmp_path / "out-warm"), running.numbers(out)
+    assert len(whole) == 2 * 2 * (4 + 2)
+    assert mended.keys() == whole.keys()
+    for unit, expected in whole.items():
+        assert flat(mended[unit]) == pytest.approx(flat(expected), rel=1e-4, abs=1e-5), unit
+
+    units = [r["unit"] for r in running.records(out, "score", "metric")]
+    assert len(units) == len(set(units))
+    begun = len((tmp_path / "log").read_text().splitlines())
+    assert len(units) <= begun <= len(units) + kills * world  # repeated: what was in flight
+
+    board, same = ((f / "leaderboard.csv").read_text() for f in (out, tmp_path / "out-warm"))
+    assert board.splitlines()[0] == same.splitlines()[0]
+    assert json.loads((out / "run.json").read_text())["finished"]
+    places = (out, tmp_path / "cache")
+    assert [p for place in places for p in place.rglob("*") if files.known(p.name)] == []
+
+
+def flat(record: Any) -> dict[str, float]:
+    """All numbers of a record by their path."""
+    found: dict[str, float] = {}
+
+    def walk(path: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(f"{path}.{key}", inner)
+        elif isinstance(value, list):
+            for key, inner in enumerate(value):
+                walk(f"{path}.{key}", inner)
+        else:
+            found[path] = float(value)
+
+    walk("", record)
+    return found
+
+
+def test_what_a_user_sees_of_control_c(place: Path, tmp_path: Path) -> None:
+    """And of a whole run: progress on standard error, nothing of the libraries, the table alone."""
+    out = tmp_path / "out"
+    models = [place / "bert", place / "gpt"]
+    command = running.command(out, models, place / "data")
+    command.remove("--quiet")
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "LRD_HARNESS_CACHE": str(tmp_path / "cache")}
+    env = {k: v for k, v in env.items() if not k.startswith(("HF_HUB_DIS", "TOKENIZERS"))}
+    call = [sys.executable, "-m", "lrd_harness", *command]
+
+    def start() -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        return subprocess.Popen(call, stdout=pipe, stderr=pipe, text=True, env=env)
+
+    process = start()
+    end = time.monotonic() + 60
+    while not list(out.glob("journal/*")) and time.monotonic() < end:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    shown, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert shown == ""
+    assert f"The same command with --output {out} goes on where it stopped" in said
+    assert "Traceback" not in said
+
+    shown, said = start().communicate(timeout=100)
+    assert shown.startswith("Leaderboard: 2 models, 2 tasks")
+    for line in filter(None, said.splitlines()):
+        ours = (
+            "tasks",
+            "2 models × 2 tasks",
+            "[1/2] local/bert",
+            "[2/2] local/gpt",
+            "All of it is in",
+        )
+        assert line.startswith(ours), said
+    units = [r["unit"] for r in running.records(out, "score", "metric")]
+    assert len(units) == len(set(units)) == 24

@@ -1,0 +1,198 @@
+"""How many tokens of a text a model takes: what its blocks bear, whatever its tables are called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import running
+import tiny
+import torch
+import transformers
+
+from lrd_harness.contracts import Text
+from lrd_harness.errors import UserError
+from lrd_harness.models.lengths import _position_tables
+
+WORDS = [Text(" ".join(tiny.sentences(30)))]  # some hundreds of tokens
+ROTARY = {**tiny.SMALL, "num_key_value_heads": 2, "max_position_embeddings": 1024}
+VISION: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "image_size": 28,
+    "patch_size": 14,
+}
+OLD: dict[str, Any] = {"vocab_size": len(tiny.VOCAB), "n_embd": 32, "n_layer": 2, "n_head": 4}
+
+
+def config(name: str) -> Any:
+    """A small configuration of a model whose limit is in no table of words' positions."""
+    made = transformers
+    text = ROTARY | {"head_dim": 8}
+    if name == "Llava":
+        return made.LlavaConfig(
+            text_config=made.LlamaConfig(**ROTARY),
+            vision_config=made.CLIPVisionConfig(**VISION),
+            image_token_index=1,
+        )
+    if name == "PaliGemma":
+        return made.PaliGemmaConfig(
+            text_config=made.GemmaConfig(**text).to_dict(),
+            vision_config=made.SiglipVisionConfig(**VISION, vision_use_head=False).to_dict(),
+            projection_dim=32,
+            image_token_index=1,
+        )
+    if name == "Qwen2Audio":
+        audio = {"encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32}
+        audio |= {"d_model": 16, "max_source_positions": 20, "num_mel_bins": 8}
+        return made.Qwen2AudioConfig(
+            text_config=ROTARY | {"model_type": "qwen2"},
+            audio_config=audio | {"model_type": "qwen2_audio_encoder"},
+        )
+    rope = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
+    ratios = [[1, 1], [1, 2], [1, 3], [1, 4], [2, 1], [2, 2], [3, 1], [4, 1]]
+    tower = {"attention_heads": 2, "num_global_layers": 1, "vision_output_dim": 32}
+    tower |= {"intermediate_layers_indices": [0], "supported_aspect_ratios": ratios}
+    return made.MllamaConfig(
+        text_config=ROTARY | rope | {"num_hidden_layers": 4, "cross_attention_layers": [1]},
+        vision_config=VISION | tower | {"max_num_tiles": 4},
+        image_token_index=1,
+    )
+
+
+def save(made: Any, folder: Path, max_length: int = 512) -> Path:
+    """A random model with a tokenizer, whose limit is max_length tokens."""
+    torch.manual_seed(0)
+    kinds = transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    auto: Any = transformers.AutoModelForImageTextToText if type(made) in kinds else None
+    if auto is None:
+        auto = transformers.AutoModel
+    auto.from_config(made).save_pretrained(folder)
+    tiny.tokenizer(encoder=False, max_length=max_length).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["Llava", "PaliGemma", "Qwen2Audio", "Mllama"])
+def test_other_towers_are_no_limit(name: str, tmp_path: Path) -> None:
+    """Tables of image patches, tiles and audio frames; states are those of transformers."""
+    folder = save(config(name), tmp_path / name)
+    model = tiny.open_model(folder, pooling="mean")
+    assert model.info.max_length == 512
+    encoded = model.tokenize(WORDS)
+    assert len(encoded[0]["input_ids"]) == 512
+    found = model.states(encoded)
+    ids = torch.tensor([encoded[0]["input_ids"]])
+    stock = transformers.AutoModel.from_pretrained(folder).eval()
+    with torch.inference_mode():
+        own = stock(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True)
+    assert len(own.hidden_states) == model.info.blocks + 1
+    for layer, state in enumerate(own.hidden_states[:-1]):
+        torch.testing.assert_close(found["raw", layer][0], state[0].mean(0))
+
+
+@pytest.mark.parametrize(
+    ("made", "most"),
+    [
+        (transformers.CTRLConfig(**OLD, dff=64, n_positions=100), 100),
+        (transformers.GPTJConfig(**OLD, n_positions=100, rotary_dim=4), 100),
+        (transformers.CodeGenConfig(**OLD, n_positions=100, rotary_dim=4), 100),
+        (
+            transformers.MptConfig(
+                vocab_size=len(tiny.VOCAB), d_model=32, n_layers=2, n_heads=4, max_seq_len=100
+            ),
+            100,
+        ),
+        # RoBERTa's positions begin behind its padding token
+        (transformers.RobertaConfig(**tiny.SMALL, max_position_embeddings=100), 99),
+        (transformers.IBertConfig(**tiny.SMALL, max_position_embeddings=100), 99),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, int) else "",
+)
+@pytest.mark.parametrize("asked", [None, 300])
+def test_limits_that_the_blocks_have(
+    made: Any, most: int, asked: int | None, tmp_path: Path
+) -> None:
+    """In tables of any kind, under any name; the model itself takes no token more."""
+    folder = save(made, tmp_path / "m", max_length=int(1e30))
+    model = tiny.open_model(folder, max_length=asked)
+    assert model.info.max_length == most
+    encoded = model.tokenize(WORDS)
+    assert len(encoded[0]["input_ids"]) == most
+    assert model.truncated(WORDS, encoded) == [True]
+    assert all(state.isfinite().all() for state in model.states(encoded).values())
+    ids = torch.full((1, most + 1), 10)
+    with pytest.raises((IndexError, RuntimeError)), torch.inference_mode():
+        model.backbone.module(input_ids=ids)
+
+
+def test_a_long_text_costs_no_model(place: Path, tmp_path: Path) -> None:
+    """The text is cut; the others have their scores."""
+    made = transformers.CTRLConfig(**OLD, dff=64, n_positions=40)
+    folder = save(made, tmp_path / "ctrl", max_length=int(1e30))
+    data = tmp_path / "data"
+    pairs = tiny.sentences(20)
+    rows = [
+        {"sentence1": a, "sentence2": b, "score": float(i % 6)}
+        for i, (a, b) in enumerate(zip(pairs[:10], pairs[10:], strict=True))
+    ]
+    rows[3]["sentence1"] = WORDS[0].text
+    tiny.write_rows(data / "STSBenchmark" / "test.jsonl", rows)
+    more = ("--max-length", "512", "--plugins", "nrs", "--layers", "last")
+    assert running.run(tmp_path / "out", [folder], data, *more, tasks=["STSBenchmark"]) == 0
+    (score,) = running.records(tmp_path / "out", "score")
+    assert score["score"] == score["score"]  # a number
+    (model,) = running.records(tmp_path / "out", "model")
+    assert model["max_length"] == 40
+
+
+@pytest.mark.parametrize("adapter", ["encoder", "sentence-transformers"])
+def test_no_room_for_a_text(adapter: str, tmp_path: Path) -> None:
+    """[CLS] and [SEP] are added to every text, so that one token is too few."""
+    save_as = tiny.save_st if adapter == "sentence-transformers" else None
+    folder = save_as(tmp_path / "m") if save_as else tiny.save("Bert", tmp_path / "m")
+    with pytest.raises(UserError, match="cannot be cut to 1 token, since its tokenizer adds 2"):
+        tiny.open_model(folder, max_length=1)
+    for most in (2, 3, 9):
+        model = tiny.open_model(folder, max_length=most)
+        assert model.info.max_length == most
+        assert len(model.tokenize(WORDS)[0]["input_ids"]) == most
+
+
+def test_one_token_is_enough_without_special_tokens(tmp_path: Path) -> None:
+    model = tiny.open_model(tiny.save("Llama", tmp_path / "m"), max_length=1)
+    assert [len(e["input_ids"]) for e in model.tokenize([Text("abc"), Text("")])] == [1, 1]
+
+
+def test_as_many_tokens_as_lm_eval_says_if_the_blocks_bear_them(tmp_path: Path) -> None:
+    """lm-eval takes MPT, which keeps its limit under a name of its own, for one of 2,048."""
+    made = transformers.MptConfig(
+        vocab_size=len(tiny.VOCAB), d_model=32, n_layers=2, n_heads=4, max_seq_len=60
+    )
+    transformers.AutoModelForCausalLM.from_config(made).save_pretrained(tmp_path / "m")
+    tiny.tokenizer(encoder=False, max_length=int(1e30)).save_pretrained(tmp_path / "m")
+    model = tiny.open_model(tmp_path / "m", head=True)
+    assert model.length_limit(2048) == 60
+    assert model.length_limit(50) == 50
+
+
+@pytest.mark.parametrize("kind", ["Mixtral", "NllbMoe", "Bert"])
+def test_what_grows_with_the_text_is_no_table(kind: str, tmp_path: Path) -> None:
+    """Experts look up the tokens that are theirs; on a GPU tables alone tell the limit."""
+    more: dict[str, Any] = {"max_position_embeddings": 100}
+    if kind == "Mixtral":
+        more |= {"num_key_value_heads": 2, "num_local_experts": 2}
+    if kind == "NllbMoe":
+        more |= {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "num_experts": 2}
+        more |= {"encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "encoder_sparse_step": 1}
+        more |= {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    made = getattr(transformers, f"{kind}Config")(**tiny.SMALL | more)
+    model = tiny.open_model(save(made, tmp_path / "m", max_length=1000))
+    ids = torch.tensor([model.tokenize([Text("the cat sat on a mat")])[0]["input_ids"]])
+    tables = _position_tables(
+        model.backbone, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    )
+    assert min(tables, default=10**6) >= 100
+    assert (100 in tables) == (kind == "Bert")

@@ -1,0 +1,222 @@
+"""The prompt before a text is the one that mteb's own wrappers pass to the model."""
+
+from __future__ import annotations
+
+import warnings
+from types import SimpleNamespace
+from typing import Any
+
+import mteb
+import numpy as np
+import pytest
+import sentence_transformers
+from datasets import Dataset
+from mteb.types import PromptType
+from sentence_transformers import SentenceTransformer
+
+from lrd_harness.contracts import Task
+from lrd_harness.models.prompts import loader_arguments, prompt_rule
+
+TASKS = [
+    "STSBenchmark",
+    "Banking77Classification",
+    "TwentyNewsgroupsClustering",
+    "SciFact",
+    "NFCorpus",
+    "AskUbuntuDupQuestions",
+    "SprintDuplicateQuestions",
+    "SummEvalSummarization.v2",
+]
+TYPES = [None, "query", "document"]
+STOCK = {"query": "", "document": ""}  # what sentence-transformers gives a model without prompts
+
+
+class Recorder(SentenceTransformer):  # type: ignore[misc]
+    """A model without weights that keeps the prompt it would encode with."""
+
+    def __init__(self, *_: Any, prompts: Any = None, default: str | None = None, **__: Any) -> None:
+        self.__dict__.update(prompts=dict(prompts or STOCK), default_prompt_name=default)
+        self.__dict__.update(
+            _modules={},
+            _parameters={},
+            _buffers={},
+            used=[],
+            truncate_dim=None,
+            max_seq_length=None,
+        )
+
+    def encode(self, inputs: Any, prompt: Any = None, prompt_name: Any = None, **_: Any) -> Any:
+        self.used.append(self._resolve_prompt(prompt, prompt_name))
+        return np.zeros((len(inputs), 2), np.float32)
+
+    def _first_module(self) -> Any:
+        return SimpleNamespace(
+            auto_model=SimpleNamespace(config=SimpleNamespace(_attn_implementation="sdpa")),
+            tokenizer=SimpleNamespace(),
+        )
+
+    def set_pooling_include_prompt(self, include_prompt: bool) -> None:
+        pass
+
+
+def task_of(name: str) -> Task:
+    metadata = mteb.get_task(name).metadata
+    return Task(
+        metadata.name,
+        texts=list,
+        evaluate=None,
+        type=metadata.type,
+        prompt=metadata.prompt,
+    )
+
+
+class Loader:
+    """What the wrappers ask of a DataLoader."""
+
+    dataset = Dataset.from_dict({"text": ["a"]})
+
+    def __iter__(self) -> Any:
+        return iter([{"text": ["a"]}])
+
+
+def used_by_mteb(wrapper: Any, model: Recorder, task: str, kind: str | None) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wrapper.encode(
+            Loader(),
+            task_metadata=mteb.get_task(task).metadata,
+            hf_split="test",
+            hf_subset="default",
+            prompt_type=PromptType(kind) if kind else None,
+        )
+    return model.used[-1] or ""
+
+
+def by_mteb(name: str, monkeypatch: pytest.MonkeyPatch, **saved: Any) -> tuple[Any, Recorder]:
+    """mteb's own loader of a model, around a recorder in place of the weights."""
+    meta = mteb.get_model_meta(name)
+    model = Recorder(**saved)
+    monkeypatch.setattr(sentence_transformers, "SentenceTransformer", lambda *a, **k: model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        given = {k: v for k, v in meta.loader_kwargs.items() if "kwargs" not in k}
+        return meta.loader(meta.name, revision=meta.revision, **given), model
+
+
+KNOWN = [
+    "intfloat/e5-small-v2",
+    "intfloat/multilingual-e5-base",
+    "BAAI/bge-base-en-v1.5",
+    "mixedbread-ai/mxbai-embed-large-v1",
+    "Snowflake/snowflake-arctic-embed-m-v2.0",
+    "thenlper/gte-base",
+    "sentence-transformers/all-MiniLM-L6-v2",
+    "intfloat/multilingual-e5-large-instruct",
+    "intfloat/e5-mistral-7b-instruct",
+    "Qwen/Qwen3-Embedding-0.6B",
+    "Salesforce/SFR-Embedding-2_R",
+    "Linq-AI-Research/Linq-Embed-Mistral",
+]
+SAVED: list[dict[str, Any]] = [
+    {},
+    {"prompts": {"query": "Q: ", "document": "D: "}},
+    {"prompts": {"query": "Q: ", "passage": "P: ", "plain": "A: "}, "default": "plain"},
+]
+
+
+@pytest.mark.parametrize("saved", SAVED, ids=["none", "two", "default"])
+@pytest.mark.parametrize("name", KNOWN)
+def test_models_that_mteb_knows(
+    name: str, saved: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrapper, model = by_mteb(name, monkeypatch, **saved)
+    own = saved.get("prompts", STOCK)
+    rule = prompt_rule(name, own, saved.get("default"))
+    for task in TASKS:
+        for kind in TYPES:
+            expected = used_by_mteb(wrapper, model, task, kind)
+            assert rule(task_of(task), kind) == expected, (task, kind)
+
+
+def test_known_models_do_have_prompts() -> None:
+    """Without which the comparison above would say nothing."""
+    task = task_of("SciFact")
+    assert prompt_rule("intfloat/e5-small-v2", STOCK)(task, "query") == "query: "
+    assert prompt_rule("intfloat/e5-small-v2@v1", STOCK)(task, "document") == "passage: "
+    long = prompt_rule("intfloat/multilingual-e5-large-instruct", STOCK)
+    assert long(task, "query").startswith("Instruct: Given a scientific claim")
+    assert long(task, "document") == ""
+    assert prompt_rule("local/e5-small-v2", STOCK)(task, "query") == ""
+
+
+@pytest.mark.parametrize("saved", [
+    {"prompts": {"query": "Q: ", "document": "D: "}},
+    {"prompts": {"query": "Q: ", "passage": "P: "}},
+    {"prompts": {"corpus": "C: ", "passage": "P: "}},
+    {"prompts": {"query": "Q: ", "plain": "A: "}, "default": "plain"},
+    {"prompts": {"plain": "A: ", "passage": "P: ", "query": ""}, "default": "plain"},
+    {"prompts": {"STS": "S: ", "SciFact-query": "F: ", "query": "Q: ", "SciFact": "G: "}},
+    {"prompts": {"Retrieval-document": "R: ", "Banking77Classification": "B: "}},
+    {"prompts": STOCK},
+], ids=str)  # fmt: skip
+def test_prompts_saved_with_a_model(saved: dict[str, Any]) -> None:
+    """Of a model that mteb does not know: as mteb evaluates a SentenceTransformer."""
+    from mteb.models import SentenceTransformerEncoderWrapper
+
+    model = Recorder(**saved)
+    wrapper: Any = object.__new__(SentenceTransformerEncoderWrapper)
+    wrapper.model, wrapper.model_prompts = model, saved["prompts"]
+    for name in ("fps", "max_frames", "num_frames", "target_sampling_rate", "max_samples"):
+        setattr(wrapper, name, None)
+    wrapper.mteb_model_meta = SimpleNamespace(modalities=["text"])
+    rule = prompt_rule("local/model", saved["prompts"], saved.get("default"))
+    for task in TASKS:
+        for kind in TYPES:
+            expected = used_by_mteb(wrapper, model, task, kind)
+            assert rule(task_of(task), kind) == expected, (task, kind)
+
+
+@pytest.mark.parametrize("name", ["local/m", "intfloat/e5-small-v2", "Qwen/Qwen3-Embedding-0.6B"])
+def test_the_users_prompts_replace_all(name: str) -> None:
+    chosen = {"query": "ask: ", "STS": "like: ", "SciFact-document": "read: "}
+    rule = prompt_rule(name, {"query": "Q: ", "document": "D: ", "x": "X: "}, "x", chosen)
+    found = {(t, k): rule(task_of(t), k) for t in ("SciFact", "STSBenchmark") for k in TYPES}
+    assert found == {
+        ("SciFact", None): "",
+        ("SciFact", "query"): "ask: ",
+        ("SciFact", "document"): "read: ",
+        ("STSBenchmark", None): "like: ",
+        ("STSBenchmark", "query"): "like: ",
+        ("STSBenchmark", "document"): "like: ",
+    }
+    assert prompt_rule(name, {"query": "Q: "}, chosen={})(task_of("SciFact"), "query") == ""
+
+
+def test_a_task_of_ones_own() -> None:
+    """mteb has no instruction for it; one that it brings along is used."""
+    name = "intfloat/multilingual-e5-large-instruct"
+    plain = Task("Mine", texts=list, evaluate=None, type="Mine")
+    assert prompt_rule(name, STOCK)(plain, "query") == ""
+    told = Task("Mine", texts=list, evaluate=None, type="Mine", prompt={"query": "Find it"})
+    assert prompt_rule(name, STOCK)(told, "query") == "Instruct: Find it\nQuery: "
+    assert prompt_rule("intfloat/e5-small-v2", STOCK)(plain, None) == ""
+    assert prompt_rule("intfloat/e5-small-v2", STOCK)(plain, "query") == "query: "
+
+
+def test_asked_once_a_text_it_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mteb.models.instruct_wrapper import InstructSentenceTransformerModel as Wrapper
+
+    asked = []
+    real = Wrapper.get_task_instruction
+    monkeypatch.setattr(Wrapper, "get_task_instruction", lambda *a: asked.append(a) or real(*a))
+    rule = prompt_rule("Qwen/Qwen3-Embedding-0.6B", STOCK)
+    task = task_of("SciFact")
+    assert len({rule(task, kind) for kind in ("query", "document") * 50}) == 2
+    assert len(asked) <= 2
+
+
+def test_how_mteb_loads_a_model() -> None:
+    assert loader_arguments("intfloat/e5-mistral-7b-instruct")["add_eos_token"] is True
+    assert loader_arguments("GritLM/GritLM-7B")["include_prompt"] is False
+    for other in ("local/model", "pypi:thing", "openai/text-embedding-3-small", "nobody/none"):
+        assert loader_arguments(other) == {}

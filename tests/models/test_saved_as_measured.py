@@ -1,0 +1,379 @@
+"""A saved model gives what was measured: in sentence-transformers, in mteb, and in the harness."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import running
+import tiny
+import torch
+import transformers
+from sentence_transformers import SentenceTransformer
+from test_against_mteb import by_mteb
+
+from lrd_harness.cli import main
+from lrd_harness.contracts import Text
+from lrd_harness.errors import UserError
+from lrd_harness.models.cut import remove
+from lrd_harness.models.find import find
+from lrd_harness.models.save import FILE, save
+from lrd_harness.models.sentence_modules import Measured, add
+from lrd_harness.models.text_model import TextModel
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+TEXTS = tiny.sentences(7, most=40)
+SINK = {"pooling": "mean-no-sink"}
+
+
+def prune(model: Path, folder: Path, *more: object, removed: str = "2") -> int:
+    asked = ("--layers", removed, "--save", folder, "--quiet")
+    return main(["prune", *map(str, (model, *asked, *more))])
+
+
+def outputs(model: Any, prompt: str = "") -> np.ndarray:
+    """What the harness makes of the texts, each read alone."""
+    last = ("final" if model.has_final_norm else "raw", model.info.blocks)
+    states = [model.states(model.tokenize([Text(text, prompt)]))[last] for text in TEXTS]
+    found: np.ndarray = model.embed(torch.cat(states)).numpy()
+    return found
+
+
+def pruned(folder: Path, removed: tuple[int, ...] = (2,), **options: Any) -> TextModel:
+    """The model without blocks, opened anew from its parts, as it is measured."""
+    full = tiny.open_model(folder, **options)
+    remove(full.backbone.module, full.blocks, removed)
+    return TextModel(full.checkpoint, full.options, full.parts)
+
+
+def agree(folder: Path, measured: TextModel, prompt: str = "", **encoding: Any) -> Any:
+    """Check that both libraries read the folder as it was measured; the model as both do."""
+    wanted = outputs(measured, prompt)
+    again = tiny.open_model(folder)
+    np.testing.assert_allclose(outputs(again, prompt), wanted, rtol=1e-5, atol=1e-5)
+    model: Any = SentenceTransformer(str(folder), device="cpu")
+    found = model.encode(TEXTS, prompt=prompt, **encoding)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    assert (again.info.pooling, again.info.max_length) == (
+        measured.info.pooling,
+        measured.info.max_length,
+    )
+    assert model.max_seq_length == measured.info.max_length
+    return again, model
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("Llama", {}),
+        ("Llama", {**SINK, "max_length": 17}),
+        ("GPT2", {"pooling": "mean"}),
+        ("Gemma3Text", SINK),
+        ("Mamba", {"max_length": 9}),
+        ("Bert", {"pooling": "cls", "max_length": 11}),
+        ("Bert", {}),
+        ("T5", {"pooling": "last"}),
+        ("Bart", SINK),
+    ],
+)
+def test_plain_checkpoints(family: str, options: dict[str, Any], tmp_path: Path) -> None:
+    causal = family in tiny.DECODERS
+    tiny.save(family, tmp_path / "full", causal=causal, uneven=True)
+    asked = [part for n, v in options.items() for part in (f"--{n.replace('_', '-')}", v)]
+    assert prune(tmp_path / "full", tmp_path / "cut", *asked) == 0
+    again, _ = agree(tmp_path / "cut", pruned(tmp_path / "full", **options))
+    assert again.parts.adapter == ("decoder" if causal else "encoder")
+    card = (tmp_path / "cut" / "README.md").read_text()
+    assert f"- pooling: `{again.info.pooling}`" in card
+    assert f"- tokens of a text: {again.info.max_length} at most" in card
+    kept = tiny.open_model(tmp_path / "cut", pooling="cls", max_length=5)  # what is asked for goes
+    assert (kept.info.pooling, kept.info.max_length) == ("cls", 5)
+
+
+def test_a_decoder_keeps_its_head(tmp_path: Path) -> None:
+    from lm_eval.models.huggingface import HFLM
+
+    tiny.save("Llama", tmp_path / "full", causal=True)
+    assert prune(tmp_path / "full", tmp_path / "cut", "--pooling", "mean-no-sink") == 0
+    model, loading = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "cut", output_loading_info=True
+    )
+    assert not any(loading.values())
+    opened = tiny.open_model(tmp_path / "cut", head=True)
+    assert opened.head is not None
+    lm = HFLM(pretrained=str(tmp_path / "cut"), device="cpu", dtype="float32")
+    ids = torch.tensor([[8, 9, 10]])
+    with torch.inference_mode():
+        torch.testing.assert_close(lm.model(ids)[0], model.eval()(ids)[0])
+
+
+def test_half_precision_without_a_pad_token(tmp_path: Path) -> None:
+    """sentence-transformers reads float32, as was measured, and can pad."""
+    folder = tiny.save("GPT2", tmp_path / "full", causal=True)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    file = folder / "tokenizer_config.json"
+    said = json.loads(file.read_text())
+    del said["pad_token"]
+    file.write_text(json.dumps(said))
+    assert prune(folder, tmp_path / "cut", "--pooling", "mean-no-sink") == 0
+    _, found = agree(tmp_path / "cut", pruned(folder, **SINK))
+    assert found.dtype == torch.float32
+    kept = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "cut", dtype="auto")
+    assert kept.dtype == torch.bfloat16
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "cut").pad_token is None
+
+
+@pytest.mark.parametrize(
+    ("made", "options"),
+    [
+        ({"dense": 16, "pooling": "cls", "default_prompt": "query"}, {}),
+        ({"dense": 16, "pooling": ("mean", "max"), "include_prompt": False}, {"max_length": 12}),
+        ({"dense": 16}, {**SINK, "max_length": 9}),
+        ({"family": "T5", "include_prompt": False}, SINK),
+        ({"family": "Llama", "padding_side": "left"}, {"pooling": "last"}),
+    ],
+)
+def test_models_of_modules(made: dict[str, Any], options: dict[str, Any], tmp_path: Path) -> None:
+    prompts = {"query": "ask: ", "document": "tell: "}
+    full = tiny.save_st(tmp_path / "full", prompts=prompts, max_seq_length=20, **made)
+    asked = [part for n, v in options.items() for part in (f"--{n.replace('_', '-')}", v)]
+    assert prune(full, tmp_path / "cut", *asked) == 0
+    measured = pruned(full, **options)
+    agree(tmp_path / "cut", measured)
+    again, model = agree(tmp_path / "cut", measured, "ask: ")
+    assert again.parts.adapter == "sentence-transformers"
+    kinds = [type(m).__name__ for m in model]
+    assert kinds[-1] == "Normalize"
+    assert ("Dense" in kinds[-2]) == ("dense" in made)
+    default = made.get("default_prompt")
+    assert (model.prompts, model.default_prompt_name) == (prompts, default)
+    assert not (tmp_path / "cut" / FILE).exists()
+    assert prune(tmp_path / "cut", tmp_path / "shorter", removed="1") == 0
+    agree(tmp_path / "shorter", pruned(full, (1, 2), **options), "tell: ")
+
+
+def test_a_decoder_below_modules_is_saved_as_it_was_read(tmp_path: Path) -> None:
+    full = tiny.save_st(tmp_path / "full", family="Llama", dense=16)
+    assert main(["prune", f"decoder:{full}", "--layers", "2", "--save", f"{tmp_path}/cut"]) == 0
+    checkpoint = find(str(full))
+    opened = tiny.open_model(full, adapter="decoder")
+    remove(opened.backbone.module, opened.blocks, (2,))
+    agree(tmp_path / "cut", TextModel(checkpoint, opened.options, opened.parts))
+
+
+def test_what_is_saved_again_stays_as_it_was_read(tmp_path: Path) -> None:
+    tiny.save("Llama", tmp_path / "full", causal=True, num_hidden_layers=4)
+    asked = ("--pooling", "mean-no-sink", "--max-length", 17)
+    assert prune(tmp_path / "full", tmp_path / "cut", *asked) == 0
+    assert prune(tmp_path / "cut", tmp_path / "shorter") == 0
+    agree(tmp_path / "shorter", pruned(tmp_path / "full", (2, 3), **SINK, max_length=17))
+    causal = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "shorter")
+    assert causal.config.num_hidden_layers == 2
+
+
+def test_a_text_of_one_token_is_told_of(tmp_path: Path, capsys: Any) -> None:
+    line = "note: SentenceTransformer(DIR) makes zeros of a text that is a single token\n"
+    for family, said in (("Llama", True), ("Bert", False)):
+        tiny.save(family, tmp_path / family, causal=said)
+        assert (
+            prune(tmp_path / family, tmp_path / f"{family}-cut", "--pooling", SINK["pooling"]) == 0
+        )
+        assert (line in capsys.readouterr().out) == said
+        assert ("- " + line[6:] in (tmp_path / f"{family}-cut" / "README.md").read_text()) == said
+
+
+def test_padding_that_changes_states_is_told_of(tmp_path: Path, capsys: Any) -> None:
+    tiny.save("ConvBert", tmp_path / "full")
+    assert prune(tmp_path / "full", tmp_path / "cut") == 0
+    said = "encode(..., batch_size=1) alone, since padding changes the states of a ConvBertModel"
+    assert said in capsys.readouterr().out
+    assert said in (tmp_path / "cut" / "README.md").read_text()
+    agree(tmp_path / "cut", pruned(tmp_path / "full"), batch_size=1)
+
+
+def test_what_sentence_transformers_cannot_do_is_told(tmp_path: Path) -> None:
+    """As a pooling out of an adapter of one's own: no modules then, which would be wrong."""
+    opened = tiny.open_model(tiny.save("Bert", tmp_path / "full"))
+    for pooling in ("mine", "cls"):  # cls is not what `embed` gives
+        measured = Measured(
+            "a", True, pooling, 128, opened.options, (), lambda texts: np.ones((len(texts), 32))
+        )
+        lines: list[str] = []
+        folder = save(
+            opened.checkpoint, (1,), tmp_path / pooling, "# Card\n", measured, lines.append
+        )
+        (line,) = lines
+        assert "does not give what was measured: pool the last states of the model" in line
+        assert line.endswith(f"by {pooling}")
+        assert line in (folder / "README.md").read_text()
+        assert not list(folder.glob("*sentence*")) + list(folder.glob("1_*"))
+        assert not (folder / "modules.json").exists()
+
+
+def shrunk(folder: Path, name: str, removed: tuple[int, ...], **options: Any) -> Any:
+    """A model under a name that mteb knows, and how it is measured."""
+    from lrd_harness import manager
+    from lrd_harness.planning.resolve import resolve_model
+    from lrd_harness.planning.suite import ModelEntry, Settings
+    from lrd_harness.progress import Display
+    from lrd_harness.studies.prune import Shrinking
+
+    display = Display(quiet=True)
+    entry = ModelEntry(str(folder), **options)
+    planned = resolve_model(entry, Settings(), manager.load(), display.stage)
+    known = replace(planned, checkpoint=replace(planned.checkpoint, name=name))
+    opened = Shrinking(known, display, 4096)
+    return known.checkpoint, opened.model, opened.measured(removed)
+
+
+@pytest.mark.parametrize("of_modules", [True, False])
+def test_prompts_that_mteb_knows(of_modules: bool, tmp_path: Path) -> None:
+    """The saved folder has no name that mteb knows."""
+    made = tiny.save_st if of_modules else lambda folder: tiny.save("Bert", folder)
+    full = made(tmp_path / "full")
+    checkpoint, model, measured = shrunk(full, "intfloat/e5-small-v2", (2,))
+    save(checkpoint, (2,), tmp_path / "cut", "# Card\n", measured)
+    found: Any = SentenceTransformer(str(tmp_path / "cut"), device="cpu")
+    again = tiny.open_model(tmp_path / "cut")
+    import mteb
+
+    for name in ("SciFact", "STSBenchmark"):
+        task: Any = mteb.get_task(name).metadata
+        for kind in ("query", "document"):
+            assert again.prompt(task, kind) == model.prompt(task, kind) != ""
+            assert found.prompts[kind] == model.prompt(task, kind)
+    texts = [Text(text, "query: ") for text in TEXTS]
+    np.testing.assert_allclose(found.encode_query(TEXTS), measured.embed(texts), atol=1e-5)
+
+
+@pytest.mark.parametrize("of_modules", [True, False])
+def test_instructions_that_depend_on_the_task(of_modules: bool, tmp_path: Path) -> None:
+    import mteb
+
+    name = "intfloat/multilingual-e5-large-instruct"
+    made = tiny.save_st if of_modules else lambda folder: tiny.save("Bert", folder)
+    checkpoint, model, measured = shrunk(made(tmp_path / "full"), name, (2,))
+    lines: list[str] = []
+    save(checkpoint, (2,), tmp_path / "cut", "# Card\n", measured, lines.append)
+    (line,) = lines
+    assert line.endswith(f"those that mteb makes for {name}")
+    again = tiny.open_model(tmp_path / "cut")
+    task: Any = mteb.get_task("SciFact").metadata
+    assert again.prompt(task, "query") == model.prompt(task, "query") != ""
+    assert again.parts.adapter == model.parts.adapter
+
+
+SUITE = """
+models: [{{model: {model}, prompts: {{query: "ask: ", document: "d: ", STSBenchmark: "sts: "}}}}]
+tasks: [STSBenchmark, SciFact]
+plugins: [nrs]
+settings: {{pooling: mean-no-sink, max_length: 12, attention: eager, task_data: {data}}}
+pruning: {{rules: [last], budgets: [0.25], tasks: [STSBenchmark, SciFact]}}
+"""
+
+
+def test_the_score_of_the_table(tmp_path: Path, capsys: Any) -> None:
+    """Of a suite with a pooling, prompts and a length of its own: --scores takes them over."""
+    full = tiny.save("Llama", tmp_path / "full", causal=True, num_hidden_layers=8, uneven=True)
+    data, out = tiny.task_data(tmp_path / "data"), tmp_path / "out"
+    (tmp_path / "suite.yaml").write_text(SUITE.format(model=full, data=data))
+    run = ("run", "--suite", tmp_path / "suite.yaml", "--layers", "last", "--prune", "--quiet")
+    assert main([*map(str, run), "--output", str(out)]) == 0
+    cut, asked = tmp_path / "cut", ("--rule", "last", "--budget", "0.25", "--scores", out)
+    chosen = ("prune", full, *asked, "--quiet", "--save")
+    assert main([*map(str, chosen), str(cut)]) == 0
+    rows = [r for r in running.records(out, "score") if r["variant"] != "full"]
+    table = {row["task"]: row["score"] for row in rows}
+    assert set(table) == {"STSBenchmark", "SciFact"}
+    again = running.run(tmp_path / "again", [cut], data, "--layers", "last", tasks=list(table))
+    assert again == 0
+    found = {r["task"]: r["score"] for r in running.records(tmp_path / "again", "score")}
+    model = SentenceTransformer(str(cut), device="cpu")
+    card = (cut / "README.md").read_text()
+    for name, score in table.items():
+        assert found[name] == pytest.approx(score, abs=1e-5)
+        assert by_mteb(model, name, data) == pytest.approx(score, abs=1e-5)
+        assert f"{score:.4f}" in card
+    assert json.loads((cut / "sentence_bert_config.json").read_text())["model_args"] == {
+        "attn_implementation": "eager"
+    }
+    for more, said in (
+        (("--pooling", "last"), "read with pooling mean-no-sink, not last: its scores are not"),
+        (("--max-length", 13), "read with max_length 12, not 13: its scores are not those of"),
+    ):
+        capsys.readouterr()
+        assert main([*map(str, (*chosen, tmp_path / "no", *more))]) == 2
+        assert said in running.one_line(capsys)
+    other = tiny.save("Llama", tmp_path / "other", causal=True, num_hidden_layers=8, seed=1)
+    assert main([*map(str, ("prune", other, *asked, "--save", tmp_path / "no"))]) == 2
+    assert "holds no scores of local/other at this revision" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
+def test_readings_among_which_to_choose(tmp_path: Path, capsys: Any) -> None:
+    full = tiny.save("Bert", tmp_path / "full", num_hidden_layers=8)
+    data, out = tiny.task_data(tmp_path / "data"), tmp_path / "out"
+    (tmp_path / "suite.yaml").write_text(
+        f"models: [{{model: {full}, pooling: cls}}, {{model: {full}, pooling: last}}]\n"
+        f"tasks: [STSBenchmark]\nplugins: [nrs]\nsettings: {{task_data: {data}, layers: last}}\n"
+        "pruning: {rules: [last], budgets: [0.25], tasks: [STSBenchmark]}\n"
+    )
+    run = ["run", "--suite", str(tmp_path / "suite.yaml"), "--prune", "--quiet"]
+    assert main([*run, "--output", str(out)]) == 0
+    asked = ("--rule", "last", "--budget", "0.25", "--scores", out, "--save", tmp_path / "cut")
+    chosen = [*map(str, ("prune", full, *asked, "--quiet"))]
+    capsys.readouterr()
+    assert main(chosen) == 2
+    said = "several readings of local/full: local/full [cls], local/full [last]; choose one"
+    assert said in running.one_line(capsys)
+    assert main([*chosen, "--pooling", "last"]) == 0
+    assert tiny.open_model(tmp_path / "cut").info.pooling == "last"
+    found = json.loads((out / "run.json").read_text())
+    for broken in ([{}], [1], {}, None, [found["models"][0] | {"options": {"max_length": "9"}}]):
+        (out / "run.json").write_text(json.dumps({**found, "models": broken}))
+        capsys.readouterr()
+        assert main([*chosen, "--save", str(tmp_path / "no")]) == 2
+        assert "models" in running.one_line(capsys).partition("run.json")[2]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", '{"pooling": 3}', '{"prompts": {"query": 1}}', '{"max_length": 0}',
+             '{"max_length": true}', '{"plain": "yes"}', "[" * 9999],
+)  # fmt: skip
+def test_a_damaged_record_is_named(text: str, tmp_path: Path, capsys: Any) -> None:
+    full = tiny.save_st(tmp_path / "full")
+    (full / FILE).write_text(text)
+    with pytest.raises(UserError, match=f"local/full: its {FILE} (cannot be read|has no sound)"):
+        tiny.open_model(full)
+    capsys.readouterr()
+    assert prune(full, tmp_path / "cut") == 2
+    assert FILE in running.one_line(capsys)
+
+
+def test_it_is_quiet(tmp_path: Path, capfd: Any) -> None:
+    full = tiny.save_st(tmp_path / "full", prompts={"query": "q: "}, default_prompt="query")
+    capfd.readouterr()
+    assert prune(full, tmp_path / "cut") == 0
+    captured = capfd.readouterr()
+    assert captured.err == ""
+    assert captured.out.count("\n") == 2
+
+
+def test_add_keeps_what_is_there(tmp_path: Path) -> None:
+    """The weights and the tokenizer are not written again."""
+    tiny.save("Bert", tmp_path / "full")
+    opened = tiny.open_model(tmp_path / "full")
+    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "full").iterdir()}
+    measured = Measured(
+        "a", True, "mean", 128, opened.options, (),
+        lambda texts: np.concatenate([opened.embed(opened.states(
+            opened.tokenize([text]))["raw", 3]).numpy() for text in texts]),
+    )  # fmt: skip
+    assert add(tmp_path / "full", measured, opened.tokenizer, opened.backbone.module) == []
+    after = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "full").iterdir()}
+    assert before.items() <= after.items()

@@ -1,0 +1,234 @@
+"""A plan is made before anything is opened; bad input ends in one line, code 2 and no folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import running
+import tiny
+from running import one_line
+
+from lrd_harness import manager
+from lrd_harness.cli import main
+from lrd_harness.contracts import Metric
+from lrd_harness.planning.resolve import Plan, depth_of, make_plan
+from lrd_harness.planning.suite import ModelEntry, Settings, Suite
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two models that are called alike, data, and own texts."""
+    folder = tmp_path_factory.mktemp("place")
+    tiny.save("Bert", folder / "a" / "model")
+    tiny.save("Bert", folder / "b" / "model", seed=1)
+    tiny.save("GPT2", folder / "gpt", causal=True)
+    tiny.task_data(folder / "data")
+    (folder / "own.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    return folder
+
+
+def plan(place: Path, *models: Any, tasks: Any = ("STSBenchmark",), **more: Any) -> Plan:
+    """A plan over models of the folder."""
+    entries = tuple(m if isinstance(m, ModelEntry) else ModelEntry(m) for m in models)
+    settings = Settings(task_data=str(place / "data"), **more.pop("settings", {}))
+    suite = Suite("x", entries, tasks, settings=settings, **more)
+    return make_plan(suite, manager.load(), lambda text: nullcontext(lambda done, total: None))
+
+
+def test_names_are_resolved(place: Path) -> None:
+    made = plan(
+        place,
+        str(place / "a" / "model"),
+        f"decoder:{place / 'a' / 'model'}",
+        ModelEntry(str(place / "gpt"), pooling="mean", max_length=16),
+        tasks=("STSBenchmark", "mteb:SciFact", f"texts:{place / 'own.jsonl'}"),
+        plugins=("nrs", "frenet"),
+        parameters={"nrs": {"k": 10}},
+        settings={"pooling": "cls", "dtype": "bfloat16"},
+    )
+    assert [m.name for m in made.models] == [
+        "local/model",
+        "local/model [decoder]",
+        "local/gpt [mean, 16]",
+    ]
+    assert [m.adapter.name for m in made.models] == ["encoder", "decoder", "decoder"]
+    assert [m.options.pooling for m in made.models] == ["cls", "cls", "mean"]
+    assert made.models[2].options.max_length == 16
+    assert made.models[2].options.dtype == "bfloat16"
+    assert [m.depth for m in made.models] == [3, 3, 3]
+    assert [t.name for t in made.tasks] == [
+        "STSBenchmark",
+        "SciFact",
+        "texts:own.jsonl",
+    ]
+    assert [t.type for t in made.tasks] == ["STS", "Retrieval", "Texts"]
+    assert [(m.metric.name, m.parameters) for m in made.metrics] == [
+        ("nrs", {"k": 10, "anchors": 500}),
+        ("frenet", {"variance": 0.95, "rank": None, "space": "feature"}),
+    ]
+
+
+def test_all_metrics_by_default(place: Path) -> None:
+    names = [item.metric.name for item in plan(place, str(place / "gpt")).metrics]
+    assert names[:3] == ["frenet", "nrs", "gfmi"]
+
+
+def test_folders_that_are_called_alike_are_told_apart(place: Path, tmp_path: Path) -> None:
+    a, b = place / "a" / "model", place / "b" / "model"
+    assert [m.name for m in plan(place, str(a), str(b)).models] == [
+        "local/a/model",
+        "local/b/model",
+    ]
+    c = Path(shutil.copytree(place / "b", tmp_path / "c" / "b")) / "model"
+    names = [m.name for m in plan(place, str(a), str(b), str(c)).models]
+    assert names == [f"local/{'/'.join(p.parts[-3:])}" for p in (a, b, c)]
+    labelled = plan(place, ModelEntry(str(a), pooling="cls"), ModelEntry(str(b), pooling="cls"))
+    assert [m.name for m in labelled.models] == ["local/a/model [cls]", "local/b/model [cls]"]
+
+
+def test_depths() -> None:
+    assert depth_of({"num_hidden_layers": 6}) == 6
+    assert depth_of({"n_layer": 12}) == 12
+    assert depth_of({"text_config": {"num_hidden_layers": 26}}) == 26
+    assert depth_of({"model_type": "odd"}) is None
+
+
+M, D = "{place}/a/model", "{place}/data"
+# what is typed after `run --task-data D --output OUT`, and what the line says
+WRONG = {
+    "--models {place}/a/modle --tasks SciFact": "no such folder. Did you mean {place}/a/model?",
+    "--models org/nothing --tasks SciFact": "model 'org/nothing' is not on this machine",
+    "--models decodr:{place}/gpt --tasks SciFact": "unknown prefix of model 'decodr:{place}/gpt' "
+    "'decodr'. Did you mean decoder",
+    f"--models {M} {M} --tasks SciFact": "model local/model is named twice",
+    f"--models {M} {{place}}/a/../a/model --tasks SciFact": "model local/model is named twice",
+    f"--models {M} --tasks STSBenchmrk": "unknown task 'STSBenchmrk'. Did you mean STSBenchmark",
+    f"--models {M} --tasks mteb:SciFct": "unknown mteb task 'SciFct'. Did you mean SciFact",
+    f"--models {M} --tasks mtb:SciFact": "unknown kind of task 'mtb'. Did you mean mteb",
+    f"--models {M} --tasks SciFact mteb:SciFact": "task SciFact is named twice",
+    f"--models {M} --tasks texts:{{place}}/no.jsonl": "no.jsonl: no such file",
+    f"--models {M} --tasks NFCorpus": "NFCorpus: its data (mteb/nfcorpus) are not on this machine "
+    "and not in {place}/data/NFCorpus, and the hub is out of reach",
+    f"--models {M} --tasks SciFact --plugins frenet,nsr": "unknown metric 'nsr'. Did you mean nrs",
+    f"--models {M} --suite quickstrt": "unknown suite 'quickstrt'. Did you mean quickstart",
+    f"--models {M} --tasks SciFact --layers 0,4": "local/model has layers 0 to 3, no layer 4",
+    f"--models {M} --tasks SciFact --layers frst": "layers 'frst' is not all, last, or numbers",
+    f"--models {M} --tasks SciFact --pooling maen": "unknown pooling in settings 'maen'. Did you",
+    f"--models {M} --tasks SciFact --dtype float23": "unknown dtype in command line 'float23'. Did",
+    f"--models {M} --tasks SciFact --device cuda:77": "device 'cuda:77' cannot be used",
+    f"--models {M} --tasks SciFact --device gpu": "device 'gpu' cannot be used",
+    f"--models {M} --tasks SciFact --max-texts 2": "max_texts is 2, not a whole number",
+    f"--models {M} --tasks SciFact --set nrs.k": "--set nrs.k: not METRIC.NAME=VALUE",
+    f"--models {M} --tasks SciFact --set nrs.kk=3": "unknown parameter of metric nrs 'kk'. Did you",
+    f"--models {M} --tasks SciFact --set nrs.k=ten": "nrs is 'ten', not a whole number; by default",
+    f"--models {M} --tasks SciFact --set nsr.k=3": "unknown metric to set a parameter of 'nsr'.",
+    f"--models {M} --tasks SciFact --set nrs.k=3 --plugins frenet": "nrs is not measured here",
+    f"--models {M} --tasks SciFact --max-length 0": "max_length is 0, not a whole number",
+    "--suite mteb-32": "suite mteb-32 has no models: give them with --models",
+}
+
+
+@pytest.mark.parametrize("typed", WRONG)
+def test_bad_input_gets_one_line_and_nothing_is_written(
+    typed: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    typed, message = (str(t).replace("{place}", str(place)) for t in (typed, WRONG[typed]))
+    command = ["run", "--task-data", str(place / "data"), "--output", str(out), "--quiet"]
+    assert main([*command, *typed.split()]) == 2
+    assert message in one_line(capsys)
+    assert not out.exists()
+
+
+def test_no_such_folder_of_data(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, data = place / "a" / "model", place / "dta"
+    assert running.run(place / "out", [model], data) == 2
+    assert one_line(capsys) == f"{data}: no such folder of task data"
+
+
+def test_a_model_of_the_suite_with_an_unknown_adapter_or_pooling(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for key, message in (
+        ("adapter: encodr", "unknown adapter 'encodr'. Did you mean encoder"),
+        ("pooling: maen", "'maen'. Did you mean mean"),
+    ):
+        file = tmp_path / "s.yaml"
+        file.write_text(f"tasks: [SciFact]\nmodels: [{{model: {place / 'gpt'}, {key}}}]")
+        arguments = ["run", "--suite", str(file), "--task-data", str(place / "data")]
+        assert main([*arguments, "--output", str(tmp_path / "out")]) == 2
+        assert message in one_line(capsys)
+
+
+def test_a_suite_whose_metrics_are_replaced_loses_their_parameters(place: Path) -> None:
+    from lrd_harness.cli import parser
+    from lrd_harness.cli.arguments import asked
+
+    file = place / "s.yaml"
+    file.write_text("models: [a]\ntasks: [b]\nplugins: [{nrs: {k: 9}}, frenet]\n")
+    chosen = parser().parse_args(["run", "--suite", str(file), "--plugins", "frenet"])
+    assert asked(chosen).parameters == {}
+    more = ["run", "--suite", str(file), "--set", "nrs.anchors=50", "frenet.space=sample"]
+    made = asked(parser().parse_args(more))
+    assert made.parameters == {"nrs": {"k": 9, "anchors": 50}, "frenet": {"space": "sample"}}
+
+
+def test_parts_of_a_suite_are_replaced() -> None:
+    from lrd_harness.cli import parser
+    from lrd_harness.cli.arguments import asked
+
+    def made(*arguments: str) -> Suite:
+        suite: Suite = asked(parser().parse_args(["run", *arguments]))
+        return suite
+
+    assert made().name == "quickstart"
+    assert len(made().models) == 4
+    only = made("--models", "a", "b")
+    assert [m.model for m in only.models] == ["a", "b"]
+    assert only.tasks == made().tasks
+    assert made("--tasks", "SICK-R").models == made().models
+    assert made("--models", "a", "--tasks", "b").name == "custom"
+    assert made("--suite", "mteb-32", "--layers", "0,2", "5").settings.layers == (0, 2, 5)
+    assert made("--plugins", "nrs,gfmi", "frenet").plugins == ("nrs", "gfmi", "frenet")
+
+
+def test_metrics_that_need_views_are_asked_for_by_name(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They multiply the texts to be read; "all" means them too."""
+    tokens = Metric("by-token", measure=lambda states: {}, needs="tokens")
+    views = Metric("by-view", measure=lambda states: {}, needs="views", views=2)
+    running.with_plugin(monkeypatch, lrd_metrics=lambda: [tokens, views])
+
+    def chosen(**given: Any) -> list[str]:
+        return [m.metric.name for m in plan(place, str(place / "gpt"), **given).metrics]
+
+    assert "by-token" in chosen()
+    assert "frenet" in chosen()
+    assert "by-view" not in chosen()
+    assert chosen(plugins=("by-view",)) == ["by-view"]
+    assert chosen(plugins=("all",)) == [m.name for m in manager.load().all("metric")]
+    assert {"by-view", "lidar", "frenet"} <= set(chosen(plugins=("all",)))
+
+
+def test_revisions_of_one_hub_model_stand_under_their_own_names(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lrd_harness.planning.resolve as module
+    from lrd_harness.contracts import Checkpoint
+
+    config = json.loads((place / "gpt" / "config.json").read_text())
+
+    def found(name: str, progress: Any) -> Checkpoint:
+        hub_id, _, revision = name.partition("@")
+        return Checkpoint(hub_id, hub_id, revision or "main0", config, frozenset(), hub=True)
+
+    monkeypatch.setattr(module, "find", found)
+    models = plan(place, "org/p@step1", "org/p@step2", "org/p").models
+    assert [m.name for m in models] == ["org/p@step1", "org/p@step2", "org/p"]
+    assert {m.checkpoint.name for m in models} == {"org/p"}

@@ -1,0 +1,295 @@
+"""Frenet: known angles, known curves, laws, and scipy's subspace angles."""
+
+from __future__ import annotations
+
+import importlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.linalg import subspace_angles
+
+from lrd_harness.errors import DegenerateState, UnitError, UserError
+from lrd_harness.measuring import measure
+
+FRENET = importlib.import_module("lrd_harness.plugins.metrics.frenet").lrd_metrics()[0]
+subspace = importlib.import_module("lrd_harness.plugins.metrics._subspace")
+seeds = st.integers(0, 10_000)
+few = settings(max_examples=8, deadline=None, derandomize=True)
+
+
+def walk(seed=5, states=5, n=60, d=12):
+    x = np.random.RandomState(seed).randn(states, n, d).cumsum(0)
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def naive(states, variance=0.95, rank=None, space="feature"):
+    """The definition, read off line by line."""
+    bases = []
+    for h in states:
+        h = h / np.linalg.norm(h, axis=1, keepdims=True)
+        bases.append(np.linalg.svd(h - h.mean(0), full_matrices=False))
+    squares = bases[-1][1] ** 2
+    held = np.cumsum(squares) / squares.sum()
+    r = rank or max(2, int(np.argmax(held >= variance)) + 1)
+    q = [vt[:r].T if space == "feature" else u[:, :r] for u, _, vt in bases]
+
+    def far(a, b):
+        return np.linalg.norm(subspace_angles(q[a], q[b]))
+
+    speed = [far(i, i + 1) for i in range(len(q) - 1)]
+    curvature = []
+    for i in range(1, len(q) - 1):
+        a, b, c = speed[i - 1], speed[i], far(i - 1, i + 1)
+        p = (a + b + c) / 2
+        curvature.append(4 * np.sqrt(p * (p - a) * (p - b) * (p - c)) / (a * b * c))
+    d0L = far(0, -1)
+    return {
+        "rank": r,
+        "speed": speed,
+        "curvature": curvature,
+        "d0L": d0L,
+        "arc_length": sum(speed),
+        "straightness": d0L / sum(speed),
+        "d0L_normalised": d0L / (np.sqrt(r) * np.pi / 2),
+    }
+
+
+def agree(scores, expected, rtol=1e-6):
+    for name, value in expected.items():
+        np.testing.assert_allclose(scores[name], value, rtol=rtol, atol=1e-12, err_msg=name)
+
+
+def test_expected_values():
+    agree(
+        measure(FRENET, walk()),
+        {
+            "rank": 11,
+            "speed": [1.2411375012260477, 1.247335072492549, 0.8569925743, 0.46143605432203827],
+            "curvature": [1.3146833397807514, 1.59157126427881, 2.3211674317853506],
+            "d0L": 1.3054645395857698,
+            "arc_length": 3.8069012023406885,
+            "straightness": 0.3429205199186939,
+            "d0L_normalised": 0.25058141651772,
+        },
+        rtol=1e-9,
+    )
+
+
+@pytest.mark.parametrize("space", ["feature", "sample"])
+@pytest.mark.parametrize("shape", [(60, 12), (20, 40), (150, 150)])
+def test_against_scipy(space, shape):
+    x = walk(7, 6, *shape)
+    agree(measure(FRENET, x, space=space), naive(x, space=space), rtol=1e-9)
+    agree(measure(FRENET, x, rank=3, space=space), naive(x, rank=3, space=space), rtol=1e-8)
+    agree(measure(FRENET, x, variance=0.6, space=space), naive(x, 0.6, space=space), rtol=1e-8)
+
+
+def test_against_scipy_on_a_decaying_spectrum():
+    """As real states have: a large mean, a few strong directions, a long weak tail."""
+    rng = np.random.RandomState(0)
+    scale = np.arange(1, 81) ** -1.5
+    x = (rng.randn(5, 200, 80) * scale).cumsum(0) + 0.5
+    agree(measure(FRENET, x, rank=40), naive(x, rank=40))
+    agree(measure(FRENET, x, variance=0.9999), naive(x, variance=0.9999))
+
+
+def planted(*angles, seed=0, n=50, extra=0):
+    """A state whose centred rows span exactly the planes e_i turned by angle i towards e_(r+i)."""
+    r = len(angles)
+    basis = np.zeros((r, 2 * r + extra))
+    basis[np.arange(r), np.arange(r)] = np.cos(angles)
+    basis[np.arange(r), r + np.arange(r)] = np.sin(angles)
+    return np.random.RandomState(seed).randn(n, r) @ basis
+
+
+@pytest.mark.parametrize("n", [8, 50])
+@pytest.mark.parametrize("scale", [1.5, 0.7, 1e-3, 1e-6, 1e-8, 1e-10])
+def test_planted_principal_angles(scale, n):
+    angles = scale * np.array([1, 0.5, 0.2])
+    states = [planted(0, 0, 0, n=n), planted(*angles, n=n), planted(0, 0, 0, n=n)]
+    scores = measure(FRENET, states, rank=3)
+    # Data in float64 hold an angle to some 1e-16, whatever its size.
+    expected = pytest.approx(np.linalg.norm(angles), rel=1e-6, abs=2e-15)
+    assert scores["speed"] == [expected, expected]
+    assert scores["d0L"] == pytest.approx(0, abs=1e-14)
+
+
+def test_right_angles():
+    angles = (np.pi / 2, np.pi / 2 - 1e-9, 0.3)
+    scores = measure(FRENET, [planted(0, 0, 0), planted(*angles)], rank=3)
+    assert scores["d0L"] == pytest.approx(np.linalg.norm(angles), rel=1e-12)
+    assert scores["curvature"] == []
+    assert "mean_curvature" not in scores
+    assert scores["straightness"] == pytest.approx(1)
+    assert scores["d0L_normalised"] == pytest.approx(scores["d0L"] / (np.sqrt(3) * np.pi / 2))
+
+
+def test_equal_steps_on_a_geodesic():
+    step = np.array([0.2, 0.1, 0.05])
+    scores = measure(FRENET, [planted(*(t * step), seed=t) for t in range(6)], rank=3)
+    np.testing.assert_allclose(scores["speed"], np.linalg.norm(step))
+    np.testing.assert_allclose(scores["curvature"], 0, atol=1e-6)
+    assert scores["arc_length"] == pytest.approx(scores["d0L"])
+    assert scores["straightness"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("radius", [0.1, 0.3, 0.6])
+def test_a_circle_of_known_curvature(radius):
+    """Two planes that turn independently are a flat torus: there circles are circles."""
+    turns = np.linspace(0, 2, 7)
+    states = [
+        planted(0.7 + radius * np.cos(t), 0.7 + radius * np.sin(t), seed=i)
+        for i, t in enumerate(turns)
+    ]
+    scores = measure(FRENET, states, rank=2)
+    np.testing.assert_allclose(scores["curvature"], 1 / radius, rtol=1e-9)
+    np.testing.assert_allclose(scores["speed"], 2 * radius * np.sin(1 / 6), rtol=1e-9)
+
+
+def test_equal_states_do_not_move():
+    x = walk()
+    scores = measure(FRENET, [x[0], x[1], x[1], x[2]])
+    assert scores["speed"][1] == 0
+    assert scores["speed"][0] > 0.1
+    still = measure(FRENET, [x[0]] * 4)
+    assert still["speed"] == [0, 0, 0]
+    assert still["curvature"] == [0, 0]
+    assert still["d0L"] == still["arc_length"] == 0
+    assert "straightness" not in still
+
+
+@few
+@given(seeds)
+def test_laws(seed):
+    rng = np.random.RandomState(seed)
+    x = walk(seed, 4, 30, 9)
+    before = measure(FRENET, x)
+    turn = np.linalg.qr(rng.randn(9, 9))[0]
+    for other in (x @ turn, x * rng.uniform(1e-3, 1e3, (4, 1, 1)), x[:, rng.permutation(30)]):
+        agree(measure(FRENET, other), before, rtol=1e-8)
+
+
+def test_torch_and_numpy_agree_and_float32_is_close():
+    x = walk()
+    expected = measure(FRENET, x)
+    assert measure(FRENET, [torch.tensor(s) for s in x]) == expected
+    agree(measure(FRENET, x.astype(np.float32)), expected, rtol=1e-3)
+    for dtype in (torch.float16, torch.bfloat16):
+        rough = measure(FRENET, [torch.tensor(s).to(dtype) for s in x])
+        assert rough["d0L"] == pytest.approx(expected["d0L"], rel=0.1)
+
+
+def test_a_small_spread_around_a_large_mean_is_measured():
+    x = np.random.RandomState(0).randn(4, 60, 10).cumsum(0)
+    near = 1e-4 * x + 3
+    agree(measure(FRENET, near), naive(near))
+
+
+@pytest.mark.parametrize("noise", [0, 1e-8])
+def test_a_first_state_without_texts_is_left_out(noise):
+    x = walk()
+    x[0] = 1 + noise * x[0]
+    scores, rest = measure(FRENET, x), measure(FRENET, x[1:])
+    assert scores.pop("start") == 1
+    assert rest.pop("start") == 0
+    assert scores == rest
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_first_state_of_too_low_rank_is_left_out(dtype):
+    x = walk().astype(dtype)
+    rng = np.random.RandomState(1)
+    flat = (rng.randn(2, 60, 3) @ rng.randn(2, 3, 12)).astype(dtype)
+    both = measure(FRENET, [*flat, *x])
+    alone = measure(FRENET, x)
+    assert (both.pop("start"), alone.pop("start")) == (2, 0)
+    assert both == alone
+    constant = measure(FRENET, [np.ones_like(x[0]), *flat, *x])
+    assert constant["start"] == 3
+    assert measure(FRENET, [*flat, *x], rank=3)["start"] == 0
+
+
+def test_too_low_a_rank_further_up_is_named():
+    x = list(walk())
+    rng = np.random.RandomState(1)
+    flat = rng.randn(60, 3) @ rng.randn(3, 12)
+    with pytest.raises(DegenerateState, match="layer 2 has numerical rank below r = 11"):
+        measure(FRENET, [*x[:2], flat, *x[3:]])
+    with pytest.raises(DegenerateState, match=r"layer 2.*counted from layer 1"):
+        measure(FRENET, [np.ones_like(flat), *x[:2], flat, *x[3:]])
+    with pytest.raises(DegenerateState, match="layer 4 has"):
+        measure(FRENET, [*x[:4], flat], rank=4)
+    with pytest.raises(DegenerateState, match="no layer but the last"):
+        measure(FRENET, [flat, flat, x[4]])
+
+
+def test_a_degenerate_state_further_up():
+    x = walk()
+    x[3] = 1
+    with pytest.raises(DegenerateState, match="layer 3"):
+        measure(FRENET, x)
+
+
+def test_ranks_that_do_not_fit():
+    with pytest.raises(UnitError, match="60 texts of width 12 hold no subspace of rank 13"):
+        measure(FRENET, walk(), rank=13)
+    with pytest.raises(UnitError, match="10 texts of width 30"):
+        measure(FRENET, walk(n=10, d=30), rank=10)
+    assert measure(FRENET, walk(n=10, d=30), rank=9)["rank"] == 9
+    with pytest.raises(UnitError):
+        measure(FRENET, np.random.RandomState(0).rand(3, 20, 1))
+
+
+def test_all_variance_counts_no_rounding():
+    x = walk(n=10, d=30)
+    assert measure(FRENET, x, variance=1.0)["rank"] == 9
+
+
+def test_rank_is_at_least_two():
+    x = walk()
+    x[-1] *= 1e-2
+    x[-1, :, 0] += np.random.RandomState(0).choice([-1, 1], 60)
+    assert measure(FRENET, x)["rank"] == 2
+    assert measure(FRENET, x, rank=1)["rank"] == 1
+
+
+def test_widths_that_change():
+    x = walk()
+    states = [walk(1, 1, d=20)[0], *x]
+    with pytest.raises(UnitError, match="space='sample'"):
+        measure(FRENET, states, rank=5)
+    agree(measure(FRENET, states, rank=5, space="sample"), naive(states, rank=5, space="sample"))
+
+
+@pytest.mark.parametrize("bad", [{"variance": 0}, {"variance": 1.2}, {"rank": 0}, {"space": "x"}])
+def test_parameters_out_of_range(bad):
+    with pytest.raises(UserError):
+        measure(FRENET, walk(), **bad)
+    with pytest.raises(UserError, match="It has: variance, rank, space"):
+        measure(FRENET, walk(), k=3)
+
+
+def test_the_gram_matrix_loses_no_digits():
+    rng = np.random.RandomState(0)
+    u, v = (np.linalg.qr(rng.randn(m, 40))[0] for m in (90, 40))
+    z = torch.tensor((u * np.logspace(0, -5, 40)) @ v.T)
+    least, narrow = subspace._by_gram(z, 30)
+    assert least == pytest.approx(np.logspace(0, -5, 40)[29], rel=1e-10)
+    assert subspace_angles(narrow.numpy(), v[:, :30]).max() < 1e-10
+    assert subspace._by_gram(z[:, :30] @ z[:, :30].T, 31) is None
+
+
+def test_what_it_is_for():
+    assert FRENET.selection == ("d0L", "max")
+    assert FRENET.layer_choice is None
+    assert FRENET.invariances == {"rotation", "scaling", "permutation"}
+
+
+def test_rounding_has_no_direction():
+    """A subspace of full rank cannot move; how straight its rounding is says nothing."""
+    scores = measure("frenet", np.random.RandomState(0).randn(6, 60, 8), rank=8)
+    assert scores["arc_length"] < 1e-12
+    assert "straightness" not in scores

@@ -1,0 +1,359 @@
+"""The pruning rules against metrics.md written out plainly, ties and shallow models included."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, field
+from decimal import Decimal, localcontext
+from itertools import combinations, pairwise
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from lrd_harness import manager
+from lrd_harness.blocks import candidates, count
+from lrd_harness.contracts import Pruner
+from lrd_harness.errors import UnitError, UserError
+
+RULES = {
+    rule.name: rule for rule in importlib.import_module("lrd_harness.plugins.pruners").lrd_pruners()
+}
+DEPTHS = [2, 3, 4, 5, 6, 12, 30]
+NAMES = ("frenet.speed", "frenet.curvature", "nrs.jaccard", "gfmi.auc", "block_influence")
+# What metrics.md adds up: the higher, the earlier removed.
+SUMS = {
+    "frenet": "-frenet.speed -frenet.curvature",
+    "nrs": "+nrs.jaccard",
+    "gfmi": "+gfmi.auc",
+    "composite": "-frenet.speed -frenet.curvature +nrs.jaccard +gfmi.auc",
+}
+many = settings(max_examples=80, deadline=None, derandomize=True)
+
+
+@dataclass
+class Known:
+    """Evidence that is given; angles and agreements from one made-up cost a block."""
+
+    profiles: dict[str, list[float | None]]
+    cost: list[float] = field(default_factory=list)
+    asked: list[tuple[int, ...]] = field(default_factory=list)
+
+    @property
+    def blocks(self) -> int:
+        return len(self.profiles["nrs.jaccard"])
+
+    def angle(self, first: int, last: int) -> float:
+        assert 1 <= first <= last <= self.blocks
+        self.asked.append((first, last))
+        return sum(self.cost[first - 1 : last])
+
+    def agreements(self, sets) -> list[float]:
+        return [self.agreement(removed) for removed in sets]
+
+    def agreement(self, removed) -> float:
+        """Dearer where neighbours go together, so that greedy is not a mere ranking."""
+        self.asked.append(tuple(removed))
+        together = sum(b - a == 1 for a, b in pairwise(removed))
+        return 1 - sum(self.cost[b - 1] for b in removed) - 4 * together
+
+
+def exact(x: float) -> Decimal:
+    return Decimal(float(x))
+
+
+def naive_z(values):
+    """metrics.md to fifty digits, where ties are ties; a block without a value is neutral."""
+    known = [exact(v) for v in values if v is not None]
+    if not known or len(set(known)) == 1:
+        return [Decimal(0)] * len(values)
+    mean = sum(known) / len(known)
+    std = (sum((v - mean) ** 2 for v in known) / len(known)).sqrt()
+    assume(std > Decimal("1e-9"))  # not rounding alone
+    return [Decimal(0) if v is None else (exact(v) - mean) / std for v in values]
+
+
+def naive(rule, profiles, allowed, m):
+    """The m candidates of highest score, found by picking one after another."""
+    with localcontext() as context:
+        context.prec = 50
+        columns = []
+        for term in SUMS[rule].split():
+            sign = 1 if term[0] == "+" else -1
+            columns.append([sign * z for z in naive_z(profiles[term[1:]])])
+        scores = [round(sum(column), 30) for column in zip(*columns, strict=True)]
+    left, chosen = list(allowed), []
+    for _ in range(m):
+        best = max(scores[b - 1] for b in left)
+        chosen.append(max(b for b in left if scores[b - 1] == best))
+        left.remove(chosen[-1])
+    gaps = sorted({scores[b - 1] for b in allowed})
+    assume(all(b - a > Decimal("1e-9") for a, b in pairwise(gaps)))  # no near misses
+    return sorted(chosen)
+
+
+def choose(rule, evidence, m, allowed=None, seed=0):
+    allowed = candidates(evidence.blocks) if allowed is None else allowed
+    chosen = RULES[rule].choose(evidence, allowed, m, seed)
+    assert list(chosen) == sorted(set(chosen))
+    assert all(type(block) is int for block in chosen)
+    assert len(chosen) == m
+    assert set(chosen) <= set(allowed)
+    return list(chosen)
+
+
+def drawn(L, seed=0):
+    rng = np.random.RandomState(seed)
+    profiles = {name: rng.rand(L).tolist() for name in NAMES}
+    return Known(profiles, rng.rand(L).tolist())
+
+
+def columns(L):
+    """A profile: random, or of few values, so with ties; some with leading gaps."""
+    value = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.1, 0.3, 0.7]))
+    column = st.lists(value, min_size=L, max_size=L)
+    gapped = st.tuples(column, st.integers(0, 2)).map(lambda c: [None] * c[1] + c[0][c[1] :])
+    return st.one_of(column, gapped, value.map(lambda v: [v] * L))
+
+
+@pytest.mark.parametrize("rule", SUMS)
+@many
+@given(st.data())
+def test_against_the_definition(rule, data):
+    L = data.draw(st.sampled_from(DEPTHS))
+    profiles = {name: data.draw(columns(L)) for name in NAMES}
+    allowed = data.draw(st.sampled_from([candidates(L), candidates(L, 0)]))
+    for m in range(1, len(allowed) + 1):
+        expected = naive(rule, profiles, allowed, m)
+        assert choose(rule, Known(profiles), m, allowed) == expected
+
+
+@pytest.mark.parametrize("rule", SUMS)
+@pytest.mark.parametrize("L", DEPTHS)
+def test_budgets_of_shallow_and_deep_models(rule, L):
+    evidence = drawn(L)
+    for budget in (0.1, 0.15, 0.2):
+        m = count(budget, candidates(L))
+        assert choose(rule, evidence, m) == naive(rule, evidence.profiles, candidates(L), m)
+
+
+def test_in_numbers():
+    """By hand: z of 1, 2, 3, 6 is (-2, -1, 0, 3) / √3.5; of 0, 0, 4, 0 (-1, -1, 3, -1) / √3."""
+    evidence = Known(
+        {
+            "frenet.speed": [1, 2, 3, 6],
+            "frenet.curvature": [0, 0, 4, 0],
+            "nrs.jaccard": [0.2, 0.9, 0.4, 0.9],
+            "gfmi.auc": [5, 6, 8, 7],
+        }
+    )
+    z = importlib.import_module("lrd_harness.plugins.pruners").z_scores
+    np.testing.assert_allclose(z([1, 2, 3, 6]), np.array([-2, -1, 0, 3]) / 3.5**0.5, rtol=1e-14)
+    everything = [1, 2, 3, 4]
+    assert choose("frenet", evidence, 2, everything) == [1, 2]  # 1.65, 1.11, -1.73, -1.03
+    assert choose("nrs", evidence, 1, everything) == [4]
+    assert choose("gfmi", evidence, 1, everything) == [3]
+    # 1.65, 1.11, -1.73, -1.03 and -1.28, 0.96, -0.64, 0.96 and -1.34, -0.45, 1.34, 0.45
+    assert choose("composite", evidence, 1, everything) == [2]
+    assert choose("composite", evidence, 2, everything) == [2, 4]
+
+
+@pytest.mark.parametrize("rule", [*SUMS, "last", "block_influence", "greedy", "angular"])
+@pytest.mark.parametrize("L", DEPTHS)
+def test_ties_go_to_the_deeper_block(rule, L):
+    flat = Known({name: [0.1] * L for name in NAMES}, [0.0] * L)
+    if rule == "greedy":
+        flat.agreement = lambda removed: 0.5
+    for m in range(1, len(candidates(L)) + 1):
+        assert choose(rule, flat, m) == candidates(L)[-m:]
+
+
+def test_rounding_makes_no_difference():
+    """Values that are equal but for rounding, and sums of z-scores that are."""
+    x = [0.1 + 0.2, 0.3, 0.9 - 0.6, 0.3]
+    assert len(set(x)) > 1
+    evidence = Known({**dict.fromkeys(NAMES, x), "nrs.jaccard": [0.1, 0.4, 0.2, 0.1]})
+    assert choose("gfmi", evidence, 1, [1, 2, 3, 4]) == [4]
+    assert choose("composite", evidence, 1, [1, 2, 3, 4]) == [2]
+    # every sum of z-scores is 0
+    speed = [0.1, 0.2, 0.5, 0.9, 1.1]
+    mirrored = Known({"frenet.speed": speed, "frenet.curvature": [7 - v / 3 for v in speed]})
+    mirrored.profiles["nrs.jaccard"] = [0] * 5
+    assert choose("frenet", mirrored, 2, [1, 2, 3, 4, 5]) == [4, 5]
+
+
+def test_a_profile_without_spread_says_nothing():
+    evidence = drawn(12)
+    evidence.profiles["frenet.curvature"] = [0.1] * 12
+    slowest = sorted(candidates(12), key=lambda b: evidence.profiles["frenet.speed"][b - 1])
+    assert choose("frenet", evidence, 3) == sorted(slowest[:3])
+
+
+def test_a_block_without_a_value_is_neutral():
+    evidence = Known({"nrs.jaccard": [None, 0.1, 0.2, 0.6]})  # mean 0.3, which is z = 0
+    assert choose("nrs", evidence, 1, [1, 2, 3]) == [1]
+    assert choose("nrs", evidence, 2, [1, 2, 3, 4]) == [1, 4]
+    nothing = Known({"nrs.jaccard": [None] * 4})
+    assert choose("nrs", nothing, 2, [1, 2, 3, 4]) == [3, 4]
+    influence = Known({"nrs.jaccard": [0] * 4, "block_influence": [None, 0.5, None, 0.1]})
+    assert choose("block_influence", influence, 2, [1, 2, 3, 4]) == [2, 4]
+    assert choose("block_influence", influence, 3, [1, 2, 3, 4]) == [2, 3, 4]
+
+
+@many
+@given(st.data())
+def test_block_influence_takes_the_lowest(data):
+    L = data.draw(st.sampled_from(DEPTHS))
+    influence = [data.draw(st.sampled_from([0.0, 1e-7, 2e-7, 0.1, 0.5, 2.0])) for _ in range(L)]
+    evidence = Known({"nrs.jaccard": [0] * L, "block_influence": influence})
+    for m in range(1, len(candidates(L)) + 1):
+        expected = sorted(candidates(L), key=lambda b: (influence[b - 1], -b))[:m]
+        assert choose("block_influence", evidence, m) == sorted(expected)
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+@pytest.mark.parametrize("L", DEPTHS)
+def test_nested_over_budgets(rule, L):
+    for seed in range(5):
+        evidence, allowed = drawn(L, seed), candidates(L)
+        sets = [set(choose(rule, evidence, m, seed=seed)) for m in range(1, len(allowed) + 1)]
+        if RULES[rule].nested:
+            assert all(smaller < larger for smaller, larger in pairwise(sets))
+    assert RULES[rule].nested == (rule != "angular")
+
+
+def test_angular_is_not_nested():
+    cost = [9, 0.1, 9, 9, 0.2, 0.2, 9.0]
+    evidence = Known({"nrs.jaccard": [0] * 7}, cost)
+    assert choose("angular", evidence, 1, range(1, 8)) == [2]
+    assert choose("angular", evidence, 2, range(1, 8)) == [5, 6]
+
+
+@many
+@given(st.data())
+def test_angular_takes_the_run_of_the_least_angle(data):
+    L = data.draw(st.sampled_from(DEPTHS))
+    cost = [data.draw(st.sampled_from([0.25, 0.5, 1.0, 1.25])) for _ in range(L)]
+    evidence = Known({"nrs.jaccard": [0] * L}, cost)
+    allowed = candidates(L)
+    for m in range(1, len(allowed) + 1):
+        evidence.asked.clear()
+        expected = min(
+            (sum(cost[i] for i in range(b - 1, b - 1 + m)), -b)
+            for b in allowed
+            if b + m - 1 <= allowed[-1]
+        )
+        first = -expected[1]
+        assert choose("angular", evidence, m) == list(range(first, first + m))
+        assert len(evidence.asked) == len(set(evidence.asked)) == len(allowed) - m + 1
+
+
+def test_angular_needs_adjacent_candidates():
+    evidence = Known({"nrs.jaccard": [0] * 9}, [1, 0, 1, 0, 9, 9, 1, 1, 1])
+    assert choose("angular", evidence, 2, [2, 4, 5, 6, 8]) == [4, 5]
+    with pytest.raises(UnitError, match="no 4 of the candidate blocks follow one another"):
+        choose("angular", evidence, 4, [2, 4, 5, 6, 8])
+
+
+@pytest.mark.parametrize("L", DEPTHS)
+def test_greedy_takes_the_best_step_each_time(L):
+    for seed in range(5):
+        evidence, allowed = drawn(L, seed), candidates(L)
+        evidence.cost = np.random.RandomState(seed).randint(0, 3, L).tolist()  # many ties
+        removed: set[int] = set()
+        for m in range(1, len(allowed) + 1):
+            left = [b for b in allowed if b not in removed]
+            of = {b: evidence.agreement(sorted(removed | {b})) for b in left}
+            removed.add(max(left, key=lambda b: (of[b], b)))
+            evidence.asked.clear()
+            assert choose("greedy", evidence, m) == sorted(removed)
+            assert len(evidence.asked) == len(set(evidence.asked))
+            assert all(list(asked) == sorted(asked) for asked in evidence.asked)
+
+
+def test_greedy_is_no_search_of_all_sets():
+    """The best pair is 2 and 3, the best block 4; so greedy ends at another pair."""
+    agreement = {(2,): 0.7, (3,): 0.6, (4,): 0.9, (2, 3): 0.8, (2, 4): 0.5, (3, 4): 0.4}
+    assert {pair for pair in agreement if len(pair) == 2} == set(combinations((2, 3, 4), 2))
+    evidence = Known({"nrs.jaccard": [0] * 5})
+    evidence.agreement = lambda removed: agreement[tuple(removed)]
+    assert choose("greedy", evidence, 1) == [4]
+    assert choose("greedy", evidence, 2) == [2, 4]
+
+
+def test_what_is_no_number_is_not_preferred():
+    evidence = Known({"nrs.jaccard": [0] * 6})
+    evidence.agreement = lambda removed: float("nan") if 5 in removed else 0.1
+    assert choose("greedy", evidence, 2) == [3, 4]
+    evidence.angle = lambda first, last: float("nan") if last == 5 else 0.9
+    assert choose("angular", evidence, 2) == [3, 4]
+
+
+def test_random_is_a_permutation_by_seed():
+    evidence, allowed = drawn(30), candidates(30)
+    for seed in (0, 1, 2, 12345):
+        order = np.random.default_rng(seed).permutation(allowed)
+        for m in (1, 3, 5, len(allowed)):
+            assert choose("random", evidence, m, seed=seed) == sorted(order[:m])
+    assert choose("random", evidence, 5, seed=0) == [8, 14, 15, 22, 25]  # on every machine
+    assert choose("random", evidence, 3, seed=0) != choose("random", evidence, 3, seed=1)
+
+
+@pytest.mark.parametrize("L", DEPTHS)
+def test_random_spans_all_candidates(L):
+    """Each of c candidates goes first about once in c seeds."""
+    evidence, allowed = drawn(L), candidates(L)
+    firsts = [choose("random", evidence, 1, seed=seed)[0] for seed in range(60 * len(allowed))]
+    counts = [firsts.count(block) for block in allowed]
+    assert sum(counts) == len(firsts)
+    assert min(counts) > 60 - 5 * 60**0.5
+    assert max(counts) < 60 + 5 * 60**0.5
+
+
+@pytest.mark.parametrize("rule", sorted(set(RULES) - {"random"}))
+def test_other_rules_know_no_seed(rule):
+    evidence = drawn(12)
+    assert choose(rule, evidence, 2, seed=0) == choose(rule, evidence, 2, seed=7)
+
+
+def test_rules_ask_only_for_what_they_use():
+    """Profiles, angles and agreements may be costly: a rule must not touch those of another."""
+
+    @dataclass
+    class Empty:
+        blocks: int = 12
+        profiles: dict[str, list[float]] = field(default_factory=dict)
+
+    for rule in ("random", "last"):
+        assert len(choose(rule, Empty(), 2)) == 2
+    for rule, needed in SUMS.items():
+        names = [term[1:] for term in needed.split()]
+        assert set(RULES[rule].metrics) == {name.split(".")[0] for name in names}
+        assert len(choose(rule, Empty(profiles=dict.fromkeys(names, [0.0] * 12)), 2)) == 2
+        with pytest.raises(UnitError, match=f"needs the profile {names[0]}"):
+            choose(rule, Empty(), 2)
+    with pytest.raises(UnitError, match="needs the profile block_influence"):
+        choose("block_influence", Empty(), 2)
+    with pytest.raises(UnitError, match="3 values for 12 blocks"):
+        choose("nrs", Empty(profiles={"nrs.jaccard": [0.0] * 3}), 2)
+
+
+def test_registered():
+    plugins = manager.load()
+    assert plugins.names("pruning rule") == list(RULES)
+    assert list(RULES) == (
+        "frenet nrs gfmi composite random last block_influence angular greedy".split()
+    )
+    assert [rule.name for rule in RULES.values() if rule.seeded] == ["random"]
+    assert all(rule.description and len(rule.description) <= 72 for rule in RULES.values())
+    known = set(plugins.names("metric"))
+    assert all(set(rule.metrics) <= known for rule in RULES.values())
+    with pytest.raises(UserError, match="Did you mean greedy"):
+        plugins.get("pruning rule", "gredy")
+
+
+def test_a_rule_of_ones_own():
+    rule = Pruner("first", lambda evidence, candidates, m, seed: candidates[:m])
+    assert (rule.metrics, rule.seeded, rule.nested, rule.version) == ((), False, True, "1")
+    assert rule.choose(drawn(6), candidates(6), 2, 0) == [2, 3]

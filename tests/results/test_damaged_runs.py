@@ -1,0 +1,203 @@
+"""Folders of runs that were damaged: one clear line by every command, and nothing changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fuzzing
+import pytest
+import running
+
+from lrd_harness.results import rows
+from lrd_harness.results.rows import MetricRow, ScoreRow
+
+
+@pytest.fixture(scope="module")
+def whole(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("damaged")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LRD_HARNESS_CACHE", str(folder / "cache"))
+        assert _again(folder / "out", place) == 0
+    return folder / "out"
+
+
+def _again(out: Path, place: Path) -> int:
+    return running.run(
+        out, [place / "bert"], place / "data", "--layers", "last", tasks=["STSBenchmark"]
+    )
+
+
+def journal(out: Path) -> Path:
+    return next((out / "journal").glob("*.jsonl"))
+
+
+def line(change: Callable[[dict[str, Any]], Any], kind: str = "score") -> Callable[[Path], None]:
+    """Damage the first record of a kind."""
+
+    def damage(out: Path) -> None:
+        lines = journal(out).read_text().splitlines()
+        place = next(i for i, text in enumerate(lines) if json.loads(text)["kind"] == kind)
+        record = json.loads(lines[place])
+        changed = change(record)
+        lines[place] = changed if isinstance(changed, str) else json.dumps(record)
+        journal(out).write_text("\n".join(lines) + "\n")
+
+    return damage
+
+
+def said(**fields: Any) -> Callable[[Path], None]:
+    """Change fields of run.json."""
+
+    def damage(out: Path) -> None:
+        held = json.loads((out / "run.json").read_text())
+        (out / "run.json").write_text(json.dumps({**held, **fields}))
+
+    return damage
+
+
+def instead(name: str, make: Callable[[Path], Any]) -> Callable[[Path], None]:
+    """Put something in the place of a file or folder."""
+
+    def damage(out: Path) -> None:
+        path = journal(out) if name == "a journal" else out / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+        make(path)
+
+    return damage
+
+
+def database(out: Path) -> None:
+    """A folder whose journals are gone, and in whose database a record is of a wrong kind."""
+    import sqlite3
+
+    shutil.rmtree(out / "journal")
+    with sqlite3.connect(out / "results.sqlite") as held:
+        held.execute(
+            'UPDATE records SET json = \'{"kind": "score", "unit": 3}\' WHERE position = 1'
+        )
+    held.close()
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "not UTF-8": (instead("run.json", lambda p: p.write_bytes(b"\xff\xfe{")), "cannot be read"),
+    "empty": (instead("run.json", lambda p: p.touch()), "cannot be read"),
+    "deep": (instead("run.json", lambda p: p.write_text("[" * 10**5)), "nested too deeply"),
+    "a list": (instead("run.json", lambda p: p.write_text("[]")), "it is a list, not a mapping"),
+    "settings": (said(settings="hf"), "settings is a text, not a mapping"),
+    "models": (said(models=[3]), "models[0] is a whole number, not a mapping"),
+    "unnamed": (said(tasks=[{"type": "STS"}]), "tasks[0] lacks name"),
+    "metrics": (said(metrics=[{"name": "nrs"}]), "metrics[0] lacks version, parameters"),
+    "counters": (said(counters={"total": {"texts": None}}), "counters.total.texts is null"),
+    "shards": (said(shards=["x"]), "shards[0] is a text, not I/N"),
+    "huge": (said(errors=10**400), "errors is beyond 64 bits"),
+    "NaN": (said(errors=float("nan")), "errors is not finite, not a whole number"),
+    "pipe": (instead("run.json", os.mkfifo), "is no file"),
+    "journal file": (instead("journal", lambda p: p.write_text("")), "is no folder"),
+    "journal folder": (instead("a journal", lambda p: p.mkdir()), "is no file, but a folder"),
+    "journal pipe": (instead("a journal", os.mkfifo), "is no file"),
+    "journal bytes": (line(lambda r: "\x00" * 40, "model"), "not a journal record"),
+    "journal depth": (line(lambda r: "[" * 10**5, "model"), "not a journal record"),
+    "journal NaN": (line(lambda r: r.update(seconds=float("nan"))), "seconds is not finite"),
+    "record": (line(lambda r: "[1]"), "not a journal record: it is a list, not a mapping"),
+    "text": (line(lambda r: r.update(score="0.5")), "score is a text, not a number"),
+    "null": (line(lambda r: r.update(task=None)), "task is null, not a text"),
+    "layer": (line(lambda r: r.update(layer=10**9)), "layer is 1000000000, not one of 0 to 100000"),
+    "bits": (line(lambda r: r.update(seconds=10**400)), "seconds is beyond 64 bits, not a number"),
+    "overflow": (line(lambda r: json.dumps(r).replace(str(r["score"]), "1e999")), "not finite"),
+    "lacking": (line(lambda r: r.pop("layers")), "lacks layers"),
+    "profile": (line(lambda r: r.update(profiles={"a": [1]}), "metric"), "profiles.a is a list"),
+    "lengths": (
+        line(lambda r: r.update(profiles={"a": {"layers": [1], "values": []}}), "metric"),
+        "profiles.a has lists of unequal length",
+    ),
+    "parts": (line(lambda r: r.update(selection=["a"]), "metric"), "selection has 1 values, not 2"),
+    "counts": (line(lambda r: r.update(asked="many"), "texts"), "asked is a text"),
+    "depth": (line(lambda r: r.update(blocks=-1), "model"), "blocks is -1, not one of 0 to 100000"),
+    "database": (database, "record 2: not a journal record: 'unit' is no text"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_one_line_and_nothing_lost(
+    kind: str, whole: Path, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lrd_harness.cli import main
+
+    damage, expected = DAMAGE[kind]
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    damage(out)
+    before = fuzzing.tree_of(out)
+    again = (out, [place / "bert"], place / "data", "--layers", "last")
+    for arguments in (
+        ["leaderboard", str(out)],
+        ["merge", str(out), "--output", str(tmp_path / "merged")],
+        running.command(*again, tasks=["STSBenchmark"]),
+    ):
+        assert main(arguments) == 2, arguments
+        told = running.one_line(capsys)
+        assert expected in told
+        assert len(told) <= 300
+    assert fuzzing.tree_of(out) == before
+    assert not (tmp_path / "merged").exists()
+
+
+def test_a_wrong_record_is_named_by_file_and_line(
+    whole: Path, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lrd_harness.cli import main
+
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    line(lambda r: r.update(score=[]))(out)
+    kinds = [json.loads(text)["kind"] for text in journal(out).read_text().splitlines()]
+    wrong = kinds.index("score") + 1
+    pruned = ["prune", str(place / "bert"), "--layers", "1", "--scores", str(out), "--quiet"]
+    assert main(pruned) == 2
+    told = running.one_line(capsys)
+    assert main(["leaderboard", str(out)]) == 2
+    assert running.one_line(capsys) == told
+    assert f"{journal(out).name}, line {wrong}: the score record of unit " in told
+    assert told.endswith("score is a list, not a number; without that line its unit is done again")
+    lines = journal(out).read_text().splitlines()
+    journal(out).write_text("\n".join(lines[: wrong - 1] + lines[wrong:]) + "\n")
+    assert main(["leaderboard", str(out)]) == 0
+
+
+def test_a_folder_in_the_way_of_a_table_is_told_of_before_anything_is_done(
+    whole: Path, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, make in (("leaderboard.md", Path.mkdir), ("results.sqlite", os.mkfifo)):
+        out = tmp_path / name / "out"
+        shutil.copytree(whole, out)
+        (out / name).unlink()
+        make(out / name)
+        assert _again(out, place) == 2
+        assert f"{name} is no file, and one of that name is written" in running.one_line(capsys)
+
+
+def test_what_a_later_version_adds_is_let_through() -> None:
+    score = {"kind": "score", "unit": "u", "model": "m", "task": "T", "layer": 1, "layers": 1}
+    for record in (
+        {**score, "score": 1, "of_tomorrow": [{}]},
+        {"kind": "of tomorrow", "unit": "u", "model": 3},
+        {**score, "score": 0.5, "stderr": None, "scores": {"a": 1}},
+    ):
+        assert rows.record_fault(record) == ""
+    assert rows.run_fault({"of_tomorrow": 1, "models": []}) == ""
+
+
+def test_the_schema_is_that_of_the_rows() -> None:
+    assert rows.KINDS["score"] is ScoreRow
+    assert rows.KINDS["metric"] is MetricRow
+    values = {"kind": "metric", "unit": "u", "model": "m", "task": "T", "metric": "f", "n": 3}
+    assert rows.record_fault({**values, "values": {"a": 1.5, "histogram": [1, 2.0]}}) == ""
+    assert "values.a is a text" in rows.record_fault({**values, "values": {"a": "x"}})

@@ -1,0 +1,374 @@
+"""Journals, what is read of them, and the database made of them."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import multiprocessing
+import os
+import re
+import signal
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lrd_harness import UserError
+from lrd_harness.errors import StorageFull
+from lrd_harness.results import database as results
+from lrd_harness.results.database import Journal, Profile, build_database, latest, load, read
+
+WHO = {"model": "m", "revision": "r1", "variant": "full"}
+MODEL = {
+    **WHO,
+    "kind": "model",
+    "unit": "m|model",
+    "parameters": 10,
+    "blocks": 2,
+    "width": 4,
+    "pooling": "mean",
+    "max_length": 512,
+    "family": "bert",
+    "adapter": "encoder",
+}
+METRIC = {
+    **WHO,
+    "kind": "metric",
+    "unit": "m|T|frenet",
+    "task": "T",
+    "metric": "frenet",
+    "version": "1",
+    "n": 30,
+    "start": 1,
+    "parameters": {"norm": "hf", "pooling": "mean"},
+    "selection": ["d0L", "max"],
+    "values": {"d0L": 1.5, "rank": 9.0},
+    "profiles": {"speed": {"layers": [1, 2], "values": [0.25, 0.5]}},
+    "seconds": 0.1,
+}
+CAPTURE = {
+    **WHO,
+    "kind": "capture",
+    "unit": "m|capture",
+    "texts": 9,
+    "forwarded": 8,
+    "tokens": 70,
+    "truncated": 1,
+    "empty": 0,
+    "duplicates": 1,
+    "seconds": 2.0,
+}
+
+
+def score(layer: int = 2, value: float = 0.5, task: str = "T") -> dict[str, Any]:
+    return {
+        **WHO,
+        "kind": "score",
+        "unit": f"m|{task}|{layer}",
+        "task": task,
+        "task_type": "STS",
+        "layer": layer,
+        "layers": 2,
+        "score_name": "cosine_spearman",
+        "score": value,
+        "scores": {"cosine_spearman": value, "pearson": 0.25},
+        "seconds": 1.0,
+    }
+
+
+def error(unit: str = "m|T|2") -> dict[str, Any]:
+    return {
+        **WHO,
+        "kind": "error",
+        "unit": unit,
+        "task": "T",
+        "layer": 2,
+        "metric": None,
+        "error": "NotFinite: state 3",
+    }
+
+
+def write(out: Path, *records: dict[str, Any]) -> Path:
+    journal = Journal(out)
+    for record in records:
+        journal.append(record)
+    journal.close()
+    return next((out / "journal").iterdir())
+
+
+def test_the_file_is_made_at_the_first_append(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    assert not (tmp_path / "journal").exists()
+    journal.append(MODEL)
+    (path,) = (tmp_path / "journal").iterdir()
+    assert path.suffix == ".jsonl"
+    assert f"-{os.getpid()}-" in path.name
+
+
+def test_each_journal_has_its_own_file(tmp_path: Path) -> None:
+    for _ in range(3):
+        write(tmp_path, MODEL)
+    assert len(list((tmp_path / "journal").iterdir())) == 3
+
+
+def test_a_record_comes_back_with_its_time(tmp_path: Path) -> None:
+    write(tmp_path, score())
+    (record,) = read(tmp_path)
+    assert record["time"].endswith("+00:00")
+    assert record["time"][19] == "."
+    assert {k: v for k, v in record.items() if k != "time"} == score()
+
+
+def test_records_come_in_order_of_time_over_all_journals(tmp_path: Path) -> None:
+    one, two = Journal(tmp_path), Journal(tmp_path)
+    for i in range(20):
+        (one if i % 3 else two).append(score(i))
+    assert [record["layer"] for record in read(tmp_path)] == list(range(20))
+
+
+def test_a_clock_that_is_set_back_changes_no_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from datetime import UTC, datetime
+
+    from lrd_harness.results import journal as module
+
+    times = iter([2030, 2030, 2020, 2020, 2020])
+    monkeypatch.setattr(module, "_now", lambda: datetime(next(times), 1, 1, tzinfo=UTC))
+    write(tmp_path, score(0), score(1), score(2))
+    assert [record["layer"] for record in read(tmp_path)] == [0, 1, 2]
+
+
+def test_numpy_is_taken_and_strange_text_survives(tmp_path: Path) -> None:
+    text = 'line\nend \u2028 "quote" \ud800 \x00 😀'
+    values = {"a": np.float32(0.5), "b": np.float64(2), "c": np.arange(2), "d": np.int64(3)}
+    write(tmp_path, {**error(), "error": text}, {**METRIC, "values": values})
+    first, second = read(tmp_path)
+    assert first["error"] == text.replace("\ud800", "?")
+    assert second["values"] == {"a": 0.5, "b": 2.0, "c": [0, 1], "d": 3}
+    build_database(tmp_path)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), np.float32("nan"), np.float64("-inf")])
+def test_what_is_no_number_is_refused(tmp_path: Path, bad: float) -> None:
+    journal = Journal(tmp_path)
+    for record in (
+        score(value=bad),
+        {**METRIC, "values": {"d0L": bad}},
+        {**METRIC, "profiles": {"speed": {"layers": [0], "values": np.array([bad])}}},
+    ):
+        with pytest.raises(ValueError, match="NaN or infinity"):
+            journal.append(record)
+    journal.append(MODEL)
+    assert [record["kind"] for record in read(tmp_path)] == ["model"]
+
+
+@pytest.mark.parametrize("key", ["kind", "unit"])
+def test_a_record_needs_kind_and_unit(tmp_path: Path, key: str) -> None:
+    record = {k: v for k, v in MODEL.items() if k != key}
+    with pytest.raises(ValueError, match="needs 'kind' and 'unit'"):
+        Journal(tmp_path).append(record)
+
+
+def test_finite_keeps_the_numbers() -> None:
+    scores = {"a": 1, "b": np.float32(0.5), "c": float("nan"), "d": np.inf, "e": "x", "f": None}
+    assert results.finite(scores) == {"a": 1.0, "b": 0.5}
+
+
+def test_a_line_torn_at_any_byte_is_ignored(tmp_path: Path) -> None:
+    path = write(tmp_path, MODEL, {**score(), "task": "größe"})
+    whole = path.read_bytes()
+    first = whole.index(b"\n") + 1
+    for cut in range(first, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        assert [record["kind"] for record in read(tmp_path)] == ["model"]
+    path.write_bytes(whole[:-1])  # only the line's end is missing: the record is whole
+    assert len(read(tmp_path)) == 2
+    path.write_bytes(whole[: first + 9] + b"\0" * 40)
+    assert len(read(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("line", [b'{"kind": "sco', b"[]", b"3", b'{"kind": "model"}', b"\xff\xfe"])
+def test_a_malformed_line_in_the_middle_names_file_and_line(tmp_path: Path, line: bytes) -> None:
+    path = write(tmp_path, MODEL, score())
+    first, second, _ = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([first, line, second, b""]))
+    with pytest.raises(UserError, match=rf"{path.name}, line 2"):
+        read(tmp_path)
+
+
+def test_after_a_failed_write_a_new_file_is_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path)
+    journal.append(MODEL)
+    real, calls = os.write, itertools.count()
+
+    def full(file: int, data: bytes) -> int:
+        """As a full disk: what fits is written, then nothing."""
+        if next(calls):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(file, data[:10])
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(StorageFull, match=f"no space left .* {re.escape(str(tmp_path))}"):
+        journal.append(score(0))
+    monkeypatch.undo()
+    journal.append(score(1))
+    assert [record["unit"] for record in read(tmp_path)] == ["m|model", "m|T|1"]
+
+
+def _append_for_ever(out: Path) -> None:
+    journal = Journal(out)
+    for layer in range(10**9):
+        journal.append(score(layer))
+
+
+def test_a_killed_process_loses_at_most_the_record_in_flight(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    for _ in range(3):
+        process = context.Process(target=_append_for_ever, args=(tmp_path,))
+        process.start()
+        deadline = time.monotonic() + 20
+        while len(results.read(tmp_path)) < 5 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert process.pid
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        for path in (tmp_path / "journal").iterdir():
+            lines = path.read_bytes().split(b"\n")[:-1]
+            assert [json.loads(line)["layer"] for line in lines] == list(range(len(lines)))
+    assert load(tmp_path).scores
+
+
+def test_the_last_record_of_a_unit_wins_in_its_first_place() -> None:
+    records = [score(0, 0.1), score(1), score(0, 0.9)]
+    assert [(r["layer"], r["score"]) for r in latest(records)] == [(0, 0.9), (1, 0.5)]
+
+
+def test_a_success_is_never_replaced_by_an_error() -> None:
+    assert latest([error(), score()]) == [score()]
+    assert latest([score(), error()]) == [score()]
+    assert latest([error(), score(value=0.1), error(), score(value=0.2), error()]) == [
+        score(value=0.2)
+    ]
+    newer = {**error(), "error": "other"}
+    assert latest([error(), newer]) == [newer]
+
+
+def test_load_gives_typed_rows(tmp_path: Path) -> None:
+    write(tmp_path, MODEL, score(), METRIC, error("x"), CAPTURE, {"kind": "new", "unit": "z"})
+    loaded = load(tmp_path)
+    assert loaded.models == (results.ModelRow(**_fields(MODEL)),)
+    (row,) = loaded.scores
+    assert row.last
+    assert row.scores["pearson"] == 0.25
+    (metric,) = loaded.metrics
+    assert metric.selection == ("d0L", "max")
+    assert metric.profiles == {"speed": Profile((1, 2), (0.25, 0.5))}
+    assert loaded.errors[0].error == "NotFinite: state 3"
+    assert loaded.captures[0].forwarded == 8
+
+
+def test_stderr_chance_and_the_type_of_a_metrics_task_are_read_where_they_are(
+    tmp_path: Path,
+) -> None:
+    known = {"task_type": "LogLikelihood"}
+    likelihood = {**score(task="mmlu"), **known, "stderr": 0.0184, "chance": 0.25}
+    unknown = {**score(task="other"), **known, "stderr": None, "chance": None}
+    metric = {**METRIC, "unit": "m|mmlu|frenet", "task": "mmlu", **known}
+    write(tmp_path, MODEL, score(), METRIC, likelihood, unknown, metric)
+    loaded = load(tmp_path)
+    held = {row.task: (row.stderr, row.chance) for row in loaded.scores}
+    assert held == {"T": (None, None), "mmlu": (0.0184, 0.25), "other": (None, None)}
+    assert [row.task_type for row in loaded.metrics] == ["", "LogLikelihood"]
+    with sqlite3.connect(build_database(tmp_path)) as database:
+        query = database.execute
+        assert query("SELECT stderr, chance FROM scores").fetchall() == list(held.values())
+        for table in ("metrics", "metric_values"):
+            types = query(f"SELECT DISTINCT task, task_type FROM {table}").fetchall()
+            assert types == [("T", None), ("mmlu", "LogLikelihood")]
+    database.close()
+    next((tmp_path / "journal").iterdir()).unlink()
+    assert load(tmp_path) == loaded
+
+
+def _fields(record: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in record.items() if k not in ("kind", "unit")}
+
+
+def test_models_come_in_order_of_first_appearance(tmp_path: Path) -> None:
+    failed = {**error("b"), "model": "b"}
+    write(tmp_path, failed, MODEL, {**MODEL, "model": "a", "unit": "a"})
+    models = load(tmp_path).models
+    assert [row.model for row in models] == ["b", "m", "a"]
+    assert models[0].parameters is None
+
+
+def test_a_record_without_a_field_is_named(tmp_path: Path) -> None:
+    bad = {k: v for k, v in score().items() if k not in ("score", "task")}
+    write(tmp_path, bad)
+    with pytest.raises(UserError, match=r"'m\|T\|2' lacks task, score"):
+        load(tmp_path)
+
+
+def test_a_folder_must_be_one_of_a_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        load(tmp_path / "missing")
+    for make in (load, build_database):
+        with pytest.raises(UserError, match="not a folder of a run"):
+            make(tmp_path)
+    (tmp_path / "run.json").write_text("{}")
+    assert load(tmp_path) == results.Results()
+    (tmp_path / "run.json").unlink()
+    (tmp_path / "results.sqlite").write_text("no database" * 100)
+    with pytest.raises(UserError, match="not a record of results"):
+        load(tmp_path)
+
+
+def test_the_database_can_be_queried(tmp_path: Path) -> None:
+    write(tmp_path, error(), MODEL, score(0, 0.25), score(2, 0.75), METRIC, error("x"), CAPTURE)
+    path = build_database(tmp_path)
+    assert path == tmp_path / "results.sqlite"
+    with sqlite3.connect(path) as database:
+        query = database.execute
+        assert query("SELECT model, width, pooling FROM models").fetchall() == [("m", 4, "mean")]
+        assert query("SELECT layer, score FROM scores").fetchall() == [(2, 0.75), (0, 0.25)]
+        details = query("SELECT value FROM score_details WHERE name = 'pearson'").fetchall()
+        assert details == [(0.25,), (0.25,)]
+        assert query("SELECT name, layer, value, n FROM metric_values").fetchall() == [
+            ("d0L", "model", 1.5, 30),
+            ("rank", "model", 9.0, 30),
+            ("speed", "1", 0.25, 30),
+            ("speed", "2", 0.5, 30),
+        ]
+        (parameters,) = query("SELECT DISTINCT parameters FROM metric_values").fetchone()
+        assert json.loads(parameters) == METRIC["parameters"]
+        assert query("SELECT selection, best, start FROM metrics").fetchall() == [("d0L", "max", 1)]
+        assert query("SELECT error FROM errors").fetchall() == [("NotFinite: state 3",)]
+        assert query("SELECT forwarded FROM captures").fetchall() == [(8,)]
+        assert query("PRAGMA journal_mode").fetchone() == ("delete",)
+        assert query("PRAGMA integrity_check").fetchone() == ("ok",)
+    database.close()
+
+
+def test_a_rebuilt_database_is_equal_and_nothing_lies_about(tmp_path: Path) -> None:
+    write(tmp_path, MODEL, score(), METRIC)
+    first = build_database(tmp_path).read_bytes()
+    assert build_database(tmp_path).read_bytes() == first
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["journal", "results.sqlite"]
+
+
+def test_results_are_the_same_without_the_journals(tmp_path: Path) -> None:
+    journal = write(tmp_path, MODEL, error(), score(), METRIC, error("x"), CAPTURE)
+    whole = load(tmp_path)
+    kept = build_database(tmp_path).read_bytes()
+    journal.unlink()
+    assert load(tmp_path) == whole
+    assert build_database(tmp_path).read_bytes() == kept  # not emptied
+    (tmp_path / "results.sqlite").chmod(0o444)
+    assert load(tmp_path) == whole

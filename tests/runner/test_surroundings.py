@@ -1,0 +1,117 @@
+"""Homes that cannot be written, and terminals that are not UTF-8."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import running
+
+from lrd_harness.store import location
+
+OWN = [name for name in location._places() if name != "HF_HOME"]
+
+
+@pytest.fixture
+def unset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """No variable of the user's, and a cache of the test's own."""
+    for name in (*OWN, "HF_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(name, "")  # for it to be restored
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("LRD_HARNESS_CACHE", str(tmp_path / "cache"))
+    return monkeypatch
+
+
+def test_a_home_that_can_be_written_stays(unset: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    unset.setenv("HOME", str(tmp_path))
+    before = dict(os.environ)
+    location.redirect()
+    assert dict(os.environ) == before
+    assert list(tmp_path.iterdir()) == []  # to try it leaves nothing
+
+
+@pytest.mark.parametrize("home", ["/proc", "/proc/none", "/dev/null", "/sys"])
+def test_libraries_of_a_home_that_cannot_use_our_cache(
+    home: str, unset: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    mine = str(tmp_path / "mine")
+    unset.setenv("HOME", home)
+    unset.setenv("MTEB_CACHE", mine)
+    location.redirect()
+    assert os.environ["HOME"] == home  # "~" means what it did
+    assert os.environ["MTEB_CACHE"] == mine
+    own = tmp_path / "cache" / "home"
+    for name in {*OWN, "HF_HOME"} - {"MTEB_CACHE"}:
+        assert Path(os.environ[name]).parent == own
+
+
+def test_a_cache_that_is_there_to_be_read_stays(unset: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "huggingface" / "hub" / "models--a--b").mkdir(parents=True)
+    unset.setenv("HOME", "/proc")
+    unset.setenv("XDG_CACHE_HOME", str(tmp_path))
+    unset.setattr(location, "_is_writable", lambda path: False)
+    location.redirect()
+    assert "HF_HOME" not in os.environ
+    assert Path(os.environ["HF_DATASETS_CACHE"]).parent == tmp_path / "cache" / "home"
+
+
+def test_nobodys_home(unset: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    unset.setattr(location.Path, "home", fail)
+    location.redirect()
+    assert os.environ["HOME"] == str(tmp_path / "cache" / "home")
+
+
+def test_a_run_where_nothing_can_be_written_at_home(place: Path, tmp_path: Path) -> None:
+    command = running.command(
+        tmp_path / "out",
+        [place / "bert"],
+        place / "data",
+        *("--layers", "last", "--plugins", "nrs"),
+        tasks=["STSBenchmark"],
+    )
+    kept = {k: v for k, v in os.environ.items() if k not in (*OWN, "HF_HOME", "XDG_CACHE_HOME")}
+    done = subprocess.run(
+        [sys.executable, "-m", "lrd_harness", *command],
+        capture_output=True,
+        text=True,
+        env={**kept, "HOME": "/proc", "LRD_HARNESS_CACHE": str(tmp_path / "cache")},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert (tmp_path / "cache" / "home" / "mteb").is_dir()
+
+
+COMMANDS = ["--help", "run --help", "leaderboard --help", "plugins", "models"]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_what_an_encoding_lacks_is_replaced(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("model,T1\nä→,0.5\nb,0.4\n\u4e2d,0.3\n", encoding="utf-8")
+    (tmp_path / "m.csv").write_text("model,width\nä→,64\nb,128\n\u4e2d,192\n", encoding="utf-8")
+    board = ["leaderboard", "--actual", "s.csv", "--models-info", "m.csv"]
+    code = f"""
+import sys
+from lrd_harness.cli import main
+codes = []
+for command in {[*(c.split() for c in COMMANDS), board, ["leaderboard", "./→"]]!r}:
+    try:
+        codes.append(main(command))
+    except SystemExit as stop:
+        codes.append(stop.code)
+print(codes)
+"""
+    done = subprocess.run(
+        [sys.executable, "-X", "utf8=0", "-c", code],
+        capture_output=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert done.stdout.splitlines()[-1] == str([0] * 6 + [2]).encode()

@@ -1,0 +1,261 @@
+"""Forms that are folders: the contract, safe names and paths, and the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from export_rows import HOSTILE
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lrd_harness import manager
+from lrd_harness.cli import main
+from lrd_harness.contracts import Reporter
+from lrd_harness.errors import UserError
+from lrd_harness.store.folders import LIST, folded, inside, safe_name, safe_names, write_folder
+from lrd_harness.testing import check_reporter
+
+
+def test_a_reporter_writes_a_text_or_a_folder() -> None:
+    with pytest.raises(ValueError, match="reporter 'x' needs either write or files"):
+        Reporter("x")
+    with pytest.raises(ValueError, match="and not both"):
+        Reporter("x", str, files=lambda board: [])
+    with pytest.raises(ValueError, match="a folder, which has no suffix"):
+        Reporter("x", files=lambda board: [], suffix=".x")
+    assert Reporter("x", str, ".x").files is None
+
+
+@pytest.mark.parametrize("record", manager.load().all("reporter"), ids=lambda r: r.name)
+def test_all_reporters_conform(record: Reporter) -> None:
+    if record.name in ("html", "figures"):
+        pytest.skip("tried in their own tests, as drawing takes long")
+    assert check_reporter(record)
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ([("../x", b"")], "gives the file '../x'"),
+        ([("a", b""), ("a", b"")], "gives a file twice"),
+        ([("a", b""), ("A", b"")], "gives files that differ in case"),
+        ([("a", "text")], "gives no bytes for a"),
+    ],
+)
+def test_faults_of_reporters_are_named(files: Any, reason: str) -> None:
+    with pytest.raises(AssertionError, match=reason):
+        check_reporter(Reporter("x", files=lambda board: files))
+    texts = iter("abcd")
+    with pytest.raises(AssertionError, match="another text each time"):
+        check_reporter(Reporter("x", lambda board: next(texts)))
+
+
+@given(st.text(max_size=120))
+@settings(max_examples=80, deadline=None)
+def test_a_safe_name_is_one_part_of_a_path(name: str) -> None:
+    found = safe_name(name)
+    assert inside(found)
+    assert "/" not in found
+    assert len(found.encode()) <= 110
+
+
+def test_safe_names_stay_readable_and_distinct() -> None:
+    assert safe_name("intfloat/e5-small-v2") == "intfloat__e5-small-v2"
+    assert safe_name("model@1a2b") == "model@1a2b"
+    alike = ["a/b", "a__b", "a/b/", "a//b", "a:b", "a_b", "a b", "", ".", "..", "/", "con", "CON.x"]
+    found = [safe_name(name) for name in [*alike, "x" * 301, "-rf", *HOSTILE]]
+    assert len({name.casefold() for name in found}) == len(found)
+    assert not {"con", ".", "..", ""} & set(found)
+    assert not any(name.startswith("-") for name in found)
+
+
+@given(
+    st.lists(
+        st.sampled_from(["a:b", "Org/Model", "org/model", "e\u0301", "\xe9", "", "\xdf", "ss"])
+    )
+)
+@settings(max_examples=40, deadline=None)
+def test_no_name_is_made_that_of_another(names: list[str]) -> None:
+    made = [safe_name(name) for name in names]
+    again = {*names, *made, *(safe_name(name) for name in made), *map(str.upper, made)}
+    assert len({safe_name(name) for name in again}) == len(again)
+    distinct = safe_names(again)
+    assert set(distinct) == again
+    assert len({folded(name) for name in distinct.values()}) == len(again)
+    assert all(inside(name) and "/" not in name for name in distinct.values())
+    assert safe_names(["Org/Model", "b"]) == {"Org/Model": "Org__Model", "b": "b"}
+
+
+BAD = [
+    "/x",
+    "../x",
+    "a/../x",
+    "a//x",
+    "",
+    ".",
+    "a/.",
+    "a\\x",
+    "c:x",
+    "a\0",
+    "a\nb",
+    LIST,
+    "x" * 300,
+]
+
+
+@pytest.mark.parametrize("path", BAD)
+def test_paths_that_leave_the_folder_are_refused(path: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no path inside the folder"):
+        write_folder(tmp_path / "out", "odd", [("fine", b"1"), (path, b"2")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_are_replaced_only_where_they_are_ours(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert write_folder(out, "x", [("a/b.txt", b"1"), ("c", b"2")]) == ["a/b.txt", "c"]
+    write_folder(out, "x", [("a/b.txt", b"3")])
+    write_folder(out, "y", [("c", b"2"), ("d", b"4")])  # of another form, as it was left
+    assert [(out / n).read_bytes() for n in ("a/b.txt", "c", "d")] == [b"3", b"2", b"4"]
+    (out / "c").write_bytes(b"edited")
+    with pytest.raises(UserError, match="not made by lrd-harness or changed since"):
+        write_folder(out, "x", [("d", b"5"), ("c", b"6")])
+    assert ((out / "c").read_bytes(), (out / "d").read_bytes()) == (b"edited", b"4")
+    (out / "mine").write_bytes(b"mine")
+    with pytest.raises(UserError, match="mine is there already"):
+        write_folder(out, "x", [("mine", b"7")])
+    (out / LIST).write_text("nothing of the kind")
+    with pytest.raises(UserError, match="is there already"):
+        write_folder(out, "x", [("d", b"8")])
+    write_folder(out, "x", [("d", b"4")])  # the same contents harm nobody
+    with pytest.raises(UserError, match="twice"):
+        write_folder(out, "x", [("z", b""), ("z", b"")])
+    with pytest.raises(UserError, match="'z/a' and 'Z/a', which are one where upper"):
+        write_folder(out, "x", [("z/a", b""), ("Z/a", b"")])
+
+
+def test_a_folder_never_holds_parts_of_two_calls(tmp_path: Path) -> None:
+    out, said = tmp_path / "out", list[str]()
+    write_folder(out, "x", [("a/b/c", b"1"), ("a/d", b"2"), ("e/f", b"3"), ("g", b"4")])
+    write_folder(out, "y", [("h", b"5")], said.append)  # another form's stay
+    assert [(out / name).exists() for name in ("a/b/c", "a/d", "e/f", "g", "h")] == [True] * 5
+    (out / "e" / "mine").write_text("mine")
+    (out / "g").write_bytes(b"changed")
+    write_folder(out, "x", [("a/d", b"6")], said.append)
+    left = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
+    assert left == [LIST, "a/d", "e/mine", "g", "h"]
+    assert not (out / "a" / "b").exists()
+    assert said == [f"{out / 'g'} is left of an earlier call, as it was changed since"]
+    write_folder(out, "x", [], said.append)  # nothing to show: all stays
+    assert (out / "a" / "d").read_bytes() == b"6"
+    assert len(said) == 1
+
+
+def test_a_list_that_names_what_is_outside_removes_nothing(tmp_path: Path) -> None:
+    out, away = tmp_path / "out", tmp_path / "away"
+    write_folder(away, "x", [("a", b"1")])
+    write_folder(out, "x", [("b", b"2")])
+    (out / "link").symlink_to(away)
+    held = json.loads((away / LIST).read_text())
+    files = dict.fromkeys(("../away/a", str(away / "a"), "link/a"), held["files"]["a"])
+    (out / LIST).write_text(json.dumps({**held, "files": files}))
+    write_folder(out, "x", [("c", b"3")])
+    assert (away / "a").read_bytes() == b"1"
+
+
+def test_another_board_in_the_same_folder_replaces_the_first_one(
+    tmp_path: Path, capsys: Any
+) -> None:
+    to = ["--format", "tidy", "--output", str(tmp_path)]
+    assert main(["leaderboard", *COMMAND_FILES, *to]) == 0
+    assert (tmp_path / "scores.csv").exists()
+    (tmp_path / "models.csv").write_text("mine")
+    assert main(["leaderboard", "--values", COMMAND_FILES[3], *to]) == 2
+    (tmp_path / "models.csv").unlink()
+    (tmp_path / "scores.csv").write_text("mine")
+    assert main(["leaderboard", "--values", COMMAND_FILES[3], *to]) == 0
+    assert "scores.csv is left of an earlier call" in capsys.readouterr().err
+    (tmp_path / "scores.csv").unlink()
+    assert main(["leaderboard", *COMMAND_FILES, *to]) == 0
+    assert main(["leaderboard", "--values", COMMAND_FILES[3], *to]) == 0
+    assert not (tmp_path / "scores.csv").exists()
+    assert "left of" not in capsys.readouterr().err
+
+
+def test_what_is_in_the_way_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file, and the form x is a folder"):
+        write_folder(tmp_path / "file", "x", [("a", b"")])
+    away = tmp_path / "away"
+    away.mkdir()
+    (tmp_path / "link").symlink_to(away)
+    for path in ("link/a", "link", "file/a", "away"):
+        with pytest.raises(UserError, match="is in the way"):
+            write_folder(tmp_path, "x", [(path, b"1")])
+    assert list(away.iterdir()) == []
+
+
+DATA = Path(__file__).parents[1] / "data"
+COMMAND_FILES = [
+    *("--actual", str(DATA / "layer_scores.csv"), "--values", str(DATA / "layer_values.csv")),
+]
+
+
+def test_folders_from_the_command(tmp_path: Path, capsys: Any) -> None:
+    assert main(["leaderboard", *COMMAND_FILES, "--format", "tidy"]) == 2
+    assert capsys.readouterr().err == (
+        "lrd-harness: --format tidy writes a folder: give --output DIR\n"
+    )
+    out = tmp_path / "out"
+    for form, file in (("tidy", "values.csv"), ("cards", "large/README.md")):
+        assert main(["leaderboard", *COMMAND_FILES, "--format", form, "--output", str(out)]) == 0
+        said = capsys.readouterr()
+        assert (out / file).is_file()
+        assert f"written to {out}: " in said.err
+        assert said.out == ""
+    (out / "values.csv").write_text("mine")
+    assert main(["leaderboard", *COMMAND_FILES, "--format", "tidy", "--output", str(out)]) == 2
+    assert "values.csv is there already" in capsys.readouterr().err
+    assert (
+        main(
+            ["leaderboard", "--values", COMMAND_FILES[3], "--format", "cards", "--output", str(out)]
+        )
+        == 0
+    )
+    assert "nothing to show in the form cards" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "begins"),
+    [
+        ("board.md", "# Leaderboard"),
+        ("board.csv", "rank,"),
+        ("board.json", "{"),
+        ("board.tex", "% Made by"),
+        ("leaderboard-layers.csv", "model,revision,task,layer,"),
+        ("board.txt", "Leaderboard: "),
+        ("board", "Leaderboard: "),
+    ],
+)
+def test_the_form_is_as_the_output_ends(name: str, begins: str, tmp_path: Path) -> None:
+    assert main(["leaderboard", *COMMAND_FILES, "--output", str(tmp_path / name)]) == 0
+    text = (tmp_path / name).read_text()
+    assert text.startswith(begins), text[:60]
+
+
+def test_help_and_listing_have_all_forms(capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        main(["leaderboard", "--help"])
+    text = capsys.readouterr().out
+    lines = text[text.index("forms (--format)") : text.index("CSV files,")].splitlines()
+    forms = {line.split()[0]: line for line in lines if line.startswith("  ")}
+    reporters = {r.name: r for r in manager.load().all("reporter")}
+    assert set(reporters) == set(forms)
+    for name, reporter in reporters.items():
+        assert forms[name].endswith(reporter.suffix)
+        assert not reporter.files or "." not in forms[name]
+    assert main(["plugins"]) == 0
+    listed = capsys.readouterr().out
+    assert "as CSV and Parquet; a folder" in " ".join(listed.split())

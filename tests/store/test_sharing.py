@@ -1,0 +1,150 @@
+"""What processes share out, and what they tell each other of metrics that failed."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import running
+import tiny
+from ranks import jobs
+
+from lrd_harness.capture import likelihoods, samples
+from lrd_harness.capture import states as reading
+from lrd_harness.capture.embeddings import Captured
+from lrd_harness.capture.samples import Sampling
+from lrd_harness.capture.token_metrics import TokenValues, share_faults
+from lrd_harness.contracts import Metric, Task, Text
+from lrd_harness.errors import StorageFull, UserError
+from lrd_harness.measuring import PlannedMetric
+from lrd_harness.processes import Connected
+
+WORLD = 3
+
+
+class Fake(Connected):
+    """One of WORLD processes that are threads."""
+
+    def __init__(self, rank: int, meeting: threading.Barrier, told: list[Any]) -> None:
+        self.rank, self.world = rank, WORLD
+        self._meeting, self._told = meeting, told
+        self.gathered = 0
+
+    def gather(self, value: Any) -> list[Any]:
+        self.gathered += 1
+        self._told[self.rank] = value
+        self._meeting.wait(10)
+        found = list(self._told)
+        self._meeting.wait(10)
+        return found
+
+
+def in_all(do: Callable[[Fake], None]) -> list[Fake]:
+    """Have all processes do something at the same time."""
+    meeting, told = threading.Barrier(WORLD), [None] * WORLD
+    ranks = [Fake(rank, meeting, told) for rank in range(WORLD)]
+    threads = [threading.Thread(target=do, args=(one,)) for one in ranks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    return ranks
+
+
+def test_equal_sizes_are_shared_alike_whatever_their_order() -> None:
+    items = [Text(f"{n:02}") for n in range(20)] + [Text("longer"), Text("a", "prompt")]
+    shares: list[list[Text]] = [[] for _ in range(WORLD)]
+
+    def do(ranks: Fake) -> None:
+        order = items[ranks.rank :] + items[: ranks.rank]  # as a set's may be in each process
+        shares[ranks.rank] = ranks.share(order, reading.size)
+
+    in_all(do)
+    assert sorted(chain(*shares)) == sorted(items)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def fail(states: Any, power: float = 1.0) -> dict[str, Any]:
+    return {"x": [0.0] * len(states)}
+
+
+def test_a_fault_in_one_process_is_one_in_all(tmp_path: Path) -> None:
+    """Of each metric, the first that has one tells it; each asks once, with faults or without."""
+
+    def values(name: str, power: float) -> TokenValues:
+        item = PlannedMetric(Metric(name, fail, needs="tokens"), {"power": power})
+        return TokenValues(item, tmp_path, {"model": "m"}, "hf", 3)
+
+    every = [[values("a", 1.0), values("a", 2.0), values("b", 1.0)] for _ in range(WORLD)]
+    own = ZeroDivisionError("bad luck")
+    every[1][1].fault = own
+    every[2][1].fault = KeyError("later")
+    every[2][2].fault = OSError(28, "No space left on device", str(tmp_path / "f"))
+    ranks = in_all(lambda one: share_faults(every[one.rank], one))
+    assert [one.gathered for one in ranks] == [1] * WORLD
+    assert [tokens[0].fault for tokens in every] == [None] * WORLD
+    assert every[1][1].fault is own
+    for rank in (0, 2):
+        fault = every[rank][1].fault
+        assert type(fault) is UserError
+        assert str(fault) == "ZeroDivisionError: bad luck"
+        with pytest.raises(UserError, match="bad luck"):
+            every[rank][1].finished([Text("a")])
+    assert type(every[0][2].fault) is type(every[1][2].fault) is StorageFull
+
+
+def test_views_of_contexts_are_those_of_the_whole_sample(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Together the processes read the views of `view_texts` contexts, each view once."""
+    monkeypatch.setenv("LRD_HARNESS_CACHE", str(tmp_path))
+    opened = tiny.open_model(tiny.save("GPT2", tmp_path / "m"))
+    contexts = tiny.sentences(24)
+    requests: list[Any] = [SimpleNamespace(text=text, context=text) for text in contexts]
+    asked = Task("Mine", texts=list, evaluate=None, tokenize=lambda *given: None)  # type: ignore[arg-type]
+    questions: Any = SimpleNamespace(sample=lambda task: requests)
+    seen: list[list[Text]] = []
+
+    def note(model: Any, texts: Any, *rest: Any, **more: Any) -> Captured:
+        seen.append(list(texts))
+        return Captured()
+
+    monkeypatch.setattr(reading, "capture", note)
+    monkeypatch.setattr(likelihoods, "capture", lambda *given, **more: Captured())
+    item = PlannedMetric(Metric("v", fail, needs="views", views=2), {})
+
+    def do(ranks: Fake) -> None:
+        found = reading.Likelihoods(opened, questions, 100, Sampling(view_texts=6), ranks)
+        assert found.capture({asked: requests}, lambda *at: None, {asked: [item]}) == {}
+
+    in_all(do)
+    expected = [Text(view) for text in contexts[:6] for view in samples.views(text, 2)]
+    assert len(seen) == WORLD
+    assert sorted(chain(*seen)) == sorted(set(expected))
+
+
+def test_a_metric_that_fails_in_one_process_of_a_run(place: Path, tmp_path: Path) -> None:
+    """On one text, which one process reads; whichever is dealt the metric says the same."""
+    (file := tmp_path / "own.jsonl").write_text(
+        "".join(json.dumps({"text": t}) + "\n" for t in [*tiny.sentences(20), "abcdefghi" * 4])
+    )
+    (plugin := tmp_path / "bad.py").write_text(
+        "from lrd_harness import Metric, hookimpl\n"
+        "def bad(states):\n"
+        "    if len(states[0]) == 38:\n        raise ZeroDivisionError('bad luck')\n"
+        "    return {'bad': [0.0] * len(states)}\n"
+        "@hookimpl\ndef lrd_metrics():\n    return [Metric('bad', bad, needs='tokens')]\n"
+    )
+    out = tmp_path / "out"
+    more = ("--plugins", "bad", "--load", str(plugin))
+    asked = running.command(out, [place / "bert"], place / "data", *more, tasks=[f"texts:{file}"])
+    (found,) = jobs({"command": asked, "world": 2}, cache=tmp_path / "cache")
+    assert [code for code, _, _ in found] == [1, 0], found
+    told = [r["error"] for r in running.records(out, "error")]
+    assert told == ["ZeroDivisionError: bad luck (bad.py, line 4)"]

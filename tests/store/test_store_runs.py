@@ -1,0 +1,111 @@
+"""Runs that share a store: two at once, one whose states are removed, one with a limit."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import running
+import tiny
+from running import counters, numbers, records, with_plugin
+
+from lrd_harness.capture import embeddings
+from lrd_harness.contracts import Request, Score, Task
+from lrd_harness.store import eviction
+from lrd_harness.store import store as store_module
+
+TASKS = ["STSBenchmark"]
+
+
+def flat(found: Any) -> list[float]:
+    """All numbers in nested results, in order."""
+    if isinstance(found, dict):
+        return [x for name in sorted(found) for x in flat(found[name])]
+    if isinstance(found, list):
+        return [x for one in found for x in flat(one)]
+    return [] if found is None else [float(found)]
+
+
+def _run(out: Path, models: list[Path], data: Path, tokens: int) -> None:
+    embeddings.SHARD_TOKENS = tokens
+    raise SystemExit(running.run(out, models, data, tasks=TASKS))
+
+
+def test_two_runs_at_once_on_one_store(place: Path, tmp_path: Path, own_cache: Path) -> None:
+    """They differ in what they put into a file; both end as one alone does."""
+    context = multiprocessing.get_context("spawn")  # a fork would have torch's threads half alive
+    models, data = [place / "bert", place / "gpt"], place / "data"
+    jobs = [(tmp_path / f"out{tokens}", models, data, tokens) for tokens in (200, 330)]
+    both = [context.Process(target=_run, args=job) for job in jobs]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(300)
+    assert [process.exitcode for process in both] == [0, 0]
+    alone = tmp_path / "alone"
+    assert running.run(alone, models, data, tasks=TASKS) == 0
+    assert counters(alone)["forwarded"] == 0  # all is there
+    expected = numbers(alone)
+    for job in jobs:
+        found = numbers(job[0])
+        assert found.keys() == expected.keys()
+        assert flat(found) == pytest.approx(flat(expected), abs=1e-5)
+
+
+class Removing:
+    """A task that removes all states when it is evaluated at layer 1."""
+
+    def __init__(self, cache: Path) -> None:
+        self.cache, self.texts = cache, tiny.sentences(30)
+
+    def requests(self) -> list[Request]:
+        return [Request(text) for text in self.texts]
+
+    def evaluate(self, view: Any) -> Score:
+        if getattr(view, "layer", None) == 1:
+            shutil.rmtree(self.cache / "states", ignore_errors=True)
+        return Score(float(abs(view.encode(self.texts, self.task())).mean()), "mean")
+
+    def task(self) -> Task:
+        return Task("Removing", self.requests, self.evaluate)
+
+
+def test_states_that_are_removed_under_a_run(
+    place: Path, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What encodes reads them again; a metric after that fails cleanly, and not the next time."""
+    removing = Removing(tmp_path / "nowhere")
+    with_plugin(monkeypatch, lrd_tasks=lambda: [removing.task()])
+    models, data, tasks = [place / "bert"], place / "data", ["Removing", *TASKS]
+    assert running.run(tmp_path / "whole", models, data, tasks=tasks) == 0
+    shutil.rmtree(own_cache / "states")
+    removing.cache, out = own_cache, tmp_path / "out"
+    assert running.run(out, models, data, tasks=tasks) == 1
+    failed = records(out, "error")
+    assert {(r["task"], r["metric"]) for r in failed} == {(TASKS[0], m) for m in ("frenet", "nrs")}
+    assert all(r["error"].startswith("StatesLost: ") for r in failed)
+    assert running.run(out, models, data, tasks=tasks) == 0
+    assert flat(numbers(out)) == pytest.approx(flat(numbers(tmp_path / "whole")), abs=1e-5)
+
+
+def test_a_limit_holds_over_the_models_of_a_run(
+    place: Path, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The states of a model that is done make room for those of the next."""
+    eviction._seen.clear()
+    store_module._said.clear()
+    monkeypatch.setattr("lrd_harness.store.leases.SKEW", 0.0)
+    models = [place / "bert", place / "gpt"]
+    assert running.run(tmp_path / "whole", models, place / "data", tasks=TASKS) == 0
+    sizes = {one.path: one.size for one in eviction.folders(own_cache / "states")}
+    assert len(sizes) == 2
+    shutil.rmtree(own_cache / "states")
+    limit = max(sizes.values()) + 1000
+    monkeypatch.setenv("LRD_HARNESS_CACHE_LIMIT", str(limit))
+    assert running.run(tmp_path / "out", models, place / "data", tasks=TASKS) == 0
+    assert sum(one.size for one in eviction.folders(own_cache / "states")) <= limit
+    assert store_module._said == set()
+    assert numbers(tmp_path / "out") == numbers(tmp_path / "whole")

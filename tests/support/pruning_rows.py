@@ -1,0 +1,117 @@
+"""A pruning sweep as rows, with scores that are easily reckoned by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from lrd_harness.blocks import written
+from lrd_harness.board.pruned import PrunedRow, PrunedTable, SummaryRow, build_pruned
+from lrd_harness.contracts import LIKELIHOOD
+from lrd_harness.results.database import ModelRow, PruningRow, Results, ScoreRow, VariantRow
+
+BLOCKS = 10
+TASKS = {"t1": 0.8, "t2": 0.4}  # the whole model's scores, mean .6
+# What is left of them without a block: mean .3 (-50 %), .45 (-25), .57 (-5), .48 (-20), .6 (0)
+LEFT = {
+    4: {"t1": 0.4, "t2": 0.2},
+    5: {"t1": 0.6, "t2": 0.3},
+    6: {"t1": 0.8, "t2": 0.34},
+    7: {"t1": 0.6, "t2": 0.36},
+    8: {"t1": 0.8, "t2": 0.4},
+}
+
+
+def named(removed: Sequence[int]) -> str:
+    return f"without {written(removed)}"
+
+
+def whole(model: str = "a", tasks: Mapping[str, float] = TASKS, **more: Any) -> list[ScoreRow]:
+    """Scores of the whole model, at a middle layer too."""
+    return [
+        ScoreRow(model=model, task=task, layer=layer, layers=BLOCKS, score=score, **more)
+        for task, value in tasks.items()
+        for layer, score in ((5, 0.99), (BLOCKS, value))
+    ]
+
+
+def pruned(
+    removed: Sequence[int], tasks: Mapping[str, float], model: str = "a", **more: Any
+) -> list[ScoreRow]:
+    left = BLOCKS - len(removed)
+    at: dict[str, Any] = {"model": model, "variant": named(removed), "layer": left, "layers": left}
+    return [ScoreRow(**at, task=task, score=score, **more) for task, score in tasks.items()]
+
+
+def choice(rule: str, *removed: int, budget: float = 0.1, **more: Any) -> PruningRow:
+    """A choice among blocks 3 to 8."""
+    given: dict[str, Any] = {"model": "a", "candidates": tuple(range(3, 9)), "n": 20} | more
+    return PruningRow(
+        variant=named(removed), rule=rule, budget=budget, removed=removed, blocks=BLOCKS, **given
+    )
+
+
+def drawn(*blocks: int, **more: Any) -> list[PruningRow]:
+    """Random removal of one block, by seed 0, 1, ..."""
+    return [choice("random", block, seed=seed, **more) for seed, block in enumerate(blocks)]
+
+
+SWEEP = Results(
+    models=(ModelRow(model="a", blocks=BLOCKS),),
+    scores=(*whole(), *(row for block, tasks in LEFT.items() for row in pruned([block], tasks))),
+    prunings=(choice("frenet", 5), *drawn(4, 6, 7), choice("nrs", 6), choice("gfmi", 8)),
+    variants=tuple(
+        VariantRow(
+            model="a",
+            variant=named([block]),
+            removed=(block,),
+            parameters=900,
+            parameters_full=1000,
+            latency=0.8 + block / 100,
+            latency_full=1.0,
+        )
+        for block in LEFT
+        if block != 8
+    ),
+)
+
+
+def table(held: Results) -> PrunedTable:
+    found = build_pruned(held)
+    assert found is not None
+    return found
+
+
+def row(held: Results, rule: str, budget: float = 0.1, **wanted: str) -> PrunedRow:
+    (found,) = [
+        r
+        for r in table(held).rows
+        if (r.rule, r.budget) == (rule, budget)
+        and all(getattr(r, name) == value for name, value in wanted.items())
+    ]
+    return found
+
+
+def summary(held: Results, rule: str, budget: float = 0.1, kind: str = "embedding") -> SummaryRow:
+    (found,) = [
+        r for r in table(held).summary if (r.rule, r.budget, r.kind) == (rule, budget, kind)
+    ]
+    return found
+
+
+def without(held: Results, variant: str, *tasks: str) -> Results:
+    """Without the scores of a variant on these tasks."""
+    kept = (s for s in held.scores if s.variant != variant or s.task not in tasks)
+    return replace(held, scores=tuple(kept))
+
+
+def notes(held: Results) -> str:
+    return "\n".join(table(held).notes)
+
+
+def both_sides(stderr: float = 0.02, full: float = 0.5) -> Results:
+    more: dict[str, Any] = {"task_type": LIKELIHOOD, "chance": 0.25}
+    scores = whole(tasks={"mmlu": full}, stderr=stderr, **more)
+    scores += pruned([5], {"mmlu": 0.4}, stderr=0.03, **more)
+    return replace(SWEEP, scores=(*SWEEP.scores, *scores))

@@ -1,0 +1,144 @@
+"""Run a command in several connected processes; a program of its own, which imports all once.
+
+Reads a line after another: a JSON list of jobs with command, world and env (one mapping a process,
+or none). Each is run in forked children that torch.distributed connects, as torchrun would have it.
+Answers a line with what the processes of each job ended with and wrote: [[code, stdout, stderr],
+...]. As it forks before it does anything itself, a job leaves nothing behind for the next.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port: int = listening.getsockname()[1]
+        return port
+
+
+def environment(rank: int, world: int, port: int) -> dict[str, str]:
+    """What torchrun tells a process."""
+    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
+    return {"MASTER_ADDR": "127.0.0.1", **{name: str(n) for name, n in ranks.items()}}
+
+
+def fork(command: list[str], env: dict[str, str], outputs: tuple[str, str]) -> int:
+    """A child that runs the command; its number."""
+    child = os.fork()
+    if not child:
+        os.environ.update(env)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for number, file in enumerate(outputs, 1):
+            os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        from lrd_harness.cli import main
+
+        code = main(command)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return child
+
+
+def run(job: dict[str, Any]) -> list[tuple[int, str, str]]:
+    """One job. Where a process is killed, so are the others."""
+    port, world = free_port(), job["world"]
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = [(f"{folder}/{rank}.out", f"{folder}/{rank}.err") for rank in range(world)]
+        children = {}
+        for rank in range(world):
+            own = job["env"][rank] if job.get("env") else {}
+            told = environment(rank, world, port) if world > 1 else {}
+            children[fork(job["command"], {**told, **own}, outputs[rank])] = rank
+        codes = [0] * world
+        left = set(children)
+        while left:
+            child, status = os.wait()
+            left.discard(child)
+            codes[children[child]] = os.waitstatus_to_exitcode(status)
+            if codes[children[child]] < 0:
+                for other in left:
+                    os.kill(other, signal.SIGKILL)
+        return [
+            (code, *(Path(file).read_text() for file in files))  # type: ignore[misc]
+            for code, files in zip(codes, outputs, strict=True)
+        ]
+
+
+def jobs(*given: dict[str, Any], cache: Path) -> list[list[tuple[int, str, str]]]:
+    """Have the program run these jobs, with this cache folder where a job does not say another."""
+    program = started()
+    assert program.stdin is not None
+    assert program.stdout is not None
+    own = {"LRD_HARNESS_CACHE": str(cache)}
+    asked = [
+        {**job, "env": [{**own, **env} for env in job.get("env") or [{}] * job["world"]]}
+        for job in given
+    ]
+    program.stdin.write(json.dumps(asked) + "\n")
+    program.stdin.flush()
+    answer = program.stdout.readline()
+    assert answer, f"the program of the jobs ended: {program.wait()}"
+    found: list[list[tuple[int, str, str]]] = json.loads(answer)
+    return found
+
+
+@functools.cache
+def started() -> subprocess.Popen[str]:
+    """The program, once for all tests of this process: it takes seconds to import everything."""
+    pipe, env = subprocess.PIPE, {**os.environ, "OMP_NUM_THREADS": "1"}
+    program = subprocess.Popen(
+        [sys.executable, __file__], stdin=pipe, stdout=pipe, text=True, env=env
+    )
+    atexit.register(program.communicate)  # it ends where its input does
+    return program
+
+
+def main() -> None:
+    """Answer as long as something is asked."""
+    import lm_eval.tasks
+    import mteb
+    import torch.distributed
+    from sentence_transformers import SentenceTransformer  # noqa: F401
+
+    import lrd_harness.runner.loop
+    from lrd_harness import manager
+    from lrd_harness.board import leaderboard
+    from lrd_harness.runner import folder as output
+
+    assert leaderboard
+    assert output
+    assert lm_eval.tasks
+    assert torch.distributed.is_available()
+    assert lrd_harness.runner.loop
+    manager.load()
+    mteb.get_benchmark("MTEB(eng, v2)")  # these are opened one and all
+    for line in sys.stdin:
+        asked = json.loads(line)
+        for job in asked:
+            read_index(job["command"])
+        print(json.dumps([run(job) for job in asked]), flush=True)
+
+
+def read_index(command: list[str]) -> None:
+    """lm-eval's index of the tasks of a folder, once for all children: it takes six seconds."""
+    from lrd_harness.tasks.likelihood.loading import index
+
+    if "--include-path" in command and any("lm-eval:" in word for word in command):
+        index(Path(command[command.index("--include-path") + 1]))
+
+
+if __name__ == "__main__":
+    main()

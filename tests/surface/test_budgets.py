@@ -1,0 +1,188 @@
+"""Which blocks may be pruned, how many, and how recorded profiles become values of blocks."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import ceil
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lrd_harness.blocks import BUDGETS, averaged, block_profiles, candidates, count
+from lrd_harness.errors import UnitError, UserError
+from lrd_harness.measuring import measure, split_scores
+
+few = settings(max_examples=60, deadline=None, derandomize=True)
+SHALLOW = [(2, [1, 2]), (3, [1, 2, 3]), (4, [2, 3]), (5, [2, 3, 4]), (6, [2, 3, 4, 5])]
+
+
+@pytest.mark.parametrize(
+    ("L", "expected"), [*SHALLOW, (12, [4, 5, 6, 7, 8, 9]), (30, list(range(4, 28)))]
+)
+def test_candidates(L, expected):
+    assert candidates(L) == expected
+
+
+def test_protection_is_settable():
+    assert candidates(6, 0) == [1, 2, 3, 4, 5, 6]
+    assert candidates(6, protect=2) == [3, 4]
+    for bad, says in ((3, "leaves none of 6"), (9, "leaves none of 6"), (-1, "at least 0")):
+        with pytest.raises(UserError, match=says):
+            candidates(6, bad)
+
+
+@pytest.mark.parametrize("L", [0, 1])
+@pytest.mark.parametrize("protect", [None, 0])
+def test_too_few_blocks(L, protect):
+    with pytest.raises(UserError, match=f"at least 2 blocks, this one has {L}"):
+        candidates(L, protect)
+
+
+@pytest.mark.parametrize(
+    ("budget", "total", "m"),
+    [
+        (0.15, 20, 3),
+        (0.55, 20, 11),
+        (0.07, 100, 7),
+        (0.1 + 0.2, 10, 3),
+        (1 / 3, 3, 1),
+        (2 / 3, 3, 2),
+        (0.10, 2, 1),
+        (0.20, 3, 1),
+        (0.10, 24, 3),
+        (0.15, 24, 4),
+        (0.20, 24, 5),
+        (1e-12, 24, 1),
+        (0.9, 24, 22),
+    ],
+)
+def test_count(budget, total, m):
+    assert count(budget, range(total)) == m
+
+
+@few
+@given(st.integers(1, 99), st.integers(2, 200))
+def test_count_is_exact_for_whole_percentages(percent, total):
+    exact = max(1, ceil(Fraction(percent, 100) * total))
+    if exact < total:
+        assert count(percent / 100, range(total)) == exact
+    else:
+        with pytest.raises(UserError, match="removes all"):
+            count(percent / 100, range(total))
+
+
+def test_default_budgets_leave_something_of_every_model():
+    for L in range(2, 60):
+        removed = [count(budget, candidates(L)) for budget in BUDGETS]
+        assert removed == sorted(removed)
+        assert removed[0] >= 1
+        assert removed[-1] < len(candidates(L))
+
+
+@pytest.mark.parametrize("budget", [0, 0.0, -0.1, 1, 1.5, 15, float("nan"), float("inf")])
+def test_a_budget_is_a_share(budget):
+    with pytest.raises(UserError, match="share between 0 and 1") as caught:
+        count(budget, range(20))
+    assert "\n" not in str(caught.value)
+    assert ("15 % is 0.15" in str(caught.value)) == (budget == 15)
+
+
+def test_a_budget_must_leave_a_candidate():
+    with pytest.raises(UserError, match=r"0\.99 removes all candidate blocks \(20 of 20\)"):
+        count(0.99, range(20))
+    with pytest.raises(UserError, match=r"\(1 of 1\)"):
+        count(0.1, candidates(3, 1))
+
+
+def recorded(start, **profiles):
+    """Profiles as the journal holds them, from (first layer, values)."""
+    return {
+        name: {"layers": list(range(first, first + len(values))), "values": values}
+        for name, (first, values) in profiles.items()
+    }
+
+
+def test_values_of_blocks():
+    frenet = recorded(0, speed=(0, [1.0, 2.0, 4.0, 8.0]), curvature=(1, [10.0, 30.0, 70.0]))
+    assert block_profiles("frenet", frenet, 4) == {
+        "frenet.speed": [1, 2, 4, 8],
+        "frenet.curvature": [10, 20, 50, 70],
+    }
+    nrs = recorded(0, jaccard=(0, [0.1, 0.2, 0.3, 0.4]))
+    assert block_profiles("nrs", nrs, 4) == {"nrs.jaccard": [0.1, 0.2, 0.3, 0.4]}
+    gfmi = recorded(0, auc=(0, [9.0, 1.0, 2.0, 3.0, 4.0]))
+    assert block_profiles("gfmi", gfmi, 4) == {"gfmi.auc": [1, 2, 3, 4]}
+
+
+def test_values_of_blocks_after_degenerate_states():
+    """States 0 and 1 left out: block 2 makes a transition from nothing, its output is known."""
+    frenet = recorded(2, speed=(2, [4.0, 8.0]), curvature=(3, [70.0]))
+    assert block_profiles("frenet", frenet, 4, start=2) == {
+        "frenet.speed": [None, None, 4, 8],
+        "frenet.curvature": [None, None, 70, 70],
+    }
+    gfmi = recorded(2, auc=(2, [2.0, 3.0, 4.0]))
+    assert block_profiles("gfmi", gfmi, 4, start=2) == {"gfmi.auc": [None, 2, 3, 4]}
+    shallow = recorded(1, speed=(1, [4.0]), curvature=(2, []))
+    assert block_profiles("frenet", shallow, 2, start=1) == {
+        "frenet.speed": [None, 4],
+        "frenet.curvature": [None, None],
+    }
+
+
+def test_values_of_blocks_as_the_release_has_them():
+    frenet = recorded(0, speed=(0, [1.0, 2.0, 4.0, 8.0]), curvature=(1, [10.0, 30.0, 70.0]))
+    assert block_profiles("frenet", frenet, 4, indexing="paper") == {
+        "frenet.speed": [1.5, 3, 6, 8],
+        "frenet.curvature": [10, 30, 70, None],
+    }
+    nrs = recorded(1, jaccard=(1, [2.0, 4.0, 8.0]))
+    assert block_profiles("nrs", nrs, 4, 1, "paper") == {"nrs.jaccard": [2, 3, 6, 8]}
+    gfmi = recorded(0, auc=(0, [9.0, 1.0, 2.0, 3.0, 4.0]))
+    assert block_profiles("gfmi", gfmi, 4, 0, "paper") == block_profiles("gfmi", gfmi, 4)
+
+
+@pytest.mark.parametrize("L", [2, 3, 4, 5, 6, 12, 30])
+@pytest.mark.parametrize("start", [0, 1])
+def test_real_records(L, start):
+    """From states to values of blocks, against the definition written out."""
+    x = np.random.RandomState(L).randn(L + 1, 24, 6).cumsum(0)
+    x[:start] = 1
+    for metric in ("frenet", "nrs", "gfmi"):
+        values, profiles, _ = split_scores(measure(metric, x), L + 1)
+        assert values["start"] == start
+        found = block_profiles(metric, profiles, L, start)
+        for name, blocks in found.items():
+            score = name.removeprefix(f"{metric}.")
+            at = dict(zip(profiles[score]["layers"], profiles[score]["values"], strict=True))
+            for block in range(1, L + 1):
+                if score in ("speed", "jaccard"):
+                    expected = at.get(block - 1)
+                elif score == "curvature":
+                    known = [at[s] for s in (block - 1, block) if s in at]
+                    expected = np.mean(known) if known else None
+                else:
+                    expected = at.get(block)
+                assert blocks[block - 1] == (expected and pytest.approx(expected, rel=1e-15))
+
+
+def test_profiles_that_do_not_fit():
+    speed = recorded(0, speed=(0, [1.0, 2.0, 4.0, 8.0]))
+    with pytest.raises(UserError, match="'block' or 'paper', not 'state'"):
+        block_profiles("frenet", speed, 4, indexing="state")
+    with pytest.raises(UnitError):
+        block_profiles("frenet", speed, 9)
+    with pytest.raises(ValueError, match=r"frenet\.speed is not a profile of 4 blocks from 1 on"):
+        block_profiles("frenet", speed, 4, start=1)
+
+
+def test_averages_over_tasks():
+    a = {"nrs.jaccard": [None, 0.25, 0.5], "gfmi.auc": [1.0, 2.0, 3.0]}
+    b = {"nrs.jaccard": [None, None, 1.0]}
+    assert averaged([a, b]) == {"nrs.jaccard": [None, 0.25, 0.75], "gfmi.auc": [1, 2, 3]}
+    assert averaged([b, b]) == b
+    assert averaged([]) == {}
+    with pytest.raises(ValueError, match="zip"):
+        averaged([b, {"nrs.jaccard": [1.0]}])

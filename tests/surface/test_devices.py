@@ -1,0 +1,67 @@
+"""A model spread by accelerate gives the states of one that is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import running
+import tiny
+import torch
+
+from lrd_harness.contracts import Text
+from lrd_harness.models.text_model import exact
+
+TEXTS = [Text(t) for t in tiny.sentences(6)]
+
+
+def same_states(a: Any, b: Any) -> None:
+    found, expected = a.states(a.tokenize(TEXTS)), b.states(b.tokenize(TEXTS))
+    assert found.keys() == expected.keys()
+    for plane, state in expected.items():
+        torch.testing.assert_close(found[plane], state, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["Bert", "Llama"])
+@pytest.mark.parametrize("adapter", [None, "sentence-transformers"])
+def test_auto_is_the_model_itself(family: str, adapter: str | None, tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    if adapter:
+        tiny.save_st(folder, family=family)
+    else:
+        tiny.save(family, folder, uneven=True)
+    same_states(tiny.open_model(folder, device_map="auto"), tiny.open_model(folder))
+
+
+def test_blocks_that_lie_elsewhere(tmp_path: Path) -> None:
+    """Offloaded to disk, a block's weights come and go by the hooks that move between GPUs."""
+    from accelerate import disk_offload
+
+    folder = tiny.save("Llama", tmp_path / "m", uneven=True)
+    plain = tiny.open_model(folder)
+    spread = tiny.open_model(folder, device_map="auto")
+    disk_offload(spread.blocks[1], tmp_path / "offload", execution_device=torch.device("cpu"))
+    assert all(p.device.type == "meta" for p in spread.blocks[1].parameters())
+    same_states(spread, plain)
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_in_a_run(place: Path, tmp_path: Path, capsys: Any) -> None:
+    out, mapped = tmp_path / "out", tmp_path / "mapped"
+    assert running.run(out, [place / "bert"], place / "data") == 0
+    more = ("--device-map", "auto", "--pooling", "mean-no-sink")
+    assert running.run(mapped, [place / "bert"], place / "data", *more) == 0
+    assert len(running.numbers(mapped)) == len(running.numbers(out))
+    capsys.readouterr()
+    assert running.run(out, [place / "bert"], place / "data", "--device-map", "round") == 2
+    assert "unknown device_map in command line 'round'" in running.one_line(capsys)
+    both = ("--device-map", "auto", "--processes", "2")
+    assert running.run(out, [place / "bert"], place / "data", *both) == 2
+    assert "run it in one process" in running.one_line(capsys)
+
+
+def test_no_tf32() -> None:
+    torch.set_float32_matmul_precision("high")
+    exact()
+    assert torch.get_float32_matmul_precision() == "highest"

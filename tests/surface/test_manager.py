@@ -1,0 +1,326 @@
+"""Plugins are found, looked up by name, and named with their distribution where they are broken."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import one_line
+
+from lrd_harness import hookimpl, manager
+from lrd_harness.cli import main
+from lrd_harness.contracts import Metric, Reporter
+from lrd_harness.errors import UserError, told_to
+
+
+class Metrics:
+    """A plugin with some metrics of one name each."""
+
+    def __init__(self, *names: str, called: str = "metrics-of-the-test") -> None:
+        self.names, self.__name__ = names, called
+
+    @hookimpl
+    def lrd_metrics(self) -> list[Metric]:
+        """One record a name."""
+        return [Metric(name, measure=lambda states: {}) for name in self.names]
+
+
+class Reporters:
+    """A plugin with a reporter that is called as a metric is."""
+
+    @hookimpl
+    def lrd_reporters(self) -> list[Reporter]:
+        """A reporter named frenet."""
+        return [Reporter("frenet", write=lambda board: "")]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Make a distribution with one module and one entry point, as pip leaves it on sys.path."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def made(name: str, source: str, distribution: str = "", version: str = "1.2") -> None:
+        distribution = distribution or f"lrd-{name}"
+        module = distribution.replace("-", "_")
+        (tmp_path / f"{module}.py").write_text(source)
+        info = tmp_path / f"{module}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Name: {distribution}\nVersion: {version}\n")
+        (info / "entry_points.txt").write_text(f"[lrd_harness]\n{name} = {module}\n")
+        monkeypatch.delitem(sys.modules, module, raising=False)
+
+    return made
+
+
+GOOD = """
+from lrd_harness import Metric, hookimpl
+
+@hookimpl
+def lrd_metrics():
+    return [Metric("{name}", measure=lambda states: {{"value": float(len(states))}})]
+"""
+
+
+def test_built_ins_are_found() -> None:
+    plugins = manager.load()
+    assert plugins.broken == []
+    assert {"frenet", "nrs", "gfmi"} <= set(plugins.names("metric"))
+    assert {"sentence-transformers", "encoder", "decoder"} <= set(plugins.names("adapter"))
+    assert {"mteb", "texts", "LeeDocumentSTS"} <= set(plugins.names("task"))
+    assert plugins.names("reporter")[:4] == ["table", "md", "csv", "json"]
+
+
+def test_an_object_with_hooks_is_found_and_managers_share_nothing() -> None:
+    assert manager.load((Metrics("third"),)).get("metric", "third").name == "third"
+    assert "third" not in manager.load().names("metric")
+
+
+def test_an_installed_plugin_is_found(install: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    install("spread", GOOD.format(name="spread"))
+    assert manager.load().get("metric", "spread").measure([1, 2]) == {"value": 2.0}
+    assert main(["plugins"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if "spread" in line)
+    assert "lrd-spread 1.2" in line
+
+
+def test_a_clash_of_a_plugin_that_was_named_names_both() -> None:
+    with pytest.raises(UserError) as clash:
+        manager.load((Metrics("nrs"),))
+    for part in ("metric", "'nrs'", "lrd_harness.plugins.metrics.nrs", "metrics-of-the-test"):
+        assert part in str(clash.value)
+    with pytest.raises(UserError, match="first-one and second-one"):
+        manager.load((Metrics("a", called="first-one"), Metrics("a", called="second-one")))
+
+
+def test_an_installed_plugin_that_clashes_is_left_out_and_said(
+    install: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whole: what else it has may count on its own metric of that name."""
+    two = GOOD.format(name="frenet").replace("[Metric", "[Metric('more', len), Metric")
+    install("lookalike", two)
+    install("fine", GOOD.format(name="fine"))
+    assert main(["plugins"]) == 0
+    assert "lrd-lookalike 1.2" in capsys.readouterr().out
+    plugins = manager.load()
+    assert plugins.entries["metric"]["frenet"].provider == "lrd_harness.plugins.metrics.frenet"
+    assert "fine" in plugins.names("metric")
+    said: list[str] = []
+    with told_to(said.append):
+        plugins.tell()
+    (line,) = said
+    for part in ("lookalike", "lrd-lookalike 1.2 is left out", "'frenet'", "plugins.frenet"):
+        assert part in line
+    with pytest.raises(UserError, match="named 'frenet'"):  # nothing else bears this name
+        plugins.get("metric", "more")
+
+
+def test_of_two_strangers_of_one_name_both_are_left_out(install: Any) -> None:
+    install("one", GOOD.format(name="same"))
+    install("two", GOOD.format(name="same"))
+    plugins = manager.load()
+    assert {bad.name for bad in plugins.broken} == {"one", "two"}
+    with pytest.raises(UserError, match=r"'same': lrd-one 1\.2 and lrd-two 1\.2"):
+        plugins.get("metric", "same")
+
+
+FAMILY = """
+from lrd_harness import TaskFamily, hookimpl
+
+@hookimpl
+def lrd_tasks():
+    return [TaskFamily("odd", lambda: 1 / 0, print, bare=True, offline=True)]
+"""
+
+
+def test_a_family_of_tasks_that_fails_costs_no_other_its_own(
+    install: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("odd", FAMILY)
+    assert main(["tasks"]) == 0
+    printed = capsys.readouterr()
+    assert "LeeDocumentSTS" in printed.out
+    (line,) = printed.err.splitlines()
+    assert line.startswith("the tasks of odd are not known: ZeroDivisionError: ")
+    assert line.endswith("(lrd_odd.py, line 6)")
+
+
+def test_a_command_says_once_what_is_left_out(
+    install: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("frenet", GOOD.format(name="frenet"))
+    (tmp_path / "s.csv").write_text("model,T1\na,0.5\nb,0.4\nc,0.3\n")
+    (tmp_path / "m.csv").write_text("model,width\na,64\nb,128\nc,192\n")
+    files = ["--actual", str(tmp_path / "s.csv"), "--models-info", str(tmp_path / "m.csv")]
+    assert main(["leaderboard", *files]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert len(lines) == 1
+    assert "'frenet' of lrd-frenet 1.2 is left out" in lines[0]
+
+
+def test_reporters_that_would_write_one_file_clash(install: Any) -> None:
+    source = HOOK.format(
+        hook="lrd_reporters",
+        body="from lrd_harness import Reporter; return [Reporter('my', lambda b: 'x', '.md')]",
+    )
+    install("markdown", source)
+    (bad,) = manager.load().broken
+    assert "report named 'leaderboard.md'" in bad.reason
+
+
+def test_one_name_in_two_kinds_is_no_clash() -> None:
+    plugins = manager.load((Reporters(),))
+    assert plugins.get("reporter", "frenet") is not plugins.get("metric", "frenet")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "meant"),
+    [
+        ("metric", "frennet", "frenet"),
+        ("metric", "NRS", "nrs"),
+        ("adapter", "sentence-transformer", "sentence-transformers"),
+        ("reporter", "jsn", "json"),
+    ],
+)
+def test_unknown_names_get_did_you_mean(kind: str, name: str, meant: str) -> None:
+    with pytest.raises(UserError, match=f"unknown {kind} '{name}'. Did you mean {meant}"):
+        manager.load().get(kind, name)
+
+
+HOOK = """
+from lrd_harness import hookimpl
+@hookimpl
+def {hook}():
+    {body}
+"""
+BROKEN = {
+    "no import": ("import not_there_at_all", "ModuleNotFoundError"),
+    "leaves": ("raise SystemExit('not today')", "not today"),
+    "hook raises": (HOOK.format(hook="lrd_metrics", body="raise OSError('no disk')"), "no disk"),
+    "no list": (HOOK.format(hook="lrd_metrics", body="pass"), "TypeError"),
+    "wrong record": (
+        HOOK.format(hook="lrd_metrics", body="return ['frenet2']"),
+        "lrd_metrics returned str, not a metric",
+    ),
+    "misspelt hook": (
+        HOOK.format(hook="lrd_metric", body="return []"),
+        "implements lrd_metric; the hooks are lrd_metrics",
+    ),
+    "arguments": (
+        "from lrd_harness import hookimpl\n@hookimpl\ndef lrd_metrics(config): return []",
+        "PluginValidationError",
+    ),
+    "no hook": ("x = 1", "implements no hook at all"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_plugin_is_named_and_stops_only_who_asks_for_it(
+    fault: str, install: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, reason = BROKEN[fault]
+    install("wobbly", source)
+    install("fine", GOOD.format(name="fine"))
+    plugins = manager.load()
+    assert [(bad.name, bad.provider) for bad in plugins.broken] == [("wobbly", "lrd-wobbly 1.2")]
+    assert plugins.names("metric")[-1] == "fine"
+
+    assert main(["plugins"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.index("frenet") < shown.index("wobbly")
+    assert "lrd-wobbly 1.2" in shown
+
+    out = tmp_path / "out"
+    command = ["run", "--models", "x/y", "--tasks", "STSBenchmark", "--output", str(out)]
+    assert main([*command, "--plugins", "wobbly"]) == 2
+    line = one_line(capsys)
+    assert "'wobbly' of lrd-wobbly 1.2 is broken" in line
+    assert reason in line
+    assert not out.exists()
+
+
+def test_two_distributions_with_one_entry_point_name(install: Any) -> None:
+    install("same", GOOD.format(name="one"), distribution="lrd-first")
+    install("same", GOOD.format(name="two"), distribution="lrd-second")
+    plugins = manager.load()
+    assert len({"one", "two"} & set(plugins.names("metric"))) == 1
+    (bad,) = plugins.broken
+    assert bad.name == "same"
+    assert "entry point of the same name" in bad.reason
+
+
+def test_a_wrong_record_registers_nothing_of_its_plugin(install: Any) -> None:
+    body = "from lrd_harness import Metric; return [Metric('half', measure=len), 'other']"
+    install("half", HOOK.format(hook="lrd_metrics", body=body))
+    plugins = manager.load()
+    assert "half" not in plugins.names("metric")
+    assert plugins.broken[0].name == "half"
+
+
+def test_a_wrong_record_of_ones_own_object_is_an_error() -> None:
+    class Wrong:
+        @hookimpl
+        def lrd_metrics(self) -> list[Any]:
+            return [Reporter("x", write=lambda board: "")]
+
+    with pytest.raises(UserError, match="lrd_metrics returned Reporter, not a metric"):
+        manager.load((Wrong(),))
+
+
+LIGHT = ["--help", "run --help", "plugins", "suites", "tasks", "models"]
+
+
+@pytest.mark.parametrize("command", LIGHT)
+def test_what_only_lists_loads_nothing_heavy(command: str) -> None:
+    code = f"""
+import sys
+from lrd_harness.cli import main
+try:
+    code = main({command.split()!r})
+except SystemExit as stop:
+    code = stop.code
+heavy = {{"torch", "mteb", "transformers", "datasets", "scipy", "sklearn"}} & set(sys.modules)
+assert code == 0 and not heavy, (code, heavy)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+PLUGIN = """
+from lrd_harness import Metric, hookimpl
+
+@hookimpl
+def lrd_metrics():
+    return [Metric("mine", lambda states: {"x": 1.0})]
+"""
+
+
+def test_a_file_of_ones_own_is_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    assert main(["plugins", "--load", str(tmp_path / "mine.py")]) == 0
+    assert "mine" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (None, "FileNotFoundError"),
+        ("import nothing_of_the_kind", "ModuleNotFoundError"),
+        ("x = 1", "no hook at all"),
+        (PLUGIN.replace("lrd_metrics", "lrd_metric"), "lrd_metric"),
+    ],
+)
+def test_a_file_that_is_no_plugin_is_one_line(
+    code: str | None, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bad.py"
+    if code is not None:
+        path.write_text(code)
+    assert main(["run", "--load", str(path), "--output", str(tmp_path / "out")]) == 2
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert str(path) in printed
+    assert reason in printed
+    assert not (tmp_path / "out").exists()

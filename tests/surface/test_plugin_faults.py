@@ -1,0 +1,343 @@
+"""What a stranger's plugin does wrong costs its own values in a command, and is named."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import running
+import tiny
+from running import one_line, records
+
+from lrd_harness import errors, guard
+from lrd_harness.cli import main
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+HEAD = """
+import math, os, subprocess, sys
+import numpy as np
+import torch
+from lrd_harness import hookimpl
+from lrd_harness.contracts import *
+
+class Unspeakable(Exception):
+    def __str__(self):
+        raise ValueError("in str")
+
+class Base(BaseException):
+    pass
+
+def fails(error):
+    raise error
+"""
+METRICS = {
+    "exits": "sys.exit(3)",
+    "unspeakable": "fails(Unspeakable())",
+    "base": "fails(Base('x'))",
+    "full": "fails(OSError(28, 'No space left on device'))",
+    "none": "None",
+    "nothing": "{}",
+    "text": "{'a': 'b'}",
+    "huge": "{'a': 10**400}",
+    "complex": "{'a': [1j] * 4}",
+    "nan-table": "{'a': [[float('nan')]] * 4}",
+    "infinite-table": "{'a': torch.full((4, 2), math.inf)}",
+    "infinite-list": "{'a': [0.0, math.inf, 0.0, 0.0]}",
+    "nan": "{'a': math.nan}",
+    "start": "{'start': math.nan}",
+    "long": "{'a': [1.0] * 100}",
+}
+SOUND = {
+    "moves": "(os.chdir('/'), {'a': 1.0})[1]",
+    "prints": "(print('PRINTED'), {'a': np.float32(1.0)})[1]",
+    "partly": "{'a': [math.nan, 1.0, 2.0, 3.0]}",
+}
+TOKENS = {"token-table": "{'a': [[1.0]] * 4}", "token-infinite": "{'a': [math.inf] * 4}"}
+TOKENS |= {"token-exits": "sys.exit(1)", "token-complex": "{'a': 1j}"}
+
+
+def plugin(folder: Path, hook: str, *records: str, head: str = "") -> str:
+    """A plugin's file with one hook that returns these records, as they are written."""
+    file = folder / f"{hook}.py"
+    returned = "".join(f"        {record},\n" for record in records)
+    file.write_text(f"{HEAD}{head}\n@hookimpl\ndef {hook}():\n    return [\n{returned}    ]\n")
+    return str(file)
+
+
+def measures(found: dict[str, str], more: str = "") -> list[str]:
+    return [f"Metric({name!r}, lambda states: {body}{more})" for name, body in found.items()]
+
+
+def test_each_metric_costs_its_own_values(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    rows = [*measures(METRICS), *measures(SOUND), *measures(TOKENS, ", needs='tokens'")]
+    file = plugin(tmp_path, "lrd_metrics", *rows)
+    names = [*METRICS, *SOUND, *TOKENS, "nrs"]
+    monkeypatch.chdir(tmp_path)
+    more = ["--plugins", *names, "--load", file, "--layers", "last"]
+    code = running.run(Path("out"), [place / "bert"], place / "data", *more, tasks=["STSBenchmark"])
+    assert code == 1
+    assert Path.cwd() == tmp_path
+    assert "PRINTED" not in capsys.readouterr().out
+    failed = {r["metric"]: r["error"] for r in records(tmp_path / "out", "error")}
+    assert set(failed) == {*METRICS, *TOKENS}
+    assert {r["metric"] for r in records(tmp_path / "out", "metric")} == {*SOUND, "nrs"}
+    assert len(records(tmp_path / "out", "score")) == 1
+    lines = Path(file).read_text().splitlines()
+    for name in ("exits", "none", "text", "huge", "complex", "token-exits", "token-complex"):
+        number = next(i for i, line in enumerate(lines, 1) if f"Metric('{name}'" in line)
+        assert failed[name].endswith(f"(lrd_metrics.py, line {number})"), failed[name]
+    raised = next(i for i, line in enumerate(lines, 1) if "raise error" in line)
+    for name in ("unspeakable", "base", "full"):
+        assert failed[name].endswith(f"(lrd_metrics.py, line {raised})"), failed[name]
+    for name in ("nan-table", "infinite-table"):
+        assert failed[name].startswith("NotFinite: the score a is ["), failed[name]
+        assert failed[name].endswith("] at layer 0")
+    assert failed["infinite-list"] == "NotFinite: the score a is inf at layer 1"
+    profiles = next(r for r in records(tmp_path / "out", "metric") if r["metric"] == "partly")
+    assert profiles["profiles"]["a"]["values"] == [None, 1.0, 2.0, 3.0]
+
+
+SCORES = {
+    "nan stderr": "Score(0.5, 'acc', stderr=math.nan)",
+    "infinite stderr": "Score(0.5, 'acc', stderr=np.float64('inf'))",
+    "infinite chance": "Score(0.5, 'acc', chance=math.inf)",
+    "nan chance": "Score(0.5, 'acc', chance=torch.tensor(math.nan))",
+    "infinite": "Score(-math.inf, 'acc')",
+    "none": "None",
+    "exits": "sys.exit(3)",
+}
+OTHERS = {
+    "texts exit": "lambda: sys.exit(1), None",
+    "texts none": "lambda: None, None",
+    "requests exit": "texts, score, requests=lambda: sys.exit(1)",
+    "check fails": "texts, score, requests=texts, check=lambda: 1 / 0",
+    "check exits": "texts, score, requests=texts, check=lambda: sys.exit(1)",
+    "print none": "texts, score, requests=texts, fingerprint=lambda: None",
+    "save exits": "texts, score, requests=texts, save=lambda *given: sys.exit(1)",
+}
+
+
+def test_each_task_costs_its_own_values(place: Path, tmp_path: Path) -> None:
+    head = """
+def texts():
+    return [Request(f"the cat {i} sat") for i in range(12)]
+
+def score(view):
+    return Score(0.5, "acc")
+"""
+    rows = [
+        f"Task({name!r}, texts, lambda view: {body}, requests=texts)"
+        for name, body in SCORES.items()
+    ]
+    rows += [f"Task({name!r}, {fields})" for name, fields in OTHERS.items()]
+    file = plugin(tmp_path, "lrd_tasks", *rows, "Task('sound', texts, score)", head=head)
+    out, tasks = tmp_path / "out", [*SCORES, *OTHERS, "sound"]
+    more = ["--plugins", "nrs", "--load", file, "--layers", "last"]
+    assert running.run(out, [place / "bert"], place / "data", *more, tasks=tasks) == 1
+    failed = {r["task"]: r for r in records(out, "error")}
+    assert set(failed) == {*SCORES, *OTHERS}
+    assert [r["task"] for r in records(out, "score")] == ["sound"]
+    for name in ("nan stderr", "infinite stderr"):
+        assert f"{name} gave" in failed[name]["error"]
+        assert "for the standard error of its score" in failed[name]["error"]
+        assert failed[name]["layer"] == 3
+    for name in ("infinite chance", "nan chance"):
+        assert "for the score of chance" in failed[name]["error"]
+    for name in ("none", "exits", *OTHERS):
+        assert "(lrd_tasks.py, line " in failed[name]["error"], failed[name]["error"]
+
+
+ADAPTERS = {
+    "open none": ("lambda c: True", "lambda c, o: None"),
+    "open text": ("lambda c: True", "lambda c, o: 'model'"),
+    "open exits": ("lambda c: True", "lambda c, o: sys.exit(0)"),
+    "bare": ("lambda c: True", "lambda c, o: torch.nn.Linear(1, 1)"),
+}
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_an_adapter_that_opens_no_model(
+    name: str, place: Path, tmp_path: Path, capsys: Any
+) -> None:
+    """An error of that model; in commands on one model the end."""
+    record = "Adapter('odd', {}, {}, priority=99)".format(*ADAPTERS[name])
+    file = plugin(tmp_path, "lrd_adapters", record)
+    out = tmp_path / "out"
+    more = ["--load", file, "--layers", "last"]
+    assert running.run(out, [place / "bert"], place / "data", *more, tasks=["STSBenchmark"]) == 1
+    (failed,) = records(out, "error")
+    assert failed["error"].startswith("local/bert cannot be opened: ")
+    assert "(lrd_adapters.py, line " in failed["error"]
+    capsys.readouterr()
+    command = ["prune", str(place / "bert"), "--layers", "2", "--quiet", "--load", file]
+    assert main(command) == 2
+    assert one_line(capsys).startswith("local/bert cannot be opened: ")
+
+
+@pytest.mark.parametrize("claims", ["1 / 0", "sys.exit(1)", "np.ones(3)", "fails(Base())"])
+def test_an_adapter_whose_claims_fail_is_passed_over(
+    claims: str, place: Path, tmp_path: Path, capsys: Any
+) -> None:
+    file = plugin(tmp_path, "lrd_adapters", f"Adapter('odd', lambda c: {claims}, print, 99)")
+    assert main(["prune", str(place / "bert"), "--layers", "2", "--quiet", "--load", file]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("adapter odd is not asked to open local/bert: ")
+    assert "(lrd_adapters.py, line " in line
+
+
+def test_a_models_own_methods_are_guarded(place: Path, tmp_path: Path) -> None:
+    head = """
+from importlib import import_module
+
+def open_one(checkpoint, options):
+    plain = import_module("lrd_harness.plugins.adapters._plain")
+    model = plain.open_plain(checkpoint, options, adapter="odd", default_pooling="mean")
+    model.states = lambda *given: sys.exit(3)
+    return model
+"""
+    file = plugin(tmp_path, "lrd_adapters", "Adapter('odd', bool, open_one, 99)", head=head)
+    out = tmp_path / "out"
+    more = ["--load", file, "--layers", "last"]
+    assert running.run(out, [place / "bert"], place / "data", *more, tasks=["STSBenchmark"]) == 1
+    (failed,) = records(out, "error")
+    assert failed["error"].startswith("SystemExit: 3 (lrd_adapters.py, line ")
+
+
+def test_reporters_that_write_nothing_are_named(place: Path, tmp_path: Path, capsys: Any) -> None:
+    written = {"none": "None", "number": "5", "exits": "sys.exit(1)", "sound": "'here'"}
+    rows = [f"Reporter({n!r}, lambda board: {w}, '.{n}')" for n, w in written.items()]
+    file = plugin(tmp_path, "lrd_reporters", *rows)
+    out = tmp_path / "out"
+    more = ["--load", file, "--layers", "last"]
+    assert running.run(out, [place / "bert"], place / "data", *more, tasks=["STSBenchmark"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[1] for line in lines] == [
+        *(" reporter none", " reporter number", " reporter exits")
+    ]
+    assert all("(lrd_reporters.py, line " in line for line in lines)
+    assert (out / "leaderboard.sound").read_text() == "here"
+    assert not (out / "leaderboard.none").exists()
+
+
+RULES = {"none": "None", "exits": "sys.exit(1)", "halves": "[2.5]", "text": "'2'", "far": "[99]"}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_that_chooses_no_blocks(rule: str, place: Path, tmp_path: Path, capsys: Any) -> None:
+    file = plugin(tmp_path, "lrd_pruners", f"Pruner('odd', lambda *given: {RULES[rule]})")
+    command = ["prune", str(place / "bert"), "--rule", "odd", "--budget", "0.3", "--quiet"]
+    assert main([*command, "--protect", "0", "--load", file]) == 2
+    assert "the rule odd " in one_line(capsys)
+
+
+COMMANDS = (
+    (["layer", "{}", "--by", "odd,effective_rank"], "sys.exit(3)"),
+    (
+        ["compare", "{}", "{}", "--draws", "2", "--plugins", "odd", "effective_rank"],
+        "{'odd': [math.inf] * 4}",
+    ),
+    (
+        ["probe", "{}", "--kind", "random", "--shares", "0", "--plugins", "odd", "effective_rank"],
+        "fails(Base())",
+    ),
+    (
+        ["select", "--models", "{}", "{other}", "--draws", "2", "--plugins", "odd", "frenet"],
+        "{'max_odd': math.nan}",
+    ),
+)
+
+
+@pytest.mark.parametrize(("command", "body"), COMMANDS, ids=[c[0] for c, _ in COMMANDS])
+def test_a_metric_costs_its_values_in_every_command(
+    command: list[str], body: str, place: Path, tmp_path: Path, capsys: Any
+) -> None:
+    choices = ", selection=Choice('max_odd'), layer_choice=Choice('odd')"
+    file = plugin(tmp_path, "lrd_metrics", *measures({"odd": body}, choices))
+    tiny.write_rows(tmp_path / "texts.jsonl", [{"text": t} for t in tiny.sentences(20)])
+    named = [part.format(place / "bert", other=place / "gpt") for part in command]
+    more = ["--texts", str(tmp_path / "texts.jsonl"), "--load", file, "--quiet"]
+    assert main([*named, *more]) == 1
+    printed = capsys.readouterr()
+    assert all("odd" in line for line in printed.err.splitlines())
+    assert "Traceback" not in printed.err
+    assert "frenet" in printed.out or "effective_rank" in printed.out
+
+
+def test_an_interrupt_in_a_plugin_is_one(place: Path, tmp_path: Path, capsys: Any) -> None:
+    file = plugin(tmp_path, "lrd_metrics", *measures({"odd": "fails(KeyboardInterrupt())"}))
+    more = ["--plugins", "odd", "--load", file]
+    assert running.run(tmp_path / "out", [place / "bert"], place / "data", *more) == 130
+    assert "goes on where it stopped" in capsys.readouterr().err
+
+
+BROKEN = {
+    "raises": "    raise ValueError('boom')",
+    "exits": "    sys.exit(3)",
+    "gives nothing": "    return None",
+    "gives a record": "    return Metric('a', len)",
+    "gives a number": "    return 5",
+    "gives two of a name": "    return [Metric('a', len), Metric('a', len)]",
+    "no measure": "    return [Metric('a', None)]",
+    "higher": "    return [Metric('a', len, selection=Choice('b', 'higher'))]",
+    "unspeakable": "    fails(Unspeakable())",
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_file_whose_hook_is_at_fault_is_one_line(fault: str, tmp_path: Path, capsys: Any) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(f"{HEAD}\n@hookimpl\ndef lrd_metrics():\n{BROKEN[fault]}\n")
+    for command in (["plugins"], ["run", "--models", "x/y", "--tasks", "STSBenchmark"]):
+        assert main([*command, "--load", str(file)]) == 2
+        line = one_line(capsys)
+        assert "mine" in line
+        assert "(mine.py, line " in line
+
+
+@pytest.mark.parametrize(
+    "body", ["sys.exit(0)", "fails(Base('x'))", "fails(Unspeakable())", "os.chdir('/'); 1 / 0"]
+)
+def test_a_file_that_cannot_be_run_is_one_line(
+    body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(f"{HEAD}\nprint('PRINTED')\n{body}\n")
+    assert main(["plugins", "--load", "mine.py"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "plugin mine.py cannot be loaded: " in printed.err
+    assert "(mine.py, line " in printed.err
+    assert os.getcwd() == os.path.realpath(tmp_path)
+
+
+def test_one_file_may_be_loaded_beside_another_of_its_name(tmp_path: Path, capsys: Any) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        plugin(tmp_path / name, "lrd_metrics", *measures({f"metric-{name}": "{}"}))
+    files = [str(tmp_path / name / "lrd_metrics.py") for name in "ab"]
+    assert main(["plugins", "--load", *files]) == 0
+    shown = capsys.readouterr().out
+    assert "metric-a" in shown
+    assert "metric-b" in shown
+
+
+def test_parameters_that_json_cannot_hold(place: Path, tmp_path: Path) -> None:
+    head = "def measure(states, kind=torch.float64, share=math.nan):\n    return {'a': 1.0}\n"
+    file = plugin(tmp_path, "lrd_metrics", "Metric('typed', measure)", head=head)
+    out = tmp_path / "out"
+    more = ["--plugins", "typed", "--load", file, "--layers", "last"]
+    assert running.run(out, [place / "bert"], place / "data", *more, tasks=["STSBenchmark"]) == 0
+    (held,) = records(out, "metric")
+    assert held["parameters"]["kind"] == "torch.float64"
+    assert held["parameters"]["share"] == "nan"
+    assert json.loads((out / "run.json").read_text())["metrics"][0]["parameters"]["share"] == "nan"
+
+
+def test_messages_are_short() -> None:
+    assert len(errors.described(ValueError("x" * 10**6), guard.MOST)) < 200

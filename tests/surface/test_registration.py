@@ -1,0 +1,332 @@
+"""Records are checked when they are registered, and their code is guarded from then on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lrd_harness.contracts import (
+    LIKELIHOOD,
+    Adapter,
+    Choice,
+    Continuation,
+    Metric,
+    Pruner,
+    Reporter,
+    Request,
+    Score,
+    Task,
+    TaskFamily,
+)
+from lrd_harness.errors import NotEnoughTexts, PluginFault, StorageFull, UserError
+from lrd_harness.guard import Owner, described, guard, guarded
+from lrd_harness.registration import registered
+from lrd_harness.store.files import full
+
+HERE = Path(__file__)
+STRANGER = Owner("mine 1.0", file=HERE, root=HERE)
+BUILT_IN = Owner("lrd_harness.plugins.x", built_in=True)
+
+
+def never(*given: Any) -> Any:
+    raise AssertionError("not to be called")
+
+
+def nothing() -> Any:
+    raise AssertionError("not to be called")
+
+
+@pytest.mark.parametrize(
+    ("record", "what"),
+    [
+        (Metric("m", never, selection=Choice("a", "higher")), "selection"),  # type: ignore[arg-type]
+        (Metric("m", never, selection=("a", "max")), "selection"),  # type: ignore[arg-type]
+        (Metric("m", never, layer_choice=Choice(3)), "layer_choice"),  # type: ignore[arg-type]
+        (Metric("m", None), "measure"),  # type: ignore[arg-type]
+        (Metric("m", nothing), "measure"),
+        (Metric("m", torch.linalg.norm), "measure"),
+        (Metric("", never), "name"),
+        (Metric(" m", never), "name"),
+        (Metric("a\nb", never), "name"),
+        (Metric("\ud800", never), "name"),
+        (Metric("x" * 201, never), "name"),
+        (Metric(None, never), "name"),  # type: ignore[arg-type]
+        (Metric("m", never, needs="text"), "needs"),  # type: ignore[arg-type]
+        (Metric("m", never, needs=[]), "needs"),  # type: ignore[arg-type]
+        (Metric("m", never, views=-1), "views"),
+        (Metric("m", never, views=True), "views"),
+        (Metric("m", never, finish=1), "finish"),  # type: ignore[arg-type]
+        (Metric("m", never, invariances="rotation"), "invariances"),  # type: ignore[arg-type]
+        (Metric("m", never, version=2), "version"),  # type: ignore[arg-type]
+        (Adapter("a", never, never, priority="x"), "priority"),  # type: ignore[arg-type]
+        (Adapter("a", never, never, priority=float("nan")), "priority"),  # type: ignore[arg-type]
+        (Adapter("a", None, never), "claims"),  # type: ignore[arg-type]
+        (Adapter("a", never, never, likelihoods=None), "likelihoods"),  # type: ignore[arg-type]
+        (Task("t", None, None), "texts"),  # type: ignore[arg-type]
+        (Task("t", list, None, type=None), "type"),  # type: ignore[arg-type]
+        (Task("t", list, never, type=LIKELIHOOD), "tokenize and requests"),
+        (TaskFamily("f", None, never), "names"),  # type: ignore[arg-type]
+        (Pruner("p", never, metrics="frenet"), "metrics"),  # type: ignore[arg-type]
+        (Pruner("p", None), "choose"),  # type: ignore[arg-type]
+        (Reporter("r", write=never, suffix="/../x"), "suffix"),
+        (Reporter("r", write="text"), "write"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_record_with_a_field_that_is_none_is_refused(record: Any, what: str) -> None:
+    with pytest.raises(TypeError, match=what):
+        registered(record, "record", STRANGER)
+
+
+def test_a_sound_record_is_as_it_was_but_for_its_code() -> None:
+    metric = Metric("m", lambda states, *, k=3: {"a": np.float32(k)}, selection=Choice("a"))
+    found = registered(metric, "metric", STRANGER, version="abc")
+    assert (found.name, found.version, found.selection) == ("m", "1+abc", Choice("a"))
+    assert found.measure([], k=2) == {"a": 2.0}
+    assert registered(Adapter("a", never, never, np.float64(2.5)), "adapter", STRANGER)  # type: ignore[arg-type]
+
+
+WRONG_VALUES: list[Any] = [
+    *(None, 1.0, [1.0], {1: 1.0}, {None: 1.0}, {"": 1.0}, {"a\n": 1.0}),
+    *({"a": v} for v in (None, "1", "12", b"1", 1j, {}, {1.0}, len, 10**400, np.ones(2, complex))),
+    *({"a": [v] * 4} for v in (None, "1", 1j, {}, [[1.0]])),
+    *({"a": v} for v in ([[1.0], 2.0], [1.0, [2.0]], np.ones((4, 2, 2)), (x for x in (1.0, 2.0)))),
+    {"a": np.ma.array([1.0, 2.0], mask=[True, False])},
+]
+
+
+@pytest.mark.parametrize("values", WRONG_VALUES, ids=range(len(WRONG_VALUES)))
+def test_what_is_no_number_is_the_metrics_fault(values: Any) -> None:
+    def measure(states: Any) -> Any:
+        return values
+
+    found = registered(Metric("m", measure), "metric", STRANGER)
+    with pytest.raises(PluginFault, match=r"m(\.a)? .*\(test_registration\.py, line \d+\)$"):
+        found.measure([])
+
+
+def test_numbers_of_all_kinds_become_pythons_own() -> None:
+    from decimal import Decimal
+    from fractions import Fraction
+
+    given = {
+        "a": np.float32(0.5),
+        "b": torch.tensor(2),
+        "c": [torch.tensor(1.0), np.int64(2), Fraction(1, 2), Decimal("0.25")],
+        "d": torch.ones(2, 2, requires_grad=True),
+        "e": [np.zeros(1), [1]],
+        "f": True,
+        "g": 10**30,
+        "h": range(3),
+    }
+    found = registered(Metric("m", lambda states: given), "metric", STRANGER).measure([])
+    assert found == {
+        "a": 0.5,
+        "b": 2,
+        "c": [1.0, 2.0, 0.5, 0.25],
+        "d": [[1.0, 1.0], [1.0, 1.0]],
+        "e": [[0.0], [1.0]],
+        "f": 1,
+        "g": 1e30,
+        "h": [0.0, 1.0, 2.0],
+    }
+    assert type(found["f"]) is int
+    assert type(found["g"]) is float  # an integer that no database holds
+
+
+def _listed(*items: Any) -> Callable[[], Any]:
+    return lambda: list(items)
+
+
+@pytest.mark.parametrize(
+    ("field", "given", "says"),
+    [
+        ("texts", lambda: None, "texts gave None, not a list"),
+        ("texts", lambda: "abc", "texts gave 'abc', not a list"),
+        ("texts", _listed("a"), "texts gave 'a', not a Request"),
+        ("texts", _listed(Request(5)), "a Request of 5"),  # type: ignore[arg-type]
+        ("texts", _listed(Request("a", "qury")), "prompt_type 'qury'"),  # type: ignore[arg-type]
+        ("texts", _listed(Request("half \ud800")), "holds half a character"),
+        ("requests", lambda: (1 / 0 for _ in "a"), "ZeroDivisionError"),
+        ("requests", _listed(Continuation("a", "b")), "not a Request"),
+        ("evaluate", lambda view: None, "evaluate gave None, not a Score"),
+        ("evaluate", lambda view: 0.5, "evaluate gave 0.5, not a Score"),
+        ("evaluate", lambda view: Score("0.5", "acc"), "the main score is a str"),  # type: ignore[arg-type]
+        ("evaluate", lambda view: Score(1j, "acc"), "the main score is 1j"),  # type: ignore[arg-type]
+        ("evaluate", lambda view: Score(0.5, "acc", stderr="x"), "standard error"),  # type: ignore[arg-type]
+        ("evaluate", lambda view: Score(0.5, ""), "name of its score"),
+        ("evaluate", lambda view: Score(0.5, "acc", scores=None), "further scores"),  # type: ignore[arg-type]
+        ("fingerprint", lambda: None, "fingerprint gave None, not a text"),
+        ("check", lambda: sys.exit(3), "SystemExit: 3"),
+        ("save", lambda *given: sys.exit(), "SystemExit"),
+    ],
+)
+def test_what_tasks_may_not_give(field: str, given: Callable[..., Any], says: str) -> None:
+    fields: dict[str, Any] = {"texts": list, "evaluate": None, field: given}
+    found = getattr(registered(Task("t", **fields), "task", STRANGER), field)
+    arguments = {"evaluate": 1, "save": 3}.get(field, 0)
+    with pytest.raises(PluginFault, match=says) as fault:
+        found(*[None] * arguments)
+    assert "test_registration.py, line" in str(fault.value)
+    assert fault.value.role == "task t"
+
+
+def test_scores_of_all_kinds_of_numbers() -> None:
+    score = Score(np.float32(0.5), "acc", stderr=torch.tensor(0.25), chance=np.array(0.125))  # type: ignore[arg-type]
+    task = registered(Task("t", list, lambda view: score), "task", STRANGER)
+    found = task.evaluate(None)
+    assert (found.main, found.stderr, found.chance) == (0.5, 0.25, 0.125)
+    assert {type(v) for v in (found.main, found.stderr, found.chance)} == {float}
+
+
+def test_tasks_of_a_family_are_guarded_and_unknown_names_stay_so() -> None:
+    def open_one(name: str, options: Any) -> Any:
+        if name == "none":
+            return None
+        return {"bare": Task("t", lambda: None, None), "list": [Task("t", list, None), 5]}[name]  # type: ignore[arg-type,return-value]
+
+    family = registered(TaskFamily("f", dict, open_one), "task", STRANGER)
+    with pytest.raises(KeyError):
+        family.open("unknown", None)
+    for name, says in {"none": "not a list", "list": "not a Task"}.items():
+        with pytest.raises(PluginFault, match=says):
+            family.open(name, None)
+    with pytest.raises(PluginFault, match="texts gave None"):
+        family.open("bare", None).texts()
+
+
+@pytest.mark.parametrize("given", [None, "model", 5, torch.nn.Linear(1, 1)], ids=str)
+def test_what_an_adapter_opens_must_be_a_model(given: Any) -> None:
+    adapter = registered(Adapter("a", never, lambda c, o: given), "adapter", STRANGER)
+    with pytest.raises(PluginFault, match=r"open gave no model, but .*, which has no info"):
+        adapter.open(None, None)
+
+
+def test_reports_and_files_are_texts_and_bytes() -> None:
+    report = registered(Reporter("r", write=lambda board: None), "reporter", STRANGER)  # type: ignore[arg-type,return-value]
+    with pytest.raises(PluginFault, match="write gave None, not a text"):
+        report.write(None)
+
+    def later(board: Any) -> Any:
+        yield ("a", b"1")
+        sys.exit(4)
+
+    for files, says in {
+        later: "SystemExit: 4",
+        lambda board: [("a", "text")]: "'text', not bytes, for 'a'",
+        lambda board: ["ab"]: "not a path and its contents",
+        lambda board: None: "files gave None, not a list",
+    }.items():
+        record = registered(Reporter("r", files=files), "reporter", STRANGER)  # type: ignore[arg-type]
+        with pytest.raises(PluginFault, match=says):
+            record.files(None)
+
+
+class Unspeakable(Exception):
+    """An error whose message cannot be made."""
+
+    def __str__(self) -> str:
+        raise ValueError("in str")
+
+
+class Base(BaseException):
+    """What no `except Exception` takes."""
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ValueError("one\ntwo"), "ValueError: one two"),
+        (AssertionError(), "AssertionError"),
+        (SystemExit(3), "SystemExit: 3"),
+        (GeneratorExit(), "GeneratorExit"),
+        (StopIteration(), "StopIteration"),
+        (Base("x"), "Base: x"),
+        (Unspeakable(), "Unspeakable: its message cannot be shown"),
+        (OSError(28, "No space left on device"), "OSError: .* No space left"),
+        (KeyError("x"), "KeyError: 'x'"),
+        (RecursionError("deep"), "RecursionError: deep"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_whatever_a_stranger_raises_is_a_named_fault(error: BaseException, says: str) -> None:
+    def call() -> None:
+        raise error
+
+    line = call.__code__.co_firstlineno + 1
+    with pytest.raises(PluginFault, match=says) as fault:
+        guarded(call, STRANGER, "metric m")()
+    assert str(fault.value).endswith(f"(test_registration.py, line {line})")
+    assert full(fault.value) is None  # a full disk of its own, or none
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UserError("said"),
+        NotEnoughTexts("few"),
+        StorageFull("really"),
+        torch.cuda.OutOfMemoryError("CUDA out of memory."),
+        KeyboardInterrupt(),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_says_itself_what_it_means_passes(error: BaseException) -> None:
+    def call() -> None:
+        raise error
+
+    with pytest.raises(type(error)) as found:
+        guarded(call, STRANGER, "metric m")()
+    assert found.value is error
+
+
+def test_of_built_in_code_errors_pass_and_exits_do_not() -> None:
+    with pytest.raises(ZeroDivisionError), guard(BUILT_IN, "metric m"):
+        raise ZeroDivisionError
+    with pytest.raises(PluginFault, match="SystemExit: 1"), guard(BUILT_IN, "metric m"):
+        sys.exit(1)
+
+
+def test_long_messages_leave_room_for_the_place() -> None:
+    with pytest.raises(PluginFault) as fault, guard(STRANGER, "metric m"):
+        raise ValueError("x" * 10_000)
+    assert len(str(fault.value)) < 250
+    assert "test_registration.py, line" in str(fault.value)
+    assert described(ValueError("y")) == "ValueError: y"
+
+
+def test_a_stranger_neither_prints_nor_moves_us(tmp_path: Path) -> None:
+    """Not by a child either, nor by who kept the stream; what was printed before stays ours."""
+    code = """
+import os, subprocess, sys
+from lrd_harness.guard import Owner, guarded
+def call():
+    print("one"); os.write(1, b"two\\n"); subprocess.run(["echo", "three"])
+    print("four", file=sys.__stdout__); sys.stdout.close(); os.chdir("/")
+print("before")
+guarded(call, Owner("mine"), "metric m")()
+print("after", os.getcwd())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stdout == f"before\nafter {os.path.realpath(tmp_path)}\n"
+    assert sorted(done.stderr.split()) == ["four", "one", "three", "two"]
+
+
+def test_the_place_is_in_the_package_that_the_plugin_is() -> None:
+    import lrd_harness
+    from lrd_harness import blocks as budgets
+
+    owner = Owner.of(budgets, "x")
+    assert owner.root == Path(lrd_harness.__file__).parent
+    with pytest.raises(UserError) as error:
+        budgets.candidates(0)
+    assert owner.place(error.value).startswith("lrd_harness/budgets.py, line ")
