@@ -12,26 +12,21 @@ if (Path(__file__).parent.parent / "setup.cfg").is_file():
     __path__.append(str(Path(__file__).parent.parent))
 
 if TYPE_CHECKING:
-    from lrd_harness.contracts import (
-        Adapter as Adapter,
-    )
-    from lrd_harness.contracts import (
-        Choice as Choice,
-    )
-    from lrd_harness.contracts import (
-        Metric as Metric,
-    )
-    from lrd_harness.contracts import (
-        Task as Task,
-    )
+    import pandas as pd
+
+    from lrd_harness.contracts import Adapter as Adapter
+    from lrd_harness.contracts import Choice as Choice
+    from lrd_harness.contracts import Metric as Metric
+    from lrd_harness.contracts import Task as Task
     from lrd_harness.hookspecs import hookimpl as hookimpl
-    from lrd_harness.measuring import measure as measure
-    from lrd_harness.measuring import summaries as summaries
+    from lrd_harness.measuring import Arrays
+    from lrd_harness.report import Report
+    from lrd_harness.scores import Scores
+    from lrd_harness.scores import summaries as summaries
 
 _EXPORTS = {
     "hookimpl": "hookspecs",
-    "measure": "measuring",
-    "summaries": "measuring",
+    "summaries": "scores",
     **dict.fromkeys(
         (
             "Adapter Checkpoint Choice Metric ModelInfo ModelOptions ModelView Pruner Reporter "
@@ -57,3 +52,54 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_EXPORTS])
+
+
+def measure(metric: str | Metric, states: Arrays, /, **parameters: Any) -> Scores:
+    """The scores of one metric on one sample: `measuring.measure`, by the metric's name too.
+
+    Raises UserError for an unknown metric, and what `measuring.measure` raises.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> states = np.random.default_rng(0).normal(size=(5, 40, 16)).cumsum(0)  # L + 1 arrays (n, d)
+    >>> round(measure("nrs", states, k=5)["chance"], 4)
+    0.0751
+    """
+    from lrd_harness import manager, measuring
+
+    record = manager.load().get("metric", metric) if isinstance(metric, str) else metric
+    return measuring.measure(record, states, **parameters)
+
+
+def results(out: str | Path) -> pd.DataFrame:
+    """Every value that a run recorded, one per row.
+
+    Parameters
+    ----------
+    out : path
+        The output folder of a run.
+
+    Returns
+    -------
+    DataFrame
+        model, revision, variant ("full", or "without 3,7-9"), side ("embedding" or "base"), task,
+        task_type, source ("score" or the name of a metric), name, layer (none for values of the
+        whole model), layers, value, stderr, chance, n, start.
+
+    Raises UserError where the folder is not a run's, or is damaged.
+    """
+    from lrd_harness.results import database
+
+    return database.load(Path(out)).frame
+
+
+def report(out: str | Path) -> Report:
+    """The leaderboard of a run as tables: `report(out).table("ranking").rows`.
+
+    Raises UserError where the folder is not a run's, or is damaged.
+    """
+    from lrd_harness.board import leaderboard
+    from lrd_harness.results import database
+
+    return leaderboard.report(database.load(Path(out)))

@@ -1,11 +1,8 @@
-"""What a pruning rule may ask of a model, and how recorded profiles become values of blocks.
+"""Blocks: which a pruning rule may remove and how many, and what it may ask of a model.
 
-Block l (1..L) makes the transition from state l-1 to state l. A list of block values has length L;
-index 0 is block 1, and None stands where a block has no value.
-
-Which blocks a pruning rule may remove, and how many (LRD, arXiv 2605.12714).
-
-Blocks are numbered 1..L everywhere. A budget is a share of the candidates, not of all blocks.
+Blocks are numbered 1..L everywhere; block l makes the transition from state l-1 to state l. A list
+of block values has length L, and None where a block has no value. A budget is a share of the
+candidates, not of all blocks (arXiv 2605.12714).
 """
 
 from __future__ import annotations
@@ -14,10 +11,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from math import ceil, fsum
 from operator import index
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
+from lrd_harness.contracts import BlockValues, Evidence
 from lrd_harness.errors import UnitError, UserError
-from lrd_harness.measuring import profile_layers
+from lrd_harness.scores import Profile
 
 BUDGETS = (0.10, 0.15, 0.20)
 MOST_PROTECTED = 3  # blocks at either end, of a model deep enough
@@ -88,7 +86,6 @@ def checked(rule: str, answer: Any, allowed: Sequence[int], m: int) -> tuple[int
     return removed
 
 
-BlockValues = Sequence["float | None"]
 Indexing = Literal["block", "paper"]
 
 # The places, relative to block l, whose mean is the block's value, of a profile over the states,
@@ -97,34 +94,6 @@ _PLACES: dict[Indexing, tuple[tuple[int, ...], ...]] = {
     "block": ((0,), (-1,), (-1, 0)),
     "paper": ((0,), (-1, 0), (0,)),
 }
-
-
-class Evidence(Protocol):
-    """What is known of one model on one set of texts; n texts, L blocks.
-
-    All of it may be computed when it is first asked for, so a rule asks for what it uses.
-    """
-
-    @property
-    def blocks(self) -> int:
-        """L."""
-        ...
-
-    @property
-    def profiles(self) -> Mapping[str, BlockValues]:
-        """Values of all L blocks by METRIC.SCORE ("frenet.speed"), and "block_influence": 1 - the
-        mean cosine over tokens of the states before and after the block (arXiv 2403.03853)."""
-        ...
-
-    def angle(self, first: int, last: int) -> float:
-        """Mean over the texts of arccos(cosine) / pi, 0..1, between what enters block `first` and
-        what block `last` writes, at the last token (arXiv 2403.17887)."""
-        ...
-
-    def agreements(self, sets: Sequence[Sequence[int]]) -> Sequence[float]:
-        """Of each set of blocks, the mean over texts of the cosine, -1..1, between the pooled last
-        states of the model without them and of the full model."""
-        ...
 
 
 class Later:
@@ -165,10 +134,10 @@ def block_profiles(
 ) -> dict[str, list[float | None]]:
     """A metric's recorded profiles as values of blocks, named METRIC.SCORE.
 
-    profiles: by score {"layers": state numbers, "values": ...}, as `units.split_scores` gives and
+    profiles: by score {"layers": state numbers, "values": ...}, as `split_scores` gives and
     the journal holds them. start: the first state that was measured, the record's own `start`;
     with it the length of a profile says whether it is of states, steps or inner states.
-    indexing="block" (metrics.md): of a profile over steps the step from state l-1 to l, over
+    indexing="block": of a profile over steps the step from state l-1 to l, over
     inner states the mean of those at l-1 and l, over states that at l.
     indexing="paper": the value at state l is taken for block l's, a step's being the mean of the
     steps into and out of the state. Means are over what there is; None where there is nothing.
@@ -180,7 +149,7 @@ def block_profiles(
     for score, profile in profiles.items():
         layers, values = profile["layers"], profile["values"]
         measured = L + 1 - start
-        if list(layers) != profile_layers(measured, len(values), start):
+        if list(layers) != Profile.fitted(values, measured, start).layers:
             raise ValueError(f"{metric}.{score} is not a profile of {L} blocks from {start} on")
         at = dict(zip(layers, values, strict=True))
         places = _PLACES["paper" if indexing == "paper" else "block"][measured - len(values)]

@@ -1,10 +1,6 @@
-"""The records through which plugins and the core meet; what a model offers is in `protocols`.
+"""The records through which plugins and the core meet, and what an opened model offers.
 
-Letters in shapes: n texts, T tokens, d width, q views, L blocks; a model has L + 1 states.
-
-What a model offers, to the core and to tasks: structural types, met by duck typing.
-
-Letters in shapes: n texts, b texts of a batch, T tokens, d width, L blocks; L + 1 states.
+Letters in shapes: n texts, b of a batch, T tokens, d width, q views, L blocks, L + 1 states.
 """
 
 from __future__ import annotations
@@ -14,14 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
+from lrd_harness.report import Report
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
-
-    from lrd_harness.blocks import Evidence
-    from lrd_harness.board.leaderboard import Leaderboard
-    from lrd_harness.models.backbone import Backbone
-    from lrd_harness.models.head import Head
 
 
 Experiments = Sequence[Mapping[str, Any]]  # names a result is kept under; {}: the model's own
@@ -39,7 +32,6 @@ class ModelView(Protocol):
         self, texts: Sequence[str], task: Task, prompt_type: PromptType | None = None
     ) -> np.ndarray:
         """Embeddings, (len(texts), width) float32, in the order of the texts."""
-        ...
 
 
 class LikelihoodView(Protocol):
@@ -51,7 +43,6 @@ class LikelihoodView(Protocol):
 
     def loglikelihoods(self, requests: Sequence[Continuation]) -> Sequence[tuple[float, bool]]:
         """Of each request, log P(continuation | context) in nats; whether it is the likeliest."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -88,20 +79,17 @@ class Model(Protocol):
     final_norm: torch.nn.Module | None
     tokenizer: Any
     similarity: str
-    head: Head | None
+    head: Any
     headless: str
 
     def prompt(self, task: Task, prompt_type: str | None) -> str:
         """The prompt that goes before a text of this task."""
-        ...
 
     def tokenize(self, texts: Sequence[Text]) -> list[Encoded]:
         """Token features of each text, cut to the model's length."""
-        ...
 
     def truncated(self, texts: Sequence[Text], encoded: Sequence[Encoded]) -> list[bool]:
         """Of each text, whether it was cut."""
-        ...
 
     def states(
         self, batch: Sequence[Encoded], observe: Observe | None = None
@@ -111,14 +99,12 @@ class Model(Protocol):
         observe: is given the token states of the same pass; what it returns is added. A model that
         does not take it can have no token metrics.
         """
-        ...
 
     def embed(self, pooled: torch.Tensor) -> torch.Tensor:
         """From pooled states (n, d) to the model's output: Dense, Normalize and the like.
 
         A model whose output depends on it takes `prompt_type` as well, "query", "document" or None.
         """
-        ...
 
 
 class BlockModel(Model, Protocol):
@@ -127,22 +113,19 @@ class BlockModel(Model, Protocol):
     padding: the side on which shorter texts are padded, "none" for texts of equal length only.
     """
 
-    backbone: Backbone
+    backbone: Any
     padding: str
 
     def features(self, batch: Sequence[Encoded]) -> Mapping[str, Any]:
         """A batch padded on the side `padding`, (b, T)."""
-        ...
 
     def inputs(self, features: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
         """Those of the features that the backbone itself takes."""
-        ...
 
     def pooled(
         self, state: torch.Tensor, features: Mapping[str, Any]
     ) -> Mapping[str, torch.Tensor]:
         """Of a state (b, T, d), "raw" and, where there is a final norm, "final", (b, d) float32."""
-        ...
 
 
 class LanguageModel(BlockModel, Protocol):
@@ -157,19 +140,15 @@ class LanguageModel(BlockModel, Protocol):
 
     def watch(self, batch: Sequence[Encoded], seen: Callable[[int, torch.Tensor], None]) -> None:
         """One forward pass: `seen(l, state)` of state 0..L, (b, T, d_l), as written."""
-        ...
 
     def length_limit(self, wanted: int) -> int:
         """The most tokens that a pass takes: as many as wanted, if the blocks bear so many."""
-        ...
 
     def check_tokens(self, tokens: Sequence[int], text: str) -> None:
         """Raise UserError for a token that the model has no embedding of, naming the text."""
-        ...
 
     def normed(self, state: torch.Tensor) -> torch.Tensor:
         """The final norm of single tokens' states (m, d), if there is one."""
-        ...
 
 
 PromptType = Literal["query", "document"]
@@ -194,17 +173,15 @@ class Metric:
         `needs="tokens"` one text's (T, d_l), with `needs="views"` (n, q, d_l). Returns a mapping
         from score name to a float (model level) or a list. With S states given, a list of S values
         belongs to the states, of S - 1 to the steps between them (named by the earlier state), of
-        S - 2 to the inner states. A list of lists is kept as it is, a row a state (a histogram).
+        S - 2 to the inner states. A list of lists is kept as it is, one row per state.
         Keyword parameters with defaults are the metric's settings.
         A token metric sees one text at a time, S states of equal width as one tensor (S, T, d). It
         gives the same scores in the same lengths for every text, NaN where a layer has no value,
         and raises UnitError for a text that it cannot be computed on, which is left out.
-    needs: what `measure` is called on.
-    selection: the model-level score that ranks models.
+    needs: what `measure` is called on. selection: the model-level score that ranks models.
     layer_choice: the per-layer score that chooses a layer, and which of its values is chosen.
     views: how many augmented views a `needs="views"` metric asks for.
-    finish: for token metrics, from all texts' values to one result; by default their mean, in each
-        layer over the texts that have a value there, NaN where none has.
+    finish: for token metrics, from all texts' values to one result; by default each layer's mean.
     invariances: laws the conformance kit checks: "rotation", "scaling", "permutation".
     version: raise it when values change; it is recorded with each value.
     unit: of the selection score ("radians"), for those who read it; "" where it has none.
@@ -241,8 +218,8 @@ class Score:
     """A task's result at one layer.
 
     main: the task's main score, 0..1 for mteb's; name: what that score is called;
-    stderr: the main score's standard error over the task's documents; chance: what guessing gets;
-    scores: further scores by name; native: the evaluating library's own result object.
+    stderr: its standard error over the task's documents; chance: what guessing gets; scores:
+    further scores by name; native: the evaluating library's own result object.
     """
 
     main: float
@@ -397,6 +374,33 @@ class Adapter:
     check: Callable[[Checkpoint], None] | None = None
 
 
+BlockValues = Sequence["float | None"]
+
+
+class Evidence(Protocol):
+    """What is known of one model on one set of texts; n texts, L blocks.
+
+    All of it may be computed when it is first asked for, so a rule asks for what it uses.
+    """
+
+    @property
+    def blocks(self) -> int:
+        """L."""
+
+    @property
+    def profiles(self) -> Mapping[str, BlockValues]:
+        """Values of all L blocks by METRIC.SCORE ("frenet.speed"), and "block_influence": 1 - the
+        mean cosine over tokens of the states before and after the block (arXiv 2403.03853)."""
+
+    def angle(self, first: int, last: int) -> float:
+        """Mean over the texts of arccos(cosine) / pi, 0..1, between what enters block `first` and
+        what block `last` writes, at the last token (arXiv 2403.17887)."""
+
+    def agreements(self, sets: Sequence[Sequence[int]]) -> Sequence[float]:
+        """Of each set of blocks, the mean over texts of the cosine, -1..1, between the pooled last
+        states of the model without them and of the full model."""
+
+
 @dataclass(frozen=True)
 class Pruner:
     """A rule that chooses blocks to remove (hook `lrd_pruners`).
@@ -420,22 +424,23 @@ class Pruner:
 
 @dataclass(frozen=True)
 class Reporter:
-    """A form of the leaderboard (hook `lrd_reporters`): a text, or a folder of files.
+    """A form of a report (hook `lrd_reporters`): a text, or a folder of files.
 
-    write: the leaderboard as text in this form; "" where it has nothing to show.
+    write: a Report as text in this form; "" where it has nothing to show. A report has any tables,
+        those of the leaderboard or another's: a form that needs one asks `report.get(name)`.
     suffix: of the file that a run keeps the text in, as ".md"; "" for none.
-    files: the leaderboard as files (path, contents), the path relative to the folder that the user
-        names and written with /; see folders.safe_name for parts made of names. A folder is written
-        on demand only: `lrd-harness leaderboard OUT --format NAME --output DIR`.
+    files: a Report as files (path, contents), the path relative to the folder that the user names
+        and written with /; see folders.safe_name for parts made of names. A folder is written on
+        demand only: `lrd-harness leaderboard OUT --format NAME --output DIR`.
     description: one line for listings.
 
     Raises ValueError unless exactly one of write and files is given; a folder has no suffix.
     """
 
     name: str
-    write: Callable[[Leaderboard], str] | None = None
+    write: Callable[[Report], str] | None = None
     suffix: str = ""
-    files: Callable[[Leaderboard], Iterable[tuple[str, bytes]]] | None = None
+    files: Callable[[Report], Iterable[tuple[str, bytes]]] | None = None
     description: str = ""
 
     def __post_init__(self) -> None:

@@ -1,13 +1,8 @@
-"""Numbers that multiply work or memory: whole, at least so much, and never absurdly large.
+"""What is said to users: two kinds of failure, bounds of what may be asked for, and notices.
 
-The bounds are far above what anyone needs. They are there so that a slip of the keyboard, or a
-damaged file, ends in a line instead of a machine that computes for ever.
-
-Names from strangers, as they may be printed.
-
-What is to be said to the user from deep inside, where no display is at hand.
-
-The two kinds of failure: bad input ends the command, a fault in a unit is recorded.
+Bad input ends the command with one line (UserError); a fault of one unit is recorded (UnitError)
+and the run goes on. The bounds are far above what anyone needs: a slip of the keyboard or a
+damaged file ends in a line instead of a machine that computes for ever.
 """
 
 from __future__ import annotations

@@ -1,23 +1,19 @@
 """Several processes at one run: who they are, what they share out, where they wait for each other.
 
-torch.distributed starts and connects them (here, or under torchrun or accelerate launch). Between
-them go only small objects; states go through the store on disk, results through the journals.
+accelerate connects them, whether `--processes`, torchrun or accelerate launch has started them.
+Between them go only small objects; states go through the store on disk, results through journals.
 """
 
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from lrd_harness.errors import Elsewhere, UserError
-from lrd_harness.store import files
 
 Item = TypeVar("Item")
 PATIENCE = timedelta(days=7)  # how long they wait for the slowest; a dead one is noticed at once
@@ -76,33 +72,32 @@ class Ranks:
 
 
 class Connected(Ranks):
-    """One of several processes, connected by torch.distributed."""
+    """One of several processes, connected by accelerate."""
 
     def __init__(self) -> None:
-        import torch.distributed as dist
+        from accelerate import PartialState
+        from torch.distributed import PrefixStore  # type: ignore[attr-defined]
         from torch.distributed.rendezvous import rendezvous
 
-        store, self.rank, self.world = next(iter(rendezvous("env://", timeout=PATIENCE)))
-        self._store: Any = dist.PrefixStore("lrd-harness", store)  # type: ignore[attr-defined]
-        self._named = 0
-        dist.init_process_group(
-            "gloo", store=store, rank=self.rank, world_size=self.world, timeout=PATIENCE
-        )
+        store, *_ = next(iter(rendezvous("env://", timeout=PATIENCE)))
+        # on the CPU: what they exchange is small, and takes nothing of a GPU's memory
+        state = PartialState(cpu=True, backend="gloo", store=store, timeout=PATIENCE)
+        self.rank, self.world = state.process_index, state.num_processes
+        self._store = PrefixStore("lrd-harness", store)
+        self._steps = 0
 
     def gather(self, value: Item) -> list[Item]:
         """As Ranks."""
-        import torch.distributed as dist
+        from accelerate.utils import gather_object
 
-        found: list[Any] = [None] * self.world
         try:
-            dist.all_gather_object(found, value)
+            return list(gather_object([value]))
         except RuntimeError as error:  # one has left, and said why
             raise Elsewhere("another process has ended") from error
-        return found
 
     def deal(self, items: Sequence[Item]) -> Iterator[tuple[int, Item]]:
         """As Ranks: a counter in the store of torch.distributed says which is the next."""
-        name = self._name()
+        name = self._step()
         while (number := self._add(name, 1) - 1) < len(items):
             yield number, items[number]
 
@@ -116,36 +111,25 @@ class Connected(Ranks):
 
     def adding(self, advance: Callable[[int, int], None]) -> Callable[[int, int], None]:
         """As Ranks."""
-        told, name = [0, 0], self._name()
+        name, before = self._step(), (0, 0)
 
         def add(done: int, total: int) -> None:
-            both = (done - told[0], total - told[1])
-            told[:] = [done, total]
-            done, total = (
-                self._add(f"{what} {name}", more)
-                for what, more in zip(("done", "total"), both, strict=True)
-            )
-            advance(done, total)
+            nonlocal before
+            more, before = (done - before[0], total - before[1]), (done, total)
+            advance(self._add(f"done {name}", more[0]), self._add(f"total {name}", more[1]))
 
         return add
 
     def _add(self, name: str, more: int) -> int:
         try:
-            found: int = self._store.add(name, more)
+            return int(self._store.add(name, more))
         except RuntimeError as error:  # the node that held it is gone
             raise Elsewhere("another process has ended") from error
-        return found
 
-    def _name(self) -> str:
+    def _step(self) -> str:
         """The same in all processes, as these do the same things in the same order."""
-        self._named += 1
-        return str(self._named)
-
-    def close(self) -> None:
-        """Leave; the others need this one no more."""
-        import torch.distributed as dist
-
-        dist.destroy_process_group()
+        self._steps += 1
+        return str(self._steps)
 
 
 ALONE = Ranks()
@@ -162,11 +146,13 @@ def connected() -> Iterator[Ranks]:
     if not launched():
         yield ALONE
         return
+    from torch.distributed import destroy_process_group
+
     ranks = Connected()
     try:
         yield ranks
     finally:
-        ranks.close()
+        destroy_process_group()
 
 
 def together(ranks: Ranks, do: Callable[[], Item]) -> Item:
@@ -188,43 +174,15 @@ def together(ranks: Ranks, do: Callable[[], Item]) -> Item:
     return result[0]
 
 
-def check_shared(ranks: Ranks, folders: Sequence[Path]) -> None:
-    """Raise UserError unless all processes see the same folders, as those of several nodes must.
+def spawn(main: Callable[[list[str]], int], arguments: Sequence[str], processes: int) -> int:
+    """Run a command line in so many processes on this machine, as accelerate launch does.
 
-    The main process leaves a mark in each, and the others look for it.
-    """
-    if ranks.world == 1:
-        return
-    mark = ranks.first(files.name())
-    for folder in folders:
-        together(ranks, partial(_touch, folder / mark) if ranks.main else lambda: None)
-        blind = "" if (folder / mark).exists() else socket.gethostname()
-        hosts = sorted(set(filter(None, ranks.gather(blind))))
-        if ranks.main:
-            (folder / mark).unlink(missing_ok=True)
-        if hosts and ranks.main:
-            raise UserError(
-                f"{folder} is not the same folder on {', '.join(hosts)}: the processes of a run "
-                "need one OUT and one cache folder (LRD_HARNESS_CACHE) that all of them share"
-            )
-        if hosts:
-            raise Elsewhere("the main process has said why")
-
-
-def _touch(file: Path) -> None:
-    try:
-        file.touch()
-    except OSError as error:
-        raise UserError(f"{file.parent} cannot be written to ({error.strerror})") from None
-
-
-def spawn(arguments: Sequence[str], processes: int) -> int:
-    """Run the command line in so many processes on this machine; the main one's exit code.
-
-    Raises UserError where a process dies: the same command goes on where they stopped.
+    Returns the main one's exit code. Raises UserError where a process dies: the same command goes
+    on where they stopped.
     """
     import logging
 
+    from accelerate.utils import patch_environment
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -233,7 +191,7 @@ def spawn(arguments: Sequence[str], processes: int) -> int:
     for name in ("torch.distributed.elastic", "torch.multiprocessing"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // processes)))
+    threads = os.environ.get("OMP_NUM_THREADS") or max(1, (cores or 1) // processes)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -247,7 +205,8 @@ def spawn(arguments: Sequence[str], processes: int) -> int:
         start_method="spawn",
     )
     try:
-        codes = elastic_launch(config, work)(list(arguments))
+        with patch_environment(OMP_NUM_THREADS=threads, **{SPAWNED: 1}):
+            codes = elastic_launch(config, _child)(main, list(arguments))
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode in (BAD_INPUT, INTERRUPTED):  # it has said why
@@ -259,15 +218,10 @@ def spawn(arguments: Sequence[str], processes: int) -> int:
         ) from None
     except SignalException:
         raise KeyboardInterrupt from None
-    code: int = codes[0]
-    return code
+    return int(codes[0])
 
 
-def work(arguments: list[str]) -> int:
-    """One process of those that `spawn` starts."""
-    from lrd_harness.cli import main
-
-    os.environ[SPAWNED] = "1"
+def _child(main: Callable[[list[str]], int], arguments: list[str]) -> int:
     code = main(arguments)
     if code in (BAD_INPUT, INTERRUPTED):
         # Others may be waiting for this one: nothing but its end tells them.

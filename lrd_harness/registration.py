@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import Field, fields, replace
 from functools import partial
 from inspect import signature
 from numbers import Integral, Real
@@ -26,7 +26,7 @@ from lrd_harness.contracts import (
     TaskFamily,
 )
 from lrd_harness.guard import Owner, guarded
-from lrd_harness.measuring import number, plain
+from lrd_harness.scores import number, plain
 
 MOST_NAME = 200  # characters of a name, which becomes part of files' names
 SUFFIX = re.compile(r"([-.][\w.-]*\w)?", re.ASCII)
@@ -41,7 +41,7 @@ METHODS = (
 Record = Metric | Adapter | Task | TaskFamily | Pruner | Reporter
 
 
-class Field(NamedTuple):
+class Kind(NamedTuple):
     """What a field of a record has to be, in words, and whether a value is that."""
 
     what: str
@@ -60,12 +60,12 @@ def _is_choice(value: Any) -> bool:
     return isinstance(value, Choice) and _is_name(value.score) and value.best in ("max", "min")
 
 
+def _is_number(value: Any, of: Any = Real) -> bool:
+    return isinstance(value, of) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    return _is_number(value, Integral) and int(value) >= 0
 
 
 def _is_measure(value: Any) -> bool:
@@ -77,85 +77,41 @@ def _is_measure(value: Any) -> bool:
 
 
 def _names(*kinds: type[Collection[Any]]) -> Callable[[Any], bool]:
-    def fits(value: Any) -> bool:
-        return isinstance(value, kinds) and all(map(_is_name, list(value)))
-
-    return fits
+    return lambda value: isinstance(value, kinds) and all(map(_is_name, value))
 
 
-def _maybe(field: Field) -> Field:
-    return Field(f"{field.what}, or None", lambda value: value is None or field.fits(value))
-
-
-NAME = Field(f"a printable text of 1 to {MOST_NAME} characters", _is_name)
-TEXT = Field("a printable text", _is_text)
-LINES = Field("a text", lambda value: isinstance(value, str))
-CODE = Field("a function", callable)
-FLAG = Field("True or False", lambda value: isinstance(value, bool))
-CHOICE = Field('a Choice(score, "max" or "min")', _is_choice)
-MAY_CODE = _maybe(CODE)
-
-FIELDS: dict[type, dict[str, Field]] = {
-    Metric: {
-        "name": NAME,
-        "measure": Field("a function of states, its parameters known", _is_measure),
-        "needs": Field(
-            '"pooled", "tokens" or "views"', lambda v: v in ("pooled", "tokens", "views")
-        ),
-        "selection": _maybe(CHOICE),
-        "layer_choice": _maybe(CHOICE),
-        "views": Field("a whole number", _is_whole),
-        "finish": MAY_CODE,
-        "invariances": Field("a set of names", _names(frozenset, set)),
-        "version": NAME,
-        "unit": TEXT,
-    },
-    Adapter: {
-        "name": NAME,
-        "claims": CODE,
-        "open": CODE,
-        "priority": Field("a finite number", _is_number),
-        "description": LINES,
-        "likelihoods": FLAG,
-        "check": MAY_CODE,
-    },
-    Task: {
-        "name": NAME,
-        "texts": CODE,
-        "evaluate": MAY_CODE,
-        "type": NAME,
-        "prompt": Field(
-            "a text, a mapping of them, or None",
-            lambda v: v is None or isinstance(v, str | Mapping),
-        ),
-        "requests": MAY_CODE,
-        "description": LINES,
-        "check": MAY_CODE,
-        "save": MAY_CODE,
-        "fingerprint": MAY_CODE,
-        "tokenize": MAY_CODE,
-    },
-    TaskFamily: {"name": NAME, "names": CODE, "open": CODE, "bare": FLAG, "offline": FLAG},
-    Pruner: {
-        "name": NAME,
-        "choose": CODE,
-        "metrics": Field("a tuple of names", _names(tuple, list)),
-        "seeded": FLAG,
-        "nested": FLAG,
-        "description": LINES,
-        "version": NAME,
-    },
-    Reporter: {
-        "name": NAME,
-        "write": MAY_CODE,
-        "suffix": Field(
-            'the end of a file\'s name, as ".md", or ""',
-            lambda value: isinstance(value, str) and SUFFIX.fullmatch(value) is not None,
-        ),
-        "files": MAY_CODE,
-        "description": LINES,
-    },
+NAME = Kind(f"a printable text of 1 to {MOST_NAME} characters", _is_name)
+SPECIAL = {  # fields that are more than their type says
+    **dict.fromkeys(("name", "version", "type"), NAME),
+    "description": Kind("a text", lambda value: isinstance(value, str)),
+    "measure": Kind("a function of states, its parameters known", _is_measure),
+    "needs": Kind('"pooled", "tokens" or "views"', lambda v: v in ("pooled", "tokens", "views")),
+    "priority": Kind("a finite number", _is_number),
+    "prompt": Kind("a text or a mapping of them", lambda v: isinstance(v, str | Mapping)),
+    "suffix": Kind(
+        'the end of a file\'s name, as ".md", or ""',
+        lambda value: isinstance(value, str) and SUFFIX.fullmatch(value) is not None,
+    ),
 }
+TYPES = {  # by how the type of a field begins
+    "Callable": Kind("a function", callable),
+    "Choice": Kind('a Choice(score, "max" or "min")', _is_choice),
+    "bool": Kind("True or False", lambda value: isinstance(value, bool)),
+    "frozenset": Kind("a set of names", _names(frozenset, set)),
+    "int": Kind("a whole number", _is_whole),
+    "str": Kind("a printable text", _is_text),
+    "tuple": Kind("a tuple of names", _names(tuple, list)),
+}
+
+
+def _fault(record: Any, field: Field[Any]) -> str:
+    """What is wrong with a field of a record; "" for nothing."""
+    value, hint = getattr(record, field.name), str(field.type)
+    kind = SPECIAL.get(field.name) or TYPES[re.split(r"\W", hint)[0]]
+    optional = hint.endswith("| None")
+    if kind.fits(value) or (optional and value is None):
+        return ""
+    return f"is {_short(value)}, not {kind.what}{', or None' if optional else ''}"
 
 
 def registered(record: Any, kind: str, owner: Owner, version: str = "") -> Any:
@@ -163,15 +119,12 @@ def registered(record: Any, kind: str, owner: Owner, version: str = "") -> Any:
 
     Raises TypeError for a field that is not what contracts.py says.
     """
-    fields = next(fields for one, fields in FIELDS.items() if isinstance(record, one))
-    named = getattr(record, "name", None)
-    for name, field in fields.items():
-        value = getattr(record, name)
-        if not field.fits(value):
-            whose = f"{kind} '{named}'" if _is_name(named) else kind
-            raise TypeError(f"{name} of {whose} is {_short(value)}, not {field.what}")
+    whose = f"{kind} '{record.name}'" if _is_name(record.name) else kind
+    for field in fields(record):
+        if fault := _fault(record, field):
+            raise TypeError(f"{field.name} of {whose} {fault}")
     if isinstance(record, Task) and record.likelihood and not (record.tokenize and record.requests):
-        raise TypeError(f"{kind} '{named}' compares continuations: it needs tokenize and requests")
+        raise TypeError(f"{whose} compares continuations: it needs tokenize and requests")
     changed: dict[str, Any] = {
         name: guarded(
             getattr(record, name),

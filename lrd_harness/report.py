@@ -74,6 +74,12 @@ class Table:
         return [row.get(name) for row in self.rows]
 
 
+def listing(name: str, title: str, rows: Sequence[Row], *keys: str) -> Table:
+    """A table for programs, which people do not see: a column for each name in the first row."""
+    columns = tuple(Column(column, key=column in keys) for column in (rows[0] if rows else ()))
+    return Table(name, title, columns, rows, shown=False)
+
+
 @dataclass(frozen=True)
 class Report:
     """A titled sequence of tables, and what must be said beside them.

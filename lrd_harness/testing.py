@@ -8,18 +8,16 @@ check_reporter(lrd_reporters()[0])
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from lrd_harness.contracts import Metric, Reporter
 from lrd_harness.errors import UnitError
-from lrd_harness.measuring import Scores, finish, measure, profile_layers
+from lrd_harness.measuring import finish, measure
 from lrd_harness.planning.parameters import LENGTHS, random_sample, random_states
-
-if TYPE_CHECKING:
-    from lrd_harness.board.leaderboard import Leaderboard
-
+from lrd_harness.report import Column, Report, Table
+from lrd_harness.scores import Scores
 
 Arrays = Sequence[np.ndarray] | np.ndarray
 LAWS = ("rotation", "scaling", "permutation")
@@ -44,7 +42,7 @@ def check_metric(metric: Metric, /, **parameters: object) -> Scores:
         scores = _measured(metric, sample, parameters)
     except UnitError as error:
         raise AssertionError(str(error)) from error
-    _check_shapes(metric, scores, len(sample[0]))
+    _check_shapes(metric, scores)
     unchanged = all(
         np.array_equal(a, b)
         for old, new in zip(before, sample, strict=True)
@@ -95,12 +93,8 @@ def _lengths(scores: Scores) -> dict[str, int | None]:
     return {name: len(v) if isinstance(v, list) else None for name, v in scores.items()}
 
 
-def _check_shapes(metric: Metric, scores: Scores, states: int) -> None:
-    start = scores.get("start", 0)
-    assert isinstance(start, (int, float))
+def _check_shapes(metric: Metric, scores: Scores) -> None:
     for name, value in scores.items():
-        if isinstance(value, list):
-            profile_layers(states - int(start), len(value), int(start))
         finite = np.isfinite(np.asarray(value, dtype=np.float64)).all()
         assert finite, f"{metric.name}.{name} is not finite: {value}"
     if metric.layer_choice is not None:
@@ -145,24 +139,23 @@ _CHANGES: dict[str, Callable[[Metric, Sequence[Arrays]], list[Arrays]]] = {
 def check_reporter(reporter: Reporter) -> dict[str, bytes]:
     """Raise AssertionError, with the reason, where a reporter breaks its contract.
 
-    Checked on a board without anything and on a small one with names such as strangers give (a
-    slash, upper case, markup, dots, 300 characters): twice alike, a text or files with paths that
-    are plainly inside a folder, each once, also where upper and lower case are one.
-    Returns the files of the second board; a text has the path "".
+    Checked on a report without tables and on a small leaderboard with names such as strangers give
+    (a slash, upper case, markup, dots, 300 characters): twice alike, a text or files with paths
+    that are plainly inside a folder, each once, also where upper and lower case are one.
+    Returns the files of the second one; a text has the path "".
     """
     from lrd_harness.store.folders import folded, inside
 
     found: dict[str, bytes] = {}
-    for names in ((), STRANGE):
-        board = small_board(names)
+    for report in (Report("Leaderboard"), small_report(STRANGE)):
         if reporter.write is not None:
-            text = reporter.write(board)
+            text = reporter.write(report)
             assert isinstance(text, str), f"{reporter.name} wrote no text"
-            assert text == reporter.write(board), f"{reporter.name} writes another text each time"
+            assert text == reporter.write(report), f"{reporter.name} writes another text each time"
             found = {"": text.encode()}
             continue
         assert reporter.files is not None
-        files = list(reporter.files(board))
+        files = list(reporter.files(report))
         found = dict(files)
         assert len(found) == len(files), f"{reporter.name} gives a file twice"
         alike = len({folded(path) for path in found}) < len(found)
@@ -170,26 +163,38 @@ def check_reporter(reporter: Reporter) -> dict[str, bytes]:
         for path, contents in files:
             assert inside(path), f"{reporter.name} gives the file {path!r}: see folders.safe_name"
             assert isinstance(contents, bytes), f"{reporter.name} gives no bytes for {path}"
-        assert found == dict(reporter.files(board)), f"{reporter.name} writes others each time"
+        assert found == dict(reporter.files(report)), f"{reporter.name} writes others each time"
     return found
 
 
 STRANGE = ("org/model", "Org/Model", "../up", "<script>|$%&_{}\\", "", "x" * 300, "\u202e")
 
 
-def small_board(names: Sequence[str]) -> Leaderboard:
-    """A leaderboard of models of these names: two blocks, one task, one metric that ranks them."""
-    from lrd_harness.board.leaderboard import build
-    from lrd_harness.results.rows import MetricRow, ModelRow, Profile, Results, ScoreRow
-
-    models, scores, metrics = [], [], []
-    for i, model in enumerate(names):
-        models.append(ModelRow(model=model, revision="1", parameters=10 + i, blocks=2, width=4))
-        kept: dict[str, Any] = {"model": model, "revision": "1", "task": "Task/1"}
+def small_report(names: Sequence[str]) -> Report:
+    """The main tables of a leaderboard of these models: two blocks, a task, a metric."""
+    info, models, values = [], [], []
+    for i, name in enumerate(names):
+        size = {"revision": "1", "parameters": 10 + i, "blocks": 2, "width": 4, "family": None}
+        info.append({"model": name, "name": name, "released": None, **size})
+        scores = {"score": i / 20, "score.Task/1": i / 20, "best_layer": 2, "m.v": i / 3}
+        models.append({"rank": len(names) - i, "predicted.m": i + 1, "model": name} | size | scores)
+        common = {"model": name, "revision": "1", "variant": "full", "task": "Task/1", "n": 8}
         for layer in range(3):
-            score = (i + layer) / 20
-            scores.append(ScoreRow(**kept, layer=layer, layers=2, score=score, score_name="s"))
-        profile = {"p": Profile((0, 1, 2), (0.0, float(i), None))}
-        kept |= {"metric": "m", "n": 8, "selection": ("v", "max")}
-        metrics.append(MetricRow(**kept, values={"v": i / 3}, profiles=profile))
-    return build(Results(tuple(models), tuple(scores), tuple(metrics)))
+            score = {"kind": "score", "source": "task", "name": "s", "value": (i + layer) / 20}
+            values.append({**common, **score, "layer": layer, "task_type": "STS"})
+        values.append({**common, "kind": "metric", "source": "m", "name": "v", "value": i / 3})
+    task = {"task": "Task/1", "type": "STS", "score_name": "s", "models": len(names)}
+    metric = {"metric": "m", "score": "v", "best": "max", "tasks": ["Task/1"]}
+    ranking = (
+        Column("rank", form="place"),
+        Column("model", key=True),
+        Column("score", best="max", form=".4f"),
+        Column("m.v", form="#.4g"),
+    )
+    tables = [Table("ranking", "Leaderboard", ranking, models, ("Scores are 0 to 1.",))]
+    hidden: dict[str, list[dict[str, Any]]] = {"models": models, "model_info": info}
+    hidden |= {"tasks": [task], "metrics": [metric], "values": values}
+    for name, rows in hidden.items():
+        columns = dict.fromkeys(column for row in rows for column in row)
+        tables.append(Table(name, "", tuple(map(Column, columns)), rows, shown=False))
+    return Report("Leaderboard", tuple(tables), ("Few models.",), ("a: failed",))

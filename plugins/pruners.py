@@ -1,14 +1,12 @@
 """The pruning rules: which of the candidate blocks go.
 
-Scores and ties are those of metrics.md, Pruning: the higher a block's score, the earlier it is
-removed, ties to the deeper block. Every rule returns m of the ascending candidates, ascending.
-
-What pruning rules share: z-scores of block values, and a ranking that is sure of its ties.
+The higher a block's score, the earlier it is removed, ties to the deeper block. Every rule returns
+m of the ascending candidates, ascending.
 """
 
 from __future__ import annotations
 
-from math import fsum, isnan, sqrt
+from math import fsum, inf, isnan, sqrt
 from typing import TYPE_CHECKING
 
 from lrd_harness.contracts import Pruner
@@ -18,7 +16,7 @@ from lrd_harness.hookspecs import hookimpl
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from lrd_harness.blocks import BlockValues, Evidence
+    from lrd_harness.contracts import BlockValues, Evidence
 
 
 DIGITS = 12  # decimals of a score; what differs by less is rounding, and so a tie
@@ -64,18 +62,8 @@ def highest(scores: Iterable[tuple[float, int]], m: int = 1) -> list[int]:
 
     NaN ranks below everything.
     """
-    ranked = sorted(((_rounded(score), block) for score, block in scores), reverse=True)
-    return sorted(block for _, block in ranked[:m])
-
-
-def runs(candidates: Sequence[int], m: int) -> list[tuple[int, int]]:
-    """First and last block of every run of m candidates that follow one another in the model."""
-    ends = zip(candidates, candidates[m - 1 :], strict=False)
-    return [(first, last) for first, last in ends if last - first == m - 1]
-
-
-def _rounded(score: float) -> float:
-    return float("-inf") if isnan(score) else round(score, DIGITS)
+    rounded = ((-inf if isnan(score) else round(score, DIGITS), block) for score, block in scores)
+    return sorted(block for _, block in sorted(rounded, reverse=True)[:m])
 
 
 # Whether a high z-score of a profile speaks for (+1) or against (-1) removing the block.
@@ -158,10 +146,11 @@ def angular(evidence: Evidence, candidates: Sequence[int], m: int, seed: int) ->
 
     Of equal angles the deeper run. Raises UnitError where no m candidates are adjacent.
     """
-    adjacent = runs(candidates, m)
+    ends = zip(candidates, candidates[m - 1 :], strict=False)
+    adjacent = [(first, last) for first, last in ends if last - first == m - 1]
     if not adjacent:
         raise UnitError(f"no {m} of the candidate blocks follow one another")
-    first = highest((-evidence.angle(*ends), ends[0]) for ends in adjacent)[0]
+    first = highest((-evidence.angle(first, last), first) for first, last in adjacent)[0]
     return list(range(first, first + m))
 
 

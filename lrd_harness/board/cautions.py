@@ -1,106 +1,142 @@
-"""What must be said under a leaderboard, in plain sentences: how little it may mean, and why."""
+"""What must be said beside the tables: how little they may mean, and why.
+
+A caution is a code and its numbers; `TEMPLATES` has one sentence per code.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
-from itertools import pairwise
-from math import factorial, hypot
-from typing import TYPE_CHECKING
-
-from lrd_harness.board.panel import MetricColumn, TaskScore, Values
-from lrd_harness.results.database import Key, Results
-from lrd_harness.results.tasks import Kind
+from collections.abc import Iterator, Mapping, Sequence
+from math import factorial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from lrd_harness.board.leaderboard import Row
+    from lrd_harness.results.rows import Results
 
-
+TEMPLATES = {
+    # of a whole board
+    "empty": "Nothing is recorded yet.",
+    "no_scores": "No task was scored at the last layer, so there is no actual rank{order}.",
+    "no_metrics": "No metric that ranks models was measured{where}: no predicted rank.",
+    "none_ranked": "No model has every task, so none has an actual rank.",
+    "one_model": "1 model: nothing to rank, and no correlation.",
+    "two_models": "2 models: too few for a correlation (3 at least).",
+    "under_five": "{n} models: even a perfect order arises by chance with p = {p:.2g} (two-sided); "
+    "read rho as illustration, not evidence.",
+    "under_ten": "{n} models: without ties, only |rho| of {rho:.3g} or more has p < .05; read rho "
+    "as illustration, not evidence.",
+    "oracle": "The best layer was chosen on the very scores it is shown with (an oracle): its "
+    "score is optimistic, and a choice made without labels will get less.",
+    "many_layers": "With {layers} layers to choose from, the best of them exceeds chance by luck, "
+    "even where no layer knows an answer.",
+    "level": "Neighbours in actual rank whose scores differ by less than 2 standard errors of "
+    "their difference, so that their order may be chance: {pairs}.",
+    "undefined": "{model} has no score at layer {layer} on {tasks}: {reason}.",
+    "versions": "{metric} was measured with different versions ({versions}): its values may not "
+    "compare.",
+    "parameters": "{metric} was measured with different parameters on one task: its values may "
+    "not compare.",
+    # of one model
+    "unscored": "{model}: no task scored: no actual rank.",
+    "lacks_tasks": "{model}: lacks {tasks}: its mean is over {held} of {all} tasks and not "
+    "comparable, so it has no actual rank.",
+    "lacks_metrics": "{model}: lacks {metrics} on {tasks}: no predicted rank by {metrics}.",
+    "guessing": "{model}: the score of its last layer is within 2 standard errors of chance "
+    "({score:.4f} ± {stderr:.4f}, chance {chance:.4f}) and cannot be told from guessing.",
+    # of predictors, task by task
+    "bar": "What a metric has to beat, task by task: {sizes}.",
+    "bar_alone": "No metric is judged here; what one would have to beat, task by task: {sizes}.",
+    "runs": "{models} models from {runs}: p and intervals take them as independent.",
+    "no_task": "{name}: no task has 4 models with different values and scores: nothing to say.",
+    "few_runs": "{name}: too few training runs to say ({runs:g} of {n:g} models, the median over "
+    "tasks; {least} at least): median rho {rho:+z.2f}{beside}.",
+    "few_models": "{name}: too few models to say ({n:g}, the median over tasks; {least} at least): "
+    "median rho {rho:+z.2f}{beside}.",
+    "no_size": "{name}: median rho {rho:+z.2f}, and no size of {least} models to compare it with.",
+    "not_better": "{name}: no better than {other} (median rho {rho:+z.2f} against {other_rho:+z.2f}"
+    "{where}){also}.",
+    "better": "{name}: better than every size baseline ({over}closest: {other}, median rho "
+    "{rho:+z.2f} against {other_rho:+z.2f}{where}){also}.",
+    "may_be_chance": "{name}: ahead of every size baseline, but by no more than other {over} might "
+    "undo: its lead over {other} is {lead:+z.2f} ({spread}){also}.",
+    # of the combined predictor
+    "combined_lacks": "Combined predictor: not enough data: {lacking}.",
+    "combined_size": "Combined predictor, no metric to combine; ridge on size alone, {on}: {size}; "
+    "the mean of the other families: {guess}.",
+    "combined": "Combined predictor, ridge on all metrics{and_size}, {on}: {combined}{size}; the "
+    "mean of the other families: {guess}: {verdict}.",
+    "combined_left_out": "Combined predictor: left out: {parts}.",
+    # of choosing layers without labels
+    "choice_lost": "No metric's layer gained more than the best choice that needs no metric: "
+    "{rival} ({rival_points:+z.1f} points).",
+    "choice_lost_several": "No metric's layer gained more than the best of the last, first, random "
+    "and fixed-depth layers did on the same model-task pairs.",
+    "choice_won": "{metric}'s layer gained {points:+z.1f} points over the last layer, more than "
+    "every choice that needs no metric (best: {rival}, {rival_points:+z.1f} points).",
+    "choice_honest": "{metric}'s layer gains no more than the honest choice, which needs the "
+    "scores of other tasks ({points:+z.1f} points).",
+    "choice_best_of": "{metric} is the best of {metrics} metrics, picked by the table of layers' "
+    "gains itself.",
+    "choice_luck": "Luck alone may give such a lead as that of {metric}'s layer.",
+    "choice_few": "Layer choice: {pairs} of {models} from {runs}: illustration, not evidence.",
+    # of curves over depth
+    "profiles_short": "{sources}: fewer than two values over layers on {pairs} model-task pairs "
+    "(of {models}), left out there.",
+    "profiles_unknown": "The {grouping} is not known of {of}: in no such group.",
+    # of pruned models
+    "pruning_few": "Pruning, {models}: medians over so few say little of others.",
+    "pruning_random_absent": "Random removal was not asked for: nothing says whether a rule beats "
+    "chance.",
+    "pruning_random_unscored": "Random removal has no scores: nothing says whether a rule beats "
+    "chance.",
+    "pruning_random_few": "Random removal was drawn with {seeds}: a rule no better than random "
+    "lies above all of them in up to 1 of {cases} cases by luck (--random-seeds draws more).",
+    "pruning_uneven": "At one budget the rules were not all scored on the same models and tasks: "
+    "see the number of pairs; their medians do not compare exactly.",
+    "pruning_same_count": "{model}: {budgets} each come to {blocks}.",
+    "pruning_same_blocks": "{model}: the same blocks were chosen by several rules and scored once: "
+    "{sets}.",
+    "pruning_whole_missing": "{model}: the whole model has no score on {tasks}, so pruned ones are "
+    "not compared there.",
+    "pruning_whole_unscored": "{model}: no score of the whole model to compare pruned ones with.",
+    "pruning_seeds_missing": "{model}: {who} is without seed {seeds}, not scored on all of its "
+    "tasks.",
+    "pruning_missing": "{model}: no score on {tasks} of {who}; what is there is compared with the "
+    "whole model and with random on the same tasks.",
+    "pruning_undefined": "{model} {variants} has no score on {task}: {reason}.",
+    "pruning_not_positive": "{model}: the whole model's score on {tasks} is not above 0, so a "
+    "change of it in percent is not defined.",
+    "pruning_guess": "{model}: on {task} the whole model is within 2 standard errors of chance "
+    "({score:.4f} ± {stderr:.4f}, chance {chance:.4f}): what pruning changes there says nothing, "
+    "though it counts in the means and medians.",
+    "pruning_protection": "{model}: not all choices were made among the same blocks (the "
+    "protection differs), so they may not compare.",
+    "pruning_versions": "{rule} was asked for in different versions ({versions}): its choices may "
+    "not compare.",
+}
+NAMED = 5  # tasks named in one sentence
 # The least |rho| with a two-sided p < .05 in the exact distribution without ties; for n < 5 none.
 CRITICAL = {5: 1.0, 6: 0.886, 7: 0.786, 8: 0.738, 9: 0.700}
-_NAMED = 5  # tasks named in one line
-_PAIRS = 3  # pairs of models named in one line
 
 
-def of_table(
-    results: Results,
-    rows: Sequence[Row],
-    columns: Sequence[MetricColumn],
-    kind: Kind = "embedding",
-    choices: Set[int] = frozenset(),
-) -> tuple[str, ...]:
-    """The lines under the whole table. choices: from how many layers best ones were chosen."""
-    notes = []
-    models = sum(row.rank is not None for row in rows)
-    if not rows:
-        notes.append("Nothing is recorded yet.")
-    elif not any(row.tasks for row in rows):
-        by = f"; the rows are ordered by the predicted rank of {columns[0].name}" if columns else ""
-        notes.append(f"No task was scored at the last layer, so there is no actual rank{by}.")
-    else:
-        notes.append(few(models))
-    if rows and not columns:
-        where = " on these tasks" if kind == "base" else ""
-        notes.append(f"No metric that ranks models was measured{where}: no predicted rank.")
-    if any(row.best_layer is not None for row in rows):
-        notes.append(
-            "The best layer was chosen on the very scores it is shown with (an oracle): its score "
-            "is optimistic, and a choice made without labels will get less."
-        )
-        if kind == "base" and any(row.chance is not None for row in rows):
-            notes.append(
-                f"With {'up to ' if len(choices) > 1 else ''}{max(choices)} layers to choose from, "
-                "the best of them exceeds chance by luck, even where no layer knows an answer."
-            )
-    if kind == "base":
-        notes += _level(rows)
-    notes += _undefined(results)
-    return tuple(note for note in [*notes, *_mixed(results)] if note)
+class Caution(NamedTuple):
+    """A code of `TEMPLATES` and what its sentence needs; as text, the sentence."""
+
+    code: str
+    numbers: Mapping[str, Any] = {}
+
+    def __str__(self) -> str:
+        return TEMPLATES[self.code].format(**self.numbers)
 
 
-def _undefined(results: Results) -> list[str]:
-    """Where a task has no score at a layer though nothing failed."""
-    places: dict[tuple[str, int, str], list[str]] = {}
-    for row in results.undefined:
-        if row.variant != "full":
-            continue
-        places.setdefault((row.model, row.layer, row.error), []).append(row.task)
-    return [
-        f"{model} has no score at layer {layer} on {names(tasks)}: {reason}."
-        for (model, layer, reason), tasks in places.items()
-    ]
+def count(n: int, thing: str) -> str:
+    """A number with its noun: "1 task", "3 tasks"."""
+    return f"{n} {thing}{'' if n == 1 else 's'}"
 
 
-def of_model(key: Key, scores: Values, selected: Mapping[str, Values]) -> tuple[str, ...]:
-    """What a model lacks that others have, and what follows from it."""
-    notes = []
-    lacking = [task for task, by_model in scores.items() if key not in by_model]
-    if lacking and len(lacking) == len(scores):
-        notes.append("no task scored: no actual rank")
-    elif lacking:
-        notes.append(
-            f"lacks {names(lacking)}: its mean is over {len(scores) - len(lacking)} of "
-            f"{len(scores)} tasks and not comparable, so it has no actual rank"
-        )
-    without: dict[tuple[str, ...], list[str]] = {}  # tasks -> metrics that miss these
-    for metric, values in selected.items():
-        missing = tuple(task for task, by_model in values.items() if key not in by_model)
-        without.setdefault(missing, []).append(metric)
-    for missing, metrics in without.items():
-        if missing:
-            by = ", ".join(metrics)
-            notes.append(f"lacks {by} on {names(missing)}: no predicted rank by {by}")
-    return tuple(notes)
-
-
-def of_guessing(score: TaskScore) -> tuple[str, ...]:
-    """That a model's last layer may as well have guessed; both over the same tasks."""
-    if score.last is None or not guesses(score.last, score.stderr, score.chance):
-        return ()
-    return (
-        "the score of its last layer is within 2 standard errors of chance "
-        f"({score.last:.4f} ± {score.stderr:.4f}, chance {score.chance:.4f}) and cannot be told "
-        "from guessing",
-    )
+def names(tasks: Sequence[str]) -> str:
+    """Tasks in one line, the first few by name."""
+    more = len(tasks) - NAMED
+    return ", ".join(tasks[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def guesses(score: float, stderr: float | None, chance: float | None) -> bool:
@@ -108,59 +144,25 @@ def guesses(score: float, stderr: float | None, chance: float | None) -> bool:
     return stderr is not None and chance is not None and abs(score - chance) <= 2 * stderr
 
 
-def _level(rows: Sequence[Row]) -> list[str]:
-    """Neighbours in actual rank whose scores differ by less than chance would make them.
-
-    The questions are the same for both and their errors go together, so that the true standard
-    error of the difference is mostly smaller: the remark is on the careful side.
-    """
-    pairs = []
-    ranked = sorted((row for row in rows if row.rank is not None), key=lambda row: row.rank or 0)
-    for first, second in pairwise(ranked):
-        if first.rank == second.rank or first.score is None or second.score is None:
-            continue
-        if first.stderr is None or second.stderr is None:
-            continue
-        if first.score - second.score < 2 * hypot(first.stderr, second.stderr):
-            pairs.append(f"{first.label} and {second.label}")
-    if not pairs:
-        return []
-    named = pairs[:_PAIRS]
-    if more := len(pairs) - len(named):
-        named.append(f"and {more} more pair{'s' if more > 1 else ''}")
-    return [
-        "Neighbours in actual rank whose scores differ by less than 2 standard errors of their "
-        f"difference, so that their order may be chance: {'; '.join(named)}."
-    ]
+def of_number(n: int) -> Iterator[Caution]:
+    """How little n models with an actual rank say; nothing for 10 and more."""
+    if n < 3:
+        yield Caution(("none_ranked", "one_model", "two_models")[n])
+    elif n < 5:
+        yield Caution("under_five", {"n": n, "p": 2 / factorial(n)})
+    elif n < 10:
+        yield Caution("under_ten", {"n": n, "rho": CRITICAL[n]})
 
 
-def few(n: int) -> str:
-    """How little n models say, in one sentence; "" for n >= 10."""
-    if n >= 10:
-        return ""
-    if n == 0:
-        return "No model has every task, so none has an actual rank."
-    if n == 1:
-        return "1 model: nothing to rank, and no correlation."
-    if n == 2:
-        return "2 models: too few for a correlation (3 at least)."
-    if n < 5:
-        chance = (
-            f"even a perfect order arises by chance with p = {2 / factorial(n):.2g} (two-sided)"
-        )
-    else:
-        chance = f"without ties, only |rho| of {CRITICAL[n]:.3g} or more has p < .05"
-    return f"{n} models: {chance}; read rho as illustration, not evidence."
-
-
-def names(tasks: Sequence[str]) -> str:
-    """Tasks in one line, the first few by name."""
-    more = len(tasks) - _NAMED
-    return ", ".join(tasks[:_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _mixed(results: Results) -> list[str]:
-    """Values of one metric that were not computed alike and so do not compare."""
+def of_results(results: Results) -> Iterator[Caution]:
+    """Scores that are not defined, and values of one metric that were not measured alike."""
+    places: dict[tuple[str, int, str], list[str]] = {}
+    for gap in results.undefined:
+        if gap.variant == "full":
+            places.setdefault((gap.model, gap.layer, gap.error), []).append(gap.task)
+    for (model, layer, reason), tasks in places.items():
+        numbers = {"model": model, "layer": layer, "tasks": names(tasks), "reason": reason}
+        yield Caution("undefined", numbers)
     versions: dict[str, set[str]] = {}
     settings: dict[tuple[str, str], set[str]] = {}
     for row in results.metrics:
@@ -169,13 +171,9 @@ def _mixed(results: Results) -> list[str]:
             # A model's pooling is its own; everything else should be the same for all models.
             same = [pair for pair in row.parameters.items() if pair[0] != "pooling"]
             settings.setdefault((row.metric, row.task), set()).add(repr(sorted(same)))
-    several = [m for m, found in versions.items() if len(found) > 1]
-    differ = {m for (m, _), found in settings.items() if len(found) > 1}
-    return [
-        f"{m} was measured with different versions ({', '.join(sorted(versions[m]))}): "
-        "its values may not compare."
-        for m in several
-    ] + [
-        f"{m} was measured with different parameters on one task: its values may not compare."
-        for m in sorted(differ)
-    ]
+    for metric, several in versions.items():
+        if len(several) > 1:
+            listed = ", ".join(sorted(several))
+            yield Caution("versions", {"metric": metric, "versions": listed})
+    for metric in sorted({metric for (metric, _), of in settings.items() if len(of) > 1}):
+        yield Caution("parameters", {"metric": metric})

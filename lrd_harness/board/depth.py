@@ -1,232 +1,187 @@
 """How scores and metrics run over depth: mean curves, peak depths, what goes together.
 
-    leaderboard.build(results).profiles     # None where nothing has two values over layers
-
-Depth is the place of a layer between the first and the last one of its profile, 0..1: for scores
+Depth is the place of a layer between the first and the last one of its curve, 0..1: for scores
 layer / L, for a metric's profile index / (length - 1), so that one of steps (speed, jaccard) or one
 that begins above degenerate states runs from 0 to 1 too. In between it is interpolated linearly,
-over a missing value as well; beyond the first or last value that is there nothing is put in.
+over a missing value as well; nothing is put in beyond the first or last value that is there.
 
-How scores and metrics run over depth, group by group: the rows that profiles.py makes.
-
-One profile over depth as a curve, and means of curves in which a model counts once.
-
-Which sources run alike over the layers of one model: Spearman's rho between aligned profiles.
+In means over a group every model counts once: they are over models of each one's mean over tasks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations_with_replacement
-from math import isfinite, isnan
-from typing import Literal, NamedTuple
+from math import isnan
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
-from lrd_harness.board.cautions import names
+from lrd_harness.board.cautions import Caution, names
 from lrd_harness.board.layer_choice import LEAST
-from lrd_harness.results.database import Key, MetricRow, ModelRow, Results
-from lrd_harness.results.models import model_kind
-from lrd_harness.results.tasks import Kind
+from lrd_harness.board.layer_gains import Row
+from lrd_harness.board.layers import SCORE, Curve, Curves, Place, curves, hidden, roles
+from lrd_harness.report import Column, Table
+from lrd_harness.results.kinds import Kind, model_kind
+from lrd_harness.results.rows import ModelRow, Results
 
-DEPTHS = 101  # 0, 0.01, ..., 1
-SCORE = "score"  # the source that is the task's main score
-Grouping = Literal["all", "kind", "family", "task type"]
-GROUPINGS: tuple[Grouping, ...] = ("all", "kind", "family", "task type")
-Place = tuple[Key, str]  # model and task
+GRID = np.arange(101) / 100  # k / 100 as layer / L is rounded: equal depths are equal
+GROUPINGS = ("all", "kind", "family", "task type")
+ENDS = ("highest", "lowest")
+_GROUPS = 12  # families, and task types, that people are shown; programs get all
 
 
-class Peak(NamedTuple):
-    """The depth (0..1) of a curve's extreme value.
+class Profiles(NamedTuple):
+    """rows, correlations: of the tables of these names; cautions: what is left out and why."""
 
-    mean: over models of their mean over tasks; low, high: the least and the greatest of any model
-    and task.
+    rows: list[Row]
+    correlations: list[Row]
+    cautions: list[Caution]
+
+
+def build_profiles(results: Results, kind: Kind = "embedding") -> Profiles | None:
+    """Of the whole models (variant "full") of one side's results.
+
+    None where no model has two values over layers on any task.
     """
-
-    mean: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class ProfileRow:
-    """The mean curve of one source in one group of models or tasks.
-
-    grouping, group: "kind", "encoder"; "all" is one group of its own. source: "score", or
-    "metric.profile". best: which end of it chooses a layer: "max" of the score, the published end
-    of a metric's own profile, None of a profile without one.
-    means: (101,), at depths 0, 0.01, ..., 1, in the source's unit: the mean over models of each
-    one's mean over its tasks, so that a model with many tasks counts no more than another.
-    spread: (101,), the standard deviation (n - 1) of these models' means, None below two.
-    counts: (101,), how many models have a value at that depth; None in `means` where it is 0.
-    highest, lowest: where the curves have their greatest and their least value.
-    models, tasks: how many different ones; pairs: how many models x tasks.
-    """
-
-    grouping: Grouping
-    group: str
-    source: str
-    best: Literal["max", "min"] | None
-    means: tuple[float | None, ...]
-    spread: tuple[float | None, ...]
-    counts: tuple[int, ...]
-    highest: Peak
-    lowest: Peak
-    models: int
-    tasks: int
-    pairs: int
-
-
-@dataclass(frozen=True)
-class ProfileCorrelation:
-    """Spearman's rho of two sources over the layers of one model on one task: its median.
-
-    Over the `pairs` models x tasks of the group that have at least 4 layers of both, neither of
-    them constant; low, high: its quartiles over these; models: how many they are of.
-    """
-
-    grouping: Grouping
-    group: str
-    first: str
-    second: str
-    rho: float
-    low: float
-    high: float
-    pairs: int
-    models: int
+    every = curves(results)
+    lines: Curves = {}
+    short: dict[tuple[Place, ...], list[str]] = {}
+    for source, places in every.items():
+        own = {place: curve for place, curve in places.items() if len(curve.values) > 1}
+        if own:
+            lines[source] = own
+        if source != SCORE and len(own) < len(places):
+            short.setdefault(tuple(p for p in places if p not in own), []).append(source)
+    if not lines:
+        return None
+    cautions = [
+        Caution(
+            "profiles_short",
+            {"sources": names(own), "pairs": len(places)}
+            | {"models": names(list(dict.fromkeys(key.model for key, _ in places)))},
+        )
+        for places, own in short.items()
+    ]
+    groups = _groups(results, kind, list(dict.fromkeys(p for own in lines.values() for p in own)))
+    for grouping in GROUPINGS[1:]:
+        by = "task" if grouping == "task type" else "model"
+        if unknown := sorted(set(groups[groups[grouping] == ""][by])):
+            of = {"grouping": grouping, "of": names(unknown)}
+            cautions.append(Caution("profiles_unknown", of))
+    standing = {role.source: role for role in roles(results.metrics).values()}
+    rows = []
+    for source, own in lines.items():
+        role = standing.get(source)
+        common: Row = {"best": role.best if role and role.published else None}
+        common |= {"main": role is not None, "ranks": role is not None and role.ranks}
+        if source == SCORE:
+            common |= {"best": "max", "main": True}
+        rows += [row | common for row in _means(source, own, groups)]
+    return Profiles(rows, correlate(lines, groups), cautions)
 
 
-@dataclass(frozen=True)
-class Profiles:
-    """The curves and correlations of one board.
-
-    main: the source that stands for each metric, the score first: the profile that chooses its
-    layer, else its first. selection: of these, those of metrics that rank models. notes: what is
-    left out and why.
-    """
-
-    rows: tuple[ProfileRow, ...]
-    correlations: tuple[ProfileCorrelation, ...]
-    main: tuple[str, ...]
-    selection: tuple[str, ...]
-    notes: tuple[str, ...] = ()
+def _groups(results: Results, kind: Kind, places: Sequence[Place]) -> pd.DataFrame:
+    """One row per model and task, with its group in each grouping, "" if none."""
+    models = {row.key: row for row in results.models}
+    types = {row.task: row.task_type for row in results.metrics if row.task_type}
+    types |= {row.task: row.task_type for row in results.scores if row.task_type}
+    rows = []
+    for key, task in places:
+        model = models.get(key) or ModelRow(model=key.model)
+        of = ("all", model_kind(model, kind) or "", model.family or "", types.get(task, ""))
+        rows.append(((key, task), key, key.model, task, *of))
+    return pd.DataFrame(rows, columns=["place", "key", "model", "task", *GROUPINGS])
 
 
-def members(
-    places: Sequence[Place], groups: Mapping[Grouping, Mapping[Place, str]]
-) -> Iterator[tuple[Grouping, str, list[int]]]:
-    """Which of the places (their numbers) are in each group, in order of appearance."""
+def _by_group(groups: pd.DataFrame) -> Iterable[tuple[str, str, pd.DataFrame]]:
+    """The rows of every group, by grouping, in order of appearance."""
     for grouping in GROUPINGS:
-        by_group: dict[str, list[int]] = {}
-        for i, place in enumerate(places):
-            if place in groups[grouping]:
-                by_group.setdefault(groups[grouping][place], []).append(i)
-        for group, own in by_group.items():
-            yield grouping, group, own
+        for group, own in groups[groups[grouping] != ""].groupby(grouping, sort=False):
+            yield grouping, str(group), own
 
 
-GRID = np.arange(DEPTHS) / (DEPTHS - 1)  # k / 100 as layer / L is rounded: equal depths are equal
+def _means(source: str, lines: Mapping[Place, Curve], groups: pd.DataFrame) -> Iterable[Row]:
+    """One row per group that has the source."""
+    scope = groups[[place in lines for place in groups["place"]]]
+    lines_of = [lines[place] for place in scope["place"]]
+    grid = pd.DataFrame(np.array([_on_grid(curve) for curve in lines_of]), scope.index)
+    peaks = pd.DataFrame([_extremes(curve) for curve in lines_of], scope.index, list(ENDS))
+    for grouping, group, part in _by_group(scope):
+        of = pd.factorize(part["key"])[0]
+        by_model = grid.loc[part.index].groupby(of).mean()
+        ends = peaks.loc[part.index]
+        middle = ends.groupby(of).mean().mean()
+        row: Row = {"grouping": grouping, "group": group, "source": source}
+        row |= {"means": _cells(by_model.mean()), "spread": _cells(by_model.std())}
+        row |= {"counts": by_model.count().tolist()}
+        for end in ENDS:
+            row |= {end: float(middle[end]), f"{end}_low": float(ends[end].min())}
+            row |= {f"{end}_high": float(ends[end].max())}
+        row |= {"models": len(by_model), "tasks": part["task"].nunique(), "pairs": len(part)}
+        yield row
 
 
-@dataclass(frozen=True)
-class Line:
-    """A profile of one model on one task. values: by layer, at least two; first, last: its span."""
-
-    values: Mapping[int, float]
-    first: int
-    last: int
-
-    def depth(self, layer: int) -> float:
-        """Where the layer lies in the span, 0..1."""
-        return (layer - self.first) / (self.last - self.first)
-
-    def curve(self) -> np.ndarray:
-        """Its values at the 101 depths: (101,), NaN beyond the first and the last value."""
-        layers = sorted(self.values)
-        depths = [self.depth(layer) for layer in layers]
-        held = [self.values[layer] for layer in layers]
-        return np.asarray(np.interp(GRID, depths, held, left=np.nan, right=np.nan))
-
-    def extremes(self) -> tuple[float, float]:
-        """The depths of its greatest and of its least value, the lower layer of ties."""
-        layers = sorted(self.values)
-        most = max(layers, key=self.values.__getitem__)
-        return self.depth(most), self.depth(min(layers, key=self.values.__getitem__))
+def _on_grid(curve: Curve) -> np.ndarray:
+    """Its values at the 101 depths: (101,), NaN beyond the first and the last value."""
+    depths = [_depth(curve, layer) for layer in curve.values]
+    values = list(curve.values.values())
+    return np.asarray(np.interp(GRID, depths, values, left=np.nan, right=np.nan))
 
 
-def by_model(values: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """Means over each model's rows: (models, k) of values (m, k), NaN where it has none.
+def _depth(curve: Curve, layer: int) -> float:
+    return (layer - curve.first) / (curve.last - curve.first)
 
-    of: (m,), whose each row is, 0..models - 1, each there. A NaN is passed over.
+
+def _extremes(curve: Curve) -> tuple[float, float]:
+    """The depths of its greatest and of its least value, the lower layer of ties."""
+    most, least = (end(curve.values, key=curve.values.__getitem__) for end in (max, min))
+    return _depth(curve, most), _depth(curve, least)
+
+
+def _cells(values: pd.Series) -> list[float | None]:
+    return [None if isnan(value) else value for value in values.tolist()]
+
+
+# ---------------------------------------------------------------- what runs alike
+
+
+def correlate(lines: Curves, groups: pd.DataFrame) -> list[Row]:
+    """Every pair of sources in every group in which some model has both.
+
+    Spearman's rho over the layers of one model on one task that both have, 4 at least and neither
+    constant: its median and quartiles over `pairs` models x tasks. Layers are aligned by their
+    numbers: a step's value stands with the state that it leaves.
     """
-    there = ~np.isnan(values)
-    sums = over_models(np.add, np.where(there, values, 0.0), of)
-    return _quotient(sums, over_models(np.add, there.astype(np.int64), of))
-
-
-def over_models(reduce: np.ufunc, values: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """Rows of a model put together: (models, k) of values (m, k); of: (m,), each model there."""
-    order = np.argsort(of, kind="stable")
-    first = np.searchsorted(of[order], np.arange(int(of.max()) + 1))
-    return np.asarray(reduce.reduceat(values[order], first, axis=0))
-
-
-def mean_and_spread(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Over models, of curves (models, k): mean, standard deviation (n - 1), how many: (k,) each.
-
-    NaN where no model, or for the deviation fewer than two, has a value.
-    """
-    there = ~np.isnan(curves)
-    counts = there.sum(axis=0)
-    mean = _quotient(np.where(there, curves, 0.0).sum(axis=0), counts)
-    squares = np.where(there, curves - mean, 0.0) ** 2
-    return mean, np.sqrt(_quotient(squares.sum(axis=0), counts - 1)), counts
-
-
-def _quotient(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """NaN where there are none."""
-    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-
-
-Values = Mapping[int, float]  # layer -> value
-
-
-def correlate(
-    sources: Mapping[str, Mapping[Place, Values]], groups: Mapping[Grouping, Mapping[Place, str]]
-) -> tuple[ProfileCorrelation, ...]:
-    """Every pair of sources in every group in which some model has both; see ProfileCorrelation.
-
-    Layers are aligned by their numbers: a step's value stands with the state that it leaves.
-    """
-    places = list(dict.fromkeys(place for own in sources.values() for place in own))
+    places, sources = list(groups["place"]), list(lines)
+    last = max(max(curve.values) for own in lines.values() for curve in own.values())
+    table = np.full((len(places), len(sources), last + 1), np.nan)
+    at = {place: i for i, place in enumerate(places)}
+    for s, own in enumerate(lines.values()):
+        for place, curve in own.items():
+            table[at[place], s, list(curve.values)] = list(curve.values.values())
+    alike: dict[bytes, list[int]] = {}  # places that have the same layers, reckoned at once
+    for i, mask in enumerate(~np.isnan(table)):
+        alike.setdefault(mask.tobytes(), []).append(i)
     first, second = np.triu_indices(len(sources), 1)
-    rho = _all(list(sources.values()), places)[:, first, second]  # (places, pairs)
-    names = list(sources)
-    pairs = [(names[a], names[b]) for a, b in zip(first, second, strict=True)]
-    found: list[ProfileCorrelation] = []
-    for grouping, group, own in members(places, groups):
-        found += _rows(grouping, group, pairs, [places[i][0] for i in own], rho[own])
-    return tuple(found)
-
-
-def _all(sources: Sequence[Mapping[Place, Values]], places: Sequence[Place]) -> np.ndarray:
-    """Rho of all sources of each place: (places, s, s); those of the same layers in one batch."""
-    found = np.full((len(places), len(sources), len(sources)), np.nan)
-    alike: dict[tuple[tuple[int, ...], ...], list[int]] = {}
-    for i, place in enumerate(places):
-        layers = tuple(tuple(sorted(own.get(place, ()))) for own in sources)
-        alike.setdefault(layers, []).append(i)
-    for layers, own in alike.items():
-        held = [s for s, there in enumerate(layers) if there]
-        columns = sorted({layer for there in layers for layer in there})
-        table = [
-            [[sources[s][places[i]].get(layer, np.nan) for layer in columns] for s in held]
-            for i in own
-        ]
-        found[np.ix_(own, held, held)] = rhos(np.array(table, dtype=np.float64))
-    return found
+    by_place = np.empty((len(places), len(first)))
+    for own_places in alike.values():
+        by_place[own_places] = rhos(table[own_places])[:, first, second]
+    rho = pd.DataFrame(by_place, groups.index)
+    rows = []
+    for grouping, group, part in _by_group(groups):
+        own_rho = rho.loc[part.index]
+        low, middle, high = own_rho.quantile([0.25, 0.5, 0.75]).to_numpy()
+        counts = own_rho.count()
+        models = own_rho.notna().groupby(pd.factorize(part["key"])[0]).any().sum()
+        for p in np.flatnonzero(counts):
+            row: Row = {"grouping": grouping, "group": group}
+            row |= {"first": sources[first[p]], "second": sources[second[p]]}
+            row |= {"rho": float(middle[p]), "low": float(low[p]), "high": float(high[p])}
+            rows.append(row | {"pairs": int(counts[p]), "models": int(models[p])})
+    return rows
 
 
 def rhos(table: np.ndarray) -> np.ndarray:
@@ -235,19 +190,23 @@ def rhos(table: np.ndarray) -> np.ndarray:
     NaN: no value; each batch has its values in the same places. Over the layers that both sources
     have; NaN where these are fewer than 4, or one source is constant over them. Sources that are
     there on the same layers are ranked at once.
+
+    Examples
+    --------
+    >>> rhos(np.array([[[1.0, 2.0, 3.0, 4.0], [0.0, 5.0, 7.0, 6.0]]])).round(2).tolist()
+    [[[1.0, 0.8], [0.8, 1.0]]]
     """
-    found = np.full((*table.shape[:2], table.shape[1]), np.nan)
+    rho = np.full((*table.shape[:2], table.shape[1]), np.nan)
     masks, of = np.unique(~np.isnan(table[0]), axis=0, return_inverse=True)
     of = of.reshape(-1)
     for a, b in combinations_with_replacement(range(len(masks)), 2):
         common = masks[a] & masks[b]
-        if common.sum() < LEAST:
-            continue
-        i, j = np.flatnonzero(of == a), np.flatnonzero(of == b)
-        x, y = (_unit(table[:, side][:, :, common]) for side in (i, j))
-        found[:, i[:, None], j] = x @ y.swapaxes(1, 2)
-        found[:, j[:, None], i] = y @ x.swapaxes(1, 2)
-    return np.asarray(np.clip(found, -1, 1))
+        if common.sum() >= LEAST:
+            i, j = np.flatnonzero(of == a), np.flatnonzero(of == b)
+            x, y = (_unit(table[:, side][:, :, common]) for side in (i, j))
+            rho[:, i[:, None], j] = x @ y.swapaxes(1, 2)
+            rho[:, j[:, None], i] = y @ x.swapaxes(1, 2)
+    return np.asarray(np.clip(rho, -1, 1))
 
 
 def _unit(values: np.ndarray) -> np.ndarray:
@@ -257,216 +216,104 @@ def _unit(values: np.ndarray) -> np.ndarray:
     return np.asarray(ranks / np.where(length > 0, length, np.nan))
 
 
-def _rows(
-    grouping: Grouping,
-    group: str,
-    pairs: Sequence[tuple[str, str]],
-    keys: Sequence[Key],
-    rho: np.ndarray,
-) -> Iterator[ProfileCorrelation]:
-    """Of one group: rho (places, pairs), keys the places' models."""
-    numbers: dict[Key, int] = {}
-    of = np.array([numbers.setdefault(key, len(numbers)) for key in keys])
-    models = over_models(np.logical_or, ~np.isnan(rho), of).sum(axis=0)
-    counts = np.sum(~np.isnan(rho), axis=0)
-    ordered = np.sort(rho, axis=0)  # NaN last
-    low, middle, high = (_quantile(ordered, counts, share) for share in (0.25, 0.5, 0.75))
-    for p in np.flatnonzero(counts).tolist():
-        yield ProfileCorrelation(
-            grouping,
-            group,
-            *pairs[p],
-            rho=float(middle[p]),
-            low=float(low[p]),
-            high=float(high[p]),
-            pairs=int(counts[p]),
-            models=int(models[p]),
-        )
+# ---------------------------------------------------------------- tables
+
+_DEPTH = (
+    "Depth (0 the first layer of the curve, 1 the last) at which the curve over one model's layers "
+    "on one task is highest or lowest, the earlier of ties: the mean over models of each one's "
+    "mean over its tasks; in parentheses the range over all models and tasks. Neither direction "
+    "is better. models, tasks: the most that a column has.",
+    f"Of families and of task types the first {_GROUPS} are shown, and none where there is one "
+    "only; all, with their mean curves at 101 depths, are in the table profiles of the json form.",
+)
+_LAST = "gfmi.auc is highest at the last layer by definition: it compares that layer with itself."
+_ALIKE = (
+    "Spearman's rho of two curves over the layers of one model on one task (+1 the same order, 0 "
+    "none, -1 the reverse; neither is better): the median, and the quartiles, over the pairs of "
+    "model and task with at least 4 layers of both. Neighbouring layers are alike, so that two "
+    "unrelated curves are mostly far from 0 as well, to either side (independent random walks: "
+    "mean |rho| about 0.4): only a rho that keeps its sign says something.",
+)
+_COMMON = ("grouping", "group")
+_PEAKS = [f"{end}{part}" for end in ENDS for part in ("", "_low", "_high")]
 
 
-def _quantile(ordered: np.ndarray, counts: np.ndarray, share: float) -> np.ndarray:
-    """Of the first `counts` of each column, ascending, as `numpy.quantile` has it by default."""
-    place = np.maximum(counts - 1, 0) * share
-    below = np.floor(place).astype(np.int64)
-    above = np.minimum(below + 1, np.maximum(counts - 1, 0))
-    columns = np.arange(ordered.shape[1])
-    first, second = ordered[below, columns], ordered[above, columns]
-    return np.asarray(first + (second - first) * (place - below))
-
-
-__all__ = ["Peak", "ProfileCorrelation", "ProfileRow", "Profiles", "build_profiles"]
-
-Groups = Mapping[Grouping, Mapping[Place, str]]
-Best = Literal["max", "min"]
-
-
-Lines = dict[str, dict[Place, Line]]  # source -> place -> its line
-
-
-def build_profiles(results: Results, kind: Kind = "embedding") -> Profiles | None:
-    """The profiles of the whole models (variant "full") of one side's results; see sides.py.
-
-    kind: of the tasks; None where no model has two values over layers on any task. Of a unit that
-    is there twice the newer row counts.
-    """
-    short: dict[str, list[Place]] = {}
-    lines = _scores(results) | _metrics(results.metrics, short)
-    if not lines:
-        return None
-    groups, notes = _groups(results, kind, {place for own in lines.values() for place in own})
-    main, selection, best = _roles(results.metrics, lines)
-    return Profiles(
-        rows=tuple(
-            row
-            for source, own in lines.items()
-            for row in _rows_profiles(source, best.get(source), own, groups)
-        ),
-        correlations=correlate(
-            {source: {p: line.values for p, line in own.items()} for source, own in lines.items()},
-            groups,
-        ),
-        main=main,
-        selection=selection,
-        notes=(*_left_out(short), *notes),
-    )
-
-
-def _scores(results: Results) -> Lines:
-    """The score's curves: where two layers at least were scored, which CSV files rarely have."""
-    places = {(r.key, r.task) for r in results.scores if r.variant == "full" and not r.last}
-    scores: dict[Place, dict[int, float]] = {}
-    layers: dict[Place, int] = {}
-    for row in results.scores if places else ():
-        if (row.key, row.task) in places:
-            scores.setdefault((row.key, row.task), {})[row.layer] = row.score
-            layers[row.key, row.task] = row.layers
-    held = {p: Line(own, 0, layers[p]) for p, own in scores.items() if len(own) > 1}
-    return {SCORE: held} if held else {}
-
-
-def _metrics(rows: Sequence[MetricRow], short: dict[str, list[Place]]) -> Lines:
-    """The metrics' curves by source, in order of appearance; short: gets those without two."""
-    held = (row for row in rows if row.variant == "full" and row.profiles)
-    newest = {(row.metric, row.key, row.task): row for row in held}
-    found: Lines = {}
-    for (metric, key, task), row in newest.items():
-        for name, profile in row.profiles.items():
-            source = f"{metric}.{name}"
-            pairs = zip(profile.layers, profile.values, strict=True)
-            values = {layer: v for layer, v in pairs if v is not None and isfinite(v)}
-            if len(values) > 1:
-                line = Line(values, min(profile.layers), max(profile.layers))
-                found.setdefault(source, {})[key, task] = line
-            else:
-                short.setdefault(source, []).append((key, task))
-    return found
-
-
-def _left_out(short: Mapping[str, Sequence[Place]]) -> list[str]:
-    """One line for all sources that lack the same places."""
-    sources: dict[tuple[Place, ...], list[str]] = {}
-    for source, places in short.items():
-        sources.setdefault(tuple(places), []).append(source)
-    found = []
-    for places, own in sources.items():
-        count = f"{len(places)} model-task pair{'s' if len(places) > 1 else ''}"
-        of = names(list(dict.fromkeys(key.model for key, _ in places)))
-        found.append(
-            f"{names(own)} {'have' if len(own) > 1 else 'has'} fewer than two values over layers "
-            f"on {count} (of {of}) and {'are' if len(own) > 1 else 'is'} left out there."
-        )
-    return found
-
-
-def _roles(
-    rows: Sequence[MetricRow], lines: Lines
-) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, Best]]:
-    """The main sources, those of metrics that rank models, and the end that chooses a layer."""
-    best: dict[str, Best] = {SCORE: "max"}
-    main: dict[str, str] = {}
-    ranking: dict[str, None] = {}
-    for row in rows:
-        if row.layer_choice:
-            best[f"{row.metric}.{row.layer_choice[0]}"] = row.layer_choice[1]
-            main[row.metric] = f"{row.metric}.{row.layer_choice[0]}"
-        for name in row.profiles:
-            main.setdefault(row.metric, f"{row.metric}.{name}")
-        if row.selection:
-            ranking[row.metric] = None
-    held = {metric: source for metric, source in main.items() if source in lines}
-    score = (SCORE,) if SCORE in lines else ()
-    return (
-        (*score, *held.values()),
-        tuple(source for metric, source in held.items() if metric in ranking),
-        best,
-    )
-
-
-def _groups(results: Results, kind: Kind, places: set[Place]) -> tuple[Groups, list[str]]:
-    """Of each place the group it belongs to; what belongs to none is remarked on."""
-    models = {row.key: row for row in results.models}
-    types = {row.task: row.task_type for row in results.metrics if row.task_type}
-    types |= {row.task: row.task_type for row in results.scores if row.task_type}
-    kinds, families = {}, {}
-    for key in {key for key, _ in places}:
-        model = models.get(key) or ModelRow(model=key.model)
-        kinds[key], families[key] = model_kind(model, kind) or "", model.family or ""
-    found: dict[Grouping, dict[Place, str]] = {
-        "all": dict.fromkeys(places, "all"),
-        "kind": {place: kinds[place[0]] for place in places if kinds[place[0]]},
-        "family": {place: families[place[0]] for place in places if families[place[0]]},
-        "task type": {place: types[place[1]] for place in places if place[1] in types},
-    }
-    return found, [
-        *_unknown("kind of model", (key.model for key, one in kinds.items() if not one)),
-        *_unknown("family", (key.model for key, one in families.items() if not one)),
-        *_unknown("type of task", {task for _, task in places if task not in types}),
+def profile_tables(profiles: Profiles | None, prefix: str = "") -> list[Table]:
+    """Peak depths by group and what runs alike, for people; all curves and correlations."""
+    if profiles is None:
+        return []
+    of = "Base models: " if prefix else ""
+    rows = ("source", "best", "main", "ranks", "means", "spread", "counts", *_PEAKS)
+    counts = ("models", "tasks", "pairs")
+    lists = tuple(Column(n, form="list", shown=False) for n in ("means", "spread", "counts"))
+    named = {column.name: column for column in lists}
+    columns = tuple(named.get(c.name, c) for c in hidden(*_COMMON, *rows, *counts))
+    pairs = hidden(*_COMMON, "first", "second", "rho", "low", "high", "pairs", "models")
+    title = f"{of}Correlations over layers"
+    return [
+        _peaks(f"{prefix}profile_peaks", of, profiles),
+        *_agreement(f"{prefix}profile_agreement", of, profiles),
+        Table(f"{prefix}profiles", f"{of}Mean curves", columns, profiles.rows, shown=False),
+        Table(f"{prefix}profile_correlations", title, pairs, profiles.correlations, shown=False),
     ]
 
 
-def _unknown(what: str, of: Iterable[str]) -> list[str]:
-    held = sorted(set(of))
-    return [f"The {what} is not known of {names(held)}: in no such group."] if held else []
+def _peaks(name: str, of: str, profiles: Profiles) -> Table:
+    """One row per group; of each metric the profile that stands for it."""
+    groups: dict[tuple[str, str], Row] = {}
+    columns: dict[str, Column] = {}
+    for row in profiles.rows:
+        group = groups.setdefault(
+            (row["grouping"], row["group"]),
+            {"group": f"{row['grouping']}: {row['group']}", "models": 0, "tasks": 0},
+        )
+        group |= {n: max(group[n], row[n]) for n in ("models", "tasks")}
+        ends = ENDS[::-1] if row["best"] == "min" else ENDS[:1]
+        for end in ends if row["main"] else ():
+            column, label = f"{row['source']}.{end}", f"{row['source']} {end} at"
+            columns[column] = Column(column, label, unit="depth", rest=int(end != ends[0]))
+            low, high = row[f"{end}_low"], row[f"{end}_high"]
+            group[column] = f"{row[end]:.2f} ({low:.2f}-{high:.2f})"
+    shown = [{**groups.pop(("all", "all"), {}), "group": "all"}]
+    for grouping in GROUPINGS[1:]:
+        own = [row for (by, _), row in groups.items() if by == grouping]
+        shown += own[:_GROUPS] if len(own) > 1 else []  # a single one says what all does
+    last = [_LAST] if "gfmi.auc.highest" in columns else []
+    captions = (*_DEPTH, *last, *map(str, profiles.cautions))
+    first = (Column("group", key=True), Column("models"), Column("tasks"))
+    title = f"{of}Where over depth scores and metrics are highest"
+    return Table(name, title, (*first, *columns.values()), shown, captions)
 
 
-def _rows_profiles(
-    source: str, best: Best | None, lines: Mapping[Place, Line], groups: Groups
-) -> Iterator[ProfileRow]:
-    """A row a group that has the source, by grouping, in order of appearance."""
-    places = list(lines)
-    curves = np.array([line.curve() for line in lines.values()])
-    ends = np.array([line.extremes() for line in lines.values()])  # (pairs, 2): greatest, least
-    for grouping, group, own in members(places, groups):
-        names = grouping, group, source, best
-        yield _row(names, [places[i] for i in own], curves[own], ends[own])
-
-
-def _row(
-    names: tuple[Grouping, str, str, Best | None],
-    places: Sequence[Place],
-    curves: np.ndarray,
-    ends: np.ndarray,
-) -> ProfileRow:
-    """One source in one group: curves (pairs, 101) and ends (pairs, 2) of these places."""
-    numbers: dict[Key, int] = {}
-    of = np.array([numbers.setdefault(key, len(numbers)) for key, _ in places])
-    mean, spread, counts = mean_and_spread(by_model(curves, of))
-    highest, lowest = (
-        Peak(float(over), float(side.min()), float(side.max()))
-        for over, side in zip(by_model(ends, of).mean(axis=0), ends.T, strict=True)
+def _agreement(name: str, of: str, profiles: Profiles) -> Iterable[Table]:
+    """Of the score with every main source, and of the sources of metrics that rank models."""
+    main = dict.fromkeys(row["source"] for row in profiles.rows if row["main"])
+    ranks = {row["source"] for row in profiles.rows if row["ranks"]}
+    by_kind: dict[tuple[str, str], Row] = {}
+    kinds: dict[str, None] = {}
+    for row in profiles.correlations:
+        if row["grouping"] == "kind":
+            kinds[row["group"]] = None
+            text = f"{row['rho']:+z.2f} ({row['pairs']})"
+            by_kind.setdefault((row["first"], row["second"]), {})[f"rho.{row['group']}"] = text
+    if len(kinds) < 2:
+        kinds.clear()
+    rows = []
+    for row in profiles.correlations:
+        a, b = row["first"], row["second"]
+        if row["grouping"] == "all" and ((a == SCORE and b in main) or {a, b} <= ranks):
+            quartiles = f"{row['low']:+z.2f} to {row['high']:+z.2f}"
+            own = {n: row[n] for n in ("rho", "low", "high", "pairs", "models")}
+            own |= {"pair": f"{a} ~ {b}", "quartiles": quartiles}
+            rows.append(own | by_kind.get((a, b), {}))
+    columns = (
+        Column("pair", "over layers", key=True),
+        Column("rho", "Spearman's rho", unit="median", form="+z.2f"),
+        Column("quartiles"),
+        *hidden("low", "high"),
+        Column("pairs"),
+        Column("models"),
+        *(Column(f"rho.{kind}", kind, unit="rho (pairs)", rest=1) for kind in kinds),
     )
-    return ProfileRow(
-        *names,
-        means=_cells(mean),
-        spread=_cells(spread),
-        counts=tuple(counts.tolist()),
-        highest=highest,
-        lowest=lowest,
-        models=len(numbers),
-        tasks=len({task for _, task in places}),
-        pairs=len(places),
-    )
-
-
-def _cells(values: np.ndarray) -> tuple[float | None, ...]:
-    return tuple(None if isnan(value) else value for value in values.tolist())
+    if rows:
+        yield Table(name, f"{of}What runs alike over layers", columns, rows, _ALIKE)

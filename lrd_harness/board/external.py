@@ -1,33 +1,26 @@
-"""The columns of score, value and model files, read as numbers that know their line.
+"""Score, value and model files: columns as numbers that know their line, and what is percent.
 
-CSV files as people make them: rows by column name, each knowing its line for a clear error.
+    scores   wide: model, then a column for each task (the last layer's scores)
+             long: model, layer, task, score          (layer: a number, or "model" for the last)
+                   and, where known, task_type, score_name
+    values   model, layer, task, name, value          (layer likewise; name: frenet.d0L)
+    models   model, parameters_millions, width, blocks, family, released
 
-Commas, semicolons or tabs, by which the header has the columns that are looked for, or else most
-columns; a first line `sep=;`, as Excel writes it, decides. UTF-8 with or without a byte order mark;
-blanks around cells and empty rows do not count; a quoted cell may hold line ends. Rows that begin
-with # are remarks about the columns, as `#type` in published tables, or comments. What was written
-before a name to keep it from being a formula (csv_cells.py) is taken off.
-
-Whether scores are shares (0 to 1) or percentages (0 to 100): decided a task at a time.
-
-Scores of which none is above 1 are shares, whatever other tasks are in; negative ones, as of
-correlations, count by their size. With one above 1 the task is in percent. Where some are at most 1
-beside others above (0 is both), a few sources may have been mixed, so this is taken for percent
-only where the others lead down to them, and refused otherwise: they are at most a fifth of the
-scores, the next one above is at most five times the largest of them, and some score is above 10;
-and where a model that has several of these tasks is above 1 on one of them. A task whose name says
-that it is in percent is. What is neither is refused by name: scores above 100, ranks 1, 2, 3 ...,
-and what is called a rank, a size, a date, or a mean of the other tasks.
+Whether scores are shares (0 to 1) or percentages (0 to 100) is decided for each task. Scores of
+which none is above 1 are shares, whatever other tasks are in; negative ones, as of correlations,
+count by their size. With one above 1 the task is in percent. Where some are at most 1 beside others
+above (0 is both), a few sources may have been mixed, so this is taken for percent only where the
+others lead down to them, and refused otherwise: they are at most a fifth of the scores, the next
+one above is at most five times the largest of them, and some score is above 10; and where a model
+that has several of these tasks is above 1 on one of them. A task whose name says that it is in
+percent is. What is neither is refused by name: scores above 100, ranks 1, 2, 3 ..., and what is
+called a rank, a size, a date, or a mean of the other tasks.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -35,192 +28,9 @@ from typing import NamedTuple
 
 from lrd_harness import errors
 from lrd_harness.errors import UserError
-from lrd_harness.results import models
+from lrd_harness.results import kinds
 from lrd_harness.results.rows import ModelRow
-from lrd_harness.store.files import unguarded
-
-DELIMITERS = ",;\t"
-SHOWN = 40  # characters of a cell that is wrong
-MOST_COLUMNS = 20_000
-LONGEST = 131_072  # characters of a cell
-MISSING = frozenset(["", "-", "\u2013", "na", "n/a", "nan", "none", "null"])  # in lower case
-
-
-@dataclass(frozen=True)
-class Line:
-    """A row. places: column name -> index; a row that is shorter than the header lacks the rest."""
-
-    file: Path
-    number: int
-    cells: Sequence[str]
-    places: Mapping[str, int]
-
-    def text(self, column: str) -> str:
-        """The cell; "" where the row or the table has none."""
-        place = self.places.get(column, -1)
-        return self.cells[place] if 0 <= place < len(self.cells) else ""
-
-    def value(self, column: str) -> float | None:
-        """The cell as a number; None where it is missing. Raises UserError for anything else."""
-        cell = self.text(column)
-        try:
-            found = float(cell)
-        except ValueError:
-            found = math.nan
-        if math.isfinite(found) and "_" not in cell:  # first, as nearly all are
-            return found
-        if cell.lower() in MISSING:
-            return None
-        hint = ": write decimals with a point, as 0.5" if "," in cell else ""
-        raise self.fault(f"'{cell:.{SHOWN}}' in column {column:.{SHOWN}} is no number{hint}")
-
-    def fault(self, message: str) -> UserError:
-        """What is wrong with this row."""
-        return UserError(f"{self.file} line {self.number}: {message}")
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A file. remarks: what rows that begin with #NAME say, NAME -> column -> cell."""
-
-    file: Path
-    columns: tuple[str, ...]
-    lines: tuple[Line, ...]
-    remarks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-
-    def require(self, columns: Iterable[str], form: str) -> None:
-        """Raise UserError unless these columns are there. form: which columns there should be."""
-        lacking = [name for name in columns if name not in self.columns]
-        if lacking:
-            several = "s" if len(lacking) > 1 else ""
-            raise UserError(f"{self.file} lacks the column{several} {', '.join(lacking)}: {form}")
-
-
-def read_sheet(path: Path, keys: Iterable[str] = ()) -> Sheet:
-    """The rows of a file. keys: columns whose names may be written in upper case.
-
-    Raises UserError as `records` does; for a file with a header only; for a column twice or without
-    a name; and for a row with more cells than columns.
-    """
-    keys = frozenset(keys)
-    rows = [
-        (number, [unguarded(cell.strip()) for cell in cells])
-        for number, cells in records(path, keys, remarks=True)
-    ]
-    header = next((i for i, (_, cells) in enumerate(rows) if not cells[0].startswith("#")), None)
-    if header is None:
-        raise UserError(f"{path} is empty")
-    head = rows.pop(header)[1]
-    places = column_places(path, head, keys)
-    nameless = [place for place, name in enumerate(head) if not name]
-    lines, remarks = [], {}
-    for number, cells in rows:
-        line = Line(path, number, cells, places)
-        if cells[0].startswith("#"):
-            remarks[cells[0][1:].strip().lower()] = {name: line.text(name) for name in places}
-        elif any(cells[len(head) :]) or any(any(cells[place : place + 1]) for place in nameless):
-            raise line.fault(
-                f"{len(cells)} cells, but {len(places)} columns have a name "
-                "(a cell that holds the separator needs quotes)"
-            )
-        else:
-            lines.append(line)
-    if not lines:
-        raise UserError(f"{path} has no rows under its header")
-    return Sheet(path, tuple(places), tuple(lines), remarks)
-
-
-def records(
-    path: Path,
-    columns: Iterable[str],
-    remarks: bool = False,
-    longest: int = LONGEST,
-    delimiter: str | None = None,
-) -> list[tuple[int, list[str]]]:
-    """The rows that are not blank: number of the line that each begins in, and its cells as such.
-
-    columns: those that are looked for, by which the delimiter is found; remarks: whether a row may
-    begin with #; longest: characters that a cell may have.
-    Raises UserError for a file that is not there, cannot be read, is not UTF-8 or no CSV, and for
-    too many columns.
-    """
-    text, skipped = _text(path), 0
-    if first := _SEPARATOR.match(text):
-        text, skipped, delimiter = text[first.end() :], 1, first[1]
-    with _cells_up_to(longest):
-        mark = delimiter or max(DELIMITERS, key=lambda one: _fit(text, one, columns, remarks))
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
-        rows: list[tuple[int, list[str]]] = []
-        number = 1 + skipped
-        try:
-            for cells in reader:
-                if len(cells) > MOST_COLUMNS:
-                    raise UserError(
-                        f"{path} line {number}: {len(cells):,} columns; "
-                        f"at most {MOST_COLUMNS:,} are read"
-                    )
-                if any(map(str.strip, cells)):
-                    rows.append((number, cells))
-                number = reader.line_num + 1 + skipped
-        except csv.Error as error:
-            raise UserError(f"{path} line {number}: no CSV ({error})") from None
-    return rows
-
-
-_SEPARATOR = re.compile(r'"?sep=([^\w\s"\\]|\t)"?[ \t]*(?:\r\n|\r|\n|$)', re.IGNORECASE)
-
-
-def _text(path: Path) -> str:
-    """The text of a file, line ends as they are."""
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"no such file: {path}") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text: save it as CSV UTF-8") from None
-
-
-@contextmanager
-def _cells_up_to(longest: int) -> Iterator[None]:
-    """Within the block, csv takes cells of so many characters."""
-    before = csv.field_size_limit(longest)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
-
-
-def _fit(text: str, delimiter: str, columns: Iterable[str], remarks: bool) -> tuple[int, int]:
-    """How many of the columns a header has that is read so, and how many in all.
-
-    (0, 0) where it cannot be read, as reading the rows will tell.
-    """
-    wanted = {name.lower() for name in columns}
-    try:
-        for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter):
-            names = [cell.strip(f" {DELIMITERS}") for cell in cells]
-            if any(names) and not (remarks and names[0].startswith("#")):
-                return len(wanted & {name.lower() for name in names}), len(names)
-    except csv.Error:
-        pass
-    return 0, 0
-
-
-def column_places(
-    path: Path, header: Sequence[str], keys: frozenset[str] = frozenset()
-) -> dict[str, int]:
-    """Column name -> index, of the columns that have a name."""
-    places: dict[str, int] = {}
-    for place, cell in enumerate(header):
-        name = cell.lower() if cell.lower() in keys else cell
-        if name in places:
-            raise UserError(f"{path} has the column {name:.{SHOWN}} twice")
-        if name:
-            places[name] = place
-    return places
-
+from lrd_harness.store.tables import MISSING, MOST_COLUMNS, SHOWN, Line, Sheet, read_sheet
 
 SHARE, PERCENT = 1 + 1e-6, 100 + 1e-4  # a rounding above 1 and 100
 WAY_OUT = "write all of them from 0 to 1"
@@ -235,15 +45,18 @@ _NO_SCORE = re.compile(
 )
 
 
-class Scored(NamedTuple):
-    """A score of a file: the row it is in, whose it is, and the number."""
+class Cell(NamedTuple):
+    """A number of a file. layer: None is the model's; name: of a value, "" for a score."""
 
     line: Line
-    row: tuple[str, int | None]
+    model: str
+    layer: int | None
+    task: str
     number: float
+    name: str = ""
 
 
-def in_percent(tasks: Mapping[str, Sequence[Scored]]) -> set[str]:
+def in_percent(tasks: Mapping[str, Sequence[Cell]]) -> set[str]:
     """The tasks whose scores are percentages; those of all others are shares.
 
     Raises UserError, with the name of the column or task, for what is neither or not clear.
@@ -255,15 +68,15 @@ def in_percent(tasks: Mapping[str, Sequence[Scored]]) -> set[str]:
         large[name] = [score for score in scores if abs(score.number) > SHARE]
         small[name] = [score for score in scores if 0 < abs(score.number) <= SHARE]
     percent = {name for name, scores in large.items() if scores}
-    rows: dict[tuple[str, int | None], list[tuple[str, Scored]]] = {}
+    rows: dict[tuple[str, int | None], list[tuple[str, Cell]]] = {}
     for name in percent:
         if small[name] and not (_said(name) or _leads_down(large[name], small[name])):
             _refuse(name, small[name][0], large[name][0])
         for score in tasks[name]:
-            rows.setdefault(score.row, []).append((name, score))
-    for held in rows.values():
-        if len(held) > 1 and all(0 < abs(score.number) <= SHARE for _, score in held):
-            name, score = held[0]
+            rows.setdefault((score.model, score.layer), []).append((name, score))
+    for row in rows.values():
+        if len(row) > 1 and all(0 < abs(score.number) <= SHARE for _, score in row):
+            name, score = row[0]
             _refuse(name, score, large[name][0])
     return percent | set(filter(_said, tasks))
 
@@ -273,7 +86,7 @@ def _said(name: str) -> bool:
     return "%" in name or "percent" in name.lower()
 
 
-def _check(name: str, scores: Sequence[Scored], alone: bool) -> None:
+def _check(name: str, scores: Sequence[Cell], alone: bool) -> None:
     """Raise UserError for what is no score of any kind; alone: whether it is the only task."""
     file, numbers = scores[0].line.file, [score.number for score in scores]
     beyond = next((score for score in scores if abs(score.number) > PERCENT), None)
@@ -317,20 +130,20 @@ def _places(ordered: Sequence[float], ties: str) -> list[float]:
     return found
 
 
-def _leads_down(large: Iterable[Scored], small: Sequence[Scored]) -> bool:
+def _leads_down(large: Iterable[Cell], small: Sequence[Cell]) -> bool:
     above = [abs(score.number) for score in large]
     below = max(abs(score.number) for score in small)
     return max(above) > 10 and min(above) <= 5 * below and 4 * len(small) <= len(above)
 
 
-def _refuse(name: str, small: Scored, large: Scored) -> None:
+def _refuse(name: str, small: Cell, large: Cell) -> None:
     raise UserError(
         f"{small.line.file}: {name:.60} has {small.number:g} (line {small.line.number}) and "
         f"{large.number:g} (line {large.line.number}): from 0 to 1 or in percent? {WAY_OUT}"
     )
 
 
-SCORE_FORMS = "scores are wide (model, a column a task) or long (model, layer, task, score)"
+SCORE_FORMS = "scores are wide (model, a column per task) or long (model, layer, task, score)"
 VALUE_FORM = "values have the columns model, layer, task, name, value"
 MODEL_FORM = "models have the columns model, parameters_millions, width, blocks, family, released"
 KEYS = ("model", "layer", "task", "score", "name", "value")
@@ -338,17 +151,6 @@ IGNORED = ("n_tasks",)  # a column of published wide tables that is no task
 LAST = "model"  # as a layer: the model itself
 
 Say = Callable[[str], None]
-
-
-class Cell(NamedTuple):
-    """A number of a file. layer: None is the model's; name: of a value, "" for a score."""
-
-    line: Line
-    model: str
-    layer: int | None
-    task: str
-    number: float
-    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -362,7 +164,7 @@ class Scores:
 
 
 def read_scores(path: Path, say: Say = lambda note: None) -> Scores:
-    """The scores of a file in either form; percentages become 0..1 (percent.py says which are).
+    """The scores of a file in either form; percentages become 0..1 (the module says which are).
 
     Raises UserError for a file in neither form, for what is no number, no layer or no score, and
     for a file without any score.
@@ -370,8 +172,8 @@ def read_scores(path: Path, say: Say = lambda note: None) -> Scores:
     sheet = read_sheet(path, KEYS)
     long = {"task", "score"} & set(sheet.columns)
     sheet.require(["model", "task", "score"] if long else ["model"], SCORE_FORMS)
-    read_form = _long if long else _wide
-    cells = tuple(read_form(sheet))
+    wide = [name for name in sheet.columns if name not in ("model", "layer", *IGNORED)]
+    cells = tuple(_cells(sheet, [] if long else wide)) if long or wide else ()
     if not cells:
         raise UserError(f"{path} has no score: {SCORE_FORMS}")
     cells = _as_shares(path, cells, say)
@@ -387,11 +189,9 @@ def _as_shares(path: Path, cells: Sequence[Cell], say: Say) -> tuple[Cell, ...]:
 
     Raises UserError as `percent.in_percent` does.
     """
-    tasks: dict[str, list[Scored]] = {}
+    tasks: dict[str, list[Cell]] = {}
     for cell in cells:
-        tasks.setdefault(cell.task, []).append(
-            Scored(cell.line, (cell.model, cell.layer), cell.number)
-        )
+        tasks.setdefault(cell.task, []).append(cell)
     if len(tasks) > MOST_COLUMNS:
         raise UserError(f"{path}: {len(tasks):,} tasks; at most {MOST_COLUMNS:,} are read")
     found = in_percent(tasks)
@@ -408,23 +208,14 @@ def _as_shares(path: Path, cells: Sequence[Cell], say: Say) -> tuple[Cell, ...]:
     )
 
 
-def _wide(sheet: Sheet) -> Iterable[Cell]:
-    """A column a task; where there is a column layer, it says whose scores a row has."""
-    tasks = [name for name in sheet.columns if name not in ("model", "layer", *IGNORED)]
+def _cells(sheet: Sheet, tasks: Sequence[str]) -> Iterator[Cell]:
+    """Of wide scores (a column for each of these tasks), or of long ones, where there are none."""
     for line in sheet.lines:
         model, layer = _name(line, "model"), _layer(line)
-        for task in tasks:
-            number = line.value(task)
+        for task in tasks or [_name(line, "task")]:
+            number = line.value(task if tasks else "score")
             if number is not None:
                 yield Cell(line, model, layer, task, number)
-
-
-def _long(sheet: Sheet) -> Iterable[Cell]:
-    for line in sheet.lines:
-        model, layer, task = _name(line, "model"), _layer(line), _name(line, "task")
-        number = line.value("score")
-        if number is not None:
-            yield Cell(line, model, layer, task, number)
 
 
 def read_values(path: Path) -> tuple[Cell, ...]:
@@ -443,8 +234,8 @@ def read_values(path: Path) -> tuple[Cell, ...]:
     return tuple(cells)
 
 
-def read_models(path: Path, wanted: Sequence[str]) -> dict[str, ModelRow]:
-    """The wanted models that the file has, by name."""
+def read_models(path: Path, names: Sequence[str]) -> dict[str, ModelRow]:
+    """The models of these names that the file has, by name."""
     sheet = read_sheet(path, KEYS)
     sheet.require(["model"], MODEL_FORM)
     found: dict[str, tuple[ModelRow, Line]] = {}
@@ -461,9 +252,9 @@ def read_models(path: Path, wanted: Sequence[str]) -> dict[str, ModelRow]:
             released=_released(line),
         )
         found[name] = row, line
-    known = {name: found[name][0] for name in wanted if name in found}
+    known = {name: found[name][0] for name in names if name in found}
     if not known:
-        raise UserError(f"{path} has none of the models: it has {some(found)}, not {some(wanted)}")
+        raise UserError(f"{path} has none of the models: it has {some(found)}, not {some(names)}")
     return known
 
 
@@ -509,9 +300,9 @@ def _released(line: Line) -> str | None:
         return None
     found = cell.removesuffix(".0")
     try:
-        models.middle(found)
+        kinds.middle(found)
     except ValueError:
-        raise line.fault(f"released '{cell:.{SHOWN}}' is no date: {models.FORM}") from None
+        raise line.fault(f"released '{cell:.{SHOWN}}' is no date: {kinds.FORM}") from None
     return found
 
 

@@ -1,33 +1,30 @@
-"""Whether a predictor tells kin apart: its order of the models within each family.
+"""Models of one family: checkpoints of one training run, and whether a predictor orders a family.
 
 A predictor that only tells families from one another (decoders of seven billion parameters from
 small encoders) has a high rho over all models and none within a family. The families are those of
-the models' configurations ("bert", "mistral").
+the models' configurations ("bert", "mistral"). Of two models of one family whose mean scores
+differ, a predictor is right where it puts the better one first; level predictions count as half, as
+in Harrell's (1982) concordance index. 0.5 is chance.
 
-Of two models of one family whose mean scores differ, a predictor is right where it puts the better
-one first; level predictions count as half, as in Harrell's (1982) concordance index. 0.5 is chance.
-
-Checkpoints of one training run: models of a run whose names differ in the step alone.
-
-A step is read from a revision (`EleutherAI/pythia-410m@step1000`, `@step1000-tokens4B`, `@2000`)
-or from the end of a folder's name (`local/checkpoint-500`, `local/run/global_step10`).
+Checkpoints of one training run are models whose names differ in the step alone. A step is read from
+a revision (`EleutherAI/pythia-410m@step1000`, `@step1000-tokens4B`, `@2000`) or from the end of a
+folder's name (`local/checkpoint-500`, `local/run/global_step10`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats as scipy_stats
 
 from lrd_harness.board import inference, statistics
-from lrd_harness.board.panel import FRENET_RANK, MeanRanks, Panel, dates, mean_ranks, negated, sizes
-from lrd_harness.contracts import Choice
-from lrd_harness.results.database import Key, ModelRow, Results
+from lrd_harness.board.panel import Panel
+from lrd_harness.report import Column, Table, listing
+from lrd_harness.results.rows import Key, ModelRow, Results
 
 UNITS = {  # what is counted, what counts more exactly first -> the words for it
     "step": "global_step steps step checkpoint ckpt iteration iter".split(),
@@ -39,7 +36,7 @@ _PROGRESS = re.compile(
     rf"(?<![a-z])({'|'.join(_WORDS)})[-_=]?(\d+)([kmb]?)(?![a-z0-9.])", re.IGNORECASE
 )
 _THOUSANDS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
-_READING = re.compile(r"(.+?)( \[[^\[\]]*\])?", re.DOTALL)  # as plan.py writes a reading of its own
+_NAME = re.compile(r"(.+?)( \[[^\[\]]*\])?", re.DOTALL)  # a way of reading the model, in brackets
 _SHORT = 12  # digits of a commit that are shown
 
 
@@ -136,7 +133,7 @@ def _without_step(held: Sequence[tuple[_Read, ModelRow]]) -> list[Member]:
 
 def _read(name: str) -> _Read:
     """A model's name as results have it, the reading in brackets kept with its base."""
-    match = _READING.fullmatch(name)
+    match = _NAME.fullmatch(name)
     bare, reading = (match[1], match[2] or "") if match else (name, "")
     base, at, revision = bare.partition("@")
     if not at or revision == "main":
@@ -184,17 +181,18 @@ def _progress(text: str) -> tuple[str, str, int] | None:
 
 
 LEAST = 4  # members of a family that have both, for a rho within it
+LEAST_PAIRS = 5  # pairs of one family: below, a share of them says nothing
+SHOWN = 6  # families whose rho is shown, the largest
 DRAWS = 1_999
-_DENSE = 300  # members, up to which all pairs are held at once
 MOST_PAIRS = 5_000  # above so many pairs no p-value: the orders drawn would not fit
-_NUMBER = np.float64
+SIZES = ("log parameters", "log width", "depth")
 
 
 class Pairs(NamedTuple):
     """surplus: pairs that a predictor has right less those it has wrong; n: of unlike scores."""
 
-    surplus: int = 0
-    n: int = 0
+    surplus: int
+    n: int
 
     @property
     def share(self) -> float | None:
@@ -203,201 +201,114 @@ class Pairs(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Beside:
-    """A metric beside one baseline on the `pairs` that both have: their shares in order."""
+class _Groups:
+    """scores: of the models with family and score; members: family -> places of its models."""
 
-    name: str
-    own: float
-    share: float
-    pairs: int
-
-
-@dataclass(frozen=True)
-class KinAgreement:
-    """One predictor within the families.
-
-    share: of the `pairs` of kin with unlike scores, those in the right order, 0..1, 0.5 = chance;
-    p: two-sided, by orders of the scores drawn within each family, None above 5,000 pairs;
-    between, between_pairs: the same share, of pairs of models of two families;
-    rho: median over families of Spearman's rho within the family, by_family: each of at least 4
-    models that have both, None where not defined; beside: of a metric, the baselines on the pairs
-    that both have.
-    """
-
-    name: str
-    kind: Literal["metric", "baseline"]
-    share: float | None
-    pairs: int
-    p: float | None
-    between: float | None
-    between_pairs: int
-    rho: float | None
-    by_family: Mapping[str, float | None]
-    beside: tuple[Beside, ...] = ()
-
-
-@dataclass(frozen=True)
-class Relative:
-    """A model among its kin. rank: by mean score; predicted: predictor -> rank, 1 = best.
-
-    Ranks are within the family; level models share the better one; None where not predicted.
-    """
-
-    model: str
-    revision: str
-    score: float
-    rank: int
-    predicted: Mapping[str, int | None]
-
-
-@dataclass(frozen=True)
-class Kin:
-    """A family of at least two models that have a mean score over all tasks, best first."""
-
-    name: str
-    models: tuple[Relative, ...]
-
-
-@dataclass(frozen=True)
-class Families:
-    """All predictors, then all families, the largest first.
-
-    left_out: models in no family of two: their family is not known, they lack a task and so have
-    no comparable score, or they are the only one of their family.
-    """
-
-    rows: tuple[KinAgreement, ...]
-    families: tuple[Kin, ...]
-    left_out: int
-
-
-@dataclass(frozen=True)
-class _Setting:
-    """scores: of the models with family and score; kin: family -> places of its members in it."""
-
-    keys: Sequence[Key]
     scores: np.ndarray
-    kin: Mapping[str, np.ndarray]
-    baselines: Mapping[str, np.ndarray]
+    members: Mapping[str, np.ndarray]
     drawn: dict[bytes, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
-
-def build_families(
-    panel: Panel, actual: Mapping[Key, float | None], order: Mapping[str, MeanRanks]
-) -> Families | None:
-    """Every predictor within every family; None where no family has two models with a score.
-
-    actual: model -> mean score; order: metric -> model -> mean rank, 1 = best.
-    """
-    names = {key: row.family for key, row in panel.models.items() if actual[key] is not None}
-    keys = [key for key, family in names.items() if family]
-    of = [names[key] or "" for key in keys]
-    places = {name: np.flatnonzero([name == other for other in of]) for name in dict.fromkeys(of)}
-    kin = {name: at for name, at in sorted(places.items(), key=lambda i: -len(i[1])) if len(at) > 1}
-    if not kin:
-        return None
-    metrics = {name: negated(ranks) for name, ranks in order.items()}
-    for name, values in panel.others.items():
-        metrics[name] = negated(mean_ranks(values, panel.models, Choice(name, "max")))
-    rank = negated(mean_ranks(panel.frenet_rank, panel.models, Choice("rank", "max")))
-    others = {**sizes(panel), FRENET_RANK: rank, **dates(panel)}
-
-    def column(values: Mapping[Key, float | None]) -> np.ndarray:
-        return np.array([values[key] for key in keys], dtype=_NUMBER)
-
-    baselines = {name: column(values) for name, values in others.items()}
-    setting = _Setting(keys, column(actual), kin, baselines)
-    held = {name: column(values) for name, values in metrics.items()}
-    rows = [_agreement(name, "metric", values, setting) for name, values in held.items()]
-    rows += [_agreement(name, "baseline", values, setting) for name, values in baselines.items()]
-    return Families(
-        tuple(row for row in rows if row.pairs or row.kind == "metric"),
-        tuple(_kin(name, at, held | baselines, setting) for name, at in kin.items()),
-        len(panel.models) - sum(map(len, kin.values())),
-    )
-
-
-def _agreement(
-    name: str, kind: Literal["metric", "baseline"], values: np.ndarray, setting: _Setting
-) -> KinAgreement:
-    within = _within(values, setting)
-    there = ~np.isnan(values)
-    whole = concordance(values[there], setting.scores[there])
-    between = Pairs(whole.surplus - within.surplus, whole.n - within.n)
-    rhos = {family: _rho(values, at, setting) for family, at in setting.kin.items()}
-    by_family = {family: rho for family, (rho, n) in rhos.items() if n >= LEAST}
-    against = setting.baselines if kind == "metric" else {}
-    beside = (_beside(other, values, base, setting) for other, base in against.items())
-    return KinAgreement(
-        name=name,
-        kind=kind,
-        share=within.share,
-        pairs=within.n,
-        p=_p(values, within, setting),
-        between=between.share,
-        between_pairs=between.n,
-        rho=inference.median(list(by_family.values())),
-        by_family=by_family,
-        beside=tuple(one for one in beside if one),
-    )
-
-
-def _rho(values: np.ndarray, at: np.ndarray, setting: _Setting) -> tuple[float | None, int]:
-    """Spearman's rho among the members at these places, and how many have a value."""
-    x, y = statistics.paired(values[at], setting.scores[at])
-    return statistics.spearman(x, y), len(x)
-
-
-def _beside(
-    name: str, values: np.ndarray, baseline: np.ndarray, setting: _Setting
-) -> Beside | None:
-    both = ~np.isnan(values) & ~np.isnan(baseline)
-    own, other = (_within(np.where(both, side, np.nan), setting) for side in (values, baseline))
-    if own.share is None or other.share is None:
-        return None
-    return Beside(name, own.share, other.share, own.n)
-
-
-def _within(values: np.ndarray, setting: _Setting) -> Pairs:
-    """The pairs of all families together."""
-    found = []
-    for at in setting.kin.values():
-        there = at[~np.isnan(values[at])]
-        found.append(concordance(values[there], setting.scores[there]))
-    return Pairs(sum(pairs.surplus for pairs in found), sum(pairs.n for pairs in found))
+    def within(self, values: np.ndarray) -> Pairs:
+        """The pairs of all families together."""
+        found = [concordance(values[at], self.scores[at]) for at in self.members.values()]
+        return Pairs(sum(pairs.surplus for pairs in found), sum(pairs.n for pairs in found))
 
 
 def concordance(x: np.ndarray, y: np.ndarray) -> Pairs:
     """All pairs of (n,) predictions with unlike scores y (n,): right less wrong, and how many."""
-    if len(x) <= _DENSE:
-        a, b = (np.sign(side[:, None] - side[None, :]) for side in (x, y))
-        return Pairs(int(np.sum(a * b)) // 2, int(np.sum(b != 0)) // 2)
-    pairs = len(x) * (len(x) - 1) // 2
-    free_x, free_y = (pairs - _level(side) for side in (x, y))
-    if not free_x or not free_y:
-        return Pairs(0, free_y)
-    tau = scipy_stats.kendalltau(x, y, method="asymptotic").statistic  # in n log n
-    return Pairs(round(float(tau) * float(free_x) ** 0.5 * float(free_y) ** 0.5), free_y)
+    x, y = statistics.complete(x, y)
+    a, b = (np.sign(side[:, None] - side[None, :]) for side in (x, y))
+    return Pairs(int(np.sum(a * b)) // 2, int(np.sum(b != 0)) // 2)
 
 
-def _level(values: np.ndarray) -> int:
-    """How many pairs are level."""
-    counts = np.unique(values, return_counts=True)[1].astype(object)
-    return int(sum(n * (n - 1) // 2 for n in counts))
+def family_tables(
+    panel: Panel, labels: Sequence[str], what: str = "models"
+) -> tuple[list[Table], int]:
+    """How predictors order each family, beside each baseline, and the ranks within families.
+
+    Also how many models are in no family of two. [] where no family has two models with a score.
+    """
+    scored = np.flatnonzero(~np.isnan(panel.actual)).tolist()
+    keep = [i for i in scored if panel.models[i].family]
+    of = np.array([panel.models[i].family for i in keep])
+    places = {name: np.flatnonzero(of == name) for name in dict.fromkeys(of.tolist())}
+    large = sorted(places.items(), key=lambda item: -len(item[1]))
+    groups = _Groups(panel.actual[keep], {name: at for name, at in large if len(at) > 1})
+    left_out = len(panel.models) - sum(map(len, groups.members.values()))
+    if not groups.members:
+        return [], left_out
+    values = {one.name: one.order[keep] for one in panel.predictors}
+    kinds = {one.name: one.kind for one in panel.predictors}
+    baselines = {name: v for name, v in values.items() if kinds[name] == "baseline"}
+    rows, rivals = [], []
+    for name, of_models in values.items():
+        beside = list(_beside(of_models, baselines, groups)) if kinds[name] == "metric" else []
+        row = {"predictor": name, "kind": kinds[name], **_within(of_models, groups)}
+        sizes = [rival for rival in beside if rival["other"] in SIZES]
+        best = max(sizes, key=lambda rival: rival["share"], default=None)
+        row["best_size"] = best and f"{best['share']:.2f} {best['other']}"
+        rivals += [{"predictor": name, **rival} for rival in beside]
+        if row["pairs"] or kinds[name] == "metric":
+            rows.append(row)
+    models = [
+        {"model": labels[i], "name": panel.models[i].model, "revision": panel.models[i].revision}
+        for i in keep
+    ]
+    shown = max((row["pairs"] for row in rows), default=0) >= LEAST_PAIRS
+    tables = [
+        _agreements(rows, groups, left_out, what),
+        _ranks({row["predictor"]: row["kind"] for row in rows}, values, groups, models, what),
+    ]
+    title = "Each metric beside each baseline, within families"
+    return [
+        *(replace(table, shown=shown) for table in tables),
+        listing("family_rivals", title, rivals, "predictor", "other"),
+    ], left_out
 
 
-def _p(values: np.ndarray, within: Pairs, setting: _Setting) -> float | None:
+def _within(values: np.ndarray, groups: _Groups) -> dict[str, Any]:
+    """One predictor: shares of pairs within and between families, rho by family."""
+    within, whole = groups.within(values), concordance(values, groups.scores)
+    between = Pairs(whole.surplus - within.surplus, whole.n - within.n)
+    rhos = {}
+    for name, at in groups.members.items():
+        x, y = statistics.complete(values[at], groups.scores[at])
+        if len(x) >= LEAST:
+            rhos[name] = statistics.spearman(x, y)
+    return {
+        "share": within.share,
+        "p": _p(values, within, groups),
+        "pairs": within.n,
+        "between": between.share,
+        "between_pairs": between.n,
+        "rho": inference.median(list(rhos.values())),
+        **{f"by_family.{name}": rho for name, rho in rhos.items()},
+    }
+
+
+def _beside(
+    values: np.ndarray, baselines: Mapping[str, np.ndarray], groups: _Groups
+) -> Iterator[dict[str, Any]]:
+    """A metric beside each baseline on the pairs that both have: their shares in order."""
+    for name, baseline in baselines.items():
+        both = ~np.isnan(values) & ~np.isnan(baseline)
+        own, other = (groups.within(np.where(both, v, np.nan)) for v in (values, baseline))
+        if own.share is not None and other.share is not None:
+            yield {"other": name, "own": own.share, "share": other.share, "pairs": own.n}
+
+
+def _p(values: np.ndarray, within: Pairs, groups: _Groups) -> float | None:
     """(count + 1) / (draws + 1) of drawn orders with as large a surplus, either way.
 
     Exact in that P(p <= a) <= a where, in every family, all orders of the scores are alike.
     """
     there = ~np.isnan(values)
-    members = (int(there[at].sum()) for at in setting.kin.values())
-    if not within.n or sum(n * (n - 1) // 2 for n in members) > MOST_PAIRS:
+    sizes = (int(there[at].sum()) for at in groups.members.values())
+    if not within.n or sum(n * (n - 1) // 2 for n in sizes) > MOST_PAIRS:
         return None
-    if there.tobytes() not in setting.drawn:
-        setting.drawn[there.tobytes()] = _drawn(there, setting)
-    pairs, signs = setting.drawn[there.tobytes()]
+    if there.tobytes() not in groups.drawn:
+        groups.drawn[there.tobytes()] = _drawn(there, groups)
+    pairs, signs = groups.drawn[there.tobytes()]
     own = np.sign(values[pairs[:, 0]] - values[pairs[:, 1]]).astype(np.float32)
     if not own.any():
         return None
@@ -405,37 +316,93 @@ def _p(values: np.ndarray, within: Pairs, setting: _Setting) -> float | None:
     return (int(np.sum(surplus >= abs(within.surplus))) + 1) / (DRAWS + 1)
 
 
-def _drawn(there: np.ndarray, setting: _Setting) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs of kin among `there` (P, 2), and the signs of their scores' order as drawn.
+def _drawn(there: np.ndarray, groups: _Groups) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs within families among `there` (P, 2), and the signs of their scores as drawn.
 
     Signs are (draws, P): the scores of every family's members in seeded random orders.
     """
     generator = np.random.default_rng(42)
     pairs, signs = [], []
-    for at in setting.kin.values():
+    for at in groups.members.values():
         members = at[there[at]]
         if len(members) < 2:
             continue
         first, second = np.array(list(combinations(range(len(members)), 2))).T
-        scores = np.tile(setting.scores[members], (DRAWS, 1))
+        scores = np.tile(groups.scores[members], (DRAWS, 1))
         drawn = generator.permuted(scores, axis=1)
         pairs.append(np.stack([members[first], members[second]], axis=1))
         signs.append(np.sign(drawn[:, first] - drawn[:, second]).astype(np.float32))
     return np.concatenate(pairs), np.concatenate(signs, axis=1)
 
 
-def _kin(name: str, at: np.ndarray, held: Mapping[str, np.ndarray], setting: _Setting) -> Kin:
-    scores = setting.scores[at]
-    ranks = statistics.places(scores)
-    predicted = {who: statistics.places(values[at]) for who, values in held.items()}
-    models = [
-        Relative(
-            model=setting.keys[place].model,
-            revision=setting.keys[place].revision,
-            score=float(scores[i]),
-            rank=ranks[i] or 0,
-            predicted={who: places[i] for who, places in predicted.items()},
-        )
-        for i, place in enumerate(at.tolist())
+def _agreements(
+    rows: Sequence[Mapping[str, Any]], groups: _Groups, left_out: int, what: str
+) -> Table:
+    found = {f"by_family.{name}": (name, len(at)) for name, at in groups.members.items()}
+    found = {name: of for name, of in found.items() if any(name in row for row in rows)}
+    columns = [
+        Column("predictor", key=True),
+        Column("kind", shown=False),
+        Column("share", "pairs in order within a family", "0 to 1", "max", ".2f"),
+        Column("p", "p (two-sided)", form=".2g"),
+        Column("pairs", "n", "pairs"),
+        Column("between", "pairs in order between families", "0 to 1", "max", ".2f"),
+        Column("between_pairs", shown=False),
+        Column("rho", "median rho", best="max", form="+z.2f"),
+        Column("best_size", "best size on the same pairs"),
+        *(
+            Column(name, f"rho in {family}, n = {n}", form="+z.2f", rest=1, shown=i < SHOWN)
+            for i, (name, (family, n)) in enumerate(found.items())
+        ),
     ]
-    return Kin(name, tuple(sorted(models, key=lambda model: model.rank)))
+    pairs = sum(len(at) * (len(at) - 1) // 2 for at in groups.members.values())
+    drawn = "p by orders drawn within the families"
+    if pairs > MOST_PAIRS and any(row["p"] is None for row in rows):
+        drawn = f"no p is drawn above {MOST_PAIRS:,} pairs"
+    caption = [
+        "A predictor that only tells families from one another is worth little: size does that. "
+        "Pairs in order: of the pairs of models with unlike mean scores, the share that the "
+        "predictor has in the right order (0.5 is chance, 1 all; level predictions count as half), "
+        f"of one family and of two; {drawn}. rho: Spearman's within a family of at least "
+        f"{LEAST} models, and the median over these families."
+    ]
+    if left_out:
+        caption.append(
+            f"{left_out} models are in no family of two: it is not known, they lack a task, or "
+            "they are the only one."
+        )
+    title = f"How well each predictor orders the {what} within their families"
+    return Table("families", title, tuple(columns), rows, tuple(caption))
+
+
+def _ranks(
+    kinds: Mapping[str, str],
+    values: Mapping[str, np.ndarray],
+    groups: _Groups,
+    models: Sequence[Mapping[str, Any]],
+    what: str,
+) -> Table:
+    """One row per model, the families one under another, each from its best model down."""
+    rows = []
+    for family, at in groups.members.items():
+        ranks = {"rank": statistics.places(groups.scores[at])}
+        ranks |= {f"predicted.{name}": statistics.places(values[name][at]) for name in kinds}
+        for i in sorted(range(len(at)), key=lambda i: ranks["rank"][i] or 0):
+            row = {"family": family, "score": float(groups.scores[at[i]])}
+            own = {name: places[i] for name, places in ranks.items()}
+            rows.append({**models[int(at[i])], **row, **own})
+    by_metric = {name for name, kind in kinds.items() if kind == "metric"} or set(kinds)
+    columns = (
+        Column("model", key=True),
+        Column("name", shown=False),
+        Column("revision", shown=False),
+        Column("family"),
+        Column("score", "mean score", "0 to 1", "max", ".4f"),
+        Column("rank", "actual rank"),
+        *(Column(f"predicted.{n}", f"rank by {n}", shown=n in by_metric) for n in kinds),
+    )
+    caption = (
+        "Ranks within the family, 1 = best: by mean score of the last layer, and as predicted; "
+        "models that are level share the better one.",
+    )
+    return Table("family_ranks", f"Ranks of {what} within their families", columns, rows, caption)

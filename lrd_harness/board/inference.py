@@ -1,11 +1,4 @@
-"""Ridge regression judged on groups it has not seen, for many targets at once.
-
-The same as scikit-learn's Pipeline(StandardScaler, Ridge) under LeaveOneGroupOut, its alpha chosen
-by grouped cross-validation inside the training groups. Written out, as a permutation test repeats
-all of it for a thousand targets: every fit is made of sums over groups, and all targets share its
-decomposition.
-
-More of what a rank correlation needs: tau, Holm's correction, partial rho, bootstrap, regret.
+"""What a rank correlation needs beside it: tau, Holm's correction, control, intervals, regret.
 
 None stands for a missing value or for a statistic that is not defined; NaN is treated as one.
 """
@@ -13,7 +6,6 @@ None stands for a missing value or for a statistic that is not defined; NaN is t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -22,12 +14,10 @@ from scipy import stats as scipy_stats
 
 from lrd_harness.board.statistics import (
     DRAWS,
-    LARGE,
     Cells,
     comparable,
     complete,
     doubled_ranks,
-    paired,
     products,
 )
 
@@ -45,8 +35,14 @@ class Interval(NamedTuple):
 
 
 def kendall(x: Cells, y: Cells) -> float | None:
-    """Kendall's tau-b (`scipy.stats.kendalltau`), -1..1; None where Spearman's rho is."""
-    a, b = paired(x, y)
+    """Kendall's tau-b (`scipy.stats.kendalltau`), -1..1; None where Spearman's rho is.
+
+    Examples
+    --------
+    >>> round(kendall([1, 2, 3, 4], [1, 2, 4, 3]), 4)
+    0.6667
+    """
+    a, b = complete(x, y)
     if not comparable(a, b):
         return None
     return float(scipy_stats.kendalltau(a, b, method="asymptotic").statistic)
@@ -56,6 +52,11 @@ def holm(ps: Cells) -> list[float | None]:
     """Holm's (1979) adjusted p-values of the tests that are there, at most 1; None stays None.
 
     The k-th smallest of m (k = 0, 1, ...) is multiplied by m - k, and never below the one before.
+
+    Examples
+    --------
+    >>> holm([0.01, None, 0.04, 0.03])
+    [0.03, None, 0.06, 0.06]
     """
     held = sorted((p, i) for i, p in enumerate(ps) if p is not None and not math.isnan(p))
     found: list[float | None] = [None] * len(ps)
@@ -71,6 +72,11 @@ def partial_rho(x: Cells, y: Cells, control: Cells) -> float | None:
 
     Ranks are taken among the cases of which all three are there. None for fewer than 4, and where
     a side is constant or goes with the control without exception, so that nothing of it is left.
+
+    Examples
+    --------
+    >>> round(partial_rho([1, 2, 3, 4, 5], [2, 1, 4, 3, 5], [1, 3, 2, 5, 4]), 4)
+    0.9784
     """
     a, b, c = complete(x, y, control)
     if len(a) < 4:
@@ -128,7 +134,7 @@ def resamples(n: int, draws: int = RESAMPLES, seed: int = 42) -> np.ndarray:
 class Resampled:
     """One side of pairs in each resample, for other sides to be held against.
 
-    y: (n,); counts: (draws, n), how often each pair is there.
+    y: (n,); counts: (draws, n), how often each pair is in each resample.
     """
 
     def __init__(self, y: np.ndarray, counts: np.ndarray) -> None:
@@ -164,28 +170,6 @@ class Resampled:
         return np.asarray(ranks)
 
 
-def resampled_rho(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Spearman's rho in each resample: (draws,), NaN where it is not defined, see `Resampled`.
-
-    x, y: (n,); counts: (draws, n), how often each pair is there.
-    """
-    return Resampled(y, counts).rho(x)
-
-
-def bootstrap_rho(
-    x: Cells, y: Cells, draws: int = RESAMPLES, seed: int = 42, level: float = LEVEL
-) -> Interval | None:
-    """Percentile bootstrap interval of Spearman's rho, whole pairs resampled.
-
-    Resamples in which a side is constant, or with fewer than 3 different pairs, are dropped. None
-    below 5 pairs, where rho is None, and above 500 pairs, where the resamples would not fit.
-    """
-    a, b = paired(x, y)
-    if not comparable(a, b) or not LEAST <= len(a) <= LARGE:
-        return None
-    return interval(resampled_rho(a, b, resamples(len(a), draws, seed)), level)
-
-
 def bootstrap_median(
     values: Cells, draws: int = RESAMPLES, seed: int = 42, level: float = LEVEL
 ) -> Interval | None:
@@ -217,114 +201,11 @@ def regret(predicted: Cells, actual: Cells) -> float | None:
 
     Among those level at the top the expected one, so that a constant prediction is a random choice.
     None where nothing is there. A prediction of -inf is chosen where there is no other.
+
+    Examples
+    --------
+    >>> regret([3, 1, 2], [0.5, 0.75, 0.25])
+    0.25
     """
-    x, y = paired(predicted, actual)
+    x, y = complete(predicted, actual)
     return float(np.max(y) - np.mean(y[x == np.max(x)])) if len(x) else None
-
-
-# Of standardised features, so alpha is of the size of n: from nearly all shrinkage to hardly any
-ALPHAS = np.logspace(3, -1, 9)  # the strongest first: of several that are as good, it is taken
-INNER = 10  # inner folds at most; up to so many groups, each is one
-_FLAT = 1e-13  # of the variance over all groups: a feature that varies less is constant
-
-
-class _Sums(NamedTuple):
-    """Sums over rows: their number, of x (p,), of y (k,), of x xᵀ (p, p), of x yᵀ (p, k)."""
-
-    n: float
-    x: np.ndarray
-    y: np.ndarray
-    xx: np.ndarray
-    xy: np.ndarray
-
-
-class _Fit(NamedTuple):
-    """What ridges of every alpha share. z = (x - centre) * scale, (p,); mean: of y, (k,).
-
-    vectors (p, p), values (p,): eigenvectors and eigenvalues of zᵀz; own: zᵀy turned by the
-    eigenvectors, (p, k), so that the coefficients of z are vectors @ (own / (values + alpha)).
-    """
-
-    centre: np.ndarray
-    scale: np.ndarray
-    mean: np.ndarray
-    values: np.ndarray
-    vectors: np.ndarray
-    own: np.ndarray
-
-
-def held_out(
-    x: np.ndarray, y: np.ndarray, groups: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Predictions for each group by a ridge that was fitted without it.
-
-    x: features (n, p), finite; y: targets (n, k); groups: (n,) whole numbers 0..g-1, g >= 3.
-    Means, standard deviations, coefficients and alpha come from the other groups alone. alpha: of
-    ALPHAS, that with the least squared error over grouped folds of these (of several the largest).
-    Returns predictions (n, k), the means of the other groups (n, k), and alphas (g, k).
-    """
-    level, flat = y.mean(axis=0), np.ptp(x, axis=0) == 0
-    x = np.where(flat, 0, (x - x.mean(axis=0)) / np.where(flat, 1, x.std(axis=0)))  # for rounding
-    y = y - level
-    parts = [_sums(x[groups == group], y[groups == group]) for group in range(groups.max() + 1)]
-    whole = _add(parts)
-    predicted, means = np.empty_like(y), np.empty_like(y)
-    chosen = np.empty((len(parts), y.shape[1]))
-    for group, part in enumerate(parts):
-        rest = _less(whole, part)
-        fit = _fit(rest)
-        chosen[group] = ALPHAS[_best(rest, [*parts[:group], *parts[group + 1 :]])]
-        weights = fit.own / (fit.values[:, None] + chosen[group])  # (p, k)
-        out = groups == group
-        predicted[out] = fit.mean + (x[out] - fit.centre) * fit.scale @ fit.vectors @ weights
-        means[out] = fit.mean
-    return predicted + level, means + level, chosen
-
-
-def _best(rest: _Sums, parts: Sequence[_Sums]) -> np.ndarray:
-    """For each target the place in ALPHAS of the least error over inner folds: (k,)."""
-    return np.asarray(
-        np.argmin(sum(_loss(_fit(_less(rest, out)), out) for out in _folds(parts)), 0)
-    )
-
-
-def _folds(parts: Sequence[_Sums]) -> Iterator[_Sums]:
-    """The groups to leave out: each its own, or dealt into INNER folds by size."""
-    ordered = sorted(parts, key=lambda part: -part.n)
-    for fold in range(min(INNER, len(ordered))):
-        yield _add(ordered[fold::INNER])
-
-
-def _fit(rows: _Sums) -> _Fit:
-    """Features are standardised on these rows (population deviation; a constant one becomes 0)."""
-    centre, mean = rows.x / rows.n, rows.y / rows.n
-    spread = rows.xx - rows.n * np.outer(centre, centre)
-    variance = np.diag(spread) / rows.n
-    flat = variance < _FLAT
-    scale = np.where(flat, 0, 1 / np.sqrt(np.where(flat, 1, variance)))
-    values, vectors = np.linalg.eigh(spread * np.outer(scale, scale))
-    turned = vectors.T * scale  # (p, p)
-    own = turned @ (rows.xy - np.outer(centre, rows.y))
-    return _Fit(centre, scale, mean, np.maximum(values, 0), vectors, own)
-
-
-def _loss(fit: _Fit, out: _Sums) -> np.ndarray:
-    """Squared error on the rows left out, less what is the same for every alpha: (alphas, k)."""
-    turned = fit.vectors.T * fit.scale
-    off = out.x - out.n * fit.centre
-    zz = out.xx - np.outer(fit.centre, out.x) - np.outer(off, fit.centre)
-    zy = turned @ (out.xy - np.outer(fit.centre, out.y) - np.outer(off, fit.mean))
-    weights = fit.own / (fit.values[:, None] + ALPHAS[:, None, None])  # (alphas, p, k)
-    return np.asarray(np.sum(weights * ((turned @ zz @ turned.T) @ weights - 2 * zy), axis=1))
-
-
-def _sums(x: np.ndarray, y: np.ndarray) -> _Sums:
-    return _Sums(float(len(x)), x.sum(axis=0), y.sum(axis=0), x.T @ x, x.T @ y)
-
-
-def _add(parts: Sequence[_Sums]) -> _Sums:
-    return _Sums(*(sum(sides[1:], start=sides[0]) for sides in zip(*parts, strict=True)))
-
-
-def _less(a: _Sums, b: _Sums) -> _Sums:
-    return _Sums(a.n - b.n, a.x - b.x, a.y - b.y, a.xx - b.xx, a.xy - b.xy)

@@ -1,14 +1,6 @@
-"""The results of a run with scores from elsewhere: from a file, or published ones.
+"""Scores, metric values and models from CSV files, or published ones, as the results of a run.
 
-Published or exported numbers as results: scores, metric values and models from CSV files.
-
-    scores   wide: model, then a column a task        (the last layer's scores)
-             long: model, layer, task, score          (layer: a number, or "model" for the last)
-                   and, where known, task_type, score_name
-    values   model, layer, task, name, value          (layer likewise; name: frenet.d0L)
-    models   model, parameters_millions, width, blocks, family, released
-
-See csv_tables.py for what a file may look like.
+Without a run they are results themselves; beside one, their scores take the place of the run's.
 """
 
 from __future__ import annotations
@@ -19,7 +11,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from lrd_harness import manager
-from lrd_harness.board.claim_rows import count
+from lrd_harness.board.cautions import count
 from lrd_harness.board.external import (
     Cell,
     Say,
@@ -29,7 +21,6 @@ from lrd_harness.board.external import (
     read_values,
     some,
 )
-from lrd_harness.board.leaderboard import uncollected
 from lrd_harness.contracts import LIKELIHOOD, Choice, Metric
 from lrd_harness.errors import UserError
 from lrd_harness.results.rows import Key, MetricRow, ModelRow, Profile, Results, Row, ScoreRow
@@ -37,7 +28,6 @@ from lrd_harness.results.rows import Key, MetricRow, ModelRow, Profile, Results,
 Ranking = tuple[str, Literal["max", "min"]]
 
 
-@uncollected()
 def read(
     actual: Path | Scores | None = None,
     values: Path | None = None,
@@ -122,13 +112,13 @@ def _taken_as_last(
         pair = by_values.get(name), by_scores.get(name)
         if pair[0] is not None and pair[0] != pair[1]:
             alike.setdefault((pair[0], pair[1]), []).append(name)
-    unscored = [name for (_, score), held in alike.items() if score is None for name in held]
+    unscored = [name for (_, score), same in alike.items() if score is None for name in same]
     if unscored:
         yield f"blocks are not given: the highest layer of a value is the last: {some(unscored)}"
-    for (value, score), held in alike.items():
+    for (value, score), same in alike.items():
         if score is not None:
             yield (
-                f"{some(held)}: values reach layer {value}, scores layer {score}: "
+                f"{some(same)}: values reach layer {value}, scores layer {score}: "
                 f"{max(value, score)} is taken as the last"
             )
 
@@ -144,7 +134,7 @@ def last_layers(cells: Iterable[Cell]) -> dict[str, int]:
 def score_rows(
     cells: Iterable[Cell], depths: Mapping[str, int], scores: Scores
 ) -> tuple[ScoreRow, ...]:
-    """A row a cell. depths: model -> L. Raises UserError for what is there twice or beyond L."""
+    """One per cell. depths: model -> L. Raises UserError for what is there twice or beyond L."""
     return tuple(
         ScoreRow(
             model=cell.model,
@@ -162,13 +152,13 @@ def score_rows(
 def _metric_rows(
     cells: Iterable[Cell], depths: Mapping[str, int], types: Mapping[str, str]
 ) -> tuple[MetricRow, ...]:
-    """One a (model, task, metric), its scores those of one metric by that name, if there is one."""
+    """One per (model, task, metric), with the choices of a metric of that name, if there is one."""
     registered: dict[str, Metric] = {m.name: m for m in manager.load().all("metric")}
     numbers: dict[tuple[str, str, str], dict[str, dict[int | None, float]]] = {}
     for layer, cell in _unique(cells, depths, last=False):
         metric, _, score = cell.name.partition(".")
-        held = numbers.setdefault((cell.model, cell.task, metric), {})
-        held.setdefault(score or metric, {})[layer] = cell.number
+        scores = numbers.setdefault((cell.model, cell.task, metric), {})
+        scores.setdefault(score or metric, {})[layer] = cell.number
     rows = []
     for (model, task, metric), scores in numbers.items():
         values = {name: by_layer[None] for name, by_layer in scores.items() if None in by_layer}
@@ -195,7 +185,7 @@ def _metric_rows(
 def _unique(
     cells: Iterable[Cell], depths: Mapping[str, int], last: bool
 ) -> Iterable[tuple[int | None, Cell]]:
-    """Each cell with its layer; last: whether the model's own is a layer, L.
+    """Each cell with its layer; last: whether that of the model is a layer, L.
 
     Raises UserError for one that is there twice or beyond L.
     """
@@ -252,26 +242,26 @@ def with_scores(
         raise UserError(f"{found.file} has no model of the run: it has {have}, the run {want}")
     if any(row.variant != "full" for row in results.models):
         notes.append(f"the run's pruned models are left out: {found.file} has no scores of them")
-    own = _own(results, found, keys)
-    tasks = {row.task for row in own}
+    replaced = _own(results, found, keys)
+    tasks = {row.task for row in replaced}
     kept = _whole(row for row in results.scores if row.task not in tasks)
-    notes += _differences(results, found, keys, own)
+    notes += _differences(results, found, keys, replaced)
     for note in notes:
         say(note)
     joined = Results(
         models=_whole(results.models),
-        scores=(*kept, *own),
+        scores=(*kept, *replaced),
         metrics=_whole(results.metrics),
         errors=_whole(results.errors),
         captures=_whole(results.captures),
         undefined=_whole(row for row in results.undefined if row.task not in tasks),
     )
-    which = some(row.task for row in own) if kept else "all tasks"
+    which = some(row.task for row in replaced) if kept else "all tasks"
     return joined, f"Scores of {which}: from {found.file.name}, not from the run."
 
 
 def _differences(
-    results: Results, found: Scores, keys: Mapping[str, Key], own: Sequence[ScoreRow]
+    results: Results, found: Scores, keys: Mapping[str, Key], replaced: Sequence[ScoreRow]
 ) -> Iterable[str]:
     """Models that only the file has, tasks that only the file has, models that lose scores."""
     strange = dict.fromkeys(cell.model for cell in found.cells if cell.model not in keys)
@@ -279,21 +269,23 @@ def _differences(
         models = count(len(strange), "model")
         yield f"{found.file}: {models} left out that the run lacks: {some(strange)}"
     known = {row.task for row in results.scores} | {row.task for row in results.metrics}
-    if added := dict.fromkeys(row.task for row in own if row.task not in known):
+    if added := dict.fromkeys(row.task for row in replaced if row.task not in known):
         yield f"{found.file}: {count(len(added), 'task')} added that the run lacks: {some(added)}"
-    lacking = _lacking(results, own, likelihood=False) | _lacking(results, own, likelihood=True)
+    lacking: set[Key] = set().union(
+        *(_lacking(results, replaced, likelihood=k) for k in (False, True))
+    )
     if named := [row.model for row in _whole(results.models) if row.key in lacking]:
         models = count(len(named), "model")
         yield f"{found.file}: {models} without a score on some task, so no rank: {some(named)}"
 
 
-def _lacking(results: Results, own: Sequence[ScoreRow], likelihood: bool) -> set[Key]:
+def _lacking(results: Results, replaced: Sequence[ScoreRow], likelihood: bool) -> set[Key]:
     """Models on the board of such tasks without a score of the file on one of its tasks there."""
-    kinds = [(row.key, row.task_type) for row in (*results.scores, *own)]
+    kinds = [(row.key, row.task_type) for row in (*results.scores, *replaced)]
     kinds += [(row.key, row.task_type) for row in results.metrics]
     lacking: set[Key] = set()
     there = {key for key, kind in kinds if (kind == LIKELIHOOD) == likelihood}
-    mine = [row for row in own if (row.task_type == LIKELIHOOD) == likelihood]
+    mine = [row for row in replaced if (row.task_type == LIKELIHOOD) == likelihood]
     for task in {row.task for row in mine}:
         lacking |= there - {row.key for row in mine if row.task == task and row.last}
     return lacking

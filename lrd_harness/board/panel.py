@@ -1,281 +1,319 @@
-"""How well each predictor orders the models: the metrics, and what needs no metric.
+"""What is to be ordered and what may order it: scores and predictors of the whole models.
 
-What is to be ranked: scores, standard errors and metrics of models, by task.
+The actual rank orders the mean over tasks of the main score of the last layer (the model's own
+output). Predictors are the metrics' scores, and what needs no metric: size, release date, the rank
+of the final state. Means over different tasks are not comparable: a model that lacks a task that
+others have gets none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import fsum, log
-from typing import Literal
+from functools import cached_property
+from math import log
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
 
 from lrd_harness.board import statistics
-from lrd_harness.board.layers import best, mean_by_layer
 from lrd_harness.contracts import Choice
-from lrd_harness.results import models as releases
-from lrd_harness.results.database import Key, MetricRow, ModelRow, Results, ScoreRow
+from lrd_harness.report import Column, Table
+from lrd_harness.results import kinds as releases
+from lrd_harness.results.rows import Key, ModelRow, Results
 
-Values = dict[str, dict[Key, float]]  # task -> model -> value
-MeanRanks = dict[Key, float | None]  # mean over tasks of within-task ranks, 1 = best
-Layers = Mapping[int, ScoreRow]  # layer -> its row
+if TYPE_CHECKING:
+    import pandas as pd
+
+Kind = Literal["metric", "baseline", "control"]
 # Model-level scores that are judged beside the selection scores; of all, the higher is the better.
 OTHERS = (("frenet", "d0L_normalised"), ("gfmi", "mean_auc_adjusted"))
-_DIGITS = 12  # of mean scores: equal ones are level, whatever they are the means of
+LOG_PARAMETERS, FRENET_RANK, RELEASED = "log parameters", "frenet.rank", "released later"
+DATED = 4  # models whose release date is known, for it to be a baseline
+DIGITS = 12  # of mean scores: equal ones are level, whatever they are the means of
 
 
-@dataclass(frozen=True)
-class TaskScore:
-    """A model's main score on one task: at the last layer, and at the best one (an oracle).
-
-    stderr, best_stderr: the standard errors of these over the task's documents; chance: what
-    guessing gets. None where the task has none.
-    """
-
-    last: float | None = None
-    best_layer: int | None = None
-    best: float | None = None
-    stderr: float | None = None
-    chance: float | None = None
-    best_stderr: float | None = None
-
-
-NONE = TaskScore()
-
-
-@dataclass(frozen=True)
-class MetricColumn:
-    """A metric, the score of it that ranks models, and which of its values is the better one."""
+class MetricColumn(NamedTuple):
+    """A metric, the score of it that ranks models with its better end, the tasks that it has."""
 
     name: str
     selection: Choice
     tasks: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class TaskColumn:
+class TaskColumn(NamedTuple):
     """A scored task: its main score's name, how many models have it, what guessing gets."""
 
     name: str
     type: str
     score_name: str
     models: int
-    chance: float | None = None
+    chance: float | None
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """What may order models.
+
+    name: "frenet" for the metric's selection score, else as `score`: "gfmi.mean_auc_adjusted",
+        "log parameters".
+    selection: whether it is a metric's selection score.
+    values: (tasks, models) as measured, NaN where there is none; of what is one number per model
+        and the same for every task (1, models), with tasks None.
+    """
+
+    name: str
+    score: str
+    kind: Kind
+    best: Literal["max", "min"]
+    values: np.ndarray
+    tasks: tuple[str, ...] | None = None
+    selection: bool = False
+
+    def on(self, tasks: Sequence[str]) -> np.ndarray:
+        """On these tasks, turned so that higher predicts better: (tasks, models)."""
+        if self.tasks is None:
+            return np.repeat(self.values, len(tasks), axis=0)
+        rows = dict(zip(self.tasks, self.values, strict=True))
+        none = np.full(self.values.shape[1], np.nan)
+        found = np.array([rows.get(task, none) for task in tasks]).reshape(len(tasks), -1)
+        return np.asarray(found if self.best == "max" else -found)
+
+    @cached_property
+    def means(self) -> np.ndarray:
+        """The mean over the tasks that a model has, NaN where it has none: (models,)."""
+        return over_tasks(self.values)
+
+    @cached_property
+    def complete_means(self) -> np.ndarray:
+        """The mean over all tasks, NaN for a model that lacks one: (models,)."""
+        return np.where(np.isnan(self.values).any(axis=0), np.nan, self.means)
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """Minus the mean over tasks of the rank within the task, 1 = best: (models,).
+
+        NaN for a model that lacks a task, which takes no part in any task's ranks: it would shift
+        those of others in some tasks only.
+        """
+        if self.tasks is None:
+            return np.asarray(self.values[0])
+        found = np.full(self.values.shape[1], np.nan)
+        whole = ~np.isnan(self.values).any(axis=0) & bool(self.tasks)
+        if whole.any():
+            up = self.best == "max"
+            ranks = [statistics.ranks(row, up) for row in self.values[:, whole]]
+            found[whole] = -np.sum(np.array(ranks, dtype=np.float64), axis=0) / len(ranks)
+        return found
+
+
+def over_tasks(values: np.ndarray) -> np.ndarray:
+    """The mean of what is there of each column of (tasks, models): (models,), NaN for nothing."""
+    there = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):  # 0 / 0 of a column without anything
+        return np.asarray(np.where(there, values, 0).sum(axis=0) / there.sum(axis=0))
+
+
+class Scores(NamedTuple):
+    """Scores of the last layer and of the best one (an oracle), of one shape, NaN: not there.
+
+    stderr, best_stderr: standard errors; chance: what guessing gets.
+    """
+
+    last: np.ndarray
+    stderr: np.ndarray
+    chance: np.ndarray
+    best_layer: np.ndarray
+    best: np.ndarray
+    best_stderr: np.ndarray
 
 
 @dataclass(frozen=True)
 class Panel:
-    """The whole models (variant "full"), and their scores in the forms that are needed.
+    """The whole models (variant "full") of one kind of task.
 
-    selected: metric -> its selection score; others: "metric.score" -> a score of `OTHERS` that was
-    recorded and is not the selection score.
+    scores: by task and model (tasks, models); means: over the tasks that a model has (models,).
+    layers: how many layers the best ones were chosen from, at most, and whether all from as many.
     """
 
-    models: Mapping[Key, ModelRow]
-    metrics: tuple[MetricColumn, ...]
+    models: tuple[ModelRow, ...]
     tasks: tuple[TaskColumn, ...]
-    last: Values
-    layers: Mapping[Key, Mapping[str, Layers]]
-    selected: Mapping[str, Values]
-    frenet_rank: Values
-    others: Mapping[str, Values]
+    metrics: tuple[MetricColumn, ...]
+    predictors: tuple[Predictor, ...]
+    scores: Scores
+    means: Scores
+    layers: tuple[int, bool]
 
-    def actual(self) -> dict[Key, float | None]:
-        """The mean score of each model that has every task."""
-        whole = {k for k in self.models if all(k in by_model for by_model in self.last.values())}
-        return {key: self.score(key) if key in whole else None for key in self.models}
-
-    def score(self, key: Key) -> float | None:
-        """The model's mean score over the tasks that it has, without what rounding adds."""
-        found = mean(self.last, key)
-        return None if found is None else round(found, _DIGITS)
-
-    def scored(self, key: Key) -> list[Layers]:
-        """The layers of each task that the model was scored on at its last layer."""
-        own = self.layers[key]
-        return [own[task] for task, by_model in self.last.items() if key in by_model]
-
-    def means(self, key: Key) -> dict[int, float]:
-        """The mean over these tasks at every layer that all of them have."""
-        found = mean_by_layer(_plain(layers) for layers in self.scored(key))
-        return {layer: round(score, _DIGITS) for layer, score in found.items()}
-
-    def whole(self, key: Key) -> TaskScore:
-        """The model's scores over the tasks that it has: means, and the layer best in the mean."""
-        scored = self.scored(key)
-        last = [row for layers in scored for row in layers.values() if row.last]
-        several = all(len(layers) > 1 for layers in scored)
-        layer, score = (best(self.means(key)) if several else None) or (None, None)
-        chosen = [] if layer is None else [layers[layer] for layers in scored]
-        return TaskScore(
-            self.score(key),
-            layer,
-            score,
-            statistics.mean_stderr([row.stderr for row in last]),
-            statistics.mean_of_all([row.chance for row in last]),
-            statistics.mean_stderr([row.stderr for row in chosen]),
-        )
-
-    def on_task(self, key: Key, task: str) -> TaskScore:
-        """The model's scores on one task; the best layer also where the last one is missing."""
-        layers = self.layers[key].get(task, {})
-        if len(layers) < 2:  # nothing to choose from
-            for row in layers.values():
-                if row.last:
-                    return TaskScore(row.score, None, None, row.stderr, row.chance)
-            return NONE
-        last = next((row for row in layers.values() if row.last), None)
-        layer, score = best(_plain(layers)) or (None, None)
-        return TaskScore(
-            last.score if last else None,
-            layer,
-            score,
-            last.stderr if last else None,
-            last.chance if last else None,
-            None if layer is None else layers[layer].stderr,
-        )
+    @property
+    def actual(self) -> np.ndarray:
+        """The mean score of each model that has every task, else NaN: (models,)."""
+        return np.where(np.isnan(self.scores.last).any(axis=0), np.nan, self.means.last)
 
 
 def make(results: Results) -> Panel:
     """The panel of results; of a unit that is there twice the newer row counts."""
-    models = {row.key: row for row in results.models if row.variant == "full"}
-    layers: dict[Key, dict[str, dict[int, ScoreRow]]] = {key: {} for key in models}
-    last: Values = {}
-    known: dict[str, ScoreRow] = {}
-    chances: dict[str, float] = {}
-    for row in results.scores:
-        known[row.task] = row
-        key = row.key
-        if key not in models:
-            continue
-        layers[key].setdefault(row.task, {})[row.layer] = row
-        if row.last:
-            last.setdefault(row.task, {})[key] = row.score
-            if row.chance is not None:
-                chances[row.task] = row.chance
-    metrics = _metric_columns(results.metrics)
+    models = tuple({row.key: row for row in results.models if row.variant == "full"}.values())
+    place = {row.key: i for i, row in enumerate(models)}
+    frame = results.frame
+    keys = zip(frame.model, frame.revision, frame.variant, strict=True)
+    frame = frame.assign(place=[place.get(Key(*key), -1) for key in keys])
+    frame = frame[frame.place >= 0]
+    rows = frame[frame.kind == "score"]
+    last = rows[rows.layer == rows.layers]
+    tasks = tuple(last.task.unique())
+    rows = rows.assign(t=[tasks.index(t) if t in tasks else -1 for t in rows.task])
+    scores, means, layers = _scored(rows[rows.t >= 0], len(tasks), len(models))
+    by_task = last.drop_duplicates("task", keep="last").set_index("task")
+    chances = last.dropna(subset="chance").drop_duplicates("task", keep="last")
+    chance = dict(zip(chances.task, chances.chance, strict=True))
+    metrics = _metric_columns(results)
     return Panel(
         models=models,
-        metrics=metrics,
         tasks=tuple(
-            TaskColumn(t, known[t].task_type, known[t].score_name, len(held), chances.get(t))
-            for t, held in last.items()
+            TaskColumn(
+                name,
+                by_task["task_type"][name],
+                by_task["name"][name],
+                int((~np.isnan(scores.last[t])).sum()),
+                chance.get(name),
+            )
+            for t, name in enumerate(tasks)
         ),
-        last=last,
+        metrics=metrics,
+        predictors=tuple(_predictors(frame[frame.kind == "value"], metrics, models)),
+        scores=scores,
+        means=means,
         layers=layers,
-        selected={c.name: _values(results.metrics, c.name, c.selection.score) for c in metrics},
-        frenet_rank=_values(results.metrics, "frenet", "rank"),
-        others=_others(results.metrics, metrics),
     )
 
 
-def mean(values: Values, key: Key) -> float | None:
-    """The mean over the tasks that the model has; None where it has none."""
-    own = [by_model[key] for by_model in values.values() if key in by_model]
-    return fsum(own) / len(own) if own else None
+def _scored(rows: pd.DataFrame, tasks: int, models: int) -> tuple[Scores, Scores, tuple[int, bool]]:
+    """Scores by task and model, and their means. rows: main scores, t and place as numbers."""
+
+    def by_task(found: pd.DataFrame, column: str) -> np.ndarray:
+        cells = np.full((tasks, models), np.nan)
+        cells[found.t, found.place] = found[column].astype("float64")
+        return cells
+
+    def by_model(found: pd.Series[Any]) -> np.ndarray:
+        cells = np.full(models, np.nan)
+        cells[found.index] = found.astype("float64")
+        return cells
+
+    several = rows.groupby(["place", "t"]).layer.transform("size") > 1
+    best = rows[several].sort_values(["value", "layer"], ascending=[False, True])
+    best = best.drop_duplicates(["place", "t"])
+    last = rows[rows.layer == rows.layers]
+    scores = Scores(
+        *(by_task(last, column) for column in ("value", "stderr", "chance")),
+        *(by_task(best, column) for column in ("layer", "value", "stderr")),
+    )
+    # The layer that is best in the mean: of those that all tasks with a last layer have.
+    rows = rows.assign(several=several)
+    scored = rows[~np.isnan(scores.last[rows.t, rows.place])]
+    count = (~np.isnan(scores.last)).sum(axis=0)
+    chosen = scored.groupby(["place", "layer"]).agg(
+        value=("value", "mean"),
+        tasks=("t", "size"),
+        several=("several", "all"),
+        stderr=("stderr", lambda of: statistics.mean_stderr(of.tolist())),
+    )
+    chosen = chosen.reset_index()
+    chosen = chosen[chosen.tasks == count[chosen.place]]
+    alone = scored[~scored.several].place.unique()
+    chosen = chosen[~chosen.place.isin(alone)].assign(value=chosen.value.round(DIGITS))
+    sizes = chosen.groupby("place").size()
+    chosen = chosen[chosen.place.isin(sizes[sizes > 1].index)]
+    top = chosen.sort_values(["value", "layer"], ascending=[False, True])
+    top = top.drop_duplicates("place").set_index("place")
+    errors = last.groupby("place").stderr.agg(lambda of: statistics.mean_stderr(of.tolist()))
+    chance = last.groupby("place").chance.agg(lambda of: statistics.mean_of_all(of.tolist()))
+    means = Scores(
+        np.round(over_tasks(scores.last), DIGITS),
+        *(by_model(found) for found in (errors, chance, top.layer, top.value, top.stderr)),
+    )
+    held = set(sizes[sizes > 1])
+    return scores, means, (max(held, default=0), len(held) < 2)
 
 
-def mean_ranks(values: Values, keys: Iterable[Key], choice: Choice) -> MeanRanks:
-    """Each model's mean over tasks of its rank within the task; None for one that lacks a task."""
-    keys = list(keys)
-    table = [[by_model.get(key) for key in keys] for by_model in values.values()]
-    ranks = statistics.mean_ranks(table, higher_is_better=choice.best == "max")
-    return dict(zip(keys, ranks, strict=True)) if table else dict.fromkeys(keys)
-
-
-def _plain(layers: Layers) -> dict[int, float]:
-    return {layer: row.score for layer, row in layers.items()}
-
-
-def _metric_columns(metrics: Sequence[MetricRow]) -> tuple[MetricColumn, ...]:
+def _metric_columns(results: Results) -> tuple[MetricColumn, ...]:
     """The metrics that rank models, in order of first appearance."""
     choices: dict[str, Choice] = {}
     tasks: dict[str, dict[str, None]] = {}
-    for row in metrics:
+    for row in results.metrics:
         if row.selection and row.variant == "full" and row.selection[0] in row.values:
             choices.setdefault(row.metric, Choice(*row.selection))
             tasks.setdefault(row.metric, {})[row.task] = None
     return tuple(MetricColumn(name, choices[name], tuple(tasks[name])) for name in choices)
 
 
-def _others(metrics: Sequence[MetricRow], columns: Sequence[MetricColumn]) -> dict[str, Values]:
-    chosen = {(column.name, column.selection.score) for column in columns}
-    found = {f"{m}.{s}": _values(metrics, m, s) for m, s in OTHERS if (m, s) not in chosen}
-    return {name: values for name, values in found.items() if values}
+def _predictors(
+    values: pd.DataFrame, metrics: Sequence[MetricColumn], models: Sequence[ModelRow]
+) -> Iterable[Predictor]:
+    """Selection scores, others of metrics, then the baselines. values: of whole models."""
+
+    def measured(
+        metric: str, score: str, kind: Kind, best: Literal["max", "min"], selection: bool = False
+    ) -> Predictor:
+        rows = values[(values.source == metric) & (values.name == score)]
+        tasks = tuple(rows.task.unique())
+        cells = np.full((len(tasks), len(models)), np.nan)
+        cells[[tasks.index(task) for task in rows.task], rows.place] = rows.value
+        name = metric if selection else f"{metric}.{score}"
+        return Predictor(name, f"{metric}.{score}", kind, best, cells, tasks, selection)
+
+    chosen = [(column.name, *column.selection) for column in metrics]
+    for name, score, best in chosen:
+        yield measured(name, score, "metric", best, True)
+    for name, score in OTHERS:
+        other = measured(name, score, "metric", "max")
+        if other.tasks and (name, score, "max") not in chosen:
+            yield other
+    for name, numbers in sizes(models).items():
+        yield Predictor(name, name, "baseline", "max", numbers[None])
+    yield measured("frenet", "rank", "baseline", "max")
+    days = [releases.middle(row.released) if row.released else np.nan for row in models]
+    if len(days) - np.isnan(days).sum() >= DATED:
+        yield Predictor(RELEASED, RELEASED, "baseline", "max", np.array([days]))
 
 
-def _values(metrics: Sequence[MetricRow], metric: str, score: str) -> Values:
-    """One model-level score of a metric; where a unit was measured twice the newer one counts."""
-    values: Values = {}
-    for row in metrics:
-        if row.metric == metric and row.variant == "full" and score in row.values:
-            values.setdefault(row.task, {})[row.key] = row.values[score]
-    return values
+def sizes(models: Sequence[ModelRow]) -> dict[str, np.ndarray]:
+    """What a model's size predicts: log parameters, log width, depth (blocks); NaN: not known."""
 
+    def numbers(of: Iterable[float | None]) -> np.ndarray:
+        return np.array(list(of), dtype=np.float64)
 
-LOG_PARAMETERS, FRENET_RANK, RELEASED = "log parameters", "frenet.rank", "released later"
-DATED = 4  # models whose release date is known, for it to be a baseline
-
-
-@dataclass(frozen=True)
-class Correlation:
-    """Spearman's rho of a predictor's order with the mean score, + = agrees, over n models.
-
-    rho and its permutation p-value (two-sided) are None for n < 3 or where all are level.
-    """
-
-    name: str
-    kind: Literal["metric", "baseline"]
-    rho: float | None
-    p: float | None
-    n: int
-
-
-def correlations(
-    panel: Panel, actual: Mapping[Key, float | None], order: Mapping[str, MeanRanks]
-) -> tuple[Correlation, ...]:
-    """Each predictor's agreement with the mean score: the metrics, then what needs no metric.
-
-    `frenet.rank` is ranked within tasks as a metric's score is, higher = better.
-    """
-    frenet = mean_ranks(panel.frenet_rank, panel.models, Choice("rank", "max"))
-    baselines = {**sizes(panel), FRENET_RANK: negated(frenet), **dates(panel)}
-    return (
-        *(_correlation(name, "metric", negated(ranks), actual) for name, ranks in order.items()),
-        *(_correlation(name, "baseline", values, actual) for name, values in baselines.items()),
-    )
-
-
-def sizes(panel: Panel) -> dict[str, dict[Key, float | None]]:
-    """What a model's size predicts: log parameters, log width, depth (blocks); None: not known."""
-    models = panel.models.items()
     return {
-        LOG_PARAMETERS: {key: log(m.parameters) if m.parameters else None for key, m in models},
-        "log width": {key: log(m.width) if m.width else None for key, m in models},
-        "depth": {key: float(m.blocks) if m.blocks else None for key, m in models},
+        LOG_PARAMETERS: numbers(log(m.parameters) if m.parameters else None for m in models),
+        "log width": numbers(log(m.width) if m.width else None for m in models),
+        "depth": numbers(float(m.blocks) if m.blocks else None for m in models),
     }
 
 
-def dates(panel: Panel) -> dict[str, dict[Key, float | None]]:
-    """What a model's release date predicts, the later the better; {} where 4 are not known."""
-    known = {key: m.released for key, m in panel.models.items() if m.released}
-    if len(known) < DATED:
-        return {}
-    days = {key: releases.middle(released) for key, released in known.items()}
-    return {RELEASED: {key: days.get(key) for key in panel.models}}
+def correlation_table(panel: Panel, what: str = "models") -> Table:
+    """Spearman's rho of each predictor's order with the mean score.
 
-
-def negated(ranks: MeanRanks) -> MeanRanks:
-    """Rank 1 is the best, a score of 1 the worst: turned so that + means that they agree."""
-    return {key: None if rank is None else -rank for key, rank in ranks.items()}
-
-
-def _correlation(
-    name: str,
-    kind: Literal["metric", "baseline"],
-    predicted: Mapping[Key, float | None],
-    actual: Mapping[Key, float | None],
-) -> Correlation:
-    x, y = [predicted[key] for key in actual], list(actual.values())
-    n = len(statistics.paired(x, y)[0])
-    return Correlation(name, kind, statistics.spearman(x, y), statistics.permutation_p(x, y), n)
+    The metrics, then what needs no metric; scores that rank no models are left to `agreement`.
+    """
+    actual = panel.actual
+    rows: list[Mapping[str, Any]] = []
+    for one in panel.predictors:
+        n = len(statistics.complete(one.order, actual)[0])
+        if one.selection or (one.kind == "baseline" and n):
+            rho, p = (f(one.order, actual) for f in (statistics.spearman, statistics.permutation_p))
+            rows.append({"predictor": one.name, "kind": one.kind, "rho": rho, "p": p, "n": n})
+    columns = (
+        Column("predictor", key=True),
+        Column("kind"),
+        Column("rho", "Spearman's rho", "-1 to +1", "max", "+.2f"),
+        Column("p", "p (two-sided)", form=".2g"),
+        Column("n", "n", "models"),
+    )
+    caption = (
+        "Spearman's rho of the predicted order with the mean score of the last layer: +1 the same "
+        "order, 0 none, -1 the reverse; p by permutation. A metric is worth its cost where it "
+        "beats the baselines. No value: fewer than 3 models, or all level.",
+    )
+    title = f"How well each predictor orders the {what}"
+    shown = any(row["n"] for row in rows)
+    return Table("correlations", title, columns, rows, caption, shown)

@@ -1,66 +1,41 @@
 """Pruned models beside the whole ones, and each rule beside random removal.
 
-    build_pruned(results)       # None where nothing was pruned
-
 A change is that of a mean score, in percent of the whole model's on the same tasks. Embedding and
-likelihood tasks are kept apart, as in sides.py. Rules that choose the same blocks share a variant
-and its scores. Where a rule was asked with several seeds, its numbers are medians over them.
-
-The rows of the pruning table; pruned.py makes them. Blocks are numbered from 1.
-
-What must be said under the pruning table, in plain sentences: how little it may mean.
+likelihood tasks are kept apart. Rules that choose the same blocks share a variant and its scores.
+Where a rule was asked for with several seeds, its numbers are medians over them. Blocks are
+numbered from 1.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import fsum, inf
 from statistics import median
-from typing import Literal, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lrd_harness.blocks import written
-from lrd_harness.board import statistics
-from lrd_harness.board.cautions import guesses, names
-from lrd_harness.results.database import ErrorRow, Key, PruningRow, Results, ScoreRow, VariantRow
-from lrd_harness.results.tasks import Kind, likelihood_tasks
+from lrd_harness.board.cautions import Caution, count, guesses, names
+from lrd_harness.board.layer_gains import Row
+from lrd_harness.board.layers import hidden
+from lrd_harness.board.statistics import mean_stderr
+from lrd_harness.report import Column, Table
+from lrd_harness.results.kinds import Kind, likelihood_tasks
+from lrd_harness.results.rows import Key, PruningRow, Results, ScoreRow, VariantRow
 
 RANDOM = "random"  # the rule that the others are compared with
 QUANTILES = 20  # seeds from which on its interval is of quantiles
-Verdict = Literal["clearly", "yes", "no"]
+OF_KIND = {"embedding": "embedding tasks", "base": "likelihood tasks"}
+_MODELS = 10  # from which on medians over them need no warning
+Scores = Mapping[str, ScoreRow]  # task -> the score of the last layer
 
 
-@dataclass(frozen=True)
-class Spread:
-    """The changes (%) that random removal makes over its seeds.
-
-    low, high: the lowest and the highest, or, if `quantiles`, the 2.5 % and 97.5 % quantiles.
-    """
-
-    seeds: int
-    median: float
-    low: float
-    high: float
-    quantiles: bool
-
-
-@dataclass(frozen=True)
-class TaskChange:
-    """One task: the whole model's score, the pruned one's, the change (%), that of random (%)."""
-
-    full: float
-    score: float
-    change: float | None
-    random: float | None
-
-
-@dataclass(frozen=True)
-class Run:
-    """A rule with one seed (None of a rule that draws nothing): the blocks it removes, 1-based.
+class Run(NamedTuple):
+    """A rule with one seed (None of a rule that draws nothing): the blocks it removes.
 
     change: %, over the row's tasks, None where one of these is not scored; saved: %.
     """
@@ -73,277 +48,24 @@ class Run:
     latency_saved: float | None
 
 
-@dataclass(frozen=True)
-class PrunedRow:
-    """A rule at one budget on one model, over its tasks of one kind; medians over `runs`.
+class PrunedRow(NamedTuple):
+    """A rule at one budget on one model, over its tasks of one kind.
 
-    budget: share of the candidates; blocks: L; removed: how many go; tasks: that the whole model
-    and a run have, and that full (the whole model's mean score), score, stderr (of a single run's)
-    and change (%) are over; missing: tasks that others of this sweep are scored on and no run is.
-    random: random removal's changes over the same tasks, of the seeds that have all of them.
-    difference: change less random's median, percentage points; verdict: "yes" if that is above 0,
-    "clearly" if the change is above the interval of at least 2 seeds. Both None for random itself.
+    line: its row of the table "pruning", medians over `runs`; tasks: that the whole model and a run
+    have; missing: tasks that others of this sweep are scored on and no run is; by_task: full (the
+    whole model's score), score, change (%), random (the change of random removal, %).
     """
 
-    model: str
-    revision: str
     label: str
-    kind: Kind
-    rule: str
-    budget: float
-    blocks: int
-    removed: int
+    line: Row
     runs: tuple[Run, ...]
     tasks: tuple[str, ...]
     missing: tuple[str, ...]
-    full: float | None
-    score: float | None
-    stderr: float | None
-    change: float | None
-    random: Spread | None
-    difference: float | None
-    verdict: Verdict | None
-    parameters_saved: float | None
-    latency_saved: float | None
-    by_task: Mapping[str, TaskChange]
+    by_task: Mapping[str, Row]
 
-
-@dataclass(frozen=True)
-class SummaryRow:
-    """A rule at one budget over models and tasks of one kind.
-
-    change: the median over `pairs` (model, task) of the change (%). Against random's median on the
-    same pair, where it has one (`compared` of them): difference, the median in percentage points;
-    beats: in how many pairs the rule is better. verdict: whether the median difference is above 0.
-    """
-
-    kind: Kind
-    rule: str
-    budget: float
-    models: int
-    pairs: int
-    change: float | None
-    compared: int
-    difference: float | None
-    beats: int
-    verdict: Verdict | None
-
-
-@dataclass(frozen=True)
-class PrunedTable:
-    """Rows by model, kind and budget, the best first; the summary by kind and budget likewise.
-
-    errors: those of pruned models; the leaderboard lists those of whole ones.
-    """
-
-    rows: tuple[PrunedRow, ...]
-    summary: tuple[SummaryRow, ...]
-    notes: tuple[str, ...]
-    errors: tuple[ErrorRow, ...]
-
-
-_MODELS = 10  # from which on medians over them need no warning
-_NAMED = 3  # things of a kind named in one line
-
-
-def of_table(
-    results: Results, rows: Sequence[PrunedRow], summary: Sequence[SummaryRow]
-) -> tuple[str, ...]:
-    """The lines under the whole table."""
-    notes = [_few(len({row.label for row in rows})), *_random(rows), *_uneven(summary)]
-    for _, own in groupby(rows, key=lambda row: row.label):  # rows of a model stand together
-        held = list(own)
-        first = [row for row in held if row.kind == held[0].kind]  # choices are those of all kinds
-        notes += [*_same_count(first), *_same_blocks(first)]
-        notes += [*_missing(results, held), *_meaningless(results, held)]
-    return tuple(note for note in [*notes, *_unlike(results)] if note)
-
-
-def share(budget: float) -> str:
-    """A budget as people write it."""
-    return f"{100 * budget:g} %"
-
-
-def _few(models: int) -> str:
-    if models >= _MODELS:
-        return ""
-    if models == 1:
-        return "1 model: medians are over its tasks alone, and say nothing of other models."
-    return f"{models} models: medians over so few say little of others."
-
-
-def _random(rows: Sequence[PrunedRow]) -> list[str]:
-    """What random removal's interval is of, and how easily it is left by luck."""
-    if not any(row.rule == RANDOM for row in rows):
-        return ["Random removal was not asked for: nothing says whether a rule beats chance."]
-    counts = {row.random.seeds for row in rows if row.random}
-    if not counts:
-        return ["Random removal has no scores: nothing says whether a rule beats chance."]
-    notes = []
-    if few := sorted(count for count in counts if count < QUANTILES):
-        many = (
-            f"{few[0]} to {few[-1]} seeds" if len(few) > 1 else f"{few[0]} seed{'s' * (few[0] > 1)}"
-        )
-        interval = "the interval goes from their lowest to their highest change"
-        notes.append(
-            f"Random removal was drawn with {many}: "
-            f"{interval if few[-1] > 1 else 'there is no interval'}, and a rule no better than "
-            f"random lies above {'all of them' if few[0] > 1 else 'it'} in up to 1 of "
-            f"{few[0] + 1} cases by luck (--random-seeds draws more)."
-        )
-    if enough := sorted(count for count in counts if count >= QUANTILES):
-        many = f"{enough[0]} to {enough[-1]}" if len(enough) > 1 else f"{enough[0]}"
-        notes.append(
-            f"Random removal was drawn with {many} seeds: the interval holds the middle 95 % of "
-            "their changes (2.5 % to 97.5 % quantiles)."
-        )
-    return notes
-
-
-def _uneven(summary: Sequence[SummaryRow]) -> list[str]:
-    """Medians over different pairs."""
-    counts: dict[tuple[str, float], set[int]] = {}
-    for row in summary:
-        counts.setdefault((row.kind, row.budget), set()).add(row.pairs)
-    if all(len(held) == 1 for held in counts.values()):
-        return []
-    return [
-        "At one budget the rules were not all scored on the same models and tasks: see the number "
-        "of pairs; their medians do not compare exactly."
-    ]
-
-
-def _same_count(rows: Sequence[PrunedRow]) -> list[str]:
-    """Budgets that come to the same number of blocks in a model."""
-    budgets: dict[int, list[float]] = {}
-    for row in rows:
-        held = budgets.setdefault(row.removed, [])
-        held += [] if row.budget in held else [row.budget]
-    said = [
-        f"{_and([share(b) for b in held])} each come to {count} block{'s' if count > 1 else ''}"
-        for count, held in sorted(budgets.items())
-        if len(held) > 1
-    ]
-    return [f"{rows[0].label}: {'; '.join(said)}."] if said else []
-
-
-def _same_blocks(rows: Sequence[PrunedRow]) -> list[str]:
-    """Rules that chose the same blocks."""
-    found: dict[str, tuple[Run, dict[str, None], dict[str, None]]] = {}
-    for row in rows:
-        for run in row.runs:
-            who = row.rule if run.seed is None else f"{row.rule} (seed {run.seed})"
-            _, rules, budgets = found.setdefault(run.variant, (run, {}, {}))
-            rules[who] = budgets[share(row.budget)] = None
-    shared = [
-        f"{written(run.removed)} by {_and(list(rules))} (at {_and(list(budgets))})"
-        for run, rules, budgets in found.values()
-        if len(rules) > 1
-    ]
-    if not shared:
-        return []
-    named = "; ".join(shared[:_NAMED])
-    more = f"; and {len(shared) - _NAMED} more such sets" if len(shared) > _NAMED else ""
-    return [
-        f"{rows[0].label}: the same blocks were chosen by several and scored once: {named}{more}."
-    ]
-
-
-def _missing(results: Results, rows: Sequence[PrunedRow]) -> list[str]:
-    """Scores that a mean does without, and why where that is known."""
-    label, notes = rows[0].label, []
-    own = [r for r in results.scores if (r.model, r.revision) == (rows[0].model, rows[0].revision)]
-    whole = {row.task for row in own if row.variant == "full" and row.last}
-    lacking = list(dict.fromkeys(row.task for row in own if row.task not in whole))
-    if lacking:
-        notes.append(
-            f"{label}: the whole model has no score on {names(lacking)}, so pruned ones are not "
-            "compared there."
-        )
-    if not any(row.tasks or row.missing for row in rows):
-        notes.append(f"{label}: no score of the whole model to compare pruned ones with.")
-    without: dict[tuple[str, ...], list[str]] = {}
-    for row in rows:
-        if row.missing:
-            without.setdefault(row.missing, []).append(f"{row.rule} at {share(row.budget)}")
-        left = [str(run.seed) for run in row.runs if run.change is None]
-        if row.tasks and row.full and row.full > 0 and left:
-            notes.append(
-                f"{label}: {row.rule} at {share(row.budget)} is without seed{_s(left)} "
-                f"{_and(left)}, not scored on all of its tasks."
-            )
-    for tasks, who in without.items():
-        notes.append(
-            f"{label}: no score on {names(tasks)} of {_some(who)}; what is there is compared with "
-            "the whole model and with random on the same tasks."
-        )
-    undefined: dict[tuple[str, str], list[str]] = {}
-    for gap in results.undefined:
-        if gap.variant != "full" and (gap.model, gap.revision) == (rows[0].model, rows[0].revision):
-            undefined.setdefault((gap.task, gap.error), []).append(gap.variant)
-    for (task, reason), variants in undefined.items():
-        notes.append(f"{label} {_some(variants)} has no score on {task}: {reason}.")
-    return notes
-
-
-def _meaningless(results: Results, rows: Sequence[PrunedRow]) -> list[str]:
-    """Whole models whose own score says nothing, so that no change of it does."""
-    label, notes = rows[0].label, []
-    tasks = {task: change.full for row in rows for task, change in row.by_task.items()}
-    if low := [task for task, full in tasks.items() if full <= 0]:
-        notes.append(
-            f"{label}: the whole model's score on {names(low)} is not above 0, so a change of it "
-            "in percent is not defined."
-        )
-    for row in results.scores:
-        if row.key != (rows[0].model, rows[0].revision, "full") or not row.last:
-            continue
-        if row.task in tasks and guesses(row.score, row.stderr, row.chance):
-            notes.append(
-                f"{label}: on {row.task} the whole model is within 2 standard errors of chance "
-                f"({row.score:.4f} ± {row.stderr:.4f}, chance {row.chance:.4f}): what pruning "
-                "changes there says nothing, though it counts in the means and medians."
-            )
-    return notes
-
-
-def _unlike(results: Results) -> list[str]:
-    """Choices that were not made alike and so do not compare."""
-    blocks: dict[tuple[str, str], set[tuple[int, ...]]] = {}
-    versions: dict[str, set[str]] = {}
-    for row in results.prunings:
-        blocks.setdefault((row.model, row.revision), set()).add(row.candidates)
-        versions.setdefault(row.rule, set()).add(row.version)
-    differ = list(dict.fromkeys(model for (model, _), held in blocks.items() if len(held) > 1))
-    return [
-        f"{model}: not all choices were made among the same blocks (the protection differs), so "
-        "they may not compare."
-        for model in differ
-    ] + [
-        f"{rule} was asked in different versions ({', '.join(sorted(held))}): its choices may not "
-        "compare."
-        for rule, held in versions.items()
-        if len(held) > 1
-    ]
-
-
-def _some(things: Sequence[str]) -> str:
-    """The first few, and how many more."""
-    more = len(things) - _NAMED
-    return _and([*things[:_NAMED], *([f"{more} more"] if more > 0 else [])])
-
-
-def _and(things: Sequence[str]) -> str:
-    return " and ".join(part for part in (", ".join(things[:-1]), *things[-1:]) if part)
-
-
-def _s(things: Sequence[str]) -> str:
-    return "s" if len(things) > 1 else ""
-
-
-__all__ = ["PrunedRow", "PrunedTable", "Run", "Spread", "SummaryRow", "TaskChange", "build_pruned"]
-
-Scores = Mapping[str, ScoreRow]  # task -> the score of the last layer
+    @property
+    def key(self) -> Key:
+        return Key(self.line["model"], self.line["revision"], "full")
 
 
 @dataclass(frozen=True)
@@ -358,20 +80,51 @@ class _Model:
     sizes: Mapping[str, VariantRow]
     choices: Mapping[tuple[str, float], Sequence[PruningRow]]
 
+    def mean(self, scores: Scores, tasks: Sequence[str]) -> float | None:
+        """The mean score over these tasks; None without any, or where one is not there."""
+        if not tasks or not all(task in scores for task in tasks):
+            return None
+        return fsum(scores[task].score for task in tasks) / len(tasks)
 
-def build_pruned(results: Results) -> PrunedTable | None:
-    """The table of a sweep, None where there is none; holes in it are remarked on.
+    def change(self, choice: PruningRow, tasks: Sequence[str]) -> float | None:
+        """The change of the mean over these tasks, %; None where one is not scored."""
+        score = self.mean(self.variants.get(choice.variant, {}), tasks)
+        full = self.mean(self.full, tasks)
+        return None if score is None or full is None else percent(score, full)
 
-    Of a rule that was asked twice at one budget and with one seed, the later record counts.
+    def on_task(self, task: str, *choices: Sequence[PruningRow]) -> Row:
+        """Medians of a rule's and of random removal's choices."""
+        full = self.full[task].score
+        scores = ([self.variants.get(c.variant, {}).get(task) for c in own] for own in choices)
+        score, random = (_median(row.score for row in own if row) for own in scores)
+        changes = (None if v is None else percent(v, full) for v in (score, random))
+        return dict(
+            zip(("full", "score", "change", "random"), (full, score, *changes), strict=True)
+        )
+
+    def run(self, choice: PruningRow, tasks: Sequence[str]) -> Run:
+        size = self.sizes.get(choice.variant, VariantRow(model="", removed=()))
+        parameters = _saved(size.parameters, size.parameters_full)
+        latency, change = _saved(size.latency, size.latency_full), self.change(choice, tasks)
+        return Run(choice.seed, choice.variant, choice.removed, change, parameters, latency)
+
+
+def build_pruned(results: Results) -> list[PrunedRow]:
+    """By model, kind and budget, the best first; [] where nothing was pruned.
+
+    Of a rule that was asked for twice at one budget and with one seed, the later record counts.
     """
-    if not results.prunings:
-        return None
-    models = _models(results)
-    rows = [row for model in models for row in _best_first(_row(model, *c) for c in model.choices)]
-    errors = tuple(error for error in results.errors if error.variant != "full")
-    summary = _summary(rows)
-    notes = of_table(results, rows, summary)
-    return PrunedTable(tuple(rows), summary, notes, errors)
+    return [
+        row
+        for model in (_models(results) if results.prunings else ())
+        for row in sorted((_row(model, *c) for c in model.choices), key=lambda r: _place(r.line))
+    ]
+
+
+def _place(line: Row) -> tuple[bool, float, float]:
+    """Embedding tasks first, then by budget, then the least loss first."""
+    loss = inf if line["change"] is None else -line["change"]
+    return line["kind"] == "base", line["budget"], loss
 
 
 def percent(score: float, full: float) -> float | None:
@@ -379,19 +132,27 @@ def percent(score: float, full: float) -> float | None:
     return 100 * (score - full) / full if full > 0 else None
 
 
-def spread(changes: Sequence[float]) -> Spread | None:
-    """Median and interval of random removal's changes; None without any."""
+def spread(changes: Sequence[float]) -> Row:
+    """The changes (%) that random removal makes over its seeds: median and interval.
+
+    The lowest and the highest, or, from 20 seeds on, the 2.5 % and 97.5 % quantiles.
+
+    Examples
+    --------
+    >>> list(spread([-50.0, -5.0, -20.0]).values())
+    [3, -20.0, -50.0, -5.0, 'min-max']
+    """
+    names = [f"random_{part}" for part in ("seeds", "median", "low", "high", "interval")]
     if not changes:
-        return None
+        return dict.fromkeys(names)
     quantiles = len(changes) >= QUANTILES
-    low, high = min(changes), max(changes)
-    if quantiles:
-        low, high = (float(q) for q in np.quantile(changes, [0.025, 0.975]))
-    return Spread(len(changes), median(changes), low, high, quantiles)
+    low, high = np.quantile(changes, [0.025, 0.975] if quantiles else [0, 1]).tolist()
+    interval = "2.5-97.5 %" if quantiles else "min-max"
+    return dict(zip(names, (len(changes), median(changes), low, high, interval), strict=True))
 
 
-def _models(results: Results) -> list[_Model]:
-    """Models in order of their first choice, each once a kind of task that it is scored on."""
+def _models(results: Results) -> Iterator[_Model]:
+    """Models in order of their first choice, each once per kind of task that it is scored on."""
     last = {(row.model, row.revision): row for row in results.sweeps}
     newest = {
         (r.model, r.revision, r.rule, r.seed, r.budget): r
@@ -407,80 +168,55 @@ def _models(results: Results) -> list[_Model]:
         if score.last:
             scores.setdefault(score.key, {})[score.task] = score
     # The sweep may be asked for some of the run's tasks only: what no variant has is not missing.
-    asked = {task for key, own in scores.items() if key.variant != "full" for task in own}
-    asked |= {e.task for e in results.errors if e.variant != "full" and e.task}
-    asked |= {row.task for row in results.undefined if row.variant != "full"}
+    swept = {task for key, by_task in scores.items() if key.variant != "full" for task in by_task}
+    swept |= {e.task for e in results.errors if e.variant != "full" and e.task}
+    swept |= {row.task for row in results.undefined if row.variant != "full"}
     likelihood = likelihood_tasks(results)
-    names = Counter(row.model for row in results.models if row.variant == "full")
-    found = []
+    labels = Counter(row.model for row in results.models if row.variant == "full")
     for key, own in choices.items():
-        own_tasks = asked & set(last[key[:2]].tasks) if key[:2] in last else asked
-        whole = {task: row for task, row in scores.get(key, {}).items() if task in own_tasks}
-        held = {k.variant: v for k, v in scores.items() if k[:2] == key[:2] and k != key}
+        tasks = swept & set(last[key[:2]].tasks) if key[:2] in last else swept
+        whole = {task: row for task, row in scores.get(key, {}).items() if task in tasks}
+        variants = {k.variant: v for k, v in scores.items() if k[:2] == key[:2] and k != key}
         sizes = {r.variant: r for r in results.variants if (r.model, r.revision) == key[:2]}
-        label = f"{key.model}@{key.revision[:12]}" if names[key.model] > 1 else key.model
-        kinds = {_kind(task, likelihood) for task in whole}
-        for kind in sorted(kinds or {_fallback(asked, likelihood)}, reverse=True):
-            full = {t: row for t, row in whole.items() if _kind(t, likelihood) == kind}
-            found.append(_Model(key, label, kind, full, held, sizes, own))
-    return found
-
-
-def _kind(task: str, likelihood: frozenset[str]) -> Kind:
-    return "base" if task in likelihood else "embedding"
-
-
-def _fallback(asked: set[str], likelihood: frozenset[str]) -> Kind:
-    """The kind of a model without any scored task."""
-    return "base" if asked and asked <= likelihood else "embedding"
+        label = f"{key.model}@{key.revision[:12]}" if labels[key.model] > 1 else key.model
+        bases = {task in likelihood for task in whole} or {bool(swept) and swept <= likelihood}
+        for base in sorted(bases):
+            full = {task: row for task, row in whole.items() if (task in likelihood) == base}
+            yield _Model(key, label, "base" if base else "embedding", full, variants, sizes, own)
 
 
 def _row(model: _Model, rule: str, budget: float) -> PrunedRow:
-    chosen = model.choices[rule, budget]
-    held = [model.variants.get(choice.variant, {}) for choice in chosen]
-    tasks = tuple(task for task in model.full if any(task in scores for scores in held))
-    full = _mean(model.full, tasks)
-    changes = [_change(model, choice.variant, tasks) for choice in chosen]
-    runs = tuple(_run(model, *pair) for pair in zip(chosen, changes, strict=True))
-    change = _median(changes)
-    drawn = model.choices.get((RANDOM, budget), ())
-    random = spread([c for c in (_change(model, d.variant, tasks) for d in drawn) if c is not None])
-    against = None if rule == RANDOM or random is None or change is None else random
-    difference = change - against.median if against and change is not None else None
-    only = held[0] if len(held) == 1 else {}
-    return PrunedRow(
-        model=model.key.model,
-        revision=model.key.revision,
-        label=model.label,
-        kind=model.kind,
-        rule=rule,
-        budget=budget,
-        blocks=chosen[0].blocks,
-        removed=len(chosen[0].removed),
-        runs=runs,
-        tasks=tasks,
-        missing=tuple(task for task in model.full if task not in tasks),
-        full=full,
-        score=_median(_mean(scores, tasks) for scores in held),
-        stderr=statistics.mean_stderr([only[t].stderr for t in tasks]) if only else None,
-        change=change,
-        random=random,
-        difference=difference,
-        verdict=_verdict(change, against),
-        parameters_saved=_median(run.parameters_saved for run in runs),
-        latency_saved=_median(run.latency_saved for run in runs),
-        by_task={task: _on_task(model, task, chosen, drawn) for task in tasks},
-    )
-
-
-def _run(model: _Model, choice: PruningRow, change: float | None) -> Run:
-    size = model.sizes.get(choice.variant)
-    saved = (
-        (_saved(size.parameters, size.parameters_full), _saved(size.latency, size.latency_full))
-        if size
-        else (None, None)
-    )
-    return Run(choice.seed, choice.variant, choice.removed, change, *saved)
+    chosen, drawn = model.choices[rule, budget], model.choices.get((RANDOM, budget), ())
+    scored = [model.variants.get(choice.variant, {}) for choice in chosen]
+    tasks = tuple(task for task in model.full if any(task in scores for scores in scored))
+    missing = tuple(task for task in model.full if task not in tasks)
+    runs = tuple(model.run(choice, tasks) for choice in chosen)
+    change = _median(run.change for run in runs)
+    random = spread([c for draw in drawn if (c := model.change(draw, tasks)) is not None])
+    middle = random["random_median"]
+    difference = None if rule == RANDOM or None in (change, middle) else change - middle
+    beats = None if difference is None else "yes" if difference > 0 else "no"
+    if beats == "yes" and (change or 0.0) > random["random_high"] and random["random_seeds"] > 1:
+        beats = "clearly"
+    only = scored[0] if len(scored) == 1 else {}
+    by_task = {task: model.on_task(task, chosen, drawn) for task in tasks}
+    line: Row = {"model": model.key.model, "revision": model.key.revision, "kind": model.kind}
+    line |= {
+        "rule": rule,
+        "budget": budget,
+        "blocks": chosen[0].blocks,
+        "removed": len(chosen[0].removed),
+    }
+    line["removed_blocks"] = "; ".join(",".join(map(str, run.removed)) for run in runs)
+    line |= {"seeds": sum(run.seed is not None for run in runs) or None, "tasks": len(tasks)}
+    line["full"] = model.mean(model.full, tasks)
+    line["score"] = _median(model.mean(scores, tasks) for scores in scored)
+    line["stderr"] = mean_stderr([only[task].stderr for task in tasks]) if only else None
+    line |= {"change": change, **random, "difference": difference, "beats_random": beats}
+    line["parameters_saved"] = _median(run.parameters_saved for run in runs)
+    line["latency_saved"] = _median(run.latency_saved for run in runs)
+    line["missing"] = "; ".join(missing)
+    return PrunedRow(model.label, line, runs, tasks, missing, by_task)
 
 
 def _saved(now: float | None, before: float | None) -> float | None:
@@ -488,87 +224,223 @@ def _saved(now: float | None, before: float | None) -> float | None:
     return 100 * (1 - now / before) if now is not None and before else None
 
 
-def _on_task(
-    model: _Model, task: str, chosen: Sequence[PruningRow], drawn: Sequence[PruningRow]
-) -> TaskChange:
-    """The task of one of the chosen variants at least."""
-
-    def scores(choices: Sequence[PruningRow]) -> list[float]:
-        held = [model.variants.get(choice.variant, {}) for choice in choices]
-        return [own[task].score for own in held if task in own]
-
-    full, score, random = model.full[task].score, median(scores(chosen)), _median(scores(drawn))
-    return TaskChange(
-        full=full,
-        score=score,
-        change=percent(score, full),
-        random=None if random is None else percent(random, full),
-    )
-
-
-def _change(model: _Model, variant: str, tasks: Sequence[str]) -> float | None:
-    """The change of the mean over these tasks, %; None where one is not scored."""
-    score, full = _mean(model.variants.get(variant, {}), tasks), _mean(model.full, tasks)
-    return None if score is None or full is None else percent(score, full)
-
-
-def _mean(scores: Scores, tasks: Sequence[str]) -> float | None:
-    """The mean score over these tasks; None without any, or where one is not there."""
-    if not tasks or not all(task in scores for task in tasks):
-        return None
-    return fsum(scores[task].score for task in tasks) / len(tasks)
-
-
 def _median(values: Iterable[float | None]) -> float | None:
-    held = [value for value in values if value is not None]
-    return median(held) if held else None
+    numbers = [value for value in values if value is not None]
+    return median(numbers) if numbers else None
 
 
-def _verdict(change: float | None, random: Spread | None) -> Verdict | None:
-    if change is None or random is None:
-        return None
-    if change <= random.median:
-        return "no"
-    return "clearly" if change > random.high and random.seeds > 1 else "yes"
+def summary(rows: Sequence[PrunedRow]) -> list[Row]:
+    """Each rule at each budget over the pairs of model and task of a kind, the best first.
 
-
-def _summary(rows: Sequence[PrunedRow]) -> tuple[SummaryRow, ...]:
-    groups: dict[tuple[Kind, str, float], list[PrunedRow]] = {}
+    change: the median over `pairs` of the change (%). Against random's median on the same pair,
+    where it has one (`compared` of them): difference, the median in percentage points; beats: in
+    how many pairs the rule is better; verdict: whether the median difference is above 0.
+    """
+    groups: dict[tuple[str, str, float], list[PrunedRow]] = {}
     for row in rows:
-        groups.setdefault((row.kind, row.rule, row.budget), []).append(row)
-    return tuple(_best_first(_over_models(*names, own) for names, own in groups.items()))
+        groups.setdefault((row.line["kind"], row.line["rule"], row.line["budget"]), []).append(row)
+    lines = []
+    for (kind, rule, budget), own in groups.items():
+        pairs = [(t["change"], t["random"]) for row in own for t in row.by_task.values()]
+        changes = [change for change, _ in pairs if change is not None]
+        both = [(c, r) for c, r in pairs if c is not None and r is not None and rule != RANDOM]
+        differences = [change - random for change, random in both]
+        difference = _median(differences)
+        line: Row = {"kind": kind, "rule": rule, "budget": budget, "change": _median(changes)}
+        line["difference"] = difference
+        line["verdict"] = None if difference is None else "yes" if difference > 0 else "no"
+        line |= {"beats": sum(d > 0 for d in differences), "compared": len(differences)}
+        lines.append(line | {"pairs": len(changes), "models": sum(bool(r.by_task) for r in own)})
+    return sorted(lines, key=_place)
 
 
-def _over_models(kind: Kind, rule: str, budget: float, rows: Sequence[PrunedRow]) -> SummaryRow:
-    pairs = [(t.change, t.random) for row in rows for t in row.by_task.values()]
-    changes = [change for change, _ in pairs if change is not None]
-    differences = [
-        change - random
-        for change, random in pairs
-        if change is not None and random is not None and rule != RANDOM
+# ---------------------------------------------------------------- tables
+
+_CHANGE = (
+    "change: of the score against the whole model's, in percent (0: as good as whole). vs random: "
+    "that change less the median of random removal's over its seeds, in percentage points. Budget: "
+    "the share of the candidate blocks that is removed."
+)
+_PAIRS = (
+    "Medians over the pairs of model and task. beats random: whether vs random is above 0. better "
+    "in: pairs where the rule is above random's median, of those compared."
+)
+_MODEL = (
+    "Blocks are numbered from 1. score: the mean over the tasks, at the last layer; of several "
+    'seeds the median. beats random: "yes" above random\'s median, "clearly" above the whole '
+    f"interval: lowest to highest over its seeds, from {QUANTILES} seeds on 2.5 % to 97.5 % "
+    "quantile. latency: of one forward pass, as measured; a few percent are noise."
+)
+_CHANGES = (
+    Column("change", unit="%", best="max", form="+z.2f"),
+    Column("difference", "vs random", unit="points", best="max", form="+z.2f"),
+    Column("verdict", "beats random", tied=True),
+)
+
+
+def pruning_tables(rows: Sequence[PrunedRow]) -> list[Table]:
+    """The summary and one table per model and kind of task, for people; all numbers for programs.
+
+    Table "pruning": removed_blocks ("; " between seeds), tasks (how many), full (the whole model's
+    mean score over these), random_interval ("min-max" or "2.5-97.5 %"), missing (tasks).
+    """
+    if not rows:
+        return []
+    both = len({row.line["kind"] for row in rows}) > 1
+    rule = (Column("rule", key=True), Column("budget", key=True, form=".1%"))
+    counts = (Column("beats", "better in"), *(Column(n) for n in ("compared", "pairs", "models")))
+    columns = (Column("kind", "tasks", shown=both), *rule, *_CHANGES, *counts)
+    sums, title = summary(rows), "Pruning: summary"
+    tables = [Table("pruning_summary", title, _filled(columns, sums), sums, (_CHANGE, _PAIRS))]
+    for number, (_, own) in enumerate(
+        groupby(rows, key=lambda row: (row.label, row.line["kind"])), 1
+    ):
+        tables.append(_of_model(f"pruning.{number}", list(own), rule, both))
+    tasks = dict.fromkeys(task for row in rows for task in row.by_task)
+    who = [{n: row.line[n] for n in "model revision kind rule budget".split()} for row in rows]
+    pairs = list(zip(who, rows, strict=True))
+    hide = {
+        "pruning": [row.line | _by_task(row, tasks) for row in rows],
+        "pruning_runs": [own | run._asdict() for own, row in pairs for run in row.runs],
+        "pruning_tasks": [w | {"task": t} | on for w, r in pairs for t, on in r.by_task.items()],
+    }
+    return tables + [
+        Table(name, "Pruning in full", hidden(*lines[0]), lines, shown=False)
+        for name, lines in hide.items()
+        if lines
     ]
-    difference = _median(differences)
-    return SummaryRow(
-        kind=kind,
-        rule=rule,
-        budget=budget,
-        models=sum(bool(row.by_task) for row in rows),
-        pairs=len(changes),
-        change=_median(changes),
-        compared=len(differences),
-        difference=difference,
-        beats=sum(one > 0 for one in differences),
-        verdict=None if difference is None else "yes" if difference > 0 else "no",
-    )
 
 
-AnyRow = TypeVar("AnyRow", PrunedRow, SummaryRow)
+def _by_task(row: PrunedRow, tasks: Iterable[str]) -> Row:
+    return {f"change.{t}": row.by_task.get(t, {}).get("change") for t in tasks}
 
 
-def _best_first(rows: Iterable[AnyRow]) -> list[AnyRow]:
-    """By kind (embedding tasks first) and budget, within these the least loss first."""
+def _of_model(name: str, rows: Sequence[PrunedRow], rule: tuple[Column, ...], both: bool) -> Table:
+    tasks = dict.fromkeys(task for row in rows for task in row.by_task)
+    scored: dict[str, Any] = {"best": "max", "form": ".4f", "rest": 1}
+    form: dict[str, Any] = {"unit": "%", "best": "max"}
+    columns = [
+        *rule,
+        Column("cut", "blocks removed", rest=1),
+        Column("full", "whole model's score", **scored),
+        Column("score", error="stderr", **scored),
+        *hidden("stderr"),
+        *_CHANGES,
+        Column("interval", "random's change", unit="%", rest=1),
+        Column("parameters_saved", "parameters saved", form=".1f", rest=1, **form),
+        Column("latency_saved", "latency saved", form="z.1f", rest=1, **form),
+    ]
+    columns += [Column("scored", "tasks", rest=1)] if any(row.missing for row in rows) else []
+    for task in tasks if len(tasks) > 1 else ():
+        label = f"change {task}"
+        columns.append(Column(f"change.{task}", label, form="+z.2f", rest=2, **form))
+    lines = []
+    for row in rows:
+        line = row.line | _by_task(row, tasks)
+        line["verdict"] = line["beats_random"]
+        line["cut"] = written(row.runs[0].removed)
+        if len({run.removed for run in row.runs}) > 1:
+            line["cut"] = f"{line['removed']} ({len(row.runs)} seeds)"
+        line["scored"] = f"{len(row.tasks)}/{len(row.tasks) + len(row.missing)}"
+        low, high = line["random_low"], line["random_high"]
+        line["interval"] = None if low is None else f"{low:+z.2f} to {high:+z.2f}"
+        lines.append({column.name: line[column.name] for column in columns})
+    kind = f", {OF_KIND[rows[0].line['kind']]}" if both else ""
+    title, filled = f"Pruning: {rows[0].label}{kind}", _filled(columns, lines)
+    return Table(name, title, filled, lines, (_CHANGE, _MODEL))
 
-    def place(row: AnyRow) -> tuple[bool, float, float]:
-        return (row.kind == "base", row.budget, inf if row.change is None else -row.change)
 
-    return sorted(rows, key=place)
+def _filled(columns: Iterable[Column], rows: Sequence[Row]) -> tuple[Column, ...]:
+    """Without the columns in which people see nothing."""
+    return tuple(c for c in columns if not c.shown or any(r[c.name] is not None for r in rows))
+
+
+# ---------------------------------------------------------------- cautions
+
+
+def pruning_cautions(results: Results, rows: Sequence[PrunedRow]) -> Iterator[Caution]:
+    """How little the tables may mean, and what they lack."""
+    if not rows:
+        return
+    if (models := len({row.label for row in rows})) < _MODELS:
+        yield Caution("pruning_few", {"models": count(models, "model")})
+    seeds = [row.line["random_seeds"] for row in rows if row.line["random_seeds"]]
+    if not seeds:
+        drawn = any(row.line["rule"] == RANDOM for row in rows)
+        yield Caution(f"pruning_random_{'unscored' if drawn else 'absent'}")
+    elif min(seeds) < QUANTILES:
+        numbers = {"seeds": count(min(seeds), "seed"), "cases": min(seeds) + 1}
+        yield Caution("pruning_random_few", numbers)
+    pairs = {(line["kind"], line["budget"], line["pairs"]) for line in summary(rows)}
+    if len(pairs) > len({pair[:2] for pair in pairs}):
+        yield Caution("pruning_uneven")
+    for label, group in groupby(rows, key=lambda row: row.label):  # a model's stand together
+        own = list(group)
+        for code, of in (*_shared(own), *_missing(results, own)):
+            yield Caution(code, {"model": label, **of})
+    candidates: dict[tuple[str, str], set[tuple[int, ...]]] = {}
+    versions: dict[str, set[str]] = {}
+    for row in results.prunings:
+        candidates.setdefault((row.model, row.revision), set()).add(row.candidates)
+        versions.setdefault(row.rule, set()).add(row.version)
+    for model in dict.fromkeys(key[0] for key, several in candidates.items() if len(several) > 1):
+        yield Caution("pruning_protection", {"model": model})
+    for rule, listed in versions.items():
+        if len(listed) > 1:
+            said = ", ".join(sorted(listed))
+            yield Caution("pruning_versions", {"rule": rule, "versions": said})
+
+
+Told = Iterator[tuple[str, Mapping[str, Any]]]  # codes and numbers, of one model
+
+
+def _shared(rows: Sequence[PrunedRow]) -> Told:
+    """Budgets that come to the same number of blocks, and rules that chose the same ones."""
+    budgets: dict[int, dict[str, None]] = {}
+    chosen: dict[tuple[int, ...], dict[str, None]] = {}
+    for row in rows:
+        budgets.setdefault(row.line["removed"], {})[f"{100 * row.line['budget']:g} %"] = None
+        for run in row.runs:
+            seed = "" if run.seed is None else f" (seed {run.seed})"
+            chosen.setdefault(run.removed, {})[f"{row.line['rule']}{seed}"] = None
+    for removed, several in sorted(budgets.items()):
+        if len(several) > 1:
+            blocks = count(removed, "block")
+            yield "pruning_same_count", {"budgets": ", ".join(several), "blocks": blocks}
+    sets = [f"{written(cut)} by {', '.join(own)}" for cut, own in chosen.items() if len(own) > 1]
+    if sets:
+        yield "pruning_same_blocks", {"sets": names(sets)}
+
+
+def _missing(results: Results, rows: Sequence[PrunedRow]) -> Told:
+    """Scores that a mean does without, and those of whole models that say nothing."""
+    key = rows[0].key[:2]
+    own = [row for row in results.scores if row.key[:2] == key]
+    whole = {row.task: row for row in own if row.variant == "full" and row.last}
+    if lacking := list(dict.fromkeys(row.task for row in own if row.task not in whole)):
+        yield "pruning_whole_missing", {"tasks": names(lacking)}
+    compared = {task for row in rows for task in row.by_task}
+    if low := [task for task, full in whole.items() if task in compared and full.score <= 0]:
+        yield "pruning_not_positive", {"tasks": names(low)}
+    for task, full in whole.items():
+        if task in compared and guesses(full.score, full.stderr, full.chance):
+            numbers = {name: getattr(full, name) for name in ("task", "score", "stderr", "chance")}
+            yield "pruning_guess", numbers
+    if not any(row.tasks or row.missing for row in rows):
+        yield "pruning_whole_unscored", {}
+    without: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        who = f"{row.line['rule']} at {100 * row.line['budget']:g} %"
+        if row.missing:
+            without.setdefault(row.missing, []).append(who)
+        left = [str(run.seed) for run in row.runs if run.change is None]
+        if row.tasks and (row.line["full"] or 0) > 0 and left:
+            yield "pruning_seeds_missing", {"who": who, "seeds": ", ".join(left)}
+    for tasks, several in without.items():
+        yield "pruning_missing", {"tasks": names(tasks), "who": names(several)}
+    undefined: dict[tuple[str, str], list[str]] = {}
+    for gap in results.undefined:
+        if gap.variant != "full" and gap.key[:2] == key:
+            undefined.setdefault((gap.task, gap.error), []).append(gap.variant)
+    for (task, reason), several in undefined.items():
+        yield "pruning_undefined", {"variants": names(several), "task": task, "reason": reason}

@@ -2,7 +2,7 @@
 
 The cache is where mteb has it: the folder of the environment variable MTEB_CACHE, else
 ~/.cache/mteb; `mteb.ResultCache().download_from_remote()` fills it. Nothing is downloaded here.
-A score counts where it is of the subsets and splits that the task is scored on here (official.py);
+A score counts where it is of the subsets and splits that the task is scored on here (registry.py);
 of several revisions mteb's own rule chooses, unless the model's name says which.
 """
 
@@ -16,18 +16,19 @@ from math import isnan
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lrd_harness.board.claim_rows import count
-from lrd_harness.board.external import Cell, Line, Say, Scores, read_sheet, read_values, some
+from lrd_harness.board.cautions import count
+from lrd_harness.board.external import Cell, Say, Scores, read_values, some
 from lrd_harness.errors import UserError
-from lrd_harness.results import tasks as official
-from lrd_harness.results.models import hub_name
+from lrd_harness.models import registry
+from lrd_harness.models.registry import hub_name
 from lrd_harness.results.rows import Results
+from lrd_harness.store.tables import Line, read_sheet
 
 SOURCE = Path("published mteb results")  # what messages call them, as they call a file
 FETCH = 'python -c "import mteb; mteb.ResultCache().download_from_remote()"'
 
 
-class Wanted(NamedTuple):
+class HubModel(NamedTuple):
     """A model to look up. name: as it is to be called; hub: on the hub; revision: "" for any."""
 
     name: str
@@ -38,20 +39,19 @@ class Wanted(NamedTuple):
 def of_run(results: Results, say: Say = lambda note: None) -> Scores:
     """The published scores of the run's whole models on its tasks, models as MODEL@REVISION.
 
-    A reading of its own (`NAME [cls]`) has none: what is published is of the usual one.
+    A model pooled in another way (`NAME [cls]`) has none: what is published is of the usual one.
     Raises UserError where there are none, and where the cache cannot be read.
     """
     keys = [row.key for row in results.models if row.variant == "full"]
-    wanted = [
-        Wanted(f"{key.model}@{key.revision}", hub_name(key.model), key.model.partition("@")[2])
+    looked_up = [
+        HubModel(f"{key.model}@{key.revision}", hub_name(key.model), key.model.partition("@")[2])
         for key in keys
         if not key.model.endswith("]")
     ]
-    asked = {row.task for row in results.scores} | {row.task for row in results.metrics}
-    own = {key.model for key in keys if key.model.endswith("]")}
-    if own:
-        say(f"{SOURCE}: not of a reading of one's own: {some(sorted(own))}")
-    return read(wanted, sorted(asked), say, "the run's scores are kept there")
+    tasks = {row.task for row in results.scores} | {row.task for row in results.metrics}
+    if pooled := {key.model for key in keys if key.model.endswith("]")}:
+        say(f"{SOURCE}: none of models that are pooled in another way: {some(sorted(pooled))}")
+    return read(looked_up, sorted(tasks), say, "the run's scores are kept there")
 
 
 def of_values(values: Path, models: Path | None, say: Say = lambda note: None) -> Scores:
@@ -65,11 +65,11 @@ def of_values(values: Path, models: Path | None, say: Say = lambda note: None) -
     hub = {line.text("model"): line.text("hub_id") for line in lines}
     names = dict.fromkeys(cell.model for cell in cells)
     shown = {name: hub.get(name) or name for name in names}
-    wanted = [Wanted(name, hub_name(at), at.partition("@")[2]) for name, at in shown.items()]
-    return read(wanted, list(dict.fromkeys(cell.task for cell in cells)), say, "no scores there")
+    looked_up = [HubModel(name, hub_name(at), at.partition("@")[2]) for name, at in shown.items()]
+    return read(looked_up, list(dict.fromkeys(cell.task for cell in cells)), say, "no scores there")
 
 
-def read(models: Sequence[Wanted], tasks: Sequence[str], say: Say, rest: str) -> Scores:
+def read(models: Sequence[HubModel], tasks: Sequence[str], say: Say, rest: str) -> Scores:
     """The published scores, 0..1, of these models on those of the tasks that are mteb's.
 
     Models and tasks without any are said; rest: what becomes of these tasks. Raises UserError where
@@ -106,13 +106,13 @@ def _known(tasks: Sequence[str]) -> dict[str, Any]:
     found = {}
     for name in tasks:
         try:
-            found[name] = official.task(name)
+            found[name] = registry.task(name)
         except KeyError:
             continue
     return found
 
 
-def _load(models: Sequence[Wanted], tasks: Mapping[str, Any]) -> tuple[Any, Path]:
+def _load(models: Sequence[HubModel], tasks: Mapping[str, Any]) -> tuple[Any, Path]:
     """mteb's results of these models on these tasks, those without a score left out; the cache."""
     import mteb
 
@@ -150,15 +150,15 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _scores(results: Any, model: Wanted) -> dict[str, float]:
+def _scores(results: Any, model: HubModel) -> dict[str, float]:
     """Task -> main score, of the revision that mteb chooses or that the model's name says."""
-    own = [one for one in results.model_results if one.model_name == model.hub]
+    revisions = [one for one in results.model_results if one.model_name == model.hub]
     if model.revision:
-        own = [one for one in own if str(one.model_revision).startswith(model.revision)]
-    if not own:
+        revisions = [one for one in revisions if str(one.model_revision).startswith(model.revision)]
+    if not revisions:
         return {}
     with _quiet():
-        joined = results.model_copy(update={"model_results": own}).join_revisions()
+        joined = results.model_copy(update={"model_results": revisions}).join_revisions()
     return {t.task_name: _score(t) for one in joined.model_results for t in one.task_results}
 
 
@@ -168,7 +168,7 @@ def _score(result: Any) -> float:
         return float(result.get_score())
 
 
-def _tell(models: Sequence[Wanted], cells: Sequence[Cell], say: Say) -> None:
+def _tell(models: Sequence[HubModel], cells: Sequence[Cell], say: Say) -> None:
     scored = {cell.model for cell in cells}
     lacking = [model.hub for model in models if model.name not in scored]
     if lacking:

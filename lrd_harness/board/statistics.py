@@ -1,7 +1,6 @@
-"""Rank statistics: Spearman's rho, its permutation p-value, ranks within tasks and over them.
+"""Rank statistics: Spearman's rho, its permutation p-value, ranks, means over tasks.
 
-Also means over tasks, with their standard errors; and for curves over layers, distance correlation
-and what independent random walks have in common.
+For curves over layers: distance correlation, and what independent random walks have in common.
 
 None stands for a missing value; NaN is treated as one.
 """
@@ -26,30 +25,29 @@ _CHUNK = 2_000_000  # numbers held at once: bounds memory where there are many m
 _NOTHING = 1e-11  # of a spread of 1: distances below it hold more rounding than difference
 
 
-def paired(x: Cells, y: Cells) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs of which both are there: two float64 arrays (n,). ValueError if lengths differ."""
-    a, b = complete(x, y)
-    return a, b
-
-
 def complete(*sides: Cells) -> list[np.ndarray]:
-    """The cases of which every side is there: a float64 array (n,) a side.
+    """The cases of which every side is there: one float64 array (n,) per side.
 
-    ValueError if lengths differ.
+    Raises ValueError if lengths differ.
     """
-    held = [np.asarray(side, dtype=np.float64) for side in sides]  # None becomes NaN
-    if len({len(side) for side in held}) > 1:
-        raise ValueError(f"sides of different lengths: {', '.join(str(len(s)) for s in held)}")
-    whole = ~np.any(np.isnan(held), axis=0)
-    return [side[whole] for side in held]
+    arrays = [np.asarray(side, dtype=np.float64) for side in sides]  # None becomes NaN
+    if len({len(side) for side in arrays}) > 1:
+        raise ValueError(f"sides of different lengths: {', '.join(str(len(s)) for s in arrays)}")
+    whole = ~np.any(np.isnan(arrays), axis=0)
+    return [side[whole] for side in arrays]
 
 
 def spearman(x: Cells, y: Cells) -> float | None:
     """Spearman's rho with average ranks for ties (`scipy.stats.spearmanr`), -1..1.
 
     None where fewer than 3 pairs are there, or all of one side are equal.
+
+    Examples
+    --------
+    >>> spearman([1, 2, 3, None], [0.2, 0.4, 0.3, 0.9])
+    0.5
     """
-    a, b = paired(x, y)
+    a, b = complete(x, y)
     if not comparable(a, b):
         return None
     return float(stats.spearmanr(a, b).statistic)
@@ -61,8 +59,19 @@ def permutation_p(x: Cells, y: Cells, draws: int = DRAWS, seed: int = 42) -> flo
     The share with |rho| as large: of all n! orders for n <= 8, above that of the one observed and
     at least `draws` others, see `products`, so that P(p <= a) <= a under the null for any n and
     any ties. Ranks are doubled to whole numbers: ties are compared without rounding.
+
+    Parameters
+    ----------
+    x, y : (n,), None or NaN where there is no value
+    draws : random orders beside the observed one, above n = 8
+    seed : of these orders
+
+    Examples
+    --------
+    >>> permutation_p([1, 2, 3, 4], [1, 2, 3, 4])  # 2 of 24 orders
+    0.08333333333333333
     """
-    a, b = paired(x, y)
+    a, b = complete(x, y)
     if not comparable(a, b):
         return None
     (found,) = products(doubled_ranks(a), doubled_ranks(b), draws=draws, seed=seed)
@@ -110,50 +119,43 @@ def drawn_orders(n: int, count: int, seed: int) -> np.ndarray:
 
 def mean_of_all(values: Cells) -> float | None:
     """Their mean; None where one is missing, or there is none."""
-    held = [value for value in values if _there(value)]
-    return math.fsum(held) / len(held) if held and len(held) == len(values) else None
+    known = [value for value in values if _there(value)]
+    return math.fsum(known) / len(known) if known and len(known) == len(values) else None
 
 
 def mean_stderr(errors: Cells) -> float | None:
     """The standard error of the mean of independent values, from the standard errors of each.
 
     None where one is missing, or there is none.
+
+    Examples
+    --------
+    >>> mean_stderr([0.03, 0.04])
+    0.025
     """
-    held = [error for error in errors if _there(error)]
-    return math.hypot(*held) / len(held) if held and len(held) == len(errors) else None
+    known = [error for error in errors if _there(error)]
+    return math.hypot(*known) / len(known) if known and len(known) == len(errors) else None
 
 
 def ranks(values: Cells, higher_is_better: bool = True) -> list[float | None]:
-    """Ranks, 1 = best, the average rank for ties; None where there is no value."""
+    """Ranks, 1 = best, the average rank for ties; None where there is no value.
+
+    Examples
+    --------
+    >>> ranks([0.3, None, 0.5, 0.3])
+    [2.5, None, 1.0, 2.5]
+    """
     return _ranked(values, higher_is_better, "average")
 
 
-def mean_ranks(table: Sequence[Cells], higher_is_better: bool = True) -> list[float | None]:
-    """Mean over tasks of within-task ranks; `table` holds a row of models' values a task.
-
-    A model that lacks a task is None and takes no part in any task's ranks: means over different
-    tasks are not comparable, and it would shift the ranks of others in some tasks only.
-    """
-    if not table:
-        return []
-    whole = [i for i in range(len(table[0])) if all(_there(row[i]) for row in table)]
-    by_task = [ranks([row[i] for i in whole], higher_is_better) for row in table]
-    found: list[float | None] = [None] * len(table[0])
-    for column, i in enumerate(whole):
-        found[i] = sum(row[column] or 0.0 for row in by_task) / len(table)
-    return found
-
-
-def mean_rank_order(table: Sequence[Cells], higher_is_better: bool = True) -> list[int | None]:
-    """A model's predicted rank: the order of its mean over tasks of within-task ranks, 1 = best.
-
-    Models that are level share the better rank (1, 2, 2, 4).
-    """
-    return places(mean_ranks(table, higher_is_better), higher_is_better=False)
-
-
 def places(values: Cells, higher_is_better: bool = True) -> list[int | None]:
-    """Places as in a contest: 1 = best, those that are level share the better place."""
+    """Places as in a contest: 1 = best, those that are level share the better place.
+
+    Examples
+    --------
+    >>> places([0.3, None, 0.5, 0.3])
+    [2, None, 1, 2]
+    """
     found = _ranked(values, higher_is_better, "min")
     return [None if place is None else int(place) for place in found]
 
@@ -177,8 +179,13 @@ def distance_correlation(x: Cells, y: Cells) -> float | None:
     expected of independent samples, so it may be negative, and it is not clipped.
     None for fewer than 4 pairs, or where one side's distance variance is 0 (it is constant, or
     constant but for one value, or for one on either side).
+
+    Examples
+    --------
+    >>> round(distance_correlation([1, 2, 3, 4, 5], [1, 4, 9, 16, 25]), 4)
+    0.9931
     """
-    a, b = paired(x, y)
+    a, b = complete(x, y)
     if len(a) < 4:
         return None
     found = float(distance_correlation_rows(a[None], b[None])[0])

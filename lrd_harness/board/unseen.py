@@ -1,10 +1,8 @@
-"""What is to be said of the combined predictor, in plain sentences.
-
-All metrics and the size in one predictor, judged on families of models that it has not seen.
+"""All metrics and the size in one predictor, judged on families of models that it has not seen.
 
 Ridge regression of the mean score on the model-level scores of all metrics (selection scores, those
 judged beside them) and on size (log parameters, log width, depth). It is the mean score that is
-predicted, as its order is the leaderboard's, and an error in points can be read. A feature is the
+predicted, as its order is the leaderboard's, and an error in scores can be read. A feature is the
 mean over tasks of the raw score, not of ranks within the panel: these would carry models that are
 left out into training. One family at a time is left out; the standardisation and alpha come from
 the other families. A fit to the models that it was made of is never reported.
@@ -13,242 +11,240 @@ the other families. A fit to the models that it was made of is never reported.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from math import sqrt
+from typing import Any
 
 import numpy as np
 
 from lrd_harness.board import inference, statistics
-from lrd_harness.board import inference as ridge
-from lrd_harness.board.agreement import Selection
-from lrd_harness.board.claim_rows import ALPHA
-from lrd_harness.board.panel import Panel, Values, mean, sizes
-from lrd_harness.results.database import Key
+from lrd_harness.board.agreement import span
+from lrd_harness.board.cautions import count
+from lrd_harness.board.panel import DIGITS, Panel, sizes
+from lrd_harness.report import Column, Table, listing
 
 LEAST_MODELS, LEAST_FAMILIES = 10, 3
 LEAST_DRAWN = 5  # families that an interval is drawn of
-LEAST_TOLD = 8  # that its verdict rests on: of fewer it is too narrow
+TELLING = 8  # that its verdict rests on: of fewer it is too narrow
 DRAWS = 999
 COMBINED, SIZE, GUESS = "combined", "size alone", "mean of the others"
-_DIGITS = 12  # of predictions: equal models are level, whatever order a product was summed in
+# Of standardised features, so alpha is of the size of n: from nearly all shrinkage to hardly any
+ALPHAS = np.logspace(3, -1, 9)  # the strongest first: of several that are as good, it is taken
+INNER = 10  # inner folds at most; up to so many families, each is one
 _SAME = 1e-9  # rhos that differ by less are the same
-
-
-@dataclass(frozen=True)
-class Judged:
-    """How well one predictor does on families that it has not seen.
-
-    rho: Spearman's, of held-out predictions with mean scores; None of what predicts one number a
-    family. low, high: its 95 % bootstrap interval, whole families resampled; None below 5 of them.
-    p: one-sided, all of it repeated with the scores in random order; chance: the mean rho of these
-    (below 0: what is left out is missing in what predicts it). rmse: root mean squared error.
-    lead: the rmse of this one less that of `combined`, above 0 where combining helps;
-    lead_low, lead_high: its 95 % interval, as above. Errors are fractions, as scores are.
-    """
-
-    name: str
-    features: tuple[str, ...]
-    rho: float | None
-    low: float | None
-    high: float | None
-    p: float | None
-    chance: float | None
-    rmse: float
-    lead: float | None
-    lead_low: float | None
-    lead_high: float | None
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """A model's mean score, and what was predicted without its family: predictor -> score."""
-
-    model: str
-    revision: str
-    family: str
-    actual: float
-    predicted: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Combined:
     """The combined predictor beside size alone and the mean of the other families.
 
-    lacking: why there is not enough data, "" where there is; then rows and models hold something.
-    models_left_out: models with a mean score whose family or one of the features is not known;
-    features_left_out: what fewer than half of the models with a mean score have.
-    alphas: family -> strength of the first row's ridge that predicts it.
+    lacking: why there is not enough data, "" where there is; then rows hold something.
+    models: with everything, as places in the panel; of: the family of each.
+    models_left_out: with a mean score, but no family or not all features; features_left_out: what
+    fewer than half of the models with a mean score have.
+    rows: one per predictor, the cells of table "combined"; errors are fractions, as scores are.
+    predicted: predictor -> of each model without its family; alphas: family -> of the first's.
     """
 
     lacking: str
-    families: int
+    models: Sequence[int]
+    of: Sequence[str]
     models_left_out: int
-    features_left_out: tuple[str, ...]
-    rows: tuple[Judged, ...] = ()
-    models: tuple[HeldOut, ...] = ()
-    alphas: Mapping[str, float] | None = None
-    n: int = 0
+    features_left_out: Sequence[str]
+    features: Sequence[str] = ()
+    rows: Sequence[Mapping[str, Any]] = ()
+    actual: np.ndarray = field(default_factory=lambda: np.empty(0))
+    predicted: Mapping[str, np.ndarray] = field(default_factory=dict)
+    alphas: Mapping[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def families(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self.of))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What programs may want beside the tables."""
+        return {
+            "lacking": self.lacking,
+            "families": len(self.families),
+            "models_left_out": self.models_left_out,
+            "features_left_out": list(self.features_left_out),
+            "n": len(self.models),
+        }
 
 
-@dataclass(frozen=True)
-class _Table:
-    """Models that have everything: names of features, x (n, p), y (n,), families as numbers."""
-
-    keys: Sequence[Key]
-    names: tuple[str, ...]
-    metrics: int  # the first so many features are metrics, the others sizes
-    x: np.ndarray
-    y: np.ndarray
-    families: tuple[str, ...]
-    groups: np.ndarray
-    lost: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Held:
-    """y: scores, then these in random orders; predicted: likewise, by predictor: (n, 1 + draws).
-
-    alphas: by family, of the first predictor; counts: resamples of whole families (draws, n).
-    """
-
-    y: np.ndarray
-    predicted: Mapping[str, np.ndarray]
-    alphas: np.ndarray
-    counts: np.ndarray | None
-
-
-def build_combined(panel: Panel, actual: Mapping[Key, float | None]) -> Combined | None:
-    """None where no model has a mean score over all tasks. actual: model -> that score."""
-    scored = [key for key, score in actual.items() if score is not None]
-    if not scored:
+def build_combined(panel: Panel) -> Combined | None:
+    """None where no model has a mean score over all tasks."""
+    scored = np.flatnonzero(~np.isnan(panel.actual))
+    if not len(scored):
         return None
-    table = _table(panel, scored, actual)
-    left_out = len(scored) - len(table.keys)
-    families = len(table.families)
-    lacking = _lacking(table)
+    columns = {p.score: p.complete_means[scored] for p in panel.predictors if p.kind == "metric"}
+    metrics = set(columns)
+    columns |= {name: numbers[scored] for name, numbers in sizes(panel.models).items()}
+    kept = [n for n, column in columns.items() if 2 * (~np.isnan(column)).sum() >= len(scored)]
+    x = np.array([columns[name] for name in kept]).reshape(len(kept), len(scored)).T
+    named = np.array([bool(panel.models[i].family) for i in scored])
+    whole = ~np.isnan(x).any(axis=1) & named
+    models = scored[whole].tolist()
+    of = [panel.models[i].family or "" for i in models]
+    lost = [name for name in columns if name not in kept]
+    found = Combined("", models, of, len(scored) - len(models), lost, kept)
+    x, y = x[whole], panel.actual[models]
+    lacking = _lacking(found, y)
     if lacking:
-        return Combined(lacking, families, left_out, table.lost, n=len(table.keys))
-    held = _held_out(table)
-    return Combined(
-        lacking="",
-        families=families,
-        models_left_out=left_out,
-        features_left_out=table.lost,
-        rows=tuple(_judged(name, held, table) for name in held.predicted),
-        models=tuple(_model(i, held, table) for i in range(len(table.keys))),
-        alphas=dict(zip(table.families, held.alphas.tolist(), strict=True)),
-        n=len(table.keys),
-    )
+        return Combined(lacking, models, of, len(scored) - len(models), lost)
+    of_metrics = sum(name in metrics for name in kept)
+    return _judge(found, {COMBINED: kept, SIZE: kept[of_metrics:]}, x, y)
 
 
-def _lacking(table: _Table) -> str:
-    models, families = len(table.keys), len(table.families)
-    if models < LEAST_MODELS or families < LEAST_FAMILIES:
-        kinds = "family" if families == 1 else "families"
+def _lacking(found: Combined, y: np.ndarray) -> str:
+    if len(y) < LEAST_MODELS or len(found.families) < LEAST_FAMILIES:
+        kinds = "family" if len(found.families) == 1 else "families"
         return (
-            f"{models} model{'s' * (models != 1)} of {families} {kinds} with all scores, metrics "
+            f"{count(len(y), 'model')} of {len(found.families)} {kinds} with all scores, metrics "
             f"and sizes; it needs {LEAST_MODELS} of {LEAST_FAMILIES}"
         )
-    if not table.names:
+    if not found.features:
         return "neither metrics nor sizes are known"
-    return "" if np.ptp(table.y) > 0 else "all mean scores are the same"
+    return "" if np.ptp(y) > 0 else "all mean scores are the same"
 
 
-def _table(panel: Panel, scored: Sequence[Key], actual: Mapping[Key, float | None]) -> _Table:
-    """The features that half of the scored models have, and the models that have all of these."""
-    metrics = {}
-    for column in panel.metrics:
-        metrics[f"{column.name}.{column.selection.score}"] = panel.selected[column.name]
-    found = {
-        name: _means(values, scored) for name, values in (metrics | dict(panel.others)).items()
-    }
-    of_metrics = set(found)
-    found |= {name: [row[key] for key in scored] for name, row in sizes(panel).items()}
-    kept = [
-        n for n, column in found.items() if 2 * sum(v is not None for v in column) >= len(scored)
-    ]
-    x = np.array([found[name] for name in kept], dtype=np.float64).reshape(len(kept), len(scored)).T
-    names = [panel.models[key].family for key in scored]
-    whole = ~np.isnan(x).any(axis=1) & np.array([bool(name) for name in names])
-    keys = [key for key, there in zip(scored, whole, strict=True) if there]
-    own = [panel.models[key].family or "" for key in keys]
-    families = tuple(dict.fromkeys(own))
-    return _Table(
-        keys=keys,
-        names=tuple(kept),
-        metrics=sum(name in of_metrics for name in kept),
-        x=x[whole],
-        y=np.array([actual[key] for key in keys], dtype=np.float64),
-        families=families,
-        groups=np.array([families.index(name) for name in own], dtype=np.int64),
-        lost=tuple(name for name in found if name not in kept),
-    )
-
-
-def _means(values: Values, keys: Sequence[Key]) -> list[float | None]:
-    """Each model's mean over the metric's tasks; None for one that lacks a task."""
-    whole = (all(key in by_model for by_model in values.values()) for key in keys)
-    return [mean(values, key) if there else None for key, there in zip(keys, whole, strict=True)]
-
-
-def _held_out(table: _Table) -> _Held:
-    """What is predicted of each model without its family; drawn orders up to 500 models."""
-    y = table.y[:, None]
+def _judge(
+    found: Combined, features: Mapping[str, Sequence[str]], x: np.ndarray, y: np.ndarray
+) -> Combined:
+    """What is predicted of each model without its family; in drawn orders up to 500 models."""
+    groups = np.array([found.families.index(name) for name in found.of])
+    targets = y[:, None]
     if len(y) <= statistics.LARGE:
-        y = np.concatenate([y, _shuffled(table.y)], axis=1)
-    parts = {COMBINED: table.x, SIZE: table.x[:, table.metrics :]}
-    if not table.metrics:
-        del parts[COMBINED]
-    found, means, alphas = {}, y, []
-    for name, x in parts.items():
-        if x.shape[1]:
-            predicted, means, chosen = ridge.held_out(x, y, table.groups)
-            found[name] = np.round(predicted, _DIGITS)
+        orders = np.random.default_rng(42).permuted(np.tile(y, (DRAWS, 1)), axis=1)
+        targets = np.concatenate([targets, orders.T], axis=1)
+    predicted, means, alphas = {}, targets, []
+    for name, own in features.items():
+        if own and (name != COMBINED or len(own) > len(features[SIZE])):
+            held, means, chosen = held_out(x[:, x.shape[1] - len(own) :], targets, groups)
+            predicted[name] = np.round(held, DIGITS)
             alphas.append(chosen[:, 0])
-    return _Held(y, found | {GUESS: means}, alphas[0], _resampled(table))
-
-
-def _shuffled(y: np.ndarray) -> np.ndarray:
-    """The scores in seeded random orders: (n, draws)."""
-    generator = np.random.default_rng(42)
-    return np.asarray(generator.permuted(np.tile(y, (DRAWS, 1)), axis=1).T)
-
-
-def _judged(name: str, held: _Held, table: _Table) -> Judged:
-    predicted, y = held.predicted[name][:, 0], table.y
-    rho = None if name == GUESS else statistics.spearman(predicted, y)
-    span = lead_span = lead = None
-    if rho is not None and held.counts is not None:
-        span = inference.interval(inference.resampled_rho(predicted, y, held.counts))
-    if COMBINED in held.predicted and name != COMBINED:
-        own, best = (np.square(held.predicted[who][:, 0] - y) for who in (name, COMBINED))
-        lead = sqrt(np.mean(own)) - sqrt(np.mean(best))
-        if held.counts is not None:
-            weights = held.counts / held.counts.sum(axis=1, keepdims=True)
-            lead_span = inference.interval(np.sqrt(weights @ own) - np.sqrt(weights @ best))
-    p, chance = (None, None) if rho is None else _by_chance(rho, held.predicted[name], held.y)
-    return Judged(
-        name=name,
-        features={COMBINED: table.names, SIZE: table.names[table.metrics :]}.get(name, ()),
-        rho=rho,
-        low=span.low if span else None,
-        high=span.high if span else None,
-        p=p,
-        chance=chance,
-        rmse=sqrt(np.mean(np.square(predicted - y))),
-        lead=lead,
-        lead_low=lead_span.low if lead_span else None,
-        lead_high=lead_span.high if lead_span else None,
+    predicted[GUESS] = means
+    counts = None
+    if len(found.families) >= LEAST_DRAWN and len(y) <= statistics.LARGE:
+        counts = inference.resamples(len(found.families))[:, groups]  # whole families
+    return Combined(
+        "",
+        found.models,
+        found.of,
+        found.models_left_out,
+        found.features_left_out,
+        found.features,
+        [_row(name, features.get(name, ()), predicted, targets, counts) for name in predicted],
+        y,
+        {name: values[:, 0] for name, values in predicted.items()},
+        dict(zip(found.families, alphas[0].tolist(), strict=True)),
     )
+
+
+def held_out(
+    x: np.ndarray, y: np.ndarray, groups: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Predictions for each group by a ridge that was fitted without it.
+
+    Parameters
+    ----------
+    x : features (n, p), finite
+    y : targets (n, k), each with an alpha of its own
+    groups : (n,) whole numbers 0..g-1, g >= 3
+
+    Returns
+    -------
+    predictions (n, k), the means of the other groups (n, k), and alphas (g, k): of `ALPHAS`, that
+    with the least squared error over grouped folds of the other groups.
+    """
+    from sklearn.linear_model import Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    predicted, means, alphas = np.empty_like(y), np.empty_like(y), []
+    for group in range(groups.max() + 1):
+        out = groups == group
+        others = x[~out], y[~out]
+        alphas.append(ALPHAS[np.argmin(_errors(*others, groups[~out]), axis=0)])
+        ridge = make_pipeline(StandardScaler(), Ridge(alphas[-1], solver="svd")).fit(*others)
+        predicted[out] = ridge.predict(x[out]).reshape(-1, y.shape[1])
+        means[out] = others[1].mean(axis=0)
+    return predicted, means, np.array(alphas)
+
+
+def _errors(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Squared error of each alpha and target over folds of whole groups: (alphas, k).
+
+    One decomposition per fold for all alphas and targets: with scikit-learn's search it is one per
+    alpha, and a permutation test has a thousand targets.
+    """
+    from sklearn.model_selection import PredefinedSplit
+    from sklearn.preprocessing import StandardScaler
+
+    sizes = np.bincount(groups)
+    order = sorted(np.flatnonzero(sizes).tolist(), key=lambda group: -sizes[group])
+    dealt = {group: i % INNER for i, group in enumerate(order)}
+    errors = np.zeros((len(ALPHAS), y.shape[1]))
+    for fit, out in PredefinedSplit([dealt[group] for group in groups]).split():
+        scaler = StandardScaler().fit(x[fit])
+        u, s, vt = np.linalg.svd(scaler.transform(x[fit]), full_matrices=False)
+        turned, left = u.T @ y[fit], y[out] - y[fit].mean(axis=0)
+        own = scaler.transform(x[out]) @ vt.T
+        for error, alpha in zip(errors, ALPHAS, strict=True):
+            error += np.sum(np.square((own * s / (s**2 + alpha)) @ turned - left), axis=0)
+    return errors
+
+
+def _row(
+    name: str,
+    features: Sequence[str],
+    predictions: Mapping[str, np.ndarray],
+    y: np.ndarray,
+    counts: np.ndarray | None,
+) -> dict[str, Any]:
+    """One predictor's cells. predictions, y: (n, 1 + draws), the first of the scores as they are.
+
+    p, chance: one-sided, and the mean rho, of all of it repeated with the scores in random order.
+    lead: the error of this one less that of the combined one.
+    """
+    predicted, actual = predictions[name][:, 0], y[:, 0]
+    rho = None if name == GUESS else statistics.spearman(predicted, actual)
+    interval = lead_interval = lead = None
+    if rho is not None and counts is not None:
+        interval = inference.interval(inference.Resampled(actual, counts).rho(predicted))
+    if COMBINED in predictions and name != COMBINED:
+        own, best = (np.square(predictions[who][:, 0] - actual) for who in (name, COMBINED))
+        lead = sqrt(np.mean(own)) - sqrt(np.mean(best))
+        if counts is not None:
+            weights = counts / counts.sum(axis=1, keepdims=True)
+            lead_interval = inference.interval(np.sqrt(weights @ own) - np.sqrt(weights @ best))
+    low, high = interval or (None, None)
+    lead_low, lead_high = lead_interval or (None, None)
+    p, chance = (None, None) if rho is None else _by_chance(rho, predictions[name], y)
+    return {
+        "predictor": name,
+        "rho": rho,
+        "interval": span(low, high),
+        "p": p,
+        "rmse": sqrt(np.mean(np.square(predicted - actual))),
+        "chance": chance,
+        "lead": lead,
+        "lead_interval": span(lead_low, lead_high, "+z.3f"),
+        "features": list(features),
+        "low": low,
+        "high": high,
+        "lead_low": lead_low,
+        "lead_high": lead_high,
+        "n": len(actual),
+    }
 
 
 def _by_chance(
     rho: float, predicted: np.ndarray, y: np.ndarray
 ) -> tuple[float | None, float | None]:
-    """p, (count + 1) / (draws + 1), and the mean rho, of the scores in random orders.
-
-    predicted, y: (n, 1 + draws), the first the scores as they are; None without draws.
-    """
+    """p, (count + 1) / (draws + 1), and the mean rho, of the scores in random orders; or None."""
     if y.shape[1] == 1:
         return None, None
     drawn = statistics.spearman_rows(predicted[:, 1:].T, y[:, 1:].T)
@@ -257,87 +253,51 @@ def _by_chance(
     return p, float(np.mean(there)) if len(there) else None
 
 
-def _resampled(table: _Table) -> np.ndarray | None:
-    """How often each model is in each resample of whole families: (draws, n); None for few."""
-    if len(table.families) < LEAST_DRAWN or len(table.y) > statistics.LARGE:
-        return None
-    return inference.resamples(len(table.families))[:, table.groups]
-
-
-def _model(i: int, held: _Held, table: _Table) -> HeldOut:
-    key = table.keys[i]
-    return HeldOut(
-        model=key.model,
-        revision=key.revision,
-        family=table.families[table.groups[i]],
-        actual=float(table.y[i]),
-        predicted={name: float(values[i, 0]) for name, values in held.predicted.items()},
+def combined_tables(
+    found: Combined | None, panel: Panel, labels: Sequence[str], what: str = "models"
+) -> list[Table]:
+    """The predictors, what they predict of each model, and the strengths of the ridge."""
+    if found is None or found.lacking:
+        return []
+    columns = (
+        Column("predictor", key=True),
+        Column("rho", "rho", "-1 to +1", "max", "+z.2f"),
+        Column("interval", "95 % over families"),
+        Column("p", "p (one-sided)", form=".2g"),
+        Column("rmse", "error", "of the score", "min", ".3f"),
+        Column("chance", "rho by chance", form="+z.2f", rest=1),
+        Column("lead", "error less the combined's", form="+z.3f", rest=1),
+        Column("lead_interval", "95 % over families", rest=1, tied=True),
+        Column("features", form="list", shown=False),
+        *(Column(name, shown=False) for name in ("low", "high", "lead_low", "lead_high", "n")),
     )
-
-
-LEAD = "Combined predictor"
-
-
-def of_combined(combined: Combined | None, selection: Selection | None) -> tuple[str, ...]:
-    """One sentence on it, and one on what was left out; () where no rho could tell anything."""
-    if combined is None or selection is None or not selection.telling:
-        return ()
-    if combined.lacking:
-        return (f"{LEAD}: not enough data: {combined.lacking}.",)
-    rows = {row.name: row for row in combined.rows}
-    size, whole = rows.get(SIZE), rows.get(COMBINED)
-    on = f"on {combined.n} models of {combined.families} families, each predicted without its own"
-    guess = combined.rows[-1]
-    if whole is None and size is not None:  # the features are size alone
-        said = f"no metric to combine; ridge on size alone, {on}: {_judged_combined_remarks(size)}"
-    elif whole is not None:
-        beside = f"; size alone: {_judged_combined_remarks(size)}" if size else ""
-        both = "all metrics and size" if size else "all metrics (no size is known)"
-        said = f"ridge on {both}, {on}: {_judged_combined_remarks(whole)}{beside}"
-    mean = f"; the mean of the other families: {_points(guess.rmse)}"
-    verdict = f": {_verdict(combined, whole)}" if whole is not None else ""
-    return (f"{LEAD}, {said}{mean}{verdict}.", *_left_out(combined))
-
-
-def _judged_combined_remarks(row: Judged) -> str:
-    rho = "no rho" if row.rho is None else f"rho {row.rho:+z.2f}"
-    if row.p is not None:
-        rho += f" (p = {row.p:.2g})"
-    return f"{rho}, error {_points(row.rmse)}"
-
-
-def _verdict(combined: Combined, whole: Judged) -> str:
-    """whole: the row of combining, which has to beat the best of the others."""
-    rival = min((row for row in combined.rows if row is not whole), key=lambda row: row.rmse)
-    name = f"the {GUESS}" if rival.name == GUESS else rival.name
-    if rival.lead is None or rival.lead <= 0:
-        return f"combining is no better than {name}"
-    spread = "no interval can be drawn"
-    if rival.lead_low is not None and rival.lead_high is not None:
-        spread = f"95 %: {100 * rival.lead_low:+z.2f} to {100 * rival.lead_high:+z.2f}"
-    by = f"by {100 * rival.lead:.2f} points ({spread})"
-    ahead = f"combining is ahead of {name}, {by}, but"
-    if rival.lead_low is None or rival.lead_low <= 0:
-        return f"{ahead} other families might undo that"
-    if combined.families < LEAST_TOLD:
-        return f"{ahead} a verdict needs {LEAST_TOLD} families"
-    if whole.p is None or whole.p >= ALPHA:  # where an interval is drawn, p is as well
-        return f"{ahead} its order of the models may be chance"
-    return f"combining is better than {name}, {by}"
-
-
-def _left_out(combined: Combined) -> tuple[str, ...]:
-    parts = []
-    if combined.models_left_out:
-        count = combined.models_left_out
-        parts.append(
-            f"{count} model{'s' * (count > 1)} whose family, or one of the scores it is made of, "
-            f"{'are' if count > 1 else 'is'} not known"
-        )
-    if combined.features_left_out:
-        parts.append(f"{', '.join(combined.features_left_out)}, which most models lack")
-    return (f"{LEAD}: left out: {'; '.join(parts)}.",) if parts else ()
-
-
-def _points(rmse: float) -> str:
-    return f"{100 * rmse:.1f} points"
+    caption = (
+        f"Ridge regression of the mean score on {', '.join(found.features)}. n = "
+        f"{len(found.models)} models of {len(found.families)} families; each family is predicted "
+        "from the others alone, which also give the means, the deviations and the strength of the "
+        "ridge.",
+        "rho: Spearman's, of these predictions with the mean scores; 95 %: bootstrap of whole "
+        f"families (from {LEAST_DRAWN} on; of fewer than {TELLING} it is too narrow for a "
+        "verdict). p: all of it repeated with the scores in random order, whose mean rho is the "
+        "one by chance: below 0, as what is left out is missing in what predicts it. p takes "
+        "models as independent, and is too small where those of a family are alike. error: root "
+        "mean squared.",
+    )
+    title = f"Combined predictor, on families of {what} that it has not seen"
+    models = [
+        {
+            "model": labels[i],
+            "name": panel.models[i].model,
+            "revision": panel.models[i].revision,
+            "family": found.of[at],
+            "actual": float(found.actual[at]),
+            **{f"predicted.{name}": float(v[at]) for name, v in found.predicted.items()},
+        }
+        for at, i in enumerate(found.models)
+    ]
+    alphas = [{"family": family, "alpha": alpha} for family, alpha in found.alphas.items()]
+    return [
+        Table("combined", title, columns, found.rows, caption),
+        listing("combined_models", "Scores predicted without the own family", models, "model"),
+        listing("combined_strengths", "Strength of the ridge, by family", alphas, "family"),
+    ]

@@ -1,31 +1,30 @@
-"""Texts in, pooled states of all layers on disk, one forward pass a distinct text."""
+"""Texts in, pooled states of all layers on disk, one forward pass per distinct text."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lrd_harness.capture.batches import Budget, as_budget
-from lrd_harness.contracts import Encoded, Model, Text
+from lrd_harness.capture.batches import Budget, Progress, as_budget, in_batches
+from lrd_harness.capture.layers import LayerView
+from lrd_harness.capture.samples import Questions, Samples, Sampling
+from lrd_harness.capture.token_metrics import Watched
+from lrd_harness.contracts import Encoded, Experiments, Model, Request, Task, Text
+from lrd_harness.measuring import PlannedMetric
+from lrd_harness.processes import ALONE, Ranks
+from lrd_harness.store.location import cache_dir
 from lrd_harness.store.store import Plane, Store
 
-if TYPE_CHECKING:
-    from lrd_harness.capture.token_metrics import Watched
-
-
 Name = TypeVar("Name")
-
-# What is lost when a run is killed, and the size of a file in the store.
-SHARD_TOKENS = 32_768
-SHARD_TEXTS = 4_096
-SHARD_BYTES = 64 * 2**20  # of pooled states in memory at once, however many layers there are
+AS_IT_IS = Sampling()
+Measured = Mapping[Task, Sequence[PlannedMetric]]
 
 
 @dataclass
@@ -60,26 +59,27 @@ def capture(
     store: Store,
     *,
     batch_tokens: int | Budget,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
     watched: Watched | None = None,
 ) -> Captured:
     """Run those of the texts through the model that the store lacks, and store their states.
 
     Texts are deduplicated, sorted by length and packed into batches of at most `batch_tokens`
-    tokens, padding included; each shard is kept before the next is begun. `progress(done, total)`
+    tokens, padding included; each segment is kept before the next is begun. `progress(done, total)`
     counts the texts to be forwarded. watched: token metrics, and the texts that they are to see in
     the same pass; those whose states are there but whose values are not are run again.
     """
     begun = time.perf_counter()
     missing = dict.fromkeys(store.missing(texts))
     seen = dict.fromkeys(watched.missing()) if watched else {}
+    rest = [text for text in missing if text not in seen]
     counts = counted(texts)
     counts.forwarded = len(missing | seen)
 
     def keep_seen(
-        here: Sequence[Text], found: Mapping[Plane, np.ndarray], cut: Sequence[bool]
+        here: Sequence[Text], values: Mapping[Plane, np.ndarray], cut: Sequence[bool]
     ) -> None:
-        pooled = watched.keep(here, found) if watched else found
+        pooled = watched.keep(here, values) if watched else values
         new = [i for i, text in enumerate(here) if text in missing]
         if new:
             planes = {plane: rows[new] for plane, rows in pooled.items()}
@@ -88,13 +88,16 @@ def capture(
     def run_seen(batch: Sequence[Encoded]) -> Mapping[Plane, Tensor]:
         return model.states(batch, watched)
 
-    forwarded = partial(forward, batch_tokens=batch_tokens)
-    rest = [text for text in missing if text not in seen]
-    one, two = more(progress, len(rest)), behind(progress, len(seen))
+    forwarded = partial(forward, model, batch_tokens=batch_tokens)
     if seen:
-        counts.tokens = forwarded(model, list(seen), run_seen, keep_seen, progress=one)
+
+        def first(done: int, total: int) -> None:
+            progress(done, total + len(rest))
+
+        counts.tokens = forwarded(list(seen), run_seen, keep_seen, progress=first)
     if rest or not seen:
-        counts.tokens += forwarded(model, rest, model.states, store.write, progress=two)
+        second = behind(progress, len(seen))
+        counts.tokens += forwarded(rest, model.states, store.write, progress=second)
     counts.truncated = store.truncated(texts)
     counts.seconds = time.perf_counter() - begun
     return counts
@@ -107,14 +110,9 @@ def counted(texts: Sequence[Text]) -> Captured:
     return Captured(asked=len(texts), texts=len(distinct), empty=empty)
 
 
-def behind(progress: Callable[[int, int], None], before: int) -> Callable[[int, int], None]:
+def behind(progress: Progress, before: int) -> Progress:
     """Progress that goes on where `before` passes were done."""
     return lambda done, total: progress(before + done, before + total)
-
-
-def more(progress: Callable[[int, int], None], after: int) -> Callable[[int, int], None]:
-    """Progress behind which so many passes are still to come."""
-    return lambda done, total: progress(done, total + after)
 
 
 def forward(
@@ -124,14 +122,12 @@ def forward(
     keep: Callable[[Sequence[Text], Mapping[Name, np.ndarray], Sequence[bool]], None],
     *,
     batch_tokens: int | Budget,
-    progress: Callable[[int, int], None],
+    progress: Progress,
     alike: bool = False,
 ) -> int:
     """Run distinct texts in batches, longest first; returns how many tokens they had.
 
-    Where memory does not suffice, a shard is tried again with half the tokens a batch.
-
-    run: one batch -> (b, d) by name; keep: a shard's texts, (n, d) by the same names, and whether
+    run: one batch -> (b, d) by name; keep: a segment's texts, (n, d) by the same names, and whether
     each was truncated; alike: whether the texts of a batch must be of equal length.
     """
     # sorted by characters first: tokenisers pad what they are given together
@@ -142,69 +138,169 @@ def forward(
         part = texts[start : start + 512]
         encoded += model.tokenize(part)
         cut += model.truncated(part, encoded[start:])
-    budget = as_budget(batch_tokens)
     lengths = [len(e["input_ids"]) for e in encoded]
     order = sorted(range(len(texts)), key=lambda i: -lengths[i])
-    done = 0
-    progress(0, len(texts))
-    for shard in shards([lengths[i] for i in order], texts_at_once(model)):
-        chosen = order[shard.start : shard.stop]
-        parts: list[dict[Name, Tensor]] = []
+    gpus: set[torch.device] = set()
 
-        def tried(
-            tokens: int, at: int = done, chosen: list[int] = chosen, parts: Any = parts
-        ) -> None:
-            parts.clear()
-            gpus: set[torch.device] = set()
-            for batch in batches([lengths[i] for i in chosen], tokens, alike):
-                found = run([encoded[i] for i in chosen[batch.start : batch.stop]])
-                gpus |= {state.device for state in found.values() if state.is_cuda}
-                parts.append({name: _to_cpu(state) for name, state in found.items()})
-                at += len(batch)
-                progress(at, len(texts))
-            for gpu in gpus:
-                torch.cuda.synchronize(gpu)  # what is under way is not to be read before
+    def run_batch(numbers: range) -> dict[Name, Tensor]:
+        states = run([encoded[order[i]] for i in numbers])
+        gpus.update(state.device for state in states.values() if state.is_cuda)
+        # from a CUDA device they are on their way until that is synchronised
+        return {
+            k: s.to("cpu", non_blocking=True) if s.is_cuda else s.cpu() for k, s in states.items()
+        }
 
-        budget.attempt(tried)
-        done += len(chosen)
+    def keep_segment(numbers: range, parts: list[dict[Name, Tensor]]) -> None:
+        for gpu in gpus:
+            torch.cuda.synchronize(gpu)
         joined = {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}
-        keep([texts[i] for i in chosen], joined, [cut[i] for i in chosen])
+        here = [order[i] for i in numbers]
+        keep([texts[i] for i in here], joined, [cut[i] for i in here])
+
+    in_batches(
+        model,
+        [lengths[i] for i in order],
+        run_batch,
+        keep_segment,
+        batch_tokens=batch_tokens,
+        alike=alike,
+        progress=progress,
+    )
     return sum(lengths)
 
 
-def _to_cpu(state: Tensor) -> Tensor:
-    """In main memory; from a CUDA device it is on its way until that is synchronised."""
-    return state.to("cpu", non_blocking=True) if state.is_cuda else state.cpu()
+class StateReader:
+    """A model as tasks of one kind read it: what they ask for, captured; each layer as a view.
 
-
-def texts_at_once(model: Model) -> int:
-    """Of how many texts the pooled states, of all layers, take SHARD_BYTES."""
-    states = (model.info.blocks + 1) * (1 + model.has_final_norm)
-    return max(1, SHARD_BYTES // (4 * states * model.info.width))
-
-
-def shards(lengths: Sequence[int], most: int = SHARD_TEXTS) -> Iterator[range]:
-    """Runs of texts, of so many tokens each, that are kept together in one file.
-
-    most: how many texts; SHARD_TEXTS at most.
+    captured: what was done so far. store: of what tasks are evaluated on; plain: of texts that are
+    embedded as they are. Raises UserError where a store cannot be written.
     """
-    start = tokens = 0
-    for i, length in enumerate(lengths):
-        tokens += length
-        if (tokens > SHARD_TOKENS and i > start) or i - start >= min(most, SHARD_TEXTS):
-            yield range(start, i)
-            start, tokens = i, length
-    if start < len(lengths):
-        yield range(start, len(lengths))
+
+    likelihood: ClassVar[bool]
+
+    def __init__(
+        self,
+        model: Model,
+        questions: Questions,
+        batch_tokens: int | Budget,
+        sampling: Sampling = AS_IT_IS,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.model, self.questions, self.budget = model, questions, as_budget(batch_tokens)
+        self.ranks = ranks
+        root, identity = cache_dir() / "states", self.identity(model)
+        self.plain = Store(root, model.identity)
+        self.store = self.plain if identity == model.identity else Store(root, identity)
+        self.samples = Samples(model, self.store, self.plain, identity, sampling)
+        self.captured = Captured()
+
+    @staticmethod
+    def identity(model: Any) -> dict[str, str]:
+        """What changes what is read."""
+        return dict(model.identity)
+
+    def refresh(self) -> None:
+        """Take note of what other processes have read; each waits for all."""
+        self.store.refresh()
+        if self.plain is not self.store:
+            self.plain.refresh()
+        self.samples.refresh(self.ranks)
+
+    def read(
+        self, texts: Sequence[Text], progress: Progress, watched: Watched | None = None
+    ) -> None:
+        """Have the pooled states of texts as they are."""
+        self.captured += capture(
+            self.model,
+            texts,
+            self.plain,
+            batch_tokens=self.budget,
+            progress=progress,
+            watched=watched,
+        )
 
 
-def batches(lengths: Sequence[int], budget: int, alike: bool = False) -> Iterator[range]:
-    """Runs of texts, longest first, whose padded size is within the budget; alike: no padding."""
-    start = 0
-    for i, length in enumerate(lengths):
-        full = (i + 1 - start) * lengths[start] > budget
-        if i > start and (full or (alike and length != lengths[start])):
-            yield range(start, i)
-            start = i
-    if start < len(lengths):
-        yield range(start, len(lengths))
+class Embeddings(StateReader):
+    """Pooled states of the texts that tasks embed, and that metrics are measured on."""
+
+    likelihood = False
+
+    def ask(self, task: Task, evaluated: bool, measured: bool) -> list[Text]:
+        """The texts of a task's evaluation, if there is one, and those that metrics add."""
+        texts = self._texts(task, self.questions.requests(task)) if evaluated else []
+        if measured:
+            known = set(texts)
+            texts += [text for text in self.sample(task) if text not in known]
+        return texts
+
+    def sample(self, task: Task) -> list[Text]:
+        """The texts that metrics are measured on, as the store knows them."""
+        return self._texts(task, self.questions.sample(task))
+
+    def capture(
+        self,
+        asked: Mapping[Task, Sequence[Text]],
+        progress: Progress,
+        measured: Measured | None = None,
+    ) -> dict[Task, Exception]:
+        """Read what is missing of these texts, of all tasks together; no task fails alone.
+
+        measured: the metrics to be measured on each task, for what they need beside pooled states.
+        """
+        texts, seen, items = self.demand(asked, measured or {})
+        mine = set(self.ranks.share(dict.fromkeys([*texts, *seen]), size))
+        watched = self.samples.watched([t for t in seen if t in mine], items)
+        self.read([text for text in texts if text in mine], progress, watched)
+        return {}
+
+    def demand(
+        self, asked: Mapping[Task, Sequence[Text]], measured: Measured
+    ) -> tuple[list[Text], list[Text], list[PlannedMetric]]:
+        """All texts to be read, views among them; those that token metrics see; these metrics."""
+        texts = [text for texts in asked.values() for text in texts]
+        seen: dict[Text, None] = {}
+        items: dict[int, PlannedMetric] = {}
+        for task in asked:
+            own = measured.get(task, ())
+            sample = self.sample(task) if own else []
+            texts += self.samples.views(sample, own)
+            tokens = [item for item in own if item.metric.needs == "tokens"]
+            seen |= dict.fromkeys(sample if tokens else ())
+            items |= {id(item): item for item in tokens}
+        return texts, list(seen), list(items.values())
+
+    def met(self, task: Task, asked: Sequence[Text]) -> dict[str, int]:
+        """What a task's texts are like: repeated, empty, longer than the model takes."""
+        every: Sequence[Any] = self.questions.texts(task) if task.evaluate is None else asked
+        texts = [text.text for text in set(asked)]
+        return described(every, texts, self.store.truncated(asked))
+
+    def view(self, layer: int, name: str, revision: str, experiments: Experiments) -> LayerView:
+        """The model truncated at a layer, as an encoder."""
+        return LayerView(
+            self.model,
+            self.store,
+            layer,
+            name=name,
+            revision=revision,
+            experiments=experiments,
+            fetch=lambda texts: self.read(texts, lambda done, total: None),
+        )
+
+    def _texts(self, task: Task, requests: Sequence[Request]) -> list[Text]:
+        return [Text(r.text, self.model.prompt(task, r.prompt_type)) for r in requests]
+
+
+def described(every: Sequence[Any], distinct: Iterable[str], truncated: int) -> dict[str, int]:
+    """Counts of a task's texts: how many, and how many of them are odd."""
+    return {
+        "asked": len(every),
+        "duplicates": len(every) - len(set(every)),
+        "empty": sum(not text.strip() for text in distinct),
+        "truncated": truncated,
+    }
+
+
+def size(text: Text) -> int:
+    """About how long it takes to read a text."""
+    return len(text.prompt) + len(text.text)

@@ -1,26 +1,31 @@
-"""What pruning rules ask of a model, computed on a sample of texts when it is first asked for."""
+"""What pruning rules know of a model, computed on a sample of texts, and how long a pass takes."""
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from lrd_harness.blocks import BlockValues
-from lrd_harness.capture.embeddings import batches
-from lrd_harness.capture.requests import sampled
+from lrd_harness.capture.batches import batches
+from lrd_harness.capture.samples import sampled
 from lrd_harness.capture.walk import Removed, Walk
-from lrd_harness.contracts import Encoded, Text
+from lrd_harness.contracts import BlockValues, Encoded, Text
 from lrd_harness.models.pooling import last
 from lrd_harness.models.text_model import TextModel
 
 GREEDY_TEXTS = 32  # each is run through a variant for every candidate, again and again
+ROUNDS = 5  # passes that are timed
+TIMED_TEXTS = 8  # one batch of them
 
 
 class ModelEvidence:
-    """evidence.Evidence of an opened model.
+    """blocks.Evidence of an opened model, each part computed when it is first asked for.
 
     texts: the sample on which tokens and outputs are compared; profiles: what metrics have
     recorded, as values of blocks.
@@ -145,3 +150,41 @@ class _WithInfluence(Mapping[str, BlockValues]):
 
     def __len__(self) -> int:
         return len(self._recorded) + 1
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds of one pass of a batch, and of each block in it: medians over some passes."""
+
+    full: float
+    blocks: tuple[float, ...]
+
+    def without(self, removed: Sequence[int]) -> float:
+        """Seconds without these blocks (1..L): their own times taken from the whole."""
+        return max(0.0, self.full - sum(self.blocks[block - 1] for block in removed))
+
+
+def measured(model: TextModel, texts: Sequence[Text]) -> Latency:
+    """The latency on texts of middling length; the first pass, which warms up, is left out."""
+    ordered = sorted(model.tokenize(texts), key=lambda e: len(e["input_ids"]))
+    first = max(0, (len(ordered) - TIMED_TEXTS) // 2)
+    batch = ordered[first : first + TIMED_TEXTS]
+    if model.padding == "none":
+        batch = [e for e in batch if len(e["input_ids"]) == len(batch[0]["input_ids"])]
+    inputs = model.inputs(model.features(batch))
+    whole: list[float] = []
+    marks: list[list[float]] = []
+    for _ in range(ROUNDS + 1):
+        marks.append([])
+        begun = _now(model.device)
+        model.backbone.run(inputs, lambda layer, state: marks[-1].append(_now(model.device)))
+        whole.append(_now(model.device) - begun)
+    spans = [[b - a for a, b in pairwise(m)] for m in marks[1:]]
+    blocks = tuple(statistics.median(times) for times in zip(*spans, strict=True))
+    return Latency(statistics.median(whole[1:]), blocks)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import overload
+from typing import Any
 
 import numpy as np
 import torch
 
-from lrd_harness.capture.likelihoods import GREEDY, LOGLIKELIHOOD, key
 from lrd_harness.contracts import Continuation, Experiments, Model, Norm, PromptType, Task, Text
 from lrd_harness.errors import NotFinite
 from lrd_harness.models.prompts import embedded
 from lrd_harness.store.store import Plane, Store
 
 SAME = 1e-6  # relative, as for degenerate states
+LOGLIKELIHOOD: Plane = ("loglikelihood", 0)  # (n, L + 1), nats, a column per layer
+GREEDY: Plane = ("greedy", 0)  # (n, L + 1), 1 where each token is the likeliest
 
 
 def planes(model: Model, norm: Norm) -> list[Plane]:
-    """The L + 1 planes of the store that a choice of norm means (metrics.md, Norm)."""
+    """The L + 1 planes of the store that a choice of norm means.
+
+    "raw" states are as the blocks write them, "final" ones went through the final norm; "hf" are
+    raw but for the last one, as transformers returns hidden states.
+    """
     blocks = model.info.blocks
     kinds = ["final" if norm == "final" else "raw"] * (blocks + 1)
     if norm == "hf":
@@ -26,6 +31,11 @@ def planes(model: Model, norm: Norm) -> list[Plane]:
     if not model.has_final_norm:
         kinds = ["raw"] * (blocks + 1)
     return [(kind, layer) for layer, kind in enumerate(kinds)]
+
+
+def key(request: Continuation) -> Text:
+    """A request as the store's text; the mark keeps it apart from a context's own states."""
+    return Text(request.continuation, f"\0{request.context}")
 
 
 class LayerView:
@@ -66,10 +76,10 @@ class LayerView:
         Raises NotFinite for NaN or infinity in the states.
         """
         prompt = self._model.prompt(task, prompt_type)
-        asked = [Text(text, prompt) for text in texts]
-        if self._store.missing(asked):
-            self._fetch(asked)
-        pooled = torch.from_numpy(self._store.read(asked, self._plane))
+        prompted = [Text(text, prompt) for text in texts]
+        if self._store.missing(prompted):
+            self._fetch(prompted)
+        pooled = torch.from_numpy(self._store.read(prompted, self._plane))
         if not torch.isfinite(pooled).all():
             raise NotFinite(f"NaN or infinity in the states of layer {self.layer}")
         if len(pooled):
@@ -79,23 +89,23 @@ class LayerView:
         return embedded(self._model.embed, pooled, prompt_type).numpy()
 
 
-class Answers:
+class StoredLikelihoods:
     """What the store holds of requests, all layers; read once for all layers of a task."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._held: tuple[list[Continuation], np.ndarray, np.ndarray] | None = None
+        self._latest: tuple[list[Continuation], np.ndarray, np.ndarray] | None = None
 
     def of(self, requests: Sequence[Continuation]) -> tuple[np.ndarray, np.ndarray]:
         """Log-likelihoods and whether they are greedy, (n, L + 1) each, in the order of requests.
 
         Raises KeyError for a request that is not stored.
         """
-        if self._held is None or self._held[0] != requests:
-            asked = [key(request) for request in requests]
-            values = self._store.read(asked, LOGLIKELIHOOD)
-            self._held = list(requests), values, self._store.read(asked, GREEDY)
-        return self._held[1], self._held[2]
+        if self._latest is None or self._latest[0] != requests:
+            keys = [key(request) for request in requests]
+            values = self._store.read(keys, LOGLIKELIHOOD)
+            self._latest = list(requests), values, self._store.read(keys, GREEDY)
+        return self._latest[1:]
 
 
 class LikelihoodLayer:
@@ -105,77 +115,54 @@ class LikelihoodLayer:
 
     def __init__(
         self,
-        answers: Answers | Store,
+        likelihoods: StoredLikelihoods | Store,
         layer: int,
         name: str,
         revision: str,
         experiments: Experiments,
     ) -> None:
         self.layer, self.name, self.revision, self.experiments = layer, name, revision, experiments
-        self._answers = Answers(answers) if isinstance(answers, Store) else answers
+        self._stored = (
+            StoredLikelihoods(likelihoods) if isinstance(likelihoods, Store) else likelihoods
+        )
 
     def loglikelihoods(self, requests: Sequence[Continuation]) -> list[tuple[float, bool]]:
         """Of each request, log P(continuation | context) in nats, and whether it is the greedy one.
 
         Raises NotFinite for NaN or infinity.
         """
-        values, greedy = (found[:, self.layer] for found in self._answers.of(requests))
+        values, greedy = (columns[:, self.layer] for columns in self._stored.of(requests))
         if not np.isfinite(values).all():
             raise NotFinite(f"NaN or infinity in the log-likelihoods of layer {self.layer}")
         return list(zip(values.tolist(), (greedy > 0).tolist(), strict=True))
 
 
-class StoredStates(Sequence[torch.Tensor]):
-    """The states of a sample for metrics: L + 1 tensors (n, d_l) float64, read one at a time."""
+class StoredStates(Sequence[Any]):
+    """The states of a sample for metrics: L + 1 tensors (n, d_l) float64, read one at a time.
 
-    def __init__(
-        self, store: Store, texts: Sequence[Text], chosen: Sequence[Plane], device: str = "cpu"
-    ) -> None:
-        self._store, self._texts, self._planes = store, texts, chosen
-        self._device = "cpu" if device.startswith("mps") else device  # Apple's GPU has no float64
-
-    def __len__(self) -> int:
-        return len(self._planes)
-
-    @overload
-    def __getitem__(self, index: int) -> torch.Tensor: ...
-    @overload
-    def __getitem__(self, index: slice) -> StoredStates: ...
-    def __getitem__(self, index: int | slice) -> torch.Tensor | StoredStates:
-        """One state, or a shorter sequence of them."""
-        if isinstance(index, slice):
-            return StoredStates(self._store, self._texts, self._planes[index], self._device)
-        rows = self._store.read(self._texts, self._planes[index])
-        return torch.from_numpy(rows).to(self._device, torch.float64)
-
-
-class StoredViews(Sequence[torch.Tensor]):
-    """The states of views for metrics: L + 1 tensors (n, q, d_l) float64, read one at a time.
-
-    views: of each text as many, q.
+    views: of texts that are q views of each of n texts, those of a text together, q; the tensors
+    are (n, q, d_l) then. A slice is a shorter sequence.
     """
 
     def __init__(
         self,
         store: Store,
-        views: Sequence[Sequence[Text]],
+        texts: Sequence[Text],
         chosen: Sequence[Plane],
         device: str = "cpu",
+        views: int = 0,
     ) -> None:
-        self._shape = len(views), len(views[0]) if views else 0
-        flat = [text for several in views for text in several]
-        self._states = StoredStates(store, flat, chosen, device)
+        self._store, self._texts, self._planes, self._views = store, texts, chosen, views
+        self._device = "cpu" if device.startswith("mps") else device  # Apple's GPU has no float64
 
     def __len__(self) -> int:
-        return len(self._states)
+        return len(self._planes)
 
-    @overload
-    def __getitem__(self, index: int) -> torch.Tensor: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[torch.Tensor]: ...
-    def __getitem__(self, index: int | slice) -> torch.Tensor | list[torch.Tensor]:
-        """One state, or several."""
+    def __getitem__(self, index: Any) -> Any:
+        """One state, or a shorter sequence of them."""
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        state = self._states[index]
-        return state.view(*self._shape, state.shape[-1])
+            part = self._planes[index]
+            return StoredStates(self._store, self._texts, part, self._device, self._views)
+        rows = self._store.read(self._texts, self._planes[index])
+        state = torch.from_numpy(rows).to(self._device, torch.float64)
+        return state.view(-1, self._views, state.shape[-1]) if self._views else state

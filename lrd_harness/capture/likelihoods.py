@@ -1,11 +1,9 @@
-"""Requests in, log-likelihoods of every layer on disk, one forward pass a context.
+"""Requests in, log-likelihoods of every layer on disk, one forward pass per context.
 
 A request asks for log P(continuation | context). Requests whose tokens differ in the last one only,
 as the choices of a question do, share a pass. Of each state only the positions that predict a
 continuation go through the final norm and the head; in the same pass the states of the contexts
 are pooled for the metrics.
-
-Where in a batch of passages something is read: what predicts continuations, and the contexts.
 """
 
 from __future__ import annotations
@@ -13,20 +11,60 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lrd_harness.capture.batches import Budget, as_budget
-from lrd_harness.capture.embeddings import Captured, batches, shards, texts_at_once
-from lrd_harness.contracts import Continuation, Encoded, LanguageModel, Observe, Text, TokenPairs
+from lrd_harness.capture.batches import Budget, Progress, in_batches
+from lrd_harness.capture.embeddings import (
+    Captured,
+    Embeddings,
+    Measured,
+    StateReader,
+    behind,
+    described,
+    size,
+)
+from lrd_harness.capture.layers import (
+    GREEDY,
+    LOGLIKELIHOOD,
+    LikelihoodLayer,
+    StoredLikelihoods,
+    key,
+)
+from lrd_harness.capture.token_metrics import Watched
+from lrd_harness.contracts import (
+    Continuation,
+    Encoded,
+    Experiments,
+    LanguageModel,
+    Observe,
+    Task,
+    Text,
+    TokenPairs,
+)
 from lrd_harness.models.backbone import Watch
+from lrd_harness.processes import Ranks
 from lrd_harness.store.store import Plane, Store
 
-if TYPE_CHECKING:
-    from lrd_harness.capture.token_metrics import Watched
+Tokenize = Callable[[LanguageModel, Sequence[Continuation]], TokenPairs]
+
+
+@dataclass
+class Passage:
+    """One text to be run, and what is read of it.
+
+    tokens: (T,), the last token of each continuation being left out, since nothing follows it;
+    reads: (index of a request, tokens of its continuation), the m tokens being predicted at the
+    last m positions; contexts: (context, how many of the tokens are it).
+    """
+
+    tokens: tuple[int, ...]
+    reads: list[tuple[int, Sequence[int]]] = field(default_factory=list)
+    contexts: list[tuple[str, int]] = field(default_factory=list)
 
 
 class Spots:
@@ -57,7 +95,7 @@ class Spots:
                     self._of.append((spot, tokens[spot].index(token), self._requests))
                 self._requests += 1
         widest = max(map(len, tokens))
-        padded = [found + [0] * (widest - len(found)) for found in tokens]
+        padded = [some + [0] * (widest - len(some)) for some in tokens]
         self.tokens = torch.tensor(padded, device=device)
         self.rows = torch.tensor(rows, device=device)
         self.columns = torch.tensor(columns, device=device)
@@ -65,8 +103,8 @@ class Spots:
     def summed(self, values: Tensor) -> Tensor:
         """(layers, P, K) of the tokens -> (layers, n), summed over each request's tokens."""
         spot, which, request = (torch.tensor(part) for part in zip(*self._of, strict=True))
-        found = torch.zeros(len(values), self._requests, dtype=torch.float64)
-        return found.index_add_(1, request, values[:, spot, which].double())
+        sums = torch.zeros(len(values), self._requests, dtype=torch.float64)
+        return sums.index_add_(1, request, values[:, spot, which].double())
 
 
 def context_mask(
@@ -84,14 +122,36 @@ def context_mask(
     return mask, [row for row, _, _ in spans]
 
 
-Tokenize = Callable[[LanguageModel, Sequence[Continuation]], TokenPairs]
-LOGLIKELIHOOD: Plane = ("loglikelihood", 0)  # (n, L + 1), nats, a column a layer
-GREEDY: Plane = ("greedy", 0)  # (n, L + 1), 1 where each token is the likeliest
+@dataclass
+class Answers:
+    """What was read of the k states of some passages.
 
+    loglikelihood, greedy: (n, k) of the requests; pooled: (contexts, d) by plane; requests,
+    contexts: what these are of, as the store knows them; cut: whether a request's context was.
+    """
 
-def key(request: Continuation) -> Text:
-    """A request as the store's text; the mark keeps it apart from a context's own states."""
-    return Text(request.continuation, f"\0{request.context}")
+    loglikelihood: np.ndarray
+    greedy: np.ndarray
+    pooled: Mapping[Plane, np.ndarray]
+    requests: list[Text] = field(default_factory=list)
+    contexts: list[Text] = field(default_factory=list)
+    cut: list[bool] = field(default_factory=list)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Answers]) -> Answers:
+        """The numbers of several batches."""
+        pooled = [part.pooled for part in parts if part.pooled]
+        return cls(
+            np.concatenate([part.loglikelihood for part in parts]),
+            np.concatenate([part.greedy for part in parts]),
+            {plane: np.concatenate([p[plane] for p in pooled]) for plane in (pooled or [{}])[0]},
+        )
+
+    def keep(self, store: Store, states: slice = slice(None)) -> None:
+        """Write the requests, of some of the states that were read."""
+        values = {LOGLIKELIHOOD: self.loglikelihood, GREEDY: self.greedy}
+        planes = {plane: array[:, states].astype(np.float32) for plane, array in values.items()}
+        store.write(self.requests, planes, self.cut)
 
 
 def identity(model: LanguageModel) -> dict[str, str]:
@@ -100,18 +160,35 @@ def identity(model: LanguageModel) -> dict[str, str]:
     return {**model.identity, **length, "reading": "likelihoods"}
 
 
-@dataclass
-class Passage:
-    """One text to be run, and what is read of it.
+def counted(requests: Sequence[Continuation]) -> Captured:
+    """The counters that are known beforehand."""
+    empty = {r.context for r in requests if not r.context.strip()}
+    return Captured(asked=len(requests), texts=len(set(requests)), empty=len(empty))
 
-    tokens: (T,), the last token of each continuation being left out, since nothing follows it;
-    reads: (index of a request, tokens of its continuation), the m tokens being predicted at the
-    last m positions; contexts: (context, how many of the tokens are it).
+
+def truncated(store: Store, requests: Sequence[Continuation]) -> set[str]:
+    """The contexts that were longer than the model takes, and so cut from the left."""
+    return {r.context for r in set(requests) if store.truncated([key(r)])}
+
+
+def lacking(
+    requests: Sequence[Continuation],
+    contexts: Sequence[Text],
+    store: Store,
+    watched: Watched | None,
+) -> tuple[list[Continuation], set[str]]:
+    """The distinct requests to be run, and the contexts to be pooled in doing so.
+
+    A context that no missing request has is run with the first of its requests.
     """
-
-    tokens: tuple[int, ...]
-    reads: list[tuple[int, Sequence[int]]] = field(default_factory=list)
-    contexts: list[tuple[str, int]] = field(default_factory=list)
+    distinct = list(dict.fromkeys(requests))
+    missing = set(store.missing([key(r) for r in distinct]))
+    unread = {t.text for t in store.missing(contexts)}
+    unread |= {t.text for t in watched.missing()} if watched else set()
+    run = [r for r in distinct if key(r) in missing]
+    unread_only = unread - {r.context for r in run}
+    run += {r.context: r for r in reversed(distinct) if r.context in unread_only}.values()
+    return run, unread
 
 
 def capture(
@@ -122,7 +199,7 @@ def capture(
     store: Store,
     *,
     batch_tokens: int | Budget,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
     watched: Watched | None = None,
 ) -> Captured:
     """Run what the store lacks: the log-likelihoods of requests, and pooled states of contexts.
@@ -132,13 +209,16 @@ def capture(
     In the counters `forwarded` are passes, `truncated` contexts that were cut from the left.
     """
     begun = time.perf_counter()
-    distinct = list(dict.fromkeys(requests))
-    missing = set(store.missing([key(r) for r in distinct]))
-    lacking = store.missing([Text(c) for c in contexts])
-    unread = {t.text for t in [*lacking, *(watched.missing() if watched else ())]}
-    run = [r for r in distinct if key(r) in missing]
-    unread_only = unread - {r.context for r in run}
-    run += {r.context: r for r in reversed(distinct) if r.context in unread_only}.values()
+    run, unread = lacking(requests, [Text(context) for context in contexts], store, watched)
+
+    def keep(answers: Answers) -> None:
+        """The contexts first: a request's presence says that both are there."""
+        if answers.contexts:
+            pooled = answers.pooled
+            store.write(
+                answers.contexts, watched.keep(answers.contexts, pooled) if watched else pooled
+            )
+        answers.keep(store)
 
     done = forward(
         model,
@@ -146,7 +226,7 @@ def capture(
         unread,
         tokenize,
         model.watch,
-        lambda shard: _keep(store, shard, watched),
+        keep,
         batch_tokens=batch_tokens,
         progress=progress,
         observe=watched,
@@ -155,12 +235,6 @@ def capture(
     counts.truncated = len(truncated(store, requests))
     counts.seconds = time.perf_counter() - begun
     return counts
-
-
-def counted(requests: Sequence[Continuation]) -> Captured:
-    """The counters that are known beforehand."""
-    empty = {r.context for r in requests if not r.context.strip()}
-    return Captured(asked=len(requests), texts=len(set(requests)), empty=len(empty))
 
 
 def forward(
@@ -172,53 +246,39 @@ def forward(
     keep: Callable[[Answers], None],
     *,
     batch_tokens: int | Budget,
-    progress: Callable[[int, int], None],
+    progress: Progress,
     observe: Observe | None = None,
 ) -> Captured:
     """Run distinct requests in batches, longest first; returns how many passes, and their tokens.
 
     contexts: those of the requests' whose pooled states are wanted; watch: runs a batch and shows
-    k numbered states of it; keep: is given the answers of each shard; observe: adds planes made of
-    the contexts' token states.
+    k numbered states of it; keep: is given the answers of each segment; observe: adds planes made
+    of the contexts' token states.
     """
     pairs = tokenize(model, requests) if requests else TokenPairs([], 1)
     passages, cut = _passages(requests, pairs, contexts)
     passages.sort(key=lambda p: -len(p.tokens))
-    progress(0, len(passages))
-    done = 0
     lengths = [len(p.tokens) for p in passages]
-    budget = as_budget(batch_tokens)
-    for shard in shards(lengths, texts_at_once(model)):
-        here = lengths[shard.start : shard.stop]
-        parts: list[Answers] = []
 
-        def tried(
-            tokens: int,
-            at: int = done,
-            shard: range = shard,
-            here: list[int] = here,
-            parts: Any = parts,
-        ) -> None:
-            parts.clear()
-            for batch in batches(here, tokens, alike=model.padding == "none"):
-                parts.append(_read(model, [passages[shard[i]] for i in batch], watch, observe))
-                at += len(batch)
-                progress(at, len(passages))
-
-        budget.attempt(tried)
-        done += len(shard)
-        indices = [i for at in shard for i, _ in passages[at].reads]
-        answers = _joined(parts)
+    def keep_segment(numbers: range, parts: list[Answers]) -> None:
+        answers = Answers.joined(parts)
+        here = [passages[i] for i in numbers]
+        indices = [i for passage in here for i, _ in passage.reads]
         answers.requests = [key(requests[i]) for i in indices]
         answers.cut = [cut[i] for i in indices]
-        answers.contexts = [Text(text) for at in shard for text, _ in passages[at].contexts]
+        answers.contexts = [Text(text) for passage in here for text, _ in passage.contexts]
         keep(answers)
+
+    in_batches(
+        model,
+        lengths,
+        lambda numbers: _read(model, [passages[i] for i in numbers], watch, observe),
+        keep_segment,
+        batch_tokens=batch_tokens,
+        alike=model.padding == "none",
+        progress=progress,
+    )
     return Captured(forwarded=len(passages), tokens=sum(lengths))
-
-
-def truncated(store: Store, requests: Sequence[Continuation]) -> set[str]:
-    """The contexts that were longer than the model takes, and so cut from the left."""
-    return {r.context for r in set(requests) if store.truncated([key(r)])}
 
 
 def _passages(
@@ -249,37 +309,11 @@ def _passages(
     return list(passages.values()), cut
 
 
-@dataclass
-class Answers:
-    """What was read of the k states of some passages.
-
-    loglikelihood, greedy: (n, k) of the requests; pooled: (contexts, d) by plane; requests,
-    contexts: what these are of, as the store knows them; cut: whether a request's context was.
-    """
-
-    loglikelihood: np.ndarray
-    greedy: np.ndarray
-    pooled: Mapping[Plane, np.ndarray]
-    requests: list[Text] = field(default_factory=list)
-    contexts: list[Text] = field(default_factory=list)
-    cut: list[bool] = field(default_factory=list)
-
-
-def _joined(parts: Sequence[Answers]) -> Answers:
-    """The numbers of several batches."""
-    pooled = [part.pooled for part in parts if part.pooled]
-    return Answers(
-        np.concatenate([part.loglikelihood for part in parts]),
-        np.concatenate([part.greedy for part in parts]),
-        {plane: np.concatenate([p[plane] for p in pooled]) for plane in (pooled or [{}])[0]},
-    )
-
-
 def _read(
     model: LanguageModel,
     batch: Sequence[Passage],
     run: Callable[[Sequence[Encoded], Watch], None],
-    observe: Observe | None = None,
+    observe: Observe | None,
 ) -> Answers:
     """Run a batch; requests and contexts in the order in which its passages list them."""
     longest = max(len(p.tokens) for p in batch)
@@ -315,16 +349,82 @@ def _read(
     return Answers(values.T.numpy(), (misses.T == 0).numpy(), pooled)
 
 
-def _keep(store: Store, shard: Answers, watched: Watched | None) -> None:
-    """Write a shard's contexts, then its requests, whose presence says that both are there."""
-    if shard.contexts:
-        kept = watched.keep(shard.contexts, shard.pooled) if watched else shard.pooled
-        store.write(shard.contexts, kept)
-    keep_requests(store, shard, slice(None))
+class Likelihoods(StateReader):
+    """Log-likelihoods of the continuations that tasks compare, and pooled states of the contexts.
+
+    The store is one of its own: a context is cut from the left and a text from the right.
+    """
+
+    likelihood = True
+
+    @staticmethod
+    def identity(model: Any) -> dict[str, str]:
+        """What changes what is read."""
+        return identity(model)
+
+    def ask(self, task: Task, evaluated: bool, measured: bool) -> list[Continuation]:
+        """All requests of a task: metrics see the contexts in the same pass."""
+        return list(self.questions.requests(task))
+
+    def sample(self, task: Task) -> list[Text]:
+        """The contexts that metrics are measured on, as the store knows them."""
+        return [Text(request.text) for request in self.questions.sample(task)]
+
+    def capture(
+        self,
+        asked: Mapping[Task, Sequence[Continuation]],
+        progress: Progress,
+        measured: Measured | None = None,
+    ) -> dict[Task, Exception]:
+        """Read what is missing of these requests; which tasks failed, and how.
+
+        measured: as of Embeddings. Views of contexts are read as texts of their own.
+        """
+        failed: dict[Task, Exception] = {}
+        for task, requests in asked.items():
+            assert task.tokenize is not None
+            items = (measured or {}).get(task, ())
+            try:
+                own = shared_out(self.ranks, requests)
+                contexts = {request.context for request in own}
+                sample = [text for text in self.sample(task) if text.text in contexts]
+                self.captured += capture(
+                    cast("LanguageModel", self.model),
+                    own,
+                    [text.text for text in sample],
+                    task.tokenize,
+                    self.store,
+                    batch_tokens=self.budget,
+                    progress=behind(progress, self.captured.forwarded),
+                    watched=self.samples.watched(sample, items),
+                )
+                views = dict.fromkeys(self.samples.views(self.sample(task), items))
+                self.read(self.ranks.share(views, size), behind(progress, self.captured.forwarded))
+            except Exception as error:  # a request it cannot take, memory that does not suffice
+                failed[task] = error
+        return failed
+
+    @cached_property
+    def _stored(self) -> StoredLikelihoods:
+        return StoredLikelihoods(self.store)
+
+    def met(self, task: Task, asked: Sequence[Continuation]) -> dict[str, int]:
+        """What a task's contexts are like: repeated, empty, longer than the model takes."""
+        every = [request.text for request in self.questions.texts(task)]
+        contexts = {request.context for request in asked}
+        return described(every, contexts, len(truncated(self.store, asked)))
+
+    def view(
+        self, layer: int, name: str, revision: str, experiments: Experiments
+    ) -> LikelihoodLayer:
+        """The model truncated at a layer, as a language model."""
+        return LikelihoodLayer(self._stored, layer, name, revision, experiments)
 
 
-def keep_requests(store: Store, shard: Answers, states: slice) -> None:
-    """Write a shard's requests, of some of the states that were read."""
-    values = {LOGLIKELIHOOD: shard.loglikelihood, GREEDY: shard.greedy}
-    planes = {plane: array[:, states].astype(np.float32) for plane, array in values.items()}
-    store.write(shard.requests, planes, shard.cut)
+Reader = Embeddings | Likelihoods
+
+
+def shared_out(ranks: Ranks, requests: Sequence[Continuation]) -> list[Continuation]:
+    """Those of the requests that this process reads; those of a context stay together."""
+    mine = set(ranks.share(dict.fromkeys(r.context for r in requests), len))
+    return [request for request in requests if request.context in mine]

@@ -1,32 +1,25 @@
-"""How long a pass takes, and how long without some blocks, measured block by block.
-
-Variants of a model without some of its blocks: a store of each, filled by one walk a batch.
+"""Variants of a model without some of its blocks: a store of each, filled by one walk per batch.
 
 A store holds what a view of the variant needs and no more: its last state, pooled, under the plane
-of the model's own last layer, or its log-likelihoods in a single column. So a variant is viewed as
-LayerView(model, store, layer=L, ...) or LikelihoodLayer(store, 0, ...).
+of the model's own last layer, or its log-likelihoods in a single column.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice, pairwise
 from typing import Any, cast
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from lrd_harness.blocks import written
 from lrd_harness.capture import embeddings, likelihoods
-from lrd_harness.capture.batches import Budget
-from lrd_harness.capture.embeddings import Captured
-from lrd_harness.capture.layers import LayerView, LikelihoodLayer, planes
-from lrd_harness.capture.likelihoods import Answers, Tokenize, key
-from lrd_harness.capture.states import Reading, View, shared_out, size
+from lrd_harness.capture.batches import Budget, Progress
+from lrd_harness.capture.embeddings import Captured, behind, size
+from lrd_harness.capture.layers import LayerView, LikelihoodLayer, key, planes
+from lrd_harness.capture.likelihoods import Answers, Reader, Tokenize, shared_out
 from lrd_harness.capture.walk import Removed, Walk
 from lrd_harness.contracts import (
     BlockModel,
@@ -38,11 +31,10 @@ from lrd_harness.contracts import (
     Text,
 )
 from lrd_harness.models.backbone import Watch
-from lrd_harness.models.text_model import TextModel
 from lrd_harness.store.location import cache_dir
 from lrd_harness.store.store import Store
 
-Progress = Callable[[int, int], None]
+Stores = Mapping[Removed, Store]
 
 
 @dataclass
@@ -53,9 +45,8 @@ class CapturedVariants(Captured):
 
 
 def stores(identity: Mapping[str, str], variants: Sequence[Removed]) -> dict[Removed, Store]:
-    """The store of each variant.
+    """The store of each variant; identity: the reader's, for embeddings or for log-likelihoods.
 
-    identity: the model's, for embeddings; likelihoods.identity(model) for log-likelihoods.
     Raises UserError where a store cannot be written.
     """
     root = cache_dir() / "states"
@@ -68,24 +59,23 @@ class Variants:
     Raises UserError where a store cannot be written.
     """
 
-    def __init__(self, reading: Reading, variants: Sequence[Removed]) -> None:
-        self._reading = reading
-        self._model = cast("BlockModel", reading.model)
-        identity = reading.model.identity
-        if reading.likelihood:
-            identity = likelihoods.identity(cast("LanguageModel", reading.model))
-        self.stores = stores(identity, variants)
+    def __init__(self, reader: Reader, variants: Sequence[Removed]) -> None:
+        self._reader, self._model = reader, cast("BlockModel", reader.model)
+        self.stores = stores(reader.identity(reader.model), variants)
 
     def capture(self, asked: Mapping[Task, Sequence[Any]], progress: Progress) -> CapturedVariants:
-        """Run what the variants lack of what tasks ask (see Reading.ask), all variants together.
+        """Run what the variants lack of what tasks ask (see Embeddings.ask), all together.
 
         Raises UserError as Walk does, and whatever tokenising or running raises.
         """
-        ranks = self._reading.ranks
-        if not self._reading.likelihood:
+        ranks, tokens = self._reader.ranks, self._reader.budget
+        if not self._reader.likelihood:
             every = [text for texts in asked.values() for text in texts]
             mine = set(ranks.share(dict.fromkeys(every), size))
-            return self._embed([text for text in every if text in mine], progress)
+            texts = [text for text in every if text in mine]
+            return capture_embeddings(
+                self._model, texts, self.stores, batch_tokens=tokens, progress=progress
+            )
         counts = CapturedVariants()
         for task, requests in asked.items():
             assert task.tokenize is not None
@@ -94,8 +84,8 @@ class Variants:
                 shared_out(ranks, requests),
                 task.tokenize,
                 self.stores,
-                batch_tokens=self._reading.budget,
-                progress=embeddings.behind(progress, counts.forwarded),
+                batch_tokens=tokens,
+                progress=behind(progress, counts.forwarded),
             )
         return counts
 
@@ -104,26 +94,21 @@ class Variants:
         for store in self.stores.values():
             store.refresh()
 
-    def _embed(
-        self, texts: Sequence[Text], progress: Progress, only: Removed | None = None
-    ) -> CapturedVariants:
-        stores = self.stores if only is None else {only: self.stores[only]}
-        tokens = self._reading.budget
-        return capture_embeddings(
-            self._model, texts, stores, batch_tokens=tokens, progress=progress
-        )
-
-    def view(self, removed: Removed, name: str, revision: str, experiments: Experiments) -> View:
+    def view(
+        self, removed: Removed, name: str, revision: str, experiments: Experiments
+    ) -> LayerView | LikelihoodLayer:
         """A variant, as tasks evaluate it."""
-        if self._reading.likelihood:
-            return LikelihoodLayer(self.stores[removed], 0, name, revision, experiments)
+        store = self.stores[removed]
+        if self._reader.likelihood:
+            return LikelihoodLayer(store, 0, name, revision, experiments)
 
         def fetch(texts: Sequence[Text]) -> None:
-            self._embed(texts, lambda done, total: None, only=removed)
+            tokens = self._reader.budget
+            capture_embeddings(self._model, texts, {removed: store}, batch_tokens=tokens)
 
         return LayerView(
             self._model,
-            self.stores[removed],
+            store,
             self._model.info.blocks,
             name=name,
             revision=revision,
@@ -135,7 +120,7 @@ class Variants:
 def capture_embeddings(
     model: BlockModel,
     texts: Sequence[Text],
-    stores: Mapping[Removed, Store],
+    stores: Stores,
     *,
     batch_tokens: int | Budget,
     progress: Progress = lambda done, total: None,
@@ -150,53 +135,47 @@ def capture_embeddings(
     plane = planes(model, "final")[-1]
 
     def keep(
-        shard: Sequence[Text], found: Mapping[Removed, np.ndarray], cut: Sequence[bool]
+        here: Sequence[Text], states: Mapping[Removed, np.ndarray], cut: Sequence[bool]
     ) -> None:
-        for removed, pooled in found.items():
-            stores[removed].write(shard, {plane: pooled}, cut)
+        for removed, pooled in states.items():
+            stores[removed].write(here, {plane: pooled}, cut)
 
     counts = CapturedVariants(**asdict(embeddings.counted(texts)))
     for variants, missing in _lacking(stores, texts).items():
+
+        def run(
+            batch: Sequence[Encoded], variants: Sequence[Removed] = variants
+        ) -> dict[Removed, Tensor]:
+            features, pooled = model.features(batch), {}
+
+            def seen(removed: Removed, state: Tensor) -> None:
+                pooled[removed] = model.pooled(state, features)[plane[0]]
+
+            walk.run(model.inputs(features), variants, seen)
+            return pooled
+
         counts.tokens += embeddings.forward(
             model,
             missing,
-            _pooling(model, walk, variants, plane[0]),
+            run,
             keep,
             batch_tokens=batch_tokens,
-            progress=embeddings.behind(progress, counts.forwarded),
+            progress=behind(progress, counts.forwarded),
             alike=model.padding == "none",
         )
         counts.forwarded += len(missing)
-    for store in islice(stores.values(), 1):  # the same texts are cut for every variant
+    for store in list(stores.values())[:1]:  # the same texts are cut for every variant
         counts.truncated = store.truncated(texts)
     counts.executions = walk.executions
     counts.seconds = time.perf_counter() - begun
     return counts
 
 
-def _pooling(
-    model: BlockModel, walk: Walk, variants: Sequence[Removed], kind: str
-) -> Callable[[Sequence[Encoded]], dict[Removed, Tensor]]:
-    """One batch -> the variants' last states, pooled, (b, d); kind: "raw" or "final"."""
-
-    def run(batch: Sequence[Encoded]) -> dict[Removed, Tensor]:
-        features = model.features(batch)
-        found: dict[Removed, Tensor] = {}
-
-        def seen(removed: Removed, state: Tensor) -> None:
-            found[removed] = model.pooled(state, features)[kind]
-
-        walk.run(model.inputs(features), variants, seen)
-        return found
-
-    return run
-
-
 def capture_likelihoods(
     model: LanguageModel,
     requests: Sequence[Continuation],
     tokenize: Tokenize,
-    stores: Mapping[Removed, Store],
+    stores: Stores,
     *,
     batch_tokens: int | Budget,
     progress: Progress = lambda done, total: None,
@@ -211,53 +190,39 @@ def capture_likelihoods(
     by_key = {key(request): request for request in requests}
     counts = CapturedVariants(**asdict(likelihoods.counted(requests)))
     for variants, missing in _lacking(stores, list(by_key)).items():
+
+        def watch(
+            batch: Sequence[Encoded], seen: Watch, variants: Sequence[Removed] = variants
+        ) -> None:
+            def number(removed: Removed, state: Tensor) -> None:
+                seen(variants.index(removed), state)
+
+            walk.run(model.inputs(model.features(batch)), variants, number)
+
+        def keep(answers: Answers, variants: Sequence[Removed] = variants) -> None:
+            for i, removed in enumerate(variants):
+                answers.keep(stores[removed], slice(i, i + 1))
+
         done = likelihoods.forward(
             model,
             [by_key[text] for text in missing],
             set(),
             tokenize,
-            _watching(model, walk, variants),
-            _keeping(stores, variants),
+            watch,
+            keep,
             batch_tokens=batch_tokens,
-            progress=embeddings.behind(progress, counts.forwarded),
+            progress=behind(progress, counts.forwarded),
         )
         counts.forwarded += done.forwarded
         counts.tokens += done.tokens
-    for store in islice(stores.values(), 1):  # the same contexts are cut for every variant
+    for store in list(stores.values())[:1]:  # the same contexts are cut for every variant
         counts.truncated = len(likelihoods.truncated(store, requests))
     counts.executions = walk.executions
     counts.seconds = time.perf_counter() - begun
     return counts
 
 
-def _watching(
-    model: BlockModel, walk: Walk, variants: Sequence[Removed]
-) -> Callable[[Sequence[Encoded], Watch], None]:
-    """Runs a batch and shows the variants' last states, numbered as the variants are."""
-    number = {removed: i for i, removed in enumerate(variants)}
-
-    def watch(batch: Sequence[Encoded], seen: Watch) -> None:
-        inputs = model.inputs(model.features(batch))
-        walk.run(inputs, variants, lambda removed, state: seen(number[removed], state))
-
-    return watch
-
-
-def _keeping(
-    stores: Mapping[Removed, Store], variants: Sequence[Removed]
-) -> Callable[[Answers], None]:
-    """Keeps a shard's answers, of each variant in its own store."""
-
-    def keep(shard: Answers) -> None:
-        for i, removed in enumerate(variants):
-            likelihoods.keep_requests(stores[removed], shard, slice(i, i + 1))
-
-    return keep
-
-
-def _lacking(
-    stores: Mapping[Removed, Store], texts: Sequence[Text]
-) -> dict[tuple[Removed, ...], list[Text]]:
+def _lacking(stores: Stores, texts: Sequence[Text]) -> dict[tuple[Removed, ...], list[Text]]:
     """The distinct texts that are missing somewhere, by the variants whose stores lack them."""
     lacking: dict[Text, list[Removed]] = {}
     for removed, store in stores.items():
@@ -267,45 +232,3 @@ def _lacking(
     for text, variants in lacking.items():
         groups.setdefault(tuple(variants), []).append(text)
     return groups
-
-
-ROUNDS = 5
-TEXTS = 8  # one batch of them
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Seconds of one pass of a batch, and of each block in it: medians over some passes."""
-
-    full: float
-    blocks: tuple[float, ...]
-
-    def without(self, removed: Sequence[int]) -> float:
-        """Seconds without these blocks (1..L): their own times taken from the whole."""
-        return max(0.0, self.full - sum(self.blocks[block - 1] for block in removed))
-
-
-def measured(model: TextModel, texts: Sequence[Text]) -> Latency:
-    """The latency on texts of middling length; the first pass, which warms up, is left out."""
-    ordered = sorted(model.tokenize(texts), key=lambda e: len(e["input_ids"]))
-    first = max(0, (len(ordered) - TEXTS) // 2)
-    batch = ordered[first : first + TEXTS]
-    if model.padding == "none":
-        batch = [e for e in batch if len(e["input_ids"]) == len(batch[0]["input_ids"])]
-    inputs = model.inputs(model.features(batch))
-    whole: list[float] = []
-    marks: list[list[float]] = []
-    for _ in range(ROUNDS + 1):
-        marks.append([])
-        begun = _now(model.device)
-        model.backbone.run(inputs, lambda layer, state: marks[-1].append(_now(model.device)))
-        whole.append(_now(model.device) - begun)
-    spans = [[b - a for a, b in pairwise(m)] for m in marks[1:]]
-    blocks = tuple(statistics.median(times) for times in zip(*spans, strict=True))
-    return Latency(statistics.median(whole[1:]), blocks)
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

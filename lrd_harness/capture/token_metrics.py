@@ -1,7 +1,7 @@
 """Token metrics: their values of single texts, computed in the forward pass and kept on disk.
 
 A token metric needs the states of all tokens, which are too large to be kept. It is called while a
-batch is in memory, and only its values leave the pass: a row of numbers a text, in a store of its
+batch is in memory, and only its values leave the pass: a row of numbers per text, in a store of its
 own, so that a text is not forwarded again for the same metric with the same parameters.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lrd_harness import measuring
 from lrd_harness.capture.layers import planes
-from lrd_harness.contracts import Model, Norm, Text, Values
+from lrd_harness.contracts import Model, Norm, Text
 from lrd_harness.errors import (
     NotEnoughTexts,
     NotEnoughTokens,
@@ -31,13 +31,14 @@ from lrd_harness.errors import (
 )
 from lrd_harness.measuring import PlannedMetric
 from lrd_harness.processes import Ranks
+from lrd_harness.scores import Scores
 from lrd_harness.store.files import full
 from lrd_harness.store.store import Plane, Store
 
 POOLED = ("raw", "final")
-ROW: Plane = ("row", 0)  # (n, 1 + m) float64: how it went, then the scores
+ROW: Plane = ("row", 0)  # (n, 1 + m) float64: an outcome, then the scores
 SHORT = 128  # tokens
-DONE, LEFT_OUT, NOT_FINITE = 0.0, 1.0, 2.0
+DONE, LEFT_OUT, NOT_FINITE = 0.0, 1.0, 2.0  # outcomes
 
 
 class TokenValues:
@@ -56,14 +57,14 @@ class TokenValues:
         states: int,
     ) -> None:
         self.item = item
-        own = {
+        parts = {
             "metric": item.metric.name,
             "version": item.metric.version,
             "parameters": json.dumps(dict(item.parameters), sort_keys=True, default=str),
             "norm": norm,
         }
-        self.key = json.dumps(own, sort_keys=True)  # the same in all processes of a run
-        self.store = Store(root, {**identity, **own})
+        self.key = json.dumps(parts, sort_keys=True)  # the same in all processes of a run
+        self.store = Store(root, {**identity, **parts})
         self.fault: Exception | None = None
         self._lengths: dict[str, int | None] = {}  # of each score: of a list, None of a number
         self._states = states
@@ -111,7 +112,7 @@ class TokenValues:
                 self.fault = None
                 return
 
-    def _checked(self, scores: measuring.Scores) -> dict[str, Any]:
+    def _checked(self, scores: Scores) -> dict[str, Any]:
         found = _lengths(scores)
         if found != self._lengths:
             raise TypeError(
@@ -130,7 +131,7 @@ class TokenValues:
         if here:
             self.store.write([texts[i] for i in here], {ROW: rows[here]})
 
-    def finished(self, texts: Sequence[Text]) -> tuple[measuring.Scores, int]:
+    def finished(self, texts: Sequence[Text]) -> tuple[Scores, int]:
         """The metric's result over these texts, and how many of them have a value.
 
         `left_out` among the scores says how many have none, where there are any.
@@ -157,14 +158,14 @@ class TokenValues:
             scores["left_out"] = len(texts) - len(done)
         return scores, len(done)
 
-    def _values(self, row: np.ndarray) -> Values:
+    def _values(self, row: np.ndarray) -> Scores:
         values: dict[str, float | list[float]] = {}
         at = 0
         for name, length in self._lengths.items():
             part = row[at : at + _size(length)].tolist()
-            values[name] = part if length is not None else part[0]
+            values[name] = part[0] if length is None else part
             at += _size(length)
-        return values
+        return Scores(values, self._states)
 
 
 class Watched:
@@ -241,7 +242,7 @@ def _own(error: Exception) -> Exception:
     return error
 
 
-def _lengths(scores: measuring.Scores) -> dict[str, int | None]:
+def _lengths(scores: Scores) -> dict[str, int | None]:
     for name, value in scores.items():
         if isinstance(value, list) and any(isinstance(one, list) for one in value):
             raise TypeError(f"{name} is a table, which a token metric cannot give for one text")

@@ -18,9 +18,10 @@ COMMANDS = (
     *("run", "plan", "merge", "select", "prune", "layer", "probe", "compare"),
     *("leaderboard", "plugins", "suites", "tasks", "models", "cache"),
 )
+LISTINGS = ("plugins", "suites", "tasks", "models")  # all in one module
 
 ABOUT = """\
-Measure and evaluate every layer of language models: one forward pass a text,
+Measure and evaluate every layer of language models: one forward pass per text,
 mteb's and lm-eval's own scores at each layer, label-free metrics beside them,
 a leaderboard of predicted and actual ranks; and pruning by the metrics."""
 
@@ -42,7 +43,25 @@ examples:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that says in one line, as every command does, what is wrong with what was typed."""
+    """A parser whose errors are one line, as those of every command.
+
+    declare: adds the arguments, once they are needed: what it imports costs `--help` nothing.
+    """
+
+    def __init__(self, declare: Callable[[Any], None] | None = None, **named: Any) -> None:
+        named.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(**named)
+        self._declare = declare
+
+    def _declared(self) -> None:
+        declare, self._declare = self._declare, None
+        if declare is not None:
+            declare(self)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does, of arguments that are declared by now."""
+        self._declared()
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """End with exit code 2."""
@@ -57,16 +76,14 @@ def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     from lrd_harness import __version__
 
-    top = Parser(
-        prog="lrd-harness",
-        description=ABOUT,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    top = Parser(prog="lrd-harness", description=ABOUT, epilog=EXAMPLES)
     top.add_argument("--version", action="version", version=f"lrd-harness {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
-        importlib.import_module(f"lrd_harness.cli.{name}").add(commands)
+        if name in LISTINGS:
+            importlib.import_module("lrd_harness.cli.listings").add(commands, name)
+        else:
+            importlib.import_module(f"lrd_harness.cli.{name}").add(commands)
     return top
 
 
@@ -91,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Exit codes: 0 done, 1 some units failed, 2 bad input, 130 interrupted."""
     from lrd_harness.errors import Elsewhere, PluginFault, UserError, check_typed, told_to
     from lrd_harness.processes import SPAWNED
-    from lrd_harness.store import location as homes
+    from lrd_harness.store import location
     from lrd_harness.store.files import full, literal_names
 
     for stream in (sys.stdout, sys.stderr):
@@ -103,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError(f"{where} is empty: is a variable not set?")
         chosen = parser().parse_args(typed)
         chosen.typed = typed
-        homes.redirect()
+        location.redirect()
         with told_to(_once()), literal_names(getattr(chosen, "literal_names", False)):
             code: int = chosen.run(chosen)
     except Elsewhere:
@@ -163,6 +180,5 @@ def _unforeseen(error: BaseException) -> str:
 
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
-    package = Path(__file__).parent.parent
-    place = Owner("lrd-harness", root=package).place(error)
+    place = Owner("lrd-harness", root=Path(__file__).parent.parent).place(error)
     return f"{described(error)} ({place}; {TRACEBACK}=1 shows how it came about)"

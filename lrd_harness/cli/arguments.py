@@ -1,24 +1,25 @@
-"""What a command line asks for: the suite of `run`, and lists and parameters as they are typed."""
+"""Arguments that commands share: settings as options, the suite that they make, names and lists."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from math import isfinite
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lrd_harness.errors import UserError
+from lrd_harness.errors import UserError, named
 
-SETTINGS = (
-    "task_data layers pooling norm max_texts view_texts max_length dtype attention padding device "
-    "device_map "
-    "batch_tokens num_fewshot limit include_path log_samples text_column"
-)
+if TYPE_CHECKING:
+    from lrd_harness.manager import Plugins
+    from lrd_harness.planning.suite import Suite
+    from lrd_harness.report import Report
+
+path = named  # the type of options that are paths
 
 
 def add_literal_names(sub: Any) -> None:
-    """Declare how names are written in CSV; csv_cells.py says what is done otherwise."""
+    """Declare how names are written in CSV."""
     sub.add_argument(
         "--literal-names",
         action="store_true",
@@ -27,8 +28,54 @@ def add_literal_names(sub: Any) -> None:
     )
 
 
-def asked(arguments: argparse.Namespace) -> Any:
-    """The suite with the parts that the command line replaces."""
+def add_settings(sub: Any, only: Sequence[str] = (), **defaults: Any) -> None:
+    """Declare fields of Settings and Pruning as options, in their groups.
+
+    only: fields of Settings, no Pruning; defaults: what help says where a command has its own.
+    """
+    from lrd_harness.planning.suite import Pruning, Settings, settings_of
+
+    groups = {group.title: group for group in sub._action_groups}
+    kinds = {"integer": int, "number": number}
+    for prefix, record in (("", Settings),) if only else (("", Settings), ("prune_", Pruning)):
+        for name, field in settings_of(record).items():
+            if "flag" not in field or (only and name not in only):
+                continue
+            default = defaults.get(name, field["default"])
+            text = field["description"]
+            if "enum" in field:
+                text += f": {', '.join(field['enum'])}"
+            if isinstance(default, list):
+                text += f" ({', '.join(map(str, default))})"
+            elif default is not None and default is not False:
+                text += f" ({default})"
+            named: dict[str, Any] = {"dest": f"{prefix}{name}", "help": text}
+            if field["type"] == "boolean":
+                named |= {"action": "store_true", "default": None}
+            else:
+                named["metavar"] = field["metavar"]
+                if field["type"] == "array":
+                    named["nargs"] = "*" if name == "rules" else "+"
+                elif field["type"] in kinds:
+                    named["type"] = kinds[field["type"]]
+            if field["group"] not in groups:
+                groups[field["group"]] = sub.add_argument_group(field["group"])
+            groups[field["group"]].add_argument(field["flag"], **named)
+
+
+def settings_given(arguments: argparse.Namespace, **usual: Any) -> dict[str, Any]:
+    """The settings that were typed, over a command's usual ones."""
+    from lrd_harness.planning.suite import Settings, settings_of
+
+    typed = {name: getattr(arguments, name, None) for name in settings_of(Settings)}
+    given = {**usual, **{name: value for name, value in typed.items() if value is not None}}
+    if isinstance(typed["layers"], list):
+        given["layers"] = " ".join(typed["layers"])
+    return given
+
+
+def suite_of(arguments: argparse.Namespace) -> Suite:
+    """The suite of `run`, with the parts that the command line replaces."""
     from lrd_harness.planning import suite as suites
 
     if arguments.suite is None and arguments.models and arguments.tasks:
@@ -37,8 +84,9 @@ def asked(arguments: argparse.Namespace) -> Any:
         suite = suites.load(arguments.suite or "quickstart")
     if arguments.models:
         suite = replace(suite, models=suites.entries(arguments.models, "command line"))
+    given = settings_given(arguments)
     for part in ("pooling", "max_length"):  # what is typed replaces what the suite's models say
-        if getattr(arguments, part) is not None:
+        if part in given:
             models = tuple(replace(m, **{part: None}) for m in suite.models)  # type: ignore[arg-type]
             suite = replace(suite, models=models)
     if arguments.tasks:  # what the suite says of its own language-model tasks goes with them
@@ -54,34 +102,29 @@ def asked(arguments: argparse.Namespace) -> Any:
     }
     for metric, values in parameters_of(arguments.set).items():
         parameters.setdefault(metric, {}).update(values)
-    given = {
-        k: getattr(arguments, k) for k in SETTINGS.split() if getattr(arguments, k) is not None
-    }
-    if "layers" in given:
-        given["layers"] = " ".join(given["layers"])
-    settings = suites.settings(given, "command line", suite.settings)
-    pruning = _pruning(arguments, suite.pruning)
-    return replace(suite, settings=settings, parameters=parameters, pruning=pruning)
+    return replace(
+        suite,
+        parameters=parameters,
+        settings=suites.settings(given, "command line", suite.settings),
+        pruning=suites.pruning(_pruning(arguments), "command line", suite.pruning),
+    )
 
 
-def _pruning(arguments: argparse.Namespace, base: Any) -> Any:
-    """The suite's pruning with what the command line replaces of it."""
-    from lrd_harness.planning import suite as pruning
+def _pruning(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says of pruning. Raises UserError for options without --prune."""
+    from lrd_harness.planning.suite import Pruning, settings_of
 
     given: dict[str, Any] = {}
-    if arguments.prune:
-        given["rules"] = names(arguments.prune)
-    if arguments.budgets:
-        given["budgets"] = [_share(item) for item in names(arguments.budgets)]
-    if arguments.prune_tasks:
-        given["tasks"] = names(arguments.prune_tasks)
-    for name in ("random_seeds", "protect"):
-        if getattr(arguments, name) is not None:
-            given[name] = getattr(arguments, name)
-    if given and arguments.prune is None:
-        option = next(iter(given)).replace("tasks", "prune-tasks").replace("_", "-")
-        raise UserError(f"--{option} is of no use without --prune")
-    return pruning.parse(given, "command line", base)
+    for name, field in settings_of(Pruning).items():
+        value = getattr(arguments, f"prune_{name}", None)
+        if value is None or value == []:
+            continue
+        if arguments.prune_rules is None:
+            raise UserError(f"{field['flag']} needs --prune")
+        given[name] = names(value) if field["type"] == "array" else value
+    if "budgets" in given:
+        given["budgets"] = [_share(item) for item in given["budgets"]]
+    return given
 
 
 def _share(text: str) -> float:
@@ -89,13 +132,6 @@ def _share(text: str) -> float:
         return float(text)
     except ValueError:
         raise UserError(f"--budgets {text}: not a share such as 0.15") from None
-
-
-def path(text: str) -> Path:
-    """A path as it is typed, its ~ expanded. Raises UserError for a name that no path can have."""
-    from lrd_harness.errors import named
-
-    return named(text)
 
 
 def number(text: str) -> float:
@@ -115,21 +151,29 @@ def names(items: list[str]) -> list[str]:
 
 def parameters_of(items: list[str]) -> dict[str, dict[str, Any]]:
     """Parameters by metric, from METRIC.NAME=VALUE. Raises UserError for any other form."""
+    from lrd_harness.store.documents import yaml_value
+
     found: dict[str, dict[str, Any]] = {}
     for item in items:
-        metric, name, value = _parameter(item)
+        left, equals, text = item.partition("=")
+        metric, dot, name = left.partition(".")
+        if not (equals and dot and metric and name):
+            raise UserError(f"--set {item}: not METRIC.NAME=VALUE, as in nrs.k=10")
+        try:
+            value = yaml_value(text, item)
+        except UserError:  # no YAML, and so the text itself
+            value = text
         found.setdefault(metric, {})[name] = value
     return found
 
 
-def _parameter(item: str) -> tuple[str, str, Any]:
-    from lrd_harness.store.documents import yaml_value
+def load(arguments: argparse.Namespace) -> Plugins:
+    """The plugins, those of --load with them."""
+    from lrd_harness import manager
 
-    left, equals, value = item.partition("=")
-    metric, dot, name = left.partition(".")
-    if not (equals and dot and metric and name):
-        raise UserError(f"--set {item}: not METRIC.NAME=VALUE, as in nrs.k=10")
-    try:
-        return metric, name, yaml_value(value, item)
-    except UserError:  # no YAML, and so the text itself
-        return metric, name, value
+    return manager.load(tuple(map(manager.from_name, getattr(arguments, "load", ()))))
+
+
+def show(report: Report, plugins: Plugins) -> None:
+    """Print a report, as the reporter `table` writes it."""
+    print(plugins.get("reporter", "table").write(report), end="")

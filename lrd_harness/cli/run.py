@@ -7,17 +7,17 @@ import logging
 import os
 import sys
 import warnings
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrd_harness.cli.arguments import add_literal_names, number, path
+from lrd_harness.cli.arguments import add_literal_names, add_settings, load, path, suite_of
 from lrd_harness.errors import UserError
 
 if TYPE_CHECKING:
     from lrd_harness.manager import Plugins
     from lrd_harness.planning.resolve import Plan
     from lrd_harness.processes import Ranks
+    from lrd_harness.progress import Display
 
 EPILOG = """\
 models: a hub id (with @REVISION if wanted), a folder, or pypi:PACKAGE==VERSION
@@ -33,15 +33,19 @@ exit codes: 0 done; 1 done, but some units failed (they are listed);
 
 
 def add(commands: Any) -> None:
-    """Declare the arguments."""
+    """Declare the command."""
     sub = commands.add_parser(
         "run",
         help="measure and evaluate models, print the leaderboard",
         description="Read every layer of the models once, evaluate each layer on the tasks,\n"
         "compute the metrics, and print the leaderboard.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        declare=_arguments,
     )
+    sub.set_defaults(run=run)
+
+
+def _arguments(sub: Any) -> None:
     options(sub)
     where = sub.add_argument_group("where it runs (also under torchrun and accelerate launch)")
     where.add_argument(
@@ -52,11 +56,10 @@ def add(commands: Any) -> None:
     sub.add_argument(
         "--verbose", action="store_true", help="let the libraries' own messages through"
     )
-    sub.set_defaults(run=run)
 
 
 def options(sub: Any) -> None:
-    """Declare what a run is asked for; `plan` is asked for the same."""
+    """Declare what a run takes; `plan` takes the same."""
     what = sub.add_argument_group("what to run")
     what.add_argument("--suite", metavar="NAME|FILE", help="a suite (default: quickstart)")
     what.add_argument("--models", nargs="+", metavar="MODEL", help="replace the suite's models")
@@ -78,29 +81,6 @@ def options(sub: Any) -> None:
     what.add_argument(
         "--set", nargs="+", default=[], metavar="METRIC.NAME=VALUE", help="a metric's parameter"
     )
-    what.add_argument(
-        "--layers",
-        nargs="+",
-        metavar="LAYER",
-        help="layers to evaluate: all, last, or numbers 0,3,6",
-    )
-    what.add_argument("--task-data", metavar="DIR", help="local data: DIR/TASK/SPLIT.jsonl")
-    what.add_argument(
-        "--text-column", metavar="NAME", help="texts:FILE: the column of a table (text)"
-    )
-    what.add_argument(
-        "--num-fewshot", type=int, metavar="N", help="lm-eval tasks: examples in each prompt"
-    )
-    what.add_argument(
-        "--limit",
-        type=number,
-        metavar="N",
-        help="lm-eval tasks: documents a task, below 1 a share of them, as lm-eval has it; of "
-        "the offline MMLU questions in all, spread over its 57 subjects",
-    )
-    what.add_argument(
-        "--include-path", metavar="DIR", help="lm-eval tasks of your own, before its own"
-    )
     what.add_argument("--output", type=path, metavar="OUT", help="default: runs/SUITE-DATE")
     what.add_argument(
         "--shard",
@@ -108,63 +88,16 @@ def options(sub: Any) -> None:
         help="of N slices of models × tasks, the I-th (from 1), as for job arrays; OUT gets "
         "-shard-I-of-N; `lrd-harness merge` joins them",
     )
-    how = sub.add_argument_group("how models are read (default: as each was made to be)")
-    how.add_argument(
-        "--pooling",
-        metavar="NAME",
-        help="cls, mean, last, or mean-no-sink (mean without position 0)",
-    )
-    how.add_argument(
-        "--norm", metavar="NAME", help="states for metrics: hf (default), raw, or final"
-    )
-    how.add_argument(
-        "--max-texts", type=int, metavar="N", help="texts a metric sees at most (5000)"
-    )
-    how.add_argument(
-        "--view-texts",
-        type=int,
-        metavar="N",
-        help="of these, texts that get augmented views (1000)",
-    )
-    how.add_argument("--max-length", type=int, metavar="N", help="tokens a text is cut to")
-    how.add_argument("--dtype", metavar="NAME", help="float32 (default), bfloat16, or float16")
-    how.add_argument(
-        "--attention", metavar="NAME", help="attention implementation, as eager or sdpa"
-    )
-    how.add_argument("--padding", metavar="NAME", help="side of padding: right (default) or left")
-    how.add_argument(
-        "--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: what is there)"
-    )
-    how.add_argument(
-        "--device-map",
-        metavar="HOW",
-        help="spread a model over the GPUs of a process: auto, balanced, sequential",
-    )
-    how.add_argument(
-        "--batch-tokens", type=int, metavar="N", help="tokens a batch, padding included"
-    )
-    how.add_argument(
-        "--log-samples",
-        action="store_true",
-        default=None,
-        help="lm-eval tasks: also write each document's log-likelihoods, layer by layer",
-    )
-    blocks = sub.add_argument_group("pruning (with --prune: blocks removed by rules, and scores)")
-    blocks.add_argument(
-        "--prune", nargs="*", metavar="RULE", help="rules, as gfmi,random (default: all)"
-    )
-    blocks.add_argument(
-        "--budgets", nargs="+", metavar="SHARE", help="shares of the candidates (0.1,0.15,0.2)"
-    )
-    blocks.add_argument(
-        "--random-seeds", type=int, metavar="N", help="how often random chooses (3)"
-    )
-    blocks.add_argument(
-        "--protect", type=int, metavar="N", help="blocks kept at either end (3, or fewer)"
-    )
-    blocks.add_argument(
-        "--prune-tasks", nargs="+", metavar="TASK", help="tasks for pruned models (default: all)"
-    )
+    add_settings(sub)
+
+
+def planned(arguments: argparse.Namespace, display: Display) -> tuple[Plan, Plugins]:
+    """The plan of what was typed, and the plugins. Raises UserError."""
+    from lrd_harness.planning.resolve import make_plan
+
+    plugins, suite = load(arguments), suite_of(arguments)
+    pruned = arguments.prune_rules is not None
+    return make_plan(suite, plugins, display.stage, prune=pruned), plugins
 
 
 LOUD = "lm_eval mteb sentence_transformers transformers datasets huggingface_hub".split()
@@ -174,6 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Resolve everything, then run it, in several processes if asked for. Returns the exit code."""
     from lrd_harness import errors as bounds
     from lrd_harness import processes as launch
+    from lrd_harness.cli import main
 
     if not arguments.verbose:
         hush()
@@ -183,7 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("--device-map spreads a model over all GPUs: run it in one process")
     if (arguments.processes or 1) > 1 and not launch.launched():
         try:
-            return launch.spawn(arguments.typed, arguments.processes)
+            return launch.spawn(main, arguments.typed, arguments.processes)
         except KeyboardInterrupt:
             _interrupted(arguments.output)
             return launch.INTERRUPTED
@@ -193,36 +127,29 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
     """In one process of those that run it."""
-    from lrd_harness import manager
-    from lrd_harness.cli.arguments import asked
-    from lrd_harness.planning import shards as slices
-    from lrd_harness.planning.resolve import make_plan
-    from lrd_harness.processes import INTERRUPTED, SPAWNED, check_shared, together
+    from lrd_harness.planning import shards
+    from lrd_harness.processes import INTERRUPTED, SPAWNED, together
     from lrd_harness.progress import Display
     from lrd_harness.runner import folder as output
+    from lrd_harness.runner.loop import execute
+    from lrd_harness.store import inventory
     from lrd_harness.store import location as cache
 
-    cache.limit()  # one that is no size is told of at once
+    inventory.make_room(cache.cache_dir())
     display = Display(quiet=arguments.quiet or not ranks.main)
-    shard = slices.parse(arguments.shard) if arguments.shard else None
-
-    def planned() -> tuple[Plan, Plugins]:
-        plugins = manager.load(tuple(map(manager.from_name, arguments.load)))
-        pruned = arguments.prune is not None
-        return make_plan(asked(arguments), plugins, display.stage, prune=pruned), plugins
-
-    whole, plugins = together(ranks, planned)
-    plan, suffix = (slices.cut(whole, shard), shard.suffix) if shard else (whole, "")
+    shard = shards.parse(arguments.shard) if arguments.shard else None
+    whole, plugins = together(ranks, lambda: planned(arguments, display))
+    plan, suffix = (shards.cut(whole, shard), shard.suffix) if shard else (whole, "")
     given = arguments.output
     out = ranks.first(
         together(ranks, lambda: output.prepare(given, plan, suffix) if ranks.main else Path())
     )
-    check_shared(ranks, [out, cache.cache_dir()])
+    output.check_shared(ranks, [out, cache.cache_dir()])
     plan = output.renamed(out, plan)
     display.line(f"{_count(plan, ranks)} into {out}")
     try:
-        kept = slices.noted(slices.held(out), shard, output.renamed(out, whole))
-        errors = _work(plan, out, display, ranks, kept)
+        kept = shards.recorded(out, shard, output.renamed(out, whole))
+        errors = execute(plan, out, display, ranks, kept)
         ranks.wait()
         if not ranks.main:
             return 0
@@ -251,39 +178,6 @@ def _interrupted(out: Path | None) -> None:
         file=sys.stderr,
         flush=True,
     )
-
-
-def _work(plan: Any, out: Path, display: Any, ranks: Ranks, kept: dict[str, Any]) -> int:
-    """Run the plan, with run.json at its beginning and its end. How many units failed.
-
-    kept: what run.json says of slices.
-    """
-    from lrd_harness.capture.embeddings import Captured
-    from lrd_harness.errors import told_to
-    from lrd_harness.runner import folder as output
-    from lrd_harness.runner.loop import Run
-
-    begun = output.now()
-    work = Run(plan, out, display, ranks)
-    if ranks.main:
-        output.write_run(out, plan, {}, work.ledger.met(), begun=begun, finished=None, **kept)
-    ranks.wait()  # a journal without a run.json would be no run
-    finished = None
-    try:
-        with told_to(display.line) if ranks.main else nullcontext():
-            work.execute()
-        finished = output.now()
-    finally:
-        done = [(work.counters, work.ledger.failed)]
-        if finished is not None:  # all are here
-            done = ranks.gather(done[0])
-        errors = len(set().union(*(failed for _, failed in done)))
-        by_name = {name: [c[name] for c, _ in done if name in c] for name in work.counters}
-        counters = {name: sum(parts, Captured()).record() for name, parts in by_name.items()}
-        if ranks.main:
-            state = {"begun": begun, "finished": finished, "errors": errors, **kept}
-            output.write_run(out, plan, counters, work.ledger.met(), **state)
-    return errors
 
 
 def _count(plan: Any, ranks: Ranks) -> str:

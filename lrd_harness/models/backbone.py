@@ -3,16 +3,16 @@
 The blocks and the final norm are not looked up by name, since every family has its own: they are
 found by watching one short probe pass, and the find is checked against the model's own output.
 
-What a forward pass may change in a model besides its output, and how it is put back.
-
 Some families change themselves as they run: BigBird turns to full attention for good once it has
 seen a short text, and rotary frequencies that follow the longest text (longrope, dynamic NTK) stay
-as the last text left them. A text's states would then depend on what was read before it.
+as the last text left them. A `Snapshot` puts them back, since the states of a text would otherwise
+depend on what was read before it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lrd_harness.errors import UserError
 
 LARGE = 16 * 2**20  # bytes; packed weights may be buffers
-_Copies = list[tuple[dict[Any, Any], dict[Any, Any]]]
 _PLAIN = (bool, int, float, str, bytes)
 
 
@@ -40,12 +39,15 @@ class Snapshot:
     def _take(self) -> None:
         module = self._module
         self._versions = _versions(module)
-        self._held = [(owner, dict(vars(owner))) for owner in _owners(module)]
-        self._dicts, self._hooks = _Copies(), _Copies()
-        for _, attributes in self._held:
-            for name, value in attributes.items():
-                if isinstance(value, dict):
-                    (self._hooks if "_hooks" in name else self._dicts).append((value, dict(value)))
+        attributes = [(vars(owner), dict(vars(owner))) for owner in _owners(module)]
+        inner = [
+            ("_hooks" in name, (value, dict(value)))
+            for _, copy in attributes
+            for name, value in copy.items()
+            if isinstance(value, dict)
+        ]
+        self._hooks = [pair for is_hook, pair in inner if is_hook]
+        self._dicts = [pair for is_hook, pair in inner if not is_hook] + attributes
         buffers = {id(b): b for m in module.modules() for b in m._buffers.values() if b is not None}
         small = [b for b in buffers.values() if not b.is_meta and b.nbytes <= LARGE]
         self._buffers = [(b, b.detach().clone()) for b in small]
@@ -70,8 +72,7 @@ class Snapshot:
                 changed = True
                 with torch.inference_mode(buffer.is_inference()):
                     buffer.copy_(values)
-        dicts = [*self._dicts, *(self._hooks if hooks else [])]
-        for now, before in [*dicts, *((vars(owner), b) for owner, b in self._held)]:
+        for now, before in [*(self._hooks if hooks else []), *self._dicts]:
             if now.keys() != before.keys() or any(now[key] is not before[key] for key in before):
                 changed |= any(_differs(now.get(key), value) for key, value in before.items())
                 now.clear()  # in place, since a module holds on to its own dictionaries
@@ -81,19 +82,17 @@ class Snapshot:
 
 def _owners(module: nn.Module) -> list[Any]:
     """The modules, and the configurations that they read."""
-    found: dict[int, Any] = {}
+    owners: dict[int, Any] = {}
     for owner in module.modules():
-        found[id(owner)] = owner
         config = getattr(owner, "config", None)
-        if hasattr(config, "__dict__"):
-            found[id(config)] = config
-    return list(found.values())
+        owners |= {id(o): o for o in (owner, config) if hasattr(o, "__dict__")}
+    return list(owners.values())
 
 
 def _versions(module: nn.Module) -> dict[int, int]:
     """How often each weight was written to, by its identity; meta weights are elsewhere."""
-    held = (p for p in module.parameters() if not p.is_meta and not p.is_inference())
-    return {id(p): p._version for p in held}
+    weights = (p for p in module.parameters() if not p.is_meta and not p.is_inference())
+    return {id(p): p._version for p in weights}
 
 
 def _differs(now: Any, before: Any) -> bool:
@@ -104,12 +103,8 @@ def _differs(now: Any, before: Any) -> bool:
 
 def follows_length(module: nn.Module) -> bool:
     """Whether rotary frequencies depend on the longest text of a batch."""
-    kinds = [
-        kind
-        for part in module.modules()
-        for value in [getattr(part, "rope_type", None)]
-        for kind in (value.values() if isinstance(value, dict) else [value])
-    ]
+    types = [getattr(part, "rope_type", None) for part in module.modules()]
+    kinds = [k for t in types for k in (t.values() if isinstance(t, dict) else [t])]
     return any(isinstance(k, str) and ("dynamic" in k or k == "longrope") for k in kinds)
 
 
@@ -133,19 +128,19 @@ class Backbone:
     def __init__(self, module: nn.Module, probe: Mapping[str, Tensor]) -> None:
         self.module = module.eval()
         name = type(module).__name__
-        self._found, self._within = Snapshot(module), False
+        self._snapshot, self._within = Snapshot(module), False
         try:
             self.vocabulary = _check_runs(module, probe, name)
             self.blocks, self.calls = _find_blocks(module, probe, name)
             self.by_length = False
             self.final_norm = _find_final_norm(self, probe, name)
         finally:
-            changed = self._found.restore(hooks=True)
+            changed = self._snapshot.restore(hooks=True)
         self.by_length = changed or follows_length(module)
         try:
             _check_states(self, probe, name)
         finally:
-            self._found.restore(hooks=True)
+            self._snapshot.restore(hooks=True)
 
     def run(self, features: Mapping[str, Tensor], watch: Watch) -> Tensor:
         """One forward pass; `watch(l, state)` sees state 0..L, (b, T, d_l).
@@ -168,7 +163,7 @@ class Backbone:
             if left == self.calls:
                 watch(left, hidden_of(output))
 
-        with torch.inference_mode(), self.unchanged(), _hooked(self.blocks, enter, leave):
+        with torch.inference_mode(), self.unchanged(), hooked(self.blocks, leave, enter):
             return _last_hidden_state(self.module, features)
 
     @contextmanager
@@ -181,7 +176,7 @@ class Backbone:
             if outermost:
                 self._within = False
                 if self.by_length:
-                    self._found.restore()
+                    self._snapshot.restore()
 
     def bears(self, features: Mapping[str, Tensor], blocks: int | None) -> bool:
         """Whether a pass goes through so many blocks (None: all) without a fault.
@@ -200,14 +195,14 @@ class Backbone:
                 raise _EnoughError
 
         try:
-            with torch.inference_mode(), _hooked(self.blocks, lambda *_: None, leave):
+            with torch.inference_mode(), hooked(self.blocks, leave):
                 _last_hidden_state(self.module, features)
         except _EnoughError:
             return True
         except Exception as error:  # whatever a model raises on a text that is too long for it
             return bool(should_reduce_batch_size(error))
         finally:
-            self.by_length |= self._found.restore()
+            self.by_length |= self._snapshot.restore()
         return True
 
 
@@ -246,54 +241,55 @@ class _EnoughError(Exception):
 
 def _last_hidden_state(module: nn.Module, features: Mapping[str, Tensor]) -> Tensor:
     """The model's own output state; no cache is kept, since nothing is generated."""
-    output = module(**features, **({"use_cache": False} if _takes_cache(module) else {}))
+    caches = getattr(getattr(module, "config", None), "use_cache", False)
+    output = module(**features, **({"use_cache": False} if caches else {}))
     state: Tensor = output[0] if isinstance(output, tuple) else output.last_hidden_state
     return state
 
 
 def _check_runs(module: nn.Module, probe: Mapping[str, Tensor], name: str) -> int | None:
-    """Raise UserError unless the module runs on tokens. Returns the rows of their embedding."""
-    words = _Words(probe["input_ids"])
+    """Raise UserError unless the module runs on tokens. Returns the rows of their embedding.
+
+    The operations are watched, not the modules: some modules flatten the tokens first, and some
+    hand them to a table of positions for their number alone.
+    """
+    tokens = probe["input_ids"].flatten().cpu()
+    rows: list[int] = []
+
+    def note(operation: Any, args: Sequence[Any]) -> None:
+        if operation is torch.ops.aten.embedding.default:
+            looked_up = args[1].flatten()
+            if len(looked_up) == len(tokens) and bool((looked_up.cpu() == tokens).all()):
+                rows.append(len(args[0]))
+
     try:
-        with torch.inference_mode(), words:
+        with torch.inference_mode(), Operations(note):
             state = _last_hidden_state(module, probe)
     except Exception as error:
-        most = int(probe["input_ids"].max())
-        if words.rows and most >= min(words.rows):
+        most = int(tokens.max())
+        if rows and most >= min(rows):
             raise UserError(
-                f"{name} has an embedding of {min(words.rows)} tokens, and its tokenizer gives the "
+                f"{name} has an embedding of {min(rows)} tokens, and its tokenizer gives the "
                 f"token {most}: it is another model's"
             ) from error
         raise UserError(f"{name} cannot be run on tokens: {error}") from error
     if state.dim() != 3 or state.shape[:2] != probe["input_ids"].shape:
         raise UserError(f"{name} gives no state for each token: not a transformer")
-    return min(words.rows, default=None)
+    return min(rows, default=None)
 
 
-class _Words(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's has no types
-    """Notes the rows of the tables in which the tokens themselves are looked up.
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's has no types
+    """Within it, `note(operation, arguments)` is told of each before it is done and may fail."""
 
-    Not the modules are watched: some flatten the tokens first, and some hand them to a table of
-    positions for their number alone.
-    """
-
-    def __init__(self, tokens: Tensor) -> None:
+    def __init__(self, note: Callable[[Any, Sequence[Any]], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._tokens = tokens.flatten().cpu()
-        self.rows: list[int] = []
+        self._note = note
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if func is torch.ops.aten.embedding.default:  # before it is done, since it may fail
-            found = args[1].flatten()
-            if len(found) == len(self._tokens) and bool((found.cpu() == self._tokens).all()):
-                self.rows.append(len(args[0]))
+        self._note(func, args)
         return func(*args, **(kwargs or {}))
-
-
-def _takes_cache(module: nn.Module) -> bool:
-    return bool(getattr(getattr(module, "config", None), "use_cache", False))
 
 
 def hidden_of(output: Any) -> Tensor:
@@ -303,9 +299,13 @@ def hidden_of(output: Any) -> Tensor:
 
 
 @contextmanager
-def _hooked(blocks: nn.ModuleList, enter: Any, leave: Any) -> Iterator[None]:
-    handles = [block.register_forward_hook(leave) for block in blocks]
-    handles += [block.register_forward_pre_hook(enter, with_kwargs=True) for block in blocks]
+def hooked(modules: Iterable[nn.Module], leave: Any, enter: Any = None) -> Iterator[None]:
+    """Within the block, forward hooks on the modules; `enter` is given keyword arguments, too."""
+    handles = []
+    for module in modules:
+        handles.append(module.register_forward_hook(leave))
+        if enter is not None:
+            handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
     try:
         yield
     finally:
@@ -318,30 +318,24 @@ def _find_blocks(
 ) -> tuple[nn.ModuleList, int]:
     """The outermost ModuleList whose members hand a (b, T, d) state on to each other."""
     lists = [m for m in module.modules() if isinstance(m, nn.ModuleList) and len(m)]
-    shape = tuple(probe["input_ids"].shape)
-    counts = [0] * len(lists)
+    shape = probe["input_ids"].shape
+    calls: Counter[int] = Counter()
 
-    def counter(index: int) -> Callable[..., None]:
-        def count(_: nn.Module, args: Any, output: Any) -> None:
-            state = hidden_of(output)
-            if isinstance(state, Tensor) and state.dim() == 3 and tuple(state.shape[:2]) == shape:
-                counts[index] += 1
+    def count(member: nn.Module, args: Any, output: Any) -> None:
+        state = hidden_of(output)
+        if isinstance(state, Tensor) and state.dim() == 3 and state.shape[:2] == shape:
+            calls[id(member)] += 1
 
-        return count
-
-    handles = [m.register_forward_hook(counter(i)) for i, found in enumerate(lists) for m in found]
-    try:
-        with torch.inference_mode():
-            _last_hidden_state(module, probe)
-    finally:
-        for handle in handles:
-            handle.remove()
+    members = {id(member): member for blocks in lists for member in blocks}
+    with torch.inference_mode(), hooked(members.values(), count):
+        _last_hidden_state(module, probe)
+    counts = [sum(calls[id(member)] for member in blocks) for blocks in lists]
     config: Any = getattr(module, "config", None)
     expected = getattr(config.get_text_config() if config else None, "num_hidden_layers", None)
     # modules() walks from the outside in, so ties go to the outermost list
-    for index, found in enumerate(lists):
-        if expected and counts[index] == expected and counts[index] % len(found) == 0:
-            return found, counts[index]
+    for blocks, number in zip(lists, counts, strict=True):
+        if expected and number == expected and number % len(blocks) == 0:
+            return blocks, number
     best = max(range(len(lists)), key=lambda i: counts[i], default=None)
     if best is None or counts[best] == 0:
         raise UserError(f"{name} has no blocks that are called in sequence: not a transformer")
@@ -361,12 +355,8 @@ def _find_final_norm(
             trail.append((module, args[0], output))
 
     leaves = [m for m in backbone.module.modules() if not list(m.children()) and id(m) not in inner]
-    handles = [m.register_forward_hook(follow) for m in leaves]
-    try:
+    with hooked(leaves, follow):
         last = backbone.run(probe, lambda layer, state: states.update({layer: state}))
-    finally:
-        for handle in handles:
-            handle.remove()
     current = states[backbone.calls]
     chain = []
     for module, before, after in trail:
@@ -396,16 +386,16 @@ def _check_states(backbone: Backbone, probe: Mapping[str, Tensor], name: str) ->
             output = backbone.module(**probe, output_hidden_states=True)
     except Exception:  # a model that does not offer them, or not like this
         return
-    own = getattr(output, "hidden_states", None)
-    if not isinstance(own, (tuple, list)) or len(own) != backbone.calls + 1:
+    theirs = getattr(output, "hidden_states", None)
+    if not isinstance(theirs, (tuple, list)) or len(theirs) != backbone.calls + 1:
         return
     states: dict[int, Tensor] = {}
     last = backbone.run(probe, lambda layer, state: states.update({layer: state.clone()}))
     ends = [states[backbone.calls], last]
     for first in (0, 1):
-        pairs = [(layer, own[layer - first]) for layer in range(first, backbone.calls + first)]
-        wrong = [layer for layer, found in pairs if not same(states[layer], found)]
-        if not wrong and any(same(end, own[-1]) for end in ends):
+        pairs = [(layer, theirs[layer - first]) for layer in range(first, backbone.calls + first)]
+        wrong = [layer for layer, state in pairs if not same(states[layer], state)]
+        if not wrong and any(same(end, theirs[-1]) for end in ends):
             return
         if first == 0:
             at = wrong[0] if wrong else backbone.calls

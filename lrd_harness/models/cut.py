@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ def parse_blocks(text: str, blocks: int) -> tuple[int, ...]:
 
     Raises UserError for what is not a number, a number outside 1..L, and a repeated one.
     """
-    found: list[int] = []
+    numbers: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part, re.ASCII)
         if not match:
@@ -39,9 +40,11 @@ def parse_blocks(text: str, blocks: int) -> tuple[int, ...]:
         first, last = int(match[1]), int(match[2] or match[1])
         if first > last:
             raise UserError(f"blocks {first}-{last}: the first must not come after the last")
-        _check_exist((first, last), blocks)  # before a range of any length is written out
-        found += range(first, last + 1)
-    return tuple(sorted(_once(found)))
+        # before a range of any length is written out
+        _check_numbers(list(dict.fromkeys((first, last))), blocks)
+        numbers += range(first, last + 1)
+    _check_numbers(numbers, blocks)
+    return tuple(sorted(numbers))
 
 
 def kept_blocks(removed: Sequence[int], blocks: int) -> tuple[int, ...]:
@@ -52,25 +55,21 @@ def kept_blocks(removed: Sequence[int], blocks: int) -> tuple[int, ...]:
     """
     if not removed:
         raise UserError("no block is to be removed")
-    _check_exist(removed, blocks)
-    gone = set(_once(removed))
+    _check_numbers(removed, blocks)
+    gone = set(removed)
     kept = tuple(number for number in range(1, blocks + 1) if number not in gone)
     if not kept:
         raise UserError(f"all {blocks} blocks are to be removed: none would be left")
     return kept
 
 
-def _check_exist(numbers: Sequence[int], blocks: int) -> None:
+def _check_numbers(numbers: Sequence[int], blocks: int) -> None:
     for number in numbers:
         if not 1 <= number <= blocks:
             raise UserError(f"block {number} does not exist: the model has blocks 1 to {blocks}")
-
-
-def _once(numbers: Sequence[int]) -> Sequence[int]:
-    for number in numbers:
-        if numbers.count(number) > 1:
+    for number, times in Counter(numbers).items():
+        if times > 1:
             raise UserError(f"block {number} is given twice")
-    return numbers
 
 
 def remove(module: nn.Module, blocks: nn.ModuleList, removed: Sequence[int]) -> nn.ModuleList:
@@ -89,7 +88,8 @@ def remove(module: nn.Module, blocks: nn.ModuleList, removed: Sequence[int]) -> 
     remaining = nn.ModuleList(blocks[number - 1] for number in kept)
     remaining.train(blocks.training)
     for source, target in handed:
-        _hand_over(source, target)
+        for name, bias in {**_biases(source), f"has_{BIAS}": True}.items():
+            setattr(target, name, bias)
     for parent in around:
         for name, child in parent._modules.items():
             if child is blocks:
@@ -110,7 +110,9 @@ def parameters(module: nn.Module, blocks: nn.ModuleList, removed: Sequence[int])
     _, _, handed = _plan(module, blocks, removed)
     before = sum(p.numel() for p in module.parameters())
     gone = sum(p.numel() for number in removed for p in blocks[number - 1].parameters())
-    saved = sum(p.numel() for source, _ in handed for m in _biases(source) for p in m.parameters())
+    saved = sum(
+        p.numel() for source, _ in handed for m in _biases(source).values() for p in m.parameters()
+    )
     return before, before - gone + saved
 
 
@@ -131,23 +133,21 @@ def _plan(
 
 def _around(module: nn.Module, blocks: nn.ModuleList) -> list[nn.Module]:
     """The modules that the list lies in, from the outside in."""
-    found = [
-        m for m in module.modules() if m is not blocks and any(x is blocks for x in m.modules())
-    ]
-    if not found:
+    around = [m for m in module.modules() if m is not blocks and blocks in set(m.modules())]
+    if not around:
         raise ValueError("these blocks are no part of this module")
-    return found
+    return around
 
 
 def _configs(modules: Sequence[nn.Module]) -> list[Any]:
     """The configurations that these modules read; some copy theirs, most share one."""
-    found: dict[int, Any] = {}
+    configs: dict[int, Any] = {}
     for module in modules:
         config = getattr(module, "config", None)
-        for one in (config, getattr(config, "text_config", None)):
-            if isinstance(one, PreTrainedConfig):
-                found[id(one)] = one
-    return list(found.values())
+        for part in (config, getattr(config, "text_config", None)):
+            if isinstance(part, PreTrainedConfig):
+                configs[id(part)] = part
+    return list(configs.values())
 
 
 def _check_encoder(around: Sequence[nn.Module], blocks: nn.ModuleList, name: str) -> None:
@@ -156,10 +156,12 @@ def _check_encoder(around: Sequence[nn.Module], blocks: nn.ModuleList, name: str
         config = getattr(module, "config", None)
         if not getattr(config, "is_encoder_decoder", False):
             continue
-        parts = vars(module)["_modules"]
-        stack = parts.get("decoder") is None and getattr(config, "is_decoder", False)
-        inside = parts.get("decoder")
-        if stack or (inside is not None and any(m is blocks for m in inside.modules())):
+        decoder = module._modules.get("decoder")
+        if (
+            getattr(config, "is_decoder", False)
+            if decoder is None
+            else any(m is blocks for m in decoder.modules())
+        ):
             raise UserError(
                 f"{name} is an encoder-decoder model, of which only the encoder can be pruned"
             )
@@ -167,14 +169,9 @@ def _check_encoder(around: Sequence[nn.Module], blocks: nn.ModuleList, name: str
 
 def _check_apart(configs: Sequence[Any], blocks: nn.ModuleList, name: str) -> None:
     """Raise UserError where blocks are not independent, so that none can go by itself."""
-    said = [getattr(config, key, None) for config in configs for key in _count_names(config)]
-    seen: set[int] = set()
-    shared = bool(configs) and len(blocks) not in said
-    for block in blocks:
-        own = {id(p) for p in block.parameters()}
-        shared |= bool(own & seen)
-        seen |= own
-    if shared:
+    counts = [getattr(config, key, None) for config in configs for key in _count_names(config)]
+    weights = [id(p) for block in blocks for p in block.parameters()]  # each once per block
+    if (configs and len(blocks) not in counts) or len(weights) > len(set(weights)):
         raise UserError(f"{name} shares weights between its blocks, so none of them can be removed")
     if any(getattr(config, key, 0) for config in configs for key in ENTWINED):
         raise UserError(f"{name}: its blocks read what belongs to a place, so none can be removed")
@@ -199,7 +196,7 @@ def _heirs(first: nn.Module, new_first: nn.Module, name: str) -> list[tuple[nn.M
     """Who in the removed first block made the position bias of all blocks, and who is to now."""
     if first is new_first:
         return []
-    targets, found = dict(new_first.named_modules()), []
+    targets, heirs = dict(new_first.named_modules()), []
     for path, source in first.named_modules():
         if getattr(source, f"has_{BIAS}", False) is not True:
             continue
@@ -207,19 +204,12 @@ def _heirs(first: nn.Module, new_first: nn.Module, name: str) -> list[tuple[nn.M
         if target is None or type(target) is not type(source):
             raise UserError(f"{name}: block 1 makes the position bias of all, so it has to stay")
         if not getattr(target, f"has_{BIAS}"):
-            found.append((source, target))
-    return found
+            heirs.append((source, target))
+    return heirs
 
 
-def _biases(source: nn.Module) -> list[nn.Module]:
-    return [child for name, child in source.named_children() if name.endswith(BIAS)]
-
-
-def _hand_over(source: nn.Module, target: nn.Module) -> None:
-    for name, child in source.named_children():
-        if name.endswith(BIAS):
-            setattr(target, name, child)
-    setattr(target, f"has_{BIAS}", True)
+def _biases(source: nn.Module) -> dict[str, nn.Module]:
+    return {name: child for name, child in source.named_children() if name.endswith(BIAS)}
 
 
 def _count_names(owner: Any) -> tuple[str, ...]:
@@ -245,9 +235,11 @@ def _fit(config: Any, blocks: int, kept: Sequence[int]) -> None:
 
 
 def _shorten_lists(config: Any, blocks: int, kept: Sequence[int]) -> None:
-    """Filter the lists of a configuration that have an entry a block."""
+    """Filter the lists of a configuration that have one entry per block, or name blocks."""
     for name, value in list(vars(config).items()):
-        if not isinstance(value, (list, tuple)) or not value or _unrelated(name):
+        # lists of tokens and names may have as many entries as there are blocks
+        unrelated = "token" in name or name in ("architectures", "keys_to_ignore_at_inference")
+        if unrelated or not isinstance(value, list | tuple) or not value:
             continue
         if len(value) == blocks:
             setattr(config, name, type(value)(value[number - 1] for number in kept))
@@ -257,11 +249,6 @@ def _shorten_lists(config: Any, blocks: int, kept: Sequence[int]) -> None:
     if getattr(config, "attention_types", None) and hasattr(config, "attention_layers"):
         # GPT-Neo writes the same list as runs, and reads only these
         config.attention_types = [[[kind], 1] for kind in config.attention_layers]
-
-
-def _unrelated(name: str) -> bool:
-    """Lists of tokens and names, which may have as many entries as there are blocks."""
-    return "token" in name or name in ("architectures", "keys_to_ignore_at_inference")
 
 
 def _are_indices(value: Sequence[Any], blocks: int) -> bool:

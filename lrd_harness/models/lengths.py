@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lrd_harness.errors import UserError
-from lrd_harness.models.backbone import Backbone
+from lrd_harness.models.backbone import Backbone, Operations
 
 # What a trial may cost on a CPU: operations of a pass, and bytes of one block's attention scores.
 OPERATIONS = 2e11
@@ -117,25 +116,6 @@ def _declared(backbone: Backbone) -> list[int]:
     return [] if text is None else [v for v in vars(text).values() if type(v) is int and v > 0]
 
 
-class _Lookups(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's has no types
-    """Notes the tables that are read at T rows, one after the other: a row a token."""
-
-    def __init__(self, tokens: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.tokens = tokens
-        self.limits: set[int] = set()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if func in _LOOKUPS:  # before it is done, since it may fail
-            table, rows, axis = _LOOKUPS[func](args)
-            first = _consecutive(rows, self.tokens)
-            if first is not None:
-                self.limits.add(table.shape[axis] - first)
-        return func(*args, **(kwargs or {}))
-
-
 def _consecutive(rows: Any, tokens: int) -> int | None:
     """The first of the numbers n, n + 1, ... along one axis, the same in all others; else None."""
     if not isinstance(rows, Tensor) or rows.dtype.is_floating_point or rows.dtype == torch.bool:
@@ -150,27 +130,36 @@ def _consecutive(rows: Any, tokens: int) -> int | None:
 
 
 def _position_tables(backbone: Backbone, probe: Mapping[str, Tensor]) -> list[int]:
-    """How many tokens the tables of positions have rows for, as far as a short pass shows them."""
+    """How many tokens the tables of positions have rows for, as far as a short pass shows them.
+
+    Such a table is read at T rows, one after the other: a row for each token.
+    """
     middle = probe["input_ids"].shape[1] // 2
-    found = []
+    limits: list[set[int]] = []
     for tokens in TOKENS:
         same = stretched(probe, tokens)
         same["input_ids"] = probe["input_ids"][:, middle : middle + 1].repeat(1, tokens)
-        with _Lookups(tokens) as lookups:
+        rows_behind: set[int] = set()
+
+        def note(
+            operation: Any, args: Any, tokens: int = tokens, seen: set[int] = rows_behind
+        ) -> None:
+            if operation in _LOOKUPS:
+                table, rows, axis = _LOOKUPS[operation](args)
+                first = _consecutive(rows, tokens)
+                if first is not None:
+                    seen.add(table.shape[axis] - first)
+
+        with Operations(note):
             backbone.bears(same, None)
-        found.append(lookups.limits)
-    return sorted(set.intersection(*found))
+        limits.append(rows_behind)
+    return sorted(set.intersection(*limits))
 
 
 def stretched(probe: Mapping[str, Tensor], length: int) -> dict[str, Tensor]:
     """The probe (1, T) at another length: cut, or its middle token repeated."""
-    made = {}
-    for name, values in probe.items():
-        size = values.shape[1]
-        middle = size // 2
-        if length <= size:
-            made[name] = values[:, :length]
-        else:
-            filler = values[:, middle : middle + 1].repeat(1, length - size)
-            made[name] = torch.cat([values[:, :middle], filler, values[:, middle:]], dim=1)
-    return made
+    size = probe["input_ids"].shape[1]
+    rows = list(range(min(size, length)))
+    middle = size // 2
+    rows[middle:middle] = [middle] * (length - len(rows))
+    return {name: values[:, rows] for name, values in probe.items()}

@@ -1,8 +1,7 @@
-"""Poolers that a checkpoint has no weights for: transformers makes random ones, which nobody reads.
+"""From token states to one row per text, right for either padding side.
 
-They are left out, so that they are neither counted nor saved.
-
-From token states to one row a text, right for either padding side.
+Also the poolers of transformers that a checkpoint has no weights for: random ones are made, which
+nobody reads. They are left out, so that they are neither counted nor saved.
 """
 
 from __future__ import annotations
@@ -27,35 +26,26 @@ def _average(state: Tensor, mask: Tensor) -> Tensor:
     return torch.bmm((weights / weights.sum(1, keepdim=True)).unsqueeze(1), state).squeeze(1)
 
 
-def _without_first(mask: Tensor) -> Tensor:
-    """The mask without each text's first position, unless that is all the text has."""
-    first = mask.int().argmax(1, keepdim=True)
-    rest = mask.clone().scatter_(1, first, 0)
-    return torch.where(rest.sum(1, keepdim=True) > 0, rest, mask)
-
-
-def _at(state: Tensor, position: Tensor) -> Tensor:
-    return state[torch.arange(len(state), device=state.device), position]
-
-
 def mean(state: Tensor, mask: Tensor) -> Tensor:
     """Mean of the non-padding tokens: (b, T, d), (b, T) -> (b, d)."""
     return _average(state, mask)
 
 
 def mean_no_sink(state: Tensor, mask: Tensor) -> Tensor:
-    """Mean without position 0, the attention sink of decoders: (b, T, d), (b, T) -> (b, d)."""
-    return _average(state, _without_first(mask))
+    """Mean without position 0, the attention sink of decoders, unless that is all a text has."""
+    rest = mask.clone().scatter_(1, mask.int().argmax(1, keepdim=True), 0)
+    return _average(state, torch.where(rest.sum(1, keepdim=True) > 0, rest, mask))
 
 
 def first(state: Tensor, mask: Tensor) -> Tensor:
     """The first non-padding token (CLS): (b, T, d), (b, T) -> (b, d)."""
-    return _at(state, mask.int().argmax(1))
+    return state[torch.arange(len(state), device=state.device), mask.int().argmax(1)]
 
 
 def last(state: Tensor, mask: Tensor) -> Tensor:
     """The last non-padding token: (b, T, d), (b, T) -> (b, d)."""
-    return _at(state, mask.shape[1] - 1 - mask.flip(1).int().argmax(1))
+    position = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
+    return state[torch.arange(len(state), device=state.device), position]
 
 
 POOLINGS: dict[str, Pool] = {
@@ -88,8 +78,8 @@ def leave_out(module: nn.Module, holes: Collection[str]) -> None:
     holes: names of the parameters that the checkpoint has not got, as transformers reports them.
     """
     for name, child in list(module.named_modules()):
-        own = [f"{name}.{parameter}" for parameter, _ in child.named_parameters()]
-        if "pooler" in name.rpartition(".")[2] and own and all(one in holes for one in own):
+        weights = {f"{name}.{parameter}" for parameter, _ in child.named_parameters()}
+        if "pooler" in name.rpartition(".")[2] and weights and weights <= set(holes):
             module.set_submodule(name, NoPooler())
 
 

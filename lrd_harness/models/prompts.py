@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from types import FunctionType, MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 Prompt = Callable[[Task, str | None], str]
 
+_TOKENIZING = ("tokenizer_kwargs", "processor_kwargs")
 # The names under which sentence-transformers' encode_query and encode_document look.
 _OWN_NAMES: Mapping[str | None, Sequence[str]] = {
     "query": ("query",),
@@ -96,8 +98,8 @@ def _by_table(
     def prompt(task: Task, prompt_type: str | None) -> str:
         from mteb.models.abs_encoder import get_prompt_name
 
-        found = get_prompt_name(filled, task, _prompt_type(prompt_type))  # type: ignore[arg-type]
-        names = [found] if found is not None else own_names.get(prompt_type, ())
+        key = get_prompt_name(filled, task, _prompt_type(prompt_type))  # type: ignore[arg-type]
+        names = [key] if key is not None else own_names.get(prompt_type, ())
         return next((filled[name] for name in names if name in filled), fallback)
 
     return prompt
@@ -109,19 +111,6 @@ def _prompt_type(prompt_type: str | None) -> Any:
     return PromptType(prompt_type) if prompt_type else None
 
 
-def _meta(model_name: str) -> Any:
-    """mteb's record of the model, without asking the hub; None for a model it does not know.
-
-    model_name: as in results, so with "@REVISION" where the user asked for one.
-    """
-    import mteb
-
-    try:
-        return mteb.get_model_meta(model_name.partition("@")[0])
-    except (KeyError, ValueError):
-        return None
-
-
 def _known(model_name: str) -> Mapping[str, str] | None:
     prompts: Mapping[str, str] | None = _loading(model_name)[1].get("model_prompts")
     return prompts
@@ -129,42 +118,55 @@ def _known(model_name: str) -> Mapping[str, str] | None:
 
 def loader_arguments(model_name: str) -> Mapping[str, Any]:
     """What mteb tells sentence-transformers when it loads this model; {} where it does not."""
-    wrapper, given = _loading(model_name)
-    return given if wrapper is not None else {}
+    wrapper, arguments = _loading(model_name)
+    return arguments if wrapper is not None else {}
+
+
+def tokenizer_arguments(model_name: str) -> dict[str, Any]:
+    """What mteb tells the tokenizer of a sentence-transformers model."""
+    arguments = loader_arguments(model_name)
+    of_tokenizer = {n: v for key in _TOKENIZING for n, v in arguments.get(key, {}).items()}
+    return of_tokenizer | ({"add_eos_token": True} if arguments.get("add_eos_token") else {})
 
 
 def _loading(model_name: str) -> tuple[type | None, Mapping[str, Any]]:
-    """Which of its two wrappers of sentence-transformers mteb loads a model with, and how."""
+    """Which of its two wrappers of sentence-transformers mteb loads a model with, and how.
+
+    model_name: as in results, so with "@REVISION" where the user asked for one. The hub is not
+    asked.
+    """
+    import mteb
     from mteb.models.instruct_wrapper import InstructSentenceTransformerModel
     from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
 
-    meta = _meta(model_name)
-    given = (meta.loader_kwargs or {}) if meta is not None else {}
+    try:
+        meta: Any = mteb.get_model_meta(model_name.partition("@")[0])
+    except (KeyError, ValueError):  # a model that mteb does not know
+        return None, {}
+    arguments, loader = meta.loader_kwargs or {}, meta.loader
     for wrapper in (InstructSentenceTransformerModel, SentenceTransformerEncoderWrapper):
-        loader = meta.loader if meta is not None else None
         if isinstance(loader, type) and issubclass(loader, wrapper):
-            return wrapper, given
+            return wrapper, arguments
         if isinstance(loader, FunctionType) and loader.__globals__.get(wrapper.__name__) is wrapper:
-            told = _told(loader, wrapper.__name__, meta, given)
-            if told is not None:
-                return wrapper, told
-    return None, given
+            call = _made_with(loader, wrapper.__name__, meta, arguments)
+            if call is not None:
+                return wrapper, call
+    return None, arguments
 
 
-class _ToldError(Exception):
-    """Carries out of a loader what it wanted to make a wrapper with."""
-
-
-def _told(
-    loader: FunctionType, wrapper: str, meta: Any, given: Mapping[str, Any]
+def _made_with(
+    loader: FunctionType, wrapper: str, meta: Any, arguments: Mapping[str, Any]
 ) -> Mapping[str, Any] | None:
     """The arguments that a loader function gives a wrapper, which is not made: it loads weights."""
 
-    def stop(*_: Any, **arguments: Any) -> None:
-        raise _ToldError(arguments)
-
     if wrapper not in loader.__code__.co_names:
         return None
+    calls: list[Mapping[str, Any]] = []
+
+    def stop(*_: Any, **arguments: Any) -> None:
+        calls.append(arguments)
+        raise InterruptedError
+
     stopped = FunctionType(
         loader.__code__,
         {**loader.__globals__, wrapper: stop},
@@ -173,14 +175,9 @@ def _told(
         loader.__closure__,
     )
     stopped.__kwdefaults__ = loader.__kwdefaults__
-    try:
-        stopped(meta.name, revision=meta.revision, **given)
-    except _ToldError as told:
-        arguments: Mapping[str, Any] = told.args[0]
-        return arguments
-    except Exception:  # a package that only this model needs
-        return None
-    return None
+    with suppress(Exception):  # also where a package is missing that only this model needs
+        stopped(meta.name, revision=meta.revision, **arguments)
+    return calls[0] if calls else None
 
 
 def _instruct(model_name: str, fallback: str) -> Prompt | None:
@@ -190,18 +187,18 @@ def _instruct(model_name: str, fallback: str) -> Prompt | None:
     """
     from mteb.models.instruct_wrapper import InstructSentenceTransformerModel
 
-    wrapper, given = _loading(model_name)
+    wrapper, arguments = _loading(model_name)
     if wrapper is not InstructSentenceTransformerModel:
         return None
     # mteb's class loads the weights in __init__; only its prompt rules are wanted here
     rules = object.__new__(InstructSentenceTransformerModel)
-    rules.instruction_template = given.get("instruction_template")
-    rules.prompts_dict = given.get("prompts_dict")
-    if given.get("prompt_priority"):
+    rules.instruction_template = arguments.get("instruction_template")
+    rules.prompts_dict = arguments.get("prompts_dict")
+    if arguments.get("prompt_priority"):
         from mteb.models.abs_encoder import PromptSource
 
-        rules.prompt_priority = [PromptSource.from_str(s) for s in given["prompt_priority"]]
-    on_documents = given.get("apply_instruction_to_passages", True)
+        rules.prompt_priority = [PromptSource.from_str(s) for s in arguments["prompt_priority"]]
+    on_documents = arguments.get("apply_instruction_to_passages", True)
 
     def prompt(task: Task, prompt_type: str | None) -> str:
         if prompt_type == "document" and not on_documents:

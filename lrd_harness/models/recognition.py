@@ -1,18 +1,15 @@
-"""What a folder or hub repository is where no model can be read from it, told by its files.
+"""What a folder or hub repository is, told by its files before anything is loaded.
 
-Every function raises UserError with what was found and how to go on, before anything is loaded.
+Every `refuse_...` raises UserError with what was found and how to go on where no model can be read.
 
-Sizes that a config.json states, against the weights beside it: an absurd one ends in a line.
+Of a sentence-transformers model (modules.json) a transformer, a pooling, and modules that work on
+the pooled vector can be read. Everything else is refused by its name: taken for that, it would be
+scored as another model.
 
-transformers builds as many blocks as the configuration says before it looks at the weights, and
-tables as long as it says without looking at any; 10^9 of them would be built for ever. The headers
-of the weights tell how many there can be. Only what is far beyond them is refused here: small
-differences are told of by transformers, or are right, as of blocks that share their weights.
-
-What modules.json says of a sentence-transformers model, and which of them can be read.
-
-A model that can be read is a transformer, a pooling, and modules that work on the pooled vector.
-Everything else is refused by its name: taken for that, it would be scored as another model.
+The sizes in a config.json are compared with the weights beside it: transformers builds as many
+blocks as it says before it looks at the weights, and 10^9 of them would be built for ever. Only
+what is far beyond the weights is refused: small differences are told of by transformers, or are
+right, as of blocks that share their weights.
 """
 
 from __future__ import annotations
@@ -21,7 +18,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from lrd_harness import errors
 from lrd_harness.errors import UserError
@@ -33,16 +30,8 @@ SIZE = re.compile(
     r"n_embd|n_inner|dim|hidden_dim|(\w+_)?ffn_dim|embedding_size|head_dim"
 )
 POSITIONS = re.compile(r"(\w+_)?max_position_embeddings|n_positions|n_ctx|max_seq_len|seq_length")
-KINDS = (COUNT, PARTS, SIZE, POSITIONS)
+BOUNDS = ((POSITIONS, 5 * 10**7), (PARTS, 2**16), (COUNT, errors.BLOCKS), (SIZE, 10**8))
 FEW, SMALL = 64, 10**6  # counts and sizes that are not looked at further
-MOST_SIZE, MOST_POSITIONS, MOST_PARTS = 10**8, 5 * 10**7, 2**16
-
-
-class Weights(NamedTuple):
-    """What the headers say: the longest list of modules, and the longest side of a tensor."""
-
-    modules: int
-    side: int
 
 
 def check_sizes(folder: Path, config: Mapping[str, Any]) -> None:
@@ -51,25 +40,22 @@ def check_sizes(folder: Path, config: Mapping[str, Any]) -> None:
     Only headers are read, and only where something is large. A folder without weights is held to
     the bounds alone.
     """
-    found: Weights | None = None
+    weights: tuple[int, int] | None = None
     for key, value in _numbers(config):
         where = f"{folder / 'config.json'}: {key} is {errors.shown(value)}"
-        if POSITIONS.fullmatch(key) or PARTS.fullmatch(key):
-            most = MOST_POSITIONS if POSITIONS.fullmatch(key) else MOST_PARTS
-            if not value <= most:
-                raise UserError(f"{where}: at most {most:,} is possible")
-            continue
         count = COUNT.fullmatch(key) is not None
-        if value <= (FEW if count else SMALL):
+        of_headers = count or SIZE.fullmatch(key)
+        if of_headers and value <= (FEW if count else SMALL):
             continue
-        most = errors.BLOCKS if count else MOST_SIZE
+        most = next(most for kind, most in BOUNDS if kind.fullmatch(key))
         if not value <= most:  # NaN, too
             raise UserError(f"{where}: at most {most:,} is possible")
-        found = found or _weights(sorted(folder.glob("*.safetensors")))
-        if count and found.modules and value > 4 * found.modules + FEW:
-            raise UserError(f"{where}, but the weights beside it have {found.modules} blocks")
-        if not count and found.side and value > 16 * found.side:
-            raise UserError(f"{where}, but no weight beside it has more than {found.side:,} rows")
+        if of_headers:
+            blocks, side = weights = weights or _measures(folder)
+            if count and blocks and value > 4 * blocks + FEW:
+                raise UserError(f"{where}, but the weights beside it have {blocks} blocks")
+            if not count and side and value > 16 * side:
+                raise UserError(f"{where}, but no weight beside it has more than {side:,} rows")
 
 
 def _numbers(config: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
@@ -79,25 +65,22 @@ def _numbers(config: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
         for key, value in left.pop().items():
             if isinstance(value, dict):
                 left.append(value)
-            elif _is_number(value) and any(k.fullmatch(key) for k in KINDS):
+            elif type(value) in (int, float) and any(kind.fullmatch(key) for kind, _ in BOUNDS):
                 yield key, value
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _weights(files: Sequence[Path]) -> Weights:
+def _measures(folder: Path) -> tuple[int, int]:
+    """Of the weights, by their headers: the longest list of modules, the longest side."""
     from safetensors import safe_open
 
     modules, side = 0, 0
-    for path in files:
+    for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="numpy") as weights:
             for name in weights.keys():  # noqa: SIM118 - it is no mapping
                 numbers = [part for part in name.split(".") if re.fullmatch("[0-9]{1,9}", part)]
                 modules = max([modules, *(int(number) + 1 for number in numbers)])
                 side = max([side, *weights.get_slice(name).get_shape()])
-    return Weights(modules, side)
+    return modules, side
 
 
 LIST = "modules.json"
@@ -107,20 +90,22 @@ ROUTERS = ("Router", "Asym")
 _BEHIND = ("Dense", "Normalize", "LayerNorm", "Dropout", *ROUTERS)
 _WEIGHTED = ("Dense", "LayerNorm")
 _FIRST = {
-    "StaticEmbedding": "a static embedding: a vector a token, and no layers to read",
-    "SparseStaticEmbedding": "a static embedding: a weight a token, and no layers to read",
+    "StaticEmbedding": "a static embedding: one vector per token, and no layers to read",
+    "SparseStaticEmbedding": "a static embedding: one weight per token, and no layers to read",
     "WordEmbeddings": "word vectors, without layers to read",
     "BoW": "a bag of words, without layers to read",
     "CLIPModel": "a pair of towers for images and texts, which is not read",
-    "Router": "a Router: it sends queries and documents through different models, and each is one",
+    **dict.fromkeys(
+        ROUTERS, "a Router: it sends queries and documents through different models, each its own"
+    ),
 }
-_FIRST["Asym"] = _FIRST["Router"]
 _KINDS = {
     "SparseEncoder": "weighs the words of its vocabulary and makes no dense embedding",
     "CrossEncoder": "scores pairs of texts and makes no embedding of one",
-    "MultiVectorEncoder": "makes a vector of each token and none of the text",
+    **dict.fromkeys(
+        ("MultiVectorEncoder", "ColBERT"), "makes a vector of each token and none of the text"
+    ),
 }
-_KINDS["ColBERT"] = _KINDS["MultiVectorEncoder"]
 _KIND_OF = {  # modules that only one kind has
     "MLMTransformer": "SparseEncoder",
     "SpladePooling": "SparseEncoder",
@@ -131,8 +116,6 @@ _KIND_OF = {  # modules that only one kind has
 }
 LENGTH = "prompt_length"  # what a Dense layer makes where modules spell the mean without a sink
 _SIDED = ("query_length", "document_length", "query_expansion")
-
-Read = Callable[[str], Any]  # the JSON of a file of the checkpoint, by its path in it
 
 
 @dataclass(frozen=True)
@@ -154,13 +137,14 @@ def modules_of(listed: Any, where: str) -> list[Module]:
         raise UserError(f"{where}: not a list of modules")
     modules = []
     for number, entry in enumerate(listed, 1):
-        said = entry if isinstance(entry, dict) else {}
-        if not isinstance(said.get("type"), str) or not isinstance(said.get("path"), str):
-            raise UserError(f"{where}: its module {number} has no type or no path")
-        path = PurePosixPath(said["path"].strip("/"))
-        if ".." in path.parts or len(said["path"].encode()) > 255:
+        match entry:
+            case {"type": str(kind), "path": str(place)}:
+                path = PurePosixPath(place.strip("/"))
+            case _:
+                raise UserError(f"{where}: its module {number} has no type or no path")
+        if ".." in path.parts or len(place.encode()) > 255:
             raise UserError(f"{where}: its module {number} has a path that is none of its folders")
-        modules.append(Module(said["type"], "" if path == PurePosixPath() else str(path)))
+        modules.append(Module(kind, "" if path == PurePosixPath() else str(path)))
     return modules
 
 
@@ -175,40 +159,36 @@ def refuse_first(where: str, modules: Sequence[Module]) -> None:
 
 def refuse_kind(where: str, settings: Mapping[str, Any]) -> None:
     """Refuse a model that says in its settings that it embeds no texts."""
-    kind = settings.get("model_type") or "SentenceTransformer"
+    kind = str(settings.get("model_type") or "SentenceTransformer")
     if kind != "SentenceTransformer":
-        _refuse_kind(where, str(kind))
+        what = f" of sentence-transformers, which {_KINDS[kind]}" if kind in _KINDS else ""
+        raise UserError(
+            f"{where} is a {kind[:60]}{what}; encoder:NAME reads the layers of the transformer in "
+            "it"
+        )
 
 
-def refuse_unread(where: str, modules: Sequence[Module], files: frozenset[str], read: Read) -> None:
+def refuse_unread(source: Source, modules: Sequence[Module]) -> None:
     """Refuse modules that cannot be read, or not as they are meant, and weights that are pickled.
 
-    read: the JSON of one of the files. Nothing but JSON is read.
+    Nothing but JSON is read.
     """
-    if SETTINGS in files:
-        refuse_kind(where, read(SETTINGS))
+    if SETTINGS in source.files:
+        refuse_kind(source.where, source.read(SETTINGS))
     for module in modules:
-        _refuse_foreign(where, module.type, LIST)
-        if module.name in _KIND_OF:
-            _refuse_kind(where, _KIND_OF[module.name])
-    refuse_first(where, modules)
+        _refuse_foreign(source.where, module.type, LIST)
+        refuse_kind(source.where, {"model_type": _KIND_OF.get(module.name)})
+    refuse_first(source.where, modules)
     kinds = ", ".join(module.name for module in modules)
     if len(modules) < 2 or modules[1].name != "Pooling":
         what = "no layers to read" if len(modules) < 2 else f"its {modules[1].name} is not read"
-        raise UserError(f"{where}: no pooling after the transformer ({kinds}): {what}")
-    _refuse_transformer(where, modules[0], files, read)
-    spelled = [m.name for m in modules[1:4]] == ["Pooling", "Dense", "Pooling"]
-    if spelled and read(within(modules[2].path, "config.json")).get("module_output_name") != LENGTH:
-        spelled = False
-    for module in [modules[2], *modules[4:]] if spelled else modules[2:]:
-        _refuse_behind(where, module, files, read)
-
-
-def _refuse_kind(where: str, kind: str) -> None:
-    what = f" of sentence-transformers, which {_KINDS[kind]}" if kind in _KINDS else ""
-    raise UserError(
-        f"{where} is a {kind[:60]}{what}; encoder:NAME reads the layers of the transformer in it"
+        raise UserError(f"{source.where}: no pooling after the transformer ({kinds}): {what}")
+    _refuse_transformer(source, modules[0])
+    spelled = [m.name for m in modules[1:4]] == ["Pooling", "Dense", "Pooling"] and (
+        source.read(within(modules[2].path, "config.json")).get("module_output_name") == LENGTH
     )
+    for module in [modules[2], *modules[4:]] if spelled else modules[2:]:
+        _refuse_behind(source, module)
 
 
 def _refuse_foreign(where: str, name: str, file: str, trusted: str = OWN) -> None:
@@ -220,55 +200,56 @@ def _refuse_foreign(where: str, name: str, file: str, trusted: str = OWN) -> Non
         )
 
 
-def _refuse_transformer(where: str, module: Module, files: frozenset[str], read: Read) -> None:
+def _refuse_transformer(source: Source, module: Module) -> None:
     """Refuse a transformer that reads queries and documents, or its last state, in another way."""
     name = within(module.path, "sentence_bert_config.json")
-    said = read(name) if name in files else {}
+    settings = source.read(name) if name in source.files else {}
     for key in _SIDED:
-        if said.get(key) is not None:
+        if settings.get(key) is not None:
             raise UserError(
-                f"{where} reads queries and documents in different ways ({key} in {name}), "
+                f"{source.where} reads queries and documents in different ways ({key} in {name}), "
                 "which is not done here"
             )
-    task = said.get("transformer_task") or "feature-extraction"
+    task = settings.get("transformer_task") or "feature-extraction"
     if task != "feature-extraction":
-        raise UserError(f"{where} pools no hidden states but what its head makes ({task})")
+        raise UserError(f"{source.where} pools no hidden states but what its head makes ({task})")
 
 
-def _refuse_behind(where: str, module: Module, files: frozenset[str], read: Read) -> None:
+def _refuse_behind(source: Source, module: Module) -> None:
     """Refuse what cannot come behind the pooling, within a router as well."""
+    where = source.where
     if module.name not in _BEHIND:
         raise UserError(f"{where}: its module {module.name} behind the pooling is not read")
-    if module.name in _WEIGHTED and within(module.path, WEIGHTS) not in files:
-        pickled = within(module.path, "pytorch_model.bin") in files
-        found = "as pytorch_model.bin alone, which can run code" if pickled else "nowhere"
+    if module.name in _WEIGHTED and within(module.path, WEIGHTS) not in source.files:
+        pickled = within(module.path, "pytorch_model.bin") in source.files
+        place = "as pytorch_model.bin alone, which can run code" if pickled else "nowhere"
         raise UserError(
-            f"{where}: its module {module.path} has its weights {found}; only safetensors are read "
+            f"{where}: its module {module.path} has its weights {place}; only safetensors are read "
             "(save the model anew with sentence-transformers)"
         )
     if module.name == "Dense":
         name = within(module.path, "config.json")
-        said = read(name)
-        if said.get("module_input_name") == "token_embeddings":
+        settings = source.read(name)
+        if settings.get("module_input_name") == "token_embeddings":
             raise UserError(f"{where}: its module {module.path} works on tokens, which is not read")
         # sentence-transformers would take its default in place of a function that it does not trust
-        _refuse_foreign(where, str(said.get("activation_function", "torch.")), name, "torch.")
+        _refuse_foreign(where, str(settings.get("activation_function", "torch.")), name, "torch.")
     if module.name in ROUTERS:
-        for part in _routed(where, module, files, read):
-            _refuse_behind(where, part, files, read)
+        for part in _routed(source, module):
+            _refuse_behind(source, part)
 
 
-def _routed(where: str, module: Module, files: frozenset[str], read: Read) -> list[Module]:
+def _routed(source: Source, module: Module) -> list[Module]:
     """The modules that a router sends vectors through."""
     own = within(module.path, "router_config.json")
-    name = own if own in files else within(module.path, "config.json")
-    types = read(name).get("types")
+    name = own if own in source.files else within(module.path, "config.json")
+    types = source.read(name).get("types")
     if not isinstance(types, dict):
-        raise UserError(f"{where}: {name} lists no modules")
+        raise UserError(f"{source.where}: {name} lists no modules")
     listed = [{"type": kind, "path": within(module.path, path)} for path, kind in types.items()]
-    parts = modules_of(listed, f"{where}: {name}")
+    parts = modules_of(listed, f"{source.where}: {name}")
     for part in parts:
-        _refuse_foreign(where, part.type, name)
+        _refuse_foreign(source.where, part.type, name)
     return parts
 
 
@@ -319,15 +300,18 @@ def refuse_other_kinds(source: Source, inner: str) -> None:
         )
     for name in dict.fromkeys([within(inner, ADAPTER), ADAPTER]):
         if name in source.files:
-            said = source.read(name)
-            kind = _short(said.get("peft_type") or "of an unknown kind")
-            base = said.get("base_model_name_or_path")
-            advice = ": load it with peft, merge_and_unload() it, save_pretrained() the result and "
-            advice += "give that folder"
+            settings = source.read(name)
+            kind = _short(settings.get("peft_type") or "of an unknown kind")
+            base = settings.get("base_model_name_or_path")
+            advice = (
+                " and none that can be merged into one"
+                if _PROMPTS.search(kind)
+                else ": load it with peft, merge_and_unload() it, save_pretrained() the result and "
+                "give that folder"
+            )
             raise UserError(
                 f"{source.where} holds a PEFT adapter ({kind})"
-                f"{f' for {_short(base)}' if base else ''}, not a whole model"
-                f"{' and none that can be merged into one' if _PROMPTS.search(kind) else advice}"
+                f"{f' for {_short(base)}' if base else ''}, not a whole model{advice}"
             )
 
 
@@ -336,22 +320,20 @@ def refuse_missing_config(source: Source, kind: str) -> NoReturn:
     names = source.below("")
     gguf = sorted(name for name in names if name.endswith(".gguf"))
     if any(SPLIT.fullmatch(name) for name in gguf):
-        found = (
-            f"{gguf[0]} is a part of a split file, to be joined first (llama-gguf-split --merge)"
-        )
+        what = f"{gguf[0]} is a part of a split file, to be joined first (llama-gguf-split --merge)"
     elif len(gguf) == 1:  # of a hub repository
-        found = f"{_short(gguf[0])} is read from a folder of this machine"
+        what = f"{_short(gguf[0])} is read from a folder of this machine"
     elif gguf:
-        found = f"of its {len(gguf)} .gguf files leave the one that is meant in a folder of its own"
+        what = f"of its {len(gguf)} .gguf files leave the one that is meant in a folder of its own"
     elif "params.json" in names:
-        found = "it is in its makers' own form (params.json), to be converted to transformers'"
+        what = "it is in its makers' own form (params.json), to be converted to transformers'"
     elif weights := _form(source.files):
-        found = f"it has {weights[0]}"
+        what = f"it has {weights[0]}"
     elif any(TOKENIZER.fullmatch(name) for name in names):
-        found = "it has a tokenizer alone"
+        what = "it has a tokenizer alone"
     else:
         raise UserError(kind)
-    raise UserError(f"{kind}; {found}")
+    raise UserError(f"{kind}; {what}")
 
 
 def refuse_weights(source: Source, inner: str) -> None:
@@ -359,9 +341,9 @@ def refuse_weights(source: Source, inner: str) -> None:
     here = source.below(inner)
     if not here & {WEIGHTS, INDEX} and not _renamed(source, inner, here):
         other = _form(here) or _form(source.files)
-        found = f"; it has {other[0]}: {other[1]}" if other else ""
+        what = f"; it has {other[0]}: {other[1]}" if other else ""
         raise UserError(
-            f"{source.where} has no weights as safetensors, the only kind that is read{found}"
+            f"{source.where} has no weights as safetensors, the only kind that is read{what}"
         )
     if not any(TOKENIZER.fullmatch(f.rpartition("/")[2]) for f in source.files):
         senses = "preprocessor_config.json" in here
@@ -378,14 +360,12 @@ def refuse_own_code(source: Source, inner: str, config: Mapping[str, Any]) -> No
     end token: nothing tells.
     """
     used: tuple[str, ...] = _AUTO
-    named = ["tokenizer_config.json"]
-    if "modules.json" in source.files:  # sentence-transformers makes a whole processor
-        used, named = (*_AUTO, "AutoProcessor"), [*named, *_PROCESSORS]
-    said = {within(inner, "config.json"): config}
-    for name in dict.fromkeys(within(where, file) for file in named for where in (inner, "")):
-        if name in source.files:
-            said[name] = source.read(name)
-    for file, content in said.items():
+    names = ["tokenizer_config.json"]
+    if LIST in source.files:  # sentence-transformers makes a whole processor
+        used, names = (*_AUTO, "AutoProcessor"), [*names, *_PROCESSORS]
+    paths = {within(folder, name) for name in names for folder in (inner, "")} & source.files
+    contents = {path: source.read(path) for path in sorted(paths)}
+    for file, content in {within(inner, "config.json"): config, **contents}.items():
         # transformers itself fails on null
         if "auto_map" in content and not isinstance(content["auto_map"], Mapping | list):
             raise UserError(f"{source.where}: the auto_map of {file} is no table of classes")
@@ -416,8 +396,7 @@ def _own_class(auto_map: Any, used: tuple[str, ...]) -> str:
         auto_map = {"AutoTokenizer": auto_map}
     for auto in sorted(auto_map or (), reverse=True):  # the tokenizer and the model first
         if auto.startswith(used):
-            named = auto_map[auto]
-            classes = named if isinstance(named, list) else [named]
+            classes = auto_map[auto] if isinstance(auto_map[auto], list) else [auto_map[auto]]
             return next((str(c) for c in classes if c), auto)
     return ""
 
@@ -425,9 +404,9 @@ def _own_class(auto_map: Any, used: tuple[str, ...]) -> str:
 def _form(files: Iterable[str]) -> tuple[str, str] | None:
     """A file of weights and what it is; how to go on. None without any."""
     for pattern, (form, advice) in _FORMS.items():
-        found = sorted(f for f in files if re.fullmatch(pattern, f.rpartition("/")[2]))
-        if found:
-            return f"{_short(found[0])} ({form})", advice
+        first = min((f for f in files if re.fullmatch(pattern, f.rpartition("/")[2])), default="")
+        if first:
+            return f"{_short(first)} ({form})", advice
     return None
 
 

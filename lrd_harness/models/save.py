@@ -1,90 +1,33 @@
-"""Keep a model, pruned or whole: an ordinary checkpoint, which transformers and its kin load.
+"""Keep a model, pruned or whole: an ordinary checkpoint, which transformers and the like load.
 
-What a saved folder says of how it is read, so that it is opened as it was when it was measured.
-
-sentence-transformers reads files of its own (see modules). Beside them a plain checkpoint has FILE,
-by which the harness opens it as before, with its head.
+Beside it goes a model card; a mergekit configuration says the same of a pruned one.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lrd_harness.contracts import Checkpoint, ModelOptions
+import yaml
+
+from lrd_harness.blocks import runs, written
+from lrd_harness.contracts import Checkpoint
 from lrd_harness.errors import UserError, named
+from lrd_harness.models.backbone import Backbone, body
+from lrd_harness.models.cut import kept_blocks, remove
+from lrd_harness.models.find import local_file
+from lrd_harness.models.loading import load, of_modules, refuse_missing, source
+from lrd_harness.models.prompts import tokenizer_arguments
+from lrd_harness.models.sentence_modules import Measured, add, fit, section
 from lrd_harness.store import files
-from lrd_harness.store.files import usual_modes
 
-if TYPE_CHECKING:
-    from lrd_harness.models.sentence_modules import Measured
-
-
-FILE = "lrd_harness.json"
-# what FILE may say: instructions is the name under which mteb makes instructions for the model
-KINDS: dict[str, type] = {
-    "plain": bool,
-    "instructions": str,
-    "pooling": str,
-    "max_length": int,
-    "attention": str,
-    "prompts": dict,
-}
-
-
-def saved(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What FILE says of how the checkpoint was read; {} without one.
-
-    Raises UserError for a file that does not say it.
-    """
-    if FILE not in checkpoint.files:
-        return {}
-    from transformers.utils.hub import cached_file
-
-    revision = checkpoint.revision if checkpoint.hub else None
-    path = Path(str(cached_file(checkpoint.path, FILE, revision=revision)))
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        found = {key: said[key] for key in KINDS if said.get(key) is not None}
-    except (OSError, ValueError, AttributeError, RecursionError):
-        raise UserError(f"{checkpoint.name}: its {FILE} cannot be read") from None
-    wrong = [key for key, value in found.items() if type(value) is not KINDS[key]]
-    wrong += ["max_length"] * (not wrong and found.get("max_length", 1) < 1)
-    prompts = found.get("prompts", {}) if not wrong else {}
-    wrong += ["prompts"] * (not all(isinstance(prompt, str) for prompt in prompts.values()))
-    if wrong:
-        raise UserError(f"{checkpoint.name}: its {FILE} has no sound {wrong[0]}")
-    return found
-
-
-def of_modules(checkpoint: Checkpoint) -> bool:
-    """Whether sentence-transformers' modules are to be read, and not the checkpoint below them."""
-    return "modules.json" in checkpoint.files and not saved(checkpoint).get("plain", False)
-
-
-def as_saved(checkpoint: Checkpoint, options: ModelOptions) -> ModelOptions:
-    """The options of a plain checkpoint; those that are not chosen are as it was read before."""
-    said = saved(checkpoint)
-    return replace(
-        options,
-        pooling=options.pooling or said.get("pooling"),
-        max_length=options.max_length or said.get("max_length"),
-        attention=options.attention or said.get("attention"),
-        prompts=said.get("prompts") if options.prompts is None else options.prompts,
-    )
-
-
-def known_as(checkpoint: Checkpoint) -> str:
-    """The name by which mteb knows the model's prompts, if it knows them."""
-    return str(saved(checkpoint).get("instructions", checkpoint.name))
-
-
+LOCAL = {"local_files_only": True}
+GENERATION = "generation_config.json"
 _TEXT = "The quick brown fox jumps over the lazy dog."
 
 
@@ -92,13 +35,13 @@ _TEXT = "The quick brown fox jumps over the lazy dog."
 class _Opened:
     """A checkpoint as its own library opens it.
 
-    model: what is written, with its head or its sentence-transformers modules; reopen: the same
-    from a folder; answer: its output for _TEXT.
+    model: what is written, with its head or its sentence-transformers modules; root: the
+    transformers model inside; reopen: the same from a folder; answer: its output for _TEXT.
     """
 
     model: Any
     tokenizer: Any
-    root: Any  # the transformers model inside
+    root: Any
     write: Callable[[Path], None]
     reopen: Callable[[Path], _Opened]
     answer: Callable[[], Any]
@@ -114,14 +57,19 @@ def save(
 ) -> Path:
     """Write a checkpoint without these blocks (1..L) to a folder; returns the folder.
 
-    Without any to remove the whole model is written.
     The original is opened anew, in the precision that it is kept in, with its head where it has
     one, and with its sentence-transformers modules. Of an encoder-decoder model the encoder is
-    pruned, and the decoder is kept. card: the text of README.md.
-    measured: how the model was read; the folder then says so, to sentence-transformers and to this
-    harness. What a user has to know beyond that goes to `say`, a line each, and into README.md.
+    pruned, and the decoder is kept.
 
-    Raises UserError for a folder that is not empty, for blocks that prune.remove refuses, and where
+    Parameters
+    ----------
+    removed : without any to remove the whole model is written.
+    card : the text of README.md.
+    measured : how the model was read; the folder then says so, to sentence-transformers and to this
+        harness.
+    say : is told, in single lines, what a user has to know beyond that; README.md says it, too.
+
+    Raises UserError for a folder that is not empty, for blocks that cut.remove refuses, and where
     what was written does not give the states of the pruned model. The folder appears whole or not
     at all.
     """
@@ -129,7 +77,10 @@ def save(
     check_free(folder)
     try:
         with _quiet():
-            opened = _pruned(checkpoint, removed, measured)
+            opened = _open(checkpoint, measured)
+            if removed:
+                blocks = Backbone(body(opened.root), _probe(opened.tokenizer)).blocks
+                remove(opened.root, blocks, removed)
             lines = _write(opened, checkpoint, folder, card, measured, whole=not removed)
     except UserError:
         raise
@@ -172,19 +123,6 @@ def check_free(folder: Path) -> None:
         raise UserError(f"{folder} is a file, not a folder")
 
 
-def _pruned(checkpoint: Checkpoint, removed: Sequence[int], measured: Measured | None) -> _Opened:
-    """The checkpoint opened, without the blocks."""
-    from lrd_harness.models.backbone import Backbone, body
-    from lrd_harness.models.cut import remove
-
-    opened = _open(checkpoint, measured)
-    if not removed:
-        return opened
-    root = opened.root
-    remove(root, Backbone(body(root), _probe(opened.tokenizer)).blocks, removed)
-    return opened
-
-
 def _write(
     opened: _Opened,
     checkpoint: Checkpoint,
@@ -197,8 +135,6 @@ def _write(
 
     Returns what is to be known of how it is read.
     """
-    from lrd_harness.models import sentence_modules as modules
-
     lines: list[str] = []
     made = [p for p in folder.parents if not p.exists()]
     try:
@@ -207,13 +143,14 @@ def _write(
             part = work / folder.name  # with the permissions that a new folder has
             part.mkdir()
             opened.write(part)
-            _generation(checkpoint, part)
+            if GENERATION in checkpoint.files:  # transformers would write valid settings only
+                shutil.copyfile(local_file(checkpoint, GENERATION), part / GENERATION)
             _compare(opened, part, checkpoint.name, whole)
             if measured is not None:
-                lines = modules.add(part, measured, opened.tokenizer, opened.root)
-                card += modules.section(measured, lines)
+                lines = add(part, measured, opened.tokenizer, opened.root)
+                card += section(measured, lines)
             (part / "README.md").write_text(card, encoding="utf-8")
-            usual_modes(part)
+            files.usual_modes(part)
             check_free(folder)
             part.rename(folder)
     except BaseException:
@@ -222,17 +159,6 @@ def _write(
                 parent.rmdir()
         raise
     return lines
-
-
-def _generation(checkpoint: Checkpoint, folder: Path) -> None:
-    """The original's settings for generation; transformers itself would write valid ones only."""
-    name = "generation_config.json"
-    if name in checkpoint.files:
-        from transformers.utils.hub import cached_file
-
-        shutil.copyfile(
-            str(cached_file(checkpoint.path, name, **_where(checkpoint))), folder / name
-        )
 
 
 def _compare(opened: _Opened, folder: Path, name: str, whole: bool) -> None:
@@ -263,67 +189,36 @@ def _compare(opened: _Opened, folder: Path, name: str, whole: bool) -> None:
 
 
 def _open(checkpoint: Checkpoint, measured: Measured | None) -> _Opened:
-    from lrd_harness.models import sentence_modules as modules
-
-    where = _where(checkpoint)
+    where = source(checkpoint)
     if of_modules(checkpoint) if measured is None else not measured.plain:
-        opened = _open_sentence_transformer(
-            checkpoint.path, where, modules.tokenizing(measured) if measured else {}
-        )
+        tokenizing = tokenizer_arguments(measured.name) if measured else {}
+        opened = _open_sentence_transformer(checkpoint.path, where, tokenizing)
         if measured is not None:
-            modules.fit(opened.model, measured)
+            fit(opened.model, measured)
         return opened
-    kinds = _kinds(checkpoint)
-    for kind in kinds[:-1]:
-        try:
-            return _open_plain(checkpoint.path, kind, where)
-        except UserError:
-            continue  # a head without weights of its own: what is below it is what there is
-    return _open_plain(checkpoint.path, kinds[-1], where)
-
-
-def _where(checkpoint: Checkpoint) -> dict[str, Any]:
-    revision = checkpoint.revision if checkpoint.hub else None
-    return {"revision": revision, "local_files_only": not checkpoint.hub}
-
-
-def _kinds(checkpoint: Checkpoint) -> list[Any]:
-    """The classes to open it with: the one that it says it was saved from, then AutoModel."""
     import transformers
 
-    said = [
-        getattr(transformers, name, None) for name in checkpoint.config.get("architectures") or ()
-    ]
-    own = [k for k in said if isinstance(k, type) and issubclass(k, transformers.PreTrainedModel)]
-    return [*own[:1], transformers.AutoModel]
+    names = checkpoint.config.get("architectures") or ()
+    kinds = [getattr(transformers, name, None) for name in names]
+    for kind in kinds:  # the first one that it says it was saved from
+        if isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel):
+            with suppress(UserError):  # its head has no weights: what is below is what there is
+                return _open_plain(checkpoint.path, kind, where)
+            break
+    return _open_plain(checkpoint.path, transformers.AutoModel, where)
 
 
 def _open_plain(path: str, kind: Any, where: Mapping[str, Any]) -> _Opened:
     """A model as transformers opens it. Raises UserError for weights that are not there."""
-    from transformers import AutoTokenizer
-
-    from lrd_harness.models.pooling import leave_out
-
-    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
-    model, loading = kind.from_pretrained(
-        path,
-        dtype="auto",
-        use_safetensors=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-        **where,
-    )
-    holes = sorted({*loading["missing_keys"], *(k for k, *_ in loading["mismatched_keys"])})
-    leave_out(model, holes)
-    holes = [key for key in holes if "pooler" not in key]
-    if holes:
-        raise UserError(f"{path}: its weights lack {len(holes)} tensors, as {holes[0]}")
+    model, tokenizer, missing = load(kind, path, where, dtype="auto")
+    refuse_missing(path, missing)
 
     def write(folder: Path) -> None:
-        if model.can_generate() and not _valid(model.generation_config):
-            model.generation_config = type(
-                model.generation_config
-            )()  # the original's is copied, see above
+        try:
+            if model.can_generate():
+                model.generation_config.validate(strict=True)
+        except ValueError:  # transformers would not write it; the original's file is copied
+            model.generation_config = type(model.generation_config)()
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
@@ -332,17 +227,9 @@ def _open_plain(path: str, kind: Any, where: Mapping[str, Any]) -> _Opened:
         return inner(**_probe(tokenizer))[0]
 
     def reopen(folder: Path) -> _Opened:
-        return _open_plain(str(folder), type(model), {"local_files_only": True})
+        return _open_plain(str(folder), type(model), LOCAL)
 
     return _Opened(model.eval(), tokenizer, model, write, reopen, answer)
-
-
-def _valid(generation: Any) -> bool:
-    try:
-        generation.validate(strict=True)
-    except ValueError:
-        return False
-    return True
 
 
 def _open_sentence_transformer(
@@ -354,7 +241,6 @@ def _open_sentence_transformer(
     model: Any = SentenceTransformer(
         path,
         device="cpu",
-        trust_remote_code=False,
         processor_kwargs=dict(tokenizing),
         model_kwargs={"dtype": "auto", "use_safetensors": True},
         **where,
@@ -370,7 +256,7 @@ def _open_sentence_transformer(
         return model.encode([_TEXT], convert_to_tensor=True, show_progress_bar=False)
 
     def reopen(folder: Path) -> _Opened:
-        return _open_sentence_transformer(str(folder), {"local_files_only": True}, {})
+        return _open_sentence_transformer(str(folder), LOCAL, {})
 
     return _Opened(model.eval(), model.tokenizer, root, write, reopen, answer)
 
@@ -385,3 +271,85 @@ def _probe(tokenizer: Any) -> dict[str, Any]:
 
     ids = torch.tensor([_tokens(tokenizer)])
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def mergekit(model: str, blocks: int, removed: Sequence[int], dtype: str = "float32") -> str:
+    """A mergekit passthrough configuration (YAML) that keeps the remaining blocks.
+
+    model: a hub id or folder; blocks: L; removed: block numbers, 1..L. Each slice is a run of
+    blocks that stay; its layer_range counts from 0, the end not included.
+
+    Raises UserError for what cut.kept_blocks refuses.
+    """
+    slices = [
+        {"sources": [{"model": model, "layer_range": [first - 1, last]}]}
+        for first, last in runs(kept_blocks(removed, blocks))
+    ]
+    config = {"slices": slices, "merge_method": "passthrough", "dtype": dtype}
+    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What a model card says of a pruned model.
+
+    model: the original, as the user named it; hub: whether that is a hub id; revision: of it;
+    blocks: L of the original; removed: block numbers, 1..L, none of a model that was kept whole;
+    parameters: before and after;
+    metric: which chose the layer that the model ends at, if one did;
+    rule, budget, seed, protect: how the blocks were chosen, None if by hand, or where a rule takes
+    no seed and protection is as usual; texts: what the rule read;
+    scores: task -> (the original's score, the pruned model's), as the tasks count them;
+    library: "transformers" or "sentence-transformers".
+    """
+
+    model: str
+    revision: str
+    blocks: int
+    removed: Sequence[int]
+    parameters: tuple[int, int]
+    hub: bool = False
+    metric: str | None = None
+    rule: str | None = None
+    budget: float | None = None
+    seed: int | None = None
+    protect: int | None = None
+    texts: str | None = None
+    scores: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    library: str = "transformers"
+
+
+def card(pruned: Pruned) -> str:
+    """The README.md of a pruned model: front matter (YAML), what was removed, how, and scores.
+
+    Of a model that was kept whole: why it was.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    tags = ["pruned", "layer-pruning"] if pruned.removed else []
+    front = ModelCardData(
+        base_model=pruned.model if pruned.hub else None,  # the hub takes its own ids alone
+        library_name=pruned.library,
+        tags=["lrd-harness", *tags, *filter(None, [pruned.rule, pruned.metric])],
+    )
+    blocks = range(1, pruned.blocks + 1)
+    kept = kept_blocks(pruned.removed, pruned.blocks) if pruned.removed else blocks
+    before, after = pruned.parameters
+    text = ModelCard.from_template(
+        front,
+        str(Path(__file__).with_name("card.md")),
+        pruned=pruned,
+        n=len(pruned.removed),
+        removed=written(sorted(pruned.removed)),
+        kept=written(kept),
+        last=kept[-1],
+        before=before,
+        after=after,
+        plain=_plain,
+    )
+    return f"{str(text).rstrip()}\n"
+
+
+def _plain(text: str) -> str:
+    """A text for a cell or heading: one line, and no bar ends the cell."""
+    return " ".join(text.split()).replace("|", "\\|")

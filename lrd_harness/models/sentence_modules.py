@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 
 from lrd_harness.contracts import ModelOptions, Text
+from lrd_harness.models.loading import FILE
 from lrd_harness.models.pooling import NoPooler
 from lrd_harness.models.prompts import instructed, loader_arguments, own_prompts
-from lrd_harness.models.save import FILE
+from lrd_harness.models.recognition import LENGTH, LIST, SETTINGS
 
 NO_SINK = "mean-no-sink"
 MODES = {"mean": "mean", "cls": "cls", "last": "lasttoken"}  # our poolings, by its names
-SETTINGS = "sentence_bert_config.json"  # of the transformer
-MODULES = "modules.json"
-CONFIG = "config_sentence_transformers.json"
+TRANSFORMER = "sentence_bert_config.json"  # how the transformer is loaded
 # for encoder-decoder models of which sentence-transformers would take the decoder's output
 ENCODER = {
     "modality_config": {
@@ -58,7 +57,7 @@ class Measured:
 
 def pooled_by(modules: Sequence[Any]) -> tuple[str | None, list[Any]]:
     """The pooling that is spelled out by several modules, if one is, and what comes behind it."""
-    spelled = len(modules) > 3 and getattr(modules[2], "module_output_name", "") == "prompt_length"
+    spelled = len(modules) > 3 and getattr(modules[2], "module_output_name", "") == LENGTH
     return (NO_SINK, list(modules[4:])) if spelled else (None, list(modules[2:]))
 
 
@@ -80,16 +79,9 @@ def pooling_modules(pooling: str, width: int) -> list[Any]:
         activation_function=None,
         init_weight=torch.zeros(1, width),
         init_bias=torch.ones(1),
-        module_output_name="prompt_length",
+        module_output_name=LENGTH,
     )
     return [Pooling(width, "cls"), one, Pooling(width, "mean", include_prompt=False)]
-
-
-def tokenizing(measured: Measured) -> dict[str, Any]:
-    """How the tokenizer of a model of modules is opened: as mteb says."""
-    given = loader_arguments(measured.name)
-    told = {**given.get("tokenizer_kwargs", {}), **given.get("processor_kwargs", {})}
-    return told | ({"add_eos_token": True} if given.get("add_eos_token") else {})
 
 
 def fit(model: Any, measured: Measured) -> None:
@@ -117,34 +109,34 @@ def fit(model: Any, measured: Measured) -> None:
 
 
 def add(folder: Path, measured: Measured, tokenizer: Any, root: Any) -> list[str]:
-    """Let a saved checkpoint say how it was read; returns what else to know of it, a line each.
+    """Let a saved checkpoint say how it was read; returns what else to know of it, in sentences.
 
     tokenizer, root: the checkpoint's. The folder is loaded as a user would load it, and what that
     gives is compared with what was measured.
     """
     if measured.plain and measured.pooling not in (*MODES, NO_SINK):  # of an adapter of one's own
         return [_other(root, measured)]
-    chosen = measured.options.prompts
-    prompts, default = own_prompts(measured.name, {}, None, chosen)
+    options = measured.options
+    prompts, default = own_prompts(measured.name, {}, None, options.prompts)
     lines: list[str] = []
-    said: dict[str, Any] = {}
-    if instructed(measured.name, chosen):
-        said["instructions"] = measured.name
+    settings: dict[str, Any] = {}
+    if instructed(measured.name, options.prompts):
+        settings["instructions"] = measured.name
         lines.append(
             "prompts depend on the task: give SentenceTransformer(DIR).encode those that mteb "
             f"makes for {measured.name}"
         )
     if measured.plain:
-        said |= {
+        settings |= {
             "plain": True,
             "pooling": measured.pooling,
             "max_length": measured.max_length,
-            "attention": measured.options.attention,
+            "attention": options.attention,
             "prompts": prompts if any(prompts.values()) else None,
         }
         _write_modules(folder, measured)
         _write_json(
-            folder / CONFIG,
+            folder / SETTINGS,
             {
                 "model_type": "SentenceTransformer",
                 "prompts": prompts,
@@ -152,8 +144,8 @@ def add(folder: Path, measured: Measured, tokenizer: Any, root: Any) -> list[str
                 "similarity_fn_name": "cosine",
             },
         )
-    if said:
-        _write_json(folder / FILE, said)
+    if settings:
+        _write_json(folder / FILE, settings)
     return lines + _tried(folder, measured, tokenizer, root)
 
 
@@ -182,18 +174,19 @@ def _write_modules(folder: Path, measured: Measured) -> None:
     from sentence_transformers.base.modules import Transformer
 
     width = measured.embed([Text(TEXTS[0])]).shape[1]
-    listed = [{"idx": 0, "name": "0", "path": "", "type": _path_of(Transformer)}]
+    listed: list[tuple[type, str]] = [(Transformer, "")]
     for number, module in enumerate(pooling_modules(measured.pooling, width), 1):
         path = f"{number}_{type(module).__name__}"
         (folder / path).mkdir()
         module.save(str(folder / path))
-        kind = _path_of(type(module))
-        listed.append({"idx": number, "name": str(number), "path": path, "type": kind})
-    _write_json(folder / MODULES, listed)
-
-
-def _path_of(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__name__}"
+        listed.append((type(module), path))
+    _write_json(
+        folder / LIST,
+        [
+            {"idx": i, "name": str(i), "path": path, "type": f"{kind.__module__}.{kind.__name__}"}
+            for i, (kind, path) in enumerate(listed)
+        ],
+    )
 
 
 def _tried(folder: Path, measured: Measured, tokenizer: Any, root: Any) -> list[str]:
@@ -208,7 +201,7 @@ def _tried(folder: Path, measured: Measured, tokenizer: Any, root: Any) -> list[
             if _gives(folder, measured, batch_size):
                 return _remarks(measured, tokenizer, root, alone=batch_size == 1)
     if measured.plain:  # what is not right had better not be there
-        for name in (MODULES, CONFIG, SETTINGS):
+        for name in (LIST, SETTINGS, TRANSFORMER):
             (folder / name).unlink()
         for part in folder.glob("[0-9]_*"):
             shutil.rmtree(part)
@@ -219,15 +212,15 @@ def _tried(folder: Path, measured: Measured, tokenizer: Any, root: Any) -> list[
 
 def _remarks(measured: Measured, tokenizer: Any, root: Any, alone: bool) -> list[str]:
     """What to know of a folder that is read right; alone: if texts are in no batch."""
-    found = []
+    remarks = []
     if alone:
-        found.append(
+        remarks.append(
             "SentenceTransformer(DIR) gives what was measured with encode(..., batch_size=1) "
             f"alone, since padding changes the states of a {type(root).__name__}"
         )
     if measured.pooling == NO_SINK and not tokenizer("")["input_ids"]:
-        found.append("SentenceTransformer(DIR) makes zeros of a text that is a single token")
-    return found
+        remarks.append("SentenceTransformer(DIR) makes zeros of a text that is a single token")
+    return remarks
 
 
 def _other(root: Any, measured: Measured) -> str:
@@ -240,13 +233,13 @@ def _other(root: Any, measured: Measured) -> str:
 
 def _settings(folder: Path, measured: Measured, tokenizer: Any, root: Any) -> dict[str, Any]:
     """How the transformer is loaded, where the checkpoint alone would say something else."""
-    file, options = folder / SETTINGS, measured.options
+    file, options = folder / TRANSFORMER, measured.options
     model = {"attn_implementation": options.attention} if options.attention else {}
     if str(root.dtype) != f"torch.{options.dtype}":
         model["dtype"] = options.dtype
     if not measured.plain:
-        held: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return held | {"model_args": model}
+        written: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return written | {"model_args": model}
     tokens = {"pad_token": pad} if (pad := _pad(tokenizer, root)) else {}
     return {"max_seq_length": measured.max_length, "model_args": model, "tokenizer_args": tokens}
 
@@ -258,15 +251,15 @@ def _pad(tokenizer: Any, root: Any) -> str | None:
     except (AttributeError, NotImplementedError, TypeError):  # an embedding of another kind
         rows = len(tokenizer)
     ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id, 0)
-    found = next(i for i in ids if i is not None and i < rows)
-    return None if found == ids[0] else str(tokenizer.convert_ids_to_tokens(found))
+    pad = next(i for i in ids if i is not None and i < rows)
+    return None if pad == ids[0] else str(tokenizer.convert_ids_to_tokens(pad))
 
 
 def _set(folder: Path, settings: Mapping[str, Any], side: str) -> None:
     """Write the settings; side: on which texts are padded, "" for the tokenizer's own."""
     tokens = settings.get("tokenizer_args", {}) | ({"padding_side": side} if side else {})
-    said = {**settings, "tokenizer_args": tokens}
-    _write_json(folder / SETTINGS, {key: value for key, value in said.items() if value != {}})
+    content = {**settings, "tokenizer_args": tokens}
+    _write_json(folder / TRANSFORMER, {key: value for key, value in content.items() if value != {}})
 
 
 def _gives(folder: Path, measured: Measured, batch_size: int) -> bool:
@@ -278,11 +271,11 @@ def _gives(folder: Path, measured: Measured, batch_size: int) -> bool:
     try:
         model: Any = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
         for prompt in {"", next(filter(None, model.prompts.values()), "")}:
-            found = model.encode(
+            vectors = model.encode(
                 list(TEXTS), prompt=prompt, batch_size=batch_size, show_progress_bar=False
             )
-            wanted = measured.embed([Text(text, prompt) for text in TEXTS])
-            off = np.linalg.norm(found - wanted, axis=1) / np.linalg.norm(wanted, axis=1)
+            right = measured.embed([Text(text, prompt) for text in TEXTS])
+            off = np.linalg.norm(vectors - right, axis=1) / np.linalg.norm(right, axis=1)
             if not (off <= near).all():
                 return False
     except Exception:  # whatever the libraries raise: it cannot be read so

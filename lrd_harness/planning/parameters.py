@@ -13,7 +13,7 @@ from lrd_harness import errors
 from lrd_harness.contracts import Metric
 from lrd_harness.errors import UnitError, UserError, described, unknown
 from lrd_harness.manager import Plugins
-from lrd_harness.measuring import PlannedMetric
+from lrd_harness.measuring import PlannedMetric, check_parameters, measure
 from lrd_harness.planning.suite import Suite
 
 KINDS: Mapping[type, str] = {  # what a parameter has to be, by its default
@@ -29,13 +29,12 @@ def resolve_metrics(suite: Suite, plugins: Plugins) -> list[PlannedMetric]:
 
     "all" stands for all of them.
     """
-    from lrd_harness.measuring import check_parameters
-
-    names = suite.plugins
     every = plugins.all("metric")
-    if names is None:
-        names = tuple(m.name for m in every if m.needs != "views")
-    names = tuple(n for name in names for n in (map(_name, every) if name == "all" else (name,)))
+    if suite.plugins is None:
+        names = [metric.name for metric in every if metric.needs != "views"]
+    else:
+        parts = ([m.name for m in every] if n == "all" else [n] for n in suite.plugins)
+        names = [name for part in parts for name in part]
     planned = []
     for name in dict.fromkeys(names):
         metric = plugins.get("metric", name)
@@ -48,10 +47,6 @@ def resolve_metrics(suite: Suite, plugins: Plugins) -> list[PlannedMetric]:
                 raise UserError(f"{name} is not measured here, so it takes no parameter")
             raise unknown("metric to set a parameter of", name, names)
     return planned
-
-
-def _name(metric: Metric) -> str:
-    return metric.name
 
 
 def _resolved(metric: Metric, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,8 +102,6 @@ def _fits(value: Any, default: Any) -> bool:
 
 def _try(metric: Metric, parameters: Mapping[str, Any]) -> None:
     """Call the metric on a small sample, so that values it cannot take show at once."""
-    from lrd_harness.measuring import measure
-
     try:
         measure(metric, random_sample(metric), **parameters)
     except UnitError:

@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lrd_harness.blocks import candidates, count
 from lrd_harness.contracts import (
     Adapter,
     Checkpoint,
     Model,
     ModelOptions,
+    Pruner,
     Task,
     TaskFamily,
     TaskOptions,
@@ -24,9 +26,8 @@ from lrd_harness.manager import Plugins, names_of
 from lrd_harness.measuring import PlannedMetric
 from lrd_harness.models.find import Progress, find
 from lrd_harness.models.wheels import shown_by
-from lrd_harness.planning import suite as pruned
 from lrd_harness.planning.parameters import resolve_metrics
-from lrd_harness.planning.suite import ModelEntry, PlannedPruning, Settings, Suite
+from lrd_harness.planning.suite import ModelEntry, Pruning, Settings, Suite, known_models
 from lrd_harness.store.files import full
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
@@ -71,6 +72,19 @@ class PlannedModel:
 
 
 @dataclass(frozen=True)
+class PlannedPruning:
+    """A sweep, resolved: the rules, the tasks on which pruned models are scored, the settings."""
+
+    rules: tuple[Pruner, ...]
+    tasks: tuple[Task, ...]
+    asked: Pruning
+
+    def seeds(self, rule: Pruner) -> Sequence[int | None]:
+        """The seeds that a rule is run with; [None] for one that needs none."""
+        return range(self.asked.random_seeds) if rule.seeded else [None]
+
+
+@dataclass(frozen=True)
 class Plan:
     """All that a run will do."""
 
@@ -83,31 +97,28 @@ class Plan:
 
 
 def make_plan(suite: Suite, plugins: Plugins, stage: Stage, prune: bool = False) -> Plan:
-    """Resolve a suite; with its pruning sweep where `prune` asks for it.
+    """Resolve a suite, with its pruning sweep if `prune`.
 
     `stage(text)` gives a progress callback for each longer step.
 
-    Raises UserError for anything that is unknown, out of reach, malformed or asked for twice.
+    Raises UserError for anything that is unknown, out of reach, malformed or named twice.
     """
     for what in ("models", "tasks"):
         if not getattr(suite, what):
             raise UserError(f"suite {suite.name} has no {what}: give them with --{what}")
-    check_settings(suite)
+    check_settings(suite.settings)
     metrics = tuple(resolve_metrics(suite, plugins))
     with stage("tasks"):  # lm-eval's index takes some seconds
         tasks = resolve_tasks(suite, plugins)
     pruning = None
     if prune:
-        names = [item.metric.name for item in metrics]
-        pruning = pruned.resolve(suite.pruning, tasks, names, plugins)
-    models = told_apart(
+        pruning = resolve_pruning(suite.pruning, tasks, [m.metric.name for m in metrics], plugins)
+    models = distinct(
         [resolve_model(entry, suite.settings, plugins, stage) for entry in suite.models]
     )
-    tasks = [_checked(task, stage) for task in tasks]
-    _check_layers(suite.settings, models)
+    tasks = [checked_task(task, stage) for task in tasks]
+    _check_depths(suite.settings, pruning, models)
     models = _with_heads(models, tasks)
-    if pruning is not None:
-        pruned.check_depths(suite.pruning, {model.name: model.depth for model in models})
     plugins.tell()
     return Plan(suite, suite.settings, tuple(models), tuple(tasks), metrics, pruning)
 
@@ -117,12 +128,12 @@ def _with_heads(models: list[PlannedModel], tasks: Sequence[Task]) -> list[Plann
 
     Raises UserError for such a task if no model can have a head.
     """
-    compared = [task for task in tasks if task.likelihood]
-    if not compared:
+    compared = next((task for task in tasks if task.likelihood), None)
+    if compared is None:
         return models
     if not any(model.adapter.likelihoods for model in models):
         raise UserError(
-            f"{compared[0].name} needs a language model: none of the models is read as one "
+            f"{compared.name} needs a language model: none of the models is read as one "
             "(decoder:MODEL reads a causal language model so)"
         )
     return [
@@ -131,7 +142,7 @@ def _with_heads(models: list[PlannedModel], tasks: Sequence[Task]) -> list[Plann
     ]
 
 
-def _checked(task: Task, stage: Stage) -> Task:
+def checked_task(task: Task, stage: Stage) -> Task:
     """The task, its data within reach; what its check downloads on the way is shown.
 
     Where its code for that is at fault, the task is one that has that fault at every model.
@@ -154,13 +165,17 @@ def _checked(task: Task, stage: Stage) -> Task:
 
 def resolve_tasks(suite: Suite, plugins: Plugins) -> list[Task]:
     """The tasks of a suite, by name. Raises UserError for unknown ones and for repeats."""
-    data = named(suite.settings.task_data) if suite.settings.task_data else None
-    if data is not None and not data.is_dir():
-        raise UserError(f"{data}: no such folder of task data")
-    options = _task_options(suite.settings, data)
+    settings = suite.settings
+    options = TaskOptions(
+        data=_folder(settings.task_data, "task data"),
+        num_fewshot=settings.num_fewshot,
+        limit=settings.limit,
+        include_path=_folder(settings.include_path, "lm-eval tasks"),
+        log_samples=settings.log_samples,
+        text_column=settings.text_column,
+    )
     opened = [_open_task(name, plugins, options) for name in suite.tasks]
-    tasks = [t for found in opened for t in ([found] if isinstance(found, Task) else found)]
-    tasks = _tasks_apart(tasks)
+    tasks = _tasks_apart([t for o in opened for t in ([o] if isinstance(o, Task) else o)])
     names = [task.name for task in tasks]
     for name in names:
         if names.count(name) > 1:
@@ -168,48 +183,42 @@ def resolve_tasks(suite: Suite, plugins: Plugins) -> list[Task]:
     return tasks
 
 
+def _folder(name: str | None, what: str) -> Path | None:
+    path = named(name) if name else None
+    if path is not None and not path.is_dir():
+        raise UserError(f"{path}: no such folder of {what}")
+    return path
+
+
 def _tasks_apart(tasks: Sequence[Task]) -> list[Task]:
     """Tasks with distinct names: files that are called alike get their folders' names too."""
-    told = []
+    apart = []
     for task in tasks:
         alike = list(dict.fromkeys(other.place for other in tasks if other.name == task.name))
         if task.place and len(alike) > 1:
             prefix, _, path = task.place.partition(":")
-            tail = Path(path).parts[-_depth([one.partition(":")[2] for one in alike]) :]
+            tail = Path(path).parts[-_tail([place.partition(":")[2] for place in alike]) :]
             task = replace(task, name=f"{prefix}:{'/'.join(tail)}")
-        told.append(task)
-    return told
-
-
-def _task_options(settings: Settings, data: Path | None) -> TaskOptions:
-    include = named(settings.include_path) if settings.include_path else None
-    if include is not None and not include.is_dir():
-        raise UserError(f"{include}: no such folder of lm-eval tasks")
-    return TaskOptions(
-        data=data,
-        num_fewshot=settings.num_fewshot,
-        limit=settings.limit,
-        include_path=include,
-        log_samples=settings.log_samples,
-        text_column=settings.text_column,
-    )
+        apart.append(task)
+    return apart
 
 
 def _open_task(name: str, plugins: Plugins, options: TaskOptions) -> Task | Sequence[Task]:
     records = {record.name: record for record in plugins.all("task")}
-    if isinstance(records.get(name), Task):
+    families = {n: record for n, record in records.items() if isinstance(record, TaskFamily)}
+    if name in records and name not in families:
         return records[name]  # type: ignore[no-any-return]
-    families = [r for r in records.values() if isinstance(r, TaskFamily)]
     prefix, colon, rest = name.partition(":")
     if colon:
-        families = [family for family in families if family.name == prefix]
-        if not families:
+        if prefix not in families:
             plugins.check_borne("task", prefix)
-            prefixes = [r.name for r in records.values() if isinstance(r, TaskFamily)]
-            raise unknown("kind of task", prefix, prefixes)
-        return _open_member(families[0], rest, options)
-    known = {n for n, record in records.items() if isinstance(record, Task)}
-    for family in families:
+            raise unknown("kind of task", prefix, families)
+        try:
+            return families[prefix].open(rest, options)
+        except KeyError:
+            raise unknown(f"{prefix} task", rest, names_of(families[prefix])) from None
+    known = set(records) - set(families)
+    for family in families.values():
         if family.bare:
             if name in (names := names_of(family)):
                 return family.open(name, options)
@@ -218,38 +227,66 @@ def _open_task(name: str, plugins: Plugins, options: TaskOptions) -> Task | Sequ
     raise unknown("task", name, known, "`lrd-harness tasks` lists them.")
 
 
-def _open_member(family: TaskFamily, name: str, options: TaskOptions) -> Task | Sequence[Task]:
-    try:
-        return family.open(name, options)
-    except KeyError:
-        raise unknown(f"{family.name} task", name, names_of(family)) from None
+def resolve_pruning(
+    asked: Pruning, tasks: Sequence[Task], metrics: Sequence[str], plugins: Plugins
+) -> PlannedPruning:
+    """The sweep of a run with these tasks and metrics.
+
+    Raises UserError for an unknown rule or task, a rule without its metrics, and a run without
+    scored tasks.
+    """
+    scored = {task.name: task for task in tasks if task.evaluate is not None}
+    if not scored:
+        raise UserError("pruned models are scored on tasks: none of this run's has scores")
+    for name in asked.tasks or ():
+        if name not in scored:
+            raise unknown("task to score pruned models on", name, scored)
+    names = asked.rules or plugins.names("pruning rule")
+    rules = [plugins.get("pruning rule", name) for name in names]
+    for rule in rules:
+        lacking = [name for name in rule.metrics if name not in metrics]
+        if lacking and asked.rules is not None:
+            raise UserError(
+                f"the pruning rule {rule.name} needs the metric {lacking[0]}: name it in --plugins"
+            )
+    rules = [rule for rule in rules if set(rule.metrics) <= set(metrics)]
+    return PlannedPruning(tuple(rules), tuple(scored[n] for n in asked.tasks or scored), asked)
 
 
 def resolve_model(
     entry: ModelEntry, settings: Settings, plugins: Plugins, stage: Stage
 ) -> PlannedModel:
     """A model of a suite: found, and its adapter chosen. Raises UserError if there is none."""
-    adapters: list[Adapter] = sorted(plugins.all("adapter"), key=lambda a: -a.priority)
     name, chosen = entry.model, entry.adapter
     prefix, colon, rest = name.partition(":")
     if colon and prefix in plugins.names("adapter"):
         name, chosen = rest, prefix
     elif colon and prefix != "pypi" and not there(name):
         plugins.check_borne("adapter", prefix)
-        raise unknown(
-            f"prefix of model '{entry.model}'", prefix, ["pypi", *plugins.names("adapter")]
-        )
-    adapter = None if chosen is None else plugins.get("adapter", chosen)
+        known = ["pypi", *plugins.names("adapter")]
+        raise unknown(f"prefix of model '{entry.model}'", prefix, known)
+    adapter: Adapter | None = None if chosen is None else plugins.get("adapter", chosen)
     _check_pooling(entry.pooling, entry.model)
     with stage(name) as progress, in_one_line(f"model {name} cannot be read"):
-        checkpoint = find(name, progress)
-    adapter = adapter or next((a for a in adapters if _claims(a, checkpoint)), None)
+        checkpoint = find(name, progress, known_models)
+    if adapter is None:
+        adapters = sorted(plugins.all("adapter"), key=lambda a: -a.priority)
+        adapter = next((a for a in adapters if _claims(a, checkpoint)), None)
     if adapter is None:
         raise UserError(f"no adapter claims {name}: it is no model that any plugin can open")
     if adapter.check is not None:
         adapter.check(checkpoint)
+    options = ModelOptions(
+        pooling=entry.pooling or settings.pooling,
+        max_length=entry.max_length or settings.max_length,
+        dtype=settings.dtype,
+        device=device(settings),
+        device_map=settings.device_map,
+        attention=settings.attention,
+        padding=settings.padding,
+        prompts=entry.prompts,
+    )
     entry = replace(entry, model=name, adapter=chosen)
-    options = _options(entry, settings)
     read = replace(entry, pooling=options.pooling, max_length=options.max_length)
     # as typed, where that names a revision: two of them may be in one run
     shown = name if name.partition("@")[0] == checkpoint.name else checkpoint.name
@@ -264,7 +301,7 @@ def resolve_model(
 
 
 def _claims(adapter: Adapter, checkpoint: Checkpoint) -> bool:
-    """Whether it does; one that cannot say is passed over, and that is said."""
+    """Whether it does; one whose code fails is passed over, and the user is told."""
     try:
         return adapter.claims(checkpoint)
     except PluginFault as fault:
@@ -272,32 +309,31 @@ def _claims(adapter: Adapter, checkpoint: Checkpoint) -> bool:
         return False
 
 
-def told_apart(models: list[PlannedModel]) -> list[PlannedModel]:
+def distinct(models: list[PlannedModel]) -> list[PlannedModel]:
     """Models with distinct names: folders that are called alike get their parents' names too.
 
     Raises UserError for a model that is named twice.
     """
-    told = []
+    apart = []
     for model in models:
-        found, alike = model.checkpoint, [m.checkpoint for m in models if m.name == model.name]
-        if [c.path for c in alike].count(found.path) > 1 and len({c.revision for c in alike}) == 1:
+        alike = [m.checkpoint for m in models if m.name == model.name]
+        paths = [checkpoint.path for checkpoint in alike]
+        if paths.count(model.checkpoint.path) > 1 and len({c.revision for c in alike}) == 1:
             raise UserError(f"model {model.name} is named twice")
-        if len(alike) > 1:
-            model = set_apart(model, _depth([c.path for c in alike]))
-        told.append(model)
-    return told
+        apart.append(set_apart(model, _tail(paths)) if len(alike) > 1 else model)
+    return apart
 
 
 def set_apart(model: PlannedModel, depth: int) -> PlannedModel:
     """The model by so many names from the end of its path; by its revision if it is no folder."""
     found = model.checkpoint
-    local = found.name.startswith("local/")
     tail = "/".join(Path(found.path).parts[-depth:])
+    local = found.name.startswith("local/")
     apart = f"local/{tail}" if local else f"{found.name}@{found.revision}"
     return replace(model, name=model.name.replace(found.name, apart, 1))
 
 
-def _depth(paths: Sequence[str]) -> int:
+def _tail(paths: Sequence[str]) -> int:
     """How many names from the end of these paths tell them apart."""
     parts = [Path(path).parts for path in paths]
     longest = max(map(len, parts))
@@ -306,19 +342,18 @@ def _depth(paths: Sequence[str]) -> int:
     )
 
 
-def check_settings(suite: Suite) -> None:
-    """What can be said of the settings before anything is looked for. Raises UserError."""
-    _check_pooling(suite.settings.pooling, "settings")
-    name = suite.settings.device
-    if name == "auto":
+def check_settings(settings: Settings) -> None:
+    """What can be said of settings before anything is looked for. Raises UserError."""
+    _check_pooling(settings.pooling, "settings")
+    if settings.device == "auto":
         return
     import torch
 
     try:
-        torch.empty(0, device=torch.device(name))
+        torch.empty(0, device=torch.device(settings.device))
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"device '{name}' cannot be used: {reason}") from None
+        raise UserError(f"device '{settings.device}' cannot be used: {reason}") from None
 
 
 def _check_pooling(name: str | None, where: str) -> None:
@@ -326,19 +361,6 @@ def _check_pooling(name: str | None, where: str) -> None:
 
     if name is not None and name not in POOLINGS:
         raise unknown(f"pooling in {where}", name, POOLINGS, f"Choose from {', '.join(POOLINGS)}.")
-
-
-def _options(entry: ModelEntry, settings: Settings) -> ModelOptions:
-    return ModelOptions(
-        pooling=entry.pooling or settings.pooling,
-        max_length=entry.max_length or settings.max_length,
-        dtype=settings.dtype,
-        device=device(settings),
-        device_map=settings.device_map,
-        attention=settings.attention,
-        padding=settings.padding,
-        prompts=entry.prompts,
-    )
 
 
 def device(settings: Settings) -> str:
@@ -364,10 +386,19 @@ def depth_of(config: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _check_layers(settings: Settings, models: list[PlannedModel]) -> None:
-    if isinstance(settings.layers, str):
-        return
+def _check_depths(
+    settings: Settings, pruning: PlannedPruning | None, models: list[PlannedModel]
+) -> None:
+    """Raise UserError where layers, budgets or the protection do not fit a model's known depth."""
+    layers = () if isinstance(settings.layers, str) else settings.layers
     for model in models:
-        beyond = [n for n in settings.layers if model.depth is not None and n > model.depth]
+        if model.depth is None:
+            continue
+        beyond = [n for n in layers if n > model.depth]
         if beyond:
             raise UserError(f"{model.name} has layers 0 to {model.depth}, no layer {beyond[0]}")
+        for budget in pruning.asked.budgets if pruning else ():
+            try:
+                count(budget, candidates(model.depth, pruning.asked.protect))  # type: ignore[union-attr]
+            except UserError as error:
+                raise UserError(f"{model.name}: {error}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from lrd_harness import errors
 from lrd_harness.contracts import Task
 from lrd_harness.errors import UserError
 from lrd_harness.planning.resolve import Plan, PlannedModel
+from lrd_harness.results.journal import read_run
 
 
 class Shard(NamedTuple):
@@ -72,14 +73,14 @@ def cut(plan: Plan, shard: Shard) -> Plan:
                 f"--shard {shard}: slices with --prune are of whole models, of which there "
                 f"{'is' if count == 1 else 'are'} {count}"
             )
-        whole = _dealt(count, shard)
-        own = plan.models[whole.start : whole.stop]
-        names = {model.name: {task.name for task in _own(plan, model)} for model in own}
-    asked = set().union(*names.values())
+        part = _dealt(count, shard)
+        models = plan.models[part.start : part.stop]
+        names = {model.name: {task.name for task in _own(plan, model)} for model in models}
+    tasks = set().union(*names.values())
     return replace(
         plan,
         models=tuple(_sliced(m, names[m.name]) for m in plan.models if m.name in names),
-        tasks=tuple(task for task in plan.tasks if task.name in asked),
+        tasks=tuple(task for task in plan.tasks if task.name in tasks),
     )
 
 
@@ -94,8 +95,7 @@ def _dealt(count: int, shard: Shard) -> range:
 
 
 def _sliced(model: PlannedModel, only: set[str]) -> SlicedModel:
-    held = {f.name: getattr(model, f.name) for f in fields(PlannedModel)}
-    return SlicedModel(**held, only=frozenset(only))
+    return SlicedModel(**vars(model), only=frozenset(only))
 
 
 def with_names(model: PlannedModel, names: Mapping[str, str]) -> PlannedModel:
@@ -105,14 +105,17 @@ def with_names(model: PlannedModel, names: Mapping[str, str]) -> PlannedModel:
     return replace(model, only=frozenset(names.get(name, name) for name in model.only))
 
 
-def noted(held: Mapping[str, Any], shard: Shard | None, whole: Plan) -> dict[str, Any]:
-    """What run.json keeps of slices: those that were run into the folder, and the whole's order.
+def recorded(out: Path, shard: Shard | None, whole: Plan) -> dict[str, Any]:
+    """What run.json of a folder keeps of slices: those that were run into it, the whole's order.
 
-    held: run.json as it was before, {} for none; whole: the plan that the slice was cut from.
+    whole: the plan that the slice was cut from.
     """
-    kept = {name: held[name] for name in ("shards", "order", "merged") if name in held}
+    before = read_run(out) if (out / "run.json").exists() else {}
+    kept: dict[str, Any] = {
+        name: before[name] for name in ("shards", "order", "merged") if name in before
+    }
     if shard is not None:
-        kept["shards"] = list(dict.fromkeys([*held.get("shards", []), str(shard)]))
+        kept["shards"] = list(dict.fromkeys([*before.get("shards", []), str(shard)]))
         kept["order"] = {
             "models": [model.name for model in whole.models],
             "tasks": [task.name for task in whole.tasks],
@@ -127,10 +130,3 @@ def lacking(shards: list[str]) -> list[str]:
         return []
     there = {shard.number for shard in found}
     return [f"{i}/{found[0].of}" for i in range(1, found[0].of + 1) if i not in there]
-
-
-def held(out: Path) -> Mapping[str, Any]:
-    """run.json of a folder, {} where there is none."""
-    from lrd_harness.results.journal import read_run
-
-    return read_run(out) if (out / "run.json").exists() else {}

@@ -1,194 +1,163 @@
-"""What to run: suites, and the names in them resolved before anything is loaded.
+"""What to run: a suite of models, tasks, metrics and settings, from YAML and the command line.
 
-What a pruning sweep is asked for: rules, budgets, seeds, tasks; read, checked and resolved.
+Settings and Pruning say of each field what it is, its bounds and its default. The options of the
+command line, the messages for wrong values and the table of the docs are made from that.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.resources
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, get_args
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+)
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+)
+from pydantic.dataclasses import dataclass
 
 from lrd_harness import errors
-from lrd_harness.blocks import BUDGETS, Indexing, candidates, count
-from lrd_harness.contracts import Norm, Pruner, Task
+from lrd_harness.blocks import BUDGETS, Indexing, count
+from lrd_harness.contracts import Norm
 from lrd_harness.errors import UserError, named, unknown
-from lrd_harness.manager import Plugins
 from lrd_harness.models.find import expand
+from lrd_harness.report import Column, Table
 from lrd_harness.store.documents import yaml_value
 
-NUMBERS = {  # least and most
-    "random_seeds": (1, errors.DRAWS),
-    "protect": (0, errors.BLOCKS),
-    "texts": (8, errors.COUNT),
-}
+WHAT = "what to run"
+HOW = "how models are read (default: as each was made to be)"
+BLOCKS = "pruning (with --prune: blocks removed by rules, and scores)"
+STRICT = ConfigDict(strict=True)
+Record = TypeVar("Record")
 
 
-@dataclass(frozen=True)
-class Pruning:
-    """The `pruning` part of a suite.
-
-    rules: names, None for all whose metrics are measured; budgets: shares of the candidates;
-    random_seeds: how many of a seeded rule; protect: blocks kept at either end, None: min(3, L//4);
-    tasks: names of the run's tasks that pruned models are scored on, None for all; texts: on how
-    many texts, drawn by a seed, tokens and outputs are compared (block_influence, angular, greedy);
-    indexing: how profiles become values of blocks (evidence.block_profiles), "block" or "paper".
-    """
-
-    rules: tuple[str, ...] | None = None
-    budgets: tuple[float, ...] = BUDGETS
-    random_seeds: int = 3
-    protect: int | None = None
-    tasks: tuple[str, ...] | None = None
-    texts: int = 256
-    indexing: str = "block"
+def _option(default: Any, help: str, metavar: str = "NAME", group: str = HOW, **bounds: Any) -> Any:
+    """A field that is an option of `run`."""
+    extra: Any = {"metavar": metavar, "group": group}
+    return Field(default=default, description=help, json_schema_extra=extra, **bounds)
 
 
-@dataclass(frozen=True)
-class PlannedPruning:
-    """A sweep, resolved: every rule as it will be asked, and the tasks for what is left."""
-
-    rules: tuple[Pruner, ...]
-    tasks: tuple[Task, ...]
-    asked: Pruning
-
-    def seeds(self, rule: Pruner) -> Sequence[int | None]:
-        """The seeds that a rule is asked with; None for one that needs none."""
-        return range(self.asked.random_seeds) if rule.seeded else [None]
-
-
-def parse(given: Any, where: str, base: Pruning | None = None) -> Pruning:
-    """A Pruning from a mapping, on top of `base`. Raises UserError for unknown or wrong values."""
-    if not isinstance(given, dict):
-        raise UserError(f"{where}: 'pruning' is not a mapping")
-    known = [f.name for f in fields(Pruning)]
-    values: dict[str, Any] = {}
-    for key, value in given.items():
-        if key not in known:
-            raise unknown(f"key of pruning in {where}", str(key), known)
-        values[key] = _value(key, value, where)
-    return replace(base or Pruning(), **values)
+def _layers(value: Any) -> str | tuple[int, ...]:
+    """ "all", "last" or layer numbers, as `0,3,6` or a list."""
+    if value in ("all", "last"):
+        return str(value)
+    items = value.replace(",", " ").split() if isinstance(value, str) else value
+    items = items if isinstance(items, (list, tuple)) else [items]
+    written = [str(item) for item in items]  # so that neither 1.5 nor true is taken for a number
+    if not written or not all(w.isascii() and w.isdigit() for w in written):
+        raise ValueError(f"layers '{value!s:.60}' is not all, last, or numbers such as 0,3,6")
+    if any(len(w.lstrip("0")) > len(str(errors.BLOCKS)) for w in written):
+        raise ValueError(f"layers: at most {errors.BLOCKS:,} is possible")
+    return tuple(sorted({int(w) for w in written}))
 
 
-def _value(key: str, value: Any, where: str) -> Any:
-    if value is None and key in ("rules", "protect", "tasks"):
+def _limit(value: Any) -> Any:
+    """lm-eval's limit: a number of documents, or a share of them below 1."""
+    if value is None:
         return None
-    if key in ("rules", "tasks"):
-        if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-            raise UserError(f"{where}: {key} of pruning is not a list of names")
-        return tuple(dict.fromkeys(value))
-    if key == "indexing":
-        if value not in get_args(Indexing):
-            raise unknown(f"indexing in {where}", str(value), get_args(Indexing))
-        return value
-    if key == "budgets":
-        items = value if isinstance(value, list) else [value]
-        if len(items) > errors.STEPS:
-            raise UserError(f"{where}: {len(items):,} budgets: at most {errors.STEPS:,} are tried")
-        numbers = [v for v in items if isinstance(v, (int, float)) and not isinstance(v, bool)]
-        if not items or len(numbers) < len(items):
-            raise UserError(f"{where}: budgets are {value}, not shares such as 0.15")
-        for budget in numbers:
-            count(budget, range(10**6))  # what is no share of any model
-        return tuple(sorted(set(map(float, numbers))))
-    errors.check_whole(value, f"{where}: {key} is", *NUMBERS[key])
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        raise ValueError(f"limit is {errors.shown(value)}, not a number above 0")
+    if value > errors.COUNT:
+        most = f"at most {errors.COUNT:,} is possible"
+        raise ValueError(f"limit is {errors.shown(value)}: {most}")
+    if value >= 1 and value != int(value):
+        raise ValueError(f"limit is {value}: neither a whole number nor a share below 1")
     return value
 
 
-def resolve(
-    asked: Pruning, tasks: Sequence[Task], metrics: Sequence[str], plugins: Plugins
-) -> PlannedPruning:
-    """The sweep of a run with these tasks and metrics.
-
-    Raises UserError for a rule or task that there is not, a rule without its metrics, and a run
-    without scored tasks.
-    """
-    scored = {task.name: task for task in tasks if task.evaluate is not None}
-    if not scored:
-        raise UserError("pruned models are scored on tasks: none of this run's has scores")
-    for name in asked.tasks or ():
-        if name not in scored:
-            raise unknown("task to score pruned models on", name, scored)
-    chosen = [scored[name] for name in asked.tasks] if asked.tasks else list(scored.values())
-    names = plugins.names("pruning rule")
-    rules = [plugins.get("pruning rule", name) for name in asked.rules or names]
-    for rule in rules:
-        lacking = [name for name in rule.metrics if name not in metrics]
-        if lacking and asked.rules is not None:
-            raise UserError(
-                f"the pruning rule {rule.name} needs the metric {lacking[0]}: name it in --plugins"
-            )
-    rules = [rule for rule in rules if not set(rule.metrics) - set(metrics)]
-    return PlannedPruning(tuple(rules), tuple(chosen), asked)
+def _prompts(value: Any) -> Any:
+    if value is None or (
+        isinstance(value, Mapping) and all(isinstance(v, str) for v in value.values())
+    ):
+        return value
+    raise ValueError("prompts is not a mapping from names to texts")
 
 
-def check_depths(asked: Pruning, depths: Mapping[str, int | None]) -> None:
-    """Raise UserError where a budget or the protection does not fit a model's known depth."""
-    for name, depth in depths.items():
-        if depth is None:
-            continue
-        try:
-            for budget in asked.budgets:
-                count(budget, candidates(depth, asked.protect))
-        except UserError as error:
-            raise UserError(f"{name}: {error}") from None
+def _names(value: Any, info: ValidationInfo) -> Any:
+    if value is None:
+        return None
+    if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
+        raise ValueError(f"{info.field_name} of pruning is not a list of names")
+    return tuple(dict.fromkeys(value))
 
 
-@dataclass(frozen=True)
-class ModelEntry:
-    """A model of a suite: the name a user types, and how it is read where not by default."""
-
-    model: str
-    adapter: str | None = None
-    pooling: str | None = None
-    max_length: int | None = None
-    prompts: Mapping[str, str] | None = None
-
-    @property
-    def label(self) -> str:
-        """What tells this reading of the model from its default one; empty for the default."""
-        chosen = {"adapter": self.adapter, "pooling": self.pooling, "max_length": self.max_length}
-        parts = [str(value) for value in chosen.values() if value is not None]
-        if self.prompts is not None:  # other prompts are another reading, with results of its own
-            text = json.dumps(sorted(self.prompts.items()))
-            parts.append(f"prompts {hashlib.sha256(text.encode()).hexdigest()[:8]}")
-        return ", ".join(parts)
+def _budgets(value: Any) -> tuple[float, ...]:
+    items = value if isinstance(value, (list, tuple)) else [value]
+    if len(items) > errors.STEPS:
+        raise ValueError(f"{len(items):,} budgets: at most {errors.STEPS:,} are tried")
+    numbers = [v for v in items if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    if not items or len(numbers) < len(items):
+        raise ValueError(f"budgets are {value}, not shares such as 0.15")
+    for budget in numbers:
+        count(budget, range(10**6))  # refuses what is a share of no model
+    return tuple(sorted(set(map(float, numbers))))
 
 
-@dataclass(frozen=True)
+Word = Annotated[str, Field(pattern=r"\S")]
+Names = Annotated[tuple[str, ...] | None, BeforeValidator(_names)]
+
+
+@dataclass(frozen=True, config=STRICT)
 class Settings:
-    """What holds for the whole of a run.
+    """What holds for the whole of a run; each field says what it is."""
 
-    layers: "all", "last" or numbers 0..L; max_texts: texts a metric is measured on at most;
-    view_texts: of these, how many get augmented views;
-    norm: which states metrics see (metrics.md, Norm); task_data: folder of local data;
-    batch_tokens: tokens a batch, padding included (0: by device); num_fewshot, limit, include_path,
-    log_samples: for language-model tasks, as TaskOptions; text_column: of tables of own texts; the
-    rest as ModelOptions.
-    """
-
-    layers: str | tuple[int, ...] = "all"
-    max_texts: int = 5000
-    view_texts: int = 1000
-    norm: Norm = "hf"
-    task_data: str | None = None
-    pooling: str | None = None
-    max_length: int | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    attention: str | None = None
-    padding: Literal["right", "left"] = "right"
-    device: str = "auto"
-    device_map: str | None = None
-    batch_tokens: int = 0
-    num_fewshot: int | None = None
-    limit: float | None = None
-    include_path: str | None = None
-    log_samples: bool = False
-    text_column: str = "text"
+    layers: Annotated[str | tuple[int, ...], BeforeValidator(_layers)] = _option(
+        "all", "layers to evaluate: all, last, or numbers 0,3,6", "LAYER", WHAT
+    )
+    max_texts: int = _option(
+        5000, "texts a metric is measured on at most", "N", ge=8, le=errors.COUNT
+    )
+    view_texts: int = _option(
+        1000, "of these, texts that get augmented views", "N", ge=8, le=errors.COUNT
+    )
+    norm: Norm = _option("hf", "states for metrics")
+    task_data: Word | None = _option(None, "local data: DIR/TASK/SPLIT.jsonl", "DIR", WHAT)
+    pooling: Word | None = _option(
+        None, "cls, mean, last, or mean-no-sink (mean without position 0)"
+    )
+    max_length: int | None = _option(
+        None, "tokens that a text is cut to", "N", ge=1, le=errors.COUNT
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = _option("float32", "precision")
+    attention: Word | None = _option(None, "attention implementation, as eager or sdpa")
+    padding: Literal["right", "left"] = _option("right", "side of padding")
+    device: Word = _option("auto", "cpu, cuda, cuda:1, mps, or auto: what is there")
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = _option(
+        None, "spread a model over the GPUs of a process", "HOW"
+    )
+    batch_tokens: int = _option(
+        0, "tokens per batch, padding included; 0: by device", "N", ge=0, le=errors.COUNT
+    )
+    num_fewshot: int | None = _option(
+        None, "lm-eval tasks: examples in each prompt", "N", WHAT, ge=0, le=errors.EXAMPLES
+    )
+    limit: Annotated[int | float | None, BeforeValidator(_limit)] = _option(
+        None,
+        "lm-eval tasks: documents per task, below 1 a share of them; of the offline MMLU "
+        "questions in all, spread over its 57 subjects",
+        "N",
+        WHAT,
+    )
+    include_path: Word | None = _option(
+        None, "lm-eval tasks of your own, before its own", "DIR", WHAT
+    )
+    log_samples: bool = _option(
+        False, "lm-eval tasks: also write each document's log-likelihoods, layer by layer"
+    )
+    text_column: Word = _option("text", "texts:FILE: the column of a table", group=WHAT)
 
     def results(self) -> dict[str, Any]:
         """The settings that change a result, as opposed to speed or extent.
@@ -196,7 +165,54 @@ class Settings:
         task_data is not among them: run.json keeps what lies there, not where it lies.
         """
         free = ("layers", "device", "device_map", "batch_tokens", "task_data", "include_path")
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in free}
+        return {name: value for name, value in vars(self).items() if name not in free}
+
+
+@dataclass(frozen=True, config=STRICT)
+class Pruning:
+    """The `pruning` part of a suite; each field says what it is."""
+
+    rules: Names = _option(
+        None, "rules, as gfmi,random (default: all whose metrics run)", "RULE", BLOCKS
+    )
+    budgets: Annotated[tuple[float, ...], BeforeValidator(_budgets)] = _option(
+        BUDGETS, "shares of the candidate blocks", "SHARE", BLOCKS
+    )
+    random_seeds: int = _option(
+        3, "how often a seeded rule chooses", "N", BLOCKS, ge=1, le=errors.DRAWS
+    )
+    protect: int | None = _option(
+        None, "blocks kept at either end (3, or fewer)", "N", BLOCKS, ge=0, le=errors.BLOCKS
+    )
+    tasks: Names = _option(None, "tasks for pruned models (default: all)", "TASK", BLOCKS)
+    texts: int = Field(
+        default=256,
+        ge=8,
+        le=errors.COUNT,
+        description="texts on which tokens and outputs are compared",
+    )
+    indexing: Indexing = Field(default="block", description="how profiles become values of blocks")
+
+
+@dataclass(frozen=True, config=STRICT)
+class ModelEntry:
+    """A model of a suite: the name a user types, and how it is read where not by default."""
+
+    model: Word
+    adapter: Word | None = None
+    pooling: Word | None = None
+    max_length: int | None = Field(default=None, ge=1, le=errors.COUNT)
+    prompts: Annotated[Mapping[str, str] | None, BeforeValidator(_prompts)] = None
+
+    @property
+    def label(self) -> str:
+        """What tells this way of reading the model from its default; empty for the default."""
+        chosen = {"adapter": self.adapter, "pooling": self.pooling, "max_length": self.max_length}
+        parts = [str(value) for value in chosen.values() if value is not None]
+        if self.prompts is not None:  # results with other prompts are kept apart
+            text = json.dumps(sorted(self.prompts.items()))
+            parts.append(f"prompts {hashlib.sha256(text.encode()).hexdigest()[:8]}")
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -207,19 +223,121 @@ class Suite:
     models: tuple[ModelEntry, ...] = ()
     tasks: tuple[str, ...] = ()
     plugins: tuple[str, ...] | None = None
-    parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    settings: Settings = Settings()
-    pruning: Pruning = field(default_factory=Pruning)
+    parameters: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    settings: Settings = dataclasses.field(default_factory=Settings)
+    pruning: Pruning = dataclasses.field(default_factory=Pruning)
     description: str = ""
     source: str = ""
+
+
+FLAGS: dict[tuple[type, str], str] = {
+    (Pruning, "rules"): "--prune",
+    (Pruning, "tasks"): "--prune-tasks",
+}
+
+
+def settings_of(record: type) -> dict[str, dict[str, Any]]:
+    """The fields of Settings or of Pruning: what JSON schema says of each.
+
+    Of interest are description, default, type ("array" where it takes a list, then of `items`),
+    enum, minimum, maximum; of options also flag, metavar and group.
+    """
+    fields = {}
+    for name, schema in TypeAdapter(record).json_schema()["properties"].items():
+        for part in schema.pop("anyOf", ()):
+            schema |= part if part["type"] != "null" else {}
+        if "group" in schema:
+            schema["flag"] = FLAGS.get((record, name)) or f"--{name.replace('_', '-')}"
+        fields[name] = schema
+    return fields
+
+
+def settings_table() -> Table:
+    """All settings with option, values, default and what they are, for the docs."""
+    rows = []
+    for part, record in (("settings", Settings), ("pruning", Pruning)):
+        for name, field in settings_of(record).items():
+            values = field.get("enum") or [field.get("items", field)["type"]]
+            if "minimum" in field:
+                values = [f"{field['minimum']:,} to {field['maximum']:,}"]
+            default = field["default"]
+            rows.append(
+                {
+                    "part": part,
+                    "name": name,
+                    "option": field.get("flag", ""),
+                    "values": ", ".join(values),
+                    "default": ", ".join(map(str, default)) if default == [*BUDGETS] else default,
+                    "what": field["description"],
+                }
+            )
+    names = ("part", "name", "option", "values", "default", "what")
+    columns = tuple(Column(name, key=name == "name") for name in names)
+    return Table("settings", "Settings of a suite and of the command line", columns, rows)
+
+
+def read(
+    kind: type[Record], given: Any, what: str, where: str, base: Record | None = None
+) -> Record:
+    """A record from a mapping, on top of `base`.
+
+    Raises UserError for an unknown key (`what` is unknown) and for a wrong value, `where` named.
+    """
+    known = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for key in given:
+        if key not in known:
+            raise unknown(what, str(key), known)
+    try:
+        return kind(**{**(vars(base) if base is not None else {}), **given})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise _message(kind, first, where) from None
+
+
+def _message(kind: type, fault: Mapping[str, Any], where: str) -> UserError:
+    """One line for the first fault that pydantic has found."""
+    name, value = str(fault["loc"][0]), fault["input"]
+    field = settings_of(kind)[name]
+    if fault["type"] == "value_error":
+        return UserError(f"{where}: {fault['ctx']['error']}")
+    if fault["type"] == "literal_error":
+        hint = f"Choose from {', '.join(field['enum'])}."
+        return unknown(f"{name} in {where}", str(value), field["enum"], hint)
+    if fault["type"] == "string_pattern_mismatch":
+        return UserError(f"{where}: {name} is empty")
+    if "minimum" in field:
+        try:
+            errors.check_whole(value, f"{where}: {name} is", field["minimum"], field["maximum"])
+        except UserError as error:
+            return error
+    should = "true or false" if field["type"] == "boolean" else "a text"
+    return UserError(f"{where}: {name} is {errors.shown(value)}, not {should}")
+
+
+def settings(given: Any, where: str, base: Settings | None = None) -> Settings:
+    """Settings from a mapping, on top of `base`. Raises UserError for unknown or wrong values."""
+    if not isinstance(given, dict):
+        raise UserError(f"{where}: 'settings' is not a mapping")
+    return read(Settings, given, f"setting in {where}", where, base)
+
+
+def pruning(given: Any, where: str, base: Pruning | None = None) -> Pruning:
+    """A Pruning from a mapping, on top of `base`. Raises UserError for unknown or wrong values."""
+    if not isinstance(given, dict):
+        raise UserError(f"{where}: 'pruning' is not a mapping")
+    return read(Pruning, given, f"key of pruning in {where}", where, base)
 
 
 def shipped() -> list[str]:
     """The names of the suites that come with the harness."""
     folder = importlib.resources.files("lrd_harness.tasks.suites")
-    return sorted(
-        p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml")
-    )
+    names = (path.name for path in folder.iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def known_models() -> set[str]:
+    """The models that the shipped suites name."""
+    return {entry.model for name in shipped() for entry in load(name).models}
 
 
 def load(name: str) -> Suite:
@@ -239,10 +357,8 @@ def load(name: str) -> Suite:
     if name not in shipped():
         hint = "`lrd-harness suites` lists them; a file's name ends in .yaml."
         raise unknown("suite", name, shipped(), hint)
-    text = (importlib.resources.files("lrd_harness.tasks.suites") / f"{name}.yaml").read_text(
-        "utf-8"
-    )
-    return parse_suite(text, name, f"suite {name}")
+    file = importlib.resources.files("lrd_harness.tasks.suites") / f"{name}.yaml"
+    return parse_suite(file.read_text("utf-8"), name, f"suite {name}")
 
 
 def parse_suite(text: str, name: str, where: str) -> Suite:
@@ -250,7 +366,7 @@ def parse_suite(text: str, name: str, where: str) -> Suite:
     given = yaml_value(text, where)
     if not isinstance(given, dict):
         raise UserError(f"{where}: not a mapping of models, tasks, plugins and settings")
-    known = {f.name for f in fields(Suite)} - {"parameters"}
+    known = {f.name for f in dataclasses.fields(Suite)} - {"parameters"}
     for key in given:
         if key not in known:
             raise unknown(f"key in {where}", str(key), known)
@@ -261,11 +377,11 @@ def parse_suite(text: str, name: str, where: str) -> Suite:
     return Suite(
         name=name,
         models=entries(_list(given, "models", where), where),
-        tasks=tuple(_text(t, "tasks", where) for t in _list(given, "tasks", where)),
+        tasks=tuple(_name(task, "tasks", where) for task in _list(given, "tasks", where)),
         plugins=plugins,
         parameters=parameters,
         settings=settings(given.get("settings") or {}, where),
-        pruning=parse(given.get("pruning") or {}, where),
+        pruning=pruning(given.get("pruning") or {}, where),
         description=str(given.get("description", "")).strip(),
         source=str(given.get("source", "")).strip(),
     )
@@ -273,14 +389,12 @@ def parse_suite(text: str, name: str, where: str) -> Suite:
 
 def _list(given: Mapping[str, Any], key: str, where: str) -> Sequence[Any]:
     value = given.get(key)
-    if value is None:
-        return []
-    if not isinstance(value, list):
+    if value is not None and not isinstance(value, list):
         raise UserError(f"{where}: '{key}' is not a list")
-    return value
+    return value or []
 
 
-def _text(value: Any, key: str, where: str) -> str:
+def _name(value: Any, key: str, where: str) -> str:
     if not isinstance(value, str):
         raise UserError(f"{where}: '{value}' in '{key}' is not a name")
     if not value.strip():
@@ -290,28 +404,23 @@ def _text(value: Any, key: str, where: str) -> str:
 
 def entries(values: Iterable[Any], where: str) -> tuple[ModelEntry, ...]:
     """Models from names and mappings, several of a name with braces. Raises UserError."""
-    return tuple(entry for value in values for entry in _entries(value, where))
-
-
-def _entries(value: Any, where: str) -> list[ModelEntry]:
-    if isinstance(value, str):
-        return [ModelEntry(name) for name in expand(_text(value, "models", where), where)]
-    if not isinstance(value, dict) or not isinstance(value.get("model"), str):
-        raise UserError(f"{where}: '{value}' in 'models' is neither a name nor has a 'model'")
-    known = [f.name for f in fields(ModelEntry)]
-    for key in value:
-        if key not in known:
-            raise unknown(f"key for model {value['model']} in {where}", str(key), known)
-    place = f"{where}: model {value['model']}"
-    for key in ("adapter", "pooling", "max_length"):
-        _check_value(key, value.get(key), place)
-    prompts = value.get("prompts")
-    if prompts is not None and not (
-        isinstance(prompts, dict) and all(isinstance(v, str) for v in prompts.values())
-    ):
-        raise UserError(f"{place}: prompts is not a mapping from names to texts")
-    entry = ModelEntry(**value)
-    return [replace(entry, model=name) for name in expand(entry.model, where)]
+    found: list[ModelEntry] = []
+    for value in values:
+        entry = ModelEntry(_name(value, "models", where)) if isinstance(value, str) else None
+        if entry is None:
+            if not isinstance(value, dict) or not isinstance(value.get("model"), str):
+                raise UserError(
+                    f"{where}: '{value}' in 'models' is neither a name nor has a 'model'"
+                )
+            _name(value["model"], "models", where)
+            of = f"model {value['model']}"
+            known = [f.name for f in dataclasses.fields(ModelEntry)]
+            for key in value:
+                if key not in known:
+                    raise unknown(f"key for {of} in {where}", str(key), known)
+            entry = read(ModelEntry, value, "key in", f"{where}: {of}")
+        found += [dataclasses.replace(entry, model=name) for name in expand(entry.model, where)]
+    return tuple(found)
 
 
 def _plugins(value: Any, where: str) -> tuple[tuple[str, ...] | None, dict[str, dict[str, Any]]]:
@@ -335,84 +444,5 @@ def _plugins(value: Any, where: str) -> tuple[tuple[str, ...] | None, dict[str, 
 
 
 def _are_parameters(name: Any, values: Any) -> bool:
-    named = isinstance(name, str) and isinstance(values, dict)
-    return named and all(isinstance(key, str) for key in values)
-
-
-def settings(given: Any, where: str, base: Settings | None = None) -> Settings:
-    """Settings from a mapping, on top of `base`. Raises UserError for unknown or wrong values."""
-    if not isinstance(given, dict):
-        raise UserError(f"{where}: 'settings' is not a mapping")
-    known = [f.name for f in fields(Settings)]
-    for key, value in given.items():
-        if key not in known:
-            raise unknown(f"setting in {where}", str(key), known)
-        _check_value(key, value, where)
-    chosen: dict[str, Any] = {k: layers(v, where) if k == "layers" else v for k, v in given.items()}
-    return replace(base or Settings(), **chosen)
-
-
-CHOICES = {
-    "norm": get_args(Norm),
-    "dtype": ("float32", "bfloat16", "float16"),
-    "padding": ("right", "left"),
-    "device_map": ("auto", "balanced", "balanced_low_0", "sequential"),
-}
-NUMBERS_SUITE = {  # least and most
-    "max_texts": (8, errors.COUNT),
-    "view_texts": (8, errors.COUNT),
-    "max_length": (1, errors.COUNT),
-    "batch_tokens": (0, errors.COUNT),
-    "num_fewshot": (0, errors.EXAMPLES),
-}
-NULLABLE = (
-    *("task_data", "pooling", "max_length", "attention", "adapter", "device_map"),
-    *("num_fewshot", "limit", "include_path"),
-)
-
-
-def _check_value(key: str, value: Any, where: str) -> None:
-    """Raise UserError for a setting's value of a wrong kind; layers are read by `layers`."""
-    if value is None and key in NULLABLE:
-        return
-    if key in CHOICES and value not in CHOICES[key]:
-        raise unknown(f"{key} in {where}", str(value), CHOICES[key], _all(CHOICES[key]))
-    if key in NUMBERS_SUITE:
-        errors.check_whole(value, f"{where}: {key} is", *NUMBERS_SUITE[key])
-    elif key == "limit":
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-            raise UserError(f"{where}: limit is {errors.shown(value)}, not a number above 0")
-        if value > errors.COUNT:
-            most = f"at most {errors.COUNT:,} is possible"
-            raise UserError(f"{where}: limit is {errors.shown(value)}: {most}")
-        if value >= 1 and value != int(value):
-            raise UserError(
-                f"{where}: limit is {value}: neither a whole number nor a share below 1"
-            )
-    elif key == "log_samples":
-        if not isinstance(value, bool):
-            raise UserError(f"{where}: log_samples is {value}, not true or false")
-    elif key != "layers" and not isinstance(value, str):
-        raise UserError(f"{where}: {key} is {value}, not a text")
-    elif key != "layers" and not value.strip():
-        raise UserError(f"{where}: {key} is empty")
-
-
-def _all(names: Iterable[str]) -> str:
-    return f"Choose from {', '.join(names)}."
-
-
-def layers(value: Any, where: str) -> str | tuple[int, ...]:
-    """ "all", "last" or layer numbers, as `0,3,6` or a list. Raises UserError for anything else."""
-    if value in ("all", "last"):
-        return str(value)
-    items = value.replace(",", " ").split() if isinstance(value, str) else value
-    items = items if isinstance(items, (list, tuple)) else [items]
-    written = [str(item) for item in items]  # so that neither 1.5 nor true is taken for a number
-    if not written or not all(w.isascii() and w.isdigit() for w in written):
-        raise UserError(
-            f"{where}: layers '{value!s:.60}' is not all, last, or numbers such as 0,3,6"
-        )
-    if any(len(w.lstrip("0")) > len(str(errors.BLOCKS)) for w in written):
-        raise UserError(f"{where}: layers: at most {errors.BLOCKS:,} is possible")
-    return tuple(sorted({int(w) for w in written}))
+    is_named = isinstance(name, str) and isinstance(values, dict)
+    return is_named and all(isinstance(key, str) for key in values)

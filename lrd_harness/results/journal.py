@@ -1,6 +1,6 @@
 """Journals: each process appends its finished units to a file of its own and loses none.
 
-A journal is JSON lines, one record a line. A file of one's own needs no lock, so it holds on
+A journal is JSON lines, one record per line. A file of one's own needs no lock, so it holds on
 network file systems; a line that is written at once and synced holds under kill -9.
 """
 
@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from lrd_harness.errors import UserError
-from lrd_harness.results import rows
-from lrd_harness.results.rows import run_fault
+from lrd_harness.results import schema
+from lrd_harness.results.schema import run_fault
 from lrd_harness.store.documents import json_value, read_file
 from lrd_harness.store.files import space, write_text
 
@@ -117,21 +117,21 @@ def read(out: Path) -> list[Record]:
 
     The last line of a journal may be torn (its process was killed) and is then ignored.
     Raises UserError, naming file and line, for any other line that is not a record, and for a
-    record of a wrong form (schema.py): left out, its unit would be missing in silence.
+    record of a wrong form: left out, its unit would be missing in silence.
     """
     records = [record for path in files(out) for record in _records(path)]
     return sorted(records, key=lambda record: str(record.get("time", "")))  # stable: then by file
 
 
 def latest(records: Iterable[Record]) -> list[Record]:
-    """One record a unit, the last, in order of the units' first appearance.
+    """One record per unit, the last, in order of the units' first appearance.
 
     A success is never replaced by an error of the same unit, whichever of them is newer.
     """
     units: dict[str, Record] = {}
     for record in records:
-        held = units.get(record["unit"])
-        if held is None or record["kind"] != "error" or held["kind"] == "error":
+        earlier = units.get(record["unit"])
+        if earlier is None or record["kind"] != "error" or earlier["kind"] == "error":
             units[record["unit"]] = record
     return list(units.values())
 
@@ -158,7 +158,7 @@ def _records(path: Path) -> list[Record]:
             if number == len(lines):
                 break
             raise UserError(f"{path}, line {number}: not a journal record; {ADVICE}") from None
-        fault = rows.record_fault(record)
+        fault = schema.record_fault(record)
         if fault:
             raise UserError(f"{path}, line {number}: {fault}; {ADVICE}")
         records.append(record)

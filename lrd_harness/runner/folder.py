@@ -7,24 +7,30 @@ import importlib.metadata
 import json
 import os
 import platform
+import socket
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lrd_harness.board import leaderboard
 from lrd_harness.capture.embeddings import Captured
 from lrd_harness.contracts import Task
-from lrd_harness.errors import StorageFull, UserError, described, plain
+from lrd_harness.errors import Elsewhere, StorageFull, UserError, described, plain
 from lrd_harness.manager import Plugins
 from lrd_harness.planning import shards
 from lrd_harness.planning.resolve import Plan, set_apart
 from lrd_harness.planning.suite import Settings
+from lrd_harness.processes import Ranks, together
+from lrd_harness.report import Report
 from lrd_harness.results import database, journal
-from lrd_harness.results import database as results
-from lrd_harness.results.database import MetricRow, Results, ordered
+from lrd_harness.results.database import ordered
 from lrd_harness.results.journal import read_run
+from lrd_harness.results.rows import MetricRow, Results
 from lrd_harness.store import files, location
 from lrd_harness.store.files import write_text
 
@@ -66,20 +72,20 @@ def renamed(out: Path, plan: Plan) -> Plan:
         return plan
     run = read_run(out)
     entries = run.get("models", [])
-    held = {_what(entry): entry["name"] for entry in entries}
+    names = {_what(entry): entry["name"] for entry in entries}
     taken = {entry["name"]: entry for entry in entries}
     # runs of earlier versions took a link for its target
     linked = {_what(entry): entry["name"] for entry in entries if not entry.get("place")}
     models = []
     for model in plan.models:
-        mine, found = _model(model), model.checkpoint
-        if _what(mine) not in held:
-            target = mine | {"place": location.mark(Path(found.path).resolve())}
-            held[_what(mine)] = linked.get(_what(target), "")
-        names = len(Path(found.path).parts) if found.name.startswith("local/") else 0
-        longer = (set_apart(model, n) for n in range(2, names))
+        mine, checkpoint = _model(model), model.checkpoint
+        if _what(mine) not in names:
+            target = mine | {"place": location.mark(Path(checkpoint.path).resolve())}
+            names[_what(mine)] = linked.get(_what(target), "")
+        parts = len(Path(checkpoint.path).parts) if checkpoint.name.startswith("local/") else 0
+        longer = (set_apart(model, n) for n in range(2, parts))
         free = (m for m in (model, *longer) if not _another(taken.get(m.name), mine))
-        models.append(replace(model, name=held[_what(mine)] or next(free, model).name))
+        models.append(replace(model, name=names[_what(mine)] or next(free, model).name))
     places = {
         entry.get("place") or location.mark(entry["name"]): entry["name"]
         for entry in run.get("tasks", [])
@@ -111,9 +117,9 @@ def _where(entry: Mapping[str, Any]) -> str:
 
 def prepare(out: Path | None, plan: Plan, suffix: str = "") -> Path:
     """Choose the folder, and make it. Raises UserError as `choose` and `make` do."""
-    chosen = choose(out, plan, suffix)
-    make(chosen)
-    return chosen
+    folder = choose(out, plan, suffix)
+    make(folder)
+    return folder
 
 
 def make(out: Path) -> None:
@@ -132,6 +138,36 @@ def make(out: Path) -> None:
         written = path.name in ("run.json", database.NAME) or path.name.startswith("leaderboard.")
         if written and not path.is_file():
             raise UserError(f"{path} is no file, and one of that name is written: move it away")
+
+
+def check_shared(ranks: Ranks, folders: Sequence[Path]) -> None:
+    """Raise UserError unless all processes see the same folders, as those of several nodes must.
+
+    The main process leaves a mark in each, and the others look for it.
+    """
+    if ranks.world == 1:
+        return
+    mark = ranks.first(files.name())
+    for folder in folders:
+        together(ranks, partial(_touch, folder / mark) if ranks.main else lambda: None)
+        blind = "" if (folder / mark).exists() else socket.gethostname()
+        hosts = sorted(set(filter(None, ranks.gather(blind))))
+        if ranks.main:
+            (folder / mark).unlink(missing_ok=True)
+        if hosts and ranks.main:
+            raise UserError(
+                f"{folder} is not the same folder on {', '.join(hosts)}: the processes of a run "
+                "need one OUT and one cache folder (LRD_HARNESS_CACHE) that all of them share"
+            )
+        if hosts:
+            raise Elsewhere("the main process has said why")
+
+
+def _touch(file: Path) -> None:
+    try:
+        file.touch()
+    except OSError as error:
+        raise UserError(f"{file.parent} cannot be written to ({error.strerror})") from None
 
 
 def begun(out: Path) -> bool:
@@ -209,6 +245,13 @@ def write_run(
         {"name": item.metric.name, "version": item.metric.version, "parameters": item.written}
         for item in plan.metrics
     ]
+    pruning = held.get("pruning")
+    if plan.pruning is not None:
+        pruning = {
+            **dataclasses.asdict(plan.pruning.asked),
+            "rules": [rule.name for rule in plan.pruning.rules],
+            "tasks": [task.name for task in plan.pruning.tasks],
+        }
     write_text(
         out / "run.json",
         json.dumps(
@@ -223,7 +266,7 @@ def write_run(
                 "tasks": _joined(held.get("tasks"), list(map(_task, plan.tasks))),
                 "data": {**held.get("data", {}), **fingerprints(plan)},
                 "metrics": _joined(held.get("metrics"), metrics),
-                "pruning": _pruning(plan) or held.get("pruning"),
+                "pruning": pruning,
                 "counters": {"total": total, "models": counters, "met": met},
                 "seeds": {"texts": 42, "mteb": 42},
                 "versions": versions(),
@@ -233,14 +276,6 @@ def write_run(
             default=str,
         ),
     )
-
-
-def _pruning(plan: Plan) -> dict[str, Any] | None:
-    if plan.pruning is None:
-        return None
-    names = {"rules": [rule.name for rule in plan.pruning.rules]}
-    tasks = {"tasks": [task.name for task in plan.pruning.tasks]}
-    return {**dataclasses.asdict(plan.pruning.asked), **names, **tasks}
 
 
 def _joined(
@@ -271,39 +306,33 @@ def _model(planned: Any) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """The versions of the harness and of the libraries that results depend on."""
-    names = ["lrd-harness", *LIBRARIES.split()]
-    found = {}
-    for name in names:
-        try:
+    found = {"python": platform.python_version()}
+    for name in ("lrd-harness", *LIBRARIES.split()):
+        with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {"python": platform.python_version(), **found}
+    return found
 
 
 def environment() -> dict[str, Any]:
     """The machine, as far as it can change speed or rounding."""
     import torch
 
-    accelerator = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
     return {
         "platform": platform.platform(),
         "processor": platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "accelerator": accelerator,
+        "accelerator": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
     }
 
 
-def write_views(out: Path, plugins: Plugins) -> tuple[Any, list[str]]:
+def write_views(out: Path, plugins: Plugins) -> tuple[Report, list[str]]:
     """results.sqlite and leaderboard.* from the journals.
 
-    Returns the leaderboard, and what reporters could not be written and why.
+    Returns the leaderboard's report, and which reporters failed and why.
     """
-    from lrd_harness.board import leaderboard
-
-    results.build_database(out)
-    board = leaderboard.build(shown(out))
+    database.build_database(out)
+    board = leaderboard.report(shown(out))
     faults = []
     for reporter in plugins.all("reporter"):
         try:
@@ -327,7 +356,7 @@ def shown(out: Path) -> Results:
     Where there is a value of that way, errors of the others are left out too.
     """
     run = read_run(out) if (out / "run.json").exists() else {}
-    found = ordered(results.load(out), run)
+    found = ordered(database.load(out), run)
     for place in (out, out / journal.FOLDER):
         files.sweep(place, older=files.AGE)
     wanted = {item["name"]: item for item in run.get("metrics", [])}

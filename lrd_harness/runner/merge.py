@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,6 @@ from lrd_harness.errors import UserError
 from lrd_harness.planning import shards as slices
 from lrd_harness.planning.suite import Settings
 from lrd_harness.results import database, journal
-from lrd_harness.results import database as results
 from lrd_harness.results.journal import read_run
 from lrd_harness.runner.folder import begun, environment, make, versions
 from lrd_harness.store import files, location
@@ -41,26 +41,31 @@ def merge(folders: Sequence[Path], out: Path) -> list[str]:
     pruning, and for an `out` that holds something else.
     """
     there = _earlier(out)
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"no such folder: {folder}")
     distinct = {folder.resolve(): folder for folder in reversed(folders)}
     if there:
         distinct.pop(out.resolve(), None)
-    parts = [Part(folder, _run(folder)) for folder in reversed(distinct.values())]
+    parts = [Part(folder, read_run(folder)) for folder in reversed(distinct.values())]
     if not parts:
         raise UserError(f"there is nothing to merge into {out} but itself")
-    parts.sort(key=_number)
+    # slices in their order, others before them as they were given
+    parts.sort(key=lambda part: int((part.held.get("shards") or ["0/0"])[0].partition("/")[0]))
     _check([*there, *parts])
     for part in parts:
-        results.load(part.out)  # a damaged one is told of before anything is written
+        database.load(part.out)  # a damaged one is told of before anything is written
     make(out)
     with space(out):
         # at once, so that a merge that was stopped is known for one, and can be made again
-        _write(out, {**_joined([*there, *parts], out), "finished": None})
+        whole = _joined([*there, *parts], out)
+        write_text(out / "run.json", json.dumps({**whole, "finished": None}, indent=1))
         for part in parts:
             _copy_journals(part.out, out)
             for name in NATIVE:
                 _copy_tree(part.out / name, out / name)
-        errors = len(results.load(out).errors)
-        _write(out, {**_joined([*there, *parts], out), "errors": errors})
+        errors = len(database.load(out).errors)
+        write_text(out / "run.json", json.dumps({**whole, "errors": errors}, indent=1))
     return _remarks([*there, *parts], out)
 
 
@@ -76,19 +81,6 @@ def _earlier(out: Path) -> list[Part]:
     if "merged" not in held:
         raise UserError(f"{out} is a run, and no merge of runs: give another --output")
     return [Part(out, held)]
-
-
-def _run(folder: Path) -> Mapping[str, Any]:
-    """run.json of a folder that is to be merged."""
-    if not folder.is_dir():
-        raise UserError(f"no such folder: {folder}")
-    return read_run(folder)
-
-
-def _number(part: Part) -> int:
-    """Slices in their order, others before them as they were given."""
-    shards = part.held.get("shards") or ["0/0"]
-    return int(shards[0].partition("/")[0])
 
 
 def _check(parts: Sequence[Part]) -> None:
@@ -120,10 +112,6 @@ def _check(parts: Sequence[Part]) -> None:
 def _short(value: Any) -> str:
     shown = value if isinstance(value, str) else json.dumps(value)
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
-
-
-def _write(out: Path, held: Mapping[str, Any]) -> None:
-    write_text(out / "run.json", json.dumps(held, indent=1))
 
 
 def _joined(parts: Sequence[Part], whole: Path) -> dict[str, Any]:
@@ -195,21 +183,16 @@ def _seen(whole: Path, folder: Path) -> str:
 
 def _counters(every: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The sums of several runs' counters, and their `met`, joined."""
-    total: dict[str, float] = {}
-    models: dict[str, dict[str, float]] = {}
+    total: Counter[str] = Counter()
+    models: dict[str, Counter[str]] = {}
     met: dict[str, dict[str, Any]] = {}
     for counters in every:
-        _add(total, counters.get("total", {}))
+        total.update(counters.get("total", {}))
         for name, counted in counters.get("models", {}).items():
-            _add(models.setdefault(name, {}), counted)
+            models.setdefault(name, Counter()).update(counted)
         for name, tasks in counters.get("met", {}).items():
             met.setdefault(name, {}).update(tasks)
-    return {"total": total, "models": models, "met": met}
-
-
-def _add(total: dict[str, float], counted: Mapping[str, float]) -> None:
-    for name, value in counted.items():
-        total[name] = total.get(name, 0) + value
+    return {"total": dict(total), "models": {k: dict(v) for k, v in models.items()}, "met": met}
 
 
 def _copy_journals(source: Path, out: Path) -> None:

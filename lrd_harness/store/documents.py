@@ -1,7 +1,4 @@
-"""YAML that others wrote: whatever is wrong with it is one fault, told in one line.
-
-Files and JSON that others wrote: whatever is wrong with them is one fault, told in one line.
-"""
+"""Files, JSON and YAML that others wrote: whatever is wrong with one is one fault in one line."""
 
 from __future__ import annotations
 

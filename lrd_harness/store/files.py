@@ -1,17 +1,14 @@
-"""CSV as it is written here: names cannot become formulas where a spreadsheet opens them.
-
-A text that begins with = + - @, a tab or a line end gets an apostrophe before it, which
-spreadsheets take for "this is text"; one that has apostrophes before such a sign gets one more, so
-that what is read back (csv_tables.py) is what was written. Numbers are written as they are.
-
-What is written before it has its own name, and what killed processes left of it.
+"""Files that are whole or not there, what killed processes leave of them, and CSV as it is written.
 
 A file or folder is made under a name that says which process of which machine is at it, beside what
 it is to become, and is then renamed. So whoever uses a place next can tell what a living process is
 working on, which stays, from what is left of one that was killed, which goes. Of a process of
-another machine it is told by time: what is in use is written to or renewed (leases.py).
+another machine it is told by time.
 
-Files that are whole or not there, and what is said where no more can be written.
+Names cannot become formulas where a spreadsheet opens a CSV file: a text that begins with = + - @,
+a tab or a line end gets an apostrophe before it, which spreadsheets take for "this is text"; one
+that has apostrophes before such a sign gets one more, so that what is read back is what was
+written. Numbers are written as they are.
 """
 
 from __future__ import annotations
@@ -19,40 +16,40 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import hashlib
 import os
 import re
 import secrets
 import shutil
+import socket
 import stat
+import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from lrd_harness.errors import PluginFault, StorageFull
-from lrd_harness.store import leases
 
 NAME = re.compile(r"\.work-([0-9a-f]{12})\.(\d+)\.(\d+)\.[0-9a-f]{8}")
-# as versions before named them, which tells nothing of who is at it
-OLD = re.compile(
-    r"tmp\w+\.part|\.(work|merge)-\w+|\.shared-.+|\.results\.sqlite-[0-9a-f]{8}"
-    r"|\.(run\.json|identity\.json|leaderboard\.[\w.]+|restored[\w-]*\.jsonl)\.[0-9a-f]{16}"
-)
-AGE = 86_400  # seconds after which what is so named is taken for a killed process's
+AGE = 86_400  # seconds after which another machine's work is taken for a killed process's
 ANY = -float("inf")  # as an age: whatever is so named
+SKEW = 60.0  # seconds by which clocks of machines may differ
 
 
 def name() -> str:
     """A new name for something that this process is making."""
     number = os.getpid()
-    return f".work-{leases.place()}.{number}.{leases.started(number)}.{secrets.token_hex(4)}"
+    return f".work-{_machine()}.{number}.{_about(number)[1]}.{secrets.token_hex(4)}"
 
 
 def known(named: str) -> bool:
     """Whether it is the name of something that is being made, or was when its process ended."""
-    return bool(NAME.fullmatch(named) or OLD.fullmatch(named))
+    return NAME.fullmatch(named) is not None
 
 
 @contextmanager
@@ -88,17 +85,10 @@ def keep(stream: BinaryIO, to: Path, mode: int | None = None) -> None:
 
 @contextmanager
 def folder(place: Path) -> Iterator[Path]:
-    """A new folder in a folder, renewed while the block runs; removed at its end with its content.
-
-    Raises OSError.
-    """
+    """A new folder in a folder, removed with its content at the end. Raises OSError."""
     with path(place) as made:
         made.mkdir(mode=0o700)
-        leases.hold(made.absolute())
-        try:
-            yield made
-        finally:
-            leases.drop(made.absolute())
+        yield made
 
 
 @contextmanager
@@ -110,43 +100,35 @@ def scratch() -> Iterator[Path]:
         yield made
 
 
-def sweep(place: Path, *, older: float | None = None, deep: bool = False) -> None:
+def sweep(place: Path, *, older: float = AGE, deep: bool = False) -> None:
     """Remove what killed processes have left in a folder; deep: and in the folders below it.
 
-    older: of a folder in which the harness alone writes, seconds after which what earlier versions
-    left goes too.
+    older: seconds for which work of another machine counts as in use. Links are not followed.
     """
-    begun = list(_begun(place, older is not None, deep))
-    if begun:
-        now = leases.clock(place)
-        for made in begun:
-            if dead(made, now, AGE if older is None else older):
-                remove(made)
-
-
-def _begun(place: Path, old: bool, deep: bool) -> Iterator[Path]:
-    """What is being made in a folder, or below; links are not followed, nor is work looked into."""
+    begun: list[Path] = []
     for inner, folders, files in os.walk(place):
-        for one in (*folders, *files):
-            if NAME.fullmatch(one) or (old and OLD.fullmatch(one)):
-                yield Path(inner, one)
+        begun += [Path(inner, named) for named in (*folders, *files) if known(named)]
         folders[:] = [one for one in folders if deep and not known(one)]
+    if begun:
+        now = clock(place)
+        for made in begun:
+            if dead(made, now, older):
+                remove(made)
 
 
 def dead(made: Path, now: float, older: float = AGE) -> bool:
     """Whether nobody is at it any more. A time in the future is none at which it was in use.
 
-    now: the time as the file system has it, see leases.clock; older: seconds for which something
-    counts as in use whose name does not say who is at it.
+    now: the time as the file system has it, see `clock`; older: as in `sweep`.
     """
     match = NAME.fullmatch(made.name)
-    if match and match[1] == leases.place():
-        return not leases.alive(int(match[2]), int(match[3]))
+    if match and match[1] == _machine():
+        return not _alive(int(match[2]), int(match[3]))
     try:
         changed = made.lstat().st_mtime
     except OSError:  # it has its own name now
         return True
-    return not -leases.SKEW <= now - changed <= (leases.STALE if match else older)
+    return not -SKEW <= now - changed <= older
 
 
 def remove(made: Path) -> None:
@@ -156,6 +138,46 @@ def remove(made: Path) -> None:
     else:
         with contextlib.suppress(OSError):
             made.unlink()
+
+
+def clock(folder: Path) -> float:
+    """The time as the file system has it, which may be another machine's; else this one's."""
+    with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder) as probe:
+        return os.fstat(probe.fileno()).st_mtime
+    return time.time()
+
+
+def _alive(number: int, begun: int) -> bool:
+    """Whether the process of that number that started then is there, and not merely unreaped."""
+    if sys.platform == "win32":  # no signal there asks without harm
+        return True
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    state, ticks = _about(number)
+    return state not in ("Z", "X") and begun in (0, ticks)
+
+
+def _about(number: int) -> tuple[str, int]:
+    """A process's state, and its start in ticks, as Linux tells them; "" and 0 elsewhere."""
+    try:
+        told = Path(f"/proc/{number}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return told[0], int(told[19])
+    except (OSError, ValueError, IndexError):
+        return "", 0
+
+
+@cache
+def _machine() -> str:
+    """This machine, since it was started, and this process's view of process numbers."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
 # a full disk, a quota that is used up, a limit on the size of a file
@@ -170,7 +192,7 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, contents: bytes, tidy: bool = True) -> None:
     """Replace a file at once: a reader or a killed process never leaves half of it.
 
-    tidy: whether to remove what killed processes have left in its folder (temporary.py).
+    tidy: whether to remove what killed processes have left in its folder.
     The file keeps its mode; a new one has that of any new file. Of a link, what it points to is
     replaced. What is no file, as a pipe or /dev/stdout, is written into as it is.
 

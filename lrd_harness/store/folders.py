@@ -29,7 +29,7 @@ HASHED = re.compile(r"(.*-)?[0-9a-f]{8}", re.IGNORECASE)  # what a part of a has
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # of Windows
 
 
-class Held(NamedTuple):
+class Listed(NamedTuple):
     """A file of ours. form: that it belongs to; marks: what it may hold, more than one where a call
     was killed.
     """
@@ -59,8 +59,8 @@ def fitting(name: str) -> str:
 def safe_names(names: Iterable[str]) -> dict[str, str]:
     """The safe name of each, distinct also where upper and lower case, or accents, are one."""
     found = {name: safe_name(name) for name in names}
-    held = Counter(map(folded, found.values()))
-    return {n: safe if held[folded(safe)] == 1 else _hashed(n) for n, safe in found.items()}
+    listed = Counter(map(folded, found.values()))
+    return {n: safe if listed[folded(safe)] == 1 else _hashed(n) for n, safe in found.items()}
 
 
 def _stem(name: str) -> str:
@@ -99,24 +99,26 @@ def write_folder(
     if not made:
         return []
     try:
-        held = _check_free(folder, form, made)
-        earlier = {path: had.marks for path, had in held.items()}
+        listed = _check_free(folder, form, made)
+        earlier = {path: entry.marks for path, entry in listed.items()}
         new = {path: _mark(contents) for path, contents in made.items()}
         folder.mkdir(parents=True, exist_ok=True)
-        for place in {(folder / path).parent for path in (LIST, *held, *made)}:
+        for place in {(folder / path).parent for path in (LIST, *listed, *made)}:
             temporary.sweep(place)
         # first: killed in between, all files still count as ours
-        both = {path: Held(form, (*earlier.get(path, ()), mark)) for path, mark in new.items()}
-        _keep(folder, {**held, **both})
-        for path in [path for path, had in held.items() if had.form == form and path not in made]:
-            if _cleared(folder, path, held[path]):
-                del held[path]
+        both = {path: Listed(form, (*earlier.get(path, ()), mark)) for path, mark in new.items()}
+        _keep(folder, {**listed, **both})
+        for path in [
+            path for path, entry in listed.items() if entry.form == form and path not in made
+        ]:
+            if _cleared(folder, path, listed[path]):
+                del listed[path]
             else:
                 say(f"{folder / path} is left of an earlier call, as it was changed since")
         for path, contents in made.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             write_bytes(folder / path, contents, tidy=False)
-        _keep(folder, {**held, **{path: Held(form, (mark,)) for path, mark in new.items()}})
+        _keep(folder, {**listed, **{path: Listed(form, (mark,)) for path, mark in new.items()}})
     except OSError as error:
         raise UserError(f"{folder} cannot be written to ({error.strerror})") from None
     return list(made)
@@ -149,25 +151,25 @@ def inside(path: str) -> bool:
     )
 
 
-def _check_free(folder: Path, form: str, made: Mapping[str, bytes]) -> dict[str, Held]:
+def _check_free(folder: Path, form: str, made: Mapping[str, bytes]) -> dict[str, Listed]:
     """What is there of ours, by path. Raises UserError where a stranger's is in the way."""
     if not folder.is_dir():
         if folder.exists() or folder.is_symlink():
             raise UserError(f"{folder} is a file, and the form {form} is a folder")
         return {}
-    held = _kept(folder)
+    listed = _kept(folder)
     for name, contents in made.items():
         path = folder / name
         odd = _in_the_way(folder, name)
         if odd is not None:
             raise UserError(f"{odd} is in the way, and was not made by lrd-harness")
-        ours = held[name].marks if name in held else ()
+        ours = listed[name].marks if name in listed else ()
         if path.exists() and _mark(path.read_bytes()) not in {*ours, _mark(contents)}:
             raise UserError(
                 f"{path} is there already, and was not made by lrd-harness or changed since: "
                 "move it away, or give another --output"
             )
-    return held
+    return listed
 
 
 def _in_the_way(folder: Path, name: str) -> Path | None:
@@ -181,13 +183,13 @@ def _in_the_way(folder: Path, name: str) -> Path | None:
     return path if path.is_symlink() or not usual else None
 
 
-def _cleared(folder: Path, name: str, had: Held) -> bool:
+def _cleared(folder: Path, name: str, entry: Listed) -> bool:
     """Remove a file of ours, and the folders that it was all of; False where it is another now."""
     path = folder / name
     if _in_the_way(folder, name) is not None:
         return False
     if path.exists():
-        if _mark(path.read_bytes()) not in had.marks:
+        if _mark(path.read_bytes()) not in entry.marks:
             return False
         path.unlink()
     for above in PurePosixPath(name).parents:
@@ -201,12 +203,12 @@ def _mark(contents: bytes) -> str:
     return hashlib.sha256(contents).hexdigest()
 
 
-def _kept(folder: Path) -> dict[str, Held]:
+def _kept(folder: Path) -> dict[str, Listed]:
     """The list of the folder; empty where it has none that can be read."""
     try:
         found = json_value(read_file(folder / LIST))["files"]
         return {
-            path: Held(str(one["form"]), tuple(map(str, one["sha256"])))
+            path: Listed(str(one["form"]), tuple(map(str, one["sha256"])))
             for path, one in found.items()
             if inside(path)
         }
@@ -214,7 +216,7 @@ def _kept(folder: Path) -> dict[str, Held]:
         return {}
 
 
-def _keep(folder: Path, held: Mapping[str, Held]) -> None:
-    files = {path: {"form": one.form, "sha256": one.marks} for path, one in held.items()}
+def _keep(folder: Path, listed: Mapping[str, Listed]) -> None:
+    files = {path: {"form": one.form, "sha256": one.marks} for path, one in listed.items()}
     document = {"made_by": "lrd-harness leaderboard", "files": files}
     write_bytes(folder / LIST, (json.dumps(document, indent=1) + "\n").encode())

@@ -1,14 +1,11 @@
-"""What is kept in OUT says nothing of where things lie on the user's machine, where a name serves.
+"""Where downloads and states are kept between runs, and how paths are named in OUT.
 
-OUT is shared: with colleagues, in papers' supplements. Absolute paths in it help nobody there, and
-tell names of people and projects.
+Where the user's home cannot be written, as in containers and on nodes of a cluster, libraries keep
+their files in the cache too: importing mteb makes a folder in the home, and downloads go there.
+What the user has set stays; so does a hub cache that is there and can be read.
 
-Where downloads and states are kept between runs, and how much of the states.
-
-Where the libraries keep their own files when the user's home cannot be written.
-
-As in containers and on nodes of a cluster: importing mteb makes a folder in the home, and downloads
-go there. What the user has set stays; so does a hub cache that is there and can be read.
+OUT is shared with colleagues and in papers' supplements: absolute paths in it help nobody there,
+and tell names of people and projects.
 """
 
 from __future__ import annotations
@@ -105,8 +102,6 @@ def redirect() -> None:
     To be called before they are imported, as they read these variables then. Does nothing where
     our own cache cannot be made either, which is said when it is needed.
     """
-    from lrd_harness.errors import UserError
-
     places = _places()
     barred = {name: path for name, path in places.items() if not _is_writable(path)}
     if not barred and _home() is not None:
@@ -211,14 +206,14 @@ def text(said: str) -> str:
     return _ABSOLUTE.sub(lambda match: match[1] or match[0].rstrip("/").rpartition("/")[2], said)
 
 
-def values(held: Any) -> Any:
+def values(found: Any) -> Any:
     """Nested mappings and lists, with paths of what is there as `place` has them."""
-    if isinstance(held, Mapping):
-        return {key: values(value) for key, value in held.items()}
-    if isinstance(held, list):
-        return [values(value) for value in held]
-    is_path = isinstance(held, str) and os.path.isabs(held) and os.path.exists(held)
-    return place(held) if is_path else held
+    if isinstance(found, Mapping):
+        return {key: values(value) for key, value in found.items()}
+    if isinstance(found, list):
+        return [values(value) for value in found]
+    is_path = isinstance(found, str) and os.path.isabs(found) and os.path.exists(found)
+    return place(found) if is_path else found
 
 
 def mark(path: Path | str) -> str:

@@ -51,13 +51,13 @@ def write(folder: Path, before: Entries | None = None) -> None:
 
     before: of an earlier folder; a file that is the same again gets the time that it had there.
     """
-    held = measured(folder)
-    for name, entry in held.items():
+    entries = measured(folder)
+    for name, entry in entries.items():
         earlier = (before or {}).get(name)
         if earlier is not None and earlier.sha256 == entry.sha256:
             os.utime(folder / name, ns=(earlier.time, earlier.time))
-            held[name] = entry._replace(time=(folder / name).stat().st_mtime_ns)
-    _keep(folder, held)
+            entries[name] = entry._replace(time=(folder / name).stat().st_mtime_ns)
+    _keep(folder, entries)
 
 
 def sums(entries: Entries | None) -> dict[str, str]:
@@ -78,15 +78,15 @@ def changed(folder: Path) -> str:
         return name
     now = dict(recorded)
     for name, found in there.items():
-        held = recorded[name]
-        if found.st_size != held.size:
+        entry = recorded[name]
+        if found.st_size != entry.size:
             return name
-        if found.st_mtime_ns != held.time:
+        if found.st_mtime_ns != entry.time:
             try:
                 now[name] = _entry(folder / name, found)
             except OSError:
                 return name
-            if now[name].sha256 != held.sha256:
+            if now[name].sha256 != entry.sha256:
                 return name
     if now != recorded:  # copied, say: the next time its files need not be read
         with contextlib.suppress(OSError, StorageFull):

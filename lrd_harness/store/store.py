@@ -1,12 +1,12 @@
 """Pooled states on disk: what was forwarded once is never forwarded again.
 
-A folder per model identity; in it shards, each one safetensors file that holds all planes of some
-texts. A plane is ("raw" or "final", layer); in a shard it is one contiguous (n, d) float32 block
-that is mapped, so reading a layer reads that layer only. A shard is written under another name and
+A folder per model identity; in it safetensors files, each with all planes of some texts. A plane is
+("raw" or "final", layer), an (n, d) block, and is read on its own. A file's header says whose
+states it holds and names the texts, row by row: one of another model, as in a cache that was put
+together of several, is left alone, and its texts are read. A file is written under another name and
 then renamed, and its name carries the checksum of its content, which is verified before it is first
-read from. Its header says whose states it holds: one of another model, as in a cache that was put
-together of several, is left alone, and its texts are read. Where a limit is set, shards that no
-process uses make room for new ones (eviction.py).
+read from. A file that is read from gets the time of its use anew, so that `cache clear` and the
+limit (inventory.py) tell what runs need.
 """
 
 from __future__ import annotations
@@ -14,25 +14,30 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import weakref
+import os
+import re
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from lrd_harness.contracts import Text
 from lrd_harness.errors import StatesLost, plain, say
-from lrd_harness.store import eviction, files, leases, location, segment
+from lrd_harness.store import files
 from lrd_harness.store.files import space, write_text
-from lrd_harness.store.segment import Block, Plane
 
-__all__ = ["Plane", "Store", "described", "folder_name", "text_key", "whose"]
-
+Plane = tuple[str, int]
+Stamp = tuple[int, int, int]
+ABOUT = "lrd-harness"  # one entry, as safetensors keeps no order of several
+NAME = re.compile(r"[0-9a-f]{32}\.safetensors")
 TRIES = 5  # to open a folder that another process is removing
-
+FRESH = 600.0  # seconds after which the time of a file that is in use is set anew
 _LOST = "states were in the store and are damaged or gone; the same command reads the texts again"
-_said: set[Path] = set()  # folders of stores whose limit was said to be exceeded
 _told: set[tuple[str, str]] = set()  # of which model was said which states are left alone
 
 
@@ -54,7 +59,7 @@ def folder_name(description: str) -> str:
 
 
 def whose(description: str | None) -> str:
-    """In words, whose states a shard holds that is in the folder of another store."""
+    """In words, whose states a file holds that is in the folder of another store."""
     if description is None:
         return "that do not say whose they are, as of an earlier version"
     try:
@@ -64,85 +69,135 @@ def whose(description: str | None) -> str:
     return plain(f"of {model:.100}, which belong into {folder_name(description)}")
 
 
+@dataclass(frozen=True)
+class Header:
+    """What a file holds: whose states, the keys of its texts by row, and of truncated ones.
+
+    identity: as `described`; None in files of versions that did not say it.
+    """
+
+    identity: str | None
+    keys: list[str]
+    cut: list[str]
+
+
+def header(path: Path) -> Header | None:
+    """What a file says of itself; None for one that cannot be of the store. Raises OSError."""
+    path.open("rb").close()
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata, names = file.metadata() or {}, file.offset_keys()
+            shapes = [file.get_slice(name).get_shape() for name in names]
+        if ABOUT in metadata:
+            about = json.loads(metadata[ABOUT])
+        else:  # as versions before wrote it
+            lists = {name: json.loads(metadata[name]) for name in ("texts", "truncated")}
+            about = {"identity": metadata.get("identity"), **lists}
+        identity, keys, cut = about["identity"], about["texts"], about["truncated"]
+        if not all(isinstance(key, str) for part in (keys, cut) for key in part):
+            return None
+        sound = all(len(shape) == 2 and shape[0] == len(keys) for shape in shapes)
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return Header(identity, keys, cut) if sound else None
+
+
+def intact(path: Path) -> bool:
+    """Whether a file's content is what its name says. Raises OSError."""
+    return _checksum(path) == path.stem
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+
+
+def _stamp(path: Path) -> Stamp:
+    """What changes when another file is put in this one's place. Raises OSError."""
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size
+
+
+def _write(folder: Path, metadata: dict[str, str], planes: Mapping[Plane, np.ndarray]) -> Path:
+    """Make a file of these planes; it appears whole, under its name. Raises OSError."""
+    named = {f"{kind}.{n}": np.ascontiguousarray(block) for (kind, n), block in planes.items()}
+    with files.folder(folder) as work:
+        made = work / "planes"
+        with _as_os_error():
+            save_file(named, made, metadata)
+        files.usual_modes(work)
+        with made.open("rb") as written:
+            os.fsync(written.fileno())
+        return made.replace(folder / f"{_checksum(made)}.safetensors")
+
+
+@contextlib.contextmanager
+def _as_os_error() -> Iterator[None]:
+    """Within the block, what safetensors says of the system is the OSError that it was."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+
 class Store:
     """The states of one model.
 
     root: the folder of all stores; identity: everything that changes a state apart from the text.
-    discarded: the names of damaged shards that were met so far; their texts are missing again.
-    While a store is open (until `close`, or until it is no longer referred to), no process evicts
-    what was used through it.
-    Raises UserError for a limit that is no size; StorageFull, OSError where it cannot be made.
+    discarded: the names of damaged files that were met so far; their texts are missing again.
+    Raises StorageFull, OSError where it cannot be made.
     """
 
     def __init__(self, root: Path, identity: Mapping[str, str]) -> None:
         self._described = described(identity)
         self._whose = f"{identity['model']}: " if "model" in identity else ""
-        self._root, self._limit = root, location.limit()
+        self._root = root
         self.folder = root / folder_name(self._described)
         self.discarded: list[str] = []
         self._where: dict[str, tuple[Path, int]] = {}
-        self._known: dict[Path, Mapping[Plane, Block]] = {}
-        self._verified: dict[Path, tuple[int, ...]] = {}
-        self._bad: set[Path] = set()  # shards that are there and not looked at again
+        self._known: set[Path] = set()
+        self._verified: dict[Path, tuple[Stamp, float]] = {}  # and when it was last used
+        self._bad: set[Path] = set()  # files that are there and not looked at again
         self._cut: set[str] = set()
-        self._lost: set[str] = set()  # texts whose shard went while this store was open
-        self._lease: Path | None = None
+        self._lost: set[str] = set()  # texts whose file went while this store was open
         self._settle()
-        self._sweep()
+        files.sweep(self.folder, older=files.AGE)
         self.refresh()
-
-    def close(self) -> None:
-        """Let others evict what is here. What is read afterwards may be gone, and is then missed.
-
-        A store may be closed twice.
-        """
-        leases.release(self._lease)
 
     def _settle(self) -> None:
         """Have the folder and what says whose it is; another process may be removing both."""
+        path = self.folder / "identity.json"
         for last in (*[False] * (TRIES - 1), True):
             try:
                 with space(self._root):
                     self.folder.mkdir(parents=True, exist_ok=True)
-                    if self._lease is None:
-                        self._lease = leases.take(self.folder)
-                        weakref.finalize(self, leases.release, self._lease)
-                    self._name()
+                    if not (path.is_file() and path.read_bytes() == self._described.encode()):
+                        write_text(path, self._described)
                 return
             except FileNotFoundError:
                 if last:
                     raise
 
-    def _name(self) -> None:
-        """Have identity.json, whole."""
-        path = self.folder / "identity.json"
-        with contextlib.suppress(FileNotFoundError, ValueError):  # ValueError: not even a text
-            if path.read_bytes().decode() == self._described:
-                return
-        write_text(path, self._described)
-
-    def _sweep(self) -> None:
-        """Remove what processes that were killed have left."""
-        leases.sweep(self.folder, leases.clock(self.folder))
-        files.sweep(self.folder, older=files.AGE)
-
     def refresh(self) -> None:
-        """Take note of shards that other processes have written; of each, the header is read."""
-        others: Counter[str] = Counter()  # shards by whose they are
+        """Take note of files that other processes have written; of each, the header is read."""
+        others: Counter[str] = Counter()  # files by whose they are
         for path in sorted(self.folder.glob("*.safetensors")):
             if path in self._known or path in self._bad:
                 continue
             try:
-                stamp, header = segment.stamp(path), segment.header(path)
+                stamp, found = _stamp(path), header(path)
             except OSError:  # out of reach now, which is no reason to lose it
                 continue
-            if header is None:
+            if found is None:
                 self._discard(path, stamp)
-            elif header.identity != self._described:
+            elif found.identity != self._described:
                 self._bad.add(path)
-                others[whose(header.identity)] += 1
+                others[whose(found.identity)] += 1
             else:
-                self._note(path, header)
+                self._note(path, found.keys, found.cut)
         for other, n in others.items():
             if (self._whose, other) not in _told:
                 _told.add((self._whose, other))
@@ -150,32 +205,34 @@ class Store:
                 say(f"{self._whose}{what}: see `lrd-harness cache verify`")
 
     def _sound(self, path: Path) -> bool:
-        """Whether a shard can be read from; its checksum is verified once. If not, it is forgotten.
+        """Whether a file can be read from; its checksum is verified once. If not, it is forgotten.
 
         A damaged one is discarded; one that is out of reach may be found again by `refresh`. One
         that another file has been put in place of is verified again.
         """
+        now = time.monotonic()
         try:
-            stamp = segment.stamp(path)
-            if self._verified.get(path) == stamp:
-                return True
-            eviction.use(path)  # first: from now on it is known to be in use
-            intact = segment.intact(path)
+            stamp = _stamp(path)
+            known, used = self._verified.get(path, (None, -FRESH))
+            if known != stamp or now - used > FRESH:
+                with contextlib.suppress(OSError):  # of a cache for reading only
+                    os.utime(path)
+            sound = known == stamp or intact(path)
         except OSError:
             self._forget(path)
             return False
-        if intact:
-            self._verified[path] = stamp
+        if sound:
+            self._verified[path] = stamp, used if known == stamp and now - used <= FRESH else now
         else:
             self._discard(path, stamp)
-        return intact
+        return sound
 
-    def _discard(self, path: Path, stamp: tuple[int, ...]) -> None:
-        """Remove a damaged shard, unless another process has put a good one there just now."""
+    def _discard(self, path: Path, stamp: Stamp) -> None:
+        """Remove a damaged file, unless another process has put a good one there just now."""
         self.discarded.append(path.name)
         self._forget(path)
         try:
-            if segment.stamp(path) == stamp:
+            if _stamp(path) == stamp:
                 path.unlink()
         except FileNotFoundError:
             pass
@@ -184,7 +241,7 @@ class Store:
         say(f"{self._whose}a damaged file of the store was discarded: {path.name}")
 
     def _forget(self, path: Path) -> None:
-        self._known.pop(path, None)
+        self._known.discard(path)
         self._verified.pop(path, None)
         lost = [key for key, (where, _) in self._where.items() if where == path]
         for key in lost:
@@ -195,7 +252,7 @@ class Store:
     def missing(self, texts: Sequence[Text]) -> list[Text]:
         """Those of the texts that have no states yet, each once, in order.
 
-        The shards of the others are verified, so that those of a damaged one are named too, and
+        The files of the others are verified, so that those of a damaged one are named too, and
         those of one that was removed.
         """
         keys = {t: text_key(t) for t in texts}
@@ -211,33 +268,24 @@ class Store:
     ) -> None:
         """Keep the states of these texts: each plane (len(texts), d_l), of states float32.
 
-        truncated: of each text, whether the model saw only its beginning. Where a limit is set,
-        what was not used for longest makes room. Raises StorageFull, OSError.
+        truncated: of each text, whether the model saw only its beginning.
+        Raises StorageFull, OSError.
         """
         keys = [text_key(t) for t in texts]
         cut = [key for key, was in zip(keys, truncated or (), strict=False) if was]
+        about = {"identity": self._described, "texts": keys, "truncated": cut}
         self._settle()
-        if self._limit is not None:
-            self._make_room(segment.size(self._described, keys, cut, planes), self._limit)
-        path, header = segment.write(self.folder, self._described, keys, cut, planes)
+        with space(self.folder):
+            path = _write(self.folder, {ABOUT: json.dumps(about)}, planes)
         self._bad.discard(path)
         with contextlib.suppress(OSError):
-            self._verified[path] = segment.stamp(path)
-        self._note(path, header)
+            self._verified[path] = _stamp(path), time.monotonic()
+        self._note(path, keys, cut)
 
-    def _make_room(self, size: int, limit: int) -> None:
-        beyond = eviction.make_room(self._root, size, limit)
-        if beyond and self._root not in _said:
-            _said.add(self._root)
-            say(
-                f"the store is {location.shown(beyond)} above its limit of {location.shown(limit)} "
-                f"({location.LIMIT}): all that is left in it is in use"
-            )
-
-    def _note(self, path: Path, header: segment.Header) -> None:
-        self._known[path] = header.blocks
-        self._where.update((key, (path, row)) for row, key in enumerate(header.keys))
-        self._cut.update(header.cut)
+    def _note(self, path: Path, keys: Sequence[str], cut: Sequence[str]) -> None:
+        self._known.add(path)
+        self._where.update((key, (path, row)) for row, key in enumerate(keys))
+        self._cut.update(cut)
 
     def truncated(self, texts: Sequence[Text]) -> int:
         """How many of the distinct texts the model saw only the beginning of."""
@@ -246,11 +294,10 @@ class Store:
     def read(self, texts: Sequence[Text], plane: Plane) -> np.ndarray:
         """The states of these texts at one plane: (len(texts), d_l) in their order, as written.
 
-        Of the files, only the rows asked for are read, one file after the other.
-        Raises KeyError for a text or plane that is not stored; StatesLost where a shard turns out
+        Raises KeyError for a text or plane that is not stored; StatesLost where a file turns out
         to be damaged, or was removed.
         """
-        places: dict[Path, tuple[list[int], list[int]]] = {}  # shard -> where to, where from
+        places: dict[Path, tuple[list[int], list[int]]] = {}  # file -> where to, where from
         for to, text in enumerate(texts):
             key = text_key(text)
             if key in self._lost and key not in self._where:
@@ -261,19 +308,24 @@ class Store:
             here[1].append(row)
         rows: np.ndarray | None = None
         for path, (to_rows, from_rows) in places.items():
-            block = self._block(path, plane)
+            block = self._rows(path, plane, from_rows)
             if rows is None:
                 rows = np.empty((len(texts), block.shape[1]), block.dtype)
-            rows[to_rows] = block[from_rows]
+            rows[to_rows] = block
         return rows if rows is not None else np.empty((0, 0), np.float32)
 
-    def _block(self, path: Path, plane: Plane) -> np.ndarray:
-        """A shard's plane, mapped. Raises StatesLost."""
-        block = self._known[path]
+    def _rows(self, path: Path, plane: Plane, rows: Sequence[int]) -> np.ndarray:
+        """Some rows of a file's plane; what lies before and behind them is not read."""
+        name = f"{plane[0]}.{plane[1]}"
         if not self._sound(path):
             raise StatesLost(_LOST)
+        first, last = min(rows), max(rows)
         try:
-            return segment.mapped(path, block[plane])
-        except (OSError, ValueError):  # cut or removed at this moment
+            with safe_open(path, framework="numpy") as file:
+                if name not in file.offset_keys():
+                    raise KeyError(plane)
+                block: np.ndarray = file.get_slice(name)[first : last + 1]
+        except (OSError, SafetensorError):  # cut or removed at this moment
             self._forget(path)
             raise StatesLost(_LOST) from None
+        return block[np.subtract(rows, first)]

@@ -3,145 +3,99 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from math import nan
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-import torch
 
-from lrd_harness import measuring
-from lrd_harness.capture.layers import planes
-from lrd_harness.capture.requests import Questions
-from lrd_harness.capture.samples import Sampling
-from lrd_harness.capture.states import Embeddings
-from lrd_harness.contracts import Model, Task, Text
+from lrd_harness.contracts import Model, ModelInfo
 from lrd_harness.errors import UserError
-from lrd_harness.measuring import PlannedMetric
+from lrd_harness.measuring import MIN_TEXTS
 from lrd_harness.planning.resolve import PlannedModel
 from lrd_harness.progress import Display
+from lrd_harness.report import Column, Report, Row, Table
 from lrd_harness.studies.values import (
+    DIRECTIONS,
+    MANY,
+    Design,
     LayerScore,
-    by_layer,
-    fault,
-    halves,
+    Measurement,
+    Sample,
     interval,
     layer_score,
-    split_of,
+    spaced,
 )
 
-Rows = np.ndarray  # ascending numbers of texts
-Statistic = Callable[[Rows | None], tuple[measuring.Scores, int]]  # None: all texts
+COLUMNS = (
+    "model_a revision_a model_b revision_b metric score layer depth a b difference low high apart "
+    "n_a n_b draws"
+).split()
+SHOWN = (
+    Column("layer", key=True),
+    Column("a", "A", form="#.4g"),
+    Column("b", "B", form="#.4g"),
+    Column("difference", "B - A", form="+#.3g"),
+    Column("low", "from", form="+#.3g"),
+    Column("high", "to", form="+#.3g"),
+    Column("mark", " "),
+)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What is compared: the metrics, on which texts, with how many half-samples.
+def compare(a: PlannedModel, b: PlannedModel, design: Design, display: Display) -> Report:
+    """Measure both models, one after the other; their differences by metric and layer.
 
-    sampling: norm and device, and texts that get views; batch_tokens: padding included.
-    """
-
-    task: Task
-    items: Sequence[PlannedMetric]
-    questions: Questions
-    sampling: Sampling
-    draws: int
-    seed: int
-    batch_tokens: int
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A metric's score at a layer of both models; difference: of b minus a.
-
-    depth: layer / L; low, high: the 95 % interval of the difference over texts, None without;
-    n: texts of a and b; draws: how many half-samples gave a value.
-    """
-
-    metric: str
-    score: str
-    layer: int
-    depth: float
-    a: float
-    b: float
-    difference: float
-    low: float | None
-    high: float | None
-    n: tuple[int, int]
-    draws: int
-
-    @property
-    def apart(self) -> bool:
-        """Whether the interval excludes 0."""
-        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What went wrong with a metric on one of the models ("A" or "B")."""
-
-    side: str
-    metric: str
-    error: str
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A metric on one model: of all texts, and on each half (one mapping a draw) by layer."""
-
-    score: LayerScore
-    n: int
-    drawn: Sequence[Mapping[int, float | None]]
-
-
-@dataclass
-class Side:
-    """What was found on one model. blocks: L."""
-
-    blocks: int
-    pooling: str
-    measured: dict[str, Measured] = field(default_factory=dict)
-    faults: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class Compared:
-    """What a comparison found; curves: metric -> its score, as of a; blocks: L of both."""
-
-    blocks: int
-    poolings: tuple[str, str]
-    texts: int
-    differences: list[Difference] = field(default_factory=list)
-    scores: dict[str, LayerScore] = field(default_factory=dict)
-    faults: list[Fault] = field(default_factory=list)
-
-
-def compare(a: PlannedModel, b: PlannedModel, asked: Asked, display: Display) -> Compared:
-    """Measure both models, one after the other, and take the differences.
-
+    Table "compare" has all of them; one table per metric shows them.
     Raises UserError for models of unequal depth, for too few texts for intervals, and for a model
     that cannot be opened.
     """
     if a.depth is not None and b.depth is not None:
         _check_depths(a, b, a.depth, b.depth)
-    n = len(asked.questions.sample(asked.task))
-    if n < measuring.MIN_TEXTS:
-        raise UserError(f"a comparison needs at least {measuring.MIN_TEXTS} texts, got {n}")
-    drawn = halves(n, asked.draws, asked.seed)
-    one = measure_side(a, asked, asked.items, drawn, display)
-    gc.collect()  # no two models in memory at once
-    left = [item for item in asked.items if item.metric.name in one.measured]
-    two = measure_side(b, asked, left, drawn, display, expected=(a, one.blocks))
-    found = Compared(one.blocks, (one.pooling, two.pooling), n)
-    for name, side in (("A", one), ("B", two)):
-        found.faults += [Fault(name, metric, error) for metric, error in side.faults.items()]
-    for item in left:
-        name = item.metric.name
-        if name in two.measured:
-            found.scores[name] = one.measured[name].score
-            pair = one.measured[name], two.measured[name]
-            found.differences += differences(name, *pair, one.blocks, n)
-    return found
+    if design.texts < MIN_TEXTS:
+        raise UserError(f"a comparison needs at least {MIN_TEXTS} texts, got {design.texts}")
+    _ = design.halves  # which may not be possible: not after a model is read
+    info: list[ModelInfo] = []
+    both: list[dict[str, Measurement[LayerScore]]] = []
+    faults = []
+    items = design.items
+    for side, planned in zip("AB", (a, b), strict=True):
+
+        def check(model: Model) -> None:
+            if info:
+                _check_depths(a, b, info[0].blocks, model.info.blocks)
+            info.append(model.info)
+
+        found, failed = Sample(planned, design, items, display, check).measured(items, layer_score)
+        gc.collect()  # no two models in memory at once
+        both.append(found)
+        faults += [{"side": side, "metric": m, "error": text} for m, text in failed.items()]
+        items = [item for item in items if item.metric.name in found]
+    scores = {item.metric.name: both[0][item.metric.name].whole for item in items}
+    blocks = info[0].blocks
+    names = {"model_a": a.name, "revision_a": a.checkpoint.revision}
+    names |= {"model_b": b.name, "revision_b": b.checkpoint.revision}
+    rows = [
+        {**names, **row}
+        for name in scores
+        for row in differences(both[0][name], both[1][name], blocks, design.texts)
+    ]
+    poolings = {f"pooling_{side}": one.pooling for side, one in zip("ab", info, strict=True)}
+    facts = {**names, **poolings, "blocks": blocks, **design.facts, "errors": faults}
+    caption = [
+        f"A: {a.name} ({a.checkpoint.revision}), {info[0].pooling} pooling; "
+        f"B: {b.name} ({b.checkpoint.revision}), {info[1].pooling} pooling; {design.texts} texts.",
+        DIRECTIONS,
+        *_intervals(rows, design),
+    ]
+    return Report(
+        f"{a.name} and {b.name}",
+        (
+            *(_table(score, rows) for score in list(scores.values())[:-1]),
+            *(_table(score, rows, caption) for score in list(scores.values())[-1:]),
+            Table("compare", "Differences", tuple(map(Column, COLUMNS)), rows, shown=False),
+        ),
+        errors=tuple(f"{f['side']}, {f['metric']}: {f['error']}" for f in faults),
+        facts=facts,
+    )
 
 
 def _check_depths(a: PlannedModel, b: PlannedModel, depth_a: int, depth_b: int) -> None:
@@ -152,138 +106,66 @@ def _check_depths(a: PlannedModel, b: PlannedModel, depth_a: int, depth_b: int) 
         )
 
 
-def differences(metric: str, a: Measured, b: Measured, blocks: int, texts: int) -> list[Difference]:
-    """The layers at which both models have a value. texts: how many the halves are halves of."""
+def differences(
+    a: Measurement[LayerScore], b: Measurement[LayerScore], blocks: int, texts: int
+) -> list[dict[str, Any]]:
+    """The layers at which both models have a value, and b minus a there.
+
+    depth: layer / L; low, high: the 95 % interval of the difference over texts, None without;
+    apart: whether it excludes 0; draws: how many half-samples gave a value. texts: how many the
+    halves are halves of.
+    """
     found = []
-    for layer, value in a.score.values.items():
-        other = b.score.values.get(layer)
+    for layer, value in a.whole.values.items():
+        other = b.whole.values.get(layer)
         if value is None or other is None:
             continue
-        pairs = ((x.get(layer), y.get(layer)) for x, y in zip(a.drawn, b.drawn, strict=True))
-        drawn = [nan if x is None or y is None else y - x for x, y in pairs]
-        reach = interval(other - value, drawn, texts)
-        low, high = reach or (None, None)
+        sides = [[h.values.get(layer) if h else None for h in side.halves] for side in (a, b)]
+        pairs = zip(*sides, strict=True)
+        drawn = [None if x is None or y is None else y - x for x, y in pairs]
+        low, high = interval(other - value, drawn, texts) or (None, None)
         found.append(
-            Difference(
-                metric=metric,
-                score=a.score.name,
-                layer=layer,
-                depth=layer / blocks,
-                a=value,
-                b=other,
-                difference=other - value,
-                low=low,
-                high=high,
-                n=(a.n, b.n),
-                draws=int(np.isfinite(drawn).sum()),
-            )
+            {
+                "metric": a.whole.metric,
+                "score": a.whole.name,
+                "layer": layer,
+                "depth": layer / blocks,
+                "a": value,
+                "b": other,
+                "difference": other - value,
+                "low": low,
+                "high": high,
+                "apart": low is not None and high is not None and not low <= 0 <= high,
+                "n_a": a.n,
+                "n_b": b.n,
+                "draws": sum(x is not None and bool(np.isfinite(x)) for x in drawn),
+            }
         )
     return found
 
 
-def measure_side(
-    planned: PlannedModel,
-    asked: Asked,
-    items: Sequence[PlannedMetric],
-    drawn: Sequence[Rows],
-    display: Display,
-    expected: tuple[PlannedModel, int] | None = None,
-) -> Side:
-    """Open a model, read the texts, measure the metrics on all of them and on every half.
-
-    expected: the other model and how deep it is.
-    """
-    with display.stage(f"{planned.name}: opening"):
-        model = planned.open()
-    if expected is not None:
-        _check_depths(expected[0], planned, expected[1], model.info.blocks)
-    reading = Embeddings(model, asked.questions, asked.batch_tokens, asked.sampling)
-    texts = reading.sample(asked.task)
-    with display.stage(f"{planned.name}: reading all layers", "texts") as advance:
-        reading.capture({asked.task: texts}, advance, {asked.task: items})
-    side = Side(model.info.blocks, model.info.pooling)
-    held = Pooled(reading, model, asked.sampling, texts)
-    for item in items:
-        name = item.metric.name
-        try:
-            with display.stage(f"{planned.name}: {name}, half-samples", "draws") as advance:
-                statistic = held.statistic(item)
-                side.measured[name] = measured(item, statistic, side.blocks, drawn, advance)
-        except Exception as error:  # a metric's fault costs its values only
-            side.faults[name] = fault(error)
-    return side
+def _table(score: LayerScore, rows: Sequence[Row], caption: Sequence[str] = ()) -> Table:
+    own = {row["layer"]: row for row in rows if row["metric"] == score.metric}
+    some = [{**own[i], "mark": "*" if own[i]["apart"] else None} for i in spaced(list(own))]
+    return Table(score.metric, score.title, SHOWN, some, tuple(caption))
 
 
-def measured(
-    item: PlannedMetric,
-    statistic: Statistic,
-    blocks: int,
-    drawn: Sequence[Rows],
-    advance: Callable[[int, int | None], None] = lambda done, total: None,
-) -> Measured:
-    """A metric on all texts, whose fault is raised, and on halves, where a fault is no value."""
-    scores, n = statistic(None)
-    score = layer_score(item.metric, split_of(scores, blocks))
-    found: list[Mapping[int, float | None]] = []
-    for done, rows in enumerate(drawn):
-        advance(done, len(drawn))
-        try:
-            found.append(by_layer(split_of(statistic(rows)[0], blocks), score.name))
-        except Exception as error:  # as too few texts with enough tokens in this half
-            fault(error)  # but a full disk ends it
-            found.append({})
-    advance(len(drawn), len(drawn))
-    return Measured(score, n, found)
-
-
-class Pooled:
-    """The states of one model's texts in memory, float32, read from the store once."""
-
-    def __init__(
-        self, reading: Embeddings, model: Model, sampling: Sampling, texts: Sequence[Text]
-    ) -> None:
-        self._reading, self._texts, self._device = reading, texts, sampling.device
-        self._planes = planes(model, sampling.norm)
-        self._pooled: list[np.ndarray] | None = None
-
-    def statistic(self, item: PlannedMetric) -> Statistic:
-        """A metric as a function of which texts it is measured on."""
-        if item.metric.needs == "tokens":
-            tokens = self._reading.samples.tokens(item)
-            return lambda rows: tokens.finished([self._texts[i] for i in self._rows(rows)])
-        if item.metric.needs == "views":
-            states = self._views(item)
-        else:
-            self._pooled = states = self._pooled or self._read(self._texts)
-
-        def measure(rows: Rows | None) -> tuple[measuring.Scores, int]:
-            chosen = self._rows(rows)
-            some = _Some(states, chosen, self._device)
-            return measuring.measure(item.metric, some, **item.parameters), len(chosen)
-
-        return measure
-
-    def _rows(self, rows: Rows | None) -> Rows:
-        return np.arange(len(self._texts)) if rows is None else rows
-
-    def _read(self, texts: Sequence[Text]) -> list[np.ndarray]:
-        return [self._reading.store.read(texts, plane) for plane in self._planes]
-
-    def _views(self, item: PlannedMetric) -> list[np.ndarray]:
-        """(n, q, d_l) of each layer."""
-        views = self._reading.samples.views(self._texts, [item])
-        shape = len(self._texts), item.metric.views, -1
-        return [state.reshape(shape) for state in self._read(views)]
-
-
-class _Some:
-    """Some rows of the states of all layers, copied when a layer is read."""
-
-    def __init__(self, states: Sequence[np.ndarray], rows: Rows, device: str) -> None:
-        self._states, self._rows, self._device = states, rows, device
-
-    def __len__(self) -> int:
-        return len(self._states)
-
-    def __getitem__(self, layer: int) -> torch.Tensor:
-        return torch.from_numpy(self._states[layer][self._rows]).to(self._device)
+def _intervals(rows: Sequence[Row], design: Design) -> list[str]:
+    """What the intervals say, and where they are rough."""
+    sure = [row for row in rows if row["low"] is not None]
+    said = []
+    if sure:
+        said.append(
+            "from, to: 95 % interval of B - A over texts. "
+            f"*: it excludes 0, as at {sum(row['apart'] for row in sure)} of {len(sure)} layers of "
+            f"all metrics; about {0.05 * len(sure):.1f} would by chance (5 %) without any "
+            "difference."
+        )
+        if design.texts < MANY:
+            said.append(
+                "Intervals of means over texts hold; those of what is made of all texts together "
+                f"(ranks, neighbours, entropies of a data set) are rough below {MANY} texts."
+            )
+    if design.draws and len(sure) < len(rows):
+        said.append("No interval: fewer than half of the half-samples gave a value.")
+    return said

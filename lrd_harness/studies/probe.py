@@ -12,7 +12,7 @@ is drawn depends on (seed, number of the text) only, by numpy's default_rng.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,17 @@ import numpy as np
 from torch import Tensor
 
 from lrd_harness import measuring
-from lrd_harness.capture.embeddings import batches
+from lrd_harness.capture.batches import batches
 from lrd_harness.capture.layers import planes
 from lrd_harness.capture.token_metrics import POOLED, TokenValues, Watched
 from lrd_harness.contracts import Encoded, Model, Norm, Text
 from lrd_harness.errors import UserError, unknown
 from lrd_harness.measuring import PlannedMetric
+from lrd_harness.report import Column, Report, Table
+from lrd_harness.scores import Scores, split_scores
 from lrd_harness.store import files
 from lrd_harness.store.store import Plane
-from lrd_harness.studies.values import LayerScore, fault, layer_score, split_of
+from lrd_harness.studies.values import DIRECTIONS, LayerScore, fault, layer_score, spaced
 
 PART = 512  # texts that are tokenised together
 
@@ -193,6 +195,8 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 LENGTHS = (8, 16, 32, 64, 128)
 USUAL = ("prompt_entropy", "dataset_entropy", "curvature", "effective_rank")
+STEP = {"repetition": "share repeated", "random": "share random", "length": "tokens"}
+COLUMNS = "model revision kind step metric score layer depth value n".split()
 KINDS: dict[str, Callable[[Tokens, float], list[Encoded]]] = {
     "repetition": Tokens.repeated,
     "random": Tokens.randomised,
@@ -201,55 +205,22 @@ KINDS: dict[str, Callable[[Tokens, float], list[Encoded]]] = {
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
-class Value:
-    """One number: at which step (a share or a length), of what, of how many texts.
-
-    layer: "model" for a model-level value; depth: layer / L; value: None where a layer has none.
-    """
-
-    step: float
-    metric: str
-    score: str
-    layer: int | str
-    depth: float | None
-    value: float | None
-    n: int
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What went wrong at a step, with one metric or (None) with the model."""
-
-    step: float
-    metric: str | None
-    error: str
-
-
 @dataclass
-class Probed:
+class ProbeResult:
     """What a probe found, of n texts.
 
-    curves: metric -> step -> the score by which it is shown; remarks: what one should know.
+    values: one row per number: step (a share or a length), metric, score, layer ("model" for one of
+    the model), depth (layer / L), value (None where a layer has none), n;
+    curves: metric -> step -> the score by which it is shown; remarks: what one should know;
+    faults: step, metric (None: the model) and error of what went wrong.
     """
 
     steps: Sequence[float] = ()
     n: int = 0
     remarks: list[str] = field(default_factory=list)
-    values: list[Value] = field(default_factory=list)
+    values: list[dict[str, Any]] = field(default_factory=list)
     curves: dict[str, dict[float, LayerScore]] = field(default_factory=dict)
-    faults: list[Fault] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class How:
-    """How the model is read. norm: metrics.md, Norm; batch_tokens: padding included."""
-
-    norm: Norm = "hf"
-    batch_tokens: int = 1024
-
-
-AS_USUAL = How()
+    faults: list[dict[str, Any]] = field(default_factory=list)
 
 
 def check(kind: str, items: Sequence[PlannedMetric]) -> None:
@@ -268,13 +239,14 @@ def probe(
     kind: str,
     steps: Sequence[float] | None = None,
     seed: int = 0,
-    how: How = AS_USUAL,
+    norm: Norm = "hf",
+    batch_tokens: int = 1024,
     progress: Progress = lambda done, total: None,
-) -> Probed:
+) -> ProbeResult:
     """Measure the texts, changed in one way, at several steps.
 
     kind: "repetition" or "random", steps being shares 0..1, or "length", steps being tokens; by
-    default SHARES, or those of LENGTHS that the model takes;
+    default SHARES, or those of LENGTHS that the model takes; batch_tokens: padding included;
     progress: called with (done, total) texts. A metric's fault at a step costs its values there,
     and a fault of the model those of the step.
     Raises UserError as `check` does, for a share out of 0..1, a length below 1 or beyond what the
@@ -282,28 +254,28 @@ def probe(
     """
     check(kind, items)
     tokens = Tokens(model, texts, seed)
-    found = _begun(kind, steps, tokens, len(texts))
-    steps, n = found.steps, found.n
-    for number, step in enumerate(steps):
-        before = number * n
+    result = _begun(kind, steps, tokens, len(texts))
+    total = result.n * len(result.steps)
+    for number, step in enumerate(result.steps):
+        before = number * result.n
         changed = KINDS[kind](tokens, step)
         with files.scratch() as folder:
-            one = _Step(model, items, how, folder, n)
+            states = _Step(model, items, norm, folder, result.n)
             try:
-                one.read(changed, partial(_advance, progress, before, n * len(steps)))
+                states.read(changed, batch_tokens, partial(_advance, progress, before, total))
             except Exception as error:  # memory that does not suffice
-                found.faults.append(Fault(step, None, fault(error)))
+                result.faults.append({"step": step, "metric": None, "error": fault(error)})
                 continue
             for item in items:
-                _measure(found, one, item, step)
-    return found
+                _measure(result, states, item, step)
+    return result
 
 
 def _advance(progress: Progress, before: int, total: int, done: int) -> None:
     progress(before + done, total)
 
 
-def _begun(kind: str, steps: Sequence[float] | None, tokens: Tokens, texts: int) -> Probed:
+def _begun(kind: str, steps: Sequence[float] | None, tokens: Tokens, texts: int) -> ProbeResult:
     """The steps, checked before anything is run, and what is to be said beforehand."""
     n, room = len(tokens), tokens.room
     if n < measuring.MIN_TEXTS:
@@ -311,73 +283,128 @@ def _begun(kind: str, steps: Sequence[float] | None, tokens: Tokens, texts: int)
     if steps is None:
         usual = LENGTHS if kind == "length" else SHARES
         steps = [step for step in usual if kind != "length" or step <= room] or usual[:1]
-    _check_steps(kind, steps)
-    found = Probed(steps, n)
-    if n < texts:
-        found.remarks.append(f"{texts - n} of {texts} texts have no token that could be changed")
-    if kind == "length":
-        tokens.chained(int(max(steps)))
-        if max(steps) > tokens.total:
-            found.remarks.append(
-                f"the texts have {tokens.total} tokens in all, which longer chains repeat"
-            )
-    return found
-
-
-def _check_steps(kind: str, steps: Sequence[float]) -> None:
     for step in steps:
         if kind == "length" and (step != int(step) or step < 1):
             raise UserError(f"length {step:g}: not a whole number of tokens of at least 1")
         if kind != "length" and not 0 <= step <= 1:
             raise UserError(f"share {step:g}: not between 0 and 1")
+    result = ProbeResult(steps, n)
+    if n < texts:
+        result.remarks.append(f"{texts - n} of {texts} texts have no token that could be changed")
+    if kind == "length":
+        tokens.chained(int(max(steps)))
+        if max(steps) > tokens.total:
+            result.remarks.append(
+                f"the texts have {tokens.total} tokens in all, which longer chains repeat"
+            )
+    return result
 
 
-def _measure(found: Probed, one: _Step, item: PlannedMetric, step: float) -> None:
+def _measure(result: ProbeResult, states: _Step, item: PlannedMetric, step: float) -> None:
     """A metric at a step: its values, or its fault."""
-    name, blocks = item.metric.name, one.blocks
+    name, blocks = item.metric.name, states.blocks
     try:
-        scores, n = one.scores(item)
-        split = split_of(scores, blocks)
-        shown = layer_score(item.metric, split)
+        scores, n = states.scores(item)
+        split = split_scores(scores)
+        curve = layer_score(item.metric, scores)
     except Exception as error:
-        found.faults.append(Fault(step, name, fault(error)))
+        result.faults.append({"step": step, "metric": name, "error": fault(error)})
         return
-    found.curves.setdefault(name, {})[step] = shown
-    for score, value in split.values.items():
-        found.values.append(Value(step, name, score, "model", None, value, n))
+    result.curves.setdefault(name, {})[step] = curve
+    numbers: list[tuple[str, Any, float | None, float | None]] = []
+    numbers += [(score, "model", None, value) for score, value in split.values.items()]
+    if item.metric.needs != "tokens":
+        numbers.append(("start", "model", None, scores.start))
     for score, profile in split.profiles.items():
-        for layer, number in zip(profile["layers"], profile["values"], strict=True):
-            found.values.append(Value(step, name, score, layer, layer / blocks, number, n))
+        pairs = zip(profile["layers"], profile["values"], strict=True)
+        numbers += [(score, layer, layer / blocks, value) for layer, value in pairs]
+    for score, layer, depth, value in numbers:
+        row = {"step": step, "metric": name, "score": score, "layer": layer}
+        result.values.append({**row, "depth": depth, "value": value, "n": n})
+
+
+def report(
+    result: ProbeResult, kind: str, name: str, revision: str, facts: Mapping[str, Any]
+) -> Report:
+    """A table per metric: one row per layer, one column per step, the change from first to last.
+
+    Table "probe" has all values; facts: what the JSON file says beside what was found.
+    """
+    tables = [_table(metric, result, kind) for metric in result.curves]
+    if tables:
+        first, last = result.steps[0], result.steps[-1]
+        says = (
+            f"{name} on {result.n} texts; change: from {STEP[kind]} {first:g} to {last:g}.",
+            DIRECTIONS,
+        )
+        tables[-1] = replace(tables[-1], caption=says)
+    whose = {"model": name, "revision": revision, "kind": kind}
+    rows = [{**whose, **row} for row in result.values]
+    tables.append(Table("probe", "Values", tuple(map(Column, COLUMNS)), rows, shown=False))
+    errors = []
+    for one in result.faults:
+        metric = f", {one['metric']}" if one["metric"] else ""
+        errors.append(f"{STEP[kind]} {one['step']:g}{metric}: {one['error']}")
+    said = {
+        **whose,
+        "steps": list(result.steps),
+        "texts": result.n,
+        **facts,
+        "errors": result.faults,
+    }
+    return Report(f"{name} by {STEP[kind]}", tuple(tables), (), tuple(errors), said)
+
+
+def _table(metric: str, result: ProbeResult, kind: str) -> Table:
+    curves = {
+        step: result.curves[metric][step] for step in result.steps if step in result.curves[metric]
+    }
+    first, *_, last = (*curves, *curves)
+    rows = []
+    for layer in spaced(sorted({layer for curve in curves.values() for layer in curve.values})):
+        cells = {f"{step:g}": curve.values.get(layer) for step, curve in curves.items()}
+        ends = [curves[step].values.get(layer) for step in (first, last)]
+        change = None if None in ends or len(curves) < 2 else ends[1] - ends[0]  # type: ignore[operator]
+        rows.append({"layer": layer, **cells, "change": change})
+    columns = (
+        Column("layer", key=True),
+        *(Column(f"{step:g}", form="#.4g") for step in curves),
+        Column("change", form="+#.3g"),
+    )
+    return Table(metric, f"{curves[first].title} by {STEP[kind]}", columns, rows)
 
 
 class _Step:
     """The states of the texts at one step: pooled ones, and what token metrics made of theirs."""
 
     def __init__(
-        self, model: Model, items: Sequence[PlannedMetric], how: How, root: Path, n: int
+        self, model: Model, items: Sequence[PlannedMetric], norm: Norm, root: Path, n: int
     ) -> None:
         self.blocks = model.info.blocks
-        self._model, self._how = model, how
+        self._model, self._norm = model, norm
         self._keys = [Text(str(number)) for number in range(n)]  # of changed texts there is no text
-        self._planes = planes(model, how.norm)
+        self._planes = planes(model, norm)
         self._kept: dict[Plane, np.ndarray] = {}
         self._pooled = any(item.metric.needs == "pooled" for item in items)
         identity = dict(model.identity)
         self._tokens = {
-            id(item): TokenValues(item, root, identity, how.norm, self.blocks + 1)
+            id(item): TokenValues(item, root, identity, norm, self.blocks + 1)
             for item in items
             if item.metric.needs == "tokens"
         }
 
-    def read(self, encoded: Sequence[Encoded], advance: Callable[[int], None]) -> None:
+    def read(
+        self, encoded: Sequence[Encoded], batch_tokens: int, advance: Callable[[int], None]
+    ) -> None:
         """Run the texts, longest first, and keep of their states what the metrics need."""
         tokens = list(self._tokens.values())
-        watched = Watched(self._model, self._how.norm, tokens, self._keys) if tokens else None
+        watched = Watched(self._model, self._norm, tokens, self._keys) if tokens else None
         order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]["input_ids"]))
         lengths = [len(encoded[i]["input_ids"]) for i in order]
         done = 0
         advance(0)
-        for batch in batches(lengths, self._how.batch_tokens):
+        alike = getattr(self._model, "padding", "") == "none"
+        for batch in batches(lengths, batch_tokens, alike):
             chosen = order[batch.start : batch.stop]
             given = [encoded[i] for i in chosen]
             found = self._model.states(given, watched) if watched else self._model.states(given)
@@ -395,7 +422,7 @@ class _Step:
                 self._kept[plane] = np.empty((len(self._keys), array.shape[1]), array.dtype)
             self._kept[plane][rows] = array
 
-    def scores(self, item: PlannedMetric) -> tuple[measuring.Scores, int]:
+    def scores(self, item: PlannedMetric) -> tuple[Scores, int]:
         """A metric's scores, and of how many texts they are. Raises what the metric raises."""
         if item.metric.needs == "tokens":
             return self._tokens[id(item)].finished(self._keys)

@@ -1,7 +1,4 @@
-"""A model made smaller without a run: blocks chosen by one rule on one's own texts, and saved.
-
-A model as a run has read it: what is saved beside its scores is what they were measured of.
-"""
+"""A model made smaller on one's own texts: a rule's blocks taken out, or all behind one layer."""
 
 from __future__ import annotations
 
@@ -15,27 +12,31 @@ import torch
 
 from lrd_harness import measuring
 from lrd_harness.blocks import Later, block_profiles, candidates, checked, count, name_of
+from lrd_harness.board.layers import OTHER, pick
+from lrd_harness.capture.embeddings import Embeddings
 from lrd_harness.capture.evidence import ModelEvidence
 from lrd_harness.capture.layers import StoredStates, planes
-from lrd_harness.capture.requests import Questions, sampled
-from lrd_harness.capture.states import Embeddings
-from lrd_harness.contracts import Pruner, Task, Text
+from lrd_harness.capture.samples import Questions, Sampling, sampled
+from lrd_harness.contracts import Metric, Pruner, Task, Text
 from lrd_harness.errors import PluginFault, UserError, unknown
-from lrd_harness.measuring import PlannedMetric, split_scores
+from lrd_harness.measuring import MIN_TEXTS, PlannedMetric
 from lrd_harness.models.cut import parameters, remove
-from lrd_harness.models.mergekit import Pruned
+from lrd_harness.models.loading import known_as, of_modules
 from lrd_harness.models.pooling import left_out
-from lrd_harness.models.save import known_as, of_modules
+from lrd_harness.models.save import Pruned
 from lrd_harness.models.sentence_modules import Measured
 from lrd_harness.models.text_model import TextModel
 from lrd_harness.planning.resolve import PlannedModel
 from lrd_harness.planning.suite import Pruning, Settings
 from lrd_harness.progress import Display
+from lrd_harness.report import Column, Report, Table
 from lrd_harness.results import database
 from lrd_harness.results.journal import read_run
+from lrd_harness.scores import Scores, split_scores
+from lrd_harness.studies.values import LayerScore, fault, layer_score
 
 # options that change a state, and what kinds they are of in run.json
-READING: dict[str, type] = {
+OPTIONS: dict[str, type] = {
     "pooling": str,
     "max_length": int,
     "dtype": str,
@@ -48,10 +49,13 @@ READING: dict[str, type] = {
 def as_scored(planned: PlannedModel, run: Path) -> PlannedModel:
     """The model under the name and with the options that it has in a run; both as run.json says.
 
-    Options that were chosen for it pick one of several readings. Raises UserError where the run has
-    not read the model, not so, or in several ways.
+    Options that were chosen for it pick one of several ways in which the run has read it. Raises
+    UserError where the run has not read the model, not so, or in several ways.
     """
-    read = [entry for entry in _entries(run) if _is(entry, planned)]
+    entries = read_run(run).get("models")
+    if not isinstance(entries, list) or not all(map(_is_entry, entries)):
+        raise UserError(f"{run / 'run.json'}: its models are not those of a run")
+    read = [entry for entry in entries if _is(entry, planned)]
     if not read:
         raise UserError(f"{run} holds no scores of {planned.name} at this revision")
     fit = [entry for entry in read if not _other(entry, planned)]
@@ -60,31 +64,24 @@ def as_scored(planned: PlannedModel, run: Path) -> PlannedModel:
             f"{run} holds {planned.name} read with {_other(read[0], planned)}: "
             "its scores are not those of the model that is saved"
         )
-    named = [entry for entry in fit if entry["name"] == planned.name]
-    if len(fit) > 1 and len(named) != 1:
+    exact = [entry for entry in fit if entry["name"] == planned.name]
+    if len(fit) > 1 and len(exact) != 1:
         names = ", ".join(str(entry["name"]) for entry in fit)
-        raise UserError(f"{run} holds several readings of {planned.name}: {names}; choose one")
-    (entry, *_) = named or fit
-    held = {name: entry["options"].get(name) for name in READING}
-    options = replace(planned.options, **{n: v for n, v in held.items() if v is not None})
+        raise UserError(f"{run} has read {planned.name} in several ways: {names}; choose one")
+    (entry, *_) = exact or fit
+    given = {name: entry["options"].get(name) for name in OPTIONS}
+    options = replace(planned.options, **{n: v for n, v in given.items() if v is not None})
     return replace(planned, name=entry["name"], options=options)
 
 
-def _entries(run: Path) -> list[Mapping[str, Any]]:
-    """The models of run.json. Raises UserError for entries that are none."""
-    found = read_run(run).get("models")
-    if not isinstance(found, list) or not all(map(_sound, found)):
-        raise UserError(f"{run / 'run.json'}: its models are not those of a run")
-    return found
-
-
-def _sound(entry: Any) -> bool:
+def _is_entry(entry: Any) -> bool:
+    """Whether it is a model of a run.json."""
     if not isinstance(entry, dict) or not isinstance(entry.get("options"), dict):
         return False
-    held = {name: entry["options"].get(name) for name in READING}
-    return all(
-        value is None or isinstance(value, READING[name]) for name, value in held.items()
-    ) and all(isinstance(entry.get(n), str) for n in ("name", "path", "revision", "adapter"))
+    options = entry["options"]
+    fit = (isinstance(options.get(n), (kind, type(None))) for n, kind in OPTIONS.items())
+    names = ("name", "path", "revision", "adapter")
+    return all(fit) and all(isinstance(entry.get(name), str) for name in names)
 
 
 def _is(entry: Mapping[str, Any], planned: PlannedModel) -> bool:
@@ -99,9 +96,9 @@ def _other(entry: Mapping[str, Any], planned: PlannedModel) -> str:
     if entry["adapter"] != planned.adapter.name:
         return f"the adapter {entry['adapter']}, not {planned.adapter.name}"
     for name in ("pooling", "max_length"):
-        held, chosen = entry["options"].get(name), getattr(planned.options, name)
-        if chosen is not None and held != chosen:
-            return f"{name} {held or 'by default'}, not {chosen}"
+        before, chosen = entry["options"].get(name), getattr(planned.options, name)
+        if chosen is not None and before != chosen:
+            return f"{name} {before or 'by default'}, not {chosen}"
     return ""
 
 
@@ -121,7 +118,7 @@ class Wish:
 
 
 class Shrinking:
-    """An opened model, and what is to be said of it without some blocks.
+    """An opened model, and what it is without some blocks.
 
     Raises UserError for a model whose adapter shows no blocks.
     """
@@ -158,28 +155,19 @@ class Shrinking:
         self.read = True
         reading = Embeddings(self.model, Questions(Settings().max_texts), self.batch_tokens)
         texts = reading.sample(wish.texts)
-        profiles = self._profiles(wish, reading, texts) if wish.metrics else {}
+        profiles: dict[str, list[float | None]] = {}
+        if wish.metrics:
+            with self.display.stage(f"{self.planned.name}: reading all layers", "texts") as advance:
+                reading.capture({wish.texts: texts}, advance)
+            device = self.planned.options.device
+            states = StoredStates(reading.store, texts, planes(self.model, "hf"), device)
+            for item in wish.metrics:
+                with self.display.stage(f"{self.planned.name}: {item.metric.name}"):
+                    scores = measuring.measure(item.metric, states, **item.parameters)
+                found = split_scores(scores).profiles
+                profiles |= block_profiles(item.metric.name, found, self.blocks, scores.start)
         few = sampled(texts, wish.asked.texts)
         return ModelEvidence(self.model, few, profiles, self.batch_tokens)
-
-    def _profiles(
-        self, wish: Wish, reading: Embeddings, texts: list[Text]
-    ) -> dict[str, list[float | None]]:
-        """The metrics that the rule needs, measured on the texts, as values of blocks."""
-        assert wish.texts is not None
-        with self.display.stage(f"{self.planned.name}: reading all layers", "texts") as advance:
-            reading.capture({wish.texts: texts}, advance)
-        profiles: dict[str, list[float | None]] = {}
-        states = StoredStates(
-            reading.store, texts, planes(self.model, "hf"), self.planned.options.device
-        )
-        for item in wish.metrics:
-            with self.display.stage(f"{self.planned.name}: {item.metric.name}"):
-                scores = measuring.measure(item.metric, states, **item.parameters)
-            found = split_scores(scores, len(states))
-            start = int(found.values.get("start", 0))
-            profiles |= block_profiles(item.metric.name, found.profiles, self.blocks, start)
-        return profiles
 
     def measured(self, removed: Sequence[int]) -> Measured:
         """How the model is read, and what it gives without the blocks: they are taken out of it."""
@@ -205,14 +193,13 @@ class Shrinking:
         """What a model card says; scores out of a run that has evaluated the same variant."""
         found, module = self.planned.checkpoint, self.model.parts.module
         whole = sum(p.numel() for p in module.parameters())
+        left = parameters(module, self.model.blocks, removed) if removed else (whole, whole)
         return Pruned(
             model=found.path if found.hub else found.name,
             revision=found.revision,
             blocks=self.blocks,
             removed=removed,
-            parameters=(
-                parameters(module, self.model.blocks, removed) if removed else (whole, whole)
-            ),
+            parameters=left,
             hub=found.hub,
             rule=wish.rule.name if wish else None,
             budget=wish.budget if wish else None,
@@ -242,3 +229,93 @@ def _scores(run: Path, model: str, removed: Sequence[int]) -> Mapping[str, tuple
         has = sorted({f"{row.model} {row.variant}" for row in found if row.variant != "full"})
         raise unknown(f"scores in {run}", f"{model} {name_of(removed)}", has)
     return {task: (full[task], score) for task, score in left.items() if task in full}
+
+
+def check_choosing(items: Sequence[PlannedMetric], questions: Questions, task: Task) -> None:
+    """Raise UserError for a metric that chooses no layer, and for too few texts."""
+    for item in items:
+        if item.metric.layer_choice is None:
+            raise UserError(
+                f"metric {item.metric.name} chooses no layer: it has no score that is known to be "
+                "best at one"
+            )
+    n = len(questions.sample(task))
+    if n < MIN_TEXTS:
+        raise UserError(
+            f"{task.name} has {n} distinct texts; to choose a layer takes at least {MIN_TEXTS}"
+        )
+
+
+def choose_layer(
+    shrinking: Shrinking,
+    task: Task,
+    items: Sequence[PlannedMetric],
+    questions: Questions,
+    sampling: Sampling,
+) -> Report:
+    """The layer that each metric chooses, on a task's texts.
+
+    Table "layers" has the values, "*" at the layer that is chosen; table "choices" has the choices,
+    the first metric's first. Layer 0, the embeddings alone, is measured and not chosen: it is no
+    model to be kept.
+    """
+    model, display, blocks = shrinking.model, shrinking.display, shrinking.blocks
+    reading = Embeddings(model, questions, shrinking.batch_tokens, sampling)
+    texts: list[Text] = reading.sample(task)
+    with display.stage("reading all layers", "texts") as advance:
+        reading.capture({task: texts}, advance, {task: items})
+    scores, choices, faults = {}, [], []
+    for item in items:
+        name = item.metric.name
+        try:
+            with display.stage(f"measuring {name}"):
+                found, n = reading.samples.measure(item, texts)
+                score, choice = _chosen(item.metric, found)
+            scores[score.title] = score
+            choices.append({**choice, "texts": n})
+        except Exception as error:  # a stranger's metric; the others go on
+            faults.append(f"{name}: {fault(error, name)}")
+    rows: list[dict[str, Any]] = []
+    for layer in range(blocks + 1):
+        cells: dict[str, str | None] = {}
+        for (title, score), choice in zip(scores.items(), choices, strict=True):
+            value, mark = score.values.get(layer), "*" if layer == choice["layer"] else ""
+            cells[title] = None if value is None else f"{value:#.4g}{mark}"
+        rows.append({"layer": layer, "depth": layer / blocks, **cells})
+    columns = (Column("layer", key=True), Column("depth", key=True, form=".2f"))
+    names = ("metric", "score", "best", "layer", "other", "texts")
+    caption = (
+        "layer: the one of 1 to L with the best score, lowest (min) or highest (max); other: "
+        "the one with the worst.",
+        "Layer 0 is the embeddings alone and is not chosen. No label was seen: what the choice is "
+        "worth shows on a labelled task (`lrd-harness run --layers all`).",
+    )
+    return Report(
+        f"Layers of {shrinking.planned.name}",
+        (
+            Table(
+                "layers",
+                f"Layers of {shrinking.planned.name} (*: chosen)",
+                columns + tuple(map(Column, scores)),
+                rows if scores else [],
+            ),
+            Table(
+                "choices",
+                f"Layers chosen, of 1 to {blocks}",
+                tuple(Column(name, key=name == "metric") for name in names),
+                choices,
+                caption,
+            ),
+        ),
+        errors=tuple(faults),
+    )
+
+
+def _chosen(metric: Metric, scores: Scores) -> tuple[LayerScore, dict[str, Any]]:
+    score = layer_score(metric, scores)
+    inner = {layer: v for layer, v in score.values.items() if layer and v is not None}
+    if not inner:
+        raise UserError("has no value at any layer above 0")
+    assert score.best is not None
+    ends = {"layer": pick(inner, score.best), "other": pick(inner, OTHER[score.best])}
+    return score, {"metric": metric.name, "score": score.name, "best": score.best, **ends}

@@ -1,75 +1,83 @@
-"""How far to trust a choice between models that saw no label, in plain sentences.
-
-What a model takes to read texts like these: time, and the size of what it gives.
-
-Which of several models for some texts, without labels: ranks with intervals over the texts.
+"""Which of several models for some texts, without labels: ranks with intervals over the texts.
 
 Every metric with a selection score ranks the models by it. How far a rank hangs on these very
-texts is read off random halves of them, the same for all models (delete-half, see halves.py:
-drawing with replacement would put copies of a text beside it, which neighbours and singular values
-do not survive). Scores on halves vary about as much as those on other texts like all of these
-would, but some depend on how many texts there are; so each model's are moved to vary about its
-score on all texts, and a rank's interval holds the middle 95 % of its ranks by these.
+texts is read off random halves of them, the same for all models. Scores on halves vary about as
+much as on other texts, but some depend on how many texts there are; so each model's are moved to
+vary about its score on all texts. A rank's interval holds the middle 95 % of its ranks by these.
 """
 
 from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
-from math import isfinite, nan, sqrt
-from typing import Literal
+from math import isfinite, sqrt
+from typing import Any
 
 import numpy as np
 
-from lrd_harness import measuring
 from lrd_harness.board import inference, statistics
 from lrd_harness.capture.embeddings import forward
-from lrd_harness.capture.requests import sampled
-from lrd_harness.capture.states import Embeddings
-from lrd_harness.contracts import Choice, Model, Text
+from lrd_harness.capture.samples import sampled
+from lrd_harness.contracts import Choice, Metric, Model, Text
 from lrd_harness.errors import UnitError, UserError
-from lrd_harness.measuring import PlannedMetric
+from lrd_harness.measuring import MIN_TEXTS, PlannedMetric
 from lrd_harness.planning.resolve import PlannedModel
 from lrd_harness.progress import Display
-from lrd_harness.studies.compare import Asked, Pooled, Rows, Statistic
-from lrd_harness.studies.values import fault, halves, interval
+from lrd_harness.report import Column, Report, Row, Table
+from lrd_harness.scores import Scores
+from lrd_harness.studies.values import MANY, Design, Measurement, Sample, fault, interval
 
 TIMED = 64  # texts that a model's speed is measured on
 ROUNDS, LONG = 5, 4.0  # passes of them at most, and seconds after which there is no other one
-BYTES = 4  # of a number in float32
+TIMING = "what it costs"  # a fault of it, among those by metric: no metric's name
+STEADY = 0.95  # share of half-samples in which the first model must be first
+FEW = 8  # models below which an order may well come about by chance
+SIZES = {"parameters": "most parameters", "width": "widest"}
+COLUMNS = (
+    "metric score unit best model revision value low high rank rank_low rank_high first halved "
+    "draws n rank_by_parameters rank_by_width parameters blocks width bytes tokens_1000 "
+    "seconds_1000"
+).split()
+CAUTIONS = {
+    "none": "No model could be ranked.",
+    "alone": "Only one model has a score by {metrics}: nothing is ranked there.",
+    "differ": "The metrics choose different models ({firsts}): they measure different things, and "
+    "texts without labels do not say which of them is right here.",
+    "steady": "Other texts like these would very likely put the same models first.",
+    "unsteady": "By {metrics} another model may well be first on other texts like these.",
+    "undrawn": "No half-samples were drawn (--draws 0): nothing is known of how other texts would "
+    "rank the models.",
+    "lost": "Too few half-samples gave each model a score by {metrics}: ranks have no interval.",
+    "rough": "{texts} texts are few: scores, ranks and intervals are rough below {many}.",
+    "overtaken": "On half as many texts {metric} would put {model} first.",
+    "size level": "Size cannot tell these models apart: all are equally large and wide.",
+    "size differs": "Size alone would choose as {metrics} ({sizes}).",
+    "size agrees": "Size alone would choose the same ({sizes}): no metric adds to it here.",
+    "among the largest": "Every metric's choice is among the largest ({sizes}): it says little "
+    "more than that.",
+    "labels": "No label was seen, and no interval here says how well the models would do: over a "
+    "published panel of embedding models and 30 tasks, the logarithm of the width alone orders the "
+    "models with a median rho of .70, which a metric has to beat. Before you rely on it, score the "
+    "first ones on some labelled examples (`lrd-harness run`).",
+    "few": "With {n} models, guessing finds the best one in 1 of {n} cases, so that being right or "
+    "wrong once says little.",
+}
+Caution = tuple[str, dict[str, Any]]  # a code of CAUTIONS and its numbers
+Rankings = Mapping[str, Sequence[Row]]  # metric -> a row per model, the best first
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a model takes.
-
-    width: numbers in a vector of a text; tokens: of 1,000 texts like these, prompts included;
-    seconds: of their forward passes on this device, measured on a sample of the texts; None for
-    these two where they could not be measured.
-    """
-
-    parameters: int
-    blocks: int
-    width: int
-    tokens: float | None = None
-    seconds: float | None = None
-
-    @property
-    def stored(self) -> int:
-        """Bytes of one vector in float32."""
-        return self.width * BYTES
+def size(model: Model) -> dict[str, Any]:
+    """What is known of its cost without running it; bytes: of one vector in float32."""
+    info = model.info
+    known = {"parameters": info.parameters, "blocks": info.blocks, "width": info.width}
+    return {**known, "bytes": 4 * info.width, "tokens_1000": None, "seconds_1000": None}
 
 
-def size(model: Model) -> Cost:
-    """What is known without running it."""
-    return Cost(model.info.parameters, model.info.blocks, model.info.width)
-
-
-def cost(model: Model, texts: Sequence[Text], batch_tokens: int) -> Cost:
-    """What 1,000 such texts cost, by the fastest of some passes of a sample of them.
+def cost(model: Model, texts: Sequence[Text], batch_tokens: int) -> dict[str, Any]:
+    """What 1,000 such texts cost, prompts included, by the fastest of some passes of a sample.
 
     The fastest is the one that whatever else the machine does has disturbed least.
     """
@@ -80,128 +88,51 @@ def cost(model: Model, texts: Sequence[Text], batch_tokens: int) -> Cost:
         begun = time.perf_counter()
         tokens = _pass(model, sample, batch_tokens)
         spent.append(time.perf_counter() - begun)
-    every = sum(len(encoded["input_ids"]) for encoded in model.tokenize(texts))
-    per_text = every / len(texts)
-    seconds = 1000 * per_text * min(spent) / max(tokens, 1)
-    return replace(size(model), tokens=1000 * per_text, seconds=seconds)
+    every = 1000 * sum(len(encoded["input_ids"]) for encoded in model.tokenize(texts)) / len(texts)
+    seconds = every * min(spent) / max(tokens, 1)
+    return {**size(model), "tokens_1000": every, "seconds_1000": seconds}
 
 
 def _pass(model: Model, texts: Sequence[Text], batch_tokens: int) -> int:
     """Run texts and keep nothing; returns how many tokens they had."""
-
-    def keep(texts: Sequence[Text], found: object, cut: Sequence[bool]) -> None:
-        return
-
     return forward(
         model,
         texts,
         model.states,
-        keep,
+        lambda texts, found, cut: None,
         batch_tokens=batch_tokens,
         progress=lambda done, total: None,
     )
 
 
-TIMING = "what it costs"  # a fault of it, among those by metric: no metric's name
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A selection score of n texts, and on each half; NaN on a half where there is none."""
-
-    value: float
-    n: int
-    halves: tuple[float, ...]
-
-
 @dataclass
 class Candidate:
-    """What was found of one model; cost: None where it could not be read; faults: by metric."""
+    """What was found of one model; cost: {} where it could not be read; faults: by metric."""
 
     name: str
     revision: str
     pooling: str = ""
-    cost: Cost | None = None
-    drawn: dict[str, Drawn] = field(default_factory=dict)
+    cost: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, Measurement[float]] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Place:
-    """A model's place by a metric, 1 = best, level models sharing the better one.
-
-    value: the selection score in `unit` ("": none is known), low, high: its 95 % interval over
-    texts; rank_low, rank_high: that of the rank; first: in what share of half-samples, each moved
-    to its score on all texts, no model is before it; halved: the mean score on halves as they are;
-    overtakes: by these it is before the first model, by more than 2 standard errors of their mean
-    difference; draws: the halves that gave all these models a score. None where fewer than half of
-    them did. A model that alone has a score has no rank either.
-    """
-
-    metric: str
-    score: str
-    unit: str
-    best: Literal["max", "min"]
-    model: str
-    value: float
-    low: float | None
-    high: float | None
-    rank: int | None
-    rank_low: int | None
-    rank_high: int | None
-    first: float | None
-    halved: float | None
-    overtakes: bool
-    n: int
-    draws: int
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """What was found: the models as they were named, and their places by metric.
-
-    texts: how many were read; draws: how many half-samples of them were asked for.
-    """
-
-    candidates: tuple[Candidate, ...]
-    places: Mapping[str, tuple[Place, ...]]
-    texts: int
-    draws: int
-
-    @property
-    def rankings(self) -> dict[str, tuple[Place, ...]]:
-        """The places by those metrics that two or more models have."""
-        return {metric: places for metric, places in self.places.items() if len(places) > 1}
-
-    @property
-    def ranked(self) -> list[Candidate]:
-        """The models that are ranked by some metric."""
-        names = {place.model for places in self.rankings.values() for place in places}
-        return [one for one in self.candidates if one.name in names]
-
-
-def choose(models: Sequence[PlannedModel], asked: Asked, display: Display) -> Chosen:
+def select(models: Sequence[PlannedModel], design: Design, display: Display) -> Report:
     """Measure the models one after the other, and rank them.
 
     A fault of a model, or of a metric on one, costs its values only. Raises UserError for fewer
     than two models, one that is there twice, metrics that rank no models, and too few texts;
     StorageFull.
     """
-    check(models, asked.items)
-    n = len(asked.questions.sample(asked.task))
-    if n < measuring.MIN_TEXTS:
-        raise UserError(f"to rank models takes at least {measuring.MIN_TEXTS} texts, got {n}")
-    drawn = halves(n, asked.draws, asked.seed)
-    found = []
+    check(models, design.items)
+    if design.texts < MIN_TEXTS:
+        raise UserError(f"to rank models takes at least {MIN_TEXTS} texts, got {design.texts}")
+    _ = design.halves  # which may not be possible: not after a model is read
+    candidates = []
     for planned in models:
-        found.append(_candidate(planned, asked, drawn, display))
+        candidates.append(_candidate(planned, design, display))
         gc.collect()  # no two models in memory at once
-    places = {}
-    for item in asked.items:
-        name = item.metric.name
-        places[name] = ranked(found, name, _choice(item), n, item.metric.unit)
-    placed = {name: rows for name, rows in places.items() if rows}
-    return Chosen(tuple(found), placed, n, asked.draws)
+    return report(candidates, design)
 
 
 def check(models: Sequence[PlannedModel], items: Sequence[PlannedMetric]) -> None:
@@ -217,111 +148,92 @@ def check(models: Sequence[PlannedModel], items: Sequence[PlannedMetric]) -> Non
             raise UserError(f"{seen[what]} and {model.name} are the same model")
         seen[what] = model.name
     for item in items:
-        _choice(item)
+        _choice(item.metric)
 
 
-def _choice(item: PlannedMetric) -> Choice:
-    if item.metric.selection is None:
-        raise UserError(f"{item.metric.name} ranks no models: see `lrd-harness plugins`")
-    return item.metric.selection
+def _choice(metric: Metric) -> Choice:
+    if metric.selection is None:
+        raise UserError(f"{metric.name} ranks no models: see `lrd-harness plugins`")
+    return metric.selection
 
 
-def _candidate(
-    planned: PlannedModel, asked: Asked, drawn: Sequence[Rows], display: Display
-) -> Candidate:
+def _candidate(planned: PlannedModel, design: Design, display: Display) -> Candidate:
     """Open a model, read the texts, measure each metric on all of them and on every half."""
     found = Candidate(planned.name, planned.checkpoint.revision)
     try:
-        with display.stage(f"{planned.name}: opening"):
-            model = planned.open()
-        reading = Embeddings(model, asked.questions, asked.batch_tokens, asked.sampling)
-        texts = reading.sample(asked.task)
-        with display.stage(f"{planned.name}: reading all layers", "texts") as advance:
-            reading.capture({asked.task: texts}, advance, {asked.task: asked.items})
-        found.cost, found.pooling = size(model), model.info.pooling
+        sample = Sample(planned, design, design.items, display)
+        found.cost, found.pooling = size(sample.model), sample.model.info.pooling
     except Exception as error:  # a model's fault costs its values only
         found.faults = {"": fault(error)}
         return found
     try:
         with display.stage(f"{planned.name}: speed"):
-            found.cost = cost(model, texts, asked.batch_tokens)
+            found.cost = cost(sample.model, sample.texts, design.batch_tokens)
     except Exception as error:
         found.faults[TIMING] = fault(error)
-    held = Pooled(reading, model, asked.sampling, texts)
-    for item in asked.items:
-        name = item.metric.name
-        try:
-            with display.stage(f"{planned.name}: {name}, half-samples", "draws") as advance:
-                score = _choice(item).score
-                found.drawn[name] = measured(held.statistic(item), score, drawn, advance)
-        except Exception as error:
-            found.faults[name] = fault(error)
+    found.scores, faults = sample.measured(design.items, selection_score)
+    found.faults |= faults
     return found
 
 
-def measured(
-    statistic: Statistic,
-    score: str,
-    drawn: Sequence[Rows],
-    advance: Callable[[int, int | None], None] = lambda done, total: None,
-) -> Drawn:
-    """A model-level score on all texts, whose fault is raised, and on halves, where it is NaN."""
-    scores, n = statistic(None)
-    value = scores.get(score)
+def selection_score(metric: Metric, scores: Scores) -> float:
+    """The score by which the metric ranks models. Raises UnitError where it is not finite."""
+    name = _choice(metric).score
+    value = scores.get(name)
     if not isinstance(value, (int, float)) or not isfinite(value):
-        raise UnitError(f"gave no finite score {score}")
-    found = []
-    for done, rows in enumerate(drawn):
-        advance(done, len(drawn))
-        try:
-            found.append(float(statistic(rows)[0][score]))  # type: ignore[arg-type]
-        except Exception as error:  # as too few texts with enough tokens in this half
-            fault(error)  # but a full disk ends it
-            found.append(nan)
-    advance(len(drawn), len(drawn))
-    return Drawn(float(value), n, tuple(found))
+        raise UnitError(f"gave no finite score {name}")
+    return float(value)
 
 
-def ranked(
-    candidates: Sequence[Candidate], metric: str, choice: Choice, texts: int, unit: str = ""
-) -> tuple[Place, ...]:
-    """The models that have the metric, the best first. texts: what the halves are halves of."""
-    have = [one for one in candidates if metric in one.drawn]
-    drawn = [one.drawn[metric] for one in have]
+def ranked(candidates: Sequence[Candidate], metric: Metric, texts: int) -> list[dict[str, Any]]:
+    """One row per model that has the metric's score, the best first, level ones sharing a rank.
+
+    low, high: the score's 95 % interval over texts; rank_low, rank_high: that of the rank; first:
+    in what share of half-samples, each moved to its score on all texts, no model is before it;
+    halved: the mean score on halves as they are; overtakes: by these it is before the first model,
+    by more than 2 standard errors of their mean difference; draws: the halves that gave all these
+    models a score. None where fewer than half of them did. A model that alone has a score has no
+    rank either. texts: what the halves are halves of.
+    """
+    have = [one for one in candidates if metric.name in one.scores]
+    if not have:
+        return []
+    found = [one.scores[metric.name] for one in have]
+    values, choice = [one.whole for one in found], _choice(metric)
+    what = {"metric": metric.name, "score": choice.score}
+    what |= {"unit": metric.unit, "best": choice.best}
     up = choice.best == "max"
-    ranks = statistics.places([one.value for one in drawn], up)
-    table = np.array([one.halves for one in drawn], dtype=np.float64).T  # (halves, models)
-    whole = table[np.isfinite(table).all(1)] if have else table
+    ranks = statistics.places(values, up)
+    table = np.array([one.halves for one in found], dtype=np.float64).T  # (halves, models)
+    whole = table[np.isfinite(table).all(1)]
     enough = len(have) > 1 and len(whole) >= max(2, len(table) / 2)
     means = whole.mean(0) if enough else np.zeros(len(have))
-    moved = whole - means + [one.value for one in drawn]
+    moved = whole - means + values
     again = np.array([statistics.places(draw.tolist(), up) for draw in moved], dtype=np.float64)
     ahead = _overtakes(whole, ranks, up) if enough else [False] * len(have)
     rows = []
-    for i, (one, own, rank) in enumerate(zip(have, drawn, ranks, strict=True)):
-        low, high = interval(own.value, own.halves, texts) or (None, None)
+    for i, (one, own, rank) in enumerate(zip(have, found, ranks, strict=True)):
+        low, high = interval(own.whole, own.halves, texts) or (None, None)
         rank_low, rank_high = _span(again[:, i]) if enough else (None, None)
         rows.append(
-            Place(
-                metric=metric,
-                score=choice.score,
-                unit=unit,
-                best=choice.best,
-                model=one.name,
-                value=own.value,
-                low=low,
-                high=high,
-                rank=rank if len(have) > 1 else None,
-                rank_low=rank_low,
-                rank_high=rank_high,
-                first=float((again[:, i] == 1).mean()) if enough else None,
-                halved=float(means[i]) if enough else None,
-                overtakes=ahead[i],
-                n=own.n,
-                draws=len(whole),
-            )
+            {
+                **what,
+                "model": one.name,
+                "revision": one.revision,
+                "value": own.whole,
+                "low": low,
+                "high": high,
+                "rank": rank if len(have) > 1 else None,
+                "rank_low": rank_low,
+                "rank_high": rank_high,
+                "first": float((again[:, i] == 1).mean()) if enough else None,
+                "halved": float(means[i]) if enough else None,
+                "overtakes": ahead[i],
+                "n": own.n,
+                "draws": len(whole),
+            }
         )
-    return tuple(sorted(rows, key=lambda row: row.rank or 0))
+    return sorted(rows, key=lambda row: row["rank"] or 0)
 
 
 def _span(ranks: np.ndarray) -> tuple[int, int]:
@@ -337,165 +249,200 @@ def _overtakes(whole: np.ndarray, ranks: Sequence[int | None], up: bool) -> list
     return [rank != 1 and bool(lead[:, i].mean() > 2 * errors[i]) for i, rank in enumerate(ranks)]
 
 
-STEADY = 0.95  # share of half-samples in which the first model must be first
-FEW = 8  # models below which an order may well come about by chance
-MANY = 200  # texts from which on scores and intervals of all metrics hold, see halves.py
-SIZES = {"parameters": "most parameters", "width": "widest"}
-
-
 def size_ranks(candidates: Sequence[Candidate]) -> dict[str, dict[str, int | None]]:
     """What size predicts, 1 = largest: by parameters (or their logarithm), and by width."""
-    costs = [one.cost for one in candidates]
-    values = {
-        "parameters": [None if cost is None else float(cost.parameters) for cost in costs],
-        "width": [None if cost is None else float(cost.width) for cost in costs],
-    }
-    names = [one.name for one in candidates]
-    return {
-        size: dict(zip(names, statistics.places(of), strict=True)) for size, of in values.items()
-    }
+    ranks = {}
+    for name in SIZES:
+        sizes = [float(one.cost[name]) if one.cost else None for one in candidates]
+        places = statistics.places(sizes)
+        ranks[name] = dict(zip([one.name for one in candidates], places, strict=True))
+    return ranks
 
 
-def firsts(places: Sequence[Place]) -> list[str]:
-    """The models that a metric puts first; several where they are level."""
-    return [place.model for place in places if place.rank == 1]
-
-
-def remarks(chosen: Chosen) -> list[str]:
-    """On these texts, on the metrics among each other, on size, and on labels."""
-    if not chosen.places:
-        return ["No model could be ranked."]
-    alone: dict[str, list[str]] = {}
-    for metric, places in chosen.places.items():
-        if len(places) == 1:
-            alone.setdefault(places[0].model, []).append(metric)
-    lines = [
-        f"Only {model} has a score by {_and(metrics)}: nothing is ranked by "
-        f"{'it' if len(metrics) == 1 else 'them'}."
-        for model, metrics in alone.items()
+def report(candidates: Sequence[Candidate], design: Design) -> Report:
+    """Ranks side by side, the scores behind them, costs, and how far to trust it all."""
+    every = {i.metric.name: ranked(candidates, i.metric, design.texts) for i in design.items}
+    every = {metric: rows for metric, rows in every.items() if rows}
+    rankings = {metric: rows for metric, rows in every.items() if len(rows) > 1}
+    names = {row["model"] for rows in rankings.values() for row in rows}
+    placed = [one for one in candidates if one.name in names]
+    costs = {one.name: one.cost for one in candidates}
+    sizes = size_ranks(placed)
+    rows = []
+    for row in (row for rows in every.values() for row in rows):
+        by_size = {f"rank_by_{size}": ranks.get(row["model"]) for size, ranks in sizes.items()}
+        rows.append({**row, **by_size, **costs[row["model"]]})
+    faults = [
+        f"{one.name}{f', {metric}' if metric else ''}: {error}"
+        for one in candidates
+        for metric, error in one.faults.items()
     ]
-    if not chosen.rankings:
-        return lines
-    tops = {metric: firsts(places) for metric, places in chosen.rankings.items()}
-    labels = _labels(len(chosen.ranked))
-    return [_agreement(tops, chosen), *lines, *_sampling(chosen), _size(tops, chosen), labels]
+    notes = [CAUTIONS[code].format(**of) for code, of in cautions(every, placed, design)]
+    tables = [
+        _ranks(rankings, placed, design.texts),
+        *map(_scores, every.values()),
+        _orders(rankings),
+        _costs(costs, design),
+        Table("select", "Values", tuple(map(Column, COLUMNS)), rows, shown=False),
+    ]
+    facts = {
+        **design.facts,
+        "device": design.sampling.device,
+        "models": [
+            {"model": c.name, "revision": c.revision, "pooling": c.pooling, **c.cost}
+            for c in candidates
+        ],
+        "remarks": notes,
+        "errors": faults,
+    }
+    return Report("Models for your texts", tuple(tables), tuple(notes), tuple(faults), facts)
 
 
-def _agreement(tops: dict[str, list[str]], chosen: Chosen) -> str:
-    """Whether the metrics choose the same model, and how alike their orders are."""
-    if len(tops) == 1:
-        ((metric, models),) = tops.items()
-        return f"{metric} puts {_and(models)} first; no other metric has ranked them."
-    if len(set(map(tuple, tops.values()))) == 1:
-        models = next(iter(tops.values()))
-        every = "Both" if len(tops) == 2 else f"All {len(tops)}"
-        return f"{every} metrics put {_and(models)} first{_taus(chosen)}."
-    said = "; ".join(f"{metric}: {_and(models)}" for metric, models in tops.items())
-    return (
-        f"The metrics choose different models ({said}){_taus(chosen)}: they measure different "
-        "things, and texts without labels do not say which of them is right here."
+def _ranks(rankings: Rankings, placed: Sequence[Candidate], texts: int) -> Table:
+    """One row per model, the best by mean rank first: its rank by each metric and by size."""
+    sizes = size_ranks(placed)
+    rows = []
+    for one in placed:
+        own = {m: row for m, rows in rankings.items() for row in rows if row["model"] == one.name}
+        cells = {f"rank.{metric}": _rank(row) for metric, row in own.items()}
+        by_parameters = f"{sizes['parameters'][one.name]} ({one.cost['parameters']:,})"
+        by_width = f"{sizes['width'][one.name]} ({one.cost['width']})"
+        mean = sum(row["rank"] for row in own.values()) / len(own)
+        cells |= {"model": one.name, "parameters": by_parameters, "width": by_width}
+        rows.append((-len(own), mean, cells))  # models that lack a metric come last
+    ranks = (Column(f"rank.{metric}", metric) for metric in rankings)
+    columns = (Column("model", key=True), *ranks, Column("parameters"), Column("width"))
+
+    title = f"Ranks on {texts} texts, and by size (1 = best or largest)"
+    return Table("ranks", title, columns, [r for *_, r in sorted(rows, key=lambda r: r[:2])])
+
+
+def _rank(row: Row) -> str:
+    low, high = row["rank_low"], row["rank_high"]
+    return f"{row['rank']}" if low is None else f"{row['rank']} ({low}-{high})"
+
+
+def _scores(rows: Sequence[Row]) -> Table:
+    """The scores by a metric."""
+    first, ns = rows[0], sorted({row["n"] for row in rows})
+    form = f"#.{_digits(rows)}g"
+    columns = (
+        Column("model", key=True),
+        Column("value", "score", first["unit"], first["best"], form),
+        Column("low", "from", form=form),
+        Column("high", "to", form=form),
+        Column("first", form="%"),
     )
+    texts = f"{ns[0]}{f'-{ns[-1]}' if len(ns) > 1 else ''} texts"
+    title = f"{first['metric']}.{first['score']}, {texts}"
+    return Table(f"scores.{first['metric']}", title, columns, rows)
 
 
-def _taus(chosen: Chosen) -> str:
-    """Kendall's tau-b of each pair of metrics on the models that both have."""
+def _orders(rankings: Rankings) -> Table:
+    """Kendall's tau-b of each pair of metrics, on the models that both have."""
     found = []
-    for (one, here), (two, there) in combinations(chosen.rankings.items(), 2):
-        other = {place.model: place.rank for place in there}
-        both = [(place.rank, other[place.model]) for place in here if place.model in other]
-        tau = (
-            inference.kendall([a for a, _ in both], [b for _, b in both]) if len(both) > 2 else None
+    for (one, here), (two, there) in combinations(rankings.items(), 2):
+        other = {row["model"]: row["rank"] for row in there}
+        both = [(r["rank"], other[r["model"]]) for r in here if r["model"] in other]
+        if len(both) > 2:
+            tau = inference.kendall([a for a, _ in both], [b for _, b in both])
+            found.append({"metric": one, "other": two, "tau": tau, "n": len(both)})
+    keys = (Column("metric", key=True), Column("other", key=True))
+    columns = (*keys, Column("tau", form="+.2f"), Column("n", "models"))
+    return Table("orders", "How alike the metrics order the models (Kendall's tau)", columns, found)
+
+
+def _digits(rows: Sequence[Row]) -> int:
+    """How many digits scores take that are not level, for them not to look so."""
+    ranks = {row["rank"] for row in rows}
+    for digits in range(4, 17):
+        if len({f"{row['value']:#.{digits}g}" for row in rows}) >= len(ranks):
+            return digits
+    return 17
+
+
+def _costs(costs: Mapping[str, Mapping[str, Any]], design: Design) -> Table:
+    columns = (
+        Column("model", key=True),
+        Column("tokens_1000", "tokens", form=",.0f"),
+        Column("seconds_1000", "seconds", form=",.3g"),
+        Column("bytes", form=","),
+    )
+    rows = [{"model": name, **cost} for name, cost in costs.items() if cost]
+    title = f"What 1,000 texts cost, and a vector (from {design.texts} texts)"
+    caption = [
+        f"seconds: of the forward passes on {design.sampling.device}, measured on "
+        f"{min(TIMED, design.texts)} of your texts; bytes: of one stored vector in float32."
+    ]
+    if design.draws:
+        caption.insert(
+            0,
+            "from, to, and beside ranks: 95 % intervals over texts; first: in what share of "
+            "half-samples, each moved to its score on all texts, no model is before it.",
         )
-        if tau is not None:
-            found.append(f"{one} and {two} {tau:+.2f}")
-    return f" (Kendall's tau of their orders: {', '.join(found)})" if found else ""
+    return Table("costs", title, columns, rows, tuple(caption))
 
 
-def _sampling(chosen: Chosen) -> list[str]:
+def cautions(every: Rankings, placed: Sequence[Candidate], design: Design) -> list[Caution]:
+    """How far to trust a choice that saw no label: codes of CAUTIONS with their numbers.
+
+    every: the rows of each metric that some model has; placed: the models that are ranked.
+    """
+    if not every:
+        return [("none", {})]
+    alone = [m for m, rows in every.items() if len(rows) == 1]
+    found: list[Caution] = [("alone", {"metrics": _and(alone)})] if alone else []
+    rankings = {metric: rows for metric, rows in every.items() if len(rows) > 1}
+    if not rankings:
+        return found
+    tops = {m: [r["model"] for r in rows if r["rank"] == 1] for m, rows in rankings.items()}
+    if len(set(map(tuple, tops.values()))) > 1:
+        firsts = "; ".join(f"{metric}: {_and(models)}" for metric, models in tops.items())
+        found.insert(0, ("differ", {"firsts": firsts}))
+    found += _sampling(rankings, design)
+    found.append(_size(tops, placed))
+    found.append(("labels", {}))
+    return found + ([("few", {"n": len(placed)})] if len(placed) < FEW else [])
+
+
+def _sampling(rankings: Rankings, design: Design) -> list[Caution]:
     """Whether another sample of texts, or half as many, might put another model first."""
-    tops = [places[0] for places in chosen.rankings.values() if places[0].first is not None]
-    lines = [_stay(tops)] if tops else []
-    lost = [m for m, places in chosen.rankings.items() if places[0].first is None]
-    if not chosen.draws:
-        lines.append(
-            "No half-samples were drawn (--draws 0): nothing is known of how other texts would "
-            "rank the models."
-        )
+    first = {metric: rows[0]["first"] for metric, rows in rankings.items()}
+    unsure = [metric for metric, share in first.items() if share is not None and share < STEADY]
+    lost = [metric for metric, share in first.items() if share is None]
+    found: list[Caution] = []
+    if len(lost) < len(first):
+        found.append(("unsteady" if unsure else "steady", {"metrics": _and(unsure)}))
+    if not design.draws:
+        found.append(("undrawn", {}))
     elif lost:
-        lines.append(
-            f"Too few half-samples gave all models a score by {_and(lost)}: nothing is known of "
-            "how other texts would rank them."
-        )
-    if chosen.texts < MANY:
-        what = "scores, ranks and intervals" if chosen.draws else "scores and ranks"
-        lines.append(f"{chosen.texts} texts are few: {what} are rough below {MANY}.")
-    for places in chosen.rankings.values():
-        before = [place for place in places if place.overtakes]
+        found.append(("lost", {"metrics": _and(lost)}))
+    if design.texts < MANY:
+        found.append(("rough", {"texts": design.texts, "many": MANY}))
+    for metric, rows in rankings.items():
+        before = [row for row in rows if row["overtakes"]]
         if before:
-            sign = 1 if places[0].best == "max" else -1
-            halved = max(before, key=lambda place: sign * (place.halved or 0))
-            lines.append(
-                f"On half as many texts {halved.metric} would put {halved.model} first: its score "
-                "depends on how many texts there are."
-            )
-    return lines
+            sign = 1 if rows[0]["best"] == "max" else -1
+            halved = max(before, key=lambda row: sign * (row["halved"] or 0))
+            found.append(("overtaken", {"metric": metric, "model": halved["model"]}))
+    return found
 
 
-def _stay(tops: Sequence[Place]) -> str:
-    """How often the first models are first on half-samples, too."""
-    by_model: dict[str, list[str]] = {}
-    for top in tops:
-        share = f"{100 * (top.first or 0):.0f} % ({top.metric})"
-        by_model.setdefault(top.model, []).append(share)
-    shares = "; ".join(f"{model} in {_and(held)}" for model, held in by_model.items())
-    unsure = [t.metric for t in tops if (t.first or 0) < STEADY]
-    end = (
-        f"By {_and(unsure)} another model may well be first on other texts like these"
-        if unsure
-        else "Other texts like these would very likely put the same models first"
-    )
-    return (
-        "In what share of half-samples, each moved to its score on all texts, the first model is "
-        f"first again: {shares}. {end}."
-    )
-
-
-def _size(tops: dict[str, list[str]], chosen: Chosen) -> str:
+def _size(tops: Mapping[str, list[str]], placed: Sequence[Candidate]) -> tuple[str, dict[str, Any]]:
     """Whether the choice says more than that a model is large, by sizes in which they differ."""
     largest = {
         SIZES[size]: [name for name, rank in ranks.items() if rank == 1]
-        for size, ranks in size_ranks(chosen.ranked).items()
+        for size, ranks in size_ranks(placed).items()
         if len(set(ranks.values())) > 1
     }
-    if not largest:
-        return "Size cannot tell these models apart: all are equally large, and equally wide."
     large = {name for names in largest.values() for name in names}
-    sizes = "; ".join(f"{size}: {_and(names)}" for size, names in largest.items())
-    if len(largest) > 1 and len(set(map(tuple, largest.values()))) == 1:
-        sizes = f"{', and '.join(largest)}: {_and(next(iter(largest.values())))}"
     same = [metric for metric, models in tops.items() if set(models) & large]
+    sizes = "; ".join(f"{size}: {_and(names)}" for size, names in largest.items())
+    if not largest:
+        return "size level", {}
     if len(same) < len(tops):
-        those = f"as {_and(same)} {'does' if len(same) == 1 else 'do'}" if same else "otherwise"
-        return f"Size alone would choose {those} ({sizes})."
-    if len(large) == 1:
-        return f"Size alone would choose the same ({sizes}): no metric adds anything to it here."
-    return f"Every metric's choice is among the largest ({sizes}): it says little more than that."
-
-
-def _labels(models: int) -> str:
-    """What no interval over texts says."""
-    few = (
-        f" With {models} models, guessing finds the best one in 1 of {models} cases, so that being "
-        "right or wrong once says little."
-        if models < FEW
-        else ""
-    )
-    return (
-        "No label was seen, and no interval here says how well the models would do: over a "
-        "published panel of embedding models and 30 tasks, the logarithm of the width alone orders "
-        f"the models with a median rho of .70, which a metric has to beat.{few} Before you rely on "
-        "it, score the first ones on some labelled examples (`lrd-harness run`)."
-    )
+        return "size differs", {"metrics": _and(same) or "no metric", "sizes": sizes}
+    return "size agrees" if len(large) == 1 else "among the largest", {"sizes": sizes}
 
 
 def _and(names: Sequence[str]) -> str:

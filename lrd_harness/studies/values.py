@@ -1,92 +1,52 @@
-"""A command's values in files of one's choice: NAME.csv, one value a row, and NAME.json.
+"""Metrics on one model's own texts: on all of them, on random halves, and kept in files.
 
-The one score a layer by which a metric is shown, and what is said of it.
-
-Intervals over texts from half-samples: how far would a difference be off on other texts?
-
-The delete-half jackknife (Shao and Wu 1989): a statistic is computed again on half of the texts,
-drawn without replacement, many times; the variance of these values about their own mean, times
-h / (n - h) for halves of h of n texts (1 for even n), is that of the statistic on all texts.
-Drawing with replacement would put copies of a text beside it, which neighbours and singular values
-do not survive. For means over texts it is exact. Of what is made of all texts together it is an
-approximation: on Gaussian states of width 64, intervals of effective_rank and nrs were 0.5 and 1.7
-times as wide as they should be at 50 texts, and those of all metrics within 25 % at 200.
+How far would a value be off on other texts? The delete-half jackknife (Shao and Wu 1989) computes
+a statistic again on half of the texts, drawn without replacement, many times; the variance of these
+values about their own mean, times h / (n - h) for halves of h of n texts (1 for even n), is that of
+the statistic on all texts. Drawing with replacement would put copies of a text beside it, which
+neighbours and singular values do not survive. For means over texts it is exact. Of what is made of
+all texts together it is an approximation: on Gaussian states of width 64, intervals of
+effective_rank and nrs were 0.5 and 1.7 times as wide as they should be at 50 texts, and those of
+all metrics within 25 % at 200.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
+import torch
 
-from lrd_harness.contracts import Metric
+from lrd_harness import measuring
+from lrd_harness.capture.embeddings import Embeddings
+from lrd_harness.capture.layers import planes
+from lrd_harness.capture.samples import Questions, Sampling
+from lrd_harness.contracts import Metric, Model, Task
 from lrd_harness.errors import UnitError, UserError
-from lrd_harness.measuring import MIN_TEXTS, Scores, Split, split_scores
+from lrd_harness.measuring import MIN_TEXTS, PlannedMetric
+from lrd_harness.planning.resolve import PlannedModel
+from lrd_harness.progress import Display
+from lrd_harness.report import Report
+from lrd_harness.scores import Scores, split_scores
 from lrd_harness.store import files, location
 from lrd_harness.store.documents import json_value, read_file
 from lrd_harness.store.files import full, write_text
 
-MOST_ROWS = 40  # layers that a printed table shows at most
-
-
-@dataclass(frozen=True)
-class LayerScore:
-    """A per-layer score of a metric. best: which of its values chooses a layer, if it does."""
-
-    name: str
-    best: Literal["max", "min"] | None
-    values: Mapping[int, float | None]  # by layer
-
-
-def layer_score(metric: Metric, split: Split) -> LayerScore:
-    """The score by which the metric chooses a layer, else its first per-layer score.
-
-    Raises UnitError for a metric that gave none.
-    """
-    choice = metric.layer_choice
-    if choice is not None and choice.score not in split.profiles:
-        raise UnitError(f"{metric.name} gave no score {choice.score}, which chooses a layer")
-    name = choice.score if choice else next(iter(split.profiles), None)
-    if name is None:
-        raise UnitError(f"{metric.name} has no score for single layers")
-    return LayerScore(name, choice.best if choice else None, by_layer(split, name))
-
-
-def by_layer(split: Split, name: str) -> dict[int, float | None]:
-    """The values of a per-layer score; none of a score that is not there."""
-    found = split.profiles.get(name, {"layers": [], "values": []})
-    return dict(zip(found["layers"], found["values"], strict=True))
-
-
-def split_of(scores: Scores, blocks: int) -> Split:
-    """Scores of a model of so many blocks as values of the model and of layers."""
-    return split_scores(scores, blocks + 1)
-
-
-ARROWS = {"min": " ↓", "max": " ↑"}
+MOST_ROWS = 40  # layers that a table shows at most
+MANY = 200  # texts from which on scores and intervals of all metrics hold, see above
+LEAST = 2 * MIN_TEXTS  # texts of which a half is still a sample
+Z = 1.96  # standard deviations on either side of an interval of 95 %
 DIRECTIONS = (
-    "A line a layer, 0 being what enters the first block; a step between layers has\n"
-    "the number of the first. ↓, ↑: the least, the greatest value chooses a layer.\n"
-    "Units are the metric's own (README)."
+    "One row per layer, 0 being what enters the first block; a step between layers has the number "
+    "of the first. ↓, ↑: the least, the greatest value chooses a layer."
 )
-
-
-def title(metric: str, score: LayerScore) -> str:
-    """How a score is called above its table, with the direction of the better value."""
-    name = metric if score.name == metric else f"{metric}.{score.name}"
-    return name + (ARROWS[score.best] if score.best else "")
-
-
-def shown(layers: Sequence[int]) -> list[int]:
-    """All layers, or of many, evenly spaced ones with the first and the last."""
-    if len(layers) <= MOST_ROWS:
-        return list(layers)
-    step = (len(layers) - 1) / (MOST_ROWS - 1)
-    return [layers[round(i * step)] for i in range(MOST_ROWS)]
+Rows = np.ndarray  # ascending numbers of texts
+T = TypeVar("T")
 
 
 def fault(error: Exception, metric: str | None = None) -> str:
@@ -107,11 +67,47 @@ def fault(error: Exception, metric: str | None = None) -> str:
     return f"{kind}: {text}" if text else kind
 
 
-Z = 1.96  # standard deviations on either side of an interval of 95 %
-LEAST = 2 * MIN_TEXTS  # texts of which a half is still a sample
+@dataclass(frozen=True)
+class LayerScore:
+    """A per-layer score of a metric. best: which of its values chooses a layer, if it does."""
+
+    metric: str
+    name: str
+    best: Literal["max", "min"] | None
+    values: Mapping[int, float | None]  # by layer
+
+    @property
+    def title(self) -> str:
+        """How it is called above its table, with the direction of the better value."""
+        name = self.metric if self.name == self.metric else f"{self.metric}.{self.name}"
+        return name + {"min": " ↓", "max": " ↑", None: ""}[self.best]
 
 
-def halves(n: int, draws: int, seed: int = 0) -> list[np.ndarray]:
+def layer_score(metric: Metric, scores: Scores) -> LayerScore:
+    """The score by which the metric chooses a layer, else its first per-layer score.
+
+    Raises UnitError for a metric that gave none.
+    """
+    profiles, choice = split_scores(scores).profiles, metric.layer_choice
+    if choice is not None and choice.score not in profiles:
+        raise UnitError(f"{metric.name} gave no score {choice.score}, which chooses a layer")
+    name = choice.score if choice else next(iter(profiles), None)
+    if name is None:
+        raise UnitError(f"{metric.name} has no score for single layers")
+    found = profiles[name]
+    values = dict(zip(found["layers"], found["values"], strict=True))
+    return LayerScore(metric.name, name, choice.best if choice else None, values)
+
+
+def spaced(layers: Sequence[int]) -> list[int]:
+    """All layers, or of many, evenly spaced ones with the first and the last."""
+    if len(layers) <= MOST_ROWS:
+        return list(layers)
+    step = (len(layers) - 1) / (MOST_ROWS - 1)
+    return [layers[round(i * step)] for i in range(MOST_ROWS)]
+
+
+def halves(n: int, draws: int, seed: int = 0) -> list[Rows]:
     """`draws` halves of n texts: ascending numbers (n // 2,). Half i depends on (seed, i) only.
 
     Raises UserError for fewer than 16 texts, and for 1 draw, which has no spread.
@@ -124,10 +120,10 @@ def halves(n: int, draws: int, seed: int = 0) -> list[np.ndarray]:
     return [np.sort(order[: n // 2]) for order in orders]
 
 
-def interval(value: float, drawn: Sequence[float], n: int) -> tuple[float, float] | None:
+def interval(value: float, drawn: Sequence[float | None], n: int) -> tuple[float, float] | None:
     """The 95 % interval about a statistic of n texts, `drawn` being its values on halves.
 
-    NaN stands for a half on which it has none; None where fewer than half of them have one.
+    NaN or None stands for a half on which it has none; None where fewer than half of them have one.
     """
     values = np.asarray(drawn, dtype=np.float64)
     known = values[np.isfinite(values)]
@@ -136,6 +132,169 @@ def interval(value: float, drawn: Sequence[float], n: int) -> tuple[float, float
     half = n // 2
     reach = Z * float(known.std()) * float(np.sqrt(half / (n - half)))
     return value - reach, value + reach
+
+
+@dataclass(frozen=True)
+class Design:
+    """What is measured: metrics, on which texts, on how many half-samples.
+
+    sampling: norm and device, and texts that get views; batch_tokens: padding included.
+    """
+
+    task: Task
+    items: Sequence[PlannedMetric]
+    questions: Questions
+    sampling: Sampling
+    draws: int
+    seed: int
+    batch_tokens: int
+
+    @cached_property
+    def texts(self) -> int:
+        """How many texts there are."""
+        return len(self.questions.sample(self.task))
+
+    @cached_property
+    def halves(self) -> list[Rows]:
+        """The half-samples, the same for all models. Raises UserError as `halves` does."""
+        return halves(self.texts, self.draws, self.seed)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a file says of it."""
+        return {
+            "task": self.task.name,
+            "texts": self.texts,
+            "draws": self.draws,
+            "seed": self.seed,
+            "norm": self.sampling.norm,
+            "metrics": described(self.items),
+        }
+
+
+def described(items: Sequence[PlannedMetric]) -> list[dict[str, Any]]:
+    """The metrics as a file names them."""
+    return [
+        {"name": i.metric.name, "version": i.metric.version, "parameters": i.written} for i in items
+    ]
+
+
+@dataclass(frozen=True)
+class Measurement(Generic[T]):
+    """What was taken of a metric's scores: on all n texts, and on each half (None: no value)."""
+
+    whole: T
+    n: int
+    halves: Sequence[T | None]
+
+
+def on_halves(
+    statistic: Callable[[Rows | None], tuple[Scores, int]],
+    take: Callable[[Scores], T],
+    drawn: Sequence[Rows],
+    advance: Callable[[int, int | None], None] = lambda done, total: None,
+) -> Measurement[T]:
+    """What `take` makes of the scores of all texts, whose fault is raised, and of each half."""
+    scores, n = statistic(None)
+    whole = take(scores)
+    found: list[T | None] = []
+    for done, rows in enumerate(drawn):
+        advance(done, len(drawn))
+        try:
+            found.append(take(statistic(rows)[0]))
+        except Exception as error:  # as too few texts with enough tokens in this half
+            fault(error)  # but a full disk ends it
+            found.append(None)
+    advance(len(drawn), len(drawn))
+    return Measurement(whole, n, found)
+
+
+class Sample:
+    """One model's texts, read once; its pooled states are held in memory as float32.
+
+    check: called with the opened model before texts are read.
+    """
+
+    def __init__(
+        self,
+        planned: PlannedModel,
+        design: Design,
+        items: Sequence[PlannedMetric],
+        display: Display,
+        check: Callable[[Model], None] = lambda model: None,
+    ) -> None:
+        self.name, self._design, self._display = planned.name, design, display
+        with display.stage(f"{planned.name}: opening"):
+            self.model = planned.open()
+        check(self.model)
+        self._reading = Embeddings(
+            self.model, design.questions, design.batch_tokens, design.sampling
+        )
+        self.texts = self._reading.sample(design.task)
+        with display.stage(f"{planned.name}: reading all layers", "texts") as advance:
+            self._reading.capture({design.task: self.texts}, advance, {design.task: items})
+        self._planes = planes(self.model, design.sampling.norm)
+
+    def measured(
+        self, items: Sequence[PlannedMetric], take: Callable[[Metric, Scores], T]
+    ) -> tuple[dict[str, Measurement[T]], dict[str, str]]:
+        """By metric what was measured, and by metric what went wrong, which costs its values."""
+        found, faults = {}, {}
+        for item in items:
+            metric = item.metric
+            try:
+                with self._display.stage(
+                    f"{self.name}: {metric.name}, half-samples", "draws"
+                ) as advance:
+                    found[metric.name] = on_halves(
+                        self._statistic(item),
+                        lambda scores, metric=metric: take(metric, scores),  # type: ignore[misc]
+                        self._design.halves,
+                        advance,
+                    )
+            except Exception as error:
+                faults[metric.name] = fault(error)
+        return found, faults
+
+    def _statistic(self, item: PlannedMetric) -> Callable[[Rows | None], tuple[Scores, int]]:
+        """A metric as a function of which texts it is measured on; None: all."""
+        every = np.arange(len(self.texts))
+        if item.metric.needs == "tokens":
+            tokens = self._reading.samples.tokens(item)
+            return lambda rows: tokens.finished(
+                [self.texts[i] for i in (every if rows is None else rows)]
+            )
+        states = self._views(item) if item.metric.needs == "views" else self._pooled
+
+        def measure(rows: Rows | None) -> tuple[Scores, int]:
+            chosen = every if rows is None else rows
+            some = _Some(states, chosen, self._design.sampling.device)
+            return measuring.measure(item.metric, some, **item.parameters), len(chosen)
+
+        return measure
+
+    @cached_property
+    def _pooled(self) -> list[np.ndarray]:
+        return [self._reading.store.read(self.texts, plane) for plane in self._planes]
+
+    def _views(self, item: PlannedMetric) -> list[np.ndarray]:
+        """(n, q, d_l) of each layer."""
+        views = self._reading.samples.views(self.texts, [item])
+        shape = len(self.texts), item.metric.views, -1
+        return [self._reading.store.read(views, p).reshape(shape) for p in self._planes]
+
+
+class _Some:
+    """Some rows of the states of all layers, copied when a layer is read."""
+
+    def __init__(self, states: Sequence[np.ndarray], rows: Rows, device: str) -> None:
+        self._states, self._rows, self._device = states, rows, device
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def __getitem__(self, layer: int) -> torch.Tensor:
+        return torch.from_numpy(self._states[layer][self._rows]).to(self._device)
 
 
 MADE_BY = "made_by"
@@ -147,7 +306,7 @@ def made_by(name: str) -> str:
 
 
 def check_free(folder: Path, name: str, columns: Sequence[str]) -> None:
-    """Raise UserError where the files cannot be written, or would replace somebody else's.
+    """Raise UserError where NAME.csv and NAME.json cannot be written, or are somebody else's.
 
     Files of the same command are written over.
     """
@@ -155,50 +314,39 @@ def check_free(folder: Path, name: str, columns: Sequence[str]) -> None:
         if folder.exists() or folder.is_symlink():
             raise UserError(f"{folder} is a file, not a folder")
         return
-    ours = {".csv": _is_csv, ".json": _is_json}
-    for suffix, is_ours in ours.items():
+    for suffix in (".csv", ".json"):
         path = folder / f"{name}{suffix}"
-        if (path.exists() or path.is_symlink()) and not is_ours(path, name, columns):
+        if (path.exists() or path.is_symlink()) and not _is_ours(path, name, columns):
             raise UserError(f"{path} is there already and was not made by lrd-harness {name}")
 
 
-def _is_csv(path: Path, name: str, columns: Sequence[str]) -> bool:
+def _is_ours(path: Path, name: str, columns: Sequence[str]) -> bool:
     try:
-        with path.open(encoding="utf-8") as file:
-            return file.readline().rstrip("\n") == ",".join(columns)
-    except (OSError, UnicodeDecodeError):
-        return False
-
-
-def _is_json(path: Path, name: str, columns: Sequence[str]) -> bool:
-    try:
+        if path.suffix == ".csv":
+            with path.open(encoding="utf-8") as file:
+                return file.readline().rstrip("\n") == ",".join(columns)
         found = json_value(read_file(path))
-    except (UserError, ValueError):
+    except (OSError, UserError, ValueError):
         return False
     return isinstance(found, dict) and found.get(MADE_BY) == made_by(name)
 
 
-def write(
-    folder: Path,
-    name: str,
-    columns: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    record: Mapping[str, Any],
-) -> None:
-    """Write both files; the JSON holds `record` and the rows as `values`.
+def write(folder: Path, name: str, report: Report) -> None:
+    """NAME.csv, the report's table of that name; NAME.json, its facts with the rows as `values`.
 
-    Paths in its `errors` are cut to names.
-
-    None is an empty cell. Raises UserError where the folder cannot be written to.
+    Paths in the `errors` of the facts are cut to names. Raises UserError where the folder cannot
+    be written to.
     """
-    errors = [_portable(error) for error in record.get("errors", ())]
-    record = {**record, "errors": errors} if errors else record
-    whole = {MADE_BY: made_by(name), **record, "values": list(rows)}
+    table = report.table(name)
+    errors = [_portable(error) for error in report.facts.get("errors", ())]
+    values = [{c.name: row.get(c.name) for c in table.columns} for row in table.rows]
+    whole = {MADE_BY: made_by(name), **report.facts, "errors": errors, "values": values}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / f"{name}.csv", files.written_rows(columns, rows))
-        described = json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False, default=str)
-        write_text(folder / f"{name}.json", described + "\n")
+        names = [column.name for column in table.columns]
+        write_text(folder / f"{name}.csv", files.written_rows(names, table.rows))
+        text = json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False, default=str)
+        write_text(folder / f"{name}.json", text + "\n")
     except OSError as error:
         raise UserError(f"{folder} cannot be written to ({error.strerror})") from None
 

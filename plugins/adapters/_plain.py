@@ -7,7 +7,16 @@ from typing import Any
 
 from lrd_harness.contracts import Checkpoint, Model, ModelOptions, Text
 from lrd_harness.errors import UserError
-from lrd_harness.models.text_model import mapping
+from lrd_harness.models.find import read_json
+from lrd_harness.models.loading import (
+    as_saved,
+    computing,
+    known_as,
+    load,
+    refuse_missing,
+    source,
+)
+from lrd_harness.models.recognition import LIST, SETTINGS, refuse_kind
 
 UNLIMITED = 8192  # tokens of a text, where a model says nothing
 # Under which names configurations say how long texts may be.
@@ -15,6 +24,7 @@ LENGTHS = (
     "max_position_embeddings n_positions max_seq_len max_seq_length max_sequence_length seq_length "
     "n_ctx"
 ).split()
+_CROSS = ("sentence_transformers", "sbert_ce_default_activation_function")
 
 
 def open_plain(
@@ -26,7 +36,6 @@ def open_plain(
     Raises UserError for an unknown pooling and for weights that do not fill the model.
     """
     from lrd_harness.models.prompts import prompt_rule
-    from lrd_harness.models.save import as_saved, known_as
     from lrd_harness.models.text_model import Parts, TextModel, by_mask
 
     options = as_saved(checkpoint, options)
@@ -52,36 +61,21 @@ def open_plain(
 
 def _load(checkpoint: Checkpoint, options: ModelOptions) -> tuple[Any, Any, Any]:
     """The backbone, its tokenizer, and the model with its head, None where there is none."""
-    from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModel, AutoModelForCausalLM
 
     from lrd_harness.models.backbone import body, has_head
-    from lrd_harness.models.pooling import leave_out
 
-    where = {
-        "revision": checkpoint.revision if checkpoint.hub else None,
-        "local_files_only": not checkpoint.hub,
-        "trust_remote_code": False,
-    }
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, **where)
     kind: Any = AutoModelForCausalLM if options.head else _encoder_class(checkpoint) or AutoModel
-    loaded, loading = kind.from_pretrained(
-        checkpoint.path,
-        dtype=options.dtype,
-        use_safetensors=True,
-        output_loading_info=True,
-        **({"attn_implementation": options.attention} if options.attention else {}),
-        **mapping(options),
-        **where,
+    loaded, tokenizer, missing = load(
+        kind, checkpoint.path, source(checkpoint), **computing(options)
     )
-    leave_out(loaded, _holes(loading))
-    if options.head:
-        module = body(loaded)
-        _refuse_holes(checkpoint, loaded, module, loading)
-        return module, tokenizer, None if _holes(loading) else loaded
     coded = loaded.config.is_encoder_decoder or kind is not AutoModel
-    module = body(loaded) if coded or has_head(loaded) else loaded
-    _refuse_holes(checkpoint, loaded, module, loading)
-    return module, tokenizer, None
+    module = body(loaded) if options.head or coded or has_head(loaded) else loaded
+    # of an encoder-decoder only the encoder is read
+    used = {id(p) for p in module.parameters()}
+    unread = {name for name, p in loaded.named_parameters() if id(p) not in used}
+    refuse_missing(checkpoint.name, set(missing) - unread)
+    return module, tokenizer, loaded if options.head and not missing else None
 
 
 def _encoder_class(checkpoint: Checkpoint) -> Any:
@@ -91,69 +85,25 @@ def _encoder_class(checkpoint: Checkpoint) -> Any:
     """
     import transformers
 
-    named = checkpoint.config.get("architectures")
-    for name in named if isinstance(named, list) else ():
-        found = getattr(transformers, name, None) if str(name).endswith("EncoderModel") else None
-        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
-            kind = getattr(found.config_class, "model_type", None)
-            return found if kind == checkpoint.config.get("model_type") else None
+    listed = checkpoint.config.get("architectures")
+    for name in listed if isinstance(listed, list) else ():
+        kind = getattr(transformers, name, None) if str(name).endswith("EncoderModel") else None
+        if isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel):
+            family = getattr(kind.config_class, "model_type", None)
+            return kind if family == checkpoint.config.get("model_type") else None
     return None
 
 
-def _refuse_holes(checkpoint: Checkpoint, whole: Any, used: Any, loading: Any) -> None:
-    """Raise UserError for weights that the part in use has not got, so that they are random.
-
-    A pooler is never read, and of an encoder-decoder only the encoder is.
-    """
-    read = {id(p) for p in used.parameters()}
-    unread = {name for name, p in whole.named_parameters() if id(p) not in read}
-    holes = [key for key in _holes(loading) if "pooler" not in key and key not in unread]
-    if holes:
-        raise UserError(f"{checkpoint.name}: its weights lack {len(holes)} tensors, as {holes[0]}")
-
-
-def _holes(loading: Any) -> list[str]:
-    """The names of the weights that a checkpoint has not got, or not in the right shape."""
-    return sorted(set(loading["missing_keys"]) | {key for key, *_ in loading["mismatched_keys"]})
-
-
-def check_whole(checkpoint: Checkpoint, module: Any, subfolder: str = "") -> None:
-    """Raise UserError if a model that was loaded from this checkpoint was not filled by it.
-
-    For loaders that do not say: the names are compared on the meta device, no weight is read. A
-    random pooler is left out of the module.
-    """
-    from lrd_harness.models.pooling import leave_out
-
-    if getattr(module, "hf_quantizer", None):
-        return  # weights that are packed under other names
-    shell, loading = type(module).from_pretrained(
-        checkpoint.path,
-        config=module.config,
-        subfolder=subfolder,
-        revision=checkpoint.revision if checkpoint.hub else None,
-        local_files_only=not checkpoint.hub,
-        use_safetensors=True,
-        output_loading_info=True,
-        device_map="meta",
-    )
-    _refuse_holes(checkpoint, shell, shell, loading)
-    leave_out(module, _holes(loading))
-
-
-def usual_length(module: Any, said: float | None) -> int:
-    """The most tokens of a text that the tokenizer (`said`) and config.json speak of, the less.
+def usual_length(module: Any, of_tokenizer: float | None) -> int:
+    """The most tokens of a text that tokenizer and config.json speak of, the less of both.
 
     Whether the model bears so many, and whether it bears more, is tried when it is opened.
     """
     config: Any = getattr(module, "config", None)
     text = config.get_text_config() if config is not None else None
-    limits: list[float] = [said] if said else []
-    for name in LENGTHS:
-        value = getattr(text, name, None)
-        if type(value) is int and value > 0:
-            limits.append(value)
-    least = min(limits, default=float("inf"))
+    stated = (getattr(text, name, None) for name in LENGTHS)
+    limits: list[float] = [value for value in stated if type(value) is int and value > 0]
+    least = min([*limits, of_tokenizer or float("inf")])
     return int(least) if 0 < least < 10**6 else UNLIMITED
 
 
@@ -166,3 +116,70 @@ def _encoder(tokenizer: Any) -> Callable[[Sequence[Text], int], list[dict[str, A
         return [{n: features[n][i] for n in names} for i in range(len(texts))]
 
     return encode
+
+
+def check_plain(checkpoint: Checkpoint) -> None:
+    """Raise UserError for what is no model of texts, or embeds none, and see check_quantised.
+
+    A model with a head for classes is read: its hidden states are what its head sees. A folder with
+    modules.json is read for its transformer, where the user wants that.
+    """
+    config, name = checkpoint.config, checkpoint.name
+    if LIST not in checkpoint.files and SETTINGS in checkpoint.files:
+        refuse_kind(name, read_json(checkpoint, SETTINGS))
+    architectures = config.get("architectures")
+    if isinstance(architectures, list) and "HF_ColBERT" in architectures:
+        raise UserError(
+            f"{name} is a ColBERT model: it makes a vector of each token, none of texts"
+        )
+    for key in _CROSS:
+        if config.get(key):
+            raise UserError(
+                f"{name} is a CrossEncoder of sentence-transformers, which scores pairs of texts "
+                f"and makes no embedding of one (to read it all the same, take {key} out of a "
+                "copy's config.json)"
+            )
+    _check_senses(checkpoint)
+    check_quantised(checkpoint)
+
+
+def _check_senses(checkpoint: Checkpoint) -> None:
+    """Raise UserError for a model of images or sound alone, and for two towers side by side."""
+    import transformers
+    from transformers.models.auto import modeling_auto as auto
+
+    kind = str(checkpoint.config.get("model_type"))
+    names = auto.MODEL_MAPPING_NAMES.get(kind, "")
+    name = names if isinstance(names, str) else names[0]
+    modalities = getattr(getattr(transformers, name, None), "input_modalities", "text")
+    senses = [modalities] if isinstance(modalities, str) else list(modalities)
+    if "text" not in senses:
+        raise UserError(f"{checkpoint.name} reads no text: {name} takes {' and '.join(senses)}")
+    if kind in auto.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES:
+        raise UserError(
+            f"{checkpoint.name} compares images with texts ({name}), each in a tower of its own, "
+            "and is not read"
+        )
+
+
+def check_quantised(checkpoint: Checkpoint) -> None:
+    """Raise UserError for weights quantised in a way that transformers cannot undo on this machine.
+
+    It skips one that it does not know, and reads packed numbers as weights.
+    """
+    settings = checkpoint.config.get("quantization_config")
+    if settings is None:
+        return
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    method = str(settings.get("quant_method") if isinstance(settings, dict) else settings)
+    try:
+        AutoHfQuantizer.from_config(settings, pre_quantized=True).validate_environment(
+            device_map=None, dtype=None, weights_only=True
+        )
+    except Exception as error:  # a package that lacks, a device that lacks, a method not known
+        reason = " ".join((str(error) or type(error).__name__).split()).split(". ")[0][:120]
+        raise UserError(
+            f"{checkpoint.name}: its weights are quantised ({method[:40]}) and cannot be read "
+            f"here: {reason}"
+        ) from error

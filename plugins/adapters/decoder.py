@@ -5,8 +5,7 @@ from __future__ import annotations
 from lrd_harness.contracts import Adapter, Checkpoint, Model, ModelOptions
 from lrd_harness.hookspecs import hookimpl
 
-from ._plain import open_plain
-from ._reads import check_plain
+from ._plain import check_plain, open_plain
 
 
 def claims(checkpoint: Checkpoint) -> bool:
@@ -18,8 +17,8 @@ def claims(checkpoint: Checkpoint) -> bool:
     from transformers.models.auto import modeling_auto as auto
 
     config = checkpoint.config
-    kind, said = str(config.get("model_type")), config.get("architectures")
-    architectures = list(map(str, said)) if isinstance(said, list) else []
+    kind, listed = str(config.get("model_type")), config.get("architectures")
+    architectures = map(str, listed if isinstance(listed, list) else ())
     causal = any("CausalLM" in name or "LMHead" in name for name in architectures)
     causal |= kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     encoder = kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.get("is_decoder")

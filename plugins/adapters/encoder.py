@@ -1,4 +1,4 @@
-"""Adapter: plain encoders (BERT and its kin, T5 encoders); pooled by mean unless they say cls."""
+"""Adapter: plain encoders (BERT and the like, T5 encoders); pooled by mean unless they say cls."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from lrd_harness.errors import UserError
 from lrd_harness.hookspecs import hookimpl
 from lrd_harness.models.find import read_json
 
-from ._plain import open_plain
-from ._reads import check_plain
+from ._plain import check_plain, open_plain
 
 POOLING = "1_Pooling/config.json"
+# sentence-transformers' names of poolings, old and new, and ours
+OURS = {
+    **dict.fromkeys(("", "mean", "mean_tokens"), "mean"),
+    **dict.fromkeys(("cls", "cls_token"), "cls"),
+    "lasttoken": "last",
+}
 
 
 def claims(checkpoint: Checkpoint) -> bool:
@@ -31,20 +36,16 @@ def _usual(checkpoint: Checkpoint) -> str:
     """
     if POOLING not in checkpoint.files:
         return "mean"
-    said = read_json(checkpoint, POOLING)
-    modes = said.get("pooling_mode")
+    settings = read_json(checkpoint, POOLING)
+    modes = settings.get("pooling_mode")
     if modes is None:  # as earlier versions of sentence-transformers wrote it
-        flags = (key for key, value in said.items() if value is True)
+        flags = (key for key, value in settings.items() if value is True)
         modes = [f.removeprefix("pooling_mode_") for f in flags if f.startswith("pooling_mode_")]
-    found = [modes] if isinstance(modes, str) else list(modes)
-    if found in ([], ["mean"], ["mean_tokens"]):
-        return "mean"
-    if found in (["cls"], ["cls_token"]):
-        return "cls"
-    if found == ["lasttoken"]:
-        return "last"
+    names = "+".join(map(str, [modes] if isinstance(modes, str) else modes))
+    if names in OURS:
+        return OURS[names]
     raise UserError(
-        f"{checkpoint.name}: its {POOLING} pools by {'+'.join(map(str, found))[:80]}, which is "
+        f"{checkpoint.name}: its {POOLING} pools by {names[:80]}, which is "
         "not done without modules.json: choose a --pooling"
     )
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lrd_harness.contracts import Adapter, Checkpoint, Model, ModelOptions, PromptType, Text
 from lrd_harness.errors import UserError
 from lrd_harness.hookspecs import hookimpl
 from lrd_harness.models.find import read_json
-from lrd_harness.models.recognition import LIST, Module, modules_of, refuse_unread
-from lrd_harness.models.save import known_as, of_modules
-from lrd_harness.models.text_model import mapping
+from lrd_harness.models.loading import check_whole, computing, known_as, of_modules, source
+from lrd_harness.models.recognition import LIST, Module, Source, modules_of, refuse_unread
 
-from ._plain import UNLIMITED, check_whole
-from ._reads import check_quantised
+from ._plain import UNLIMITED, check_quantised
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,15 +32,11 @@ def claims(checkpoint: Checkpoint) -> bool:
 def check(checkpoint: Checkpoint) -> None:
     """Raise UserError unless it is a transformer, a pooling, and modules on the pooled vector.
 
-    So also for SparseEncoder, CrossEncoder and their kin, for pickled weights of a module, and for
+    So also for SparseEncoder, CrossEncoder and the like, for pickled weights of a module, and for
     code that comes with the model.
     """
-    refuse_unread(
-        checkpoint.name,
-        _modules(checkpoint),
-        checkpoint.files,
-        lambda name: read_json(checkpoint, name),
-    )
+    read = partial(read_json, checkpoint)
+    refuse_unread(Source(checkpoint.name, checkpoint.files, read), _modules(checkpoint))
     check_quantised(checkpoint)
 
 
@@ -68,9 +63,8 @@ def open_model(checkpoint: Checkpoint, options: ModelOptions) -> Model:
     if spelled and chosen is None:
         chosen = by_mask(spelled)
     check_whole(checkpoint, backbone, subfolder=_modules(checkpoint)[0].path)
-    said = model.max_seq_length
-    wanted = options.max_length or (int(said) if said and said < 10**6 else UNLIMITED)
-
+    length = model.max_seq_length
+    usual = int(length) if length and length < 10**6 else UNLIMITED
     opened = TextModel(
         checkpoint,
         options,
@@ -81,7 +75,7 @@ def open_model(checkpoint: Checkpoint, options: ModelOptions) -> Model:
             encode=_encoder(model, with_prompt_length=not pooling.include_prompt),
             pool=chosen or _pool(pooling),
             pooling=options.pooling or spelled or _pooling_name(pooling),
-            max_length=wanted,
+            max_length=options.max_length or usual,
             prompt=prompt_rule(
                 known_as(checkpoint), model.prompts, model.default_prompt_name, options.prompts
             ),
@@ -108,26 +102,16 @@ def _check_width(model: TextModel, after: Sequence[Any]) -> None:
 def _load(checkpoint: Checkpoint, options: ModelOptions) -> Any:
     import sentence_transformers as st
 
-    from lrd_harness.models.prompts import loader_arguments
+    from lrd_harness.models.prompts import loader_arguments, tokenizer_arguments
 
     given = loader_arguments(checkpoint.name)
-    tokenizing = {**given.get("tokenizer_kwargs", {}), **given.get("processor_kwargs", {})}
-    if given.get("add_eos_token"):
-        tokenizing["add_eos_token"] = True
     model = st.SentenceTransformer(
         checkpoint.path,
-        revision=checkpoint.revision if checkpoint.hub else None,
         device=options.device if options.device_map is None else None,
-        local_files_only=not checkpoint.hub,
-        trust_remote_code=False,
         truncate_dim=given.get("embed_dim"),
-        processor_kwargs=tokenizing,
-        model_kwargs={
-            "dtype": options.dtype,
-            "use_safetensors": True,
-            **({"attn_implementation": options.attention} if options.attention else {}),
-            **mapping(options),
-        },
+        processor_kwargs=tokenizer_arguments(checkpoint.name),
+        model_kwargs={"use_safetensors": True, **computing(options)},
+        **source(checkpoint),
     )
     if given.get("max_seq_length"):
         model.max_seq_length = given["max_seq_length"]
@@ -174,9 +158,8 @@ def _output(model: Any, after: Sequence[Any]) -> Callable[[Tensor, PromptType | 
 
 def _pooling_name(pooling: Any) -> str:
     mode = pooling.pooling_mode
-    name = {"lasttoken": "last"}
     modes = [mode] if isinstance(mode, str) else list(mode)
-    return "+".join(name.get(m, m) for m in modes)
+    return "+".join("last" if m == "lasttoken" else m for m in modes)
 
 
 def _pool(pooling: Any) -> Callable[[Tensor, Mapping[str, Any]], Tensor]:

@@ -14,21 +14,28 @@ if TYPE_CHECKING:
 
 ROUNDING = 1e-12  # of the longest row: a difference of rows as short as this is rounding
 PIECE = 2**22  # numbers in a piece of token states: 32 MiB
+LAWS = frozenset({"rotation", "scaling", "permutation"})  # what leaves most metrics unchanged
 
 
 def directions(rows: torch.Tensor, lengths: torch.Tensor | float = 0.0) -> torch.Tensor:
     """Rows of (..., m, d) scaled to length 1; a row of zeros stays.
 
-    lengths: how long the rows were that these are differences of; what is as short as the rounding
-    of those is a row of zeros, and not a direction.
+    lengths: of the rows that these are differences of; a difference as short as their rounding
+    becomes a row of zeros.
     """
     norms = rows.norm(dim=-1, keepdim=True)
     unit: torch.Tensor = rows / norms.where(norms > ROUNDING * lengths, float("inf"))
     return unit
 
 
-def point(rows: torch.Tensor) -> torch.Tensor:
-    """Which of the rows (..., m, d) that `directions` made are none of zeros, (..., m)."""
+def centred(rows: torch.Tensor) -> torch.Tensor:
+    """Rows of (n, d) scaled to length 1, less their mean."""
+    unit = directions(rows)
+    return unit - unit.mean(dim=0)
+
+
+def nonzero(rows: torch.Tensor) -> torch.Tensor:
+    """Which of the rows (..., m, d) are not all zeros, (..., m)."""
     norms: torch.Tensor = rows.norm(dim=-1)
     return norms > 0
 
@@ -50,8 +57,7 @@ def one_minus_cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     By the chord, which keeps the digits that 1 - cosine loses where the two are close.
     """
     squares = (a - b).square().sum(dim=-1)
-    both = point(a) & point(b)
-    return (squares / 2).clamp(max=2).where(both, 1.0)
+    return (squares / 2).clamp(max=2).where(nonzero(a) & nonzero(b), 1.0)
 
 
 def equal_widths(name: str, states: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Cosine: how far the pooled texts keep their direction from layer to layer."""
+"""Cosines of successive states: block influence, of each token, and cosine, of pooled texts."""
 
 from __future__ import annotations
 
@@ -8,34 +8,119 @@ from typing import TYPE_CHECKING
 from lrd_harness.contracts import Metric
 from lrd_harness.hookspecs import hookimpl
 
-from ._directions import directions, equal_widths, one_minus_cosine
+from ._directions import LAWS, directions, equal_widths, one_minus_cosine, pieces
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import torch
 
+    from lrd_harness.contracts import Values
+
 
 @hookimpl
 def lrd_metrics() -> list[Metric]:
-    """Register the metric."""
+    """Register the metrics."""
     return [
         Metric(
-            name="cosine",
-            measure=cosine,
-            invariances=frozenset({"rotation", "scaling", "permutation"}),
-        )
+            name="block_influence",
+            measure=block_influence,
+            needs="tokens",
+            finish=over_tokens,
+            invariances=LAWS,
+        ),
+        Metric(name="cosine", measure=cosine, invariances=LAWS),
     ]
 
 
+def block_influence(states: Sequence[torch.Tensor]) -> dict[str, float | list[float]]:
+    """1 - the cosine of a token's states before and after each block.
+
+    Source: ShortGPT, arXiv 2403.03853.
+
+    Parameters
+    ----------
+    states : tensor (S, T, d)
+        The token states of one text, all of one width.
+
+    Returns
+    -------
+    dict
+        ``block_influence``, S - 1 values in 0..2, named by the state before the block: mean over
+        the tokens of 1 - cosine, 1 for a state of zeros; ``cosine``, the mean cosine; ``tokens``.
+        Over several texts the means are over all tokens of all texts.
+
+    Raises
+    ------
+    NotEnoughTokens
+        Without tokens.
+    UnitError
+        If widths differ.
+
+    Examples
+    --------
+    Block 1 doubles the states, block 2 turns them by a right angle:
+
+    >>> import torch
+    >>> before = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    >>> after = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
+    >>> block_influence([before, 2 * before, after])["block_influence"]
+    [0.0, 1.0]
+    """
+    import torch
+
+    parts, before = [], None
+    # State by state, which stay in the processor's cache.
+    for piece in pieces("block_influence", list(equal_widths("block_influence", states)), 1):
+        unit = directions(piece)
+        if before is not None:
+            parts.append(one_minus_cosine(before, unit).mean(dim=-1))
+        before = unit
+    influence = torch.cat(parts).tolist() if parts else []
+    return {
+        "block_influence": influence,
+        "cosine": [1 - value for value in influence],
+        "tokens": len(states[0]),
+    }
+
+
+def over_tokens(texts: Sequence[Values]) -> Values:
+    """The means over all tokens of all texts, and how many `tokens` there were."""
+    import numpy as np
+
+    tokens = np.array([text["tokens"] for text in texts], dtype=np.float64)
+    shares = tokens / tokens.sum()
+    means = {
+        name: (shares @ np.array([text[name] for text in texts])).tolist()
+        for name in ("block_influence", "cosine")
+    }
+    return {**means, "tokens": int(tokens.sum())}
+
+
 def cosine(states: Sequence[torch.Tensor]) -> dict[str, list[float]]:
-    """Mean cosine of a text's state and its next one, as rules of pruning use it.
+    """Mean cosine of a text's state and its next one.
 
-    states: S tensors (n, d) of one width.
+    Parameters
+    ----------
+    states : sequence of S tensors (n, d)
+        Pooled texts, all of one width.
 
-    Returns `cosine` (S - 1 values, -1..1): the mean over the texts; a state of zeros is at right
-    angles to all.
-    Raises UnitError for widths that differ.
+    Returns
+    -------
+    dict
+        ``cosine``, S - 1 values in -1..1: the mean over the texts; 0 for a state of zeros.
+
+    Raises
+    ------
+    UnitError
+        If widths differ.
+
+    Examples
+    --------
+    >>> import torch
+    >>> state = torch.eye(3)
+    >>> cosine([state, 2 * state, -state])["cosine"]
+    [1.0, -1.0]
     """
     units = (directions(state) for state in equal_widths("cosine", states))
     return {"cosine": [1 - float(one_minus_cosine(a, b).mean()) for a, b in pairwise(units)]}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lrd_harness.contracts import Choice, Metric
 from lrd_harness.hookspecs import hookimpl
 
-from ._directions import directions, longest, pieces, point
+from ._directions import LAWS, directions, longest, nonzero, pieces
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,26 +19,42 @@ if TYPE_CHECKING:
 @hookimpl
 def lrd_metrics() -> list[Metric]:
     """Register the metric."""
-    return [
-        Metric(
-            name="curvature",
-            measure=curvature,
-            needs="tokens",
-            layer_choice=Choice("curvature", "min"),
-            invariances=frozenset({"rotation", "scaling", "permutation"}),
-        )
-    ]
+    choice = Choice("curvature", "min")
+    return [Metric("curvature", curvature, needs="tokens", layer_choice=choice, invariances=LAWS)]
 
 
 def curvature(states: Sequence[torch.Tensor], skip: int = 0) -> dict[str, list[float]]:
-    """Mean angle between neighbouring steps (Layer by Layer, arXiv 2502.02013).
+    """Mean angle between neighbouring steps of a text's path from token to token.
 
-    states: one text's, (S, T, d) or S tensors (T, d_l). skip: leading tokens left out.
+    Source: Layer by Layer, arXiv 2502.02013.
 
-    Returns `curvature` (S values, radians, 0..pi): the mean over the text of the angle between the
-    step from one token to the next and the step after it; pairs with a step of length 0 are left
-    out, NaN where no pair is left; `normalised`: that / pi.
-    Raises NotEnoughTokens below 3 tokens, UserError for a negative skip.
+    Parameters
+    ----------
+    states : tensor (S, T, d), or S tensors (T, d_l)
+        The token states of one text.
+    skip : int, default 0
+        Leading tokens left out.
+
+    Returns
+    -------
+    dict
+        ``curvature``, S values in radians, 0..pi: mean angle between the step from one token to the
+        next and the step after it, without pairs with a step of length 0 (NaN if none is left);
+        ``normalised``, that / pi.
+
+    Raises
+    ------
+    NotEnoughTokens
+        Below 3 tokens.
+
+    Examples
+    --------
+    A path that turns by a right angle at each token:
+
+    >>> import torch
+    >>> square = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]])
+    >>> round(curvature(square)["normalised"][0], 3)
+    0.5
     """
     found: list[float] = []
     for piece in pieces("curvature", states, 3, skip):
@@ -52,7 +68,7 @@ def mean_turn(states: torch.Tensor) -> torch.Tensor:
 
     steps = directions(states.diff(dim=-2), longest(states))
     chords = torch.linalg.vector_norm(steps.diff(dim=-2), dim=-1)
-    moves = point(steps)
+    moves = nonzero(steps)
     both = moves[..., 1:] & moves[..., :-1]
     # By the chord, since an arccos near 1 is off by the root of its rounding.
     angles = 2 * (chords / 2).clamp(max=1).arcsin()

@@ -1,102 +1,86 @@
-"""The figures of a leaderboard, made with Altair (Vega-Lite): the page, SVG and PNG show the same.
+"""The figures of a report: all of them, as files, and those of rankings and of pruning.
 
-    figures(board)        # those that there are data for
-    figure_files(board)   # NAME.svg and NAME.png of each, made without a browser
-
-A figure's data are one table, `rows`, which the page offers beside it. Names in it come from
-strangers: they are values, never names of fields, and a list of them may be a scale's domain but
-not the order of panels. Vega-Lite would make fields of such a list, and Vega takes a value such as
-"constructor" there for what every object inherits. Panels are ordered by a number: `ordered`.
+figures(report)        # those that there are tables for
+figure_files(report)   # NAME.svg and NAME.png of each, made without a browser
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import altair as alt
 import vl_convert
 
-from lrd_harness.errors import say
+from lrd_harness.errors import plain, say
+from lrd_harness.report import Report, Row, Table
 
-from ._cells import plain
+from ._charts import (
+    COLOURS,
+    DATA,
+    GREY,
+    STROKE,
+    WIDTH,
+    Figure,
+    Rows,
+    colour,
+    counted,
+    curves,
+    dash,
+    family,
+    figure,
+    groups,
+    labels,
+    ordered,
+    panels,
+    tips,
+    vega_lite,
+)
+from ._data import valued
+from ._maps import distances, entropies
 
-if TYPE_CHECKING:
-    from lrd_harness.board.leaderboard import Leaderboard
-
-
-Rows = Sequence[Mapping[str, Any]]
-# Okabe and Ito's colours, which colour-blind readers tell apart, without black and yellow and a
-# little darker or lighter, so that each has a contrast of 3 to the white and to the dark page.
-COLOURS = ("#1F7FC0", "#D55E00", "#00906A", "#C0649A", "#B07D00", "#3F97CC", "#8C6BB1", "#7D7D7D")
-DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 4], [10, 3], [1, 3], [6, 2, 1, 2, 1, 2])
-SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
-GREY = "#7d7d7d"  # to be read on white and on a dark page
-WIDTH = 250  # pixels of a facet in the files; the page fits facets to the screen
-DATA = alt.NamedData(name="rows")  # of every chart
-STROKE = alt.Legend(symbolType="stroke", symbolSize=600)  # long enough to tell dashes apart
 SCALE = 2  # PNG pixels a unit
+LABELLED = 25  # models; more names would cover each other
+POINTS = 400  # models drawn
+FACETS = 9  # of the figure of pruning
+SIZES = ("log parameters", "log width", "depth")  # baselines that need no metric and no state
+KINDS = ("metric", "baseline", "control")
+SHAPES = ("circle", "square", "triangle-up")
+RANDOM = "random"  # the pruning rule that the others are beside
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A figure. rows: the data that it draws; chart: a Vega-Lite specification that names them.
-
-    caption: what to read off it, with n; alt: the same for who cannot see it, in a sentence.
-    facet: whether the chart is a row of charts, which may be broken into lines.
-    """
-
-    name: str
-    title: str
-    caption: str
-    alt: str
-    rows: Rows
-    chart: Mapping[str, Any]
-    facet: bool = False
+def figures(report: Report) -> list[Figure]:
+    """All figures that there are tables for, those of the base models behind the others."""
+    makers: list[Callable[[Report, str], Figure | None]] = [
+        predictors,
+        ranks,
+        curves,
+        *(partial(groups, grouping=grouping) for grouping in ("kind", "family", "task type")),
+        distances,
+        entropies,
+    ]
+    sides = ["", *(["base."] if report.get("base.ranking") else [])]
+    made = [make(report, side) for side in sides for make in makers]
+    return [figure for figure in [*made, pruning(report)] if figure]
 
 
-def figures(board: Leaderboard) -> list[Figure]:
-    """All figures that there are data for, those of the base models behind the others."""
-    from . import (
-        _figures_layers,
-        _figures_profiles,
-        _figures_pruned,
-        _figures_ranking,
-        _figures_tables,
-    )
-
-    makers = (
-        _figures_ranking.predictors,
-        _figures_ranking.ranks,
-        _figures_layers.curves,
-        _figures_profiles.by_kind,
-        _figures_profiles.by_family,
-        _figures_profiles.by_task_type,
-        _figures_tables.distances,
-        _figures_tables.entropies,
-        _figures_pruned.pruning,
-    )
-    sides = [board, *([board.base] if board.base else [])]
-    return [figure for side in sides for make in makers if (figure := make(side))]
-
-
-def figure_files(board: Leaderboard) -> Iterator[tuple[str, bytes]]:
+def figure_files(report: Report) -> Iterator[tuple[str, bytes]]:
     """Name and contents of each figure as SVG and as PNG (2 pixels a unit, white ground).
 
     One that cannot be drawn is left out, which is said.
     """
-    for figure in figures(board):
+    for one in figures(report):
         try:
-            svg: str = vl_convert.vegalite_to_svg(drawn(figure), vl_version=vega_lite())
+            svg: str = vl_convert.vegalite_to_svg(drawn(one), vl_version=vega_lite())
         except ValueError as error:
-            say(f"The figure {figure.name!r} could not be drawn: {plain(str(error))[:200]}")
+            say(f"The figure {one.name!r} could not be drawn: {plain(str(error))[:200]}")
             continue
         # or seams would shine through between the cells of a map
         svg = svg.replace('class="mark-rect', 'shape-rendering="crispEdges" class="mark-rect')
-        yield f"{figure.name}.svg", svg.encode()
+        yield f"{one.name}.svg", svg.encode()
         png: bytes = vl_convert.svg_to_png(svg, scale=SCALE)
-        yield f"{figure.name}.png", png
+        yield f"{one.name}.png", png
 
 
 def drawn(figure: Figure) -> dict[str, Any]:
@@ -106,110 +90,241 @@ def drawn(figure: Figure) -> dict[str, Any]:
     return {**figure.chart, **ground, "title": title, "datasets": {"rows": list(figure.rows)}}
 
 
-def vega_lite() -> str:
-    """The version of Vega-Lite that Altair writes: "6.4"."""
-    return ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-
-
-def finished(chart: alt.TopLevelMixin, description: str) -> dict[str, Any]:
-    """The chart's specification over the data named "rows", with the look of all figures."""
-    return {
-        **_shared(chart.to_dict(validate=False)),
-        "data": DATA.to_dict(),
-        "description": description,
-        "config": CONFIG,
-    }
-
-
-def _shared(part: Any) -> Any:
-    """Without the named data of single layers: a facet hands its share of the rows to each."""
-    if isinstance(part, list):
-        return [_shared(one) for one in part]
-    if not isinstance(part, dict):
-        return part
-    named = isinstance(part.get("data"), dict) and "name" in part["data"]
-    return {key: _shared(one) for key, one in part.items() if not (named and key == "data")}
-
-
-CONFIG: dict[str, Any] = {
-    "background": None,
-    "aria": True,
-    "font": "system-ui, sans-serif",
-    "mark": {"aria": False},  # thousands of marks would be read out; the data are a table beside it
-    "view": {"stroke": None},
-    "axis": {
-        "labelFontSize": 11,
-        "titleFontSize": 12,
-        "titleFontWeight": "normal",
-        "labelLimit": 170,
-        "gridColor": "#dddddd",
-        "domainColor": "#888888",
-        "tickColor": "#888888",
-    },
-    "legend": {
-        "orient": "bottom",
-        "direction": "vertical",
-        "columns": 2,
-        "labelFontSize": 11,
-        "labelLimit": 220,
-        "titleFontSize": 11,
-        "titleFontWeight": "normal",
-        "symbolSize": 90,
-        "symbolStrokeWidth": 2,
-        "symbolOpacity": 1,
-    },
-    "header": {"labelFontSize": 12, "labelLimit": 250, "titleFontSize": 12},
-}
-
-
-def colour(field: str, names: Sequence[str], title: str | None = None, **more: Any) -> alt.Color:
-    """Names in the palette's colours, in this order."""
-    shades = [COLOURS[i % len(COLOURS)] for i in range(len(names))]
-    scale = alt.Scale(domain=list(names), range=shades)
-    return alt.Color(field, type="nominal", title=title, scale=scale, **more)
-
-
-def ordered(rows: Sequence[dict[str, Any]], field: str) -> list[dict[str, Any]]:
-    """The rows with the place of their panel, 0 first, as "order": panels as they first come up."""
-    names = {name: i for i, name in enumerate(dict.fromkeys(row[field] for row in rows))}
-    return [{**row, "order": names[row[field]]} for row in rows]
-
-
-def panels(field: str) -> alt.Facet:
-    """A panel for each value of a field of rows that are `ordered` by it."""
-    return alt.Facet(
-        field, type="nominal", sort=alt.EncodingSortField("order", op="min"), title=None
+def predictors(report: Report, prefix: str) -> Figure | None:
+    """Each predictor's rho, with its interval, and the best size baseline as a rule."""
+    agreement, correlations = report.get(f"{prefix}agreement"), report.get(f"{prefix}correlations")
+    by_task = agreement is not None and agreement.shown and len(agreement.rows) > 0
+    held = _rows(agreement if by_task else correlations)
+    rows = [_rho(row) for row in held if row["rho"] is not None]
+    if not rows:
+        return None
+    sizes = [row for row in rows if row["predictor"] in SIZES and row["kind"] == "baseline"]
+    bar = max(sizes, key=lambda row: row["rho"]) if sizes else None
+    kinds = "Circles are metrics, squares baselines"
+    kinds += ", triangles controls." if any(row["kind"] == "control" for row in rows) else "."
+    said = ""
+    if bar:
+        said = f" The dashed line is the best size baseline, {bar['predictor']} "
+        said += f"({bar['rho']:+.2f}): a metric has to lie to the right of it."
+    what = "median over tasks of Spearman's rho" if by_task else "Spearman's rho of the mean scores"
+    lines = ""
+    if any(row["low"] is not None for row in rows):
+        over = "models" if any(row["interval over"] == "models" for row in rows) else "tasks"
+        lines = f" Lines: 95 % bootstrap intervals over {over}."
+    few = "" if by_task else " So few models illustrate, they prove nothing."
+    n = counted(max(int(row["n"]) for row in rows), "model")
+    caption = (
+        f"{what[0].upper()}{what[1:]} between predicted and actual order (+1 the same, 0 none, "
+        f"-1 the reverse; higher is better), {n}.{lines} {kinds}{said}{few}"
     )
+    title = "what a metric has to beat"
+    return figure(prefix, "predictors", title, caption, rows, _dots(rows, bar, what))
 
 
-def dash(field: str, names: Sequence[str], title: str | None = None) -> alt.StrokeDash:
-    """Names in dash patterns, so that lines differ in grey print too."""
-    patterns = [DASHES[i % len(DASHES)] for i in range(len(names))]
-    scale = alt.Scale(domain=list(names), range=patterns)
-    return alt.StrokeDash(field, type="nominal", title=title, scale=scale, legend=STROKE)
+def _rows(table: Table | None) -> list[dict[str, Any]]:
+    """The rows of a table as plain values."""
+    return [valued(row) for row in table.rows] if table else []
 
 
-def tips(rows: Rows, names: Sequence[str]) -> list[alt.Tooltip]:
-    """What is shown of a mark that is pointed at; words where any row has one."""
-    found = []
-    for name in names:
-        words = any(isinstance(row[name], str) for row in rows)
-        form: dict[str, Any] = {} if words else {"format": ".4~g"}
-        found.append(alt.Tooltip(name, type="nominal" if words else "quantitative", **form))
-    return found
+def _rho(row: Any) -> dict[str, Any]:
+    """With an interval over models, which counts for models not seen, if any; else over tasks."""
+    over = "models" if row.get("models_low") is not None else "tasks"
+    start = "models_" if over == "models" else ""
+    found = {
+        "predictor": plain(row["predictor"]),
+        "kind": row["kind"],
+        "rho": row["rho"],
+        "low": row.get(f"{start}low"),
+        "high": row.get(f"{start}high"),
+        "n": row.get("n") or 0,
+    }
+    found["interval over"] = None if found["low"] is None else over
+    return found | {name: row[name] for name in ("p", "significant") if name in row}
 
 
-def counted(number: int, noun: str) -> str:
-    """A number with its noun: "1 model", "2 models"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def _dots(rows: Rows, bar: Any, what: str) -> Any:
+    order = [row["predictor"] for row in sorted(rows, key=lambda row: -row["rho"])]
+    kinds = [kind for kind in KINDS if any(row["kind"] == kind for row in rows)]
+    colours = [COLOURS[KINDS.index(kind)] for kind in kinds]
+    shapes = [SHAPES[KINDS.index(kind)] for kind in kinds]
+    y = alt.Y("predictor:N", sort=order, title=None)
+    low = min(0.0, *(row["low"] if row["low"] is not None else row["rho"] for row in rows))
+    x = alt.Scale(domain=[-1 if low < -0.5 else -0.5 if low < 0 else 0, 1], nice=False)
+    base = alt.Chart(DATA)
+    tooltip = tips(rows, list(rows[0]))
+    spans = base.mark_rule(strokeWidth=2, opacity=0.7).encode(
+        x=alt.X("low:Q", scale=x),
+        x2="high",
+        y=y,
+        color=alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=colours)),
+    )
+    points = base.mark_point(filled=True, size=90, opacity=1).encode(
+        x=alt.X("rho:Q", scale=x, title=f"{what} ↑"),
+        y=y,
+        color=alt.Color("kind:N", title=None),
+        shape=alt.Shape("kind:N", title=None, scale=alt.Scale(domain=kinds, range=shapes)),
+        tooltip=tooltip,
+    )
+    rule = alt.Chart(DATA).mark_rule(color=GREY, strokeDash=[5, 4], strokeWidth=1.5)
+    rules = [rule.encode(x=alt.datum(bar["rho"]))] if bar else []
+    height = max(80, 24 * len(rows))
+    return alt.layer(*rules, spans, points).properties(width=2 * WIDTH, height=height)
 
 
-def prefix(board: Leaderboard) -> tuple[str, str]:
-    """What stands before the names of the files and the titles of a board's figures."""
-    return ("base-", "Base models: ") if board.kind == "base" else ("", "")
+def ranks(report: Report, prefix: str) -> Figure | None:
+    """Predicted beside actual rank: a facet per metric, and one for each size that is known."""
+    models = [row for row in _rows(report.get("models")) if row.get(f"{prefix}rank") is not None]
+    models.sort(key=lambda row: row[f"{prefix}rank"])
+    known = labels(report, prefix)
+    rows = ordered(_ranks(models, known, prefix), "predictor") if len(models) > 1 else []
+    if not rows:
+        return None
+    drawn = len({row["model"] for row in rows})
+    caption = (
+        "Each point is a model: its rank by the mean score (1 = best, at the top) against the rank "
+        "that a metric, or its size alone, predicts (1 = best, at the left). On the line the two "
+        f"agree; n = {counted(drawn, 'model')}."
+    )
+    if drawn < len(models):
+        caption += f" Drawn are the {drawn:,} that rank first; ranks are among all {len(models):,}."
+    title = "predicted and actual rank"
+    return figure(prefix, "ranks", title, caption, rows, _scatter(rows, drawn))
 
 
-def titled(board: Leaderboard, title: str) -> str:
-    """The title of a figure, which says where it is of base models."""
-    text = prefix(board)[1] + title
-    return text[:1].upper() + text[1:]
+def _ranks(
+    models: Sequence[dict[str, Any]], known: Mapping[tuple[str, str], Row], prefix: str
+) -> list[dict[str, Any]]:
+    start = f"{prefix}predicted."
+    names = [name for name in models[0] if name.startswith(start)]
+    columns = {plain(name.removeprefix(start)): [row[name] for row in models] for name in names}
+    for name, field in (("log parameters", "parameters"), ("log width", "width")):
+        sizes = [row[field] or 0 for row in models]
+        columns[name] = [1 + sum(s > size for s in sizes) if size else None for size in sizes]
+    highest = max(row[f"{prefix}rank"] for row in models[:POINTS])
+    rows = []  # ranks are among all models, drawn or not
+    for name, places in columns.items():
+        for row, place in list(zip(models, places, strict=True))[:POINTS]:
+            info = known.get((row["model"], row["revision"]), row)
+            if place is not None:
+                rows.append(
+                    {
+                        "predictor": name,
+                        "model": plain(info["model"]),
+                        "label": short(info["model"]),
+                        "family": family(info),
+                        "actual rank": row[f"{prefix}rank"],
+                        "predicted rank": place,
+                        "score": row[f"{prefix}score"],
+                        "right": place > (1 + highest) / 2,
+                    }
+                )
+    return rows
+
+
+def short(name: str, most: int = 24) -> str:
+    """A model's name without its owner, to be put beside a point."""
+    text = plain(name).removeprefix("pypi:").rpartition("/")[2] or plain(name)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _scatter(rows: Rows, models: int) -> Any:
+    highest = max(max(row["actual rank"], row["predicted rank"]) for row in rows)
+    ticks = alt.Axis(values=_ticks(highest), format="d")
+    pad = 0.04 * highest + 0.3
+    ends: Any = {"domain": [1 - pad, highest + pad], "nice": False, "zero": False}
+    right, down = alt.Scale(**ends), alt.Scale(**ends, reverse=True)
+    x = alt.X("predicted rank:Q", scale=right, title="predicted rank (1 = best)", axis=ticks)
+    y = alt.Y("actual rank:Q", scale=down, title="actual rank (1 = best)", axis=ticks)
+    few = models <= LABELLED
+    diagonal = alt.Data(values=[{"a": 1, "b": highest}])  # type: ignore[no-untyped-call]
+    line = alt.Chart(diagonal).mark_rule(color=GREY, strokeDash=[5, 4], opacity=0.45)
+    line = line.encode(x=alt.X("a:Q", scale=right), y=alt.Y("a:Q", scale=down), x2="b", y2="b")
+    names = ("model", "family", "predictor", "actual rank", "predicted rank", "score")
+    points = alt.Chart(DATA)
+    points = points.mark_point(filled=True, size=60 if few else 25, opacity=0.9 if few else 0.5)
+    points = points.encode(x=x, y=y, color=alt.value(COLOURS[0]), tooltip=tips(rows, names))
+    layers: list[Any] = [line, points]
+    if few:
+        for side, align, dx in (("false", "left", 7), ("true", "right", -7)):
+            labels = alt.Chart(DATA).mark_text(align=align, dx=dx, fontSize=10, limit=WIDTH)  # type: ignore[arg-type]
+            layers.append(
+                labels.encode(x=x, y=y, text="label:N").transform_filter(f"datum.right == {side}")
+            )
+    height = max(160, min(330, 14 * models))
+    return _apart(alt.layer(*layers), "predictor", height)
+
+
+def _apart(cell: Any, by: str, height: int) -> Any:
+    """A panel for each value of a field, all on the same scales."""
+    made = cell.properties(width=WIDTH, height=height).facet(panels(by), columns=3, data=DATA)
+    return made.resolve_axis(x="independent", y="independent")
+
+
+def _ticks(highest: int) -> list[int]:
+    """1, the best rank, and round numbers up to the last."""
+    step = next(s * 10**e for e in range(9) for s in (1, 2, 5) if highest <= 10 * s * 10**e)
+    return [1, *(n for n in range(step, highest + 1, step) if n > 1)]
+
+
+def pruning(report: Report) -> Figure | None:
+    """Change of the mean score against the budget, one line per rule, random's interval a band."""
+    known = {name: plain(row["model"]) for name, row in labels(report).items()}
+    held = [row for row in _rows(report.get("pruning")) if row["change"] is not None]
+    lines = []
+    for row in held:
+        label = known.get((row["model"], row["revision"]), plain(row["model"]))
+        lines.append(_rule_line(row, label + (" (base)" if row["kind"] == "base" else "")))
+    every = list(dict.fromkeys(line["panel"] for line in lines))
+    rows = ordered([line for line in lines if line["panel"] in every[:FACETS]], "panel")
+    if not rows:
+        return None
+    rules = list(dict.fromkeys(row["rule"] for row in rows if row["rule"] != RANDOM))
+    seeds = max(row["seeds of random"] or 0 for row in rows)
+    caption = (
+        "Change of the mean score against the whole model's, in percent (higher is better, 0 as "
+        "good as whole), by the share of the candidate blocks that is removed."
+    )
+    if seeds:
+        caption += (
+            f" Grey: random removal, its median and its interval over {counted(seeds, 'seed')}; "
+            "a rule has to lie above the band."
+        )
+    drawn = min(len(every), FACETS)
+    caption += f" n = {counted(drawn, 'panel')}, one per model and kind of task"
+    caption += f", the first of {len(every)}." if len(every) > drawn else "."
+    title = "what removing blocks costs"
+    return figure("", "pruning", title, caption, rows, _budgets(rows, rules))
+
+
+def _rule_line(row: Any, panel: str) -> dict[str, Any]:
+    numbers = {"change": "change", "random low": "random_low", "random median": "random_median"}
+    numbers |= {"random high": "random_high", "seeds of random": "random_seeds"}
+    held = {name: row[column] for name, column in numbers.items()}
+    start = {"panel": panel, "rule": plain(row["rule"]), "budget": 100 * row["budget"]}
+    return {**start, "blocks removed": row["removed"], **held}
+
+
+def _budgets(rows: Rows, rules: Sequence[str]) -> Any:
+    budgets = sorted({row["budget"] for row in rows})
+    ends = alt.Scale(domain=[budgets[0] - 1, budgets[-1] + 1], nice=False)
+    ticks, along = alt.Axis(values=budgets, format="d"), "blocks removed (% of the candidates)"
+    x = alt.X("budget:Q", title=along, scale=ends, axis=ticks)
+    title = "score change (%) ↑"
+    base = alt.Chart(DATA)
+    # the band is in every rule's line; drawn once, from those of random itself where it is there
+    of = "datum.rule == 'random'" if any(row["rule"] == RANDOM for row in rows) else "true"
+    band = base.mark_area(color=GREY, opacity=0.25).transform_filter(of)
+    band = band.encode(x=x, y=alt.Y("random low:Q", title=title), y2="random high")
+    median = base.mark_line(color=GREY, strokeDash=[3, 3]).transform_filter(of)
+    median = median.encode(x=x, y=alt.Y("random median:Q", title=title))
+    lines = base.mark_line(point=alt.OverlayMarkDef(size=45), strokeWidth=1.8)
+    names = ("panel", "rule", "budget", "blocks removed", "change", "random median")
+    drawn = lines.transform_filter("datum.rule != 'random'").encode(
+        x=x,
+        y=alt.Y("change:Q", title=title),
+        color=colour("rule", rules, title="rule", legend=STROKE),
+        strokeDash=dash("rule", rules, title="rule"),
+        tooltip=tips(rows, names),
+    )
+    zero = base.mark_rule(color=GREY, strokeWidth=1).encode(y=alt.datum(0))
+    return _apart(alt.layer(band, median, zero, drawn), "panel", 170)

@@ -1,4 +1,4 @@
-r"""Sheets as LaTeX tables with booktabs, to be \input into any document.
+r"""A report as LaTeX tables with booktabs, to be \input into any document.
 
 Every character outside ASCII that plain LaTeX may not have is shown as an escape, as a missing
 glyph would be left out without a word by engines that take all of Unicode.
@@ -9,18 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING
 
-from ._checkpoints import checkpoint_sheets
-from ._pruned import pruning_notes, pruning_sheets
-from ._sheets import Column, Sheet, boards, error_line, errors, notes, sheets
-from ._terminal import pack, wrap
+from lrd_harness.report import Report
 
-if TYPE_CHECKING:
-    from lrd_harness.board.leaderboard import Leaderboard
+from ._sheets import Sheet, TextColumn, pack, sentences, sheets, widths_of, wrap
 
-
-LINES = 42  # of a table of \footnotesize, its legend too, that a page has room for
+LINES = 42  # of a table of \footnotesize, what is under it too, that a page has room for
 FLOATS = 15  # tables in a row, which LaTeX may have to hold back: it takes 18 at least
 WIDTH = 80  # characters of \footnotesize on a line of LaTeX's article class, 345 pt
 TABLE = r"\begin{table}"
@@ -60,19 +54,13 @@ MINUS = re.compile(r"(?<![\w.-])-(?=\.?\d)")  # of a number
 LATIN = {chr(code) for code in range(0xC0, 0x100)} - set("×÷ÐðÞþ")  # in the usual fonts
 
 
-def latex(board: Leaderboard) -> str:
-    """The whole leaderboard: a table environment for each table, then legends, notes, errors."""
+def latex(report: Report) -> str:
+    """The whole report: a table environment for each table, then notes and errors."""
     parts = [HEAD]
-    for part, title in boards(board):
-        for sheet in [*sheets(part), *checkpoint_sheets(part)]:
-            parts += _sheet(sheet)
-        parts.append(_list(title, notes(part)))
-    if board.pruned:
-        for sheet in pruning_sheets(board.pruned):
-            parts += _sheet(sheet)
-        parts.append(_list("Notes on pruning", pruning_notes(board.pruned)))
-    parts.append(_list("Errors", [error_line(error) for error in errors(board)]))
-    return "\n".join(_cleared([part for part in parts if part]))
+    for sheet in sheets(report):
+        parts += _sheet(sheet)
+    parts += [_list(title, lines) for title, lines in sentences(report)]
+    return "\n".join(_cleared(parts))
 
 
 def _cleared(parts: Sequence[str]) -> list[str]:
@@ -104,10 +92,10 @@ def _escaped(char: str) -> str:
 
 
 def _sheet(sheet: Sheet) -> list[str]:
-    """As many tables as fit on a page's width and height, the legend under the last one."""
+    """As many tables as fit on a page's width and height, the caption under the last one."""
     tables = pack(sheet.columns, WIDTH)
-    legend = "".join(f"{escape(line)}\\par\n" for line in sheet.legend)
-    below = sum(1 + len(line) // WIDTH for line in sheet.legend)
+    legend = "".join(f"{escape(line)}\\par\n" for line in sheet.caption)
+    below = sum(1 + len(line) // WIDTH for line in sheet.caption)
     made = []
     for number, (columns, room) in enumerate(tables, start=1):
         which = f" ({number} of {len(tables)})" if len(tables) > 1 else ""
@@ -126,22 +114,22 @@ def _sheet(sheet: Sheet) -> list[str]:
     ]
 
 
-def _tabulars(columns: Sequence[Column], room: int, below: int) -> list[str]:
+def _tabulars(columns: Sequence[TextColumn], room: int, below: int) -> list[str]:
     """The rows on as many pages as they take.
 
     room: characters for the key; what is longer goes on in lines of its own. below: lines of text
     under the last one.
     """
-    rooms = [room if column.key else max(1, WIDTH - room - 2) for column in columns]
+    rooms = widths_of(columns, room, WIDTH)
     widths = [
-        max([min(max(map(len, c.cells), default=0), r), 12])
+        max(min(max(map(len, c.cells), default=0), r), 12)
         for c, r in zip(columns, rooms, strict=True)
     ]
     heads = [
         [line for part in column.heading for line in wrap(part, width)]
         for column, width in zip(columns, widths, strict=True)
     ]
-    form = "".join("r" if column.align == "right" else "l" for column in columns)
+    form = "".join("l" if column.left else "r" for column in columns)
     head = [f"\\begin{{tabular}}{{@{{}}{form}@{{}}}}", "\\toprule", *_rows(heads), "\\midrule"]
     rows = [
         _rows([wrap(cell, width) for cell, width in zip(row, rooms, strict=True)])
@@ -178,7 +166,5 @@ def _rows(cells: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _list(title: str, lines: Sequence[str]) -> str:
-    if not lines:
-        return ""
     items = "".join(f"\\item {escape(line)}\n" for line in lines)
     return f"\\paragraph{{{escape(title)}}}\n\\begin{{itemize}}\n{items}\\end{{itemize}}\n"

@@ -1,35 +1,54 @@
-"""Sheets as GitHub's Markdown."""
+"""Markdown: a report as GitHub shows it, and the folder `cards` of Hugging Face model cards.
+
+A card is MODEL/README.md. Its metadata are made by huggingface_hub (`model-index`), which reads
+them back with `ModelCard.load`: one result per task, the main score of the last layer, 0 to 1.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from ._checkpoints import checkpoint_sheets
-from ._pruned import pruning_notes, pruning_sheets
-from ._sheets import Column, Sheet, boards, error_line, errors, notes, sheets
+from lrd_harness.contracts import LIKELIHOOD
+from lrd_harness.errors import plain
+from lrd_harness.report import Column, Report, Row, Table
+from lrd_harness.store.folders import safe_names
 
-if TYPE_CHECKING:
-    from lrd_harness.board.leaderboard import Leaderboard
-
+from ._data import valued
+from ._sheets import NONE, places, sentences, sheets
 
 # What Markdown would read as markup. An underscore within a word is none and stays readable.
 _MARKUP = re.compile(r"([\\`*\[\]{}|~#$!])|((?<![^\W_])_|_(?![^\W_]))")
+TYPES = {LIKELIHOOD: "text-generation"}  # the hub's word; of the others mteb's is used there
+CAUTION = (
+    "Predicted ranks come from measures of the model's states on texts without labels. They are "
+    "useful only where they order models better than size alone does: see the leaderboard of the "
+    "run for how well they did, and with how many models."
+)
+ORACLE = (
+    "The best layer is an oracle: it was found with the labels of the same data, so its score is "
+    "an upper bound, not what is to be expected."
+)
+ACTUAL = "actual rank (mean score of the last layer)"
 
 
-def markdown(board: Leaderboard) -> str:
-    """The whole leaderboard: tables, legends, notes, errors."""
-    parts = []
-    for level, (part, title) in enumerate(boards(board), start=1):
-        for i, sheet in enumerate([*sheets(part), *checkpoint_sheets(part)]):
-            parts.append(_sheet(sheet, "#" * (level + (i > 0))))
-        parts.append(_list(title, notes(part), "#" * (level + 1)))
-    if board.pruned:
-        for i, sheet in enumerate(pruning_sheets(board.pruned)):
-            parts.append(_sheet(sheet, "#" * (2 + (i > 0))))
-        parts.append(_list("Notes on pruning", pruning_notes(board.pruned), "###"))
-    parts.append(_list("Errors", [error_line(error) for error in errors(board)], "##"))
+def markdown(report: Report) -> str:
+    """GitHub's Markdown: tables with their captions, then notes and errors."""
+    parts = [f"# {escape(plain(report.title))}"] if report.title else []
+    for sheet in sheets(report):
+        heads = [" ".join(map(escape, column.heading)) for column in sheet.columns]
+        rules = [":---" if column.left else "---:" for column in sheet.columns]
+        rows = zip(*([escape(cell) for cell in c.cells] for c in sheet.columns), strict=True)
+        lines = [f"| {' | '.join(cells)} |" for cells in (heads, rules, *rows)]
+        parts += [f"## {escape(sheet.title)}", "\n".join(lines), _listed(sheet.caption)]
+    for title, lines in sentences(report):
+        parts += [f"## {title}", _listed(lines)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _listed(lines: Sequence[str]) -> str:
+    return "\n".join(f"* {escape(line)}" for line in lines)
 
 
 def escape(text: str) -> str:
@@ -38,22 +57,115 @@ def escape(text: str) -> str:
     return _MARKUP.sub(r"\\\g<0>", text)
 
 
-def _sheet(sheet: Sheet, level: str) -> str:
-    heads = [" ".join(escape(line) for line in column.heading) for column in sheet.columns]
-    rules = ["---:" if column.align == "right" else ":---" for column in sheet.columns]
-    rows = zip(*(_cells(column) for column in sheet.columns), strict=True)
-    lines = [f"| {' | '.join(cells)} |" for cells in (heads, rules, *rows)]
-    legend = "\n".join(f"* {escape(line)}" for line in sheet.legend)
-    table = "\n".join(lines)
-    return f"{level} {escape(sheet.title)}\n\n{table}" + (f"\n\n{legend}" if legend else "")
+FACTS = {
+    **{name: name for name in ("revision", "parameters", "blocks", "width", "pooling")},
+    "max_length": "longest text (tokens)",
+}
+FACT = (Column("property", key=True), Column("value", form=",d"))
+SCORES = (
+    Column("task", key=True),
+    Column("score", "last layer", best="max", form=".4f", error="stderr"),
+    Column("chance", form=".4f"),
+    Column("best_layer", "best layer"),
+    Column("best_score", "its score", best="max", form=".4f"),
+)
 
 
-def _cells(column: Column) -> list[str]:
-    shown = {cell: escape(cell) for cell in set(column.cells)}  # many are alike
-    return [shown[cell] for cell in column.cells]
+class Board(NamedTuple):
+    """Of one kind of tasks: those that have scores, and for each predictor every model's place."""
+
+    title: str
+    tasks: Sequence[Row]
+    places: Mapping[str, Sequence[str]]
 
 
-def _list(title: str, lines: list[str], level: str) -> str:
-    if not lines:
-        return ""
-    return f"{level} {title}\n\n" + "\n".join(f"* {escape(line)}" for line in lines)
+def cards(report: Report) -> Iterator[tuple[str, bytes]]:
+    """A card for each model that has a score; embedding and language-model tasks in one card."""
+    models, known = report.get("models"), report.get("model_info")
+    if models is None or known is None:
+        return
+    labels: dict[Any, str] = {(row["name"], row["revision"]): row["model"] for row in known.rows}
+    boards = [_board(report, models, prefix) for prefix in ("", "base.")]
+    made: dict[str, str] = {}
+    for i, row in enumerate(models.rows):
+        tasks = [task for board in boards for task in board.tasks if _score(row, task) is not None]
+        if tasks:
+            label = labels.get((row["model"], row["revision"]), str(row["model"]))
+            tables = tuple(table for board in boards for table in _tables(board, i, row))
+            made[label] = _card(label, row, [_result(row, task) for task in tasks], tables)
+    folders = safe_names(made)
+    for label, card in made.items():
+        yield f"{folders[label]}/README.md", card.encode("utf-8", "backslashreplace")
+
+
+def _board(report: Report, models: Table, prefix: str) -> Board:
+    """prefix: "base." for the likelihood tasks beside embedding tasks."""
+    tasks, metrics = report.get(f"{prefix}tasks"), report.get(f"{prefix}metrics")
+    base = prefix or report.facts.get("kind") == "base"
+    columns = {
+        f"{m['metric']} ({m['score']})": f"predicted.{m['metric']}"
+        for m in (metrics.rows if metrics else ())
+    }
+    columns[ACTUAL] = "rank"
+    found = {
+        name: places([valued(row.get(prefix + column)) for row in models.rows])
+        for name, column in columns.items()
+    }
+    title = "Base model: scores by task" if base else "Scores by task"
+    return Board(title, tasks.rows if tasks else (), found)
+
+
+def _score(row: Row, task: Row, column: str = "score") -> Any:
+    return valued(row.get(f"{column}.{task['task']}"))
+
+
+def _result(row: Row, task: Row) -> dict[str, Any]:
+    """The fields of an EvalResult."""
+    name, kind = plain(task["score_name"] or ""), task["type"] or ""
+    return {
+        "task_type": TYPES.get(kind, plain(kind) or "other"),
+        "dataset_type": plain(task["task"]),
+        "dataset_name": plain(task["task"]),
+        "metric_type": name or "main_score",
+        "metric_name": name or "main score",
+        "metric_value": _score(row, task),
+    }
+
+
+def _tables(board: Board, place: int, row: Row) -> Iterator[Table]:
+    """Scores by task, and how the metrics rank the model beside the others that they rank."""
+    names = [column.name for column in SCORES[1:]] + ["stderr"]
+    scores = [
+        {"task": f"{task['task']} ({task['score_name'] or 'score'})"}
+        | {name: _score(row, task, name) for name in names}
+        for task in board.tasks
+        if _score(row, task) is not None
+    ]
+    if not scores:
+        return
+    yield Table("scores", board.title, SCORES, scores, (f"Scores are 0 to 1. {ORACLE}",))
+    of = {name: sum(rank != NONE for rank in ranks) for name, ranks in board.places.items()}
+    ranked = [
+        {"predictor": name, "rank": ranks[place], "of": of[name]}
+        for name, ranks in board.places.items()
+        if ranks[place] != NONE and of[name] > 1
+    ]
+    if {one["predictor"] for one in ranked} - {ACTUAL}:
+        columns = (Column("predictor", key=True), Column("rank"), Column("of", "models ranked"))
+        yield Table("ranks", "Predicted ranks", columns, ranked, (CAUTION,))
+
+
+def _card(label: str, row: Row, results: list[dict[str, Any]], tables: tuple[Table, ...]) -> str:
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+    data = ModelCardData(
+        model_name=plain(label) or "unnamed",
+        eval_results=[EvalResult(**result) for result in results],
+        tags=["lrd-harness"],
+    )
+    known = {name: valued(row.get(name)) for name in FACTS}
+    facts = [{"property": FACTS[name], "value": value} for name, value in known.items() if value]
+    made = ("Evaluated layer by layer with lrd-harness.",)
+    about = Table("facts", "The model", FACT, facts, made)
+    text = markdown(Report(label, (about, *tables)))
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}"))

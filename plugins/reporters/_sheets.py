@@ -1,140 +1,230 @@
-"""The leaderboard as sheets of plain text cells, for the reporters that are read by people."""
+"""Tables as columns of text, for the forms that people read, and how they are made to fit a width.
+
+"-" stands for what is not there. Names come from strangers: what cannot be printed in them is
+shown as an escape.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from typing import Any
 
-from ._cells import NONE, Column, Sheet, measured, number, plain
-from ._claims import claim_sheets
-from ._combined import combined_sheets
-from ._families import family_sheets
-from ._layers import choice_sheets
-from ._profiles import profile_sheets
-from ._ranking import ranking
-from ._selection import selection_sheets
+from rich.cells import cell_len, chop_cells
 
-if TYPE_CHECKING:
-    from lrd_harness.board.leaderboard import LayerTable, Leaderboard, TaskScore
-    from lrd_harness.results.database import ErrorRow
+from lrd_harness.errors import plain
+from lrd_harness.report import Column, Report, Table
 
+from ._data import valued
 
-__all__ = [
-    "Column",
-    "Sheet",
-    "boards",
-    "error_line",
-    "errors",
-    "layer_sheet",
-    "notes",
-    "plain",
-    "sheets",
-]
+NONE = "-"
+GAP = 2  # blanks between columns
+WORD = 20  # cells of a word of a heading that is kept whole
+HEADING = 12  # cells; longer headings are broken into lines where the cells are no longer
+LEAST = 20  # cells that a model's name keeps, if it has as many
+# Where a long name may be broken: after a separator, or where a word begins within it.
+_BREAK = re.compile(r"(?<=[/\-_@: ])|(?<==)(?!=)|(?<=[a-z0-9])(?=[A-Z])")
+# A text that is a number or begins with one, as "28/30" and "+0.1 to +0.2": it is set as numbers.
+_AMOUNT = re.compile(r"[+\-−–]?(\d[\d,]*\.?\d*|\.\d+)(e[+-]?\d+)?=?( ?%)?([ /:(±].*)?")
+_ZERO = re.compile(r"-(0(\.0*)?( ?%)?)")  # what rounds to nothing has no sign of its own
 
 
-def sheets(board: Leaderboard) -> list[Sheet]:
-    """What there is to show: the ranking, scores by task, correlations, the choice of a layer."""
-    base = board.kind == "base"
-    found = [ranking(board)]
-    if len(board.tasks) > (1 if base else 0):  # of a single one the ranking says all
-        found.append(_by_task(board))
-    if any(c.rho is not None if base else c.n for c in board.correlations):
-        found.append(_correlations(board))
-    found += selection_sheets(board) + family_sheets(board) + combined_sheets(board)
-    return found + choice_sheets(board) + profile_sheets(board) + claim_sheets(board)
+@dataclass(frozen=True, eq=False)  # a column is itself: two may look alike
+class TextColumn:
+    """A column of text: heading in lines, one cell a row; the rest as in report.Column."""
+
+    heading: tuple[str, ...]
+    cells: tuple[str, ...]
+    left: bool = False
+    key: bool = False
+    rest: int = 0
+    tied: bool = False
 
 
-def boards(board: Leaderboard) -> list[tuple[Leaderboard, str]]:
-    """The boards in the order they are shown, each with the title of its notes."""
-    base = [(board.base, "Notes on the base models")] if board.base else []
-    return [(board, "Notes"), *base]
+@dataclass(frozen=True)
+class Sheet:
+    """A table for people. families: of each row its model's family, where rows are models."""
+
+    name: str
+    title: str
+    columns: tuple[TextColumn, ...]
+    caption: tuple[str, ...] = ()
+    families: tuple[str, ...] | None = None
 
 
-def notes(board: Leaderboard) -> list[str]:
-    """The leaderboard's remarks, then those on single models."""
-    of_models = [f"{plain(row.label)}: {plain(note)}." for row in board.rows for note in row.notes]
-    return [*map(plain, board.notes), *of_models]
+def sheets(report: Report) -> list[Sheet]:
+    """The tables that people see."""
+    models = report.get("model_info")
+    families = {row["model"]: row["family"] for row in models.rows} if models else {}
+    return [_sheet(table, families) for table in report.shown if table.columns]
 
 
-def errors(board: Leaderboard) -> list[ErrorRow]:
-    """All of them: of whole models, then of pruned ones."""
-    return [*board.errors, *(board.pruned.errors if board.pruned else ())]
+def _sheet(table: Table, families: Mapping[str, str | None]) -> Sheet:
+    """A table as text. Columns without any cell are left out; one of them is always a key.
+
+    families: of models, by which rows that have a model as their key can be filtered.
+    """
+    errors = {column.error for column in table.columns}
+    kept = [c for c in table.columns if c.shown and c.name not in errors]
+    columns = [_column(column, table) for column in kept]
+    columns = [c for c in columns if c.key or set(c.cells) - {"", NONE}] or columns[:1]
+    if columns and not any(column.key for column in columns):
+        columns[0] = replace(columns[0], key=True)
+    held = None
+    if any(c.name == "model" and c.key for c in table.columns) and any(families.values()):
+        held = tuple(plain(families.get(row["model"]) or "unknown") for row in table.rows)
+    caption = tuple(map(plain, table.caption))
+    return Sheet(table.name, plain(table.title), tuple(columns), caption, held)
 
 
-def error_line(error: ErrorRow) -> str:
-    """Where an error happened and what it was, in one line."""
-    place = [error.model]
-    place += [error.variant] if error.variant != "full" else []
-    place += [f"rule {error.rule}"] if error.rule else []
-    place += [error.task] if error.task else []
-    place += [f"layer {error.layer}"] if error.layer is not None else []
-    place += [error.metric] if error.metric else []
-    return plain(f"{' · '.join(place)}: {error.error}")
+def _column(column: Column, table: Table) -> TextColumn:
+    values = [valued(value) for value in table.column(column.name)]
+    ranks = column.form == "place"
+    cells = places(values) if ranks else [text(value, column.form) for value in values]
+    if column.error:
+        stderrs = (valued(row.get(column.error)) for row in table.rows)
+        pairs = zip(cells, values, stderrs, strict=True)
+        cells = [c if None in (v, e) else f"{c} ± {text(e, column.form)}" for c, v, e in pairs]
+    heading = [plain(line) for line in column.heading.split("\n")]
+    if column.unit:
+        heading.append(f"({plain(column.unit)})")
+    words = [v for v in values if isinstance(v, (str, bool, list)) and v not in ("", NONE)]
+    left = column.key and not any(value is not None for value in values)
+    left = left or any(type(word) is not str or not _AMOUNT.fullmatch(word) for word in words)
+    return TextColumn(tuple(heading), tuple(cells), left, column.key, column.rest, column.tied)
 
 
-def layer_sheet(table: LayerTable) -> Sheet:
-    """One model: a line a layer, scores by task and profiles of the metrics."""
-    columns = [Column(("layer",), tuple(map(str, table.layers)), key=True)]
-    if table.tasks:
-        columns.append(Column(("mean", "score ↑"), tuple(number(m) for m in table.means)))
-    for i, task in enumerate(table.tasks):
-        columns.append(
-            Column((plain(task), "score ↑"), tuple(number(line[i]) for line in table.scores))
-        )
-    for name, values in table.profiles.items():
-        columns.append(
-            Column(tuple(plain(name).split(".", 1)), tuple(number(v, "#.4g") for v in values))
-        )
-    legend = [
-        "layer 0: what enters the first block; layer l: what block l writes. Scores: the task's "
-        "main score at that layer (0 to 1, ↑ higher is better). Other columns: the metric's "
-        f"profile, mean over its tasks, in its own unit. {NONE}: none, or not for every task.",
+def places(ranks: Sequence[Any]) -> list[str]:
+    """Ranks as text, with "=" behind those that several share."""
+    shared = Counter(ranks)
+    return [text(r) + "=" * (r is not None and shared[r] > 1) for r in ranks]
+
+
+def text(value: Any, form: str = "") -> str:
+    """A cell as people see it: numbers in that format, names as far as they can be printed."""
+    if value is None:
+        return NONE
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(text(one, "" if form == "list" else form) for one in value) or NONE
+    if isinstance(value, str):
+        return plain(value)
+    if form in ("", "place", "list"):
+        return str(value) if isinstance(value, int) else f"{value:.10g}"
+    if form.endswith("d"):
+        return format(round(value), form)
+    found = format(value, form if form != "%" else ".0%").replace("%", " %")
+    zero = _ZERO.fullmatch(found)
+    return ("+" if "+" in form else "") + zero[1] if zero else found
+
+
+def wrap(name: str, width: int) -> list[str]:
+    """A name in lines of at most `width` cells, broken where it reads well, if it can be."""
+    if cell_len(name) <= width:
+        return [name]
+    lines = [""]
+    for piece in _BREAK.split(name):
+        if cell_len(lines[-1] + piece) <= width:
+            lines[-1] += piece
+        else:
+            lines += chop_cells(piece, width) if piece else []
+    return [line for line in lines if line] or [""]
+
+
+def wrap_heading(text: str, width: int) -> list[str]:
+    """A heading in lines of at most `width` cells, its words whole where they fit; an arrow stays
+    with its word."""
+    lines = [""]
+    for word in re.split(r" (?![↑↓])", text):
+        longer = f"{lines[-1]} {word}".lstrip()
+        if cell_len(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines += wrap(word, width)
+    return [line for line in lines if line] or [""]
+
+
+def pack(columns: Sequence[TextColumn], width: int) -> list[tuple[list[TextColumn], int]]:
+    """Columns in as few tables as fit, each with the keys; and the width of the first key.
+
+    Where one table is not enough, columns of a higher `rest` go into tables of their own at the
+    end: first the highest, and where that is not enough all that have one.
+    """
+    keys = [column for column in columns if column.key]
+    key, others = keys[0], keys[1:]
+    widths = {id(column): column_width(column) for column in columns}
+    if sum(widths[id(c)] + GAP for c in others) > width // 3:  # too wide to stand in each table
+        others = []
+    width -= sum(widths[id(c)] + GAP for c in others)
+    most = min(widths[id(key)], max(LEAST, width // 2))
+    rooms = range(most, min(LEAST, most) - 1, -1)
+    repeated = [key, *others]
+    tables, room = [[*repeated]], most
+    behind: list[TextColumn] = []
+    for level in sorted({column.rest for column in columns}, reverse=True):
+        main = [column for column in columns if column.rest <= level]
+        behind = [column for column in columns if column.rest > level]
+        tried = [(_split(main, repeated, widths, width - room), room) for room in rooms]
+        # The fullest first table, then the widest key: what is read first is whole.
+        tables, room = min(tried, key=lambda found: (len(found[0]), -len(found[0][0])))
+        if len(tables) == 1:
+            break
+    tables += _split([*repeated, *behind], repeated, widths, width - room) if behind else []
+    free = [
+        width - sum(widths[id(c)] + GAP for c in table if c not in repeated) for table in tables
     ]
-    if table.apart:
-        legend.append(
-            "Means are over the embedding tasks alone, of scores and of every profile that was "
-            f"measured on one; likelihood tasks are not in them: {plain(', '.join(table.apart))}."
-        )
-    return Sheet(f"Layers of {plain(table.model)}", tuple(columns), tuple(legend))
+    wide = widths[id(key)]
+    return [(t, max(room, min(wide, left))) for t, left in zip(tables, free, strict=True)]
 
 
-def _by_task(board: Leaderboard) -> Sheet:
-    columns = [Column(("model",), tuple(plain(r.label) for r in board.rows), "left", key=True)]
-    for task in board.tasks:
-        unit = f"{plain(task.score_name or 'score')} ↑"
-        chance = [] if task.chance is None else [f"chance {task.chance:.4g}"]
-        heading = (plain(task.name), unit, *chance, f"n = {task.models}")
-        columns.append(Column(heading, tuple(_cell(row.scores[task.name]) for row in board.rows)))
-    cells = [score for row in board.rows for score in row.scores.values()]
-    legend = [
-        "Main score of the last layer (0 to 1, ↑ higher is better), n: models that have it; in "
-        "parentheses the best layer of that task and its score (an oracle).",
+def _split(
+    columns: Sequence[TextColumn],
+    keys: Sequence[TextColumn],
+    widths: Mapping[int, int],
+    width: int,
+) -> list[list[TextColumn]]:
+    """Fill tables from the left, each with the keys; `width` cells for the others."""
+    tables: list[list[TextColumn]] = [[]]
+    used = 0
+    for i, column in enumerate(columns):
+        if column in keys:
+            tables[-1] += [] if column in tables[-1] else [column]
+            continue
+        own = widths[id(column)] + GAP
+        tied = takewhile(lambda behind: behind.tied, columns[i + 1 :])
+        together = own + sum(widths[id(one)] + GAP for one in tied)
+        if used and used + (together if together <= width else own) > width:
+            tables.append([*keys])
+            used = 0
+        tables[-1].append(column)
+        used += own
+    return [[*(k for k in keys if k not in table), *table] for table in tables]
+
+
+def column_width(column: TextColumn) -> int:
+    """The cells that a column takes with its heading in lines."""
+    cells = max(map(cell_len, set(column.cells)), default=0)
+    words = [word for part in column.heading for word in re.split(r" (?![↑↓])", part)]
+    longest = min(max(map(cell_len, words)), WORD)
+    room = max(cells, HEADING, longest)
+    lines = [line for part in column.heading for line in wrap_heading(part, room)]
+    return max(cells, *map(cell_len, lines))
+
+
+def widths_of(columns: Sequence[TextColumn], room: int, most: int) -> list[int]:
+    """The widths of the columns of one table: `room` for the first key, no other beyond `most`."""
+    first = next(column for column in columns if column.key)
+    return [
+        room if column is first else min(column_width(column), max(1, most - room - GAP))
+        for column in columns
     ]
-    if any(score.stderr is not None for score in cells):
-        legend.append("±: one standard error over the task's questions.")
-    title = "Base models: scores by task" if board.kind == "base" else "Scores by task"
-    return Sheet(title, tuple(columns), tuple(legend))
 
 
-def _cell(score: TaskScore) -> str:
-    last = measured(score.last, score.stderr)
-    if score.best_layer is None or score.best is None:
-        return last
-    return f"{last} ({score.best_layer}: {score.best:.4f})"
-
-
-def _correlations(board: Leaderboard) -> Sheet:
-    held = [c for c in board.correlations if c.n or c.kind == "metric"]  # what is known of any
-    columns = (
-        Column(("predictor",), tuple(plain(c.name) for c in held), "left", key=True),
-        Column(("kind",), tuple(c.kind for c in held), "left"),
-        Column(("Spearman's rho ↑", "(-1 to +1)"), tuple(number(c.rho, "+.2f") for c in held)),
-        Column(("p", "(two-sided)"), tuple(number(c.p, ".2g") for c in held)),
-        Column(("n", "(models)"), tuple(str(c.n) for c in held)),
-    )
-    legend = (
-        "Spearman's rho of the predicted order with the mean score of the last layer: +1 the same "
-        "order, 0 none, -1 the reverse; p by permutation. A metric is worth its cost where it "
-        f"beats the baselines. {NONE}: fewer than 3 models, or all level.",
-    )
-    models = "base models" if board.kind == "base" else "models"
-    return Sheet(f"How well each predictor orders the {models}", columns, legend)
+def sentences(report: Report) -> list[tuple[str, list[str]]]:
+    """Notes and errors, each with its title; what there is any of."""
+    parts = [("Notes", report.notes), ("Errors", report.errors)]
+    return [(title, list(map(plain, lines))) for title, lines in parts if lines]

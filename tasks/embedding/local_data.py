@@ -10,7 +10,7 @@ corpus-ids); each also under DIR/TASK/SPLIT/. Tasks with several languages: DIR/
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,37 +65,28 @@ def _prepare(task: Any, folder: Path) -> None:
         task.dataset_transform()
     except Exception as error:
         task.dataset, fault = given, error
-    lacking = _lacking(task)
-    if lacking:
-        split, column = lacking
-        why = f", nor does mteb's own preparation take it ({fault!r})" if fault else ""
-        raise UserError(f"{folder / split}.jsonl, row 1: no '{column}'{why}")
-    _check_labels(task, folder)
+    for split, data, column, _ in _read(task):
+        if column not in data.column_names:
+            why = f", nor does mteb's own preparation take it ({fault!r})" if fault else ""
+            raise UserError(f"{folder / split}.jsonl, row 1: no '{column}'{why}")
+    # Labels and scores are of their kind also where mteb's preparation has made them.
+    for split, data, column, kind in _read(task):
+        for number, value in enumerate(data[column] if kind in LABELLED else (), 1):
+            if not KINDS[kind](value):
+                raise UserError(
+                    f"{folder / split}.jsonl: '{column}', as mteb prepares it, is not {kind} "
+                    f"in row {number}"
+                )
 
 
-def _check_labels(task: Any, folder: Path) -> None:
-    """Labels and scores are of their kind also where mteb's preparation has made them."""
-    for subset in task.hf_subsets:
-        data = task.dataset[subset] if subset in task.dataset else task.dataset
-        for column, kind in _columns(task).items():
-            for split in task.eval_splits if kind in LABELLED else ():
-                for number, value in enumerate(data[split][column], 1):
-                    if not KINDS[kind](value):
-                        raise UserError(
-                            f"{folder / split}.jsonl: '{column}', as mteb prepares it, is not "
-                            f"{kind} in row {number}"
-                        )
-
-
-def _lacking(task: Any) -> tuple[str, str] | None:
-    """A split and a column that it should have and has not."""
+def _read(task: Any) -> Iterator[tuple[str, Any, str, str]]:
+    """What its evaluation reads: a split, the data of it, a column and its kind."""
+    columns = _columns(task)
     for subset in task.hf_subsets:
         data = task.dataset[subset] if subset in task.dataset else task.dataset
         for split in task.eval_splits:
-            for column in _columns(task):
-                if column not in data[split].column_names:
-                    return split, column
-    return None
+            for column, kind in columns.items():
+                yield split, data[split], column, kind
 
 
 def _columns(task: Any) -> dict[str, str]:

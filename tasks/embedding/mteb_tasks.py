@@ -1,105 +1,22 @@
-"""Tasks of mteb: its own data, evaluators and scores, on one layer of a model at a time.
-
-Data sets whose columns are read once.
-
-mteb's evaluators index a column row by row and hand it to scikit-learn; a lazy column decodes every
-row anew each time, which costs more than all the classifiers. The values are the same.
-
-One layer of a model as the encoder that mteb evaluates.
-
-Whether a mteb task's data can be had, asked before any model is opened.
-"""
+"""Tasks of mteb: its own data, evaluators and scores, on one layer of a model at a time."""
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from datasets import Dataset, DatasetDict
-from mteb.models import ModelMeta
-from mteb.models.abs_encoder import AbsEncoder
-from mteb.models.model_meta import ScoringFunction
-from mteb.types import Array, PromptType
-from sentence_transformers.util import SimilarityFunction
-
 from lrd_harness.contracts import ModelView, Request, Score, Task, TaskFamily, TaskOptions
 from lrd_harness.errors import UserError
 from lrd_harness.hookspecs import hookimpl
+from lrd_harness.models import registry
 from lrd_harness.models.find import content_hash
-from lrd_harness.results import tasks as official
-from lrd_harness.store.folders import fitting
 
 from . import local_data
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
-
-
-class EagerColumns(Dataset):  # type: ignore[misc]
-    """A data set that gives a column as a list, kept for as long as its rows are the same."""
-
-    def __getitem__(self, key: Any) -> Any:
-        if not isinstance(key, str):
-            return super().__getitem__(key)
-        kept = self.__dict__.setdefault("_kept_columns", {})
-        name = (self._fingerprint, key)  # copies share the dictionary, changed ones get a new print
-        if name not in kept:
-            kept[name] = list(super().__getitem__(key))
-        return kept[name]
-
-
-def eager(data: Any) -> Any:
-    """The same data with eager columns; what is no data set is returned as it is."""
-    if isinstance(data, DatasetDict):
-        return DatasetDict({name: eager(part) for name, part in data.items()})
-    if isinstance(data, dict):
-        return {name: eager(part) for name, part in data.items()}
-    if type(data) is not Dataset:
-        return data
-    made = copy.copy(data)
-    made.__class__ = EagerColumns
-    return made
-
-
-_SCORING = {"cosine": ScoringFunction.COSINE, "dot": ScoringFunction.DOT_PRODUCT}
-
-
-def model_meta(view: ModelView, experiment: Mapping[str, Any]) -> ModelMeta:
-    """mteb's record of a view; a layer is an experiment of the model."""
-    return ModelMeta.create_empty(
-        overwrites={
-            "name": fitting(view.name.replace(":", "/")),
-            "revision": view.revision,
-            "similarity_fn_name": _SCORING.get(view.similarity),
-            "experiment_kwargs": dict(experiment) or None,
-        }
-    )
-
-
-class LayerEncoder(AbsEncoder):
-    """mteb's encoder protocol over a model view: texts are looked up, not forwarded."""
-
-    def __init__(self, view: ModelView, task: Task) -> None:
-        self.view, self.task = view, task
-        self.mteb_model_meta = model_meta(view, view.experiments[0])
-        self._pairs = SimilarityFunction.to_similarity_pairwise_fn(view.similarity)
-        self._all = SimilarityFunction.to_similarity_fn(view.similarity)
-
-    def encode(self, inputs: Any, *, prompt_type: PromptType | None = None, **kwargs: Any) -> Array:
-        """Embeddings (n, d) float32 of all texts of the loader, in order."""
-        texts = [text for batch in inputs for text in batch["text"]]
-        return self.view.encode(texts, self.task, prompt_type.value if prompt_type else None)
-
-    def similarity(self, embeddings1: Array, embeddings2: Array) -> Array:
-        """All pairs, compared as the model compares."""
-        return self._all(embeddings1, embeddings2)
-
-    def similarity_pairwise(self, embeddings1: Array, embeddings2: Array) -> Array:
-        """Row by row, compared as the model compares."""
-        return self._pairs(embeddings1, embeddings2)
 
 
 def check_reachable(metadata: Any, folder: Path | None) -> None:
@@ -152,6 +69,7 @@ def wrap(
 
     @functools.cache
     def loaded() -> Any:
+        from .encoder import eager
 
         task = make()
         for part in _parts(task):
@@ -170,32 +88,28 @@ def wrap(
 
     @functools.cache
     def requests() -> Sequence[Request]:
-        from lrd_harness.capture.requests import Listener
+        from lrd_harness.capture.samples import Listener
 
         listener = Listener()
         _evaluate(fresh(), listener, task)
         return listener.requests
 
-    def texts() -> Sequence[Request]:
-        return _texts(fresh(), requests)
+    def check_loaded() -> None:
+        loaded()
 
     task = Task(
         name=name,
-        texts=texts,
+        texts=lambda: _texts(fresh(), requests),
         evaluate=lambda view: _evaluate(fresh(), view, task),
         type=type,
         prompt=prompt,
         requests=requests,
         description=description,
-        check=check or (lambda: _drop(loaded())),
+        check=check or check_loaded,
         save=_save,
         fingerprint=None if local is None else lambda: content_hash(local)[:16],
     )
     return task
-
-
-def _drop(_: object) -> None:
-    """For a call that is made for what it raises."""
 
 
 def _parts(task: Any) -> list[Any]:
@@ -205,6 +119,8 @@ def _parts(task: Any) -> list[Any]:
 
 def _evaluate(mteb_task: Any, view: ModelView, task: Task) -> Score:
     import mteb
+
+    from .encoder import LayerEncoder
 
     results = mteb.evaluate(
         cast("Any", LayerEncoder(view, task)),
@@ -236,7 +152,7 @@ def _flat(scores: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, float]
 
 
 def _texts(mteb_task: Any, requests: Callable[[], Sequence[Request]]) -> Sequence[Request]:
-    """The texts for metrics, as metrics.md's convention "Texts" lists them by type of task."""
+    """The texts for metrics: classified and clustered ones, documents, or both sides of pairs."""
     kind = mteb_task.metadata.type
     if kind in ("Classification", "MultilabelClassification", "Clustering"):
         return [Request(text) for text in _column(mteb_task)]
@@ -271,6 +187,8 @@ def _save(score: Score, view: ModelView, out: Path) -> None:
     """Write mteb's own result file in mteb's own layout under out/mteb/results."""
     from mteb.cache import ResultCache
 
+    from .encoder import model_meta
+
     cache = ResultCache(out / "mteb")
     for experiment in view.experiments:
         cache.save_to_cache(score.native, model_meta(view, experiment))
@@ -294,7 +212,7 @@ def _open(name: str, options: TaskOptions) -> Task:
     kind = _names()[name]
 
     def make() -> AbsTask:
-        return cast("AbsTask", official.task(name))
+        return cast("AbsTask", registry.task(name))
 
     metadata = make().metadata
     folder = options.data / name if options.data else None
@@ -312,7 +230,6 @@ def _open(name: str, options: TaskOptions) -> Task:
             raise UserError(f"{task.metadata.name}: its data cannot be loaded: {reason}") from None
 
     def check() -> None:
-
         for part in _parts(make()):
             check_reachable(part.metadata, options.data)
 

@@ -23,8 +23,7 @@ from lrd_harness.contracts import (
 from lrd_harness.errors import UserError, unknown
 from lrd_harness.hookspecs import hookimpl
 
-from . import mmlu
-from . import own as _lm_own
+from . import mmlu, task_files
 from .loading import (
     MMLU,
     Source,
@@ -99,7 +98,7 @@ def _tokenize(model: LanguageModel, requests: Sequence[Continuation]) -> TokenPa
 
 
 def _save(score: Score, view: LikelihoodView, out: Path) -> None:
-    from .scores import save
+    from .requests import save
 
     save(score, view, out)
 
@@ -108,7 +107,7 @@ def open_task(name: str, options: TaskOptions) -> list[Task]:
     """A task or group of lm-eval, several for a tag. Raises UserError for an unknown name."""
     local = options.data / "mmlu" if options.data and (options.data / "mmlu").is_dir() else None
     manager = index(options.include_path)
-    own = _lm_own.files(options.include_path) if options.include_path else None
+    own = task_files.files(options.include_path) if options.include_path else None
     if own is not None:
         own.check(name)
     if name not in manager.task_index:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lrd_harness.errors import UserError
 
-from . import mmlu as _mmlu_rows
-from . import own
+from . import mmlu, task_files
 
 if TYPE_CHECKING:
     from lm_eval.api.group import Group
@@ -36,7 +35,7 @@ class Source:
     """
 
     include: Path | None = None
-    mmlu: _mmlu_rows.Rows | None = None
+    mmlu: mmlu.Rows | None = None
     where: str = ""
 
 
@@ -49,7 +48,7 @@ def index(include: Path | None) -> TaskManager:
     from lm_eval.tasks import TaskManager
 
     if include:
-        own.files(include)
+        task_files.files(include)
     return TaskManager(include_path=str(include) if include else None)
 
 
@@ -148,7 +147,7 @@ def load(manager: TaskManager, name: str, source: Source) -> TaskDict:
     """The task or group with its data. Raises UserError for data that are out of reach."""
     with plainly(f"lm-eval:{name}", own_file(manager, name, source.include)):
         for leaf in leaves(manager, name):
-            own.check_data(manager.task_index[leaf].cfg or {})
+            task_files.check_data(manager.task_index[leaf].cfg or {})
         if source.mmlu is None:
             return manager.load(name)
         built = _build(manager, name, source)
@@ -172,8 +171,8 @@ def plainly(what: str, file: Path | None = None) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        fault = own.fault_of(error)
-        said = f": {fault}" if fault else f" cannot be prepared: {own.reason_of(error)}"
+        fault = task_files.fault_of(error)
+        said = f": {fault}" if fault else f" cannot be prepared: {task_files.reason_of(error)}"
         where = f" ({file})" if file is not None else ""
         raise UserError(f"{what}{said}{where}") from error
 
@@ -228,9 +227,8 @@ def _dataset(rows: Mapping[str, Sequence[Mapping[str, Any]]], **_: object) -> An
             "subject": Value("string"),
         }
     )
-    return DatasetDict(
-        {
-            split: Dataset.from_list(list(rows.get(split, ())), features=features)
-            for split in ("test", "dev")
-        }
-    )
+    columns = {
+        split: {name: [row[name] for row in rows.get(split, ())] for name in features}
+        for split in ("test", "dev")
+    }
+    return DatasetDict({k: Dataset.from_dict(v, features=features) for k, v in columns.items()})

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lrd_harness.tasks.rows import Row, read_rows
 
 from lrd_harness.errors import UserError, unknown
@@ -168,8 +169,6 @@ def _lm_eval() -> Path:
 
 def _dev(subject: str) -> Iterator[Row]:
     """The questions of lm-eval's chain-of-thought prompt of a subject, with their answers."""
-    import yaml
-
     path = _lm_eval() / "flan_cot_fewshot" / f"mmlu_{subject}.yaml"
     try:
         # The C loader, where PyYAML has it, takes a tenth of the time.

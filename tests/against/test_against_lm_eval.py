@@ -11,6 +11,8 @@ import stock
 import tiny
 from stock import ANATOMY, ENDINGS, LAST_WORD
 
+pytestmark = pytest.mark.slow
+
 TASKS = [ANATOMY, ENDINGS, LAST_WORD]
 FAMILIES: dict[str, dict[str, Any]] = {
     "GPTNeoX": {},

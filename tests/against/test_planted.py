@@ -13,6 +13,8 @@ import transformers
 
 from lrd_harness.cli import main
 
+pytestmark = pytest.mark.slow
+
 BLOCKS = 10  # of them 3-8 may go
 RULES = ("block_influence", "frenet", "nrs", "composite", "greedy")
 

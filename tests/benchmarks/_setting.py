@@ -72,7 +72,7 @@ def open_model(name: str, max_length: int) -> Model:
 
 def distinct_texts(model: Model, tasks: Sequence[Task]) -> list[Text]:
     """The distinct texts that the tasks ask for, as this model reads them."""
-    from lrd_harness.capture.requests import requests_of
+    from lrd_harness.capture.samples import requests_of
 
     asked = [
         Text(r.text, model.prompt(task, r.prompt_type)) for task in tasks for r in requests_of(task)

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/board.py
 
-10,000 models x 100 tasks of last layers' scores and three metrics, by way of CSV files that are
+2,000 models x 100 tasks of last layers' scores and three metrics, by way of CSV files that are
 made first. `--measured` says on how many of the tasks the metrics have a value (aim: with the
 default, reading and building together under 8 seconds, each form a few seconds).
 """
@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", type=int, default=10_000)
+    parser.add_argument("--models", type=int, default=2_000)
     parser.add_argument("--tasks", type=int, default=100)
     parser.add_argument("--measured", type=int, default=1, help="tasks that metrics have values on")
     parser.add_argument("--forms", nargs="*", default=["csv", "md", "table", "json"])
@@ -42,10 +42,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         files = write(Path(made), chosen.models, chosen.tasks, chosen.measured)
         results = timed("read", lambda: interchange.read(*files))
-    board = timed("build", lambda: leaderboard.build(results))
+    report = timed("build", lambda: leaderboard.report(results))
     for form in chosen.forms:
         reporter = plugins.get("reporter", form)
-        text = timed(form, lambda reporter=reporter: reporter.write(board))
+        text = timed(form, lambda reporter=reporter: reporter.write(report))
         print(f"{'':8} {len(text.encode()) / 2**20:7.1f} MiB of text")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     print(f"{'memory':8} {peak:7.0f} MiB at most")

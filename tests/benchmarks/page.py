@@ -1,6 +1,6 @@
 """The page of a large board in Chromium: is anything slow enough to be felt?
 
-    python tests/benchmarks/page.py [--models 10000] [--tasks 100]
+    python tests/benchmarks/page.py [--models 2000] [--tasks 100]
 
 Made scores and values of three metrics go the way of published numbers, from CSV files to the page.
 Printed: seconds to make it, its size, and in the browser milliseconds until everything is drawn,
@@ -11,7 +11,6 @@ that are in the document.
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import shutil
 import tempfile
@@ -22,6 +21,7 @@ from typing import Any
 from board import write
 from playwright.sync_api import sync_playwright
 
+from lrd_harness import manager
 from lrd_harness.board import interchange, leaderboard
 
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
@@ -71,19 +71,19 @@ def in_browser(path: Path) -> None:
 def main() -> None:
     """Make the board and its page, and look at it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", type=int, default=10_000)
+    parser.add_argument("--models", type=int, default=2_000)
     parser.add_argument("--tasks", type=int, default=100)
     chosen = parser.parse_args()
-    plugin: Any = importlib.import_module("lrd_harness.plugins.reporters.page")
+    reporter = manager.load().get("reporter", "html")
     with tempfile.TemporaryDirectory() as name:
         files = write(Path(name), chosen.models, chosen.tasks, measured=1)
         start = time.perf_counter()
-        board = leaderboard.build(interchange.read(*files))
+        report = leaderboard.report(interchange.read(*files))
         print(f"{chosen.models:,} models x {chosen.tasks} tasks")
         print(f"read and ranked in {time.perf_counter() - start:.1f} s")
         start = time.perf_counter()
         path = Path(name) / "leaderboard.html"
-        path.write_text(plugin.html(board), encoding="utf-8")
+        path.write_text(reporter.write(report), encoding="utf-8")
         print(
             f"page made in {time.perf_counter() - start:.1f} s, {path.stat().st_size / 1e6:.1f} MB"
         )

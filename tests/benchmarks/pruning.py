@@ -20,7 +20,7 @@ import torch
 from _setting import bare_arguments, distinct_texts, open_model, plan
 from torch import Tensor, nn
 
-from lrd_harness.capture.embeddings import batches
+from lrd_harness.capture.batches import batches
 from lrd_harness.capture.layers import planes
 from lrd_harness.capture.walk import Removed, Walk
 from lrd_harness.contracts import Text

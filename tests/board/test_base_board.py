@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from selection_panels import by
 
-from lrd_harness.board import statistics
-from lrd_harness.board.leaderboard import Leaderboard, Row, build, layer_table
+from lrd_harness.board.leaderboard import Board, report
 from lrd_harness.contracts import LIKELIHOOD
-from lrd_harness.results.database import (
+from lrd_harness.results.rows import (
     ErrorRow,
     MetricRow,
     ModelRow,
-    Profile,
     Results,
     ScoreRow,
     UndefinedRow,
@@ -91,152 +91,176 @@ def joined(*parts: Results) -> Results:
     )
 
 
-def base(results: Results) -> Leaderboard:
-    board = build(results).base
-    assert board is not None
-    return board
+def codes(results: Results) -> dict[str, Any]:
+    """Code -> numbers of the last such caution on a board of likelihood tasks."""
+    return dict(Board(results, "base", Counter()).all_cautions)
 
 
-def row(board: Leaderboard, model: str) -> Row:
-    return next(row for row in board.rows if row.info.model == model)
+def lines(results: Results, name: str = "ranking") -> dict[Any, Any]:
+    return by(report(results), name, "model")
+
+
+BOTH = joined(EMBEDDING, LIKELY)
 
 
 def test_without_likelihood_tasks_there_is_no_board_of_them() -> None:
-    board = build(EMBEDDING)
-    assert (board.kind, board.base) == ("embedding", None)
-    assert board.results is EMBEDDING
+    found = report(EMBEDDING)
+    assert found.facts["kind"] == "embedding"
+    assert "base" not in found.facts
+    assert not any(table.name.startswith("base.") for table in found.tables)
+    assert not any(name.startswith("base.") for name in found.table("models").rows[0])
 
 
 def test_likelihood_tasks_leave_the_embedding_board_as_it_is() -> None:
-    alone, both = build(EMBEDDING), build(joined(EMBEDDING, LIKELY))
-    assert replace(both, base=None) == alone
-    assert base(joined(EMBEDDING, LIKELY)) == build(LIKELY)  # and the other way round
+    both, embedding, likely = report(BOTH), report(EMBEDDING), report(LIKELY)
+    once = ("models", "layers", "checkpoints", "values", "errors", "model_info")
+    for alone, prefix in ((embedding, ""), (likely, "base.")):
+        for table in alone.tables:
+            if table.name not in once and not table.name.startswith("pruning"):
+                found = both.table(f"{prefix}{table.name}")
+                assert list(found.rows) == list(table.rows), table.name
+    assert both.facts["base"]["combined"] == likely.facts["combined"]
+    assert set(embedding.notes) <= set(both.notes)
+    assert {f"Base models: {note}" for note in likely.notes} <= set(both.notes)
 
 
 def test_the_base_board_ranks_the_models_that_have_such_a_task() -> None:
-    board = base(joined(EMBEDDING, LIKELY))
-    assert board.kind == "base"
-    assert [(r.info.model, r.rank) for r in board.rows] == [("b", 1), ("c", 2), ("a", 3)]
-    assert [r.score for r in board.rows] == pytest.approx([0.5, 0.4, 0.3])
-    assert {r.info.model: r.predicted["frenet"] for r in board.rows} == {"b": 1, "a": 2, "c": 3}
-    assert row(board, "a").values["frenet"] == pytest.approx(45.5)
+    found = report(BOTH)
+    rows = found.table("base.ranking").rows
+    assert [(r["model"], r["rank"]) for r in rows] == [("b", 1), ("c", 2), ("a", 3)]
+    assert [r["score"] for r in rows] == pytest.approx([0.5, 0.4, 0.3])
+    assert {r["model"]: r["predicted.frenet"] for r in rows} == {"b": 1, "a": 2, "c": 3}
+    assert by(found, "base.ranking", "model")["a"]["frenet.d0L"] == pytest.approx(45.5)
     # actual order b c a, predicted b a c: rho = 1 - 6 * 2 / (3 * 8) = .5
-    rho = next(c for c in board.correlations if c.name == "frenet")
-    assert (rho.rho, rho.n) == (pytest.approx(0.5), 3)
-    assert [(t.name, t.chance, t.models) for t in board.tasks] == [
+    rho = by(found, "base.correlations")["frenet"]
+    assert (rho["rho"], rho["n"]) == (pytest.approx(0.5), 3)
+    tasks = found.table("base.tasks").rows
+    assert [(t["task"], t["chance"], t["models"]) for t in tasks] == [
         ("mmlu", 0.25, 3),
         ("arc", 0.5, 3),
     ]
-    assert all(not r.notes for r in build(joined(EMBEDDING, LIKELY)).rows)
+    assert found.table("models").column("notes") == [""] * 4
+
+
+def test_the_wide_table_has_both_boards() -> None:
+    found = lines(BOTH, "models")
+    assert found["a"]["rank"] == 1
+    assert (found["b"]["base.rank"], found["b"]["base.best_layer"]) == (1, 2)
+    assert found["b"]["base.stderr"] == pytest.approx(math.sqrt(0.03**2 + 0.06**2) / 2)
+    assert found["c"]["score.arc"] == 0.45
+    assert found["d"].get("base.rank") is None  # without such a task
+    columns = [column.name for column in report(BOTH).table("models").columns]
+    assert columns.index("notes") < columns.index("base.rank")
+    assert columns[-1] == "base.notes"
+    assert "stderr.sts" not in columns
 
 
 def test_standard_errors_and_chance_by_hand() -> None:
-    line = row(build(LIKELY), "a")
-    assert (line.best_layer, line.best_score) == (1, pytest.approx(0.4))
+    line, task = lines(LIKELY)["a"], lines(LIKELY, "scores")["a"]
+    assert (line["best_layer"], line["best_score"]) == (1, pytest.approx(0.4))
     # the last layer's are three times, the middle layer's twice .01 and .02
-    assert line.stderr == pytest.approx(math.sqrt(0.03**2 + 0.06**2) / 2)
-    assert line.best_stderr == pytest.approx(math.sqrt(0.02**2 + 0.04**2) / 2)
-    assert line.chance == pytest.approx(0.375)
-    task = line.scores["mmlu"]
-    assert (task.last, task.best_layer, task.best) == (0.30, 1, 0.40)
-    assert (task.stderr, task.best_stderr, task.chance) == (pytest.approx(0.03), 0.02, 0.25)
+    assert line["stderr"] == pytest.approx(math.sqrt(0.03**2 + 0.06**2) / 2)
+    assert line["best_stderr"] == pytest.approx(math.sqrt(0.02**2 + 0.04**2) / 2)
+    assert line["chance"] == pytest.approx(0.375)
+    best = task["score.mmlu"], task["best_layer.mmlu"], task["best_score.mmlu"]
+    assert best == (0.30, 1, 0.40)
+    assert (task["stderr.mmlu"], task["chance.mmlu"]) == (pytest.approx(0.03), 0.25)
 
 
 @pytest.mark.parametrize("missing", ["stderr", "chance"])
 def test_what_one_task_lacks_the_mean_lacks(missing: str) -> None:
     scores = tuple(replace(s, **{missing: None}) if s.task == "arc" else s for s in LIKELY.scores)
-    line = row(build(replace(LIKELY, scores=scores)), "b")
-    assert getattr(line, missing) is None
-    assert getattr(line.scores["mmlu"], missing) is not None
-    assert line.score == pytest.approx(0.5)
-    none = tuple(replace(s, stderr=None, chance=None) for s in LIKELY.scores)
-    board = build(replace(LIKELY, scores=none))
-    assert all((r.stderr, r.chance, r.best_stderr) == (None,) * 3 for r in board.rows)
-    assert not any("standard error" in n or "by luck" in n for n in board.notes)
-    assert not any(r.notes for r in board.rows)
+    results = replace(LIKELY, scores=scores)
+    line = lines(results)["b"]
+    assert line[missing] is None
+    assert lines(results, "scores")["b"][f"{missing}.mmlu"] is not None
+    assert line["score"] == pytest.approx(0.5)
+
+
+def test_without_standard_errors_and_chance_nothing_is_said_of_them() -> None:
+    none = replace(
+        LIKELY, scores=tuple(replace(s, stderr=None, chance=None) for s in LIKELY.scores)
+    )
+    for row in lines(none).values():
+        assert (row["stderr"], row["chance"], row["best_stderr"]) == (None,) * 3
+    assert not {"level", "many_layers", "guessing"} & codes(none).keys()
 
 
 def test_a_board_of_likelihood_tasks_alone_lists_every_model_and_error() -> None:
-    bad = ModelRow(model="bad")
-    error = ErrorRow(model="bad", error="no such file")
-    held = replace(LIKELY, models=(*LIKELY.models, bad), errors=(error,))
-    board = build(held)
-    assert (board.kind, board.base, board.errors) == ("base", None, (error,))
-    assert board.rows[-1].info == bad
-    both = build(joined(EMBEDDING, held))
-    assert both.base
-    assert (both.errors, both.base.errors) == ((error,), ())
-    assert bad in [r.info for r in both.rows]
-    assert bad not in [r.info for r in both.base.rows]
+    bad, error = ModelRow(model="bad"), ErrorRow(model="bad", error="no such file")
+    results = replace(LIKELY, models=(*LIKELY.models, bad), errors=(error,))
+    alone, both = report(results), report(joined(EMBEDDING, results))
+    assert alone.facts["kind"] == "base"
+    assert alone.title == "Base models: 4 models, 2 tasks"
+    assert alone.table("ranking").rows[-1]["model"] == "bad"
+    assert alone.errors == both.errors == ("bad: no such file",)
+    assert "bad" in both.table("ranking").column("model")
+    assert "bad" not in both.table("base.ranking").column("model")
 
 
 def test_a_model_that_lacks_a_likelihood_task_is_unranked_there_alone() -> None:
     scores = tuple(s for s in LIKELY.scores if (s.model, s.task) != ("a", "arc"))
-    both = build(joined(EMBEDDING, replace(LIKELY, scores=scores)))
-    assert both.base
-    assert row(both, "a").rank == 1
-    line = row(both.base, "a")
-    assert (line.rank, line.tasks, line.score) == (None, 1, 0.30)
-    assert "lacks arc" in line.notes[0]
-    assert line.chance == 0.25  # of the task that it has
+    results = replace(LIKELY, scores=scores)
+    found = report(joined(EMBEDDING, results))
+    assert by(found, "ranking", "model")["a"]["rank"] == 1
+    line = by(found, "base.ranking", "model")["a"]
+    assert (line["rank"], line["tasks"], line["score"]) == (None, 1, 0.30)
+    assert line["chance"] == 0.25  # of the task that it has
+    assert codes(results)["lacks_tasks"]["tasks"] == "arc"
 
 
 def test_old_metrics_follow_the_type_of_their_task() -> None:
     likely = replace(LIKELY, metrics=tuple(replace(m, task_type="") for m in LIKELY.metrics))
     unknown = metric("a", "texts", 5.0, kind="")
-    board = build(joined(EMBEDDING, likely, Results(metrics=(unknown,))))
-    assert board.base
-    assert board.metrics[0].tasks == ("sts", "texts")
-    assert board.base.metrics[0].tasks == ("mmlu", "arc")
+    found = report(joined(EMBEDDING, likely, Results(metrics=(unknown,))))
+    assert found.table("metrics").column("tasks") == [["sts", "texts"]]
+    assert found.table("base.metrics").column("tasks") == [["mmlu", "arc"]]
 
 
 def test_a_metric_alone_puts_its_task_on_the_base_board() -> None:
     alone = replace(LIKELY, scores=())
-    board = base(joined(EMBEDDING, alone))
-    assert [r.info.model for r in board.rows] == ["b", "a", "c"]  # by predicted rank
-    assert board.tasks == ()
-    assert "No task was scored" in board.notes[0]
+    found = report(joined(EMBEDDING, alone))
+    assert found.table("base.ranking").column("model") == ["b", "a", "c"]  # by predicted rank
+    assert not found.table("base.tasks").rows
+    assert "no_scores" in codes(alone)
 
 
 def test_undefined_rows_go_with_their_task() -> None:
     places = (("a", "unknown"), ("d", "mmlu"))
-    lines = [UndefinedRow(model=m, task=t, layer=0, error="same") for m, t in places]
-    board = build(joined(EMBEDDING, LIKELY, Results(undefined=tuple(lines))))
-    assert board.base
-    assert [n for n in board.notes if "no score at" in n] == [
-        "a has no score at layer 0 on unknown: same."
+    gaps = tuple(UndefinedRow(model=m, task=t, layer=0, error="same") for m, t in places)
+    found = report(joined(EMBEDDING, LIKELY, Results(undefined=gaps)))
+    assert [note for note in found.notes if "no score at" in note] == [
+        "a has no score at layer 0 on unknown: same.",
+        "Base models: d has no score at layer 0 on mmlu: same.",
     ]
-    assert [n for n in board.base.notes if "no score at" in n] == [
-        "d has no score at layer 0 on mmlu: same."
-    ]
-    assert row(board.base, "d").rank is None
-    assert build(replace(EMBEDDING, undefined=tuple(lines))).base is None  # of unknown type
+    assert by(found, "base.ranking", "model")["d"]["rank"] is None
+    alone = report(replace(EMBEDDING, undefined=gaps))  # of unknown type
+    assert "base" not in alone.facts
 
 
 def test_only_whole_models_make_a_base_board() -> None:
     pruned = tuple(replace(s, variant="pruned-1") for s in LIKELY.scores)
-    assert build(joined(EMBEDDING, Results(scores=pruned))).base is None
+    assert "base" not in report(joined(EMBEDDING, Results(scores=pruned))).facts
 
 
 def test_labels_are_the_same_on_both_boards() -> None:
     two = [ModelRow(model="m", revision=r) for r in ("one", "two")]
     scores = [replace(s, revision=r) for r in ("one", "two") for s in sts("m", 0.5)]
     scores += [replace(s, revision="two") for s in score("m", "mmlu", 0.3, 0.4)]
-    board = build(Results(models=tuple(two), scores=tuple(scores)))
-    assert board.base
-    assert [r.label for r in board.base.rows] == ["m@two"]
+    found = report(Results(models=tuple(two), scores=tuple(scores)))
+    assert found.table("base.ranking").column("model") == ["m@two"]
+
+
+def _one(model: str, last: float) -> tuple[ScoreRow, ...]:
+    return tuple(score(model, "mmlu", 0.2, last, stderr=0.0175))  # 2 x .0175 at the last layer
 
 
 @pytest.mark.parametrize(
     ("last", "guessed"), [(0.25, True), (0.31, True), (0.33, False), (0.19, True), (0.17, False)]
 )
 def test_a_score_near_chance_is_said_to_be_like_guessing(last: float, guessed: bool) -> None:
-    board = build(Results(models=(ModelRow(model="a"),), scores=_one("a", last)))
-    assert any("cannot be told from guessing" in n for n in board.rows[0].notes) is guessed
-
-
-def _one(model: str, last: float) -> tuple[ScoreRow, ...]:
-    return tuple(score(model, "mmlu", 0.2, last, stderr=0.0175))  # 2 x .0175 at the last layer
+    found = codes(Results(models=(ModelRow(model="a"),), scores=_one("a", last)))
+    assert ("guessing" in found) is guessed
 
 
 def test_neighbours_that_are_too_close_are_named_and_level_ones_are_not() -> None:
@@ -244,49 +268,17 @@ def test_neighbours_that_are_too_close_are_named_and_level_ones_are_not() -> Non
     lasts = {"a": 0.9, "b": 0.82, "c": 0.7, "d": 0.7, "e": 0.62, "f": 0.55, "g": 0.5}
     models = tuple(ModelRow(model=m) for m in lasts)
     scores = tuple(s for m, last in lasts.items() for s in _one(m, last))
-    (note,) = [n for n in build(Results(models=models, scores=scores)).notes if "Neighbours" in n]
-    assert note.endswith("may be chance: a and b; d and e; e and f; and 1 more pair.")
+    found = codes(Results(models=models, scores=scores))
+    assert found["level"]["pairs"] == "a and b; d and e; e and f; and 1 more pair"
     far = tuple(s for m, last in (("a", 0.9), ("b", 0.8)) for s in _one(m, last))
-    assert not any("Neighbours" in n for n in build(Results(models=models, scores=far)).notes)
+    assert "level" not in codes(Results(models=models, scores=far))
 
 
 def test_the_best_of_many_layers_is_said_to_exceed_chance_by_luck() -> None:
-    (note,) = [n for n in build(LIKELY).notes if "by luck" in n]
-    assert note.startswith("With 3 layers to choose from")
+    assert codes(LIKELY)["many_layers"] == {"layers": "3"}
     longer = (s for task in ("mmlu", "arc") for s in score("a", task, *[0.2] * 9))
     others = (s for s in LIKELY.scores if s.model != "a")
-    notes = build(replace(LIKELY, scores=(*longer, *others))).notes
-    assert any(n.startswith("With up to 9 layers") for n in notes)
+    found = codes(replace(LIKELY, scores=(*longer, *others)))
+    assert found["many_layers"] == {"layers": "up to 9"}
     last = tuple(s for s in LIKELY.scores if s.last)
-    assert not any("by luck" in n for n in build(replace(LIKELY, scores=last)).notes)
-
-
-def test_the_layer_table_averages_embedding_tasks_alone() -> None:
-    profile = {"speed": Profile((0, 1), (1.0, 3.0))}
-    other = {"speed": Profile((0, 1), (9.0, 9.0)), "bend": Profile((1,), (7.0,))}
-    embedding = Results(
-        models=EMBEDDING.models[:1],
-        scores=tuple(score("a", "sts", 0.8, 0.6, 0.7, kind="STS")),
-        metrics=(metric("a", "sts", 1.0, kind="STS", profiles=profile),),
-    )
-    likely = replace(LIKELY, metrics=(metric("a", "mmlu", 1.0, profiles=other),))
-    table = layer_table(joined(embedding, likely), "a")
-    assert table.tasks == ("sts", "mmlu", "arc")
-    assert table.apart == ("mmlu", "arc")
-    assert table.means == (0.8, 0.6, 0.7)
-    assert table.scores[2] == (0.7, 0.30, 0.30)
-    assert table.profiles["frenet.speed"] == (1.0, 3.0, None)
-    assert table.profiles["frenet.bend"] == (None, 7.0, None)
-    alone = layer_table(likely, "a")
-    assert alone.apart == ()
-    assert alone.means == pytest.approx((0.23, 0.40, 0.30))
-    assert alone.profiles["frenet.speed"] == (9.0, 9.0, None)
-
-
-def test_means_over_tasks_need_every_value() -> None:
-    assert statistics.mean_of_all([0.25, 0.5]) == 0.375
-    assert statistics.mean_stderr([0.03, 0.04]) == pytest.approx(0.025)
-    for f in (statistics.mean_of_all, statistics.mean_stderr):
-        assert f([0.1, None]) is None
-        assert f([0.1, math.nan]) is None
-        assert f([]) is None
+    assert "many_layers" not in codes(replace(LIKELY, scores=last))

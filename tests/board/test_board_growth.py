@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
-import json
-import math
 import sys
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from lrd_harness import manager
 from lrd_harness.board import leaderboard
-from lrd_harness.board.leaderboard import uncollected
 from lrd_harness.results.rows import MetricRow, ModelRow, Results, ScoreRow
 
-dumping = importlib.import_module("lrd_harness.plugins.reporters._dumping")
 FEW, MANY = 510, 1020  # above 500, where nothing is drawn: numpy's work is not counted
 FORMS = ("csv", "table", "json", "checkpoints")
 
@@ -70,73 +64,14 @@ def steps(work: Callable[[], Any]) -> int:
     return count
 
 
+@pytest.mark.slow
 def test_steps_grow_as_the_models_do() -> None:
-    few, many = (results(n) for n in (FEW, MANY))
-    leaderboard.build(results(3))  # what is done once
-    assert grown(lambda held: leaderboard.build(held), few, many) < 2.2
-    boards = [leaderboard.build(held) for held in (few, many)]
+    small, few, many = (results(n) for n in (3, FEW, MANY))
+    boards = [leaderboard.report(one) for one in (small, few, many)]
+    once = steps(lambda: leaderboard.report(few))
+    assert steps(lambda: leaderboard.report(many)) < 2.2 * once
     for form in FORMS:
-        write = manager.load().get("reporter", form).write
-        write(leaderboard.build(results(3)))
-        assert grown(write, *boards) < 2.2, form
-
-
-def grown(work: Callable[[Any], Any], few: Any, many: Any) -> float:
-    """How many times the steps for few are taken for many."""
-    return steps(lambda: work(many)) / steps(lambda: work(few))
-
-
-SCALARS = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text()
-)
-DOCUMENTS = st.recursive(
-    SCALARS,
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.tuples(inner, inner)
-        | st.dictionaries(st.text() | st.integers() | st.booleans() | st.none(), inner, max_size=4)
-    ),
-    max_leaves=20,
-)
-
-
-@given(DOCUMENTS)
-@settings(max_examples=150, deadline=None)
-def test_json_is_the_standard_librarys(document: Any) -> None:
-    expected = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    assert dumping.dumps(document) == expected
-
-
-def test_what_json_cannot_hold_is_refused_as_there() -> None:
-    for wrong in (math.nan, [math.inf], {"a": -math.inf}):
-        with pytest.raises(ValueError, match="not JSON compliant"):
-            dumping.dumps(wrong)
-    for wrong in (object(), {"a": {1}}):
-        with pytest.raises(TypeError, match="not JSON serializable"):
-            dumping.dumps(wrong)
-    with pytest.raises(TypeError, match="keys must be"):
-        dumping.dumps({(1, 2): 3})
-
-
-def test_collecting_goes_on_afterwards() -> None:
-    import gc
-
-    @uncollected()
-    def enabled(fail: bool = False) -> bool:
-        if fail:
-            raise RuntimeError
-        return gc.isenabled()
-
-    assert gc.isenabled()
-    assert not enabled()
-    with pytest.raises(RuntimeError):
-        enabled(fail=True)
-    assert gc.isenabled()
-    with uncollected():
-        assert not enabled()
-        assert not gc.isenabled()  # whoever paused it first goes on pausing
-    assert gc.isenabled()
+        write: Any = manager.load().get("reporter", form).write
+        write(boards[0])  # what is done once
+        once, twice = (steps(partial(write, board)) for board in boards[1:])
+        assert twice < 2.2 * once, form

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lrd_harness import cli
 from lrd_harness.board.families import families
-from lrd_harness.cli import run
-from lrd_harness.cli.arguments import asked
+from lrd_harness.cli.arguments import suite_of
 from lrd_harness.errors import UserError
 from lrd_harness.models.find import expand
 from lrd_harness.planning import suite
-from lrd_harness.results.database import ModelRow, Results
+from lrd_harness.results.rows import ModelRow, Results
 
 PYTHIA = "EleutherAI/pythia-410m"
 NAMES = st.text("abcXYZ019-._/", min_size=1)
@@ -69,10 +68,8 @@ def test_suites_and_the_command_line_expand_braces() -> None:
     assert [entry.pooling for entry in read.models] == [None] * 4 + ["mean"] * 2
     with pytest.raises(UserError, match=r"^mine\.yaml: model 'm@\{a': braces do not match"):
         suite.parse_suite("models: ['m@{a']", "mine", "mine.yaml")
-    parser = argparse.ArgumentParser()
-    run.add(parser.add_subparsers())
-    typed = parser.parse_args(["run", "--models", "m@{x,y}", "z", "--tasks", "T"])
-    assert [entry.model for entry in asked(typed).models] == ["m@x", "m@y", "z"]
+    typed = cli.parser().parse_args(["run", "--models", "m@{x,y}", "z", "--tasks", "T"])
+    assert [entry.model for entry in suite_of(typed).models] == ["m@x", "m@y", "z"]
 
 
 # ---------------------------------------------------------------- families

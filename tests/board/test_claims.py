@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-import importlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 from choice_rows import likelihood
-from rich.cells import cell_len
+from pruning_rows import SWEEP, both_sides
 from scipy import stats
 
-from lrd_harness.board.claims import Claim, layer_claims, mean, middle_gains
-from lrd_harness.board.layer_choice import Cell
-from lrd_harness.board.leaderboard import build
-from lrd_harness.results.database import Key, MetricRow, ModelRow, Profile, Results, ScoreRow
+from lrd_harness.board.claims import claim_tables, layer_claims, pruning_claims
+from lrd_harness.board.layer_gains import Cell, Row, mean, middle_gains
+from lrd_harness.board.leaderboard import report
+from lrd_harness.board.pruned import PrunedRow, Run
+from lrd_harness.board.random_removal import contest
+from lrd_harness.results.rows import Key, MetricRow, ModelRow, Profile, Results, ScoreRow
 
-terminal: Any = importlib.import_module("lrd_harness.plugins.reporters._terminal")
-plugin: Any = importlib.import_module("lrd_harness.plugins.reporters._claims")
-reporters: Any = importlib.import_module("lrd_harness.plugins.reporters.forms")
 MOST, ALL = "d0L agrees on most tasks", "all three scores agree"
 MIDDLE, CHOSEN = "middle layers beat the last", "a label-free layer gains 3 %"
+HEAVY, LIGHT = "gfmi beats random, 15 %", "frenet beats random only lightly"
 SELECTED = (("frenet", "d0L"), ("nrs", "mean_jaccard"), ("gfmi", "mean_auc"))
 
 
-def named(claims: Sequence[Claim], name: str) -> Claim:
-    (found,) = [claim for claim in claims if claim.name == name]
+def named(claims: Sequence[Row], name: str) -> Any:
+    (found,) = [claim for claim in claims if claim["predictor"] == name]
     return found
 
 
-# --- selection
+def claim(results: Results, name: str, table: str = "claim") -> Any:
+    return named(report(results).table(table).rows, name)
+
+
+# ---------------------------------------------------------------- selection
 
 
 def selected(models: int, tasks: int, signs: Mapping[str, float], noise: float = 0.3) -> Results:
@@ -59,48 +62,43 @@ AGREE = {"frenet": 1.0, "nrs": 1.0, "gfmi": 1.0}
 
 
 def test_scores_that_agree_hold_beside_their_control() -> None:
-    board = build(selected(12, 6, AGREE))
-    assert board.selection
-    rows = {row.name: row for row in board.selection.rows}
-    most, together = named(board.claims, MOST), named(board.claims, ALL)
-    rho = [task.rho or 0.0 for task in rows["frenet.d0L"].tasks]
-    width = [task.rho or 0.0 for task in rows["log width"].tasks]
-    assert most.verdict == together.verdict == "holds"
-    assert most.value == 100 * sum(r > 0 for r in rho) / 6
-    assert (most.n, most.unit) == (6, "% of tasks")
-    assert most.p == stats.binomtest(6, 6, 0.5, alternative="greater").pvalue
-    assert most.control == "log width"
-    assert most.control_value == pytest.approx(100 * sum(r > 0 for r in width) / 6)
-    least = min((rows[f"{m}.{s}"] for m, s in SELECTED), key=lambda row: row.rho or 0.0)
-    assert (together.value, together.low, together.high) == (
-        least.rho,
-        least.models_low,
-        least.models_high,
-    )
-    assert together.control_value == rows["log width"].rho
-    assert most.ahead is together.ahead is True
-    assert "log width" in most.reason
+    board = report(selected(12, 6, AGREE))
+    rows = {row["predictor"]: row for row in board.table("agreement").rows}
+    claims, tasks = board.table("claim").rows, board.table("agreement_tasks").rows
+    most, together = named(claims, MOST), named(claims, ALL)
+    rho = [row["rho"] for row in tasks if row["predictor"] == "frenet.d0L"]
+    width = [row["rho"] for row in tasks if row["predictor"] == "log width"]
+    assert most["verdict"] == together["verdict"] == "holds"
+    assert most["value"] == 100 * sum(r > 0 for r in rho) / 6
+    assert (most["n"], most["cases"], most["unit"]) == (6, "6 tasks", "% of tasks")
+    assert most["p"] == stats.binomtest(6, 6, 0.5, alternative="greater").pvalue
+    assert most["control"] == "log width"
+    assert most["control_value"] == pytest.approx(100 * sum(r > 0 for r in width) / 6)
+    least = min((rows[f"{m}.{s}"] for m, s in SELECTED), key=lambda row: row["rho"])
+    assert [together[n] for n in ("value", "low", "high")] == [
+        least[n] for n in ("rho", "models_low", "models_high")
+    ]
+    assert together["control_value"] == rows["log width"]["rho"]
+    assert most["ahead"] is together["ahead"] is True
+    assert "log width" in most["reason"]
 
 
 def test_a_score_that_does_not_agree_is_named_so() -> None:
-    board = build(selected(12, 6, {**AGREE, "nrs": -1.0}))
-    together = named(board.claims, ALL)
-    assert named(board.claims, MOST).verdict == "holds"
-    assert (together.verdict, together.ahead) == ("does not hold", False)
-    assert together.value is not None
-    assert together.value < 0
-    noise = named(build(selected(12, 6, {**AGREE, "frenet": 0.0})).claims, MOST)
-    assert noise.verdict == "does not hold"
+    claims = report(selected(12, 6, {**AGREE, "nrs": -1.0})).table("claim").rows
+    together = named(claims, ALL)
+    assert named(claims, MOST)["verdict"] == "holds"
+    assert (together["verdict"], together["ahead"]) == ("does not hold", False)
+    assert together["value"] < 0
+    assert claim(selected(12, 6, {**AGREE, "frenet": 0.0}), MOST)["verdict"] == "does not hold"
 
 
 @pytest.mark.parametrize(
     ("models", "tasks", "signs", "name", "reason"),
     [
-        (9, 6, AGREE, MOST, "9 models a task, a verdict needs 10"),
-        (9, 6, AGREE, ALL, "9 models a task, a verdict needs 10"),
-        (12, 4, AGREE, MOST, "4 tasks, a verdict needs 5"),
+        (9, 6, AGREE, MOST, "9 models per task, a verdict needs 10"),
+        (9, 6, AGREE, ALL, "9 models per task, a verdict needs 10"),
         (12, 1, AGREE, ALL, "1 task, a verdict needs 5"),
-        (12, 4, AGREE, ALL, "4 tasks, a verdict needs 5"),
+        (12, 4, AGREE, MOST, "4 tasks, a verdict needs 5"),
         (12, 6, {"frenet": 1.0, "gfmi": 1.0}, ALL, "nrs.mean_jaccard: not measured on a task"),
         (3, 6, AGREE, MOST, "frenet.d0L: not measured on a task with the scores of 4 models"),
     ],
@@ -108,17 +106,17 @@ def test_a_score_that_does_not_agree_is_named_so() -> None:
 def test_too_little_for_a_verdict_on_selection(
     models: int, tasks: int, signs: Mapping[str, float], name: str, reason: str
 ) -> None:
-    found = named(build(selected(models, tasks, signs)).claims, name)
-    assert found.verdict == "not enough data"
-    assert reason in found.reason
+    found = claim(selected(models, tasks, signs), name)
+    assert found["verdict"] == "not enough data"
+    assert reason in found["reason"]
 
 
 @pytest.mark.parametrize(
     ("runs", "verdict", "reason"),
     [
-        (1, "not enough data", "12 models a task from 1 training run, a verdict needs 10 of these"),
-        (9, "not enough data", "12 models a task from 9 training runs, a verdict needs 10 of"),
-        (11, "holds", "12 models a task from 11 training runs, all taken as independent"),
+        (1, "not enough data", "12 models per task from 1 training run, a verdict needs 10 of"),
+        (9, "not enough data", "12 models per task from 9 training runs, a verdict needs 10 of"),
+        (11, "holds", "12 models per task from 11 training runs, all taken as independent"),
         (12, "holds", ""),
     ],
 )
@@ -127,36 +125,34 @@ def test_checkpoints_of_a_run_are_no_models_of_their_own(
 ) -> None:
     results = selected(12, 6, AGREE)
     name = {f"m{i}": f"m{i}" if i < runs - 1 else f"m{runs}@step{i}" for i in range(12)}
-    claims = build(
-        Results(
-            models=tuple(replace(row, model=name[row.model], width=64) for row in results.models),
-            scores=tuple(replace(row, model=name[row.model]) for row in results.scores),
-            metrics=tuple(replace(row, model=name[row.model]) for row in results.metrics),
-        )
-    ).claims
-    for claim in (MOST, ALL):
-        found = named(claims, claim)
-        assert found.verdict == verdict
-        assert reason in found.reason
-        assert ("training run" in found.reason) is (runs < 12)
+    renamed = Results(
+        models=tuple(replace(row, model=name[row.model], width=64) for row in results.models),
+        scores=tuple(replace(row, model=name[row.model]) for row in results.scores),
+        metrics=tuple(replace(row, model=name[row.model]) for row in results.metrics),
+    )
+    claims = report(renamed).table("claim").rows
+    for one in (MOST, ALL):
+        found = named(claims, one)
+        assert found["verdict"] == verdict
+        assert reason in found["reason"]
+        assert ("training run" in found["reason"]) is (runs < 12)
 
 
 def test_an_interval_over_tasks_does_not_stand_for_one_over_models() -> None:
     """Where one task has 4 models, no interval over models can be drawn of all."""
     results = selected(12, 6, AGREE)
     few = tuple(s for s in results.scores if s.task != "T5" or int(s.model[1:]) < 4)
-    board = build(replace(results, scores=few))
-    assert board.selection
-    (row,) = [row for row in board.selection.rows if row.name == "frenet.d0L"]
-    assert row.low is not None
-    assert row.models_low is None
-    found = named(board.claims, MOST)
-    assert found.verdict == "not enough data"
-    assert found.reason.endswith("no interval can be drawn")
-    assert "over tasks" not in found.reason
+    board = report(replace(results, scores=few))
+    agreement = board.table("agreement").rows
+    (row,) = [row for row in agreement if row["predictor"] == "frenet.d0L"]
+    assert row["low"] is not None
+    assert row["models_low"] is None
+    found = named(board.table("claim").rows, MOST)
+    assert found["verdict"] == "not enough data"
+    assert found["reason"].endswith("no interval can be drawn")
 
 
-# --- layers
+# ---------------------------------------------------------------- layers
 
 
 def curves(models: int, tasks: int, bump: float, seed: int = 0, blocks: int = 8) -> Results:
@@ -190,7 +186,7 @@ def curves(models: int, tasks: int, bump: float, seed: int = 0, blocks: int = 8)
 )
 def test_gains_that_hold_and_gains_that_do_not(bump: float, middle: str, chosen: str) -> None:
     results = curves(6, 20, bump)
-    claims = build(results).claims
+    claims = report(results).table("claim").rows
     found = named(claims, CHOSEN)
     score = {(s.model, s.task, s.layer): s.score for s in results.scores}
     pairs = list(dict.fromkeys((s.model, s.task) for s in results.scores))
@@ -200,15 +196,20 @@ def test_gains_that_hold_and_gains_that_do_not(bump: float, middle: str, chosen:
     rest = (gains - ratio * last).reshape(6, 20).sum(axis=1)  # by model
     error = np.sqrt(6 / 5 * np.sum(rest**2)) / 120 / last.mean()
     reach = stats.t.ppf(0.975, 5) * error
-    assert found.value == pytest.approx(100 * ratio)
-    assert (found.low, found.high) == pytest.approx((100 * (ratio - reach), 100 * (ratio + reach)))
-    assert (found.verdict, found.n) == (chosen, 120)
-    assert named(claims, MIDDLE).verdict == middle
+    assert found["value"] == pytest.approx(100 * ratio)
+    assert (found["low"], found["high"]) == pytest.approx(
+        (100 * (ratio - reach), 100 * (ratio + reach))
+    )
+    assert (found["verdict"], found["n"]) == (chosen, 120)
+    assert named(claims, MIDDLE)["verdict"] == middle
     if bump == 0.1:
-        assert (found.control, found.ahead) == ("depth 0.5", False)  # which is layer 4 as well
-        assert found.control_value == pytest.approx(found.value)
-        assert found.reason.endswith("; but depth 0.5 may do as well")
-        assert named(claims, MIDDLE).ahead is True
+        assert (found["control"], found["ahead"]) == (
+            "depth 0.5",
+            False,
+        )  # which is layer 4 as well
+        assert found["control_value"] == pytest.approx(found["value"])
+        assert found["reason"].endswith("; but depth 0.5 may do as well")
+        assert named(claims, MIDDLE)["ahead"] is True
 
 
 def test_the_middle_layer_is_chosen_on_the_other_tasks() -> None:
@@ -250,50 +251,167 @@ def test_checkpoints_of_one_run_are_one_in_an_interval() -> None:
         (curves(6, 1, 0.1), MIDDLE, "no model has two tasks"),
         (replace(curves(6, 6, 0.1), metrics=()), CHOSEN, "no metric that chooses a layer"),
         (selected(12, 6, AGREE), MIDDLE, "only last layers were scored"),
-        (selected(12, 6, AGREE), CHOSEN, "only last layers were scored"),
     ],
+    ids=range(5),
 )
 def test_too_little_for_a_verdict_on_layers(results: Results, name: str, reason: str) -> None:
-    found = named(build(results).claims, name)
-    assert (found.verdict, found.ahead) == ("not enough data", None)
-    assert reason in found.reason
+    found = claim(results, name)
+    assert (found["verdict"], found["ahead"]) == ("not enough data", None)
+    assert reason in found["reason"]
 
 
-def test_no_choice_is_no_data() -> None:
-    assert [claim.value for claim in layer_claims(None, Results())] == [None, None]
+# ---------------------------------------------------------------- pruning
 
 
-# --- what is shown
+def pruned(
+    rule: str, changes: Sequence[float], model: str, blocks: int = 24, budget: float = 0.15,
+    removed: int = 3,
+) -> PrunedRow:  # fmt: skip
+    """A rule, or random with a change per seed, on one task."""
+    seeds = range(len(changes)) if rule == "random" else [None]
+    pairs = zip(seeds, changes, strict=True)
+    runs = [Run(seed, f"{rule} {seed}", (1,), change, None, None) for seed, change in pairs]
+    line = {"model": model, "revision": "", "kind": "embedding", "rule": rule, "budget": budget}
+    line |= {"blocks": blocks, "removed": removed, "change": float(np.median(changes))}
+    return PrunedRow(model, line, tuple(runs), ("t",), (), {})
 
 
-def test_a_table_of_80_columns_and_json_show_every_claim() -> None:
-    board = build(curves(6, 6, 0.1))
-    lines = terminal.text(terminal.renderable(board, 80), 80).splitlines()
-    assert max(map(cell_len, lines)) <= 80
-    at = lines.index("The papers' claims on this run")
-    shown = "\n".join(lines[at:])
-    assert len(board.claims) == 7
-    for claim in board.claims:
-        assert claim.name.split(",")[0].split()[0] in shown
-        assert claim.verdict in shown
-    document = json.loads(reporters.as_json(board))["claims"]
-    assert [Claim(**one) for one in document] == list(board.claims)
+def sweep(
+    rule: str, change: Callable[[int], float], models: int = 6, depths: int = 3, **at: Any
+) -> list[PrunedRow]:
+    """Models of several depths; random loses 10, 12 and 14 % of each."""
+    rows = []
+    for i in range(models):
+        where = {"model": f"m{i}", "blocks": 12 * (1 + i % depths), **at}
+        rows += [
+            pruned("random", [-10.0, -12.0, -14.0], **where),
+            pruned(rule, [change(i)], **where),
+        ]
+    return rows
+
+
+def test_the_rank_among_random_seeds_is_counted_exactly() -> None:
+    rows = [
+        *(pruned("random", [-5.0, -1.0, -3.0], m, b) for m, b in (("a", 6), ("b", 6), ("c", 12))),
+        pruned("gfmi", [-2.0], "a", 6),
+        pruned("gfmi", [-3.0], "b", 6),  # with a -2.5: better than two seeds
+        pruned("gfmi", [-3.0], "c", 12),  # better than one, level with another
+    ]
+    held = contest(rows, "gfmi", 0.15, {})
+    assert held
+    assert (held.change, held.random) == pytest.approx((-8 / 3, -3))
+    assert (held.low, held.high, held.seeds, held.models, held.runs) == (-5, -1, 3, 3, 3)
+    sums = [sum(draw) for draw in product(range(4), repeat=2)]
+    assert held.p == pytest.approx(np.mean(np.array(sums) >= 2 + 1))
+    assert held.least == pytest.approx(1 / 16)
+    of_one = {Key(model, "", "full"): Key("a", "", "full") for model in "bc"}
+    together = contest(rows, "gfmi", 0.15, of_one)
+    assert together is not None
+    assert together.runs == 1
+
+
+def test_a_rule_that_is_one_more_draw_beats_random_no_oftener_than_said() -> None:
+    generator = np.random.default_rng(5)
+    ps = []
+    for _ in range(400):
+        rows = []
+        for blocks in (6, 12, 24):
+            drawn = generator.integers(0, 6, size=4)  # with ties
+            for i in range(2):  # models of one depth: the same draws, a level of their own
+                changes = [float(v) - 10 * i for v in drawn]
+                rows.append(pruned("random", changes[:3], f"{blocks} {i}", blocks))
+                rows.append(pruned("gfmi", changes[3:], f"{blocks} {i}", blocks))
+        held = contest(rows, "gfmi", 0.15, {})
+        assert held
+        ps.append(held.p)
+    for alpha in (0.05, 0.2, 0.5):
+        allowed = alpha + 3 * np.sqrt(alpha * (1 - alpha) / len(ps))
+        assert np.mean(np.array(ps) <= alpha) <= allowed
+
+
+def test_what_is_not_on_the_same_tasks_is_not_compared() -> None:
+    row, drawn = pruned("gfmi", [-1.0], "a"), pruned("random", [-2.0, -3.0], "a")
+    assert contest([row, drawn], "gfmi", 0.15, {})
+    assert contest([row, drawn._replace(tasks=("t", "u"))], "gfmi", 0.15, {}) is None
+    assert contest([row], "gfmi", 0.15, {}) is None
+    assert contest([row, drawn], "gfmi", 0.20, {}) is None
+    other = [pruned("random", [-2.0], "b"), pruned("gfmi", [-1.0], "b")]
+    both = contest([row, drawn, *other], "gfmi", 0.15, {})
+    assert both
+    assert both.seeds == 1  # that both models have
+
+
+def budgets(light: float, heavy: float, removed: int = 4, **more: Any) -> list[PrunedRow]:
+    return [
+        *sweep("frenet", lambda i: light, budget=0.10, removed=2, **more),
+        *sweep("frenet", lambda i: heavy, budget=0.15, removed=removed, **more),
+    ]
+
+
+GFMI: list[tuple[list[PrunedRow], str, str]] = [
+    (sweep("gfmi", lambda i: -5.0), "holds", "-5.0 % against random's -12.0 %"),
+    (sweep("gfmi", lambda i: -11.0), "does not hold", "p ="),
+    (sweep("gfmi", lambda i: -20.0), "does not hold", "p = 1"),
+    (sweep("gfmi", lambda i: -5.0, models=4), "not enough data", "4 training runs"),
+    (sweep("gfmi", lambda i: -5.0, depths=1), "not enough data", "3 random seeds cannot give"),
+    ([], "not enough data", "no model was pruned by gfmi and at random at 15 %"),
+]
+FRENET: list[tuple[list[PrunedRow], str, str]] = [
+    (budgets(-5, -20), "holds", "15 %: -20.0 % against random's -12.0 %"),
+    (budgets(-5, -5), "does not hold", "10 %: -5.0 %"),
+    (budgets(-20, -20), "does not hold", "10 %: -20.0 %"),
+    (budgets(-5, -20, removed=2), "not enough data", "no heavier budget that removes more"),
+    (budgets(-5, -20)[:12], "not enough data", "no heavier budget that removes more"),
+    (budgets(-5, -20, models=4), "not enough data", "a verdict needs 5"),
+    ([], "not enough data", "no model was pruned by frenet"),
+]
 
 
 @pytest.mark.parametrize(
-    ("n", "of", "cell"),
-    [(1, "tasks", "1 task"), (1, "pairs", "1 pair"), (2, "models", "2 models"), (0, "tasks", "-")],
+    ("name", "case"),
+    [(HEAVY, case) for case in GFMI] + [(LIGHT, case) for case in FRENET],
+    ids=range(len(GFMI) + len(FRENET)),
 )
-def test_how_many_cases_is_said_in_words(n: int, of: str, cell: str) -> None:
-    claim = replace(build(selected(12, 6, AGREE)).claims[0], n=n, of=of)
-    (sheet,) = plugin.claim_sheets(replace(build(Results()), claims=(claim,)))
-    (column,) = [column for column in sheet.columns if column.heading == ("n",)]
-    assert column.cells == (cell,)
+def test_rules_against_random(name: str, case: tuple[list[PrunedRow], str, str]) -> None:
+    rows, verdict, reason = case
+    found = named(pruning_claims(rows, {}), name)
+    assert found["verdict"] == verdict
+    assert reason in found["reason"]
+    assert found["control_value"] == (pytest.approx(-12) if rows else None)
 
 
-def test_a_board_without_a_number_has_no_sheet() -> None:
+def test_a_verdict_needs_training_runs_not_models() -> None:
+    """Seven checkpoints of two runs."""
+    rows = sweep("gfmi", lambda i: -5.0, models=7)
+    runs = {row.key: Key(f"run {int(row.key.model[1:]) % 2}", "", "full") for row in rows}
+    found = named(pruning_claims(rows, runs), HEAVY)
+    assert (found["verdict"], found["n"]) == ("not enough data", 7)
+    assert found["reason"].endswith("7 models); 2 training runs, a verdict needs 5")
+
+
+def test_each_board_has_the_pruning_of_its_own_tasks() -> None:
+    board = report(both_sides())
+    assert named(board.table("claim").rows, LIGHT)["value"] == pytest.approx(-25)
+    assert named(board.table("base.claim").rows, LIGHT)["value"] is None  # random has none there
+    assert claim(SWEEP, LIGHT)["reason"].endswith("is there to compare")
+
+
+# ---------------------------------------------------------------- the table
+
+
+def test_every_claim_says_why_and_a_table_without_a_number_is_not_shown() -> None:
+    board = report(curves(6, 6, 0.1)).table("claim")
+    assert len(board.rows) == 7
+    assert board.shown
+    assert all(
+        row["reason"] in said for row, said in zip(board.rows, board.caption[2:], strict=True)
+    )
+    empty = layer_claims(None)
+    assert [row["value"] for row in empty] == [None, None]
+    assert [table.shown for table in claim_tables(empty)] == [False]
     held = likelihood()
     last = replace(held, scores=tuple(s for s in held.scores if s.last), metrics=())
-    board = build(last)
-    assert all(claim.value is None and claim.reason for claim in board.claims)
-    assert "papers' claims" not in terminal.text(terminal.renderable(board, 80), 80)
+    assert not report(last).table("claim").shown
+    open_beside = [{**empty[0], "value": 1.0}]  # beside another board a verdict is needed
+    assert [t.shown for t in claim_tables(open_beside, "base.")] == [False]
+    assert [t.shown for t in claim_tables(open_beside)] == [True]

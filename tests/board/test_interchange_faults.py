@@ -9,17 +9,19 @@ from typing import Any
 import pytest
 
 from lrd_harness import UserError
-from lrd_harness.board import interchange, leaderboard
-from lrd_harness.board import interchange as file_scores
-from lrd_harness.results.database import (
+from lrd_harness.board import interchange
+from lrd_harness.board.leaderboard import report
+from lrd_harness.results.rows import (
     ErrorRow,
+    Key,
     MetricRow,
     ModelRow,
+    PruningRow,
     Results,
     ScoreRow,
     UndefinedRow,
+    VariantRow,
 )
-from lrd_harness.results.rows import PruningRow, VariantRow
 
 WIDE = "model,X,Y\na,0.5,0.25\nb,0.75,\n"
 LONG = "model,layer,task,score\na,0,X,0.1\na,1,X,0.3\na,2,X,0.2\n"
@@ -41,7 +43,10 @@ SCORE_FAULTS = [
     ("model,X\n", "S.csv has no rows under its header"),
     (b"model,X\n\xe9,1\n", "S.csv is not UTF-8 text"),
     ("model,X".encode("utf-16"), "S.csv is not UTF-8 text"),
-    ("name,X\na,1\n", "S.csv lacks the column model: scores are wide (model, a column a task) or"),
+    (
+        "name,X\na,1\n",
+        "S.csv lacks the column model: scores are wide (model, a column per task)",
+    ),
     ("model,layer,task\na,1,X\n", "S.csv lacks the column score: scores are wide"),
     ("model,score\na,0.1\n", "S.csv lacks the column task"),
     ("model\na\n", "S.csv has no score: scores are wide"),
@@ -147,7 +152,7 @@ def test_notes_are_said_only_where_nothing_is_wrong(tmp_path: Path) -> None:
         with pytest.raises(UserError):
             interchange.read(percent, values_file, models_file, notes.append)
     with pytest.raises(UserError, match="layer 2 of a, whose last layer is 1"):
-        file_scores.with_scores(a_run(), percent, notes.append)
+        interchange.with_scores(a_run(), percent, notes.append)
     assert notes == []
     interchange.read(percent, say=notes.append)
     assert notes == [f"{percent}: scores are above 1: read as percent"]
@@ -199,7 +204,7 @@ def a_run() -> Results:
 def test_scores_of_a_file_in_place_of_a_runs(tmp_path: Path, name: str) -> None:
     notes: list[str] = []
     path = file(tmp_path, f"model,X,Z\n{name},0.7,0.9\nother,0.1,0.2\n")
-    found, source = file_scores.with_scores(a_run(), path, notes.append)
+    found, source = interchange.with_scores(a_run(), path, notes.append)
     published = {(r.model, r.task): r for r in found.scores if r.task in "XZ"}
     assert published.keys() == {("a", "X"), ("a", "Z")}
     assert published["a", "X"] == ScoreRow(
@@ -220,14 +225,14 @@ def test_scores_of_a_file_in_place_of_a_runs(tmp_path: Path, name: str) -> None:
         f"{path}: 1 model without a score on some task, so no rank: b",
     ]
     assert source == "Scores of X, Z: from S.csv, not from the run."
-    assert leaderboard.build(found).rows[0].info.width == 8
+    assert report(found).table("models").column("width")[0] == 8
 
 
 def test_a_file_with_all_that_a_run_has_leaves_nothing_to_say(tmp_path: Path) -> None:
     notes: list[str] = []
     run = replace(a_run(), models=a_run().models[:2])
     path = file(tmp_path, "model,X,Y\na,0.7,0.9\nb,0.1,0.2\n")
-    _, source = file_scores.with_scores(run, path, notes.append)
+    _, source = interchange.with_scores(run, path, notes.append)
     assert notes == []
     assert source == "Scores of all tasks: from S.csv, not from the run."
 
@@ -242,7 +247,7 @@ def test_a_file_with_all_that_a_run_has_leaves_nothing_to_say(tmp_path: Path) ->
 )
 def test_scores_that_do_not_fit_a_run(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError) as fault:
-        file_scores.with_scores(a_run(), file(tmp_path, text))
+        interchange.with_scores(a_run(), file(tmp_path, text))
     assert message in str(fault.value)
 
 
@@ -250,6 +255,23 @@ def test_a_name_of_several_revisions(tmp_path: Path) -> None:
     models = tuple(ModelRow(model="a", revision=f"step{i}", blocks=1) for i in (1, 2))
     run = Results(models=models)
     with pytest.raises(UserError, match=r"a is several models of the run: a@step1, a@step2"):
-        file_scores.with_scores(run, file(tmp_path, "model,X\na,0.1\n"))
-    found, _ = file_scores.with_scores(run, file(tmp_path, "model,X\na@step2,0.1\n"))
+        interchange.with_scores(run, file(tmp_path, "model,X\na,0.1\n"))
+    found, _ = interchange.with_scores(run, file(tmp_path, "model,X\na@step2,0.1\n"))
     assert [(r.revision, r.layer) for r in found.scores] == [("step2", 1)]
+
+
+def test_a_model_without_likelihood_scores_loses_no_rank() -> None:
+    """Of two kinds of tasks each has its own board: what an encoder lacks there is no loss."""
+
+    def score(model: str, task: str, kind: str = "STS") -> ScoreRow:
+        return ScoreRow(model=model, task=task, task_type=kind, layer=2, layers=2, score=0.5)
+
+    likely = "LogLikelihood"
+    own = [score("lm", "A"), score("lm", "M", likely), score("e", "A"), score("f", "B")]
+    held = Results(scores=(*own, score("e", "B"), score("lm", "B")))
+    assert interchange._lacking(held, own[:3], likelihood=True) == set()
+    assert interchange._lacking(held, own[:3], likelihood=False) == {Key("f", "", "full")}
+    assert interchange._lacking(held, own, likelihood=False) == {
+        Key(m, "", "full") for m in ("lm", "e", "f")
+    }
+    assert interchange._lacking(held, own[:1], likelihood=True) == set()

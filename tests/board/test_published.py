@@ -11,8 +11,8 @@ import pytest
 from lrd_harness.board import published
 from lrd_harness.cli import main
 from lrd_harness.errors import UserError
-from lrd_harness.results import tasks as official
-from lrd_harness.results.database import Journal
+from lrd_harness.models import registry as official
+from lrd_harness.results.journal import Journal
 
 Shown = pytest.CaptureFixture[str]
 E5, GTE = "intfloat/e5-small-v2", "thenlper/gte-base"
@@ -58,8 +58,11 @@ def scores(capsys: Shown, *arguments: str) -> dict[str, dict[str, float]]:
     assert main(["leaderboard", *arguments, "--format", "json"]) == 0
     said = capsys.readouterr()
     print(said.err, end="")
-    models = json.loads(said.out)["models"]
-    return {m["model"]: {t: s["last"] for t, s in m["by_task"].items()} for m in models}
+    rows = json.loads(said.out)["tables"]["models"]["rows"]
+    return {
+        row["model"]: {k.removeprefix("score."): v for k, v in row.items() if "score." in k[:6]}
+        for row in rows
+    }
 
 
 def test_beside_a_run(cache: Path, tmp_path: Path, capsys: Shown) -> None:
@@ -78,7 +81,7 @@ def test_beside_a_run(cache: Path, tmp_path: Path, capsys: Shown) -> None:
     assert found[E5]["LeeDocumentSTS"] == 0.1
     assert "SciFact" not in found[E5]
     assert capsys.readouterr().out.splitlines() == [
-        f"published mteb results: not of a reading of one's own: {E5} [cls]",
+        f"published mteb results: none of models that are pooled in another way: {E5} [cls]",
         "published mteb results: none of 1 model: local/bert",
         "published mteb results: none on LeeDocumentSTS: the run's scores are kept there",
         "published mteb results: 2 models without a score on some task, so no rank: local/bert, "
@@ -111,8 +114,8 @@ def test_beside_a_file_of_values(cache: Path, tmp_path: Path, capsys: Shown) -> 
 def test_of_several_revisions_mteb_s_own_is_taken_or_the_one_that_is_named(cache: Path) -> None:
     save(E5, "STSBenchmark", 0.85)
     save(E5, "STSBenchmark", 0.5, revision=OLD)
-    wanted = [published.Wanted("main", E5, ""), published.Wanted("old", E5, OLD[:12])]
-    wanted.append(published.Wanted("none", E5, "step1000"))
+    wanted = [published.HubModel("main", E5, ""), published.HubModel("old", E5, OLD[:12])]
+    wanted.append(published.HubModel("none", E5, "step1000"))
     notes: list[str] = []
     found = published.read(wanted, ["STSBenchmark"], notes.append, "")
     assert {cell.model: cell.number for cell in found.cells} == {"main": 0.85, "old": 0.5}
@@ -132,7 +135,7 @@ def test_subsets_and_splits_are_those_of_our_tasks(cache: Path) -> None:
     for model, held in ((E5, languages), (GTE, {"de": languages["de"]})):
         result = TaskResult.from_task_results(mteb.get_task(name), {"test": held}, 1.0)
         mteb.ResultCache().save_to_cache(result, mteb.get_model_meta(model))
-    wanted = [published.Wanted(model, model, "") for model in (E5, GTE)]
+    wanted = [published.HubModel(model, model, "") for model in (E5, GTE)]
     (cell,) = published.read(wanted, [name], lambda note: None, "").cells
     assert (cell.model, cell.number) == (E5, 0.7)
 
@@ -146,7 +149,7 @@ def test_results_by_layer_are_not_the_model_s(cache: Path) -> None:
     meta = mteb.get_model_meta(E5, experiment_kwargs={"layer": 4})
     mteb.ResultCache().save_to_cache(result, meta)
     with pytest.raises(UserError, match="no published score"):
-        published.read([published.Wanted(E5, E5, "")], ["STSBenchmark"], print, "")
+        published.read([published.HubModel(E5, E5, "")], ["STSBenchmark"], print, "")
 
 
 def refused(capsys: Shown, *arguments: str) -> str:

@@ -13,24 +13,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import Open, column, heading, of_sheets, sheet, table
-from page_rows import HOSTILE, NAMES, board, page
+from browsing import Open, column, heading, of_tables, sheet, table
+from report_rows import HOSTILE, NAMES, report
 
-pytestmark = pytest.mark.browser
+from lrd_harness.errors import plain
 
-sheets: Any = importlib.import_module("lrd_harness.plugins.reporters._sheets")
-cells: Any = importlib.import_module("lrd_harness.plugins.reporters._cells")
-figures: Any = importlib.import_module("lrd_harness.plugins.reporters._figures")
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
 parts: Any = importlib.import_module("lrd_harness.plugins.reporters._page")
-plugin: Any = importlib.import_module("lrd_harness.plugins.reporters.page")
-reporters: Any = importlib.import_module("lrd_harness.plugins.reporters.forms")
+data: Any = importlib.import_module("lrd_harness.plugins.reporters._data")
+RANKING = "Ranking of models (ranking)"
 
 pytest_plugins = ("fixtures_browser",)
 
 
 @pytest.fixture(scope="session")
 def text() -> str:
-    return page(board())
+    found: str = parts.page(report())
+    return found
 
 
 def test_a_table_is_sorted_by_value_both_ways_and_what_is_missing_is_last(opened: Open) -> None:
@@ -38,7 +38,7 @@ def test_a_table_is_sorted_by_value_both_ways_and_what_is_missing_is_last(opened
     values = ["28 of 30", "-", "1,234", "0.82 ± .01", "−3.5", "3=", "", "+0.5 to +0.9", "1e-3"]
     ordered = ["−3.5", "1e-3", "+0.5 to +0.9", "0.82 ± .01", "3=", "28 of 30", "1,234"]
     names = [f"m{i}" for i in (2, 10, 1, 3, 4, 5, 6, 7, 8)]
-    made = opened(of_sheets(table("Made", {"model": names, "value": values, "score ↑": values})))
+    made = opened(of_tables(table("Made", {"model": names, "value": values, "score ↑": values})))
     place = sheet(made, "Made")
     head = heading(place, "value")
     assert head.get_attribute("aria-sort") is None
@@ -60,20 +60,20 @@ def test_the_keyboard_alone_sorts_and_reaches_the_results(opened: Open, text: st
     made = opened(text)
     made.keyboard.press("Tab")
     assert made.evaluate("document.activeElement.textContent") == "Skip to the results"
-    place = sheet(made, "Models")
-    button = heading(place, "params").get_by_role("button")
+    place = sheet(made, RANKING)
+    button = heading(place, "score").get_by_role("button")
     button.focus()
-    made.keyboard.press("Enter")
-    assert column(place, 4) == [f"{i}.0" for i in range(1, 9)]
+    made.keyboard.press("Enter")  # the better end first, as it was
+    assert column(place, 4) == list(NAMES)
     made.keyboard.press("Space")
-    assert column(place, 4) == [f"{i}.0" for i in range(8, 0, -1)]
+    assert column(place, 4) == list(reversed(NAMES))
     assert made.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
-    assert "sorted by million params, descending" in place.get_by_role("status").inner_text()
+    assert "sorted by score ↑, ascending" in place.get_by_role("status").inner_text()
 
 
 def test_rows_are_filtered_by_text_and_by_family(opened: Open, text: str) -> None:
     made = opened(text)
-    place = sheet(made, "Models")
+    place = sheet(made, RANKING)
     place.get_by_role("searchbox").fill("MODEL-C")
     assert place.locator("tbody th").all_text_contents() == ["owner/model-c"]
     assert place.get_by_role("status").inner_text() == "1 of 8 rows"
@@ -87,7 +87,7 @@ def test_rows_are_filtered_by_text_and_by_family(opened: Open, text: str) -> Non
 def test_every_figure_is_drawn_labelled_and_readable_as_a_table(opened: Open, text: str) -> None:
     made = opened(text)
     figures = made.locator("figure").all()
-    assert len(figures) == text.count("<figure ") == 14
+    assert len(figures) == text.count("<figure ") == 17
     for figure in figures:
         assert figure.locator(
             "svg .mark-symbol path, svg .mark-line path, svg .mark-rect path"
@@ -100,7 +100,7 @@ def test_every_figure_is_drawn_labelled_and_readable_as_a_table(opened: Open, te
     first.locator("summary").click()
     first.locator("tbody tr").first.wait_for()
     assert (
-        first.locator("tbody tr").count() == len(first.locator("svg .mark-symbol path").all()) - 2
+        first.locator("tbody tr").count() == len(first.locator("svg .mark-symbol path").all()) - 3
     )
     box = first.locator("svg").bounding_box()
     assert box["width"] > 400
@@ -119,16 +119,16 @@ def test_every_heading_of_a_column_and_of_a_row_says_what_it_heads(opened: Open,
     )
     assert made.evaluate(unnamed) == 0
     # what a sign of the order shows is said by aria-sort, and a table is one region, not two
-    place = sheet(made, "Models")
-    assert place.get_by_role("button", name="million params", exact=True).count() == 1
+    place = sheet(made, RANKING)
+    assert place.get_by_role("button", name="actual rank", exact=True).count() == 1
     assert place.get_attribute("aria-labelledby") is None
-    assert made.get_by_role("region", name="Models", exact=True).count() == 1
+    assert made.get_by_role("region", name=RANKING, exact=True).count() == 1
 
 
 def test_hostile_names_are_shown_as_text(opened: Open) -> None:
-    made = opened(page(board(HOSTILE)))
-    place = sheet(made, "Models")
-    assert set(place.locator("tbody th").all_text_contents()) == {cells.plain(n) for n in HOSTILE}
+    made = opened(parts.page(report(HOSTILE)))
+    place = sheet(made, RANKING)
+    assert set(place.locator("tbody th").all_text_contents()) == {plain(n) for n in HOSTILE}
     place.locator("tbody th").first.hover()
     for figure in made.locator("figure").all()[:3]:
         figure.locator("summary").click()
@@ -142,7 +142,7 @@ def test_hostile_names_are_shown_as_text(opened: Open) -> None:
 
 
 def test_downloads_are_what_the_reporters_write(opened: Open, text: str) -> None:
-    made, held = opened(text, accept_downloads=True), board()
+    made, held = opened(text, accept_downloads=True), report()
 
     def saved(name: str, place: Any = None) -> tuple[str, str]:
         with made.expect_download() as waiting:
@@ -152,12 +152,13 @@ def test_downloads_are_what_the_reporters_write(opened: Open, text: str) -> None
 
     name, whole = saved("JSON, everything")
     assert name == "leaderboard.json"
-    assert json.loads(whole) == json.loads(reporters.as_json(held))
-    assert saved("CSV, a line a model") == ("leaderboard.csv", reporters.as_csv(held))
-    place = sheet(made, "Models")
+    assert json.loads(whole) == json.loads(data.as_json(held))
+    models = data.as_csv(held.table("models"))
+    assert saved("CSV, one row per model") == ("leaderboard.csv", models)
+    place = sheet(made, RANKING)
     place.get_by_role("searchbox").fill("model-b")
-    name, rows = saved("Download as CSV: Models", place)
-    assert name == "models.csv"
+    name, rows = saved(f"Download as CSV: {RANKING}", place)
+    assert name == "ranking.csv"
     assert len(rows.splitlines()) == 2
     assert "owner/model-b" in rows
     figure = made.locator("#figure-predictors")
@@ -195,8 +196,6 @@ def test_a_phone_scrolls_tables_and_not_the_page(opened: Open, text: str) -> Non
     # what a row is of stands first, where there is room for little else, but not in a file
     assert made.locator("#ranking thead th").first.inner_text().startswith("model")
     with made.expect_download() as waiting:
-        made.get_by_role("button", name="Download as CSV: Models").click()
-    first = next(b for b in sheets.sheets(board())).columns[0]
+        made.get_by_role("button", name=f"Download as CSV: {RANKING}").click()
     lines = Path(waiting.value.path()).read_text(encoding="utf-8").splitlines()
-    assert lines[0].startswith(" ".join(first.heading) + ",")
-    assert not first.key
+    assert lines[0].startswith("actual rank,")

@@ -15,8 +15,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrd_harness.capture import embeddings as module
-from lrd_harness.capture.embeddings import batches, capture, shards
+from lrd_harness.capture import batches as module
+from lrd_harness.capture.batches import batches, segments
+from lrd_harness.capture.embeddings import capture, forward
 from lrd_harness.capture.layers import LayerView, StoredStates, planes
 from lrd_harness.contracts import Task, Text
 from lrd_harness.errors import NotFinite
@@ -48,9 +49,9 @@ def test_batches_keep_the_budget(sizes: list[int], budget: int, alike: bool) -> 
 @given(lengths, st.integers(1, 100), st.integers(1, 9))
 def test_shards_are_small(sizes: list[int], tokens: int, most: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "SHARD_TOKENS", tokens)
-        patch.setattr(module, "SHARD_TEXTS", most)
-        found = list(shards(sizes))
+        patch.setattr(module, "SEGMENT_TOKENS", tokens)
+        patch.setattr(module, "SEGMENT_TEXTS", most)
+        found = list(segments(sizes))
     whole(found, len(sizes))
     for shard in found:
         assert len(shard) <= most
@@ -121,7 +122,7 @@ def test_what_is_kept_are_the_texts_own_states(model: Any, tmp_path: Path) -> No
 def test_after_an_interruption_only_the_rest(
     whole_shards: int, model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SHARD_TEXTS", 8)
+    monkeypatch.setattr(module, "SEGMENT_TEXTS", 8)
     texts = texts_of(40)  # five shards, each one batch
     counter, real = Counter(model), model.states
     passes = []
@@ -188,11 +189,11 @@ def test_states_of_a_gpu_are_read_once_all_are_here(monkeypatch: pytest.MonkeyPa
         info=SimpleNamespace(blocks=2, width=2),
         has_final_norm=False,
     )
-    module.forward(
+    forward(
         fake,
         texts,
         lambda batch: {"state": OnGpu(len(batch))},  # type: ignore[dict-item]
-        lambda shard, found, cut: kept.append(found["state"]),
+        lambda here, found, cut: kept.append(found["state"]),
         batch_tokens=8,
         progress=lambda done, total: None,
     )
@@ -207,11 +208,6 @@ def test_no_float64_is_asked_of_apples_gpu(model: Any, tmp_path: Path) -> None:
     for device in ("mps", "mps:0"):
         state = StoredStates(store, [Text("a")], planes(model, "hf"), device)[1:][0]
         assert (state.device.type, state.dtype) == ("cpu", torch.float64)
-
-
-def test_nothing_asked(model: Any, tmp_path: Path) -> None:
-    counts = capture(model, [], Store(tmp_path, model.identity), batch_tokens=10)
-    assert (counts.asked, counts.texts, counts.forwarded) == (0, 0, 0)
 
 
 def test_planes_of_a_norm() -> None:

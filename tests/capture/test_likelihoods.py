@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrd_harness.capture import embeddings as capturing
+from lrd_harness.capture import batches as capturing
 from lrd_harness.capture import likelihoods
 from lrd_harness.capture.layers import LikelihoodLayer
 from lrd_harness.contracts import Continuation, Text, TokenPairs
@@ -164,7 +164,7 @@ def test_a_context_can_be_asked_for_later(tmp_path: Path) -> None:
 @pytest.mark.parametrize("write", range(1, 8))
 def test_killed_in_the_middle(write: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At any write of a shard: the same numbers, and only what was missing is forwarded."""
-    monkeypatch.setattr(capturing, "SHARD_TOKENS", 130)
+    monkeypatch.setattr(capturing, "SEGMENT_TOKENS", 130)
     model = made(tmp_path)
     whole, counted = read(model, MIXED, tmp_path / "whole")
     own, begun = Store.write, 0

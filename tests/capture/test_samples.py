@@ -12,11 +12,11 @@ import pytest
 import running
 import tiny
 import torch
-from running import counters, numbers, records, with_plugin
+from running import counters, records, with_plugin
 from test_lm_eval_runs import ANATOMY, own, run  # noqa: F401
 
 import lrd_harness
-from lrd_harness import manager, measuring
+from lrd_harness import manager
 from lrd_harness.capture import samples
 from lrd_harness.contracts import Metric, Text
 from lrd_harness.results.database import load
@@ -62,32 +62,6 @@ def test_values_are_those_of_views_encoded_one_by_one(
         assert row.layer_choice is not None
         for name, profile in row.profiles.items():
             assert profile.values == pytest.approx(expected[name], rel=1e-3, abs=1e-4), name
-
-
-def test_views_cost_one_forward_for_all_metrics_and_layers(place: Path, tmp_path: Path) -> None:
-    out, file = tmp_path / "out", own_texts(tmp_path)
-
-    def again(*more: str) -> float:
-        options = (*more, "--view-texts", "12")
-        assert running.run(out, [place / "bert"], place / "data", *options, tasks=[task]) == 0
-        return counters(out)["forwarded"]
-
-    task = f"texts:{file}"
-    assert again("--plugins", "infonce") == 20 + 12 * 2
-    assert again("--plugins", "infonce,dime") == 0  # the same views
-    assert again("--plugins", "infonce,dime,lidar") == 12 * 14  # the first two are among the 16
-    assert again("--plugins", "infonce,dime,lidar") == 0
-    before = numbers(out)
-    assert again("--plugins", "lidar,infonce", "--set", "infonce.temperature=0.2") == 0
-    assert len(numbers(out)) == len(before) + 1
-
-
-def test_other_view_texts_are_another_run(place: Path, tmp_path: Path, capsys: Any) -> None:
-    out, task = tmp_path / "out", f"texts:{own_texts(tmp_path)}"
-    assert running.run(out, [place / "bert"], place / "data", *VIEWS, tasks=[task]) == 0
-    capsys.readouterr()
-    assert running.run(out, [place / "bert"], place / "data", tasks=[task]) == 2
-    assert "view_texts 12, not 1000" in running.one_line(capsys)
 
 
 def test_a_folder_from_before_the_setting_goes_on(place: Path, tmp_path: Path) -> None:
@@ -238,19 +212,3 @@ def test_few_and_short_texts_are_a_named_absence(place: Path, tmp_path: Path) ->
     influence = done["block_influence", tasks[1]]
     assert influence["n"] == 12
     assert all(np.isfinite(influence["profiles"]["block_influence"]["values"]))
-
-
-def test_every_metric_measures_a_real_model(place: Path, tmp_path: Path) -> None:
-    """The bounds of metrics.md on every value, more dimensions than texts."""
-    out, task = tmp_path / "out", f"texts:{own_texts(tmp_path)}"
-    pooled = ("--plugins", "all", "--pooling", "mean")
-    assert running.run(out, [place / "bert"], place / "data", *pooled, tasks=[task]) == 0
-    rows = {r.metric: r for r in load(out).metrics}
-    assert set(rows) == set(manager.load().names("metric"))
-    for row in rows.values():
-        for name, profile in row.profiles.items():
-            held = [v for v in profile.values if v is not None]
-            assert held, (row.metric, name)
-            if name == "normalised" and row.metric != "dime":
-                assert all(-1e-9 <= v <= 1 + 1e-9 for v in held), row.metric
-    assert measuring.MIN_TEXTS <= 20

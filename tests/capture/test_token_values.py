@@ -109,17 +109,6 @@ def test_one_pass_serves_states_and_tokens(model: Any, tmp_path: Path) -> None: 
     assert not store.missing(texts)
 
 
-def test_the_batch_changes_nothing(model: Any, tmp_path: Path) -> None:  # noqa: F811
-    texts = texts_of(14)
-    found = []
-    for number, budget in enumerate((40, 10_000)):
-        folder = tmp_path / str(number)
-        seen = watched(model, texts, folder, item())
-        read(model, texts, folder, seen, budget)
-        found.append(seen.tokens[0].finished(texts)[0])
-    np.testing.assert_allclose(found[0]["spread"], found[1]["spread"], rtol=1e-4)
-
-
 def test_short_texts_are_left_out_and_counted(model: Any, tmp_path: Path) -> None:  # noqa: F811
     long = [Text(t) for t in tiny.sentences(9)]
     texts = [*long, Text(""), Text("a")]  # with [CLS] and [SEP] 2 and 3 tokens

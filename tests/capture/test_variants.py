@@ -13,12 +13,13 @@ import pytest
 import tiny
 import torch
 
-from lrd_harness.capture import embeddings as capturing
+from lrd_harness.capture import batches as capturing
 from lrd_harness.capture import likelihoods
+from lrd_harness.capture.embeddings import Embeddings
 from lrd_harness.capture.layers import LikelihoodLayer
+from lrd_harness.capture.likelihoods import Likelihoods
 from lrd_harness.capture.pruned import Variants, capture_embeddings, capture_likelihoods, stores
-from lrd_harness.capture.requests import Questions
-from lrd_harness.capture.states import Embeddings, Likelihoods
+from lrd_harness.capture.samples import Questions
 from lrd_harness.capture.walk import Removed
 from lrd_harness.contracts import Continuation, Task, Text
 from lrd_harness.errors import UserError
@@ -150,7 +151,7 @@ def test_after_an_interruption_only_the_rest(
     write: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At any write of a shard of a variant: what is there is not run again."""
-    monkeypatch.setattr(capturing, "SHARD_TEXTS", 16)  # three shards of five variants
+    monkeypatch.setattr(capturing, "SEGMENT_TEXTS", 16)  # three shards of five variants
     model = made(tmp_path)
     own, begun = Store.write, 0
 
@@ -221,7 +222,7 @@ def test_the_full_model_among_the_variants(tmp_path: Path) -> None:
 
 
 def test_likelihoods_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capturing, "SHARD_TOKENS", 130)
+    monkeypatch.setattr(capturing, "SEGMENT_TOKENS", 130)
     model = made(tmp_path, "Llama", head=True)
     counted, own, begun = Counted(model), Store.write, 0
 

@@ -113,9 +113,9 @@ def test_the_plugins(capsys: Shown) -> None:
     for title in ("Metrics", "Adapters", "Tasks", "Reporters"):
         assert f"\n{title}" in f"\n{text}"
     assert "Broken" not in text
-    frenet, rule = (line for line in text.splitlines() if line.strip().startswith("frenet"))
+    frenet, rule, *_ = (line for line in text.splitlines() if line.startswith("frenet "))
     assert "removes blocks that move" in rule
-    assert frenet.split() == "frenet ranks models by d0L, higher is better built in".split()
+    assert frenet.split() == "frenet ranks models by d0L, higher is better".split()
     assert "kept as leaderboard.md" in text
     assert "a family of tasks, mteb:NAME" in text
     assert "lrd_harness.plugins" not in text
@@ -123,9 +123,9 @@ def test_the_plugins(capsys: Shown) -> None:
 
 def test_the_suites(capsys: Shown, tmp_path: Path) -> None:
     text = listing("suites", capsys=capsys)
-    for name, counts in (("quickstart", "4 5"), ("lrd-30", "25 30"), ("mteb-32", "0 32")):
-        (line,) = (line for line in text.splitlines() if line.strip().startswith(name))
-        assert line.split()[1:3] == counts.split()
+    for name, models, tasks in (("quickstart", 4, 5), ("lrd-30", 25, 30), ("mteb-32", 0, 32)):
+        (line,) = (line for line in text.splitlines() if line.startswith(name))
+        assert line.split()[1:5] == [str(models), "models,", str(tasks), "tasks:"]
     text = listing("suites", "lrd-30", capsys=capsys)
     assert "arXiv 2605.12714" in text
     assert "25 models" in text
@@ -136,7 +136,7 @@ def test_the_suites(capsys: Shown, tmp_path: Path) -> None:
     file = tmp_path / "own.yaml"
     file.write_text("models: [a]\ntasks: [b]\nplugins: [{nrs: {k: 9}}]\nsettings: {norm: raw}")
     text = listing("suites", str(file), capsys=capsys)
-    assert "Metrics: nrs\n  nrs: k = 9\nSetting: norm = raw\n" in text
+    assert {"nrs k = 9", "norm raw"} <= {" ".join(line.split()) for line in text.splitlines()}
     assert main(["suites", "lrd-31"]) == 2
     assert "unknown suite 'lrd-31'. Did you mean lrd-30 or" in one_line(capsys)
 
@@ -177,7 +177,7 @@ def test_the_leaderboard_in_every_form(out: Path, capsys: Shown, tmp_path: Path)
     assert "| local/bert |" in forms["md"].replace("  ", " ")
     rows = list(csv.DictReader(io.StringIO(forms["csv"])))
     assert {row["model"] for row in rows} == {"local/bert", "local/gpt"}
-    assert len(json.loads(forms["json"])["models"]) == 2
+    assert len(json.loads(forms["json"])["tables"]["models"]["rows"]) == 2
 
 
 def test_a_leaderboard_that_cannot_be_had(out: Path, capsys: Shown, tmp_path: Path) -> None:

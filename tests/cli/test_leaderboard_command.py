@@ -68,24 +68,37 @@ def test_the_layer_choice_of_the_example(capsys: Shown) -> None:
             dime.setdefault((row["model"], row["task"]), []).append(float(row["value"]))
     gains = [s[dime[pair].index(min(dime[pair]))] - s[-1] for pair, s in scores.items()]
     oracle = [max(s) - s[-1] for s in scores.values()]
-    lines = shown(capsys, *FILES).splitlines()
-    start = lines.index("Choosing a layer without labels")
-    table = {line.split()[0]: line for line in reversed(lines[start : start + 20]) if line.strip()}
-    assert f"{100 * sum(gains) / 6:+.2f}" in table["dime"]
-    assert "argmin" in table["dime"]
-    assert f"{100 * sum(oracle) / 6:+.2f}" in table["oracle"]
+    text = shown(capsys, *FILES, "--table", "layer_gain", "--format", "csv")
+    rows = {row["predictor"]: row for row in reversed([*csv.DictReader(io.StringIO(text))])}
+    assert float(rows["dime.dime"]["gain"]) == pytest.approx(sum(gains) / 6)
+    assert rows["dime.dime"]["picks"] == "argmin"
+    assert float(rows["oracle"]["gain"]) == pytest.approx(sum(oracle) / 6)
 
 
 def test_files_in_every_form(capsys: Shown, tmp_path: Path) -> None:
     document = json.loads(shown(capsys, *FILES, "--format", "json"))
-    assert [model["model"] for model in document["models"]] == ["large", "small"]
-    assert document["models"][0]["by_task"]["TaskA"]["layers"]["3"] == pytest.approx(0.663)
+    rows = document["tables"]["models"]["rows"]
+    assert [row["model"] for row in rows] == ["large", "small"]
+    layers = document["tables"]["layers"]["rows"]
+    places = {(row["model"], row["task"], row["layer"]): row["score"] for row in layers}
+    assert places["large", "TaskA", 3] == pytest.approx(0.663)
     assert "| large |" in shown(capsys, *FILES, "--format", "md").replace("  ", " ")
     rows = list(csv.DictReader(io.StringIO(shown(capsys, *FILES, "--format", "csv"))))
     assert [row["parameters"] for row in rows] == ["109000000", "22700000"]
     target = tmp_path / "board.csv"
     assert shown(capsys, *FILES, "--format", "csv", "--output", str(target)) == ""
     assert [row["model"] for row in csv.DictReader(target.open())] == ["large", "small"]
+
+
+@pytest.mark.parametrize("form", ["table", "md", "csv", "json", "latex", "html"])
+def test_one_table_alone(capsys: Shown, form: str) -> None:
+    whole = shown(capsys, *FILES, "--format", form)
+    text = shown(capsys, *FILES, "--table", "layer_gain", "--format", form)
+    assert "dime" in text
+    assert "TaskA" not in text
+    assert len(text) < len(whole) or form == "csv"
+    of_model = shown(capsys, *FILES, "--layers", "small", "--format", form)
+    assert "0.618" in of_model
 
 
 def test_values_alone(capsys: Shown) -> None:
@@ -103,7 +116,7 @@ def test_layers_of_a_model(out: Path, capsys: Shown) -> None:
     of_files = shown(capsys, *FILES, "--layers", "small")
     assert of_files.startswith("Layers of small")
     # state 2 of TaskA: 61.8 percent
-    (line,) = [line for line in of_files.splitlines() if line.split()[:1] == ["2"]]
+    (line, *_) = [line for line in of_files.splitlines() if line.split()[:1] == ["2"]]
     assert "0.6180" in line.split()
 
 
@@ -124,12 +137,12 @@ def test_scores_of_a_file_beside_a_run(out: Path, capsys: Shown, tmp_path: Path)
     layers = ["--actual", str(published), "--layers", "local/bert"]
     assert main(["leaderboard", str(out), *layers]) == 0
     assert source in capsys.readouterr().err
-    (model,) = document["models"]
-    own = json.loads(shown(capsys, str(out), "--format", "json"))["models"][0]
+    (model,) = document["tables"]["models"]["rows"]
+    own = json.loads(shown(capsys, str(out), "--format", "json"))["tables"]["models"]["rows"][0]
     assert model["score"] == pytest.approx((0.825 + 0.641) / 2)
     assert own["score"] != model["score"]
-    assert model["values"] == own["values"]
-    assert model["by_task"]["STSBenchmark"]["layers"] == {str(own["blocks"]): 0.825}
+    assert model["frenet.d0L"] == own["frenet.d0L"]
+    assert model["score.STSBenchmark"] == 0.825
 
 
 def test_what_cannot_be_done_is_one_clear_line(out: Path, capsys: Shown, tmp_path: Path) -> None:
@@ -144,7 +157,8 @@ def test_what_cannot_be_done_is_one_clear_line(out: Path, capsys: Shown, tmp_pat
         ([run, "--models-info", MODELS], "--models-info goes with CSV files"),
         ([run, "--layers", "local/brt"], "unknown model 'local/brt'. Did you mean local/bert?"),
         ([run, "--layers", "local/bert@0"], "unknown model 'local/bert (revision 0)'"),
-        ([run, "--layers", "local/bert", "--format", "md"], "--layers is a table only"),
+        ([run, "--layers", "local/bert", "--table", "models"], "--layers is a table of its own"),
+        ([run, "--table", "rankin"], "unknown table 'rankin'. Did you mean ranking"),
         ([run, "--actual", str(other)], "has no model of the run: it has nobody"),
         (["--values", VALUES, "--actual", str(other)], "no model is in both"),
         (["--values", str(tmp_path / "none.csv")], "no such file"),
@@ -182,7 +196,7 @@ def test_layers_of_a_package_by_the_name_of_a_run(
     capsys: Shown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`pypi:PACKAGE==VERSION` is recorded as the package, its version being the revision."""
-    from lrd_harness.results.database import ModelRow, Results
+    from lrd_harness.results.rows import ModelRow, Results
     from lrd_harness.runner import folder as output
 
     made = {"model": "pypi:tiny", "revision": "0.1"}
@@ -215,8 +229,6 @@ def test_an_ending_that_no_form_has(capsys: Shown, tmp_path: Path, name: str) ->
     assert f"{name}: no form ends so (" in said
     assert ".html" in said
     assert not list(tmp_path.iterdir())
-    said = refused(capsys, *FILES, "--layers", "ours", "--output", str(tmp_path / "b.json"))
-    assert "--layers is a table only" in said
 
 
 def test_endings_in_capitals_and_of_plain_text(capsys: Shown, tmp_path: Path) -> None:
@@ -224,20 +236,3 @@ def test_endings_in_capitals_and_of_plain_text(capsys: Shown, tmp_path: Path) ->
     assert json.loads((tmp_path / "B.JSON").read_text())["schema"] == "lrd-harness/leaderboard"
     assert shown(capsys, *FILES, "--output", str(tmp_path / "b.txt")) == ""
     assert (tmp_path / "b.txt").read_text().startswith("Leaderboard: ")
-
-
-def test_a_model_without_likelihood_scores_loses_no_rank() -> None:
-    """Of two kinds of tasks each has its own board: what an encoder lacks there is no loss."""
-    from lrd_harness.board.interchange import _lacking
-    from lrd_harness.results.rows import Key, Results, ScoreRow
-
-    def score(model: str, task: str, kind: str = "STS") -> ScoreRow:
-        return ScoreRow(model=model, task=task, task_type=kind, layer=2, layers=2, score=0.5)
-
-    likely = "LogLikelihood"
-    own = [score("lm", "A"), score("lm", "M", likely), score("e", "A"), score("f", "B")]
-    held = Results(scores=(*own, score("e", "B"), score("lm", "B")))
-    assert _lacking(held, own[:3], likelihood=True) == set()
-    assert _lacking(held, own[:3], likelihood=False) == {Key("f", "", "full")}
-    assert _lacking(held, own, likelihood=False) == {Key(m, "", "full") for m in ("lm", "e", "f")}
-    assert _lacking(held, own[:1], likelihood=True) == set()

@@ -15,10 +15,22 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-WHO, WHAT = ("model", "variant", "task"), ("kind", "source", "name")  # a series of values.csv
+WHO, WHAT = (
+    ("model", "variant", "task"),
+    ("kind", "source", "name"),
+)  # a series of values.csv
 COMMON = ("n", "unit", "best", "chance")
 TIMED = ("latency", "latency_full", "seconds")  # values that a clock gives
-MODEL = ("revision", "family", "parameters", "blocks", "width", "pooling", "adapter", "max_length")
+MODEL = (
+    "revision",
+    "family",
+    "parameters",
+    "blocks",
+    "width",
+    "pooling",
+    "adapter",
+    "max_length",
+)
 STATISTIC = ("board", "about", "predictor", "kind", "best", "task", "other")
 
 
@@ -85,13 +97,20 @@ def _shorter(held: dict[str, Any]) -> Any:
         cells: dict[str, list[float]] = {}
         for layer, value in zip(layers, held.pop("values"), strict=True):
             cells.setdefault(str(layer), []).append(value or 0.0)
-        return {**held, "sums": {layer: _moments(values) for layer, values in cells.items()}}
+        return {
+            **held,
+            "sums": {layer: _moments(values) for layer, values in cells.items()},
+        }
     return {**held, "layers": layers}
 
 
 def _moments(values: Sequence[float]) -> list[float]:
     """How many, their sum, and their sum by place: any value that changes, or moves, shows."""
-    return [len(values), sum(values), sum(place * one for place, one in enumerate(values))]
+    return [
+        len(values),
+        sum(values),
+        sum(place * one for place, one in enumerate(values)),
+    ]
 
 
 def models(folder: Path) -> dict[str, Any]:
@@ -148,7 +167,16 @@ def journal(out: Path, *kinds: str) -> list[dict[str, Any]]:
 
 def recorded(out: Path) -> dict[str, Any]:
     """Unit -> the numbers that the journal holds of it."""
-    names = ("score", "scores", "values", "profiles", "n", "start", "removed", "candidates")
+    names = (
+        "score",
+        "scores",
+        "values",
+        "profiles",
+        "n",
+        "start",
+        "removed",
+        "candidates",
+    )
     return {
         record["unit"]: {name: record[name] for name in names if name in record}
         for record in journal(out, "score", "metric", "pruning")
@@ -172,7 +200,10 @@ def database(out: Path) -> dict[str, Any]:
     found = {}
     for (name,) in rows(out, "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"):
         names = [row[1] for row in rows(out, f"PRAGMA table_info({name})")]
-        found[name] = {"columns": names, "rows": rows(out, f"SELECT count(*) FROM {name}")[0][0]}
+        found[name] = {
+            "columns": names,
+            "rows": rows(out, f"SELECT count(*) FROM {name}")[0][0],
+        }
     return found
 
 
@@ -224,74 +255,193 @@ def native(out: Path, kind: str) -> list[str]:
 
 
 def boards(text: str) -> list[dict[str, Any]]:
-    """The boards of the JSON form: of embedding tasks, and of base models where there is one."""
+    """The boards of the JSON form: of embedding tasks, and of base models where there is one.
+
+    A board is table -> rows, of base models without "base." before the names; "kind" and "facts"
+    are beside. Tables that are there once are in both.
+    """
     whole = json.loads(text)
     assert whole["schema"] == "lrd-harness/leaderboard"
-    return [board for board in (whole, whole["base"]) if board]
+    tables = {name: table["rows"] for name, table in whole["tables"].items()}
+    facts = whole["facts"]
+    own = {name: rows for name, rows in tables.items() if not name.startswith("base.")}
+    base = {n.removeprefix("base."): rows for n, rows in tables.items() if n.startswith("base.")}
+    found = [{**own, "kind": facts["kind"], "facts": facts, "before": ""}]
+    if base:
+        found.append({**own, **base, "kind": "base", "facts": facts["base"], "before": "base."})
+    return found
+
+
+def _fields(row: dict[str, Any], start: str) -> dict[str, Any]:
+    """The columns that begin so, without that."""
+    return {name.removeprefix(start): cell for name, cell in row.items() if name.startswith(start)}
 
 
 def ranking(board: dict[str, Any]) -> dict[str, Any]:
     """Model -> its ranks, scores and values."""
-    names = ("rank", "predicted", "score", "best_layer", "best_score", "values")
-    return {row["label"]: {name: row[name] for name in names} for row in board["models"]}
+    before: str = board["before"]
+    found: dict[str, Any] = {}
+    labels = {(row["name"], row["revision"]): row["model"] for row in board["model_info"]}
+    for row in board["models"]:
+        if before and row.get("base.tasks") is None:
+            continue
+        one: dict[str, Any] = {
+            n: row[before + n] for n in ("rank", "score", "best_layer", "best_score")
+        }
+        one["predicted"] = _fields(row, f"{before}predicted.")
+        columns = {m["metric"]: f"{before}{m['metric']}.{m['score']}" for m in board["metrics"]}
+        one["values"] = {metric: row[column] for metric, column in columns.items()}
+        found[labels[row["model"], row["revision"]]] = one
+    return found
 
 
 def picks(board: dict[str, Any]) -> dict[str, Any]:
     """Model / task / metric -> the layer that it chooses, and the gain."""
     names = ("layer", "gain", "reverse", "reverse_gain")
     who = ("model", "task", "metric", "score")
-    held = (board["layer_choice"] or {}).get("picks", ())
+    held = board.get("layer_picks", ())
     return {" / ".join(one[n] for n in who): [one[n] for n in names] for one in held}
 
 
 def combined(board: dict[str, Any]) -> dict[str, Any]:
     """The combined predictor: its rows, strengths, and what it predicts for each model."""
-    return {name: one for name, one in (board["combined"] or {}).items() if name != "lacking"}
+    names = ["name", "features", "rho", "low", "high", "p", "chance", "rmse"]
+    names += ["lead", "lead_low", "lead_high"]
+    rows = [{**row, "name": row["predictor"]} for row in board.get("combined", ())]
+    models = [
+        {"model": row["name"], "predicted": _fields(row, "predicted.")}
+        | {name: row[name] for name in ("revision", "family", "actual")}
+        for row in board.get("combined_models", ())
+    ]
+    alphas = {row["family"]: row["alpha"] for row in board.get("combined_strengths", ())}
+    facts = board["facts"]["combined"] or {}
+    known = ("families", "models_left_out", "features_left_out", "n")
+    return {
+        **{name: facts[name] for name in known if name in facts},
+        "rows": [{name: row.get(name) for name in names} for row in rows],
+        "models": models,
+        "alphas": alphas or None,
+    }
 
 
 def families(board: dict[str, Any]) -> dict[str, Any]:
     """The families and pairs of models in them."""
-    return dict(board["families"] or {})
+    names = ("kind", "share", "pairs", "p", "between", "between_pairs", "rho")
+    rows: dict[str, dict[str, Any]] = {}
+    for row in board.get("families", ()):
+        by_family = {n: v for n, v in _fields(row, "by_family.").items() if v is not None}
+        one = {"name": row["predictor"], **{name: row.get(name) for name in names}}
+        rows[row["predictor"]] = one | {"by_family": by_family, "beside": []}
+    for row in board.get("family_rivals", ()):
+        held = {
+            "name": row["other"],
+            **{name: row[name] for name in ("own", "share", "pairs")},
+        }
+        rows[row["predictor"]]["beside"].append(held)
+    kin: dict[str, list[Any]] = {}
+    for row in board.get("family_ranks", ()):
+        one = {"model": row["name"], "predicted": _fields(row, "predicted.")}
+        one |= {name: row[name] for name in ("revision", "score", "rank")}
+        kin.setdefault(row["family"], []).append(one)
+    if not rows:
+        return {}
+    held_families = [{"name": name, "models": models} for name, models in kin.items()]
+    left_out = board["facts"]["families"]["left_out"]
+    return {
+        "rows": list(rows.values()),
+        "families": held_families,
+        "left_out": left_out,
+    }
 
 
 def claims(board: dict[str, Any]) -> dict[str, Any]:
     """Claim -> verdict and numbers."""
     names = ("verdict", "value", "low", "high", "p", "control", "control_value", "n")
-    return {one["name"]: {name: one[name] for name in names} for one in board["claims"]}
+    return {
+        one["predictor"]: {name: one.get(name) for name in names} for one in board.get("claim", ())
+    }
 
 
 def curves(board: dict[str, Any]) -> dict[str, Any]:
     """Mean curves over depth of all models, at every tenth of it; where they are highest."""
-    held = board["profiles"]["rows"] if board["profiles"] else ()
     return {
         f"{one['grouping']} / {one['group']} / {one['source']}": {
             **{name: one[name][::10] for name in ("means", "spread", "counts")},
-            **{name: one[name] for name in ("highest", "lowest", "models", "tasks", "pairs")},
+            **{
+                end: {
+                    "mean": one[end],
+                    "low": one[f"{end}_low"],
+                    "high": one[f"{end}_high"],
+                }
+                for end in ("highest", "lowest")
+            },
+            **{name: one[name] for name in ("models", "tasks", "pairs")},
         }
-        for one in held
+        for one in board.get("profiles", ())
         if one["grouping"] == "all"
     }
 
 
 def alike(board: dict[str, Any]) -> dict[str, Any]:
     """How scores and metrics of all models run alike over the layers."""
-    held = board["profiles"]["correlations"] if board["profiles"] else ()
     names = ("rho", "low", "high", "pairs", "models")
     return {
         one["second"]: {name: one[name] for name in names}
-        for one in held
+        for one in board.get("profile_correlations", ())
         if (one["grouping"], one["first"]) == ("all", "score")
     }
 
 
 def pruning(board: dict[str, Any]) -> list[dict[str, Any]]:
     """How rules do over models, without times."""
-    return list(board["pruning"]["summary"]) if board["pruning"] else []
+    names = [
+        "kind",
+        "rule",
+        "budget",
+        "models",
+        "pairs",
+        "change",
+        "compared",
+        "difference",
+    ]
+    names += ["beats", "verdict"]
+    rows = board.get("pruning_summary", ())
+    return [{name: row.get(name) for name in names} for row in rows]
 
 
 def checkpoints(board: dict[str, Any]) -> list[Any]:
-    """Families of checkpoints, as the form has them."""
-    return list(board["checkpoints"])
+    """Families of checkpoints: their members, and curves over layers."""
+    named: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row in board.get("checkpoint_curves", ()):
+        named.setdefault(row["family"], {}).setdefault(row["curve"], []).append(row)
+    found = []
+    for number, (stem, by_curve) in enumerate(named.items(), start=1):
+        curves = [
+            {
+                "name": name,
+                **{key: rows[0][key] for key in ("metric", "choose", "tasks")},
+                "profiles": [{key: row[key] for key in ("layers", "values")} for row in rows],
+            }
+            for name, rows in by_curve.items()
+        ]
+        about = {
+            "kind": board["kind"],
+            "stem": stem,
+            "unit": by_curve["score"][0]["unit"],
+        }
+        members = [_member(board, row) for row in board[f"checkpoints.{number}"]]
+        found.append({**about, "tasks": curves[0]["tasks"], "members": members, "curves": curves})
+    return found
+
+
+def _member(board: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    names = ("label", "step", "model", "revision", "variant", "depth", "score")
+    columns = {m["metric"]: f"{m['metric']}.{m['score']}" for m in board["metrics"]}
+    return {
+        **{name: row[name] for name in (*names, "best_layer", "best_score")},
+        "values": {metric: row[column] for metric, column in columns.items() if column in row},
+        "layers": _fields(row, "layer."),
+    }
 
 
 # ---------------------------------------------------------------- files of other commands

@@ -25,6 +25,8 @@ from hypothesis import strategies as st
 
 from lrd_harness.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 ASKED = os.environ.get("LRD_FUZZ")
 INPUTS = settings(
     max_examples=int(ASKED or 30),
@@ -36,7 +38,6 @@ INPUTS = settings(
     suppress_health_check=list(HealthCheck),
 )
 ROWS = [{"q": "the cat", "a": ["cat", "dog"], "gold": i % 2} for i in range(4)]
-PASSING = (".run.json.",)  # what a folder may hold of a run that was refused: nothing else
 
 
 class Place:
@@ -74,7 +75,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     (folder / "here").mkdir()
     patch.setenv("LRD_HARNESS_CACHE", str(folder / "cache"))
     patch.setattr("lrd_harness.models.wheels.fetch", _no_package)
-    patch.setattr("lrd_harness.processes.spawn", lambda arguments, processes: 0)
+    patch.setattr("lrd_harness.processes.spawn", lambda *given: 0)
     patch.setattr("lrd_harness.tasks.likelihood.loading.index", _own_tasks)
     patch.setattr("lrd_harness.tasks.likelihood.lm_eval_tasks.index", _own_tasks)
     made = Place(folder)
@@ -92,7 +93,7 @@ def _own_tasks(include: Path | None) -> Any:
     from lm_eval.tasks import TaskManager
 
     if include:
-        importlib.import_module("lrd_harness.tasks.likelihood.own").files(include)
+        importlib.import_module("lrd_harness.tasks.likelihood.task_files").files(include)
     return TaskManager(include_defaults=False, include_path=str(include) if include else None)
 
 
@@ -174,22 +175,17 @@ def test_csv_files(place: Place, data: st.DataObject) -> None:
     check(["leaderboard", *arguments, "--format", form, "--output", str(made)], made=made)
 
 
+ROW_FILES = [
+    *(("SciFact", name) for name in ("corpus", "queries", "qrels")),
+    *(("STSBenchmark", "test"), ("SciDocsRR", "top_ranked"), ("Banking77Classification", "train")),
+    ("TwentyNewsgroupsClustering", "test"),
+]
+
+
 @INPUTS
 @given(data=st.data())
 def test_task_rows(place: Place, data: st.DataObject) -> None:
-    task, name = data.draw(
-        st.sampled_from(
-            [
-                ("STSBenchmark", "test"),
-                ("SciFact", "corpus"),
-                ("SciFact", "queries"),
-                ("SciFact", "qrels"),
-                ("SciDocsRR", "top_ranked"),
-                ("Banking77Classification", "train"),
-                ("TwentyNewsgroupsClustering", "test"),
-            ]
-        )
-    )
+    task, name = data.draw(st.sampled_from(ROW_FILES))
     folder = place.new("rows")
     shutil.copytree(place.data / task, folder / task)
     file = folder / task / f"{name}.jsonl"
@@ -258,27 +254,17 @@ def test_run_folders(place: Place, data: st.DataObject) -> None:
     path = next((out / name).glob("*.jsonl")) if name == "journal" else out / name
     _damage(data, path)
     made = place.new("merged")
+    form = data.draw(st.sampled_from(("table", "json", "html")))
     again = ["--layers", "last", "--output", str(out), "--quiet"]
     commands = {
-        "leaderboard": [
-            "leaderboard",
-            str(out),
-            "--format",
-            data.draw(st.sampled_from(("table", "json", "html"))),
-        ],
+        "leaderboard": ["leaderboard", str(out), "--format", form],
         "merge": ["merge", str(out), "--output", str(made)],
         "run": running.command(
             out, [place.model], place.data, "--plugins", "nrs", *again, tasks=["STSBenchmark"]
         ),
         "prune": [
-            "prune",
-            str(place.model),
-            "--layers",
-            "1",
-            "--scores",
-            str(out),
-            "--save",
-            str(made),
+            *("prune", str(place.model), "--layers", "1", "--scores", str(out)),
+            *("--save", str(made)),
         ],
     }
     name = data.draw(st.sampled_from(list(commands)))
@@ -334,10 +320,7 @@ COMMANDS = {
     "leaderboard": "--actual --values --models-info --layers --format --output",
     "merge": "--output",
     "cache": "--older-than --model",
-    "suites": "",
-    "tasks": "",
-    "models": "",
-    "plugins": "",
+    **dict.fromkeys(("suites", "tasks", "models", "plugins"), ""),
 }
 
 
@@ -350,27 +333,9 @@ def test_command_lines(place: Place, data: st.DataObject) -> None:
     odd = ["-1", "1e9", "0", "nan", "1/0", "0/0", "x/x", "", " ", "~nouser/x", "a\x00b", "x" * 300]
     odd += ["\udcff", "é" * 200, "/dev/null/x", "..", "a\nb", "nrs.k=!!int a", "nrs.k=2024-13-45"]
     odd += ["nrs.k=[" * 900, "--x", "{a,b}", "{" * 30, "texts:", "lm-eval:", "lm-eval:x", "mteb:"]
-    odd += [
-        "decoder:",
-        "a@b@c",
-        "pypi:",
-        "pypi:x==1",
-        ":",
-        "texts:~nouser/x",
-        "texts:a\x00b",
-        "x.py",
-    ]
-    odd += [
-        "out.md",
-        "out.csv",
-        "sub/out",
-        "*",
-        "1,2-9",
-        "9" * 5000,
-        "cpu",
-        "cuda:99",
-        "\U0001f600",
-    ]
+    odd += ["decoder:", "a@b@c", "pypi:", "pypi:x==1", ":", "texts:~nouser/x", "texts:a\x00b"]
+    odd += ["x.py", "out.md", "out.csv", "sub/out", "*", "1,2-9", "9" * 5000, "cpu", "cuda:99"]
+    odd += ["\U0001f600"]
     value = st.sampled_from(words) | st.sampled_from(odd)
     options = st.sampled_from(COMMANDS["run" if name == "plan" else name].split() or ["--quiet"])
     most = st.integers(0, 2)

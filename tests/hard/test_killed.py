@@ -18,6 +18,8 @@ import tiny
 
 from lrd_harness.store import files
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -45,7 +47,7 @@ def killed(place: Path, tmp_path: Path, **job: Any) -> tuple[list[int], Path]:
     return json.loads(done.stdout), out
 
 
-@pytest.mark.parametrize(("world", "attempts"), [(1, 12), (2, 8)])
+@pytest.mark.parametrize(("world", "attempts"), [(1, 8), (2, 6)])
 def test_a_run_that_is_killed_again_and_again(
     world: int, attempts: int, place: Path, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import tiny
 
 from lrd_harness.contracts import Text
 from lrd_harness.store.store import Store
+
+pytestmark = pytest.mark.slow
 
 # command -> how often it is killed, the first time before its first step, the last before its last
 KILLS = {
@@ -88,12 +91,13 @@ def made(place: Path) -> list[dict[str, Any]]:
 
 
 def cache(folder: Path) -> Path:
-    """Two stores, one with a damaged file and a lease, a package, a converted model, the rest."""
+    """Two stores, one with a damaged file, a package, a converted model, the rest."""
     for name in ("one", "two"):
         store = Store(folder / "states", {"model": name})
         for text in "abc":
             store.write([Text(text)], {("raw", 0): np.ones((1, 8), np.float32)})
-        store.close()
+    for path in folder.glob("states/*/*.safetensors"):
+        os.utime(path, (time.time() - 86_400,) * 2)  # not in use any more
     shard = min(folder.glob("states/*/*.safetensors"))
     shard.write_bytes(shard.read_bytes()[:-4] + b"\1\1\1\1")
     for kind, name in (("packages", "made-up-1.0"), ("converted", f"tiny-{'0' * 12}")):

@@ -16,6 +16,9 @@ from test_killed import flat
 
 from lrd_harness.processes import ALONE, Ranks, together
 from lrd_harness.results.database import load
+from lrd_harness.store import files
+
+pytestmark = pytest.mark.slow
 
 TASKS = ("STSBenchmark", "SciFact", f"lm-eval:{stock.ANATOMY}")
 METRICS = ("--plugins", "frenet,nrs,prompt_entropy,dime", "--view-texts", "16")
@@ -188,7 +191,7 @@ def test_folders_that_are_not_shared(own: Path, tmp_path: Path) -> None:
 def test_what_a_kill_at_the_very_beginning_leaves(own: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    (out / ".shared-123-abc").touch()
+    (out / files.name()).touch()
     asked = command(own, out, "--plugins", "nrs", tasks=TASKS[:1], models=["bert"])
     ((code, _, said),) = jobs({"command": asked, "world": 1}, cache=tmp_path / "cache")[0]
     assert code == 0, said

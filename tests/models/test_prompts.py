@@ -203,18 +203,6 @@ def test_a_task_of_ones_own() -> None:
     assert prompt_rule("intfloat/e5-small-v2", STOCK)(plain, "query") == "query: "
 
 
-def test_asked_once_a_text_it_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mteb.models.instruct_wrapper import InstructSentenceTransformerModel as Wrapper
-
-    asked = []
-    real = Wrapper.get_task_instruction
-    monkeypatch.setattr(Wrapper, "get_task_instruction", lambda *a: asked.append(a) or real(*a))
-    rule = prompt_rule("Qwen/Qwen3-Embedding-0.6B", STOCK)
-    task = task_of("SciFact")
-    assert len({rule(task, kind) for kind in ("query", "document") * 50}) == 2
-    assert len(asked) <= 2
-
-
 def test_how_mteb_loads_a_model() -> None:
     assert loader_arguments("intfloat/e5-mistral-7b-instruct")["add_eos_token"] is True
     assert loader_arguments("GritLM/GritLM-7B")["include_prompt"] is False

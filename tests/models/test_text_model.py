@@ -11,15 +11,13 @@ import pytest
 import tiny
 import torch
 import transformers
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from lrd_harness.contracts import Text
 from lrd_harness.errors import UserError
 from lrd_harness.models.pooling import POOLINGS
 
 FAMILIES = [*tiny.ENCODERS, *tiny.DECODERS, *tiny.WIDER]
-TEXTS = [Text(t) for t in ("a", "", "x y z", "the cat sat on a mat.", " ".join(tiny.WORDS))]
+TEXTS = [Text(t) for t in ("a", "", "  \n", "x y z", "the cat sat.", " ".join(tiny.WORDS))]
 # what a family takes where it cannot take padding on the left, or none at all
 LEFT = {"Bart": "right", "Rwkv": "right", "ConvBert": "none"}
 
@@ -57,7 +55,7 @@ def check(family: str, pooling: str, padding: str, texts: list[Text]) -> None:
 
 
 @pytest.mark.parametrize("padding", ["right", "left"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny.rest_slow(FAMILIES, "Bert", "Llama", "T5", "ConvBert"))
 def test_alone_or_together_on_either_side(family: str, padding: str) -> None:
     model = model_of(family, "mean", padding)
     kinds = ("raw", "final") if model.has_final_norm else ("raw",)
@@ -67,29 +65,10 @@ def test_alone_or_together_on_either_side(family: str, padding: str) -> None:
     assert model.padding == ("none" if family == "ConvBert" else wanted)
     for pooling in POOLINGS:
         check(family, pooling, padding, TEXTS)
-
-
-def test_states_of_different_texts_differ() -> None:
-    """What the test above could not see."""
-    for family in FAMILIES:
-        for layer in range(4):
-            rows = [alone(family, "mean", text)["raw", layer] for text in TEXTS]
-            states = torch.cat(rows)
-            assert torch.pdist(states).min() > 1e-2 * states.abs().max(), (family, layer)
-
-
-words = st.lists(st.sampled_from(tiny.WORDS), max_size=12).map(" ".join)
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    st.lists(st.builds(Text, words, st.sampled_from(["", "query: "])), min_size=1, max_size=6),
-    st.sampled_from(["Bert", "MPNet", "T5", "Llama", "Gemma2", "GPT2", "Mamba", "ConvBert"]),
-    st.sampled_from(sorted(POOLINGS)),
-    st.sampled_from(["left", "right"]),
-)
-def test_any_batch(texts: list[Text], family: str, pooling: str, padding: str) -> None:
-    check(family, pooling, padding, texts)
+    assert model.truncated(TEXTS[1:2], model.tokenize(TEXTS[1:2])) == [False]
+    for layer in range(4):  # what could not be seen if all states were the same
+        rows = [alone(family, "mean", text)["raw", layer] for text in TEXTS if text.text.strip()]
+        assert torch.pdist(torch.cat(rows)).min() > 1e-2 * torch.cat(rows).abs().max()
 
 
 @pytest.mark.parametrize("adapter", ["encoder", "sentence-transformers"])
@@ -111,39 +90,6 @@ def test_truncated_exactly_beyond_the_limit(adapter: str, tmp_path: Path) -> Non
     assert check_end[-1] == 3  # [SEP] stays
 
 
-@pytest.mark.parametrize(("family", "most"), [("Bert", 40), ("Roberta", 39), ("GPT2", 40)])
-def test_no_limit_beyond_the_positions(family: str, most: int, tmp_path: Path) -> None:
-    """RoBERTa's positions begin behind its padding token, so one fewer are left."""
-    changes = {"n_positions": 40} if family == "GPT2" else {"max_position_embeddings": 40}
-    folder = tiny.save(family, tmp_path / "m", **changes)
-    long = [Text(" ".join(tiny.WORDS))]
-    for asked in (None, 1000):
-        model = tiny.open_model(folder, max_length=asked)
-        assert model.info.max_length == most
-        encoded = model.tokenize(long)
-        assert len(encoded[0]["input_ids"]) == most
-        assert model.truncated(long, encoded) == [True]
-        assert model.states(encoded)["raw", 3].isfinite().all()
-
-
-def test_computed_positions_are_no_limit(tmp_path: Path) -> None:
-    folder = tiny.save("Llama", tmp_path / "m", max_position_embeddings=40)
-    assert tiny.open_model(folder).info.max_length == 40
-    model = tiny.open_model(folder, max_length=100)
-    assert model.info.max_length == 100
-    assert model.states(model.tokenize([Text(" ".join(tiny.WORDS))]))["raw", 3].isfinite().all()
-
-
-@pytest.mark.parametrize("family", ["Bert", "Llama", "T5"])
-def test_empty_texts_have_a_state(family: str) -> None:
-    for pooling in POOLINGS:
-        model = model_of(family, pooling)
-        encoded = model.tokenize([Text(""), Text("  \n"), Text("", "query: ")])
-        assert all(e["input_ids"] for e in encoded)
-        assert all(s.isfinite().all() for s in model.states(encoded).values())
-        assert model.truncated([Text("")], encoded[:1]) == [False]
-
-
 @pytest.mark.parametrize("family", ["Bert", "Llama"])
 def test_halves_of_surrogate_pairs(family: str) -> None:
     model = model_of(family)
@@ -155,7 +101,7 @@ def test_halves_of_surrogate_pairs(family: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("family", ["Bert", "Llama", "Gemma2", "T5"])
+@pytest.mark.parametrize("family", ["Bert", "Gemma2", "T5"])
 def test_half_precision(family: str, dtype: str) -> None:
     """Pooled states are float32 and near those of the model in float32."""
     model = tiny.open_model(folder_of(family), dtype=dtype, pooling="mean")

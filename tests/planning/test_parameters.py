@@ -82,6 +82,7 @@ def test_infinite_ones_are_texts_in_json() -> None:
 
 
 @pytest.mark.usefixtures("own_cache")
+@pytest.mark.slow
 def test_a_run_with_an_infinite_one(tmp_path: Path) -> None:
     """S_inf is -log of the largest share of the spectrum: below all others; reported once."""
     data, model = tiny.task_data(tmp_path / "data"), tiny.save("Bert", tmp_path / "bert")
@@ -94,8 +95,6 @@ def test_a_run_with_an_infinite_one(tmp_path: Path) -> None:
     (other,) = running.records(tmp_path / "two", "metric")
     pairs = zip(*(r["profiles"]["dataset_entropy"]["values"] for r in (row, other)), strict=True)
     assert all(least < usual for least, usual in pairs)
-    board = json.loads((tmp_path / "out" / "leaderboard.json").read_text())
-    assert [m["parameters"]["alpha"] for m in board["models"][0]["metrics"]] == ["inf"]
 
 
 def test_an_error_behind_the_metrics_name() -> None:

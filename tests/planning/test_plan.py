@@ -167,23 +167,23 @@ def test_a_model_of_the_suite_with_an_unknown_adapter_or_pooling(
 
 def test_a_suite_whose_metrics_are_replaced_loses_their_parameters(place: Path) -> None:
     from lrd_harness.cli import parser
-    from lrd_harness.cli.arguments import asked
+    from lrd_harness.cli.arguments import suite_of
 
     file = place / "s.yaml"
     file.write_text("models: [a]\ntasks: [b]\nplugins: [{nrs: {k: 9}}, frenet]\n")
     chosen = parser().parse_args(["run", "--suite", str(file), "--plugins", "frenet"])
-    assert asked(chosen).parameters == {}
+    assert suite_of(chosen).parameters == {}
     more = ["run", "--suite", str(file), "--set", "nrs.anchors=50", "frenet.space=sample"]
-    made = asked(parser().parse_args(more))
+    made = suite_of(parser().parse_args(more))
     assert made.parameters == {"nrs": {"k": 9, "anchors": 50}, "frenet": {"space": "sample"}}
 
 
 def test_parts_of_a_suite_are_replaced() -> None:
     from lrd_harness.cli import parser
-    from lrd_harness.cli.arguments import asked
+    from lrd_harness.cli.arguments import suite_of
 
     def made(*arguments: str) -> Suite:
-        suite: Suite = asked(parser().parse_args(["run", *arguments]))
+        suite: Suite = suite_of(parser().parse_args(["run", *arguments]))
         return suite
 
     assert made().name == "quickstart"
@@ -224,7 +224,7 @@ def test_revisions_of_one_hub_model_stand_under_their_own_names(
 
     config = json.loads((place / "gpt" / "config.json").read_text())
 
-    def found(name: str, progress: Any) -> Checkpoint:
+    def found(name: str, progress: Any, known: Any) -> Checkpoint:
         hub_id, _, revision = name.partition("@")
         return Checkpoint(hub_id, hub_id, revision or "main0", config, frozenset(), hub=True)
 

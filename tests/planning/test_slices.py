@@ -16,9 +16,9 @@ from running import one_line
 from lrd_harness.contracts import Adapter, Checkpoint, ModelOptions, Task
 from lrd_harness.errors import UserError
 from lrd_harness.planning import shards
-from lrd_harness.planning.resolve import Plan, PlannedModel
+from lrd_harness.planning.resolve import Plan, PlannedModel, PlannedPruning
 from lrd_harness.planning.shards import Shard
-from lrd_harness.planning.suite import PlannedPruning, Pruning, Settings, Suite
+from lrd_harness.planning.suite import Pruning, Settings, Suite
 
 
 def plan(models: int, tasks: int, prune: bool = False, encoders: int = 0) -> Plan:
@@ -94,6 +94,7 @@ def test_a_sliced_model_keeps_its_tasks_under_another_name() -> None:
 
 
 @pytest.mark.usefixtures("own_cache")
+@pytest.mark.slow
 def test_a_slice_runs_its_own_pairs(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

@@ -121,15 +121,15 @@ def test_layers_read_back_as_they_were_chosen(numbers: set[int]) -> None:
         list(numbers),
         expected,
     ):
-        assert suite.layers(written, "x") == expected
+        assert suite.settings({"layers": written}, "x").layers == expected
     if len(numbers) == 1:
-        assert suite.layers(expected[0], "x") == expected
+        assert suite.settings({"layers": expected[0]}, "x").layers == expected
 
 
 @given(st.text() | st.floats() | st.none() | st.lists(st.text()))
 def test_layers_are_numbers_a_word_or_an_error(value: Any) -> None:
     try:
-        read = suite.layers(value, "x")
+        read = suite.settings({"layers": value}, "x").layers
     except UserError:
         return
     assert read in ("all", "last") or all(isinstance(n, int) and n >= 0 for n in read)
@@ -141,3 +141,11 @@ def test_the_command_line_is_laid_on_top_of_a_suite() -> None:
     assert read == Settings(layers="last", norm="final", max_texts=100, pooling="cls")
     assert {"layers", "device", "batch_tokens"}.isdisjoint(read.results())
     assert {"max_texts", "norm", "pooling", "dtype", "max_length"} <= set(read.results())
+
+
+def test_every_setting_is_in_the_table_of_the_docs() -> None:
+    rows = {row["name"]: row for row in suite.settings_table().rows if row["part"] == "settings"}
+    assert list(rows) == list(vars(Settings()))
+    assert rows["max_texts"]["values"] == "8 to 1,000,000,000"
+    assert (rows["padding"]["values"], rows["padding"]["default"]) == ("right, left", "right")
+    assert all(row["option"].startswith("--") and row["what"] for row in rows.values())

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lrd_harness.models.known_wheels import KNOWN
+from lrd_harness.models.wheels import KNOWN
 
 offline = importlib.import_module("lrd_harness.tasks.offline.tasks")
 

@@ -1,4 +1,8 @@
-"""What adapters open equals what sentence-transformers and transformers themselves make of it."""
+"""What adapters open equals what sentence-transformers and transformers themselves make of it.
+
+Also of checkpoints that say less of themselves than others, and of models that send queries and
+documents through modules of their own, behind the pooling.
+"""
 
 from __future__ import annotations
 
@@ -8,34 +12,35 @@ from typing import Any
 
 import numpy as np
 import pytest
+import running
+import test_against_mteb as stock
 import tiny
 import torch
 import transformers
+from odd_checkpoints import change
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense, Normalize, Router, Transformer
+from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
 
-from lrd_harness.contracts import Text
+from lrd_harness.contracts import Checkpoint, Text
 from lrd_harness.errors import UserError
+from lrd_harness.models.backbone import body
 from lrd_harness.models.pooling import named
+from lrd_harness.models.text_model import NO_HEAD
 
 TEXTS = ["a", "", "x y z", "the cat sat on a mat.", " ".join(tiny.WORDS)]
 SHAPES: dict[str, dict[str, Any]] = {
     "mean": {},
     "cls": {"pooling": "cls", "normalize": False},
-    "max": {"pooling": "max", "normalize": False},
     "last": {"pooling": "lasttoken"},
     "weighted": {"pooling": "weightedmean"},
-    "sqrt": {"pooling": "mean_sqrt_len_tokens", "normalize": False},
     "tuple-dense": {"pooling": ("cls", "max", "mean"), "dense": 16},
-    "dense": {"dense": 16, "normalize": False},
     "short": {"max_seq_length": 12},
     "without-prompt": {"include_prompt": False},
     "weighted-without-prompt": {"pooling": "weightedmean", "include_prompt": False},
-    "cls-without-prompt": {"pooling": "cls", "include_prompt": False},
     "llama": {"family": "Llama", "pooling": "lasttoken", "padding_side": "left"},
     "llama-without-prompt": {"family": "Llama", "include_prompt": False, "padding_side": "left"},
-    "gemma": {"family": "Gemma2", "pooling": "mean"},
-    "mpnet": {"family": "MPNet"},
     "roberta": {"family": "Roberta", "pooling": "cls"},
     "t5": {"family": "T5", "dense": 16},
     "modern": {"family": "ModernBert", "pooling": "cls"},
@@ -47,7 +52,7 @@ def last_plane(model: Any) -> tuple[str, int]:
 
 
 @pytest.mark.parametrize("padding", ["right", "left"])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", tiny.rest_slow(SHAPES, "tuple-dense", "llama-without-prompt"))
 def test_last_layer_is_the_model(shape: str, padding: str, tmp_path: Path) -> None:
     folder = tiny.save_st(tmp_path / "model", **SHAPES[shape])
     model = tiny.open_model(folder, padding=padding)
@@ -108,23 +113,10 @@ def test_a_chosen_pooling(tmp_path: Path) -> None:
             tiny.open_model(made, pooling="first")
 
 
-def test_plain_encoder_beside_sentence_transformers(tmp_path: Path) -> None:
-    """One checkpoint, two adapters: the same states."""
-    folder = tiny.save_st(tmp_path / "model")
-    one = tiny.open_model(folder)
-    two = tiny.open_model(folder, "encoder")
-    asked = [Text(t, "query: ") for t in TEXTS]
-    a, b = one.states(one.tokenize(asked)), two.states(two.tokenize(asked))
-    assert a.keys() == b.keys()
-    for plane in a:
-        torch.testing.assert_close(a[plane], b[plane])
-    assert one.identity != two.identity
+TRUNCATED = ["Bert", "T5", "Llama", "GPT2", "Gemma2", "OPT", "GPTNeoX", "Mamba"]
 
 
-TRUNCATED = ["Bert", "T5", "Llama", "GPT2", "Gemma2", "Qwen2", "OPT", "GPTNeoX", "Mamba"]
-
-
-@pytest.mark.parametrize("family", TRUNCATED)
+@pytest.mark.parametrize("family", tiny.rest_slow(TRUNCATED, "Bert", "Llama", "T5"))
 def test_final_plane_is_the_model_cut_there(family: str, tmp_path: Path) -> None:
     """Layer l, with the final norm, is what transformers gives for the first l blocks alone."""
     folder = tiny.save(family, tmp_path / "model")
@@ -162,23 +154,11 @@ def hole(folder: Path, part: str) -> None:
 @pytest.mark.parametrize("family", ["Bert", "Llama", "T5"])
 @pytest.mark.parametrize("kind", ["plain", "sentence-transformers"])
 def test_weights_with_holes(kind: str, family: str, tmp_path: Path) -> None:
-    make = tiny.save if kind == "plain" else None
     folder = tmp_path / "model"
-    make(family, folder) if make else tiny.save_st(folder, family=family)
+    tiny.save(family, folder) if kind == "plain" else tiny.save_st(folder, family=family)
     tiny.open_model(folder)
     hole(folder, "encoder.block.1" if family == "T5" else "1.")
     with pytest.raises(UserError, match=r"local/model: its weights lack 1 tensors, as "):
-        tiny.open_model(folder)
-
-
-def test_weights_of_another_shape(tmp_path: Path) -> None:
-    folder = tiny.save("Bert", tmp_path / "model")
-    path = folder / "model.safetensors"
-    tensors = load_file(path)
-    name = next(n for n in tensors if n.endswith("layer.1.output.dense.weight"))
-    tensors[name] = tensors[name][:, :10].contiguous()
-    save_file(tensors, path, metadata={"format": "pt"})
-    with pytest.raises(Exception, match=r"dense|mismatch"):
         tiny.open_model(folder)
 
 
@@ -220,52 +200,32 @@ def test_weights_in_a_subfolder(tmp_path: Path) -> None:
         tiny.open_model(folder)
 
 
-def test_modules_that_hide_the_layers(tmp_path: Path) -> None:
-    folder = tiny.save_st(tmp_path / "model", dense=16)
-    path = folder / "modules.json"
-    modules = json.loads(path.read_text())
-    path.write_text(json.dumps([modules[0], *modules[2:]]))
-    with pytest.raises(UserError, match=r"no pooling after the transformer \(Transformer, Dense"):
-        tiny.open_model(folder)
-    path.write_text(json.dumps(modules[1:]))
-    with pytest.raises(UserError, match="first module is no transformer"):
-        tiny.open_model(folder)
+AUTO = {"AutoConfig": "custom.StrangeConfig", "AutoModel": "custom.StrangeModel"}
 
 
-@pytest.mark.parametrize("where", ["config", "tokenizer", "modules"])
-def test_code_that_comes_with_a_model_is_not_run(where: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("config.json", {"model_type": "strange", "auto_map": AUTO}),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["custom.Strange", None]}}),
+        ("modules.json", None),
+    ],
+)
+def test_code_that_comes_with_a_model_is_not_run(file: str, changes: Any, tmp_path: Path) -> None:
     """Not even asked about: nobody may be there to answer."""
-    plain = tiny.save("Bert", tmp_path / "plain")
-    packed = tiny.save_st(tmp_path / "packed")
-    ran = tmp_path / "ran"
+    packed, ran = tiny.save_st(tmp_path / "packed"), tmp_path / "ran"
     code = f"open({str(ran)!r}, 'w')\nraise SystemExit('custom code ran')\n"
-    for folder in (plain, packed):
+    for folder in [packed, *([tiny.save("Bert", tmp_path / "plain")] if changes else [])]:
         (folder / "custom.py").write_text(code)
-        if where == "config":
-            change(
-                folder / "config.json",
-                model_type="strange",
-                auto_map={"AutoConfig": "custom.StrangeConfig", "AutoModel": "custom.StrangeModel"},
-            )
-        elif where == "tokenizer":
-            change(
-                folder / "tokenizer_config.json",
-                tokenizer_class="StrangeTokenizer",
-                auto_map={"AutoTokenizer": ["custom.StrangeTokenizer", None]},
-            )
-        elif folder is packed:
-            modules = json.loads((folder / "modules.json").read_text())
-            modules[1]["type"] = "custom.StrangePooling"
-            (folder / "modules.json").write_text(json.dumps(modules))
+        if changes:
+            change(folder / file, **changes)
         else:
-            continue
+            modules = json.loads((folder / file).read_text())
+            modules[1]["type"] = "custom.StrangePooling"
+            (folder / file).write_text(json.dumps(modules))
         with pytest.raises(UserError, match="trust_remote_code"):
             tiny.open_model(folder)
         assert not ran.exists()
-
-
-def change(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 @pytest.mark.parametrize(
@@ -285,3 +245,209 @@ def test_the_usual_pooling_of_a_plain_encoder(said: Any, pooling: str, tmp_path:
         (folder / "1_Pooling" / "config.json").write_text(json.dumps(said))
     assert tiny.open_model(folder, "encoder").info.pooling == pooling
     assert tiny.open_model(folder, "encoder", pooling="last").info.pooling == "last"
+
+
+def described(files: tuple[str, ...] = (), **config: Any) -> Checkpoint:
+    return Checkpoint("m", "/nowhere", "0", config, frozenset(files))
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "adapter"),
+    [
+        (described(("modules.json",), model_type="llama"), "sentence-transformers"),
+        (described(model_type="bert", architectures=["BertModel"]), "encoder"),
+        (described(model_type="bert", architectures=["BertLMHeadModel"]), "encoder"),
+        (described(model_type="roberta", architectures=["RobertaForMaskedLM"]), "encoder"),
+        (described(model_type="xlm", architectures=["XLMWithLMHeadModel"]), "encoder"),
+        (
+            described(model_type="bert", architectures=["BertLMHeadModel"], is_decoder=True),
+            "decoder",
+        ),
+        (described(model_type="t5", is_encoder_decoder=True), "encoder"),
+        (described(model_type="marian", is_encoder_decoder=True), "encoder"),
+        (described(model_type="bart", is_encoder_decoder=True), "encoder"),
+        (described(model_type="modernbert"), "encoder"),
+        (described(model_type="llama", architectures=["LlamaForCausalLM"]), "decoder"),
+        (described(model_type="qwen2", architectures=["Qwen2Model"]), "decoder"),
+        (described(model_type="gpt2", architectures=["GPT2LMHeadModel"]), "decoder"),
+        (described(model_type="mamba"), "decoder"),
+        (described(model_type="brand_new", architectures=["BrandNewForCausalLM"]), "decoder"),
+        # what no one should write there
+        (described(model_type="bert", architectures=[None, 5]), "encoder"),
+        (described(model_type="bert", architectures={"BertLMHeadModel": 1}), "encoder"),
+        (described(model_type="llama", architectures=7), "decoder"),
+        (described(model_type="llama", architectures="LlamaModel"), "decoder"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_which_adapter_opens_what(checkpoint: Checkpoint, adapter: str) -> None:
+    assert tiny.adapter_of(checkpoint).name == adapter
+
+
+@pytest.mark.parametrize("kind", [None, 5, ["bert"], {"bert": 1}])
+def test_no_adapter_for_what_is_no_model(kind: Any) -> None:
+    for checkpoint in (described(), described(model_type=kind)):
+        with pytest.raises(StopIteration):
+            tiny.adapter_of(checkpoint)
+
+
+def t5(kind: str) -> Any:
+    sizes = {"d_model": 32, "num_layers": 3, "num_heads": 4, "d_ff": 64, "d_kv": 8}
+    more = {"vocab_size": len(tiny.VOCAB), "decoder_start_token_id": 0}
+    return getattr(transformers, f"{kind}Config")(**sizes, **more)
+
+
+@pytest.mark.parametrize("kind", ["T5", "MT5", "LongT5"])
+@pytest.mark.parametrize("whole", [False, True], ids=["encoder", "whole"])
+def test_an_encoder_without_its_decoder(kind: str, whole: bool, tmp_path: Path) -> None:
+    """T5EncoderModel says in config.json that it is no encoder-decoder."""
+    torch.manual_seed(0)
+    name = f"{kind}{'' if whole else 'Encoder'}Model"
+    getattr(transformers, name)(t5(kind)).save_pretrained(tmp_path / "m")
+    tiny.tokenizer().save_pretrained(tmp_path / "m")
+    model = tiny.open_model(tmp_path / "m", "encoder")
+    stock: Any = getattr(transformers, f"{kind}EncoderModel").from_pretrained(tmp_path / "m")
+    for text in ALL[:2]:
+        (encoded,) = model.tokenize([text])
+        found = model.states([encoded])
+        with torch.inference_mode():
+            own = stock.eval()(
+                input_ids=torch.tensor([encoded["input_ids"]]), output_hidden_states=True
+            )
+        for layer, state in enumerate(own.hidden_states[:-1]):
+            torch.testing.assert_close(found["raw", layer][0], state[0].mean(0))
+        torch.testing.assert_close(found["final", 3][0], own.last_hidden_state[0].mean(0))
+    assert model.info.parameters == sum(p.numel() for p in stock.encoder.parameters())
+
+
+def test_llama_4_is_its_own_base(tmp_path: Path) -> None:
+    """`base_model` of its language model is that itself; logits are the model's own."""
+    torch.manual_seed(0)
+    sizes = tiny.SMALL | {"num_hidden_layers": 4, "num_key_value_heads": 2, "head_dim": 8}
+    experts = {"num_local_experts": 2, "intermediate_size_mlp": 64, "attention_chunk_size": 8}
+    made = transformers.Llama4TextConfig(**sizes, **experts)
+    whole = transformers.AutoModelForCausalLM.from_config(made).eval()
+    whole.save_pretrained(tmp_path / "m")
+    tiny.tokenizer(encoder=False).save_pretrained(tmp_path / "m")
+    assert body(whole) is whole.model
+    assert tiny.open_model(tmp_path / "m").headless == NO_HEAD
+    model = tiny.open_model(tmp_path / "m", head=True)
+    assert model.info.blocks == 4
+    ids = torch.tensor([model.tokenize(ALL[:1])[0]["input_ids"]])
+    last = model.backbone.run({"input_ids": ids}, lambda layer, state: None)
+    with torch.inference_mode():
+        own = whole(input_ids=ids).logits[0]
+    torch.testing.assert_close(model.head.logits(last[0]), own, rtol=1e-4, atol=1e-4)
+
+
+FEW = ["a cat", "the dog ran to the park", "x y z"]
+ALL = [Text(text) for text in FEW]
+
+
+def with_modules(folder: Path, *after: Any, family: str = "Bert") -> Path:
+    """A sentence-transformers model with these modules behind the pooling."""
+    inner = tiny.save(family, folder.with_name(folder.name + "-inner"))
+    pooling = Pooling(32, pooling_mode="mean")
+    model = SentenceTransformer(modules=[Transformer(str(inner)), pooling, *after], device="cpu")
+    model.save(str(folder))
+    return folder
+
+
+def dense(seed: int, width: int = 8) -> Dense:
+    torch.manual_seed(seed)
+    return Dense(32, width)
+
+
+def legacy(folder: Path) -> Path:
+    """The router as sentence-transformers before version 5 saved it, an Asym."""
+    path = folder / "modules.json"
+    modules = json.loads(path.read_text())
+    modules[2]["type"] = "sentence_transformers.models.Asym"
+    path.write_text(json.dumps(modules))
+    own = folder / modules[2]["path"] / "router_config.json"
+    said = json.loads(own.read_text())
+    said["types"] = dict.fromkeys(said["types"], "sentence_transformers.models.Dense")
+    said["parameters"] = {"allow_empty_key": True}
+    (own.parent / "config.json").write_text(json.dumps(said))
+    own.unlink()
+    return folder
+
+
+def routers() -> dict[str, list[Any]]:
+    """What may stand behind the pooling; made anew, as modules belong to one model."""
+    both = Router.for_query_document
+    by_modality = {("query", "text"): "a", (None, "text"): "b"}
+    return {
+        "document": [both([dense(1)], [dense(2)])],
+        "query": [both([dense(1)], [dense(2)], default_route="query"), Normalize()],
+        "normalised": [both([dense(1)], [dense(2), Normalize()])],
+        "nested": [both([both([dense(1)], [Normalize()])], [dense(2, 32)])],
+        "modality": [Router({"a": [dense(1)], "b": [dense(2)]}, route_mappings=by_modality)],
+        "asym": [Router({"query": [dense(1)], "document": [dense(2)]})],
+        "none": [dense(1, 32), LayerNorm(32)],
+    }
+
+
+@pytest.mark.parametrize("shape", list(routers()))
+def test_each_kind_of_text_takes_its_route(shape: str, tmp_path: Path) -> None:
+    folder = with_modules(tmp_path / "model", *routers()[shape])
+    folder = legacy(folder) if shape == "asym" else folder
+    model, own = tiny.open_model(folder), SentenceTransformer(str(folder), device="cpu")
+    pooled = model.states(model.tokenize(ALL))["raw", 3]
+    routed = {
+        None: own.encode(FEW),
+        "query": own.encode_query(FEW),
+        "document": own.encode_document(FEW),
+    }
+    for prompt_type, expected in routed.items():
+        found = model.embed(pooled, prompt_type).numpy()
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    alike = routed["query"].shape == routed["document"].shape and np.allclose(
+        routed["query"], routed["document"]
+    )
+    assert alike == (shape == "none")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", ["query", "asym"])
+def test_every_layer_scores_as_mteb_has_it(shape: str, tmp_path: Path, own_cache: Path) -> None:
+    """Retrieval and reranking ask for queries and documents, STS for neither."""
+    folder = with_modules(tmp_path / "model", *routers()[shape])
+    folder = legacy(folder) if shape == "asym" else folder
+    data, out = tiny.task_data(tmp_path / "data"), tmp_path / "out"
+    tasks = ("SciFact", "SciDocsRR", "STSBenchmark", "SummEvalSummarization.v2")
+    assert running.run(out, [folder], data, tasks=tasks) == 0
+    found = stock.scores(out)
+    model = SentenceTransformer(str(folder), device="cpu")
+    for layer in range(4):
+        cut = stock.truncated(model, layer)
+        for name in tasks:
+            expected = stock.by_mteb(cut, name, data)
+            assert found[name, layer] == pytest.approx(expected, abs=1e-6), (name, layer)
+
+
+@pytest.mark.parametrize("key", ["query_length", "document_length"])
+def test_lengths_for_each_side_are_refused(key: str, tmp_path: Path) -> None:
+    folder = with_modules(tmp_path / "model")
+    change(folder / "sentence_bert_config.json", **{key: 8})
+    with pytest.raises(UserError, match=f"queries and documents in different ways .{key} in"):
+        tiny.open_model(folder)
+
+
+def test_a_chat_template_that_asks_for_the_side_is_refused(tmp_path: Path) -> None:
+    """One that does not is read as sentence-transformers reads it."""
+    templates = {
+        "plain": "{% for m in messages %}<s> {{ m['content'] }} </s>{% endfor %}",
+        "sided": "{% for m in messages %}{{ task }} {{ m['content'] }}{% endfor %}",
+    }
+    for name, template in templates.items():
+        inner = tiny.save("Llama", tmp_path / f"{name}-inner")
+        change(inner / "tokenizer_config.json", chat_template=template)
+        modules = [Transformer(str(inner)), Pooling(32, pooling_mode="lasttoken")]
+        SentenceTransformer(modules=modules, device="cpu").save(str(tmp_path / name))
+    model = tiny.open_model(tmp_path / "plain")
+    own = SentenceTransformer(str(tmp_path / "plain"), device="cpu")
+    pooled = model.states(model.tokenize(ALL))["final", 3]
+    np.testing.assert_allclose(model.embed(pooled).numpy(), own.encode_query(FEW), atol=1e-5)
+    with pytest.raises(UserError, match="chat template writes queries and documents"):
+        tiny.open_model(tmp_path / "sided")

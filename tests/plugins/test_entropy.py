@@ -1,19 +1,22 @@
-"""S_alpha of a spectrum: numpy's eigenvalues, known spectra, orders near 1, small eigenvalues."""
+"""Entropy of a spectrum and of pooled texts, effective rank and cosine, by numpy and by hand."""
 
 from __future__ import annotations
 
 import importlib
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.distance import cosine as cosine_distance
 
-from lrd_harness.errors import UserError
+from lrd_harness import measure
+from lrd_harness.errors import DegenerateState, UnitError, UserError
 
-entropy = importlib.import_module("lrd_harness.plugins.metrics._entropy")
+entropy = importlib.import_module("lrd_harness.plugins.metrics.entropy")
 few = settings(max_examples=30, deadline=None, derandomize=True)
 ORDERS = (0.1, 0.5, 0.95, 1.0, 1.05, 2.0, 5.0, 300.0, math.inf)
 SHAPES = ((3, 9), (9, 3), (1, 5), (5, 1), (7, 7))
@@ -120,3 +123,77 @@ def test_orders_out_of_range(alpha):
     with pytest.raises(UserError, match="m: alpha must be above 0"):
         entropy.check_order("m", alpha)
     entropy.check_order("m", 1e-3)
+
+
+PROMPT, ENTROPY, RANK = entropy.lrd_metrics()
+COSINE = importlib.import_module("lrd_harness.plugins.metrics.cosine").lrd_metrics()[1]
+
+
+def states(seed=0, layers=3, n=20, d=6):
+    return np.random.RandomState(seed).randn(layers, n, d)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1, 2, 3])
+def test_texts_are_to_a_data_set_what_tokens_are_to_a_text(alpha):
+    x = states()
+    found = measure(ENTROPY, x, alpha=alpha)["dataset_entropy"]
+    np.testing.assert_allclose(found, measure(PROMPT, x, alpha=alpha)["prompt_entropy"])
+
+
+@few
+@given(st.integers(0, 9999), st.integers(8, 30), st.integers(1, 40), st.sampled_from([0.5, 1, 2]))
+def test_bounds_hold_on_pooled_texts(seed, n, d, alpha):
+    x = states(seed, n=n, d=d) * 10.0 ** np.random.RandomState(seed).randint(-5, 5)
+    spread = measure(ENTROPY, x, alpha=alpha)
+    assert all(0 <= v <= math.log(min(n, d)) for v in spread["dataset_entropy"])
+    assert ("normalised" in spread) == (d > 1)
+    assert all(0 <= v <= 1 for v in spread.get("normalised", []))
+    rank = measure(RANK, x)
+    assert all(1 <= v <= min(n, d) for v in rank["effective_rank"])
+    assert all(0 < v <= 1 for v in rank["normalised"])
+    assert all(-1 <= v <= 1 for v in measure(COSINE, x)["cosine"])
+
+
+def rank_me(h):
+    s = np.linalg.svd(h, compute_uv=False)
+    p = s[s > 0] / s.sum()
+    return math.exp(-(p * np.log(p)).sum())
+
+
+@pytest.mark.parametrize("shape", [(40, 12), (12, 40)])
+@pytest.mark.parametrize("least", [1, 1e-4, 1e-8, 0])
+def test_effective_rank_of_any_spectrum(shape, least):
+    """Small singular values drown in a squared matrix; many of them together count."""
+    rng = np.random.RandomState(0)
+    left, right = (np.linalg.qr(rng.randn(m, 12))[0] for m in shape)
+    x = (left * np.array([1.0] + [least or 1e-30] * 11)) @ right.T
+    found = RANK.measure([torch.tensor(x)])["effective_rank"][0]
+    assert found == pytest.approx(rank_me(x), rel=1e-9)
+    assert found == pytest.approx(rank_me(np.diag([1.0] + [least or 1e-30] * 11)), rel=1e-9)
+
+
+def test_equal_singular_values_fill_all_dimensions():
+    turn, _ = np.linalg.qr(np.random.RandomState(0).randn(20, 5))
+    assert measure(RANK, [turn, turn])["effective_rank"] == pytest.approx([5, 5], rel=1e-12)
+
+
+def test_cosine_as_scipy_has_it():
+    x = states(layers=4)
+    expected = [
+        np.mean([1 - cosine_distance(a, b) for a, b in zip(h, g, strict=True)])
+        for h, g in pairwise(x)
+    ]
+    scores = measure(COSINE, x)
+    np.testing.assert_allclose(scores["cosine"], expected, rtol=1e-9)
+    assert scores["mean_cosine"] == pytest.approx(np.mean(expected))
+    assert measure(COSINE, [x[0], 2 * x[0], -x[0]])["cosine"] == pytest.approx([1, -1])
+
+
+def test_widths_and_states_of_zeros():
+    x = states()
+    with pytest.raises(UnitError, match="layer 1 has 5, layer 0 has 6"):
+        measure(COSINE, [x[0], x[1][:, :5]])
+    assert measure(RANK, [x[0], x[1][:, :5]]).start == 0  # widths may differ
+    for metric in (ENTROPY, RANK):
+        with pytest.raises(DegenerateState, match="layer 1"):
+            metric.measure([torch.tensor(x[0]), torch.zeros(20, 6, dtype=torch.float64)])

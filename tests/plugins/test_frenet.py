@@ -1,4 +1,4 @@
-"""Frenet: known angles, known curves, laws, and scipy's subspace angles."""
+"""Frenet and the map of its path: known angles, known curves, scipy's subspace angles."""
 
 from __future__ import annotations
 
@@ -7,22 +7,15 @@ import importlib
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.linalg import subspace_angles
+from states import agree, walk
 
-from lrd_harness.errors import DegenerateState, UnitError, UserError
-from lrd_harness.measuring import measure
+from lrd_harness import measure
+from lrd_harness.errors import DegenerateState, UnitError
 
-FRENET = importlib.import_module("lrd_harness.plugins.metrics.frenet").lrd_metrics()[0]
-subspace = importlib.import_module("lrd_harness.plugins.metrics._subspace")
-seeds = st.integers(0, 10_000)
-few = settings(max_examples=8, deadline=None, derandomize=True)
-
-
-def walk(seed=5, states=5, n=60, d=12):
-    x = np.random.RandomState(seed).randn(states, n, d).cumsum(0)
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+frenet = importlib.import_module("lrd_harness.plugins.metrics.frenet")
+MAP = importlib.import_module("lrd_harness.plugins.metrics.subspace_distance").lrd_metrics()[0]
+FRENET = frenet.lrd_metrics()[0]
 
 
 def naive(states, variance=0.95, rank=None, space="feature"):
@@ -57,27 +50,6 @@ def naive(states, variance=0.95, rank=None, space="feature"):
     }
 
 
-def agree(scores, expected, rtol=1e-6):
-    for name, value in expected.items():
-        np.testing.assert_allclose(scores[name], value, rtol=rtol, atol=1e-12, err_msg=name)
-
-
-def test_expected_values():
-    agree(
-        measure(FRENET, walk()),
-        {
-            "rank": 11,
-            "speed": [1.2411375012260477, 1.247335072492549, 0.8569925743, 0.46143605432203827],
-            "curvature": [1.3146833397807514, 1.59157126427881, 2.3211674317853506],
-            "d0L": 1.3054645395857698,
-            "arc_length": 3.8069012023406885,
-            "straightness": 0.3429205199186939,
-            "d0L_normalised": 0.25058141651772,
-        },
-        rtol=1e-9,
-    )
-
-
 @pytest.mark.parametrize("space", ["feature", "sample"])
 @pytest.mark.parametrize("shape", [(60, 12), (20, 40), (150, 150)])
 def test_against_scipy(space, shape):
@@ -94,6 +66,8 @@ def test_against_scipy_on_a_decaying_spectrum():
     x = (rng.randn(5, 200, 80) * scale).cumsum(0) + 0.5
     agree(measure(FRENET, x, rank=40), naive(x, rank=40))
     agree(measure(FRENET, x, variance=0.9999), naive(x, variance=0.9999))
+    near = 1e-4 * np.random.RandomState(0).randn(4, 60, 10).cumsum(0) + 3
+    agree(measure(FRENET, near), naive(near))
 
 
 def planted(*angles, seed=0, n=50, extra=0):
@@ -161,43 +135,6 @@ def test_equal_states_do_not_move():
     assert "straightness" not in still
 
 
-@few
-@given(seeds)
-def test_laws(seed):
-    rng = np.random.RandomState(seed)
-    x = walk(seed, 4, 30, 9)
-    before = measure(FRENET, x)
-    turn = np.linalg.qr(rng.randn(9, 9))[0]
-    for other in (x @ turn, x * rng.uniform(1e-3, 1e3, (4, 1, 1)), x[:, rng.permutation(30)]):
-        agree(measure(FRENET, other), before, rtol=1e-8)
-
-
-def test_torch_and_numpy_agree_and_float32_is_close():
-    x = walk()
-    expected = measure(FRENET, x)
-    assert measure(FRENET, [torch.tensor(s) for s in x]) == expected
-    agree(measure(FRENET, x.astype(np.float32)), expected, rtol=1e-3)
-    for dtype in (torch.float16, torch.bfloat16):
-        rough = measure(FRENET, [torch.tensor(s).to(dtype) for s in x])
-        assert rough["d0L"] == pytest.approx(expected["d0L"], rel=0.1)
-
-
-def test_a_small_spread_around_a_large_mean_is_measured():
-    x = np.random.RandomState(0).randn(4, 60, 10).cumsum(0)
-    near = 1e-4 * x + 3
-    agree(measure(FRENET, near), naive(near))
-
-
-@pytest.mark.parametrize("noise", [0, 1e-8])
-def test_a_first_state_without_texts_is_left_out(noise):
-    x = walk()
-    x[0] = 1 + noise * x[0]
-    scores, rest = measure(FRENET, x), measure(FRENET, x[1:])
-    assert scores.pop("start") == 1
-    assert rest.pop("start") == 0
-    assert scores == rest
-
-
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_a_first_state_of_too_low_rank_is_left_out(dtype):
     x = walk().astype(dtype)
@@ -205,11 +142,13 @@ def test_a_first_state_of_too_low_rank_is_left_out(dtype):
     flat = (rng.randn(2, 60, 3) @ rng.randn(2, 3, 12)).astype(dtype)
     both = measure(FRENET, [*flat, *x])
     alone = measure(FRENET, x)
-    assert (both.pop("start"), alone.pop("start")) == (2, 0)
+    assert (both.start, alone.start) == (2, 0)
     assert both == alone
     constant = measure(FRENET, [np.ones_like(x[0]), *flat, *x])
-    assert constant["start"] == 3
-    assert measure(FRENET, [*flat, *x], rank=3)["start"] == 0
+    assert constant.start == 3
+    assert measure(FRENET, [*flat, *x], rank=3).start == 0
+    distance = measure(MAP, [*flat, *x])
+    assert (distance.start, np.shape(distance["distance"])) == (2, (5, 5))
 
 
 def test_too_low_a_rank_further_up_is_named():
@@ -226,66 +165,36 @@ def test_too_low_a_rank_further_up_is_named():
         measure(FRENET, [flat, flat, x[4]])
 
 
-def test_a_degenerate_state_further_up():
-    x = walk()
-    x[3] = 1
-    with pytest.raises(DegenerateState, match="layer 3"):
-        measure(FRENET, x)
-
-
-def test_ranks_that_do_not_fit():
+@pytest.mark.parametrize("metric", [FRENET, MAP], ids=lambda metric: metric.name)
+def test_ranks_and_widths_that_do_not_fit(metric):
     with pytest.raises(UnitError, match="60 texts of width 12 hold no subspace of rank 13"):
-        measure(FRENET, walk(), rank=13)
+        measure(metric, walk(), rank=13)
     with pytest.raises(UnitError, match="10 texts of width 30"):
-        measure(FRENET, walk(n=10, d=30), rank=10)
-    assert measure(FRENET, walk(n=10, d=30), rank=9)["rank"] == 9
+        measure(metric, walk(n=10, d=30), rank=10)
+    for setting in ({"rank": 9}, {"variance": 1.0}):  # rounding is no variance
+        assert measure(metric, walk(n=10, d=30), **setting)["rank"] == 9
     with pytest.raises(UnitError):
-        measure(FRENET, np.random.RandomState(0).rand(3, 20, 1))
-
-
-def test_all_variance_counts_no_rounding():
-    x = walk(n=10, d=30)
-    assert measure(FRENET, x, variance=1.0)["rank"] == 9
-
-
-def test_rank_is_at_least_two():
-    x = walk()
-    x[-1] *= 1e-2
-    x[-1, :, 0] += np.random.RandomState(0).choice([-1, 1], 60)
-    assert measure(FRENET, x)["rank"] == 2
-    assert measure(FRENET, x, rank=1)["rank"] == 1
-
-
-def test_widths_that_change():
+        measure(metric, np.random.RandomState(0).rand(3, 20, 1))
     x = walk()
     states = [walk(1, 1, d=20)[0], *x]
-    with pytest.raises(UnitError, match="space='sample'"):
-        measure(FRENET, states, rank=5)
-    agree(measure(FRENET, states, rank=5, space="sample"), naive(states, rank=5, space="sample"))
-
-
-@pytest.mark.parametrize("bad", [{"variance": 0}, {"variance": 1.2}, {"rank": 0}, {"space": "x"}])
-def test_parameters_out_of_range(bad):
-    with pytest.raises(UserError):
-        measure(FRENET, walk(), **bad)
-    with pytest.raises(UserError, match="It has: variance, rank, space"):
-        measure(FRENET, walk(), k=3)
+    with pytest.raises(UnitError, match="widths 20 and 12 differ; use space='sample'"):
+        measure(metric, states, rank=5)
+    expected = naive(states, rank=5, space="sample")
+    found = measure(metric, states, rank=5, space="sample")
+    agree(found, expected if metric is FRENET else {"rank": 5})
+    x[-1] *= 1e-2
+    x[-1, :, 0] += np.random.RandomState(0).choice([-1, 1], 60)
+    assert [measure(metric, x, rank=rank)["rank"] for rank in (None, 1)] == [2, 1]
 
 
 def test_the_gram_matrix_loses_no_digits():
     rng = np.random.RandomState(0)
     u, v = (np.linalg.qr(rng.randn(m, 40))[0] for m in (90, 40))
     z = torch.tensor((u * np.logspace(0, -5, 40)) @ v.T)
-    least, narrow = subspace._by_gram(z, 30)
+    least, narrow = frenet._by_gram(z, 30)
     assert least == pytest.approx(np.logspace(0, -5, 40)[29], rel=1e-10)
     assert subspace_angles(narrow.numpy(), v[:, :30]).max() < 1e-10
-    assert subspace._by_gram(z[:, :30] @ z[:, :30].T, 31) is None
-
-
-def test_what_it_is_for():
-    assert FRENET.selection == ("d0L", "max")
-    assert FRENET.layer_choice is None
-    assert FRENET.invariances == {"rotation", "scaling", "permutation"}
+    assert frenet._by_gram(z[:, :30] @ z[:, :30].T, 31) is None
 
 
 def test_rounding_has_no_direction():
@@ -293,3 +202,41 @@ def test_rounding_has_no_direction():
     scores = measure("frenet", np.random.RandomState(0).randn(6, 60, 8), rank=8)
     assert scores["arc_length"] < 1e-12
     assert "straightness" not in scores
+
+
+@pytest.mark.parametrize(
+    ("seed", "r", "space"), [(0, 2, "feature"), (1, 6, "sample"), (2, 4, "feature")]
+)
+def test_every_pair_is_scipys_and_the_steps_are_frenets(seed, r, space):
+    states = np.random.RandomState(seed).randn(5, 60, 12).cumsum(0)
+    found = measure(MAP, states, rank=r, space=space)
+    bases = []
+    for state in states:
+        unit = state / np.linalg.norm(state, axis=1, keepdims=True)
+        u, _, vt = np.linalg.svd(unit - unit.mean(0), full_matrices=False)
+        bases.append(vt[:r].T if space == "feature" else u[:, :r])
+    most = np.sqrt(r) * np.pi / 2
+    expected = [[np.linalg.norm(subspace_angles(a, b)) / most for b in bases] for a in bases]
+    distance = np.array(found["distance"])
+    np.testing.assert_allclose(distance, expected, atol=1e-10)
+    assert (distance == distance.T).all()
+    assert (np.diag(distance) == 0).all()
+    assert found["to_last"] == found["distance"][-1]
+    assert found["mean_distance"] == pytest.approx(np.mean(distance[np.triu_indices(5, 1)]))
+    path = measure(FRENET, states, rank=r, space=space)
+    np.testing.assert_allclose(np.diag(distance, 1) * most, path["speed"], atol=1e-10)
+    assert distance[0, -1] == pytest.approx(path["d0L_normalised"], abs=1e-10)
+
+
+def test_orthogonal_subspaces_are_1_apart_and_equal_ones_0():
+    corner = np.random.RandomState(1).randn(40, 3)
+    first, other = np.zeros((2, 40, 6))
+    first[:, :3], other[:, 3:] = corner, corner
+    distance = measure(MAP, [first, 2 * first, other, other], rank=2)["distance"]
+    expected = [[0, 0, 1, 1], [0, 0, 1, 1], [1, 1, 0, 0], [1, 1, 0, 0]]
+    np.testing.assert_allclose(distance, expected, atol=1e-12)
+    nearly = [first, first + 1e-6 * np.random.RandomState(2).randn(40, 6)]
+    distance = measure(MAP, nearly, rank=2)["distance"][0][1]
+    path = measure(FRENET, nearly, rank=2)
+    assert 0 < distance < 1e-5
+    assert distance == pytest.approx(path["d0L_normalised"], rel=1e-9)

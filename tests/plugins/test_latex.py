@@ -6,14 +6,13 @@ import importlib
 import re
 from typing import Any
 
-from export_rows import HOSTILE, results
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from report_rows import HOSTILE, NAMES, report
 
-from lrd_harness import manager
-from lrd_harness.board.leaderboard import build
+from lrd_harness.report import Column, Report, Table
 
-cells: Any = importlib.import_module("lrd_harness.plugins.reporters._cells")
 latex: Any = importlib.import_module("lrd_harness.plugins.reporters._latex")
 
 COMMAND = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
@@ -57,30 +56,23 @@ def checked(text: str) -> list[tuple[str, list[list[str]]]]:
     return found
 
 
-def test_latex_has_all_sheets_and_every_row() -> None:
-    board = build(results())
-    text = latex.latex(board)
-    tables = checked(text)
-    rows = [row for _, table in tables for row in table]
-    for model in ("a/one", "b", "c", "d", "e"):
-        assert any(model in row for row in rows)
-    for row in board.rows:
-        assert any(f"{row.score:.4f}" in cells for cells in rows)
-    markdown = manager.load().get("reporter", "md").write(board)
-    titles = [line.lstrip("# ") for line in markdown.splitlines() if line.startswith("#")]
-    for title in titles:
-        plain = title.replace("\\", "")
-        assert any(
-            f"{start}{{{latex.escape(plain)}" in text for start in ("\\caption", "\\paragraph")
-        )
+def test_latex_has_all_tables_and_every_row() -> None:
+    held = report()
+    text = latex.latex(held)
+    rows = [row for _, table in checked(text) for row in table]
+    for model in held.table("models").rows:
+        assert any(model["model"] in row for row in rows)
+        assert any(f"{model['score']:.4f}" in row for row in rows)
+    titles = [f"\\caption{{{latex.escape(table.title)}" for table in held.shown]
+    assert all(title in text for title in [*titles, "\\paragraph{Notes}", "\\paragraph{Errors}"])
     assert r"$\uparrow$" in text
 
 
 def test_latex_shows_hostile_names_as_text() -> None:
-    tables = checked(latex.latex(build(results(HOSTILE))))
+    tables = checked(latex.latex(report(HOSTILE)))
     words = "".join(cell for _, rows in tables for row in rows for cell in row)
     assert "x" * 20 in words
-    assert r"org/model\_50\%" in words
+    assert r"a\_b 50\%" in words
 
 
 @given(st.text(max_size=60))
@@ -104,29 +96,32 @@ def test_latex_escapes_by_example() -> None:
         assert latex.escape(text) == expected
 
 
-def test_long_tables_go_on_in_others_that_fit_a_page() -> None:
-    names = tuple(f"model {i}" for i in range(2000))
-    long = cells.Column(("name",), names, "left", key=True)
-    wide = cells.Column(("note",), ("word " * 30,) * 2000, "left")
-    for columns, legend in (((long,), ()), ((long, wide), ("x" * 90, "short") * 6)):
-        tables = latex._sheet(cells.Sheet("All of them", columns, legend))
-        found = checked("\n".join(tables))
-        assert len(found) == len(tables) > 45
-        lines = [len(rows) for _, rows in found]
-        assert max(lines) <= latex.LINES
-        assert lines[-1] + sum(1 + len(line) // latex.WIDTH for line in legend) <= latex.LINES
-        assert [table.count("short") for table in tables] == [0] * (len(tables) - 1) + [
-            legend.count("short")
-        ]
-        assert r"\caption{All of them}" in tables[0]
-        assert all(r"\caption{All of them, continued}" in table for table in tables[1:])
-        told = [row[0] for _, rows in found for row in rows if row[0].startswith("model")]
-        assert told == list(names)
+@pytest.mark.parametrize("caption", [(), ("x" * 90, "short") * 6])
+@pytest.mark.parametrize("note", ["", "word " * 30])
+def test_long_tables_go_on_in_others_that_fit_a_page(caption: Any, note: str) -> None:
+    names = [f"model {i}" for i in range(500)]
+    columns = (Column("name", key=True), Column("note"))
+    rows = [{"name": name, "note": note} for name in names]
+    text = latex.latex(Report("", (Table("t", "All of them", columns, rows, caption),)))
+    tables = text.split(r"\begin{table}")[1:]
+    found = checked(text)
+    assert len(found) == len(tables) > 12
+    lines = [len(rows) for _, rows in found]
+    assert max(lines) <= latex.LINES
+    assert lines[-1] + sum(1 + len(line) // latex.WIDTH for line in caption) <= latex.LINES
+    last = [0] * (len(tables) - 1) + [caption.count("short")]
+    assert [table.count("short") for table in tables] == last
+    assert r"\caption{All of them}" in tables[0]
+    assert all(r"\caption{All of them, continued}" in table for table in tables[1:])
+    told = [row[0] for _, rows in found for row in rows if row[0].startswith("model")]
+    assert told == names
 
 
 def test_tables_are_set_before_latex_holds_too_many() -> None:
-    text = latex.latex(build(results(tuple(f"m{i}" for i in range(150)))))
+    table = report().table("ranking")
+    text = latex.latex(Report("", tuple(table for _ in range(40))))
     checked(text)
     between = [part.count(r"\begin{table}") for part in text.split(r"\clearpage")]
-    assert len(between) > 1
+    assert len(between) > 2
     assert max(between) <= 15
+    assert all(name in text for name in NAMES)

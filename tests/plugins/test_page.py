@@ -9,25 +9,24 @@ import importlib
 import itertools
 import json
 import re
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from page_rows import HOSTILE, NAMES, board, page, results
+from report_rows import HOSTILE, report
 
-from lrd_harness.board.leaderboard import build
-from lrd_harness.errors import StorageFull
-from lrd_harness.results.database import Results
+from lrd_harness.errors import StorageFull, plain
+from lrd_harness.report import Report
 from lrd_harness.store import inventory
 
 parts: Any = importlib.import_module("lrd_harness.plugins.reporters._page")
-pieces: Any = importlib.import_module("lrd_harness.plugins.reporters._page_parts")
-reporters: Any = importlib.import_module("lrd_harness.plugins.reporters.forms")
+data: Any = importlib.import_module("lrd_harness.plugins.reporters._data")
 sheets: Any = importlib.import_module("lrd_harness.plugins.reporters._sheets")
 
-HELD = board()
-TEXT = page(HELD)
+HELD = report()
+TEXT = parts.page(HELD)
 
 
 class Read(HTMLParser):
@@ -65,29 +64,29 @@ class Read(HTMLParser):
 READ = Read(TEXT)
 
 
-def test_every_sheet_is_there_cell_for_cell() -> None:
+def test_every_table_is_there_cell_for_cell() -> None:
     held = {block["title"]: block for block in READ.blocks() if "columns" in block}
-    for part in (HELD, HELD.base):
-        for i, sheet in enumerate(sheets.sheets(part)):
-            block = held["Models" if i == 0 and part is HELD else sheet.title]
-            assert [tuple(c["cells"]) for c in block["columns"]] == [c.cells for c in sheet.columns]
-            assert [tuple(c["heading"]) for c in block["columns"]] == [
-                c.heading for c in sheet.columns
-            ]
-    families = held["Models"]["families"]
-    assert families == [row.info.family for row in HELD.rows]
+    for sheet in sheets.sheets(HELD):
+        block = held[sheet.title]
+        assert [tuple(c["cells"]) for c in block["columns"]] == [c.cells for c in sheet.columns]
+        assert [tuple(c["heading"]) for c in block["columns"]] == [c.heading for c in sheet.columns]
+    families = held["Ranking of models (ranking)"]["families"]
+    assert families == HELD.table("models").column("family")
     assert held["Scores by task"]["families"] == families
-    assert held["What could not be measured"]["columns"][0]["cells"] == [
-        "owner/model-a · Sts · gfmi: NotFinite: state 3"
-    ]
-    assert any("Pruning" in title for title in held)
+    assert held["agreement"]["families"] is None
+    (errors,) = held["What failed"]["columns"]
+    assert errors["cells"] == list(HELD.errors)
+    assert "actual rank: order of the mean score" in TEXT
 
 
-def test_what_a_metric_has_to_beat_stands_first() -> None:
-    bar = next(note for note in HELD.notes if "to beat" in note)
-    assert f'<div class="bar"><p>{pieces.escape(bar)}</p></div>' in TEXT
+def test_what_a_metric_has_to_beat_stands_first_and_those_on_base_models_by_their_tables() -> None:
+    assert f'<div class="bar"><p>{escape(HELD.notes[1])}</p></div>' in TEXT
     assert TEXT.index('class="bar"') < TEXT.index("<table>")
     assert TEXT.index('id="figure-predictors"') < TEXT.index("<table>")
+    assert TEXT.index('section id="base"') < TEXT.index("<p>Base models: few.")
+    idents = [h["id"] for tag, h in READ.elements if tag == "section" and "id" in h]
+    known = ["verdict", "ranking", "figures", "tables", "base", "pruning", "errors", "downloads"]
+    assert idents == known
 
 
 def test_nothing_is_asked_for_and_only_the_pages_own_scripts_run() -> None:
@@ -129,79 +128,72 @@ def test_headings_are_in_order_and_every_reference_leads_somewhere() -> None:
     assert {"main", "nav", "header"} <= set(tags)
 
 
-def test_the_same_board_gives_the_same_page() -> None:
-    assert page(board()) == TEXT
+def test_the_same_report_gives_the_same_page() -> None:
+    assert parts.page(report()) == TEXT
 
 
 def test_hostile_names_add_no_element_and_break_no_block() -> None:
-    held = board(HOSTILE)
-    text = page(held)
+    text = parts.page(report(HOSTILE))
     read = Read(text)
-    usual = Read(page(board([f"owner/model-{i}" for i in range(len(HOSTILE))])))
-    tags, plain = ([tag for tag, _ in one.elements] for one in (read, usual))
-    assert set(tags) == set(plain)
+    usual = Read(parts.page(report([f"owner/model-{i}" for i in range(len(HOSTILE))])))
+    tags, plain_tags = ([tag for tag, _ in one.elements] for one in (read, usual))
+    assert set(tags) == set(plain_tags)
     assert tags.count("script") == len(read.blocks()) + 2 + 4  # data, downloads, the page's own
-    assert tags.count("section") == plain.count("section")
+    assert tags.count("section") == plain_tags.count("section")
     assert {name for _, h in read.elements for name in h} == {
         name for _, h in READ.elements for name in h
     }
-    models = next(block for block in read.blocks() if block["title"] == "Models")
+    models = next(b for b in read.blocks() if b["title"] == "Ranking of models (ranking)")
     (names,) = (column["cells"] for column in models["columns"] if column["key"])
-    assert set(names) == {sheets.plain(name) for name in HOSTILE}
+    assert names == [plain(name) for name in HOSTILE]
     assert "\u202e" not in text
 
 
 def test_the_downloads_are_what_the_reporters_write() -> None:
     found = re.findall(r'<script type="application/gzip" id="[^"]+">([^<]*)</script>', TEXT)
     texts = [gzip.decompress(base64.b64decode(block)).decode() for block in found]
-    assert texts == [reporters.as_json(HELD), reporters.as_csv(HELD)]
+    assert texts == [data.as_json(HELD), data.as_csv(HELD.table("models"))]
 
 
-def test_a_very_large_board_says_that_it_does_not_carry_them(
+def test_a_very_large_report_says_that_it_does_not_carry_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(parts, "CELLS", 3)
-    text = page(HELD)
+    monkeypatch.setattr(parts, "CARRIED", 3)
+    text = parts.page(HELD)
     assert "application/gzip" not in text
     assert "too large to be carried along" in text
 
 
-def test_a_board_without_figures_carries_no_library() -> None:
-    small = page(build(Results()))
+def test_a_report_without_figures_carries_no_library() -> None:
+    small = parts.page(Report("Nothing", notes=("Nothing is recorded yet.",)))
     assert len(small) < 50_000
     assert "Nothing is recorded yet." in small
     assert "<figure" not in small
-
-
-def test_parts_of_a_run_that_are_not_there_have_no_section() -> None:
-    held = Read(page(build(Results(models=results().models, scores=results().scores))))
-    idents = {h["id"] for tag, h in held.elements if tag == "section" and "id" in h}
-    assert idents == {"verdict", "ranking", "figures", "tables", "base", "downloads"}
-    assert len(NAMES) > 5
+    read = Read(small)
+    assert [h["id"] for tag, h in read.elements if tag == "section"] == ["verdict", "downloads"]
 
 
 def test_the_script_is_kept_in_the_cache_and_is_not_strange_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plugin: Any = importlib.import_module("lrd_harness.plugins.reporters.page")
     monkeypatch.setenv("LRD_HARNESS_CACHE", str(tmp_path))
-    plugin.library.cache_clear()
-    script = plugin.library()
+    parts.library.cache_clear()
+    script = parts.library()
     (kept,) = inventory.scripts(tmp_path)
     assert kept.read_text(encoding="utf-8") == script
     assert inventory.strangers(tmp_path) == []
     assert "</script" not in script
     kept.write_text("// kept", encoding="utf-8")
-    plugin.library.cache_clear()
-    assert plugin.library() == "// kept"
+    parts.library.cache_clear()
+    assert parts.library() == "// kept"
     (tmp_path / "scripts" / "other.js").touch()
     assert [path.name for path in inventory.strangers(tmp_path)] == ["other.js"]
     # where nothing can be kept, the page is made all the same
     kept.unlink()
-    monkeypatch.setattr("lrd_harness.store.files.write_text", _full)
-    plugin.library.cache_clear()
-    assert plugin.library() == script
-    plugin.library.cache_clear()
+    monkeypatch.setattr("lrd_harness.plugins.reporters._page.write_text", _full)
+    parts.library.cache_clear()
+    assert parts.library() == script
+    parts.library.cache_clear()
 
 
 def _full(path: Path, text: str) -> None:
@@ -218,4 +210,4 @@ def _full(path: Path, text: str) -> None:
     ],
 )
 def test_titles_become_plain_file_names(title: str, name: str) -> None:
-    assert pieces.file_name(title) == name
+    assert parts.file_name(title) == name

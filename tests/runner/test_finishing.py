@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from lrd_harness import measure
 from lrd_harness.contracts import Choice, Metric
-from lrd_harness.errors import DegenerateState, NotEnoughTexts, NotFinite, UnitError, UserError
-from lrd_harness.measuring import finish, measure, summaries
+from lrd_harness.errors import DegenerateState, NotEnoughTexts, NotFinite, UnitError
+from lrd_harness.measuring import finish
+from lrd_harness.scores import Scores, summaries
 
 nan = math.nan
 
@@ -77,12 +79,12 @@ def test_views_are_treated_as_pooled_states():
     x = np.random.RandomState(0).randn(4, 9, 3, 5)
     x[0] = x[0, :1, :1]
     scores = measure(metric, x)
-    assert scores["start"] == 1
+    assert scores.start == 1
     assert seen == [[(9, 3, 5)] * 3]
     assert scores["max_a"] == max(scores["a"])
     alike = x.copy()
     alike[2] = x[2, :, :1]  # a text's views alike, as of words that no change touches
-    assert measure(metric, alike)["start"] == 1
+    assert measure(metric, alike).start == 1
     x[2] = x[2, :1] + np.arange(3)[:, None]  # other views, the same of every text
     with pytest.raises(DegenerateState, match="layer 2"):
         measure(metric, x)
@@ -90,12 +92,16 @@ def test_views_are_treated_as_pooled_states():
         measure(metric, [x[1], x[3][:, :2], x[3]])
 
 
+def texts(*values, states=3):
+    return [Scores(own, states) for own in values]
+
+
 def test_the_mean_over_texts_leaves_out_what_has_no_value():
-    values = [
+    values = texts(
         {"a": [1.0, nan, nan], "b": 2.0, "t": [[1.0, 2.0]] * 3},
         {"a": [3.0, 5.0, nan], "b": nan, "t": [[3.0, nan]] * 3},
         {"a": [8.0, 6.0, nan], "b": 4.0, "t": [[5.0, 6.0]] * 3},
-    ]
+    )
     whole = finish(MEAN, values)
     assert whole["a"][:2] == [4, 5.5]
     assert math.isnan(whole["a"][2])
@@ -107,15 +113,19 @@ def test_the_mean_over_texts_leaves_out_what_has_no_value():
 
 def test_one_text_is_its_own_mean():
     one = {"a": [1.0, 2.5], "b": 7.0}
-    whole = finish(MEAN, [one])
+    whole = finish(MEAN, texts(one))
     assert {name: whole[name] for name in one} == one
 
 
 def test_a_metric_may_finish_for_itself():
     def own(texts):
-        return {"n": len(texts), "a": np.array([1.0, 3.0]), "t": [torch.ones(2)] * 2}
+        return {
+            "n": len(texts),
+            "a": np.array([1.0, 3.0]),
+            "t": [torch.ones(2)] * 2,
+        }
 
-    whole = finish(Metric("own", kinds, needs="tokens", finish=own), [{"a": 1.0}] * 3)
+    whole = finish(Metric("own", kinds, needs="tokens", finish=own), texts({"a": 1.0}) * 3)
     assert (whole["n"], whole["a"], whole["mean_a"]) == (3, [1, 3], 2)
     assert whole["t"] == [[1, 1], [1, 1]]
 
@@ -124,15 +134,13 @@ def test_faults_of_finishing_are_named():
     with pytest.raises(NotEnoughTexts, match="mean has a value for none of the texts"):
         finish(MEAN, [])
     with pytest.raises(UnitError, match="mean gave other scores for one text"):
-        finish(MEAN, [{"a": 1.0}, {"b": 1.0}])
+        finish(MEAN, texts({"a": 1.0}, {"b": 1.0}))
     with pytest.raises(UnitError, match=r"mean\.a has more values for one text"):
-        finish(MEAN, [{"a": [1.0]}, {"a": [1.0, 2.0]}])
-    with pytest.raises(UserError, match="unknown metric 'nothing'"):
-        finish("nothing", [{"a": 1.0}])
+        finish(MEAN, texts({"a": [1.0]}, {"a": [1.0, 2.0]}))
     ranked = Metric("ranked", kinds, needs="tokens", selection=Choice("mean_a"))
-    assert finish(ranked, [{"a": [1.0, 3.0]}])["mean_a"] == 2
+    assert finish(ranked, texts({"a": [1.0, 3.0]}))["mean_a"] == 2
     with pytest.raises(UnitError, match="ranked gave no score mean_a"):
-        finish(ranked, [{"b": 1.0}])
+        finish(ranked, texts({"b": 1.0}))
 
 
 def test_summaries_leave_out_layers_without_a_value():
@@ -150,4 +158,4 @@ def test_tables_of_pooled_metrics_pass_untouched():
     table = [[1, 2, 3]] * 3
     metric = Metric("table", lambda states: {"t": table, "e": np.ones((3, 2))})
     scores = measure(metric, np.random.RandomState(0).randn(3, 9, 4))
-    assert scores == {"t": [[1.0, 2.0, 3.0]] * 3, "e": [[1.0, 1.0]] * 3, "start": 0}
+    assert scores == {"t": [[1.0, 2.0, 3.0]] * 3, "e": [[1.0, 1.0]] * 3}

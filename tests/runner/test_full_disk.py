@@ -20,7 +20,8 @@ from running import numbers, one_line, records
 
 from lrd_harness.errors import StorageFull, UserError
 from lrd_harness.results import journal
-from lrd_harness.results.database import Journal, build_database
+from lrd_harness.results.database import build_database
+from lrd_harness.results.journal import Journal
 from lrd_harness.store.files import FULL, full, space, write_text
 
 ADVICE = "free some, or run `lrd-harness cache clear`; the same command then goes on where it"

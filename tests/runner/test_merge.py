@@ -50,23 +50,6 @@ def tables(out: Path) -> dict[str, str]:
     return {name: (out / name).read_text() for name in TABLES}
 
 
-def test_slices_joined_are_the_whole_run(made: Path, tmp_path: Path, capsys: Any) -> None:
-    out = tmp_path / "out"
-    capsys.readouterr()
-    assert merged(out, made / "part-2", made / "part-3", made / "part-1") == 0
-    said = capsys.readouterr()
-    assert said.out.startswith("Leaderboard: 2 models")
-    assert said.err == f"\nAll of it is in {out}.\n"
-    assert tables(out) == tables(made / "whole")
-    assert running.numbers(out) == running.numbers(made / "whole")
-    for name in ("mteb", "lm_eval"):
-        whole, here = (
-            {_named(p, o, name) for p in (o / name).rglob("*.json")} for o in _both(made, out)
-        )
-        assert whole == here
-        assert whole
-
-
 def _both(made: Path, out: Path) -> tuple[Path, Path]:
     return made / "whole", out
 

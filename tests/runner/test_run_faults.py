@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from lrd_harness.contracts import Metric, Request, Score, Task
 from lrd_harness.models import text_model
-from lrd_harness.runner import steps
+from lrd_harness.runner import units
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -173,7 +173,7 @@ def test_a_model_that_cannot_be_opened_or_read_costs_only_itself(
         assert running.run(out, [place / "bert"], place / "data", tasks=tasks) == 1
     assert records(out, "error")[-1]["error"] == "RuntimeError: out of memory"
     assert running.run(out, [place / "bert"], place / "data", tasks=tasks) == 0
-    left = json.loads((out / "leaderboard.json").read_text())["errors"]
+    left = json.loads((out / "leaderboard.json").read_text())["tables"]["errors"]["rows"]
     assert [e["model"] for e in left] == ["local/broken"]
 
 
@@ -196,7 +196,7 @@ def test_an_interrupted_run_says_how_to_go_on(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    original, calls = steps.evaluate, []
+    original, calls = units.evaluate, []
 
     def evaluate(*arguments: Any) -> None:
         calls.append(arguments)
@@ -205,7 +205,7 @@ def test_an_interrupted_run_says_how_to_go_on(
         original(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(steps, "evaluate", evaluate)
+        patch.setattr(units, "evaluate", evaluate)
         assert running.run(out, [place / "bert"], place / "data") == 130
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -215,8 +215,8 @@ def test_an_interrupted_run_says_how_to_go_on(
     assert run["counters"]["total"]["forwarded"] > 0
     assert len(records(out, "score")) == 3
     assert running.run(out, [place / "bert"], place / "data") == 0
-    units = [r["unit"] for r in records(out, "score", "metric")]
-    assert len(units) == len(set(units)) == 12
+    names = [r["unit"] for r in records(out, "score", "metric")]
+    assert len(names) == len(set(names)) == 12
 
 
 def test_a_run_goes_on_from_the_database_alone(place: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import stock
 import tiny
 
 from lrd_harness.contracts import Pruner
-from lrd_harness.runner import steps
+from lrd_harness.runner import units
 
 BUDGETS = ("--budgets", "0.2,0.5")
 RULES = "gfmi,last,random,block_influence,angular,greedy"
@@ -126,7 +126,7 @@ def test_an_interrupted_sweep_goes_on(
     deep: Path, swept: Path, tmp_path: Path, own_cache: Path
 ) -> None:
     out = tmp_path / "out"
-    original, calls = steps.evaluate, []
+    original, calls = units.evaluate, []
 
     def evaluate(*arguments: Any) -> None:
         calls.append(arguments)
@@ -135,13 +135,13 @@ def test_an_interrupted_sweep_goes_on(
         original(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(steps, "evaluate", evaluate)
+        patch.setattr(units, "evaluate", evaluate)
         assert sweep(out, deep, "--layers", "2") == 130
     done = len(running.records(out, "score"))
     assert 0 < done < len(running.records(swept, "score"))
     assert sweep(out, deep, "--layers", "2") == 0
-    units = [r["unit"] for r in running.records(out, "score", "pruning", "variant")]
-    assert len(units) == len(set(units))
+    names = [r["unit"] for r in running.records(out, "score", "pruning", "variant")]
+    assert len(names) == len(set(names))
     assert scores(out) == pytest.approx(scores(swept))
 
 
@@ -195,7 +195,7 @@ def test_options_without_prune_are_refused(
     deep: Path, tmp_path: Path, own_cache: Path, capsys: Any
 ) -> None:
     assert running.run(tmp_path / "out", [deep / "bert"], deep / "data", *BUDGETS) == 2
-    assert "--budgets is of no use without --prune" in running.one_line(capsys)
+    assert "--budgets needs --prune" in running.one_line(capsys)
 
 
 def test_a_fault_in_a_rule_costs_that_rule_only(

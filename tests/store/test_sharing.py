@@ -15,8 +15,8 @@ import running
 import tiny
 from ranks import jobs
 
-from lrd_harness.capture import likelihoods, samples
-from lrd_harness.capture import states as reading
+from lrd_harness.capture import embeddings, likelihoods
+from lrd_harness.capture.augment import views
 from lrd_harness.capture.embeddings import Captured
 from lrd_harness.capture.samples import Sampling
 from lrd_harness.capture.token_metrics import TokenValues, share_faults
@@ -63,7 +63,7 @@ def test_equal_sizes_are_shared_alike_whatever_their_order() -> None:
 
     def do(ranks: Fake) -> None:
         order = items[ranks.rank :] + items[: ranks.rank]  # as a set's may be in each process
-        shares[ranks.rank] = ranks.share(order, reading.size)
+        shares[ranks.rank] = ranks.share(order, embeddings.size)
 
     in_all(do)
     assert sorted(chain(*shares)) == sorted(items)
@@ -115,20 +115,21 @@ def test_views_of_contexts_are_those_of_the_whole_sample(
         seen.append(list(texts))
         return Captured()
 
-    monkeypatch.setattr(reading, "capture", note)
+    monkeypatch.setattr(embeddings, "capture", note)
     monkeypatch.setattr(likelihoods, "capture", lambda *given, **more: Captured())
     item = PlannedMetric(Metric("v", fail, needs="views", views=2), {})
 
     def do(ranks: Fake) -> None:
-        found = reading.Likelihoods(opened, questions, 100, Sampling(view_texts=6), ranks)
+        found = likelihoods.Likelihoods(opened, questions, 100, Sampling(view_texts=6), ranks)
         assert found.capture({asked: requests}, lambda *at: None, {asked: [item]}) == {}
 
     in_all(do)
-    expected = [Text(view) for text in contexts[:6] for view in samples.views(text, 2)]
+    expected = [Text(view) for text in contexts[:6] for view in views(text, 2)]
     assert len(seen) == WORLD
     assert sorted(chain(*seen)) == sorted(set(expected))
 
 
+@pytest.mark.slow
 def test_a_metric_that_fails_in_one_process_of_a_run(place: Path, tmp_path: Path) -> None:
     """On one text, which one process reads; whichever is dealt the metric says the same."""
     (file := tmp_path / "own.jsonl").write_text(

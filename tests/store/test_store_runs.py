@@ -12,10 +12,8 @@ import running
 import tiny
 from running import counters, numbers, records, with_plugin
 
-from lrd_harness.capture import embeddings
+from lrd_harness.capture import batches
 from lrd_harness.contracts import Request, Score, Task
-from lrd_harness.store import eviction
-from lrd_harness.store import store as store_module
 
 TASKS = ["STSBenchmark"]
 
@@ -30,10 +28,11 @@ def flat(found: Any) -> list[float]:
 
 
 def _run(out: Path, models: list[Path], data: Path, tokens: int) -> None:
-    embeddings.SHARD_TOKENS = tokens
+    batches.SEGMENT_TOKENS = tokens
     raise SystemExit(running.run(out, models, data, tasks=TASKS))
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_on_one_store(place: Path, tmp_path: Path, own_cache: Path) -> None:
     """They differ in what they put into a file; both end as one alone does."""
     context = multiprocessing.get_context("spawn")  # a fork would have torch's threads half alive
@@ -73,6 +72,7 @@ class Removing:
         return Task("Removing", self.requests, self.evaluate)
 
 
+@pytest.mark.slow
 def test_states_that_are_removed_under_a_run(
     place: Path, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,23 +89,3 @@ def test_states_that_are_removed_under_a_run(
     assert all(r["error"].startswith("StatesLost: ") for r in failed)
     assert running.run(out, models, data, tasks=tasks) == 0
     assert flat(numbers(out)) == pytest.approx(flat(numbers(tmp_path / "whole")), abs=1e-5)
-
-
-def test_a_limit_holds_over_the_models_of_a_run(
-    place: Path, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The states of a model that is done make room for those of the next."""
-    eviction._seen.clear()
-    store_module._said.clear()
-    monkeypatch.setattr("lrd_harness.store.leases.SKEW", 0.0)
-    models = [place / "bert", place / "gpt"]
-    assert running.run(tmp_path / "whole", models, place / "data", tasks=TASKS) == 0
-    sizes = {one.path: one.size for one in eviction.folders(own_cache / "states")}
-    assert len(sizes) == 2
-    shutil.rmtree(own_cache / "states")
-    limit = max(sizes.values()) + 1000
-    monkeypatch.setenv("LRD_HARNESS_CACHE_LIMIT", str(limit))
-    assert running.run(tmp_path / "out", models, place / "data", tasks=TASKS) == 0
-    assert sum(one.size for one in eviction.folders(own_cache / "states")) <= limit
-    assert store_module._said == set()
-    assert numbers(tmp_path / "out") == numbers(tmp_path / "whole")

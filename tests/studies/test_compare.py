@@ -18,26 +18,24 @@ from lrd_harness.capture import samples
 from lrd_harness.cli import main
 from lrd_harness.contracts import Metric, Text
 from lrd_harness.errors import UnitError
-from lrd_harness.measuring import PlannedMetric
-from lrd_harness.studies.compare import Measured, differences, measured
-from lrd_harness.studies.values import LayerScore
+from lrd_harness.scores import Profile, Scores
+from lrd_harness.studies.compare import differences
+from lrd_harness.studies.values import LayerScore, Measurement, layer_score, on_halves
 
 TEXTS = tiny.sentences(40)
 
 
-def metric(measure: Any) -> PlannedMetric:
-    return PlannedMetric(Metric("mine", measure), {})
-
-
 def test_only_layers_that_both_models_have() -> None:
-    def side(values: dict[int, float | None]) -> Measured:
-        return Measured(LayerScore("s", None, values), 20, [values, values])
+    def side(values: dict[int, float | None]) -> Measurement[LayerScore]:
+        score = LayerScore("mine", "s", None, values)
+        return Measurement(score, 20, [score, score, None])
 
     one, two = side({0: None, 1: 1.0, 2: 2.0}), side({1: 1.5, 2: 2.0, 3: 4.0})
-    found = differences("mine", one, two, 4, 20)
-    assert [(d.layer, d.depth, d.difference, d.low, d.high, d.apart) for d in found] == [
-        (1, 0.25, 0.5, 0.5, 0.5, True),
-        (2, 0.5, 0, 0, 0, False),
+    rows = differences(one, two, 4, 20)
+    columns = ("layer", "depth", "difference", "low", "high", "apart", "draws")
+    assert [tuple(row[name] for name in columns) for row in rows] == [
+        (1, 0.25, 0.5, 0.5, 0.5, True, 2),
+        (2, 0.5, 0, 0, 0, False, 2),
     ]
 
 
@@ -45,13 +43,16 @@ def test_faults_on_halves_are_no_values_and_a_fault_on_all_is_raised() -> None:
     def statistic(rows: Sequence[int] | None) -> Any:
         if rows is not None and rows[0] > 0:
             raise UnitError("not here")
-        return {"s": [1.0, 2.0]}, 9
+        return Scores({"s": Profile("states", 0, [1.0, 2.0])}, 2), 9
+
+    def take(scores: Scores) -> LayerScore:
+        return layer_score(Metric("mine", dict), scores)
 
     rows = [np.array([0]), np.array([1]), np.array([0])]
-    found = measured(metric(None), statistic, 1, rows)
-    assert [dict(one) for one in found.drawn] == [{0: 1.0, 1: 2.0}, {}, {0: 1.0, 1: 2.0}]
+    first, lost, last = on_halves(statistic, take, rows).halves
+    assert (first, lost, last) == (take(statistic(None)[0]), None, first)
     with pytest.raises(UnitError, match="has no score for single layers"):
-        measured(metric(None), lambda rows: ({"s": 1.0}, 9), 1, [])
+        on_halves(lambda rows: (Scores({"s": 1.0}, 2), 9), take, [])
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,7 @@ def states(folder: Path, name: str, texts: list[str]) -> list[np.ndarray]:
     return [np.array([f[k, i][0].numpy() for f in found]) for i, k in enumerate(kinds)]
 
 
+@pytest.mark.slow
 def test_values_are_those_of_measure(folder: Path, tmp_path: Path, capsys: Any) -> None:
     plugins = "effective_rank,nrs,dime"
     assert command(folder, "base", "tuned", "--plugins", plugins, "--output", tmp_path) == 0
@@ -116,8 +118,7 @@ def test_values_are_those_of_measure(folder: Path, tmp_path: Path, capsys: Any) 
         assert (row["n_a"], row["n_b"], row["draws"]) == ("40", "40", "100")
         assert f"{difference:+#.3g}" in printed
     marked = sum(row["apart"] == "True" for row in rows)
-    assert f"at {marked} of\n{len(rows)} layers" in printed
-    assert printed.count("*\n") + printed.count("* \n") == marked
+    assert sum(line.endswith(" *") for line in printed.splitlines()) == marked
     record = json.loads((tmp_path / "compare.json").read_text())
     assert record["blocks"] == 3
     assert len(record["values"]) == len(rows)
@@ -140,6 +141,7 @@ def turns(folder: Path, name: str) -> np.ndarray:
     return np.array(found)
 
 
+@pytest.mark.slow
 def test_a_token_metric_has_the_interval_of_a_paired_mean(folder: Path, tmp_path: Path) -> None:
     more = ("--plugins", "curvature", "--draws", 1500, "--output", tmp_path)
     assert command(folder, "base", "tuned", *more) == 0
@@ -155,7 +157,7 @@ def test_a_model_does_not_differ_from_itself(folder: Path, tmp_path: Path, capsy
     rows = table(tmp_path)
     assert {"frenet", "nrs", "gfmi", "prompt_entropy", "curvature"} <= {r["metric"] for r in rows}
     assert {row[name] for row in rows for name in ("difference", "low", "high")} == {"0.0"}
-    assert f"at 0 of\n{len(rows)} layers" in capsys.readouterr().out
+    assert not any(line.endswith("*") for line in capsys.readouterr().out.splitlines())
 
 
 def test_without_draws_there_are_no_intervals(folder: Path, tmp_path: Path, capsys: Any) -> None:
@@ -165,18 +167,6 @@ def test_without_draws_there_are_no_intervals(folder: Path, tmp_path: Path, caps
         ("", "", "False")
     }
     assert "95 %" not in capsys.readouterr().out
-
-
-def test_the_seed_changes_intervals_only(folder: Path, tmp_path: Path) -> None:
-    found = []
-    for seed in (0, 0, 1):
-        more = ("--plugins", "effective_rank", "--draws", 9, "--seed", seed, "--output", tmp_path)
-        assert command(folder, "base", "tuned", *more) == 0
-        found.append(table(tmp_path))
-    one, same, other = found
-    assert one == same
-    assert [row["difference"] for row in one] == [row["difference"] for row in other]
-    assert [row["low"] for row in one] != [row["low"] for row in other]
 
 
 def test_a_metrics_fault_is_told_and_the_code_is_1(
@@ -197,7 +187,7 @@ def test_a_metrics_fault_is_told_and_the_code_is_1(
     captured = capsys.readouterr()
     assert captured.err == "error: A, never: RuntimeError: never\n"
     assert "whole" in captured.out
-    assert "fewer than half of the half-samples gave a value" in captured.out
+    assert "No interval" in captured.out
     assert {(row["low"], row["draws"]) for row in table(tmp_path)} == {("", "0")}
 
 
@@ -212,42 +202,9 @@ def test_a_fault_of_one_model_only(folder: Path, capsys: Any) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("models", "more", "said"),
-    [
-        (("base", "deep"), (), "local/base [mean] has 3 blocks and local/deep [mean] has 4"),
-        (("base", "tuned"), ("--draws", 1), "1 draws: intervals need at least 2"),
-        (("base", "tuned"), ("--plugins", "lida"), "Did you mean lidar?"),
-        (("base", "tuned"), ("--max-length", 0), "max_length is 0, not a whole number of at least"),
-        (("base", "tuned"), ("--max-texts", 12), "intervals need at least 16 texts, got 12"),
-        (("base", "nowhere"), (), "nowhere"),
-        (("base", "tuned"), ("--device", "cuda:77"), "device 'cuda:77' cannot be used"),
-        (("base", "tuned"), ("--set", "nrs.q=3", "--plugins", "nrs"), "parameter of metric nrs"),
-    ],
-)
-def test_bad_input_is_one_line(
-    models: tuple[str, str], more: tuple[object, ...], said: str, folder: Path, capsys: Any
-) -> None:
-    assert command(folder, *models, *more) == 2
-    assert said in running.one_line(capsys)
-
-
 def test_a_depth_that_shows_only_when_opened(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.setattr("lrd_harness.planning.resolve.depth_of", lambda config: None)
     assert command(folder, "base", "deep", "--plugins", "curvature") == 2
     assert "the models must be equally deep" in running.one_line(capsys)
-
-
-def test_too_few_texts(folder: Path, capsys: Any) -> None:
-    tiny.write_rows(folder / "few.jsonl", [{"text": t} for t in TEXTS[:6]])
-    assert command(folder, "base", "tuned", "--draws", 0, texts="few.jsonl") == 2
-    assert "a comparison needs at least 8 texts, got 6" in running.one_line(capsys)
-
-
-def test_a_strangers_file_is_left_alone(folder: Path, tmp_path: Path, capsys: Any) -> None:
-    (tmp_path / "compare.csv").write_text("mine,yours\n")
-    assert command(folder, "base", "tuned", "--output", tmp_path) == 2
-    assert "was not made by lrd-harness compare" in running.one_line(capsys)
-    assert (tmp_path / "compare.csv").read_text() == "mine,yours\n"

@@ -1,4 +1,4 @@
-"""Choosing between models without labels: places, intervals, costs and what is said of them."""
+"""Choosing between models without labels: ranks, intervals, costs and the cautions with them."""
 
 from __future__ import annotations
 
@@ -13,35 +13,53 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lrd_harness.contracts import Choice, Text
+from lrd_harness import manager
+from lrd_harness.contracts import Choice, Metric, Text
 from lrd_harness.errors import StorageFull, UnitError, UserError
+from lrd_harness.measuring import PlannedMetric
+from lrd_harness.report import Report
+from lrd_harness.scores import Scores
 from lrd_harness.studies.select import (
     Candidate,
-    Chosen,
-    Cost,
-    Drawn,
+    cautions,
     check,
     cost,
-    measured,
     ranked,
-    remarks,
+    report,
+    selection_score,
     size_ranks,
 )
+from lrd_harness.studies.values import Design, Measurement, on_halves
+
+
+def metric(name: str = "m", best: Any = "max") -> Metric:
+    return Metric(name, dict, selection=Choice("s", best))
 
 
 def candidate(name: str, value: float, halves: Any, size: int = 10, width: int = 4) -> Candidate:
-    made = Candidate(name, "1", "mean", Cost(size, 2, width, 5000.0, 1.5))
-    made.drawn["m"] = Drawn(value, 20, tuple(halves))
-    return made
+    spent = {"tokens_1000": 5000.0, "seconds_1000": 1.5}
+    cost = {"parameters": size, "blocks": 2, "width": width, "bytes": 4 * width, **spent}
+    return Candidate(name, "1", "mean", cost, {"m": Measurement(value, 20, tuple(halves))})
 
 
-def chosen(
-    *candidates: Candidate, best: Any = "max", metrics: str = "m", texts: int = 20
-) -> Chosen:
-    choice = Choice("s", best)
-    places = {name: ranked(candidates, name, choice, 20) for name in metrics.split()}
-    draws = max(len(one.drawn["m"].halves) for one in candidates if one.drawn)
-    return Chosen(candidates, {k: own for k, own in places.items() if own}, texts, draws)
+def design(draws: int, texts: int = 20, *names: str, best: Any = "max") -> Design:
+    items = [PlannedMetric(metric(name, best), {}) for name in names or ("m",)]
+    questions: Any = SimpleNamespace(sample=lambda task: [""] * texts)
+    sampling: Any = SimpleNamespace(norm="hf", device="cpu")
+    task: Any = SimpleNamespace(name="t")
+    return Design(task, items, questions, sampling, draws, 0, 100)
+
+
+def rows_of(*candidates: Candidate, best: Any = "max") -> list[dict[str, Any]]:
+    return ranked(candidates, metric("m", best), 20)
+
+
+def codes(*candidates: Candidate, names: Any = ("m",), texts: int = 20) -> dict[str, Any]:
+    """The cautions by code."""
+    every = {name: ranked(candidates, metric(name), 20) for name in names}
+    draws = max(len(own.halves) for one in candidates for own in one.scores.values())
+    placed = [one for one in candidates if any(len(r) > 1 for r in every.values()) and one.scores]
+    return dict(cautions(every, placed, design(draws, texts, *names)))
 
 
 values = st.lists(st.floats(-5, 5).map(lambda x: round(x, 2)), min_size=2, max_size=5)
@@ -49,37 +67,36 @@ values = st.lists(st.floats(-5, 5).map(lambda x: round(x, 2)), min_size=2, max_s
 
 @settings(max_examples=40, deadline=None)
 @given(values=values, seed=st.integers(0, 99), up=st.booleans())
-def test_places_and_intervals_are_those_of_plain_means(
+def test_ranks_and_intervals_are_those_of_plain_means(
     values: list[float], seed: int, up: bool
 ) -> None:
     drawn = np.random.default_rng(seed).normal(size=(40, len(values)))
     models = [candidate(str(i), v, drawn[:, i]) for i, v in enumerate(values)]
-    rows = {row.model: row for row in ranked(models, "m", Choice("s", "max" if up else "min"), 20)}
+    found = rows_of(*models, best="max" if up else "min")
+    rows = {row["model"]: row for row in found}
     sign = -1 if up else 1
     ranks = stats.rankdata(sign * np.array(values), "min")
     again = stats.rankdata(sign * (drawn - drawn.mean(0) + values), "min", axis=1)
     for i, value in enumerate(values):
         row = rows[str(i)]
-        assert (row.value, row.rank, row.n, row.draws) == (value, ranks[i], 20, 40)
-        assert row.first == pytest.approx(np.mean(again[:, i] == 1))
+        assert (row["value"], row["rank"], row["n"], row["draws"]) == (value, ranks[i], 20, 40)
+        assert row["first"] == pytest.approx(np.mean(again[:, i] == 1))
         own = np.sort(again[:, i])
-        assert (row.rank_low, row.rank_high) == (own[0], own[39])  # 40 * .025 = 1: the outermost
-        assert row.low is not None
-        assert row.low == pytest.approx(value - 1.96 * drawn[:, i].std())
-        assert row.halved == pytest.approx(drawn[:, i].mean())
-    assert [row.rank for row in rows.values()] == sorted(ranks)
+        assert (row["rank_low"], row["rank_high"]) == (own[0], own[39])  # 40 * .025 = 1: outermost
+        assert row["low"] == pytest.approx(value - 1.96 * drawn[:, i].std())
+        assert row["halved"] == pytest.approx(drawn[:, i].mean())
+    assert [row["rank"] for row in found] == sorted(ranks)
 
 
 def test_scores_that_fall_with_the_number_of_texts_do_not_change_the_first() -> None:
     """One model loses 10 on any half, so that raw halves would never put it first."""
     noise = np.random.default_rng(0).normal(size=50) / 100
-    one, two = candidate("one", 5.0, -5 + noise), candidate("two", 4.0, 4 + noise)
-    found = chosen(one, two)
-    first, second = found.places["m"]
-    assert (first.model, first.first, first.rank_high) == ("one", 1.0, 1)
-    assert (first.overtakes, second.overtakes) == (False, True)
-    assert (second.first, second.rank_low) == (0.0, 2)
-    assert "On half as many texts m would put two first" in " ".join(remarks(found))
+    models = candidate("one", 5.0, -5 + noise), candidate("two", 4.0, 4 + noise)
+    first, second = rows_of(*models)
+    assert (first["model"], first["first"], first["rank_high"]) == ("one", 1.0, 1)
+    assert (first["overtakes"], second["overtakes"]) == (False, True)
+    assert (second["first"], second["rank_low"]) == (0.0, 2)
+    assert codes(*models)["overtaken"] == {"metric": "m", "model": "two"}
 
 
 def test_plain_means_do_not_seem_to_depend_on_the_number_of_texts() -> None:
@@ -90,162 +107,168 @@ def test_plain_means_do_not_seem_to_depend_on_the_number_of_texts() -> None:
         halves = np.random.default_rng([seed, 1]).permuted(np.tile(np.arange(20), (30, 1)), axis=1)
         drawn = values[halves[:, :10]].mean(1)  # (30, 2)
         both = [candidate(n, values[:, i].mean(), drawn[:, i]) for i, n in enumerate("ab")]
-        first, second = ranked(both, "m", Choice("s"), 20)
-        assert first.halved is not None
-        assert second.halved is not None
-        crossed += second.halved > first.halved
-        noticed += second.overtakes
+        first, second = rows_of(*both)
+        crossed += second["halved"] > first["halved"]
+        noticed += second["overtakes"]
     assert crossed >= 8  # it does happen
     assert noticed <= 1
 
 
 def test_by_a_score_that_is_better_lower_a_lower_one_overtakes() -> None:
     halves = np.random.default_rng(0).normal(size=50) / 100
-    rows = chosen(candidate("a", 1, 5 + halves), candidate("b", 2, 3 - halves), best="min").places[
-        "m"
-    ]
-    assert [(row.model, row.overtakes) for row in rows] == [("a", False), ("b", True)]
+    rows = rows_of(candidate("a", 1, 5 + halves), candidate("b", 2, 3 - halves), best="min")
+    assert [(row["model"], row["overtakes"]) for row in rows] == [("a", False), ("b", True)]
 
 
 def test_halves_without_a_score_count_for_no_model() -> None:
     good = [1.0, 2.0, 1.0, 2.0]
-    rows = chosen(candidate("a", 1.5, good), candidate("b", 0.0, [0.0, nan, 0.0, 0.0])).places["m"]
-    assert {row.draws for row in rows} == {3}
-    few = chosen(candidate("a", 1.5, good), candidate("b", 0.0, [0.0, nan, nan, nan])).places["m"]
-    assert {(row.rank_low, row.first, row.halved) for row in few} == {(None, None, None)}
-    assert few[0].low is not None  # a's own halves are all there
-    none = chosen(candidate("a", 1.5, ()), candidate("b", 0.0, ())).places["m"]
-    assert [(row.rank, row.first, row.low) for row in none] == [(1, None, None), (2, None, None)]
+    rows = rows_of(candidate("a", 1.5, good), candidate("b", 0.0, [0.0, None, 0.0, 0.0]))
+    assert {row["draws"] for row in rows} == {3}
+    few = rows_of(candidate("a", 1.5, good), candidate("b", 0.0, [0.0, nan, nan, None]))
+    assert {(row["rank_low"], row["first"], row["halved"]) for row in few} == {(None, None, None)}
+    assert few[0]["low"] is not None  # a's own halves are all there
+    none = rows_of(candidate("a", 1.5, ()), candidate("b", 0.0, ()))
+    assert [(r["rank"], r["first"], r["low"]) for r in none] == [(1, None, None), (2, None, None)]
 
 
-def test_level_models_share_the_better_place() -> None:
-    rows = chosen(*(candidate(name, 1.0, [1.0, 1.0]) for name in "abc")).places["m"]
-    assert {(row.rank, row.rank_low, row.rank_high, row.first) for row in rows} == {(1, 1, 1, 1.0)}
-    assert not any(row.overtakes for row in rows)
+def test_level_models_share_the_better_rank() -> None:
+    rows = rows_of(*(candidate(name, 1.0, [1.0, 1.0]) for name in "abc"))
+    spans = {(row["rank"], row["rank_low"], row["rank_high"], row["first"]) for row in rows}
+    assert spans == {(1, 1, 1, 1.0)}
+    assert not any(row["overtakes"] for row in rows)
 
 
 def test_a_model_that_alone_has_a_score_is_not_ranked() -> None:
     lost = Candidate("lost", "1", faults={"": "OSError"})
-    found = chosen(candidate("a", 1.0, [1.0, 2.0]), lost)
-    (row,) = found.places["m"]
-    assert (row.model, row.rank, row.rank_low, row.first, row.halved) == ("a", *[None] * 4)
-    assert row.low is not None  # of its score
-    assert (found.rankings, found.ranked) == ({}, [])
-    assert remarks(found) == ["Only a has a score by m: nothing is ranked by it."]
-    assert ranked([lost], "m", Choice("s"), 20) == ()
-    assert size_ranks([candidate("a", 1, ()), lost])["width"] == {"a": 1, "lost": None}
-    assert remarks(Chosen((lost,), {}, 20, 0)) == ["No model could be ranked."]
+    alone = candidate("a", 1.0, [1.0, 2.0])
+    (row,) = rows_of(alone, lost)
+    names = ("rank", "rank_low", "first", "halved")
+    assert [row[name] for name in names] == [None] * 4
+    assert row["low"] is not None  # of its score
+    assert codes(alone, lost) == {"alone": {"metrics": "m"}}
+    assert rows_of(lost) == []
+    assert size_ranks([alone, lost])["width"] == {"a": 1, "lost": None}
+    assert cautions({}, [], design(0)) == [("none", {})]
 
 
 def test_one_metric_may_rank_models_and_another_one_not() -> None:
     models = [candidate(name, i, [0.0, 1.0]) for i, name in enumerate("ab")]
-    for metric in ("other", "third"):
-        models[0].drawn[metric] = models[0].drawn["m"]
-    lines = remarks(chosen(*models, metrics="m other third"))
-    assert lines[0] == "m puts b first; no other metric has ranked them."
-    assert lines[1] == "Only a has a score by other and third: nothing is ranked by them."
+    for name in ("other", "third"):
+        models[0].scores[name] = models[0].scores["m"]
+    found = codes(*models, names=("m", "other", "third"))
+    assert "differ" not in found
+    assert found["alone"] == {"metrics": "other and third"}
 
 
 def test_a_fault_on_all_is_raised_and_on_a_half_is_none() -> None:
+    def take(scores: Scores, name: str = "s") -> float:
+        return selection_score(Metric("m", dict, selection=Choice(name)), scores)
+
     def statistic(rows: Any) -> Any:
         if rows is not None and rows[0]:
             raise UnitError("not here")
-        return {"s": 3.0, "list": [1.0], "odd": nan}, 9
+        return Scores({"s": 3.0, "list": [1.0], "odd": nan}, 2), 9
 
-    found = measured(statistic, "s", [np.array([0]), np.array([1])])
-    assert found.halves[0] == 3.0
-    assert np.isnan(found.halves[1])
-    assert (found.value, found.n) == (3.0, 9)
+    found = on_halves(statistic, take, [np.array([0]), np.array([1])])
+    assert (found.whole, found.n, found.halves) == (3.0, 9, [3.0, None])
 
     def on_a_full_disk(rows: Any) -> Any:
         if rows is not None:
             raise UnitError("lost") from OSError(errno.ENOSPC, "full")
-        return {"s": 3.0}, 9
+        return Scores({"s": 3.0}, 2), 9
 
     with pytest.raises(StorageFull):  # not a half without a value
-        measured(on_a_full_disk, "s", [np.array([0])])
+        on_halves(on_a_full_disk, take, [np.array([0])])
     for score in ("odd", "list", "none"):
         with pytest.raises(UnitError, match=f"gave no finite score {score}"):
-            measured(statistic, score, [])
+            take(statistic(None)[0], score)
 
 
-def said(*candidates: Candidate) -> str:
-    return " ".join(remarks(chosen(*candidates)))
+SAME = [0.0, 0.0]
+BIG = candidate("big", 2, SAME, 100, 8)
+BOTH = "most parameters: {}; widest: {}"
 
 
-def test_what_is_said_of_size() -> None:
-    same = [0.0, 0.0]
-    big, small = candidate("big", 2, same, 100, 8), candidate("small", 1, same)
-    assert "Size alone would choose the same (most parameters, and widest: big)" in said(big, small)
-    other = candidate("small", 3, same)
-    assert "Size alone would choose otherwise" in said(big, other)
-    twin = candidate("twin", 1, same, 100, 8)
-    assert "choice is among the largest (most parameters, and widest: big and twin)" in said(
-        big, twin, small
-    )
-    wide = candidate("wide", 1, same, 5, 99)
-    assert "most parameters: big; widest: wide" in said(big, wide)
-
-
-def test_a_size_in_which_models_do_not_differ_says_nothing() -> None:
-    same = [0.0, 0.0]
-    a, b = candidate("a", 2, same, 7, 8), candidate("b", 1, same, 7, 8)
-    assert "Size cannot tell these models apart" in said(a, b)
-    large = candidate("large", 1, same, 9, 8)
-    assert "Size alone would choose otherwise (most parameters: large)." in said(a, large)
-    unranked = Candidate("unranked", "1", "mean", Cost(99, 2, 99))
-    assert "(most parameters: large)" in said(a, large, unranked)
+@pytest.mark.parametrize(
+    ("others", "code", "sizes"),
+    [
+        ([candidate("small", 1, SAME)], "size agrees", BOTH.format("big", "big")),
+        ([candidate("small", 3, SAME)], "size differs", BOTH.format("big", "big")),
+        (
+            [candidate("twin", 1, SAME, 100, 8), candidate("small", 1, SAME)],
+            "among the largest",
+            BOTH.format("big and twin", "big and twin"),
+        ),
+        ([candidate("wide", 1, SAME, 5, 99)], "among the largest", BOTH.format("big", "wide")),
+        ([candidate("twin", 1, SAME, 100, 8)], "size level", None),
+        ([candidate("b", 1, SAME, 200, 8)], "size differs", "most parameters: b"),
+    ],
+)
+def test_size(others: list[Candidate], code: str, sizes: str | None) -> None:
+    """Sizes in which the models do not differ say nothing."""
+    found = codes(BIG, *others)
+    assert found[code].get("sizes") == sizes
 
 
 def test_size_chooses_as_some_of_three_metrics_do() -> None:
     models = [candidate(name, i, [0.0, 1.0], 10 + i) for i, name in enumerate("ab")]
     for model, value in zip(models, (1, 0), strict=True):
-        model.drawn |= {"n": model.drawn["m"], "o": Drawn(value, 20, (0.0, 1.0))}
-    lines = " ".join(remarks(chosen(*models, metrics="m n o")))
-    assert "Size alone would choose as m and n do (most parameters: b)." in lines
+        model.scores |= {"n": model.scores["m"], "o": Measurement(float(value), 20, (0.0, 1.0))}
+    found = codes(*models, names=("m", "n", "o"))
+    assert found["size differs"] == {"metrics": "m and n", "sizes": "most parameters: b"}
 
 
-def test_what_is_said_of_texts_and_labels() -> None:
-    steady = said(candidate("a", 9, [9.0, 9.1, 8.9]), candidate("b", 1, [1.0, 1.1, 0.9]))
-    assert "each moved to its score on all texts, the first model is first again: a in 100 %" in (
-        steady
-    )
-    assert "would very likely put the same models first" in steady
+def test_cautions_on_texts_and_labels() -> None:
+    steady = codes(candidate("a", 9, [9.0, 9.1, 8.9]), candidate("b", 1, [1.0, 1.1, 0.9]))
     noise = [-5.0, 5.0] * 10
-    shaky = said(candidate("a", 1.1, noise), candidate("b", 1, noise[::-1]))
-    assert "a in 50 % (m)" in shaky
-    assert "By m another model may well be first" in shaky
-    for text in (steady, shaky):
-        assert "median rho of .70" in text
-        assert "With 2 models, guessing finds the best one in 1 of 2 cases" in text
-        assert "20 texts are few: scores, ranks and intervals are rough below 200." in text
-    many = said(*(candidate(str(i), i, [0.0, 1.0]) for i in range(9)))
-    assert "guessing" not in many
+    shaky = codes(candidate("a", 1.1, noise), candidate("b", 1, noise[::-1]))
+    assert "steady" in steady
+    assert shaky["unsteady"] == {"metrics": "m"}
+    for found in (steady, shaky):
+        assert (found["labels"], found["few"]) == ({}, {"n": 2})
+        assert found["rough"] == {"texts": 20, "many": 200}
+    assert "few" not in codes(*(candidate(str(i), i, [0.0, 1.0]) for i in range(9)))
 
 
 def test_without_half_samples_nothing_is_said_to_hold_on_other_texts() -> None:
     models = candidate("a", 9, ()), candidate("b", 1, ())
-    lines = remarks(chosen(*models, texts=9))
-    assert any("(--draws 0): nothing is known of how other texts would" in line for line in lines)
-    assert "9 texts are few: scores and ranks are rough below 200." in lines
-    assert not any("first again" in line for line in lines)
-    assert not any("are few" in line for line in remarks(chosen(*models, texts=200)))
-    gaps = said(candidate("a", 9, [nan, 1.0, nan]), candidate("b", 1, [1.0, 1.0, 1.0]))
-    assert "Too few half-samples gave all models a score by m" in gaps
+    assert {"undrawn", "rough"} <= set(codes(*models))
+    assert not {"steady", "unsteady"} & set(codes(*models))
+    assert "rough" not in codes(*models, texts=200)
+    gaps = codes(candidate("a", 9, [nan, 1.0, nan]), candidate("b", 1, [1.0, 1.0, 1.0]))
+    assert gaps["lost"] == {"metrics": "m"}
 
 
-def test_what_is_said_of_metrics_that_disagree() -> None:
+def made(*models: Candidate, names: Any = ("m",)) -> Report:
+    return report(models, design(2, 20, *names))
+
+
+def test_orders_of_metrics_and_the_tables() -> None:
     models = [candidate(name, i, [0.0, 1.0]) for i, name in enumerate("abcd")]
     for model, value in zip(models, (4.0, 1.0, 2.0, 3.0), strict=True):
-        model.drawn["other"] = Drawn(value, 20, (0.0, 1.0))
+        model.scores["other"] = Measurement(value, 20, (0.0, 1.0))
+    found = made(*models, names=("m", "other"))
     tau = stats.kendalltau([0, 1, 2, 3], [4, 1, 2, 3]).statistic
-    text = " ".join(remarks(chosen(*models, metrics="m other")))
-    assert "The metrics choose different models (m: d; other: a)" in text
-    assert f"m and other {tau:+.2f}" in text
-    for model in models:
-        model.drawn["other"] = model.drawn["m"]
-    alike = " ".join(remarks(chosen(*models, metrics="m other")))
-    assert "Both metrics put d first (Kendall's tau of their orders: m and other +1.00)" in alike
+    expected = {"metric": "m", "other": "other", "tau": pytest.approx(tau), "n": 4}
+    assert found.table("orders").rows == [expected]
+    assert found.table("ranks").column("model") == ["d", "a", "c", "b"]  # by mean rank
+    assert len(found.table("select").rows) == 8
+    assert len(found.notes) == len(found.facts["remarks"])
+    assert "The metrics choose different models (m: d; other: a)" in found.notes[0]
+
+
+def test_what_is_printed_of_odd_models(capsys: Any) -> None:
+    """Hostile and long names, small models, and scores that differ in the seventh digit."""
+    evil = "local/\x1b[31mred\u202e\n"
+    models = (
+        candidate(evil, 0.12345678, [0.0, 1.0], 23_456),
+        candidate("org/" + "y" * 296, 0.12345670, [0.0, 1.0], 999),
+    )
+    text = manager.load().get("reporter", "table").write(made(*models))
+    assert all(line.isprintable() for line in text.splitlines())
+    assert max(map(len, text.splitlines())) <= 80
+    for shown in ("\\x1b[31mred", "23,456", "(999)", "0.1234568", "0.1234567", "m.s, 20 texts"):
+        assert shown in text, shown
 
 
 def test_models_that_are_there_twice() -> None:
@@ -289,7 +312,6 @@ def test_costs_are_scaled_from_the_sample_to_1000_texts(monkeypatch: pytest.Monk
     monkeypatch.setattr("lrd_harness.studies.select.time.perf_counter", lambda: next(clock))
     texts = [Text("a b c"), Text("d"), Text("e f g h"), Text("i j")]
     model: Any = Words()
-    found = cost(model, texts, 100)
-    assert found == Cost(70, 2, 12, tokens=2500.0, seconds=500.0)
-    assert found.stored == 48
+    size = {"parameters": 70, "blocks": 2, "width": 12, "bytes": 48}
+    assert cost(model, texts, 100) == {**size, "tokens_1000": 2500.0, "seconds_1000": 500.0}
     assert model.passes == [1, 4, 4]

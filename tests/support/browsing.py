@@ -6,12 +6,8 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-import pytest
+from lrd_harness.report import Column, Report, Table
 
-from lrd_harness.board.leaderboard import build
-from lrd_harness.results.database import Results
-
-cells: Any = importlib.import_module("lrd_harness.plugins.reporters._cells")
 parts: Any = importlib.import_module("lrd_harness.plugins.reporters._page")
 
 
@@ -31,13 +27,17 @@ def heading(table: Any, name: str) -> Any:
     return table.locator("thead th").filter(has_text=name)
 
 
-def table(title: str, held: dict[str, list[str]]) -> Any:
-    """A sheet of these columns; the first is the key."""
-    columns = [
-        cells.Column((name,), tuple(values), "left" if i == 0 else "right", key=i == 0)
-        for i, (name, values) in enumerate(held.items())
-    ]
-    return cells.Sheet(title, tuple(columns))
+def table(title: str, held: dict[str, list[str]]) -> Table:
+    """A table of these columns; the first is the key."""
+    columns = tuple(Column(name, key=i == 0) for i, name in enumerate(held))
+    rows = [dict(zip(held, cells, strict=True)) for cells in zip(*held.values(), strict=True)]
+    return Table(title.lower(), title, columns, rows)
+
+
+def of_tables(*held: Table) -> str:
+    """A page of a ranking and these tables."""
+    text: str = parts.page(Report("Made", (table("Leaderboard", {"model": ["a"]}), *held)), [])
+    return text
 
 
 Open = Callable[..., Any]  # opens a page: the fixture `opened`
@@ -47,12 +47,3 @@ new PerformanceObserver((list) => {
   for (const entry of list.getEntries()) window.longest = Math.max(window.longest, entry.duration);
 }).observe({ type: "longtask", buffered: true });
 """  # keeps the longest time, in ms, for which the page did not answer
-
-
-def of_sheets(*held: Any) -> str:
-    """A page of one board's ranking and these tables."""
-    with pytest.MonkeyPatch.context() as patch:
-        ranking = table("Leaderboard", {"model": ["a"]})
-        patch.setattr(parts, "sheets", lambda _: [ranking, *held])
-        text: str = parts.page(build(Results()), [], lambda: "", [])
-        return text

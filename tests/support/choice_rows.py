@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lrd_harness.contracts import LIKELIHOOD
-from lrd_harness.results.database import MetricRow, ModelRow, Profile, Results, ScoreRow
+from lrd_harness.results.rows import MetricRow, ModelRow, Profile, Results, ScoreRow
 
 BLOCKS = 4
 # Best at 2, 3 and 1; over the last layer: +.10, +.10, +.20

@@ -8,7 +8,7 @@ import numpy as np
 
 from lrd_harness.board import panel
 from lrd_harness.board.unseen import Combined, build_combined
-from lrd_harness.results.database import MetricRow, ModelRow, Results, ScoreRow
+from lrd_harness.results.rows import MetricRow, ModelRow, Results, ScoreRow
 
 Values = Mapping[str, Sequence[float | None]]
 
@@ -44,8 +44,7 @@ def made(
 
 
 def judged(results: Results) -> Combined:
-    held = panel.make(results)
-    found = build_combined(held, held.actual())
+    found = build_combined(panel.make(results))
     assert found is not None
     return found
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lrd_harness.results.database import MetricRow, ModelRow, Profile, Results, ScoreRow
+from lrd_harness.results.rows import MetricRow, ModelRow, Profile, Results, ScoreRow
 
 # model -> blocks, family, adapter
 MODELS = {

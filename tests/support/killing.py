@@ -57,14 +57,14 @@ def start(job: dict[str, Any], env: dict[str, str], torn: int | None) -> int:
 
 
 def watch(log: Path, torn: int | None) -> None:
-    """Note every unit that is begun; make small shards; tear the torn-th record of the journal."""
-    from lrd_harness.capture import embeddings as capture
+    """Note each unit that is begun; make small segments; tear the torn-th record of the journal."""
+    from lrd_harness.capture import batches
     from lrd_harness.results import journal
-    from lrd_harness.runner import steps
+    from lrd_harness.runner import units
 
-    capture.SHARD_TOKENS = 400
+    batches.SEGMENT_TOKENS = 400
     for name in ("measure", "evaluate"):
-        setattr(steps, name, noted(getattr(steps, name), log))
+        setattr(units, name, noted(getattr(units, name), log))
     write, left = os.write, [torn]
 
     def tear(file: int, line: bytes) -> int:

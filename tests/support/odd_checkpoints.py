@@ -14,7 +14,6 @@ import transformers
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
-from test_finding import Info, hub_says
 
 from lrd_harness.errors import UserError
 from lrd_harness.models.find import find
@@ -73,3 +72,21 @@ def at_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return str(folder / name)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+
+
+class Info:
+    """What the hub says of a model."""
+
+    sha = "0123abc"
+
+    def __init__(self, *files: str) -> None:
+        self.siblings = [type("File", (), {"rfilename": file})() for file in files]
+
+
+def hub_says(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
+    def model_info(self: Any, *_: Any, **__: Any) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)

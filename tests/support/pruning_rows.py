@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from lrd_harness.blocks import written
-from lrd_harness.board.pruned import PrunedRow, PrunedTable, SummaryRow, build_pruned
+from lrd_harness.board.layer_gains import Row
+from lrd_harness.board.pruned import PrunedRow, build_pruned, pruning_cautions, summary
 from lrd_harness.contracts import LIKELIHOOD
-from lrd_harness.results.database import ModelRow, PruningRow, Results, ScoreRow, VariantRow
+from lrd_harness.results.rows import ModelRow, PruningRow, Results, ScoreRow, VariantRow
 
 BLOCKS = 10
 TASKS = {"t1": 0.8, "t2": 0.4}  # the whole model's scores, mean .6
@@ -77,26 +78,36 @@ SWEEP = Results(
 )
 
 
-def table(held: Results) -> PrunedTable:
-    found = build_pruned(held)
-    assert found is not None
-    return found
-
-
-def row(held: Results, rule: str, budget: float = 0.1, **wanted: str) -> PrunedRow:
+def row(held: Results, rule: str, budget: float = 0.1, kind: str = "embedding") -> PrunedRow:
     (found,) = [
         r
-        for r in table(held).rows
-        if (r.rule, r.budget) == (rule, budget)
-        and all(getattr(r, name) == value for name, value in wanted.items())
+        for r in build_pruned(held)
+        if [r.line[n] for n in ("rule", "budget", "kind")] == [rule, budget, kind]
     ]
     return found
 
 
-def summary(held: Results, rule: str, budget: float = 0.1, kind: str = "embedding") -> SummaryRow:
+def line(held: Results, rule: str, budget: float = 0.1, kind: str = "embedding") -> Row:
+    """Of the table "pruning"."""
+    return row(held, rule, budget, kind).line
+
+
+def summed(held: Results, rule: str, budget: float = 0.1, kind: str = "embedding") -> Row:
+    """Of the table "pruning_summary"."""
     (found,) = [
-        r for r in table(held).summary if (r.rule, r.budget, r.kind) == (rule, budget, kind)
+        r
+        for r in summary(build_pruned(held))
+        if (r["rule"], r["budget"], r["kind"]) == (rule, budget, kind)
     ]
+    return found
+
+
+def told(held: Results) -> dict[str, list[dict[str, Any]]]:
+    """Cautions: code -> the numbers of each."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for caution in pruning_cautions(held, build_pruned(held)):
+        assert str(caution)
+        found.setdefault(caution.code, []).append(dict(caution.numbers))
     return found
 
 
@@ -104,10 +115,6 @@ def without(held: Results, variant: str, *tasks: str) -> Results:
     """Without the scores of a variant on these tasks."""
     kept = (s for s in held.scores if s.variant != variant or s.task not in tasks)
     return replace(held, scores=tuple(kept))
-
-
-def notes(held: Results) -> str:
-    return "\n".join(table(held).notes)
 
 
 def both_sides(stderr: float = 0.02, full: float = 0.5) -> Results:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import importlib
 import json
 import os
 import signal
@@ -19,6 +20,8 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+OURS = [f"lrd_harness.{name}" for name in ("runner.loop", "runner.folder", "board.leaderboard")]
 
 
 def free_port() -> int:
@@ -108,22 +111,11 @@ def started() -> subprocess.Popen[str]:
 
 def main() -> None:
     """Answer as long as something is asked."""
-    import lm_eval.tasks
     import mteb
-    import torch.distributed
-    from sentence_transformers import SentenceTransformer  # noqa: F401
 
-    import lrd_harness.runner.loop
-    from lrd_harness import manager
-    from lrd_harness.board import leaderboard
-    from lrd_harness.runner import folder as output
-
-    assert leaderboard
-    assert output
-    assert lm_eval.tasks
-    assert torch.distributed.is_available()
-    assert lrd_harness.runner.loop
-    manager.load()
+    for name in ("lm_eval.tasks", "torch.distributed", "sentence_transformers", *OURS):
+        importlib.import_module(name)
+    importlib.import_module("lrd_harness.manager").load()
     mteb.get_benchmark("MTEB(eng, v2)")  # these are opened one and all
     for line in sys.stdin:
         asked = json.loads(line)

@@ -1,26 +1,22 @@
-"""Panels that tests of the selection table share, and what is found of them by name."""
+"""Panels of models by size, and what the tables of a report say by key."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 
-from lrd_harness.board.agreement import Agreement, of_selection
-from lrd_harness.board.leaderboard import Leaderboard
-from lrd_harness.results.database import MetricRow, ModelRow, Results, ScoreRow
+from lrd_harness.report import Report
+from lrd_harness.results.rows import MetricRow, ModelRow, Results, ScoreRow
 
 Best = Literal["max", "min"]
 Values = dict[tuple[int, int], float]  # (model, task) -> value
+Metrics = Mapping[tuple[str, str, Best], Values]  # name, score, best -> values
 WIDTHS = (128, 256, 384, 768, 1024)
 
 
-def panel(
-    models: int,
-    scores: Values,
-    metrics: dict[tuple[str, str, Best], Values],
-    task_type: str = "STS",
-) -> Results:
+def panel(models: int, scores: Values, metrics: Metrics, task_type: str = "STS") -> Results:
     """Models of five widths, m0 the narrowest; parameters and depth in another order."""
     rows = [
         ModelRow(
@@ -63,10 +59,6 @@ def of_size(models: int, tasks: int, noise: float, seed: int = 0) -> Values:
     return grid(models, tasks, lambda i, t: 0.5 + (steps[i] + noise * generator.normal()) / 100)
 
 
-def rows(board: Leaderboard) -> dict[str, Agreement]:
-    assert board.selection is not None
-    return {row.name: row for row in board.selection.rows}
-
-
-def verdicts(board: Leaderboard) -> dict[str, str]:
-    return dict(line.split(": ", 1) for line in of_selection(board.selection)[1:])
+def by(report: Report, table: str, key: str = "predictor") -> dict[Any, Any]:
+    """The rows of a table by one of its columns, the last where several have the same."""
+    return {row[key]: row for row in report.table(table).rows}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -26,15 +28,8 @@ SMALL: dict[str, Any] = {
     "bos_token_id": 5,
     "eos_token_id": 6,
 }
-GPT2: dict[str, Any] = {
-    "n_embd": 32,
-    "n_layer": 3,
-    "n_head": 4,
-    "vocab_size": len(VOCAB),
-    "bos_token_id": 5,
-    "eos_token_id": 6,
-    "pad_token_id": 0,
-}
+TOKENS = ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")
+GPT2 = {"n_embd": 32, "n_layer": 3, "n_head": 4, **{name: SMALL[name] for name in TOKENS}}
 
 
 def tokenizer(encoder: bool = True, max_length: int = 128) -> PreTrainedTokenizerFast:
@@ -48,16 +43,11 @@ def tokenizer(encoder: bool = True, max_length: int = 128) -> PreTrainedTokenize
             pair="[CLS] $A [SEP] $B:1 [SEP]:1",
             special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
         )
+    named = dict(zip(("pad", "unk", "cls", "sep", "mask", "bos", "eos"), SPECIAL, strict=True))
     return PreTrainedTokenizerFast(
         tokenizer_object=inner,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-        bos_token="<s>",
-        eos_token="</s>",
         model_max_length=max_length,
+        **{f"{name}_token": token for name, token in named.items()},
     )
 
 
@@ -88,6 +78,11 @@ SCALED = ("Cohere", "Granite")  # decoders that scale their logits
 ENCODERS = ("Bert", "Roberta", "MPNet", "ModernBert", "Albert", "Electra", "T5")
 
 
+def rest_slow(names: Iterable[str], *fast: str) -> list[Any]:
+    """Values of a parameter, all but some of them marked as slow."""
+    return [n if n in fast else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
 def save(
     family: str,
     folder: Path,
@@ -115,6 +110,16 @@ def save(
     model.save_pretrained(folder)
     decoder = family in (*DECODERS, *SCALED, "Falcon", "Bloom", "Phi", "Mpt", "Rwkv")
     tokenizer(encoder=not decoder).save_pretrained(folder)
+    return folder
+
+
+def save_config(
+    made: Any, folder: Path, *, encoder: bool = False, max_length: int = 512, auto: Any = None
+) -> Path:
+    """A random model of a configuration, of which a text may have max_length tokens."""
+    torch.manual_seed(0)
+    (auto or transformers.AutoModel).from_config(made).save_pretrained(folder)
+    tokenizer(encoder=encoder, max_length=max_length).save_pretrained(folder)
     return folder
 
 
@@ -218,20 +223,13 @@ def task_data(folder: Path) -> Path:
     texts = sentences(160)
     length = {t: len(t.split()) for t in texts}
     pairs = [(draw.choice(texts), draw.choice(texts)) for _ in range(60)]
-    write_rows(
-        folder / "STSBenchmark" / "test.jsonl",
-        [
-            {"sentence1": a, "sentence2": b, "score": 5 - abs(length[a] - length[b]) / 3}
-            for a, b in pairs
-        ],
-    )
-    write_rows(
-        folder / "SprintDuplicateQuestions" / "test.jsonl",
-        [
-            {"sentence1": a, "sentence2": b, "labels": int(abs(length[a] - length[b]) < 3)}
-            for a, b in pairs
-        ],
-    )
+    apart = [(a, b, abs(length[a] - length[b])) for a, b in pairs]
+    for name, key, said in (
+        ("STSBenchmark", "score", lambda n: 5 - n / 3),
+        ("SprintDuplicateQuestions", "labels", lambda n: int(n < 3)),
+    ):
+        rows = [{"sentence1": a, "sentence2": b, key: said(n)} for a, b, n in apart]
+        write_rows(folder / name / "test.jsonl", rows)
     # groups far apart, so that rounding tips neither a classifier nor k-means; some labels are
     # wrong, so that no score is perfect
     grouped = [(t, i) for i, words in enumerate(GROUPS) for t in sentences(60, i, words=words)]
@@ -266,26 +264,19 @@ def _retrieval(folder: Path, texts: list[str], draw: Any, ranked: bool) -> None:
     queries = [{"id": f"q{i}", "text": t} for i, t in enumerate(texts[100:120])]
     write_rows(folder / "corpus.jsonl", corpus)
     write_rows(folder / "queries.jsonl", queries)
-    write_rows(
-        folder / "qrels.jsonl",
-        [
-            {"query-id": q["id"], "corpus-id": f"d{draw.randrange(100)}", "score": 1}
-            for q in queries
-            for _ in range(3)
-        ],
-    )
+    qrels = [
+        {"query-id": q["id"], "corpus-id": f"d{draw.randrange(100)}", "score": 1}
+        for q in queries
+        for _ in range(3)
+    ]
+    write_rows(folder / "qrels.jsonl", qrels)
     if ranked:
-        rows = (folder / "qrels.jsonl").read_text().splitlines()
         relevant: dict[str, list[str]] = {}
-        for row in map(json.loads, rows):
+        for row in qrels:
             relevant.setdefault(row["query-id"], []).append(row["corpus-id"])
-        write_rows(
-            folder / "top_ranked.jsonl",
-            [
-                {
-                    "query-id": q,
-                    "corpus-ids": sorted({*ids, *(f"d{draw.randrange(100)}" for _ in range(15))}),
-                }
-                for q, ids in relevant.items()
-            ],
-        )
+        offered = {
+            query: sorted({*found, *(f"d{draw.randrange(100)}" for _ in range(15))})
+            for query, found in relevant.items()
+        }
+        rows = [{"query-id": query, "corpus-ids": found} for query, found in offered.items()]
+        write_rows(folder / "top_ranked.jsonl", rows)

@@ -46,6 +46,7 @@ def test_blocks_that_lie_elsewhere(tmp_path: Path) -> None:
     same_states(spread, plain)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_cache")
 def test_in_a_run(place: Path, tmp_path: Path, capsys: Any) -> None:
     out, mapped = tmp_path / "out", tmp_path / "mapped"

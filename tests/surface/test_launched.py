@@ -15,6 +15,7 @@ from ranks import jobs
 from test_processes import TASKS, command, own, same_numbers
 
 __all__ = ["own"]  # a fixture
+pytestmark = pytest.mark.slow
 
 
 def call(*arguments: str, cache: Path, **more: str) -> subprocess.CompletedProcess[str]:
@@ -43,21 +44,28 @@ def test_the_option_and_torchrun(own: Path, tmp_path: Path) -> None:
     same_numbers(first, second)
 
 
+PLUGIN = """
+import os, pathlib, signal
+from lrd_harness import Metric, hookimpl
+from lrd_harness.errors import StorageFull
+def odd(states):
+    flag = pathlib.Path({flag!r})
+    if {when} and not flag.exists():
+        {fault}
+    return {{{name!r}: 1.0}}
+@hookimpl
+def lrd_metrics():
+    return [Metric({name!r}, odd)]
+"""
+DIES = "flag.touch(); os.kill(os.getpid(), signal.SIGKILL)"
+FILLS = "raise StorageFull('no space left')"
+
+
 def test_a_process_that_dies(own: Path, tmp_path: Path) -> None:
     """The others are ended, one line says so, and the same command goes on."""
-    file = tmp_path / "dies.py"
     flag = tmp_path / "flag"
-    file.write_text(
-        "import os, signal, pathlib\n"
-        "from lrd_harness import Metric, hookimpl\n"
-        "def dies(states):\n"
-        f"    flag = pathlib.Path({str(flag)!r})\n"
-        "    if not flag.exists():\n"
-        "        flag.touch()\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return {'dies': 1.0}\n"
-        "@hookimpl\ndef lrd_metrics():\n    return [Metric('dies', dies)]\n"
-    )
+    file = tmp_path / "dies.py"
+    file.write_text(PLUGIN.format(name="dies", flag=str(flag), when="True", fault=DIES))
     out = tmp_path / "out"
     more = ("--plugins", "dies,nrs", "--load", str(file), "--processes", "2")
     asked = command(own, out, *more, tasks=TASKS[:1], models=["bert"])
@@ -74,18 +82,10 @@ def test_a_process_that_dies(own: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("victim", ["0", "1"])
 def test_a_disk_that_is_full_for_one_process(victim: str, own: Path, tmp_path: Path) -> None:
     """The others, which wait for it, are ended; one line; the same command goes on."""
-    file = tmp_path / "fills.py"
     flag = tmp_path / "flag"
-    file.write_text(
-        "import os, pathlib\n"
-        "from lrd_harness import Metric, hookimpl\n"
-        "from lrd_harness.errors import StorageFull\n"
-        "def fills(states):\n"
-        f"    if os.environ['RANK'] == {victim!r} and not pathlib.Path({str(flag)!r}).exists():\n"
-        "        raise StorageFull('no space left')\n"
-        "    return {'fills': 1.0}\n"
-        "@hookimpl\ndef lrd_metrics():\n    return [Metric('fills', fills)]\n"
-    )
+    file = tmp_path / "fills.py"
+    when = f"os.environ['RANK'] == {victim!r}"
+    file.write_text(PLUGIN.format(name="fills", flag=str(flag), when=when, fault=FILLS))
     out = tmp_path / "out"
     tasks = TASKS[:2]  # so that either process is dealt one
     more = ("--plugins", "fills", "--load", str(file), "--layers", "last", "--processes", "2")

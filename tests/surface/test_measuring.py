@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import weakref
 
 import numpy as np
 import pytest
 import torch
 
+from lrd_harness import measure
 from lrd_harness.contracts import Choice, Metric
 from lrd_harness.errors import DegenerateState, NotEnoughTexts, NotFinite, UnitError, UserError
 from lrd_harness.manager import Plugins
-from lrd_harness.measuring import distinct_rows, measure, profile_layers, summaries
+from lrd_harness.measuring import Profile, distinct_rows, summaries
 
 
 def total(states, scale=1.0, shift=0.0):
@@ -26,14 +25,6 @@ TOTAL = Metric("total", total)
 
 def gaussian(seed=0, states=4, n=20, d=6):
     return np.random.RandomState(seed).randn(states, n, d)
-
-
-def test_values_are_of_the_states_in_float64():
-    x = gaussian()
-    scores = measure(TOTAL, x)
-    np.testing.assert_allclose(scores["total"], x.sum((1, 2)))
-    assert scores["seen"] == 4
-    assert scores["start"] == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -49,13 +40,6 @@ def test_any_float_type_is_measured_in_float64(dtype):
         return {}
 
     measure(Metric("check", check), states)
-
-
-def test_gradients_and_read_only_memory_are_no_obstacle(recwarn):
-    x = gaussian()
-    x.flags.writeable = False
-    assert measure(TOTAL, [torch.tensor(s, requires_grad=True) for s in x]) == measure(TOTAL, x)
-    assert not recwarn
 
 
 def test_layers_are_not_held_in_memory():
@@ -75,17 +59,6 @@ def test_layers_are_not_held_in_memory():
     assert max(most) <= 2
 
 
-def test_a_slice_of_the_states_is_lazy_and_counts_from_its_own_start():
-    def inner(states):
-        part = states[1:-1]
-        return {"last": float(part[-1].sum()), "n": len(part)}
-
-    x = gaussian()
-    scores = measure(Metric("inner", inner), x)
-    assert scores["n"] == 2
-    assert scores["last"] == pytest.approx(x[2].sum())
-
-
 def constant(x):
     return np.ones_like(x)
 
@@ -103,6 +76,83 @@ def threefold(x):
     return x[np.arange(len(x)) // 3]
 
 
+def test_values_are_of_the_states_and_lists_get_summaries(recwarn):
+    x = gaussian()
+    x.flags.writeable = False
+    scores = measure(TOTAL, x)
+    np.testing.assert_allclose(scores["total"], x.sum((1, 2)))
+    assert (scores["seen"], scores.start, scores["max_total"]) == (4, 0, max(scores["total"]))
+    assert measure(TOTAL, [torch.tensor(s, requires_grad=True) for s in x]) == scores
+    assert not recwarn
+    inner = Metric("inner", lambda states: {"last": float(states[1:-1][-1].sum())})
+    assert measure(inner, x)["last"] == pytest.approx(x[2].sum())
+    given = {"a": (1.0, 2.0), "mean_a": 7.0, "b": np.float32(0.5), "c": np.array([1.0, 2.0])}
+    scores = measure(Metric("own", lambda states: given), x)
+    assert (scores["mean_a"], scores["b"], scores["c"], scores["max_c"]) == (7, 0.5, [1, 2], 2)
+    assert not {"max_a", "slope_a", "mean_b"} & scores.keys()
+
+
+def fails(states):
+    raise UnitError("layer 1 is odd")
+
+
+HOLES = [
+    Metric("m", lambda s, g=g: g, selection=Choice("mean_a"))
+    for g in ({"b": 1.0}, {"mean_a": [1.0] * 4})
+]
+
+
+def changed(*places):
+    """The states of 40 texts, these layers the same for all."""
+    x = gaussian(n=40)
+    x[list(places)] = 1
+    return x
+
+
+@pytest.mark.parametrize(
+    ("metric", "states", "error", "says"),
+    [
+        (TOTAL, gaussian(n=7), NotEnoughTexts, "at least 8 texts, got 7"),
+        (TOTAL, changed(0, 2), DegenerateState, "layer 2 is the same for most texts$"),
+        (TOTAL, changed(0, 1, 2), DegenerateState, "needs 2 states"),
+        (TOTAL, np.ones((3, 10, 4)), DegenerateState, "needs 2 states"),
+        (TOTAL, [*gaussian()[:2], gaussian()[2][1:]], UnitError, "2 has 19 rows, others have 20"),
+        (TOTAL, [gaussian()[0], gaussian()[1][:, 0]], UnitError, r"layer 1 has shape \(20,\)"),
+        (Metric("fails", fails), gaussian(), UnitError, "^layer 1 is odd$"),
+        (Metric("fails", fails), changed(0), UnitError, "counted from layer 1"),
+        *((metric, gaussian(), UnitError, "m gave no score mean_a") for metric in HOLES),
+    ],
+)
+def test_what_cannot_be_measured_is_named(metric, states, error, says):
+    with pytest.raises(error, match=says):
+        measure(metric, states)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("layer", [0, 2, 3])
+def test_not_finite_names_the_layer(bad, layer):
+    x = gaussian()
+    x[layer, 3, 2] = bad
+    with pytest.raises(NotFinite, match=f"layer {layer}"):
+        measure(TOTAL, x)
+
+
+def test_what_is_measured_all_the_same():
+    x = gaussian(n=40)
+    x[0] = x[0][np.arange(40) // 2]  # exactly half are distinct
+    assert (distinct_rows(torch.tensor(x[0])), distinct_rows(torch.tensor(0 * x[0]))) == (20, 1)
+    assert measure(TOTAL, x).start == 0
+    measure(TOTAL, [x[0][:, :3], *x[1:]])  # widths are the metric's own business
+    assert measure(Metric("later", lambda states: {"start": 1}), changed(0)).start == 2
+    few = np.ones((3, 5, 4))  # of tokens: fewer than 8, all the same, and none is left out
+    assert measure(Metric("tokens", total, needs="tokens"), few) == {"total": [20.0] * 3, "seen": 3}
+    x = np.random.RandomState(0).randn(3, 9, 2, 4)
+    views = Metric("views", total, needs="views", views=2)
+    np.testing.assert_allclose(measure(views, x)["total"], x.sum((1, 2, 3)))
+    with pytest.raises(NotEnoughTexts):
+        measure(views, x[:, :7])
+
+
 DEGENERATE = [constant, noisy, half, threefold]
 
 
@@ -111,9 +161,9 @@ def test_leading_degenerate_states_are_left_out(make):
     x = gaussian(n=40)
     x[0], x[1] = make(x[0]), make(x[1])
     scores = measure(TOTAL, x)
-    assert scores.pop("start") == 2
+    assert scores.start == 2
     rest = measure(TOTAL, x[2:])
-    assert rest.pop("start") == 0
+    assert rest.start == 0
     assert scores == rest
 
 
@@ -124,43 +174,6 @@ def test_a_degenerate_state_further_up_is_named(make, layer):
     x[layer] = make(x[layer])
     with pytest.raises(DegenerateState, match=f"layer {layer}"):
         measure(TOTAL, x)
-
-
-def test_its_number_counts_from_the_first_of_all_states():
-    x = gaussian(n=40)
-    x[0], x[2] = 1, 1
-    with pytest.raises(DegenerateState, match="layer 2") as caught:
-        measure(TOTAL, x)
-    assert "counted from" not in str(caught.value)
-
-
-def test_a_metric_that_counts_for_itself_gets_told_where_from():
-    def fails(states):
-        raise UnitError("layer 1 is odd")
-
-    x = gaussian()
-    with pytest.raises(UnitError, match=r"^layer 1 is odd$"):
-        measure(Metric("fails", fails), x)
-    x[0] = 1
-    with pytest.raises(UnitError, match="counted from layer 1"):
-        measure(Metric("fails", fails), x)
-
-
-def test_too_few_sound_states():
-    x = gaussian()
-    x[:3] = 1
-    with pytest.raises(DegenerateState, match="needs 2 states"):
-        measure(TOTAL, x)
-    with pytest.raises(DegenerateState):
-        measure(TOTAL, np.ones((3, 10, 4)))
-
-
-def test_exactly_half_distinct_is_sound():
-    x = gaussian(n=40)
-    x[0] = x[0][np.arange(40) // 2]
-    assert distinct_rows(torch.tensor(x[0])) == 20
-    assert distinct_rows(torch.tensor(0 * x[0])) == 1
-    assert measure(TOTAL, x)["start"] == 0
 
 
 @pytest.mark.parametrize("spread", [1e-2, 1e-3, 1e-4, 1e-5])
@@ -183,30 +196,6 @@ def test_distinct_rows_counts_groups_in_noise_and_any_order(groups):
     assert distinct_rows(torch.tensor(x)) == known
     assert distinct_rows(torch.tensor(x + noise)) == known
     assert distinct_rows(torch.tensor(1e-6 * (x + noise))) == known
-
-
-def test_too_few_texts():
-    with pytest.raises(NotEnoughTexts, match="at least 8 texts, got 7"):
-        measure(TOTAL, gaussian(n=7))
-    measure(TOTAL, gaussian(n=8))
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("layer", [0, 2, 3])
-def test_not_finite_names_the_layer(bad, layer):
-    x = gaussian()
-    x[layer, 3, 2] = bad
-    with pytest.raises(NotFinite, match=f"layer {layer}"):
-        measure(TOTAL, x)
-
-
-def test_states_that_do_not_fit_together():
-    x = list(gaussian())
-    with pytest.raises(UnitError, match="layer 2 has 19 rows, others have 20"):
-        measure(TOTAL, [*x[:2], x[2][1:], x[3]])
-    with pytest.raises(UnitError, match=r"layer 1 has shape \(20,\)"):
-        measure(TOTAL, [x[0], x[1][:, 0], *x[2:]])
-    measure(TOTAL, [x[0][:, :3], *x[1:]])  # widths are the metric's own business
 
 
 def test_parameters_reach_the_metric_and_unknown_ones_are_named():
@@ -239,85 +228,25 @@ def test_summaries_follow_their_definitions():
     assert made["late_x"] == pytest.approx(values[-3:].mean())
     assert made["trend_x"] == pytest.approx(made["late_x"] - made["early_x"])
     assert made["slope_x"] == pytest.approx(np.polyfit(np.linspace(0, 1, 11), values, 1)[0])
-
-
-def test_summaries_of_few_values():
     assert summaries([], "x") == {}
     assert "slope_x" not in summaries([2.0], "x")
-    assert summaries([2.0], "x")["early_x"] == 2
     pair = summaries([1.0, 4.0], "x")
     assert (pair["early_x"], pair["late_x"], pair["slope_x"]) == (1, 4, pytest.approx(3))
 
 
-def test_every_list_gets_summaries_unless_the_metric_gave_its_own():
-    given = {"a": [1.0, 2.0], "mean_a": 7.0, "b": 3.0, "c": [1.0, 2.0]}
-    scores = measure(Metric("own", lambda states: given), gaussian())
-    assert scores["mean_a"] == 7
-    assert not {"max_a", "slope_a", "mean_b"} & scores.keys()
-    assert scores["max_c"] == 2
-
-
-@pytest.mark.parametrize("make", [np.array, torch.tensor, tuple])
-def test_lists_of_any_kind(make):
-    metric = Metric("kinds", lambda states: {"a": make([1.0, 2.0, 4.0]), "b": np.float32(0.5)})
-    scores = measure(metric, gaussian())
-    assert scores["a"] == [1.0, 2.0, 4.0]
-    assert all(type(v) is float for v in scores["a"])
-    assert (scores["max_a"], scores["b"]) == (4, 0.5)
-
-
-def test_a_selection_score_that_is_not_given():
-    chosen = Choice("mean_a", "max")
-    assert (
-        measure(Metric("whole", lambda states: {"a": [1.0, 3.0]}, selection=chosen), gaussian())[
-            "mean_a"
-        ]
-        == 2
-    )
-    for given in ({"b": 1.0}, {"mean_a": [1.0]}):
-        with pytest.raises(UnitError, match="holey gave no score mean_a"):
-            measure(
-                Metric("holey", lambda states, given=given: given, selection=chosen), gaussian()
-            )
-
-
-def test_a_start_of_the_metrics_own_is_added():
-    x = gaussian()
-    x[0] = 1
-    assert measure(Metric("later", lambda states: {"start": 1}), x)["start"] == 2
-
-
-def test_layers_of_a_list():
-    assert profile_layers(5, 5, 0) == [0, 1, 2, 3, 4]
-    assert profile_layers(5, 4, 0) == [0, 1, 2, 3]
-    assert profile_layers(5, 3, 0) == [1, 2, 3]
-    assert profile_layers(4, 3, 1) == [1, 2, 3]
-    assert profile_layers(4, 2, 1) == [2, 3]
-    assert profile_layers(2, 0, 0) == []
-    for m in (2, 6):
-        with pytest.raises(UnitError):
-            profile_layers(5, m, 0)
-
-
-def test_token_metrics_get_one_text_as_it_is():
-    x = np.ones((3, 5, 4))  # fewer than 8 tokens, all the same: nothing is left out
-    scores = measure(Metric("tokens", total, needs="tokens"), x)
-    assert scores == {"total": [20.0, 20.0, 20.0], "seen": 3}
-
-
-def test_view_metrics_get_views():
-    x = np.random.RandomState(0).randn(3, 9, 2, 4)
-    views = Metric("views", total, needs="views", views=2)
-    scores = measure(views, x)
-    np.testing.assert_allclose(scores["total"], x.sum((1, 2, 3)))
-    assert scores["max_total"] == max(scores["total"])
-    with pytest.raises(NotEnoughTexts):
-        measure(views, x[:, :7])
-
-
-def test_importing_the_metrics_does_not_wait_for_torch():
-    modules = ", ".join(f"lrd_harness.plugins.metrics.{name}" for name in ("frenet", "nrs", "gfmi"))
-    heavy = "{'numpy', 'torch', 'scipy', 'sklearn'}"
-    code = f"import sys, {modules}; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+@pytest.mark.parametrize(
+    ("S", "m", "start", "of", "layers"),
+    [
+        (5, 5, 0, "states", [0, 1, 2, 3, 4]),
+        (5, 4, 0, "steps", [0, 1, 2, 3]),
+        (5, 3, 0, "inner states", [1, 2, 3]),
+        (4, 3, 1, "steps", [1, 2, 3]),
+        (4, 2, 1, "inner states", [2, 3]),
+        (2, 0, 0, "inner states", []),
+    ],
+)
+def test_what_a_list_belongs_to(S, m, start, of, layers):
+    profile = Profile.fitted(range(m), S, start)
+    assert (profile.of, profile.layers, profile) == (of, layers, list(range(m)))
+    with pytest.raises(UnitError, match="fits neither"):
+        Profile.fitted([0.0] * (S + 1), S, start)

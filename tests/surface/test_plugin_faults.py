@@ -12,7 +12,6 @@ import running
 import tiny
 from running import one_line, records
 
-from lrd_harness import errors, guard
 from lrd_harness.cli import main
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -106,18 +105,15 @@ def test_each_metric_costs_its_own_values(
 SCORES = {
     "nan stderr": "Score(0.5, 'acc', stderr=math.nan)",
     "infinite stderr": "Score(0.5, 'acc', stderr=np.float64('inf'))",
-    "infinite chance": "Score(0.5, 'acc', chance=math.inf)",
     "nan chance": "Score(0.5, 'acc', chance=torch.tensor(math.nan))",
     "infinite": "Score(-math.inf, 'acc')",
     "none": "None",
     "exits": "sys.exit(3)",
 }
 OTHERS = {
-    "texts exit": "lambda: sys.exit(1), None",
     "texts none": "lambda: None, None",
     "requests exit": "texts, score, requests=lambda: sys.exit(1)",
     "check fails": "texts, score, requests=texts, check=lambda: 1 / 0",
-    "check exits": "texts, score, requests=texts, check=lambda: sys.exit(1)",
     "print none": "texts, score, requests=texts, fingerprint=lambda: None",
     "save exits": "texts, score, requests=texts, save=lambda *given: sys.exit(1)",
 }
@@ -147,37 +143,45 @@ def score(view):
         assert f"{name} gave" in failed[name]["error"]
         assert "for the standard error of its score" in failed[name]["error"]
         assert failed[name]["layer"] == 3
-    for name in ("infinite chance", "nan chance"):
-        assert "for the score of chance" in failed[name]["error"]
+    assert "for the score of chance" in failed["nan chance"]["error"]
     for name in ("none", "exits", *OTHERS):
         assert "(lrd_tasks.py, line " in failed[name]["error"], failed[name]["error"]
 
 
-ADAPTERS = {
-    "open none": ("lambda c: True", "lambda c, o: None"),
-    "open text": ("lambda c: True", "lambda c, o: 'model'"),
-    "open exits": ("lambda c: True", "lambda c, o: sys.exit(0)"),
-    "bare": ("lambda c: True", "lambda c, o: torch.nn.Linear(1, 1)"),
+PLAIN = """
+from importlib import import_module
+
+def open_one(checkpoint, options):
+    plain = import_module("lrd_harness.plugins.adapters._plain")
+    model = plain.open_plain(checkpoint, options, adapter="odd", default_pooling="mean")
+    model.states = lambda *given: sys.exit(3)
+    return model
+"""
+OPENS = {
+    "lambda c, o: None": "local/bert cannot be opened: ",
+    "lambda c, o: sys.exit(0)": "local/bert cannot be opened: ",
+    "open_one": "SystemExit: 3 (lrd_adapters.py, line ",
 }
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("opens", OPENS)
 def test_an_adapter_that_opens_no_model(
-    name: str, place: Path, tmp_path: Path, capsys: Any
+    opens: str, place: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    """An error of that model; in commands on one model the end."""
-    record = "Adapter('odd', {}, {}, priority=99)".format(*ADAPTERS[name])
-    file = plugin(tmp_path, "lrd_adapters", record)
+    """An error of that model; in commands on one model the end; its methods are guarded too."""
+    record = f"Adapter('odd', lambda c: True, {opens}, priority=99)"
+    file = plugin(tmp_path, "lrd_adapters", record, head=PLAIN)
     out = tmp_path / "out"
     more = ["--load", file, "--layers", "last"]
     assert running.run(out, [place / "bert"], place / "data", *more, tasks=["STSBenchmark"]) == 1
     (failed,) = records(out, "error")
-    assert failed["error"].startswith("local/bert cannot be opened: ")
+    assert failed["error"].startswith(OPENS[opens])
     assert "(lrd_adapters.py, line " in failed["error"]
-    capsys.readouterr()
-    command = ["prune", str(place / "bert"), "--layers", "2", "--quiet", "--load", file]
-    assert main(command) == 2
-    assert one_line(capsys).startswith("local/bert cannot be opened: ")
+    if opens != "open_one":
+        capsys.readouterr()
+        command = ["prune", str(place / "bert"), "--layers", "2", "--quiet", "--load", file]
+        assert main(command) == 2
+        assert one_line(capsys).startswith("local/bert cannot be opened: ")
 
 
 @pytest.mark.parametrize("claims", ["1 / 0", "sys.exit(1)", "np.ones(3)", "fails(Base())"])
@@ -191,30 +195,19 @@ def test_an_adapter_whose_claims_fail_is_passed_over(
     assert "(lrd_adapters.py, line " in line
 
 
-def test_a_models_own_methods_are_guarded(place: Path, tmp_path: Path) -> None:
-    head = """
-from importlib import import_module
-
-def open_one(checkpoint, options):
-    plain = import_module("lrd_harness.plugins.adapters._plain")
-    model = plain.open_plain(checkpoint, options, adapter="odd", default_pooling="mean")
-    model.states = lambda *given: sys.exit(3)
-    return model
-"""
-    file = plugin(tmp_path, "lrd_adapters", "Adapter('odd', bool, open_one, 99)", head=head)
-    out = tmp_path / "out"
-    more = ["--load", file, "--layers", "last"]
-    assert running.run(out, [place / "bert"], place / "data", *more, tasks=["STSBenchmark"]) == 1
-    (failed,) = records(out, "error")
-    assert failed["error"].startswith("SystemExit: 3 (lrd_adapters.py, line ")
-
-
-def test_reporters_that_write_nothing_are_named(place: Path, tmp_path: Path, capsys: Any) -> None:
+def test_what_else_a_run_lives_through(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Reporters that write nothing; parameters that JSON cannot hold; two files of one name."""
     written = {"none": "None", "number": "5", "exits": "sys.exit(1)", "sound": "'here'"}
     rows = [f"Reporter({n!r}, lambda board: {w}, '.{n}')" for n, w in written.items()]
-    file = plugin(tmp_path, "lrd_reporters", *rows)
+    head = "def measure(states, kind=torch.float64, share=math.nan):\n    return {'a': 1.0}\n"
+    files = [plugin(tmp_path, "lrd_reporters", *rows)]
+    files.append(plugin(tmp_path, "lrd_metrics", "Metric('typed', measure)", head=head))
+    (tmp_path / "b").mkdir()
+    files.append(plugin(tmp_path / "b", "lrd_metrics", *measures({"other": "{'a': 2.0}"})))
     out = tmp_path / "out"
-    more = ["--load", file, "--layers", "last"]
+    more = ["--plugins", "typed", "other", "--load", *files, "--layers", "last"]
     assert running.run(out, [place / "bert"], place / "data", *more, tasks=["STSBenchmark"]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(":")[1] for line in lines] == [
@@ -223,9 +216,21 @@ def test_reporters_that_write_nothing_are_named(place: Path, tmp_path: Path, cap
     assert all("(lrd_reporters.py, line " in line for line in lines)
     assert (out / "leaderboard.sound").read_text() == "here"
     assert not (out / "leaderboard.none").exists()
+    found = {row["metric"]: row["parameters"] for row in records(out, "metric")}
+    assert found["typed"].items() >= {"kind": "torch.float64", "share": "nan"}.items()
+    assert not {"kind", "share"} & found["other"].keys()
+    typed, _ = json.loads((out / "run.json").read_text())["metrics"]
+    assert typed["parameters"]["share"] == "nan"
 
 
-RULES = {"none": "None", "exits": "sys.exit(1)", "halves": "[2.5]", "text": "'2'", "far": "[99]"}
+def test_an_interrupt_in_a_plugin_is_one(place: Path, tmp_path: Path, capsys: Any) -> None:
+    file = plugin(tmp_path, "lrd_metrics", *measures({"odd": "fails(KeyboardInterrupt())"}))
+    more = ["--plugins", "odd", "--load", file]
+    assert running.run(tmp_path / "out", [place / "bert"], place / "data", *more) == 130
+    assert "goes on where it stopped" in capsys.readouterr().err
+
+
+RULES = {"none": "None", "exits": "sys.exit(1)", "halves": "[2.5]", "far": "[99]"}
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -269,11 +274,33 @@ def test_a_metric_costs_its_values_in_every_command(
     assert "frenet" in printed.out or "effective_rank" in printed.out
 
 
-def test_an_interrupt_in_a_plugin_is_one(place: Path, tmp_path: Path, capsys: Any) -> None:
-    file = plugin(tmp_path, "lrd_metrics", *measures({"odd": "fails(KeyboardInterrupt())"}))
-    more = ["--plugins", "odd", "--load", file]
-    assert running.run(tmp_path / "out", [place / "bert"], place / "data", *more) == 130
-    assert "goes on where it stopped" in capsys.readouterr().err
+FILES = {
+    "exits": ("sys.exit(0)", "SystemExit"),
+    "base": ("fails(Base('x'))", "Base: x"),
+    "unspeakable": ("fails(Unspeakable())", "Unspeakable"),
+    "moves": ("os.chdir('/'); 1 / 0", "ZeroDivisionError"),
+    "imports": ("import nothing_of_the_kind", "ModuleNotFoundError"),
+    "empty": ("x = 1", "no hook at all"),
+    "misspelt": ("@hookimpl\ndef lrd_metric(): return []", "implements lrd_metric"),
+}
+
+
+@pytest.mark.parametrize("fault", FILES)
+def test_a_file_that_is_no_plugin_is_one_line(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    body, reason = FILES[fault]
+    (tmp_path / "mine.py").write_text(f"{HEAD}\nprint('PRINTED')\n{body}\n")
+    assert main(["plugins", "--load", "mine.py"]) == 2
+    assert reason in capsys.readouterr().err.splitlines()[-1]
+    assert os.getcwd() == os.path.realpath(tmp_path)
+    for name in ("mine.py", "not-there.py"):
+        assert main(["run", "--load", name, "--output", "out"]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert name in printed.err.splitlines()[-1]
+        assert not (tmp_path / "out").exists()
 
 
 BROKEN = {
@@ -298,46 +325,3 @@ def test_a_file_whose_hook_is_at_fault_is_one_line(fault: str, tmp_path: Path, c
         line = one_line(capsys)
         assert "mine" in line
         assert "(mine.py, line " in line
-
-
-@pytest.mark.parametrize(
-    "body", ["sys.exit(0)", "fails(Base('x'))", "fails(Unspeakable())", "os.chdir('/'); 1 / 0"]
-)
-def test_a_file_that_cannot_be_run_is_one_line(
-    body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.py").write_text(f"{HEAD}\nprint('PRINTED')\n{body}\n")
-    assert main(["plugins", "--load", "mine.py"]) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert "plugin mine.py cannot be loaded: " in printed.err
-    assert "(mine.py, line " in printed.err
-    assert os.getcwd() == os.path.realpath(tmp_path)
-
-
-def test_one_file_may_be_loaded_beside_another_of_its_name(tmp_path: Path, capsys: Any) -> None:
-    for name in "ab":
-        (tmp_path / name).mkdir()
-        plugin(tmp_path / name, "lrd_metrics", *measures({f"metric-{name}": "{}"}))
-    files = [str(tmp_path / name / "lrd_metrics.py") for name in "ab"]
-    assert main(["plugins", "--load", *files]) == 0
-    shown = capsys.readouterr().out
-    assert "metric-a" in shown
-    assert "metric-b" in shown
-
-
-def test_parameters_that_json_cannot_hold(place: Path, tmp_path: Path) -> None:
-    head = "def measure(states, kind=torch.float64, share=math.nan):\n    return {'a': 1.0}\n"
-    file = plugin(tmp_path, "lrd_metrics", "Metric('typed', measure)", head=head)
-    out = tmp_path / "out"
-    more = ["--plugins", "typed", "--load", file, "--layers", "last"]
-    assert running.run(out, [place / "bert"], place / "data", *more, tasks=["STSBenchmark"]) == 0
-    (held,) = records(out, "metric")
-    assert held["parameters"]["kind"] == "torch.float64"
-    assert held["parameters"]["share"] == "nan"
-    assert json.loads((out / "run.json").read_text())["metrics"][0]["parameters"]["share"] == "nan"
-
-
-def test_messages_are_short() -> None:
-    assert len(errors.described(ValueError("x" * 10**6), guard.MOST)) < 200

@@ -40,44 +40,40 @@ def never(*given: Any) -> Any:
     raise AssertionError("not to be called")
 
 
-def nothing() -> Any:
-    raise AssertionError("not to be called")
-
-
 @pytest.mark.parametrize(
     ("record", "what"),
     [
-        (Metric("m", never, selection=Choice("a", "higher")), "selection"),  # type: ignore[arg-type]
-        (Metric("m", never, selection=("a", "max")), "selection"),  # type: ignore[arg-type]
-        (Metric("m", never, layer_choice=Choice(3)), "layer_choice"),  # type: ignore[arg-type]
-        (Metric("m", None), "measure"),  # type: ignore[arg-type]
-        (Metric("m", nothing), "measure"),
+        (Metric("m", never, selection=Choice("a", "higher")), "selection"),
+        (Metric("m", never, selection=("a", "max")), "selection"),
+        (Metric("m", never, layer_choice=Choice(3)), "layer_choice"),
+        (Metric("m", None), "measure"),
+        (Metric("m", lambda: None), "measure"),
         (Metric("m", torch.linalg.norm), "measure"),
         (Metric("", never), "name"),
         (Metric(" m", never), "name"),
         (Metric("a\nb", never), "name"),
         (Metric("\ud800", never), "name"),
         (Metric("x" * 201, never), "name"),
-        (Metric(None, never), "name"),  # type: ignore[arg-type]
-        (Metric("m", never, needs="text"), "needs"),  # type: ignore[arg-type]
-        (Metric("m", never, needs=[]), "needs"),  # type: ignore[arg-type]
+        (Metric(None, never), "name"),
+        (Metric("m", never, needs="text"), "needs"),
+        (Metric("m", never, needs=[]), "needs"),
         (Metric("m", never, views=-1), "views"),
         (Metric("m", never, views=True), "views"),
-        (Metric("m", never, finish=1), "finish"),  # type: ignore[arg-type]
-        (Metric("m", never, invariances="rotation"), "invariances"),  # type: ignore[arg-type]
-        (Metric("m", never, version=2), "version"),  # type: ignore[arg-type]
-        (Adapter("a", never, never, priority="x"), "priority"),  # type: ignore[arg-type]
-        (Adapter("a", never, never, priority=float("nan")), "priority"),  # type: ignore[arg-type]
-        (Adapter("a", None, never), "claims"),  # type: ignore[arg-type]
-        (Adapter("a", never, never, likelihoods=None), "likelihoods"),  # type: ignore[arg-type]
-        (Task("t", None, None), "texts"),  # type: ignore[arg-type]
-        (Task("t", list, None, type=None), "type"),  # type: ignore[arg-type]
+        (Metric("m", never, finish=1), "finish"),
+        (Metric("m", never, invariances="rotation"), "invariances"),
+        (Metric("m", never, version=2), "version"),
+        (Adapter("a", never, never, priority="x"), "priority"),
+        (Adapter("a", never, never, priority=float("nan")), "priority"),
+        (Adapter("a", None, never), "claims"),
+        (Adapter("a", never, never, likelihoods=None), "likelihoods"),
+        (Task("t", None, None), "texts"),
+        (Task("t", list, None, type=None), "type"),
         (Task("t", list, never, type=LIKELIHOOD), "tokenize and requests"),
-        (TaskFamily("f", None, never), "names"),  # type: ignore[arg-type]
-        (Pruner("p", never, metrics="frenet"), "metrics"),  # type: ignore[arg-type]
-        (Pruner("p", None), "choose"),  # type: ignore[arg-type]
+        (TaskFamily("f", None, never), "names"),
+        (Pruner("p", never, metrics="frenet"), "metrics"),
+        (Pruner("p", None), "choose"),
         (Reporter("r", write=never, suffix="/../x"), "suffix"),
-        (Reporter("r", write="text"), "write"),  # type: ignore[arg-type]
+        (Reporter("r", write="text"), "write"),
     ],
 )
 def test_a_record_with_a_field_that_is_none_is_refused(record: Any, what: str) -> None:
@@ -90,7 +86,7 @@ def test_a_sound_record_is_as_it_was_but_for_its_code() -> None:
     found = registered(metric, "metric", STRANGER, version="abc")
     assert (found.name, found.version, found.selection) == ("m", "1+abc", Choice("a"))
     assert found.measure([], k=2) == {"a": 2.0}
-    assert registered(Adapter("a", never, never, np.float64(2.5)), "adapter", STRANGER)  # type: ignore[arg-type]
+    assert registered(Adapter("a", never, never, np.float64(2.5)), "adapter", STRANGER)
 
 
 WRONG_VALUES: list[Any] = [
@@ -151,18 +147,18 @@ def _listed(*items: Any) -> Callable[[], Any]:
         ("texts", lambda: None, "texts gave None, not a list"),
         ("texts", lambda: "abc", "texts gave 'abc', not a list"),
         ("texts", _listed("a"), "texts gave 'a', not a Request"),
-        ("texts", _listed(Request(5)), "a Request of 5"),  # type: ignore[arg-type]
-        ("texts", _listed(Request("a", "qury")), "prompt_type 'qury'"),  # type: ignore[arg-type]
+        ("texts", _listed(Request(5)), "a Request of 5"),
+        ("texts", _listed(Request("a", "qury")), "prompt_type 'qury'"),
         ("texts", _listed(Request("half \ud800")), "holds half a character"),
         ("requests", lambda: (1 / 0 for _ in "a"), "ZeroDivisionError"),
         ("requests", _listed(Continuation("a", "b")), "not a Request"),
         ("evaluate", lambda view: None, "evaluate gave None, not a Score"),
         ("evaluate", lambda view: 0.5, "evaluate gave 0.5, not a Score"),
-        ("evaluate", lambda view: Score("0.5", "acc"), "the main score is a str"),  # type: ignore[arg-type]
-        ("evaluate", lambda view: Score(1j, "acc"), "the main score is 1j"),  # type: ignore[arg-type]
-        ("evaluate", lambda view: Score(0.5, "acc", stderr="x"), "standard error"),  # type: ignore[arg-type]
+        ("evaluate", lambda view: Score("0.5", "acc"), "the main score is a str"),
+        ("evaluate", lambda view: Score(1j, "acc"), "the main score is 1j"),
+        ("evaluate", lambda view: Score(0.5, "acc", stderr="x"), "standard error"),
         ("evaluate", lambda view: Score(0.5, ""), "name of its score"),
-        ("evaluate", lambda view: Score(0.5, "acc", scores=None), "further scores"),  # type: ignore[arg-type]
+        ("evaluate", lambda view: Score(0.5, "acc", scores=None), "further scores"),
         ("fingerprint", lambda: None, "fingerprint gave None, not a text"),
         ("check", lambda: sys.exit(3), "SystemExit: 3"),
         ("save", lambda *given: sys.exit(), "SystemExit"),
@@ -178,55 +174,53 @@ def test_what_tasks_may_not_give(field: str, given: Callable[..., Any], says: st
     assert fault.value.role == "task t"
 
 
-def test_scores_of_all_kinds_of_numbers() -> None:
-    score = Score(np.float32(0.5), "acc", stderr=torch.tensor(0.25), chance=np.array(0.125))  # type: ignore[arg-type]
-    task = registered(Task("t", list, lambda view: score), "task", STRANGER)
-    found = task.evaluate(None)
+def opened(name: str, options: Any) -> Any:
+    return {"none": None, "bare": TASK, "list": [TASK, 5]}[name]
+
+
+def later(board: Any) -> Any:
+    yield ("a", b"1")
+    sys.exit(4)
+
+
+TASK: Any = Task("t", lambda: None, None)
+FAMILY = TaskFamily("f", dict, opened)
+RECORDS: list[tuple[str, Any, Callable[[Any], Any], str]] = [
+    *(
+        ("adapter", Adapter("a", never, lambda c, o, g=g: g), lambda a: a.open(None, None), "model")
+        for g in (None, "model", 5, torch.nn.Linear(1, 1))
+    ),
+    ("task", FAMILY, lambda family: family.open("none", None), "not a list"),
+    ("task", FAMILY, lambda family: family.open("list", None), "not a Task"),
+    ("task", FAMILY, lambda family: family.open("bare", None).texts(), "texts gave None"),
+    ("reporter", Reporter("r", write=len), lambda r: r.write([]), "write gave 0, not a text"),
+    *(
+        ("reporter", Reporter("r", files=files), lambda r: r.files([]), says)
+        for files, says in (
+            (later, "SystemExit: 4"),
+            (lambda board: [("a", "text")], "'text', not bytes, for 'a'"),
+            (lambda board: ["ab"], "not a path and its contents"),
+            (lambda board: None, "files gave None, not a list"),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "record", "use", "says"), RECORDS, ids=range(len(RECORDS)))
+def test_what_records_may_not_give(
+    kind: str, record: Any, use: Callable[[Any], Any], says: str
+) -> None:
+    with pytest.raises(PluginFault, match=says):
+        use(registered(record, kind, STRANGER))
+
+
+def test_unknown_tasks_of_a_family_stay_so_and_numbers_become_floats() -> None:
+    with pytest.raises(KeyError):
+        registered(FAMILY, "task", STRANGER).open("unknown", None)
+    score = Score(np.float32(0.5), "acc", stderr=torch.tensor(0.25), chance=np.array(0.125))
+    found = registered(Task("t", list, lambda view: score), "task", STRANGER).evaluate(None)
     assert (found.main, found.stderr, found.chance) == (0.5, 0.25, 0.125)
     assert {type(v) for v in (found.main, found.stderr, found.chance)} == {float}
-
-
-def test_tasks_of_a_family_are_guarded_and_unknown_names_stay_so() -> None:
-    def open_one(name: str, options: Any) -> Any:
-        if name == "none":
-            return None
-        return {"bare": Task("t", lambda: None, None), "list": [Task("t", list, None), 5]}[name]  # type: ignore[arg-type,return-value]
-
-    family = registered(TaskFamily("f", dict, open_one), "task", STRANGER)
-    with pytest.raises(KeyError):
-        family.open("unknown", None)
-    for name, says in {"none": "not a list", "list": "not a Task"}.items():
-        with pytest.raises(PluginFault, match=says):
-            family.open(name, None)
-    with pytest.raises(PluginFault, match="texts gave None"):
-        family.open("bare", None).texts()
-
-
-@pytest.mark.parametrize("given", [None, "model", 5, torch.nn.Linear(1, 1)], ids=str)
-def test_what_an_adapter_opens_must_be_a_model(given: Any) -> None:
-    adapter = registered(Adapter("a", never, lambda c, o: given), "adapter", STRANGER)
-    with pytest.raises(PluginFault, match=r"open gave no model, but .*, which has no info"):
-        adapter.open(None, None)
-
-
-def test_reports_and_files_are_texts_and_bytes() -> None:
-    report = registered(Reporter("r", write=lambda board: None), "reporter", STRANGER)  # type: ignore[arg-type,return-value]
-    with pytest.raises(PluginFault, match="write gave None, not a text"):
-        report.write(None)
-
-    def later(board: Any) -> Any:
-        yield ("a", b"1")
-        sys.exit(4)
-
-    for files, says in {
-        later: "SystemExit: 4",
-        lambda board: [("a", "text")]: "'text', not bytes, for 'a'",
-        lambda board: ["ab"]: "not a path and its contents",
-        lambda board: None: "files gave None, not a list",
-    }.items():
-        record = registered(Reporter("r", files=files), "reporter", STRANGER)  # type: ignore[arg-type]
-        with pytest.raises(PluginFault, match=says):
-            record.files(None)
 
 
 class Unspeakable(Exception):
@@ -287,19 +281,24 @@ def test_what_says_itself_what_it_means_passes(error: BaseException) -> None:
     assert found.value is error
 
 
-def test_of_built_in_code_errors_pass_and_exits_do_not() -> None:
-    with pytest.raises(ZeroDivisionError), guard(BUILT_IN, "metric m"):
-        raise ZeroDivisionError
-    with pytest.raises(PluginFault, match="SystemExit: 1"), guard(BUILT_IN, "metric m"):
-        sys.exit(1)
+def test_the_place_stays_in_long_messages_and_errors_of_built_in_code_pass() -> None:
+    import lrd_harness
+    from lrd_harness import blocks
 
-
-def test_long_messages_leave_room_for_the_place() -> None:
     with pytest.raises(PluginFault) as fault, guard(STRANGER, "metric m"):
         raise ValueError("x" * 10_000)
     assert len(str(fault.value)) < 250
     assert "test_registration.py, line" in str(fault.value)
     assert described(ValueError("y")) == "ValueError: y"
+    with pytest.raises(ZeroDivisionError), guard(BUILT_IN, "metric m"):
+        raise ZeroDivisionError
+    with pytest.raises(PluginFault, match="SystemExit: 1"), guard(BUILT_IN, "metric m"):
+        sys.exit(1)
+    owner = Owner.of(blocks, "x")  # a whole package
+    assert owner.root == Path(lrd_harness.__file__).parent
+    with pytest.raises(UserError) as error:
+        blocks.candidates(0)
+    assert owner.place(error.value).startswith("lrd_harness/blocks.py, line ")
 
 
 def test_a_stranger_neither_prints_nor_moves_us(tmp_path: Path) -> None:
@@ -319,14 +318,3 @@ print("after", os.getcwd())
     )
     assert done.stdout == f"before\nafter {os.path.realpath(tmp_path)}\n"
     assert sorted(done.stderr.split()) == ["four", "one", "three", "two"]
-
-
-def test_the_place_is_in_the_package_that_the_plugin_is() -> None:
-    import lrd_harness
-    from lrd_harness import blocks as budgets
-
-    owner = Owner.of(budgets, "x")
-    assert owner.root == Path(lrd_harness.__file__).parent
-    with pytest.raises(UserError) as error:
-        budgets.candidates(0)
-    assert owner.place(error.value).startswith("lrd_harness/budgets.py, line ")

@@ -12,7 +12,7 @@ import running
 import stock
 import tiny
 
-from lrd_harness.cli.arguments import asked
+from lrd_harness.cli.arguments import suite_of
 from lrd_harness.contracts import TaskOptions
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -132,8 +132,8 @@ def test_a_model_that_there_is_not_is_said_before_prompts_are_made(
 def test_a_suites_limit_goes_with_its_tasks() -> None:
     from lrd_harness.cli import parser
 
-    assert asked(parser().parse_args(["run"])).settings.limit == 114
+    assert suite_of(parser().parse_args(["run"])).settings.limit == 114
     typed = parser().parse_args(["run", "--tasks", "lm-eval:hellaswag"])
-    assert asked(typed).settings.limit is None
+    assert suite_of(typed).settings.limit is None
     typed = parser().parse_args(["run", "--suite", "mmlu", "--tasks", "MMLU", "--limit", "9"])
-    assert (asked(typed).settings.limit, asked(typed).settings.num_fewshot) == (9, None)
+    assert (suite_of(typed).settings.limit, suite_of(typed).settings.num_fewshot) == (9, None)

@@ -31,7 +31,7 @@ def own_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     from lm_eval.tasks import TaskManager
 
     def index(include: Path) -> TaskManager:
-        importlib.import_module("lrd_harness.tasks.likelihood.own").files(include)
+        importlib.import_module("lrd_harness.tasks.likelihood.task_files").files(include)
         return TaskManager(include_defaults=False, include_path=str(include))
 
     monkeypatch.setattr("lrd_harness.tasks.likelihood.lm_eval_tasks.index", index)

@@ -12,7 +12,7 @@ import running
 import stock
 from stock import ANATOMY, ENDINGS, LAST_WORD
 
-from lrd_harness.capture import embeddings as capturing
+from lrd_harness.capture import batches as capturing
 from lrd_harness.capture import likelihoods
 from lrd_harness.cli import main
 
@@ -87,11 +87,12 @@ def test_a_replay_costs_no_forward_and_no_prompt(
     assert running.numbers(out) == whole
 
 
+@pytest.mark.slow
 def test_interrupted_while_reading(
     own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capturing, "SHARD_TOKENS", 300)
-    kept: Any = likelihoods._keep
+    monkeypatch.setattr(capturing, "SEGMENT_TOKENS", 300)
+    kept: Any = likelihoods.Answers.keep
     begun = 0
 
     def keep(*args: Any) -> None:
@@ -103,7 +104,7 @@ def test_interrupted_while_reading(
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(likelihoods, "_keep", keep)
+        patch.setattr(likelihoods.Answers, "keep", keep)
         assert run(out, own, tasks=BOTH) == 130
     assert not layers(out)
     assert run(out, own, tasks=BOTH) == 0
@@ -116,6 +117,7 @@ def test_interrupted_while_reading(
     assert mended == running.numbers(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", ["config", "option"])
 def test_long_prompts_are_cut_from_the_left(
     limit: str, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -160,6 +162,7 @@ def _cut(folder: Path, asked: list[stock.Answer], most: int) -> int:
     return len(long)
 
 
+@pytest.mark.slow
 def test_another_length_is_another_reading(own: Path, tmp_path: Path) -> None:
     """The tokenizer's 128 cut nothing here, as lm-eval goes by the config; --max-length does."""
     given = ("--num-fewshot", "3", "--log-samples", "--layers", "last")
@@ -173,7 +176,8 @@ def test_another_length_is_another_reading(own: Path, tmp_path: Path) -> None:
         assert stock.difference(stock.harness_answers(out, 3, ANATOMY), theirs) < 1e-4, most
 
 
-@pytest.mark.parametrize(("pooling", "start"), [("last", 1), ("mean", 0), ("mean-no-sink", 0)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("pooling", "start"), [("last", 1), ("mean", 0)])
 def test_metrics_beside_the_scores(pooling: str, start: int, own: Path, tmp_path: Path) -> None:
     """All prompts end in "Answer:", so state 0 of the last token is the same for all."""
     out = tmp_path / "out"
@@ -191,34 +195,7 @@ def test_metrics_beside_the_scores(pooling: str, start: int, own: Path, tmp_path
     assert running.counters(out)["forwarded"] == FORWARDS
 
 
-def test_native_result_files(own: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert run(out, own, "--log-samples", tasks=BOTH) == 0
-    scores = {(r["task"], r["layer"]): r for r in running.records(out, "score")}
-    for task in (ANATOMY, ENDINGS):
-        for layer in range(4):
-            native = stock.results(out, layer, task)
-            record = scores[f"lm-eval:{task}", layer]
-            assert native["results"][task]["acc,none"] == record["score"]
-            assert native["results"][task]["acc_stderr,none"] == record["stderr"]
-            assert native["configs"][task]["output_type"] == "multiple_choice"
-            assert native["n-samples"][task]["effective"] == FORWARDS - (task == ENDINGS)
-        assert stock.results(out, "model", task)["results"] == native["results"]
-        assert stock.samples(out, "model", task) == stock.samples(out, 3, task)
-    folder = stock.layer_files(out, 0, "local__gpt")
-    assert folder.name == "layer_0"
-    assert sorted(path.name for path in folder.parent.iterdir()) == [
-        *(f"layer_{layer}" for layer in range(4)),
-        "model",
-    ]
-
-
-def test_without_log_samples_there_are_none(own: Path, tmp_path: Path) -> None:
-    assert run(tmp_path / "out", own, "--layers", "2") == 0
-    assert not list((tmp_path / "out").rglob("samples_*"))
-    assert stock.results(tmp_path / "out", 2, ANATOMY)["results"]
-
-
+@pytest.mark.slow
 def test_an_encoder_beside_a_language_model(own: Path, tmp_path: Path) -> None:
     """The encoder has the embedding task alone, the language model both."""
     out = tmp_path / "out"
@@ -256,21 +233,3 @@ def test_a_fault_of_one_task_leaves_the_others(own: Path, tmp_path: Path) -> Non
     error = running.records(out, "error")[0]
     assert error["task"] == "lm-eval:long_ending"
     assert "more than the model takes" in error["error"]
-
-
-@pytest.mark.usefixtures("own_alone")
-@pytest.mark.parametrize("with_local_data", [False, True])
-def test_own_tasks_that_have_changed(
-    with_local_data: bool, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Other results do not go into the same folder."""
-    row = {"query": "the cat", "choices": ["sat", "ran"], "label": 0}
-    include, out = tmp_path / "own", tmp_path / "out"
-    data = own / "data" if with_local_data else tmp_path
-    include.mkdir()
-    given = ("--include-path", str(include), "--layers", "last", "--plugins", "nrs")
-    for label, code in ((0, 1), (1, 2)):  # nrs wants eight texts
-        split = {"validation": [{**row, "label": label}], "train": [row]}
-        stock.write_task(include, "changes", stock.CHOICES, split)
-        assert running.run(out, [own / "gpt"], data, *given, tasks=["lm-eval:changes"]) == code
-    assert "on data that have changed since" in capsys.readouterr().err

@@ -19,7 +19,6 @@ from lrd_harness.errors import UserError
 
 local: Any = importlib.import_module("lrd_harness.tasks.embedding.local_data")
 mteb_tasks: Any = importlib.import_module("lrd_harness.tasks.embedding.mteb_tasks")
-own_texts: Any = importlib.import_module("lrd_harness.tasks.own_texts")
 
 STS, CLASSES, CLUSTERS = "STSBenchmark", "Banking77Classification", "TwentyNewsgroupsClustering"
 PAIRS, SUMMARIES = "SprintDuplicateQuestions", "SummEvalSummarization.v2"
@@ -46,7 +45,7 @@ def open_task(name: str, data: Path) -> Any:
 
 
 def test_texts_of_every_type_of_task(data: Path) -> None:
-    """What metrics are measured on: metrics.md, Texts."""
+    """What metrics are measured on."""
     test = {t: rows(data / t / "test.jsonl") for t in (STS, PAIRS, CLASSES, CLUSTERS, SUMMARIES)}
     for name in (STS, PAIRS):
         both = {row[side] for row in test[name] for side in ("sentence1", "sentence2")}
@@ -154,17 +153,25 @@ FAULTS: list[tuple[str, str, Callable[[Path], Any], str]] = [
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f"{f[0]}-{f[1]}{f[3]}")
-def test_a_malformed_row_is_named_and_nothing_is_made(
-    fault: Any, data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_malformed_row_is_named(fault: Any, data: Path) -> None:
     name, file, change, message = fault
     path = data / name / f"{file}.jsonl"
     change(path)
-    out = tmp_path / "out"
-    assert running.run(out, [model], data, tasks=[STS, name] if name != STS else [STS]) == 2
-    line = one_line(capsys)
+    with pytest.raises(UserError) as caught:
+        open_task(name, data)
+    line = str(caught.value)
     assert message in line
+    assert "\n" not in line
     assert str(path if message[0] in ",:" else path.parent) in line
+
+
+def test_nothing_is_made_where_a_row_is_malformed(
+    data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(data / STS / "test.jsonl", 4, score=...)
+    out = tmp_path / "out"
+    assert running.run(out, [model], data, tasks=["SciFact", STS]) == 2
+    assert "test.jsonl, row 4: no 'score'" in one_line(capsys)
     assert not out.exists()
 
 
@@ -217,34 +224,6 @@ def test_the_columns_of_the_hub_go_through_the_tasks_own_preparation(tmp_path: P
 def test_a_task_without_a_folder_says_where_it_looked(data: Path) -> None:
     with pytest.raises(UserError, match=r"are not on this machine and not in .*data/SICK-R"):
         open_task("SICK-R", data)
-
-
-OWN = [
-    ("x.jsonl", '{"text": "a"}\n{"txt": "b"}', r"x.jsonl, row 2: no 'text'"),
-    ("x.jsonl", '{"text": "a"}\n{"text": 4}', r"x.jsonl, row 2: 'text' is not a text"),
-    ("x.jsonl", '{"text": "a"}\nb', r"x.jsonl, row 2: not JSON"),
-    ("x.jsonl", "", r"x.jsonl: no rows"),
-    ("x.txt", " \n\n", r"x.txt: no texts"),
-]
-
-
-@pytest.mark.parametrize(("file", "content", "message"), OWN)
-def test_own_texts_that_are_malformed(
-    file: str, content: str, message: str, tmp_path: Path
-) -> None:
-    (tmp_path / file).write_text(content)
-    with pytest.raises(UserError, match=message):
-        own_texts.open_file(str(tmp_path / file), TaskOptions()).check()
-
-
-def test_own_texts(tmp_path: Path) -> None:
-    (tmp_path / "x.jsonl").write_text('{"text": "a\u2028b", "n": 1}\r\n\r\n{"text": ""}\r\n')
-    task = own_texts.open_file(str(tmp_path / "x.jsonl"), TaskOptions())
-    assert [r.text for r in task.texts()] == ["a\u2028b", ""]
-    assert task.evaluate is None
-    (tmp_path / "x.txt").write_bytes("first\r\n\r\nsecond\x85still\r\n".encode())
-    task = own_texts.open_file(str(tmp_path / "x.txt"), TaskOptions())
-    assert [r.text for r in task.texts()] == ["first", "second\x85still"]
 
 
 def with_cells(file: Path, row: int, **cells: Any) -> None:

@@ -68,8 +68,8 @@ def test_the_column_of_a_table(form: str, column: str, tmp_path: Path) -> None:
 
 def test_plain_lines_stay_as_they_are(tmp_path: Path) -> None:
     for name in ("x.txt", "x.md", "x"):
-        (tmp_path / name).write_bytes(b"id,text\r\n\r\n1,first\r\n")
-        assert read(tmp_path / name) == ["id,text", "1,first"]
+        (tmp_path / name).write_bytes("id,text\r\n\r\n1,fir\x85st\r\n".encode())
+        assert read(tmp_path / name) == ["id,text", "1,fir\x85st"]
 
 
 FAULTS = [
@@ -86,6 +86,11 @@ FAULTS = [
     ("x.jsonl", '{"body": "a"}\n', r"x.jsonl has no column 'text'.*: it has body"),
     ("x.json", '[{"text": "a"}]', r"x.json, row 1: not a JSON object"),
     ("x.parquet", "no parquet", r"x.parquet: cannot be read \("),
+    ("x.jsonl", '{"text": "a"}\n{"txt": "b"}', r"x.jsonl, row 2: no 'text'"),
+    ("x.jsonl", '{"text": "a"}\n{"text": 4}', r"x.jsonl, row 2: 'text' is not a text"),
+    ("x.jsonl", '{"text": "a"}\nb', r"x.jsonl, row 2: not JSON"),
+    ("x.jsonl", "", r"x.jsonl: no rows"),
+    ("x.txt", " \n\n", r"x.txt: no texts"),
     ("x.csv", ",".join(f"c{i}" for i in range(30)) + "\n1\n", "c7 and 22 more"),
 ]
 
@@ -194,4 +199,4 @@ def test_every_command_reads_tables(
     )
     if command[0] not in ("run", "plan"):
         assert running.main([*typed, "--text-column", "body", "--quiet"]) == 2
-        assert "--text-column is of no use without --texts" in one_line(capsys)
+        assert "--text-column needs --texts" in one_line(capsys)

@@ -64,10 +64,6 @@ const lrdTables = (() => {
       }
       this.all = held.columns.length ? held.columns[0].cells.map((_, i) => i) : [];
       this.key = this.columns.find((column) => column.key);
-      // a line that holds nothing but a title sets rows apart, as long as these are in their order
-      this.apart = new Set(
-        this.all.filter((i) => this.columns.every((c) => (c.key ? /^–/.test(c.cells[i]) : !c.cells[i])))
-      );
       this.table = place.querySelector("table");
       this.body = this.table.createTBody();
       this.status = make("span", { className: "status" });
@@ -126,8 +122,7 @@ const lrdTables = (() => {
     }
 
     arrange() {
-      const plain = this.sort ? this.kept.filter((i) => !this.apart.has(i)) : this.kept;
-      this.order = this.sort ? sorted(plain, this.sort.column, this.sort.down) : plain;
+      this.order = this.sort ? sorted(this.kept, this.sort.column, this.sort.down) : this.kept;
       this.draw();
     }
 
@@ -153,7 +148,7 @@ const lrdTables = (() => {
 
     visible() {
       if (this.columns.length <= COLUMNS + 1) return this.columns;
-      const rest = this.columns.filter((c) => !c.key);
+      const rest = this.columns.filter((c) => c !== this.key);
       return [...(this.key ? [this.key] : []), ...rest.slice(this.first, this.first + COLUMNS)];
     }
 
@@ -213,7 +208,7 @@ const lrdTables = (() => {
     rows(columns, from, to) {
       const rows = document.createDocumentFragment();
       for (const i of this.order.slice(from, to)) {
-        const row = make("tr", { className: this.apart.has(i) ? "apart" : "" });
+        const row = make("tr");
         for (const { key, align, cells } of columns) {
           const cell = make(key ? "th" : "td", { textContent: cells[i], className: align });
           if (key) cell.scope = "row";

