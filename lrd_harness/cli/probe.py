@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from lrd_harness.cli import texts
-from lrd_harness.errors import UserError
+from lrd_harness.errors import COUNT, STEPS, TOKENS, UserError
 
 TEXTS = 200
 EPILOG = """\
@@ -85,20 +85,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _steps(arguments: argparse.Namespace) -> list[float] | None:
     """The shares or lengths that were typed. Raises UserError for those of the other kind."""
-    from lrd_harness import errors as bounds
 
     long = arguments.kind == "length"
     if (arguments.shares if long else arguments.lengths) is not None:
         option, other = ("--shares", "repetition or random") if long else ("--lengths", "length")
         raise UserError(f"{option} needs --kind {other}")
     if long:
-        return _numbers(arguments.lengths, "--lengths", "8,16,64", bounds.TOKENS)
-    return _numbers(arguments.shares, "--shares", "0,0.5,1", bounds.COUNT)
+        return _numbers(arguments.lengths, "--lengths", "8,16,64", TOKENS)
+    return _numbers(arguments.shares, "--shares", "0,0.5,1", COUNT)
 
 
 def _numbers(typed: str | None, option: str, example: str, most: int) -> list[float] | None:
     """Numbers as 0,0.5,1, ascending and each once; None for none. Raises UserError for others."""
-    from lrd_harness import errors as bounds
 
     if typed is None:
         return None
@@ -108,8 +106,8 @@ def _numbers(typed: str | None, option: str, example: str, most: int) -> list[fl
         found = []
     if not found or not all(abs(one) < float("inf") for one in found):
         raise UserError(f"{option} {typed:.60}: not numbers such as {example}")
-    if len(found) > bounds.STEPS:
-        raise UserError(f"{option}: {len(found):,} numbers; at most {bounds.STEPS:,} are possible")
+    if len(found) > STEPS:
+        raise UserError(f"{option}: {len(found):,} numbers; at most {STEPS:,} are possible")
     if found[-1] > most:
         raise UserError(f"{option} {found[-1]:g}: at most {most:,} is possible")
     return [int(one) if one == int(one) else one for one in found]

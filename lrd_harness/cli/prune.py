@@ -9,7 +9,7 @@ from typing import Any
 
 from lrd_harness.cli.arguments import add_settings, load, path, settings_given
 from lrd_harness.cli.texts import MODEL, add_file, batch_tokens, check_column
-from lrd_harness.errors import UserError
+from lrd_harness.errors import SEED, UserError, check_whole
 
 EPILOG = """\
 examples:
@@ -73,7 +73,6 @@ def run(arguments: argparse.Namespace) -> int:
         if not by_rule and getattr(arguments, name) is not None:
             raise UserError(f"--{name.replace('_', '-')} needs --rule")
     check_column(arguments)
-    from lrd_harness import errors as bounds
     from lrd_harness.blocks import written
     from lrd_harness.cli.run import hush
     from lrd_harness.models.cut import parse_blocks
@@ -82,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     from lrd_harness.store.files import write_text
     from lrd_harness.studies.prune import Shrinking, as_scored
 
-    bounds.check_whole(arguments.seed or 0, "--seed", 0, bounds.SEED)
+    check_whole(arguments.seed or 0, "--seed", 0, SEED)
     hush()
     if arguments.save is not None:
         check_free(arguments.save)

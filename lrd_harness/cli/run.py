@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrd_harness.cli.arguments import add_literal_names, add_settings, load, path, suite_of
-from lrd_harness.errors import UserError
+from lrd_harness.errors import UserError, check_whole, processes
 
 if TYPE_CHECKING:
     from lrd_harness.manager import Plugins
@@ -105,14 +105,13 @@ LOUD = "lm_eval mteb sentence_transformers transformers datasets huggingface_hub
 
 def run(arguments: argparse.Namespace) -> int:
     """Resolve everything, then run it, in several processes if asked for. Returns the exit code."""
-    from lrd_harness import errors as bounds
     from lrd_harness import processes as launch
     from lrd_harness.cli import main
 
     if not arguments.verbose:
         hush()
     if arguments.processes is not None:
-        bounds.check_whole(arguments.processes, "--processes", 1, bounds.processes())
+        check_whole(arguments.processes, "--processes", 1, processes())
     if arguments.device_map and ((arguments.processes or 1) > 1 or launch.launched()):
         raise UserError("--device-map spreads a model over all GPUs: run it in one process")
     if (arguments.processes or 1) > 1 and not launch.launched():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lrd_harness.cli.arguments import add_literal_names, add_settings, path
-from lrd_harness.errors import UserError, tell
+from lrd_harness.errors import DRAWS, SEED, UserError, check_whole, tell
 
 if TYPE_CHECKING:
     from lrd_harness.contracts import Task
@@ -144,7 +144,6 @@ def resolve(
     named: the metrics that were named. Raises UserError for names that there are not, texts out of
     reach and settings of a wrong kind.
     """
-    from lrd_harness import errors as bounds
     from lrd_harness.cli.arguments import load, names, parameters_of, settings_given
     from lrd_harness.cli.run import hush
     from lrd_harness.planning import suite
@@ -157,8 +156,8 @@ def resolve(
     if arguments.texts and arguments.task:
         raise UserError("give either --texts or --task")
     check_column(arguments)
-    bounds.check_whole(getattr(arguments, "seed", 0), "--seed", 0, bounds.SEED)
-    bounds.check_whole(max(0, getattr(arguments, "draws", 0)), "--draws", 0, bounds.DRAWS)
+    check_whole(getattr(arguments, "seed", 0), "--seed", 0, SEED)
+    check_whole(max(0, getattr(arguments, "draws", 0)), "--draws", 0, DRAWS)
     plugins = load(arguments)
     chosen: Sequence[str] | None = names(list(named or ()))
     if not chosen:

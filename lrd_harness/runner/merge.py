@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lrd_harness.errors import UserError
-from lrd_harness.planning import shards as slices
+from lrd_harness.planning import shards
 from lrd_harness.planning.suite import Settings
 from lrd_harness.results import database, journal
 from lrd_harness.results.journal import read_run
@@ -241,7 +241,7 @@ def _remarks(parts: Sequence[Part], whole: Path) -> list[str]:
         for out, source in merged.items()
         if source.get("finished") is None
     ]
-    absent = slices.lacking([s for source in merged.values() for s in source.get("shards", [])])
+    absent = shards.lacking([s for source in merged.values() for s in source.get("shards", [])])
     if absent:
         said.append(f"not among them: slice{'s' * (len(absent) > 1)} {', '.join(absent)}")
     by_library: dict[str, dict[str, str]] = {}

@@ -17,9 +17,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from lrd_harness.errors import UserError
-from lrd_harness.store import files as temporary
 from lrd_harness.store.documents import json_value, read_file
-from lrd_harness.store.files import write_bytes
+from lrd_harness.store.files import sweep, write_bytes
 
 LIST = ".lrd-harness.json"
 LONGEST = 100  # bytes of a safe name
@@ -104,7 +103,7 @@ def write_folder(
         new = {path: _mark(contents) for path, contents in made.items()}
         folder.mkdir(parents=True, exist_ok=True)
         for place in {(folder / path).parent for path in (LIST, *listed, *made)}:
-            temporary.sweep(place)
+            sweep(place)
         # first: killed in between, all files still count as ours
         both = {path: Listed(form, (*earlier.get(path, ()), mark)) for path, mark in new.items()}
         _keep(folder, {**listed, **both})

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lrd_harness.errors import UserError, named
-from lrd_harness.store import files as temporary
+from lrd_harness.store import files
 
 VARIABLE = "LRD_HARNESS_CACHE"
 LIMIT = "LRD_HARNESS_CACHE_LIMIT"
@@ -51,7 +51,7 @@ def cache_dir() -> Path:
             f"set {VARIABLE} to another one"
         ) from error
     for place in (folder, folder / "budgets", folder / "scripts"):
-        temporary.sweep(place, older=temporary.AGE)
+        files.sweep(place, older=files.AGE)
     return folder
 
 
