@@ -8,7 +8,7 @@ candidates, not of all blocks (arXiv 2605.12714).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cache
 from math import ceil, fsum
 from operator import index
 from typing import Any, Literal, get_args
@@ -100,29 +100,10 @@ class Later:
     """Evidence that is made when a rule first asks for any of it; `random` and `last` never do."""
 
     def __init__(self, make: Callable[[], Evidence]) -> None:
-        self._make = make
+        self._made = cache(make)
 
-    @cached_property
-    def _made(self) -> Evidence:
-        return self._make()
-
-    @property
-    def blocks(self) -> int:
-        """L."""
-        return self._made.blocks
-
-    @property
-    def profiles(self) -> Mapping[str, BlockValues]:
-        """As Evidence."""
-        return self._made.profiles
-
-    def angle(self, first: int, last: int) -> float:
-        """As Evidence."""
-        return self._made.angle(first, last)
-
-    def agreements(self, sets: Sequence[Sequence[int]]) -> Sequence[float]:
-        """As Evidence."""
-        return self._made.agreements(sets)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._made(), name)
 
 
 def block_profiles(

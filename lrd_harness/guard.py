@@ -47,13 +47,9 @@ class Owner:
             return cls(provider, built_in)
         file = root = Path(named)
         package = sys.modules.get(str(getattr(plugin, "__name__", "")).partition(".")[0])
-        top = getattr(package, "__file__", None)
-        if (
-            isinstance(top, str)
-            and Path(top).name == "__init__.py"
-            and Path(top).parent in [*file.parents]
-        ):
-            root = Path(top).parent
+        top = Path(getattr(package, "__file__", None) or "")
+        if top.name == "__init__.py" and top.parent in file.parents:
+            root = top.parent
         return cls(provider, built_in, file, root)
 
     def place(self, error: BaseException, function: object = None) -> str:
@@ -61,7 +57,8 @@ class Owner:
 
         That is the last line of its own in the traceback, else where the function begins.
         """
-        frames = [(Path(f.f_code.co_filename), n) for f, n in _walk(error)]
+        walk = traceback.walk_tb(error.__traceback__)
+        frames = [(Path(frame.f_code.co_filename), line) for frame, line in walk]
         own = [(file, n) for file, n in frames if self._has(file)]
         if own:
             return self._shown(*own[-1])
@@ -196,10 +193,6 @@ def _flush() -> None:
         if stream is not None:
             with suppress(OSError, ValueError):
                 stream.flush()
-
-
-def _walk(error: BaseException) -> Iterator[tuple[Any, int]]:
-    return traceback.walk_tb(error.__traceback__)
 
 
 def _code(function: object) -> Any:

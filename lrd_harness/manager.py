@@ -33,7 +33,6 @@ BUILT_IN = (
     "lrd_harness.plugins.metrics.curvature",
     "lrd_harness.plugins.metrics.views",
     "lrd_harness.plugins.metrics.cosine",
-    "lrd_harness.plugins.metrics.subspace_distance",
     "lrd_harness.plugins.adapters.sentence_transformers",
     "lrd_harness.plugins.adapters.encoder",
     "lrd_harness.plugins.adapters.decoder",
@@ -58,7 +57,6 @@ KINDS: dict[str, tuple[str, Any]] = {
 class Entry:
     """A registered record and who provides it."""
 
-    kind: str
     record: Any
     provider: str
 
@@ -114,7 +112,7 @@ class Plugins:
                     f"two plugins provide a {kind} named '{record.name}': "
                     f"{held[record.name].provider} and {provider}"
                 )
-            held[record.name] = Entry(kind, record, provider)
+            held[record.name] = Entry(record, provider)
 
     def check_borne(self, kind: str, name: str) -> None:
         """Raise UserError for a name that a plugin would bear, had it not been left out."""
@@ -224,37 +222,26 @@ def _uncontested(plugins: Plugins, sources: Iterable[_Source]) -> list[_Source]:
 
     Raises UserError for one that cannot, where the user has named it, and for built-in ones.
     """
-    kept = []
-    for source in sources:
-        if source.fault is None:
-            kept.append(source)
-        else:
-            _leave_out(plugins, source, str(source.fault))
+    kept = list(sources)
+    for source in [one for one in kept if one.fault is not None]:
+        kept.remove(source)
+        _leave_out(plugins, source, str(source.fault))
     # those that clash with built-in ones first: they are then in no other's way
     for built_in in (True, False):
         bearers: dict[tuple[str, str], list[_Source]] = defaultdict(list)
         for source in kept:
-            for key in source.names():
+            for key in dict.fromkeys(source.names()):
                 bearers[key].append(source)
-        for source in [*kept]:
-            clash = _clash(source, bearers, built_in)
-            if clash:
-                kept.remove(source)
-                _leave_out(plugins, source, clash)
+        for source in [one for one in kept if not one.owner.built_in]:
+            for kind, name in source.names():
+                owners = [one.owner for one in bearers[kind, name]]
+                if len(owners) > 1 and (not built_in or any(owner.built_in for owner in owners)):
+                    pair = f"{owners[0].provider} and {owners[1].provider}"
+                    reason = f"two plugins provide a {kind} named '{name}': {pair}"
+                    kept.remove(source)
+                    _leave_out(plugins, source, reason)
+                    break
     return kept
-
-
-def _clash(
-    source: _Source, bearers: dict[tuple[str, str], list[_Source]], built_in: bool
-) -> str | None:
-    """Why a plugin cannot be used beside those that bear its names; built_in: which are meant."""
-    for key in source.names() if not source.owner.built_in else ():
-        others = [one for one in bearers[key] if one is not source]
-        if any(one.owner.built_in for one in others) if built_in else others:
-            kind, name = key
-            first, second, *_ = (one.owner.provider for one in bearers[key])
-            return f"two plugins provide a {kind} named '{name}': {first} and {second}"
-    return None
 
 
 def _leave_out(plugins: Plugins, source: _Source, reason: str) -> None:

@@ -10,7 +10,7 @@ from dataclasses import Field, fields, replace
 from functools import partial
 from inspect import signature
 from numbers import Integral, Real
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 from lrd_harness.contracts import (
     Adapter,
@@ -38,14 +38,9 @@ METHODS = (
     *("prompt", "tokenize", "truncated", "states", "embed"),
     *("features", "inputs", "pooled", "watch", "normed"),
 )
+SURROGATE = re.compile("[\ud800-\udfff]")  # half a pair, which no tokenizer takes
 Record = Metric | Adapter | Task | TaskFamily | Pruner | Reporter
-
-
-class Kind(NamedTuple):
-    """What a field of a record has to be, in words, and whether a value is that."""
-
-    what: str
-    fits: Callable[[Any], bool]
+Kind = tuple[str, Callable[[Any], bool]]  # what a value has to be, in words, and whether it is
 
 
 def _is_text(value: Any) -> bool:
@@ -80,38 +75,38 @@ def _names(*kinds: type[Collection[Any]]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, kinds) and all(map(_is_name, value))
 
 
-NAME = Kind(f"a printable text of 1 to {MOST_NAME} characters", _is_name)
-SPECIAL = {  # fields that are more than their type says
+NAME = (f"a printable text of 1 to {MOST_NAME} characters", _is_name)
+SPECIAL: dict[str, Kind] = {  # fields that are more than their type says
     **dict.fromkeys(("name", "version", "type"), NAME),
-    "description": Kind("a text", lambda value: isinstance(value, str)),
-    "measure": Kind("a function of states, its parameters known", _is_measure),
-    "needs": Kind('"pooled", "tokens" or "views"', lambda v: v in ("pooled", "tokens", "views")),
-    "priority": Kind("a finite number", _is_number),
-    "prompt": Kind("a text or a mapping of them", lambda v: isinstance(v, str | Mapping)),
-    "suffix": Kind(
+    "description": ("a text", lambda value: isinstance(value, str)),
+    "measure": ("a function of states, its parameters known", _is_measure),
+    "needs": ('"pooled", "tokens" or "views"', lambda v: v in ("pooled", "tokens", "views")),
+    "priority": ("a finite number", _is_number),
+    "prompt": ("a text or a mapping of them", lambda v: isinstance(v, str | Mapping)),
+    "suffix": (
         'the end of a file\'s name, as ".md", or ""',
         lambda value: isinstance(value, str) and SUFFIX.fullmatch(value) is not None,
     ),
 }
-TYPES = {  # by how the type of a field begins
-    "Callable": Kind("a function", callable),
-    "Choice": Kind('a Choice(score, "max" or "min")', _is_choice),
-    "bool": Kind("True or False", lambda value: isinstance(value, bool)),
-    "frozenset": Kind("a set of names", _names(frozenset, set)),
-    "int": Kind("a whole number", _is_whole),
-    "str": Kind("a printable text", _is_text),
-    "tuple": Kind("a tuple of names", _names(tuple, list)),
+TYPES: dict[str, Kind] = {  # by how the type of a field begins
+    "Callable": ("a function", callable),
+    "Choice": ('a Choice(score, "max" or "min")', _is_choice),
+    "bool": ("True or False", lambda value: isinstance(value, bool)),
+    "frozenset": ("a set of names", _names(frozenset, set)),
+    "int": ("a whole number", _is_whole),
+    "str": ("a printable text", _is_text),
+    "tuple": ("a tuple of names", _names(tuple, list)),
 }
 
 
 def _fault(record: Any, field: Field[Any]) -> str:
     """What is wrong with a field of a record; "" for nothing."""
     value, hint = getattr(record, field.name), str(field.type)
-    kind = SPECIAL.get(field.name) or TYPES[re.split(r"\W", hint)[0]]
+    what, fits = SPECIAL.get(field.name) or TYPES[re.split(r"\W", hint)[0]]
     optional = hint.endswith("| None")
-    if kind.fits(value) or (optional and value is None):
+    if fits(value) or (optional and value is None):
         return ""
-    return f"is {_short(value)}, not {kind.what}{', or None' if optional else ''}"
+    return f"is {_short(value)}, not {what}{', or None' if optional else ''}"
 
 
 def registered(record: Any, kind: str, owner: Owner, version: str = "") -> Any:
@@ -146,7 +141,11 @@ def _code(record: Record, kind: str, owner: Owner) -> dict[str, Callable[..., An
     if isinstance(record, Metric):
         return dict.fromkeys(("measure", "finish"), partial(_scores, record))
     if isinstance(record, Adapter):
-        return {"claims": _flag, "open": partial(_model, owner, record), "check": None}
+        return {
+            "claims": lambda found, what: bool(found),
+            "open": partial(_model, owner, record),
+            "check": None,
+        }
     if isinstance(record, Task):
         return {
             "texts": _requests,
@@ -166,14 +165,13 @@ def _scores(metric: Metric, found: Any, what: str) -> Any:
     return plain(found, metric.name)
 
 
-def _flag(found: Any, what: str) -> bool:
-    return bool(found)
-
-
-def _mapping(found: Any, what: str) -> Any:
-    if not isinstance(found, Mapping):
-        raise TypeError(f"{what} gave {_short(found)}, not a mapping")
+def _only(kind: type, word: str, found: Any, what: str) -> Any:
+    if not isinstance(found, kind):
+        raise TypeError(f"{what} gave {_short(found)}, not {word}")
     return found
+
+
+_text, _mapping = partial(_only, str, "a text"), partial(_only, Mapping, "a mapping")
 
 
 def _tasks(kind: str, owner: Owner, found: Any, what: str) -> Any:
@@ -204,9 +202,8 @@ def _model(owner: Owner, adapter: Adapter, found: Any, what: str) -> Any:
             raise TypeError(f"{what} gave a model whose info has {_short(value)} for {name}")
     texts = isinstance(identity, Mapping) and {type(one) for one in identity.values()} <= {str}
     if not texts or "adapter" not in identity:
-        raise TypeError(
-            f"{what} gave a model whose identity is no mapping of texts, or no adapter's"
-        )
+        says = "no mapping of texts, or no adapter's"
+        raise TypeError(f"{what} gave a model whose identity is {says}")
     for name in METHODS if not owner.built_in else ():
         method = getattr(found, name, None)
         if callable(method):
@@ -224,18 +221,9 @@ def _requests(found: Any, what: str) -> list[Request]:
                 f"{what} gave a Request of {_short(one.text)} with prompt_type "
                 f"{_short(one.prompt_type)}"
             )
-        if not one.text.isascii() and not _is_unicode(one.text):
+        if SURROGATE.search(one.text):
             raise ValueError(f"{what} gave {_short(one.text)}, which holds half a character")
     return every
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether no half of a surrogate pair stands alone, which no tokenizer takes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _continuations(found: Any, what: str) -> list[Continuation]:
@@ -262,21 +250,13 @@ def _score(found: Any, what: str) -> Score:
 
 
 def _files(found: Any, what: str) -> list[tuple[str, bytes]]:
-    files = []
-    for one in _list(found, what):
-        if not isinstance(one, tuple | list) or len(one) != 2:
+    files = [tuple(one) if isinstance(one, list) else one for one in _list(found, what)]
+    for one in files:
+        if not isinstance(one, tuple) or len(one) != 2:
             raise TypeError(f"{what} gave {_short(one)}, not a path and its contents")
-        path, contents = one
-        if not isinstance(path, str) or not isinstance(contents, bytes):
-            raise TypeError(f"{what} gave {_short(contents)}, not bytes, for {_short(path)}")
-        files.append((path, contents))
+        if not isinstance(one[0], str) or not isinstance(one[1], bytes):
+            raise TypeError(f"{what} gave {_short(one[1])}, not bytes, for {_short(one[0])}")
     return files
-
-
-def _text(found: Any, what: str) -> str:
-    if not isinstance(found, str):
-        raise TypeError(f"{what} gave {_short(found)}, not a text")
-    return found
 
 
 def _list(found: Any, what: str) -> list[Any]:

@@ -7,7 +7,7 @@ check_reporter(lrd_reporters()[0])
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,7 @@ def check_metric(metric: Metric, /, **parameters: object) -> Scores:
     assert unchanged, f"{metric.name} changes the states that it is given"
     _check_equal(metric, "a second call", scores, _measured(metric, sample, parameters))
     for law in sorted(metric.invariances):
-        changed = _CHANGES[law](metric, sample)
+        changed = _changed(law, metric, sample)
         _check_equal(metric, f"a {law}", scores, _measured(metric, changed, parameters))
     return scores
 
@@ -97,11 +97,9 @@ def _check_shapes(metric: Metric, scores: Scores) -> None:
     for name, value in scores.items():
         finite = np.isfinite(np.asarray(value, dtype=np.float64)).all()
         assert finite, f"{metric.name}.{name} is not finite: {value}"
-    if metric.layer_choice is not None:
-        found = scores.get(metric.layer_choice.score)
-        assert isinstance(found, list), (
-            f"{metric.name} chooses layers by {metric.layer_choice.score}, which is no list"
-        )
+    choice = metric.layer_choice
+    layers = choice is None or isinstance(scores.get(choice.score), list)
+    assert layers, f"{metric.name} chooses layers by {choice and choice.score}, which is no list"
 
 
 def _check_equal(metric: Metric, what: str, expected: Scores, found: Scores) -> None:
@@ -111,29 +109,18 @@ def _check_equal(metric: Metric, what: str, expected: Scores, found: Scores) -> 
         assert close, f"{metric.name}.{name}: {what} changes {value} to {found[name]}"
 
 
-def _rotated(metric: Metric, sample: Sequence[Arrays]) -> list[Arrays]:
+def _changed(law: str, metric: Metric, sample: Sequence[Arrays]) -> list[Arrays]:
+    """The sample rotated, scaled, or its texts (of a sample: its states' rows) in another order."""
     width = sample[0][0].shape[-1]
     turn, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(width, width)))
-    return [[state @ turn for state in states] for states in sample]
-
-
-def _scaled(metric: Metric, sample: Sequence[Arrays]) -> list[Arrays]:
-    return [[state * 3.7 for state in states] for states in sample]
-
-
-def _permuted(metric: Metric, sample: Sequence[Arrays]) -> list[Arrays]:
-    """The texts in another order: those of a token metric one by one, else the rows of states."""
+    order = np.random.default_rng(2).permutation(len(sample[0][0]))
+    if law == "rotation":
+        return [[state @ turn for state in states] for states in sample]
+    if law == "scaling":
+        return [[state * 3.7 for state in states] for states in sample]
     if metric.needs == "tokens":
         return list(reversed(sample))
-    order = np.random.default_rng(2).permutation(len(sample[0][0]))
     return [[state[order] for state in sample[0]]]
-
-
-_CHANGES: dict[str, Callable[[Metric, Sequence[Arrays]], list[Arrays]]] = {
-    "rotation": _rotated,
-    "scaling": _scaled,
-    "permutation": _permuted,
-}
 
 
 def check_reporter(reporter: Reporter) -> dict[str, bytes]:

@@ -62,15 +62,13 @@ def one_minus_cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def equal_widths(name: str, states: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
     """The states one by one; raises UnitError where the width changes."""
-    width = None
-    for layer in range(len(states)):
-        state = states[layer]
-        if width is not None and state.shape[-1] != width:
+    width = states[0].shape[-1]
+    for layer, state in enumerate(states):
+        if state.shape[-1] != width:
             raise UnitError(
                 f"{name} compares states of one width: layer {layer} has {state.shape[-1]}, "
                 f"layer {layer - 1} has {width}"
             )
-        width = state.shape[-1]
         yield state
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from lrd_harness.hookspecs import hookimpl
 from ._directions import LAWS, directions, equal_widths, one_minus_cosine, pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import torch
 
@@ -21,16 +22,8 @@ if TYPE_CHECKING:
 @hookimpl
 def lrd_metrics() -> list[Metric]:
     """Register the metrics."""
-    return [
-        Metric(
-            name="block_influence",
-            measure=block_influence,
-            needs="tokens",
-            finish=over_tokens,
-            invariances=LAWS,
-        ),
-        Metric(name="cosine", measure=cosine, invariances=LAWS),
-    ]
+    tokens = Metric("block_influence", block_influence, "tokens", finish=over_tokens)
+    return [replace(tokens, invariances=LAWS), Metric("cosine", cosine, invariances=LAWS)]
 
 
 def block_influence(states: Sequence[torch.Tensor]) -> dict[str, float | list[float]]:
@@ -67,16 +60,9 @@ def block_influence(states: Sequence[torch.Tensor]) -> dict[str, float | list[fl
     >>> block_influence([before, 2 * before, after])["block_influence"]
     [0.0, 1.0]
     """
-    import torch
-
-    parts, before = [], None
     # State by state, which stay in the processor's cache.
-    for piece in pieces("block_influence", list(equal_widths("block_influence", states)), 1):
-        unit = directions(piece)
-        if before is not None:
-            parts.append(one_minus_cosine(before, unit).mean(dim=-1))
-        before = unit
-    influence = torch.cat(parts).tolist() if parts else []
+    single = pieces("block_influence", list(equal_widths("block_influence", states)), 1)
+    influence = _between(map(directions, single))
     return {
         "block_influence": influence,
         "cosine": [1 - value for value in influence],
@@ -122,5 +108,10 @@ def cosine(states: Sequence[torch.Tensor]) -> dict[str, list[float]]:
     >>> cosine([state, 2 * state, -state])["cosine"]
     [1.0, -1.0]
     """
-    units = (directions(state) for state in equal_widths("cosine", states))
-    return {"cosine": [1 - float(one_minus_cosine(a, b).mean()) for a, b in pairwise(units)]}
+    turned = _between(map(directions, equal_widths("cosine", states)))
+    return {"cosine": [1 - value for value in turned]}
+
+
+def _between(units: Iterable[torch.Tensor]) -> list[float]:
+    """1 - the mean cosine of each state of directions and the next."""
+    return [float(one_minus_cosine(a, b).mean()) for a, b in pairwise(units)]

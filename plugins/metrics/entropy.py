@@ -6,6 +6,7 @@ nats; S_1, its limit, is -sum of λ log λ.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf, isnan, log, nan
 from typing import TYPE_CHECKING
 
@@ -35,28 +36,14 @@ DIP_TEXTS = 4  # the dip of fewer values says nothing
 @hookimpl
 def lrd_metrics() -> list[Metric]:
     """Register the metrics."""
-    return [
-        Metric(
-            name="prompt_entropy",
-            measure=prompt_entropy,
-            needs="tokens",
-            layer_choice=Choice("prompt_entropy", "min"),
-            finish=over_texts,
-            invariances=LAWS,
-        ),
-        Metric(
-            name="dataset_entropy",
-            measure=dataset_entropy,
-            layer_choice=Choice("dataset_entropy", "min"),
-            invariances=LAWS,
-        ),
-        Metric(
-            name="effective_rank",
-            measure=effective_rank,
-            layer_choice=Choice("effective_rank", "max"),
-            invariances=LAWS,
-        ),
+    metrics = [
+        Metric("prompt_entropy", prompt_entropy, "tokens", finish=over_texts),
+        Metric("dataset_entropy", dataset_entropy),
+        Metric("effective_rank", effective_rank),
     ]
+    choices = [Choice(m.name, "max" if m.name == "effective_rank" else "min") for m in metrics]
+    pairs = zip(metrics, choices, strict=True)
+    return [replace(metric, layer_choice=choice, invariances=LAWS) for metric, choice in pairs]
 
 
 def prompt_entropy(

@@ -1,7 +1,4 @@
-"""Frenet: the path that a model's dominant subspace takes through its layers.
-
-The subspaces, and the distance between them, are those that `subspace_distance` compares as well.
-"""
+"""Frenet: the path of a model's dominant subspace through its layers, and the map of all pairs."""
 
 from __future__ import annotations
 
@@ -23,13 +20,19 @@ if TYPE_CHECKING:
 Space = Literal["feature", "sample"]
 ROUNDING = 1e-7  # of a row's length: what float32 cannot hold
 STILL = 1e-12  # a step as short as this, on average, is rounding
+# Radians. An arccos is off by rounding / angle: by 1e-12 from here on, by 1e-8 near 0, where sines
+# are needed as well, which cost several times as much.
+NEAR = 1e-3
 
 
 @hookimpl
 def lrd_metrics() -> list[Metric]:
-    """Register the metric."""
+    """Register the metrics."""
     selection = Choice("d0L", "max")
-    return [Metric("frenet", frenet, selection=selection, unit="radians", invariances=LAWS)]
+    return [
+        Metric("frenet", frenet, selection=selection, unit="radians", invariances=LAWS),
+        Metric("subspace_distance", subspace_distance, invariances=LAWS),
+    ]
 
 
 def frenet(
@@ -83,19 +86,14 @@ def frenet(
     ([0.1414, 0.1414], 0.2828, 2)
     """
     r, bases = leading_bases("frenet", states, variance, rank, space)
-    speed: list[float] = []
-    curvature: list[float] = []
-    first = before = previous = None
+    first = next(bases)
+    speed, curvature, window = [], [], [first]
     for basis in bases:  # three of them at a time, however many layers there are
-        if previous is not None:
-            speed.append(grassmann(previous, basis))
-        if before is not None:
-            curvature.append(menger(speed[-2], speed[-1], grassmann(before, basis)))
-        first = basis if first is None else first
-        before, previous = previous, basis
-    assert first is not None
-    assert previous is not None
-    d0L, arc_length = grassmann(first, previous), sum(speed)
+        speed.append(grassmann(window[-1], basis))
+        if len(window) > 1:
+            curvature.append(menger(speed[-2], speed[-1], grassmann(window[0], basis)))
+        window = [window[-1], basis]
+    d0L, arc_length = grassmann(first, window[-1]), sum(speed)
     return {
         "speed": speed,
         "curvature": curvature,
@@ -105,6 +103,67 @@ def frenet(
         "d0L_normalised": d0L / (sqrt(r) * pi / 2),
         "rank": r,
         "start": len(states) - len(speed) - 1,
+    }
+
+
+def subspace_distance(
+    states: Sequence[torch.Tensor],
+    variance: float = 0.95,
+    rank: int | None = None,
+    space: Space = "feature",
+) -> dict[str, float | list[float] | list[list[float]]]:
+    """Grassmann distance of every pair of layers, as a share of the largest there can be.
+
+    Source: Layer-wise Representation Dynamics, arXiv 2605.12714.
+
+    Parameters
+    ----------
+    states : sequence of S tensors (n, d_l)
+        Pooled texts. All S bases are held at once, (S, d, r) float64.
+    variance, rank, space
+        As in `frenet`.
+
+    Returns
+    -------
+    dict
+        ``distance``, a row per state: entry j of row i is the distance / (sqrt(r) pi/2), 0 for the
+        same subspace, 1 for orthogonal ones; ``to_last``, its last row; ``mean_distance`` over the
+        pairs; ``rank`` and ``start`` as in `frenet`.
+
+    Raises
+    ------
+    UnitError, DegenerateState, UserError
+        As `frenet`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> turn = torch.arange(8) * torch.pi / 4
+    >>> plane = torch.stack([turn.cos(), turn.sin()], dim=1).double()
+    >>> zeros = torch.zeros(8, 2)
+    >>> states = [torch.hstack([plane, zeros]), torch.hstack([zeros, plane])]
+    >>> [[round(cell, 6) for cell in row] for row in subspace_distance(states)["distance"]]
+    [[0.0, 1.0], [1.0, 0.0]]
+    """
+    import torch
+
+    r, found = leading_bases("subspace_distance", states, variance, rank, space)
+    bases = torch.stack(list(found))
+    distance = torch.zeros(len(bases), len(bases), dtype=torch.float64)
+    for i in range(len(bases) - 1):
+        cosines = torch.linalg.svdvals(bases[i].T @ bases[i + 1 :])  # (S - i - 1, r)
+        row = cosines.clamp(max=1).arccos().norm(dim=1)
+        for j in (row < NEAR).nonzero().flatten().tolist():
+            row[j] = grassmann(bases[i], bases[i + 1 + j])
+        distance[i, i + 1 :] = row
+    distance /= sqrt(r) * pi / 2
+    pairs = len(bases) * (len(bases) - 1) / 2
+    return {
+        "distance": (distance + distance.T).tolist(),
+        "to_last": distance[:, -1].tolist(),
+        "mean_distance": float(distance.sum()) / pairs,
+        "rank": r,
+        "start": len(states) - len(bases),
     }
 
 

@@ -13,9 +13,11 @@ from ._directions import LAWS, directions
 from .entropy import bounded, check_order, entropy_of_gram, entropy_of_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import torch
+
+    from lrd_harness.contracts import Values
 
 
 PAIR = 2
@@ -30,31 +32,14 @@ def lrd_metrics() -> list[Metric]:
     lidar's `delta` has the states' own scale, so "scaling" is no law of it; dime's permutations are
     drawn by number, so the order of texts matters.
     """
+    rows: list[tuple[Callable[..., Values], int, Choice, frozenset[str]]] = [
+        (infonce, PAIR, Choice("mi", "max"), LAWS),
+        (lidar, LIDAR_VIEWS, Choice("lidar", "max"), LAWS - {"scaling"}),
+        (dime, PAIR, Choice("dime", "min"), LAWS - {"permutation"}),
+    ]
     return [
-        Metric(
-            name="infonce",
-            measure=infonce,
-            needs="views",
-            views=PAIR,
-            layer_choice=Choice("mi", "max"),
-            invariances=LAWS,
-        ),
-        Metric(
-            name="lidar",
-            measure=lidar,
-            needs="views",
-            views=LIDAR_VIEWS,
-            layer_choice=Choice("lidar", "max"),
-            invariances=LAWS - {"scaling"},
-        ),
-        Metric(
-            name="dime",
-            measure=dime,
-            needs="views",
-            views=PAIR,
-            layer_choice=Choice("dime", "min"),
-            invariances=LAWS - {"permutation"},
-        ),
+        Metric(measure.__name__, measure, "views", None, choice, views, invariances=laws)
+        for measure, views, choice, laws in rows
     ]
 
 

@@ -38,6 +38,10 @@ APART = 8  # models, or groups of them, that are told apart by colours of their 
 FACETS = 12
 STEP = 4  # of the 101 depths of a mean curve every fourth is drawn
 OF = {"kind": "kinds of models", "family": "families", "task type": "task types"}
+MAPS, LAYERS, SIDE = 6, 33, 220  # maps; their rows, more being thinned out; their pixels
+BINS = 25  # of a distribution, as drawn
+Grid = list[list[float]]
+_LAYERS = alt.Axis(labelOverlap=True, labelAngle=0, ticks=False, grid=False)
 PER_PANEL = "Scores are 0 to 1, higher is better; every other panel is a profile in its own unit."
 
 
@@ -99,11 +103,6 @@ def ordered(rows: Sequence[dict[str, Any]], field: str) -> list[dict[str, Any]]:
     """The rows with the place of their panel, 0 first, as "order": panels as they first come up."""
     names = {name: i for i, name in enumerate(dict.fromkeys(row[field] for row in rows))}
     return [{**row, "order": names[row[field]]} for row in rows]
-
-
-def panels(field: str) -> alt.Facet:
-    """A panel for each value of a field of rows that are `ordered` by it."""
-    return alt.Facet(f"{field}:N", sort=alt.EncodingSortField("order", op="min"), title=None)
 
 
 def dash(field: str, names: Sequence[str], title: str | None = None) -> alt.StrokeDash:
@@ -187,11 +186,16 @@ def curves(report: Report, prefix: str) -> Figure | None:
     return figure(prefix, "curves", title, caption, rows, faceted(chart, "name"))
 
 
-def faceted(chart: Any, by: str, height: int = 150) -> Any:
-    """A panel for each value of a field, three in a row."""
-    cell = chart.properties(width=WIDTH, height=height)
-    made = cell.facet(panels(by), columns=3, data=DATA)
-    return made.resolve_scale(y="independent").resolve_axis(x="independent")
+def faceted(cell: Any, by: str, height: int = 150, width: int = WIDTH, free: str = "y") -> Any:
+    """A panel for each value of a field of rows that are `ordered` by it, three in a row.
+
+    free: the scales that are each panel's own, "y" or "xy"; "" for none.
+    """
+    panels = alt.Facet(f"{by}:N", sort=alt.EncodingSortField("order", op="min"), title=None)
+    made = cell.properties(width=width, height=height).facet(panels, columns=3, data=DATA)
+    if free:
+        made = made.resolve_scale(**dict.fromkeys(free, "independent"))
+    return made.resolve_axis(x="independent", y="independent")
 
 
 def side_tasks(report: Report, prefix: str) -> Callable[[str], bool]:
@@ -203,23 +207,24 @@ def side_tasks(report: Report, prefix: str) -> Callable[[str], bool]:
 
 def _curves(report: Report, prefix: str, models: Mapping[Any, Row]) -> Iterator[dict[str, Any]]:
     """The means over tasks; a curve of one layer is none."""
-    layers, profiles = report.get("layers"), report.get(f"{prefix}profiles")
-    if layers is None or profiles is None:
+    recorded, profiles = report.get("layers"), report.get(f"{prefix}profiles")
+    if recorded is None or profiles is None:
         return
     main = [r["source"] for r in profiles.rows if r["grouping"] == "all" and r["main"]][:FACETS]
-    ours = side_tasks(report, prefix)
-    found: dict[tuple[str, Any], dict[str, dict[int, float]]] = {}
-    for row in layers.rows:
-        key = row["model"], row["revision"]
-        if key in models and ours(row["task"]):
-            for source in main:
-                value = valued(row.get(source))
-                if value is not None:
-                    by_task = found.setdefault((source, key), {})
-                    by_task.setdefault(row["task"], {})[int(row["layer"])] = value
+    of_side = side_tasks(report, prefix)
+    rows: dict[Any, list[Row]] = {key: [] for key in models}
+    for row in recorded.rows:
+        if (row["model"], row["revision"]) in models and of_side(row["task"]):
+            rows[row["model"], row["revision"]].append(row)
     for source in main:
         for key, model in models.items():
-            means = _means(found.get((source, key), {}).values())
+            tasks: dict[str, dict[int, float]] = {}
+            for row in rows[key]:
+                if (value := valued(row.get(source))) is not None:
+                    tasks.setdefault(row["task"], {})[int(row["layer"])] = value
+            # at every layer that all of them have
+            layers = sorted(set.intersection(*map(set, tasks.values()))) if tasks else []
+            means = {n: fsum(t[n] for t in tasks.values()) / len(tasks) for n in layers}
             depth = max(valued(model.get("blocks")) or 0, *means, 1)
             for layer, value in means.items() if len(means) > 1 else ():
                 yield {
@@ -232,13 +237,6 @@ def _curves(report: Report, prefix: str, models: Mapping[Any, Row]) -> Iterator[
                 }
 
 
-def _means(tasks: Iterable[Mapping[int, float]]) -> dict[int, float]:
-    """The mean over tasks at every layer that all of them have."""
-    several = list(tasks)
-    layers = sorted(set.intersection(*map(set, several))) if several else []
-    return {layer: fsum(task[layer] for task in several) / len(several) for layer in layers}
-
-
 def groups(report: Report, prefix: str, grouping: str) -> Figure | None:
     """Mean curves along depth of kinds of models, families or types of tasks, side by side.
 
@@ -248,12 +246,16 @@ def groups(report: Report, prefix: str, grouping: str) -> Figure | None:
     profiles = report.get(f"{prefix}profiles")
     if profiles is None:
         return None
-    held = [row for row in profiles.rows if row["grouping"] == grouping and row["main"]]
-    if grouping == "family" and _shapes(held) == _shapes(
-        [row for row in profiles.rows if row["grouping"] == "kind" and row["main"]]
-    ):
+    main = [row for row in profiles.rows if row["main"]]
+    held = [row for row in main if row["grouping"] == grouping]
+    # curves without the names of their groups
+    shapes = [
+        sorted(f"{row['source']} {row['means']}" for row in main if row["grouping"] == by)
+        for by in (grouping, "kind")
+    ]
+    if grouping == "family" and shapes[0] == shapes[1]:
         return None
-    sources = list(dict.fromkeys(row["source"] for row in profiles.rows if row["main"]))[:9]
+    sources = list(dict.fromkeys(row["source"] for row in main))[:9]
     every = list(dict.fromkeys(row["group"] for row in held if row["source"] in sources))
     shown = every[:APART]
     held = [row for row in held if row["source"] in sources and row["group"] in shown]
@@ -272,11 +274,6 @@ def groups(report: Report, prefix: str, grouping: str) -> Figure | None:
     title, name = f"{OF[grouping]} along depth", f"profiles-{grouping.replace(' ', '-')}"
     chart = faceted(_bands(rows, grouping), "name")
     return figure(prefix, name, title, caption, rows, chart)
-
-
-def _shapes(rows: Iterable[Row]) -> list[str]:
-    """Curves without the names of their groups."""
-    return sorted(f"{row['source']} {row['means']}" for row in rows)
 
 
 def _size(rows: Iterable[Row], group: str) -> str:
@@ -323,3 +320,125 @@ def _bands(rows: Rows, grouping: str) -> Any:
             tooltip=tips(rows, ("name", "group", "depth", "mean", "models")),
         ),
     )
+
+
+def distances(report: Report, prefix: str) -> Figure | None:
+    """How far apart each two layers are: a map per model, of the first metric that measures it."""
+    metric, maps = _maps(report, prefix, square=True)
+    rows = [
+        {"model": model, "layer": layers[i], "other layer": layers[j], "distance": grid[i][j]}
+        for model, layers, grid in maps
+        for i in _thinned(len(layers))
+        for j in _thinned(len(layers))
+    ]
+    caption = (
+        f"{plain(metric)} between the states of each two layers, mean over tasks: dark is near, "
+        "bright is far; blocks along the diagonal are layers that do much the same."
+    )
+    scale = plain(metric)
+    scale += " (0 the same, 1 orthogonal)" if metric == "subspace_distance" else ""
+    x = {"x": alt.X("other layer:O", title="layer", axis=_LAYERS)}
+    title = "how far apart the layers are"
+    return _map(report, prefix, "distances", title, caption, rows, x, "distance", scale)
+
+
+def entropies(report: Report, prefix: str) -> Figure | None:
+    """How the texts' entropies spread in each layer: a map per model."""
+    metric, maps = _maps(report, prefix, square=False)
+    rows = []
+    for model, layers, grid in maps:
+        for i in _thinned(len(layers)):
+            shares = _shares(grid[i])
+            for k, share in enumerate(shares):
+                ends = {"from": k / len(shares), "to": (k + 1) / len(shares)}
+                rows.append({"model": model, "layer": layers[i], **ends, "share": share})
+    caption = (
+        f"{plain(metric)} of single texts, as a share of its bound (0 to 1), layer by layer from "
+        "the input (bottom) to the last layer (top): the brighter, the more of the texts lie "
+        "there (% of texts, all tasks)."
+    )
+    along = "share of the bound (0 to 1)"
+    x = {"x": alt.X("from:Q", scale=alt.Scale(domain=[0, 1]), title=along), "x2": "to"}
+    title = "the entropies of single texts"
+    return _map(report, prefix, "entropies", title, caption, rows, x, "share", "% of texts")
+
+
+def _maps(
+    report: Report, prefix: str, square: bool
+) -> tuple[str, list[tuple[str, list[int], Grid]]]:
+    """The first metric with such a table, and of the first models the mean of it over tasks.
+
+    square: a value for each two layers; else the counts of a histogram in each layer.
+    """
+    values, models = report.get("values"), labels(report, prefix)
+    ours = side_tasks(report, prefix)
+    held: dict[tuple[str, str], dict[Any, dict[str, dict[int, list[float]]]]] = {}
+    for row in values.rows if values else ():
+        key = row["model"], row["revision"]
+        whole = row["kind"] == "table" and row["variant"] == "full"
+        if whole and key in models and ours(row["task"]):
+            tasks = held.setdefault((row["source"], row["name"]), {}).setdefault(key, {})
+            cells = tasks.setdefault(row["task"], {}).setdefault(int(row["layer"]), [])
+            cells[int(row["place"]) :] = [float(row["value"])]  # a newer record counts
+    for (metric, name), by_model in held.items():
+        found = []
+        for key in [key for key in models if key in by_model][:MAPS]:
+            tables = list(by_model[key].values())
+            forms = [[(layer, len(cells)) for layer, cells in t.items()] for t in tables]
+            alike = [t for t, form in zip(tables, forms, strict=True) if form == forms[0]]
+            layers = list(tables[0])
+            grid = [
+                [fsum(cell) / len(alike) for cell in zip(*(t[n] for t in alike), strict=True)]
+                for n in layers
+            ]
+            found.append((plain(models[key]["model"]), layers, grid))
+        layers, grid = found[0][1:]
+        if (len(grid[0]) == len(layers) > 2) if square else name == "histogram":
+            return metric, found
+    return "", []
+
+
+def _thinned(count: int) -> list[int]:
+    """At most LAYERS places of that many, evenly spread, the first and the last among them."""
+    most = min(count, LAYERS)
+    return [round(i * (count - 1) / max(1, most - 1)) for i in range(most)]
+
+
+def _shares(counts: Sequence[float]) -> list[float]:
+    """Counts in fewer bins, in percent of all; only whole bins are put together."""
+    width = max(1, len(counts) // BINS) if len(counts) % BINS == 0 else 1
+    joined = [sum(counts[i : i + width]) for i in range(0, len(counts), width)]
+    whole = sum(joined) or 1
+    return [100 * count / whole for count in joined]
+
+
+def _map(
+    report: Report,
+    prefix: str,
+    name: str,
+    title: str,
+    caption: str,
+    rows: list[dict[str, Any]],
+    across: Mapping[str, Any],
+    shade: str,
+    of: str,
+) -> Figure | None:
+    """A map per model: layers upwards, and across layers or shares; None without rows."""
+    if not rows:
+        return None
+    drawn, models = len({row["model"] for row in rows}), len(labels(report, prefix))
+    caption += f" n = {counted(drawn, 'model')}"
+    caption += f", the first of {models:,}." if drawn < models else "."
+    legend = alt.Legend(
+        type="gradient", direction="horizontal", gradientLength=180, tickCount=4, titleLimit=300
+    )
+    scale = alt.Scale(scheme="viridis")
+    cell = alt.Chart(DATA).mark_rect()
+    cell = cell.encode(
+        y=alt.Y("layer:O", sort="descending", axis=_LAYERS),
+        color=alt.Color(f"{shade}:Q", title=of, scale=scale, legend=legend),
+        tooltip=tips(rows, list(rows[0])),
+        **across,
+    )
+    chart = faceted(cell, "model", SIDE, SIDE, free="xy")
+    return figure(prefix, name, title, caption, ordered(rows, "model"), chart)

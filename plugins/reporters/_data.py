@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, count
 from typing import Any, TypeVar
 
 from lrd_harness.errors import plain
@@ -141,12 +142,10 @@ def _both(
     cells = [[_clean(row.get(column), kinds.get(column, str)) for column in header] for row in rows]
     yield f"{name}.csv", files.written(header, cells).encode()
     types = {str: pa.string(), int: pa.int64(), float: pa.float64()}
-    arrays = [
-        pa.array([row[i] for row in cells], type=types[kinds.get(column, str)])
-        for i, column in enumerate(header)
-    ]
+    schema = pa.schema([(column, types[kinds.get(column, str)]) for column in header])
+    columns = list(zip(*cells, strict=True)) or [()] * len(header)
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(arrays, names=list(header)), sink)
+    pq.write_table(pa.table(columns, schema=schema), sink)
     yield f"{name}.parquet", bytes(sink.getvalue())
 
 
@@ -222,18 +221,12 @@ def interchange(report: Report) -> dict[str, list[Sequence[Any]]]:
     found: dict[str, list[Sequence[Any]]] = {
         "scores": [] if any(abs(row[3]) > 1 for row in scores) else scores,
         "metrics": [(*place, value) for place, value in measured.items()],
-        "models": [
-            (
-                names[m["name"], m["revision"]],
-                m["parameters"] / 1e6 if m["parameters"] else None,
-                m["width"],
-                m["blocks"],
-                families.get(m["family"]) if m["family"] else None,
-                m["released"],
-            )
-            for m in models.rows
-        ],
+        "models": [],
     }
+    for m in models.rows:
+        size = (m["parameters"] / 1e6 if m["parameters"] else None, m["width"], m["blocks"])
+        kind = (families.get(m["family"]) if m["family"] else None, m["released"])
+        found["models"].append((names[m["name"], m["revision"]], *size, *kind))
     return {name: held for name, held in found.items() if held}
 
 
@@ -245,19 +238,12 @@ def distinct(names: Mapping[Named, str]) -> dict[Named, str]:
     """
     found: dict[Named, str] = {}
     taken: set[str] = set()
-    for one, name in names.items():
-        if name and readable(name) == name and name not in taken:
-            found[one] = name
-            taken.add(name)
-    for one, name in names.items():
-        if one not in found:
-            new = start = readable(name) or "unnamed"
-            number = 1
-            while new in taken:
-                number += 1
-                new = f"{start} ({number})"
-            taken.add(new)
-            found[one] = new
+    # those that are read as they are come first, and keep their names
+    for one in sorted(names, key=lambda one: names[one] != (readable(names[one]) or None)):
+        start = readable(names[one]) or "unnamed"
+        numbered = (f"{start} ({number})" for number in count(2))
+        found[one] = next(name for name in chain([start], numbered) if name not in taken)
+        taken.add(found[one])
     return found
 
 

@@ -28,17 +28,18 @@ from ._charts import (
     counted,
     curves,
     dash,
+    distances,
+    entropies,
+    faceted,
     family,
     figure,
     groups,
     labels,
     ordered,
-    panels,
     tips,
     vega_lite,
 )
 from ._data import valued
-from ._maps import distances, entropies
 
 SCALE = 2  # PNG pixels a unit
 LABELLED = 25  # models; more names would cover each other
@@ -130,15 +131,9 @@ def _rho(row: Any) -> dict[str, Any]:
     """With an interval over models, which counts for models not seen, if any; else over tasks."""
     over = "models" if row.get("models_low") is not None else "tasks"
     start = "models_" if over == "models" else ""
-    found = {
-        "predictor": plain(row["predictor"]),
-        "kind": row["kind"],
-        "rho": row["rho"],
-        "low": row.get(f"{start}low"),
-        "high": row.get(f"{start}high"),
-        "n": row.get("n") or 0,
-    }
-    found["interval over"] = None if found["low"] is None else over
+    found = {"predictor": plain(row["predictor"]), "kind": row["kind"], "rho": row["rho"]}
+    found |= {"low": row.get(f"{start}low"), "high": row.get(f"{start}high")}
+    found |= {"n": row.get("n") or 0, "interval over": None if found["low"] is None else over}
     return found | {name: row[name] for name in ("p", "significant") if name in row}
 
 
@@ -205,19 +200,12 @@ def _ranks(
     for name, places in columns.items():
         for row, place in list(zip(models, places, strict=True))[:POINTS]:
             info = known.get((row["model"], row["revision"]), row)
+            label = {"model": plain(info["model"]), "label": short(info["model"])}
+            ranks = {"actual rank": row[f"{prefix}rank"], "predicted rank": place}
+            point = {"predictor": name, **label, "family": family(info), **ranks}
             if place is not None:
-                rows.append(
-                    {
-                        "predictor": name,
-                        "model": plain(info["model"]),
-                        "label": short(info["model"]),
-                        "family": family(info),
-                        "actual rank": row[f"{prefix}rank"],
-                        "predicted rank": place,
-                        "score": row[f"{prefix}score"],
-                        "right": place > (1 + highest) / 2,
-                    }
-                )
+                right = place > (1 + highest) / 2
+                rows.append({**point, "score": row[f"{prefix}score"], "right": right})
     return rows
 
 
@@ -251,13 +239,7 @@ def _scatter(rows: Rows, models: int) -> Any:
                 labels.encode(x=x, y=y, text="label:N").transform_filter(f"datum.right == {side}")
             )
     height = max(160, min(330, 14 * models))
-    return _apart(alt.layer(*layers), "predictor", height)
-
-
-def _apart(cell: Any, by: str, height: int) -> Any:
-    """A panel for each value of a field, all on the same scales."""
-    made = cell.properties(width=WIDTH, height=height).facet(panels(by), columns=3, data=DATA)
-    return made.resolve_axis(x="independent", y="independent")
+    return faceted(alt.layer(*layers), "predictor", height, free="")
 
 
 def _ticks(highest: int) -> list[int]:
@@ -285,10 +267,8 @@ def pruning(report: Report) -> Figure | None:
         "good as whole), by the share of the candidate blocks that is removed."
     )
     if seeds:
-        caption += (
-            f" Grey: random removal, its median and its interval over {counted(seeds, 'seed')}; "
-            "a rule has to lie above the band."
-        )
+        caption += " Grey: random removal, its median and its interval over "
+        caption += f"{counted(seeds, 'seed')}; a rule has to lie above the band."
     drawn = min(len(every), FACETS)
     caption += f" n = {counted(drawn, 'panel')}, one per model and kind of task"
     caption += f", the first of {len(every)}." if len(every) > drawn else "."
@@ -327,4 +307,4 @@ def _budgets(rows: Rows, rules: Sequence[str]) -> Any:
         tooltip=tips(rows, names),
     )
     zero = base.mark_rule(color=GREY, strokeWidth=1).encode(y=alt.datum(0))
-    return _apart(alt.layer(band, median, zero, drawn), "panel", 170)
+    return faceted(alt.layer(band, median, zero, drawn), "panel", 170, free="")

@@ -60,18 +60,11 @@ def latex(report: Report) -> str:
     for sheet in sheets(report):
         parts += _sheet(sheet)
     parts += [_list(title, lines) for title, lines in sentences(report)]
-    return "\n".join(_cleared(parts))
-
-
-def _cleared(parts: Sequence[str]) -> list[str]:
-    """The parts, all tables set after every so many of them: held back, they would be too many."""
-    made, tables = [], 0
-    for part in parts:
-        made.append(part)
-        tables += part.startswith(TABLE)
-        if part.startswith(TABLE) and tables % FLOATS == 0:
-            made.append("\\clearpage\n")
-    return made
+    # all tables are set after every so many of them: held back, they would be too many
+    places = [i for i, part in enumerate(parts) if part.startswith(TABLE)][FLOATS - 1 :: FLOATS]
+    for place in reversed(places):
+        parts.insert(place + 1, "\\clearpage\n")
+    return "\n".join(parts)
 
 
 def escape(text: str) -> str:
@@ -99,19 +92,14 @@ def _sheet(sheet: Sheet) -> list[str]:
     made = []
     for number, (columns, room) in enumerate(tables, start=1):
         which = f" ({number} of {len(tables)})" if len(tables) > 1 else ""
-        tabulars = _tabulars(columns, room, below if number == len(tables) else 0)
-        for tabular in tabulars:
+        for tabular in _tabulars(columns, room, below if number == len(tables) else 0):
             made.append(
                 f"{TABLE}[htbp]\n\\centering\\footnotesize\\setlength{{\\tabcolsep}}{{3pt}}\n"
                 f"\\caption{{{escape(sheet.title + which)}}}\n{tabular}"
             )
             which = which.removesuffix(", continued") + ", continued"
-    return [
-        f"{table}\\par\\smallskip\\raggedright\n{legend}\\end{{table}}\n"
-        if table is made[-1]
-        else f"{table}\\end{{table}}\n"
-        for table in made
-    ]
+    made[-1] += f"\\par\\smallskip\\raggedright\n{legend}"
+    return [f"{table}\\end{{table}}\n" for table in made]
 
 
 def _tabulars(columns: Sequence[TextColumn], room: int, below: int) -> list[str]:

@@ -98,7 +98,9 @@ def _sections(report: Report, drawn: Sequence[Figure]) -> list[Part]:
         parts["base" if note.startswith(BASE) else "verdict"]["notes"].append(note)
     parts["verdict"]["notes"].sort(key=lambda note: LEAD not in note)
     for figure in drawn:
-        parts[_figure_place(figure.name)]["figures"].append(_drawing(figure, next(ids)))
+        place = "base" if figure.name.startswith("base-") else "figures"
+        place = {"predictors": "verdict", "pruning": "pruning"}.get(figure.name, place)
+        parts[place]["figures"].append(_drawing(figure, next(ids)))
     for sheet in sheets(report):
         place = _table_place(sheet.name)
         if place == "tables" and not parts["ranking"]["sheets"]:
@@ -111,12 +113,6 @@ def _sections(report: Report, drawn: Sequence[Figure]) -> list[Part]:
     return [part for part in parts.values() if any(part[name] for name in names)]
 
 
-def _figure_place(name: str) -> str:
-    """The section of a figure."""
-    known = {"predictors": "verdict", "pruning": "pruning"}
-    return known.get(name, "base" if name.startswith("base-") else "figures")
-
-
 def _table_place(name: str) -> str:
     """The section of a table; the first one of "tables" is the ranking."""
     own = name.removeprefix("base.")
@@ -127,13 +123,9 @@ def _table_place(name: str) -> str:
 
 def _table(sheet: Sheet, ident: int) -> Part:
     columns = [
-        {
-            "heading": column.heading,
-            "cells": column.cells,
-            "align": "left" if column.left else "right",
-            "key": column.key,
-        }
-        for column in sheet.columns
+        {"heading": c.heading, "cells": c.cells, "align": "left" if c.left else "right"}
+        | {"key": c.key}
+        for c in sheet.columns
     ]
     data: Part = {"title": sheet.title, "file": file_name(sheet.name), "columns": columns}
     data["families"] = sheet.families

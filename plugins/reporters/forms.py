@@ -15,7 +15,7 @@ from lrd_harness.report import Report
 def lrd_reporters() -> Sequence[Reporter]:
     """All of them; what they need is imported when they are used, as listings call this too."""
     texts = [
-        ("table", _later("_terminal", "terminal"), "", "for a terminal"),
+        ("table", _later("_sheets", "terminal"), "", "for a terminal"),
         ("md", _later("_markdown", "markdown"), ".md", "Markdown"),
         ("csv", _table_csv("models"), ".csv", "one row per model"),
         ("json", _later("_data", "as_json"), ".json", "everything, for programs"),

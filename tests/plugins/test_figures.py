@@ -18,7 +18,6 @@ from lrd_harness.report import Report
 
 figures: Any = importlib.import_module("lrd_harness.plugins.reporters._figures")
 charts: Any = importlib.import_module("lrd_harness.plugins.reporters._charts")
-maps: Any = importlib.import_module("lrd_harness.plugins.reporters._maps")
 
 SVG = "{http://www.w3.org/2000/svg}"
 TAGS = "svg g path text rect line defs clipPath title tspan linearGradient stop".split()
@@ -41,10 +40,6 @@ def test_a_full_report_has_every_figure_and_says_what_of() -> None:
         assert figure.alt.endswith(".")
         assert "n = " in figure.caption or "model" in figure.caption
         assert figure.rows
-
-
-def test_a_report_of_another_kind_has_none() -> None:
-    assert figures.figures(Report("", (table("spread", [{"a": 1}]),))) == []
 
 
 def test_predictors_are_those_of_the_tasks_else_of_the_means() -> None:
@@ -160,7 +155,7 @@ def test_maps_hold_the_mean_distances_and_all_texts_of_each_layer() -> None:
     counts = [sum(cells("histogram", 2, place)) for place in range(BINS)]
     pairs = [a + b for a, b in zip(counts[::2], counts[1::2], strict=True)]
     assert shares == pytest.approx([100 * count / sum(counts) for count in pairs])
-    assert len({row["model"] for row in entropies}) == maps.MAPS
+    assert len({row["model"] for row in entropies}) == charts.MAPS
     assert "the first of 8" in MADE["entropies"].caption
 
 

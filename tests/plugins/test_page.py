@@ -128,10 +128,6 @@ def test_headings_are_in_order_and_every_reference_leads_somewhere() -> None:
     assert {"main", "nav", "header"} <= set(tags)
 
 
-def test_the_same_report_gives_the_same_page() -> None:
-    assert parts.page(report()) == TEXT
-
-
 def test_hostile_names_add_no_element_and_break_no_block() -> None:
     text = parts.page(report(HOSTILE))
     read = Read(text)
@@ -198,16 +194,3 @@ def test_the_script_is_kept_in_the_cache_and_is_not_strange_there(
 
 def _full(path: Path, text: str) -> None:
     raise StorageFull("no space")
-
-
-@pytest.mark.parametrize(
-    ("title", "name"),
-    [
-        ("Leaderboard: 4 models, 4 tasks", "leaderboard-4-models-4-tasks"),
-        ("../../etc/passwd", "etc-passwd"),
-        ("模型", "table"),
-        ("x" * 200, "x" * 60),
-    ],
-)
-def test_titles_become_plain_file_names(title: str, name: str) -> None:
-    assert parts.file_name(title) == name

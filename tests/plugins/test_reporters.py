@@ -26,7 +26,6 @@ from lrd_harness.testing import check_reporter
 
 forms: Any = importlib.import_module("lrd_harness.plugins.reporters.forms")
 sheets: Any = importlib.import_module("lrd_harness.plugins.reporters._sheets")
-terminal: Any = importlib.import_module("lrd_harness.plugins.reporters._terminal")
 
 TEXTS = ("table", "md", "csv", "json", "layers", "pruning", "checkpoints", "latex", "html")
 FOLDERS = ("figures", "tidy", "cards")
@@ -48,7 +47,7 @@ def made(*columns: Column, **cells: list[Any]) -> Report:
 
 def lines(held: Report, width: int = 80) -> list[list[str]]:
     """The words of every line in a terminal."""
-    return [line.split() for line in terminal.terminal(held, width).splitlines()]
+    return [line.split() for line in sheets.terminal(held, width).splitlines()]
 
 
 def test_the_hook_gives_the_built_in_forms() -> None:
@@ -88,7 +87,7 @@ def test_every_form_copes_with_a_report_of_nothing(name: str, held: Report) -> N
 @pytest.mark.parametrize("width", [40, 80, 120, 240])
 @pytest.mark.parametrize("hostile", [False, True])
 def test_a_terminal_is_never_too_narrow(width: int, hostile: bool) -> None:
-    text = terminal.terminal(ODD if hostile else HELD, width)
+    text = sheets.terminal(ODD if hostile else HELD, width)
     assert max(map(cell_len, text.splitlines())) <= width
     assert "\x1b" not in text
     assert "…" not in text  # nothing is cut off
@@ -100,7 +99,7 @@ def test_a_terminal_is_never_too_narrow(width: int, hostile: bool) -> None:
 def test_the_table_is_as_wide_as_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     for columns in (80, 160):
         monkeypatch.setenv("COLUMNS", str(columns))
-        assert write("table", HELD) == terminal.terminal(HELD, columns)
+        assert write("table", HELD) == sheets.terminal(HELD, columns)
 
 
 @pytest.mark.parametrize(
@@ -153,14 +152,6 @@ def test_places_errors_units_and_directions_are_shown() -> None:
     assert not {"secret", "stderr", "nothing"} & set(heading.split())
 
 
-def test_names_break_where_they_read_well() -> None:
-    name = "sentence-transformers/all-mpnet-base-v2"
-    assert sheets.wrap(name, 24) == ["sentence-transformers/", "all-mpnet-base-v2"]
-    assert sheets.wrap("TwentyNewsgroupsClustering", 18) == ["TwentyNewsgroups", "Clustering"]
-    assert sheets.wrap("x" * 7, 3) == ["xxx", "xxx", "x"]
-    assert sheets.wrap("漢字漢字", 5) == ["漢字", "漢字"]
-
-
 def test_what_is_too_wide_goes_on_in_tables_with_the_same_keys() -> None:
     columns = [
         Column("model", key=True),
@@ -183,7 +174,7 @@ def test_what_is_too_wide_goes_on_in_tables_with_the_same_keys() -> None:
 
 def test_of_many_errors_the_first_are_shown_and_the_others_counted() -> None:
     held = replace(HELD, errors=tuple(f"m{i}: NotFinite: state\n3" for i in range(30)))
-    text = terminal.terminal(held, 80)
+    text = sheets.terminal(held, 80)
     assert "Errors: 30" in text
     assert "m9: NotFinite: state\\n3" in text
     assert "m10" not in text
@@ -282,3 +273,44 @@ def test_json_has_null_for_what_is_no_number_and_numbers_of_numpy_as_numbers() -
     (row,) = json.loads(write("json", Report("", (table("t", [cells]),))))["tables"]["t"]["rows"]
     wanted = {"a": None, "b": None, "c": [None, 1.5], "d": 0.5, "e": [0, 1], "f": True, "g": None}
     assert row == wanted
+
+
+# ---------------------------------------------------------------- a new statistic
+
+
+def spread(held: Report) -> Table:
+    """How far apart the models' scores are: a statistic that no form has heard of."""
+    scores = held.table("models").column("score")
+    row = {"predictor": "all models", "range": max(scores) - min(scores), "n": len(scores)}
+    columns = (
+        Column("predictor", key=True),
+        Column("range", "range of scores", "0 to 1", form=".4f"),
+        Column("n", "models"),
+    )
+    return Table("spread", "How far apart the models are", columns, [row], ("Not robust.",))
+
+
+NEW = replace(HELD, tables=(*HELD.tables, spread(HELD)))
+RANGE = NEW.table("spread").rows[0]["range"]
+
+
+@pytest.mark.parametrize("form", ["table", "md", "latex", "html"])
+def test_people_see_it_with_its_unit_and_caption(form: str) -> None:
+    text = write(form, NEW)
+    for part in ("How far apart the models are", "(0 to 1)", f"{RANGE:.4f}", "Not robust."):
+        assert part in text
+    assert "How far apart the models" not in write(form, HELD)
+
+
+def test_programs_get_it_in_full() -> None:
+    assert json.loads(write("json", NEW))["tables"]["spread"]["rows"][0]["range"] == RANGE
+    assert write("csv", NEW.only(["spread"])) == f"predictor,range,n\nall models,{RANGE!r},8\n"
+
+
+def test_the_tidy_form_has_it_as_statistics() -> None:
+    files = dict(FORMS["tidy"].files(NEW))
+    rows = read(files["statistics.csv"].decode())
+    (row,) = (row for row in rows if row["about"] == "spread")
+    found = (row["predictor"], row["statistic"], float(row["value"]))
+    assert found == ("all models", "range", RANGE)
+    assert (row["board"], float(row["n"])) == ("embedding", 8)

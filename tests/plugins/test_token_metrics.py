@@ -158,18 +158,6 @@ def test_prompt_entropy_over_texts():
     assert "mean_histogram" not in whole
 
 
-def test_two_groups_of_texts_show_in_the_dip():
-    rng = np.random.RandomState(0)
-    two = rng.randn(60) / 20 + np.repeat([1.0, 3.0], 30)
-    values = [
-        Scores({"prompt_entropy": [one, v], "normalised": [0.5, 0.5]}, states=2)
-        for one, v in zip(rng.randn(60) / 20 + 2, two, strict=True)
-    ]
-    whole = finish(PROMPT, values)
-    assert whole["dip_p"][0] > 0.1
-    assert whole["dip_p"][1] < 0.01
-
-
 def test_the_dip_of_few_texts_and_of_equal_ones():
     one = Scores({"prompt_entropy": [1.0, math.nan], "normalised": [0.5, math.nan]}, states=2)
     few_texts = finish(PROMPT, [one] * 3)

@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.linalg import sqrtm
 from scipy.special import log_softmax
 
 from lrd_harness import measure
@@ -58,31 +57,6 @@ def test_infonce_of_equal_and_of_unrelated_views():
     assert all(loss > 0 for loss in same["loss"])  # small, and not rounded to 0
     unrelated = measure(INFONCE, R(1, 2, 200, 2, 50), temperature=1)
     assert unrelated["mi"] == pytest.approx([0, 0], abs=0.01)
-
-
-def plain_lidar(h, delta=1e-4):
-    """The definition, scatter by scatter, with a matrix square root."""
-    n, q, d = h.shape
-    means = h.mean(1)
-    centre = means.mean(0)
-    between = sum(np.outer(m - centre, m - centre) for m in means) / n
-    within = sum(
-        np.outer(h[i, j] - means[i], h[i, j] - means[i]) for i in range(n) for j in range(q)
-    )
-    root = np.linalg.inv(sqrtm(within / (n * q) + delta * np.eye(d)).real)
-    values = np.linalg.eigvalsh(root @ between @ root)
-    p = np.clip(values, 0, None) / values.clip(0).sum()
-    return -(p[p > 0] * np.log(p[p > 0])).sum()
-
-
-@pytest.mark.parametrize(("n", "q", "d"), [(12, 3, 5), (9, 2, 30), (40, 16, 7), (9, 4, 1)])
-def test_lidar_by_its_definition(n, q, d):
-    x = R(0, 2, n, 1, d) * np.linspace(1, 3, d) + 0.5 * R(1, 2, n, q, d)
-    scores = measure(LIDAR, x)
-    np.testing.assert_allclose(scores["lidar"], [plain_lidar(h) for h in x], rtol=1e-6, atol=1e-12)
-    assert ("normalised" in scores) == (d > 1)
-    other = measure(LIDAR, x, delta=0.1)["lidar"]
-    np.testing.assert_allclose(other, [plain_lidar(h, 0.1) for h in x], rtol=1e-6, atol=1e-12)
 
 
 def exact_lidar(h, delta=1e-4):

@@ -11,7 +11,6 @@ import tiny
 from lrd_harness import UserError
 from lrd_harness.cli import main
 from lrd_harness.errors import UnitError, bounded, described, named, short, there
-from lrd_harness.store.files import write_text
 
 Shown = pytest.CaptureFixture[str]
 LONG = "x" * 5000
@@ -60,11 +59,6 @@ WORDS = {
     "long suite": (["plan", "--suite", f"./{LONG}"], "lrd-harness: xxx"),
     "no user": (["layer", "m", "--texts", "~nouser/x"], "lrd-harness: ~nouser/x: there is no user"),
     "no user's model": (["prune", "~nouser/x", "--layers", "1"], "there is no user of that name"),
-    "no user's suite": (["plan", "--suite", "~nouser/x.yaml"], "there is no user of that name"),
-    "no user's data": (
-        ["plan", "--models", "m", "--tasks", "STSBenchmark", "--task-data", "~nouser/x"],
-        "there is no user of that name",
-    ),
     "no user's plugin": (["run", "--load", "~nouser/x.py"], "there is no user of that name"),
     "many revisions": (
         ["prune", "a/b@{" + ",".join(f"step{i}" for i in range(99)) + "}", "--layers", "1"],
@@ -89,15 +83,6 @@ def test_odd_words_get_one_line(kind: str, capsys: Shown, own_cache: Path) -> No
     assert len(captured.err) <= 301
 
 
-def test_a_command_says_where_its_options_are_told(capsys: Shown) -> None:
-    with pytest.raises(SystemExit):
-        main(["run", "--limit", "many"])
-    assert capsys.readouterr().err == (
-        "lrd-harness: run: argument --limit: invalid number value: 'many' "
-        "(see lrd-harness run --help)\n"
-    )
-
-
 def test_names_of_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert named("~/a") == tmp_path / "a"
@@ -106,13 +91,6 @@ def test_names_of_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     for name in ("~nouser/a", "a\0b", "a\udcff"):
         with pytest.raises(UserError):
             named(name)
-
-
-def test_a_name_may_be_as_long_as_files_may_have(tmp_path: Path) -> None:
-    for name in ("a" * 255, "é" * 127):
-        write_text(tmp_path / name, "text")
-        assert (tmp_path / name).read_text() == "text"
-    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("name", ["m" * 250, "é" * 120])

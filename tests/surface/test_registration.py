@@ -44,25 +44,15 @@ def never(*given: Any) -> Any:
     ("record", "what"),
     [
         (Metric("m", never, selection=Choice("a", "higher")), "selection"),
-        (Metric("m", never, selection=("a", "max")), "selection"),
         (Metric("m", never, layer_choice=Choice(3)), "layer_choice"),
-        (Metric("m", None), "measure"),
         (Metric("m", lambda: None), "measure"),
         (Metric("m", torch.linalg.norm), "measure"),
-        (Metric("", never), "name"),
-        (Metric(" m", never), "name"),
-        (Metric("a\nb", never), "name"),
-        (Metric("\ud800", never), "name"),
-        (Metric("x" * 201, never), "name"),
-        (Metric(None, never), "name"),
-        (Metric("m", never, needs="text"), "needs"),
+        *((Metric(name, never), "name") for name in ("", " m", "a\nb", "\ud800", "x" * 201, None)),
         (Metric("m", never, needs=[]), "needs"),
-        (Metric("m", never, views=-1), "views"),
         (Metric("m", never, views=True), "views"),
         (Metric("m", never, finish=1), "finish"),
         (Metric("m", never, invariances="rotation"), "invariances"),
         (Metric("m", never, version=2), "version"),
-        (Adapter("a", never, never, priority="x"), "priority"),
         (Adapter("a", never, never, priority=float("nan")), "priority"),
         (Adapter("a", None, never), "claims"),
         (Adapter("a", never, never, likelihoods=None), "likelihoods"),
@@ -71,9 +61,7 @@ def never(*given: Any) -> Any:
         (Task("t", list, never, type=LIKELIHOOD), "tokenize and requests"),
         (TaskFamily("f", None, never), "names"),
         (Pruner("p", never, metrics="frenet"), "metrics"),
-        (Pruner("p", None), "choose"),
         (Reporter("r", write=never, suffix="/../x"), "suffix"),
-        (Reporter("r", write="text"), "write"),
     ],
 )
 def test_a_record_with_a_field_that_is_none_is_refused(record: Any, what: str) -> None:
@@ -123,16 +111,8 @@ def test_numbers_of_all_kinds_become_pythons_own() -> None:
         "h": range(3),
     }
     found = registered(Metric("m", lambda states: given), "metric", STRANGER).measure([])
-    assert found == {
-        "a": 0.5,
-        "b": 2,
-        "c": [1.0, 2.0, 0.5, 0.25],
-        "d": [[1.0, 1.0], [1.0, 1.0]],
-        "e": [[0.0], [1.0]],
-        "f": 1,
-        "g": 1e30,
-        "h": [0.0, 1.0, 2.0],
-    }
+    wanted = {"a": 0.5, "b": 2, "c": [1.0, 2.0, 0.5, 0.25], "d": [[1.0, 1.0], [1.0, 1.0]]}
+    assert found == wanted | {"e": [[0.0], [1.0]], "f": 1, "g": 1e30, "h": [0.0, 1.0, 2.0]}
     assert type(found["f"]) is int
     assert type(found["g"]) is float  # an integer that no database holds
 
@@ -238,15 +218,11 @@ class Base(BaseException):
     ("error", "says"),
     [
         (ValueError("one\ntwo"), "ValueError: one two"),
-        (AssertionError(), "AssertionError"),
         (SystemExit(3), "SystemExit: 3"),
-        (GeneratorExit(), "GeneratorExit"),
         (StopIteration(), "StopIteration"),
         (Base("x"), "Base: x"),
         (Unspeakable(), "Unspeakable: its message cannot be shown"),
         (OSError(28, "No space left on device"), "OSError: .* No space left"),
-        (KeyError("x"), "KeyError: 'x'"),
-        (RecursionError("deep"), "RecursionError: deep"),
     ],
     ids=lambda value: type(value).__name__,
 )

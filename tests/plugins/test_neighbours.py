@@ -1,8 +1,9 @@
-"""GFMI: expected values, laws, ties, and scikit-learn's and scipy's parts."""
+"""NRS and GFMI: definitions, ties, and scikit-learn's and scipy's parts."""
 
 from __future__ import annotations
 
 import importlib
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from scipy.stats import hypergeom
 from sklearn.metrics import adjusted_mutual_info_score, mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
 from sklearn.neighbors import NearestNeighbors
@@ -20,6 +22,8 @@ from lrd_harness import measure
 
 GFMI = importlib.import_module("lrd_harness.plugins.metrics.gfmi").lrd_metrics()[0]
 gfmi = importlib.import_module("lrd_harness.plugins.metrics.gfmi")
+NRS = importlib.import_module("lrd_harness.plugins.metrics.nrs").lrd_metrics()[0]
+knn = importlib.import_module("lrd_harness.plugins.metrics.nrs")
 few = settings(max_examples=6, deadline=None, derandomize=True)
 
 
@@ -97,15 +101,6 @@ def test_ties_survive_rounding():
         agree(measure(GFMI, x @ turn, k=4), measure(GFMI, x, k=4), rtol=1e-12)
 
 
-def test_a_state_equal_to_the_last():
-    x = walk()
-    scores = measure(GFMI, [x[0], x[4], x[2], 3 * x[4]], k=5)
-    assert scores["auc_adjusted"][1] == pytest.approx(1)
-    assert scores["auc_adjusted"][3] == pytest.approx(1)
-    assert scores["auc"][1] == pytest.approx(scores["auc"][3])
-    assert scores["auc_adjusted"][0] < 0.5
-
-
 def test_summaries_leave_out_the_last_states_own_value():
     scores = measure(GFMI, walk(), k=5)
     for name in ("auc", "auc_adjusted"):
@@ -118,13 +113,6 @@ def test_summaries_leave_out_the_last_states_own_value():
     scores = measure("gfmi", np.random.RandomState(0).randn(2, 60, 8))
     assert scores["mean_auc"] == scores["auc"][0]  # one value is left: it has no slope
     assert not {"slope_auc", "slope_auc_adjusted"} & scores.keys()
-
-
-def test_independent_layers_agree_by_chance():
-    scores = measure(GFMI, np.random.RandomState(0).randn(6, 300, 10))
-    assert np.abs(scores["auc_adjusted"][:-1]).max() < 0.03
-    assert abs(scores["mean_auc_adjusted"]) < 0.01
-    assert scores["mean_auc"] > 1  # which is why there is the other
 
 
 def test_auc_adjusted_is_absent_where_the_last_layer_is_dust_or_whole():
@@ -166,14 +154,96 @@ def test_expected_mutual_information_is_scikit_learns():
         assert gfmi.adjusted_mutual_information(a, b) == pytest.approx(0, abs=1e-12)
 
 
-def test_components_are_those_of_the_cut_graph():
-    h = walk(2, 1, 80, 4)[0]
-    nearest, away = graph_by_sklearn(h, 3)
-    percentiles = [0, 3, 20, 50, 77, 100]
-    made = gfmi.components(torch.tensor(h), 3, percentiles)
-    for labels, t in zip(made, np.percentile(away, percentiles), strict=True):
-        i, j = np.nonzero(away <= t)
-        edges = coo_array((np.ones(len(i)), (i, nearest[i, j])), shape=(80, 80))
-        expected = connected_components(edges, directed=False)[1]
-        assert adjusted_mutual_info_score(labels, expected) == pytest.approx(1)
-        assert labels.max() == expected.max()
+def overlaps(states, k, anchors=None):
+    """The definition, for rows of one common length; a stable sort takes ties by lower index."""
+    rows = range(len(states[0])) if anchors is None else anchors
+    sets = []
+    for h in states:
+        away = -(h @ h.T)
+        np.fill_diagonal(away, np.inf)
+        nearest = away.argsort(axis=1, kind="stable")[:, :k]
+        sets.append([set(nearest[i]) for i in rows])
+
+    def overlap(a, b):
+        return np.mean([len(s & t) / len(s | t) for s, t in zip(a, b, strict=True)])
+
+    pairs = pairwise(sets)
+    return [overlap(a, b) for a, b in pairs], overlap(sets[0], sets[-1])
+
+
+@pytest.mark.parametrize("k", [1, 4, 12])
+@pytest.mark.parametrize("anchors", [60, 17])
+def test_overlaps_against_the_definition_with_ties(k, anchors):
+    rows = range(60)
+    if anchors < 60:
+        rows = np.sort(np.random.RandomState(42).choice(60, anchors, replace=False))
+    for seed in range(4):
+        x = signs(seed)
+        scores = measure(NRS, x, k=k, anchors=anchors)
+        jaccard, first_last = overlaps(x, k, rows)
+        np.testing.assert_allclose(scores["jaccard"], jaccard, rtol=1e-12)
+        assert scores["first_last"] == pytest.approx(first_last, rel=1e-12)
+
+
+def test_neighbours_are_scikit_learns():
+    x = walk(3, 2, 90, 7)
+    found = []
+    for h in x:
+        search = NearestNeighbors(n_neighbors=10, metric="cosine", algorithm="brute").fit(h)
+        distances, nearest = search.kneighbors()
+        mine = knn.cosine_neighbours(torch.tensor(h), 10, torch.arange(90))
+        order = mine.distances.argsort(dim=1)
+        np.testing.assert_array_equal(mine.indices.gather(1, order), nearest)
+        np.testing.assert_allclose(mine.distances.gather(1, order), distances, atol=1e-14)
+        found.append(nearest)
+    shared = [len(set(a) & set(b)) for a, b in zip(*found, strict=True)]
+    assert measure(NRS, x, k=10)["jaccard"][0] == pytest.approx(
+        np.mean([s / (20 - s) for s in shared])
+    )
+
+
+def test_ties_of_neighbours_survive_rounding():
+    """A rotation in floating point leaves equal rows equal to some 1e-16 only."""
+    turn = np.linalg.qr(np.random.RandomState(0).randn(8, 8))[0]
+    for seed in range(4):
+        x = signs(seed)
+        assert measure(NRS, x @ turn, k=6)["jaccard"] == measure(NRS, x, k=6)["jaccard"]
+
+
+def test_close_directions_keep_their_order():
+    """All rows within 1e-7 of one direction: 1 - cosine would be rounding alone."""
+    angle = 1e-7 * np.random.RandomState(0).permutation(40) ** 1.1
+    h = np.stack([np.cos(angle), np.sin(angle), 0 * angle], axis=1)
+    found = knn.cosine_neighbours(torch.tensor(h), 3, torch.arange(40))
+    gaps = np.abs(angle[:, None] - angle[None])
+    np.fill_diagonal(gaps, np.inf)
+    expected = np.sort(gaps.argsort(axis=1)[:, :3], axis=1)
+    np.testing.assert_array_equal(found.indices.sort(dim=1).values, expected)
+    np.testing.assert_allclose(
+        found.distances.sort(dim=1).values, np.sort(gaps, axis=1)[:, :3] ** 2 / 2, rtol=1e-5
+    )
+
+
+def test_a_row_of_zeros_is_at_right_angles_to_all():
+    h = torch.tensor(walk(0, 1, 9, 4)[0])
+    h[4] = 0
+    h[7] = 0
+    found = knn.cosine_neighbours(h, 8 // 4, torch.tensor([4, 7]))
+    np.testing.assert_allclose(found.distances[1].sort().values, [1, 1], atol=1e-12)
+
+
+def test_chunks_make_no_difference(monkeypatch):
+    x = signs(1)
+    whole = measure(NRS, x, k=5)
+    monkeypatch.setattr(knn, "CHUNK", 60 * 7)
+    assert measure(NRS, x, k=5) == whole
+
+
+@pytest.mark.parametrize(("n", "k"), [(60, 20), (200, 7), (9, 2)])
+def test_chance_by_simulation_and_by_sum(n, k):
+    k = min(k, (n - 1) // 4)
+    scores = measure(NRS, walk(0, 2, n), k=k)
+    by_sum = sum(hypergeom.pmf(x, n - 1, k, k) * x / (2 * k - x) for x in range(k + 1))
+    assert scores["chance"] == pytest.approx(by_sum, rel=1e-12)
+    x = np.random.default_rng(0).hypergeometric(k, n - 1 - k, k, 100_000)
+    assert scores["chance"] == pytest.approx((x / (2 * k - x)).mean(), rel=0.02)
