@@ -21,41 +21,56 @@ task_type "LogLikelihood", are not to be averaged with those of others.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from lrd_harness.errors import UserError
-from lrd_harness.results import journal, rows, schema
+from lrd_harness.results import journal, rows
 from lrd_harness.results.journal import Record
 from lrd_harness.results.rows import Key, ModelRow, Results, Row
-from lrd_harness.results.schema import sql_columns
 from lrd_harness.store.documents import json_value
 from lrd_harness.store.files import write_bytes
 
 NAME = "results.sqlite"
+_json = functools.partial(json.dumps, ensure_ascii=False)
 VERSION = 1  # of the schema, in PRAGMA user_version
 _KEY = "model TEXT, revision TEXT, variant TEXT"
 
+
+def _columns(cls: type[Row]) -> str:
+    """A table of one kind of row, as SQL declares it: its numbers, texts and lists."""
+    words = {"Whole": "INTEGER", "Depth": "INTEGER", "Number": "REAL", "str": "TEXT"}
+    columns = []
+    for one in dataclasses.fields(cls):
+        kind = words.get(str(one.type).removesuffix(" | None"))
+        if kind is None and str(one.type).startswith("tuple"):
+            kind = "TEXT"  # as JSON
+        if kind and one.name != "unit":
+            columns.append(f"{one.name} {kind}")
+    return ", ".join(columns)
+
+
 TABLES = {
     "records": "position INTEGER PRIMARY KEY, unit TEXT UNIQUE, kind TEXT, time TEXT, json TEXT",
-    "models": sql_columns(rows.ModelRow),
-    "scores": sql_columns(rows.ScoreRow),
+    "models": _columns(rows.ModelRow),
+    "scores": _columns(rows.ScoreRow),
     "score_details": f"{_KEY}, task TEXT, layer INTEGER, name TEXT, value REAL",
-    "metrics": sql_columns(rows.MetricRow).replace(
+    "metrics": _columns(rows.MetricRow).replace(
         "seconds", "selection TEXT, best TEXT, parameters TEXT, seconds"
     ),
     "metric_values": f"{_KEY}, task TEXT, metric TEXT, version TEXT, name TEXT, layer TEXT, "
     "value REAL, n INTEGER, parameters TEXT, task_type TEXT",
-    "errors": sql_columns(rows.ErrorRow),
-    "captures": sql_columns(rows.CaptureRow),
-    "prunings": sql_columns(rows.PruningRow),
-    "variants": sql_columns(rows.VariantRow),
+    "errors": _columns(rows.ErrorRow),
+    "captures": _columns(rows.CaptureRow),
+    "prunings": _columns(rows.PruningRow),
+    "variants": _columns(rows.VariantRow),
 }
 INDEXES = (
     "CREATE INDEX scores_by_model ON scores (model, task, layer)",
@@ -106,30 +121,22 @@ def _newest(out: Path) -> list[Record]:
 
 def from_records(records: Sequence[Record]) -> Results:
     """Typed rows of records, one per unit. Raises UserError for a record of a wrong form."""
-    found: dict[type[Row], list[Any]] = {cls: [] for cls in rows.KINDS.values()}
+    found: dict[str, list[Any]] = {kind: [] for kind in rows.KINDS}
     models: dict[Key, ModelRow] = {}
     for record in records:
         try:
-            row = schema.typed(record)
+            row = journal.typed(record)
         except ValidationError:
-            raise UserError(schema.record_fault(record)) from None
+            raise UserError(journal.record_fault(record)) from None
         if isinstance(row, ModelRow):
             models[row.key] = row  # a place taken by an earlier record stays the same
         elif row is not None:
-            found[type(row)].append(row)
+            found[record["kind"]].append(row)
             if record["kind"] in ("score", "metric", "error", "capture"):
                 models.setdefault(row.key, ModelRow(**row.key._asdict()))
-    return Results(
-        models=tuple(models.values()),
-        scores=tuple(found[rows.ScoreRow]),
-        metrics=tuple(found[rows.MetricRow]),
-        errors=tuple(found[rows.ErrorRow]),
-        captures=tuple(found[rows.CaptureRow]),
-        undefined=tuple(found[rows.UndefinedRow]),
-        prunings=tuple(found[rows.PruningRow]),
-        variants=tuple(found[rows.VariantRow]),
-        sweeps=tuple(found[rows.SweepRow]),
-    )
+    lists = [one.name for one in dataclasses.fields(Results) if one.name != "models"]
+    by_list = {name: tuple(found[name.removesuffix("s")]) for name in lists}
+    return Results(models=tuple(models.values()), **by_list)
 
 
 _ORDER: Mapping[str, tuple[str, ...]] = {
@@ -155,13 +162,11 @@ def ordered(results: Results, run: Mapping[str, Any]) -> Results:
         value = getattr(row, name)
         return int(value if name == "layer" else places[name].get(value, len(places[name])))
 
-    return replace(
-        results,
-        **{
-            kind: tuple(sorted(getattr(results, kind), key=lambda r: [place(r, n) for n in names]))
-            for kind, names in _ORDER.items()
-        },
-    )
+    def sorted_by(rows: tuple[Row, ...], names: tuple[str, ...]) -> tuple[Row, ...]:
+        return tuple(sorted(rows, key=lambda row: [place(row, name) for name in names]))
+
+    lists = {kind: sorted_by(getattr(results, kind), names) for kind, names in _ORDER.items()}
+    return dataclasses.replace(results, **lists)  # type: ignore[arg-type]
 
 
 def write(out: Path, records: Iterable[Mapping[str, Any]]) -> Path:
@@ -206,7 +211,7 @@ def read(out: Path) -> list[Record]:
     except (sqlite3.Error, ValueError, TypeError) as error:  # of another kind of value than text
         raise UserError(f"{path}: not a record of results ({error})") from None
     for number, record in enumerate(records, 1):
-        if fault := schema.record_fault(record):
+        if fault := journal.record_fault(record):
             raise UserError(f"{path}, record {number}: {fault}")
     return records
 
@@ -218,7 +223,7 @@ def _table_rows(position: int, record: Mapping[str, Any]) -> Iterator[tuple[str,
     yield "records", {"position": position, **record, "json": _json(record)}
     if kind == "metric":
         selection, best = record.get("selection") or (None, None)
-        parameters = json.dumps(record.get("parameters") or {}, sort_keys=True, ensure_ascii=False)
+        parameters = _json(record.get("parameters") or {}, sort_keys=True)
         record |= {"selection": selection, "best": best, "parameters": parameters}
         for name, value in (record.get("values") or {}).items():
             yield "metric_values", {**record, "name": name, "layer": "model", "value": value}
@@ -230,10 +235,6 @@ def _table_rows(position: int, record: Mapping[str, Any]) -> Iterator[tuple[str,
     if kind == "score":
         for name, value in (record.get("scores") or {}).items():
             yield "score_details", {**record, "name": name, "value": value}
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _insert(database: sqlite3.Connection, table: str, row: Mapping[str, Any]) -> None:

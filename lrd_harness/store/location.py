@@ -25,13 +25,6 @@ from lrd_harness.store import files
 
 VARIABLE = "LRD_HARNESS_CACHE"
 LIMIT = "LRD_HARNESS_CACHE_LIMIT"
-_LETTERS = "KMGT"
-UNITS = {
-    "": 1,
-    "B": 1,
-    **{f"{letter}B": 1000 ** (i + 1) for i, letter in enumerate(_LETTERS)},
-    **{f"{letter}IB": 1024 ** (i + 1) for i, letter in enumerate(_LETTERS)},
-}
 
 
 def cache_dir() -> Path:
@@ -60,11 +53,14 @@ def limit() -> int | None:
 
     Raises UserError for what is no size.
     """
+    from pydantic import ByteSize, TypeAdapter
+
     text = os.environ.get(LIMIT, "").strip()
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?I?B?)", text.upper() or "0")
-    if match is None or _unit(match[2]) not in UNITS:
-        raise UserError(f"{LIMIT} is '{text}', not a size such as 200GB, or 0 for no limit")
-    return int(float(match[1]) * UNITS[_unit(match[2])]) or None
+    try:
+        return int(TypeAdapter(ByteSize).validate_python(text or "0")) or None
+    except ValueError:
+        message = f"{LIMIT} is '{text}', not a size such as 200GB, or 0 for no limit"
+        raise UserError(message) from None
 
 
 def shown(size: float) -> str:
@@ -74,11 +70,6 @@ def shown(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" or size >= 99.5 else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
-
-
-def _unit(letters: str) -> str:
-    """The unit with its B, which may be left out."""
-    return letters if not letters or letters.endswith("B") else f"{letters}B"
 
 
 def _users() -> Path:

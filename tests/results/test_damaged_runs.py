@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 import fuzzing
 import pytest
 import running
+from running import main
 
-from lrd_harness.results import schema
+from lrd_harness.results import journal as journals
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,11 @@ def line(change: Callable[[dict[str, Any]], Any], kind: str = "score") -> Callab
     return damage
 
 
+def profile(given: Any) -> Callable[[Path], None]:
+    """Give a metric this profile."""
+    return line(lambda record: record.update(profiles={"a": given}), "metric")
+
+
 def said(**fields: Any) -> Callable[[Path], None]:
     """Change fields of run.json."""
 
@@ -75,13 +82,10 @@ def instead(name: str, make: Callable[[Path], Any]) -> Callable[[Path], None]:
 
 def database(out: Path) -> None:
     """A folder whose journals are gone, and in whose database a record is of a wrong kind."""
-    import sqlite3
-
     shutil.rmtree(out / "journal")
     with sqlite3.connect(out / "results.sqlite") as held:
-        held.execute(
-            'UPDATE records SET json = \'{"kind": "score", "unit": 3}\' WHERE position = 1'
-        )
+        wrong = json.dumps({"kind": "score", "unit": 3})
+        held.execute("UPDATE records SET json = ? WHERE position = 1", [wrong])
     held.close()
 
 
@@ -108,27 +112,20 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "record": (line(lambda r: "[1]"), "not a journal record: it is a list, not a mapping"),
     "text": (line(lambda r: r.update(score="0.5")), "score is a text, not a number"),
     "null": (line(lambda r: r.update(task=None)), "task is null, not a text"),
-    "layer": (
-        line(lambda r: r.update(layer=10**9)),
-        "layer is 1000000000, not at most 100000",
-    ),
+    "layer": (line(lambda r: r.update(layer=10**9)), "layer is 1000000000, not at most 100000"),
     "bits": (line(lambda r: r.update(seconds=10**400)), "seconds is beyond 64 bits, not a number"),
     "overflow": (line(lambda r: json.dumps(r).replace(str(r["score"]), "1e999")), "not finite"),
-    "lacking": (line(lambda r: r.pop("layers")), "lacks layers"),
-    "profile": (
-        line(lambda r: r.update(profiles={"a": [1]}), "metric"),
-        "profiles.a is no mapping",
+    "lacking": (line(lambda r: [r.pop(name) for name in ("task", "score")]), "lacks task, score"),
+    "half": (line(lambda r: '{"kind": "sco', "model"), "not a journal record"),
+    "no unit": (
+        line(lambda r: '{"kind": "model"}', "model"),
+        "not a journal record: it has no unit",
     ),
-    "lengths": (
-        line(lambda r: r.update(profiles={"a": {"layers": [1], "values": []}}), "metric"),
-        "profiles.a has lists of unequal length",
-    ),
+    "profile": (profile([1]), "profiles.a is no mapping"),
+    "lengths": (profile({"layers": [1], "values": []}), "profiles.a has lists of unequal length"),
     "parts": (line(lambda r: r.update(selection=["a"]), "metric"), "selection has 1 values, not 2"),
     "counts": (line(lambda r: r.update(asked="many"), "texts"), "asked is a text"),
-    "depth": (
-        line(lambda r: r.update(blocks=-1), "model"),
-        "blocks is -1, not at least 0",
-    ),
+    "depth": (line(lambda r: r.update(blocks=-1), "model"), "blocks is -1, not at least 0"),
     "database": (database, "record 2: not a journal record: 'unit' is no text"),
 }
 
@@ -137,8 +134,6 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
 def test_one_line_and_nothing_lost(
     kind: str, whole: Path, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from lrd_harness.cli import main
-
     damage, expected = DAMAGE[kind]
     out = tmp_path / "out"
     shutil.copytree(whole, out)
@@ -161,8 +156,6 @@ def test_one_line_and_nothing_lost(
 def test_a_wrong_record_is_named_by_file_and_line(
     whole: Path, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from lrd_harness.cli import main
-
     out = tmp_path / "out"
     shutil.copytree(whole, out)
     line(lambda r: r.update(score=[]))(out)
@@ -199,11 +192,11 @@ def test_what_a_later_version_adds_is_let_through() -> None:
         {"kind": "of tomorrow", "unit": "u", "model": 3},
         {**score, "score": 0.5, "stderr": None, "scores": {"a": 1}},
     ):
-        assert schema.record_fault(record) == ""
-    assert schema.run_fault({"of_tomorrow": 1, "models": []}) == ""
+        assert journals.record_fault(record) == ""
+    assert journals.run_fault({"of_tomorrow": 1, "models": []}) == ""
 
 
 def test_values_may_be_lists_of_numbers() -> None:
     values = {"kind": "metric", "unit": "u", "model": "m", "task": "T", "metric": "f", "n": 3}
-    assert schema.record_fault({**values, "values": {"a": 1.5, "histogram": [1, 2.0]}}) == ""
-    assert "values.a is a text" in schema.record_fault({**values, "values": {"a": "x"}})
+    assert journals.record_fault({**values, "values": {"a": 1.5, "histogram": [1, 2.0]}}) == ""
+    assert "values.a is a text" in journals.record_fault({**values, "values": {"a": "x"}})

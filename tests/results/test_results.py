@@ -24,74 +24,27 @@ from lrd_harness.results.database import build_database, from_records, load
 from lrd_harness.results.journal import Journal, finite, latest, read
 from lrd_harness.results.rows import COLUMNS, ModelRow, Profile, Results
 
-WHO = {"model": "m", "revision": "r1", "variant": "full"}
-MODEL = {
-    **WHO,
-    "kind": "model",
-    "unit": "m|model",
-    "parameters": 10,
-    "blocks": 2,
-    "width": 4,
-    "pooling": "mean",
-    "max_length": 512,
-    "family": "bert",
-    "adapter": "encoder",
-}
-METRIC = {
-    **WHO,
-    "kind": "metric",
-    "unit": "m|T|frenet",
-    "task": "T",
-    "metric": "frenet",
-    "version": "1",
-    "n": 30,
-    "start": 1,
-    "parameters": {"norm": "hf", "pooling": "mean"},
-    "selection": ["d0L", "max"],
-    "values": {"d0L": 1.5, "rank": 9.0},
-    "profiles": {"speed": {"layers": [1, 2], "values": [0.25, 0.5]}},
-    "seconds": 0.1,
-}
-CAPTURE = {
-    **WHO,
-    "kind": "capture",
-    "unit": "m|capture",
-    "texts": 9,
-    "forwarded": 8,
-    "tokens": 70,
-    "truncated": 1,
-    "empty": 0,
-    "duplicates": 1,
-    "seconds": 2.0,
-}
+WHO: dict[str, Any] = {"model": "m", "revision": "r1", "variant": "full"}
+MODEL = {**WHO, "kind": "model", "unit": "m|model", "parameters": 10, "blocks": 2, "width": 4}
+MODEL |= {"pooling": "mean", "max_length": 512, "family": "bert", "adapter": "encoder"}
+METRIC = {**WHO, "kind": "metric", "unit": "m|T|frenet", "task": "T", "metric": "frenet", "n": 30}
+METRIC |= {"version": "1", "start": 1, "parameters": {"norm": "hf", "pooling": "mean"}}
+METRIC |= {"seconds": 0.1, "selection": ["d0L", "max"], "values": {"d0L": 1.5, "rank": 9.0}}
+METRIC |= {"profiles": {"speed": {"layers": [1, 2], "values": [0.25, 0.5]}}}
+CAPTURE = {**WHO, "kind": "capture", "unit": "m|capture", "texts": 9, "forwarded": 8, "tokens": 70}
+CAPTURE |= {"truncated": 1, "empty": 0, "duplicates": 1, "seconds": 2.0}
 
 
 def score(layer: int = 2, value: float = 0.5, task: str = "T") -> dict[str, Any]:
-    return {
-        **WHO,
-        "kind": "score",
-        "unit": f"m|{task}|{layer}",
-        "task": task,
-        "task_type": "STS",
-        "layer": layer,
-        "layers": 2,
-        "score_name": "cosine_spearman",
-        "score": value,
-        "scores": {"cosine_spearman": value, "pearson": 0.25},
-        "seconds": 1.0,
-    }
+    where = {**WHO, "kind": "score", "unit": f"m|{task}|{layer}", "task": task, "layer": layer}
+    scores = {"cosine_spearman": value, "pearson": 0.25}
+    about = {"task_type": "STS", "layers": 2, "score_name": "cosine_spearman", "seconds": 1.0}
+    return {**where, **about, "score": value, "scores": scores}
 
 
 def error(unit: str = "m|T|2") -> dict[str, Any]:
-    return {
-        **WHO,
-        "kind": "error",
-        "unit": unit,
-        "task": "T",
-        "layer": 2,
-        "metric": None,
-        "error": "NotFinite: state 3",
-    }
+    failed = {"task": "T", "layer": 2, "metric": None, "error": "NotFinite: state 3"}
+    return {**WHO, "kind": "error", "unit": unit, **failed}
 
 
 def write(out: Path, *records: dict[str, Any]) -> Path:
@@ -102,12 +55,6 @@ def write(out: Path, *records: dict[str, Any]) -> Path:
     return next((out / "journal").iterdir())
 
 
-def test_each_journal_has_its_own_file(tmp_path: Path) -> None:
-    for _ in range(3):
-        write(tmp_path, MODEL)
-    assert len(list((tmp_path / "journal").iterdir())) == 3
-
-
 def test_a_record_comes_back_with_its_time(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     assert not (tmp_path / "journal").exists()  # made at the first append
@@ -115,8 +62,7 @@ def test_a_record_comes_back_with_its_time(tmp_path: Path) -> None:
     (path,) = (tmp_path / "journal").glob("*.jsonl")
     assert f"-{os.getpid()}-" in path.name
     (record,) = read(tmp_path)
-    assert record["time"].endswith("+00:00")
-    assert record["time"][19] == "."
+    assert re.fullmatch(r"[\d-]{10}T[\d:]{8}\.\d{6}\+00:00", record["time"])
     assert {k: v for k, v in record.items() if k != "time"} == score()
 
 
@@ -125,6 +71,7 @@ def test_records_come_in_order_of_time_over_all_journals(tmp_path: Path) -> None
     for i in range(20):
         (one if i % 3 else two).append(score(i))
     assert [record["layer"] for record in read(tmp_path)] == list(range(20))
+    assert len(list((tmp_path / "journal").iterdir())) == 2
 
 
 def test_a_clock_that_is_set_back_changes_no_order(
@@ -164,11 +111,10 @@ def test_what_is_no_number_is_refused(tmp_path: Path, bad: float) -> None:
     assert [record["kind"] for record in read(tmp_path)] == ["model"]
 
 
-@pytest.mark.parametrize("key", ["kind", "unit"])
-def test_a_record_needs_kind_and_unit(tmp_path: Path, key: str) -> None:
-    record = {k: v for k, v in MODEL.items() if k != key}
-    with pytest.raises(ValueError, match="needs 'kind' and 'unit'"):
-        Journal(tmp_path).append(record)
+def test_a_record_needs_kind_and_unit(tmp_path: Path) -> None:
+    for key in ("kind", "unit"):
+        with pytest.raises(ValueError, match="needs 'kind' and 'unit'"):
+            Journal(tmp_path).append({k: v for k, v in MODEL.items() if k != key})
 
 
 def test_finite_keeps_the_numbers() -> None:
@@ -187,15 +133,6 @@ def test_a_line_torn_at_any_byte_is_ignored(tmp_path: Path) -> None:
     assert len(read(tmp_path)) == 2
     path.write_bytes(whole[: first + 9] + b"\0" * 40)
     assert len(read(tmp_path)) == 1
-
-
-@pytest.mark.parametrize("line", [b'{"kind": "sco', b"[]", b"3", b'{"kind": "model"}', b"\xff\xfe"])
-def test_a_malformed_line_in_the_middle_names_file_and_line(tmp_path: Path, line: bytes) -> None:
-    path = write(tmp_path, MODEL, score())
-    first, second, _ = path.read_bytes().split(b"\n")
-    path.write_bytes(b"\n".join([first, line, second, b""]))
-    with pytest.raises(UserError, match=rf"{path.name}, line 2"):
-        read(tmp_path)
 
 
 def test_after_a_failed_write_a_new_file_is_begun(
@@ -242,25 +179,18 @@ def test_a_killed_process_loses_at_most_the_record_in_flight(tmp_path: Path) -> 
     assert load(tmp_path).scores
 
 
-def test_the_last_record_of_a_unit_wins_in_its_first_place() -> None:
-    records = [score(0, 0.1), score(1), score(0, 0.9)]
-    assert [(r["layer"], r["score"]) for r in latest(records)] == [(0, 0.9), (1, 0.5)]
-
-
-def test_a_success_is_never_replaced_by_an_error() -> None:
-    assert latest([error(), score()]) == [score()]
-    assert latest([score(), error()]) == [score()]
-    assert latest([error(), score(value=0.1), error(), score(value=0.2), error()]) == [
-        score(value=0.2)
-    ]
-    newer = {**error(), "error": "other"}
+def test_the_last_record_of_a_unit_wins_in_its_first_place_but_no_error_over_a_success() -> None:
+    old, new, newer = score(value=0.1), score(value=0.2), {**error(), "error": "other"}
+    assert latest([score(0, 0.1), score(1), score(0, 0.9)]) == [score(0, 0.9), score(1)]
+    assert latest([error(), old, error(), new, error()]) == [new]
     assert latest([error(), newer]) == [newer]
 
 
 def test_load_gives_typed_rows(tmp_path: Path) -> None:
     write(tmp_path, MODEL, score(), METRIC, error("x"), CAPTURE, {"kind": "new", "unit": "z"})
     loaded = load(tmp_path)
-    assert loaded.models == (ModelRow(**_fields(MODEL)),)
+    fields = {k: v for k, v in MODEL.items() if k not in ("kind", "unit")}
+    assert loaded.models == (ModelRow(**fields),)
     (row,) = loaded.scores
     assert row.last
     assert row.scores["pearson"] == 0.25
@@ -294,23 +224,12 @@ def test_stderr_chance_and_the_type_of_a_metrics_task_are_read_where_they_are(
     assert load(tmp_path) == loaded
 
 
-def _fields(record: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in record.items() if k not in ("kind", "unit")}
-
-
 def test_models_come_in_order_of_first_appearance(tmp_path: Path) -> None:
     failed = {**error("b"), "model": "b"}
     write(tmp_path, failed, MODEL, {**MODEL, "model": "a", "unit": "a"})
     models = load(tmp_path).models
     assert [row.model for row in models] == ["b", "m", "a"]
     assert models[0].parameters is None
-
-
-def test_a_record_without_a_field_is_named(tmp_path: Path) -> None:
-    bad = {k: v for k, v in score().items() if k not in ("score", "task")}
-    write(tmp_path, bad)
-    with pytest.raises(UserError, match=r"'m\|T\|2' lacks task, score"):
-        load(tmp_path)
 
 
 def test_a_folder_must_be_one_of_a_run(tmp_path: Path) -> None:
@@ -332,38 +251,30 @@ def test_the_database_can_be_queried(tmp_path: Path) -> None:
     path = build_database(tmp_path)
     assert path == tmp_path / "results.sqlite"
     with sqlite3.connect(path) as database:
-        query = database.execute
-        assert query("SELECT model, width, pooling FROM models").fetchall() == [("m", 4, "mean")]
-        assert query("SELECT layer, score FROM scores").fetchall() == [(2, 0.75), (0, 0.25)]
-        details = query("SELECT value FROM score_details WHERE name = 'pearson'").fetchall()
-        assert details == [(0.25,), (0.25,)]
-        assert query("SELECT name, layer, value, n FROM metric_values").fetchall() == [
-            ("d0L", "model", 1.5, 30),
-            ("rank", "model", 9.0, 30),
-            ("speed", "1", 0.25, 30),
-            ("speed", "2", 0.5, 30),
-        ]
-        (parameters,) = query("SELECT DISTINCT parameters FROM metric_values").fetchone()
-        assert json.loads(parameters) == METRIC["parameters"]
-        assert query("SELECT selection, best, start FROM metrics").fetchall() == [("d0L", "max", 1)]
-        assert query("SELECT error FROM errors").fetchall() == [("NotFinite: state 3",)]
-        assert query("SELECT forwarded FROM captures").fetchall() == [(8,)]
-        assert query("PRAGMA journal_mode").fetchone() == ("delete",)
-        assert query("PRAGMA integrity_check").fetchone() == ("ok",)
+        values = [("d0L", "model", 1.5, 30), ("rank", "model", 9.0, 30)]
+        values += [("speed", "1", 0.25, 30), ("speed", "2", 0.5, 30)]
+        for query, expected in {
+            "SELECT model, width, pooling FROM models": [("m", 4, "mean")],
+            "SELECT layer, score FROM scores": [(2, 0.75), (0, 0.25)],
+            "SELECT value FROM score_details WHERE name = 'pearson'": [(0.25,), (0.25,)],
+            "SELECT name, layer, value, n FROM metric_values": values,
+            "SELECT DISTINCT parameters FROM metric_values": [(json.dumps(METRIC["parameters"]),)],
+            "SELECT selection, best, start FROM metrics": [("d0L", "max", 1)],
+            "SELECT error FROM errors": [("NotFinite: state 3",)],
+            "SELECT forwarded FROM captures": [(8,)],
+            "PRAGMA journal_mode": [("delete",)],
+            "PRAGMA integrity_check": [("ok",)],
+        }.items():
+            assert database.execute(query).fetchall() == expected, query
     database.close()
-
-
-def test_a_rebuilt_database_is_equal_and_nothing_lies_about(tmp_path: Path) -> None:
-    write(tmp_path, MODEL, score(), METRIC)
-    first = build_database(tmp_path).read_bytes()
-    assert build_database(tmp_path).read_bytes() == first
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["journal", "results.sqlite"]
 
 
 def test_results_are_the_same_without_the_journals(tmp_path: Path) -> None:
     journal = write(tmp_path, MODEL, error(), score(), METRIC, error("x"), CAPTURE)
     whole = load(tmp_path)
     kept = build_database(tmp_path).read_bytes()
+    assert build_database(tmp_path).read_bytes() == kept
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["journal", "results.sqlite"]
     journal.unlink()
     assert load(tmp_path) == whole
     assert build_database(tmp_path).read_bytes() == kept  # not emptied
@@ -384,12 +295,8 @@ def test_all_numbers_as_one_frame() -> None:
     assert (frame.side == frame.task.map({"T": "embedding", "mmlu": "base"})).all()
     scores = frame[frame.kind == "score"].set_index("task")
     assert scores.value.to_dict() == {"T": 0.5, "mmlu": 0.25}
-    assert scores.loc["mmlu", ["layer", "layers", "stderr", "chance"]].tolist() == [
-        1,
-        2,
-        0.02,
-        0.25,
-    ]
+    of_score = scores.loc["mmlu", ["layer", "layers", "stderr", "chance"]]
+    assert of_score.tolist() == [1, 2, 0.02, 0.25]
     assert (scores.source == "score").all()
     own = frame[(frame.source == "frenet") & (frame.task == "T")]
     assert own[["kind", "name", "value", "n", "start"]].values.tolist() == [

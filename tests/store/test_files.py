@@ -1,12 +1,16 @@
-"""Files are replaced whole, what is no file is left what it is, and a form's fault is its own."""
+"""Files are whole or not there: work in progress stays while somebody is at it, and then goes."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import stat
 import subprocess
 import sys
+import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,27 +20,27 @@ import pytest
 from lrd_harness import manager
 from lrd_harness.contracts import Reporter
 from lrd_harness.guard import Owner
+from lrd_harness.models.save import check_free
 from lrd_harness.registration import registered
 from lrd_harness.runner import folder
+from lrd_harness.store import files, location
 from lrd_harness.store.files import write_bytes, write_text
 
 
-@pytest.fixture(params=[0o022, 0o077, 0o002])
-def umask(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = os.umask(request.param)
-    yield request.param
-    os.umask(before)
-
-
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
 def test_files_have_the_mode_of_new_files_or_keep_theirs(umask: int, tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    for mode in (0o666 & ~umask, 0o640, 0o600):
-        file.unlink(missing_ok=True)
-        write_text(file, f"{mode}")
-        if mode != 0o666 & ~umask:
-            file.chmod(mode)
-            write_text(file, "again")
-        assert stat.S_IMODE(file.stat().st_mode) == mode
+    file, usual = tmp_path / "file", 0o666 & ~umask
+    before = os.umask(umask)
+    try:
+        for mode in (usual, 0o640, 0o600):
+            file.unlink(missing_ok=True)
+            write_text(file, f"{mode}")
+            if mode != usual:
+                file.chmod(mode)
+                write_text(file, "again")
+            assert stat.S_IMODE(file.stat().st_mode) == mode
+    finally:
+        os.umask(before)
     assert list(tmp_path.iterdir()) == [file]
 
 
@@ -59,10 +63,9 @@ def test_what_is_no_file_is_written_into(tmp_path: Path) -> None:
         write_bytes(tmp_path, b"")
 
 
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="there is no /dev/stdout")
 @pytest.mark.parametrize("into", ["pipe", "file"])
 def test_standard_output_is_no_file_to_replace(into: str, tmp_path: Path) -> None:
-    if not Path("/dev/stdout").exists():
-        pytest.skip("there is no /dev/stdout")
     code = "from pathlib import Path; from lrd_harness.store.files import write_text as w;"
     call = [sys.executable, "-c", f"{code} w(Path('/dev/stdout'), 'text')"]
     file = tmp_path / "out"
@@ -105,3 +108,128 @@ def test_a_form_that_cannot_be_written_costs_itself_alone(tmp_path: Path) -> Non
     assert [fault.split(":")[0] for fault in faults[2:]] == ["reporter half", "reporter taken"]
     assert all(fault.isprintable() for fault in faults)
     assert (tmp_path / "leaderboard.fine").read_text() == "text"
+
+
+CHILD = """
+    import sys
+    from pathlib import Path
+    from lrd_harness.store import files as temporary
+    place = Path(sys.argv[1])
+    with temporary.file(place) as file, temporary.folder(place) as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "weights").write_bytes(b"x" * 1000)
+        file.write(b"half")
+        file.flush()
+        print("at it", flush=True)
+        input()
+"""
+
+
+@contextlib.contextmanager
+def worker(place: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that is making a file and a folder there, until it is told to go on or killed."""
+    call = [sys.executable, "-c", textwrap.dedent(CHILD), str(place)]
+    with subprocess.Popen(call, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as found:
+        assert found.stdout is not None
+        assert found.stdout.readline() == "at it\n"
+        try:
+            yield found
+        finally:
+            found.kill()
+
+
+def names(place: Path) -> list[str]:
+    return sorted(path.name for path in place.iterdir())
+
+
+def killed_name() -> str:
+    return files.name().replace(f".{os.getpid()}.", ".4194999.")
+
+
+def dated(place: Path, when: float) -> None:
+    for path in place.iterdir():
+        os.utime(path, (when, when))
+
+
+def test_the_work_of_a_living_process_stays_and_of_a_killed_one_goes(tmp_path: Path) -> None:
+    """Whatever its time."""
+    times = (0.0, time.time(), time.time() + 1e7)
+    with worker(tmp_path) as process:
+        for when in times:
+            dated(tmp_path, when)
+            files.sweep(tmp_path, older=files.ANY)
+            assert len(names(tmp_path)) == 2
+        process.communicate("\n")
+    assert names(tmp_path) == []
+    for when in times:
+        with worker(tmp_path) as process:
+            process.send_signal(signal.SIGKILL)
+            # nobody has asked for its exit code yet, which does not make it alive
+            deadline = time.monotonic() + 20
+            while files._about(process.pid)[0] not in ("Z", "X", "") and (
+                time.monotonic() < deadline
+            ):
+                time.sleep(0.01)
+            dated(tmp_path, when)
+            assert len(names(tmp_path)) == 2
+            files.sweep(tmp_path)
+            assert names(tmp_path) == []
+
+
+@pytest.mark.skipif(not files._about(os.getpid())[1], reason="starts of processes are not told")
+def test_a_number_that_another_process_has_now_is_not_the_same_process(tmp_path: Path) -> None:
+    parts = files.name().split(".")
+    earlier = ".".join([*parts[:3], str(int(parts[3]) - 1), parts[4]])
+    own = files.name()
+    for name in (own, earlier):
+        (tmp_path / name).touch()
+    files.sweep(tmp_path)
+    assert names(tmp_path) == [own]
+
+
+@pytest.mark.parametrize(
+    ("age", "stays"), [(0, True), (86_000, True), (90_000, False), (-30, True), (-700, False)]
+)
+def test_of_another_machine_the_time_tells(age: float, stays: bool, tmp_path: Path) -> None:
+    elsewhere = tmp_path / files.name().replace(files._machine(), "0" * 12)
+    elsewhere.mkdir()
+    dated(tmp_path, time.time() - age)
+    files.sweep(tmp_path)
+    assert elsewhere.exists() == stays
+
+
+def test_links_and_what_is_named_otherwise_are_left_alone(tmp_path: Path) -> None:
+    outside, place = tmp_path / "outside", tmp_path / "place"
+    for made in (outside, place):
+        made.mkdir()
+    (outside / "mine").touch()
+    dead = killed_name()
+    (place / dead).symlink_to(outside, target_is_directory=True)
+    others = [".work", ".work-notes", f"{dead}.txt", f"x{dead}", ".gitignore"]
+    for name in others:
+        (place / name).touch()
+    files.sweep(place)
+    assert names(place) == sorted(others)
+    assert names(outside) == ["mine"]
+
+
+@pytest.mark.parametrize("use", ["run", "results", "file", "saved beside", "cache"])
+def test_the_next_command_that_uses_a_place_sweeps_it(
+    use: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(location.VARIABLE, str(tmp_path))
+    (inner := tmp_path / "journal").mkdir()
+    (tmp_path / "run.json").write_text("{}")
+    dead = killed_name()
+    for place in (tmp_path, inner):
+        (place / dead).mkdir()
+        (place / dead / "weights").touch()
+    {
+        "run": lambda: folder.make(tmp_path),
+        "results": lambda: folder.shown(tmp_path),
+        "file": lambda: write_text(tmp_path / "board.md", "board"),
+        "saved beside": lambda: check_free(tmp_path / "model"),
+        "cache": location.cache_dir,
+    }[use]()
+    assert not (tmp_path / dead).exists()
+    assert (inner / dead).exists() == (use not in ("run", "results"))

@@ -26,14 +26,17 @@ HOSTILE = (
 # fmt: on
 
 
-def test_a_reporter_writes_a_text_or_a_folder() -> None:
-    with pytest.raises(ValueError, match="reporter 'x' needs either write or files"):
-        Reporter("x")
-    with pytest.raises(ValueError, match="and not both"):
-        Reporter("x", str, files=lambda board: [])
-    with pytest.raises(ValueError, match="a folder, which has no suffix"):
-        Reporter("x", files=lambda board: [], suffix=".x")
-    assert Reporter("x", str, ".x").files is None
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({}, "reporter 'x' needs either write or files"),
+        ({"write": str, "files": lambda board: []}, "and not both"),
+        ({"files": lambda board: [], "suffix": ".x"}, "a folder, which has no suffix"),
+    ],
+)
+def test_a_reporter_writes_a_text_or_a_folder(given: Any, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        Reporter("x", **given)
 
 
 @pytest.mark.parametrize(
@@ -89,21 +92,7 @@ def test_no_name_is_made_that_of_another(names: list[str]) -> None:
     assert safe_names(["Org/Model", "b"]) == {"Org/Model": "Org__Model", "b": "b"}
 
 
-BAD = [
-    "/x",
-    "../x",
-    "a/../x",
-    "a//x",
-    "",
-    ".",
-    "a/.",
-    "a\\x",
-    "c:x",
-    "a\0",
-    "a\nb",
-    LIST,
-    "x" * 300,
-]
+BAD = [*"/x ../x a/../x a//x . a/. a\\x c:x".split(), "", "a\0", "a\nb", LIST, "x" * 300]
 
 
 @pytest.mark.parametrize("path", BAD)
@@ -179,48 +168,40 @@ def test_what_is_in_the_way_is_left_alone(tmp_path: Path) -> None:
 
 
 DATA = Path(__file__).parents[1] / "data"
-COMMAND_FILES = [
-    *("--actual", str(DATA / "layer_scores.csv"), "--values", str(DATA / "layer_values.csv")),
-]
+VALUES = ["leaderboard", "--values", str(DATA / "layer_values.csv")]
+COMMAND = [*VALUES, "--actual", str(DATA / "layer_scores.csv")]
 
 
 def test_folders_from_the_command(tmp_path: Path, capsys: Any) -> None:
-    assert main(["leaderboard", *COMMAND_FILES, "--format", "tidy"]) == 2
-    assert capsys.readouterr().err == (
-        "lrd-harness: --format tidy writes a folder: give --output DIR\n"
-    )
+    assert main([*COMMAND, "--format", "tidy"]) == 2
+    said = capsys.readouterr().err
+    assert said == "lrd-harness: --format tidy writes a folder: give --output DIR\n"
     out = tmp_path / "out"
     for form, file in (("tidy", "values.csv"), ("cards", "large/README.md")):
-        assert main(["leaderboard", *COMMAND_FILES, "--format", form, "--output", str(out)]) == 0
+        assert main([*COMMAND, "--format", form, "--output", str(out)]) == 0
         said = capsys.readouterr()
         assert (out / file).is_file()
         assert f"written to {out}: " in said.err
         assert said.out == ""
     (out / "values.csv").write_text("mine")
-    assert main(["leaderboard", *COMMAND_FILES, "--format", "tidy", "--output", str(out)]) == 2
+    assert main([*COMMAND, "--format", "tidy", "--output", str(out)]) == 2
     assert "values.csv is there already" in capsys.readouterr().err
-    assert (
-        main(
-            ["leaderboard", "--values", COMMAND_FILES[3], "--format", "cards", "--output", str(out)]
-        )
-        == 0
-    )
+    assert main([*VALUES, "--format", "cards", "--output", str(out)]) == 0
     assert "nothing to show in the form cards" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("name", "begins"),
-    [
-        ("board.md", "# Leaderboard"),
-        ("board.csv", "rank,"),
-        ("board.json", "{"),
-        ("board.tex", "% Made by"),
-        ("leaderboard-layers.csv", "model,revision,task,layer,"),
-        ("board.txt", "Leaderboard: "),
-        ("board", "Leaderboard: "),
-    ],
-)
+BEGINNINGS = {
+    "board.md": "# Leaderboard",
+    "board.csv": "rank,",
+    "board.json": "{",
+    "board.tex": "% Made by",
+    "board": "Leaderboard: ",
+    "leaderboard-layers.csv": "model,revision,task,layer,",
+}
+
+
+@pytest.mark.parametrize(("name", "begins"), BEGINNINGS.items())
 def test_the_form_is_as_the_output_ends(name: str, begins: str, tmp_path: Path) -> None:
-    assert main(["leaderboard", *COMMAND_FILES, "--output", str(tmp_path / name)]) == 0
+    assert main([*COMMAND, "--output", str(tmp_path / name)]) == 0
     text = (tmp_path / name).read_text()
     assert text.startswith(begins), text[:60]

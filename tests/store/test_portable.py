@@ -84,10 +84,8 @@ def test_a_folder_from_before_goes_on(place: Path, tmp_path: Path, own_cache: Pa
     assert running.counters(out)["forwarded"] == 0
     assert len(running.records(out, "score", "metric")) == before
     (place / "own.txt").write_text("\n".join(tiny.sentences(20)) + "\nmore")
-    try:
-        assert run(place, out) == 2  # its data have changed
-    finally:
-        (place / "own.txt").write_text("\n".join(tiny.sentences(20)))
+    assert run(place, out) == 2  # its data have changed
+    (place / "own.txt").write_text("\n".join(tiny.sentences(20)))
 
 
 def test_files_that_are_called_alike_are_told_apart(
@@ -103,6 +101,7 @@ def test_files_that_are_called_alike_are_told_apart(
     assert run(place, out, files=("own.txt", "own.txt")) == 2
 
 
+@pytest.mark.slow
 def test_merges_name_their_parts_from_where_they_are(
     place: Path, tmp_path: Path, own_cache: Path
 ) -> None:
@@ -124,27 +123,20 @@ def test_merges_name_their_parts_from_where_they_are(
     assert str(tmp_path) not in (whole / "run.json").read_text()
 
 
-@pytest.mark.parametrize(
-    ("said", "kept"),
-    [
-        ("/a/b/c.json: not JSON", "c.json: not JSON"),
-        ("see https://host/a/b and 1/2 or a/b/c", "see https://host/a/b and 1/2 or a/b/c"),
-        ("texts:/data/own.txt, row 2", "texts:own.txt, row 2"),
-        (f"{Path.cwd()}/sub/f.txt", "sub/f.txt"),
-        (f'File "{Path(json.__file__).parent}/decoder.py"', 'File "json/decoder.py"'),
-        ("a folder /data/models/", "a folder models"),
-    ],
-)
-def test_messages_keep_names_alone(said: str, kept: str) -> None:
-    assert location.text(said) == kept
-
-
-def test_words_of_a_command_line() -> None:
-    here = Path.cwd()
+def test_messages_and_words_of_a_command_line_keep_names_alone() -> None:
+    here, library = Path.cwd(), Path(json.__file__).parent
+    messages = {
+        "/a/b/c.json: not JSON": "c.json: not JSON",
+        "see https://host/a/b and 1/2 or a/b/c": "see https://host/a/b and 1/2 or a/b/c",
+        "texts:/data/own.txt, row 2": "texts:own.txt, row 2",
+        f"{here}/sub/f.txt": "sub/f.txt",
+        f'File "{library}/decoder.py"': 'File "json/decoder.py"',
+        "a folder /data/models/": "a folder models",
+    }
+    assert [*map(location.text, messages)] == [*messages.values()]
     words = ["run", f"{here}/out", "texts:/data/x.txt", "--output=/srv/a/out", "a/b", "hub/id@v1"]
-    assert [location.word(word) for word in words] == [
-        *("run", "out", "texts:x.txt", "--output=out", "a/b", "hub/id@v1")
-    ]
+    kept = ["run", "out", "texts:x.txt", "--output=out", "a/b", "hub/id@v1"]
+    assert [*map(location.word, words)] == kept
 
 
 def test_csv_forms_guard_names_unless_asked_not_to(

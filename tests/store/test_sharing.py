@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable
 from itertools import chain
@@ -11,9 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import running
 import tiny
-from ranks import jobs
 
 from lrd_harness.capture import embeddings, likelihoods
 from lrd_harness.capture.augment import views
@@ -127,25 +124,3 @@ def test_views_of_contexts_are_those_of_the_whole_sample(
     expected = [Text(view) for text in contexts[:6] for view in views(text, 2)]
     assert len(seen) == WORLD
     assert sorted(chain(*seen)) == sorted(set(expected))
-
-
-@pytest.mark.slow
-def test_a_metric_that_fails_in_one_process_of_a_run(place: Path, tmp_path: Path) -> None:
-    """On one text, which one process reads; whichever is dealt the metric says the same."""
-    (file := tmp_path / "own.jsonl").write_text(
-        "".join(json.dumps({"text": t}) + "\n" for t in [*tiny.sentences(20), "abcdefghi" * 4])
-    )
-    (plugin := tmp_path / "bad.py").write_text(
-        "from lrd_harness import Metric, hookimpl\n"
-        "def bad(states):\n"
-        "    if len(states[0]) == 38:\n        raise ZeroDivisionError('bad luck')\n"
-        "    return {'bad': [0.0] * len(states)}\n"
-        "@hookimpl\ndef lrd_metrics():\n    return [Metric('bad', bad, needs='tokens')]\n"
-    )
-    out = tmp_path / "out"
-    more = ("--plugins", "bad", "--load", str(plugin))
-    asked = running.command(out, [place / "bert"], place / "data", *more, tasks=[f"texts:{file}"])
-    (found,) = jobs({"command": asked, "world": 2}, cache=tmp_path / "cache")
-    assert [code for code, _, _ in found] == [1, 0], found
-    told = [r["error"] for r in running.records(out, "error")]
-    assert told == ["ZeroDivisionError: bad luck (bad.py, line 4)"]

@@ -1,12 +1,17 @@
-"""States come back as they were written, and nothing else ever does."""
+"""States come back as they were written, from whole files of their own model, and nothing else."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
+import multiprocessing
+import os
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,23 +20,42 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import load_file, save
 
+from lrd_harness.cli import main
 from lrd_harness.contracts import Text
-from lrd_harness.errors import StatesLost, StorageFull
+from lrd_harness.errors import StatesLost, StorageFull, told_to
 from lrd_harness.store import store as module
 from lrd_harness.store.store import Store, text_key
 
-IDENTITY = {"model": "m", "pooling": "mean"}
+IDENTITY = {"model": "org/one", "revision": "abcdef", "pooling": "mean"}
 # all that a Python string can hold, halves of surrogate pairs among it
 strings = st.text(st.characters(exclude_categories=()), max_size=6)
 texts = st.builds(Text, strings, strings)
 PLANES = [("raw", 0), ("raw", 1), ("final", 1), ("raw", 10)]
+A, B, C = (Text(c) for c in "abc")
+
+
+@pytest.fixture(autouse=True)
+def anew() -> None:
+    """Nothing was said yet."""
+    module._told.clear()
 
 
 def states(count: int, seed: int = 0) -> dict[tuple[str, int], np.ndarray]:
     """Random planes, of another width at each layer."""
     draw = np.random.default_rng(seed)
     return {p: draw.normal(size=(count, 3 + p[1])).astype(np.float32) for p in PLANES}
+
+
+def filled(root: Path, some: list[Text], seed: int = 0, identity: Any = IDENTITY) -> Path:
+    """A new file of the store of an identity."""
+    store = Store(root, identity)
+    before = set(shards(store))
+    store.write(some, states(len(some), seed), [True] + [False] * (len(some) - 1))
+    (made,) = set(shards(store)) - before
+    return made
 
 
 @contextmanager
@@ -67,8 +91,7 @@ def test_round_trip(written: list[list[Text]], data: st.DataObject) -> None:
             assert reader.missing([*expected, *expected]) == []
             for plane in PLANES:
                 found = reader.read(asked, plane)
-                assert found.dtype == np.float32
-                assert len(found) == len(asked)
+                assert (found.dtype, len(found)) == (np.float32, len(asked))
                 for row, text in zip(found, asked, strict=True):
                     np.testing.assert_array_equal(row, expected[text][plane])
 
@@ -85,147 +108,263 @@ def test_prompt_and_text_do_not_run_into_each_other() -> None:
     assert len({text_key(t) for t in split}) == len(split)
 
 
-def test_missing_ones_are_named_once_and_in_order(tmp_path: Path) -> None:
+def test_missing_ones_are_named_once_in_order_and_truncated_ones_remembered(tmp_path: Path) -> None:
     store = Store(tmp_path, IDENTITY)
-    store.write([Text("b")], states(1))
-    asked = [Text(c) for c in "dbadca"]
-    assert store.missing(asked) == [Text("d"), Text("a"), Text("c")]
-    with pytest.raises(KeyError):
-        store.read([Text("b"), Text("a")], ("raw", 0))
-    assert store.read([], ("raw", 0)).shape[0] == 0
-
-
-def test_truncated_ones_are_remembered(tmp_path: Path) -> None:
-    store = Store(tmp_path, IDENTITY)
-    some = [Text(c) for c in "abc"]
-    store.write(some, states(3), [True, False, True])
-    again = Store(tmp_path, IDENTITY)
-    for reader in (store, again):
-        assert reader.truncated([*some, *some]) == 2
-        assert reader.truncated([Text("b"), Text("nowhere")]) == 0
+    store.write([A, B, C], states(3), [True, False, True])
+    for reader in (store, Store(tmp_path, IDENTITY)):
+        assert reader.missing([Text(c) for c in "dbedca"]) == [Text("d"), Text("e")]
+        assert reader.truncated([A, B, C, A, B, C]) == 2
+        assert reader.truncated([B, Text("nowhere")]) == 0
+        for some, plane in (([B, Text("d")], ("raw", 0)), ([B], ("raw", 7))):
+            with pytest.raises(KeyError):
+                reader.read(some, plane)
+        assert reader.read([], ("raw", 0)).shape[0] == 0
 
 
 def test_two_at_once(tmp_path: Path) -> None:
     one, two = Store(tmp_path, IDENTITY), Store(tmp_path, IDENTITY)
-    one.write([Text("a"), Text("b")], states(2))
-    assert two.missing([Text("a")]) == [Text("a")]
+    one.write([A, B], states(2))
+    assert two.missing([A]) == [A]
     two.refresh()
-    assert two.missing([Text("a")]) == []
-    np.testing.assert_array_equal(two.read([Text("b")], ("raw", 1))[0], states(2)["raw", 1][1])
-    two.write([Text("b"), Text("c")], states(2))  # both forwarded it: either will do
+    assert two.missing([A]) == []
+    np.testing.assert_array_equal(two.read([B], ("raw", 1))[0], states(2)["raw", 1][1])
+    two.write([B, C], states(2))  # both forwarded it: either will do
     one.refresh()
-    assert one.missing([Text(c) for c in "abc"]) == []
+    assert one.missing([A, B, C]) == []
 
 
-def test_another_identity_is_another_folder(tmp_path: Path) -> None:
-    one = Store(tmp_path, IDENTITY)
-    one.write([Text("a")], states(1))
-    for other in ({**IDENTITY, "pooling": "cls"}, {"model": "m"}, {**IDENTITY, "dtype": "x"}):
-        assert Store(tmp_path, other).missing([Text("a")]) == [Text("a")]
-    turned = dict(reversed(IDENTITY.items()))
-    assert Store(tmp_path, turned).missing([Text("a")]) == []
-    assert '"pooling": "mean"' in (one.folder / "identity.json").read_text()
+OTHERS = [
+    {**IDENTITY, "model": "org/two"},
+    {**IDENTITY, "revision": "fedcba"},
+    {**IDENTITY, "pooling": "cls"},
+    {**IDENTITY, "removed": "3"},
+    {"model": "org/one"},
+]
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "foreign", "renamed"])
-def test_damaged_shards_are_discarded_and_said_so(damage: str, tmp_path: Path) -> None:
-    store = Store(tmp_path, IDENTITY)
-    store.write([Text("a")], states(1))
-    store.write([Text("b"), Text("c")], states(2, seed=1))
-    bad = next(p for p in shards(store) if p == store._where[text_key(Text("a"))][0])
-    good = next(p for p in shards(store) if p != bad)
-    content = bad.read_bytes()
-    if damage == "cut":
-        bad.write_bytes(content[:-1])
-    elif damage == "flipped":
-        bad.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
-    elif damage == "empty":
-        bad.write_bytes(b"")
-    elif damage == "foreign":
-        bad.write_bytes(b"something else entirely")
-    else:
-        bad = bad.rename(bad.with_name("0" * 32 + ".safetensors"))
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_copied_file_is_left_alone_and_its_texts_are_read(other: Any, tmp_path: Path) -> None:
+    theirs, lines = filled(tmp_path, [A, B], 2, other), list[str]()
+    mine = Store(tmp_path, IDENTITY)
+    assert mine.missing([A]) == [A]
+    copied = Path(shutil.copy2(theirs, mine.folder))
+    with told_to(lines.append):
+        for store in (mine, Store(tmp_path, dict(reversed(IDENTITY.items())))):
+            store.refresh()
+            assert store.missing([A]) == [A]
+            assert store.discarded == []
+    (line,) = lines
+    assert f"with states of {other['model']}, which belong into {theirs.parent.name}" in line
+    mine.write([A], states(1))
+    for store in (mine, Store(tmp_path, IDENTITY)):
+        np.testing.assert_array_equal(store.read([A], ("raw", 0)), states(1)["raw", 0])
+    assert copied.exists()
+    assert Store(tmp_path, other).missing([A, B]) == []
+
+
+def test_a_folder_under_the_name_of_another(tmp_path: Path) -> None:
+    """As in a cache that was restored by hand; identity.json comes back as it must be."""
+    theirs, mine = filled(tmp_path, [A], 0, OTHERS[0]), Store(tmp_path, IDENTITY)
+    file = mine.folder / "identity.json"
+    before = file.read_bytes()
+    for damage in (b"", b"{", b"\xff"):
+        file.write_bytes(damage)
+        Store(tmp_path, IDENTITY)
+        assert file.read_bytes() == before
+    shutil.rmtree(mine.folder)
+    theirs.parent.rename(mine.folder)
+    assert Store(tmp_path, IDENTITY).missing([A]) == [A]
+    assert file.read_bytes() == before
+
+
+def described_before(path: Path, identity: bool) -> Path:
+    """The same file, as versions before described it, with or without an identity."""
+    with safe_open(path, framework="numpy") as file:
+        about = json.loads(file.metadata()["lrd-harness"])
+    old = {n: json.dumps(about[n]) for n in ("texts", "truncated")}
+    content = save(load_file(path), old | ({"identity": about["identity"]} if identity else {}))
+    path.unlink()
+    old_path = path.with_name(hashlib.sha256(content).hexdigest()[:32] + ".safetensors")
+    old_path.write_bytes(content)
+    return old_path
+
+
+def test_files_of_earlier_versions(tmp_path: Path) -> None:
+    """Ordinary safetensors files; those that do not say whose they are count as missing."""
+    made = filled(tmp_path, [A, B])
+    for (kind, layer), block in states(2).items():
+        np.testing.assert_array_equal(load_file(made)[f"{kind}.{layer}"], block)
+    made = described_before(made, identity=False)
+    lines = list[str]()
+    with told_to(lines.append):
+        again = Store(tmp_path, IDENTITY)
+    assert (again.missing([A]), again.discarded) == ([A], [])
+    assert made.exists()
+    (line,) = lines
+    assert "1 file in the store not read, with states that do not say whose they are" in line
+    described_before(filled(tmp_path, [A, B]), identity=True)
     again = Store(tmp_path, IDENTITY)
-    absent = again.missing([Text(c) for c in "abc"])
-    assert again.discarded == [bad.name]
-    assert shards(again) == [good]
-    assert absent == [Text("a")]
-    np.testing.assert_array_equal(
-        again.read([Text("c")], ("final", 1))[0], states(2, seed=1)["final", 1][1]
-    )
-    again.write([Text("a")], states(1))
+    assert again.missing([A, B]) == []
+    assert again.truncated([A, B]) == 1
+    np.testing.assert_array_equal(again.read([B, A], ("raw", 0)), states(2)["raw", 0][::-1])
+
+
+def test_verify_names_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LRD_HARNESS_CACHE", str(tmp_path))
+    root = tmp_path / "states"
+    mine, theirs = filled(root, [A, B]), filled(root, [A, B], 2, OTHERS[0])
+    copied = Path(shutil.copy2(theirs, mine.parent))
+    old = described_before(theirs, identity=False)
+    assert main(["cache", "verify"]) == 1
+    shown = capsys.readouterr().out
+    where = f"states of org/two, which belong into {theirs.parent.name} (org/one@abcdef)"
+    assert f"{copied.relative_to(tmp_path)}: {where}\n" in shown
+    assert f"{old.name}: states that do not say whose they are" in shown
+    assert "3 files of states" in shown
+    assert main(["cache", "info"]) == 0
+    shown = capsys.readouterr().out
+    assert [line.split()[1] for line in shown.splitlines() if "org/" in line] == ["2", "0"]
+    assert main(["cache", "verify", "--repair"]) == 0
+    assert [copied.exists(), old.exists(), mine.exists()] == [False, False, True]
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "cut": lambda content: content[:-1],
+    "flipped": lambda content: content[:-3] + bytes([content[-3] ^ 1]) + content[-2:],
+    "empty": lambda content: b"",
+    "foreign": lambda content: b"something else entirely",
+}
+
+
+@pytest.mark.parametrize("kind", [*DAMAGE, "renamed"])
+def test_damaged_files_are_discarded_and_said_so(kind: str, tmp_path: Path) -> None:
+    bad, good = filled(tmp_path, [A]), filled(tmp_path, [B, C], 1)
+    if kind == "renamed":
+        bad = bad.rename(bad.with_name("0" * 32 + ".safetensors"))
+    else:
+        bad.write_bytes(DAMAGE[kind](bad.read_bytes()))
+    lines = list[str]()
+    with told_to(lines.append):
+        again = Store(tmp_path, IDENTITY)
+        assert again.missing([A, B, C]) == [A]
+    assert lines == [f"org/one: a damaged file of the store was discarded: {bad.name}"]
+    assert (again.discarded, shards(again)) == ([bad.name], [good])
+    found = again.read([C], ("final", 1))[0]
+    np.testing.assert_array_equal(found, states(2, seed=1)["final", 1][1])
+    again.write([A], states(1))
     assert Store(tmp_path, IDENTITY).discarded == []
 
 
-def test_a_shard_under_the_name_of_another(tmp_path: Path) -> None:
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_file_changed_anywhere_is_no_reason_to_fail(data: st.DataObject) -> None:
+    """Whatever a file is, it is read as it was written or not at all."""
+    with folder() as root:
+        path = filled(root, [A, B])
+        content = bytearray(path.read_bytes())
+        at = data.draw(st.integers(0, len(content) - 1))
+        content[at] ^= data.draw(st.integers(1, 255))
+        path.write_bytes(content[: data.draw(st.sampled_from([None, at, -at or None]))])
+        again = Store(root, IDENTITY)
+        assert again.missing([A, B]) == [A, B]
+        assert not again.discarded or shards(again) == []
+        again.write([A, B], states(2))
+        np.testing.assert_array_equal(again.read([A, B], ("raw", 1)), states(2)["raw", 1])
+
+
+def test_a_file_under_the_name_of_another_or_of_something_else(tmp_path: Path) -> None:
     """Its texts are in two places; whichever is asked, nothing wrong is read."""
-    store = Store(tmp_path, IDENTITY)
-    some, planes = [Text("b"), Text("c")], states(2)
-    store.write([Text("a")], states(1, seed=1))
-    (bad,) = shards(store)
-    store.write(some, planes)
-    (good,) = set(shards(store)) - {bad}
+    bad, good = filled(tmp_path, [A], 1), filled(tmp_path, [B, C])
     bad.write_bytes(good.read_bytes())
     again = Store(tmp_path, IDENTITY)
-    absent = again.missing([*some, Text("a")])
-    assert absent in ([Text("a")], [*some, Text("a")])
+    absent = again.missing([B, C, A])
+    assert absent in ([A], [B, C, A])
     assert again.discarded == [bad.name] * (len(absent) > 1)
+    content = b"\0" * 100  # the checksum is right, the content is not ours
+    name = hashlib.sha256(content).hexdigest()[:32] + ".safetensors"
+    (again.folder / name).write_bytes(content)
     again = Store(tmp_path, IDENTITY)
-    assert again.missing([*some, Text("a")]) == [Text("a")]
-    np.testing.assert_array_equal(again.read(some, ("raw", 1)), planes["raw", 1])
+    assert name in again.discarded
+    assert again.missing([B, C, A]) == [A]
+    np.testing.assert_array_equal(again.read([B, C], ("raw", 1)), states(2)["raw", 1])
 
 
-def test_a_shard_is_verified_once_and_only_if_it_is_asked_for(
+def test_a_file_is_verified_once_and_only_if_it_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = Store(tmp_path, IDENTITY)
-    written.write([Text("a")], states(1))
-    written.write([Text("b")], states(1, seed=1))
+    first, _ = filled(tmp_path, [A]), filled(tmp_path, [B], 1)
     real, verified = module.intact, list[Path]()
-
-    def intact(path: Path) -> bool:
-        verified.append(path)
-        return real(path)
-
-    monkeypatch.setattr(module, "intact", intact)
-    assert written.missing([Text("a")]) == []
+    monkeypatch.setattr(module, "intact", lambda path: verified.append(path) or real(path))  # type: ignore[func-returns-value]
     store = Store(tmp_path, IDENTITY)
     assert verified == []
     for _ in range(3):
-        assert store.missing([Text("a"), Text("c")]) == [Text("c")]
-        store.read([Text("a")], ("raw", 0))
-    assert verified == [written._where[text_key(Text("a"))][0]]
+        assert store.missing([A, C]) == [C]
+        store.read([A], ("raw", 0))
+    assert verified == [first]
 
 
-def test_a_damaged_shard_is_not_read_from(tmp_path: Path) -> None:
-    Store(tmp_path, IDENTITY).write([Text("a"), Text("b")], states(2), [True, False])
+def test_a_file_that_is_damaged_under_a_running_process_is_not_read_from(tmp_path: Path) -> None:
+    bad = filled(tmp_path, [A, B])
     store = Store(tmp_path, IDENTITY)
-    (bad,) = shards(store)
-    content = bad.read_bytes()
-    bad.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    bad.write_bytes(DAMAGE["flipped"](bad.read_bytes()))
     with pytest.raises(StatesLost, match="were in the store and are damaged or gone"):
-        store.read([Text("b")], ("raw", 0))
+        store.read([B], ("raw", 0))
     assert store.discarded == [bad.name]
-    assert store.missing([Text("a"), Text("b")]) == [Text("a"), Text("b")]
-    assert store.truncated([Text("a")]) == 0
-    store.write([Text("a"), Text("b")], states(2))
-    np.testing.assert_array_equal(store.read([Text("b")], ("raw", 0))[0], states(2)["raw", 0][1])
+    assert store.missing([A, B]) == [A, B]
+    assert store.truncated([A]) == 0
+    store.write([A, B], states(2))
+    np.testing.assert_array_equal(store.read([B], ("raw", 0))[0], states(2)["raw", 0][1])
 
 
-def test_whole_by_its_name_but_no_shard(tmp_path: Path) -> None:
-    """The checksum is right, the content is not ours."""
+def test_a_file_that_goes_under_a_running_process(tmp_path: Path) -> None:
+    first = filled(tmp_path, [A, B])
+    filled(tmp_path, [C], 1)
     store = Store(tmp_path, IDENTITY)
-    content = b"\0" * 100
-    name = hashlib.sha256(content).hexdigest()[:32] + ".safetensors"
-    (store.folder / name).write_bytes(content)
-    assert Store(tmp_path, IDENTITY).discarded == [name]
+    first.unlink()
+    for some in ([C, A, B], [A, B]):
+        with pytest.raises(StatesLost, match="the same command reads the texts again"):
+            store.read(some, ("raw", 1))
+    with pytest.raises(KeyError):
+        store.read([Text("never there")], ("raw", 1))
+    assert store.missing([A, B, C]) == [A, B]
+    store.write([A, B], states(2), [True, False])
+    first.unlink()
+    assert store.missing([A, B, C]) == [A, B]  # seen without a read
+    shutil.rmtree(store.folder)
+    assert store.missing([C]) == [C]
+    store.write([A, B], states(2))
+    np.testing.assert_array_equal(store.read([A, B], ("raw", 1)), states(2)["raw", 1])
+    assert (store.folder / "identity.json").is_file()
+    assert store.discarded == []
+
+
+def test_one_that_is_damaged_and_cannot_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a file system that is read-only now: it is not read from, nor found again."""
+    bad = filled(tmp_path, [A])
+    store = Store(tmp_path, IDENTITY)
+    bad.write_bytes(bad.read_bytes()[:-1])
+
+    def refuse(self: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        for _ in range(2):
+            assert store.missing([A]) == [A]
+            store.refresh()
+    assert store.discarded == [bad.name]
+    store.write([A], states(1), [True])  # the same content, and so in its place
+    assert store.missing([A]) == []
 
 
 def test_what_cannot_be_opened_now_is_not_thrown_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = Store(tmp_path, IDENTITY)
-    store.write([Text("a")], states(1))
+    filled(tmp_path, [A])
     real = Path.open
 
     def refuse(self: Path, *args: Any, **keywords: Any) -> object:
@@ -233,37 +372,90 @@ def test_what_cannot_be_opened_now_is_not_thrown_away(
             raise OSError("stale handle")
         return real(self, *args, **keywords)
 
-    monkeypatch.setattr(Path, "open", refuse)
-    blind = Store(tmp_path, IDENTITY)
-    assert blind.missing([Text("a")]) == [Text("a")]
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refuse)
+        blind = Store(tmp_path, IDENTITY)
+        assert blind.missing([A]) == [A]
     blind.refresh()
-    assert blind.missing([Text("a")]) == []
+    assert blind.missing([A]) == []
 
 
-def test_a_killed_writer_leaves_nothing_that_counts(
+def test_a_full_disk_leaves_nothing_that_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = Store(tmp_path, IDENTITY)
-    store.write([Text("a")], states(1))
-    (store.folder / "tmpabc.part").write_bytes(shards(store)[0].read_bytes()[:50])
+    made = filled(tmp_path, [A])
     again = Store(tmp_path, IDENTITY)
-    assert again.discarded == []
-    assert again.missing([Text("a"), Text("b")]) == [Text("b")]
 
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("lrd_harness.store.store.os.fsync", full)
     with pytest.raises(StorageFull, match="no space left on the disk or in the quota of"):
-        again.write([Text("b")], states(1))
-    assert again.missing([Text("b")]) == [Text("b")]
-    assert len(list(again.folder.glob("*.part"))) == 1  # the killed one's, none of our own
+        again.write([B], states(1))
+    assert again.missing([A, B]) == [B]
+    assert sorted(p.name for p in again.folder.iterdir()) == sorted([made.name, "identity.json"])
 
 
 def test_views_of_other_arrays_are_written_whole(tmp_path: Path) -> None:
     """Not contiguous, as a slice of a batch may be."""
     store = Store(tmp_path, IDENTITY)
     block = np.arange(24, dtype=np.float32).reshape(4, 6)
-    store.write([Text("a"), Text("b")], {("raw", 0): block[::2, ::-1]})
-    np.testing.assert_array_equal(store.read([Text("b")], ("raw", 0))[0], block[2, ::-1])
+    store.write([A, B], {("raw", 0): block[::2, ::-1]})
+    np.testing.assert_array_equal(store.read([B], ("raw", 0))[0], block[2, ::-1])
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_files_follow_the_umask(umask: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        path = filled(tmp_path, [A])
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+
+
+def test_reading_takes_memory_for_the_rows_alone(tmp_path: Path) -> None:
+    """Of a large file a few rows at one plane; of writing, the names of texts and no copy."""
+    store, count = Store(tmp_path, IDENTITY), 2000
+    some = [Text(str(i)) for i in range(count)]
+    block = np.zeros((count, 1000), np.float32)
+    store.write(some, {("raw", layer): block + layer for layer in range(4)})  # 32 MB
+    again = Store(tmp_path, IDENTITY)
+    again.missing(some)
+    tracemalloc.start()
+    rows = again.read([some[1700], some[1999]], ("raw", 3))
+    again.write([Text(f"{i} b") for i in range(count)], {("raw", 0): block, ("raw", 1): block})
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert rows.tolist() == [[3.0] * 1000] * 2
+    assert peak < block.nbytes / 4
+
+
+def _writing(root: Path, number: int, rounds: int) -> None:
+    """A process that writes what it finds missing, and reads all of it back."""
+    some = [Text(str(i)) for i in range(40)]
+    for i in range(rounds):
+        store = Store(root, IDENTITY)
+        missing = store.missing(some[: 4 * (i + 1)])
+        if missing:
+            # another second column in each process, as rounding may be another
+            block = np.array([[int(text.text), number] for text in missing], np.float32)
+            store.write(missing, {("raw", 0): block})
+        store.refresh()
+        found = store.read(some[: 4 * (i + 1)], ("raw", 0))
+        assert found[:, 0].tolist() == list(range(4 * (i + 1)))
+        assert store.discarded == []
+
+
+def test_processes_that_write_the_same_texts_at_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    several = [context.Process(target=_writing, args=(tmp_path, i, 10)) for i in range(3)]
+    for process in several:
+        process.start()
+    for process in several:
+        process.join(60)
+    assert [process.exitcode for process in several] == [0, 0, 0]
+    store = Store(tmp_path, IDENTITY)
+    found = store.read([Text(str(i)) for i in range(40)], ("raw", 0))
+    assert found[:, 0].tolist() == list(range(40))
+    assert set(found[:, 1]) <= {0.0, 1.0, 2.0}

@@ -1,8 +1,7 @@
-"""Runs that share a store: two at once, one whose states are removed, one with a limit."""
+"""A run whose states are removed while it evaluates."""
 
 from __future__ import annotations
 
-import multiprocessing
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,8 @@ from typing import Any
 import pytest
 import running
 import tiny
-from running import counters, numbers, records, with_plugin
+from running import numbers, records, with_plugin
 
-from lrd_harness.capture import batches
 from lrd_harness.contracts import Request, Score, Task
 
 TASKS = ["STSBenchmark"]
@@ -25,33 +23,6 @@ def flat(found: Any) -> list[float]:
     if isinstance(found, list):
         return [x for one in found for x in flat(one)]
     return [] if found is None else [float(found)]
-
-
-def _run(out: Path, models: list[Path], data: Path, tokens: int) -> None:
-    batches.SEGMENT_TOKENS = tokens
-    raise SystemExit(running.run(out, models, data, tasks=TASKS))
-
-
-@pytest.mark.slow
-def test_two_runs_at_once_on_one_store(place: Path, tmp_path: Path, own_cache: Path) -> None:
-    """They differ in what they put into a file; both end as one alone does."""
-    context = multiprocessing.get_context("spawn")  # a fork would have torch's threads half alive
-    models, data = [place / "bert", place / "gpt"], place / "data"
-    jobs = [(tmp_path / f"out{tokens}", models, data, tokens) for tokens in (200, 330)]
-    both = [context.Process(target=_run, args=job) for job in jobs]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join(300)
-    assert [process.exitcode for process in both] == [0, 0]
-    alone = tmp_path / "alone"
-    assert running.run(alone, models, data, tasks=TASKS) == 0
-    assert counters(alone)["forwarded"] == 0  # all is there
-    expected = numbers(alone)
-    for job in jobs:
-        found = numbers(job[0])
-        assert found.keys() == expected.keys()
-        assert flat(found) == pytest.approx(flat(expected), abs=1e-5)
 
 
 class Removing:

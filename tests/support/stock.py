@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib
 import json
 import random
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+import pytest
 import tiny
 import torch
 
@@ -49,6 +51,22 @@ class Answer(NamedTuple):
     continuation: str
     loglikelihood: float
     greedy: bool
+
+
+def own_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No tasks but those of an include path, or MMLU, whose indices are made at once."""
+    from lm_eval.tasks import TaskManager
+
+    loading: Any = importlib.import_module("lrd_harness.tasks.likelihood.loading")
+    files: Any = importlib.import_module("lrd_harness.tasks.likelihood.task_files").files
+
+    def index(include: Path | None) -> TaskManager:
+        if include is None:
+            return loading.mmlu_index()  # type: ignore[no-any-return]
+        files(include)
+        return TaskManager(include_defaults=False, include_path=str(include))
+
+    monkeypatch.setattr("lrd_harness.tasks.likelihood.lm_eval_tasks.index", index)
 
 
 def write_task(folder: Path, name: str, body: str, data: dict[str, list[dict[str, Any]]]) -> None:

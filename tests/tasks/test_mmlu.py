@@ -11,10 +11,11 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrd_harness.errors import UserError
@@ -44,9 +45,7 @@ def write(path: Path, *rows: Any) -> None:
 
 def test_subjects_without_importing_lm_eval() -> None:
     found = mmlu.subjects()
-    assert len(set(found)) == 57
-    assert list(found) == sorted(found)
-    assert set(SIZES) < set(found)
+    assert (len(set(found)), list(found)) == (57, sorted(found))
     code = (
         "import sys; from lrd_harness.tasks.likelihood import mmlu as m; m.subjects();"
         "sys.exit(any(name in sys.modules for name in ('lm_eval', 'datasets', 'torch')))"
@@ -66,12 +65,8 @@ def test_subjects_without_lm_eval(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_local_rows(tmp_path: Path) -> None:
     """File order, spaces in subjects, texts as they are, no columns but the four."""
-    rows = [
-        a_row(question=" Who?\u2028", extra=1),
-        a_row(subject="us foreign policy", answer=3),
-        a_row(question="Why?", answer=0),
-        a_row(subject="anatomy"),
-    ]
+    rows = [a_row(question=" Who?\u2028", extra=1), a_row(subject="us foreign policy", answer=3)]
+    rows += [a_row(question="Why?", answer=0), a_row(subject="anatomy")]
     write(tmp_path / "test.jsonl", *rows)
     write(tmp_path / "dev.jsonl", a_row(question="Where?"), "", a_row(subject="virology"))
     found = mmlu.local(tmp_path, TWO)
@@ -109,17 +104,16 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("file", "number"), [("test.jsonl", 2), ("dev.jsonl", 1)])
 @pytest.mark.parametrize(("row", "message"), FAULTS)
-def test_a_malformed_row_is_named(
-    row: Any, message: str, file: str, number: int, tmp_path: Path
-) -> None:
+def test_a_malformed_row_is_named(row: Any, message: str, tmp_path: Path) -> None:
     write(tmp_path / "test.jsonl", a_row())
-    write(tmp_path / file, *[a_row(), row, a_row()][2 - number :])
-    with pytest.raises(UserError) as caught:
-        mmlu.local(tmp_path, TWO[:1])
-    assert str(caught.value).startswith(f"{tmp_path / file}, row {number}: {message}")
-    assert "\n" not in str(caught.value)
+    for file, number in (("dev.jsonl", 1), ("test.jsonl", 2)):
+        write(tmp_path / file, *[a_row(), row, a_row()][2 - number :])
+        with pytest.raises(UserError) as caught:
+            mmlu.local(tmp_path, TWO[:1])
+        assert str(caught.value).startswith(f"{tmp_path / file}, row {number}: {message}")
+        assert "\n" not in str(caught.value)
+        (tmp_path / file).unlink()
 
 
 def test_missing_files_and_subjects(tmp_path: Path) -> None:
@@ -127,14 +121,12 @@ def test_missing_files_and_subjects(tmp_path: Path) -> None:
         mmlu.local(tmp_path, TWO)
     write(tmp_path / "dev.jsonl", *(a_row(subject=subject) for subject in mmlu.subjects()))
     write(tmp_path / "test.jsonl", a_row())
-    with pytest.raises(UserError) as caught:
-        mmlu.local(tmp_path, TWO)
-    path = tmp_path / "test.jsonl"
-    assert str(caught.value) == f"{path}: no rows of 1 of 2 subjects: us_foreign_policy"
-    with pytest.raises(UserError) as caught:
-        mmlu.local(tmp_path, mmlu.subjects())
-    listed = "56 of 57 subjects: anatomy, astronomy, business_ethics and 53 more"
-    assert str(caught.value) == f"{path}: no rows of {listed}"
+    for subjects, listed in (
+        (TWO, "1 of 2 subjects: us_foreign_policy"),
+        (mmlu.subjects(), "56 of 57 subjects: anatomy, astronomy, business_ethics and 53 more"),
+    ):
+        with pytest.raises(UserError, match=f"test.jsonl: no rows of {listed}$"):
+            mmlu.local(tmp_path, subjects)
     write(tmp_path / "test.jsonl")
     with pytest.raises(UserError, match=r"test\.jsonl: no rows$"):
         mmlu.local(tmp_path, TWO)
@@ -151,10 +143,9 @@ def test_packaged(real_packages: Path) -> None:
     for subject, splits in rows.items():
         for row in [*splits["test"], *splits["dev"]]:
             assert list(row) == ["question", "choices", "answer", "subject"]
-            assert row["subject"] == subject
+            assert (row["subject"], len(row["choices"])) == (subject, 4)
             assert type(row["answer"]) is int
             assert 0 <= row["answer"] <= 3
-            assert len(row["choices"]) == 4
             assert all(text.strip() for text in [row["question"], *row["choices"]])
         for row in splits["dev"]:
             # Nothing is left of the form that the choices were taken out of.
@@ -178,13 +169,9 @@ def test_packaged_questions_by_eye(real_packages: Path) -> None:
     mathematics = "elementary_mathematics"
     assert answer(mathematics, "test", "What is the value of p in 24 = 2p?") == "p = 12"
     assert answer(mathematics, "dev", "The population of the city where") == "5 thousands"
-    matrix = "the matrix, if stored directly, is large and can be clumsy to manage"
-    assert answer("college_computer_science", "test", "The access matrix approach") == matrix
     assert answer("high_school_computer_science", "test", "Let x = 1. What is x << 3") == "8"
     unknown = "There is insufficient information to answer this question."
     assert answer("high_school_statistics", "dev", "Suppose X and Y are") == unknown
-    simple = r"\frac{\sqrt{3}}{3}"
-    assert answer("high_school_mathematics", "dev", "Simplify and write the result") == simple
 
 
 @pytest.fixture
@@ -286,17 +273,16 @@ def test_malformed_samples_are_named(broken: Any, message: str, fake: Path) -> N
     assert str(caught.value).startswith(f"{path}, row 2: {message}")
 
 
-@pytest.mark.parametrize(
-    "content", ["- {", "", "a: 1", "fewshot_config: {samples: 3}", "- !function x.y", None]
-)
-def test_samples_that_are_no_yaml(content: str | None, fake: Path) -> None:
+def test_samples_that_are_no_yaml(fake: Path) -> None:
     path = fake / f"flan_cot_fewshot/mmlu_{TWO[1]}.yaml"
-    path.unlink()
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(UserError, match=r"yaml: the questions of lm-eval cannot be read") as caught:
-        mmlu.packaged()
-    assert "\n" not in str(caught.value)
+    for content in ("- {", "", "a: 1", "fewshot_config: {samples: 3}", "- !function x.y", None):
+        path.unlink()
+        if content is not None:
+            path.write_text(content)
+        with pytest.raises(
+            UserError, match=r"yaml: the questions of lm-eval cannot be read [^\n]*$"
+        ):
+            mmlu.packaged()
 
 
 sizes_of_subjects = st.dictionaries(st.text(max_size=3), st.integers(0, 60), min_size=1, max_size=9)
@@ -330,15 +316,6 @@ def test_a_total_is_shared(sizes: dict[str, int], total: float, seed: int) -> No
         assert all(abs(held[s] - exact[s]) < 1 for s in sizes)
     for s, t in ((s, t) for s in sizes for t in sizes if sizes[s] > sizes[t]):
         assert held[s] >= held[t]
-
-
-@given(sizes_of_subjects, st.floats(0, 1, exclude_min=True, exclude_max=True))
-@example({"a": 100}, 0.07)  # 100 * 0.07 is just above 7: 8 in lm-eval too
-@settings(deadline=None)
-def test_a_share_is_of_each_subject(sizes: dict[str, int], share: float) -> None:
-    taken = mmlu.stratified(sizes, share)
-    assert counts(taken, sizes) == {s: math.ceil(size * share) for s, size in sizes.items()}
-    assert taken == mmlu.stratified(sizes, share)
 
 
 @given(sizes_of_subjects, totals, totals)
@@ -383,23 +360,15 @@ def test_the_choice_is_random_and_the_same_everywhere() -> None:
     assert taken["a"] == [2, 12, 15, 31, 39, 49, 58, 73, 81, 84]  # and in every process
     drawn = Counter(row for seed in range(200) for row in mmlu.stratified({"a": 10}, 5, seed)["a"])
     assert all(70 <= drawn[row] <= 130 for row in range(10))  # 100 expected, deviation 7
-
-
-@pytest.mark.parametrize("total", [0, -1, math.nan])
-def test_no_total(total: float) -> None:
-    with pytest.raises(UserError, match="must be above 0"):
-        mmlu.stratified({"a": 3}, total)
+    for total in (0, -1, math.nan):
+        with pytest.raises(UserError, match="must be above 0"):
+            mmlu.stratified({"a": 3}, total)
 
 
 def test_lm_eval_takes_as_many_of_a_share() -> None:
-    """Its own rule, called."""
+    """Its own rule, called: of each subject a share, rounded up, as 8 of 100 * 0.07."""
     size: Callable[..., Any] = importlib.import_module("lm_eval.evaluator_utils").get_sample_size
-
-    class Documents:
-        def __init__(self, number: int) -> None:
-            self.eval_docs = range(number)
-
-    for number in (1, 7, 100, 1534):
-        for share in (0.001, 0.07, 0.1, 1 / 3, 0.5, 0.999):
-            taken = mmlu.stratified({"a": number}, share)["a"]
-            assert len(taken) == size(Documents(number), share)
+    sizes = {"a": 1, "b": 7, "c": 100, "d": 1534}
+    for share in (0.001, 0.07, 0.1, 1 / 3, 0.5, 0.999):
+        expected = {s: size(SimpleNamespace(eval_docs=range(n)), share) for s, n in sizes.items()}
+        assert counts(mmlu.stratified(sizes, share), sizes) == expected
