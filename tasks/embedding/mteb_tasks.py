@@ -94,9 +94,6 @@ def wrap(
         _evaluate(fresh(), listener, task)
         return listener.requests
 
-    def check_loaded() -> None:
-        loaded()
-
     task = Task(
         name=name,
         texts=lambda: _texts(fresh(), requests),
@@ -105,7 +102,7 @@ def wrap(
         prompt=prompt,
         requests=requests,
         description=description,
-        check=check or check_loaded,
+        check=check or (lambda: loaded()),
         save=_save,
         fingerprint=None if local is None else lambda: content_hash(local)[:16],
     )
@@ -142,12 +139,11 @@ def _evaluate(mteb_task: Any, view: ModelView, task: Task) -> Score:
 def _flat(scores: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, float]:
     """All numbers of a result; split and language are named only where there are several."""
     cells = [(split, row) for split, rows in scores.items() for row in rows]
-    flat = {}
+    flat: dict[str, float] = {}
     for split, row in cells:
         prefix = "" if len(cells) == 1 else f"{split}.{row.get('hf_subset', 'default')}."
-        flat.update(
-            {f"{prefix}{k}": float(v) for k, v in row.items() if isinstance(v, (int, float))}
-        )
+        numbers = {k: float(v) for k, v in row.items() if isinstance(v, (int, float))}
+        flat |= {f"{prefix}{k}": v for k, v in numbers.items()}
     return flat
 
 
@@ -165,11 +161,10 @@ def _texts(mteb_task: Any, requests: Callable[[], Sequence[Request]]) -> Sequenc
 def _column(mteb_task: Any) -> list[str]:
     """The input column of the evaluated splits, each text once."""
     texts: dict[str, None] = {}
+    column = getattr(mteb_task, "input_column_name", "sentences")
     for subset in mteb_task.hf_subsets:
-        data = mteb_task.dataset
-        data = data[subset] if subset in data else data
+        data = mteb_task.dataset[subset] if subset in mteb_task.dataset else mteb_task.dataset
         for split in mteb_task.eval_splits:
-            column = getattr(mteb_task, "input_column_name", "sentences")
             texts.update(dict.fromkeys(_strings(data[split][column])))
     return list(texts)
 

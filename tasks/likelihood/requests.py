@@ -34,8 +34,7 @@ from lrd_harness.errors import UserError
 from lrd_harness.store import location
 from lrd_harness.store.folders import fitting
 
-from . import task_files
-from .loading import plainly
+from .loading import check_documents, plainly
 
 SEED = 1234  # lm-eval's own, for few-shot examples that are drawn at random
 UNHASHED = ("metadata", "custom_dataset")  # where the task's file lies, and a function
@@ -147,7 +146,7 @@ def build(loaded: Loaded) -> Built:
         _check_requests(task_name, task.instances)
         if options.include_path is not None:
             documents = task.doc_iterator(rank=0, limit=limit, world_size=1)
-            task_files.check_documents(task_name, task, documents, options.include_path)
+            check_documents(task_name, task, documents, options.include_path)
         instances[task_name] = task.instances
         task.build_all_requests = _Again(task)
     return Built(loaded, instances)
@@ -183,10 +182,8 @@ def _check_requests(name: str, instances: Sequence[Instance]) -> None:
         if instance.request_type != "loglikelihood" or len(instance.args) != 2:
             raise UserError(f"lm-eval:{name} asks for more than log-likelihoods of texts")
         if not instance.args[1].strip():
-            raise UserError(
-                f"lm-eval:{name}: document {instance.doc_id}: choice {instance.idx} is empty, "
-                "so there is no continuation to score"
-            )
+            where = f"lm-eval:{name}: document {instance.doc_id}: choice {instance.idx}"
+            raise UserError(f"{where} is empty, so there is no continuation to score")
 
 
 class _Tokens(HFLM):  # type: ignore[misc]  # lm-eval has no types
@@ -329,16 +326,12 @@ def _chance(built: Built) -> float | None:
         # requests without a context only serve to correct the others by
         asked = [i for i in instances if i.args[0]] or instances
         choices = Counter(i.doc_id for i in asked)
-        right = {i.doc_id: _right(task.doc_to_target(i.doc)) for i in asked}
+        gold = {i.doc_id: task.doc_to_target(i.doc) for i in asked}
+        right = {doc: len({*one}) if isinstance(one, list) else 1 for doc, one in gold.items()}
         mean = sum(right[doc] / n for doc, n in choices.items()) / len(choices)
         size = len(choices) if by_size else 1
         total, weight = total + mean * size, weight + size
     return total / weight
-
-
-def _right(target: Any) -> int:
-    """How many of the choices are right: several where the target is a list."""
-    return len(set(target)) if isinstance(target, list) else 1
 
 
 def save(score: Score, view: LikelihoodView, out: Path) -> None:

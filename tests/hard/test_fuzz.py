@@ -93,7 +93,7 @@ def _own_tasks(include: Path | None) -> Any:
     from lm_eval.tasks import TaskManager
 
     if include:
-        importlib.import_module("lrd_harness.tasks.likelihood.task_files").files(include)
+        importlib.import_module("lrd_harness.tasks.likelihood.loading").files(include)
     return TaskManager(include_defaults=False, include_path=str(include) if include else None)
 
 

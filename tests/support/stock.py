@@ -58,12 +58,11 @@ def own_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     from lm_eval.tasks import TaskManager
 
     loading: Any = importlib.import_module("lrd_harness.tasks.likelihood.loading")
-    files: Any = importlib.import_module("lrd_harness.tasks.likelihood.task_files").files
 
     def index(include: Path | None) -> TaskManager:
         if include is None:
             return loading.mmlu_index()  # type: ignore[no-any-return]
-        files(include)
+        loading.files(include)
         return TaskManager(include_defaults=False, include_path=str(include))
 
     monkeypatch.setattr("lrd_harness.tasks.likelihood.lm_eval_tasks.index", index)

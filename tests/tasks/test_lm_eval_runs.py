@@ -33,13 +33,7 @@ def run(out: Path, own: Path, *more: str, model: str = "gpt", tasks: Any = BOTH[
 
 @pytest.fixture
 def own_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No tasks but those of an include path, whose index is made at once."""
-    from lm_eval.tasks import TaskManager
-
-    def index(include: Path, **_: Any) -> TaskManager:
-        return TaskManager(include_defaults=False, include_path=str(include))
-
-    monkeypatch.setattr("lrd_harness.tasks.likelihood.lm_eval_tasks.index", index)
+    stock.own_alone(monkeypatch)
 
 
 def layers(out: Path) -> list[int]:
@@ -133,16 +127,11 @@ def test_long_prompts_are_cut_from_the_left(
     assert main(command) == 0
     said = capsys.readouterr().err
 
-    expected = stock.evaluate(
-        stock.load(own / model),
-        own / model,
-        [ANATOMY, ENDINGS, LAST_WORD],
-        [own / "own", own / "mmlu"],
-        num_fewshot=1,
-        max_length=most,
-    )
+    asked = [ANATOMY, ENDINGS, LAST_WORD], [own / "own", own / "mmlu"]
+    loaded, options = stock.load(own / model), {"num_fewshot": 1, "max_length": most}
+    expected = stock.evaluate(loaded, own / model, *asked, **options)
     (met,) = json.loads((out / "run.json").read_text())["counters"]["met"].values()
-    for name in (ANATOMY, ENDINGS, LAST_WORD):
+    for name in asked[0]:
         theirs = stock.answers(expected["samples"][name])
         assert stock.difference(stock.harness_answers(out, 3, name), theirs) < 1e-4
         cut = _cut(own / model, theirs, most or 60)
@@ -197,17 +186,12 @@ def test_metrics_beside_the_scores(pooling: str, start: int, own: Path, tmp_path
 
 @pytest.mark.slow
 def test_an_encoder_beside_a_language_model(own: Path, tmp_path: Path) -> None:
-    """The encoder has the embedding task alone, the language model both."""
     out = tmp_path / "out"
     models = [own / "bert", own / "gpt"]
     tasks, given = ["STSBenchmark", BOTH[0]], ("--include-path", str(own / "own"))
     assert running.run(out, models, own / "data", *given, "--layers", "last", tasks=tasks) == 0
     found = {(r["model"], r["task"]) for r in running.records(out, "score", "metric")}
-    assert found == {
-        ("local/bert", "STSBenchmark"),
-        ("local/gpt", "STSBenchmark"),
-        ("local/gpt", BOTH[0]),
-    }
+    assert found == {("local/bert", tasks[0]), *(("local/gpt", task) for task in tasks)}
     assert not running.records(out, "error")
     forwarded = running.counters(out)["forwarded"]
     assert running.run(out, models, own / "data", *given, tasks=tasks) == 0

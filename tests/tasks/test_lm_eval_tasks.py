@@ -124,10 +124,8 @@ def test_a_name_may_stand_for_several(own: Path) -> None:
     manager = lm_eval_tasks.index(own / "own")
     expand = lm_eval_tasks.expand
     assert expand(manager, "ai2_arc") == ["arc_challenge", "arc_easy"]
-    assert expand(manager, "mmlu") == ["mmlu"]
-    assert expand(manager, "mmlu_stem") == ["mmlu_stem"]
-    assert expand(manager, "hellaswag") == ["hellaswag"]
-    assert expand(manager, "tiny_pair") == ["tiny_pair"]
+    for name in ("mmlu", "mmlu_stem", "hellaswag", "tiny_pair"):
+        assert expand(manager, name) == [name]
     assert sorted(expand(manager, "tiny_loose")) == [ENDINGS, LAST_WORD]
     assert len(list(lm_eval_tasks.leaves(manager, "mmlu"))) == 57
     with pytest.raises(KeyError):

