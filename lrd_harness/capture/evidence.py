@@ -16,7 +16,7 @@ from lrd_harness.capture.batches import batches
 from lrd_harness.capture.samples import sampled
 from lrd_harness.capture.walk import Removed, Walk
 from lrd_harness.contracts import BlockValues, Encoded, Text
-from lrd_harness.models.pooling import last
+from lrd_harness.models.readout import last
 from lrd_harness.models.text_model import TextModel
 
 GREEDY_TEXTS = 32  # each is run through a variant for every candidate, again and again

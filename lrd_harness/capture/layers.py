@@ -10,7 +10,7 @@ import torch
 
 from lrd_harness.contracts import Continuation, Experiments, Model, Norm, PromptType, Task, Text
 from lrd_harness.errors import NotFinite
-from lrd_harness.models.prompts import embedded
+from lrd_harness.models.readout import embedded
 from lrd_harness.store.store import Plane, Store
 
 SAME = 1e-6  # relative, as for degenerate states

@@ -1,19 +1,14 @@
 """A transformers backbone seen block by block: one forward pass, every state.
 
-The blocks and the final norm are not looked up by name, since every family has its own: they are
-found by watching one short probe pass, and the find is checked against the model's own output.
-
-Some families change themselves as they run: BigBird turns to full attention for good once it has
-seen a short text, and rotary frequencies that follow the longest text (longrope, dynamic NTK) stay
-as the last text left them. A `Snapshot` puts them back, since the states of a text would otherwise
-depend on what was read before it.
+Blocks and final norm have another name in every family: they are found by watching a short probe
+pass, and the find is checked against the model's own output.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -29,7 +24,9 @@ _PLAIN = (bool, int, float, str, bytes)
 class Snapshot:
     """A module and all within it as they are now: parts, buffers and attributes; not weights.
 
-    Buffers are copied, but for those as large as weights; all else is held by reference.
+    Some families change as they run, so that a text's states would depend on those read before it:
+    BigBird turns to full attention for good once it has seen a short text, and rotary frequencies
+    of longrope and dynamic NTK stay as the longest text left them.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -49,18 +46,16 @@ class Snapshot:
         self._hooks = [pair for is_hook, pair in inner if is_hook]
         self._dicts = [pair for is_hook, pair in inner if not is_hook] + attributes
         buffers = {id(b): b for m in module.modules() for b in m._buffers.values() if b is not None}
-        small = [b for b in buffers.values() if not b.is_meta and b.nbytes <= LARGE]
-        self._buffers = [(b, b.detach().clone()) for b in small]
+        self._buffers = [
+            (b, b.detach().clone()) for b in buffers.values() if not b.is_meta and b.nbytes <= LARGE
+        ]
 
     def restore(self, hooks: bool = False) -> bool:
         """Put everything back; returns whether a pass would not have been the same without that.
 
-        hooks: whether those that were registered meanwhile go, too.
-
-        That is so where a part, a buffer or a plain value is another than before. What was made
-        and kept for later, as tables that grow with the texts, changes no pass. A model that has
-        changed its weights (RWKV scales them before its first pass) has done so for good, and is
-        left like that.
+        hooks: whether those that were registered meanwhile go, too. What was made and kept for
+        later, as tables that grow with the texts, changes no pass. A model that has changed its
+        weights (RWKV scales them before its first pass) has done so for good, and is left so.
         """
         written = _versions(self._module)
         if any(written.get(weight, n) != n for weight, n in self._versions.items()):
@@ -120,9 +115,7 @@ class Backbone:
     in, None where there is no such table); by_length (whether a pass depends on the longest text
     of its batch, or changes the model: after each pass the model is then put back as it was).
 
-    Raises UserError where the module cannot be run on tokens, has no blocks called in sequence, its
-    output does not follow from the last block, or its states are not those that transformers gives.
-    The module is left as it was found.
+    Raises UserError for a module that cannot be read by layer. It is left as it was found.
     """
 
     def __init__(self, module: nn.Module, probe: Mapping[str, Tensor]) -> None:
@@ -181,8 +174,7 @@ class Backbone:
     def bears(self, features: Mapping[str, Tensor], blocks: int | None) -> bool:
         """Whether a pass goes through so many blocks (None: all) without a fault.
 
-        A lack of memory is none. Whatever the pass changes in the model is put back, and noted in
-        `by_length`.
+        A lack of memory is none. What the pass changes is put back, and noted in `by_length`.
         """
         from accelerate.utils.memory import should_reduce_batch_size
 
@@ -215,16 +207,14 @@ def body(model: Any) -> Any:
     both = all(isinstance(getattr(model, part, None), nn.Module) for part in ("encoder", "decoder"))
     if model.config.is_encoder_decoder or both or type(model).__name__.endswith("EncoderModel"):
         return model.get_encoder()
-    base = model.base_model
-    if base is not model:
-        return body(base) if has_head(base) else base
-    if not has_head(model):
-        return base
-    words = model.get_input_embeddings()
-    parts = [part for part in model.children() if any(m is words for m in part.modules())]
-    if len(parts) != 1:
-        return base
-    return body(parts[0]) if has_head(parts[0]) else parts[0]
+    inner = model.base_model
+    if inner is model:
+        words = model.get_input_embeddings() if has_head(model) else None
+        parts = [part for part in model.children() if any(m is words for m in part.modules())]
+        if len(parts) != 1:
+            return model
+        (inner,) = parts
+    return body(inner) if has_head(inner) else inner
 
 
 def has_head(model: Any) -> bool:
@@ -250,8 +240,8 @@ def _last_hidden_state(module: nn.Module, features: Mapping[str, Tensor]) -> Ten
 def _check_runs(module: nn.Module, probe: Mapping[str, Tensor], name: str) -> int | None:
     """Raise UserError unless the module runs on tokens. Returns the rows of their embedding.
 
-    The operations are watched, not the modules: some modules flatten the tokens first, and some
-    hand them to a table of positions for their number alone.
+    Operations are watched, since some modules flatten the tokens first, and some hand them to a
+    table of positions for their number alone.
     """
     tokens = probe["input_ids"].flatten().cpu()
     rows: list[int] = []
@@ -301,16 +291,13 @@ def hidden_of(output: Any) -> Tensor:
 @contextmanager
 def hooked(modules: Iterable[nn.Module], leave: Any, enter: Any = None) -> Iterator[None]:
     """Within the block, forward hooks on the modules; `enter` is given keyword arguments, too."""
-    handles = []
-    for module in modules:
-        handles.append(module.register_forward_hook(leave))
-        if enter is not None:
-            handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-    try:
+    with ExitStack() as stack:
+        for module in modules:
+            stack.callback(module.register_forward_hook(leave).remove)
+            if enter is not None:
+                handle = module.register_forward_pre_hook(enter, with_kwargs=True)
+                stack.callback(handle.remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _find_blocks(
@@ -336,9 +323,9 @@ def _find_blocks(
     for blocks, number in zip(lists, counts, strict=True):
         if expected and number == expected and number % len(blocks) == 0:
             return blocks, number
-    best = max(range(len(lists)), key=lambda i: counts[i], default=None)
-    if best is None or counts[best] == 0:
+    if not any(counts):
         raise UserError(f"{name} has no blocks that are called in sequence: not a transformer")
+    best = counts.index(max(counts))
     return lists[best], counts[best]
 
 
@@ -357,8 +344,7 @@ def _find_final_norm(
     leaves = [m for m in backbone.module.modules() if not list(m.children()) and id(m) not in inner]
     with hooked(leaves, follow):
         last = backbone.run(probe, lambda layer, state: states.update({layer: state}))
-    current = states[backbone.calls]
-    chain = []
+    current, chain = states[backbone.calls], []
     for module, before, after in trail:
         if same(current, last):  # what comes after it, as a pooler, reads the output
             break
@@ -370,9 +356,7 @@ def _find_final_norm(
             f"{name}: its output does not follow from its last block by modules of its own, "
             "so layers of it cannot be read"
         )
-    if not chain:
-        return None
-    return chain[0] if len(chain) == 1 else nn.Sequential(*chain)
+    return nn.Sequential(*chain) if len(chain) > 1 else next(iter(chain), None)
 
 
 def _check_states(backbone: Backbone, probe: Mapping[str, Tensor], name: str) -> None:

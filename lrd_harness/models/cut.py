@@ -1,7 +1,7 @@
 """Take blocks out of a transformers model: the modules, and all that counts or numbers them.
 
-A block is known by its number, 1..L from the input, as everywhere a user sees it. Nothing here goes
-by the name of a family: the list of blocks is found by identity, its owners through the tree.
+Blocks are numbered 1..L. Nothing goes by the name of a family: the list of blocks is found by
+identity, its owners through the tree.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def remove(module: nn.Module, blocks: nn.ModuleList, removed: Sequence[int]) -> 
     """Take blocks out of a model, in place; returns the list of those that stay.
 
     module: a base model, one with a head, or a SentenceTransformer; blocks: its list of blocks, as
-    Backbone finds it, anywhere inside; removed: block numbers, 1..L. A Backbone of the module
-    has to be made anew. The output state is that of the remaining blocks run one after another.
+    Backbone finds it, anywhere inside; removed: block numbers, 1..L. The output state is that of
+    the remaining blocks run one after another; a Backbone of the module has to be made anew.
 
     Raises UserError for what kept_blocks refuses, blocks that share weights (ALBERT) or keys and
     values, blocks whose kind follows from their place (Jamba) where what is left would have another
@@ -97,8 +97,12 @@ def remove(module: nn.Module, blocks: nn.ModuleList, removed: Sequence[int]) -> 
         _lower_counts(parent, len(blocks), len(kept))
     for config in configs:
         _fit(config, len(blocks), kept)
-    for now, number in enumerate(kept):
-        _renumber(blocks[number - 1], number - 1, now)
+    for now, (number, block) in enumerate(zip(kept, remaining, strict=True)):
+        for part in block.modules():
+            for name in NUMBERS:
+                value = vars(part).get(name)
+                if type(value) is int and value in (number - 1, number):  # from 0, or from 1
+                    setattr(part, name, value - (number - 1) + now)
     return remaining
 
 
@@ -144,9 +148,8 @@ def _configs(modules: Sequence[nn.Module]) -> list[Any]:
     configs: dict[int, Any] = {}
     for module in modules:
         config = getattr(module, "config", None)
-        for part in (config, getattr(config, "text_config", None)):
-            if isinstance(part, PreTrainedConfig):
-                configs[id(part)] = part
+        parts = (config, getattr(config, "text_config", None))
+        configs |= {id(part): part for part in parts if isinstance(part, PreTrainedConfig)}
     return list(configs.values())
 
 
@@ -157,11 +160,8 @@ def _check_encoder(around: Sequence[nn.Module], blocks: nn.ModuleList, name: str
         if not getattr(config, "is_encoder_decoder", False):
             continue
         decoder = module._modules.get("decoder")
-        if (
-            getattr(config, "is_decoder", False)
-            if decoder is None
-            else any(m is blocks for m in decoder.modules())
-        ):
+        alone = decoder is None and getattr(config, "is_decoder", False)
+        if alone or (decoder is not None and any(m is blocks for m in decoder.modules())):
             raise UserError(
                 f"{name} is an encoder-decoder model, of which only the encoder can be pruned"
             )
@@ -226,16 +226,8 @@ def _lower_counts(owner: Any, blocks: int, left: int) -> None:
 
 
 def _fit(config: Any, blocks: int, kept: Sequence[int]) -> None:
-    """Let a configuration say what is left."""
-    _shorten_lists(config, blocks, kept)
-    dense = getattr(config, "first_k_dense_replace", None)  # DeepSeek: the first k have no experts
-    if type(dense) is int:
-        config.first_k_dense_replace = sum(number <= dense for number in kept)
-    _lower_counts(config, blocks, len(kept))
-
-
-def _shorten_lists(config: Any, blocks: int, kept: Sequence[int]) -> None:
-    """Filter the lists of a configuration that have one entry per block, or name blocks."""
+    """Let a configuration say what is left, in lists of one entry per block, or of blocks, too."""
+    now = {number - 1: index for index, number in enumerate(kept)}
     for name, value in list(vars(config).items()):
         # lists of tokens and names may have as many entries as there are blocks
         unrelated = "token" in name or name in ("architectures", "keys_to_ignore_at_inference")
@@ -243,23 +235,16 @@ def _shorten_lists(config: Any, blocks: int, kept: Sequence[int]) -> None:
             continue
         if len(value) == blocks:
             setattr(config, name, type(value)(value[number - 1] for number in kept))
-        elif "layer" in name and _are_indices(value, blocks):
-            now = {number - 1: index for index, number in enumerate(kept)}
+        elif (
+            "layer" in name
+            and all(type(v) is int for v in value)
+            and sorted({*value} & {*range(blocks)}) == list(value)
+        ):  # numbers of blocks, from 0
             setattr(config, name, type(value)(now[v] for v in value if v in now))
     if getattr(config, "attention_types", None) and hasattr(config, "attention_layers"):
         # GPT-Neo writes the same list as runs, and reads only these
         config.attention_types = [[[kind], 1] for kind in config.attention_layers]
-
-
-def _are_indices(value: Sequence[Any], blocks: int) -> bool:
-    """Whether these are numbers of some blocks, from 0."""
-    whole = all(type(v) is int and 0 <= v < blocks for v in value)
-    return whole and list(value) == sorted(set(value))
-
-
-def _renumber(block: nn.Module, old: int, new: int) -> None:
-    for module in block.modules():
-        for name in NUMBERS:
-            value = vars(module).get(name)
-            if type(value) is int and value in (old, old + 1):  # from 0, or from 1
-                setattr(module, name, value - old + new)
+    dense = getattr(config, "first_k_dense_replace", None)  # DeepSeek: the first k have no experts
+    if type(dense) is int:
+        config.first_k_dense_replace = sum(number <= dense for number in kept)
+    _lower_counts(config, blocks, len(kept))

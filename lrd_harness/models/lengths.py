@@ -1,12 +1,8 @@
-"""How many tokens of a text a model takes: found in what it looks up, and tried.
-
-A limit is not told from names. One short pass shows which tables are read at the positions of the
-tokens, one after the other; a pass at the wanted length shows whether the blocks bear it.
-"""
+"""How many tokens of a text a model takes: tried, and found in the tables that it looks up."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,19 +18,7 @@ SCORES = 2**30
 # what grows with the text (the tokens of an expert) is no table.
 TOKENS = (7, 5)
 
-_LOOKUPS: Mapping[Any, Callable[[Any], tuple[Tensor, Any, int]]] = {
-    # arguments of the operation -> the table, the numbers of its rows, the axis of these
-    torch.ops.aten.embedding.default: lambda args: (args[0], args[1], 0),
-    torch.ops.aten.index_select.default: lambda args: (args[0], args[2], args[1]),
-    torch.ops.aten.gather.default: lambda args: (args[0], args[2], args[1]),
-    torch.ops.aten.index.Tensor: lambda args: _indexed(*args),
-}
-
-
-def _indexed(table: Tensor, rows: Any) -> tuple[Tensor, Any, int]:
-    """The one axis that is indexed, if it is one alone."""
-    given = [axis for axis, index in enumerate(rows) if index is not None]
-    return (table, rows[given[0]], given[0]) if len(given) == 1 else (table, None, 0)
+_ATEN = torch.ops.aten
 
 
 def length_limit(backbone: Backbone, probe: Mapping[str, Tensor], wanted: int) -> int:
@@ -54,7 +38,10 @@ def length_limit(backbone: Backbone, probe: Mapping[str, Tensor], wanted: int) -
     if _bears(backbone, probe, tried):
         return start if tried == start else max(tried, listed)
     below, above = 0, tried
-    for length in sorted({n for n in (*tables, *_declared(backbone)) if n < tried}, reverse=True):
+    # numbers of a configuration may be limits, and are tried like any other
+    text = _text_config(backbone)
+    declared = [v for v in getattr(text, "__dict__", {}).values() if type(v) is int and v > 0]
+    for length in sorted({n for n in (*tables, *declared) if n < tried}, reverse=True):
         if _bears(backbone, probe, length):
             below = length
             if not _bears(backbone, probe, length + 1):
@@ -63,10 +50,7 @@ def length_limit(backbone: Backbone, probe: Mapping[str, Tensor], wanted: int) -
         above = length
     while above - below > 1:
         middle = (below + above) // 2
-        if _bears(backbone, probe, middle):
-            below = middle
-        else:
-            above = middle
+        below, above = (middle, above) if _bears(backbone, probe, middle) else (below, middle)
     if not below:
         name = type(backbone.module).__name__
         raise UserError(f"{name} cannot be run on texts of any length up to {tried} tokens")
@@ -81,9 +65,9 @@ def _bears(backbone: Backbone, probe: Mapping[str, Tensor], length: int) -> bool
 
 def _affordable(backbone: Backbone, probe: Mapping[str, Tensor], wanted: int) -> int:
     """The wanted length, or the longest half, quarter ... of it that one block can be tried on."""
-    config, text = _configs(backbone)
+    config: Any = getattr(backbone.module, "config", None)
     eager = getattr(config, "_attn_implementation", "eager") in (None, "eager")
-    heads = getattr(text, "num_attention_heads", 1) if eager else 1
+    heads = getattr(_text_config(backbone), "num_attention_heads", 1) if eager else 1
     heads = heads if isinstance(heads, int) and heads > 0 else 1
     length = wanted
     while length > 1 and (
@@ -99,60 +83,58 @@ def _budget(probe: Mapping[str, Tensor]) -> float:
 
 def _operations(backbone: Backbone, length: int) -> float:
     """Roughly those of one block."""
-    weights = sum(p.numel() for p in backbone.blocks[0].parameters())
-    width = max((p.shape[-1] for p in backbone.blocks[0].parameters()), default=1)
-    return 2.0 * length * weights + 4.0 * length**2 * width
+    weights = list(backbone.blocks[0].parameters())
+    width = max((p.shape[-1] for p in weights), default=1)
+    return 2.0 * length * sum(p.numel() for p in weights) + 4.0 * length**2 * width
 
 
-def _configs(backbone: Backbone) -> tuple[Any, Any]:
-    """The configuration of the module, and its part for text; None where there is none."""
+def _text_config(backbone: Backbone) -> Any:
+    """The configuration's part for text; None where there is none."""
     config: Any = getattr(backbone.module, "config", None)
-    return config, config.get_text_config() if config is not None else None
+    return config and config.get_text_config()
 
 
-def _declared(backbone: Backbone) -> list[int]:
-    """Numbers of a configuration that may be limits; they are tried like any other."""
-    _, text = _configs(backbone)
-    return [] if text is None else [v for v in vars(text).values() if type(v) is int and v > 0]
+def _rows_behind(operation: Any, args: Any, tokens: int) -> int | None:
+    """How many rows a table has from the first of the T that an operation looks up there.
 
-
-def _consecutive(rows: Any, tokens: int) -> int | None:
-    """The first of the numbers n, n + 1, ... along one axis, the same in all others; else None."""
-    if not isinstance(rows, Tensor) or rows.dtype.is_floating_point or rows.dtype == torch.bool:
+    None where it looks up none, or not rows n, n + 1, ... along one axis, the same in all others.
+    """
+    if operation is _ATEN.embedding.default:
+        axis, rows = 0, args[1]
+    elif operation in (_ATEN.index_select.default, _ATEN.gather.default):
+        axis, rows = args[1:3]
+    elif operation is _ATEN.index.Tensor and sum(index is not None for index in args[1]) == 1:
+        axis, rows = next((i, index) for i, index in enumerate(args[1]) if index is not None)
+    else:
         return None
-    for axis in [d for d, size in enumerate(rows.shape) if size == tokens]:
-        run = rows.movedim(axis, -1).reshape(-1, tokens)
+    if rows.dtype.is_floating_point or rows.dtype == torch.bool:
+        return None
+    for tokens_at in [d for d, size in enumerate(rows.shape) if size == tokens]:
+        run = rows.movedim(tokens_at, -1).reshape(-1, tokens)
         first = int(run[0, 0])
         expected = torch.arange(first, first + tokens, device=rows.device)
         if first >= 0 and bool((run == expected).all()):
-            return first
+            return int(args[0].shape[axis]) - first
     return None
 
 
 def _position_tables(backbone: Backbone, probe: Mapping[str, Tensor]) -> list[int]:
-    """How many tokens the tables of positions have rows for, as far as a short pass shows them.
-
-    Such a table is read at T rows, one after the other: a row for each token.
-    """
+    """How many tokens the tables of positions have rows for, as far as a short pass shows them."""
     middle = probe["input_ids"].shape[1] // 2
     limits: list[set[int]] = []
     for tokens in TOKENS:
         same = stretched(probe, tokens)
         same["input_ids"] = probe["input_ids"][:, middle : middle + 1].repeat(1, tokens)
-        rows_behind: set[int] = set()
+        seen: set[int | None] = set()
 
         def note(
-            operation: Any, args: Any, tokens: int = tokens, seen: set[int] = rows_behind
+            operation: Any, args: Any, tokens: int = tokens, seen: set[int | None] = seen
         ) -> None:
-            if operation in _LOOKUPS:
-                table, rows, axis = _LOOKUPS[operation](args)
-                first = _consecutive(rows, tokens)
-                if first is not None:
-                    seen.add(table.shape[axis] - first)
+            seen.add(_rows_behind(operation, args, tokens))
 
         with Operations(note):
             backbone.bears(same, None)
-        limits.append(rows_behind)
+        limits.append({rows for rows in seen if rows is not None})
     return sorted(set.intersection(*limits))
 
 

@@ -1,74 +1,25 @@
-"""How a checkpoint is loaded by transformers, and which of its weights are not there.
-
-A folder that the harness has saved says in FILE how it was read, beside what transformers and
-sentence-transformers write, so that it is opened as it was when it was measured.
-"""
+"""How transformers loads a checkpoint or a GGUF file, and which weights are not there."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import replace
+import contextlib
+import functools
+import importlib
+import importlib.util
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from lrd_harness.contracts import Checkpoint, ModelOptions
-from lrd_harness.errors import UserError
-from lrd_harness.models.find import read_json
-from lrd_harness.models.recognition import LIST
+from lrd_harness.errors import UserError, described
+from lrd_harness.store import files, manifest
 
-FILE = "lrd_harness.json"
-# what FILE may say: instructions is the name under which mteb makes instructions for the model
-KINDS: dict[str, type] = {
-    "plain": bool,
-    "instructions": str,
-    "pooling": str,
-    "max_length": int,
-    "attention": str,
-    "prompts": dict,
-}
+# Kinds of byte-level tokenizer (`tokenizer.ggml.pre`) that split numbers into digits before
+# anything else. transformers leaves that step out, and so cuts "a  2" in other places.
+_DIGITS_APART = {"codeshell", "command-r", "exaone", "refact", "smollm", "starcoder"}
 
-
-def saved(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What FILE says of how the checkpoint was read; {} without one.
-
-    Raises UserError for a file that does not say it.
-    """
-    if FILE not in checkpoint.files:
-        return {}
-    try:
-        content = read_json(checkpoint, FILE)
-    except UserError:
-        raise UserError(f"{checkpoint.name}: its {FILE} cannot be read") from None
-    settings = {key: content[key] for key in KINDS if content.get(key) is not None}
-    wrong = [key for key, value in settings.items() if type(value) is not KINDS[key]]
-    if not wrong and settings.get("max_length", 1) < 1:
-        wrong = ["max_length"]
-    if not wrong and not all(isinstance(p, str) for p in settings.get("prompts", {}).values()):
-        wrong = ["prompts"]
-    if wrong:
-        raise UserError(f"{checkpoint.name}: its {FILE} has no sound {wrong[0]}")
-    return settings
-
-
-def of_modules(checkpoint: Checkpoint) -> bool:
-    """Whether sentence-transformers' modules are to be read, and not the checkpoint below them."""
-    return LIST in checkpoint.files and not saved(checkpoint).get("plain", False)
-
-
-def as_saved(checkpoint: Checkpoint, options: ModelOptions) -> ModelOptions:
-    """The options of a plain checkpoint; those that are not chosen are as it was read before."""
-    before = saved(checkpoint)
-    return replace(
-        options,
-        pooling=options.pooling or before.get("pooling"),
-        max_length=options.max_length or before.get("max_length"),
-        attention=options.attention or before.get("attention"),
-        prompts=before.get("prompts") if options.prompts is None else options.prompts,
-    )
-
-
-def known_as(checkpoint: Checkpoint) -> str:
-    """The name by which mteb knows the model's prompts, if it knows them."""
-    return str(saved(checkpoint).get("instructions", checkpoint.name))
+_PROBE = "In 2024,  3 of the 7 samples weren't read: a naïve test!"
 
 
 def source(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -89,10 +40,7 @@ def computing(options: ModelOptions) -> dict[str, Any]:
 def load(
     kind: Any, path: str, where: Mapping[str, Any], **arguments: Any
 ) -> tuple[Any, Any, list[str]]:
-    """A model of a class, its tokenizer, and the weights that the checkpoint has not got.
-
-    Poolers without weights are left out of the model, and are not among those.
-    """
+    """A model of a class, its tokenizer, and the weights that are missing, but for poolers'."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(path, **where)
@@ -103,9 +51,10 @@ def load(
 
 
 def _missing(model: Any, loading: Mapping[str, Any]) -> list[str]:
-    missing = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
-    from lrd_harness.models.pooling import leave_out
+    """The weights that the checkpoint has not got; poolers without are left out of the model."""
+    from lrd_harness.models.readout import leave_out
 
+    missing = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
     leave_out(model, missing)
     return sorted(key for key in missing if "pooler" not in key)
 
@@ -119,8 +68,7 @@ def refuse_missing(name: str, missing: Collection[str]) -> None:
 def check_whole(checkpoint: Checkpoint, module: Any, subfolder: str = "") -> None:
     """Raise UserError if a model that was loaded from this checkpoint was not filled by it.
 
-    For loaders that do not say: the names are compared on the meta device, no weight is read. A
-    random pooler is left out of the module.
+    For loaders that do not say: the names are compared on the meta device, no weight is read.
     """
     if getattr(module, "hf_quantizer", None):
         return  # weights that are packed under other names
@@ -134,3 +82,101 @@ def check_whole(checkpoint: Checkpoint, module: Any, subfolder: str = "") -> Non
         **source(checkpoint),
     )
     refuse_missing(checkpoint.name, _missing(module, loading))
+
+
+def convert(file: Path, to: Path) -> Path:
+    """Make `to` a folder with config, tokenizer and float32 weights of this GGUF file.
+
+    Returns `to`, at once if it is there already as it was made; it appears whole or not at all.
+    Raises UserError, also if the saved model does not give the logits of the one that was read.
+    """
+    files.sweep(to.parent, older=files.AGE)
+    if to.is_dir() and not manifest.changed(to):
+        return to
+    if importlib.util.find_spec("gguf") is None:
+        raise UserError(f'{file.name} needs the gguf package: pip install "lrd-harness[demo]"')
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with files.folder(to.parent) as work:
+            made = work / "model"
+            with quiet():
+                _convert(file, made)
+            files.usual_modes(made)
+            manifest.write(made, manifest.read(to) or manifest.measured(to))
+            manifest.put(made, to, work / "before")
+    except UserError:
+        raise
+    except Exception as error:  # whatever a damaged or foreign file raises in the libraries
+        reason = described(error, 150)
+        raise UserError(f"{file.name} cannot be read as a GGUF model: {reason}") from error
+    return to
+
+
+def _convert(file: Path, to: Path) -> None:
+    """Read the GGUF file, write the folder, and compare what that gives."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = {"gguf_file": file.name, "local_files_only": True}
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, **source)
+    model: Any = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **source)
+    # Else the saved folder would call itself quantised and ask for the GGUF file again.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    _split_digits(tokenizer, file)
+    # GGUF states a length for the model only.
+    length = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, length)
+    model.save_pretrained(to)
+    tokenizer.save_pretrained(to)
+    _compare(file.name, model, tokenizer, to)
+
+
+def _compare(name: str, model: Any, tokenizer: Any, folder: Path) -> None:
+    """Raise UserError if the folder gives other tokens or logits than model and tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    again: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True
+    )
+    read = AutoTokenizer.from_pretrained(folder, local_files_only=True)(_PROBE)["input_ids"]
+    if read != tokenizer(_PROBE)["input_ids"]:
+        raise UserError(f"{name}: the converted tokenizer differs from the one that was read")
+    with torch.inference_mode():
+        first, second = (m.eval()(input_ids=torch.tensor([read])).logits for m in (model, again))
+    if not torch.allclose(first, second, rtol=1e-5, atol=1e-4):
+        raise UserError(f"{name}: the converted model differs from the one that was read")
+
+
+def _split_digits(tokenizer: Any, file: Path) -> None:
+    """Give a plain byte-level tokenizer the step that splits digits, if the file's kind has it."""
+    from gguf import GGUFReader
+    from tokenizers import pre_tokenizers
+
+    kind = GGUFReader(file).fields.get("tokenizer.ggml.pre")
+    apart = kind is not None and kind.contents() in _DIGITS_APART
+    backend = tokenizer.backend_tokenizer
+    if apart and isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel):
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([digits, backend.pre_tokenizer])
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' own bars and reports of weights; what is wrong is an error here."""
+    reading: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
+    logging: Any = importlib.import_module("transformers.utils.logging")
+    level, bars, bar = logging.get_verbosity(), logging.is_progress_bar_enabled(), reading.tqdm
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    reading.tqdm = functools.partial(bar, disable=True)  # this one heeds no setting
+    try:
+        yield
+    finally:
+        reading.tqdm = bar
+        logging.set_verbosity(level)
+        with warnings.catch_warnings(action="ignore"):  # of a user who wants no bars from the hub
+            if bars:
+                logging.enable_progress_bar()

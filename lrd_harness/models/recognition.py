@@ -1,15 +1,7 @@
 """What a folder or hub repository is, told by its files before anything is loaded.
 
-Every `refuse_...` raises UserError with what was found and how to go on where no model can be read.
-
-Of a sentence-transformers model (modules.json) a transformer, a pooling, and modules that work on
-the pooled vector can be read. Everything else is refused by its name: taken for that, it would be
-scored as another model.
-
-The sizes in a config.json are compared with the weights beside it: transformers builds as many
-blocks as it says before it looks at the weights, and 10^9 of them would be built for ever. Only
-what is far beyond the weights is refused: small differences are told of by transformers, or are
-right, as of blocks that share their weights.
+Every `refuse_...` raises UserError with what was found and how to go on where no model can be read:
+else it would be scored as another model.
 """
 
 from __future__ import annotations
@@ -18,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from lrd_harness import errors
 from lrd_harness.errors import UserError
@@ -37,8 +29,9 @@ FEW, SMALL = 64, 10**6  # counts and sizes that are not looked at further
 def check_sizes(folder: Path, config: Mapping[str, Any]) -> None:
     """Raise UserError where config.json states sizes far beyond the weights in the folder.
 
-    Only headers are read, and only where something is large. A folder without weights is held to
-    the bounds alone.
+    transformers builds as many blocks as it says before it looks at the weights, and 10^9 of them
+    would be built for ever. Small differences are told of by transformers, or are right, as of
+    blocks that share their weights. A folder without weights is held to the bounds alone.
     """
     weights: tuple[int, int] | None = None
     for key, value in _numbers(config):
@@ -60,13 +53,11 @@ def check_sizes(folder: Path, config: Mapping[str, Any]) -> None:
 
 def _numbers(config: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """The numbers under a name that says a count or a size, those of nested configurations too."""
-    left: list[Mapping[str, Any]] = [config]
-    while left:
-        for key, value in left.pop().items():
-            if isinstance(value, dict):
-                left.append(value)
-            elif type(value) in (int, float) and any(kind.fullmatch(key) for kind, _ in BOUNDS):
-                yield key, value
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _numbers(value)
+        elif type(value) in (int, float) and any(kind.fullmatch(key) for kind, _ in BOUNDS):
+            yield key, value
 
 
 def _measures(folder: Path) -> tuple[int, int]:
@@ -88,7 +79,6 @@ SETTINGS = "config_sentence_transformers.json"
 OWN = "sentence_transformers."
 ROUTERS = ("Router", "Asym")
 _BEHIND = ("Dense", "Normalize", "LayerNorm", "Dropout", *ROUTERS)
-_WEIGHTED = ("Dense", "LayerNorm")
 _FIRST = {
     "StaticEmbedding": "a static embedding: one vector per token, and no layers to read",
     "SparseStaticEmbedding": "a static embedding: one weight per token, and no layers to read",
@@ -102,9 +92,8 @@ _FIRST = {
 _KINDS = {
     "SparseEncoder": "weighs the words of its vocabulary and makes no dense embedding",
     "CrossEncoder": "scores pairs of texts and makes no embedding of one",
-    **dict.fromkeys(
-        ("MultiVectorEncoder", "ColBERT"), "makes a vector of each token and none of the text"
-    ),
+    "MultiVectorEncoder": "makes a vector of each token and none of the text",
+    "ColBERT": "makes a vector of each token and none of the text",
 }
 _KIND_OF = {  # modules that only one kind has
     "MLMTransformer": "SparseEncoder",
@@ -118,8 +107,7 @@ LENGTH = "prompt_length"  # what a Dense layer makes where modules spell the mea
 _SIDED = ("query_length", "document_length", "query_expansion")
 
 
-@dataclass(frozen=True)
-class Module:
+class Module(NamedTuple):
     """An entry of modules.json. type: the dotted name of its class; path: its folder."""
 
     type: str
@@ -144,7 +132,7 @@ def modules_of(listed: Any, where: str) -> list[Module]:
                 raise UserError(f"{where}: its module {number} has no type or no path")
         if ".." in path.parts or len(place.encode()) > 255:
             raise UserError(f"{where}: its module {number} has a path that is none of its folders")
-        modules.append(Module(kind, "" if path == PurePosixPath() else str(path)))
+        modules.append(Module(kind, "/".join(path.parts)))
     return modules
 
 
@@ -171,7 +159,7 @@ def refuse_kind(where: str, settings: Mapping[str, Any]) -> None:
 def refuse_unread(source: Source, modules: Sequence[Module]) -> None:
     """Refuse modules that cannot be read, or not as they are meant, and weights that are pickled.
 
-    Nothing but JSON is read.
+    A transformer, a pooling, and modules that work on the pooled vector can be read.
     """
     if SETTINGS in source.files:
         refuse_kind(source.where, source.read(SETTINGS))
@@ -220,7 +208,7 @@ def _refuse_behind(source: Source, module: Module) -> None:
     where = source.where
     if module.name not in _BEHIND:
         raise UserError(f"{where}: its module {module.name} behind the pooling is not read")
-    if module.name in _WEIGHTED and within(module.path, WEIGHTS) not in source.files:
+    if module.name in ("Dense", "LayerNorm") and within(module.path, WEIGHTS) not in source.files:
         pickled = within(module.path, "pytorch_model.bin") in source.files
         place = "as pytorch_model.bin alone, which can run code" if pickled else "nowhere"
         raise UserError(
@@ -235,22 +223,15 @@ def _refuse_behind(source: Source, module: Module) -> None:
         # sentence-transformers would take its default in place of a function that it does not trust
         _refuse_foreign(where, str(settings.get("activation_function", "torch.")), name, "torch.")
     if module.name in ROUTERS:
-        for part in _routed(source, module):
+        own = within(module.path, "router_config.json")
+        name = own if own in source.files else within(module.path, "config.json")
+        types = source.read(name).get("types")
+        if not isinstance(types, dict):
+            raise UserError(f"{where}: {name} lists no modules")
+        listed = [{"type": kind, "path": within(module.path, path)} for path, kind in types.items()]
+        for part in modules_of(listed, f"{where}: {name}"):
+            _refuse_foreign(where, part.type, name)
             _refuse_behind(source, part)
-
-
-def _routed(source: Source, module: Module) -> list[Module]:
-    """The modules that a router sends vectors through."""
-    own = within(module.path, "router_config.json")
-    name = own if own in source.files else within(module.path, "config.json")
-    types = source.read(name).get("types")
-    if not isinstance(types, dict):
-        raise UserError(f"{source.where}: {name} lists no modules")
-    listed = [{"type": kind, "path": within(module.path, path)} for path, kind in types.items()]
-    parts = modules_of(listed, f"{source.where}: {name}")
-    for part in parts:
-        _refuse_foreign(source.where, part.type, name)
-    return parts
 
 
 TOKENIZER = re.compile(
@@ -259,7 +240,7 @@ TOKENIZER = re.compile(
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 ADAPTER = "adapter_config.json"
-_AUTO = ("AutoModel", "AutoConfig", "AutoTokenizer")
+_AUTO: tuple[str, ...] = ("AutoModel", "AutoConfig", "AutoTokenizer")
 _PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 _PROMPTS = re.compile("PROMPT|P_TUNING|PREFIX|CPT")  # adapters that put tokens before the text
 SPLIT = re.compile(r".*-\d{5}-of-\d{5}\.gguf")
@@ -303,15 +284,13 @@ def refuse_other_kinds(source: Source, inner: str) -> None:
             settings = source.read(name)
             kind = _short(settings.get("peft_type") or "of an unknown kind")
             base = settings.get("base_model_name_or_path")
-            advice = (
-                " and none that can be merged into one"
-                if _PROMPTS.search(kind)
-                else ": load it with peft, merge_and_unload() it, save_pretrained() the result and "
-                "give that folder"
-            )
+            of = f" for {_short(base)}" if base else ""
+            advice = " and none that can be merged into one"
+            if not _PROMPTS.search(kind):
+                advice = ": load it with peft, merge_and_unload() it, save_pretrained() the result "
+                advice += "and give that folder"
             raise UserError(
-                f"{source.where} holds a PEFT adapter ({kind})"
-                f"{f' for {_short(base)}' if base else ''}, not a whole model{advice}"
+                f"{source.where} holds a PEFT adapter ({kind}){of}, not a whole model{advice}"
             )
 
 
@@ -346,26 +325,23 @@ def refuse_weights(source: Source, inner: str) -> None:
             f"{source.where} has no weights as safetensors, the only kind that is read{what}"
         )
     if not any(TOKENIZER.fullmatch(f.rpartition("/")[2]) for f in source.files):
-        senses = "preprocessor_config.json" in here
-        raise UserError(
-            f"{source.where} has no tokenizer (tokenizer.json, vocab.txt or the like)"
-            + ("; it is made for images or sound (preprocessor_config.json)" if senses else "")
-        )
+        line = f"{source.where} has no tokenizer (tokenizer.json, vocab.txt or the like)"
+        if "preprocessor_config.json" in here:
+            line += "; it is made for images or sound (preprocessor_config.json)"
+        raise UserError(line)
 
 
 def refuse_own_code(source: Source, inner: str, config: Mapping[str, Any]) -> None:
     """Refuse a checkpoint whose configuration or tokenizer is made by code that comes with it.
 
-    transformers would read the class of its own that is nearest, which may differ in a mask or an
-    end token: nothing tells.
+    transformers' own nearest class may differ in a mask or an end token: nothing tells.
     """
-    used: tuple[str, ...] = _AUTO
-    names = ["tokenizer_config.json"]
+    used, names = _AUTO, ["tokenizer_config.json"]
     if LIST in source.files:  # sentence-transformers makes a whole processor
         used, names = (*_AUTO, "AutoProcessor"), [*names, *_PROCESSORS]
     paths = {within(folder, name) for name in names for folder in (inner, "")} & source.files
-    contents = {path: source.read(path) for path in sorted(paths)}
-    for file, content in {within(inner, "config.json"): config, **contents}.items():
+    contents = [(path, source.read(path)) for path in sorted(paths)]
+    for file, content in [(within(inner, "config.json"), config), *contents]:
         # transformers itself fails on null
         if "auto_map" in content and not isinstance(content["auto_map"], Mapping | list):
             raise UserError(f"{source.where}: the auto_map of {file} is no table of classes")

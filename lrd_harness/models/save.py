@@ -6,23 +6,23 @@ Beside it goes a model card; a mergekit configuration says the same of a pruned 
 from __future__ import annotations
 
 import shutil
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from lrd_harness.blocks import runs, written
 from lrd_harness.contracts import Checkpoint
-from lrd_harness.errors import UserError, named
+from lrd_harness.errors import UserError, described, named
 from lrd_harness.models.backbone import Backbone, body
 from lrd_harness.models.cut import kept_blocks, remove
-from lrd_harness.models.find import local_file
-from lrd_harness.models.loading import load, of_modules, refuse_missing, source
-from lrd_harness.models.prompts import tokenizer_arguments
+from lrd_harness.models.find import local_file, of_modules
+from lrd_harness.models.loading import load, quiet, refuse_missing, source
+from lrd_harness.models.registry import tokenizer_arguments
 from lrd_harness.models.sentence_modules import Measured, add, fit, section
 from lrd_harness.store import files
 
@@ -57,9 +57,8 @@ def save(
 ) -> Path:
     """Write a checkpoint without these blocks (1..L) to a folder; returns the folder.
 
-    The original is opened anew, in the precision that it is kept in, with its head where it has
-    one, and with its sentence-transformers modules. Of an encoder-decoder model the encoder is
-    pruned, and the decoder is kept.
+    The original is opened anew, in its own precision, with its head or its sentence-transformers
+    modules. Of an encoder-decoder model the encoder is pruned, and the decoder is kept.
 
     Parameters
     ----------
@@ -69,14 +68,13 @@ def save(
         harness.
     say : is told, in single lines, what a user has to know beyond that; README.md says it, too.
 
-    Raises UserError for a folder that is not empty, for blocks that cut.remove refuses, and where
-    what was written does not give the states of the pruned model. The folder appears whole or not
-    at all.
+    Raises UserError for a folder that is not empty, for what cut.remove refuses, and where what was
+    written does not give the states of the pruned model. It appears whole or not at all.
     """
     folder = named(str(folder)).absolute()
     check_free(folder)
     try:
-        with _quiet():
+        with quiet():
             opened = _open(checkpoint, measured)
             if removed:
                 blocks = Backbone(body(opened.root), _probe(opened.tokenizer)).blocks
@@ -85,29 +83,11 @@ def save(
     except UserError:
         raise
     except Exception as error:  # whatever the libraries and the disk raise
-        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-        raise UserError(f"{checkpoint.name} cannot be saved to {folder}: {reason[0]}") from error
+        reason = described(error, 150)
+        raise UserError(f"{checkpoint.name} cannot be saved to {folder}: {reason}") from error
     for line in lines:
         say(line)
     return folder
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' own bars and reports of weights; what is wrong is an error here."""
-    import transformers
-
-    logging: Any = transformers.utils.logging
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        with warnings.catch_warnings(action="ignore"):  # of a user who wants no bars from the hub
-            if bars:
-                logging.enable_progress_bar()
 
 
 def check_free(folder: Path) -> None:
@@ -131,10 +111,7 @@ def _write(
     measured: Measured | None,
     whole: bool,
 ) -> list[str]:
-    """Write to a sibling, compare what that gives, and give it its name.
-
-    Returns what is to be known of how it is read.
-    """
+    """Write to a sibling, compare, and give it its name; returns what to know of how it is read."""
     lines: list[str] = []
     made = [p for p in folder.parents if not p.exists()]
     try:
@@ -167,8 +144,6 @@ def _compare(opened: _Opened, folder: Path, name: str, whole: bool) -> None:
     Some families build a block by its place (ModernBERT's first has no norm before its attention),
     so that there is no configuration for what is left.
     """
-    import torch
-
     kind = type(opened.root).__name__
     misfit = UserError(
         f"{name} cannot be kept as a checkpoint: read again, a {kind} gives other states"
@@ -180,7 +155,8 @@ def _compare(opened: _Opened, folder: Path, name: str, whole: bool) -> None:
         again = opened.reopen(folder)
     except UserError:  # tensors of a block of another kind
         raise misfit from None
-    if _tokens(again.tokenizer) != _tokens(opened.tokenizer):
+    tokens, before = (_probe(one.tokenizer)["input_ids"] for one in (again, opened))
+    if not torch.equal(tokens, before):
         raise UserError(f"{name}: its tokenizer changes when it is saved")
     with torch.inference_mode():
         first, second = opened.answer(), again.answer()
@@ -197,14 +173,14 @@ def _open(checkpoint: Checkpoint, measured: Measured | None) -> _Opened:
             fit(opened.model, measured)
         return opened
     import transformers
+    from transformers import PreTrainedModel
 
     names = checkpoint.config.get("architectures") or ()
-    kinds = [getattr(transformers, name, None) for name in names]
-    for kind in kinds:  # the first one that it says it was saved from
-        if isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel):
-            with suppress(UserError):  # its head has no weights: what is below is what there is
-                return _open_plain(checkpoint.path, kind, where)
-            break
+    kinds = (getattr(transformers, name, None) for name in names)
+    models = (k for k in kinds if isinstance(k, type) and issubclass(k, PreTrainedModel))
+    if kind := next(models, None):  # the first one that it says it was saved from
+        with suppress(UserError):  # its head has no weights: what is below is what there is
+            return _open_plain(checkpoint.path, kind, where)
     return _open_plain(checkpoint.path, transformers.AutoModel, where)
 
 
@@ -261,15 +237,9 @@ def _open_sentence_transformer(
     return _Opened(model.eval(), model.tokenizer, root, write, reopen, answer)
 
 
-def _tokens(tokenizer: Any) -> list[int]:
-    return [int(token) for token in tokenizer(_TEXT)["input_ids"]]
-
-
-def _probe(tokenizer: Any) -> dict[str, Any]:
+def _probe(tokenizer: Any) -> dict[str, torch.Tensor]:
     """The text as a batch of one, (1, T)."""
-    import torch
-
-    ids = torch.tensor([_tokens(tokenizer)])
+    ids = torch.tensor([list(map(int, tokenizer(_TEXT)["input_ids"]))])
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
@@ -293,13 +263,11 @@ def mergekit(model: str, blocks: int, removed: Sequence[int], dtype: str = "floa
 class Pruned:
     """What a model card says of a pruned model.
 
-    model: the original, as the user named it; hub: whether that is a hub id; revision: of it;
-    blocks: L of the original; removed: block numbers, 1..L, none of a model that was kept whole;
-    parameters: before and after;
-    metric: which chose the layer that the model ends at, if one did;
-    rule, budget, seed, protect: how the blocks were chosen, None if by hand, or where a rule takes
-    no seed and protection is as usual; texts: what the rule read;
-    scores: task -> (the original's score, the pruned model's), as the tasks count them;
+    model: the original, as the user named it; hub: whether that is a hub id; blocks: its L;
+    removed: block numbers, 1..L, none of a model that was kept whole; parameters: before, after;
+    metric: which chose the layer that the model ends at, if one did; rule, budget, seed, protect:
+    how the blocks were chosen, None if by hand or as usual; texts: what the rule read;
+    scores: task -> (the original's, the pruned model's), as the tasks count them;
     library: "transformers" or "sentence-transformers".
     """
 
@@ -320,10 +288,7 @@ class Pruned:
 
 
 def card(pruned: Pruned) -> str:
-    """The README.md of a pruned model: front matter (YAML), what was removed, how, and scores.
-
-    Of a model that was kept whole: why it was.
-    """
+    """The README.md of a pruned model: front matter (YAML), what was removed, how, and scores."""
     from huggingface_hub import ModelCard, ModelCardData
 
     tags = ["pruned", "layer-pruning"] if pruned.removed else []

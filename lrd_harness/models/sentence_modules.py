@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from lrd_harness.contracts import ModelOptions, Text
-from lrd_harness.models.loading import FILE
-from lrd_harness.models.pooling import NoPooler
-from lrd_harness.models.prompts import instructed, loader_arguments, own_prompts
+from lrd_harness.models.find import FILE
+from lrd_harness.models.readout import NoPooler
 from lrd_harness.models.recognition import LENGTH, LIST, SETTINGS
+from lrd_harness.models.registry import instructed, loader_arguments, own_prompts
 
 NO_SINK = "mean-no-sink"
 MODES = {"mean": "mean", "cls": "cls", "last": "lasttoken"}  # our poolings, by its names
@@ -40,9 +40,9 @@ class Measured:
     """How a model was read, and what the model that is saved gives.
 
     name: by which mteb may know it; plain: whether the checkpoint below any modules was read;
-    pooling, max_length: in use; options: as it was opened; poolers: modules that were left out
-    since the checkpoint has no weights for them; embed: texts -> (n, d) float32, each text alone;
-    alone: whether padding, or longer texts of a batch, change the states of a text.
+    pooling, max_length: in use; options: as it was opened; poolers: modules that were left out as
+    they have no weights; embed: texts -> (n, d) float32, each text alone; alone: whether padding,
+    or longer texts of a batch, change the states of a text.
     """
 
     name: str
@@ -64,8 +64,7 @@ def pooled_by(modules: Sequence[Any]) -> tuple[str | None, list[Any]]:
 def pooling_modules(pooling: str, width: int) -> list[Any]:
     """One of our poolings of states of a width, as modules.
 
-    There is no mean without position 0, but there is one without the prompt: here without one that
-    is said to be a token long, whatever was put before the text.
+    There is no mean without position 0, but one without the prompt, here said to be a token long.
     """
     import torch
     from sentence_transformers.base.modules import Dense
@@ -73,14 +72,8 @@ def pooling_modules(pooling: str, width: int) -> list[Any]:
 
     if pooling != NO_SINK:
         return [Pooling(width, MODES[pooling])]
-    one = Dense(
-        width,
-        1,
-        activation_function=None,
-        init_weight=torch.zeros(1, width),
-        init_bias=torch.ones(1),
-        module_output_name=LENGTH,
-    )
+    weight, bias = torch.zeros(1, width), torch.ones(1)
+    one = Dense(width, 1, True, None, weight, bias, module_output_name=LENGTH)
     return [Pooling(width, "cls"), one, Pooling(width, "mean", include_prompt=False)]
 
 
@@ -111,8 +104,8 @@ def fit(model: Any, measured: Measured) -> None:
 def add(folder: Path, measured: Measured, tokenizer: Any, root: Any) -> list[str]:
     """Let a saved checkpoint say how it was read; returns what else to know of it, in sentences.
 
-    tokenizer, root: the checkpoint's. The folder is loaded as a user would load it, and what that
-    gives is compared with what was measured.
+    The folder is loaded as a user would load it, and what that gives compared with what was
+    measured. tokenizer, root: the checkpoint's.
     """
     if measured.plain and measured.pooling not in (*MODES, NO_SINK):  # of an adapter of one's own
         return [_other(root, measured)]
@@ -135,15 +128,9 @@ def add(folder: Path, measured: Measured, tokenizer: Any, root: Any) -> list[str
             "prompts": prompts if any(prompts.values()) else None,
         }
         _write_modules(folder, measured)
-        _write_json(
-            folder / SETTINGS,
-            {
-                "model_type": "SentenceTransformer",
-                "prompts": prompts,
-                "default_prompt_name": default,
-                "similarity_fn_name": "cosine",
-            },
-        )
+        said: dict[str, Any] = {"model_type": "SentenceTransformer", "prompts": prompts}
+        said |= {"default_prompt_name": default, "similarity_fn_name": "cosine"}
+        _write_json(folder / SETTINGS, said)
     if settings:
         _write_json(folder / FILE, settings)
     return lines + _tried(folder, measured, tokenizer, root)
@@ -153,14 +140,15 @@ def section(measured: Measured, lines: Sequence[str]) -> str:
     """The part of a model card that says how the model is read."""
     options = measured.options
     prompts = own_prompts(measured.name, {}, None, options.prompts)[0]
-    rows = {
-        "pooling": f"`{measured.pooling}`",
-        "tokens of a text": f"{measured.max_length} at most",
-        "computed in": options.dtype,
-        "attention": options.attention,
-        "prompts": json.dumps(prompts, ensure_ascii=False) if any(prompts.values()) else None,
-    }
-    listed = [f"{what}: {value}" for what, value in rows.items() if value is not None]
+    listed = [
+        f"pooling: `{measured.pooling}`",
+        f"tokens of a text: {measured.max_length} at most",
+        f"computed in: {options.dtype}",
+    ]
+    if options.attention is not None:
+        listed.append(f"attention: {options.attention}")
+    if any(prompts.values()):
+        listed.append(f"prompts: {json.dumps(prompts, ensure_ascii=False)}")
     body = "\n".join(f"- {line}" for line in (*listed, *lines))
     return f"\n## How it was measured\n\n{body}\n"
 
@@ -174,32 +162,40 @@ def _write_modules(folder: Path, measured: Measured) -> None:
     from sentence_transformers.base.modules import Transformer
 
     width = measured.embed([Text(TEXTS[0])]).shape[1]
-    listed: list[tuple[type, str]] = [(Transformer, "")]
-    for number, module in enumerate(pooling_modules(measured.pooling, width), 1):
-        path = f"{number}_{type(module).__name__}"
-        (folder / path).mkdir()
-        module.save(str(folder / path))
-        listed.append((type(module), path))
-    _write_json(
-        folder / LIST,
-        [
-            {"idx": i, "name": str(i), "path": path, "type": f"{kind.__module__}.{kind.__name__}"}
-            for i, (kind, path) in enumerate(listed)
-        ],
-    )
+    listed = []
+    for i, module in enumerate([None, *pooling_modules(measured.pooling, width)]):
+        kind = Transformer if module is None else type(module)
+        path = f"{i}_{kind.__name__}" if i else ""
+        if module is not None:
+            (folder / path).mkdir()
+            module.save(str(folder / path))
+        name = f"{kind.__module__}.{kind.__name__}"
+        listed.append({"idx": i, "name": str(i), "path": path, "type": name})
+    _write_json(folder / LIST, listed)
 
 
 def _tried(folder: Path, measured: Measured, tokenizer: Any, root: Any) -> list[str]:
     """Find the settings with which the folder gives what was measured; says where none does."""
     settings = _settings(folder, measured, tokenizer, root)
-    forms = [settings, settings | ENCODER] if root.config.is_encoder_decoder else [settings]
+    forms = [settings, *([settings | ENCODER] if root.config.is_encoder_decoder else [])]
     sides = ("right", "left") if measured.plain else ("", "right", "left")
     for form in forms:
         together = [] if measured.alone else [(side, len(TEXTS)) for side in sides]
         for side, batch_size in (*together, (sides[0], 1)):
             _set(folder, form, side)
             if _gives(folder, measured, batch_size):
-                return _remarks(measured, tokenizer, root, alone=batch_size == 1)
+                remarks = []
+                if batch_size == 1:
+                    remarks.append(
+                        "SentenceTransformer(DIR) gives what was measured with encode(..., "
+                        "batch_size=1) alone, since padding changes the states of a "
+                        f"{type(root).__name__}"
+                    )
+                if measured.pooling == NO_SINK and not tokenizer("")["input_ids"]:
+                    remarks.append(
+                        "SentenceTransformer(DIR) makes zeros of a text that is a single token"
+                    )
+                return remarks
     if measured.plain:  # what is not right had better not be there
         for name in (LIST, SETTINGS, TRANSFORMER):
             (folder / name).unlink()
@@ -210,24 +206,11 @@ def _tried(folder: Path, measured: Measured, tokenizer: Any, root: Any) -> list[
     return [_other(root, measured)]
 
 
-def _remarks(measured: Measured, tokenizer: Any, root: Any, alone: bool) -> list[str]:
-    """What to know of a folder that is read right; alone: if texts are in no batch."""
-    remarks = []
-    if alone:
-        remarks.append(
-            "SentenceTransformer(DIR) gives what was measured with encode(..., batch_size=1) "
-            f"alone, since padding changes the states of a {type(root).__name__}"
-        )
-    if measured.pooling == NO_SINK and not tokenizer("")["input_ids"]:
-        remarks.append("SentenceTransformer(DIR) makes zeros of a text that is a single token")
-    return remarks
-
-
 def _other(root: Any, measured: Measured) -> str:
-    what = "the encoder" if root.config.is_encoder_decoder else "the model"
+    what = "encoder" if root.config.is_encoder_decoder else "model"
     return (
         "SentenceTransformer(DIR) does not give what was measured: pool the last states of "
-        f"{what} that transformers loads, by {measured.pooling}"
+        f"the {what} that transformers loads, by {measured.pooling}"
     )
 
 
@@ -240,19 +223,14 @@ def _settings(folder: Path, measured: Measured, tokenizer: Any, root: Any) -> di
     if not measured.plain:
         written: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return written | {"model_args": model}
-    tokens = {"pad_token": pad} if (pad := _pad(tokenizer, root)) else {}
-    return {"max_seq_length": measured.max_length, "model_args": model, "tokenizer_args": tokens}
-
-
-def _pad(tokenizer: Any, root: Any) -> str | None:
-    """A token to pad with, where the tokenizer has none that the model knows; it is masked."""
     try:
         rows = len(root.get_input_embeddings().weight)
     except (AttributeError, NotImplementedError, TypeError):  # an embedding of another kind
         rows = len(tokenizer)
     ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id, 0)
-    pad = next(i for i in ids if i is not None and i < rows)
-    return None if pad == ids[0] else str(tokenizer.convert_ids_to_tokens(pad))
+    pad = next(i for i in ids if i is not None and i < rows)  # one that the model knows, masked
+    tokens = {} if pad == ids[0] else {"pad_token": str(tokenizer.convert_ids_to_tokens(pad))}
+    return {"max_seq_length": measured.max_length, "model_args": model, "tokenizer_args": tokens}
 
 
 def _set(folder: Path, settings: Mapping[str, Any], side: str) -> None:

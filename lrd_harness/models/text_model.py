@@ -23,17 +23,14 @@ from lrd_harness.contracts import (
 )
 from lrd_harness.errors import UserError, short
 from lrd_harness.models.backbone import Backbone, Watch
-from lrd_harness.models.head import Head
 from lrd_harness.models.lengths import length_limit
-from lrd_harness.models.pooling import ONE_TOKEN, named
-from lrd_harness.models.prompts import embedded
+from lrd_harness.models.readout import ONE_TOKEN, Head, embedded, named
 
 
 def place(module: torch.nn.Module, options: ModelOptions) -> torch.device:
     """Bring a model to its device, in evaluation mode; the device that its tokens go to.
 
-    One that was spread over several devices when it was loaded stays where it is; accelerate's
-    hooks move what goes from one device to the next.
+    One that was spread over several devices when it was loaded stays where it is.
     """
     module.eval()
     if options.device_map is None:
@@ -109,7 +106,7 @@ class TextModel:
         self._rows: int | None = None
         self.max_length = parts.max_length
         probe = self._probe()
-        inputs = self._inputs(self._pad([probe], "right"), "right")
+        inputs = self.inputs(self.features([probe], "right"), "right")
         self.backbone = Backbone(parts.module, inputs)
         self._rows = self.backbone.vocabulary
         self.length_limit = cache(partial(length_limit, self.backbone, inputs))
@@ -117,7 +114,8 @@ class TextModel:
         self._check_cut()
         self.blocks, self.final_norm = self.backbone.blocks, self.backbone.final_norm
         self.has_final_norm = self.final_norm is not None
-        self.head = self._head(inputs)
+        self.headless = NO_HEAD
+        self.head = self._head(parts.whole, inputs) if parts.whole is not None else None
         self.padding = self._sound_padding(probe)
         states = self.states([probe])
         self.info = ModelInfo(
@@ -130,19 +128,16 @@ class TextModel:
         )
         self.identity = self._identity()
 
-    def _head(self, probe: Mapping[str, Tensor]) -> Head | None:
-        self.headless = NO_HEAD
-        if self.whole is None:
-            return None
+    def _head(self, whole: torch.nn.Module, probe: Mapping[str, Tensor]) -> Head | None:
         try:
-            return Head(self.whole, probe, self.backbone.run(probe, lambda layer, state: None))
+            return Head(whole, probe, self.backbone.run(probe, lambda layer, state: None))
         except UserError as error:
             self.headless = str(error)
             return None
 
     def _identity(self) -> dict[str, str]:
         config = getattr(self.parts.module, "config", None)
-        content = self.checkpoint.content
+        content = {"content": self.checkpoint.content} if self.checkpoint.content else {}
         return {
             "model": self.checkpoint.path if self.checkpoint.hub else self.checkpoint.name,
             "revision": self.checkpoint.revision,
@@ -152,7 +147,7 @@ class TextModel:
             "dtype": self.options.dtype,
             "attention": str(getattr(config, "_attn_implementation", None)),
             "padding": self.padding,
-            **({"content": content} if content else {}),
+            **content,
         }
 
     def prompt(self, task: Task, prompt_type: str | None) -> str:
@@ -221,8 +216,8 @@ class TextModel:
     def states(self, batch: Sequence[Encoded], observe: Observe | None = None) -> Planes:
         """One forward pass: pooled states (b, d_l) float32 by ("raw" | "final", layer 0..L).
 
-        "final" planes are there only where the model has a final norm; it is applied to the token
-        states, before they are pooled. observe: adds planes of its own, made of the token states.
+        In "final" planes, of models that have one, the final norm is applied to the token states,
+        before they are pooled. observe: adds planes of its own, made of the token states.
         """
         if self.padding == "none":
             return _by_length(batch, lambda alike: self._forward(alike, "right", observe))
@@ -231,7 +226,7 @@ class TextModel:
     def _forward(
         self, batch: Sequence[Encoded], side: Side, observe: Observe | None = None
     ) -> Planes:
-        features = self._pad(batch, side)
+        features = self.features(batch, side)
         planes: Planes = {}
         tokens: list[Tensor] = []
 
@@ -241,7 +236,7 @@ class TextModel:
             if observe is not None:
                 tokens.append(state.clone())  # some families write over it in the next block
 
-        self.backbone.run(self._inputs(features, side), watch)
+        self.backbone.run(self.inputs(features, side), watch)
         if observe is not None:
             with torch.inference_mode():
                 planes.update(observe(tokens, features["attention_mask"]))
@@ -271,8 +266,7 @@ class TextModel:
     def watch(self, batch: Sequence[Encoded], seen: Watch) -> None:
         """One forward pass without pooling: `seen(l, state)` of state 0..L, (b, T, d_l), as it is.
 
-        Texts shorter than T are padded on the side `padding`; where that is "none", they must be of
-        equal length.
+        Texts are padded as `features` does.
         """
         features = self.features(batch)
 
@@ -281,20 +275,11 @@ class TextModel:
 
         self.backbone.run(self.inputs(features), watch)
 
-    def features(self, batch: Sequence[Encoded]) -> dict[str, Any]:
-        """A batch padded on the side `padding`, (b, T); of equal lengths where that is "none"."""
-        return self._pad(batch, self.padding)
-
-    def inputs(self, features: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Those of the features of a batch that the backbone itself takes."""
-        return self._inputs(features, self.padding)
-
     def _sound_padding(self, probe: Mapping[str, Any]) -> Side:
         """The side on which padding changes no state: the chosen one, else the other, else none.
 
-        Some families know no positions of their own (BART, RWKV from the left), and some let
-        neighbours see the padding (convolutions in ConvBERT): the states of a text would depend on
-        its batch. So they would where a pass depends on the longest text.
+        Some families know no positions of their own (BART, RWKV from the left), some let neighbours
+        see the padding (ConvBERT), and some passes depend on the longest text.
         """
         if self.backbone.by_length:
             return "none"
@@ -318,8 +303,12 @@ class TextModel:
         with torch.inference_mode():
             return embedded(self.parts.embed, pooled.to(self.device), prompt_type).float().cpu()
 
-    def _pad(self, batch: Sequence[Encoded], side: Side) -> dict[str, Any]:
-        """Pad token features to one (b, T) batch on a side, the right one where it is "none"."""
+    def features(self, batch: Sequence[Encoded], side: Side | None = None) -> dict[str, Any]:
+        """Token features padded to one (b, T) batch on a side, by default `padding`.
+
+        Where that is "none", texts must be of equal length.
+        """
+        side = side or self.padding
         longest = max(len(e["input_ids"]) for e in batch)
         filler = self._token("pad", "eos", "bos")
         pads = {"input_ids": filler, "token_type_ids": 0, "attention_mask": 0}
@@ -328,9 +317,10 @@ class TextModel:
             if name != "attention_mask" and name not in batch[0]:
                 continue
             rows = [list(e[name]) if name in e else [1] * len(e["input_ids"]) for e in batch]
-            fill = [[pad] * (longest - len(row)) for row in rows]
-            pairs = zip(fill, rows, strict=True) if side == "left" else zip(rows, fill, strict=True)
-            features[name] = torch.tensor([a + b for a, b in pairs], device=self.device)
+            for row in rows:
+                start = 0 if side == "left" else len(row)
+                row[start:start] = [pad] * (longest - len(row))
+            features[name] = torch.tensor(rows, device=self.device)
         if any("prompt_length" in e for e in batch):
             features["prompt_length"] = [int(e.get("prompt_length", 0)) for e in batch]
         return features
@@ -346,11 +336,11 @@ class TextModel:
                 return int(value)
         return 0
 
-    def _inputs(self, features: Mapping[str, Any], side: Side) -> dict[str, Tensor]:
-        """The features that the backbone itself takes."""
+    def inputs(self, features: Mapping[str, Any], side: Side | None = None) -> dict[str, Tensor]:
+        """Those of the features of a batch, padded on a side, that the backbone itself takes."""
         names = ["input_ids", "attention_mask"] + ["token_type_ids"] * self._typed
         inputs = {name: features[name] for name in names if name in features}
-        if self._positions and side == "left":
+        if self._positions and (side or self.padding) == "left":
             counted = features["attention_mask"]
             if self._padding_idx is None:
                 inputs["position_ids"] = (counted.cumsum(1) - 1).clamp(min=0)

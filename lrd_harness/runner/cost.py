@@ -33,7 +33,7 @@ from lrd_harness.contracts import (
 )
 from lrd_harness.errors import UserError
 from lrd_harness.measuring import PlannedMetric
-from lrd_harness.models.prompts import embedded
+from lrd_harness.models.readout import embedded
 from lrd_harness.planning.resolve import Plan, PlannedModel
 from lrd_harness.progress import Display
 from lrd_harness.report import Column, Report, Table

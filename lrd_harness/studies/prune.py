@@ -21,8 +21,8 @@ from lrd_harness.contracts import Metric, Pruner, Task, Text
 from lrd_harness.errors import PluginFault, UserError, unknown
 from lrd_harness.measuring import MIN_TEXTS, PlannedMetric
 from lrd_harness.models.cut import parameters, remove
-from lrd_harness.models.loading import known_as, of_modules
-from lrd_harness.models.pooling import left_out
+from lrd_harness.models.find import known_as, of_modules
+from lrd_harness.models.readout import left_out
 from lrd_harness.models.save import Pruned
 from lrd_harness.models.sentence_modules import Measured
 from lrd_harness.models.text_model import TextModel

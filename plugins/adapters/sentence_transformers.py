@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from lrd_harness.contracts import Adapter, Checkpoint, Model, ModelOptions, PromptType, Text
 from lrd_harness.errors import UserError
 from lrd_harness.hookspecs import hookimpl
-from lrd_harness.models.find import read_json
-from lrd_harness.models.loading import check_whole, computing, known_as, of_modules, source
+from lrd_harness.models.find import known_as, of_modules, read_json
+from lrd_harness.models.loading import check_whole, computing, source
 from lrd_harness.models.recognition import LIST, Module, Source, modules_of, refuse_unread
 
-from ._plain import UNLIMITED, check_quantised
+from .plain import UNLIMITED, check_quantised
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,11 +30,7 @@ def claims(checkpoint: Checkpoint) -> bool:
 
 
 def check(checkpoint: Checkpoint) -> None:
-    """Raise UserError unless it is a transformer, a pooling, and modules on the pooled vector.
-
-    So also for SparseEncoder, CrossEncoder and the like, for pickled weights of a module, and for
-    code that comes with the model.
-    """
+    """Raise UserError unless it is a transformer, a pooling, and modules on the pooled vector."""
     read = partial(read_json, checkpoint)
     refuse_unread(Source(checkpoint.name, checkpoint.files, read), _modules(checkpoint))
     check_quantised(checkpoint)
@@ -48,10 +44,8 @@ def open_model(checkpoint: Checkpoint, options: ModelOptions) -> Model:
     """Open the model as sentence-transformers does; its last layer gives what its encode() gives.
 
     A model that mteb knows is opened as mteb opens it (length limit, end token, and so on).
-    Raises UserError as `check` does, for an unknown pooling, and for weights that do not fill the
-    model. No code that comes with a model is run.
     """
-    from lrd_harness.models.prompts import prompt_rule
+    from lrd_harness.models.registry import prompt_rule
     from lrd_harness.models.sentence_modules import pooled_by
     from lrd_harness.models.text_model import Parts, TextModel, by_mask
 
@@ -102,7 +96,7 @@ def _check_width(model: TextModel, after: Sequence[Any]) -> None:
 def _load(checkpoint: Checkpoint, options: ModelOptions) -> Any:
     import sentence_transformers as st
 
-    from lrd_harness.models.prompts import loader_arguments, tokenizer_arguments
+    from lrd_harness.models.registry import loader_arguments, tokenizer_arguments
 
     given = loader_arguments(checkpoint.name)
     model = st.SentenceTransformer(
@@ -168,22 +162,16 @@ def _pool(pooling: Any) -> Callable[[Tensor, Mapping[str, Any]], Tensor]:
 
     half = (torch.float16, torch.bfloat16)
 
-    def run(state: Tensor, mask: Tensor, prompt_length: int) -> Tensor:
-        features = {
-            "token_embeddings": state.float() if state.dtype in half else state,
-            "attention_mask": mask,
-            "prompt_length": prompt_length,
-        }
-        pooled: Tensor = pooling(features)["sentence_embedding"]
-        return pooled
-
     def pool(state: Tensor, features: Mapping[str, Any]) -> Tensor:
-        mask = features["attention_mask"]
-        lengths = features.get("prompt_length", [0])
-        if len(set(lengths)) == 1:
-            return run(state, mask, lengths[0])
-        rows = [run(state[i : i + 1], mask[i : i + 1], n) for i, n in enumerate(lengths)]
-        return torch.cat(rows)
+        mask, lengths = features["attention_mask"], features.get("prompt_length", [0])
+        state = state.float() if state.dtype in half else state
+        alike = len(set(lengths)) == 1
+        rows = [slice(None)] if alike else [slice(i, i + 1) for i in range(len(lengths))]
+        parts = [
+            {"token_embeddings": state[row], "attention_mask": mask[row], "prompt_length": length}
+            for row, length in zip(rows, lengths, strict=False)
+        ]
+        return torch.cat([pooling(part)["sentence_embedding"] for part in parts])
 
     return pool
 

@@ -70,8 +70,8 @@ def main() -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8])
     chosen = parser.parse_args()
     tasks = importlib.import_module("lrd_harness.tasks.likelihood.lm_eval_tasks")
-    decoder = importlib.import_module("lrd_harness.plugins.adapters.decoder")
-    model = decoder.open_model(find(MODEL), ModelOptions(head=True))
+    decoder = importlib.import_module("lrd_harness.plugins.adapters.plain")
+    model = decoder.open_decoder(find(MODEL), ModelOptions(head=True))
     print(f"{'examples':>8} {'questions':>9} {'layers':>6} {'stock':>8} {'all':>8} {'ratio':>6}")
     for number in chosen.fewshot:
         options = TaskOptions(limit=chosen.questions, num_fewshot=number)

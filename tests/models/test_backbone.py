@@ -15,11 +15,9 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from lrd_harness.capture.walk import Walk
 from lrd_harness.contracts import Text
 from lrd_harness.errors import UserError
-from lrd_harness.models.backbone import Backbone, Snapshot, body, follows_length
-from lrd_harness.models.cut import remove
+from lrd_harness.models.backbone import Backbone, body, follows_length
 
 FAMILIES = [*tiny.ENCODERS, *tiny.DECODERS, *tiny.WIDER]
 # where the last thing a model does is a norm (or, in T5, a norm and dropout)
@@ -98,17 +96,6 @@ def test_states_block_by_block(family: str) -> None:
     torch.testing.assert_close(states[0], embedded)
 
 
-@pytest.mark.parametrize(
-    ("family", "layers"), [("Albert", 5), ("Bert", 1), ("T5", 2), ("Llama", 7)]
-)
-def test_the_depth_counts_calls_not_modules(family: str, layers: int) -> None:
-    module = module_of(family, num_hidden_layers=layers).train()
-    backbone = Backbone(module, probe())
-    assert backbone.calls == layers
-    assert len(backbone.blocks) == (1 if family == "Albert" else layers)
-    assert not module.training
-
-
 class Plain(nn.Module):
     """A model that is written by hand; subclasses say what comes after its blocks."""
 
@@ -178,7 +165,7 @@ def test_no_hook_stays_when_a_pass_fails() -> None:
 
 
 def test_work_between_blocks_belongs_to_the_state() -> None:
-    """DeBERTa-v2 has a convolution behind its first block, which the model cut there has, too."""
+    """DeBERTa-v2 has a convolution behind its first block."""
     conv = {"conv_kernel_size": 3, "conv_act": "gelu", "norm_rel_ebd": "layer_norm"}
     module: Any = module_of("DebertaV2", relative_attention=True, pos_att_type=["c2p"], **conv)
     states, last = states_of(Backbone(module, probe()), probe(2))
@@ -186,18 +173,6 @@ def test_work_between_blocks_belongs_to_the_state() -> None:
         own = module(**probe(2), output_hidden_states=True).hidden_states
     for state, expected in zip([*states[:-1], last], own, strict=True):
         torch.testing.assert_close(state, expected, rtol=0, atol=1e-6)
-    cut = transformers.AutoModel.from_config(
-        tiny.config(
-            "DebertaV2",
-            relative_attention=True,
-            pos_att_type=["c2p"],
-            num_hidden_layers=1,
-            **conv,
-        )
-    ).eval()
-    cut.load_state_dict(module.state_dict(), strict=False)
-    with torch.inference_mode():
-        torch.testing.assert_close(states[1], cut(**probe(2))[0], rtol=0, atol=1e-6)
 
 
 class Telling(Plain):
@@ -306,20 +281,6 @@ def test_blocks_that_are_filled_up_hold_no_tokens(tmp_path: Path) -> None:
     folder = tiny.save_config(big_bird(), tmp_path / "m", encoder=True, max_length=256)
     texts = [Text("a" * n) for n in (125, 126, 127, 140)]
     check_as_stock(folder, texts)
-    model = tiny.open_model(folder, pooling="mean")
-    walk = Walk(model.backbone)
-    features = model.features(model.tokenize(texts[:1]))
-    found: dict[Any, Any] = {}
-    walk.run(
-        model.inputs(features),
-        [(), (2,)],
-        lambda removed, state: found.update({removed: model.pooled(state, features)["raw"]}),
-    )
-    kept = remove(model.backbone.module, model.blocks, (2,))
-    assert len(kept) == 2
-    pruned = Backbone(model.backbone.module, model.inputs(model.features(model.tokenize([SHORT]))))
-    last = pruned.run(model.inputs(features), lambda layer, state: None)
-    torch.testing.assert_close(found[(2,)][0], last[0].mean(0))
 
 
 @pytest.mark.parametrize("kind", ["longrope", "dynamic"])
@@ -357,52 +318,3 @@ def test_weights_are_prepared_once(tmp_path: Path) -> None:
         with torch.inference_mode():
             own = transformers.AutoModel.from_pretrained(folder).eval()(input_ids=ids)
         torch.testing.assert_close(last, own.last_hidden_state)
-
-
-class Changing(nn.Module):
-    """Changes whatever a module has."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner: nn.Module = nn.Linear(2, 2)
-        self.register_buffer("table", torch.zeros(3))
-        self.kind, self.cached = "sparse", None
-
-    def forward(self, what: str) -> None:
-        if what == "part":
-            self.inner = nn.Linear(2, 2)
-        elif what == "buffer":
-            self.table += 1
-        elif what == "value":
-            self.kind = "full"
-        elif what == "cache":
-            self.cached = torch.ones(2)
-            self.grown = 1
-
-
-@pytest.mark.parametrize("what", ["part", "buffer", "value", "cache", "nothing"])
-def test_what_is_put_back(what: str) -> None:
-    module = Changing()
-    inner, names = module.inner, set(vars(module))
-    snapshot = Snapshot(module)
-    module(what)
-    assert snapshot.restore() == (what in ("part", "buffer", "value"))
-    assert module.inner is inner
-    assert module.kind == "sparse"
-    assert module.cached is None
-    assert set(vars(module)) == names
-    assert torch.equal(module.get_buffer("table"), torch.zeros(3))
-    assert not snapshot.restore()
-
-
-def test_written_weights_are_kept() -> None:
-    module = Changing()
-    snapshot = Snapshot(module)
-    module.kind = "prepared"
-    with torch.inference_mode():
-        module.get_parameter("inner.weight").mul_(0)
-    assert not snapshot.restore()
-    assert module.kind == "prepared"
-    module.kind = "other"
-    assert snapshot.restore()
-    assert module.kind == "prepared"

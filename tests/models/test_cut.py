@@ -152,16 +152,6 @@ def test_generation_with_a_cache_is_generation_without(
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("family", ["Llama", "GPT2", "OPT", "Mamba"])
-def test_the_head_reads_the_pruned_state(family: str) -> None:
-    model = made(family, causal=True)
-    expected = by_hand(model.base_model, (2, 4, 5))
-    remove(model, Backbone(model.base_model, probe()).blocks, (1, 3))
-    with torch.inference_mode():
-        logits = model(**probe()).logits
-        torch.testing.assert_close(logits, model.lm_head(expected), rtol=1e-4, atol=1e-4)
-
-
 def test_what_counts_and_numbers_blocks_follows() -> None:
     gemma = made("Gemma3Text", causal=True)
     remove(gemma, gemma.model.layers, (1, 3))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lrd_harness.errors import UserError
-from lrd_harness.models import gguf
+from lrd_harness.models import loading
 from lrd_harness.models.find import content_hash
 from lrd_harness.store import manifest
 
@@ -47,11 +47,11 @@ def test_a_folder_that_gives_other_logits_is_refused(tmp_path: Path, tokenizer: 
     model = LlamaForCausalLM(config)
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    gguf._compare("x.gguf", model, tokenizer, tmp_path)
+    loading._compare("x.gguf", model, tokenizer, tmp_path)
     with torch.no_grad():
         model.lm_head.weight.add_(0.1)
     with pytest.raises(UserError, match="differs from the one that was read"):
-        gguf._compare("x.gguf", model, tokenizer, tmp_path)
+        loading._compare("x.gguf", model, tokenizer, tmp_path)
 
 
 @pytest.mark.slow
@@ -69,32 +69,18 @@ def test_tokenizer_is_the_files_own(smollm2_gguf: Path, tokenizer: Any) -> None:
     # The file says that no BOS is added.
     assert fields["tokenizer.ggml.add_bos_token"].contents() is False
     assert tokenizer("")["input_ids"] == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "text",
-    ["Hello world", "  two  spaces\n\tand a tab ", "naïve 漢字 😀", "x = 3.14;  # ok", "I'll"],
-)
-def test_round_trip(text: str, tokenizer: Any) -> None:
-    ids = tokenizer(text)["input_ids"]
-    assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
+    for text in ("Hello world", "  two  spaces\n\tand a tab ", "naïve 漢字 😀", "x = 3.14;  # ok"):
+        ids = tokenizer(text)["input_ids"]
+        assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
     # Two spaces before a digit are one token; without the splitting of digits they are two.
     assert tokenizer.tokenize("a  42") == ["a", "ĠĠ", "4", "2"]
-
-
-@pytest.mark.slow
-def test_converted_once(smollm2_gguf: Path, smollm2_folder: Path) -> None:
-    before = (smollm2_folder / "model.safetensors").stat().st_mtime_ns
-    assert gguf.convert(smollm2_gguf, smollm2_folder) == smollm2_folder
-    assert (smollm2_folder / "model.safetensors").stat().st_mtime_ns == before
 
 
 def test_what_is_no_gguf(tmp_path: Path) -> None:
     file = tmp_path / "bad.gguf"
     file.write_bytes(b"GGUF, or so it says")
     with pytest.raises(UserError, match=r"bad\.gguf cannot be read") as caught:
-        gguf.convert(file, tmp_path / "out" / "bad")
+        loading.convert(file, tmp_path / "out" / "bad")
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "out").iterdir())
 
@@ -102,7 +88,7 @@ def test_what_is_no_gguf(tmp_path: Path) -> None:
 def test_missing_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r'pip install "lrd-harness\[demo\]"'):
-        gguf.convert(tmp_path / "x.gguf", tmp_path / "out")
+        loading.convert(tmp_path / "x.gguf", tmp_path / "out")
 
 
 @pytest.fixture
@@ -117,7 +103,7 @@ def converting(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         (to / "model.safetensors").write_bytes(file.read_bytes() * 1_000_000)
         (to / "model.safetensors").chmod(0o600)
 
-    monkeypatch.setattr(gguf, "_convert", convert)
+    monkeypatch.setattr(loading, "_convert", convert)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     return made
 
@@ -126,7 +112,7 @@ def test_a_converted_model_is_verified(converting: list[Path], tmp_path: Path) -
     """One that is made again is the same, its revision too, which depends on times."""
     file, to = tmp_path / "tiny.gguf", tmp_path / "converted" / "tiny-0"
     file.write_bytes(b"weights")
-    assert gguf.convert(file, to) == gguf.convert(file, to) == to
+    assert loading.convert(file, to) == loading.convert(file, to) == to
     assert len(converting) == 1
     revision = content_hash(to)
     assert len({path.stat().st_mode for path in to.iterdir()}) == 1, "as the umask has it"
@@ -140,10 +126,10 @@ def test_a_converted_model_is_verified(converting: list[Path], tmp_path: Path) -
         )
     ):
         damage()
-        assert gguf.convert(file, to) == to
+        assert loading.convert(file, to) == to
         assert len(converting) == number + 2
         assert content_hash(to) == revision
     assert sorted(p.name for p in to.parent.iterdir()) == [to.name]
     os.utime(to / "config.json", (1, 1))
-    gguf.convert(file, to)
+    loading.convert(file, to)
     assert len(converting) == 6

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from lrd_harness.contracts import Text
 from lrd_harness.errors import UserError
-from lrd_harness.models import head as module
-from lrd_harness.models.head import Head
+from lrd_harness.models import readout as module
+from lrd_harness.models.readout import Head
 from lrd_harness.models.text_model import NO_HEAD
 
 pytestmark = pytest.mark.usefixtures("inference")
@@ -75,25 +75,6 @@ def test_logits_are_the_models_own(family: str, tmp_path: Path) -> None:
         # the check can fail: normed twice, or not at all, is another state
         for wrong in (model.normed(model.normed(raw)), raw):
             assert (model.head.logits(wrong) - own).abs().max() > 0.01
-
-
-@pytest.mark.parametrize(
-    ("family", "own"),
-    [
-        ("Gemma2", lambda plain: 2 * torch.tanh(plain / 2)),
-        ("Cohere", lambda plain: 0.3 * plain),
-        ("Granite", lambda plain: plain / 5),
-    ],
-)
-def test_cap_and_scale_matter(family: str, own: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
-    model = opened(tmp_path, family)
-    raw, _ = last(model)
-    normed = model.normed(raw)
-    plain = model.whole.lm_head(normed)
-    found = model.head.logits(normed)
-    torch.testing.assert_close(found, own(plain), rtol=1e-4, atol=1e-4)
-    change = (found.log_softmax(-1) - plain.log_softmax(-1)).abs().max()
-    assert change > 0.1
 
 
 @pytest.mark.parametrize("rows", [1, 3, 7])

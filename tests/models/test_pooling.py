@@ -16,15 +16,12 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor
 
 from lrd_harness.cli import main
 from lrd_harness.contracts import Text
 from lrd_harness.errors import UserError
-from lrd_harness.models.pooling import POOLINGS, left_out, named
-
-OWN = {"mean": "mean", "cls": "cls", "last": "lasttoken"}  # ours -> sentence-transformers'
+from lrd_harness.models.readout import POOLINGS, left_out, named
 
 
 def batch(lengths: list[int], side: str, seed: int = 0, spare: int = 0) -> tuple[Tensor, Tensor]:
@@ -66,16 +63,6 @@ def test_equal_to_a_loop_on_either_side(
     state, mask = batch(lengths, side, spare=spare)
     found = named(name)(state, mask)
     np.testing.assert_allclose(found.numpy(), by_loop(name, state, mask), atol=1e-6)
-
-
-@settings(max_examples=40, deadline=None)
-@given(texts, sides, st.sampled_from(sorted(OWN)))
-def test_equal_to_sentence_transformers(lengths: list[int], side: str, name: str) -> None:
-    state, mask = batch(lengths, side)
-    theirs = Pooling(5, pooling_mode=OWN[name])({"token_embeddings": state, "attention_mask": mask})
-    torch.testing.assert_close(
-        named(name)(state, mask), theirs["sentence_embedding"], atol=1e-6, rtol=1e-6
-    )
 
 
 @pytest.mark.parametrize("name", POOLINGS)

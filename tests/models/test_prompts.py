@@ -15,7 +15,7 @@ from mteb.types import PromptType
 from sentence_transformers import SentenceTransformer
 
 from lrd_harness.contracts import Task
-from lrd_harness.models.prompts import loader_arguments, prompt_rule
+from lrd_harness.models.registry import loader_arguments, prompt_rule
 
 TASKS = [
     "STSBenchmark",

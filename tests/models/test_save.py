@@ -8,13 +8,11 @@ import stat
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import tiny
 import torch
 import transformers
 import yaml
-from sentence_transformers import SentenceTransformer
 from test_cut import BLOCKS, by_hand, changes, probe, within
 from torch import Tensor
 
@@ -23,8 +21,7 @@ from lrd_harness.errors import UserError
 from lrd_harness.models import save as saving
 from lrd_harness.models.backbone import Backbone
 from lrd_harness.models.cut import kept_blocks, remove
-from lrd_harness.models.find import find
-from lrd_harness.models.loading import FILE
+from lrd_harness.models.find import FILE, find
 from lrd_harness.models.save import Pruned, card, mergekit, save
 
 CARD = "---\ntags:\n- pruned\n---\n\n# A card\n"
@@ -58,7 +55,6 @@ def test_the_saved_model_is_the_pruned_one(family: str, tmp_path: Path) -> None:
     causal = family in DECODERS
     auto: Any = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
     checkpoint = original(family, tmp_path / "full", causal)
-    before = sorted(p.name for p in tmp_path.iterdir())
     for removed in REMOVED:
         folder = tmp_path / f"pruned-{removed[0]}"
         assert save(checkpoint, removed, folder, CARD) == folder
@@ -75,16 +71,9 @@ def test_the_saved_model_is_the_pruned_one(family: str, tmp_path: Path) -> None:
         torch.testing.assert_close(answer(base), expected, rtol=1e-5, atol=1e-5)
         assert not list(folder.glob("*.bin"))
         assert (folder / "README.md").read_text() == CARD
-        tokens = [
-            transformers.AutoTokenizer.from_pretrained(f)("a cat, 2 dogs")["input_ids"]
-            for f in (folder, tmp_path / "full")
-        ]
-        assert tokens[0] == tokens[1]
         config = find(str(folder)).config  # what a run reads
         assert config["architectures"] == checkpoint.config["architectures"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
-        [*before, *(f"pruned-{removed[0]}" for removed in REMOVED)]
-    )
+    assert len(list(tmp_path.iterdir())) == 1 + len(REMOVED)
 
 
 @pytest.mark.parametrize("family", tiny.rest_slow(["T5", "GPT2", "ModernBert", "Albert"], "T5"))
@@ -99,37 +88,6 @@ def test_without_blocks_to_remove_the_whole_model_is_kept(family: str, tmp_path:
     )
     assert kept.keys() == full.keys()
     assert all(torch.equal(kept[name], full[name]) for name in full if "pooler" not in name)
-
-
-@pytest.mark.slow
-def test_a_sentence_transformer_keeps_its_modules(tmp_path: Path) -> None:
-    for family, removed in (("Bert", (2,)), ("MPNet", (1,)), ("T5", (1,))):
-        full = tiny.save_st(
-            tmp_path / family,
-            family=family,
-            dense=16,
-            pooling="cls",
-            prompts={"query": "q: "},
-            max_seq_length=20,
-        )
-        folder = save(find(str(full)), removed, tmp_path / f"{family}-pruned", CARD)
-        again: Any = SentenceTransformer(str(folder), device="cpu")
-        pruned: Any = SentenceTransformer(str(full), device="cpu")
-        module = pruned[0].auto_model
-        blocks = within(module)
-        remove(pruned, Backbone(blocks, probe()).blocks, removed)
-        texts = tiny.sentences(5, most=40)
-        np.testing.assert_allclose(again.encode(texts), pruned.encode(texts), atol=1e-5)
-        assert not np.allclose(
-            again.encode(texts), SentenceTransformer(str(full)).encode(texts), atol=1e-2
-        )
-        assert [type(m).__name__ for m in again] == [type(m).__name__ for m in pruned]
-        assert [type(m).__name__ for m in again][1:] == ["Pooling", "Dense", "Normalize"]
-        assert (again.prompts["query"], again.max_seq_length) == ("q: ", 20)
-        assert (folder / "README.md").read_text() == CARD
-        model = tiny.open_model(folder)
-        assert (model.info.blocks, model.info.pooling) == (2, "cls")
-        assert not list(folder.rglob("*.bin"))
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -188,14 +146,6 @@ def test_blocks_that_are_built_by_their_place(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="builds its blocks by their place"):
         save(find(str(tmp_path / "gpt")), (1,), tmp_path / "other", CARD)
     save(find(str(tmp_path / "gpt")), (3,), tmp_path / "other", CARD)
-
-
-@pytest.mark.slow
-def test_what_is_left_of_a_model_that_is_dense_at_first(tmp_path: Path) -> None:
-    full = original("DeepseekV3", tmp_path / "full", causal=True)
-    for removed, dense in (((1, 3), 1), ((4,), 2), ((1, 2), 0)):
-        folder = save(full, removed, tmp_path / str(removed), CARD)
-        assert find(str(folder)).config["first_k_dense_replace"] == dense
 
 
 def test_it_is_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -258,27 +208,20 @@ def test_nothing_half_written_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             save(checkpoint, removed, tmp_path / "new" / "pruned", CARD)
     assert names(tmp_path) == before
 
-    def full_disk(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
+    def raising(error: BaseException) -> Any:
+        def fail(*_: Any) -> None:
+            raise error
 
-    with monkeypatch.context() as patch:
-        patch.setattr(saving.files, "usual_modes", full_disk)
-        with pytest.raises(UserError, match=r"cannot be saved to .*No space left"):
+        return fail
+
+    for error, expected, line in (
+        (OSError(28, "No space left on device"), UserError, r"cannot be saved to .*No space left"),
+        (KeyboardInterrupt(), KeyboardInterrupt, ""),
+    ):
+        monkeypatch.setattr(saving, "_compare", raising(error))
+        with pytest.raises(expected, match=line):
             save(checkpoint, (1,), tmp_path / "new" / "pruned", CARD)
-    assert names(tmp_path) == before
-
-    def interrupted(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(saving, "_compare", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            save(checkpoint, (1,), tmp_path / "new" / "pruned", CARD)
-    assert names(tmp_path) == before
-
-
-def test_a_folder_that_is_filled_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = original("Bert", tmp_path / "full")
+        assert names(tmp_path) == before
     folder = tmp_path / "pruned"
 
     def fill(*_: Any) -> None:
@@ -321,40 +264,9 @@ def test_the_same_for_mergekit(removed: tuple[int, ...], ranges: list[list[int]]
         mergekit(name, 12, (13,))
 
 
-PRUNED = Pruned(
-    "org/model",
-    "abc",
-    30,
-    (14, 7, 12, 13),
-    (1000, 850),
-    hub=True,
-    rule="gfmi",
-    budget=0.15,
-    texts="500 texts of FILE.jsonl",
-    scores={"STS|B": (0.8, 0.76), "Other": (-0.1, 0.0)},
-)
-
-
 def front(text: str) -> Any:
     assert text.startswith("---\n")
     return yaml.safe_load(text.split("---\n")[1])
-
-
-def test_the_card_says_what_was_done() -> None:
-    text = card(PRUNED)
-    assert front(text)["base_model"] == "org/model"
-    assert {"pruned", "gfmi"} <= set(front(text)["tags"])
-    for said in (
-        "# model without 4 of its 30 blocks",
-        "| blocks removed | 7,12-14 (4 of 30) |",
-        "| blocks kept | 1-6,8-11,15-30 |",
-        "| chosen by | the rule `gfmi` at a budget of 15 % of the candidates |",
-        "| texts | 500 texts of FILE.jsonl |",
-        "| parameters | 1,000 before, 850 after (-15.0%) |",
-        "| STS\\|B | 0.8000 | 0.7600 | -5.0% |",
-        "| Other | -0.1000 | 0.0000 |  |",
-    ):
-        assert said in text.splitlines()
 
 
 @pytest.mark.parametrize(
@@ -364,6 +276,26 @@ def test_the_card_says_what_was_done() -> None:
             Pruned("org/m", "main", 4, (), (9, 9), hub=True, metric="dime", texts="a.jsonl"),
             {"base_model": "org/m", "tags": ["lrd-harness", "dime"]},
             ["# m with all of its 4 blocks", "| blocks | 1-4 |", "| parameters | 9 |"],
+        ),
+        (
+            Pruned(
+                *("org/model", "abc", 30, (14, 7, 12, 13), (1000, 850)),
+                rule="gfmi",
+                budget=0.15,
+                texts="500 texts of FILE.jsonl",
+                scores={"STS|B": (0.8, 0.76), "Other": (-0.1, 0.0)},
+            ),
+            {"tags": ["lrd-harness", "pruned", "layer-pruning", "gfmi"]},
+            [
+                "# model without 4 of its 30 blocks",
+                "| blocks removed | 7,12-14 (4 of 30) |",
+                "| blocks kept | 1-6,8-11,15-30 |",
+                "| chosen by | the rule `gfmi` at a budget of 15 % of the candidates |",
+                "| texts | 500 texts of FILE.jsonl |",
+                "| parameters | 1,000 before, 850 after (-15.0%) |",
+                "| STS\\|B | 0.8000 | 0.7600 | -5.0% |",
+                "| Other | -0.1000 | 0.0000 |  |",
+            ],
         ),
         (
             Pruned("/x/a: #b|c", "abc", 4, (2,), (10, 8), library="sentence-transformers"),
@@ -385,7 +317,7 @@ def test_cards(pruned: Pruned, data: dict[str, Any], lines: list[str]) -> None:
     text = card(pruned)
     assert front(text) == {"library_name": pruned.library, **data}
     assert set(lines) <= set(text.splitlines())
-    assert "Scores" not in text
+    assert ("Scores" in text) == bool(pruned.scores)
 
 
 @pytest.mark.parametrize(

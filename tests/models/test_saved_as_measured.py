@@ -19,8 +19,7 @@ from test_against_mteb import by_mteb
 from lrd_harness.cli import main
 from lrd_harness.contracts import Text
 from lrd_harness.models.cut import remove
-from lrd_harness.models.find import find
-from lrd_harness.models.loading import FILE
+from lrd_harness.models.find import FILE, find
 from lrd_harness.models.save import save
 from lrd_harness.models.sentence_modules import Measured
 from lrd_harness.models.text_model import TextModel
@@ -92,23 +91,6 @@ def test_plain_checkpoints(family: str, options: dict[str, Any], tmp_path: Path)
     assert (kept.info.pooling, kept.info.max_length) == ("cls", 5)
     assert prune(tmp_path / "cut", tmp_path / "shorter", removed="1") == 0  # saved again, it stays
     agree(tmp_path / "shorter", pruned(tmp_path / "full", (1, 2), **options))
-
-
-def test_a_decoder_keeps_its_head(tmp_path: Path) -> None:
-    from lm_eval.models.huggingface import HFLM
-
-    tiny.save("Llama", tmp_path / "full", causal=True)
-    assert prune(tmp_path / "full", tmp_path / "cut", "--pooling", "mean-no-sink") == 0
-    model, loading = transformers.AutoModelForCausalLM.from_pretrained(
-        tmp_path / "cut", output_loading_info=True
-    )
-    assert not any(loading.values())
-    opened = tiny.open_model(tmp_path / "cut", head=True)
-    assert opened.head is not None
-    lm = HFLM(pretrained=str(tmp_path / "cut"), device="cpu", dtype="float32")
-    ids = torch.tensor([[8, 9, 10]])
-    with torch.inference_mode():
-        torch.testing.assert_close(lm.model(ids)[0], model.eval()(ids)[0])
 
 
 def test_half_precision_without_a_pad_token(tmp_path: Path) -> None:
@@ -293,10 +275,6 @@ def test_the_score_of_the_table(tmp_path: Path, capsys: Any) -> None:
         capsys.readouterr()
         assert main([*map(str, (*chosen, tmp_path / "no", *more))]) == 2
         assert said in running.one_line(capsys)
-    other = tiny.save("Llama", tmp_path / "other", causal=True, num_hidden_layers=8, seed=1)
-    assert main([*map(str, ("prune", other, *asked, "--save", tmp_path / "no"))]) == 2
-    assert "holds no scores of local/other at this revision" in capsys.readouterr().err
-    assert not (tmp_path / "no").exists()
 
 
 def test_readings_among_which_to_choose(tmp_path: Path, capsys: Any) -> None:

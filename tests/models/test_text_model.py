@@ -14,7 +14,7 @@ import transformers
 
 from lrd_harness.contracts import Text
 from lrd_harness.errors import UserError
-from lrd_harness.models.pooling import POOLINGS
+from lrd_harness.models.readout import POOLINGS
 
 FAMILIES = [*tiny.ENCODERS, *tiny.DECODERS, *tiny.WIDER]
 TEXTS = [Text(t) for t in ("a", "", "  \n", "x y z", "the cat sat.", " ".join(tiny.WORDS))]

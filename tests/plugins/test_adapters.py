@@ -26,7 +26,7 @@ from sentence_transformers.sentence_transformer.modules import LayerNorm, Poolin
 from lrd_harness.contracts import Checkpoint, Text
 from lrd_harness.errors import UserError
 from lrd_harness.models.backbone import body
-from lrd_harness.models.pooling import named
+from lrd_harness.models.readout import named
 from lrd_harness.models.text_model import NO_HEAD
 
 TEXTS = ["a", "", "x y z", "the cat sat on a mat.", " ".join(tiny.WORDS)]
@@ -82,23 +82,10 @@ def test_output_width(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mteb, "get_model_meta", lambda name: meta)
     model = tiny.open_model(folder)
     own: Any = meta.loader(str(folder), revision=None, **given)
-    texts = [Text(t, "read: ") for t in TEXTS]
-    pooled = model.states(model.tokenize(texts))["raw", 3]
-    assert pooled.shape[1] == 32
-    assert model.info.max_length == 20
+    pooled = model.states(model.tokenize([Text(t, "read: ") for t in TEXTS]))["raw", 3]
     expected = own.model.encode(TEXTS, prompt="read: ")
-    assert expected.shape == (5, 8)
+    assert (model.info.max_length, pooled.shape[1], expected.shape) == (20, 32, (5, 8))
     np.testing.assert_allclose(model.embed(pooled).numpy(), expected, atol=1e-5)
-
-
-def test_bfloat16_as_sentence_transformers_has_it(tmp_path: Path) -> None:
-    folder = tiny.save_st(tmp_path / "model", dense=16)
-    model = tiny.open_model(folder, dtype="bfloat16")
-    own = SentenceTransformer(str(folder), model_kwargs={"dtype": "bfloat16"})
-    pooled = model.states(model.tokenize([Text(t) for t in TEXTS]))["raw", 3]
-    expected = own.encode(TEXTS, convert_to_tensor=True).float()
-    assert pooled.dtype == torch.float32
-    torch.testing.assert_close(model.embed(pooled), expected, atol=2e-2, rtol=0)
 
 
 def test_a_chosen_pooling(tmp_path: Path) -> None:
@@ -182,13 +169,9 @@ def test_weights_in_a_subfolder(tmp_path: Path) -> None:
     expected = SentenceTransformer(str(folder)).encode(TEXTS)
     inner = folder / "0_Transformer"
     inner.mkdir()
-    for path in list(folder.iterdir()):
-        if path.is_file() and path.name not in (
-            "modules.json",
-            "config_sentence_transformers.json",
-        ):
+    for path in [p for p in folder.iterdir() if p.is_file()]:
+        if path.name not in ("modules.json", "config_sentence_transformers.json"):
             path.rename(inner / path.name)
-    (folder / "config.json").write_text((inner / "config.json").read_text())
     modules = json.loads((folder / "modules.json").read_text())
     modules[0]["path"] = "0_Transformer"
     (folder / "modules.json").write_text(json.dumps(modules))
@@ -247,48 +230,45 @@ def test_the_usual_pooling_of_a_plain_encoder(said: Any, pooling: str, tmp_path:
     assert tiny.open_model(folder, "encoder", pooling="last").info.pooling == "last"
 
 
-def described(files: tuple[str, ...] = (), **config: Any) -> Checkpoint:
+def described(*files: str, **config: Any) -> Checkpoint:
     return Checkpoint("m", "/nowhere", "0", config, frozenset(files))
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "adapter"),
+    ("kind", "architectures", "adapter"),
     [
-        (described(("modules.json",), model_type="llama"), "sentence-transformers"),
-        (described(model_type="bert", architectures=["BertModel"]), "encoder"),
-        (described(model_type="bert", architectures=["BertLMHeadModel"]), "encoder"),
-        (described(model_type="roberta", architectures=["RobertaForMaskedLM"]), "encoder"),
-        (described(model_type="xlm", architectures=["XLMWithLMHeadModel"]), "encoder"),
-        (
-            described(model_type="bert", architectures=["BertLMHeadModel"], is_decoder=True),
-            "decoder",
-        ),
-        (described(model_type="t5", is_encoder_decoder=True), "encoder"),
-        (described(model_type="marian", is_encoder_decoder=True), "encoder"),
-        (described(model_type="bart", is_encoder_decoder=True), "encoder"),
-        (described(model_type="modernbert"), "encoder"),
-        (described(model_type="llama", architectures=["LlamaForCausalLM"]), "decoder"),
-        (described(model_type="qwen2", architectures=["Qwen2Model"]), "decoder"),
-        (described(model_type="gpt2", architectures=["GPT2LMHeadModel"]), "decoder"),
-        (described(model_type="mamba"), "decoder"),
-        (described(model_type="brand_new", architectures=["BrandNewForCausalLM"]), "decoder"),
+        ("bert", ["BertModel"], "encoder"),
+        ("bert", ["BertLMHeadModel"], "encoder"),
+        ("roberta", ["RobertaForMaskedLM"], "encoder"),
+        ("xlm", ["XLMWithLMHeadModel"], "encoder"),
+        ("modernbert", None, "encoder"),
+        ("llama", ["LlamaForCausalLM"], "decoder"),
+        ("qwen2", ["Qwen2Model"], "decoder"),
+        ("mamba", None, "decoder"),
+        ("brand_new", ["BrandNewForCausalLM"], "decoder"),
         # what no one should write there
-        (described(model_type="bert", architectures=[None, 5]), "encoder"),
-        (described(model_type="bert", architectures={"BertLMHeadModel": 1}), "encoder"),
-        (described(model_type="llama", architectures=7), "decoder"),
-        (described(model_type="llama", architectures="LlamaModel"), "decoder"),
+        ("bert", [None, 5], "encoder"),
+        ("bert", {"BertLMHeadModel": 1}, "encoder"),
+        ("llama", 7, "decoder"),
+        ("llama", "LlamaModel", "decoder"),
     ],
-    ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_which_adapter_opens_what(checkpoint: Checkpoint, adapter: str) -> None:
+def test_which_adapter_opens_what(kind: str, architectures: Any, adapter: str) -> None:
+    checkpoint = described(model_type=kind, architectures=architectures)
     assert tiny.adapter_of(checkpoint).name == adapter
+    turned = described(model_type=kind, architectures=architectures, is_encoder_decoder=True)
+    assert tiny.adapter_of(turned).name == "encoder"
+    packed = described("modules.json", model_type=kind, architectures=architectures)
+    assert tiny.adapter_of(packed).name == "sentence-transformers"
 
 
-@pytest.mark.parametrize("kind", [None, 5, ["bert"], {"bert": 1}])
-def test_no_adapter_for_what_is_no_model(kind: Any) -> None:
-    for checkpoint in (described(), described(model_type=kind)):
-        with pytest.raises(StopIteration):
-            tiny.adapter_of(checkpoint)
+def test_which_adapter_opens_what_looks_to_the_left_alone_and_what_is_no_model() -> None:
+    left = described(model_type="bert", architectures=["BertLMHeadModel"], is_decoder=True)
+    assert tiny.adapter_of(left).name == "decoder"
+    for kind in (None, 5, ["bert"], {"bert": 1}):
+        for checkpoint in (described(), described(model_type=kind)):
+            with pytest.raises(StopIteration):
+                tiny.adapter_of(checkpoint)
 
 
 def t5(kind: str) -> Any:
@@ -394,17 +374,15 @@ def test_each_kind_of_text_takes_its_route(shape: str, tmp_path: Path) -> None:
     folder = legacy(folder) if shape == "asym" else folder
     model, own = tiny.open_model(folder), SentenceTransformer(str(folder), device="cpu")
     pooled = model.states(model.tokenize(ALL))["raw", 3]
-    routed = {
-        None: own.encode(FEW),
-        "query": own.encode_query(FEW),
-        "document": own.encode_document(FEW),
-    }
-    for prompt_type, expected in routed.items():
+    query, document = own.encode_query(FEW), own.encode_document(FEW)
+    for prompt_type, expected in (
+        (None, own.encode(FEW)),
+        ("query", query),
+        ("document", document),
+    ):
         found = model.embed(pooled, prompt_type).numpy()
         np.testing.assert_allclose(found, expected, atol=1e-6)
-    alike = routed["query"].shape == routed["document"].shape and np.allclose(
-        routed["query"], routed["document"]
-    )
+    alike = query.shape == document.shape and np.allclose(query, document)
     assert alike == (shape == "none")
 
 

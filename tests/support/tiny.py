@@ -133,13 +133,15 @@ def open_model(folder: Path | str, adapter: str | None = None, **options: Any) -
     return found.open(checkpoint, ModelOptions(**options))
 
 
-def _adapter(module: str) -> Any:
-    return importlib.import_module(f"lrd_harness.plugins.adapters.{module}").lrd_adapters()[0]
+def _adapter(module: str, number: int) -> Any:
+    found = importlib.import_module(f"lrd_harness.plugins.adapters.{module}")
+    return found.lrd_adapters()[number]
 
 
 ADAPTERS = {
-    name.replace("_", "-"): functools.partial(_adapter, name)
-    for name in ("sentence_transformers", "encoder", "decoder")
+    "sentence-transformers": functools.partial(_adapter, "sentence_transformers", 0),
+    "encoder": functools.partial(_adapter, "plain", 0),
+    "decoder": functools.partial(_adapter, "plain", 1),
 }
 
 

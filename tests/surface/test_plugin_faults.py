@@ -143,7 +143,7 @@ PLAIN = """
 from importlib import import_module
 
 def open_one(checkpoint, options):
-    plain = import_module("lrd_harness.plugins.adapters._plain")
+    plain = import_module("lrd_harness.plugins.adapters.plain")
     model = plain.open_plain(checkpoint, options, adapter="odd", default_pooling="mean")
     model.states = lambda *given: sys.exit(3)
     return model

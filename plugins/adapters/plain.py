@@ -1,30 +1,81 @@
-"""What the adapters for plain transformers checkpoints share."""
+"""Adapters for plain transformers checkpoints: encoders (T5 encoders, too), and causal models.
+
+Encoders are pooled by mean unless they say cls; causal models by the last token, or as chosen.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lrd_harness.contracts import Checkpoint, Model, ModelOptions, Text
+from lrd_harness.contracts import Adapter, Checkpoint, Model, ModelOptions, Text
 from lrd_harness.errors import UserError
-from lrd_harness.models.find import read_json
-from lrd_harness.models.loading import (
-    as_saved,
-    computing,
-    known_as,
-    load,
-    refuse_missing,
-    source,
-)
+from lrd_harness.hookspecs import hookimpl
+from lrd_harness.models.find import as_saved, known_as, read_json
+from lrd_harness.models.loading import computing, load, refuse_missing, source
 from lrd_harness.models.recognition import LIST, SETTINGS, refuse_kind
 
 UNLIMITED = 8192  # tokens of a text, where a model says nothing
 # Under which names configurations say how long texts may be.
-LENGTHS = (
-    "max_position_embeddings n_positions max_seq_len max_seq_length max_sequence_length seq_length "
-    "n_ctx"
-).split()
+LENGTHS = "max_position_embeddings n_positions max_seq_len max_seq_length".split()
+LENGTHS += "max_sequence_length seq_length n_ctx".split()
 _CROSS = ("sentence_transformers", "sbert_ce_default_activation_function")
+POOLING = "1_Pooling/config.json"
+# sentence-transformers' names of poolings, old and new, and ours
+OURS = {
+    **dict.fromkeys(("", "mean", "mean_tokens"), "mean"),
+    **dict.fromkeys(("cls", "cls_token"), "cls"),
+    "lasttoken": "last",
+}
+
+
+def _is_decoder(checkpoint: Checkpoint) -> bool:
+    """Causal language models: by model type, or by architecture where that is unknown.
+
+    Families that also have masked language models (BERT, RoBERTa) are encoders, unless the
+    checkpoint says that it attends to the left only.
+    """
+    from transformers.models.auto import modeling_auto as auto
+
+    config = checkpoint.config
+    kind, listed = str(config.get("model_type")), config.get("architectures")
+    architectures = map(str, listed if isinstance(listed, list) else ())
+    causal = any("CausalLM" in name or "LMHead" in name for name in architectures)
+    causal |= kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    encoder = kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.get("is_decoder")
+    return bool(causal and not encoder and not config.get("is_encoder_decoder"))
+
+
+def open_decoder(checkpoint: Checkpoint, options: ModelOptions) -> Model:
+    """Open a causal model, with its head only where likelihood tasks want it."""
+    return open_plain(checkpoint, options, adapter="decoder", default_pooling="last")
+
+
+def open_encoder(checkpoint: Checkpoint, options: ModelOptions) -> Model:
+    """Open with AutoModel; of an encoder-decoder, the encoder."""
+    usual = "mean" if options.pooling else _usual(checkpoint)
+    return open_plain(checkpoint, options, adapter="encoder", default_pooling=usual)
+
+
+def _usual(checkpoint: Checkpoint) -> str:
+    """The pooling that comes with a model whose modules.json was left out.
+
+    Raises UserError for one that is none of ours.
+    """
+    if POOLING not in checkpoint.files:
+        return "mean"
+    settings = read_json(checkpoint, POOLING)
+    modes = settings.get("pooling_mode")
+    if modes is None:  # as earlier versions of sentence-transformers wrote it
+        flags = (key for key, value in settings.items() if value is True)
+        modes = [f.removeprefix("pooling_mode_") for f in flags if f.startswith("pooling_mode_")]
+    names = "+".join(map(str, [modes] if isinstance(modes, str) else modes))
+    if names in OURS:
+        return OURS[names]
+    raise UserError(
+        f"{checkpoint.name}: its {POOLING} pools by {names[:80]}, which is "
+        "not done without modules.json: choose a --pooling"
+    )
 
 
 def open_plain(
@@ -32,10 +83,9 @@ def open_plain(
 ) -> Model:
     """A checkpoint opened by transformers, pooled by one of our poolings.
 
-    Where the options want a language-model head it has one, if the weights do.
-    Raises UserError for an unknown pooling and for weights that do not fill the model.
+    Where the options want a language-model head it has one, if the weights do. Raises UserError.
     """
-    from lrd_harness.models.prompts import prompt_rule
+    from lrd_harness.models.registry import prompt_rule
     from lrd_harness.models.text_model import Parts, TextModel, by_mask
 
     options = as_saved(checkpoint, options)
@@ -79,10 +129,7 @@ def _load(checkpoint: Checkpoint, options: ModelOptions) -> tuple[Any, Any, Any]
 
 
 def _encoder_class(checkpoint: Checkpoint) -> Any:
-    """The class of a checkpoint that is the encoder of an encoder-decoder alone, as T5EncoderModel.
-
-    AutoModel would give it a decoder, whose weights there are none of.
-    """
+    """The class of an encoder-decoder's encoder alone, to which AutoModel would give a decoder."""
     import transformers
 
     listed = checkpoint.config.get("architectures")
@@ -95,10 +142,7 @@ def _encoder_class(checkpoint: Checkpoint) -> Any:
 
 
 def usual_length(module: Any, of_tokenizer: float | None) -> int:
-    """The most tokens of a text that tokenizer and config.json speak of, the less of both.
-
-    Whether the model bears so many, and whether it bears more, is tried when it is opened.
-    """
+    """The most tokens of a text that tokenizer and config.json speak of, the less of both."""
     config: Any = getattr(module, "config", None)
     text = config.get_text_config() if config is not None else None
     stated = (getattr(text, name, None) for name in LENGTHS)
@@ -163,7 +207,7 @@ def _check_senses(checkpoint: Checkpoint) -> None:
 
 
 def check_quantised(checkpoint: Checkpoint) -> None:
-    """Raise UserError for weights quantised in a way that transformers cannot undo on this machine.
+    """Raise UserError for weights quantised in a way that transformers cannot undo here.
 
     It skips one that it does not know, and reads packed numbers as weights.
     """
@@ -183,3 +227,26 @@ def check_quantised(checkpoint: Checkpoint) -> None:
             f"{checkpoint.name}: its weights are quantised ({method[:40]}) and cannot be read "
             f"here: {reason}"
         ) from error
+
+
+@hookimpl
+def lrd_adapters() -> list[Adapter]:
+    """Encoders, which any transformers checkpoint is taken for at last, and decoders."""
+    return [
+        Adapter(
+            "encoder",
+            lambda checkpoint: isinstance(checkpoint.config.get("model_type"), str),
+            open_encoder,
+            description="encoders as plain transformers checkpoints; mean or cls pooling",
+            check=check_plain,
+        ),
+        Adapter(
+            "decoder",
+            _is_decoder,
+            open_decoder,
+            priority=10,
+            description="causal language models; last-token pooling, or mean, or mean-no-sink",
+            likelihoods=True,
+            check=check_plain,
+        ),
+    ]

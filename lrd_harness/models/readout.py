@@ -1,0 +1,168 @@
+"""What is read from states: one row per text, and the log-probabilities of a language-model head.
+
+Families scale their logits, cap them, or scale the states before the head. None of that is looked
+up: the model's own code is run, with the state that it would have computed put in its place.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lrd_harness.contracts import PromptType
+from lrd_harness.errors import UserError, unknown
+from lrd_harness.models.backbone import hooked
+
+LOGIT_BYTES = 64 * 2**20  # float32 logits in memory at once: 64 rows of a vocabulary of 256k
+Pool = Callable[[Tensor, Tensor], Tensor]
+
+
+def mean(state: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the non-padding tokens: (b, T, d), (b, T) -> (b, d), in float32 or better."""
+    # padding may hold NaN
+    state = state.masked_fill(~mask.bool().unsqueeze(-1), 0)
+    if state.dtype in (torch.float16, torch.bfloat16):
+        state = state.float()
+    weights = mask.to(state.dtype)
+    return torch.bmm((weights / weights.sum(1, keepdim=True)).unsqueeze(1), state).squeeze(1)
+
+
+def mean_no_sink(state: Tensor, mask: Tensor) -> Tensor:
+    """Mean without position 0, the attention sink of decoders, unless that is all a text has."""
+    rest = mask.clone().scatter_(1, mask.int().argmax(1, keepdim=True), 0)
+    return mean(state, torch.where(rest.sum(1, keepdim=True) > 0, rest, mask))
+
+
+def first(state: Tensor, mask: Tensor) -> Tensor:
+    """The first non-padding token (CLS): (b, T, d), (b, T) -> (b, d)."""
+    return state[torch.arange(len(state), device=state.device), mask.int().argmax(1)]
+
+
+def last(state: Tensor, mask: Tensor) -> Tensor:
+    """The last non-padding token: (b, T, d), (b, T) -> (b, d)."""
+    position = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
+    return state[torch.arange(len(state), device=state.device), position]
+
+
+POOLINGS: dict[str, Pool] = {"mean": mean, "cls": first, "last": last, "mean-no-sink": mean_no_sink}
+ONE_TOKEN = ("cls", "last")  # those that take a single token's state
+
+
+def named(name: str) -> Pool:
+    """The pooling of that name. Raises UserError for a name that there is not."""
+    if name not in POOLINGS:
+        raise unknown("pooling", name, POOLINGS, f"There are: {', '.join(POOLINGS)}.")
+    return POOLINGS[name]
+
+
+def embedded(
+    embed: Callable[..., Tensor], pooled: Tensor, prompt_type: PromptType | None
+) -> Tensor:
+    """What a model's `embed` makes of pooled states; one that takes a prompt type is told it."""
+    takes = "prompt_type" in inspect.signature(embed).parameters
+    return embed(pooled, prompt_type=prompt_type) if takes else embed(pooled)
+
+
+class NoPooler(nn.Module):
+    """Stands where a pooler was; hands on what it is given."""
+
+    def forward(self, state: Any, *_: Any, **__: Any) -> Any:
+        """The state as it is."""
+        return state
+
+
+def leave_out(module: nn.Module, holes: Collection[str]) -> None:
+    """Take the poolers out of a model, in place, of which all weights are among the holes.
+
+    holes: names of the parameters that the checkpoint has not got, as transformers reports them.
+    """
+    for name, child in list(module.named_modules()):
+        weights = {f"{name}.{parameter}" for parameter, _ in child.named_parameters()}
+        if "pooler" in name.rpartition(".")[2] and weights and weights <= set(holes):
+            module.set_submodule(name, NoPooler())
+
+
+def left_out(module: nn.Module) -> list[str]:
+    """The names of the poolers that were taken out of the model."""
+    return [name for name, child in module.named_modules() if isinstance(child, NoPooler)]
+
+
+class Head:
+    """The head of a causal language model.
+
+    whole: the model with its head; probe: features of one short text, (1, T) tensors;
+    normed: the state after the final norm that the probe gives, (1, T, d).
+
+    Raises UserError where the model's logits do not follow from that state alone.
+    """
+
+    def __init__(self, whole: nn.Module, probe: Mapping[str, Tensor], normed: Tensor) -> None:
+        self.whole = whole
+        self._inside, self._answer = _reader(whole, probe, normed)
+        with torch.inference_mode():
+            logits = whole(**probe, use_cache=False).logits[0].float()
+        self.vocabulary = logits.shape[-1]
+        again = self.logits(normed[0]).float()
+        if not torch.allclose(again, logits, rtol=1e-3, atol=1e-3, equal_nan=True):
+            raise UserError(
+                f"{type(whole).__name__}: its logits do not follow from its last state by its head"
+            )
+
+    def logits(self, normed: Tensor) -> Tensor:
+        """Logits (m, V) of normed states (m, d), scaled and capped as the model does."""
+        ids = torch.zeros(1, len(normed), dtype=torch.long, device=normed.device)
+        with torch.inference_mode(), self._put(normed.unsqueeze(0)):
+            logits: Tensor = self.whole(input_ids=ids, use_cache=False).logits
+        return logits[0]
+
+    def log_probabilities(self, normed: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Of states (m, d), log P of K tokens each (m, K) in nats, float32; and the likeliest (m,).
+
+        The states go through the head in parts, so that memory is bounded whatever the vocabulary.
+        """
+        rows = max(1, LOGIT_BYTES // (4 * self.vocabulary))
+        chosen, likeliest = [], []
+        for start in range(0, len(normed), rows):
+            logits = self.logits(normed[start : start + rows]).float()
+            likeliest.append(logits.argmax(-1))
+            picked = logits.gather(1, tokens[start : start + rows])
+            chosen.append(picked - logits.logsumexp(-1, keepdim=True))
+        return torch.cat(chosen), torch.cat(likeliest)
+
+    @contextmanager
+    def _put(self, state: Tensor) -> Iterator[None]:
+        """Let the part of the model below the head answer with this state (1, m, d)."""
+        answer = self._answer(last_hidden_state=state)
+        before = {k: v for k, v in vars(self._inside).items() if k == "forward"}
+        self._inside.forward = lambda *args, **kwargs: answer
+        try:
+            yield
+        finally:
+            del self._inside.forward
+            vars(self._inside).update(before)
+
+
+def _reader(
+    whole: nn.Module, probe: Mapping[str, Tensor], normed: Tensor
+) -> tuple[nn.Module, Callable[..., Any]]:
+    """The outermost module within the model that hands the head its state; its kind of output."""
+    outputs: dict[int, Any] = {}
+
+    def note(module: nn.Module, args: Any, output: Any) -> None:
+        state = getattr(output, "last_hidden_state", None)
+        if isinstance(state, Tensor) and state.shape == normed.shape:
+            outputs[id(module)] = output
+
+    inner = [m for m in whole.modules() if m is not whole]
+    with torch.inference_mode(), hooked(inner, note):
+        whole(**probe, use_cache=False)
+    reader = next((m for m in whole.modules() if id(m) in outputs), None)  # from the outside in
+    if reader is None:
+        kind = type(whole).__name__
+        raise UserError(f"{kind}: what its head reads cannot be told from its output")
+    return reader, type(outputs[id(reader)])
