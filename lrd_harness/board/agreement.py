@@ -1,41 +1,42 @@
 """How well each predictor orders the models task by task, and whether a metric beats size.
 
-Per task: Spearman's rho over the models between a predictor and the main score of the last layer.
-Predictors: every metric's selection score, some other model-level scores, and what needs no metric
-(log parameters, log width, depth, `frenet.rank`, released later). + always means that they agree: a
-metric that ranks the lowest value first is turned.
+Predictors are the metrics' selection scores, some other model-level scores, and what needs no
+metric. + always means that they agree: a metric that ranks the lowest value first is turned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from lrd_harness.board import inference, statistics
-from lrd_harness.board.families import families
+from lrd_harness.board import statistics, training
+from lrd_harness.board.cautions import Caution, count
 from lrd_harness.board.panel import FRENET_RANK, LOG_PARAMETERS, RELEASED, Kind, Panel, Predictor
 from lrd_harness.report import Column, Table, listing
-from lrd_harness.results.rows import Results
 
 REACHES = 5  # models from which on p < .05 can be reached
 LEAST = 4  # models that have both, for a task to count
+FEW = 10  # training runs: below, a rho is an illustration
 RANDOM = "random model"
 ALPHA = 0.05
 CONTROLS = (LOG_PARAMETERS, FRENET_RANK)
+NO_SIZES = (FRENET_RANK, RELEASED)  # baselines that are none
+NOT_DRAWN = np.full((2, 1), np.nan)
 Row = dict[str, Any]
+Drawn = np.ndarray | None  # rho in each resample (draws,), NaN where not defined
 
 
 @dataclass(frozen=True)
 class Rival:
     """A metric beside one baseline, on the models and tasks that have both and a score.
 
-    own, rho: median rho over these tasks of the metric and of the baseline; low, high: bootstrap
-    interval of own - rho, for all metrics together at 95 % (Bonferroni), over models, or over tasks
-    for more than 500 models; None where it cannot be drawn of each of these tasks.
-    n, runs: median numbers of models, and of training runs, per task.
+    own, rho: median rho of the metric and of the baseline; low, high: bootstrap interval of their
+    difference, for all metrics together at 95 % (Bonferroni); None where it cannot be drawn of each
+    of these tasks. n, runs: median numbers of models, and of training runs, per task.
     """
 
     name: str
@@ -63,11 +64,9 @@ class Rival:
 class Agreement:
     """One predictor over all tasks with at least 4 models that have it and a score.
 
-    best: which of its values predicts the better model. rho, tau, partial: medians over tasks; low,
-    high: 95 % bootstrap interval of the median rho over tasks (None below 5); models_low,
-    models_high: the same over models (None above 500, and where a task of the median has fewer than
-    5); significant, holm: tasks with p < .05 and after Holm over tasks; n, runs: median numbers of
-    models and of training runs; regret, regret_largest, regret_random: means over tasks. tasks: see
+    rho, tau, partial, n, runs: medians over tasks; low, high: 95 % bootstrap interval of the median
+    rho over tasks (None below 5); models_low, models_high: the same over models (None above 500,
+    and where a task of the median has fewer than 5); regrets: means over tasks. tasks: see
     `_on_task`; rivals: of a metric, the baselines beside it.
     """
 
@@ -79,15 +78,11 @@ class Agreement:
     high: float | None
     models_low: float | None
     models_high: float | None
-    significant: int
-    holm: int
     tau: float | None
     partial: Mapping[str, float | None]
     n: float | None
     runs: float | None
-    regret: float | None
-    regret_largest: float | None
-    regret_random: float | None
+    regrets: Mapping[str, float | None]
     tasks: tuple[Row, ...]
     rivals: tuple[Rival, ...] = ()
 
@@ -96,9 +91,13 @@ class Agreement:
         """The baselines beside it that are sizes."""
         return [rival for rival in self.rivals if rival.size]
 
+    def below(self, p: str) -> int:
+        """Tasks with a p, or p_holm, below .05."""
+        return sum(task[p] is not None and task[p] < ALPHA for task in self.tasks)
+
 
 class Selection(NamedTuple):
-    """All predictors. models: the most that a task has; runs: the training runs that these are of.
+    """All predictors. models: the most that a task has, of so many training runs.
 
     large: whether there are more models than can be resampled, so that intervals are over tasks.
     """
@@ -114,22 +113,15 @@ class Selection(NamedTuple):
         return self.models >= REACHES
 
 
-Drawn = np.ndarray | None  # rho in each resample (draws,), NaN where not defined
-
-
 @dataclass(frozen=True)
 class _Task:
-    """One task: what all predictors are held against, and what was drawn for it.
-
-    actual: (models,) scores; values: predictor -> (models,), + agrees; runs: the models' training
-    runs, as numbers.
-    """
+    """One task: scores (models,), predictor -> values (models,), + agrees, runs as numbers."""
 
     name: str
     actual: np.ndarray
     values: Mapping[str, np.ndarray]
     runs: np.ndarray
-    resampled: dict[tuple[bytes, bool], inference.Resampled] = field(default_factory=dict)
+    resampled: dict[tuple[bytes, bool], statistics.Resampled] = field(default_factory=dict)
     drawn: dict[tuple[str, bytes, bool], np.ndarray] = field(default_factory=dict)
 
     def both(self, *predictors: str) -> np.ndarray:
@@ -138,20 +130,19 @@ class _Task:
         return np.asarray(~np.isnan(np.array(sides)).any(axis=0))
 
     def draw(self, name: str, both: np.ndarray, alone: bool = False) -> Drawn:
-        """Rho in resamples of all models, or of those in the mask alone; None for fewer than 5.
+        """Rho in resamples of all models, the same for all predictors, or of those in the mask.
 
-        All predictors and tasks see the same resamples. None too above 500 models, which would not
-        fit, and where rho is not defined.
+        None for fewer than 5, above 500 models, which would not fit, and where rho is not defined.
         """
         x, y = self.values[name][both], self.actual[both]
-        if len(both) > statistics.LARGE or len(x) < inference.LEAST:
-            return None
-        if not statistics.comparable(x, y):
+        few = len(both) > statistics.LARGE or len(x) < statistics.LEAST
+        if few or not statistics.comparable(x, y):
             return None
         place = both.tobytes(), alone and not both.all()
         if place not in self.resampled:
-            counts = inference.resamples(len(x) if place[1] else len(both))
-            self.resampled[place] = inference.Resampled(y, counts if place[1] else counts[:, both])
+            counts = statistics.resamples(len(x) if place[1] else len(both))
+            counts = counts if place[1] else counts[:, both]
+            self.resampled[place] = statistics.Resampled(y, counts)
         if (name, *place) not in self.drawn:
             self.drawn[name, *place] = self.resampled[place].rho(x)
         return self.drawn[name, *place]
@@ -176,10 +167,13 @@ def build_selection(panel: Panel) -> Selection | None:
     none = np.zeros((1, len(panel.models)))
     predictors = (*panel.predictors, Predictor(RANDOM, RANDOM, "control", "max", none))
     grids = {one.score: one.on(names) for one in predictors}
-    runs = _runs(panel)
-    on_task: dict[str, list[Row]] = {name: [] for name in grids}
-    medians: dict[str, list[Drawn]] = {name: [] for name in grids}  # of tasks with a rho
-    pairs: dict[tuple[str, str], list[_Pair]] = {}
+    of = training.runs(panel.models)
+    numbers = {of.get(row.key, row.key): i for i, row in enumerate(panel.models)}
+    runs = np.array([numbers[of.get(row.key, row.key)] for row in panel.models])
+    baselines = [one.score for one in predictors if one.kind == "baseline"]
+    on_task: dict[str, list[Row]] = defaultdict(list)
+    medians: dict[str, list[Drawn]] = defaultdict(list)  # of tasks with a rho
+    pairs: dict[tuple[str, str], list[_Pair]] = defaultdict(list)
     for i, t in enumerate(places):  # one task at a time: what is drawn for it is large
         values = {name: grid[i] for name, grid in grids.items()}
         task = _Task(names[i], panel.scores.last[t], values, runs)
@@ -190,12 +184,11 @@ def build_selection(panel: Panel) -> Selection | None:
             on_task[one.score].append(_on_task(task, one.score, both))
             if on_task[one.score][-1]["rho"] is not None:
                 medians[one.score].append(task.draw(one.score, both))
-            for other in predictors if one.kind == "metric" else ():
-                pair = _pair(task, one.score, other.score) if other.kind == "baseline" else None
-                if pair is not None:
-                    pairs.setdefault((one.score, other.score), []).append(pair)
+            for other in baselines if one.kind == "metric" else ():
+                if pair := _pair(task, one.score, other):
+                    pairs[one.score, other].append(pair)
     metrics = sum(one.kind == "metric" for one in predictors)
-    level = 1 - (1 - inference.LEVEL) / max(1, metrics)
+    level = 1 - (1 - statistics.LEVEL) / max(1, metrics)
     large = len(panel.models) > statistics.LARGE
     rows = []
     for one in predictors:
@@ -207,31 +200,22 @@ def build_selection(panel: Panel) -> Selection | None:
     return Selection(tuple(rows), int(most.sum()), len(np.unique(runs[most])), large)
 
 
-def _runs(panel: Panel) -> np.ndarray:
-    """Training runs as numbers: checkpoints and revisions of one model are of the same."""
-    found = families(Results(models=panel.models))
-    runs = {member.key: -1 - i for i, family in enumerate(found) for member in family.members}
-    return np.array([runs.get(row.key, i) for i, row in enumerate(panel.models)])
-
-
 def _on_task(task: _Task, name: str, both: np.ndarray) -> Row:
     """One predictor on one task, over the n models in the mask, of so many training runs.
 
-    p: permutation p-value of rho (two-sided); tau: Kendall's tau-b; low, high: 95 % bootstrap
-    interval of rho over these models; partial.CONTROL, partial_p.CONTROL: partial rank correlation
-    given the control, and its p-value by permuting the predictor. regret: score lost by taking the
-    predictor's top model instead of the best one (a fraction, as the score); regret_largest,
-    regret_random: the same of the model with the most parameters known, and expected of a random
-    one. None where not defined. p_holm, after Holm over the tasks, is added by `_agreement`.
+    p: of rho, by permutation (two-sided); low, high: 95 % bootstrap interval of rho over these
+    models; partial.CONTROL: partial rank correlation given the control. regret: score lost by
+    taking the predictor's top model instead of the best one; regret_largest, regret_random: by
+    taking the largest known, and expected of a random one. p_holm is added by `_agreement`.
     """
     x, y = task.values[name][both], task.actual[both]
     controls = {c: task.values[c][both] for c in CONTROLS}
-    partial = {c: inference.partial_rho(x, y, v) for c, v in controls.items()}
-    partial_p = {c: inference.partial_p(x, y, v, rho=partial[c]) for c, v in controls.items()}
+    partial = {c: statistics.partial_rho(x, y, v) for c, v in controls.items()}
+    partial_p = {c: statistics.partial_p(x, y, v, rho=partial[c]) for c, v in controls.items()}
     drawn = task.draw(name, both, alone=True)
-    low, high = (None if drawn is None else inference.interval(drawn)) or (None, None)
+    low, high = (None, None) if drawn is None else statistics.interval(drawn)
     size = controls[LOG_PARAMETERS]
-    known = ~np.isnan(size)
+    largest = None if np.isnan(size).all() else np.where(np.isnan(size), -np.inf, size)
     return {
         "task": task.name,
         "n": len(x),
@@ -239,16 +223,14 @@ def _on_task(task: _Task, name: str, both: np.ndarray) -> Row:
         "rho": statistics.spearman(x, y),
         "p": statistics.permutation_p(x, y),
         "p_holm": None,
-        "tau": inference.kendall(x, y),
+        "tau": statistics.kendall(x, y),
         "low": low,
         "high": high,
         **{f"partial.{control}": rho for control, rho in partial.items()},
         **{f"partial_p.{control}": p for control, p in partial_p.items()},
-        "regret": inference.regret(x, y),
-        "regret_largest": inference.regret(np.where(known, size, -np.inf), y)
-        if known.any()
-        else None,
-        "regret_random": inference.regret(np.zeros_like(y), y),
+        "regret": statistics.regret(x, y),
+        "regret_largest": None if largest is None else statistics.regret(largest, y),
+        "regret_random": statistics.regret(np.zeros_like(y), y),
     }
 
 
@@ -268,34 +250,29 @@ def _pair(task: _Task, metric: str, baseline: str) -> _Pair | None:
 def _agreement(
     one: Predictor, tasks: Sequence[Row], drawn: Sequence[Drawn], rivals: Sequence[Rival]
 ) -> Agreement:
-    of = {name: [task[name] for task in tasks] for name in (tasks[0] if tasks else ())}
-    median = {name: inference.median(cells) for name, cells in of.items() if name != "task"}
-    mean = {name: statistics.mean_of_all(of[name]) for name in of if name.startswith("regret")}
-    holm = inference.holm(of.get("p", []))
-    low, high = inference.bootstrap_median(of.get("rho", [])) or (None, None)
+    def of(name: str) -> list[Any]:
+        return [task[name] for task in tasks]
+
+    low, high = statistics.bootstrap_median(of("rho"))
     together = _together(drawn)
-    over_models = None if together is None else inference.interval(_medians(together))
-    models_low, models_high = over_models or (None, None)
+    over_models = (None, None) if together is None else statistics.interval(_medians(together))
     metric, _, score = one.score.partition(".")
+    regrets = ("regret", "regret_largest", "regret_random")
+    adjusted = zip(tasks, statistics.holm(of("p")), strict=True)
     return Agreement(
-        name=metric if one.selection and score == metric else one.score,
-        kind=one.kind,
-        best=one.best,
-        rho=median.get("rho"),
-        low=low,
-        high=high,
-        models_low=models_low,
-        models_high=models_high,
-        significant=sum(p is not None and p < ALPHA for p in of.get("p", [])),
-        holm=sum(p is not None and p < ALPHA for p in holm),
-        tau=median.get("tau"),
-        partial={control: median.get(f"partial.{control}") for control in CONTROLS},
-        n=median.get("n"),
-        runs=median.get("runs"),
-        regret=mean.get("regret"),
-        regret_largest=mean.get("regret_largest"),
-        regret_random=mean.get("regret_random"),
-        tasks=tuple(task | {"p_holm": p} for task, p in zip(tasks, holm, strict=True)),
+        metric if one.selection and score == metric else one.score,
+        one.kind,
+        one.best,
+        statistics.median(of("rho")),
+        low,
+        high,
+        *over_models,
+        tau=statistics.median(of("tau")),
+        partial={f"partial.{c}": statistics.median(of(f"partial.{c}")) for c in CONTROLS},
+        n=statistics.median(of("n")),
+        runs=statistics.median(of("runs")),
+        regrets={name: statistics.mean_of_all(of(name)) for name in regrets},
+        tasks=tuple(task | {"p_holm": p} for task, p in adjusted),
         rivals=tuple(rivals),
     )
 
@@ -303,41 +280,30 @@ def _agreement(
 def _rival(name: str, pairs: Sequence[_Pair], level: float, large: bool) -> Rival:
     rhos = np.array([pair.rhos for pair in pairs])
     own, rho = np.median(rhos, axis=0).tolist()
-    lead = _lead_over_tasks(rhos, level) if large else _lead([p.drawn for p in pairs], level)
-    low, high = lead or (None, None)
-    return Rival(
-        name=name,
-        size=name not in (FRENET_RANK, RELEASED),
-        own=own,
-        rho=rho,
-        low=low,
-        high=high,
-        n=float(np.median([pair.n for pair in pairs])),
-        runs=float(np.median([pair.runs for pair in pairs])),
-        tasks=len(pairs),
-        over="tasks" if large else "models",
-    )
+    n, runs = (float(np.median(of)) for of in zip(*((p.n, p.runs) for p in pairs), strict=True))
+    medians = _over_tasks(rhos) if large else _over_models([pair.drawn for pair in pairs])
+    low, high = statistics.interval(medians[0] - medians[1], level)
+    over: Literal["models", "tasks"] = "tasks" if large else "models"
+    return Rival(name, name not in NO_SIZES, own, rho, low, high, n, runs, len(pairs), over)
 
 
-def _lead(drawn: Sequence[tuple[Drawn, Drawn]], level: float) -> inference.Interval | None:
-    """The interval of the metric's median rho less the baseline's, models resampled."""
+def _over_models(drawn: Sequence[tuple[Drawn, Drawn]]) -> np.ndarray:
+    """Median rhos of metric and baseline, models resampled: (2, draws); NaN for none."""
     together = _together([one for both in drawn for one in both])
     if together is None:
-        return None
+        return NOT_DRAWN
     together = together.reshape(len(drawn), 2, -1)
     lacking = np.isnan(together).any(axis=1, keepdims=True)
-    medians = _medians(np.where(lacking, np.nan, together))
-    return inference.interval(medians[0] - medians[1], level)
+    return _medians(np.where(lacking, np.nan, together))
 
 
-def _lead_over_tasks(rhos: np.ndarray, level: float) -> inference.Interval | None:
-    """The same of rhos (tasks, 2), tasks resampled; None below 5."""
-    if len(rhos) < inference.LEAST:
-        return None
-    shape = inference.RESAMPLES, len(rhos)
+def _over_tasks(rhos: np.ndarray) -> np.ndarray:
+    """The same of rhos (tasks, 2), tasks resampled; none below 5."""
+    if len(rhos) < statistics.LEAST:
+        return NOT_DRAWN
+    shape = statistics.RESAMPLES, len(rhos)
     chosen = np.random.default_rng(42).integers(0, len(rhos), shape)
-    medians = np.median(rhos[chosen], axis=1)  # (draws, 2)
-    return inference.interval(medians[:, 0] - medians[:, 1], level)
+    return np.asarray(np.median(rhos[chosen], axis=1).T)
 
 
 def _together(drawn: Sequence[Drawn]) -> np.ndarray | None:
@@ -362,18 +328,18 @@ def span(low: float | None, high: float | None, form: str = "+z.2f") -> str | No
 
 
 def agreement_tables(selection: Selection | None, what: str = "models") -> list[Table]:
-    """Over all tasks, for people where p < .05 can be reached; by task and beside each baseline."""
+    """Over all tasks, for people where p < .05 is in reach; by task; beside each baseline."""
     if selection is None:
         return []
     rows, tasks, rivals = [], [], []
     for row in selection.rows:
         who = {"predictor": row.name, "kind": row.kind, "best": row.best}
-        cells = vars(row) | {f"partial.{control}": rho for control, rho in row.partial.items()}
+        below = {"significant": row.below("p"), "holm": row.below("p_holm")}
+        cells = {**vars(row), **row.partial, **row.regrets, **below}
         cells["interval"] = span(row.low, row.high)
         cells["interval_models"] = span(row.models_low, row.models_high)
         if row.rho is not None:
-            cells["significant_share"] = f"{row.significant}/{len(row.tasks)}"
-            cells["holm_share"] = f"{row.holm}/{len(row.tasks)}"
+            cells |= {f"{name}_share": f"{n}/{len(row.tasks)}" for name, n in below.items()}
         rows.append(cells | who)
         tasks += [who | task for task in row.tasks]
         rivals += [who | vars(rival) | {"other": rival.name} for rival in row.rivals]
@@ -419,15 +385,65 @@ def agreement_tables(selection: Selection | None, what: str = "models") -> list[
 
 def _intervals(selection: Selection) -> str:
     what = "bootstrap interval of this median over tasks"
+    needs = "it needs 5 models on each task of the median."
     if selection.large:
         return (
             f"{what}, as are those of the verdicts: above {statistics.LARGE} models none is drawn "
             "over models, which would be the one that counts for models not seen here."
         )
-    needs = "it needs 5 models on each task of the median."
     if all(row.models_low is None for row in selection.rows):
         return f"{what}; over models, which counts for models not seen here, {needs}"
     return (
         f"{what}, and over models, which is the one that counts for models not seen here (and too "
         f"narrow where they are of one family); {needs}"
     )
+
+
+def agreement_cautions(selection: Selection | None) -> Iterator[Caution]:
+    """What a metric has to beat, whether models share training runs, and a verdict on each."""
+    if selection is None or not selection.telling:
+        return
+    metrics = [row for row in selection.rows if row.kind == "metric"]
+    sizes = [row for row in selection.rows if row.kind == "baseline" and row.rho is not None]
+    sizes = [row for row in sizes if row.name not in NO_SIZES]
+    if sizes:
+        listed = "; ".join(
+            f"{row.name}, median rho {row.rho:+z.2f}, p < .05 on {row.below('p')} of "
+            + count(len(row.tasks), "task")
+            for row in sorted(sizes, key=lambda row: -(row.rho or 0))
+        )
+        yield Caution("bar" if metrics else "bar_alone", {"sizes": listed})
+    if selection.runs != selection.models:
+        runs = count(selection.runs, "training run")
+        yield Caution("runs", {"models": selection.models, "runs": runs})
+    yield from (verdict(row, len(metrics)) for row in metrics)
+
+
+def verdict(row: Agreement, metrics: int = 1) -> Caution:
+    """One metric in one sentence. metrics: how many are judged by the table."""
+    said: Row = {"name": row.name, "rho": row.rho, "n": row.n, "runs": row.runs, "least": FEW}
+    if row.rho is None:
+        return Caution("no_task", said)
+    if row.n is not None and row.runs is not None and row.runs < FEW:
+        best = min(row.sizes, key=lambda rival: rival.lead, default=None)
+        said["beside"] = "" if best is None else f", {best.name} {best.rho:+z.2f}"
+        return Caution("few_models" if row.runs == row.n else "few_runs", said)
+    sizes = [rival for rival in row.sizes if rival.runs >= FEW]
+    if not sizes:
+        return Caution("no_size", said)
+    if all(size.ahead for size in sizes):
+        rival = min(sizes, key=lambda size: -2.0 if size.low is None else size.low)
+        code = "better" if rival.low is not None and rival.low > 0 else "may_be_chance"
+        others = [other for other in row.rivals if not other.size and not other.ahead]
+    else:
+        code, rival, others = "not_better", min(sizes, key=lambda rival: rival.lead), []
+    same = rival.tasks == len(row.tasks) and rival.n == row.n
+    on = f", on the {count(rival.tasks, 'task')} and {rival.n:g} models that have both"
+    over = "" if rival.over == "models" else "over tasks, not models; "
+    together = f" for {metrics} metrics together" if metrics > 1 else ""
+    interval = span(rival.low, rival.high)
+    also = (f"; no better than {o.name} ({o.own:+z.2f} against {o.rho:+z.2f})" for o in others)
+    said |= {"other": rival.name, "rho": rival.own, "other_rho": rival.rho, "lead": rival.lead}
+    said |= {"where": "" if same else on, "over": over if code == "better" else rival.over}
+    said["spread"] = f"{over}95 %{together}: {interval}" if interval else "no interval"
+    return Caution(code, said | {"also": "".join(also)})

@@ -16,22 +16,22 @@ from scipy import stats
 
 from lrd_harness.board.agreement import Agreement, Selection
 from lrd_harness.board.cautions import count
-from lrd_harness.board.families import families
 from lrd_harness.board.layer_choice import BLIND, LayerChoice
 from lrd_harness.board.layer_choice import RANDOM as RANDOM_LAYER
-from lrd_harness.board.layer_gains import (
+from lrd_harness.board.layers import (
     ALPHA,
     FEW_PAIRS,
     FEW_RUNS,
-    Cell,
     Mean,
     Row,
+    by_model,
     exceeds,
     mean,
     middle_gains,
 )
 from lrd_harness.board.pruned import RANDOM, PrunedRow
 from lrd_harness.board.random_removal import Contest, contest
+from lrd_harness.board.training import runs
 from lrd_harness.report import Column, Table
 from lrd_harness.results.kinds import Kind
 from lrd_harness.results.rows import Key, Results
@@ -111,9 +111,7 @@ def build_claims(
     pruned: Sequence[PrunedRow],
 ) -> list[Row]:
     """All claims on the tasks of one kind; pruned: rows of both kinds, of which this one counts."""
-    run_of: dict[Key, Key] = {}
-    for family in families(results) if pruned else ():
-        run_of |= {member.key: family.members[0].key for member in family.members}
+    run_of = runs(results.models) if pruned else {}
     rows = [row for row in pruned if row.line["kind"] == kind]
     return [*selection_claims(selection), *pruning_claims(rows, run_of), *layer_claims(choice)]
 
@@ -373,14 +371,12 @@ def layer_claims(choice: LayerChoice | None) -> list[Row]:
     """Both claims, on one side's results."""
     if choice is None:
         return [_claim(name, False, [], ("unlayered", {})) for name in (MIDDLE, CHOSEN)]
-    return [_middle([cell for cell in choice.cells.values() if cell.whole]), _chosen(choice)]
+    return [_middle(choice), _chosen(choice)]
 
 
-def _middle(cells: Sequence[Cell]) -> Row:
-    by_model: dict[Key, list[Cell]] = {}
-    for cell in cells:
-        by_model.setdefault(cell.key, []).append(cell)
-    gains_of_cells = [one for own in by_model.values() for one in middle_gains(own)]
+def _middle(choice: LayerChoice) -> Row:
+    cells = [cell for cell in choice.cells.values() if cell.whole]
+    gains_of_cells = [one for own in by_model(cells) for one in middle_gains(*own)]
     if not gains_of_cells:
         return _claim(MIDDLE, False, [], ("no_middle", {}))
     chosen, honest, oracle = zip(*gains_of_cells, strict=True)

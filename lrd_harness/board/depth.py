@@ -21,8 +21,7 @@ from scipy import stats
 
 from lrd_harness.board.cautions import Caution, names
 from lrd_harness.board.layer_choice import LEAST
-from lrd_harness.board.layer_gains import Row
-from lrd_harness.board.layers import SCORE, Curve, Curves, Place, curves, hidden, roles
+from lrd_harness.board.layers import SCORE, Curve, Curves, Place, Row, curves, hidden, roles
 from lrd_harness.report import Column, Table
 from lrd_harness.results.kinds import Kind, model_kind
 from lrd_harness.results.rows import ModelRow, Results

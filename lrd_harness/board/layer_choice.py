@@ -11,36 +11,35 @@ score says something where it exceeds that of the layer's number and of independ
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from math import fsum
-from typing import NamedTuple
+from math import fsum, inf
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lrd_harness.board import statistics
 from lrd_harness.board.cautions import Caution, count
-from lrd_harness.board.families import families
-from lrd_harness.board.layer_gains import (
+from lrd_harness.board.layers import (
     FEW_PAIRS,
     FEW_RUNS,
-    Cell,
-    Outcome,
-    Row,
-    exceeds,
-    stderr_over_runs,
-)
-from lrd_harness.board.layers import (
     OTHER,
     SCORE,
+    Cell,
     Curves,
+    Outcome,
     Place,
     Role,
+    Row,
+    by_model,
     curves,
+    exceeds,
     hidden,
     pick,
     roles,
+    stderr_over_runs,
 )
+from lrd_harness.board.training import runs
 from lrd_harness.report import Column, Table
-from lrd_harness.results.rows import Key, Results
+from lrd_harness.results.rows import Results
 
 SPLITS = 500  # random halves of a model's tasks
 SEED = 42
@@ -82,21 +81,18 @@ def build_choice(results: Results) -> LayerChoice | None:
     if not any(len(cell.scores) > 1 for cell in cells.values()):
         return None
     judged = [_metric(role, by_source, cells) for role in roles(results.metrics).values()]
-    judged.sort(key=lambda row: -_or(row[0][0]["gain"], float("-inf")))
-    gains = [gain for two, _, _ in judged for gain in two] + controls(list(cells.values()))
-    correlations = [row for _, row, _ in judged] + baselines(list(cells.values()))
+    judged.sort(key=lambda row: inf if row[0][0]["gain"] is None else -row[0][0]["gain"])
+    every = list(cells.values())
+    gains = [gain for two, _, _ in judged for gain in two] + controls(every)
+    correlations = [row for _, row, _ in judged] + baselines(every)
     return LayerChoice(cells, gains, correlations, [row for *_, picks in judged for row in picks])
-
-
-def _or(value: float | None, other: float) -> float:
-    return other if value is None else value
 
 
 def cells_of(results: Results, by_source: Curves) -> dict[Place, Cell]:
     """The scores of the whole models over layers."""
-    runs = {m.key: family.members[0].key for family in families(results) for m in family.members}
+    of = runs(results.models)
     return {
-        (key, task): Cell(key, task, curve.last, curve.values, runs.get(key))
+        (key, task): Cell(key, task, curve.last, curve.values, of.get(key))
         for (key, task), curve in by_source.get(SCORE, {}).items()
     }
 
@@ -139,9 +135,8 @@ def _gain(rule: str, kind: str, cells: Sequence[Cell], outcomes: Sequence[Outcom
     """A row of means over cells, None of none; checkpoints of one training run count as one run."""
     means = _mean(outcomes)._asdict() if outcomes else dict.fromkeys(Outcome._fields)
     counts = {"n": len(cells), "models": len({cell.key for cell in cells})}
-    row: Row = {"predictor": rule, "label": _label(rule), "rule": rule, "kind": kind}
-    row |= {**means, **counts}
-    return row | {"runs": len({cell.run for cell in cells})}
+    counts["runs"] = len({cell.run for cell in cells})
+    return {"predictor": rule, "label": _label(rule), "rule": rule, "kind": kind} | means | counts
 
 
 def _label(rule: str) -> str:
@@ -172,13 +167,9 @@ def _lead(cells: Sequence[Cell], outcomes: Sequence[Outcome]) -> Row:
 def controls(cells: Sequence[Cell]) -> list[Row]:
     """One row per control, over the cells that have the last layer's score and another one."""
     whole = [cell for cell in cells if cell.whole]
-    rules = {**BLIND, HONEST: None, ORACLE: lambda cell: cell.outcome(pick(cell.scores))}
-    return [
-        _gain(rule, "control", whole, [play(cell) for cell in whole])
-        if play
-        else honest_choice(whole)
-        for rule, play in rules.items()
-    ]
+    plays = {**BLIND, ORACLE: lambda cell: cell.outcome(pick(cell.scores))}
+    rows = [_gain(rule, "control", whole, list(map(play, whole))) for rule, play in plays.items()]
+    return [*rows[:-1], honest_choice(whole), rows[-1]]
 
 
 def honest_choice(cells: Sequence[Cell]) -> Row:
@@ -188,14 +179,10 @@ def honest_choice(cells: Sequence[Cell]) -> Row:
     the lower layer. 500 seeded splits; averaged over those in which a task is scored, then over
     tasks. Models with one task, or without two such layers, are left out. n: models x tasks.
     """
-    by_model: dict[Key, list[Cell]] = {}
-    for cell in cells:
-        by_model.setdefault(cell.key, []).append(cell)
     outcomes: list[Outcome] = []
     chosen: list[Cell] = []
-    for own in by_model.values():
-        layers = sorted(set.intersection(*(set(cell.scores) for cell in own)))
-        if len(own) > 1 and len(layers) > 1:
+    for own, layers in by_model(cells):
+        if len(layers) > 1:
             outcomes += _honest(own, layers)
             chosen += own
     return _gain(HONEST, "control", chosen, outcomes)
@@ -263,9 +250,8 @@ def _correlation(name: str, kind: str, cells: Iterable[Pairs]) -> Row:
     parts = [np.empty((2, 0))]
     for same in by_length.values():
         x, y = (np.array([pair[side] for pair in same], dtype=np.float64) for side in (0, 1))
-        parts.append(
-            np.array([statistics.spearman_rows(x, y), statistics.distance_correlation_rows(x, y)])
-        )
+        of = statistics.spearman_rows, statistics.distance_correlation_rows
+        parts.append(np.array([correlation(x, y) for correlation in of]))
     rho, distance = (side[~np.isnan(side)] for side in np.concatenate(parts, axis=1))
     means = {"spearman": rho, "absolute": np.abs(rho), "positive": rho > 0, "distance": distance}
     row: Row = {"predictor": name, "label": _label(name), "kind": kind}
@@ -331,24 +317,16 @@ def choice_tables(choice: LayerChoice | None, prefix: str = "") -> list[Table]:
     )
     picks = hidden(*"model revision task metric score best".split(), *_PICKED)
     of = "Base models: " if prefix else ""
+
+    def table(name: str, title: str, columns: Any, rows: list[Row], *said: str) -> Table:
+        shown = bool(said) and any(row["n"] for row in rows)
+        return Table(f"{prefix}{name}", f"{of}{title}", columns, rows, said, shown)
+
+    title = "Metrics and scores over layers"
     return [
-        Table(
-            f"{prefix}layer_gain",
-            f"{of}Choosing a layer without labels",
-            gains,
-            choice.gains,
-            _GAINS,
-            any(row["n"] for row in choice.gains),
-        ),
-        Table(
-            f"{prefix}layer_correlation",
-            f"{of}Metrics and scores over layers",
-            correlations,
-            choice.correlations,
-            _CORRELATIONS,
-            any(row["n"] for row in choice.correlations),
-        ),
-        Table(f"{prefix}layer_picks", f"{of}Chosen layers", picks, choice.picks, shown=False),
+        table("layer_gain", "Choosing a layer without labels", gains, choice.gains, *_GAINS),
+        table("layer_correlation", title, correlations, choice.correlations, *_CORRELATIONS),
+        table("layer_picks", "Chosen layers", picks, choice.picks),
     ]
 
 

@@ -1,19 +1,32 @@
-"""Curves over layers: a score or a metric's profile of one model on one task; tables of them."""
+"""Curves over layers: a score or a metric's profile of one model on one task; tables of them.
+
+And gains: what the layer that a rule chooses scores above the last one of the same model and task.
+In standard errors those of one training run go together: checkpoints of a run, and the tasks of a
+model, are not independent of each other.
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from math import fsum, isfinite
+from dataclasses import dataclass
+from math import fsum, isfinite, sqrt
+from statistics import fmean
 from typing import Any, Literal, NamedTuple
+
+from scipy.stats import t
 
 from lrd_harness.errors import unknown
 from lrd_harness.report import Column, Table
 from lrd_harness.results.kinds import likelihood_tasks
 from lrd_harness.results.rows import Key, MetricRow, Results
 
+Row = dict[str, Any]
 LayerScores = Mapping[int, float]  # layer -> score
 Direction = Literal["max", "min"]
 OTHER: Mapping[Direction, Direction] = {"max": "min", "min": "max"}
+ALPHA = 0.05  # two-sided, for all metrics together
+FEW_PAIRS, FEW_RUNS = 30, 5  # below either, what is seen is an illustration
 SCORE = "score"  # the source that is the task's main score
 Place = tuple[Key, str]  # model and task
 
@@ -59,12 +72,8 @@ def curves(results: Results, variant: str = "full") -> Curves:
         if row.variant == variant:
             scores.setdefault((row.key, row.task), {})[row.layer] = row.score
             layers[row.key, row.task] = row.layers
-    by_source: Curves = {}
-    if scores:
-        by_source[SCORE] = {
-            place: Curve(dict(sorted(own.items())), 0, layers[place])
-            for place, own in scores.items()
-        }
+    ordered = {at: Curve(dict(sorted(own.items())), 0, layers[at]) for at, own in scores.items()}
+    by_source: Curves = {SCORE: ordered} if ordered else {}
     rows = (row for row in results.metrics if row.variant == variant and row.profiles)
     for (metric, key, task), measured in {(r.metric, r.key, r.task): r for r in rows}.items():
         for name, profile in measured.profiles.items():
@@ -83,9 +92,7 @@ def roles(rows: Iterable[MetricRow]) -> dict[str, Role]:
             old = by_metric.get(row.metric)
             role = old or Role(row.metric, next(iter(row.profiles)), "max", False, False)
             if row.layer_choice and not role.published:
-                role = role._replace(
-                    profile=row.layer_choice[0], best=row.layer_choice[1], published=True
-                )
+                role = Role(row.metric, *row.layer_choice, True, role.ranks)
             by_metric[row.metric] = role._replace(ranks=role.ranks or row.selection is not None)
     return by_metric
 
@@ -136,6 +143,11 @@ def hidden(*names: str) -> tuple[Column, ...]:
     return tuple(Column(name, shown=False) for name in names)
 
 
+def filled(columns: Iterable[Column], rows: Sequence[Row]) -> tuple[Column, ...]:
+    """Without the columns in which people see nothing."""
+    return tuple(c for c in columns if not c.shown or any(r.get(c.name) is not None for r in rows))
+
+
 def layer_table(
     results: Results, model: str, revision: str | None = None, variant: str = "full"
 ) -> Table:
@@ -164,41 +176,34 @@ def layer_table(
         for source, places in curves(results, variant).items()
         if (by_task := {task: c.values for (key, task), c in places.items() if key == matches[-1]})
     }
-    scores = by_source.pop(SCORE, {})
-    tasks = {*scores, *(task for by_task in by_source.values() for task in by_task)}
-    likelihood = likelihood_tasks(results) & tasks
-    apart = likelihood if likelihood < tasks else frozenset[str]()
+    likelihood, tasks = likelihood_tasks(results), {t for own in by_source.values() for t in own}
+    apart = likelihood if likelihood & tasks < tasks else frozenset[str]()
     columns = [Column("layer", key=True)]
-    cells: dict[str, Mapping[int, float]] = {}
-    if scores:
-        cells["score"] = mean_by_layer(v for task, v in scores.items() if task not in apart)
-        columns.append(Column("score", "mean score", best="max", form=".4f"))
-        for task, values in scores.items():
-            cells[f"score.{task}"] = values
-            columns.append(Column(f"score.{task}", task, best="max", form=".4f"))
-    for source, profiles in by_source.items():
-        main = [values for task, values in profiles.items() if task not in apart]
-        cells[source] = mean_by_layer(main or profiles.values())
-        columns.append(Column(source, source, form="#.4g"))
+    cells: dict[str, LayerScores] = {}
+    for source, of in by_source.items():
+        main = [values for task, values in of.items() if task not in apart]
+        if source != SCORE:
+            cells[source] = mean_by_layer(main or of.values())
+            columns.append(Column(source, source, form="#.4g"))
+            continue
+        cells[SCORE] = mean_by_layer(main)
+        cells |= {f"score.{task}": values for task, values in of.items()}
+        columns.append(Column(SCORE, "mean score", best="max", form=".4f"))
+        columns += [Column(f"score.{task}", task, best="max", form=".4f") for task in of]
     layers = sorted({n for by_layer in cells.values() for n in by_layer})
+    rows = [{"layer": n} | {name: column.get(n) for name, column in cells.items()} for n in layers]
     caption = [
         "Layer 0: what enters the first block; layer l: what block l writes. Scores: the task's "
         "main score at that layer, 0 to 1. Other columns: the metric's profile, the mean over its "
         "tasks, in its own unit; empty where a task has none."
     ]
-    if apart:
-        names = ", ".join(task for task in scores if task in apart)
+    if apart & tasks:
+        names = ", ".join(task for task in by_source.get(SCORE, {}) if task in apart)
         caption.append(
             "Means are over the embedding tasks alone, of scores and of every profile that was "
             f"measured on one; likelihood tasks: {names}."
         )
-    return Table(
-        "model_layers",
-        f"Layers of {model}",
-        tuple(columns),
-        [{"layer": n} | {name: column.get(n) for name, column in cells.items()} for n in layers],
-        tuple(caption),
-    )
+    return Table("model_layers", f"Layers of {model}", tuple(columns), rows, tuple(caption))
 
 
 def layers_table(sides: Sequence[Results], picks: Iterable[Mapping[str, Any]] = ()) -> Table:
@@ -212,33 +217,154 @@ def layers_table(sides: Sequence[Results], picks: Iterable[Mapping[str, Any]] = 
     ----------
     picks : of mappings with model, revision, task, metric and layer
     """
-    rows: dict[tuple[str, str, str], dict[int, dict[str, float | None]]] = {}
-    sources: dict[str, None] = {}
-    depths = {row.key[:2]: row.blocks for side in sides for row in side.models}
-    for side in sides:
-        for source, places in curves(side).items():
-            for (key, task), curve in places.items():
-                own = rows.setdefault((key.model, key.revision, task), {})
-                for layer, value in curve.values.items():
-                    own.setdefault(layer, {})[source] = value
-                    sources[source] = None
-                if source == SCORE:
-                    depths[key[:2]] = curve.last
-    sources.pop(SCORE, None)
-    picked: dict[str, None] = {}
-    for one in picks:
-        picked[f"picked.{one['metric']}"] = None
-        by_layer = rows[one["model"], one["revision"], one["task"]]
-        by_layer[one["layer"]][f"picked.{one['metric']}"] = 1
     head = ("model", "revision", "task", "layer", "depth", SCORE)
-    columns = [*(Column(n, key=n in head[:4]) for n in (*head, *sources, *picked))]
+    lines: dict[tuple[str, str, str], dict[int, Row]] = {}
+    names = dict.fromkeys(head)
+    for side in sides:
+        blocks = {row.key: row.blocks for row in side.models}
+        every = curves(side)
+        blocks |= {key: curve.last for (key, _), curve in every.get(SCORE, {}).items()}
+        for source, places in every.items():
+            for (key, task), curve in places.items():
+                last, place = blocks.get(key), (key.model, key.revision, task)
+                own = lines.setdefault(place, {})
+                for layer, value in curve.values.items():
+                    at = (*place, layer, layer / last if last else None)
+                    row = own.setdefault(layer, dict(zip(head, at, strict=False)))
+                    row[source], names[source] = value, None
+    sources = len(names) - len(head)
+    for one in picks:
+        name = f"picked.{one['metric']}"
+        names[name] = None
+        lines[one["model"], one["revision"], one["task"]][one["layer"]][name] = 1
+    columns = tuple(Column(name, key=name in head[:4]) for name in names)
     several = any(not row.last for side in sides for row in side.scores if row.variant == "full")
-    lines = [
-        {**dict(zip(head, (*place, layer), strict=False)), "depth": layer / L if L else None}
-        | cells
-        for place, by_layer in rows.items()
-        for layer, cells in sorted(by_layer.items())
-        for L in [depths.get(place[:2])]
-    ]
-    shown = lines if sources or several else []
-    return Table("layers", "Scores and profiles by layer", tuple(columns), shown, shown=False)
+    rows = [row for own in lines.values() for _, row in sorted(own.items())]
+    shown = rows if sources or several else []
+    return Table("layers", "Scores and profiles by layer", columns, shown, shown=False)
+
+
+# ---------------------------------------------------------------- gains over the last layer
+
+
+class Outcome(NamedTuple):
+    """What a rule makes of one cell: depth (0..1) of its layer, gain, whether it gained (0..1)."""
+
+    depth: float
+    gain: float
+    gained: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model on one task: its score at each layer that has one, of 0..layers (L).
+
+    checkpoint_of: what stands for its training run, if other models are checkpoints of it too.
+    """
+
+    key: Key
+    task: str
+    layers: int
+    scores: Mapping[int, float]
+    checkpoint_of: Key | None = None
+
+    @property
+    def run(self) -> Key:
+        """What is independent of other cells: the training run; without others, the model."""
+        return self.checkpoint_of or self.key
+
+    @property
+    def whole(self) -> bool:
+        """Whether there is a choice of layers and a last one to compare it with."""
+        return len(self.scores) > 1 and self.layers in self.scores
+
+    def outcome(self, layer: int) -> Outcome:
+        """Of choosing this layer. KeyError where it, or the last one, has no score."""
+        gain = self.scores[layer] - self.scores[self.layers]
+        return Outcome(layer / self.layers, gain, float(gain > 0))
+
+
+def stderr_over_runs(cells: Sequence[Cell], values: Sequence[float]) -> float | None:
+    """The standard error of the mean of one value per cell; cells of a training run go together.
+
+    The square root of M / (M - 1) times the sum over the M runs of the squared sum of a run's
+    deviations from the mean, over the number of cells. None for fewer than 2 runs.
+
+    Examples
+    --------
+    >>> cells = [Cell(Key(name, "", "full"), "STS", 4, {}) for name in ("a", "b")]
+    >>> stderr_over_runs(cells, [0.0, 1.0])
+    0.5
+    """
+    mean = fsum(values) / max(1, len(values))
+    by_run: dict[Key, float] = defaultdict(float)
+    for cell, value in zip(cells, values, strict=True):
+        by_run[cell.run] += value - mean
+    m = len(by_run)
+    if m < 2:
+        return None
+    return sqrt(m / (m - 1) * fsum(total**2 for total in by_run.values())) / len(values)
+
+
+def exceeds(row: Row, metrics: int) -> bool | None:
+    """Whether a gain exceeds its rival's by more than the best of so many metrics has by chance.
+
+    By Student's t over training runs (Bonferroni); None for fewer than 2 of them.
+    """
+    if row["lead_stderr"] is None:
+        return None
+    limit = row["lead_stderr"] * t.ppf(1 - ALPHA / 2 / metrics, row["runs"] - 1)
+    return bool(row["gain"] - row["rival_gain"] > limit)
+
+
+class Mean(NamedTuple):
+    """A mean over cells, its interval (None below 2 training runs), how many cells and runs."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    runs: int
+
+    def percent(self, of: float = 1.0, above: float = 0.0) -> Row:
+        """Value and interval in percent of a number, plus another."""
+        ends = zip(("value", "low", "high"), self[:3], strict=True)
+        return {name: None if v is None else 100 * (above + v / of) for name, v in ends}
+
+
+def mean(cells: Sequence[Cell], values: Sequence[float], tests: int = 1) -> Mean:
+    """Of one value per cell, with its 95 % t interval over training runs, for all `tests`."""
+    runs = len({cell.run for cell in cells})
+    error, middle = stderr_over_runs(cells, values), fmean(values)
+    if error is None:
+        return Mean(middle, None, None, len(cells), runs)
+    reach = error * float(t.ppf(1 - ALPHA / 2 / tests, runs - 1))
+    return Mean(middle, middle - reach, middle + reach, len(cells), runs)
+
+
+def by_model(cells: Iterable[Cell]) -> list[tuple[list[Cell], list[int]]]:
+    """The tasks of each model that has several, and the layers that all of them have."""
+    own: dict[Key, list[Cell]] = defaultdict(list)
+    for cell in cells:
+        own[cell.key].append(cell)
+    several = (tasks for tasks in own.values() if len(tasks) > 1)
+    return [(tasks, sorted(set.intersection(*(set(c.scores) for c in tasks)))) for tasks in several]
+
+
+def middle_gains(cells: Sequence[Cell], layers: Sequence[int]) -> list[tuple[Cell, float, float]]:
+    """Of one model's tasks: cell, honest gain, gain of the best middle layer.
+
+    Honest: of the middle layers among those that all its tasks have, the one with the highest mean
+    over the other tasks, ties to the lower. None of them: [].
+    """
+    blocks = cells[0].layers
+    middle = [layer for layer in layers if blocks <= 4 * layer <= 3 * blocks]
+    if not middle:
+        return []
+    gains_of_cells = []
+    for cell in cells:
+        others = [other for other in cells if other is not cell]
+        sums = {layer: round(fsum(o.scores[layer] for o in others), 12) for layer in middle}
+        gains = {layer: cell.outcome(layer).gain for layer in middle}
+        gains_of_cells.append((cell, gains[pick(sums)], max(gains.values())))
+    return gains_of_cells

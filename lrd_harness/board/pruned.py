@@ -8,11 +8,11 @@ numbered from 1.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from math import fsum, inf
+from math import inf
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -20,17 +20,16 @@ import numpy as np
 
 from lrd_harness.blocks import written
 from lrd_harness.board.cautions import Caution, count, guesses, names
-from lrd_harness.board.layer_gains import Row
-from lrd_harness.board.layers import hidden
-from lrd_harness.board.statistics import mean_stderr
+from lrd_harness.board.layers import Row, filled, hidden
+from lrd_harness.board.statistics import mean_of_all, mean_stderr
 from lrd_harness.report import Column, Table
 from lrd_harness.results.kinds import Kind, likelihood_tasks
 from lrd_harness.results.rows import Key, PruningRow, Results, ScoreRow, VariantRow
 
 RANDOM = "random"  # the rule that the others are compared with
 QUANTILES = 20  # seeds from which on its interval is of quantiles
-OF_KIND = {"embedding": "embedding tasks", "base": "likelihood tasks"}
 _MODELS = 10  # from which on medians over them need no warning
+_RULE = ("kind", "rule", "budget")
 Scores = Mapping[str, ScoreRow]  # task -> the score of the last layer
 
 
@@ -82,25 +81,20 @@ class _Model:
 
     def mean(self, scores: Scores, tasks: Sequence[str]) -> float | None:
         """The mean score over these tasks; None without any, or where one is not there."""
-        if not tasks or not all(task in scores for task in tasks):
-            return None
-        return fsum(scores[task].score for task in tasks) / len(tasks)
+        return mean_of_all([scores[t].score if t in scores else None for t in tasks])
 
     def change(self, choice: PruningRow, tasks: Sequence[str]) -> float | None:
         """The change of the mean over these tasks, %; None where one is not scored."""
         score = self.mean(self.variants.get(choice.variant, {}), tasks)
-        full = self.mean(self.full, tasks)
-        return None if score is None or full is None else percent(score, full)
+        return percent(score, self.mean(self.full, tasks))
 
     def on_task(self, task: str, *choices: Sequence[PruningRow]) -> Row:
         """Medians of a rule's and of random removal's choices."""
         full = self.full[task].score
         scores = ([self.variants.get(c.variant, {}).get(task) for c in own] for own in choices)
         score, random = (_median(row.score for row in own if row) for own in scores)
-        changes = (None if v is None else percent(v, full) for v in (score, random))
-        return dict(
-            zip(("full", "score", "change", "random"), (full, score, *changes), strict=True)
-        )
+        changes = {"change": percent(score, full), "random": percent(random, full)}
+        return {"full": full, "score": score, **changes}
 
     def run(self, choice: PruningRow, tasks: Sequence[str]) -> Run:
         size = self.sizes.get(choice.variant, VariantRow(model="", removed=()))
@@ -127,9 +121,9 @@ def _place(line: Row) -> tuple[bool, float, float]:
     return line["kind"] == "base", line["budget"], loss
 
 
-def percent(score: float, full: float) -> float | None:
-    """The change in percent; None where the whole model's score is not above 0."""
-    return 100 * (score - full) / full if full > 0 else None
+def percent(score: float | None, full: float | None) -> float | None:
+    """The change in percent; None where one is not there, or the whole model's is not above 0."""
+    return None if score is None or full is None or full <= 0 else 100 * (score - full) / full
 
 
 def spread(changes: Sequence[float]) -> Row:
@@ -201,20 +195,16 @@ def _row(model: _Model, rule: str, budget: float) -> PrunedRow:
     only = scored[0] if len(scored) == 1 else {}
     by_task = {task: model.on_task(task, chosen, drawn) for task in tasks}
     line: Row = {"model": model.key.model, "revision": model.key.revision, "kind": model.kind}
-    line |= {
-        "rule": rule,
-        "budget": budget,
-        "blocks": chosen[0].blocks,
-        "removed": len(chosen[0].removed),
-    }
+    line |= {"rule": rule, "budget": budget}
+    line |= {"blocks": chosen[0].blocks, "removed": len(chosen[0].removed)}
     line["removed_blocks"] = "; ".join(",".join(map(str, run.removed)) for run in runs)
     line |= {"seeds": sum(run.seed is not None for run in runs) or None, "tasks": len(tasks)}
     line["full"] = model.mean(model.full, tasks)
     line["score"] = _median(model.mean(scores, tasks) for scores in scored)
     line["stderr"] = mean_stderr([only[task].stderr for task in tasks]) if only else None
     line |= {"change": change, **random, "difference": difference, "beats_random": beats}
-    line["parameters_saved"] = _median(run.parameters_saved for run in runs)
-    line["latency_saved"] = _median(run.latency_saved for run in runs)
+    for name in ("parameters_saved", "latency_saved"):
+        line[name] = _median(getattr(run, name) for run in runs)
     line["missing"] = "; ".join(missing)
     return PrunedRow(model.label, line, runs, tasks, missing, by_task)
 
@@ -236,17 +226,17 @@ def summary(rows: Sequence[PrunedRow]) -> list[Row]:
     where it has one (`compared` of them): difference, the median in percentage points; beats: in
     how many pairs the rule is better; verdict: whether the median difference is above 0.
     """
-    groups: dict[tuple[str, str, float], list[PrunedRow]] = {}
+    groups: dict[tuple[str, ...], list[PrunedRow]] = defaultdict(list)
     for row in rows:
-        groups.setdefault((row.line["kind"], row.line["rule"], row.line["budget"]), []).append(row)
+        groups[tuple(row.line[name] for name in _RULE)].append(row)
     lines = []
-    for (kind, rule, budget), own in groups.items():
+    for place, own in groups.items():
         pairs = [(t["change"], t["random"]) for row in own for t in row.by_task.values()]
         changes = [change for change, _ in pairs if change is not None]
-        both = [(c, r) for c, r in pairs if c is not None and r is not None and rule != RANDOM]
+        both = (pair for pair in pairs if None not in pair and RANDOM not in place)
         differences = [change - random for change, random in both]
         difference = _median(differences)
-        line: Row = {"kind": kind, "rule": rule, "budget": budget, "change": _median(changes)}
+        line: Row = dict(zip(_RULE, place, strict=True)) | {"change": _median(changes)}
         line["difference"] = difference
         line["verdict"] = None if difference is None else "yes" if difference > 0 else "no"
         line |= {"beats": sum(d > 0 for d in differences), "compared": len(differences)}
@@ -291,13 +281,13 @@ def pruning_tables(rows: Sequence[PrunedRow]) -> list[Table]:
     counts = (Column("beats", "better in"), *(Column(n) for n in ("compared", "pairs", "models")))
     columns = (Column("kind", "tasks", shown=both), *rule, *_CHANGES, *counts)
     sums, title = summary(rows), "Pruning: summary"
-    tables = [Table("pruning_summary", title, _filled(columns, sums), sums, (_CHANGE, _PAIRS))]
+    tables = [Table("pruning_summary", title, filled(columns, sums), sums, (_CHANGE, _PAIRS))]
     for number, (_, own) in enumerate(
         groupby(rows, key=lambda row: (row.label, row.line["kind"])), 1
     ):
         tables.append(_of_model(f"pruning.{number}", list(own), rule, both))
     tasks = dict.fromkeys(task for row in rows for task in row.by_task)
-    who = [{n: row.line[n] for n in "model revision kind rule budget".split()} for row in rows]
+    who = [{n: row.line[n] for n in ("model", "revision", *_RULE)} for row in rows]
     pairs = list(zip(who, rows, strict=True))
     hide = {
         "pruning": [row.line | _by_task(row, tasks) for row in rows],
@@ -345,14 +335,9 @@ def _of_model(name: str, rows: Sequence[PrunedRow], rule: tuple[Column, ...], bo
         low, high = line["random_low"], line["random_high"]
         line["interval"] = None if low is None else f"{low:+z.2f} to {high:+z.2f}"
         lines.append({column.name: line[column.name] for column in columns})
-    kind = f", {OF_KIND[rows[0].line['kind']]}" if both else ""
-    title, filled = f"Pruning: {rows[0].label}{kind}", _filled(columns, lines)
-    return Table(name, title, filled, lines, (_CHANGE, _MODEL))
-
-
-def _filled(columns: Iterable[Column], rows: Sequence[Row]) -> tuple[Column, ...]:
-    """Without the columns in which people see nothing."""
-    return tuple(c for c in columns if not c.shown or any(r[c.name] is not None for r in rows))
+    kind = "likelihood" if rows[0].line["kind"] == "base" else "embedding"
+    title = f"Pruning: {rows[0].label}" + (f", {kind} tasks" if both else "")
+    return Table(name, title, filled(columns, lines), lines, (_CHANGE, _MODEL))
 
 
 # ---------------------------------------------------------------- cautions
@@ -396,13 +381,13 @@ Told = Iterator[tuple[str, Mapping[str, Any]]]  # codes and numbers, of one mode
 
 def _shared(rows: Sequence[PrunedRow]) -> Told:
     """Budgets that come to the same number of blocks, and rules that chose the same ones."""
-    budgets: dict[int, dict[str, None]] = {}
-    chosen: dict[tuple[int, ...], dict[str, None]] = {}
+    budgets: dict[int, dict[str, None]] = defaultdict(dict)
+    chosen: dict[tuple[int, ...], dict[str, None]] = defaultdict(dict)
     for row in rows:
-        budgets.setdefault(row.line["removed"], {})[f"{100 * row.line['budget']:g} %"] = None
+        budgets[row.line["removed"]][f"{100 * row.line['budget']:g} %"] = None
         for run in row.runs:
             seed = "" if run.seed is None else f" (seed {run.seed})"
-            chosen.setdefault(run.removed, {})[f"{row.line['rule']}{seed}"] = None
+            chosen[run.removed][f"{row.line['rule']}{seed}"] = None
     for removed, several in sorted(budgets.items()):
         if len(several) > 1:
             blocks = count(removed, "block")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lrd_harness.board.layer_gains import ALPHA
+from lrd_harness.board.layers import ALPHA
 from lrd_harness.board.pruned import RANDOM, PrunedRow
 from lrd_harness.results.rows import Key
 
@@ -16,11 +16,10 @@ _SAME = 1e-9  # changes (%) that differ by less are the same
 
 
 class Contest(NamedTuple):
-    """A rule against random's seeds at one budget, over models.
+    """A rule against random's seeds at one budget: means over models of the change (%).
 
-    change: the mean over models of the change (%); random: the same in the mean over random's
-    seeds; low, high: of its worst and best seed. p: one-sided, see `contest`; least: the least that
-    so many seeds and depths can give. models, runs: how many, and of how many training runs.
+    random: in the mean over random's seeds; low, high: of its worst and best seed. p: one-sided;
+    least: the least that so many seeds and depths can give. runs: how many training runs.
     """
 
     change: float
@@ -48,19 +47,12 @@ def contest(
     among those of the S seeds: T = how many are worse, level ones not counted. If the rule were one
     more draw, T would be uniform on 0..S, or lower for level ones, and independent between depths:
     p is the chance that the sum over depths is as large as it is.
-
-    Parameters
-    ----------
-    rows : on tasks of one kind
-    budget : share of the candidate blocks
-    run_of : models' training runs, where these are not their own
+    rows are on tasks of one kind; run_of: models' training runs, where these are not their own.
     """
-    of = {name: [] for name in (rule, RANDOM)}  # type: dict[str, list[PrunedRow]]
-    for row in rows:
-        if row.line["rule"] in of and row.line["budget"] == budget:
-            of[row.line["rule"]].append(row)
-    random = {row.key: row for row in of[RANDOM]}
-    pairs = [(row, _seeds(random.get(row.key), row.tasks)) for row in of[rule]]
+    own = {name: [row for row in rows if row.line["rule"] == name] for name in (rule, RANDOM)}
+    at = {name: [row for row in of if row.line["budget"] == budget] for name, of in own.items()}
+    random = {row.key: row for row in at[RANDOM]}
+    pairs = [(row, _seeds(random.get(row.key), row.tasks)) for row in at[rule]]
     pairs = [(row, drawn) for row, drawn in pairs if drawn and row.line["change"] is not None]
     seeds = sorted(set.intersection(*(set(drawn) for _, drawn in pairs))) if pairs else []
     if not seeds:
@@ -74,15 +66,15 @@ def contest(
     ]
     over_models = table.mean(axis=0)
     return Contest(
-        change=float(changes.mean()),
-        random=float(over_models.mean()),
-        low=float(over_models.min()),
-        high=float(over_models.max()),
-        p=_tail(worse, len(seeds)),
-        least=float((len(seeds) + 1.0) ** -len(worse)),
-        seeds=len(seeds),
-        models=len(pairs),
-        runs=len({run_of.get(row.key, row.key) for row, _ in pairs}),
+        float(changes.mean()),
+        float(over_models.mean()),
+        float(over_models.min()),
+        float(over_models.max()),
+        _tail(worse, len(seeds)),
+        float((len(seeds) + 1.0) ** -len(worse)),
+        len(seeds),
+        len(pairs),
+        len({run_of.get(row.key, row.key) for row, _ in pairs}),
     )
 
 

@@ -1,8 +1,6 @@
-"""Rank statistics: Spearman's rho, its permutation p-value, ranks, means over tasks.
+"""Rank statistics: correlations, their p-values and intervals, ranks, means over tasks, regret.
 
-For curves over layers: distance correlation, and what independent random walks have in common.
-
-None stands for a missing value; NaN is treated as one.
+None stands for a missing value or for a statistic that is not defined; NaN is treated as one.
 """
 
 from __future__ import annotations
@@ -11,17 +9,22 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import permutations
-from typing import Literal, NamedTuple, TypeGuard
+from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy import stats
 
 Cells = Sequence[float | None] | np.ndarray
+Interval = tuple[float | None, float | None]  # by percentiles; of None where it is not drawn
 EXACT = 8  # up to 8! = 40,320 orders are counted, above that they are drawn
 LARGE = 500  # above so many, resamples of the models do not fit
 DRAWS = 9_999
+RESAMPLES = 2_000
+LEVEL = 0.95
+LEAST = 5  # models, or tasks, that an interval is drawn of
 WALKS = 1_000  # pairs of random walks drawn for a length
 _CHUNK = 2_000_000  # numbers held at once: bounds memory where there are many models or layers
+_SAME = 1e-9  # relative: statistics that differ by less are level
 _NOTHING = 1e-11  # of a spread of 1: distances below it hold more rounding than difference
 
 
@@ -119,8 +122,8 @@ def drawn_orders(n: int, count: int, seed: int) -> np.ndarray:
 
 def mean_of_all(values: Cells) -> float | None:
     """Their mean; None where one is missing, or there is none."""
-    known = [value for value in values if _there(value)]
-    return math.fsum(known) / len(known) if known and len(known) == len(values) else None
+    (known,) = complete(values)
+    return math.fsum(known) / len(known) if len(known) == len(values) > 0 else None
 
 
 def mean_stderr(errors: Cells) -> float | None:
@@ -133,8 +136,8 @@ def mean_stderr(errors: Cells) -> float | None:
     >>> mean_stderr([0.03, 0.04])
     0.025
     """
-    known = [error for error in errors if _there(error)]
-    return math.hypot(*known) / len(known) if known and len(known) == len(errors) else None
+    (known,) = complete(errors)
+    return math.hypot(*known) / len(known) if len(known) == len(errors) > 0 else None
 
 
 def ranks(values: Cells, higher_is_better: bool = True) -> list[float | None]:
@@ -160,6 +163,199 @@ def places(values: Cells, higher_is_better: bool = True) -> list[int | None]:
     return [None if place is None else int(place) for place in found]
 
 
+def _ranked(
+    values: Cells, higher_is_better: bool, ties: Literal["average", "min"]
+) -> list[float | None]:
+    signed = np.asarray(values, dtype=np.float64) * (-1 if higher_is_better else 1)
+    found = stats.rankdata(signed, method=ties, nan_policy="omit").tolist()
+    return [None if math.isnan(rank) else rank for rank in found]
+
+
+def comparable(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether a correlation is defined: 3 pairs at least, and neither side all equal."""
+    return len(a) >= 3 and bool(np.any(a != a[0])) and bool(np.any(b != b[0]))
+
+
+def kendall(x: Cells, y: Cells) -> float | None:
+    """Kendall's tau-b (`scipy.stats.kendalltau`), -1..1; None where Spearman's rho is.
+
+    Examples
+    --------
+    >>> round(kendall([1, 2, 3, 4], [1, 2, 4, 3]), 4)
+    0.6667
+    """
+    a, b = complete(x, y)
+    if not comparable(a, b):
+        return None
+    return float(stats.kendalltau(a, b, method="asymptotic").statistic)
+
+
+def holm(ps: Cells) -> list[float | None]:
+    """Holm's (1979) adjusted p-values of the tests that are there, at most 1; None stays None.
+
+    The k-th smallest of m (k = 0, 1, ...) is multiplied by m - k, and never below the one before.
+
+    Examples
+    --------
+    >>> holm([0.01, None, 0.04, 0.03])
+    [0.03, None, 0.06, 0.06]
+    """
+    held = sorted((p, i) for i, p in enumerate(ps) if p is not None and not math.isnan(p))
+    found: list[float | None] = [None] * len(ps)
+    least = 0.0
+    for k, (p, i) in enumerate(held):
+        least = max(least, min(1.0, (len(held) - k) * p))
+        found[i] = least
+    return found
+
+
+def partial_rho(x: Cells, y: Cells, control: Cells) -> float | None:
+    """Partial rank correlation: Pearson's partial correlation of average ranks, -1..1.
+
+    Ranks are taken among the cases of which all three are there. None for fewer than 4, and where
+    a side is constant or goes with the control without exception, so that nothing of it is left.
+
+    Examples
+    --------
+    >>> round(partial_rho([1, 2, 3, 4, 5], [2, 1, 4, 3, 5], [1, 3, 2, 5, 4]), 4)
+    0.9784
+    """
+    a, b, c = complete(x, y, control)
+    if len(a) < 4:
+        return None
+    u, v, w = (doubled_ranks(side) for side in (a, b, c))
+    own = int(u @ v) * int(w @ w) - int(u @ w) * int(v @ w)  # exact, however many
+    free, rest = _left(u, w), _left(v, w)
+    if not (free > 0 and rest > 0):
+        return None
+    return float(np.clip(own / math.sqrt(free) / math.sqrt(rest), -1, 1))
+
+
+def partial_p(
+    x: Cells,
+    y: Cells,
+    control: Cells,
+    draws: int = DRAWS,
+    seed: int = 42,
+    rho: float | None = None,
+) -> float | None:
+    """Two-sided p-value of `partial_rho` by permuting x; None where that is.
+
+    The null: x says nothing of y, nor of the control. Under it P(p <= a) <= a for any n and any
+    ties; where x goes with the control it is an approximation, a good one as the statistic is
+    studentised. The orders are those of `stats.permutation_p`; those that leave the statistic
+    undefined are not counted. rho: `partial_rho` of the same, where it is known already.
+    """
+    observed = partial_rho(x, y, control) if rho is None else rho
+    if observed is None:
+        return None
+    u, v, w = (doubled_ranks(side) for side in complete(x, y, control))
+    uv, uw = products(u, v, w, draws=draws, seed=seed)
+    ww = float(w @ w)
+    own = uv * ww - uw * float(v @ w)  # up to 650 cases exact: n^6 / 9 is below 2^53
+    free = float(u @ u) * ww - uw.astype(np.float64) ** 2
+    there = free > 0
+    least = observed**2 * _left(v, w) * (1 - _SAME)
+    return float(np.mean(own[there] ** 2 >= least * free[there]))
+
+
+def _left(v: np.ndarray, w: np.ndarray) -> int:
+    """What is left of v once w is known: 0 where nothing is."""
+    return int(v @ v) * int(w @ w) - int(v @ w) ** 2
+
+
+@lru_cache(maxsize=4)
+def resamples(n: int, draws: int = RESAMPLES, seed: int = 42) -> np.ndarray:
+    """How often each of n is in each seeded resample of n with replacement: (draws, n) float64."""
+    chosen = np.random.default_rng(seed).integers(0, n, (draws, n))
+    chosen += n * np.arange(draws)[:, None]
+    counts = np.bincount(chosen.ravel(), minlength=draws * n)
+    return counts.reshape(draws, n).astype(np.float64)
+
+
+class Resampled:
+    """One side of pairs in each resample, for other sides to be held against.
+
+    y: (n,); counts: (draws, n), how often each pair is in each resample.
+    """
+
+    def __init__(self, y: np.ndarray, counts: np.ndarray) -> None:
+        self.counts = np.ascontiguousarray(counts.T)  # (n, draws): what is done is done in rows
+        self.half = self.counts.sum(axis=0) / 2
+        ranks = self._centred(y)
+        self.weighted = self.counts * ranks
+        self.square = np.einsum("nd,nd->d", self.weighted, ranks)
+        self.enough = np.count_nonzero(self.counts, axis=0) >= 3
+
+    def rho(self, x: np.ndarray) -> np.ndarray:
+        """Spearman's rho of x (n,) with y in each resample: (draws,).
+
+        NaN where a side is constant in it, and where it has fewer than 3 different pairs.
+        """
+        ranks = self._centred(x)
+        product = np.einsum("nd,nd->d", self.weighted, ranks)
+        square = np.einsum("nd,nd->d", self.counts * ranks, ranks)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found = np.clip(product / np.sqrt(square * self.square), -1, 1)
+        return np.where((square > 0) & (self.square > 0) & self.enough, found, np.nan)
+
+    def _centred(self, side: np.ndarray) -> np.ndarray:
+        """Average ranks in each resample, centred: what is below, and half of what is level."""
+        order = np.argsort(side, kind="stable")
+        below = np.zeros((len(side) + 1, self.counts.shape[1]))  # of how many before each place
+        np.cumsum(self.counts[order], axis=0, out=below[1:])
+        placed = side[order]
+        ranks = below[np.searchsorted(placed, side, "left")]
+        ranks += below[np.searchsorted(placed, side, "right")]
+        ranks /= 2
+        ranks -= self.half
+        return np.asarray(ranks)
+
+
+def bootstrap_median(
+    values: Cells, draws: int = RESAMPLES, seed: int = 42, level: float = LEVEL
+) -> Interval:
+    """Percentile bootstrap interval of the median of what is there; none below 5 values."""
+    (held,) = complete(values)
+    if len(held) < LEAST:
+        return None, None
+    chosen = np.random.default_rng(seed).integers(0, len(held), (draws, len(held)))
+    return interval(np.median(held[chosen], axis=1), level)
+
+
+def interval(drawn: np.ndarray, level: float = LEVEL) -> Interval:
+    """The middle `level` of what was drawn; none where less than half of it is defined."""
+    held = drawn[~np.isnan(drawn)]
+    if len(held) == 0 or 2 * len(held) < len(drawn):
+        return None, None
+    low, high = np.percentile(held, [50 * (1 - level), 50 * (1 + level)])
+    return float(low), float(high)
+
+
+def median(values: Cells) -> float | None:
+    """The median of what is there; None where nothing is."""
+    (held,) = complete(values)
+    return float(np.median(held)) if len(held) else None
+
+
+def regret(predicted: Cells, actual: Cells) -> float | None:
+    """The best actual value less that of the one predicted highest; 0 = nothing lost.
+
+    Among those level at the top the expected one, so that a constant prediction is a random choice.
+    None where nothing is there. A prediction of -inf is chosen where there is no other.
+
+    Examples
+    --------
+    >>> regret([3, 1, 2], [0.5, 0.75, 0.25])
+    0.25
+    """
+    x, y = complete(predicted, actual)
+    return float(np.max(y) - np.mean(y[x == np.max(x)])) if len(x) else None
+
+
+# ---------------------------------------------------------------- of curves over layers
+
+
 def spearman_rows(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Spearman's rho of each row of x (m, n) with the same row of y: (m,), as `spearman` has it.
 
@@ -171,31 +367,20 @@ def spearman_rows(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return np.asarray(np.clip(np.sum(a * b, axis=1) / lengths, -1, 1))
 
 
-def distance_correlation(x: Cells, y: Cells) -> float | None:
-    """Bias-corrected distance correlation of two samples of numbers, at most 1.
+def distance_correlation_rows(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Bias-corrected distance correlation of each row of x (m, n) with the same row of y: (m,).
 
     That of Székely & Rizzo (2013, The distance correlation t-test of independence in high
     dimension; 2014, Partial distance correlation): of squares, by U-centred distances; 0 is
-    expected of independent samples, so it may be negative, and it is not clipped.
-    None for fewer than 4 pairs, or where one side's distance variance is 0 (it is constant, or
-    constant but for one value, or for one on either side).
+    expected of independent samples, so it may be negative; at most 1. NaN where one side's distance
+    variance is 0 (it is constant, or constant but for one value, or for one on either side).
+    ValueError for n < 4.
 
     Examples
     --------
-    >>> round(distance_correlation([1, 2, 3, 4, 5], [1, 4, 9, 16, 25]), 4)
-    0.9931
-    """
-    a, b = complete(x, y)
-    if len(a) < 4:
-        return None
-    found = float(distance_correlation_rows(a[None], b[None])[0])
-    return None if math.isnan(found) else found
-
-
-def distance_correlation_rows(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """`distance_correlation` of each row of x (m, n) with the same row of y: (m,), n >= 4.
-
-    NaN where it has no value. ValueError for n < 4.
+    >>> x = np.array([[1.0, 2.0, 3.0, 4.0, 5.0]])
+    >>> distance_correlation_rows(x, x**2).round(4).tolist()
+    [0.9931]
     """
     m, n = x.shape
     if n < 4:
@@ -250,20 +435,3 @@ def random_walk_level(n: int, pairs: int = WALKS, seed: int = 42) -> WalkLevel:
     rho, distance = spearman_rows(x, y), distance_correlation_rows(x, y)
     means = (rho, np.abs(rho), rho > 0, distance)
     return WalkLevel(*(float(np.mean(each)) for each in means))
-
-
-def _ranked(
-    values: Cells, higher_is_better: bool, ties: Literal["average", "min"]
-) -> list[float | None]:
-    sign = -1.0 if higher_is_better else 1.0
-    ordered = iter(stats.rankdata([sign * v for v in values if _there(v)], method=ties))
-    return [float(next(ordered)) if _there(value) else None for value in values]
-
-
-def _there(value: float | None) -> TypeGuard[float]:
-    return value is not None and not math.isnan(value)
-
-
-def comparable(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether a correlation is defined: 3 pairs at least, and neither side all equal."""
-    return len(a) >= 3 and bool(np.any(a != a[0])) and bool(np.any(b != b[0]))

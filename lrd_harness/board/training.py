@@ -1,31 +1,46 @@
-"""Scores and metrics of checkpoints against training step and depth.
+"""Checkpoints of one training run: which models they are, and what changes over step and depth.
 
-Means are over the tasks that every checkpoint of a family has: means over different tasks are not
-comparable. Likelihood tasks and embedding tasks are never averaged: each side has its own tables.
+Checkpoints are models whose names differ in the step alone. A step is read from a revision
+(`EleutherAI/pythia-410m@step1000`, `@step1000-tokens4B`, `@2000`) or from the end of a folder's
+name (`local/checkpoint-500`, `local/run/global_step10`). Means are over the tasks that all have.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum
+from typing import NamedTuple
 
-from lrd_harness.board.families import Family, families
-from lrd_harness.board.layer_gains import Row
 from lrd_harness.board.layers import (
     SCORE,
     Curves,
     Direction,
     LayerScores,
+    Row,
     best,
     curves,
+    filled,
     hidden,
     mean_by_layer,
     roles,
 )
 from lrd_harness.report import Column, Table
-from lrd_harness.results.rows import Key, MetricRow, Results
+from lrd_harness.results.rows import Key, MetricRow, ModelRow, Results
 
+UNITS = {  # what is counted, what counts more exactly first -> the words for it
+    "step": "global_step steps step checkpoint ckpt iteration iter".split(),
+    "epoch": ["epoch"],
+    "tokens": ["tokens"],
+}
+_WORDS = {word: unit for unit, words in UNITS.items() for word in words}
+_PROGRESS = re.compile(
+    rf"(?<![a-z])({'|'.join(_WORDS)})[-_=]?(\d+)([kmb]?)(?![a-z0-9.])", re.IGNORECASE
+)
+_THOUSANDS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+_NAME = re.compile(r"(.+?)( \[[^\[\]]*\])?", re.DOTALL)  # a way of reading the model, in brackets
+_SHORT = 12  # digits of a commit that are shown
 FRACTIONS = {"0": 0.0, "1/4": 0.25, "1/2": 0.5, "3/4": 0.75, "1": 1.0}
 MARKS = "▁▂▃▄▅▆▇█"
 GAP = "·"  # a layer without a value; a blank would be lost in Markdown
@@ -33,8 +48,150 @@ LONGEST = 40  # marks of a row
 FIELDS = ("family", "step", "model", "revision", "task", "layer", "depth", "name", "value")
 
 
-@dataclass(frozen=True)
-class MeanCurve:
+class Member(NamedTuple):
+    """One checkpoint. step: None where its name has none; label: how a table calls it."""
+
+    label: str
+    step: int | None
+    key: Key
+
+
+class Family(NamedTuple):
+    """The checkpoints of one run, at least two, in order of training as far as names tell.
+
+    stem: what their names share; unit: of the steps, "step", "epoch" or "tokens", and "" where no
+    member has one. Members without a step come last, in order of appearance, and of these the
+    model without any revision (or with `main`) at the end, as "final".
+    """
+
+    stem: str
+    unit: str
+    members: tuple[Member, ...]
+
+    @property
+    def counted(self) -> str:
+        """What tables call its steps."""
+        return f"training {self.unit}" if self.unit else "revision"
+
+
+class _Read(NamedTuple):
+    """A name read. base: the model that it is a checkpoint of; final: it names no checkpoint."""
+
+    base: str
+    stem: str
+    label: str
+    unit: str = ""
+    step: int | None = None
+    final: bool = False
+
+
+class _Group(NamedTuple):
+    """What the members of a family have in common; blocks and width as an unlike model differs."""
+
+    base: str
+    blocks: int | None
+    width: int | None
+    stem: str = ""
+    unit: str = ""
+
+
+def families(models: Sequence[ModelRow]) -> tuple[Family, ...]:
+    """The families among the whole models (variant "full"): those with steps first.
+
+    Models of unequal depth or width are never one family. Revisions without a step, as a commit,
+    and the model without a revision belong to the model's steps where these are one series, else
+    they are a family of their own.
+    """
+    stepped: dict[_Group, list[Member]] = {}
+    loose: dict[_Group, list[tuple[_Read, ModelRow]]] = {}
+    for row in {row.key: row for row in models if row.variant == "full"}.values():
+        read = _read(row.model)
+        group = _Group(read.base, row.blocks, row.width)
+        if read.step is None:
+            loose.setdefault(group, []).append((read, row))
+        else:
+            series = group._replace(stem=read.stem, unit=read.unit)
+            stepped.setdefault(series, []).append(Member(read.label, read.step, row.key))
+    for members in stepped.values():
+        members.sort(key=lambda member: member.step or 0)
+    by_model: dict[tuple[object, ...], list[_Group]] = {}
+    for series in stepped:
+        by_model.setdefault(series[:3], []).append(series)
+    for group, held in loose.items():
+        same = by_model.get(group[:3], [])
+        series = same[0] if len(same) == 1 else group._replace(stem=group.base)
+        stepped.setdefault(series, []).extend(_without_step(held))
+    found = (Family(group.stem, group.unit, tuple(held)) for group, held in stepped.items())
+    return tuple(family for family in found if len(family.members) > 1)
+
+
+def runs(models: Sequence[ModelRow]) -> dict[Key, Key]:
+    """What stands for the training run of each model that has others of the same run."""
+    return {m.key: family.members[0].key for family in families(models) for m in family.members}
+
+
+def _without_step(held: Sequence[tuple[_Read, ModelRow]]) -> Iterator[Member]:
+    """Members in order of appearance, models without a revision last."""
+    finals = sum(read.final for read, _ in held)
+    names = [read.label for read, _ in held]
+    for read, row in sorted(held, key=lambda pair: pair[0].final):
+        told = names.count(read.label) == 1 and not (read.final and finals > 1)
+        label = read.label if told else row.revision[:_SHORT] or read.label
+        yield Member(label, None, row.key)
+
+
+def _read(name: str) -> _Read:
+    """A model's name as results have it, the reading in brackets kept with its base."""
+    match = _NAME.fullmatch(name)
+    bare, reading = (match[1], match[2] or "") if match else (name, "")
+    base, at, revision = bare.partition("@")
+    if not at or revision == "main":
+        return _folder(base, reading)
+    found = _progress(revision)
+    if found is None:
+        label = revision[:_SHORT] if re.fullmatch("[0-9a-f]{40}", revision) else revision
+        return _Read(base + reading, base + reading, label)
+    rest, unit, step = found
+    stem = f"{base}@{rest}" if rest else base
+    return _Read(base + reading, stem + reading, revision, unit, step)
+
+
+def _folder(name: str, reading: str) -> _Read:
+    """A name without a revision: a checkpoint if it ends in a step, else a model of its own."""
+    above, slash, last = name.rpartition("/")
+    matches = list(_PROGRESS.finditer(last))
+    found = _progress(last) if matches and matches[-1].end() == len(last) else None
+    if found is None or not (found[0] or name.startswith("local/")):  # a hub's may be called step3
+        return _Read(name + reading, name + reading, "final", final=True)
+    rest, unit, step = found
+    stem = above
+    if rest or above == "local":  # the folder above is not known
+        stem = f"{above}{slash}{rest or matches[0][1]}"
+    return _Read(stem + reading, stem + reading, last, unit, step)
+
+
+def _progress(text: str) -> tuple[str, str, int] | None:
+    """What is left of a text without its counters, the unit of the best counter, and its number.
+
+    None where it counts nothing: names of releases and commits count no steps.
+    """
+    if re.fullmatch(r"[0-9]{1,15}", text):
+        return "", "step", int(text)
+    counters: dict[str, int] = {}
+    for word, digits, thousands in _PROGRESS.findall(text):
+        count = int(digits) * _THOUSANDS[thousands.lower()]
+        counters.setdefault(_WORDS[word.lower()], count)
+    unit = next((unit for unit in UNITS if unit in counters), None)
+    if unit is None:
+        return None
+    rest = re.sub(r"[-_=.]{2,}", "-", _PROGRESS.sub("", text)).strip("-_=.")
+    return rest, unit, counters[unit]
+
+
+# ---------------------------------------------------------------- means over tasks
+
+
+class MeanCurve(NamedTuple):
     """One source, of every member of a family.
 
     source: "score", or the profile that stands for `metric`; choose: which value chooses the
@@ -72,22 +229,26 @@ class Trajectory:
     selected: Mapping[str, tuple[Direction, list[float | None]]]
 
     @property
+    def curves(self) -> tuple[MeanCurve, ...]:
+        return (self.scores, *self.metrics)
+
+    @property
     def drawn(self) -> list[MeanCurve]:
         """The curves of which any member has more than one layer."""
-        every = (self.scores, *self.metrics)
-        return [curve for curve in every if any(len(own) > 1 for own in curve.values)]
+        return [curve for curve in self.curves if any(len(own) > 1 for own in curve.values)]
+
+    @property
+    def steps(self) -> list[int | str]:
+        return [m.label if m.step is None else m.step for m in self.family.members]
 
 
 def trajectories(results: Results) -> list[Trajectory]:
     """One for every family that has a score or a metric's value, of one side's results."""
-    runs = families(results)
-    if not runs:
-        return []
     every = curves(results)
     blocks = {row.key: row.blocks for row in results.models}
     blocks |= {key: curve.last for (key, _), curve in every.get(SCORE, {}).items()}
     paths = []
-    for family in runs:
+    for family in families(results.models):
         keys = [member.key for member in family.members]
         own = [row for row in results.metrics if row.key in keys]
         metrics = [
@@ -158,42 +319,37 @@ def checkpoint_tables(results: Results, prefix: str = "") -> list[Table]:
 
 
 def _curve_rows(one: Trajectory) -> Iterator[Row]:
-    for curve in (one.scores, *one.metrics):
+    for curve in one.curves:
         common: Row = {"family": one.family.stem, "unit": one.family.unit, "curve": curve.source}
         common |= {"metric": curve.metric, "choose": curve.choose, "tasks": list(curve.tasks)}
-        for member, values in zip(one.family.members, curve.values, strict=True):
-            own: Row = {"step": member.step, "label": member.label, "model": member.key.model}
-            own |= {"revision": member.key.revision, "layers": list(values)}
-            yield common | own | {"values": list(values.values())}
+        for (label, step, key), values in zip(one.family.members, curve.values, strict=True):
+            own: Row = {"step": step, "label": label, "model": key.model, "revision": key.revision}
+            yield common | own | {"layers": list(values), "values": list(values.values())}
 
 
 def _summary(name: str, one: Trajectory) -> Table:
     unit, tasks = one.family.unit, len(one.scores.tasks)
+    choosing = [curve for curve in one.metrics if curve.choose]
     picks = {"best_layer": one.scores.chosen}
-    picks |= {f"layer.{curve.metric}": curve.chosen for curve in one.metrics if curve.choose}
+    picks |= {f"layer.{curve.metric}": curve.chosen for curve in choosing}
     columns = [
-        Column("step", f"training {unit}" if unit else "revision", key=True),
+        Column("step", one.family.counted, key=True),
         *hidden("label", "model", "revision", "variant", "depth"),
         Column("score", best="max", form=".4f"),
         Column("best_layer", "best layer"),
         Column("best_score", "best score", best="max", form=".4f"),
         *(Column(score, score, best=end, form="#.4g") for score, (end, _) in one.selected.items()),
-        *(
-            Column(f"layer.{curve.metric}", f"layer by {curve.choose}. {curve.source}")
-            for curve in one.metrics
-            if curve.choose
-        ),
+        *(Column(f"layer.{c.metric}", f"layer by {c.choose}. {c.source}") for c in choosing),
     ]
     rows = []
     for i, (member, end) in enumerate(zip(one.family.members, one.depths, strict=True)):
         scores = one.scores.values[i]
-        row: Row = {"step": _step(one, i), "label": member.label, **member.key._asdict()}
+        row: Row = {"step": one.steps[i], "label": member.label, **member.key._asdict()}
         row |= {"depth": end, "score": None if end is None else scores.get(end)}
         row |= {pick: layers[i] for pick, layers in picks.items()}
         row |= {score: values[i] for score, (_, values) in one.selected.items()}
         row["best_score"] = None if row["best_layer"] is None else scores[row["best_layer"]]
         rows.append(row)
-    filled = [c for c in columns if not c.shown or any(row.get(c.name) is not None for row in rows)]
     order = f"in order of the training {unit}" if unit else "in order of appearance"
     captions = [f"Checkpoints of one model {order}; those whose name has no {unit or 'step'} last."]
     if tasks:
@@ -207,12 +363,7 @@ def _summary(name: str, one: Trajectory) -> Table:
             "curve is highest (max.) or lowest (min.), chosen without labels."
         )
     title = f"Checkpoints of {one.family.stem}"
-    return Table(name, title, tuple(filled), rows, tuple(captions))
-
-
-def _step(one: Trajectory, i: int) -> int | str:
-    member = one.family.members[i]
-    return member.label if member.step is None else member.step
+    return Table(name, title, filled(columns, rows), rows, tuple(captions))
 
 
 def _by_depth(name: str, one: Trajectory) -> Table:
@@ -220,19 +371,17 @@ def _by_depth(name: str, one: Trajectory) -> Table:
     rows = []
     for curve in one.drawn:
         every = [value for own in curve.values for value in own.values()]
-        low, high = min(every), max(every)
-        last = max(layer for own in (*curve.values, dict.fromkeys(filter(None, one.depths)))
-                   for layer in own)  # fmt: skip
-        for i, (own, end) in enumerate(zip(curve.values, one.depths, strict=True)):
-            row: Row = {"curve": curve.source, "step": _step(one, i)}
+        last = max(*(layer for own in curve.values for layer in own), *filter(None, one.depths))
+        for step, own, end in zip(one.steps, curve.values, one.depths, strict=True):
+            row: Row = {"curve": curve.source, "step": step}
             for share, fraction in FRACTIONS.items():
                 layer = nearest(own, last if end is None else end, fraction)
                 row[f"depth.{share}"] = None if layer is None else own[layer]
-            rows.append(row | {"layers": spark([own.get(n) for n in range(last + 1)], low, high)})
-    unit = one.family.unit
+            marks = spark([own.get(n) for n in range(last + 1)], min(every), max(every))
+            rows.append(row | {"layers": marks})
     columns = (
         Column("curve", key=True),
-        Column("step", f"training {unit}" if unit else "revision", key=True),
+        Column("step", one.family.counted, key=True),
         *(Column(f"depth.{share}", f"depth {share}", form="#.4g") for share in FRACTIONS),
         Column("layers"),
     )
@@ -268,11 +417,6 @@ def nearest(values: LayerScores, depth: int, fraction: float) -> int | None:
     """The layer with a value nearest to a fraction of the depth, the lower one of two.
 
     None where it is further away than one layer and an eighth of the depth.
-
-    Examples
-    --------
-    >>> nearest({0: 0.1, 3: 0.2, 6: 0.3}, 6, 0.5), nearest({6: 0.3}, 6, 0.5)
-    (3, None)
     """
     layer = min(values, key=lambda layer: (abs(layer - fraction * depth), layer), default=None)
     if layer is None or abs(layer - fraction * depth) > max(1, depth / 8):
@@ -287,19 +431,19 @@ def checkpoints_table(sides: Sequence[Results]) -> Table:
     name ("score", or METRIC.PROFILE), value. Families are those of all sides together.
     """
     rows = []
-    whole = Results(models=tuple({r.key: r for side in sides for r in side.models}.values()))
-    blocks = {row.key: row.blocks for row in whole.models}
+    models = tuple({row.key: row for side in sides for row in side.models}.values())
+    blocks = {row.key: row.blocks for row in models}
     by_side = [curves(side) for side in sides]
-    for family in families(whole):
+    for family in families(models):
         for side in by_side:
             ends = blocks | {key: c.last for (key, _), c in side.get(SCORE, {}).items()}
-            for member in family.members:
-                own: Row = {"family": family.stem, "step": member.step}
-                own |= {"model": member.key.model, "revision": member.key.revision}
+            for _, step, key in family.members:
+                own = (family.stem, step, key.model, key.revision)
                 for source, places in side.items():
-                    for (key, task), curve in places.items():
-                        for layer, value in curve.values.items() if key == member.key else ():
-                            end = ends.get(key)
-                            at = {"layer": layer, "depth": layer / end if end else None}
-                            rows.append({**own, "task": task, **at, "name": source, "value": value})
+                    for (of, task), curve in places.items():
+                        end = ends.get(key)
+                        for layer, value in curve.values.items() if of == key else ():
+                            depth = layer / end if end else None
+                            cells = (*own, task, layer, depth, source, value)
+                            rows.append(dict(zip(FIELDS, cells, strict=True)))
     return Table("checkpoints", "Checkpoints, value by value", hidden(*FIELDS), rows, shown=False)

@@ -10,17 +10,17 @@ the other families. A fit to the models that it was made of is never reported.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import sqrt
 from typing import Any
 
 import numpy as np
 
-from lrd_harness.board import inference, statistics
-from lrd_harness.board.agreement import span
-from lrd_harness.board.cautions import count
+from lrd_harness.board import statistics
+from lrd_harness.board.agreement import ALPHA, span
+from lrd_harness.board.cautions import Caution, count
 from lrd_harness.board.panel import DIGITS, Panel, sizes
 from lrd_harness.report import Column, Table, listing
 
@@ -91,9 +91,8 @@ def build_combined(panel: Panel) -> Combined | None:
     lost = [name for name in columns if name not in kept]
     found = Combined("", models, of, len(scored) - len(models), lost, kept)
     x, y = x[whole], panel.actual[models]
-    lacking = _lacking(found, y)
-    if lacking:
-        return Combined(lacking, models, of, len(scored) - len(models), lost)
+    if lacking := _lacking(found, y):
+        return replace(found, lacking=lacking, features=())
     of_metrics = sum(name in metrics for name in kept)
     return _judge(found, {COMBINED: kept, SIZE: kept[of_metrics:]}, x, y)
 
@@ -128,18 +127,13 @@ def _judge(
     predicted[GUESS] = means
     counts = None
     if len(found.families) >= LEAST_DRAWN and len(y) <= statistics.LARGE:
-        counts = inference.resamples(len(found.families))[:, groups]  # whole families
-    return Combined(
-        "",
-        found.models,
-        found.of,
-        found.models_left_out,
-        found.features_left_out,
-        found.features,
-        [_row(name, features.get(name, ()), predicted, targets, counts) for name in predicted],
-        y,
-        {name: values[:, 0] for name, values in predicted.items()},
-        dict(zip(found.families, alphas[0].tolist(), strict=True)),
+        counts = statistics.resamples(len(found.families))[:, groups]  # whole families
+    return replace(
+        found,
+        rows=[_row(name, features.get(name, ()), predicted, targets, counts) for name in predicted],
+        actual=y,
+        predicted={name: values[:, 0] for name, values in predicted.items()},
+        alphas=dict(zip(found.families, alphas[0].tolist(), strict=True)),
     )
 
 
@@ -211,34 +205,29 @@ def _row(
     """
     predicted, actual = predictions[name][:, 0], y[:, 0]
     rho = None if name == GUESS else statistics.spearman(predicted, actual)
-    interval = lead_interval = lead = None
+    low = high = lead_low = lead_high = lead = None
     if rho is not None and counts is not None:
-        interval = inference.interval(inference.Resampled(actual, counts).rho(predicted))
+        low, high = statistics.interval(statistics.Resampled(actual, counts).rho(predicted))
     if COMBINED in predictions and name != COMBINED:
         own, best = (np.square(predictions[who][:, 0] - actual) for who in (name, COMBINED))
         lead = sqrt(np.mean(own)) - sqrt(np.mean(best))
         if counts is not None:
             weights = counts / counts.sum(axis=1, keepdims=True)
-            lead_interval = inference.interval(np.sqrt(weights @ own) - np.sqrt(weights @ best))
-    low, high = interval or (None, None)
-    lead_low, lead_high = lead_interval or (None, None)
+            lead_low, lead_high = statistics.interval(
+                np.sqrt(weights @ own) - np.sqrt(weights @ best)
+            )
     p, chance = (None, None) if rho is None else _by_chance(rho, predictions[name], y)
-    return {
+    rmse = sqrt(np.mean(np.square(predicted - actual)))
+    row: dict[str, Any] = {
         "predictor": name,
         "rho": rho,
         "interval": span(low, high),
         "p": p,
-        "rmse": sqrt(np.mean(np.square(predicted - actual))),
-        "chance": chance,
-        "lead": lead,
-        "lead_interval": span(lead_low, lead_high, "+z.3f"),
-        "features": list(features),
-        "low": low,
-        "high": high,
-        "lead_low": lead_low,
-        "lead_high": lead_high,
-        "n": len(actual),
+        "rmse": rmse,
     }
+    row |= {"chance": chance, "lead": lead, "lead_interval": span(lead_low, lead_high, "+z.3f")}
+    row |= {"features": list(features), "low": low, "high": high}
+    return row | {"lead_low": lead_low, "lead_high": lead_high, "n": len(actual)}
 
 
 def _by_chance(
@@ -284,20 +273,73 @@ def combined_tables(
         "mean squared.",
     )
     title = f"Combined predictor, on families of {what} that it has not seen"
-    models = [
-        {
-            "model": labels[i],
-            "name": panel.models[i].model,
-            "revision": panel.models[i].revision,
-            "family": found.of[at],
-            "actual": float(found.actual[at]),
-            **{f"predicted.{name}": float(v[at]) for name, v in found.predicted.items()},
-        }
-        for at, i in enumerate(found.models)
-    ]
+    models = []
+    for at, i in enumerate(found.models):
+        row: dict[str, Any] = {"model": labels[i], "name": panel.models[i].model}
+        row |= {"revision": panel.models[i].revision, "family": found.of[at]}
+        row["actual"] = float(found.actual[at])
+        own = {f"predicted.{name}": float(v[at]) for name, v in found.predicted.items()}
+        models.append({**row, **own})
     alphas = [{"family": family, "alpha": alpha} for family, alpha in found.alphas.items()]
     return [
         Table("combined", title, columns, found.rows, caption),
         listing("combined_models", "Scores predicted without the own family", models, "model"),
         listing("combined_strengths", "Strength of the ridge, by family", alphas, "family"),
     ]
+
+
+def combined_cautions(found: Combined | None) -> Iterator[Caution]:
+    """One sentence on it, and one on what was left out."""
+    if found is None:
+        return
+    if found.lacking:
+        yield Caution("combined_lacks", {"lacking": found.lacking})
+        return
+    rows = {row["predictor"]: row for row in found.rows}
+    size, whole = rows.get(SIZE), rows.get(COMBINED)
+    families = f"{len(found.models)} models of {len(found.families)} families"
+    said: dict[str, Any] = {"on": f"on {families}, each predicted without its own"}
+    said["guess"] = f"error {rows[GUESS]['rmse']:.3f}"
+    if whole is None:
+        yield Caution("combined_size", said | {"size": _judged(size or {})})
+    else:
+        said["and_size"] = " and size" if size else " (no size is known)"
+        said["size"] = f"; size alone: {_judged(size)}" if size else ""
+        said["verdict"] = _verdict(found, whole)
+        yield Caution("combined", said | {"combined": _judged(whole)})
+    parts = []
+    if found.models_left_out:
+        several = found.models_left_out > 1
+        parts.append(
+            f"{count(found.models_left_out, 'model')} whose family, or one of the scores it is "
+            f"made of, {'are' if several else 'is'} not known"
+        )
+    if found.features_left_out:
+        parts.append(f"{', '.join(found.features_left_out)}, which most models lack")
+    if parts:
+        yield Caution("combined_left_out", {"parts": "; ".join(parts)})
+
+
+def _judged(row: Mapping[str, Any]) -> str:
+    rho = "no rho" if row["rho"] is None else f"rho {row['rho']:+z.2f}"
+    p = "" if row["p"] is None else f" (p = {row['p']:.2g})"
+    return f"{rho}{p}, error {row['rmse']:.3f}"
+
+
+def _verdict(found: Combined, whole: Mapping[str, Any]) -> str:
+    """whole: the row of combining, which has to beat the best of the others."""
+    rival = min((row for row in found.rows if row is not whole), key=lambda row: row["rmse"])
+    name = f"the {GUESS}" if rival["predictor"] == GUESS else rival["predictor"]
+    lead, low = rival["lead"], rival["lead_low"]
+    if lead is None or lead <= 0:
+        return f"combining is no better than {name}"
+    spread = "no interval can be drawn" if low is None else f"95 %: {rival['lead_interval']}"
+    by = f"by {lead:.3f} ({spread})"
+    ahead = f"combining is ahead of {name}, {by}, but"
+    if low is None or low <= 0:
+        return f"{ahead} other families might undo that"
+    if len(found.families) < TELLING:
+        return f"{ahead} a verdict needs {TELLING} families"
+    if whole["p"] is None or whole["p"] >= ALPHA:  # where an interval is drawn, p is as well
+        return f"{ahead} its order of the models may be chance"
+    return f"combining is better than {name}, {by}"

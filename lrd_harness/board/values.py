@@ -13,18 +13,13 @@ from lrd_harness.report import Column, Table
 from lrd_harness.results.rows import ErrorRow, Key, MetricRow, Results, ScoreRow
 
 # model .. max_length are of the model, of a pruned one the whole model's.
-# kind: "score" (a task's main score), "subscore" (its further ones), "metric" (a value of a model),
-# "profile" (a value of a layer), "table" (one of several values of a layer, `place` its number
-# from 0), "capture" (counters of the forward passes of one call, `place` which of the calls that
-# the model took part in, from 0), "variant" (what is left of a pruned model),
-# "pruning" (a rule's choice: value is the budget, text the blocks that go), "undefined" and "error"
-# (why there is no value: text).
-# source: the task's evaluator ("task"), the metric or the rule; name: the score's or value's.
-# layer: of L + 1 states, as they are counted in the tables; depth: layer / L. n: texts it was
-# measured on; none for scores, as results do not record how many a task has. unit: of scores
-# ("0-1"; none where any lies above 1), of a metric's selection score where the metric says it, of
-# budgets, counters, sizes and times; of other values of metrics, profiles and tables none is known.
-# best: which is better, "max" or "min". stderr, chance: of a score.
+# kind: "score" (a task's main score), "subscore", "metric" (a value of a model), "profile" (a value
+# of a layer), "table" (one of several values of a layer, `place` its number from 0), "capture"
+# (counters of the forward passes of one call, `place` which of the model's calls), "variant" (what
+# is left of a pruned model), "pruning" (a rule's choice: value is the budget, text the blocks that
+# go), "undefined" and "error" (why there is no value: text).
+# source: the task's evaluator ("task"), the metric or the rule. depth: layer / L. n: texts it was
+# measured on. unit: "" or none where none is known. best: which is better, "max" or "min".
 OF_MODEL = "family parameters blocks width pooling adapter released max_length".split()
 COLUMNS = (
     *("model", "revision", "variant"),
@@ -90,20 +85,12 @@ def _of_results(results: Results) -> Iterator[tuple[Key, Line]]:
     for metric in results.metrics:
         yield from ((metric.key, line) for line in _metric(metric, known))
     yield from _of_models(results)
-    for pruning in results.prunings:
-        yield (
-            pruning.key,
-            {
-                "kind": "pruning",
-                "source": pruning.rule,
-                "name": "budget" if pruning.seed is None else f"budget, seed {pruning.seed}",
-                "value": pruning.budget,
-                "unit": "0-1",
-                "n": pruning.n,
-                "version": pruning.version,
-                "text": " ".join(map(str, pruning.removed)),
-            },
-        )
+    for row in results.prunings:
+        name = "budget" if row.seed is None else f"budget, seed {row.seed}"
+        line = {"kind": "pruning", "source": row.rule, "name": name, "value": row.budget}
+        text = " ".join(map(str, row.removed))
+        more = {"unit": "0-1", "n": row.n, "version": row.version, "text": text}
+        yield row.key, {**line, **more}
     for gap in results.undefined:
         where = {"task": gap.task, "layer": gap.layer, "text": gap.error}
         yield gap.key, {"kind": "undefined", **where}
@@ -123,15 +110,9 @@ def _score(row: ScoreRow, unit: str | None) -> Iterator[Line]:
 
 def _metric(row: MetricRow, known: Mapping[tuple[str, str], str]) -> Iterator[Line]:
     """Missing values of a profile are left out."""
-    common = {
-        "task": row.task,
-        "task_type": row.task_type,
-        "source": row.metric,
-        "n": row.n,
-        "seconds": row.seconds,
-        "version": row.version,
-        "parameters_of_metric": json.dumps(row.parameters, sort_keys=True, default=str),
-    }
+    common = {name: getattr(row, name) for name in ("task", "task_type", "n", "seconds", "version")}
+    parameters = json.dumps(row.parameters, sort_keys=True, default=str)
+    common |= {"source": row.metric, "parameters_of_metric": parameters}
     for name, value in row.values.items():
         best, unit = _best(row.selection, name), known.get((row.metric, name), "")
         whole = {"name": name, "value": value, "unit": unit, "best": best}

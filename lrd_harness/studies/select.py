@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from lrd_harness.board import inference, statistics
+from lrd_harness.board import statistics
 from lrd_harness.capture.embeddings import forward
 from lrd_harness.capture.samples import sampled
 from lrd_harness.contracts import Choice, Metric, Model, Text
@@ -345,7 +345,7 @@ def _orders(rankings: Rankings) -> Table:
         other = {row["model"]: row["rank"] for row in there}
         both = [(r["rank"], other[r["model"]]) for r in here if r["model"] in other]
         if len(both) > 2:
-            tau = inference.kendall([a for a, _ in both], [b for _, b in both])
+            tau = statistics.kendall([a for a, _ in both], [b for _, b in both])
             found.append({"metric": one, "other": two, "tau": tau, "n": len(both)})
     keys = (Column("metric", key=True), Column("other", key=True))
     columns = (*keys, Column("tau", form="+.2f"), Column("n", "models"))

@@ -11,11 +11,17 @@ import pytest
 from scipy import stats as scipy_stats
 from selection_panels import WIDTHS, Metrics, Values, by, grid, of_size, panel
 
-from lrd_harness.board import inference
 from lrd_harness.board import panel as panels
-from lrd_harness.board.agreement import Agreement, Rival, Selection, build_selection
+from lrd_harness.board import statistics
+from lrd_harness.board.agreement import (
+    Agreement,
+    Rival,
+    Selection,
+    agreement_cautions,
+    build_selection,
+    verdict,
+)
 from lrd_harness.board.leaderboard import report
-from lrd_harness.board.verdicts import agreement_cautions, verdict
 from lrd_harness.results.rows import ModelRow, Results
 
 
@@ -88,7 +94,7 @@ def test_every_number_against_scipy_with_ties_and_holes(seed: int) -> None:
     assert found["significant_share"] == f"{found['significant']}/{len(tasks)}"
     assert found["holm"] == sum(task["p_holm"] < 0.05 for task in tasks)
     assert found["regret"] == pytest.approx(np.mean([task["regret"] for task in tasks]))
-    interval = inference.bootstrap_median([task["rho"] for task in tasks])
+    interval = statistics.bootstrap_median([task["rho"] for task in tasks])
     assert (found["low"], found["high"]) == interval
 
 
@@ -111,51 +117,15 @@ def test_intervals_over_models_resample_whole_models(holes: bool) -> None:
         drawn = ([i for i in np.repeat(models, row) if (i, t) in there] for row in counts)
         return [rho_of([values[i, t] for i in d], [scores[i, t] for i in d]) for d in drawn]
 
-    counts = inference.resamples(12).astype(int)
+    counts = statistics.resamples(12).astype(int)
     by_task = [rhos(t, counts, list(range(12))) for t in range(5)]
     expected = np.nanpercentile(np.nanmedian(by_task, axis=0), [2.5, 97.5])
     assert (found.models_low, found.models_high) == pytest.approx(tuple(expected))
     first = next(task for task in found.tasks if task["task"] == "T0")
     own = [i for i in range(12) if (i, 0) in there]
-    counts = inference.resamples(len(own)).astype(int)
+    counts = statistics.resamples(len(own)).astype(int)
     expected = np.nanpercentile(rhos(0, counts, own), [2.5, 97.5])
     assert (first["low"], first["high"]) == pytest.approx(tuple(expected))
-
-
-def test_baselines_and_a_random_choice_stand_beside_the_metrics() -> None:
-    scores, frenet = of_size(15, 4, 0.5), grid(15, 4, lambda i, t: i)
-    metrics: Metrics = {("frenet", "d0L", "max"): frenet, ("cosine", "cosine", "max"): frenet}
-    found = rows(panel(15, scores, metrics))
-    assert [(row.name, row.kind) for row in found.values()] == [
-        ("frenet.d0L", "metric"),
-        ("cosine", "metric"),
-        *((name, "baseline") for name in ("log parameters", "log width", "depth", "frenet.rank")),
-        ("random model", "control"),
-    ]
-    width = [WIDTHS[i // 3] for i in range(15)]
-    expected = [
-        scipy_stats.spearmanr(width, [scores[i, t] for i in range(15)]).statistic for t in range(4)
-    ]
-    assert found["log width"].rho == pytest.approx(np.median(expected))
-    assert found["random model"].rho is None
-    assert found["random model"].regret == found["log width"].regret_random
-    assert found["log parameters"].regret == found["frenet.d0L"].regret_largest
-    assert found["log parameters"].partial["log parameters"] is None
-    assert found["log parameters"].partial["frenet.rank"] is not None
-    assert [rival.name for rival in found["frenet.d0L"].rivals] == list(found)[2:6]
-    assert not found["log width"].rivals
-
-
-def test_other_scores_of_interest_are_judged_where_they_were_recorded() -> None:
-    metrics: Metrics = {("frenet", "d0L", "max"): grid(6, 2, lambda i, t: i)}
-    results = panel(6, of_size(6, 2, 1), metrics)
-    more = [
-        dataclasses.replace(row, values=row.values | {"d0L_normalised": -row.values["d0L"]})
-        for row in results.metrics
-    ]
-    found = rows(dataclasses.replace(results, metrics=tuple(more)))
-    assert found["frenet.d0L_normalised"].rho == -(found["frenet.d0L"].rho or 0.0)
-    assert "gfmi.mean_auc_adjusted" not in found
 
 
 def test_too_few_models_for_a_task_and_for_the_table() -> None:
@@ -229,7 +199,7 @@ def test_nothing_of_size_is_known() -> None:
     results = panel(12, scores, one(scores))
     bare = tuple(ModelRow(model=m.model) for m in results.models)
     unknown = dataclasses.replace(results, models=bare)
-    assert rows(unknown)["my.s"].regret_largest is None
+    assert rows(unknown)["my.s"].regrets["regret_largest"] is None
     some = dataclasses.replace(results, models=results.models[:5] + bare[5:])
     assert said(some)["my.s"][0] == "no_size"
     assert [code for code, _ in said(unknown).values()] == ["no_size"]
@@ -259,9 +229,9 @@ def test_a_model_of_unknown_size_may_be_the_best() -> None:
     models = (*results.models[:5], best)
     found = rows(dataclasses.replace(results, models=models))["my.s"]
     largest = max(models, key=lambda m: m.parameters or 0).model
-    assert found.regret == 0
-    assert found.regret_largest == pytest.approx(0.5 - int(largest[1]) / 10)
-    assert found.regret_random == pytest.approx(0.25)
+    assert found.regrets["regret"] == 0
+    assert found.regrets["regret_largest"] == pytest.approx(0.5 - int(largest[1]) / 10)
+    assert found.regrets["regret_random"] == pytest.approx(0.25)
 
 
 def test_checkpoints_of_one_run_are_few_models() -> None:
@@ -312,12 +282,3 @@ def test_above_500_models_intervals_are_over_tasks() -> None:
     code, numbers = said(results)["my.s"]
     assert (code, numbers["over"]) == ("better", "over tasks, not models; ")
     assert set(found.table("families").column("p")) == {None}  # above 5,000 pairs none is drawn
-
-
-def test_the_base_board_has_its_own() -> None:
-    scores = of_size(8, 3, 1)
-    found = report(panel(8, scores, {("a|b", "s", "min"): scores}, task_type="LogLikelihood"))
-    table = found.table("agreement")
-    assert table.column("predictor")[:2] == ["a|b.s", "log parameters"]
-    assert "base models" in table.title
-    assert not any(math.isnan(row["regret"]) for row in table.rows)

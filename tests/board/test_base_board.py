@@ -103,14 +103,6 @@ def lines(results: Results, name: str = "ranking") -> dict[Any, Any]:
 BOTH = joined(EMBEDDING, LIKELY)
 
 
-def test_without_likelihood_tasks_there_is_no_board_of_them() -> None:
-    found = report(EMBEDDING)
-    assert found.facts["kind"] == "embedding"
-    assert "base" not in found.facts
-    assert not any(table.name.startswith("base.") for table in found.tables)
-    assert not any(name.startswith("base.") for name in found.table("models").rows[0])
-
-
 def test_likelihood_tasks_leave_the_embedding_board_as_it_is() -> None:
     both, embedding, likely = report(BOTH), report(EMBEDDING), report(LIKELY)
     once = ("models", "layers", "checkpoints", "values", "errors", "model_info")
@@ -177,15 +169,6 @@ def test_what_one_task_lacks_the_mean_lacks(missing: str) -> None:
     assert line["score"] == pytest.approx(0.5)
 
 
-def test_without_standard_errors_and_chance_nothing_is_said_of_them() -> None:
-    none = replace(
-        LIKELY, scores=tuple(replace(s, stderr=None, chance=None) for s in LIKELY.scores)
-    )
-    for row in lines(none).values():
-        assert (row["stderr"], row["chance"], row["best_stderr"]) == (None,) * 3
-    assert not {"level", "many_layers", "guessing"} & codes(none).keys()
-
-
 def test_a_board_of_likelihood_tasks_alone_lists_every_model_and_error() -> None:
     bad, error = ModelRow(model="bad"), ErrorRow(model="bad", error="no such file")
     results = replace(LIKELY, models=(*LIKELY.models, bad), errors=(error,))
@@ -209,22 +192,6 @@ def test_a_model_that_lacks_a_likelihood_task_is_unranked_there_alone() -> None:
     assert codes(results)["lacks_tasks"]["tasks"] == "arc"
 
 
-def test_old_metrics_follow_the_type_of_their_task() -> None:
-    likely = replace(LIKELY, metrics=tuple(replace(m, task_type="") for m in LIKELY.metrics))
-    unknown = metric("a", "texts", 5.0, kind="")
-    found = report(joined(EMBEDDING, likely, Results(metrics=(unknown,))))
-    assert found.table("metrics").column("tasks") == [["sts", "texts"]]
-    assert found.table("base.metrics").column("tasks") == [["mmlu", "arc"]]
-
-
-def test_a_metric_alone_puts_its_task_on_the_base_board() -> None:
-    alone = replace(LIKELY, scores=())
-    found = report(joined(EMBEDDING, alone))
-    assert found.table("base.ranking").column("model") == ["b", "a", "c"]  # by predicted rank
-    assert not found.table("base.tasks").rows
-    assert "no_scores" in codes(alone)
-
-
 def test_undefined_rows_go_with_their_task() -> None:
     places = (("a", "unknown"), ("d", "mmlu"))
     gaps = tuple(UndefinedRow(model=m, task=t, layer=0, error="same") for m, t in places)
@@ -236,19 +203,6 @@ def test_undefined_rows_go_with_their_task() -> None:
     assert by(found, "base.ranking", "model")["d"]["rank"] is None
     alone = report(replace(EMBEDDING, undefined=gaps))  # of unknown type
     assert "base" not in alone.facts
-
-
-def test_only_whole_models_make_a_base_board() -> None:
-    pruned = tuple(replace(s, variant="pruned-1") for s in LIKELY.scores)
-    assert "base" not in report(joined(EMBEDDING, Results(scores=pruned))).facts
-
-
-def test_labels_are_the_same_on_both_boards() -> None:
-    two = [ModelRow(model="m", revision=r) for r in ("one", "two")]
-    scores = [replace(s, revision=r) for r in ("one", "two") for s in sts("m", 0.5)]
-    scores += [replace(s, revision="two") for s in score("m", "mmlu", 0.3, 0.4)]
-    found = report(Results(models=tuple(two), scores=tuple(scores)))
-    assert found.table("base.ranking").column("model") == ["m@two"]
 
 
 def _one(model: str, last: float) -> tuple[ScoreRow, ...]:

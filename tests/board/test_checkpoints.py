@@ -6,29 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lrd_harness import cli
-from lrd_harness.board.families import families
+from lrd_harness.board.training import families
 from lrd_harness.cli.arguments import suite_of
 from lrd_harness.errors import UserError
 from lrd_harness.models.find import expand
 from lrd_harness.planning import suite
-from lrd_harness.results.rows import ModelRow, Results
+from lrd_harness.results.rows import ModelRow
 
 PYTHIA = "EleutherAI/pythia-410m"
-NAMES = st.text("abcXYZ019-._/", min_size=1)
-
-
 # ---------------------------------------------------------------- names with braces
-
-
-@given(NAMES, st.lists(NAMES, min_size=1), NAMES)
-def test_braces_stand_for_their_items_in_order(before: str, items: list[str], after: str) -> None:
-    assert expand(f"{before}@{{{','.join(items)}}}{after}", "x") == [
-        f"{before}@{item}{after}" for item in items
-    ]
 
 
 def test_names_without_braces_and_folders_that_are_there_stay(tmp_path: Path) -> None:
@@ -77,7 +65,7 @@ def test_suites_and_the_command_line_expand_braces() -> None:
 
 def found(*names: str, **fields: Any) -> list[tuple[str, str, list[tuple[int | None, str]]]]:
     """The families of models with these names: stem, unit, members' steps and labels."""
-    held = families(Results(models=tuple(ModelRow(model=name, **fields) for name in names)))
+    held = families(tuple(ModelRow(model=name, **fields) for name in names))
     return [(f.stem, f.unit, [(m.step, m.label) for m in f.members]) for f in held]
 
 
@@ -151,14 +139,14 @@ def test_readings_and_unlike_models_are_apart() -> None:
     models = tuple(
         ModelRow(model=f"local/step{i}", blocks=b, width=w) for i, (b, w) in enumerate(shapes)
     )
-    (family,) = families(Results(models=models))
+    (family,) = families(models)
     assert [member.step for member in family.members] == [0, 1]
 
 
 def test_revisions_that_are_rows_of_one_name_are_a_family() -> None:
     models = tuple(ModelRow(model="m", revision=r * 40) for r in "ba")
-    (family,) = families(Results(models=models))
+    (family,) = families(models)
     assert [(m.step, m.label) for m in family.members] == [(None, "b" * 12), (None, "a" * 12)]
     assert [m.key.revision[0] for m in family.members] == ["b", "a"]
     pruned = ModelRow(model="m@step2", variant="pruned")
-    assert families(Results(models=(ModelRow(model="m@step1"), pruned))) == ()
+    assert families((ModelRow(model="m@step1"), pruned)) == ()

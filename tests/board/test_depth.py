@@ -8,16 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from curve_rows import measured, plain_lines, profile, random_results, scored
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import stats
 
-from lrd_harness.board.depth import Profiles, build_profiles, profile_tables, rhos
-from lrd_harness.board.layer_gains import Row
+from lrd_harness.board.depth import Profiles, build_profiles, profile_tables
+from lrd_harness.board.layers import Row
 from lrd_harness.board.leaderboard import report
 from lrd_harness.contracts import LIKELIHOOD
 from lrd_harness.results.kinds import Kind, model_kind
-from lrd_harness.results.rows import ModelRow, Results, ScoreRow
+from lrd_harness.results.rows import ModelRow, Results
 
 
 def made(results: Results, kind: Kind = "embedding") -> Profiles:
@@ -114,48 +112,6 @@ def test_a_correlation_is_the_median_of_scipys_over_the_layers_that_both_have() 
     assert compared == 6  # every pair of four sources, once
 
 
-LINES = st.lists(
-    st.dictionaries(st.integers(0, 8), st.integers(0, 4).map(float), min_size=1),
-    min_size=1,
-    max_size=4,
-)
-
-
-@settings(max_examples=60, deadline=None)
-@given(lines=LINES)
-def test_rhos_are_scipys_with_ties_and_holes(lines: list[dict[int, float]]) -> None:
-    layers = range(9)
-    table = np.array([[line.get(layer, np.nan) for layer in layers] for line in lines])
-    found = rhos(table[None])[0]
-    for i, one in enumerate(lines):
-        for j, other in enumerate(lines):
-            x, y = np.array([(one[k], other[k]) for k in one.keys() & other.keys()] or [(0, 0)]).T
-            if len(x) < 4 or np.ptp(x) == 0 or np.ptp(y) == 0:
-                assert np.isnan(found[i, j])
-            else:
-                assert found[i, j] == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
-
-
-def test_a_model_with_many_tasks_counts_as_one() -> None:
-    results = Results(
-        models=(ModelRow(model="a"), ModelRow(model="b")),
-        scores=(
-            *scored("a", "t1", [0.0, 0.5, 1.0]),
-            *scored("a", "t2", [0.0, 0.5, 1.0]),
-            *scored("a", "t3", [0.0, 0.5, 1.0]),
-            *scored("b", "t1", [0.4, 0.4, 0.0]),
-        ),
-    )
-    found = row(made(results), "score")
-    assert (found["means"][0], found["means"][50], found["means"][100]) == pytest.approx(
-        (0.2, 0.45, 0.5)
-    )
-    assert found["spread"][100] == pytest.approx(np.std([1, 0], ddof=1))
-    assert peak(found, "highest") == pytest.approx((0.5, 0, 1))  # (1, and the lower of b's two)
-    assert peak(found, "lowest") == pytest.approx((0.5, 0, 1))
-    assert (found["models"], found["tasks"], found["pairs"], found["best"]) == (2, 3, 4, "max")
-
-
 def test_nothing_is_put_in_beyond_the_layers_that_were_scored() -> None:
     results = Results(
         models=(ModelRow(model="a"), ModelRow(model="b")),
@@ -191,24 +147,6 @@ def test_what_has_fewer_than_two_values_is_left_out_by_name() -> None:
     assert caution.code == "profiles_short"
     assert caution.numbers == {"sources": "m.step, m.none", "pairs": 2, "models": "a"}
     assert not any(r["main"] for r in found.rows)  # the profile that stands for m is not there
-
-
-def test_last_layers_alone_have_no_profile() -> None:
-    last = ScoreRow(model="a", task="t1", layer=4, layers=4, score=0.5)
-    held = Results(models=(ModelRow(model="a"),), scores=(last,))
-    assert build_profiles(held) is None
-    assert profile_tables(None) == []
-    assert report(held).get("profiles") is None
-    pruned = [replace(s, variant="without 2") for s in scored("a", "t1", [0.1, 0.2, 0.3])]
-    assert build_profiles(replace(held, scores=(last, *pruned))) is None
-
-
-def test_of_a_unit_that_is_there_twice_the_newer_counts() -> None:
-    rows = tuple(measured("m", "a", "t1", {"m": profile([v, v + 1])}) for v in (5.0, 1.0))
-    scores = (*scored("a", "t1", [0.9, 0.9]), *scored("a", "t1", [0.1, 0.2]))
-    found = made(Results(models=(ModelRow(model="a"),), metrics=rows, scores=scores))
-    assert row(found, "m.m")["means"][0] == 1
-    assert row(found, "score")["means"][0] == 0.1
 
 
 def test_what_belongs_to_no_group_is_said() -> None:

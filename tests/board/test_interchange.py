@@ -7,12 +7,9 @@ import io
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from lrd_harness import UserError
 from lrd_harness.board import interchange
-from lrd_harness.board.leaderboard import report
 from lrd_harness.results.rows import ModelRow, Results
 from lrd_harness.store import files as csv_cells
 
@@ -74,11 +71,6 @@ def test_long_scores_by_layer(tmp_path: Path, last: str) -> None:
     }
 
 
-def test_wide_scores_with_a_layer_column(tmp_path: Path) -> None:
-    found = interchange.read(file(tmp_path, "model,layer,X\na,0,0.5\na,1,0.25\n"))
-    assert numbers(found) == {("a", "X", 0, 1): 0.5, ("a", "X", 1, 1): 0.25}
-
-
 def test_values_become_metrics(tmp_path: Path) -> None:
     values = VALUES + "a,1,X,made_up.thing,7\na,model,Y,frenet.rank,3\n"
     found = interchange.read(None, file(tmp_path, values, "V.csv"))
@@ -95,16 +87,6 @@ def test_values_become_metrics(tmp_path: Path) -> None:
     made_up = by_name["X", "made_up"]
     assert (made_up.selection, made_up.layer_choice) == (None, None)
     assert found.models == (ModelRow(model="a", blocks=2),)
-
-
-def test_layers_may_come_in_any_order(tmp_path: Path) -> None:
-    head, *rows = (DATA / "layer_values.csv").read_text().splitlines()
-    mixed = file(tmp_path, "\n".join([head, *reversed(rows)]), "V.csv")
-    found = interchange.read(DATA / "layer_scores.csv", mixed)
-    usual = interchange.read(DATA / "layer_scores.csv", DATA / "layer_values.csv")
-    assert {row.model: row.profiles for row in found.metrics if row.metric == "dime"} == {
-        row.model: row.profiles for row in reversed(usual.metrics) if row.metric == "dime"
-    }
 
 
 def test_remarks_name_types_and_scores(tmp_path: Path) -> None:
@@ -142,12 +124,6 @@ def test_files_as_people_make_them(tmp_path: Path, written: bytes) -> None:
     assert {row.task for row in found.scores} == {"X", "Y"}
 
 
-def test_names_with_commas_and_accents(tmp_path: Path) -> None:
-    text = 'model,"Übung, schwer"\n"größe ""7"", neu",0.5\n'
-    (row,) = interchange.read(file(tmp_path, text)).scores
-    assert (row.model, row.task) == ('größe "7", neu', "Übung, schwer")
-
-
 def test_what_the_reader_is_told(tmp_path: Path) -> None:
     notes: list[str] = []
     values = file(tmp_path, VALUES.replace(",X,", ",Z,"), "V.csv")
@@ -175,47 +151,6 @@ def test_values_and_scores_that_end_at_other_layers_are_told(tmp_path: Path) -> 
         "c: values reach layer 5, scores layer 6: 6 is taken as the last",
     ]
     assert [row.blocks for row in found.models] == [99, 99, 6, 6, 9, 3]
-
-
-def test_the_example_as_a_leaderboard() -> None:
-    scores, values, models = (DATA / f"layer_{n}.csv" for n in ("scores", "values", "models"))
-    found = interchange.read(scores, values, models)
-    table = report(found).table("models")
-    assert table.column("model") == ["large", "small"]
-    rows = list(csv.DictReader((DATA / "layer_scores.csv").open()))
-    last = [float(r["score"]) / 100 for r in rows if r["model"] == "small" and r["layer"] == "4"]
-    assert table.column("score")[1] == pytest.approx(sum(last) / 3)
-    assert table.column("best_layer.TaskA")[1] == 2
-    assert table.column("predicted.frenet")[1] == 2
-    assert table.column("parameters")[1] == 22_700_000
-
-
-NAMES = st.text(st.characters(codec="utf-8", categories=["L", "N"]), min_size=1, max_size=5).map(
-    str.lower
-)
-CELLS = st.dictionaries(
-    st.tuples(NAMES.map("m{}".format), NAMES.map("t{}".format)), st.floats(-1, 1), min_size=1
-)
-
-
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(CELLS)
-def test_wide_and_long_say_the_same(tmp_path: Path, cells: dict[tuple[str, str], float]) -> None:
-    tasks = sorted({task for _, task in cells})
-    with (tmp_path / "wide.csv").open("w", newline="", encoding="utf-8") as wide:
-        writer = csv.writer(wide)
-        writer.writerow(["model", *tasks])
-        for model in sorted({model for model, _ in cells}):
-            writer.writerow([model, *(cells.get((model, task), "") for task in tasks)])
-    with (tmp_path / "long.csv").open("w", newline="", encoding="utf-8") as long:
-        writer = csv.writer(long)
-        writer.writerow(["task", "score", "model", "layer"])
-        writer.writerows([task, score, model, "model"] for (model, task), score in cells.items())
-    made = numbers(interchange.read(tmp_path / "wide.csv"))
-    assert made == numbers(interchange.read(tmp_path / "long.csv"))
-    assert made == {(m, t, 0, 0): score for (m, t), score in cells.items()}
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -226,15 +225,6 @@ def test_scores_of_a_file_in_place_of_a_runs(tmp_path: Path, name: str) -> None:
     ]
     assert source == "Scores of X, Z: from S.csv, not from the run."
     assert report(found).table("models").column("width")[0] == 8
-
-
-def test_a_file_with_all_that_a_run_has_leaves_nothing_to_say(tmp_path: Path) -> None:
-    notes: list[str] = []
-    run = replace(a_run(), models=a_run().models[:2])
-    path = file(tmp_path, "model,X,Y\na,0.7,0.9\nb,0.1,0.2\n")
-    _, source = interchange.with_scores(run, path, notes.append)
-    assert notes == []
-    assert source == "Scores of all tasks: from S.csv, not from the run."
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from choice_rows import BAD, BLOCKS, GOOD, SCORES, likelihood, metric, results, scores
+from choice_rows import BAD, BLOCKS, GOOD, SCORES, metric, results, scores
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
@@ -21,7 +21,7 @@ from lrd_harness.board.layer_choice import (
     choice_cautions,
     choice_tables,
 )
-from lrd_harness.board.layer_gains import Cell, Row, stderr_over_runs
+from lrd_harness.board.layers import Cell, Row, stderr_over_runs
 from lrd_harness.board.leaderboard import report
 from lrd_harness.results.rows import Key, ModelRow, Profile, Results
 
@@ -115,14 +115,6 @@ def test_a_tie_between_two_layers_goes_to_the_lower(layers: int, at: int) -> Non
     assert gain(choice, "oracle")["depth"] == 0
 
 
-def test_the_metrics_ties_go_to_the_lower_layer_too() -> None:
-    rows = [metric("m", "t1", (7.0, 2, 7, 2, 5), layer_choice=("m", "max"))]
-    (pick,) = made(results(metrics=tuple(rows))).picks
-    assert (pick["layer"], pick["reverse"]) == (0, 1)
-    assert pick["gain"] == pytest.approx(SCORES["t1"][0] - SCORES["t1"][-1])
-    assert pick["reverse_gain"] == pytest.approx(SCORES["t1"][1] - SCORES["t1"][-1])
-
-
 def halves(k: int) -> list[tuple[int, ...]]:
     return list(combinations(range(k), k // 2))
 
@@ -161,13 +153,6 @@ def test_the_honest_choice_needs_two_tasks_and_weighs_models_by_theirs() -> None
     assert found["gain"] == pytest.approx((3 * 0.2 + 2 * 0.1) / 5)
     assert found["depth"] == pytest.approx((3 * 0.25 + 2 * 0) / 5)
     assert found["gained"] == 1
-
-
-def test_the_honest_choice_is_among_the_layers_that_all_tasks_have() -> None:
-    held = {"t1": (0.9, 0.5, None, 0.4, 0.3), "t2": (None, 0.5, 0.9, 0.2, 0.3)}
-    found = gain(made(results(held, metrics=())), "honest choice")
-    assert found["gain"] == pytest.approx(0.2)
-    assert found["depth"] == 0.25
 
 
 @settings(max_examples=40, deadline=None)
@@ -231,45 +216,6 @@ def test_without_a_second_layer_there_is_nothing_to_choose(held: Results) -> Non
     assert list(choice_cautions(None)) == []
 
 
-def test_pruned_models_take_no_part_and_the_newer_row_counts() -> None:
-    held = results()
-    pruned = [replace(r, variant="without 3", score=0.0) for r in held.scores]
-    strange = [replace(r, variant="without 3") for r in held.metrics]
-    old = [replace(r, score=0.0) for r in held.scores]
-    worse = [metric("good", t, BAD[t], layer_choice=("good", "min")) for t in SCORES]
-    more = replace(
-        held,
-        scores=(*old, *held.scores, *pruned),
-        metrics=(*worse, *held.metrics, *strange),
-    )
-    assert made(more)[1:] == made(held)[1:]
-
-
-def test_likelihood_tasks_have_tables_of_their_own() -> None:
-    board = report(likelihood())
-    assert board.table("layer_gain").rows == made(results()).gains
-    base = {row["rule"]: row for row in board.table("base.layer_gain").rows if row.get("first", 1)}
-    assert base["good"]["n"] == base["oracle"]["n"] == 1
-    assert base["good"]["gain"] == pytest.approx(0.25 - 0.4)
-    assert base["oracle"]["gain"] == pytest.approx(0.1)
-    assert set(board.table("base.layer_picks").column("task")) == {"lm"}
-    alone = report(replace(likelihood(), scores=likelihood().scores[-5:], metrics=()))
-    assert alone.table("layer_gain").shown
-    assert alone.get("base.layer_gain") is None
-
-
-def test_tables_hold_every_row() -> None:
-    choice = made(results())
-    gains, correlations, picks = choice_tables(choice)
-    assert gains.column("picks")[:4] == ["argmin", "argmax, reverse", "argmax*", "argmin*, reverse"]
-    assert gains.column("gain") == [row["gain"] for row in choice.gains]
-    assert gains.column("kind").count("control") == 7
-    assert correlations.column("predictor")[-2:] == ["depth alone", "random walks"]
-    assert (gains.shown, correlations.shown, picks.shown) == (True, True, False)
-    flat = {"t1": (None, None, 0.1, 0.2, None)}  # nothing to compare a gain with
-    assert [table.shown for table in choice_tables(made(results(flat)))] == [False, False, False]
-
-
 def test_correlations_over_layers_by_hand() -> None:
     choice = made(results())
     good = correlation(choice, "good.good")
@@ -278,8 +224,9 @@ def test_correlations_over_layers_by_hand() -> None:
     assert good["spearman"] == pytest.approx(np.mean(rho))
     assert good["absolute"] == pytest.approx(np.mean(np.abs(rho)))
     assert good["positive"] == 0
-    far = [statistics.distance_correlation(GOOD[t], SCORES[t]) for t in SCORES]
-    assert good["distance"] == pytest.approx(np.mean([d for d in far if d is not None]))
+    sides = (np.array([of[t] for t in SCORES]) for of in (GOOD, SCORES))
+    far = statistics.distance_correlation_rows(*sides)
+    assert good["distance"] == pytest.approx(np.mean(far))
     bad = correlation(choice, "bad.bad")  # at the four layers that have a value
     rho = [scipy_stats.spearmanr(BAD[t], SCORES[t][:4]).statistic for t in SCORES]
     assert bad["spearman"] == pytest.approx(np.mean(rho))
@@ -294,28 +241,6 @@ def test_correlations_over_layers_by_hand() -> None:
         pytest.approx(level.distance),
         3,
     )
-
-
-def test_cells_of_several_lengths_and_flat_ones() -> None:
-    held = {
-        "t1": SCORES["t1"],
-        "t2": (None, *SCORES["t2"][1:]),
-        "t3": (0.5,) * 5,
-        "t4": (None, None, 0.1, 0.2, 0.3),
-    }
-    rows = tuple(metric("m", t, (1.0, 2, 4, 8, 16)) for t in held)
-    choice = made(results(held, metrics=rows))
-    m, depth = correlation(choice, "m.m"), correlation(choice, "depth alone")
-    assert (m["n"], depth["n"]) == (2, 2)
-    rho = [scipy_stats.spearmanr(range(5), SCORES["t1"]).statistic]
-    rho += [scipy_stats.spearmanr(range(4), SCORES["t2"][1:]).statistic]
-    assert m["spearman"] == depth["spearman"] == pytest.approx(np.mean(rho))
-    walks = correlation(choice, "random walks")
-    levels = [statistics.random_walk_level(n).distance for n in (5, 4)]
-    assert (walks["n"], walks["distance"]) == (2, pytest.approx(np.mean(levels)))
-    flat = made(results({"t3": (0.5,) * 5}))
-    assert {row["n"] for row in flat.correlations} == {0}
-    assert {row["spearman"] for row in flat.correlations} == {None}
 
 
 # ---------------------------------------------------------------- is some metric's choice better

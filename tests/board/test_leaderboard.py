@@ -91,11 +91,6 @@ def test_actual_rank_orders_the_mean_of_the_last_layer() -> None:
     assert found.title == "Leaderboard: 3 models, 2 tasks"
 
 
-def test_models_with_the_same_mean_share_the_better_rank() -> None:
-    scores = tuple(score(m, "X", v) for m, v in zip("abc", (0.5, 0.8, 0.5), strict=True))
-    assert ranks(report(panel(scores=scores)), "rank") == [("b", 1), ("a", 2), ("c", 2)]
-
-
 def test_predicted_rank_orders_mean_ranks_not_mean_values() -> None:
     # ranks on X: a 1, b 2, c 3; on Y: a 3, b 1, c 2; means 2, 1.5, 2.5. Mean values: a, b, c.
     values = {"X": (90.0, 2, 1), "Y": (1.0, 3, 2)}
@@ -110,31 +105,6 @@ def test_predicted_rank_orders_mean_ranks_not_mean_values() -> None:
     ]
     # actual order a b c, predicted b a c: rho = 1 - 6 * 2 / (3 * 8) = .5
     assert rho(found, "frenet") == (0.5, 3)
-
-
-def test_a_metric_may_want_its_score_low() -> None:
-    metrics = tuple(
-        metric(m, "X", v, metric="low", selection=("s", "min"))
-        for m, v in zip("abc", (1.0, 2, 3), strict=True)
-    )
-    found = report(panel(metrics=metrics))
-    assert found.table("ranking").column("predicted.low") == [1, 2, 3]
-    assert rho(found, "low") == (1.0, 3)
-
-
-def test_baselines_stand_beside_the_metrics() -> None:
-    found = report(panel(metrics=tuple(metric(m, "X", -ord(m)) for m in "abc")))
-    assert [(r["predictor"], r["kind"]) for r in found.table("correlations").rows] == [
-        ("frenet", "metric"),
-        ("log parameters", "baseline"),
-        ("log width", "baseline"),
-        ("depth", "baseline"),
-        ("frenet.rank", "baseline"),
-    ]
-    assert rho(found, "log parameters") == (1.0, 3)
-    assert rho(found, "log width") == (None, 3)  # all alike
-    assert rho(found, "frenet.rank") == (1.0, 3)
-    assert by(found, "correlations")["log parameters"]["p"] == pytest.approx(1 / 3)
 
 
 def test_release_dates_are_a_baseline_where_four_are_known() -> None:
@@ -170,12 +140,6 @@ def test_a_model_that_lacks_a_task_is_last_and_unranked() -> None:
     assert f"d: {said}." in found.notes
 
 
-def test_a_score_of_an_inner_layer_is_not_the_models_own() -> None:
-    results = panel("ad", scores=(score("a", "X", 0.5), score("d", "X", 0.9, layer=1)))
-    assert ranks(report(results), "rank") == [("a", 1), ("d", None)]
-    assert told(results)["unscored"] == [{"model": "d"}]
-
-
 def test_a_model_that_lacks_a_metric_has_no_predicted_rank() -> None:
     metrics = [metric(m, t, ord(m)) for m in "abc" for t in "XY"]
     results = panel(metrics=tuple(metrics[:-1]))  # c lacks Y
@@ -202,11 +166,6 @@ def test_the_best_layer_is_one_that_every_task_has_and_the_lower_of_two() -> Non
     scores += [score("a", t, 0.5, layer) for t in "XY" for layer in (1, 2)]
     found = report(panel("a", scores=tuple(scores)))
     assert ranks(found, "best_layer", "best_score") == [("a", 1, 0.5)]
-
-
-def test_one_layer_leaves_nothing_to_choose() -> None:
-    assert report(panel()).table("ranking").column("best_layer") == [None] * 3
-    assert "oracle" not in told(panel())
 
 
 def test_few_models_are_said_to_say_little() -> None:
@@ -241,11 +200,6 @@ def test_without_scores_the_first_metric_orders_the_rows() -> None:
     assert ranks(report(results), "rank") == [("b", None), ("a", None), ("c", None)]
     assert [*told(results)] == ["no_scores"]
     assert "predicted rank of frenet" in report(results).notes[0]
-
-
-def test_a_metric_without_selection_is_no_column() -> None:
-    found = report(panel(metrics=(metric("a", "X", 1.0, selection=None),)))
-    assert not found.table("metrics").rows
 
 
 def test_a_newer_measurement_counts_and_mixed_versions_are_said() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import pytest
@@ -99,13 +98,6 @@ def test_a_mean_of_other_tasks_is_no_task(tmp_path: Path) -> None:
     for name in ("Mean (Task)", "Avg.", "average"):
         with pytest.raises(UserError, match="means of the others"):
             read(tmp_path, columns((name, values), ("T2", values)))
-
-
-def test_a_share_among_percentages_is_refused(tmp_path: Path) -> None:
-    """It may be a small percentage or have come from elsewhere: nothing in the file tells."""
-    rng = random.Random(0)
-    clear = [rng.uniform(20, 80) for _ in range(20)]
-    refused(tmp_path, columns(("T1", [0.3, *clear[1:]]), ("T2", clear)))
 
 
 @pytest.mark.parametrize(

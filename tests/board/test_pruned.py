@@ -6,10 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pruning_rows import (
-    BLOCKS,
     SWEEP,
     both_sides,
     choice,
@@ -24,16 +21,11 @@ from pruning_rows import (
 )
 
 from lrd_harness.blocks import written
-from lrd_harness.board.layers import layer_table
 from lrd_harness.board.leaderboard import report
 from lrd_harness.board.pruned import build_pruned, percent, pruning_tables, spread, summary
-from lrd_harness.errors import UserError
-from lrd_harness.report import Report, Table
+from lrd_harness.report import Table
 from lrd_harness.results.rows import (
-    CaptureRow,
     ErrorRow,
-    MetricRow,
-    ModelRow,
     Results,
     UndefinedRow,
 )
@@ -112,13 +104,6 @@ def test_the_interval_is_of_quantiles_from_20_seeds_on() -> None:
     assert "pruning_random_few" not in told(held)
 
 
-@given(st.lists(st.floats(-100, 100), min_size=1, max_size=40))
-def test_the_median_lies_within_the_interval(changes: list[float]) -> None:
-    _, low, middle, high, _ = of(spread(changes), *RANDOM)
-    assert min(changes) - 1e-9 <= low <= middle + 1e-9
-    assert middle - 1e-9 <= high <= max(changes) + 1e-9
-
-
 def test_the_summary_is_of_medians_over_models_and_tasks() -> None:
     every = summary(build_pruned(SWEEP))
     assert [r["rule"] for r in every] == ["gfmi", "nrs", "random", "frenet"]
@@ -149,18 +134,6 @@ def test_the_summary_over_two_models() -> None:
     assert "pruning_uneven" not in told(SWEEP)
     assert told(both)["pruning_random_few"] == [{"seeds": "1 seed", "cases": 2}]
     assert told(SWEEP)["pruning_random_few"] == [{"seeds": "3 seeds", "cases": 4}]
-
-
-def test_best_first_within_a_budget() -> None:
-    more = replace(SWEEP, prunings=(choice("last", 8, budget=0.2), *SWEEP.prunings))
-    assert [of(r.line, "budget", "rule") for r in build_pruned(more)] == [
-        (0.1, "gfmi"),
-        (0.1, "nrs"),
-        (0.1, "random"),
-        (0.1, "frenet"),
-        (0.2, "last"),
-    ]
-    assert line(more, "last", 0.2)["random_seeds"] is None  # drawn at the other budget only
 
 
 def test_shared_blocks_share_scores_and_are_said() -> None:
@@ -319,38 +292,3 @@ def test_a_model_that_guesses_is_remarked_on() -> None:
     for guessing in (both_sides(stderr=0.2), both_sides(full=0.28)):
         (found,) = told(guessing)["pruning_guess"]
         assert of(found, "model", "task", "chance") == ("a", "mmlu", 0.25)
-
-
-def test_whole_models_stay_as_they_are() -> None:
-    base = both_sides()
-    scores = tuple(r for r in base.scores if r.variant == "full")
-    plain = replace(base, scores=scores, prunings=(), variants=())
-    at: dict[str, Any] = {"model": "a", "variant": "without 5"}
-    metric = MetricRow(**at, task="t1", metric="m", n=3, selection=("s", "max"), values={"s": 1.0})
-    count = {"texts": 1, "forwarded": 1, "tokens": 1, "truncated": 0, "empty": 0, "duplicates": 0}
-    full = replace(
-        base,
-        models=(*base.models, ModelRow(**at)),
-        errors=(ErrorRow(**at, error="E"),),
-        metrics=(metric,),
-        undefined=(UndefinedRow(**at, task="t1", layer=2, error="same"),),
-        captures=(CaptureRow(**at, **count),),
-    )
-
-    def of_whole(board: Report) -> dict[str, list[Any]]:
-        apart = ("pruning", "values", "errors", "claim", "base.claim")  # claims are on pruning too
-        return {t.name: list(t.rows) for t in board.tables if not t.name.startswith(apart)}
-
-    assert of_whole(report(full)) == of_whole(report(plain))
-    assert layer_table(full, "a") == layer_table(plain, "a")
-    with pytest.raises(UserError):
-        layer_table(full, "a", variant="without 4")
-
-
-def test_revisions_of_one_name_are_told_apart() -> None:
-    held = replace(
-        SWEEP,
-        models=(*SWEEP.models, ModelRow(model="a", revision="abc", blocks=BLOCKS)),
-        prunings=(*SWEEP.prunings, choice("frenet", 5, revision="abc")),
-    )
-    assert {r.label for r in build_pruned(held)} == {"a@", "a@abc"}

@@ -89,13 +89,6 @@ def test_beside_a_run(cache: Path, tmp_path: Path, capsys: Shown) -> None:
     ]
 
 
-def test_run_is_the_default(tmp_path: Path, capsys: Shown) -> None:
-    run = str(out(tmp_path / "out", E5, GTE))
-    plain = scores(capsys, run)
-    assert scores(capsys, run, "--actual", "run") == plain
-    assert plain[GTE] == {"STSBenchmark": 0.11}
-
-
 def test_beside_a_file_of_values(cache: Path, tmp_path: Path, capsys: Shown) -> None:
     """The models file may say what a model is called on the hub."""
     save(E5, "STSBenchmark", 0.85)

@@ -131,11 +131,6 @@ def test_a_checkpoint_without_anything_takes_nothing_from_the_others() -> None:
     assert checkpoint_tables(Results(models=names)) == []
 
 
-def test_without_a_family_there_is_nothing() -> None:
-    board = report(measured("m@step10", (0.1,) * 5, (1.0,) * 5))
-    assert [t.name for t in board.tables if t.name.startswith("checkpoint") and t.rows] == []
-
-
 def test_where_only_the_last_layer_was_scored_no_score_is_drawn() -> None:
     parts = [measured(f"m@step{i}", (*[None] * 4, i / 10), (1.0, 2, 3, 4, 5)) for i in (1, 2)]
     found = tables(joined(*parts))
@@ -180,12 +175,6 @@ def test_marks_keep_the_order_of_the_values(values: list[float | None]) -> None:
         shown = [mark for mark in marks if mark != "·"]
         ranked = [shown[i] for i in np.argsort(there, kind="stable")]
         assert ranked == sorted(ranked)  # the marks are in order of their code points
-
-
-def test_marks_reach_from_lowest_to_highest() -> None:
-    assert spark(list(range(8)), 0, 7) == "▁▂▃▄▅▆▇█"
-    assert spark([0.5, 0.5, None], 0.5, 0.5) == "▄▄·"
-    assert spark(list(range(81)), 0, 80)[:: LONGEST - 1] == "▁█"
 
 
 def test_the_nearest_layer_is_near() -> None:

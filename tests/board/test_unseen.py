@@ -17,8 +17,14 @@ from sklearn.preprocessing import StandardScaler
 
 from lrd_harness.board import panel, unseen
 from lrd_harness.board.leaderboard import report
-from lrd_harness.board.unseen import COMBINED, GUESS, SIZE, Combined, build_combined
-from lrd_harness.board.verdicts import combined_cautions
+from lrd_harness.board.unseen import (
+    COMBINED,
+    GUESS,
+    SIZE,
+    Combined,
+    build_combined,
+    combined_cautions,
+)
 from lrd_harness.results.rows import ModelRow, Results
 
 
@@ -56,15 +62,6 @@ def test_the_ridge_is_scikit_learns(seed: int) -> None:
         np.testing.assert_allclose(predicted[:, k], expected, rtol=1e-9)
         assert dict(enumerate(alphas[:, k])) == pytest.approx(chosen)
     assert means[groups == 1, 0] == pytest.approx(y[groups != 1].mean())
-
-
-def test_more_groups_than_inner_folds() -> None:
-    generator = np.random.default_rng(0)
-    groups = np.repeat(np.arange(14), 2)
-    x = generator.normal(size=(28, 3))
-    y = x @ np.array([[1.0], [0.5], [0.0]]) + 0.1 * generator.normal(size=(28, 1))
-    predicted, _, _ = unseen.held_out(x, y, groups)
-    assert scipy_stats.pearsonr(predicted[:, 0], y[:, 0]).statistic > 0.95
 
 
 def test_held_out_numbers_are_those_of_plain_code() -> None:
@@ -229,19 +226,3 @@ def test_combining_must_beat_the_best_of_the_others(
     (caution,) = combined_cautions(Combined("", range(24), of, 0, (), rows=rows))
     assert verdict in str(caution)
     assert ("is better" in str(caution)) is ("is better" in verdict)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("alike", [False, True])
-def test_noise_is_seldom_better(alike: bool) -> None:
-    """Metrics that say nothing of the scores; alike: models of a family are, in both."""
-    better, panels, of = 0, 60, np.arange(24) % 8
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(unseen, "DRAWS", 99)
-        for seed in range(panels):
-            generator = np.random.default_rng(seed)
-            x = generator.normal(size=(4, 24)) + 2 * alike * generator.normal(size=(4, 8))[:, of]
-            values = {f"x{k}": x[k].tolist() for k in range(3)}
-            scores = (0.5 + x[3] / 20).tolist()
-            better += "is better" in said(made([f"f{i}" for i in of], scores, values, False))[1]
-    assert better <= panels * (0.05 + 3 * np.sqrt(0.05 * 0.95 / panels))

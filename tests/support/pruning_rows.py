@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from lrd_harness.blocks import written
-from lrd_harness.board.layer_gains import Row
+from lrd_harness.board.layers import Row
 from lrd_harness.board.pruned import PrunedRow, build_pruned, pruning_cautions, summary
 from lrd_harness.contracts import LIKELIHOOD
 from lrd_harness.results.rows import ModelRow, PruningRow, Results, ScoreRow, VariantRow
