@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
 from rich.progress import (
@@ -42,39 +42,33 @@ class Display:
         """
         text, begun = plain(text), time.monotonic()
         seen: list[tuple[int, int | None]] = []
-        if not self.console.is_terminal:
-            yield lambda done, total: seen.append((done, total)) if total != 0 else None
-            self._summary(text, unit, seen[-1] if seen else None, time.monotonic() - begun)
-            return
-        with Progress(*_columns(unit), console=self.console, transient=True) as bars:
-            bar = bars.add_task(text, total=None)
+        shown = Progress(*_columns(unit), console=self.console, transient=True)
+        with shown if self.console.is_terminal else nullcontext() as bars:
+            bar = bars.add_task(text, total=None) if bars else None
 
             def advance(done: int, total: int | None) -> None:
                 seen[:] = [(done, total)]
-                bars.update(bar, completed=done, total=total)
+                if bars and bar is not None:
+                    bars.update(bar, completed=done, total=total)
 
             yield advance
-        self._summary(text, unit, seen[-1] if seen else None, time.monotonic() - begun)
-
-    def _summary(
-        self, text: str, unit: str, last: tuple[int, int | None] | None, seconds: float
-    ) -> None:
-        if seconds < 1 if last is None else last[1] == 0:
-            return
-        amount = ""
-        if last is not None:
-            amount = f": {last[0] / 1e6:.1f} MB" if unit == "bytes" else f": {last[0]:,} {unit}"
-        self.line(f"{text}{amount} ({seconds:.1f} s)")
+        seconds = time.monotonic() - begun
+        for done, total in seen:
+            if total != 0:
+                amount = f"{done / 1e6:.1f} MB" if unit == "bytes" else f"{done:,} {unit}"
+                self.line(f"{text}: {amount} ({seconds:.1f} s)")
+        if not seen and seconds >= 1:
+            self.line(f"{text} ({seconds:.1f} s)")
 
 
 def _columns(unit: str) -> list[ProgressColumn]:
-    count: ProgressColumn = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
+    size = unit == "bytes"
     return [
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        count,
-        TextColumn("" if unit == "bytes" else unit, markup=False),
+        DownloadColumn() if size else MofNCompleteColumn(),
+        TextColumn("" if size else unit, markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     ]

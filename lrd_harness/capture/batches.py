@@ -39,31 +39,22 @@ class Budget:
 
         Raises UserError where it does not for a single token, and whatever else `do` raises.
         """
-        from accelerate.utils import find_executable_batch_size
-        from accelerate.utils.memory import should_reduce_batch_size
+        from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-        try:  # accelerate's utility sweeps up before each attempt, which takes half a second
-            return do(self.tokens)
-        except Exception as error:
-            if not should_reduce_batch_size(error):
-                raise
-        before = self.tokens
-        self.tokens //= 2
-
-        def halved() -> int:
-            self.tokens //= 2
-            return self.tokens
-
-        try:
-            result: Result = find_executable_batch_size(
-                lambda tokens: do(tokens), self.tokens, reduce_batch_size_fn=halved
-            )()
-        except RuntimeError as error:
-            if self.tokens:
-                raise
-            self.tokens = before
-            raise UserError("memory does not suffice for a single text") from error
-        if self.tokens < before:
+        tokens = self.tokens
+        while True:
+            try:
+                result = do(tokens)
+                break
+            except Exception as error:
+                if not should_reduce_batch_size(error):
+                    raise
+                if tokens == 1:
+                    raise UserError("memory does not suffice for a single text") from error
+            tokens //= 2
+            clear_device_cache(garbage_collection=True)
+        if tokens < self.tokens:
+            self.tokens = tokens
             self._keep()
         return result
 

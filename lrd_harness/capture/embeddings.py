@@ -74,30 +74,24 @@ def capture(
     seen = dict.fromkeys(watched.missing()) if watched else {}
     rest = [text for text in missing if text not in seen]
     counts = counted(texts)
-    counts.forwarded = len(missing | seen)
+    counts.forwarded = total = len(seen) + len(rest)
 
-    def keep_seen(
-        here: Sequence[Text], values: Mapping[Plane, np.ndarray], cut: Sequence[bool]
-    ) -> None:
+    def keep(here: Sequence[Text], values: Mapping[Plane, np.ndarray], cut: Sequence[bool]) -> None:
         pooled = watched.keep(here, values) if watched else values
         new = [i for i, text in enumerate(here) if text in missing]
         if new:
             planes = {plane: rows[new] for plane, rows in pooled.items()}
             store.write([here[i] for i in new], planes, [cut[i] for i in new])
 
-    def run_seen(batch: Sequence[Encoded]) -> Mapping[Plane, Tensor]:
-        return model.states(batch, watched)
-
     forwarded = partial(forward, model, batch_tokens=batch_tokens)
     if seen:
-
-        def first(done: int, total: int) -> None:
-            progress(done, total + len(rest))
-
-        counts.tokens = forwarded(list(seen), run_seen, keep_seen, progress=first)
+        run = partial(model.states, observe=watched)
+        counts.tokens = forwarded(
+            list(seen), run, keep, progress=lambda done, _: progress(done, total)
+        )
     if rest or not seen:
-        second = behind(progress, len(seen))
-        counts.tokens += forwarded(rest, model.states, store.write, progress=second)
+        onwards = behind(progress, len(seen))
+        counts.tokens += forwarded(rest, model.states, store.write, progress=onwards)
     counts.truncated = store.truncated(texts)
     counts.seconds = time.perf_counter() - begun
     return counts
@@ -210,13 +204,9 @@ class StateReader:
         self, texts: Sequence[Text], progress: Progress, watched: Watched | None = None
     ) -> None:
         """Have the pooled states of texts as they are."""
+        tokens, store = self.budget, self.plain
         self.captured += capture(
-            self.model,
-            texts,
-            self.plain,
-            batch_tokens=self.budget,
-            progress=progress,
-            watched=watched,
+            self.model, texts, store, batch_tokens=tokens, progress=progress, watched=watched
         )
 
 
@@ -277,15 +267,11 @@ class Embeddings(StateReader):
 
     def view(self, layer: int, name: str, revision: str, experiments: Experiments) -> LayerView:
         """The model truncated at a layer, as an encoder."""
-        return LayerView(
-            self.model,
-            self.store,
-            layer,
-            name=name,
-            revision=revision,
-            experiments=experiments,
-            fetch=lambda texts: self.read(texts, lambda done, total: None),
-        )
+
+        def fetch(texts: Sequence[Text]) -> None:
+            self.read(texts, lambda done, total: None)
+
+        return LayerView(self.model, self.store, layer, name, revision, experiments, fetch)
 
     def _texts(self, task: Task, requests: Sequence[Request]) -> list[Text]:
         return [Text(r.text, self.model.prompt(task, r.prompt_type)) for r in requests]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import UserDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 
 import torch
@@ -19,6 +20,7 @@ from lrd_harness.contracts import BlockValues, Encoded, Text
 from lrd_harness.models.readout import last
 from lrd_harness.models.text_model import TextModel
 
+similarity = partial(torch.nn.functional.cosine_similarity, dim=-1)
 GREEDY_TEXTS = 32  # each is run through a variant for every candidate, again and again
 ROUNDS = 5  # passes that are timed
 TIMED_TEXTS = 8  # one batch of them
@@ -40,13 +42,9 @@ class ModelEvidence:
     ) -> None:
         self.model, self.batch_tokens = model, batch_tokens
         self.blocks = model.info.blocks
-        self._recorded, self._texts = profiles, list(texts)
+        self._texts = list(texts)
         self._agreements: dict[Removed, float] = {(): 1.0}
-
-    @property
-    def profiles(self) -> Mapping[str, BlockValues]:
-        """The recorded profiles, and "block_influence"."""
-        return _WithInfluence(self._recorded, self)
+        self.profiles: Mapping[str, BlockValues] = _Profiles(profiles, self)
 
     @cached_property
     def influence(self) -> list[float | None]:
@@ -79,9 +77,8 @@ class ModelEvidence:
                 # what an idle block changes is lost in float32; Apple's GPU has no float64
                 state = (state.cpu() if state.device.type == "mps" else state).double()
                 if layer:
-                    alike = torch.nn.functional.cosine_similarity(before[0], state, dim=-1)
-                    cosines[layer - 1] += float((alike * mask).sum())
-                before[:] = [state]
+                    cosines[layer - 1] += float((similarity(before.pop(), state) * mask).sum())
+                before.append(state)
                 ends.append(torch.nn.functional.normalize(last(state, mask), dim=-1).cpu())
 
             self.model.watch(batch, seen)
@@ -105,27 +102,20 @@ class ModelEvidence:
         walk = Walk(self.model.backbone)
         for batch in self._batches(texts) if new else ():
             features = self.model.features(batch)
-            full: list[Tensor] = []
-            others: dict[Removed, Tensor] = {}
+            pooled: dict[Removed, Tensor] = {}
 
             def seen(
                 removed: Removed,
                 state: Tensor,
                 features: Mapping[str, Tensor] = features,
-                full: list[Tensor] = full,
-                others: dict[Removed, Tensor] = others,
+                pooled: dict[Removed, Tensor] = pooled,
             ) -> None:
                 found = self.model.pooled(state, features)
-                pooled = found.get("final", found["raw"])
-                if removed:
-                    others[removed] = pooled
-                else:
-                    full.append(pooled)
+                pooled[removed] = found.get("final", found["raw"])
 
             walk.run(self.model.inputs(features), [(), *new], seen)
-            for removed, pooled in others.items():
-                alike = torch.nn.functional.cosine_similarity(full[0], pooled, dim=-1)
-                sums[removed] += float(alike.double().sum())
+            for removed in new:
+                sums[removed] += float(similarity(pooled[()], pooled[removed]).double().sum())
         self._agreements.update({removed: value / len(texts) for removed, value in sums.items()})
         return [self._agreements[w] for w in wanted]
 
@@ -136,20 +126,15 @@ class ModelEvidence:
             yield encoded[run.start : run.stop]
 
 
-class _WithInfluence(Mapping[str, BlockValues]):
+class _Profiles(UserDict[str, BlockValues]):
     """Recorded profiles and block influence, which costs a pass and so is made when it is read."""
 
     def __init__(self, recorded: Mapping[str, BlockValues], evidence: ModelEvidence) -> None:
-        self._recorded, self._evidence = recorded, evidence
+        super().__init__({**recorded, "block_influence": ()})
+        self._evidence = evidence
 
     def __getitem__(self, name: str) -> BlockValues:
-        return self._evidence.influence if name == "block_influence" else self._recorded[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter([*self._recorded, "block_influence"])
-
-    def __len__(self) -> int:
-        return len(self._recorded) + 1
+        return self._evidence.influence if name == "block_influence" else super().__getitem__(name)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,12 +26,8 @@ def planes(model: Model, norm: Norm) -> list[Plane]:
     raw but for the last one, as transformers returns hidden states.
     """
     blocks = model.info.blocks
-    kinds = ["final" if norm == "final" else "raw"] * (blocks + 1)
-    if norm == "hf":
-        kinds[blocks] = "final"
-    if not model.has_final_norm:
-        kinds = ["raw"] * (blocks + 1)
-    return [(kind, layer) for layer, kind in enumerate(kinds)]
+    first = {"final": 0, "hf": blocks}.get(norm if model.has_final_norm else "raw", blocks + 1)
+    return [("final" if layer >= first else "raw", layer) for layer in range(blocks + 1)]
 
 
 def key(request: Continuation) -> Text:
@@ -38,30 +35,25 @@ def key(request: Continuation) -> Text:
     return Text(request.continuation, f"\0{request.context}")
 
 
+@dataclass(eq=False)
 class LayerView:
     """A contracts.ModelView: the model truncated at a layer, its final norm and output kept.
 
     fetch: forwards texts that the store lacks, for evaluators whose questions depend on answers.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        store: Store,
-        layer: int,
-        *,
-        name: str,
-        revision: str,
-        experiments: Experiments,
-        fetch: Callable[[Sequence[Text]], None],
-    ) -> None:
-        self.name, self.revision, self.experiments = name, revision, experiments
-        self.similarity = model.similarity
-        self.layer = layer
-        self._same = True
-        self._first: torch.Tensor | None = None
-        self._model, self._store, self._fetch = model, store, fetch
-        self._plane = planes(model, "final")[layer]
+    model: Model
+    store: Store
+    layer: int
+    name: str
+    revision: str
+    experiments: Experiments
+    fetch: Callable[[Sequence[Text]], None]
+    _same: bool = True
+    _first: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.similarity = self.model.similarity
 
     @property
     def constant(self) -> bool:
@@ -75,18 +67,19 @@ class LayerView:
 
         Raises NotFinite for NaN or infinity in the states.
         """
-        prompt = self._model.prompt(task, prompt_type)
+        prompt = self.model.prompt(task, prompt_type)
         prompted = [Text(text, prompt) for text in texts]
-        if self._store.missing(prompted):
-            self._fetch(prompted)
-        pooled = torch.from_numpy(self._store.read(prompted, self._plane))
+        if self.store.missing(prompted):
+            self.fetch(prompted)
+        plane = planes(self.model, "final")[self.layer]
+        pooled = torch.from_numpy(self.store.read(prompted, plane))
         if not torch.isfinite(pooled).all():
             raise NotFinite(f"NaN or infinity in the states of layer {self.layer}")
         if len(pooled):
             self._first = pooled[:1] if self._first is None else self._first
             spread = (pooled - self._first).abs().amax()
             self._same &= bool(spread <= SAME * pooled.abs().amax())
-        return embedded(self._model.embed, pooled, prompt_type).numpy()
+        return embedded(self.model.embed, pooled, prompt_type).numpy()
 
 
 class StoredLikelihoods:
@@ -108,35 +101,31 @@ class StoredLikelihoods:
         return self._latest[1:]
 
 
+@dataclass(eq=False)
 class LikelihoodLayer:
     """A contracts.LikelihoodView: the log-likelihoods of one layer, read from the store."""
 
-    constant = False  # a layer gives one state to all texts, but asks the head at several
-
-    def __init__(
-        self,
-        likelihoods: StoredLikelihoods | Store,
-        layer: int,
-        name: str,
-        revision: str,
-        experiments: Experiments,
-    ) -> None:
-        self.layer, self.name, self.revision, self.experiments = layer, name, revision, experiments
-        self._stored = (
-            StoredLikelihoods(likelihoods) if isinstance(likelihoods, Store) else likelihoods
-        )
+    stored: StoredLikelihoods | Store
+    layer: int
+    name: str
+    revision: str
+    experiments: Experiments
+    constant: ClassVar[bool] = False  # one state of all texts, but the head is asked at several
 
     def loglikelihoods(self, requests: Sequence[Continuation]) -> list[tuple[float, bool]]:
         """Of each request, log P(continuation | context) in nats, and whether it is the greedy one.
 
         Raises NotFinite for NaN or infinity.
         """
-        values, greedy = (columns[:, self.layer] for columns in self._stored.of(requests))
+        stored = self.stored
+        stored = StoredLikelihoods(stored) if isinstance(stored, Store) else stored
+        values, greedy = (columns[:, self.layer] for columns in stored.of(requests))
         if not np.isfinite(values).all():
             raise NotFinite(f"NaN or infinity in the log-likelihoods of layer {self.layer}")
         return list(zip(values.tolist(), (greedy > 0).tolist(), strict=True))
 
 
+@dataclass(eq=False)
 class StoredStates(Sequence[Any]):
     """The states of a sample for metrics: L + 1 tensors (n, d_l) float64, read one at a time.
 
@@ -144,25 +133,20 @@ class StoredStates(Sequence[Any]):
     are (n, q, d_l) then. A slice is a shorter sequence.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        texts: Sequence[Text],
-        chosen: Sequence[Plane],
-        device: str = "cpu",
-        views: int = 0,
-    ) -> None:
-        self._store, self._texts, self._planes, self._views = store, texts, chosen, views
-        self._device = "cpu" if device.startswith("mps") else device  # Apple's GPU has no float64
+    store: Store
+    texts: Sequence[Text]
+    chosen: Sequence[Plane]
+    device: str = "cpu"
+    views: int = 0
 
     def __len__(self) -> int:
-        return len(self._planes)
+        return len(self.chosen)
 
     def __getitem__(self, index: Any) -> Any:
         """One state, or a shorter sequence of them."""
         if isinstance(index, slice):
-            part = self._planes[index]
-            return StoredStates(self._store, self._texts, part, self._device, self._views)
-        rows = self._store.read(self._texts, self._planes[index])
-        state = torch.from_numpy(rows).to(self._device, torch.float64)
-        return state.view(-1, self._views, state.shape[-1]) if self._views else state
+            return replace(self, chosen=self.chosen[index])
+        device = "cpu" if self.device.startswith("mps") else self.device  # which has no float64
+        rows = self.store.read(self.texts, self.chosen[index])
+        state = torch.from_numpy(rows).to(device, torch.float64)
+        return state.view(-1, self.views, state.shape[-1]) if self.views else state

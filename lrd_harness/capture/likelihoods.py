@@ -107,21 +107,6 @@ class Spots:
         return sums.index_add_(1, request, values[:, spot, which].double())
 
 
-def context_mask(
-    batch: Sequence[Passage], starts: Sequence[int], longest: int, device: torch.device
-) -> tuple[Tensor, list[int]]:
-    """Of the contexts to be pooled, which tokens are theirs (c, T), and the rows they are in."""
-    spans = [
-        (row, start, start + length)
-        for row, (passage, start) in enumerate(zip(batch, starts, strict=True))
-        for _, length in passage.contexts
-    ]
-    mask = torch.zeros(len(spans), longest, dtype=torch.long, device=device)
-    for i, (_, begin, end) in enumerate(spans):
-        mask[i, begin:end] = 1
-    return mask, [row for row, _, _ in spans]
-
-
 @dataclass
 class Answers:
     """What was read of the k states of some passages.
@@ -319,7 +304,12 @@ def _read(
     longest = max(len(p.tokens) for p in batch)
     starts = [longest - len(p.tokens) if model.padding == "left" else 0 for p in batch]
     spots = Spots(batch, starts, model.device)
-    mask, rows = context_mask(batch, starts, longest, model.device)
+    # of the contexts to be pooled, the rows that they are in, and which tokens are theirs (c, T)
+    lengths = [(row, length) for row, passage in enumerate(batch) for _, length in passage.contexts]
+    rows = [row for row, _ in lengths]
+    mask = torch.zeros(len(rows), longest, dtype=torch.long, device=model.device)
+    for own, (row, length) in zip(mask, lengths, strict=True):
+        own[starts[row] : starts[row] + length] = 1
     whole = rows == list(range(len(batch)))
     normed: dict[int, Tensor] = {}
     pooled: dict[Plane, np.ndarray] = {}

@@ -7,8 +7,7 @@ of the model's own last layer, or its log-likelihoods in a single column.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -35,13 +34,7 @@ from lrd_harness.store.location import cache_dir
 from lrd_harness.store.store import Store
 
 Stores = Mapping[Removed, Store]
-
-
-@dataclass
-class CapturedVariants(Captured):
-    """The counters of a capture for variants; executions: how many blocks were run on a batch."""
-
-    executions: int = 0
+Forward = Callable[[Walk, Sequence[Removed], list[Text], Progress], Captured]
 
 
 def stores(identity: Mapping[str, str], variants: Sequence[Removed]) -> dict[Removed, Store]:
@@ -63,7 +56,7 @@ class Variants:
         self._reader, self._model = reader, cast("BlockModel", reader.model)
         self.stores = stores(reader.identity(reader.model), variants)
 
-    def capture(self, asked: Mapping[Task, Sequence[Any]], progress: Progress) -> CapturedVariants:
+    def capture(self, asked: Mapping[Task, Sequence[Any]], progress: Progress) -> Captured:
         """Run what the variants lack of what tasks ask (see Embeddings.ask), all together.
 
         Raises UserError as Walk does, and whatever tokenising or running raises.
@@ -76,7 +69,7 @@ class Variants:
             return capture_embeddings(
                 self._model, texts, self.stores, batch_tokens=tokens, progress=progress
             )
-        counts = CapturedVariants()
+        counts = Captured()
         for task, requests in asked.items():
             assert task.tokenize is not None
             counts += capture_likelihoods(
@@ -98,23 +91,14 @@ class Variants:
         self, removed: Removed, name: str, revision: str, experiments: Experiments
     ) -> LayerView | LikelihoodLayer:
         """A variant, as tasks evaluate it."""
-        store = self.stores[removed]
+        model, store, tokens = self._model, self.stores[removed], self._reader.budget
         if self._reader.likelihood:
             return LikelihoodLayer(store, 0, name, revision, experiments)
 
         def fetch(texts: Sequence[Text]) -> None:
-            tokens = self._reader.budget
-            capture_embeddings(self._model, texts, {removed: store}, batch_tokens=tokens)
+            capture_embeddings(model, texts, {removed: store}, batch_tokens=tokens)
 
-        return LayerView(
-            self._model,
-            store,
-            self._model.info.blocks,
-            name=name,
-            revision=revision,
-            experiments=experiments,
-            fetch=fetch,
-        )
+        return LayerView(model, store, model.info.blocks, name, revision, experiments, fetch)
 
 
 def capture_embeddings(
@@ -124,14 +108,12 @@ def capture_embeddings(
     *,
     batch_tokens: int | Budget,
     progress: Progress = lambda done, total: None,
-) -> CapturedVariants:
+) -> Captured:
     """Run what the stores of variants lack of these texts, and keep the variants' pooled states.
 
     In the counters `forwarded` are texts, each run through the variants that lack it.
     `progress(done, total)` counts them. Raises UserError as Walk does.
     """
-    begun = time.perf_counter()
-    walk = Walk(model.backbone)
     plane = planes(model, "final")[-1]
 
     def keep(
@@ -140,12 +122,10 @@ def capture_embeddings(
         for removed, pooled in states.items():
             stores[removed].write(here, {plane: pooled}, cut)
 
-    counts = CapturedVariants(**asdict(embeddings.counted(texts)))
-    for variants, missing in _lacking(stores, texts).items():
-
-        def run(
-            batch: Sequence[Encoded], variants: Sequence[Removed] = variants
-        ) -> dict[Removed, Tensor]:
+    def forward(
+        walk: Walk, variants: Sequence[Removed], missing: list[Text], progress: Progress
+    ) -> Captured:
+        def run(batch: Sequence[Encoded]) -> dict[Removed, Tensor]:
             features, pooled = model.features(batch), {}
 
             def seen(removed: Removed, state: Tensor) -> None:
@@ -154,20 +134,15 @@ def capture_embeddings(
             walk.run(model.inputs(features), variants, seen)
             return pooled
 
-        counts.tokens += embeddings.forward(
-            model,
-            missing,
-            run,
-            keep,
-            batch_tokens=batch_tokens,
-            progress=behind(progress, counts.forwarded),
-            alike=model.padding == "none",
+        alike = model.padding == "none"
+        tokens = embeddings.forward(
+            model, missing, run, keep, batch_tokens=batch_tokens, progress=progress, alike=alike
         )
-        counts.forwarded += len(missing)
+        return Captured(forwarded=len(missing), tokens=tokens)
+
+    counts = embeddings.counted(texts) + _walked(model, stores, texts, forward, progress)
     for store in list(stores.values())[:1]:  # the same texts are cut for every variant
         counts.truncated = store.truncated(texts)
-    counts.executions = walk.executions
-    counts.seconds = time.perf_counter() - begun
     return counts
 
 
@@ -179,56 +154,47 @@ def capture_likelihoods(
     *,
     batch_tokens: int | Budget,
     progress: Progress = lambda done, total: None,
-) -> CapturedVariants:
-    """Run what the stores of variants lack of these requests, and keep the log-likelihoods.
-
-    In the counters `forwarded` are passes, each through the variants that lack its requests.
-    `progress(done, total)` counts them. Raises UserError as Walk does.
-    """
-    begun = time.perf_counter()
-    walk = Walk(model.backbone)
+) -> Captured:
+    """As capture_embeddings, of the log-likelihoods of requests; `forwarded` are passes."""
     by_key = {key(request): request for request in requests}
-    counts = CapturedVariants(**asdict(likelihoods.counted(requests)))
-    for variants, missing in _lacking(stores, list(by_key)).items():
 
-        def watch(
-            batch: Sequence[Encoded], seen: Watch, variants: Sequence[Removed] = variants
-        ) -> None:
+    def forward(
+        walk: Walk, variants: Sequence[Removed], missing: list[Text], progress: Progress
+    ) -> Captured:
+        def watch(batch: Sequence[Encoded], seen: Watch) -> None:
             def number(removed: Removed, state: Tensor) -> None:
                 seen(variants.index(removed), state)
 
             walk.run(model.inputs(model.features(batch)), variants, number)
 
-        def keep(answers: Answers, variants: Sequence[Removed] = variants) -> None:
+        def keep(answers: Answers) -> None:
             for i, removed in enumerate(variants):
                 answers.keep(stores[removed], slice(i, i + 1))
 
-        done = likelihoods.forward(
-            model,
-            [by_key[text] for text in missing],
-            set(),
-            tokenize,
-            watch,
-            keep,
-            batch_tokens=batch_tokens,
-            progress=behind(progress, counts.forwarded),
+        run = [by_key[text] for text in missing]
+        return likelihoods.forward(
+            model, run, set(), tokenize, watch, keep, batch_tokens=batch_tokens, progress=progress
         )
-        counts.forwarded += done.forwarded
-        counts.tokens += done.tokens
+
+    counts = likelihoods.counted(requests) + _walked(model, stores, list(by_key), forward, progress)
     for store in list(stores.values())[:1]:  # the same contexts are cut for every variant
         counts.truncated = len(likelihoods.truncated(store, requests))
-    counts.executions = walk.executions
-    counts.seconds = time.perf_counter() - begun
     return counts
 
 
-def _lacking(stores: Stores, texts: Sequence[Text]) -> dict[tuple[Removed, ...], list[Text]]:
-    """The distinct texts that are missing somewhere, by the variants whose stores lack them."""
-    lacking: dict[Text, list[Removed]] = {}
+def _walked(
+    model: BlockModel, stores: Stores, texts: Sequence[Text], forward: Forward, progress: Progress
+) -> Captured:
+    """Run what stores lack, each text through the variants whose stores lack it."""
+    begun, walk, counts = time.perf_counter(), Walk(model.backbone), Captured()
+    lacking: dict[Text, tuple[Removed, ...]] = {}
     for removed, store in stores.items():
         for text in store.missing(texts):
-            lacking.setdefault(text, []).append(removed)
+            lacking[text] = (*lacking.get(text, ()), removed)
     groups: dict[tuple[Removed, ...], list[Text]] = {}
     for text, variants in lacking.items():
-        groups.setdefault(tuple(variants), []).append(text)
-    return groups
+        groups.setdefault(variants, []).append(text)
+    for variants, missing in groups.items():
+        counts += forward(walk, variants, missing, behind(progress, counts.forwarded))
+    counts.seconds = time.perf_counter() - begun
+    return counts

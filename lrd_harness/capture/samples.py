@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -100,44 +101,42 @@ class Sampling:
     device: str = "cpu"
 
 
+@dataclass(eq=False)
 class Samples:
     """The samples of one model for the metrics of a run.
 
-    store: of the pooled states of the texts; plain: of texts read as they are, for the views.
+    store: of the pooled states of the texts; plain: of texts read as they are, for the views;
+    root: the folder of the stores of token values, by default the cache's.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        store: Store,
-        plain: Store,
-        identity: dict[str, str],
-        sampling: Sampling,
-    ) -> None:
-        self._model, self._store, self._plain = model, store, plain
-        self._identity, self._sampling = identity, sampling
-        self._tokens: dict[int, TokenValues] = {}
+    model: Model
+    store: Store
+    plain: Store
+    identity: dict[str, str]
+    sampling: Sampling
+    root: Path = field(default_factory=lambda: cache_dir() / "states")
+    _tokens: dict[int, TokenValues] = field(default_factory=dict, init=False)
 
     def views(self, texts: Sequence[Text], items: Sequence[PlannedMetric]) -> list[Text]:
         """The views that these metrics ask for, those of a text together, under its own prompt."""
         count = max((i.metric.views for i in items if i.metric.needs == "views"), default=0)
         return [
             Text(view, text.prompt)
-            for text in texts[: self._sampling.view_texts if count else 0]
+            for text in texts[: self.sampling.view_texts if count else 0]
             for view in views(text.text, count)
         ]
 
     def watched(self, texts: Sequence[Text], items: Sequence[PlannedMetric]) -> Watched | None:
         """What is to watch the forward pass of these texts; None where no metric needs it."""
         tokens = [self.tokens(item) for item in items if item.metric.needs == "tokens"]
-        return Watched(self._model, self._sampling.norm, tokens, texts) if tokens else None
+        return Watched(self.model, self.sampling.norm, tokens, texts) if tokens else None
 
     def tokens(self, item: PlannedMetric) -> TokenValues:
         """The values of a token metric."""
         if id(item) not in self._tokens:
-            root, states = cache_dir() / "states", self._model.info.blocks + 1
-            made = TokenValues(item, root, self._identity, self._sampling.norm, states)
-            if "observe" not in inspect.signature(self._model.states).parameters:
+            states = self.model.info.blocks + 1
+            made = TokenValues(item, self.root, self.identity, self.sampling.norm, states)
+            if "observe" not in inspect.signature(self.model.states).parameters:
                 made.fault = UnitError("the model's adapter shows no states of tokens")
             self._tokens[id(item)] = made
         return self._tokens[id(item)]
@@ -156,13 +155,13 @@ class Samples:
 
         Raises whatever the metric raises.
         """
-        metric, device = item.metric, self._sampling.device
+        metric, device = item.metric, self.sampling.device
         if metric.needs == "tokens":
             return self.tokens(item).finished(texts)
-        chosen = planes(self._model, self._sampling.norm)
-        store, n, count = self._store, len(texts), 0
+        chosen = planes(self.model, self.sampling.norm)
+        store, n, count = self.store, len(texts), 0
         if metric.needs == "views":
-            n, count = min(n, self._sampling.view_texts), metric.views
-            texts, store = self.views(texts, [item]), self._plain
+            n, count = min(n, self.sampling.view_texts), metric.views
+            texts, store = self.views(texts, [item]), self.plain
         states = StoredStates(store, texts, chosen, device, count)
         return measuring.measure(metric, states, **item.parameters), n

@@ -49,12 +49,7 @@ class TokenValues:
     """
 
     def __init__(
-        self,
-        item: PlannedMetric,
-        root: Path,
-        identity: Mapping[str, str],
-        norm: Norm,
-        states: int,
+        self, item: PlannedMetric, root: Path, identity: Mapping[str, str], norm: Norm, states: int
     ) -> None:
         self.item = item
         parts = {
@@ -95,12 +90,12 @@ class TokenValues:
     def _learn(self) -> None:
         """Which scores there are, and how long: found on a random text, as they are all alike."""
         seeded = torch.Generator().manual_seed(0)
-        self.fault = None
         for tokens in (16, 1024):  # where some are to be left out, the shorter text may not do
             noise = torch.randn((self._states, tokens, 8), generator=seeded, dtype=torch.float64)
             try:
                 scores = measuring.measure(self.item.metric, noise, **self.item.parameters)
-                self._lengths = _lengths(scores)
+                self._lengths, self.fault = _lengths(scores), None
+                return
             except NotEnoughTokens:  # of the random text, which is none of the user's
                 name = self.item.metric.name
                 self.fault = NotEnoughTexts(
@@ -108,9 +103,6 @@ class TokenValues:
                 )
             except Exception as error:
                 self.fault = _own(error)
-            else:
-                self.fault = None
-                return
 
     def _checked(self, scores: Scores) -> dict[str, Any]:
         found = _lengths(scores)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -103,21 +104,21 @@ class Walk:
                 branches.append((state, min(layer + 1, depth), out))
                 on_path = [removed for removed in on_path if layer + 1 not in gone[removed]]
 
-        def enter(number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def enter(number: int, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             others = dict(kwargs)
             state = args[0] if args else others.pop("hidden_states")
             calls[number] = Call(args[1:], others, named=not args)
             if flow is not None:
                 flow.enter(number == depth, state, calls[number])
 
-        def leave(number: int, output: Any) -> None:
-            if flow is not None:
-                flow.leave(number, output, calls[number])
-
         handles = []
         try:
             for number, block in enumerate(self.backbone.blocks, 1):
-                handles += _hooks(block, number, enter, leave)
+                entering = partial(enter, number)
+                handles.append(block.register_forward_pre_hook(entering, with_kwargs=True))
+                if flow is not None:
+                    leaving = partial(flow.leave, number, calls)
+                    handles.append(block.register_forward_hook(leaving))
             self.backbone.run(features, watch)
         finally:
             for handle in handles:
@@ -143,21 +144,6 @@ class Walk:
         if call.named:
             return hidden_of(block(hidden_states=state, **call.kwargs))
         return hidden_of(block(state, *call.args, **call.kwargs))
-
-
-def _hooks(
-    block: nn.Module,
-    number: int,
-    enter: Callable[[int, tuple[Any, ...], dict[str, Any]], None],
-    leave: Callable[[int, Any], None],
-) -> list[Any]:
-    """Have a block report under its number."""
-    return [
-        block.register_forward_pre_hook(
-            lambda _, args, kwargs: enter(number, args, kwargs), with_kwargs=True
-        ),
-        block.register_forward_hook(lambda _, args, output: leave(number, output)),
-    ]
 
 
 class _Flow:
@@ -186,10 +172,12 @@ class _Flow:
         if last:
             self.last_input, self._copy = state, state.clone()
 
-    def leave(self, number: int, output: Any, call: Call) -> None:
+    def leave(
+        self, number: int, calls: Mapping[int, Call], block: nn.Module, given: Any, output: Any
+    ) -> None:
         """A block has written its output."""
         self._begun, self.state = True, hidden_of(output)
-        known = [id(one) for one in _tensors(call)]
+        known = [id(one) for one in _tensors(calls[number])]
         for one in _tensors(output):
             if one is self.state or (number > 1 and id(one) not in known):
                 self._made.append(weakref.ref(one))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 
 from lrd_harness import measuring
 from lrd_harness.capture.batches import SEGMENT_TOKENS
+from lrd_harness.capture.embeddings import Captured
 from lrd_harness.contracts import Continuation, PromptType, Task
 from lrd_harness.errors import UnitError
 from lrd_harness.measuring import PlannedMetric
@@ -49,12 +51,9 @@ class Span:
         unit, scale = next((s for s in scales if self.high >= 2 * s[1]), scales[-1])
         if self.high < scale:
             return "< 1 s"
-        ends = [f"{v:.1f}" if v < 3 and scale > 1 else f"{v:.0f}" for v in self.scaled(scale)]
+        values = (self.low / scale, self.high / scale)
+        ends = [f"{v:.1f}" if v < 3 and scale > 1 else f"{v:.0f}" for v in values]
         return f"{'-'.join(dict.fromkeys(end.removesuffix('.0') for end in ends))} {unit}"
-
-    def scaled(self, scale: float) -> tuple[float, float]:
-        """Both ends in another unit."""
-        return self.low / scale, self.high / scale
 
     @classmethod
     def about(cls, seconds: float, factor: float = SURE) -> Self:
@@ -62,15 +61,21 @@ class Span:
         return cls(seconds / factor, seconds * factor)
 
 
+def total(spans: Iterable[Span]) -> Span:
+    """All of them, one after the other."""
+    return sum(spans, Span())
+
+
 class Calibration(NamedTuple):
-    """What a part of some items cost. tokens, passes: of the part; share: of all items.
+    """What a part of some items cost, and the bytes that were written; share: of all items.
 
     fixed: seconds that do not grow with tokens, spent again for each file that is written;
     rate: seconds per token.
     """
 
-    tokens: int
-    passes: int
+    part: Sequence[Any]
+    cost: Captured
+    disk: int
     share: float
     fixed: float
     rate: float
@@ -94,25 +99,33 @@ def spread(ordered: Sequence[Item], count: int, runs: int = 16) -> list[Item]:
 
 
 def calibrate(
-    ordered: Sequence[Item], run: Callable[[Sequence[Item]], tuple[float, int, int]]
+    ordered: Sequence[Item], read: Callable[[Sequence[Item], Path], Captured]
 ) -> Calibration:
-    """Run more and more of some items, ordered by size, until it takes long enough.
+    """Read more and more of some items, ordered by size, until it takes long enough.
 
-    run: seconds, tokens and passes of a part. It is called on a few first, to warm up.
+    read: reads a part into a store in a folder, which goes again. It is called on a few first, to
+    warm up.
     """
+
+    def run(part: Sequence[Item]) -> tuple[Captured, int]:
+        with files.scratch() as folder:
+            done = read(part, folder)
+            return done, sum(p.stat().st_size for p in folder.rglob("*.safetensors"))
+
     run(spread(ordered, 8))
     few = spread(ordered, 16)
-    first, count = run(few), 48
+    (first, disk), count = run(few), 48
     while True:
         part = spread(ordered, count)
-        seconds, tokens, passes = run(part) if len(part) > len(few) else first
-        if len(part) == len(ordered) or seconds >= max(LONG, 2 * first[0]):
+        done, disk = run(part) if len(part) > len(few) else (first, disk)
+        if len(part) == len(ordered) or done.seconds >= max(LONG, 2 * first.seconds):
             break
-        count *= max(2, min(16, int(LONG / max(seconds, 1e-3))))
-    rate = (seconds - first[0]) / max(1, tokens - first[1])
-    if not 0 < rate * tokens < seconds:  # too little to tell them apart
-        rate = seconds / tokens
-    return Calibration(tokens, passes, len(part) / len(ordered), seconds - rate * tokens, rate)
+        count *= max(2, min(16, int(LONG / max(done.seconds, 1e-3))))
+    rate = (done.seconds - first.seconds) / max(1, done.tokens - first.tokens)
+    if not 0 < rate * done.tokens < done.seconds:  # too little to tell them apart
+        rate = done.seconds / done.tokens
+    fixed = done.seconds - rate * done.tokens
+    return Calibration(part, done, disk, len(part) / len(ordered), fixed, rate)
 
 
 class Growth:
@@ -144,13 +157,6 @@ class Growth:
         return Span.about(self._measured[last] * (n / last) ** power, UNSURE)
 
 
-def timed(do: Callable[[], Any]) -> float:
-    """How many seconds it takes."""
-    begun = time.perf_counter()
-    do()
-    return time.perf_counter() - begun
-
-
 def metric_growth(item: PlannedMetric, states: int, width: int, device: str) -> Growth:
     """A pooled or view metric's seconds on n texts of a model with so many states.
 
@@ -166,10 +172,12 @@ def metric_growth(item: PlannedMetric, states: int, width: int, device: str) -> 
         first, step = (draw.standard_normal(shape, dtype=np.float32) for _ in range(2))
         drifting = [torch.from_numpy(first + 0.3 * layer * step) for layer in range(layers)]
         arrays = [state.to(device) for state in drifting]
+        begun = time.perf_counter()
         try:
-            return timed(lambda: measuring.measure(item.metric, arrays, **item.parameters))
+            measuring.measure(item.metric, arrays, **item.parameters)
         except UnitError:  # it cannot be computed on so few, and costs nothing
             return 1e-6
+        return time.perf_counter() - begun
 
     run(FIRST)  # warms up
     factor = run(FIRST, states) / run(FIRST) if states > few else 1.0

@@ -7,11 +7,10 @@ every task is evaluated on a stand-in for a layer. What is recorded or stored is
 from __future__ import annotations
 
 import gc
-import inspect
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -20,18 +19,10 @@ import torch
 
 from lrd_harness import measuring
 from lrd_harness.capture import likelihoods
-from lrd_harness.capture.embeddings import Embeddings, capture, size
+from lrd_harness.capture.embeddings import Captured, Embeddings, capture, size
 from lrd_harness.capture.likelihoods import Likelihoods, Reader
-from lrd_harness.capture.token_metrics import TokenValues, Watched
-from lrd_harness.contracts import (
-    Continuation,
-    LanguageModel,
-    Model,
-    Request,
-    Task,
-    Text,
-)
-from lrd_harness.errors import UserError
+from lrd_harness.contracts import Continuation, LanguageModel, Model, Request, Task, Text
+from lrd_harness.errors import described
 from lrd_harness.measuring import PlannedMetric
 from lrd_harness.models.readout import embedded
 from lrd_harness.planning.resolve import Plan, PlannedModel
@@ -48,11 +39,12 @@ from lrd_harness.runner.calibration import (
     evaluated,
     metric_growth,
     spread,
+    total,
 )
 from lrd_harness.runner.loop import Run, reader_settings
 from lrd_harness.runner.sweep import Sweep
 from lrd_harness.runner.units import Context
-from lrd_harness.store import files
+from lrd_harness.store import location
 from lrd_harness.store.store import Store
 
 STAGES = ("opening", "reading", "metrics", "tasks × layers", "pruning")
@@ -84,19 +76,11 @@ class ModelCost:
     @property
     def span(self) -> Span:
         """All stages."""
-        return sum(self.spans.values(), Span())
-
-    def add(self, stage: str, span: Span) -> None:
-        """More seconds of a stage."""
-        self.spans[stage] += span
+        return total(self.spans.values())
 
     def fault(self, what: str, error: Exception) -> None:
         """Note in one line what could not be estimated; the run will record it and go on."""
-        text = next(iter(str(error).splitlines()), "")
-        if isinstance(error, UserError):  # it says all by itself
-            text = text.removeprefix(f"{self.name} cannot be opened: ")
-        else:
-            text = f"{type(error).__name__}{f': {text}' if text else ''}"
+        text = described(error).removeprefix(f"{self.name} cannot be opened: ")
         self.faults.append(f"{what}: {text}")
 
 
@@ -110,7 +94,7 @@ class Estimate:
     @property
     def span(self) -> Span:
         """The whole run."""
-        return sum((model.span for model in self.models), self.common)
+        return total(model.span for model in self.models) + self.common
 
     @property
     def faults(self) -> list[str]:
@@ -127,54 +111,29 @@ class Estimate:
         counts = ("texts", "stored", "passes", "tokens", "disk")
         whole = {name: sum(getattr(m, name) for m in self.models) for name in counts}
         rows = [{"model": m.name, **asdict(m), **_time(m.span)} for m in self.models]
-        span = sum((m.span for m in self.models), Span())
-        rows.append({"model": "all", **whole, **_time(span)})
+        rows.append({"model": "all", **whole, **_time(total(m.span for m in self.models))})
+        rows = [{**row, "size": location.shown(row["disk"])} for row in rows]
         stages = {"to begin, and to collect texts": self.common}
-        stages |= {s: sum((m.spans[s] for m in self.models), Span()) for s in STAGES}
-        seconds = (
-            Column("low", unit="seconds", shown=False),
-            Column("high", unit="seconds", shown=False),
-        )
-        tables = (
-            Table(
-                "cost",
-                "What there is to do",
-                (
-                    Column("model", key=True),
-                    Column("texts", form=","),
-                    Column("stored", "in store", form=","),
-                    *(Column(name, form=",") for name in ("passes", "tokens")),
-                    Column("disk", unit="bytes", shown=False),
-                    Column("size", "disk"),
-                    Column("time"),
-                    *seconds,
-                ),
-                [{**row, "size": _size(row["disk"])} for row in rows],
-            ),
-            Table(
-                "stages",
-                "Where the time goes",
-                (Column("stage", key=True), Column("time"), *seconds),
-                [{"stage": s, **_time(span)} for s, span in stages.items() if span.high > 0.5],
-            ),
-        )
+        stages |= {stage: total(m.spans[stage] for m in self.models) for stage in STAGES}
+        ends = [Column(end, unit="seconds", shown=False) for end in ("low", "high")]
+        columns = [Column("model", key=True), Column("texts", form=",")]
+        columns += [Column("stored", "in store", form=","), Column("passes", form=",")]
+        columns += [Column("tokens", form=","), Column("disk", unit="bytes", shown=False)]
+        columns += [Column("size", "disk"), Column("time"), *ends]
+        cost = Table("cost", "What there is to do", tuple(columns), rows)
+        columns = [Column("stage", key=True), Column("time"), *ends]
+        rows = [{"stage": s, **_time(span)} for s, span in stages.items() if span.high > 0.5]
         notes = [f"The run will take about {self.span}."]
         if stages["pruning"].high:
             notes.append(
                 "Pruning is a rough guess: which rules choose the same blocks is not known yet."
             )
+        tables = (cost, Table("stages", "Where the time goes", tuple(columns), rows))
         return Report("Cost of the run", tables, tuple(notes))
 
 
 def _time(span: Span) -> dict[str, Any]:
     return {"time": str(span), **asdict(span)}
-
-
-def _size(size: int) -> str:
-    for unit, many in (("GB", 1e9), ("MB", 1e6)):
-        if size >= many:
-            return f"{size / many:.{1 if size < 10 * many else 0}f} {unit}"
-    return f"{size / 1e3:.0f} kB" if size else "0"
 
 
 class Reckoning:
@@ -235,43 +194,24 @@ class Reckoning:
         part = spread(ordered, TOKENISED)
         tokens = sum(len(e["input_ids"]) for e in self.model.tokenize(part))
         tokens = round(tokens * len(ordered) / len(part))
-        calibration, disk = self._calibrate(ordered, items)
+        found = self._calibrate(ordered, items)
         self.density = tokens / max(1, sum(map(size, ordered)))
-        self._spend(calibration, len(ordered), tokens, disk * tokens / calibration.tokens)
+        self._spend(found, len(ordered), tokens, found.disk * tokens / found.cost.tokens)
 
     def _spend(self, calibration: Calibration, passes: float, tokens: float, disk: float) -> None:
         self.cost.passes += round(passes)
         self.cost.tokens += round(tokens)
         self.cost.disk += round(disk)
         self.rate = calibration.rate * self.density
-        self.cost.add("reading", calibration.seconds(tokens))
+        self.cost.spans["reading"] += calibration.seconds(tokens)
 
-    def _calibrate(
-        self, ordered: Sequence[Text], items: Sequence[PlannedMetric]
-    ) -> tuple[Calibration, int]:
-        """A part of the texts read into a store that goes again, and how large that was."""
-        sizes: list[int] = []
+    def _calibrate(self, ordered: Sequence[Text], items: Sequence[PlannedMetric]) -> Calibration:
+        def read(part: Sequence[Text], folder: Path) -> Captured:
+            store, tokens = Store(folder, self.model.identity), self.reader.budget
+            watched = replace(self.reader.samples, root=folder).watched(part, items)
+            return capture(self.model, part, store, batch_tokens=tokens, watched=watched)
 
-        def run(part: Sequence[Text]) -> tuple[float, int, int]:
-            with files.scratch() as folder:
-                store, tokens = Store(folder, self.model.identity), self.reader.budget
-                watched = self._watched(folder, part, items)
-                done = capture(self.model, part, store, batch_tokens=tokens, watched=watched)
-                sizes.append(_bytes(folder))
-                return done.seconds, done.tokens, done.forwarded
-
-        return calibrate(ordered, run), sizes[-1]
-
-    def _watched(
-        self, folder: Path, texts: Sequence[Text], items: Sequence[PlannedMetric]
-    ) -> Watched | None:
-        """What watches a pass into a store of one's own."""
-        tokens = [item for item in items if item.metric.needs == "tokens"]
-        if not tokens or "observe" not in inspect.signature(self.model.states).parameters:
-            return None
-        norm, states = self.context.plan.settings.norm, self.model.info.blocks + 1
-        values = [TokenValues(i, folder, self.model.identity, norm, states) for i in tokens]
-        return Watched(self.model, norm, values, texts)
+        return calibrate(ordered, read)
 
     def _read_requests(
         self, reader: Likelihoods, task: Task, requests: Sequence[Continuation]
@@ -301,28 +241,23 @@ class Reckoning:
     ) -> None:
         model, tokenize = cast("LanguageModel", self.model), task.tokenize
         assert tokenize is not None
-        sizes: list[tuple[int, int]] = []
 
-        def run(part: Sequence[str]) -> tuple[float, int, int]:
-            wanted = [context for context in part if context in sample]
-            with files.scratch() as folder:
-                done = likelihoods.capture(
-                    model,
-                    [request for context in part for request in groups[context]],
-                    wanted,
-                    tokenize,
-                    Store(folder, reader.identity(model)),
-                    batch_tokens=reader.budget,
-                    watched=self._watched(folder, [Text(text) for text in wanted], items),
-                )
-                sizes.append((_bytes(folder), sum(map(len, part))))
-            return done.seconds, done.tokens, done.forwarded
+        def read(part: Sequence[str], folder: Path) -> Captured:
+            wanted = [Text(context) for context in part if context in sample]
+            return likelihoods.capture(
+                model,
+                [request for context in part for request in groups[context]],
+                [text.text for text in wanted],
+                tokenize,
+                Store(folder, reader.identity(model)),
+                batch_tokens=reader.budget,
+                watched=replace(reader.samples, root=folder).watched(wanted, items),
+            )
 
-        found = calibrate(sorted(groups, key=len), run)
-        disk, characters = sizes[-1]
-        self.density = found.tokens / max(1, characters)
-        tokens = self.density * sum(map(len, groups))
-        self._spend(found, found.passes / found.share, tokens, disk / found.share)
+        found = calibrate(sorted(groups, key=len), read)
+        self.density = found.cost.tokens / max(1, sum(map(len, found.part)))
+        tokens, passes = self.density * sum(map(len, groups)), found.cost.forwarded / found.share
+        self._spend(found, passes, tokens, found.disk / found.share)
 
     def _measure(self, task: Task) -> None:
         """The metrics on a task."""
@@ -330,21 +265,21 @@ class Reckoning:
         for item in self.context.unmeasured(task):
             self.cost.units += 1
             if item.metric.needs == "tokens":
-                self.cost.add("metrics", Span.about(n * TOKEN_ROW + RECORD, UNSURE))
+                self.cost.spans["metrics"] += Span.about(n * TOKEN_ROW + RECORD, UNSURE)
                 continue
             views = item.metric.needs == "views"
             own = min(n, self.context.plan.settings.view_texts) if views else n
             grown = self.whole.growth(item, self.context.planned, self.model)
             seconds = FIND * own * states * max(1, item.metric.views) + RECORD
             computed = grown.at(own) if own >= measuring.MIN_TEXTS else Span()
-            self.cost.add("metrics", computed + Span.about(seconds))
+            self.cost.spans["metrics"] += computed + Span.about(seconds)
 
     def _evaluate(self, task: Task) -> None:
         """A task at every layer that is asked for."""
         layers = len(self.context.unevaluated(task, self.model.info.blocks))
         self.cost.units += layers
         if layers:
-            self.cost.add("tasks × layers", self.whole.evaluation(task, self.model) * layers)
+            self.cost.spans["tasks × layers"] += self.whole.evaluation(task, self.model) * layers
 
     def _prune(self, asked: Mapping[Task, Sequence[Any]]) -> None:
         """Pruned models, as if every choice made one of its own: read, and scored on the tasks."""
@@ -359,8 +294,8 @@ class Reckoning:
         ordered = sorted(passes, key=size)
         characters = sum(map(size, ordered))
         if not self.rate and ordered:  # all is in the store: nothing was read yet
-            found, _ = self._calibrate(ordered, ())
-            self.density = found.tokens / max(1.0, characters * found.share)
+            found = self._calibrate(ordered, ())
+            self.density = found.cost.tokens / max(1.0, characters * found.share)
             self.rate = found.rate * self.density
         many = sum(len(pruning.seeds(rule)) for rule in pruning.rules) * len(pruning.asked.budgets)
         self.cost.passes += many * len(ordered)
@@ -368,12 +303,7 @@ class Reckoning:
         self.cost.disk += many * len(texts) * 4 * (self.model.info.width if passes is texts else 2)
         scored = [self.whole.evaluation(task, self.model) * (many * DISTINCT) for task in tasks]
         read = Span.about(many * characters * self.rate * SHARED, 2)
-        self.cost.add("pruning", sum(scored, read))
-
-
-def _bytes(folder: Path) -> int:
-    """How large the files of a store are."""
-    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+        self.cost.spans["pruning"] += total(scored) + read
 
 
 class Estimator:
@@ -419,7 +349,7 @@ class Estimator:
                 how = reader_settings(self.plan, planned, model)
                 Reckoning(self, context, kind(model, self.run.questions, *how), cost).add(own)
         if tasks:
-            cost.add("opening", opening)
+            cost.spans["opening"] += opening
         return cost
 
     def growth(self, item: PlannedMetric, planned: PlannedModel, model: Model) -> Growth:

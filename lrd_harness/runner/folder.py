@@ -19,7 +19,6 @@ from typing import Any
 
 from lrd_harness.board import leaderboard
 from lrd_harness.capture.embeddings import Captured
-from lrd_harness.contracts import Task
 from lrd_harness.errors import Elsewhere, StorageFull, UserError, described, plain
 from lrd_harness.manager import Plugins
 from lrd_harness.planning import shards
@@ -49,14 +48,13 @@ def choose(out: Path | None, plan: Plan, suffix: str = "") -> Path:
     data, or no run at all.
     """
     if out is not None:
-        fault = _unlike(out, plan)
-        if fault:
+        if fault := _unlike(out, plan):
             raise UserError(f"{fault}: give another --output")
         return out
     base = Path("runs") / f"{plan.suite.name}-{datetime.now():%Y-%m-%d}{suffix}"
     for number in range(1, 1000):
         folder = base if number == 1 else base.with_name(f"{base.name}-{number}")
-        if not _unlike(folder, plan) and not _beyond(folder, plan):
+        if not _unlike(folder, plan, alone=True):
             return folder
     raise UserError(f"{base} and 998 more folders are taken: give --output")
 
@@ -68,9 +66,9 @@ def renamed(out: Path, plan: Plan) -> Plan:
     whose name there is another folder's gets a longer one. Files of own texts had their paths as
     names.
     """
-    if not (out / "run.json").exists():
+    run = _held(out)
+    if not run:
         return plan
-    run = read_run(out)
     entries = run.get("models", [])
     names = {_what(entry): entry["name"] for entry in entries}
     taken = {entry["name"]: entry for entry in entries}
@@ -96,6 +94,11 @@ def renamed(out: Path, plan: Plan) -> Plan:
         models=tuple(shards.with_names(model, tasks) for model in models),
         tasks=tuple(replace(task, name=tasks.get(task.name, task.name)) for task in plan.tasks),
     )
+
+
+def _held(out: Path) -> dict[str, Any]:
+    """The folder's run.json; {} where there is none."""
+    return read_run(out) if (out / "run.json").exists() else {}
 
 
 def _another(held: Mapping[str, Any] | None, mine: Mapping[str, Any]) -> bool:
@@ -149,7 +152,7 @@ def check_shared(ranks: Ranks, folders: Sequence[Path]) -> None:
         return
     mark = ranks.first(files.name())
     for folder in folders:
-        together(ranks, partial(_touch, folder / mark) if ranks.main else lambda: None)
+        together(ranks, partial(_touch, folder / mark, ranks.main))
         blind = "" if (folder / mark).exists() else socket.gethostname()
         hosts = sorted(set(filter(None, ranks.gather(blind))))
         if ranks.main:
@@ -163,9 +166,9 @@ def check_shared(ranks: Ranks, folders: Sequence[Path]) -> None:
             raise Elsewhere("the main process has said why")
 
 
-def _touch(file: Path) -> None:
+def _touch(file: Path, mine: bool) -> None:
     try:
-        file.touch()
+        file.touch() if mine else None
     except OSError as error:
         raise UserError(f"{file.parent} cannot be written to ({error.strerror})") from None
 
@@ -175,8 +178,11 @@ def begun(out: Path) -> bool:
     return out.is_dir() and not all(files.known(path.name) for path in out.iterdir())
 
 
-def _unlike(out: Path, plan: Plan) -> str:
-    """Why this run cannot go on in that folder; "" if it can."""
+def _unlike(out: Path, plan: Plan, alone: bool = False) -> str:
+    """Why this run cannot go on in that folder; "" if it can.
+
+    alone: nor may it where the folder has models or tasks that this run has not.
+    """
     if out.exists() and not out.is_dir():
         return f"{out} is a file"
     if not begun(out):
@@ -196,24 +202,12 @@ def _unlike(out: Path, plan: Plan) -> str:
         if content != model.checkpoint.content:
             return f"{out} holds results of {model.name} with other content of the same version"
     before, now_there = held.get("data", {}), fingerprints(plan)
-    known = {entry.get("name") for entry in held.get("tasks", [])}
+    known, models = ({e.get("name") for e in held.get(k, [])} for k in ("tasks", "models"))
     for task in plan.tasks:
         if task.name in known and before.get(task.name) != now_there.get(task.name):
             return f"{out} holds results of {task.name} on data that have changed since"
-    return ""
-
-
-def _beyond(out: Path, plan: Plan) -> bool:
-    """Whether the run in that folder has models or tasks that this one has not."""
-    if not (out / "run.json").exists():
-        return False
-    held, plan = read_run(out), renamed(out, plan)
-    asked = {"models": {m.name for m in plan.models}, "tasks": {t.name for t in plan.tasks}}
-    return any(
-        entry.get("name") not in names
-        for kind, names in asked.items()
-        for entry in held.get(kind, [])
-    )
+    more = models - {m.name for m in plan.models} or known - {t.name for t in plan.tasks}
+    return f"{out} holds more than this run" if alone and more else ""
 
 
 def fingerprints(plan: Plan) -> dict[str, str]:
@@ -236,11 +230,10 @@ def write_run(
     met: of all calls by model and task, how many texts the task asks for, and how many of these are
     duplicates, empty, or longer than the model takes.
     """
-    total: dict[str, float] = dict.fromkeys(Captured().record(), 0)
-    for counted in counters.values():
-        for name, value in counted.items():
-            total[name] += value
-    held = read_run(out) if (out / "run.json").exists() else {}
+    total = {
+        name: sum(counted[name] for counted in counters.values()) for name in Captured().record()
+    }
+    held = _held(out)
     metrics = [
         {"name": item.metric.name, "version": item.metric.version, "parameters": item.written}
         for item in plan.metrics
@@ -252,42 +245,32 @@ def write_run(
             "rules": [rule.name for rule in plan.pruning.rules],
             "tasks": [task.name for task in plan.pruning.tasks],
         }
-    write_text(
-        out / "run.json",
-        json.dumps(
-            {
-                "schema": 1,
-                "suite": plan.suite.name,
-                "command": ["lrd-harness", *map(location.word, sys.argv[1:])],
-                **state,
-                "settings": plan.settings.results(),
-                "layers": plan.settings.layers,
-                "models": _joined(held.get("models"), [_model(m) for m in plan.models]),
-                "tasks": _joined(held.get("tasks"), list(map(_task, plan.tasks))),
-                "data": {**held.get("data", {}), **fingerprints(plan)},
-                "metrics": _joined(held.get("metrics"), metrics),
-                "pruning": pruning,
-                "counters": {"total": total, "models": counters, "met": met},
-                "seeds": {"texts": 42, "mteb": 42},
-                "versions": versions(),
-                "environment": environment(),
-            },
-            indent=1,
-            default=str,
-        ),
-    )
+    tasks = [
+        {"name": t.name, "type": t.type, **({"place": location.mark(t.place)} if t.place else {})}
+        for t in plan.tasks
+    ]
 
+    def joined(kind: str, asked: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Entries of earlier calls and of this one; the newer one of a name counts."""
+        return list({entry["name"]: entry for entry in [*held.get(kind, []), *asked]}.values())
 
-def _joined(
-    held: Sequence[Mapping[str, Any]] | None, now_asked: Sequence[Mapping[str, Any]]
-) -> list[Mapping[str, Any]]:
-    """Entries of earlier calls and of this one, by name; the newer one of a name counts."""
-    return list({entry["name"]: entry for entry in [*(held or []), *now_asked]}.values())
-
-
-def _task(task: Task) -> dict[str, Any]:
-    placed = {"place": location.mark(task.place)} if task.place else {}
-    return {"name": task.name, "type": task.type, **placed}
+    run = {
+        "schema": 1,
+        "suite": plan.suite.name,
+        "command": ["lrd-harness", *map(location.word, sys.argv[1:])],
+        **state,
+        "settings": plan.settings.results(),
+        "layers": plan.settings.layers,
+        "models": joined("models", [_model(m) for m in plan.models]),
+        "tasks": joined("tasks", tasks),
+        "data": {**held.get("data", {}), **fingerprints(plan)},
+        "metrics": joined("metrics", metrics),
+        "pruning": pruning,
+        "counters": {"total": total, "models": counters, "met": met},
+        "seeds": {"texts": 42, "mteb": 42},
+        **surroundings(),
+    }
+    write_text(out / "run.json", json.dumps(run, indent=1, default=str))
 
 
 def _model(planned: Any) -> dict[str, Any]:
@@ -304,26 +287,22 @@ def _model(planned: Any) -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
-    """The versions of the harness and of the libraries that results depend on."""
-    found = {"python": platform.python_version()}
-    for name in ("lrd-harness", *LIBRARIES.split()):
-        with suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
-
-
-def environment() -> dict[str, Any]:
-    """The machine, as far as it can change speed or rounding."""
+def surroundings() -> dict[str, dict[str, Any]]:
+    """Versions that results depend on; the machine, as far as it can change speed or rounding."""
     import torch
 
-    return {
+    versions = {"python": platform.python_version()}
+    for name in ("lrd-harness", *LIBRARIES.split()):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    environment = {
         "platform": platform.platform(),
         "processor": platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
     }
+    return {"versions": versions, "environment": environment}
 
 
 def write_views(out: Path, plugins: Plugins) -> tuple[Report, list[str]]:
@@ -355,7 +334,7 @@ def shown(out: Path) -> Results:
 
     Where there is a value of that way, errors of the others are left out too.
     """
-    run = read_run(out) if (out / "run.json").exists() else {}
+    run = _held(out)
     found = ordered(database.load(out), run)
     for place in (out, out / journal.FOLDER):
         files.sweep(place, older=files.AGE)

@@ -80,7 +80,7 @@ class Run:
     def __init__(self, plan: Plan, out: Path, display: Display, ranks: Ranks = ALONE) -> None:
         text_model.exact()
         self.plan, self.out, self.display, self.ranks = plan, out, display, ranks
-        self.ledger = together(ranks, lambda: Ledger(out, display))
+        self.ledger = together(ranks, lambda: Ledger(out))
         self.questions = Questions(plan.settings.max_texts)
         self.counters: dict[str, Captured] = {}  # what was read by this call, by model
 
@@ -136,11 +136,8 @@ class ModelRun:
         tasks = context.pending(model.info.blocks, self.plan.tasks)
         self._read(model, Embeddings, [task for task in tasks if not task.likelihood])
         compared = [task for task in tasks if task.likelihood]
-        left = [
-            t.name for t in self.plan.tasks if t.likelihood and not self.planned.adapter.likelihoods
-        ]
-        if left:
-            names = ", ".join(left)
+        names = ", ".join(task.name for task in self.plan.tasks if task.likelihood)
+        if names and not self.planned.adapter.likelihoods:
             context.display.line(f"{context.place}: no language model, so not evaluated on {names}")
         if model.head is not None:
             self._read(model, Likelihoods, compared)
@@ -154,17 +151,15 @@ class ModelRun:
     def _open(self) -> Model | None:
         context, begun = self.context, time.perf_counter()
         model: Model | None = None
-        with context.display.stage(f"{context.place}: opening"):
-            try:
-                model = self.planned.open()
-                chosen, blocks = self.plan.settings.layers, model.info.blocks
-                if not isinstance(chosen, str) and max(chosen) > blocks:
-                    # once more, for a model whose configuration did not say how deep it is
-                    name = self.planned.name
-                    raise UserError(f"{name} has layers 0 to {blocks}, no layer {max(chosen)}")
-            except Exception as error:  # one model of a panel that cannot be opened
-                context.fail(context.unit("model"), error)
-                model = None
+        stage = context.display.stage(f"{context.place}: opening")
+        with stage, context.attempt(context.unit("model")):
+            found = self.planned.open()
+            chosen, blocks = self.plan.settings.layers, found.info.blocks
+            if not isinstance(chosen, str) and max(chosen) > blocks:
+                # once more, for a model whose configuration did not say how deep it is
+                name = self.planned.name
+                raise UserError(f"{name} has layers 0 to {blocks}, no layer {max(chosen)}")
+            model = found
         if not self.ranks.agree(model is not None) or model is None:
             return None
         if self.ranks.main:
@@ -181,11 +176,9 @@ class ModelRun:
     def _reader(self, model: Model, kind: Kind) -> Reader | None:
         """How the model is read for a kind of task; None where the store cannot be written."""
         if kind not in self.readers:
-            try:
+            with self.context.attempt(self.context.unit("forward"), OSError):
                 budget, sampling = reader_settings(self.plan, self.planned, model)
                 self.readers[kind] = kind(model, self.questions, budget, sampling, self.ranks)
-            except OSError as error:
-                self.context.fail(self.context.unit("forward"), error)
         return self.readers.get(kind)
 
     def _read(self, model: Model, kind: Kind, tasks: Sequence[Task]) -> None:
@@ -198,7 +191,13 @@ class ModelRun:
         if not asked or not self._forward(reader, asked):
             return
         for task, texts in asked.items() if self.ranks.main else ():
-            self._count(reader, task, texts)
+            met = reader.met(task, texts)
+            context.record("texts", context.unit(task.name, "met"), task=task.name, **met)
+            if task.likelihood and met["truncated"]:
+                context.display.line(
+                    f"{context.place}: {task.name}: {met['truncated']} of {met['asked']} prompts "
+                    "are longer than the model takes and were cut from the left"
+                )
         work: list[Callable[[], None]] = []
         for task in asked:
             work += [
@@ -236,35 +235,23 @@ class ModelRun:
         """
         context, failed = self.context, self.context.unit("forward")
         faults: dict[Task, Exception] | None = None
-        try:
-            with context.display.stage(f"{context.place}: reading all layers", "texts") as advance:
-                measured = {task: context.unmeasured(task) for task in asked}
-                faults = reader.capture(asked, self.ranks.adding(advance), measured)
-        except Exception as error:  # memory that does not suffice, a text it cannot take
-            context.fail(failed, error)
+        stage = context.display.stage(f"{context.place}: reading all layers", "texts")
+        with context.attempt(failed), stage as advance:
+            measured = {task: context.unmeasured(task) for task in asked}
+            faults = reader.capture(asked, self.ranks.adding(advance), measured)
         if not self.ranks.agree(faults is not None) or faults is None:
             return False
         reader.refresh()
         context.mend(failed)
         for task, fault in faults.items():
             context.fail(context.unit(task.name, "texts"), fault, task=task.name)
-        lost = {n for names in self.ranks.gather([t.name for t in faults]) for n in names}
-        for task in [task for task in asked if task.name in lost]:
+        sound = self.ranks.common(task.name for task in asked if task not in faults)
+        for task in [task for task in asked if task.name not in sound]:
             del asked[task]
         context.record(
             "capture", context.unit("capture", time.time_ns()), **reader.captured.record()
         )
         return True
-
-    def _count(self, reader: Reader, task: Task, asked: Sequence[Any]) -> None:
-        """Record what the task's texts are like: repeated, empty, longer than the model takes."""
-        context, met = self.context, reader.met(task, asked)
-        context.record("texts", context.unit(task.name, "met"), task=task.name, **met)
-        if task.likelihood and met["truncated"]:
-            context.display.line(
-                f"{context.place}: {task.name}: {met['truncated']} of {met['asked']} prompts are "
-                "longer than the model takes and were cut from the left"
-            )
 
     def _prune(self, model: Model) -> None:
         """Choose blocks to remove, and score what is left, where that is asked for."""

@@ -7,8 +7,9 @@ import json
 import os
 import shutil
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from lrd_harness.planning import shards
 from lrd_harness.planning.suite import Settings
 from lrd_harness.results import database, journal
 from lrd_harness.results.journal import read_run
-from lrd_harness.runner.folder import begun, environment, make, versions
+from lrd_harness.runner.folder import begun, make, surroundings
 from lrd_harness.store import files, location
 from lrd_harness.store.files import space, write_text
 
@@ -136,8 +137,7 @@ def _joined(parts: Sequence[Part], whole: Path) -> dict[str, Any]:
         "metrics": _entries(every, "metrics", order),
         "pruning": next((held["pruning"] for held in every if held.get("pruning")), None),
         "counters": _counters([source.get("counters", {}) for source in merged.values()]),
-        "versions": versions(),
-        "environment": environment(),
+        **surroundings(),
         "merged": merged,
         **({"shards": shards, "order": order} if shards else {}),
     }
@@ -150,14 +150,10 @@ def _entries(
 
     A model is told by name and revision, the others by name.
     """
-    found = {
-        (entry["name"], entry.get("revision")): entry
-        for held in every
-        for entry in held.get(kind, [])
-    }
-    names = order.get(kind, [])
-    place = {name: i for i, name in enumerate(names)}
-    return sorted(found.values(), key=lambda entry: place.get(entry["name"], len(names)))
+    entries = chain.from_iterable(held.get(kind, []) for held in every)
+    found = {(entry["name"], entry.get("revision")): entry for entry in entries}
+    place = {name: i for i, name in enumerate(order.get(kind, []))}
+    return sorted(found.values(), key=lambda entry: place.get(entry["name"], len(place)))
 
 
 def _sources(parts: Sequence[Part], whole: Path) -> dict[str, dict[str, Any]]:
@@ -184,14 +180,14 @@ def _seen(whole: Path, folder: Path) -> str:
 def _counters(every: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The sums of several runs' counters, and their `met`, joined."""
     total: Counter[str] = Counter()
-    models: dict[str, Counter[str]] = {}
-    met: dict[str, dict[str, Any]] = {}
+    models: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    met: defaultdict[str, dict[str, Any]] = defaultdict(dict)
     for counters in every:
         total.update(counters.get("total", {}))
         for name, counted in counters.get("models", {}).items():
-            models.setdefault(name, Counter()).update(counted)
+            models[name].update(counted)
         for name, tasks in counters.get("met", {}).items():
-            met.setdefault(name, {}).update(tasks)
+            met[name] |= tasks
     return {"total": dict(total), "models": {k: dict(v) for k, v in models.items()}, "met": met}
 
 
@@ -244,10 +240,10 @@ def _remarks(parts: Sequence[Part], whole: Path) -> list[str]:
     absent = shards.lacking([s for source in merged.values() for s in source.get("shards", [])])
     if absent:
         said.append(f"not among them: slice{'s' * (len(absent) > 1)} {', '.join(absent)}")
-    by_library: dict[str, dict[str, str]] = {}
+    by_library: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for out, source in merged.items():
         for library, version in source.get("versions", {}).items():
-            by_library.setdefault(library, {}).setdefault(version, out)
+            by_library[library].setdefault(version, out)
     for library, found in by_library.items():
         if len(found) > 1:
             places = ", ".join(f"{version} in {out}" for version, out in found.items())

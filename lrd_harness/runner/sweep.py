@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from lrd_harness.blocks import (
     Later,
@@ -37,8 +37,7 @@ from lrd_harness.runner import units
 from lrd_harness.runner.units import Context
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """A rule at a budget, and with a seed where it takes one."""
 
     rule: Pruner
@@ -116,20 +115,21 @@ class Sweep:
     def execute(self, model: Model, readers: Sequence[Reader]) -> None:
         """Do all that is not done yet. readers: of the kinds of tasks that are scored."""
         context, failed = self.context, self.context.unit("prune")
-        try:
+        allowed: list[int] = []
+        with context.attempt(failed):  # once for the model, and not for every choice
             if not isinstance(model, TextModel):
                 raise UserError("its adapter shows no blocks that could be taken out")
-            allowed = candidates(model.info.blocks, self.pruning.asked.protect)
+            candidate = candidates(model.info.blocks, self.pruning.asked.protect)
             for budget in self.pruning.asked.budgets:
-                count(budget, allowed)
-            cut.parameters(model.parts.module, model.blocks, allowed[:1])
-        except Exception as error:  # once for the model, and not for every choice
-            context.fail(failed, error)
+                count(budget, candidate)
+            cut.parameters(model.parts.module, model.blocks, candidate[:1])
+            allowed = candidate
+        if not allowed or not isinstance(model, TextModel):
             return
         context.mend(failed)
         texts = self._texts(readers) if context.ranks.main else []
         if context.ranks.main:
-            self._choose(model, texts, readers[0].budget.tokens)
+            self._choose(model, texts, allowed, readers[0].budget.tokens)
             self.note()
         context.ledger.meet(context.ranks)
         records = self.recorded()
@@ -152,11 +152,9 @@ class Sweep:
         for reader in readers:
             every: dict[Text, None] = {}
             for task in self.tasks():
-                try:
+                with suppress(Exception):
                     if task.likelihood == reader.likelihood:
                         every |= dict.fromkeys(reader.sample(task))
-                except Exception:
-                    continue
             if every:
                 return sampled(list(every), self.pruning.asked.texts)
         return []
@@ -181,9 +179,11 @@ class Sweep:
             profiles += [own] if own else []
         return ModelEvidence(model, texts, averaged(profiles), batch_tokens)
 
-    def _choose(self, model: TextModel, texts: list[Text], batch_tokens: int) -> None:
+    def _choose(
+        self, model: TextModel, texts: list[Text], allowed: list[int], batch_tokens: int
+    ) -> None:
         """Have the rules choose which blocks to remove, and record each choice."""
-        context, blocks = self.context, model.info.blocks
+        context = self.context
         evidence = Later(lambda: self._evidence(model, texts, batch_tokens))
         stage = f"{context.place}: choosing blocks to remove"
         with context.display.stage(stage, "choices") as advance:
@@ -192,90 +192,70 @@ class Sweep:
                 key, rule = self.key(choice), choice.rule
                 if not context.ledger.undone(key):
                     continue
-                try:
-                    allowed = candidates(blocks, self.pruning.asked.protect)
+                with context.attempt(key, metric=None, rule=rule.name):
                     m = count(choice.budget, allowed)
                     answer = rule.choose(evidence, allowed, m, choice.seed or 0)
                     removed = checked(rule.name, answer, allowed, m)
                     # fails here, not in every variant, where just these blocks cannot go
                     cut.parameters(model.parts.module, model.blocks, removed)
-                except Exception as error:
-                    context.fail(key, error, metric=None, rule=rule.name)
-                    continue
-                context.record(
-                    "pruning",
-                    key,
-                    variant=name_of(removed),
-                    rule=rule.name,
-                    version=rule.version,
-                    seed=choice.seed,
-                    budget=choice.budget,
-                    removed=list(removed),
-                    candidates=allowed,
-                    blocks=blocks,
-                    n=len(texts) or None,
-                )
+                    context.record(
+                        "pruning",
+                        key,
+                        variant=name_of(removed),
+                        rule=rule.name,
+                        version=rule.version,
+                        seed=choice.seed,
+                        budget=choice.budget,
+                        removed=list(removed),
+                        candidates=allowed,
+                        blocks=model.info.blocks,
+                        n=len(texts) or None,
+                    )
             advance(len(self.choices), len(self.choices))
 
     def _sizes(self, model: TextModel, texts: list[Text], variants: Sequence[Removed]) -> None:
         """Record how many parameters each variant has, and how long a pass takes."""
         context = self.context
         undone = [v for v in variants if context.undone("variant", name_of(v))]
-        latency, failed = None, context.unit("latency")
+        latency: Latency | None = None
         if undone:
-            try:
+            with context.attempt(context.unit("latency")):  # memory may not suffice
                 latency = measured(model, texts)
-                context.mend(failed)
-            except Exception as error:  # memory that does not suffice, no texts
-                context.fail(failed, error)
+                context.mend(context.unit("latency"))
         for removed in undone:
-            self._size(model, removed, latency)
-
-    def _size(self, model: TextModel, removed: Removed, latency: Latency | None) -> None:
-        before, after = cut.parameters(model.parts.module, model.blocks, removed)
-        self.context.record(
-            "variant",
-            self.context.unit("variant", name_of(removed)),
-            variant=name_of(removed),
-            removed=list(removed),
-            parameters=after,
-            parameters_full=before,
-            latency=latency.without(removed) if latency else None,
-            latency_full=latency.full if latency else None,
-        )
+            before, after = cut.parameters(model.parts.module, model.blocks, removed)
+            context.record(
+                "variant",
+                context.unit("variant", name_of(removed)),
+                variant=name_of(removed),
+                removed=list(removed),
+                parameters=after,
+                parameters_full=before,
+                latency=latency.without(removed) if latency else None,
+                latency_full=latency.full if latency else None,
+            )
 
     def _score(
-        self,
-        model: TextModel,
-        reader: Reader,
-        tasks: Sequence[Task],
-        variants: Sequence[Removed],
+        self, model: TextModel, reader: Reader, tasks: Sequence[Task], variants: Sequence[Removed]
     ) -> None:
         """Capture what the variants lack, then evaluate each of them on each task."""
         context = self.context
-        undone = {
-            removed: [task for task in tasks if context.undone(name_of(removed), task.name)]
-            for removed in variants
-        }
-        undone = {removed: left for removed, left in undone.items() if left}
+        undone = [(v, t) for v in variants for t in tasks if context.undone(name_of(v), t.name)]
         if not undone:
             return
+        chosen = list(dict.fromkeys(removed for removed, _ in undone))
         pruned: Variants | None = None
-        try:
-            pruned = Variants(reader, list(undone))
-        except OSError as error:  # a store that cannot be written
-            context.fail(context.unit("forward", "variants"), error)
+        with context.attempt(context.unit("forward", "variants"), OSError):
+            pruned = Variants(reader, chosen)
         if not context.ranks.agree(pruned is not None) or pruned is None:
             return
         asked = {task: context.ask(reader, task, True, False) for task in tasks}
         told = context.common({task: texts for task, texts in asked.items() if texts is not None})
         # texts of several tasks make one pass; each likelihood task has passes of its own
         for group in [[task] for task in told] if reader.likelihood else [list(told)]:
-            if not self._forward(pruned, {task: told[task] for task in group}, len(undone)):
+            if not self._forward(pruned, {task: told[task] for task in group}, len(chosen)):
                 told = {task: texts for task, texts in told.items() if task not in group}
-        work = [
-            (removed, task) for removed, left in undone.items() for task in left if task in told
-        ]
+        work = [(removed, task) for removed, task in undone if task in told]
         stage = f"{context.place}: tasks × pruned models"
         with context.display.stage(stage, "units") as advance:
             for number, (removed, task) in context.ranks.deal(work):
@@ -287,13 +267,10 @@ class Sweep:
         """Have the variants' stores hold what tasks ask; False if the model fails on it."""
         context, names = self.context, [task.name for task in asked]
         failed, done = context.unit("forward", "variants", *names), False
-        try:
-            stage = f"{context.place}: {variants} pruned models"
-            with context.display.stage(stage, "texts") as advance:
-                self.captured += pruned.capture(asked, context.ranks.adding(advance))
+        stage = context.display.stage(f"{context.place}: {variants} pruned models", "texts")
+        with context.attempt(failed, task=", ".join(names)), stage as advance:
+            self.captured += pruned.capture(asked, context.ranks.adding(advance))
             done = True
-        except Exception as error:
-            context.fail(failed, error, task=", ".join(names))
         if not context.ranks.agree(done):
             return False
         pruned.refresh()
@@ -302,9 +279,7 @@ class Sweep:
 
     def _evaluate(self, pruned: Variants, left: int, removed: Removed, task: Task) -> None:
         context, variant = self.context, name_of(removed)
-        experiment: dict[str, Any] = {"removed": written(removed)}
-        if context.planned.label:
-            experiment["reading"] = context.planned.label
+        experiment = {"removed": written(removed), **context.label}
         checkpoint = context.planned.checkpoint
         view = pruned.view(removed, checkpoint.name, checkpoint.revision, [experiment])
         key = context.unit(variant, task.name)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import time
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 
 from lrd_harness.capture.layers import LayerView, LikelihoodLayer
 from lrd_harness.capture.likelihoods import Reader
-from lrd_harness.contracts import Score, Task
+from lrd_harness.contracts import Task
 from lrd_harness.errors import Elsewhere, described
 from lrd_harness.measuring import PlannedMetric
 from lrd_harness.planning.resolve import Plan, PlannedModel
@@ -30,7 +31,6 @@ from lrd_harness.store.files import full
 
 LONGEST_TRACE = 50_000  # characters: a message may hold all that was read
 ODD = ("asked", "duplicates", "empty", "truncated")
-SAME_STATE = "every text has the same state there"
 
 
 class Ledger:
@@ -39,9 +39,9 @@ class Ledger:
     failed: the units that failed since this ledger was opened.
     """
 
-    def __init__(self, out: Path, display: Display) -> None:
+    def __init__(self, out: Path) -> None:
         database.restore(out)
-        self._out, self._display = out, display
+        self._out = out
         self._journal = journal.Journal(out)
         self.failed: set[str] = set()
         self.refresh()
@@ -69,44 +69,14 @@ class Ledger:
         """The record of a unit that was finished without an error."""
         return None if self.undone(key) else self._records[key]
 
-    def record(self, kind: str, key: str, planned: PlannedModel, **fields: Any) -> None:
-        """Keep a finished unit; when this returns, it is on disk."""
-        record = {
-            "kind": kind,
-            "unit": key,
-            "model": planned.name,
-            "revision": planned.checkpoint.revision,
-            "variant": "full",
-            **fields,
-        }
+    def failing(self, key: str) -> bool:
+        """Whether a unit is recorded as an error."""
+        return key in self._records and self.undone(key)
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Keep a unit's record; when this returns, it is on disk."""
         self._journal.append(record)
-        self._records[key] = record
-
-    def fail(
-        self, key: str, planned: PlannedModel, error: Exception, **where: str | int | None
-    ) -> None:
-        """Keep a unit's error (task, layer, metric say where) and show it; the run goes on.
-
-        Raises StorageFull instead where a full disk is behind it, which is no fault of the unit.
-        """
-        no_space = full(error)
-        if no_space is not None:
-            raise no_space from error
-        if isinstance(error, Elsewhere):  # no fault of this unit: the run is at its end
-            raise error
-        self.failed.add(key)
-        text = location.text(described(error))
-        place = ", ".join(f"{k} {v}" for k, v in where.items() if v is not None)
-        line = text or type(error).__name__
-        self._display.line(f"error: {planned.name}{': ' if place else ''}{place}: {line}")
-        trace = location.text("".join(traceback.format_exception(error)))[-LONGEST_TRACE:]
-        nowhere: dict[str, Any] = {"task": None, "layer": None, "metric": None}
-        self.record("error", key, planned, **{**nowhere, **where}, error=text, traceback=trace)
-
-    def mend(self, key: str, planned: PlannedModel) -> None:
-        """Note that what failed in an earlier call has now succeeded, if it had failed."""
-        if key in self._records and self.undone(key):
-            self.record("mended", key, planned)
+        self._records[record["unit"]] = record
 
     def met(self) -> dict[str, dict[str, dict[str, int]]]:
         """By model and task: texts asked for, duplicates, empty and truncated ones among them."""
@@ -137,6 +107,11 @@ class Context:
     ranks: Ranks = ALONE
     place: str = ""
 
+    @property
+    def label(self) -> dict[str, str]:
+        """How the model is read, where that is not its own way; of an experiment's name."""
+        return {"reading": self.planned.label} if self.planned.label else {}
+
     def unit(self, *parts: object) -> str:
         """The name under which a finished piece of work is known; settings are a folder's own."""
         model = f"{self.planned.name}@{self.planned.checkpoint.revision}"
@@ -153,15 +128,43 @@ class Context:
 
     def record(self, kind: str, key: str, **fields: Any) -> None:
         """Keep a finished unit of this model."""
-        self.ledger.record(kind, key, self.planned, **fields)
+        name, revision = self.planned.name, self.planned.checkpoint.revision
+        of = {"kind": kind, "unit": key, "model": name, "revision": revision, "variant": "full"}
+        self.ledger.append({**of, **fields})
 
     def fail(self, key: str, error: Exception, **where: str | int | None) -> None:
-        """Keep the error of a unit of this model, and show it. Raises as Ledger.fail."""
-        self.ledger.fail(key, self.planned, error, **where)
+        """Keep a unit's error (task, layer, metric say where) and show it; the run goes on.
+
+        Raises StorageFull instead where a full disk is behind it, which is no fault of the unit.
+        """
+        no_space = full(error)
+        if no_space is not None:
+            raise no_space from error
+        if isinstance(error, Elsewhere):  # no fault of this unit: the run is at its end
+            raise error
+        self.ledger.failed.add(key)
+        text = location.text(described(error))
+        place = ", ".join(f"{k} {v}" for k, v in where.items() if v is not None)
+        line = text or type(error).__name__
+        self.display.line(f"error: {self.planned.name}{': ' if place else ''}{place}: {line}")
+        trace = location.text("".join(traceback.format_exception(error)))[-LONGEST_TRACE:]
+        nowhere: dict[str, Any] = {"task": None, "layer": None, "metric": None}
+        self.record("error", key, **{**nowhere, **where}, error=text, traceback=trace)
+
+    @contextmanager
+    def attempt(
+        self, key: str, kind: type[Exception] = Exception, **where: str | int | None
+    ) -> Iterator[None]:
+        """Do something, whose error is the unit's (see `fail`) and ends nothing else."""
+        try:
+            yield
+        except kind as error:
+            self.fail(key, error, **where)
 
     def mend(self, key: str) -> None:
-        """Note that a unit of this model has now succeeded, if it had failed."""
-        self.ledger.mend(key, self.planned)
+        """Note that a unit has now succeeded, if it had failed in an earlier call."""
+        if self.ledger.failing(key):
+            self.record("mended", key)
 
     def layers(self, task: Task, blocks: int) -> Sequence[int]:
         """The layers that a task is evaluated at: 0..L, L alone, or chosen ones."""
@@ -195,11 +198,9 @@ class Context:
 
     def ask(self, reader: Reader, task: Task, evaluated: bool, measured: bool) -> list[Any] | None:
         """What a task will ask for, and metrics on it; None where that fails, which is recorded."""
-        try:
+        with self.attempt(self.unit(task.name, "texts"), task=task.name):
             return list(reader.ask(task, evaluated, measured))
-        except Exception as error:
-            self.fail(self.unit(task.name, "texts"), error, task=task.name)
-            return None
+        return None
 
     def common(self, asked: Mapping[Task, list[Any]]) -> dict[Task, list[Any]]:
         """What is asked of those tasks that have not failed in any process."""
@@ -210,43 +211,38 @@ class Context:
 def measure(context: Context, reader: Reader, task: Task, item: PlannedMetric) -> None:
     """A metric on the texts of a task; its values are recorded, or its error."""
     begun = time.perf_counter()
-    key = context.metric_unit(task, item)
-    where = {"task": task.name, "metric": item.metric.name}
-    try:
+    key, metric = context.metric_unit(task, item), item.metric
+    with context.attempt(key, task=task.name, metric=metric.name):  # values no journal can hold too
         scores, n = reader.samples.measure(item, reader.sample(task))
         split = split_scores(scores)
-        values = split.values
-        if item.metric.needs != "tokens" or scores.start:
-            values = {**values, "start": scores.start}
+        shown = {"start": scores.start} if metric.needs != "tokens" or scores.start else {}
         norm, pooling = context.plan.settings.norm, reader.model.info.pooling
         context.record(
             "metric",
             key,
-            **where,
+            task=task.name,
+            metric=metric.name,
             task_type=task.type,
-            version=item.metric.version,
+            version=metric.version,
             n=n,
             start=scores.start,
             parameters={**item.written, "norm": norm, "pooling": pooling},
-            selection=item.metric.selection,
-            layer_choice=item.metric.layer_choice,
-            values=values,
+            selection=metric.selection,
+            layer_choice=metric.layer_choice,
+            values={**split.values, **shown},
             profiles=split.profiles,
             tables=split.tables,
             seconds=time.perf_counter() - begun,
         )
-    except Exception as error:  # also values that no journal can hold
-        context.fail(key, error, **where)
 
 
 def evaluate_layer(context: Context, reader: Reader, task: Task, layer: int) -> None:
     """A task at a layer of the whole model; its score is recorded, or its error."""
     blocks, checkpoint = reader.model.info.blocks, context.planned.checkpoint
-    label = {"reading": context.planned.label} if context.planned.label else {}
     # the names under which its result is kept: its own, and for the last layer the model's
-    experiments: list[dict[str, Any]] = [{"layer": layer, **label}]
+    experiments: list[dict[str, Any]] = [{"layer": layer, **context.label}]
     if layer == blocks:
-        experiments.append(label)
+        experiments.append(context.label)
     view = reader.view(layer, checkpoint.name, checkpoint.revision, experiments)
     evaluate(context, task, view, context.unit(task.name, layer), layer, blocks)
 
@@ -264,12 +260,18 @@ def evaluate(
     assert task.evaluate is not None
     begun = time.perf_counter()
     place: dict[str, Any] = {"task": task.name, "layer": layer, "variant": variant}
-    try:
+    with context.attempt(key, **place):
         score = task.evaluate(view)
         if not np.isfinite(score.main) and view.constant:
-            context.record("undefined", key, **place, error=SAME_STATE)
+            context.record("undefined", key, **place, error="every text has the same state there")
             return
-        _check(task, score)
+        for what, value in (
+            ("its main score", score.main),
+            ("the standard error of its score", score.stderr),
+            ("the score of chance", score.chance),
+        ):
+            if value is not None and not np.isfinite(value):  # no table can hold it
+                raise ValueError(f"{task.name} gave {value} for {what}")
         if task.save is not None:
             task.save(score, view, context.out)
         context.record(
@@ -285,16 +287,3 @@ def evaluate(
             scores=journal.finite(score.scores),
             seconds=time.perf_counter() - begun,
         )
-    except Exception as error:  # also values that no journal can hold
-        context.fail(key, error, **place)
-
-
-def _check(task: Task, score: Score) -> None:
-    """Raise ValueError for a number that is none, which no table can hold."""
-    for what, value in (
-        ("its main score", score.main),
-        ("the standard error of its score", score.stderr),
-        ("the score of chance", score.chance),
-    ):
-        if value is not None and not np.isfinite(value):
-            raise ValueError(f"{task.name} gave {value} for {what}")

@@ -77,12 +77,6 @@ def test_fewer_views_are_the_first_of_more(text: str, few: int, more: int) -> No
     assert views(text, few) == views(text, more)[:few]
 
 
-@given(st.text(max_size=80))
-def test_whole_characters_stay_whole(text: str) -> None:
-    for view in views(text, 4):
-        view.encode("utf-8")  # no half of a surrogate pair
-
-
 @pytest.mark.parametrize("text", ["", "a", "OK", "你好", "  "])
 def test_a_text_that_is_too_short_stays_as_it_is(text: str) -> None:
     assert views(text, 3) == [text] * 3

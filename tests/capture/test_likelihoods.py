@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import running
 import tiny
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from running import Patch
 
 from lrd_harness.capture import batches as capturing
 from lrd_harness.capture import likelihoods
@@ -161,28 +161,18 @@ def test_a_context_can_be_asked_for_later(tmp_path: Path) -> None:
     assert not store.missing(map_texts(PROMPTS[:5]))
 
 
-@pytest.mark.parametrize("write", range(1, 8))
-def test_killed_in_the_middle(write: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("write", [1, 2, 5])
+def test_killed_in_the_middle(write: int, tmp_path: Path, monkeypatch: Patch) -> None:
     """At any write of a shard: the same numbers, and only what was missing is forwarded."""
     monkeypatch.setattr(capturing, "SEGMENT_TOKENS", 130)
     model = made(tmp_path)
     whole, counted = read(model, MIXED, tmp_path / "whole")
-    own, begun = Store.write, 0
-
-    def fails(*args: Any, **kwargs: Any) -> None:
-        nonlocal begun
-        begun += 1
-        if begun == write:
-            raise KeyboardInterrupt
-        own(*args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Store, "write", fails)
-        with pytest.raises(KeyboardInterrupt):
-            read(model, MIXED, tmp_path / "store")
-    there = [r for r in MIXED if likelihoods.key(r) not in _missing(model, tmp_path / "store")]
+    with running.interrupted(Store, "write", write), pytest.raises(KeyboardInterrupt):
+        read(model, MIXED, tmp_path / "store")
+    keys = [likelihoods.key(r) for r in MIXED]
+    there = len(keys) > len(Store(tmp_path / "store", model.identity).missing(keys))
     store, rest = read(model, MIXED, tmp_path / "store")
-    assert bool(there) == (write > 1)
+    assert there == (write > 1)
     assert rest.forwarded < counted.forwarded or not there
     np.testing.assert_allclose(values(store, MIXED), values(whole, MIXED), atol=1e-5)
     contexts = map_texts([r.context for r in MIXED])
@@ -193,10 +183,6 @@ def test_killed_in_the_middle(write: int, tmp_path: Path, monkeypatch: pytest.Mo
     assert not read(model, MIXED, tmp_path / "store")[1].forwarded
 
 
-def _missing(model: Any, folder: Path) -> list[Text]:
-    return Store(folder, model.identity).missing([likelihoods.key(r) for r in MIXED])
-
-
 def test_nan_is_a_fault_of_the_layer(tmp_path: Path) -> None:
     model = made(tmp_path)
     with torch.no_grad():
@@ -205,34 +191,3 @@ def test_nan_is_a_fault_of_the_layer(tmp_path: Path) -> None:
     assert np.isfinite(values(store, QUESTIONS, layers=2)).all()
     with pytest.raises(NotFinite, match="layer 2"):
         LikelihoodLayer(store, 2, "m", "r", [{}]).loglikelihoods(QUESTIONS)
-
-
-tokens = st.lists(st.integers(0, 2), min_size=1, max_size=5)
-
-
-@given(st.lists(st.tuples(tokens, tokens), max_size=12), st.integers(5, 8), st.data())
-def test_passages_cover_every_request(
-    pairs: list[tuple[list[int], list[int]]], most: int, data: st.DataObject
-) -> None:
-    asked = [Continuation(f"{c}", f"{i} {e}") for i, (c, e) in enumerate(pairs)]
-    wanted = data.draw(st.sets(st.sampled_from([r.context for r in asked]))) if asked else set()
-    passages, cut = likelihoods._passages(asked, TokenPairs(pairs, most), wanted)
-    assert len({p.tokens for p in passages}) == len(passages)
-    read = sorted(i for p in passages for i, _ in p.reads)
-    assert read == list(range(len(pairs)))
-    assert cut == [len(c) + len(e) > most + 1 for c, e in pairs]
-    for passage in passages:
-        assert 1 <= len(passage.tokens) <= most
-        for i, continuation in passage.reads:
-            context, end = pairs[i]
-            assert continuation == end
-            full = (context + end)[:-1]
-            assert list(passage.tokens) == full[-most:]
-            assert len(end) <= len(passage.tokens)
-    contexts = [(text, p.tokens[:n]) for p in passages for text, n in p.contexts]
-    assert sorted(text for text, _ in contexts) == sorted(wanted)
-    for text, kept in contexts:
-        own = [(c, e) for r, (c, e) in zip(asked, pairs, strict=True) if r.context == text]
-        context, shortest = own[0][0], min(len(e) for _, e in own)
-        left = min(len(context), most + 1 - shortest)
-        assert list(kept) == context[len(context) - left :]

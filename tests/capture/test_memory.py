@@ -11,7 +11,7 @@ import pytest
 import running
 import tiny
 import torch
-from running import counters
+from running import Patch, counters
 
 from lrd_harness.capture.batches import Budget, remembered
 from lrd_harness.capture.embeddings import capture
@@ -27,7 +27,7 @@ TEXTS = [Text(t) for t in tiny.sentences(40)]
 class Small:
     """Memory that takes so many tokens a batch, padding included."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    def __init__(self, monkeypatch: Patch, most: int) -> None:
         self.passes: list[int] = []
         whole = text_model.TextModel.features
         padded = text_model.TextModel._pad
@@ -53,7 +53,7 @@ def states(model: Any, folder: Path) -> np.ndarray:
 
 
 def test_the_budget_is_halved_and_nothing_else_changes(
-    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Any, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     capture(model, TEXTS, Store(tmp_path / "a", model.identity), batch_tokens=1000)
     small = Small(monkeypatch, 200)
@@ -95,7 +95,7 @@ def test_what_was_found_is_remembered(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
 def test_a_budget_that_cannot_be_kept_ends_nothing(
-    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     def refuse(*given: Any, **more: Any) -> Any:
         raise OSError(number, "refused")
@@ -134,9 +134,7 @@ def test_other_errors_are_not_tried_again() -> None:
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_a_run_goes_on_with_less(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_goes_on_with_less(place: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     small = Small(monkeypatch, 128)
     out = tmp_path / "out"
     assert running.run(out, [place / "bert"], place / "data", "--batch-tokens", "512") == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -44,6 +43,13 @@ def watched(
     states = opened.info.blocks + 1
     tokens = [TokenValues(i, folder, opened.identity, norm, states) for i in items]
     return Watched(opened, norm, tokens, texts)
+
+
+def measured(opened: Any, texts: list[Text], folder: Path, metric: Any) -> TokenValues:
+    """The values of a metric of one's own on texts that were read for it."""
+    seen = watched(opened, texts, folder, item(Metric("own", metric, needs="tokens")))
+    read(opened, texts, folder, seen)
+    return seen.tokens[0]
 
 
 def read(opened: Any, texts: list[Text], folder: Path, seen: Watched, budget: int = 300) -> Any:
@@ -124,20 +130,6 @@ def test_short_texts_are_left_out_and_counted(model: Any, tmp_path: Path) -> Non
         seen.tokens[0].finished(texts[2:])
 
 
-def test_parameters_for_which_no_text_is_long_enough(model: Any, tmp_path: Path) -> None:  # noqa: F811
-    """The lengths of the random text that tells which scores there are are no one's concern."""
-
-    def picky(states: Any) -> dict[str, Any]:
-        raise NotEnoughTokens(f"needs 2000 tokens, got {len(states[0])}")
-
-    texts = texts_of(12)
-    seen = watched(model, texts, tmp_path, item(Metric("picky", picky, needs="tokens")))
-    read(model, texts, tmp_path, seen)
-    with pytest.raises(NotEnoughTexts) as raised:
-        seen.tokens[0].finished(texts)
-    assert str(raised.value) == "picky: no text has enough tokens with these parameters"
-
-
 def test_a_layer_without_a_value_in_some_texts(model: Any, tmp_path: Path) -> None:  # noqa: F811
     def odd(states: Any) -> dict[str, Any]:
         values = [float(s.norm()) for s in states]
@@ -145,13 +137,12 @@ def test_a_layer_without_a_value_in_some_texts(model: Any, tmp_path: Path) -> No
         return {"odd": [np.nan, values[1] if even else np.nan, *values[2:]]}
 
     texts = texts_of(30)
-    seen = watched(model, texts, tmp_path, item(Metric("odd", odd, needs="tokens")))
-    read(model, texts, tmp_path, seen)
-    scores, n = seen.tokens[0].finished(texts)
+    found = measured(model, texts, tmp_path, odd)
+    scores, n = found.finished(texts)
     lengths = [len(e["input_ids"]) for e in model.tokenize(texts)]
     even = [t for t, length in zip(texts, lengths, strict=True) if length % 2 == 0]
     assert 8 <= len(even) < 30
-    of_even, _ = seen.tokens[0].finished(even)
+    of_even, _ = found.finished(even)
     assert n == 30
     assert np.isnan(scores["odd"][0])
     assert scores["odd"][1] == pytest.approx(of_even["odd"][1])
@@ -219,37 +210,7 @@ def test_memory_that_a_metric_lacks_is_no_fault_of_it(model: Any, tmp_path: Path
 
 
 def test_scores_that_change_with_the_text_are_a_fault(model: Any, tmp_path: Path) -> None:  # noqa: F811
-    uneven = Metric("uneven", lambda s: {"x": [0.0] * len(s[0])}, needs="tokens")
     texts = texts_of(12)
-    seen = watched(model, texts, tmp_path, item(uneven))
-    read(model, texts, tmp_path, seen)
+    uneven = measured(model, texts, tmp_path, lambda s: {"x": [0.0] * len(s[0])})
     with pytest.raises(TypeError, match="on one text"):
-        seen.tokens[0].finished(texts)
-
-
-def test_memory_of_a_pass_does_not_grow_with_the_texts(model: Any, tmp_path: Path) -> None:  # noqa: F811
-    """No more token states are held than those of one batch."""
-    import gc
-    import weakref
-
-    held: list[Any] = []
-    most = 0
-
-    def watch(states: Any) -> dict[str, Any]:
-        nonlocal most
-        gc.collect()
-        held.append(weakref.ref(states))
-        most = max(most, sum(one() is not None for one in held))
-        return {"x": [0.0] * len(states)}
-
-    texts = texts_of(60)
-    counting = SimpleNamespace(metric=Metric("watch", watch, needs="tokens"), parameters={})
-    seen = watched(model, texts, tmp_path, counting)  # type: ignore[arg-type]
-    gc.collect()
-    gc.freeze()  # what is there already is no token state: not to be gone through for each text
-    try:
-        read(model, texts, tmp_path, seen, budget=100)
-    finally:
-        gc.unfreeze()
-    assert len(held) >= 60
-    assert most <= 2
+        uneven.finished(texts)

@@ -10,19 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import running
 import tiny
 import torch
+from running import Patch
+from test_likelihoods import ENDS, QUESTIONS
 
 from lrd_harness.capture import batches as capturing
-from lrd_harness.capture import likelihoods
 from lrd_harness.capture.embeddings import Embeddings
-from lrd_harness.capture.layers import LikelihoodLayer
 from lrd_harness.capture.likelihoods import Likelihoods
-from lrd_harness.capture.pruned import Variants, capture_embeddings, capture_likelihoods, stores
+from lrd_harness.capture.pruned import Variants, capture_embeddings, stores
 from lrd_harness.capture.samples import Questions
 from lrd_harness.capture.walk import Removed
 from lrd_harness.contracts import Continuation, Task, Text
-from lrd_harness.errors import UserError
 from lrd_harness.models.cut import remove
 from lrd_harness.models.text_model import TextModel
 from lrd_harness.store.store import Store
@@ -30,9 +30,6 @@ from lrd_harness.store.store import Store
 lm: Any = importlib.import_module("lrd_harness.tasks.likelihood.requests")
 VARIANTS: list[Removed] = [(), (2,), (2, 3), (2, 4), (5,)]
 TEXTS = [Text(t, "query: " if i % 3 else "") for i, t in enumerate(tiny.sentences(40))]
-PROMPTS = [f"{text} answer:" for text in tiny.sentences(9, 2)]
-QUESTIONS = [Continuation(prompt, f" {letter}") for prompt in PROMPTS for letter in "abcd"]
-ENDS = [Continuation(p, f" {end}") for p in PROMPTS[:5] for end in tiny.sentences(3, 8, most=4)]
 REQUESTS = [*QUESTIONS[:12], *ENDS, Continuation("", " the cat")]
 TASK = Task("Mine", texts=list, evaluate=None, tokenize=lm.tokenize)
 
@@ -119,19 +116,20 @@ def test_only_what_a_store_lacks_is_run(tmp_path: Path) -> None:
     first = capture_embeddings(
         model, TEXTS[:30], stores(model.identity, VARIANTS[:2]), batch_tokens=10_000
     )
-    assert first.executions == counted.calls.total() == 5 + 3 + 1  # full, from block 3 on, check
+    assert first.forwarded == 30
+    assert counted.calls.total() == 5 + 3 + 1  # full, from block 3 on, check
     counted.calls.clear()
     every = stores(model.identity, VARIANTS)
     more = capture_embeddings(model, TEXTS, every, batch_tokens=10_000)
     # 30 texts through the full pass, and (2, 3): 4, 5; (2, 4): 3, 5; (5,): none; ten through all:
     # (2,) shares block 3 with (2, 4) and then goes through 4 and 5
-    assert more.executions == counted.calls.total() == (5 + 2 + 2) + (5 + 2 + 2 + 2) + 1
+    assert counted.calls.total() == (5 + 2 + 2) + (5 + 2 + 2 + 2) + 1
     assert more.forwarded == 40
     counted.calls.clear()
     again = capture_embeddings(
         model, TEXTS[::-1], stores(model.identity, VARIANTS), batch_tokens=10_000
     )
-    assert (again.forwarded, again.executions, again.tokens) == (0, 0, 0)
+    assert (again.forwarded, again.tokens) == (0, 0)
     assert not counted.calls
     assert len({store.folder for store in every.values()}) == len(VARIANTS)
 
@@ -143,29 +141,18 @@ def test_empty_and_long_texts_are_counted(tmp_path: Path) -> None:
     for _ in range(2):
         counts = capture_embeddings(model, odd, opened, batch_tokens=100)
         assert (counts.empty, counts.truncated, counts.texts) == (1, 1, 3)
-    assert capture_embeddings(model, odd, {}, batch_tokens=100).executions == 0
+    assert capture_embeddings(model, odd, {}, batch_tokens=100).forwarded == 0
 
 
-@pytest.mark.parametrize("write", [1, 3, 5, 7, 12])
+@pytest.mark.parametrize("write", [1, 5, 7, 12])
 def test_after_an_interruption_only_the_rest(
-    write: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write: int, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """At any write of a shard of a variant: what is there is not run again."""
     monkeypatch.setattr(capturing, "SEGMENT_TEXTS", 16)  # three shards of five variants
     model = made(tmp_path)
-    own, begun = Store.write, 0
-
-    def fails(*args: Any, **kwargs: Any) -> None:
-        nonlocal begun
-        begun += 1
-        if begun == write:
-            raise KeyboardInterrupt
-        own(*args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Store, "write", fails)
-        with pytest.raises(KeyboardInterrupt):
-            capture_embeddings(model, TEXTS, stores(model.identity, VARIANTS), batch_tokens=10_000)
+    with running.interrupted(Store, "write", write), pytest.raises(KeyboardInterrupt):
+        capture_embeddings(model, TEXTS, stores(model.identity, VARIANTS), batch_tokens=10_000)
     whole, part = divmod(write - 1, len(VARIANTS))
     opened = stores(model.identity, VARIANTS)
     lacking = sorted(len(store.missing(TEXTS)) for store in opened.values())
@@ -205,56 +192,6 @@ def test_likelihoods_are_those_of_the_pruned_model(
             assert greedy == (likeliest == list(end))
 
 
-def test_the_full_model_among_the_variants(tmp_path: Path) -> None:
-    """() gives what the model's own last layer gives, from a store of its own."""
-    model = made(tmp_path, "Llama", head=True)
-    own = Store(tmp_path / "own", likelihoods.identity(model))
-    likelihoods.capture(model, REQUESTS, PROMPTS, lm.tokenize, own, batch_tokens=200)
-    opened = stores(likelihoods.identity(model), [()])
-    capture_likelihoods(model, REQUESTS, lm.tokenize, opened, batch_tokens=200)
-    views = [
-        LikelihoodLayer(own, 5, "m", "r", [{}]),
-        LikelihoodLayer(opened[()], 0, "m", "r", [{}]),
-    ]
-    one, other = (np.array(view.loglikelihoods(REQUESTS)) for view in views)
-    np.testing.assert_allclose(one, other, atol=1e-5)
-    assert opened[()].folder.name != Store(tmp_path, likelihoods.identity(model)).folder.name
-
-
-def test_likelihoods_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capturing, "SEGMENT_TOKENS", 130)
-    model = made(tmp_path, "Llama", head=True)
-    counted, own, begun = Counted(model), Store.write, 0
-
-    def fails(*args: Any, **kwargs: Any) -> None:
-        nonlocal begun
-        begun += 1
-        if begun == 8:  # the second shard, of the third variant
-            raise KeyboardInterrupt
-        own(*args, **kwargs)
-
-    def captured() -> Any:
-        opened = stores(likelihoods.identity(model), VARIANTS)
-        return capture_likelihoods(model, REQUESTS, lm.tokenize, opened, batch_tokens=10_000)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Store, "write", fails)
-        with pytest.raises(KeyboardInterrupt):
-            captured()
-    rest = captured()
-    assert 0 < rest.forwarded < len(REQUESTS)
-    counted.calls.clear()
-    last = captured()
-    assert (last.forwarded, last.executions, last.tokens) == (0, 0, 0)
-    assert not counted.calls
-    view = LikelihoodLayer(stores(likelihoods.identity(model), [(2, 3)])[2, 3], 0, "m", "r", [{}])
-    monkeypatch.setenv("LRD_HARNESS_CACHE", str(tmp_path / "other"))
-    captured()
-    straight = stores(likelihoods.identity(model), [(2, 3)])[2, 3]
-    expected = LikelihoodLayer(straight, 0, "m", "r", [{}]).loglikelihoods(REQUESTS)
-    np.testing.assert_allclose(view.loglikelihoods(REQUESTS), expected, atol=1e-5)
-
-
 def test_a_view_fetches_what_is_missing_of_its_own(tmp_path: Path) -> None:
     model = made(tmp_path)
     variants = Variants(Embeddings(model, Questions(100), 300), VARIANTS)
@@ -263,10 +200,3 @@ def test_a_view_fetches_what_is_missing_of_its_own(tmp_path: Path) -> None:
     assert view.encode(["late"], TASK).shape == (1, 32)
     lacking = [removed for removed, store in variants.stores.items() if store.missing(late)]
     assert lacking == [(), (2,), (2, 4), (5,)]
-
-
-def test_models_without_blocks_of_their_own(tmp_path: Path) -> None:
-    tiny.save("Albert", tmp_path / "albert")
-    model = tiny.open_model(tmp_path / "albert")
-    with pytest.raises(UserError, match="shares weights"):
-        capture_embeddings(model, TEXTS, stores(model.identity, [(2,)]), batch_tokens=100)

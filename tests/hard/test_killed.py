@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -92,43 +91,3 @@ def flat(record: Any) -> dict[str, float]:
 
     walk("", record)
     return found
-
-
-def test_what_a_user_sees_of_control_c(place: Path, tmp_path: Path) -> None:
-    """And of a whole run: progress on standard error, nothing of the libraries, the table alone."""
-    out = tmp_path / "out"
-    models = [place / "bert", place / "gpt"]
-    command = running.command(out, models, place / "data")
-    command.remove("--quiet")
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "LRD_HARNESS_CACHE": str(tmp_path / "cache")}
-    env = {k: v for k, v in env.items() if not k.startswith(("HF_HUB_DIS", "TOKENIZERS"))}
-    call = [sys.executable, "-m", "lrd_harness", *command]
-
-    def start() -> subprocess.Popen[str]:
-        pipe = subprocess.PIPE
-        return subprocess.Popen(call, stdout=pipe, stderr=pipe, text=True, env=env)
-
-    process = start()
-    end = time.monotonic() + 60
-    while not list(out.glob("journal/*")) and time.monotonic() < end:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    shown, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
-    assert shown == ""
-    assert f"The same command with --output {out} goes on where it stopped" in said
-    assert "Traceback" not in said
-
-    shown, said = start().communicate(timeout=100)
-    assert shown.startswith("Leaderboard: 2 models, 2 tasks")
-    for line in filter(None, said.splitlines()):
-        ours = (
-            "tasks",
-            "2 models × 2 tasks",
-            "[1/2] local/bert",
-            "[2/2] local/gpt",
-            "All of it is in",
-        )
-        assert line.startswith(ours), said
-    units = [r["unit"] for r in running.records(out, "score", "metric")]
-    assert len(units) == len(set(units)) == 24

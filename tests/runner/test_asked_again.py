@@ -10,7 +10,7 @@ import pytest
 import running
 import tiny
 import yaml
-from running import numbers, one_line, records
+from running import Patch, Shown, one_line, records
 
 from lrd_harness.cli import main
 
@@ -48,7 +48,7 @@ def test_the_board_shows_what_was_asked_for_last(place: Path, tmp_path: Path) ->
     out = tmp_path / "out"
     more = ["--plugins", "nrs", "--layers", "last"]
     seen = []
-    for parameters in ([], ["--set", "nrs.k=3"], [], ["--set", "nrs.k=20"]):
+    for parameters in ([], ["--set", "nrs.k=3"], [], ["--set", "nrs.k=20.0"]):
         assert running.run(out, [place / "bert"], place / "data", *more, *parameters) == 0
         seen.append(shown(out, "nrs"))
         held = run_json(out)["metrics"][0]["parameters"]
@@ -92,18 +92,6 @@ def lrd_metrics():
         assert shown(out, "mine") == value
 
 
-def test_models_keep_the_name_that_the_folder_gave_them(place: Path, tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        tiny.save("Bert", tmp_path / name / "net", seed=ord(name))
-    out, folders = tmp_path / "out", [tmp_path / "a" / "net", tmp_path / "b" / "net"]
-    more = ["--plugins", "nrs", "--layers", "last"]
-    assert running.run(out, folders, place / "data", *more) == 0
-    before = numbers(out)
-    assert running.run(out, folders[:1], place / "data", *more) == 0
-    assert numbers(out) == before
-    assert {m["name"] for m in run_json(out)["models"]} == {"local/a/net", "local/b/net"}
-
-
 def test_what_is_typed_replaces_what_the_suite_says(place: Path, tmp_path: Path) -> None:
     out, file = tmp_path / "out", tmp_path / "mine.yaml"
     entry = {"model": str(place / "gpt"), "pooling": "mean-no-sink"}
@@ -120,7 +108,7 @@ def test_what_is_typed_replaces_what_the_suite_says(place: Path, tmp_path: Path)
 
 
 def test_the_same_data_under_another_path_is_the_same(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     out = tmp_path / "out"
     more = ["--plugins", "nrs", "--layers", "last"]
@@ -135,36 +123,16 @@ def test_the_same_data_under_another_path_is_the_same(
     [
         ("nrs.k=.nan", "parameter k of metric nrs is '.nan'"),
         ("nrs.k=.inf", "parameter k of metric nrs is '.inf'"),
-        ("nrs.k=0", "nrs"),
-        ("frenet.rank=abc", "frenet"),
         ("frenet.space=both", "space"),
     ],
 )
 def test_parameters_that_no_metric_takes(
-    value: str, reason: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    value: str, reason: str, place: Path, tmp_path: Path, capsys: Shown
 ) -> None:
     out = tmp_path / "out"
     assert running.run(out, [place / "bert"], place / "data", "--set", value) == 2
     assert reason in one_line(capsys)
     assert not out.exists()
-
-
-def test_whole_numbers_may_be_written_as_fractions(place: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    more = ["--set", "nrs.k=5.0", "--plugins", "nrs", "--layers", "last"]
-    assert running.run(out, [place / "bert"], place / "data", *more) == 0
-    assert {r["parameters"]["k"] for r in records(out, "metric")} == {5}
-
-
-@pytest.mark.parametrize(
-    "text", ["plugins: [{nrs: {3: x}}]", "plugins: [{3: {k: 1}}]", "name: ../../x", "name: .x"]
-)
-def test_suites_that_are_malformed(
-    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "bad.yaml").write_text(text)
-    assert main(["run", "--suite", str(tmp_path / "bad.yaml")]) == 2
-    assert "bad.yaml" in one_line(capsys)
 
 
 def test_another_folder_of_the_same_name_is_another_model(place: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,61 +18,54 @@ from lrd_harness.scores import Scores, summaries
 nan = math.nan
 
 
-def kinds(states):
+def kinds(states: Any) -> dict[str, Any]:
     whole = isinstance(states, torch.Tensor)
     return {"whole": whole, "ndim": states.ndim if whole else 0, "seen": len(states)}
 
 
 TOKENS = Metric("tokens", kinds, needs="tokens")
 MEAN = Metric("mean", lambda states: {}, needs="tokens")
+X = np.random.RandomState(0).randn(4, 5, 6)
 
 
-def text(seed=0, states=4, T=5, d=6):
-    return np.random.RandomState(seed).randn(states, T, d)
-
-
-def test_a_token_metric_gets_one_tensor_where_widths_are_equal():
-    x = text()
-    for given in (x, list(x), torch.tensor(x), [torch.tensor(s) for s in x], x.astype("float32")):
+def test_a_token_metric_gets_one_tensor_where_widths_are_equal() -> None:
+    tensors = [torch.tensor(state) for state in X]
+    for given in (X, list(X), torch.tensor(X), tensors, X.astype("float32"), X * 1e307):
         assert measure(TOKENS, given) == {"whole": True, "ndim": 3, "seen": 4}
-    assert measure(TOKENS, [*x[:3], x[3][:, :2]]) == {"whole": False, "ndim": 0, "seen": 4}
+    assert measure(TOKENS, [*X[:3], X[3][:, :2]]) == {"whole": False, "ndim": 0, "seen": 4}
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_it_is_in_float64(dtype):
-    def check(states):
+def test_it_is_in_float64(dtype: torch.dtype) -> None:
+    def check(states: Any) -> dict[str, Any]:
         assert states.dtype == torch.float64
         return {"sum": states.sum()}
 
-    x = torch.tensor(text()).to(dtype)
+    x = torch.tensor(X).to(dtype)
     assert measure(Metric("m", check, needs="tokens"), x)["sum"] == float(x.double().sum())
 
 
 @pytest.mark.parametrize("bad", [nan, math.inf, -math.inf])
-def test_faults_of_a_text_are_named(bad):
-    x = text()
+def test_faults_of_a_text_are_named(bad: float) -> None:
+    x = X.copy()
     x[2, 1, 3] = bad
     for given in (x, list(x), torch.tensor(x)):
         with pytest.raises(NotFinite, match="tokens: NaN or infinity in layer 2"):
             measure(TOKENS, given)
-    x = text()
-    with pytest.raises(UnitError, match="layer 3 has 4 rows, others have 5"):
-        measure(TOKENS, [*x[:3], x[3][:4]])
-    for odd in (x[0], x[None]):
-        with pytest.raises(UnitError, match="layer 0 has shape"):
-            measure(TOKENS, odd)
-    with pytest.raises(UnitError, match="tokens got no states"):
-        measure(TOKENS, [])
+    for given, said in (
+        ([*X[:3], X[3][:4]], "layer 3 has 4 rows, others have 5"),
+        (X[0], "layer 0 has shape"),
+        (X[None], "layer 0 has shape"),
+        ([], "tokens got no states"),
+    ):
+        with pytest.raises(UnitError, match=said):
+            measure(TOKENS, given)
 
 
-def test_huge_numbers_are_no_infinity():
-    assert measure(TOKENS, np.full((2, 3, 4), 1e308))["whole"]
-
-
-def test_views_are_treated_as_pooled_states():
+def test_views_are_treated_as_pooled_states() -> None:
     seen = []
 
-    def shapes(states):
+    def shapes(states: Any) -> dict[str, Any]:
         seen.append([tuple(s.shape) for s in states])
         return {"a": [float(s.sum()) for s in states]}
 
@@ -92,70 +86,50 @@ def test_views_are_treated_as_pooled_states():
         measure(metric, [x[1], x[3][:, :2], x[3]])
 
 
-def texts(*values, states=3):
-    return [Scores(own, states) for own in values]
+def texts(*values: dict[str, Any]) -> list[Scores]:
+    return [Scores(own, 3) for own in values]
 
 
-def test_the_mean_over_texts_leaves_out_what_has_no_value():
+def test_the_mean_over_texts_leaves_out_what_has_no_value() -> None:
     values = texts(
         {"a": [1.0, nan, nan], "b": 2.0, "t": [[1.0, 2.0]] * 3},
         {"a": [3.0, 5.0, nan], "b": nan, "t": [[3.0, nan]] * 3},
         {"a": [8.0, 6.0, nan], "b": 4.0, "t": [[5.0, 6.0]] * 3},
     )
-    whole = finish(MEAN, values)
-    assert whole["a"][:2] == [4, 5.5]
-    assert math.isnan(whole["a"][2])
-    assert whole["b"] == 3
-    assert whole["t"] == [[3, 4]] * 3
-    assert whole["mean_a"] == 4.75
+    whole: dict[str, Any] = dict(finish(MEAN, values))
+    assert whole["a"] == pytest.approx([4, 5.5, nan], nan_ok=True)
+    assert (whole["b"], whole["t"], whole["mean_a"]) == (3, [[3, 4]] * 3, 4.75)
     assert "mean_t" not in whole
 
 
-def test_one_text_is_its_own_mean():
-    one = {"a": [1.0, 2.5], "b": 7.0}
-    whole = finish(MEAN, texts(one))
-    assert {name: whole[name] for name in one} == one
-
-
-def test_a_metric_may_finish_for_itself():
-    def own(texts):
-        return {
-            "n": len(texts),
-            "a": np.array([1.0, 3.0]),
-            "t": [torch.ones(2)] * 2,
-        }
+def test_a_metric_may_finish_for_itself() -> None:
+    def own(texts: Any) -> dict[str, Any]:
+        return {"n": len(texts), "a": np.array([1.0, 3.0]), "t": [torch.ones(2)] * 2}
 
     whole = finish(Metric("own", kinds, needs="tokens", finish=own), texts({"a": 1.0}) * 3)
     assert (whole["n"], whole["a"], whole["mean_a"]) == (3, [1, 3], 2)
     assert whole["t"] == [[1, 1], [1, 1]]
 
 
-def test_faults_of_finishing_are_named():
-    with pytest.raises(NotEnoughTexts, match="mean has a value for none of the texts"):
-        finish(MEAN, [])
-    with pytest.raises(UnitError, match="mean gave other scores for one text"):
-        finish(MEAN, texts({"a": 1.0}, {"b": 1.0}))
-    with pytest.raises(UnitError, match=r"mean\.a has more values for one text"):
-        finish(MEAN, texts({"a": [1.0]}, {"a": [1.0, 2.0]}))
+def test_faults_of_finishing_are_named() -> None:
     ranked = Metric("ranked", kinds, needs="tokens", selection=Choice("mean_a"))
     assert finish(ranked, texts({"a": [1.0, 3.0]}))["mean_a"] == 2
-    with pytest.raises(UnitError, match="ranked gave no score mean_a"):
-        finish(ranked, texts({"b": 1.0}))
+    with pytest.raises(NotEnoughTexts, match="mean has a value for none of the texts"):
+        finish(MEAN, [])
+    for metric, values, said in (
+        (MEAN, ({"a": 1.0}, {"b": 1.0}), "mean gave other scores for one text"),
+        (MEAN, ({"a": [1.0]}, {"a": [1.0, 2.0]}), r"mean\.a has more values for one text"),
+        (ranked, ({"b": 1.0},), "ranked gave no score mean_a"),
+    ):
+        with pytest.raises(UnitError, match=said):
+            finish(metric, texts(*values))
 
 
-def test_summaries_leave_out_layers_without_a_value():
-    values = [nan, 1.0, 4.0, nan, 2.0]
-    made = summaries(values, "x")
+def test_summaries_leave_out_layers_without_a_value() -> None:
+    made = summaries([nan, 1.0, 4.0, nan, 2.0], "x")
     assert made["mean_x"] == pytest.approx(7 / 3)
     assert (made["min_x"], made["max_x"], made["early_x"], made["late_x"]) == (1, 4, 1, 2)
     assert made["slope_x"] == pytest.approx(np.polyfit([0, 1 / 3, 1], [1, 4, 2], 1)[0])
     assert summaries([nan, 5.0], "x")["mean_x"] == 5
     assert "slope_x" not in summaries([nan, 5.0], "x")
     assert summaries([nan, nan], "x") == {}
-
-
-def test_tables_of_pooled_metrics_pass_untouched():
-    table = [[1, 2, 3]] * 3
-    metric = Metric("table", lambda states: {"t": table, "e": np.ones((3, 2))})
-    scores = measure(metric, np.random.RandomState(0).randn(3, 9, 4))
-    assert scores == {"t": [[1.0, 2.0, 3.0]] * 3, "e": [[1.0, 1.0]] * 3}

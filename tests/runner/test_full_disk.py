@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import resource
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +12,7 @@ from typing import Any
 
 import pytest
 import running
-from running import numbers, one_line, records
+from running import Patch, Shown, numbers, one_line, records
 
 from lrd_harness.errors import StorageFull, UserError
 from lrd_harness.results import journal
@@ -39,7 +35,7 @@ def files_up_to(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def stopped(capsys: pytest.CaptureFixture[str]) -> None:
+def stopped(capsys: Shown) -> None:
     """One line was said, which names what to do."""
     line = one_line(capsys)
     assert line.startswith("no space left on the disk or in the quota of ")
@@ -102,7 +98,7 @@ def test_files_stay_as_they_were(tmp_path: Path) -> None:
 
 
 def test_a_store_that_is_full_stops_the_run(
-    place: Path, tmp_path: Path, own_cache: Path, capsys: pytest.CaptureFixture[str]
+    place: Path, tmp_path: Path, own_cache: Path, capsys: Shown
 ) -> None:
     out, models = tmp_path / "out", [place / "bert", place / "gpt"]
     with files_up_to(40_000):
@@ -118,12 +114,7 @@ def test_a_store_that_is_full_stops_the_run(
 
 @pytest.mark.parametrize("after", [1, 3, 6])
 def test_a_journal_that_is_full_stops_the_run(
-    after: int,
-    place: Path,
-    tmp_path: Path,
-    own_cache: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    after: int, place: Path, tmp_path: Path, own_cache: Path, capsys: Shown, monkeypatch: Patch
 ) -> None:
     """After so many records the next is written in part, and then nothing more."""
     out, left, real = tmp_path / "out", [after], os.write
@@ -148,11 +139,7 @@ def test_a_journal_that_is_full_stops_the_run(
 
 
 def test_a_library_that_meets_a_full_disk_stops_the_run(
-    place: Path,
-    tmp_path: Path,
-    own_cache: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    place: Path, tmp_path: Path, own_cache: Path, capsys: Shown, monkeypatch: Patch
 ) -> None:
     """As mteb does when it writes its own result."""
 
@@ -163,30 +150,3 @@ def test_a_library_that_meets_a_full_disk_stops_the_run(
     assert running.run(tmp_path / "out", [place / "bert"], place / "data", tasks=TASKS) == 2
     stopped(capsys)
     assert records(tmp_path / "out", "error") == []
-
-
-def test_a_disk_that_is_really_full(place: Path, tmp_path: Path, own_cache: Path) -> None:
-    """A file system in memory, of a size that does not suffice for the states."""
-    room = tmp_path / "room"
-    room.mkdir()
-    mount = f"mount -t tmpfs -o size=30k none {room}"
-    alone = ["unshare", "--mount", "--map-root-user", "sh", "-c"]
-    tried = shutil.which("unshare") and subprocess.run([*alone, mount], capture_output=True)
-    if not tried or tried.returncode:
-        pytest.skip("no file system can be mounted here")
-    command = running.command(tmp_path / "out", [place / "bert"], place / "data", tasks=TASKS)
-    script = f'{mount} && "$0" -m lrd_harness "$@"; code=$?; find {room} -type f; exit $code'
-    done = subprocess.run(
-        [*alone, script, sys.executable, *command],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "LRD_HARNESS_CACHE": str(room)},
-    )
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith(
-        f"lrd-harness: no space left on the disk or in the quota of {room}"
-    )
-    assert done.stderr.count("\n") == 1
-    assert [Path(name).name for name in done.stdout.split()] == ["identity.json"]
-    assert json.loads((tmp_path / "out" / "run.json").read_text())["finished"] is None
-    assert running.run(tmp_path / "out", [place / "bert"], place / "data", tasks=TASKS) == 0

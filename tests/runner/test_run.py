@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import running
 import tiny
-from running import counters, numbers, one_line, records, with_plugin
+from running import Patch, Shown, counters, numbers, one_line, records, with_plugin
 
 from lrd_harness.cli import main
 from lrd_harness.contracts import Metric, Request, Score, Task
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
-def forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def forwards(monkeypatch: Patch) -> list[int]:
     """How many texts each forward pass of a model got, counted where the model runs."""
     seen: list[int] = []
     original = text_model.TextModel.states
@@ -118,23 +118,7 @@ def test_layers_that_are_added_later(place: Path, tmp_path: Path, forwards: list
     assert sum(forwards) == everything
 
 
-def test_models_tasks_and_metrics_that_are_added_later(place: Path, tmp_path: Path) -> None:
-    out, data = tmp_path / "out", place / "data"
-    assert running.run(out, [place / "bert"], data, tasks=["STSBenchmark"]) == 0
-    before = records(out)
-    both = [place / "bert", place / "gpt"]
-    assert running.run(out, both, data, "--plugins", "nrs,gfmi") == 0
-    added = records(out)[len(before) :]
-    done = {r["unit"] for r in before if r["kind"] in ("score", "metric")}
-    assert done.isdisjoint({r["unit"] for r in added})
-    assert len(numbers(out)) == 2 * 2 * 4 + 2 * 2 * 2 + 1  # scores; nrs, gfmi; frenet
-    rows = json.loads((out / "leaderboard.json").read_text())["tables"]["ranking"]["rows"]
-    assert {row["model"] for row in rows} == {"local/bert", "local/gpt"}
-
-
-def test_settings_and_data_of_another_run(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_settings_and_data_of_another_run(place: Path, tmp_path: Path, capsys: Shown) -> None:
     out, data = tmp_path / "out", Path(shutil.copytree(place / "data", tmp_path / "data"))
     sts = ["STSBenchmark"]
     assert running.run(out, [place / "bert"], data, tasks=sts) == 0
@@ -162,7 +146,7 @@ def test_settings_and_data_of_another_run(
 
 
 def test_the_usual_folder_is_taken_up_or_numbered(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
@@ -215,18 +199,6 @@ def test_odd_texts_are_met_and_counted(place: Path, tmp_path: Path) -> None:
     assert len(records(out, "score")) == 4
 
 
-def test_texts_without_labels_give_metrics_without_scores(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "mine.txt").write_text("\n".join(tiny.sentences(30)))
-    out = tmp_path / "out"
-    models = [place / "bert", place / "gpt"]
-    assert running.run(out, models, place / "data", tasks=[f"texts:{tmp_path / 'mine.txt'}"]) == 0
-    assert {r["kind"] for r in records(out)} == {"model", "capture", "texts", "metric"}
-    assert {r["task"] for r in records(out, "metric")} == {"texts:mine.txt"}
-    assert "no actual rank" in capsys.readouterr().out
-
-
 def test_the_sample_of_a_metric(place: Path, tmp_path: Path) -> None:
     texts = tiny.sentences(50)
     tiny.write_rows(tmp_path / "own.jsonl", [{"text": t} for t in [texts[7], *texts, texts[2]]])
@@ -254,7 +226,7 @@ def test_the_sample_of_a_metric(place: Path, tmp_path: Path) -> None:
 
 
 def test_texts_that_only_the_evaluation_asks_for(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forwards: list[int]
+    place: Path, tmp_path: Path, monkeypatch: Patch, forwards: list[int]
 ) -> None:
     """A task whose questions depend on the answers, and whose metric texts carry another prompt."""
     texts = tiny.sentences(20)
@@ -273,9 +245,7 @@ def test_texts_that_only_the_evaluation_asks_for(
     assert counters(out)["forwarded"] == sum(forwards) == 40
 
 
-def test_quiet_and_not(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_quiet_and_not(place: Path, tmp_path: Path, capsys: Shown, monkeypatch: Patch) -> None:
     more = ["--layers", "last"]
     assert running.run(tmp_path / "a", [place / "bert"], place / "data", *more) == 0
     quiet = capsys.readouterr().out

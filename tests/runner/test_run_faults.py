@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import running
 import tiny
-from running import numbers, one_line, records, with_plugin
+from running import Patch, Shown, numbers, records, with_plugin
 from safetensors.torch import load_file, save_file
 
 from lrd_harness.contracts import Metric, Request, Score, Task
@@ -39,9 +39,7 @@ def test_a_model_pooled_at_one_token(place: Path, tmp_path: Path) -> None:
     assert records(out) == before
 
 
-def test_states_that_are_no_numbers(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_states_that_are_no_numbers(place: Path, tmp_path: Path, capsys: Shown) -> None:
     out = tmp_path / "out"
     models = [place / "nan", place / "bert"]
     assert running.run(out, models, place / "data", tasks=["STSBenchmark"]) == 1
@@ -103,7 +101,7 @@ class Broken:
 
 
 def test_what_raises_is_recorded_and_tried_again(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path, tmp_path: Path, monkeypatch: Patch, capsys: Shown
 ) -> None:
     broken = Broken()
     metrics = [Metric("raises", broken.measure), Metric("gives-nan", broken.odd)]
@@ -147,7 +145,7 @@ def test_what_raises_is_recorded_and_tried_again(
 
 
 def test_a_model_that_cannot_be_opened_or_read_costs_only_itself(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     broken = Path(shutil.copytree(place / "bert", tmp_path / "broken"))
     weights = broken / "model.safetensors"
@@ -178,7 +176,7 @@ def test_a_model_that_cannot_be_opened_or_read_costs_only_itself(
 
 
 def test_a_reporter_that_raises_costs_only_its_own_file(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path, tmp_path: Path, monkeypatch: Patch, capsys: Shown
 ) -> None:
     from lrd_harness.contracts import Reporter
 
@@ -192,20 +190,9 @@ def test_a_reporter_that_raises_costs_only_its_own_file(
     assert (tmp_path / "out" / "leaderboard.md").exists()
 
 
-def test_an_interrupted_run_says_how_to_go_on(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_interrupted_run_says_how_to_go_on(place: Path, tmp_path: Path, capsys: Shown) -> None:
     out = tmp_path / "out"
-    original, calls = units.evaluate, []
-
-    def evaluate(*arguments: Any) -> None:
-        calls.append(arguments)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        original(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(units, "evaluate", evaluate)
+    with running.interrupted(units, "evaluate", 4):
         assert running.run(out, [place / "bert"], place / "data") == 130
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -219,40 +206,8 @@ def test_an_interrupted_run_says_how_to_go_on(
     assert len(names) == len(set(names)) == 12
 
 
-def test_a_run_goes_on_from_the_database_alone(place: Path, tmp_path: Path) -> None:
-    """Where somebody kept results.sqlite and not the journals."""
-    from lrd_harness.results import database as results
-
-    out = tmp_path / "out"
-    tasks = ["STSBenchmark"]
-    assert running.run(out, [place / "bert"], place / "data", tasks=tasks) == 0
-    before, loaded = numbers(out), results.load(out)
-    times = {r["unit"]: r["time"] for r in records(out, "score", "metric")}
-    shutil.rmtree(out / "journal")
-    assert running.run(out, [place / "bert", place / "gpt"], place / "data", tasks=tasks) == 0
-    after = numbers(out)
-    assert len(after) == 2 * len(before)
-    assert {unit: after[unit] for unit in before} == before
-    assert len(records(out, "score", "metric")) == len(after)  # nothing was done twice
-    assert times.items() <= {r["unit"]: r["time"] for r in records(out)}.items()
-    (out / "results.sqlite").unlink()
-    assert [r for r in results.load(out).scores if r.model == "local/bert"] == list(loaded.scores)
-
-
-def test_a_damaged_store_costs_only_its_texts(place: Path, own_cache: Path, tmp_path: Path) -> None:
-    whole, again = tmp_path / "whole", tmp_path / "again"
-    assert running.run(whole, [place / "bert"], place / "data") == 0
-    (shard, *_) = sorted(own_cache.glob("states/*/*.safetensors"))
-    data = bytearray(shard.read_bytes())
-    data[-1] ^= 0xFF
-    shard.write_bytes(data)
-    assert running.run(again, [place / "bert"], place / "data") == 0
-    assert running.counters(again)["forwarded"] > 0
-    assert numbers(again) == numbers(whole)
-
-
 def test_a_score_that_is_none_though_nothing_was_encoded(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """That is an error of the task, and no word on the layer."""
     texts = [Request(t) for t in tiny.sentences(20)]
@@ -262,15 +217,3 @@ def test_a_score_that_is_none_though_nothing_was_encoded(
     assert running.run(out, [place / "bert"], place / "data", tasks=[task.name]) == 1
     assert records(out, "undefined") == []
     assert all("gave nan" in r["error"] for r in records(out, "error"))
-
-
-def test_a_journal_that_is_none(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    assert running.run(out, [place / "bert"], place / "data", "--layers", "last") == 0
-    capsys.readouterr()
-    (file,) = (out / "journal").glob("*.jsonl")
-    file.write_text("{}\n" + file.read_text())
-    assert running.run(out, [place / "bert"], place / "data") == 2
-    assert f"{file}, line 1: not a journal record" in one_line(capsys)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import running
+from running import Patch
 
 from lrd_harness.store import location
 
@@ -16,7 +17,7 @@ OWN = [name for name in location._places() if name != "HF_HOME"]
 
 
 @pytest.fixture
-def unset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+def unset(tmp_path: Path, monkeypatch: Patch) -> pytest.MonkeyPatch:
     """No variable of the user's, and a cache of the test's own."""
     for name in (*OWN, "HF_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
         monkeypatch.setenv(name, "")  # for it to be restored
@@ -25,7 +26,7 @@ def unset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch
     return monkeypatch
 
 
-def test_a_home_that_can_be_written_stays(unset: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_home_that_can_be_written_stays(unset: Patch, tmp_path: Path) -> None:
     unset.setenv("HOME", str(tmp_path))
     before = dict(os.environ)
     location.redirect()
@@ -35,7 +36,7 @@ def test_a_home_that_can_be_written_stays(unset: pytest.MonkeyPatch, tmp_path: P
 
 @pytest.mark.parametrize("home", ["/proc", "/proc/none", "/dev/null", "/sys"])
 def test_libraries_of_a_home_that_cannot_use_our_cache(
-    home: str, unset: pytest.MonkeyPatch, tmp_path: Path
+    home: str, unset: Patch, tmp_path: Path
 ) -> None:
     mine = str(tmp_path / "mine")
     unset.setenv("HOME", home)
@@ -48,7 +49,7 @@ def test_libraries_of_a_home_that_cannot_use_our_cache(
         assert Path(os.environ[name]).parent == own
 
 
-def test_a_cache_that_is_there_to_be_read_stays(unset: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_cache_that_is_there_to_be_read_stays(unset: Patch, tmp_path: Path) -> None:
     (tmp_path / "huggingface" / "hub" / "models--a--b").mkdir(parents=True)
     unset.setenv("HOME", "/proc")
     unset.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -58,7 +59,7 @@ def test_a_cache_that_is_there_to_be_read_stays(unset: pytest.MonkeyPatch, tmp_p
     assert Path(os.environ["HF_DATASETS_CACHE"]).parent == tmp_path / "cache" / "home"
 
 
-def test_nobodys_home(unset: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_nobodys_home(unset: Patch, tmp_path: Path) -> None:
     def fail() -> Path:
         raise RuntimeError("Could not determine home directory.")
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from lrd_harness.cli import main
 from lrd_harness.hookspecs import hookimpl
 
 TASKS = ("STSBenchmark", "SciFact")
+Patch = pytest.MonkeyPatch
+Shown = pytest.CaptureFixture[str]
 
 
 def command(out: Path, models: list[Path], data: Path, *more: str, tasks: Any = TASKS) -> list[str]:
@@ -65,6 +69,21 @@ def with_plugin(monkeypatch: pytest.MonkeyPatch, **hooks: Callable[[], Any]) -> 
         setattr(module, name, hookimpl(lambda hook=hook: hook()))
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(manager, "BUILT_IN", (*manager.BUILT_IN, module.__name__))
+
+
+@contextmanager
+def interrupted(owner: Any, name: str, number: int) -> Iterator[None]:
+    """Within it, the number-th call of a function or method is Ctrl-C instead, and ends it."""
+    own, calls = getattr(owner, name), itertools.count(1)
+
+    def fails(*arguments: Any, **keywords: Any) -> Any:
+        if next(calls) == number:
+            raise KeyboardInterrupt
+        return own(*arguments, **keywords)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, fails)
+        yield
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
