@@ -1,9 +1,10 @@
-"""The command `lrd-harness`. Each sub-command is a module; heavy imports wait until it runs."""
+"""The command `lrd-harness`. Heavy imports wait until a sub-command runs."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import os
 import sys
 import time
@@ -12,13 +13,38 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from lrd_harness.errors import (
+    Elsewhere,
+    PluginFault,
+    UserError,
+    check_typed,
+    described,
+    short,
+    tell,
+    told_to,
+)
+
 TRACEBACK = "LRD_HARNESS_TRACEBACK"  # set to have unforeseen faults with their tracebacks
 
-COMMANDS = (
-    *("run", "plan", "merge", "select", "prune", "layer", "probe", "compare"),
-    *("leaderboard", "plugins", "suites", "tasks", "models", "cache"),
-)
-LISTINGS = ("plugins", "suites", "tasks", "models")  # all in one module
+COMMANDS = {  # the module of each, and its line in the help
+    "run": ("run", "measure and evaluate models, print the leaderboard"),
+    "plan": ("run", "estimate what a run will cost, before it starts"),
+    "merge": ("run", "join slices of a run, or runs of several machines"),
+    "select": ("texts", "which of several models for your texts, without labels"),
+    "prune": ("prune", "take blocks out of a model and save what is left"),
+    "layer": (
+        "prune",
+        "choose a layer of a model on your texts, without labels; save the model cut there",
+    ),
+    "probe": ("texts", "change texts step by step and measure every layer at each step"),
+    "compare": ("texts", "two models of equal depth, layer by layer, as a base and a tuned one"),
+    "leaderboard": ("leaderboard", "print the leaderboard of a run, or of CSV files"),
+    "plugins": ("listings", "list metrics, adapters, tasks, rules and reporters"),
+    "suites": ("listings", "list suites, or show one"),
+    "tasks": ("listings", "list tasks"),
+    "models": ("listings", "list known models, and how to name others"),
+    "cache": ("cache", "show, verify or clear what is kept between runs"),
+}
 
 ABOUT = """\
 Measure and evaluate every layer of language models: one forward pass per text,
@@ -45,28 +71,29 @@ examples:
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, as those of every command.
 
-    declare: adds the arguments, once they are needed: what it imports costs `--help` nothing.
+    command: NAME, if it is for one. Its module, imported once it is typed, has a function NAME,
+    whose docstring begins its help, NAME_arguments, and an entry of EPILOGS, which ends its help.
     """
 
-    def __init__(self, declare: Callable[[Any], None] | None = None, **named: Any) -> None:
+    def __init__(self, command: str = "", **named: Any) -> None:
         named.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(**named)
-        self._declare = declare
-
-    def _declared(self) -> None:
-        declare, self._declare = self._declare, None
-        if declare is not None:
-            declare(self)
+        self._command = command
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse does, of arguments that are declared by now."""
-        self._declared()
+        name, self._command = self._command, ""
+        if name:
+            module = importlib.import_module(f"lrd_harness.cli.{COMMANDS[name][0]}")
+            run = getattr(module, name)
+            self.description = inspect.getdoc(run)
+            self.epilog = getattr(module, "EPILOGS", {}).get(name)
+            self.set_defaults(run=run)
+            getattr(module, f"{name}_arguments", lambda sub: None)(self)
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """End with exit code 2."""
-        from lrd_harness.errors import short
-
         command = self.prog.removeprefix("lrd-harness").strip()
         where = f"{command}: " if command else ""
         self.exit(2, short(f"lrd-harness: {where}{message} (see {self.prog} --help)") + "\n")
@@ -79,34 +106,24 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(prog="lrd-harness", description=ABOUT, epilog=EXAMPLES)
     top.add_argument("--version", action="version", version=f"lrd-harness {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name in COMMANDS:
-        if name in LISTINGS:
-            importlib.import_module("lrd_harness.cli.listings").add(commands, name)
-        else:
-            importlib.import_module(f"lrd_harness.cli.{name}").add(commands)
+    for name, (_, help) in COMMANDS.items():
+        commands.add_parser(name, command=name, help=help)
     return top
 
 
 def _empty(typed: Sequence[str]) -> str:
-    """What of a command line is empty, as of shell variables that are not set; "" for nothing.
-
-    Items of lists are as empty between their commas.
-    """
+    """What of a command line is empty, as of shell variables that are not set; "" for nothing."""
     option = ""
     for word in typed:
         name, equals, value = word.partition("=")
-        if word.startswith("--"):
-            option = name
-            if equals and not value.strip(" ,\t\r\n"):
-                return option
-        elif not word.strip(" ,\t\r\n"):
+        option = name if word.startswith("--") else option
+        if not (value if word.startswith("--") and equals else word).strip(" ,\t\r\n"):
             return option or "an argument"
     return ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Exit codes: 0 done, 1 some units failed, 2 bad input, 130 interrupted."""
-    from lrd_harness.errors import Elsewhere, PluginFault, UserError, check_typed, told_to
     from lrd_harness.processes import SPAWNED
     from lrd_harness.store import location
     from lrd_harness.store.files import full, literal_names
@@ -154,8 +171,6 @@ def _print_all(stream: Any) -> None:
 
 def _once() -> Callable[[str], None]:
     """Prints lines on standard error, each once; in one of several processes alone."""
-    from lrd_harness.errors import tell
-
     said: set[str] = set()
 
     def show(line: str) -> None:
@@ -167,15 +182,12 @@ def _once() -> Callable[[str], None]:
 
 
 def _bad(line: str) -> int:
-    from lrd_harness.errors import tell
-
     tell(f"lrd-harness: {' '.join(line.splitlines())}")
     return 2
 
 
 def _unforeseen(error: BaseException) -> str:
     """One line for a fault that nothing has foreseen, with the place in the harness."""
-    from lrd_harness.errors import described
     from lrd_harness.guard import Owner
 
     if isinstance(error, OSError) and error.filename:

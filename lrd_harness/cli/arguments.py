@@ -1,4 +1,4 @@
-"""Arguments that commands share: settings as options, the suite that they make, names and lists."""
+"""What commands share: settings as options, the suite that these make, names."""
 
 from __future__ import annotations
 
@@ -8,14 +8,22 @@ from dataclasses import replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from lrd_harness.errors import UserError, named
+from lrd_harness import manager
+from lrd_harness.errors import UserError, named, tell
+from lrd_harness.manager import Plugins
+from lrd_harness.planning import suite as suites
+from lrd_harness.planning.suite import Pruning, Settings, Suite, settings_of
+from lrd_harness.store.documents import yaml_value
 
 if TYPE_CHECKING:
-    from lrd_harness.manager import Plugins
-    from lrd_harness.planning.suite import Suite
     from lrd_harness.report import Report
 
 path = named  # the type of options that are paths
+
+
+def add_many(group: Any, option: str, metavar: str, help: str) -> None:
+    """Declare an option that takes several words, none by default."""
+    group.add_argument(option, nargs="+", default=[], metavar=metavar, help=help)
 
 
 def add_literal_names(sub: Any) -> None:
@@ -33,8 +41,6 @@ def add_settings(sub: Any, only: Sequence[str] = (), **defaults: Any) -> None:
 
     only: fields of Settings, no Pruning; defaults: what help says where a command has its own.
     """
-    from lrd_harness.planning.suite import Pruning, Settings, settings_of
-
     groups = {group.title: group for group in sub._action_groups}
     kinds = {"integer": int, "number": number}
     for prefix, record in (("", Settings),) if only else (("", Settings), ("prune_", Pruning)):
@@ -49,24 +55,19 @@ def add_settings(sub: Any, only: Sequence[str] = (), **defaults: Any) -> None:
                 text += f" ({', '.join(map(str, default))})"
             elif default is not None and default is not False:
                 text += f" ({default})"
-            named: dict[str, Any] = {"dest": f"{prefix}{name}", "help": text}
+            named: dict[str, Any] = {"metavar": field["metavar"], "type": kinds.get(field["type"])}
             if field["type"] == "boolean":
-                named |= {"action": "store_true", "default": None}
-            else:
-                named["metavar"] = field["metavar"]
-                if field["type"] == "array":
-                    named["nargs"] = "*" if name == "rules" else "+"
-                elif field["type"] in kinds:
-                    named["type"] = kinds[field["type"]]
+                named = {"action": "store_true", "default": None}
+            elif field["type"] == "array":
+                named["nargs"] = "*" if name == "rules" else "+"
             if field["group"] not in groups:
                 groups[field["group"]] = sub.add_argument_group(field["group"])
+            named |= {"dest": f"{prefix}{name}", "help": text}
             groups[field["group"]].add_argument(field["flag"], **named)
 
 
 def settings_given(arguments: argparse.Namespace, **usual: Any) -> dict[str, Any]:
     """The settings that were typed, over a command's usual ones."""
-    from lrd_harness.planning.suite import Settings, settings_of
-
     typed = {name: getattr(arguments, name, None) for name in settings_of(Settings)}
     given = {**usual, **{name: value for name, value in typed.items() if value is not None}}
     if isinstance(typed["layers"], list):
@@ -76,8 +77,6 @@ def settings_given(arguments: argparse.Namespace, **usual: Any) -> dict[str, Any
 
 def suite_of(arguments: argparse.Namespace) -> Suite:
     """The suite of `run`, with the parts that the command line replaces."""
-    from lrd_harness.planning import suite as suites
-
     if arguments.suite is None and arguments.models and arguments.tasks:
         suite = suites.Suite("custom")
     else:
@@ -94,12 +93,8 @@ def suite_of(arguments: argparse.Namespace) -> Suite:
         suite = replace(suite, tasks=tuple(arguments.tasks), settings=usual)
     if arguments.plugins:
         suite = replace(suite, plugins=tuple(names(arguments.plugins)))
-    chosen = suite.plugins
-    parameters = {
-        name: dict(values)
-        for name, values in suite.parameters.items()
-        if chosen is None or name in chosen
-    }
+    kept, chosen = suite.parameters.items(), suite.plugins
+    parameters = {name: dict(v) for name, v in kept if chosen is None or name in chosen}
     for metric, values in parameters_of(arguments.set).items():
         parameters.setdefault(metric, {}).update(values)
     return replace(
@@ -112,8 +107,6 @@ def suite_of(arguments: argparse.Namespace) -> Suite:
 
 def _pruning(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the command line says of pruning. Raises UserError for options without --prune."""
-    from lrd_harness.planning.suite import Pruning, settings_of
-
     given: dict[str, Any] = {}
     for name, field in settings_of(Pruning).items():
         value = getattr(arguments, f"prune_{name}", None)
@@ -151,8 +144,6 @@ def names(items: list[str]) -> list[str]:
 
 def parameters_of(items: list[str]) -> dict[str, dict[str, Any]]:
     """Parameters by metric, from METRIC.NAME=VALUE. Raises UserError for any other form."""
-    from lrd_harness.store.documents import yaml_value
-
     found: dict[str, dict[str, Any]] = {}
     for item in items:
         left, equals, text = item.partition("=")
@@ -169,11 +160,11 @@ def parameters_of(items: list[str]) -> dict[str, dict[str, Any]]:
 
 def load(arguments: argparse.Namespace) -> Plugins:
     """The plugins, those of --load with them."""
-    from lrd_harness import manager
-
     return manager.load(tuple(map(manager.from_name, getattr(arguments, "load", ()))))
 
 
-def show(report: Report, plugins: Plugins) -> None:
-    """Print a report, as the reporter `table` writes it."""
+def show(report: Report, plugins: Plugins, faults: Sequence[str] = ()) -> None:
+    """Print a report, as the reporter `table` writes it; and faults on standard error."""
     print(plugins.get("reporter", "table").write(report), end="")
+    for fault in faults:
+        tell(f"error: {fault}")

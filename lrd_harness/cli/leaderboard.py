@@ -7,16 +7,35 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lrd_harness import manager
 from lrd_harness.cli.arguments import add_literal_names, path
 from lrd_harness.errors import UserError, tell, unknown
+from lrd_harness.report import Report
+from lrd_harness.store.files import write_text
+from lrd_harness.store.folders import write_folder
 
 if TYPE_CHECKING:
     from lrd_harness.board.external import Say, Scores
     from lrd_harness.contracts import Reporter
-    from lrd_harness.report import Report
     from lrd_harness.results.rows import Results
 
-EPILOG = """\
+EPILOGS = {
+    "leaderboard": """\
+forms (--format), by default as --output ends, else table:
+  table        for a terminal
+  md           Markdown                                     .md
+  csv          one row per model                            .csv
+  json         everything, for programs                     .json
+  latex        booktabs tables, to be \\input                .tex
+  html         a page that needs no network                 .html
+  layers       scores and metric profiles by layer          -layers.csv
+  pruning      scores of pruned models                      -pruning.csv
+  checkpoints  metrics over training steps                  -checkpoints.csv
+and folders, written to --output DIR:
+  figures      the figures of the page as SVG and PNG
+  tidy         every value, one per row, as CSV and Parquet
+  cards        a Hugging Face model card for each model
+
 CSV files, for published or exported numbers, without a run:
   --actual       scores, wide (last layer)       model,STSBenchmark,SciFact
                                                  ours,82.0,64.5
@@ -46,26 +65,7 @@ examples:
       the metrics of a run beside other scores of its models
   lrd-harness leaderboard OUT --actual published
       beside the public mteb results, from mteb's own cache (MTEB_CACHE)"""
-
-
-FORMS = """\
-forms (--format), by default as --output ends, else table:
-  table        for a terminal
-  md           Markdown                                     .md
-  csv          one row per model                            .csv
-  json         everything, for programs                     .json
-  latex        booktabs tables, to be \\input                .tex
-  html         a page that needs no network                 .html
-  layers       scores and metric profiles by layer          -layers.csv
-  pruning      scores of pruned models                      -pruning.csv
-  checkpoints  metrics over training steps                  -checkpoints.csv
-and folders, written to --output DIR:
-  figures      the figures of the page as SVG and PNG
-  tidy         every value, one per row, as CSV and Parquet
-  cards        a Hugging Face model card for each model
-
-"""
-
+}
 RUN, PUBLISHED = "run", "published"  # words for --actual; a file of such a name needs ./
 NOTHING = {  # why a form may be empty
     "layers": "there are scores of last layers only, and no profiles of metrics",
@@ -74,16 +74,7 @@ NOTHING = {  # why a form may be empty
 }
 
 
-def add(commands: Any) -> None:
-    """Declare the arguments."""
-    sub = commands.add_parser(
-        "leaderboard",
-        help="print the leaderboard of a run, or of CSV files",
-        description="Print the leaderboard of a run, also of one that is still running; or of\n"
-        "scores and metric values from CSV files.",
-        epilog=FORMS + EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def leaderboard_arguments(sub: Any) -> None:
     sub.add_argument("out", type=path, nargs="?", metavar="OUT", help="the output folder of a run")
     sub.add_argument(
         "--actual",
@@ -101,36 +92,34 @@ def add(commands: Any) -> None:
         "--output", type=path, metavar="FILE", help="write to a file instead, or to a folder DIR"
     )
     add_literal_names(sub)
-    sub.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Read journals or files, and print or write. Returns the exit code."""
+def leaderboard(arguments: argparse.Namespace) -> int:
+    """Print the leaderboard of a run, also of one that is still running; or of
+    scores and metric values from CSV files.
+    """
     _check(arguments)
     notes: list[str] = []  # said once nothing can fail any more
-    text, reporter = "", _reporter(arguments)
+    reporter, output = _reporter(arguments), arguments.output
     report = _report(arguments, notes.append)
+    text = "" if reporter.write is None else reporter.write(report)
+    empty = f"nothing to show in the form {reporter.name}: "
     if reporter.files is not None:
-        _folder(arguments.output, reporter, report, notes.append)
-    else:
-        text = _written(reporter, report, notes.append)
-        _keep(arguments.output, text)
+        paths = write_folder(output, reporter.name, reporter.files(report), notes.append)
+        some = ", ".join(paths[:4]) + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")
+        notes.append(f"written to {output}: {some}" if paths else f"{empty}no file was written")
+    elif not text:
+        notes.append(empty + NOTHING.get(reporter.name, "nothing of that kind was recorded"))
+    if reporter.files is None and output is not None:
+        try:
+            write_text(output, text)
+        except OSError as error:
+            raise UserError(f"{output} cannot be written ({error.strerror})") from None
     for note in notes:
         tell(note)
-    if arguments.output is None:
+    if output is None:
         print(text, end="")
     return 0
-
-
-def _keep(path: Path | None, text: str) -> None:
-    """Write the text, if that is wanted. Raises UserError where it cannot be written."""
-    from lrd_harness.store.files import write_text
-
-    if path is not None:
-        try:
-            write_text(path, text)
-        except OSError as error:
-            raise UserError(f"{path} cannot be written ({error.strerror})") from None
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -176,8 +165,6 @@ def _reporter(arguments: argparse.Namespace) -> Reporter:
     Raises UserError for a name that there is not, for an ending that no form has (".txt" and none
     are the table's), and for a folder without --output.
     """
-    from lrd_harness import manager
-
     plugins, name = manager.load(), arguments.format
     if name is None:
         file = Path(arguments.output.name.lower() if arguments.output is not None else "")
@@ -195,13 +182,21 @@ def _reporter(arguments: argparse.Namespace) -> Reporter:
 
 def _report(arguments: argparse.Namespace, say: Say) -> Report:
     """The leaderboard, one table of it, or one model layer by layer."""
+    from lrd_harness.board.layers import layer_table
     from lrd_harness.board.leaderboard import report
 
     results, source = _results(arguments, say)
     if arguments.layers is not None:
         if source:
             say(source)
-        return _layers(results, arguments.layers)
+        # MODEL, MODEL@REVISION, or pypi:PACKAGE==VERSION as a run is asked for it
+        model, revision = arguments.layers, None
+        names = {row.model for row in results.models}
+        for mark in ("@", "=="):
+            if model not in names and model.rpartition(mark)[0] in names:
+                model, _, revision = model.rpartition(mark)
+        table = layer_table(results, model, revision)
+        return Report(table.title, (table,))
     found = report(results)
     if source:
         found = replace(found, notes=(*found.notes, source))
@@ -211,40 +206,3 @@ def _report(arguments: argparse.Namespace, say: Say) -> Report:
     if arguments.table not in known:
         raise unknown("table", arguments.table, known, f"There are {', '.join(known)}.")
     return replace(found.only([arguments.table]), notes=(), errors=())
-
-
-def _layers(results: Results, name: str) -> Report:
-    """One model, as MODEL, MODEL@REVISION, or pypi:PACKAGE==VERSION as a run is asked for it."""
-    from lrd_harness.board.layers import layer_table
-    from lrd_harness.report import Report
-
-    model, revision = name, None
-    names = {row.model for row in results.models}
-    for mark in ("@", "=="):
-        if model not in names and model.rpartition(mark)[0] in names:
-            model, _, revision = model.rpartition(mark)
-    table = layer_table(results, model, revision)
-    return Report(table.title, (table,))
-
-
-def _written(reporter: Reporter, report: Report, say: Say) -> str:
-    """The report as text; an empty one is said to be so, and why."""
-    assert reporter.write is not None
-    text = reporter.write(report)
-    if not text:
-        why = NOTHING.get(reporter.name, "nothing of that kind was recorded")
-        say(f"nothing to show in the form {reporter.name}: {why}")
-    return text
-
-
-def _folder(folder: Path, reporter: Reporter, report: Report, say: Say) -> None:
-    """Write the report's files, and say which."""
-    from lrd_harness.store.folders import write_folder
-
-    assert reporter.files is not None
-    paths = write_folder(folder, reporter.name, reporter.files(report), say)
-    if not paths:
-        say(f"nothing to show in the form {reporter.name}: no file was written")
-        return
-    some = ", ".join(paths[:4]) + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")
-    say(f"written to {folder}: {some}")

@@ -7,7 +7,11 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from lrd_harness.cli.arguments import load, show
+from lrd_harness import manager
+from lrd_harness.cli.arguments import add_many, load, show
+from lrd_harness.contracts import Task, TaskFamily, TaskOptions
+from lrd_harness.errors import PluginFault
+from lrd_harness.planning import suite
 from lrd_harness.report import Column, Report, Table
 
 MODELS = """\
@@ -27,41 +31,16 @@ Other tasks go by one of these names:
 `lrd-harness tasks WORD` searches them, as `tasks sts` or `tasks banking`."""
 
 
-def add(commands: Any, name: str) -> None:
-    """Declare one of the commands."""
-    help, description, run = {
-        "plugins": (
-            "list metrics, adapters, tasks, rules and reporters",
-            "List every registered plugin, and those that could not be loaded.",
-            plugins,
-        ),
-        "suites": (
-            "list suites, or show one",
-            "List the shipped suites; with a name or a file, show what that suite runs.",
-            suites,
-        ),
-        "tasks": (
-            "list tasks",
-            "List the tasks that need no hub; with a word, all tasks, mteb's too, of that\n"
-            "type, or with that word in the name (`lrd-harness tasks sts`).",
-            tasks,
-        ),
-        "models": (
-            "list known models, and how to name others",
-            "List the models that the shipped suites name.",
-            models,
-        ),
-    }[name]
-    sub = commands.add_parser(name, help=help, description=description)
-    if name == "plugins":
-        sub.add_argument(
-            "--load", nargs="+", default=[], metavar="FILE.py", help="list plugins of your own too"
-        )
-    elif name == "suites":
-        sub.add_argument("suite", nargs="?", metavar="NAME|FILE")
-    elif name == "tasks":
-        sub.add_argument("word", nargs="?", help="a type, or part of a name")
-    sub.set_defaults(run=run)
+def plugins_arguments(sub: Any) -> None:
+    add_many(sub, "--load", "FILE.py", "list plugins of your own too")
+
+
+def suites_arguments(sub: Any) -> None:
+    sub.add_argument("suite", nargs="?", metavar="NAME|FILE")
+
+
+def tasks_arguments(sub: Any) -> None:
+    sub.add_argument("word", nargs="?", help="a type, or part of a name")
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
@@ -71,7 +50,7 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) ->
 
 
 def plugins(arguments: argparse.Namespace) -> int:
-    """Print the registry. Returns the exit code."""
+    """List every registered plugin, and those that could not be loaded."""
     found = load(arguments)
     tables = []
     for kind, entries in found.entries.items():
@@ -88,8 +67,6 @@ def _by(provider: str) -> str:
 
 
 def _about(kind: str, record: Any) -> str:
-    from lrd_harness.contracts import TaskFamily
-
     if isinstance(record, TaskFamily):
         return f"a family of tasks, {record.name}:NAME"
     if kind == "metric":
@@ -108,9 +85,7 @@ def _about(kind: str, record: Any) -> str:
 
 
 def suites(arguments: argparse.Namespace) -> int:
-    """Print the suites, or what is in one. Returns the exit code."""
-    from lrd_harness.planning import suite
-
+    """List the shipped suites; with a name or a file, show what that suite runs."""
     if arguments.suite is None:
         rows = [
             (s.name, f"{len(s.models)} models, {len(s.tasks)} tasks: {s.description}")
@@ -146,11 +121,9 @@ def suites(arguments: argparse.Namespace) -> int:
 
 
 def tasks(arguments: argparse.Namespace) -> int:
-    """Print the tasks. Returns the exit code."""
-    from lrd_harness import manager
-    from lrd_harness.contracts import Task, TaskOptions
-    from lrd_harness.errors import PluginFault
-
+    """List the tasks that need no hub; with a word, all tasks, mteb's too, of that
+    type, or with that word in the name (`lrd-harness tasks sts`).
+    """
     found = load(arguments)
     found.tell()
     records = found.all("task")
@@ -185,9 +158,7 @@ def tasks(arguments: argparse.Namespace) -> int:
 
 
 def models(arguments: argparse.Namespace) -> int:
-    """Print the models. Returns the exit code."""
-    from lrd_harness.planning import suite
-
+    """List the models that the shipped suites name."""
     known: dict[str, list[str]] = {}
     for loaded in map(suite.load, suite.shipped()):
         for entry in loaded.models:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from lrd_harness.manager import Plugins
 from lrd_harness.measuring import PlannedMetric, check_parameters, measure
 from lrd_harness.planning.suite import Suite
 
+LENGTHS = (12, 5, 9, 5, 7, 12)  # tokens of the texts that a token metric is tried on
 KINDS: Mapping[type, str] = {  # what a parameter has to be, by its default
     bool: "true or false",
     int: "a whole number",
@@ -56,48 +57,33 @@ def _resolved(metric: Metric, given: Mapping[str, Any]) -> dict[str, Any]:
     """
     known = inspect.signature(metric.measure).parameters.values()
     defaults = {p.name: p.default for p in known if p.default is not p.empty}
-    given = {name: _number(value, defaults.get(name)) for name, value in given.items()}
+    taken = {}
     for name, value in given.items():
-        if not _fits(value, defaults.get(name)):
-            raise UserError(
-                f"parameter {name} of metric {metric.name} is {value!r}, not "
-                f"{KINDS[type(defaults.get(name))]}; by default it is {defaults.get(name)}"
-            )
-        _check_size(value, f"parameter {name} of metric {metric.name}")
-    whole = {name: int(v) for name, v in given.items() if type(defaults.get(name)) is int}
-    resolved = {**defaults, **given, **whole}
+        what, default = f"parameter {name} of metric {metric.name}", defaults.get(name)
+        if isinstance(default, float) and isinstance(value, str):
+            with suppress(ValueError):  # YAML 1.1 takes 1e-4 and inf for texts
+                value = float(value)
+        kind = KINDS.get(type(default), "")
+        if kind and not _fits(value, default):
+            raise UserError(f"{what} is {value!r}, not {kind}; by default it is {default}")
+        if isinstance(value, int) and abs(value) > errors.COUNT:
+            said = f"{errors.shown(value)}: at most {errors.COUNT:,} is possible"
+            raise UserError(f"{what} is {said}")
+        if isinstance(value, list) and len(value) > errors.STEPS:
+            raise UserError(f"{what} is too long: at most {errors.STEPS:,} items are possible")
+        taken[name] = int(value) if type(default) is int else value
+    resolved = {**defaults, **taken}
     if given:
         _try(metric, resolved)
     return resolved
 
 
-def _check_size(value: Any, what: str) -> None:
-    """Raise UserError for a number or a list that is absurdly large."""
-    if isinstance(value, int) and abs(value) > errors.COUNT:
-        raise UserError(f"{what} is {errors.shown(value)}: at most {errors.COUNT:,} is possible")
-    if isinstance(value, list) and len(value) > errors.STEPS:
-        raise UserError(f"{what} is too long: at most {errors.STEPS:,} items are possible")
-
-
-def _number(value: Any, default: Any) -> Any:
-    """The number that a text is, where one is asked for: YAML 1.1 takes 1e-4 and inf for texts."""
-    if isinstance(default, float) and isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
 def _fits(value: Any, default: Any) -> bool:
+    """Whether it is of the default's kind, which is one of KINDS."""
+    if isinstance(default, (bool, str)):
+        return isinstance(value, type(default))
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    fits = {
-        bool: isinstance(value, bool),
-        int: number and math.isfinite(value) and value == int(value),
-        float: number and not math.isnan(value),
-        str: isinstance(value, str),
-    }
-    return fits.get(type(default), True)
+    return number and (value == value if isinstance(default, float) else value % 1 == 0)
 
 
 def _try(metric: Metric, parameters: Mapping[str, Any]) -> None:
@@ -110,13 +96,8 @@ def _try(metric: Metric, parameters: Mapping[str, Any]) -> None:
         reason = str(error).removeprefix(f"{metric.name}: ")
         raise UserError(f"metric {metric.name}: {reason}") from None
     except Exception as error:
-        reason = described(error)
-        raise UserError(
-            f"metric {metric.name} does not take {dict(parameters)}: {reason}"
-        ) from None
-
-
-LENGTHS = (12, 5, 9, 5, 7, 12)  # tokens of the texts that a token metric is tried on
+        said = f"metric {metric.name} does not take {dict(parameters)}: {described(error)}"
+        raise UserError(said) from None
 
 
 def random_states(n: int = 48, layers: int = 5, width: int = 12, seed: int = 0) -> list[np.ndarray]:
@@ -125,22 +106,15 @@ def random_states(n: int = 48, layers: int = 5, width: int = 12, seed: int = 0) 
     return list(steps.cumsum(0))
 
 
-def random_views(
-    n: int = 48, views: int = 2, layers: int = 5, width: int = 12, seed: int = 0
-) -> list[np.ndarray]:
-    """`layers` states (n, views, width) float64, the views of a text near each other."""
-    noise = np.random.default_rng(seed + 1).normal(size=(layers, n, views, width))
-    return [
-        state[:, None] + 0.3 * some
-        for state, some in zip(random_states(n, layers, width, seed), noise, strict=True)
-    ]
-
-
 def random_sample(metric: Metric) -> list[np.ndarray]:
     """Random states of 5 layers that the metric can be measured on.
 
-    Pooled (48, 12), one text's (12, 12), or views (48, q, 12), q as many as it asks for.
+    Pooled (48, 12), one text's (12, 12), or views (48, q, 12), q as many as it asks for, the views
+    of a text near each other.
     """
-    if metric.needs == "views":
-        return random_views(views=max(2, metric.views))
-    return random_states(LENGTHS[0] if metric.needs == "tokens" else 48)
+    states = random_states(LENGTHS[0] if metric.needs == "tokens" else 48)
+    if metric.needs != "views":
+        return states
+    shape = len(states), 48, max(2, metric.views), 12
+    noise = np.random.default_rng(1).normal(size=shape)
+    return [s[:, None] + 0.3 * some for s, some in zip(states, noise, strict=True)]

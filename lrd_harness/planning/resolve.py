@@ -20,7 +20,15 @@ from lrd_harness.contracts import (
     TaskFamily,
     TaskOptions,
 )
-from lrd_harness.errors import PluginFault, UserError, described, named, say, there, unknown
+from lrd_harness.errors import (
+    PluginFault,
+    UserError,
+    described,
+    named,
+    say,
+    there,
+    unknown,
+)
 from lrd_harness.guard import Owner, guard
 from lrd_harness.manager import Plugins, names_of
 from lrd_harness.measuring import PlannedMetric
@@ -128,12 +136,12 @@ def _with_heads(models: list[PlannedModel], tasks: Sequence[Task]) -> list[Plann
 
     Raises UserError for such a task if no model can have a head.
     """
-    compared = next((task for task in tasks if task.likelihood), None)
-    if compared is None:
+    compared = [task.name for task in tasks if task.likelihood]
+    if not compared:
         return models
     if not any(model.adapter.likelihoods for model in models):
         raise UserError(
-            f"{compared.name} needs a language model: none of the models is read as one "
+            f"{compared[0]} needs a language model: none of the models is read as one "
             "(decoder:MODEL reads a causal language model so)"
         )
     return [
@@ -175,12 +183,18 @@ def resolve_tasks(suite: Suite, plugins: Plugins) -> list[Task]:
         text_column=settings.text_column,
     )
     opened = [_open_task(name, plugins, options) for name in suite.tasks]
-    tasks = _tasks_apart([t for o in opened for t in ([o] if isinstance(o, Task) else o)])
-    names = [task.name for task in tasks]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"task {name} is named twice")
-    return tasks
+    tasks = [t for o in opened for t in ([o] if isinstance(o, Task) else o)]
+    apart: dict[str, Task] = {}
+    for task in tasks:
+        alike = {other.place: None for other in tasks if other.name == task.name}
+        if task.place and len(alike) > 1:  # files that are called alike get their folders' names
+            prefix, _, path = task.place.partition(":")
+            tail = Path(path).parts[-_depth([place.partition(":")[2] for place in alike]) :]
+            task = replace(task, name=f"{prefix}:{'/'.join(tail)}")
+        if task.name in apart:
+            raise UserError(f"task {task.name} is named twice")
+        apart[task.name] = task
+    return list(apart.values())
 
 
 def _folder(name: str | None, what: str) -> Path | None:
@@ -188,19 +202,6 @@ def _folder(name: str | None, what: str) -> Path | None:
     if path is not None and not path.is_dir():
         raise UserError(f"{path}: no such folder of {what}")
     return path
-
-
-def _tasks_apart(tasks: Sequence[Task]) -> list[Task]:
-    """Tasks with distinct names: files that are called alike get their folders' names too."""
-    apart = []
-    for task in tasks:
-        alike = list(dict.fromkeys(other.place for other in tasks if other.name == task.name))
-        if task.place and len(alike) > 1:
-            prefix, _, path = task.place.partition(":")
-            tail = Path(path).parts[-_tail([place.partition(":")[2] for place in alike]) :]
-            task = replace(task, name=f"{prefix}:{'/'.join(tail)}")
-        apart.append(task)
-    return apart
 
 
 def _open_task(name: str, plugins: Plugins, options: TaskOptions) -> Task | Sequence[Task]:
@@ -242,14 +243,15 @@ def resolve_pruning(
         if name not in scored:
             raise unknown("task to score pruned models on", name, scored)
     names = asked.rules or plugins.names("pruning rule")
-    rules = [plugins.get("pruning rule", name) for name in names]
-    for rule in rules:
+    rules = []
+    for rule in (plugins.get("pruning rule", name) for name in names):
         lacking = [name for name in rule.metrics if name not in metrics]
-        if lacking and asked.rules is not None:
+        if not lacking:
+            rules.append(rule)
+        elif asked.rules is not None:
             raise UserError(
                 f"the pruning rule {rule.name} needs the metric {lacking[0]}: name it in --plugins"
             )
-    rules = [rule for rule in rules if set(rule.metrics) <= set(metrics)]
     return PlannedPruning(tuple(rules), tuple(scored[n] for n in asked.tasks or scored), asked)
 
 
@@ -265,7 +267,7 @@ def resolve_model(
         plugins.check_borne("adapter", prefix)
         known = ["pypi", *plugins.names("adapter")]
         raise unknown(f"prefix of model '{entry.model}'", prefix, known)
-    adapter: Adapter | None = None if chosen is None else plugins.get("adapter", chosen)
+    adapter: Adapter | None = plugins.get("adapter", chosen) if chosen else None
     _check_pooling(entry.pooling, entry.model)
     with stage(name) as progress, in_one_line(f"model {name} cannot be read"):
         checkpoint = find(name, progress, known_models)
@@ -320,7 +322,7 @@ def distinct(models: list[PlannedModel]) -> list[PlannedModel]:
         paths = [checkpoint.path for checkpoint in alike]
         if paths.count(model.checkpoint.path) > 1 and len({c.revision for c in alike}) == 1:
             raise UserError(f"model {model.name} is named twice")
-        apart.append(set_apart(model, _tail(paths)) if len(alike) > 1 else model)
+        apart.append(set_apart(model, _depth(paths)) if len(alike) > 1 else model)
     return apart
 
 
@@ -333,13 +335,13 @@ def set_apart(model: PlannedModel, depth: int) -> PlannedModel:
     return replace(model, name=model.name.replace(found.name, apart, 1))
 
 
-def _tail(paths: Sequence[str]) -> int:
-    """How many names from the end of these paths tell them apart."""
+def _depth(paths: Sequence[str]) -> int:
+    """How many names from the end of these paths tell them apart, at least two."""
     parts = [Path(path).parts for path in paths]
-    longest = max(map(len, parts))
-    return next(
-        (n for n in range(2, longest) if len({p[-n:] for p in parts}) == len(parts)), longest
-    )
+    depth, longest = 2, max(map(len, parts))
+    while depth < longest and len({own[-depth:] for own in parts}) < len(parts):
+        depth += 1
+    return depth
 
 
 def check_settings(settings: Settings) -> None:
@@ -379,11 +381,10 @@ def device(settings: Settings) -> str:
 def depth_of(config: Mapping[str, Any]) -> int | None:
     """L as a config.json states it, by whichever of its names."""
     nested = config.get("text_config")
-    for where in (config, nested if isinstance(nested, dict) else {}):
-        for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
-            if isinstance(where.get(key), int):
-                return int(where[key])
-    return None
+    names = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+    wheres = (config, nested if isinstance(nested, dict) else {})
+    stated = (where.get(name) for where in wheres for name in names)
+    return next((int(depth) for depth in stated if isinstance(depth, int)), None)
 
 
 def _check_depths(

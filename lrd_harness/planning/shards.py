@@ -6,13 +6,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from lrd_harness import errors
 from lrd_harness.contracts import Task
 from lrd_harness.errors import UserError
 from lrd_harness.planning.resolve import Plan, PlannedModel
 from lrd_harness.results.journal import read_run
+
+T = TypeVar("T")
 
 
 class Shard(NamedTuple):
@@ -60,42 +62,37 @@ def cut(plan: Plan, shard: Shard) -> Plan:
     all tasks of a model. More slices than pairs leave some of them empty.
     Raises UserError for more slices than models with pruning.
     """
+    own = {m.name: [t for t in plan.tasks if m.takes(t)] or plan.tasks[:1] for m in plan.models}
+    # of a model that can do none of the tasks the first, so that it is in a slice as well
     if plan.pruning is None:
-        pairs = [(model, task) for model in plan.models for task in _own(plan, model)]
-        chosen = _dealt(len(pairs), shard)
-        names: dict[str, set[str]] = {}
-        for model, task in pairs[chosen.start : chosen.stop]:
-            names.setdefault(model.name, set()).add(task.name)
+        pairs = [(name, task.name) for name, tasks in own.items() for task in tasks]
+        chosen = _dealt(pairs, shard)
     else:
-        count = len(plan.models)
-        if shard.of > count:
+        if shard.of > (count := len(plan.models)):
             raise UserError(
                 f"--shard {shard}: slices with --prune are of whole models, of which there "
                 f"{'is' if count == 1 else 'are'} {count}"
             )
-        part = _dealt(count, shard)
-        models = plan.models[part.start : part.stop]
-        names = {model.name: {task.name for task in _own(plan, model)} for model in models}
-    tasks = set().union(*names.values())
+        chosen = [(name, task.name) for name in _dealt([*own], shard) for task in own[name]]
+    names: dict[str, set[str]] = {}
+    for name, task in chosen:
+        names.setdefault(name, set()).add(task)
+    there = {task for _, task in chosen}
     return replace(
         plan,
-        models=tuple(_sliced(m, names[m.name]) for m in plan.models if m.name in names),
-        tasks=tuple(task for task in plan.tasks if task.name in tasks),
+        models=tuple(
+            SlicedModel(**vars(model), only=frozenset(names[model.name]))
+            for model in plan.models
+            if model.name in names
+        ),
+        tasks=tuple(task for task in plan.tasks if task.name in there),
     )
 
 
-def _own(plan: Plan, model: PlannedModel) -> list[Task]:
-    """A model's tasks; of one that can do none, the first, so that it is in a slice as well."""
-    return [task for task in plan.tasks if model.takes(task)] or list(plan.tasks[:1])
-
-
-def _dealt(count: int, shard: Shard) -> range:
-    """The places of a slice among so many things."""
-    return range((shard.number - 1) * count // shard.of, shard.number * count // shard.of)
-
-
-def _sliced(model: PlannedModel, only: set[str]) -> SlicedModel:
-    return SlicedModel(**vars(model), only=frozenset(only))
+def _dealt(things: list[T], shard: Shard) -> list[T]:
+    """Those of a slice."""
+    count = len(things)
+    return things[(shard.number - 1) * count // shard.of : shard.number * count // shard.of]
 
 
 def with_names(model: PlannedModel, names: Mapping[str, str]) -> PlannedModel:

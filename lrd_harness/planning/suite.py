@@ -1,7 +1,7 @@
 """What to run: a suite of models, tasks, metrics and settings, from YAML and the command line.
 
 Settings and Pruning say of each field what it is, its bounds and its default. The options of the
-command line, the messages for wrong values and the table of the docs are made from that.
+command line and the messages for wrong values are made from that.
 """
 
 from __future__ import annotations
@@ -12,12 +12,7 @@ import importlib.resources
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    TypeVar,
-)
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BeforeValidator,
@@ -34,7 +29,6 @@ from lrd_harness.blocks import BUDGETS, Indexing, count
 from lrd_harness.contracts import Norm
 from lrd_harness.errors import UserError, named, unknown
 from lrd_harness.models.find import expand
-from lrd_harness.report import Column, Table
 from lrd_harness.store.documents import yaml_value
 
 WHAT = "what to run"
@@ -44,9 +38,11 @@ STRICT = ConfigDict(strict=True)
 Record = TypeVar("Record")
 
 
-def _option(default: Any, help: str, metavar: str = "NAME", group: str = HOW, **bounds: Any) -> Any:
-    """A field that is an option of `run`."""
-    extra: Any = {"metavar": metavar, "group": group}
+def _option(
+    default: Any, help: str, metavar: str = "NAME", group: str = HOW, flag: str = "", **bounds: Any
+) -> Any:
+    """A field that is an option of `run`, by default of its own name."""
+    extra: Any = {"metavar": metavar, "group": group, "flag": flag}
     return Field(default=default, description=help, json_schema_extra=extra, **bounds)
 
 
@@ -173,7 +169,7 @@ class Pruning:
     """The `pruning` part of a suite; each field says what it is."""
 
     rules: Names = _option(
-        None, "rules, as gfmi,random (default: all whose metrics run)", "RULE", BLOCKS
+        None, "rules, as gfmi,random (default: all whose metrics run)", "RULE", BLOCKS, "--prune"
     )
     budgets: Annotated[tuple[float, ...], BeforeValidator(_budgets)] = _option(
         BUDGETS, "shares of the candidate blocks", "SHARE", BLOCKS
@@ -184,7 +180,9 @@ class Pruning:
     protect: int | None = _option(
         None, "blocks kept at either end (3, or fewer)", "N", BLOCKS, ge=0, le=errors.BLOCKS
     )
-    tasks: Names = _option(None, "tasks for pruned models (default: all)", "TASK", BLOCKS)
+    tasks: Names = _option(
+        None, "tasks for pruned models (default: all)", "TASK", BLOCKS, "--prune-tasks"
+    )
     texts: int = Field(
         default=256,
         ge=8,
@@ -230,12 +228,6 @@ class Suite:
     source: str = ""
 
 
-FLAGS: dict[tuple[type, str], str] = {
-    (Pruning, "rules"): "--prune",
-    (Pruning, "tasks"): "--prune-tasks",
-}
-
-
 def settings_of(record: type) -> dict[str, dict[str, Any]]:
     """The fields of Settings or of Pruning: what JSON schema says of each.
 
@@ -246,52 +238,32 @@ def settings_of(record: type) -> dict[str, dict[str, Any]]:
     for name, schema in TypeAdapter(record).json_schema()["properties"].items():
         for part in schema.pop("anyOf", ()):
             schema |= part if part["type"] != "null" else {}
-        if "group" in schema:
-            schema["flag"] = FLAGS.get((record, name)) or f"--{name.replace('_', '-')}"
+        if "flag" in schema:
+            schema["flag"] = schema["flag"] or f"--{name.replace('_', '-')}"
         fields[name] = schema
     return fields
 
 
-def settings_table() -> Table:
-    """All settings with option, values, default and what they are, for the docs."""
-    rows = []
-    for part, record in (("settings", Settings), ("pruning", Pruning)):
-        for name, field in settings_of(record).items():
-            values = field.get("enum") or [field.get("items", field)["type"]]
-            if "minimum" in field:
-                values = [f"{field['minimum']:,} to {field['maximum']:,}"]
-            default = field["default"]
-            rows.append(
-                {
-                    "part": part,
-                    "name": name,
-                    "option": field.get("flag", ""),
-                    "values": ", ".join(values),
-                    "default": ", ".join(map(str, default)) if default == [*BUDGETS] else default,
-                    "what": field["description"],
-                }
-            )
-    names = ("part", "name", "option", "values", "default", "what")
-    columns = tuple(Column(name, key=name == "name") for name in names)
-    return Table("settings", "Settings of a suite and of the command line", columns, rows)
-
-
-def read(
-    kind: type[Record], given: Any, what: str, where: str, base: Record | None = None
+def _read(
+    kind: type[Record], given: Any, key: str, where: str, base: Record | None = None
 ) -> Record:
     """A record from a mapping, on top of `base`.
 
-    Raises UserError for an unknown key (`what` is unknown) and for a wrong value, `where` named.
+    Raises UserError for an unknown key (`key` says of what) and for a wrong value, `where` named.
     """
-    known = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    for key in given:
-        if key not in known:
-            raise unknown(what, str(key), known)
+    _check_keys(kind, given, key)
     try:
         return kind(**{**(vars(base) if base is not None else {}), **given})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise _message(kind, first, where) from None
+        raise _message(kind, error.errors(include_url=False)[0], where) from None
+
+
+def _check_keys(kind: Any, given: Mapping[Any, Any], key: str, *others: str) -> None:
+    """Raise UserError for a key that is no field of a record, or one of the others."""
+    known = [f.name for f in dataclasses.fields(kind) if f.name not in others]
+    for name in given:
+        if name not in known:
+            raise unknown(key, str(name), known)
 
 
 def _message(kind: type, fault: Mapping[str, Any], where: str) -> UserError:
@@ -316,16 +288,19 @@ def _message(kind: type, fault: Mapping[str, Any], where: str) -> UserError:
 
 def settings(given: Any, where: str, base: Settings | None = None) -> Settings:
     """Settings from a mapping, on top of `base`. Raises UserError for unknown or wrong values."""
-    if not isinstance(given, dict):
-        raise UserError(f"{where}: 'settings' is not a mapping")
-    return read(Settings, given, f"setting in {where}", where, base)
+    return _read(Settings, _mapping(given, "settings", where), f"setting in {where}", where, base)
 
 
 def pruning(given: Any, where: str, base: Pruning | None = None) -> Pruning:
     """A Pruning from a mapping, on top of `base`. Raises UserError for unknown or wrong values."""
+    given = _mapping(given, "pruning", where)
+    return _read(Pruning, given, f"key of pruning in {where}", where, base)
+
+
+def _mapping(given: Any, key: str, where: str) -> dict[Any, Any]:
     if not isinstance(given, dict):
-        raise UserError(f"{where}: 'pruning' is not a mapping")
-    return read(Pruning, given, f"key of pruning in {where}", where, base)
+        raise UserError(f"{where}: '{key}' is not a mapping")
+    return given
 
 
 def shipped() -> list[str]:
@@ -366,10 +341,7 @@ def parse_suite(text: str, name: str, where: str) -> Suite:
     given = yaml_value(text, where)
     if not isinstance(given, dict):
         raise UserError(f"{where}: not a mapping of models, tasks, plugins and settings")
-    known = {f.name for f in dataclasses.fields(Suite)} - {"parameters"}
-    for key in given:
-        if key not in known:
-            raise unknown(f"key in {where}", str(key), known)
+    _check_keys(Suite, given, f"key in {where}", "parameters")
     plugins, parameters = _plugins(given.get("plugins"), where)
     name = str(given.get("name", name))
     if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
@@ -406,19 +378,11 @@ def entries(values: Iterable[Any], where: str) -> tuple[ModelEntry, ...]:
     """Models from names and mappings, several of a name with braces. Raises UserError."""
     found: list[ModelEntry] = []
     for value in values:
-        entry = ModelEntry(_name(value, "models", where)) if isinstance(value, str) else None
-        if entry is None:
-            if not isinstance(value, dict) or not isinstance(value.get("model"), str):
-                raise UserError(
-                    f"{where}: '{value}' in 'models' is neither a name nor has a 'model'"
-                )
-            _name(value["model"], "models", where)
-            of = f"model {value['model']}"
-            known = [f.name for f in dataclasses.fields(ModelEntry)]
-            for key in value:
-                if key not in known:
-                    raise unknown(f"key for {of} in {where}", str(key), known)
-            entry = read(ModelEntry, value, "key in", f"{where}: {of}")
+        given = {"model": value} if isinstance(value, str) else value
+        if not isinstance(given, dict) or not isinstance(given.get("model"), str):
+            raise UserError(f"{where}: '{value}' in 'models' is neither a name nor has a 'model'")
+        of = f"model {_name(given['model'], 'models', where)}"
+        entry = _read(ModelEntry, given, f"key for {of} in {where}", f"{where}: {of}")
         found += [dataclasses.replace(entry, model=name) for name in expand(entry.model, where)]
     return tuple(found)
 
@@ -427,22 +391,14 @@ def _plugins(value: Any, where: str) -> tuple[tuple[str, ...] | None, dict[str, 
     """A list of names, in which a mapping gives a plugin's parameters: `- nrs: {k: 10}`."""
     if value is None:
         return None, {}
-    if not isinstance(value, list):
-        raise UserError(f"{where}: 'plugins' is not a list")
-    names, parameters = [], {}
-    for item in value:
-        if isinstance(item, str):
-            names.append(item)
-        elif isinstance(item, dict) and all(map(_are_parameters, item, item.values())):
-            names += item
-            parameters.update(item)
-        else:
-            raise UserError(
-                f"{where}: '{item}' in 'plugins' is neither a name nor name: parameters"
-            )
+    parameters: dict[str, dict[str, Any]] = {}
+    names: list[str] = []
+    for item in _list({"plugins": value}, "plugins", where):
+        given = {item: {}} if isinstance(item, str) else item
+        parts = [given, *given.values()] if isinstance(given, dict) else [None]
+        if not all(isinstance(p, dict) and all(isinstance(k, str) for k in p) for p in parts):
+            said = f"'{item}' in 'plugins' is neither a name nor name: parameters"
+            raise UserError(f"{where}: {said}")
+        names += given
+        parameters |= {} if isinstance(item, str) else given
     return tuple(names), parameters
-
-
-def _are_parameters(name: Any, values: Any) -> bool:
-    is_named = isinstance(name, str) and isinstance(values, dict)
-    return is_named and all(isinstance(key, str) for key in values)

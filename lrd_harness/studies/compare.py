@@ -21,6 +21,7 @@ from lrd_harness.studies.values import (
     LayerScore,
     Measurement,
     Sample,
+    captioned,
     interval,
     layer_score,
     spaced,
@@ -48,8 +49,7 @@ def compare(a: PlannedModel, b: PlannedModel, design: Design, display: Display) 
     Raises UserError for models of unequal depth, for too few texts for intervals, and for a model
     that cannot be opened.
     """
-    if a.depth is not None and b.depth is not None:
-        _check_depths(a, b, a.depth, b.depth)
+    _check_depths(a, b, a.depth, b.depth)
     if design.texts < MIN_TEXTS:
         raise UserError(f"a comparison needs at least {MIN_TEXTS} texts, got {design.texts}")
     _ = design.halves  # which may not be possible: not after a model is read
@@ -86,20 +86,16 @@ def compare(a: PlannedModel, b: PlannedModel, design: Design, display: Display) 
         DIRECTIONS,
         *_intervals(rows, design),
     ]
-    return Report(
-        f"{a.name} and {b.name}",
-        (
-            *(_table(score, rows) for score in list(scores.values())[:-1]),
-            *(_table(score, rows, caption) for score in list(scores.values())[-1:]),
-            Table("compare", "Differences", tuple(map(Column, COLUMNS)), rows, shown=False),
-        ),
-        errors=tuple(f"{f['side']}, {f['metric']}: {f['error']}" for f in faults),
-        facts=facts,
-    )
+    tables = captioned([_table(score, rows) for score in scores.values()], caption)
+    tables.append(Table("compare", "Differences", tuple(map(Column, COLUMNS)), rows, shown=False))
+    errors = (f"{f['side']}, {f['metric']}: {f['error']}" for f in faults)
+    return Report(f"{a.name} and {b.name}", tuple(tables), (), tuple(errors), facts)
 
 
-def _check_depths(a: PlannedModel, b: PlannedModel, depth_a: int, depth_b: int) -> None:
-    if depth_a != depth_b:
+def _check_depths(
+    a: PlannedModel, b: PlannedModel, depth_a: int | None, depth_b: int | None
+) -> None:
+    if None not in (depth_a, depth_b) and depth_a != depth_b:
         raise UserError(
             f"{a.name} has {depth_a} blocks and {b.name} has {depth_b}: "
             "layers are compared one by one, so the models must be equally deep"
@@ -120,8 +116,9 @@ def differences(
         other = b.whole.values.get(layer)
         if value is None or other is None:
             continue
-        sides = [[h.values.get(layer) if h else None for h in side.halves] for side in (a, b)]
-        pairs = zip(*sides, strict=True)
+        pairs = zip(
+            *([h and h.values.get(layer) for h in side.halves] for side in (a, b)), strict=True
+        )
         drawn = [None if x is None or y is None else y - x for x, y in pairs]
         low, high = interval(other - value, drawn, texts) or (None, None)
         found.append(
@@ -144,10 +141,10 @@ def differences(
     return found
 
 
-def _table(score: LayerScore, rows: Sequence[Row], caption: Sequence[str] = ()) -> Table:
+def _table(score: LayerScore, rows: Sequence[Row]) -> Table:
     own = {row["layer"]: row for row in rows if row["metric"] == score.metric}
     some = [{**own[i], "mark": "*" if own[i]["apart"] else None} for i in spaced(list(own))]
-    return Table(score.metric, score.title, SHOWN, some, tuple(caption))
+    return Table(score.metric, score.title, SHOWN, some)
 
 
 def _intervals(rows: Sequence[Row], design: Design) -> list[str]:

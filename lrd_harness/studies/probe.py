@@ -1,24 +1,18 @@
 """Probes: the same texts changed step by step, and what the metrics say at every layer.
 
-The states of one step are held in memory and nothing of them is kept on disk.
-
-Texts changed on the level of tokens: repeated, replaced at random, or chained to a length.
-
-As in "Does Representation Matter?" (arXiv 2412.09563), but with exact shares instead of
-probabilities, and nested: what is changed at a smaller share is also changed at a larger one. What
-is drawn depends on (seed, number of the text) only, by numpy's default_rng.
+As in "Does Representation Matter?" (arXiv 2412.09563), but with exact and nested shares in place of
+probabilities. The states of one step are held in memory, and nothing of them is kept on disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, cycle, islice, takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from lrd_harness import measuring
 from lrd_harness.capture.batches import batches
@@ -31,7 +25,7 @@ from lrd_harness.report import Column, Report, Table
 from lrd_harness.scores import Scores, split_scores
 from lrd_harness.store import files
 from lrd_harness.store.store import Plane
-from lrd_harness.studies.values import DIRECTIONS, LayerScore, fault, layer_score, spaced
+from lrd_harness.studies.values import DIRECTIONS, LayerScore, captioned, fault, layer_score, spaced
 
 PART = 512  # texts that are tokenised together
 
@@ -39,6 +33,8 @@ PART = 512  # texts that are tokenised together
 class Tokens:
     """The token features of texts; which of their tokens are ordinary, and so may be changed.
 
+    What is changed at a share is also changed at a larger one; what is drawn depends on (seed,
+    number of the text) only.
     Special tokens, [UNK] among them, and the tokens of a prompt are not. `inside` are the places of
     the text itself, which chains are made of: the ordinary tokens and those [UNK] that stand for
     words of it. Texts without an ordinary token are left out; len() counts the others. Raises
@@ -61,7 +57,8 @@ class Tokens:
         self._numbers: list[int] = []
         for number, (text, features) in enumerate(zip(texts, encoded, strict=True)):
             ids = features["input_ids"]
-            first = max(int(features.get("prompt_length", 0)), _common(prompts[text.prompt], ids))
+            alike = takewhile(lambda p: p[0] == p[1], zip(prompts[text.prompt], ids, strict=False))
+            first = max(int(features.get("prompt_length", 0)), len(list(alike)))
             places = [i for i in range(first, len(ids)) if ids[i] not in self._special]
             if places:
                 self.encoded.append(features)
@@ -107,7 +104,19 @@ class Tokens:
                 f"length {length}: the model takes {most} tokens, of which up to "
                 f"{most - self.room} are special ones or the prompt's"
             )
-        return [self._chain(i, length) for i in range(len(self))]
+        pairs = list(zip(self.encoded, self.inside, strict=True))
+        words = [[features["input_ids"][i] for i in places] for features, places in pairs]
+        made: list[Encoded] = []
+        for start, (features, places) in enumerate(pairs):
+            tokens = islice(chain.from_iterable(islice(cycle(words), start, None)), length)
+            rows: dict[str, Any] = {"input_ids": list(tokens)}
+            if "token_type_ids" in features:
+                rows["token_type_ids"] = [features["token_type_ids"][places[0]]] * length
+            for name, row in rows.items():
+                around = list(features[name])
+                rows[name] = [*around[: places[0]], *row, *around[places[-1] + 1 :]]
+            made.append({**features, **rows})
+        return made
 
     @property
     def total(self) -> int:
@@ -136,23 +145,6 @@ class Tokens:
             for which in order[: round(share * len(places))]:
                 ids[places[which]] = new[which]
             made.append({**features, "input_ids": ids})
-        return made
-
-    def _chain(self, start: int, length: int) -> Encoded:
-        features, places = self.encoded[start], self.inside[start]
-        chain: list[int] = []
-        number = start
-        while len(chain) < length:
-            ids = self.encoded[number]["input_ids"]
-            chain += [ids[i] for i in self.inside[number]]
-            number = (number + 1) % len(self)
-        first, behind = places[0], places[-1] + 1
-        made: dict[str, Any] = dict(features)
-        for name, middle in (("input_ids", chain[:length]), ("token_type_ids", None)):
-            if name in features:
-                row = list(features[name])
-                inner = [row[first]] * length if middle is None else middle
-                made[name] = [*row[:first], *inner, *row[behind:]]
         return made
 
 
@@ -184,12 +176,6 @@ def vocabulary(model: Model) -> list[int]:
     if not words:
         raise UserError("the model's tokenizer shows no vocabulary to draw random tokens from")
     return words
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many leading tokens two texts share."""
-    pairs = zip(a, b, strict=False)
-    return next((i for i, (one, other) in enumerate(pairs) if one != other), min(len(a), len(b)))
 
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -257,22 +243,18 @@ def probe(
     result = _begun(kind, steps, tokens, len(texts))
     total = result.n * len(result.steps)
     for number, step in enumerate(result.steps):
-        before = number * result.n
         changed = KINDS[kind](tokens, step)
         with files.scratch() as folder:
             states = _Step(model, items, norm, folder, result.n)
             try:
-                states.read(changed, batch_tokens, partial(_advance, progress, before, total))
+                for done in states.read(changed, batch_tokens):
+                    progress(number * result.n + done, total)
             except Exception as error:  # memory that does not suffice
                 result.faults.append({"step": step, "metric": None, "error": fault(error)})
                 continue
             for item in items:
                 _measure(result, states, item, step)
     return result
-
-
-def _advance(progress: Progress, before: int, total: int, done: int) -> None:
-    progress(before + done, total)
 
 
 def _begun(kind: str, steps: Sequence[float] | None, tokens: Tokens, texts: int) -> ProbeResult:
@@ -330,14 +312,10 @@ def report(
 
     Table "probe" has all values; facts: what the JSON file says beside what was found.
     """
-    tables = [_table(metric, result, kind) for metric in result.curves]
-    if tables:
-        first, last = result.steps[0], result.steps[-1]
-        says = (
-            f"{name} on {result.n} texts; change: from {STEP[kind]} {first:g} to {last:g}.",
-            DIRECTIONS,
-        )
-        tables[-1] = replace(tables[-1], caption=says)
+    first, last = result.steps[0], result.steps[-1]
+    change = f"{name} on {result.n} texts; change: from {STEP[kind]} {first:g} to {last:g}."
+    curves = [_table(metric, result, kind) for metric in result.curves]
+    tables = captioned(curves, [change, DIRECTIONS])
     whose = {"model": name, "revision": revision, "kind": kind}
     rows = [{**whose, **row} for row in result.values]
     tables.append(Table("probe", "Values", tuple(map(Column, COLUMNS)), rows, shown=False))
@@ -345,20 +323,13 @@ def report(
     for one in result.faults:
         metric = f", {one['metric']}" if one["metric"] else ""
         errors.append(f"{STEP[kind]} {one['step']:g}{metric}: {one['error']}")
-    said = {
-        **whose,
-        "steps": list(result.steps),
-        "texts": result.n,
-        **facts,
-        "errors": result.faults,
-    }
+    said = {**whose, "steps": list(result.steps), "texts": result.n, **facts}
+    said["errors"] = result.faults
     return Report(f"{name} by {STEP[kind]}", tuple(tables), (), tuple(errors), said)
 
 
 def _table(metric: str, result: ProbeResult, kind: str) -> Table:
-    curves = {
-        step: result.curves[metric][step] for step in result.steps if step in result.curves[metric]
-    }
+    curves = result.curves[metric]  # in the order of the steps
     first, *_, last = (*curves, *curves)
     rows = []
     for layer in spaced(sorted({layer for curve in curves.values() for layer in curve.values})):
@@ -393,34 +364,30 @@ class _Step:
             if item.metric.needs == "tokens"
         }
 
-    def read(
-        self, encoded: Sequence[Encoded], batch_tokens: int, advance: Callable[[int], None]
-    ) -> None:
-        """Run the texts, longest first, and keep of their states what the metrics need."""
+    def read(self, encoded: Sequence[Encoded], batch_tokens: int) -> Iterator[int]:
+        """Run the texts, longest first, and keep of their states what the metrics need.
+
+        Says how many are done.
+        """
         tokens = list(self._tokens.values())
         watched = Watched(self._model, self._norm, tokens, self._keys) if tokens else None
         order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]["input_ids"]))
         lengths = [len(encoded[i]["input_ids"]) for i in order]
-        done = 0
-        advance(0)
+        yield 0
         alike = getattr(self._model, "padding", "") == "none"
         for batch in batches(lengths, batch_tokens, alike):
             chosen = order[batch.start : batch.stop]
             given = [encoded[i] for i in chosen]
             found = self._model.states(given, watched) if watched else self._model.states(given)
-            self._keep(chosen, found)
-            done += len(batch)
-            advance(done)
+            planes = [*self._planes, *(p for p in found if p[0] not in POOLED)]
+            for plane in planes if self._pooled else planes[len(self._planes) :]:
+                array = found[plane].cpu().numpy()
+                if plane not in self._kept:
+                    self._kept[plane] = np.empty((len(self._keys), array.shape[1]), array.dtype)
+                self._kept[plane][chosen] = array
+            yield batch.stop
         if watched:
             watched.keep(self._keys, {p: a for p, a in self._kept.items() if p[0] not in POOLED})
-
-    def _keep(self, rows: Sequence[int], found: Mapping[Plane, Tensor]) -> None:
-        wanted = self._planes if self._pooled else []
-        for plane in [*wanted, *(p for p in found if p[0] not in POOLED)]:
-            array = found[plane].cpu().numpy()
-            if plane not in self._kept:
-                self._kept[plane] = np.empty((len(self._keys), array.shape[1]), array.dtype)
-            self._kept[plane][rows] = array
 
     def scores(self, item: PlannedMetric) -> tuple[Scores, int]:
         """A metric's scores, and of how many texts they are. Raises what the metric raises."""

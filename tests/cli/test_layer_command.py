@@ -112,18 +112,6 @@ def test_layer_0_is_not_chosen(deep: Path, capsys: Any, monkeypatch: pytest.Monk
     assert choices(capsys.readouterr().out)["peak"] == ["peak", "max", "1", "6", "24"]
 
 
-def test_all_metrics_fit_into_80_columns(
-    deep: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    assert layer(deep, "bert", "--by", "all", "--view-texts", 8) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= 80
-    numbers = [line.split() for line in lines if re.match(r"^\s*\d ", line)]
-    assert [row[0] for row in numbers] == list("0123456") * (len(numbers) // 7)  # none folded
-    assert sum(cell.endswith("*") for row in numbers for cell in row) == 7  # one per metric
-
-
 @pytest.mark.parametrize("model", ["llama", "st"])
 def test_where_the_last_layer_is_chosen_the_whole_model_is_saved(
     model: str, deep: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from pathlib import Path
 
@@ -55,39 +53,6 @@ def test_files_give_the_leaderboard_without_a_run(capsys: Shown) -> None:
     assert said.out.startswith("Leaderboard: 2 models, 3 tasks")
     for line in ("Choosing a layer without labels", "Metrics and scores over layers"):
         assert line in said.out.splitlines()
-
-
-def test_the_layer_choice_of_the_example(capsys: Shown) -> None:
-    """Picks and gains of the example, from its files by plain means."""
-    scores: dict[tuple[str, str], list[float]] = {}
-    dime: dict[tuple[str, str], list[float]] = {}
-    for row in csv.DictReader(io.StringIO(Path(SCORES).read_text())):
-        scores.setdefault((row["model"], row["task"]), []).append(float(row["score"]) / 100)
-    for row in csv.DictReader(io.StringIO(Path(VALUES).read_text())):
-        if row["name"] == "dime.dime":
-            dime.setdefault((row["model"], row["task"]), []).append(float(row["value"]))
-    gains = [s[dime[pair].index(min(dime[pair]))] - s[-1] for pair, s in scores.items()]
-    oracle = [max(s) - s[-1] for s in scores.values()]
-    text = shown(capsys, *FILES, "--table", "layer_gain", "--format", "csv")
-    rows = {row["predictor"]: row for row in reversed([*csv.DictReader(io.StringIO(text))])}
-    assert float(rows["dime.dime"]["gain"]) == pytest.approx(sum(gains) / 6)
-    assert rows["dime.dime"]["picks"] == "argmin"
-    assert float(rows["oracle"]["gain"]) == pytest.approx(sum(oracle) / 6)
-
-
-def test_files_in_every_form(capsys: Shown, tmp_path: Path) -> None:
-    document = json.loads(shown(capsys, *FILES, "--format", "json"))
-    rows = document["tables"]["models"]["rows"]
-    assert [row["model"] for row in rows] == ["large", "small"]
-    layers = document["tables"]["layers"]["rows"]
-    places = {(row["model"], row["task"], row["layer"]): row["score"] for row in layers}
-    assert places["large", "TaskA", 3] == pytest.approx(0.663)
-    assert "| large |" in shown(capsys, *FILES, "--format", "md").replace("  ", " ")
-    rows = list(csv.DictReader(io.StringIO(shown(capsys, *FILES, "--format", "csv"))))
-    assert [row["parameters"] for row in rows] == ["109000000", "22700000"]
-    target = tmp_path / "board.csv"
-    assert shown(capsys, *FILES, "--format", "csv", "--output", str(target)) == ""
-    assert [row["model"] for row in csv.DictReader(target.open())] == ["large", "small"]
 
 
 @pytest.mark.parametrize("form", ["table", "md", "csv", "json", "latex", "html"])
@@ -209,30 +174,9 @@ def test_layers_of_a_package_by_the_name_of_a_run(
     assert "unknown model 'pypi:tiny (revision 0.2)'" in said
 
 
-def test_help_shows_the_forms(capsys: Shown) -> None:
-    with pytest.raises(SystemExit):
-        main(["leaderboard", "--help"])
-    text = capsys.readouterr().out
-    for words in (
-        "model,layer,task,score",
-        "model,layer,task,name,value",
-        "model,parameters_millions,width,blocks,family",
-        "read as percent",
-        "-checkpoints.csv",
-    ):
-        assert words in " ".join(text.split())
-
-
 @pytest.mark.parametrize("name", ["b.parquet", "b.pdf"])
 def test_an_ending_that_no_form_has(capsys: Shown, tmp_path: Path, name: str) -> None:
     said = refused(capsys, *FILES, "--output", str(tmp_path / name))
     assert f"{name}: no form ends so (" in said
     assert ".html" in said
     assert not list(tmp_path.iterdir())
-
-
-def test_endings_in_capitals_and_of_plain_text(capsys: Shown, tmp_path: Path) -> None:
-    assert shown(capsys, *FILES, "--output", str(tmp_path / "B.JSON")) == ""
-    assert json.loads((tmp_path / "B.JSON").read_text())["schema"] == "lrd-harness/leaderboard"
-    assert shown(capsys, *FILES, "--output", str(tmp_path / "b.txt")) == ""
-    assert (tmp_path / "b.txt").read_text().startswith("Leaderboard: ")

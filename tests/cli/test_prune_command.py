@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +64,6 @@ def test_given_blocks_and_mergekit(
     assert ranges == [[0, 1], [2, 3], [5, 8]]
 
 
-def test_without_save_the_blocks_are_only_named(
-    deep: Path, tmp_path: Path, own_cache: Path, capsys: Any
-) -> None:
-    assert prune(deep / "bert", "--rule", "last", "--budget", 0.25) == 0
-    assert "last at 0.25: blocks 6 of 1-8 removed" in capsys.readouterr().out
-
-
 @pytest.mark.slow
 def test_scores_of_a_run_go_into_the_card(deep: Path, tmp_path: Path, own_cache: Path) -> None:
     data, out = tiny.task_data(tmp_path / "data"), tmp_path / "out"
@@ -114,35 +106,6 @@ def test_errors_write_nothing(
     assert prune(deep / "bert", *more, "--save", tmp_path / "small") == 2
     assert said in running.one_line(capsys)
     assert not (tmp_path / "small").exists()
-
-
-def test_a_folder_that_is_not_empty_is_left_alone(
-    deep: Path, tmp_path: Path, own_cache: Path, capsys: Any
-) -> None:
-    (tmp_path / "kept.txt").write_text("mine")
-    assert prune(deep / "bert", "--layers", "2", "--save", tmp_path) == 2
-    said = running.one_line(capsys)
-    assert said == f"{tmp_path} is not empty; a model is saved to a new folder"
-    assert (tmp_path / "kept.txt").read_text() == "mine"
-    assert json.dumps([p.name for p in tmp_path.iterdir() if p.suffix]) == '["kept.txt"]'
-
-
-def test_too_few_texts(deep: Path, tmp_path: Path, own_cache: Path, capsys: Any) -> None:
-    tiny.write_rows(tmp_path / "few.jsonl", [{"text": t} for t in tiny.sentences(5)])
-    more = ("--rule", "nrs", "--budget", 0.2, "--texts", tmp_path / "few.jsonl")
-    assert prune(deep / "bert", *more) == 2
-    said = running.one_line(capsys)
-    assert "the rule nrs cannot choose: nrs needs at least 8 texts, got 5" in said
-
-
-def test_the_mergekit_file_names_the_weights(deep: Path, tmp_path: Path, own_cache: Path) -> None:
-    file = tmp_path / "merge.yaml"
-    assert prune(deep / "bert", "--layers", "2", "--save-mergekit", file) == 0
-    made = yaml.safe_load(file.read_text())
-    assert made["slices"][0]["sources"][0]["model"] == str(deep / "bert")
-    assert made["dtype"] == "float32"
-    inside = tmp_path / "small" / "merge.yaml"
-    assert prune(deep / "bert", "--layers", "2", "--save", inside, "--save-mergekit", inside) == 2
 
 
 def test_the_card_says_what_was_used(deep: Path, tmp_path: Path, own_cache: Path) -> None:

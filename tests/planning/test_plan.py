@@ -1,8 +1,9 @@
-"""A plan is made before anything is opened; bad input ends in one line, code 2 and no folder."""
+"""A plan is made before anything is opened: names and parameters; bad input ends in one line."""
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,11 +12,16 @@ from typing import Any
 import pytest
 import running
 import tiny
+import yaml
 from running import one_line
 
 from lrd_harness import manager
-from lrd_harness.cli import main
+from lrd_harness.cli import main, parser
+from lrd_harness.cli.arguments import suite_of
 from lrd_harness.contracts import Metric
+from lrd_harness.errors import UserError
+from lrd_harness.measuring import PlannedMetric
+from lrd_harness.planning.parameters import resolve_metrics
 from lrd_harness.planning.resolve import Plan, depth_of, make_plan
 from lrd_harness.planning.suite import ModelEntry, Settings, Suite
 
@@ -51,31 +57,19 @@ def test_names_are_resolved(place: Path) -> None:
         parameters={"nrs": {"k": 10}},
         settings={"pooling": "cls", "dtype": "bfloat16"},
     )
-    assert [m.name for m in made.models] == [
-        "local/model",
-        "local/model [decoder]",
-        "local/gpt [mean, 16]",
-    ]
+    names = ["local/model", "local/model [decoder]", "local/gpt [mean, 16]"]
+    assert [m.name for m in made.models] == names
     assert [m.adapter.name for m in made.models] == ["encoder", "decoder", "decoder"]
     assert [m.options.pooling for m in made.models] == ["cls", "cls", "mean"]
     assert made.models[2].options.max_length == 16
     assert made.models[2].options.dtype == "bfloat16"
     assert [m.depth for m in made.models] == [3, 3, 3]
-    assert [t.name for t in made.tasks] == [
-        "STSBenchmark",
-        "SciFact",
-        "texts:own.jsonl",
-    ]
-    assert [t.type for t in made.tasks] == ["STS", "Retrieval", "Texts"]
+    types = {"STSBenchmark": "STS", "SciFact": "Retrieval", "texts:own.jsonl": "Texts"}
+    assert {t.name: t.type for t in made.tasks} == types
     assert [(m.metric.name, m.parameters) for m in made.metrics] == [
         ("nrs", {"k": 10, "anchors": 500}),
         ("frenet", {"variance": 0.95, "rank": None, "space": "feature"}),
     ]
-
-
-def test_all_metrics_by_default(place: Path) -> None:
-    names = [item.metric.name for item in plan(place, str(place / "gpt")).metrics]
-    assert names[:3] == ["frenet", "nrs", "gfmi"]
 
 
 def test_folders_that_are_called_alike_are_told_apart(place: Path, tmp_path: Path) -> None:
@@ -107,24 +101,17 @@ WRONG = {
     "'decodr'. Did you mean decoder",
     f"--models {M} {M} --tasks SciFact": "model local/model is named twice",
     f"--models {M} {{place}}/a/../a/model --tasks SciFact": "model local/model is named twice",
-    f"--models {M} --tasks STSBenchmrk": "unknown task 'STSBenchmrk'. Did you mean STSBenchmark",
     f"--models {M} --tasks mteb:SciFct": "unknown mteb task 'SciFct'. Did you mean SciFact",
     f"--models {M} --tasks mtb:SciFact": "unknown kind of task 'mtb'. Did you mean mteb",
     f"--models {M} --tasks SciFact mteb:SciFact": "task SciFact is named twice",
     f"--models {M} --tasks texts:{{place}}/no.jsonl": "no.jsonl: no such file",
     f"--models {M} --tasks NFCorpus": "NFCorpus: its data (mteb/nfcorpus) are not on this machine "
     "and not in {place}/data/NFCorpus, and the hub is out of reach",
-    f"--models {M} --tasks SciFact --plugins frenet,nsr": "unknown metric 'nsr'. Did you mean nrs",
-    f"--models {M} --suite quickstrt": "unknown suite 'quickstrt'. Did you mean quickstart",
-    f"--models {M} --tasks SciFact --layers 0,4": "local/model has layers 0 to 3, no layer 4",
-    f"--models {M} --tasks SciFact --layers frst": "layers 'frst' is not all, last, or numbers",
-    f"--models {M} --tasks SciFact --pooling maen": "unknown pooling in settings 'maen'. Did you",
     f"--models {M} --tasks SciFact --dtype float23": "unknown dtype in command line 'float23'. Did",
     f"--models {M} --tasks SciFact --device cuda:77": "device 'cuda:77' cannot be used",
     f"--models {M} --tasks SciFact --device gpu": "device 'gpu' cannot be used",
     f"--models {M} --tasks SciFact --max-texts 2": "max_texts is 2, not a whole number",
     f"--models {M} --tasks SciFact --set nrs.k": "--set nrs.k: not METRIC.NAME=VALUE",
-    f"--models {M} --tasks SciFact --set nrs.kk=3": "unknown parameter of metric nrs 'kk'. Did you",
     f"--models {M} --tasks SciFact --set nrs.k=ten": "nrs is 'ten', not a whole number; by default",
     f"--models {M} --tasks SciFact --set nsr.k=3": "unknown metric to set a parameter of 'nsr'.",
     f"--models {M} --tasks SciFact --set nrs.k=3 --plugins frenet": "nrs is not measured here",
@@ -145,12 +132,6 @@ def test_bad_input_gets_one_line_and_nothing_is_written(
     assert not out.exists()
 
 
-def test_no_such_folder_of_data(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model, data = place / "a" / "model", place / "dta"
-    assert running.run(place / "out", [model], data) == 2
-    assert one_line(capsys) == f"{data}: no such folder of task data"
-
-
 def test_a_model_of_the_suite_with_an_unknown_adapter_or_pooling(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -165,23 +146,7 @@ def test_a_model_of_the_suite_with_an_unknown_adapter_or_pooling(
         assert message in one_line(capsys)
 
 
-def test_a_suite_whose_metrics_are_replaced_loses_their_parameters(place: Path) -> None:
-    from lrd_harness.cli import parser
-    from lrd_harness.cli.arguments import suite_of
-
-    file = place / "s.yaml"
-    file.write_text("models: [a]\ntasks: [b]\nplugins: [{nrs: {k: 9}}, frenet]\n")
-    chosen = parser().parse_args(["run", "--suite", str(file), "--plugins", "frenet"])
-    assert suite_of(chosen).parameters == {}
-    more = ["run", "--suite", str(file), "--set", "nrs.anchors=50", "frenet.space=sample"]
-    made = suite_of(parser().parse_args(more))
-    assert made.parameters == {"nrs": {"k": 9, "anchors": 50}, "frenet": {"space": "sample"}}
-
-
-def test_parts_of_a_suite_are_replaced() -> None:
-    from lrd_harness.cli import parser
-    from lrd_harness.cli.arguments import suite_of
-
+def test_parts_of_a_suite_are_replaced(tmp_path: Path) -> None:
     def made(*arguments: str) -> Suite:
         suite: Suite = suite_of(parser().parse_args(["run", *arguments]))
         return suite
@@ -195,6 +160,11 @@ def test_parts_of_a_suite_are_replaced() -> None:
     assert made("--models", "a", "--tasks", "b").name == "custom"
     assert made("--suite", "mteb-32", "--layers", "0,2", "5").settings.layers == (0, 2, 5)
     assert made("--plugins", "nrs,gfmi", "frenet").plugins == ("nrs", "gfmi", "frenet")
+    file = tmp_path / "s.yaml"
+    file.write_text("models: [a]\ntasks: [b]\nplugins: [{nrs: {k: 9}}, frenet]\n")
+    assert made("--suite", str(file), "--plugins", "frenet").parameters == {}
+    more = made("--suite", str(file), "--set", "nrs.anchors=50", "frenet.space=sample")
+    assert more.parameters == {"nrs": {"k": 9, "anchors": 50}, "frenet": {"space": "sample"}}
 
 
 def test_metrics_that_need_views_are_asked_for_by_name(
@@ -232,3 +202,69 @@ def test_revisions_of_one_hub_model_stand_under_their_own_names(
     models = plan(place, "org/p@step1", "org/p@step2", "org/p").models
     assert [m.name for m in models] == ["org/p@step1", "org/p@step2", "org/p"]
     assert {m.checkpoint.name for m in models} == {"org/p"}
+
+
+def resolved(metric: str, **parameters: Any) -> PlannedMetric:
+    suite = Suite("x", plugins=(metric,), parameters={metric: parameters})
+    (item,) = resolve_metrics(suite, manager.load())
+    return item
+
+
+@pytest.mark.parametrize(
+    ("metric", "name", "typed", "number"),
+    [
+        ("lidar", "delta", "1e-4", 1e-4),
+        ("lidar", "delta", "1e4", 1e4),
+        ("lidar", "delta", "2", 2),
+        ("dime", "alpha", "inf", math.inf),
+        ("dime", "alpha", ".inf", math.inf),
+    ],
+)
+def test_numbers_that_yaml_takes_for_texts(
+    metric: str, name: str, typed: str, number: float
+) -> None:
+    assert resolved(metric, **{name: yaml.safe_load(typed)}).parameters[name] == number
+
+
+@pytest.mark.parametrize(
+    ("metric", "name", "value", "message"),
+    [
+        ("dime", "alpha", "one", "alpha of metric dime is 'one', not a number; by default it is 1"),
+        ("dime", "alpha", "nan", "parameter alpha of metric dime is nan, not a number"),
+        ("dime", "alpha", -1, "^metric dime: alpha must be above 0, not -1"),
+        ("lidar", "delta", "inf", "^metric lidar: delta must be above 0 and finite"),
+        ("frenet", "variance", math.inf, "^metric frenet: variance must lie in"),
+        ("nrs", "k", "1e1", "parameter k of metric nrs is '1e1'"),
+    ],
+)
+def test_values_that_are_refused(metric: str, name: str, value: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        resolved(metric, **{name: value})
+
+
+def test_a_metric_that_is_not_measured_takes_no_parameter() -> None:
+    suite = Suite("x", plugins=("dime",), parameters={"lidar": {"delta": 1}})
+    with pytest.raises(UserError, match=r"^lidar is not measured here, so it takes no parameter$"):
+        resolve_metrics(suite, manager.load())
+
+
+def test_infinite_ones_are_texts_in_json() -> None:
+    item = PlannedMetric(Metric("m", dict), {"a": math.inf, "b": -math.inf, "c": 1e308, "d": None})
+    written = {"a": "inf", "b": "-inf", "c": 1e308, "d": None}
+    assert json.loads(json.dumps(item.written, allow_nan=False)) == written
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.slow
+def test_a_run_with_an_infinite_one(tmp_path: Path) -> None:
+    """S_inf is -log of the largest share of the spectrum: below all others; reported once."""
+    data, model = tiny.task_data(tmp_path / "data"), tiny.save("Bert", tmp_path / "bert")
+    more = ("--plugins", "dataset_entropy", "--set", "dataset_entropy.alpha=inf")
+    for _ in range(2):
+        assert running.run(tmp_path / "out", [model], data, *more, tasks=["STSBenchmark"]) == 0
+    assert running.run(tmp_path / "two", [model], data, *more[:2], tasks=["STSBenchmark"]) == 0
+    (row,) = running.records(tmp_path / "out", "metric")
+    assert row["parameters"]["alpha"] == "inf"
+    (other,) = running.records(tmp_path / "two", "metric")
+    pairs = zip(*(r["profiles"]["dataset_entropy"]["values"] for r in (row, other)), strict=True)
+    assert all(least < usual for least, usual in pairs)

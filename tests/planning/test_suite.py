@@ -1,7 +1,9 @@
-"""Suites and settings from YAML and the command line; what is wrong is named in one line."""
+"""Suites and settings from YAML and the command line, and the suites that are shipped."""
 
 from __future__ import annotations
 
+import importlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrd_harness.errors import UserError
+from lrd_harness.models.wheels import KNOWN
 from lrd_harness.planning import suite
 from lrd_harness.planning.suite import ModelEntry, Settings
 
@@ -143,9 +146,47 @@ def test_the_command_line_is_laid_on_top_of_a_suite() -> None:
     assert {"max_texts", "norm", "pooling", "dtype", "max_length"} <= set(read.results())
 
 
-def test_every_setting_is_in_the_table_of_the_docs() -> None:
-    rows = {row["name"]: row for row in suite.settings_table().rows if row["part"] == "settings"}
-    assert list(rows) == list(vars(Settings()))
-    assert rows["max_texts"]["values"] == "8 to 1,000,000,000"
-    assert (rows["padding"]["values"], rows["padding"]["default"]) == ("right, left", "right")
-    assert all(row["option"].startswith("--") and row["what"] for row in rows.values())
+def types_of(names: tuple[str, ...]) -> Counter[str]:
+    """How many of each of mteb's types; fails for a name that mteb does not know."""
+    import mteb
+
+    return Counter(mteb.get_task(name).metadata.type for name in names)
+
+
+def test_shipped_suites_that_need_no_hub() -> None:
+    offline = importlib.import_module("lrd_harness.tasks.offline.tasks")
+    quick, mmlu = suite.load("quickstart"), suite.load("mmlu")
+    assert quick.tasks == (*offline.QUICKSTART, "MMLU")
+    assert (quick.settings, len(quick.models)) == (Settings(limit=114), 4)
+    assert quick.models[3].pooling == "mean-no-sink"
+    assert (mmlu.tasks, mmlu.settings) == (("MMLU",), Settings(num_fewshot=5))
+    for entry in (*quick.models, *mmlu.models):
+        assert KNOWN[entry.model.removeprefix("pypi:")].model
+
+
+LRD = {"Classification": 13, "PairClassification": 2, "Reranking": 2, "Retrieval": 11, "STS": 2}
+MTEB = {"Classification": 10, "Clustering": 6, "PairClassification": 3, "Reranking": 4, "STS": 9}
+
+
+@pytest.mark.parametrize(
+    ("name", "paper", "models", "types"),
+    [
+        ("lrd-30", "arXiv 2605.12714", 25, LRD),
+        ("mteb-32", "arXiv 2502.02013", 0, MTEB),
+        ("lrd-mmlu", "arXiv 2605.12714", 6, None),
+    ],
+)
+def test_shipped_suites_of_papers(
+    name: str, paper: str, models: int, types: dict[str, int] | None
+) -> None:
+    """Every name in them resolves without network."""
+    read = suite.load(name)
+    assert read.description
+    assert read.source == paper
+    assert len(set(read.models)) == len(read.models) == models
+    assert all(entry.model.count("/") == 1 for entry in read.models)
+    assert len(set(read.tasks)) == len(read.tasks)
+    if types is None:
+        assert (read.tasks, read.settings.num_fewshot) == (("lm-eval:mmlu",), 5)
+    else:
+        assert types_of(read.tasks) == types

@@ -1,14 +1,27 @@
-"""Intervals from half-samples: against the textbook, and how often they hold the truth."""
+"""Half-samples: intervals against the textbook, how often they hold the truth, differences."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrd_harness.errors import UserError
-from lrd_harness.studies.values import halves, interval
+from lrd_harness.contracts import Metric
+from lrd_harness.errors import UnitError, UserError
+from lrd_harness.scores import Profile, Scores
+from lrd_harness.studies.compare import differences
+from lrd_harness.studies.values import (
+    LayerScore,
+    Measurement,
+    halves,
+    interval,
+    layer_score,
+    on_halves,
+)
 
 
 @given(n=st.integers(16, 70), draws=st.integers(2, 9), seed=st.integers(0, 2**40))
@@ -58,3 +71,33 @@ def test_halves_without_a_value() -> None:
     assert interval(0, [*known, np.nan, np.nan], 40) == interval(0, known, 40)
     assert interval(0, [*known, *[np.nan] * 5], 40) is None
     assert interval(0, [], 40) is None
+
+
+def test_only_layers_that_both_models_have() -> None:
+    def side(values: dict[int, float | None]) -> Measurement[LayerScore]:
+        score = LayerScore("mine", "s", None, values)
+        return Measurement(score, 20, [score, score, None])
+
+    one, two = side({0: None, 1: 1.0, 2: 2.0}), side({1: 1.5, 2: 2.0, 3: 4.0})
+    rows = differences(one, two, 4, 20)
+    columns = ("layer", "depth", "difference", "low", "high", "apart", "draws")
+    assert [tuple(row[name] for name in columns) for row in rows] == [
+        (1, 0.25, 0.5, 0.5, 0.5, True, 2),
+        (2, 0.5, 0, 0, 0, False, 2),
+    ]
+
+
+def test_faults_on_halves_are_no_values_and_a_fault_on_all_is_raised() -> None:
+    def statistic(rows: Sequence[int] | None) -> Any:
+        if rows is not None and rows[0] > 0:
+            raise UnitError("not here")
+        return Scores({"s": Profile("states", 0, [1.0, 2.0])}, 2), 9
+
+    def take(scores: Scores) -> LayerScore:
+        return layer_score(Metric("mine", dict), scores)
+
+    rows = [np.array([0]), np.array([1]), np.array([0])]
+    first, lost, last = on_halves(statistic, take, rows).halves
+    assert (first, lost, last) == (take(statistic(None)[0]), None, first)
+    with pytest.raises(UnitError, match="has no score for single layers"):
+        on_halves(lambda rows: (Scores({"s": 1.0}, 2), 9), take, [])

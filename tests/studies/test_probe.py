@@ -1,9 +1,7 @@
-"""Probes: what is measured on changed texts, and the command."""
+"""Probes: texts changed token by token in exact, nested shares, and what is measured on them."""
 
 from __future__ import annotations
 
-import csv
-import json
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -11,24 +9,174 @@ from typing import Any
 
 import numpy as np
 import pytest
-import running
 import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lrd_harness import manager
-from lrd_harness.cli import main
 from lrd_harness.contracts import Metric, Text
 from lrd_harness.errors import UserError
 from lrd_harness.measuring import PlannedMetric
-from lrd_harness.studies import probe, values
+from lrd_harness.studies import probe
 from lrd_harness.studies.probe import Tokens
 
 TEXTS = [Text(t) for t in tiny.sentences(24)]
+WORDS = st.lists(st.sampled_from(tiny.WORDS), min_size=1, max_size=8).map(" ".join)
+SPECIAL = {i for i, token in enumerate(tiny.VOCAB) if token in tiny.SPECIAL}
 
 
 @cache
 def model_of(family: str) -> Any:
     folder = tiny.save(family, Path(mkdtemp()) / family, causal=family == "Llama")
     return tiny.open_model(folder)
+
+
+def ids_of(encoded: list[Any]) -> list[list[int]]:
+    return [list(features["input_ids"]) for features in encoded]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    texts=st.lists(WORDS, min_size=1, max_size=4, unique=True),
+    shares=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    seed=st.integers(0, 2**32),
+)
+def test_exact_shares_of_ordinary_tokens_nested(
+    texts: list[str], shares: tuple[float, float], seed: int
+) -> None:
+    model = model_of("Bert")
+    tokens = Tokens(model, [Text(t) for t in texts], seed)
+    before = ids_of(model.tokenize([Text(t) for t in texts]))
+    mark = 10**6  # no token is like it, so that every replaced place can be seen
+    masked = {}
+    for share in shares:
+        masked[share] = ids_of(tokens._replaced(share, lambda draw, ids: [mark] * len(ids)))
+        for old, new in zip(before, masked[share], strict=True):
+            ordinary = [i for i, token in enumerate(old) if token not in SPECIAL]
+            changed = [i for i, token in enumerate(new) if token == mark]
+            assert len(changed) == round(share * len(ordinary))
+            assert set(changed) <= set(ordinary)
+            assert all(new[i] == old[i] for i in range(len(old)) if i not in changed)
+    fewer, more = masked[min(shares)], masked[max(shares)]
+    for few, many in zip(fewer, more, strict=True):
+        assert all(many[i] == mark for i, token in enumerate(few) if token == mark)
+
+
+def test_repetition_is_of_one_token_of_the_text() -> None:
+    model = model_of("Bert")
+    tokens = Tokens(model, TEXTS, seed=3)
+    before, half, whole = (ids_of(tokens.repeated(share)) for share in (0, 0.5, 1))
+    assert before == ids_of(model.tokenize(TEXTS))
+    for old, some, every in zip(before, half, whole, strict=True):
+        assert {every[0], every[-1]} == {2, 3}  # [CLS] and [SEP] stay
+        (one,) = set(every[1:-1])
+        assert one in old[1:-1]
+        assert all(new in (one, here) for new, here in zip(some[1:-1], old[1:-1], strict=True))
+
+
+def test_random_tokens_are_ordinary_ones_at_the_same_places() -> None:
+    model = model_of("Bert")
+    tokens = Tokens(model, TEXTS, seed=3)
+    drawn = ids_of(tokens.randomised(1))
+    flat = {token for ids in drawn for token in ids[1:-1]}
+    assert not flat & SPECIAL
+    assert len(flat) > 60  # of 82 in the vocabulary, in some hundred draws
+    assert probe.vocabulary(model) == sorted(set(range(len(tiny.VOCAB))) - SPECIAL)
+    for old, half, whole in zip(
+        ids_of(tokens.randomised(0)), ids_of(tokens.randomised(0.5)), drawn, strict=True
+    ):
+        assert all(some in (a, b) for a, some, b in zip(old, half, whole, strict=True))
+
+
+def test_what_is_drawn_depends_on_seed_and_number_only() -> None:
+    model = model_of("Bert")
+    one, other = (Tokens(model, [Text(t), TEXTS[1]], seed=5) for t in ("a b", "wide sky"))
+    assert ids_of(one.randomised(0.7))[1] == ids_of(other.randomised(0.7))[1]
+    assert ids_of(one.randomised(0.7)) != ids_of(Tokens(model, [*TEXTS[:2]], 6).randomised(0.7))
+    (old,), m = ids_of(model.tokenize([TEXTS[0]])), 4
+    draw = np.random.default_rng([5, 0])
+    order, m = draw.permutation(len(old) - 2), round(0.4 * (len(old) - 2))
+    token = old[1 + int(draw.integers(len(old) - 2))]
+    expected = [token if i - 1 in order[:m] else old[i] for i in range(len(old))]
+    assert ids_of(Tokens(model, TEXTS[:1], 5).repeated(0.4)) == [expected]
+
+
+def test_chains_have_exactly_the_length_and_begin_with_their_text() -> None:
+    model = model_of("Bert")
+    texts = [*TEXTS[:5], Text("")]  # the empty one has nothing to chain
+    tokens = Tokens(model, texts)
+    assert len(tokens) == 5
+    words = [ids[1:-1] for ids in ids_of(tokens.repeated(0))]
+    flat = [token for ids in words for token in ids]
+    assert tokens.total == len(flat)
+    for length in (1, 7, 60, tokens.room):
+        chained = tokens.chained(length)
+        for number, features in enumerate(chained):
+            turned = [token for ids in words[number:] + words[:number] for token in ids]
+            expected = (turned * (1 + length // len(flat)))[:length]
+            assert list(features["input_ids"]) == [2, *expected, 3]
+    assert tokens.room == 126
+    with pytest.raises(UserError, match="length 127: the model takes 128 tokens, of which up to 2"):
+        tokens.chained(127)
+
+
+def test_chains_take_unknown_words_of_a_text_as_they_are() -> None:
+    model = model_of("Bert")
+    marks = ("[CLS]", "[SEP]", "[UNK]", *"abcdef")
+    cls, sep, unk, a, b, c, d, e, f = map(model.tokenizer.convert_tokens_to_ids, marks)
+    texts = [Text("日 日 a b c 日 d 日"), Text("e f"), Text("日")]  # the last has no word
+    tokens = Tokens(model, texts)
+    body, next_one = [unk, unk, a, b, c, unk, d, unk], [e, f]
+    assert ids_of(tokens.repeated(0)) == [[cls, *body, sep], [cls, *next_one, sep]]
+    assert (tokens.total, tokens.room) == (10, 126)
+    for length in (1, 4, 8, 9):
+        first, second = ids_of(tokens.chained(length))
+        assert first == [cls, *(body + next_one)[:length], sep]
+        assert second == [cls, *(next_one + body)[:length], sep]
+    (changed, _) = ids_of(tokens.randomised(1))
+    assert [i for i, token in enumerate(changed) if token == unk] == [1, 2, 6, 8]
+
+
+def test_an_unknown_token_that_also_frames_texts_frames_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = model_of("Bert")
+    sep = model.tokenizer.sep_token_id
+    monkeypatch.setattr(type(model.tokenizer), "unk_token_id", sep, raising=False)
+    ids = ids_of(Tokens(model, [Text("a b c")]).chained(5))[0]
+    assert len(ids) == 7
+    assert ids.count(sep) == 1
+
+
+def test_chains_keep_the_types_of_their_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of("Bert")
+    real = model.tokenize
+
+    def typed(texts: Any) -> Any:  # as XLNet, whose special tokens have a type of their own
+        sizes = ((f, len(f["input_ids"])) for f in real(texts))
+        return [{**f, "token_type_ids": [2, *[1] * (size - 2), 3]} for f, size in sizes]
+
+    monkeypatch.setattr(model, "tokenize", typed)
+    for length in (1, 50):
+        types = [f["token_type_ids"] for f in Tokens(model, TEXTS).chained(length)]
+        assert types == [[2, *[1] * length, 3]] * len(TEXTS)
+
+
+def test_prompts_stay(tmp_path: Path) -> None:
+    model = tiny.open_model(tiny.save_st(tmp_path / "st", include_prompt=False))
+    texts = [Text(text.text, "query: ") for text in TEXTS]
+    plain = ids_of(model.tokenize([Text("", "query: ")]))[0][:-1]
+    tokens = Tokens(model, texts)
+    for changed in (tokens.randomised(1), tokens.repeated(1), tokens.chained(9)):
+        assert all(ids[: len(plain)] == plain for ids in ids_of(changed))
+        assert all(features["prompt_length"] >= len(plain) for features in changed)
+    assert all(len(ids) == len(plain) + 9 + 1 for ids in ids_of(tokens.chained(9)))
+    assert ids_of(tokens.randomised(1)) != ids_of(tokens.randomised(0))
+
+
+def test_nothing_to_change() -> None:
+    with pytest.raises(UserError, match="no text has a token that could be changed"):
+        Tokens(model_of("Bert"), [Text(""), Text(" ")])
 
 
 def planned(*names: str) -> list[PlannedMetric]:
@@ -148,75 +296,3 @@ def test_steps_that_cannot_be(kind: str, steps: list[float], said: str) -> None:
     with pytest.raises(UserError) as error:
         probe.probe(model_of("Bert"), TEXTS, planned("curvature"), kind, steps)
     assert said in str(error.value)
-
-
-def test_of_many_layers_some_are_shown() -> None:
-    assert values.spaced(range(40)) == list(range(40))
-    some = values.spaced(range(1, 98))
-    assert (some[0], some[-1], len(some)) == (1, 97, 40)
-    assert set(np.diff(some)) == {2, 3}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Bert, a Llama and texts."""
-    made = tmp_path_factory.mktemp("probe")
-    tiny.save("Bert", made / "bert")
-    tiny.save("Llama", made / "llama", causal=True)
-    tiny.write_rows(made / "texts.jsonl", [{"text": t.text} for t in TEXTS])
-    return made
-
-
-def command(folder: Path, *more: object, model: str = "bert", texts: bool = True) -> int:
-    on = ("--texts", str(folder / "texts.jsonl")) if texts else ()
-    return main(["probe", str(folder / model), "--quiet", *on, *map(str, more)])
-
-
-def test_the_command_prints_and_writes(folder: Path, tmp_path: Path, capsys: Any) -> None:
-    out = tmp_path / "out"
-    assert command(folder, "--kind", "random", "--shares", "0.5,0", "--output", out) == 0
-    printed = capsys.readouterr().out
-    for metric in ("prompt_entropy ↓", "dataset_entropy ↓", "curvature ↓", "effective_rank ↑"):
-        assert f"{metric} by share random" in printed
-    with (out / "probe.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    record = json.loads((out / "probe.json").read_text())
-    assert len(rows) == len(record["values"])
-    assert record["steps"] == [0, 0.5]
-    assert record["errors"] == []
-    assert {row["layer"] for row in rows} == {"model", "0", "1", "2", "3"}
-    row = next(
-        r
-        for r in rows
-        if (r["step"], r["metric"], r["score"], r["layer"])
-        == ("0.5", "effective_rank", "effective_rank", "2")
-    )
-    assert float(row["depth"]) == pytest.approx(2 / 3)
-    assert f"{float(row['value']):#.4g}" in printed
-    direct = probe.probe(
-        tiny.open_model(folder / "bert"), TEXTS, planned("effective_rank"), "random", [0.5]
-    )
-    expected = value_of(direct, 0.5, "effective_rank", 2)
-    assert float(row["value"]) == pytest.approx(expected, rel=1e-5)
-
-
-def test_the_offline_texts_are_the_default(folder: Path, capsys: Any) -> None:
-    more = ("--kind", "repetition", "--shares", "0,1", "--plugins", "effective_rank")
-    assert command(folder, *more, texts=False) == 0
-    assert "on 50 texts" in capsys.readouterr().out
-
-
-def test_a_fault_is_told_and_the_code_is_1(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    def bad(states: Any) -> Any:
-        raise RuntimeError("not today")
-
-    running.with_plugin(monkeypatch, lrd_metrics=lambda: [Metric("bad", bad)])
-    more = ("--kind", "random", "--shares", "0.5", "--plugins", "bad,effective_rank")
-    assert command(folder, *more, "--output", tmp_path) == 1
-    captured = capsys.readouterr()
-    assert captured.err == "error: share random 0.5, bad: RuntimeError: not today\n"
-    assert "effective_rank ↑ by share random" in captured.out
-    errors = json.loads((tmp_path / "probe.json").read_text())["errors"]
-    assert errors == [{"step": 0.5, "metric": "bad", "error": "RuntimeError: not today"}]
