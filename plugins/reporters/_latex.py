@@ -12,7 +12,7 @@ from itertools import zip_longest
 
 from lrd_harness.report import Report
 
-from ._sheets import Sheet, TextColumn, pack, sentences, sheets, widths_of, wrap
+from ._sheets import Block, Sheet, pack, sentences, sheets, wrap
 
 LINES = 42  # of a table of \footnotesize, what is under it too, that a page has room for
 FLOATS = 15  # tables in a row, which LaTeX may have to hold back: it takes 18 at least
@@ -69,10 +69,9 @@ def latex(report: Report) -> str:
 
 def escape(text: str) -> str:
     """Text so that LaTeX sets it as it is; what may lack a glyph as an escape such as \\u6a21."""
-    found = LIGATURE.sub(r"\1{}", "".join(map(_escaped, text)))
-    found = MINUS.sub("$-$", found)
+    text = MINUS.sub("$-$", LIGATURE.sub(r"\1{}", "".join(map(_escaped, text))))
     # behind the end of a row or an \item it would be read as its option
-    return f"{{}}{found}" if found.startswith(("[", "*")) else found
+    return f"{{}}{text}" if text.startswith(("[", "*")) else text
 
 
 def _escaped(char: str) -> str:
@@ -86,43 +85,33 @@ def _escaped(char: str) -> str:
 
 def _sheet(sheet: Sheet) -> list[str]:
     """As many tables as fit on a page's width and height, the caption under the last one."""
-    tables = pack(sheet.columns, WIDTH)
-    legend = "".join(f"{escape(line)}\\par\n" for line in sheet.caption)
+    blocks = pack(sheet.columns, WIDTH)
     below = sum(1 + len(line) // WIDTH for line in sheet.caption)
-    made = []
-    for number, (columns, room) in enumerate(tables, start=1):
-        which = f" ({number} of {len(tables)})" if len(tables) > 1 else ""
-        for tabular in _tabulars(columns, room, below if number == len(tables) else 0):
-            made.append(
+    tables = []
+    for number, block in enumerate(blocks, start=1):
+        which = f" ({number} of {len(blocks)})" if len(blocks) > 1 else ""
+        for tabular in _tabulars(block, below if number == len(blocks) else 0):
+            tables.append(
                 f"{TABLE}[htbp]\n\\centering\\footnotesize\\setlength{{\\tabcolsep}}{{3pt}}\n"
                 f"\\caption{{{escape(sheet.title + which)}}}\n{tabular}"
             )
             which = which.removesuffix(", continued") + ", continued"
-    made[-1] += f"\\par\\smallskip\\raggedright\n{legend}"
-    return [f"{table}\\end{{table}}\n" for table in made]
+    legend = "".join(f"{escape(line)}\\par\n" for line in sheet.caption)
+    tables[-1] += f"\\par\\smallskip\\raggedright\n{legend}"
+    return [f"{table}\\end{{table}}\n" for table in tables]
 
 
-def _tabulars(columns: Sequence[TextColumn], room: int, below: int) -> list[str]:
-    """The rows on as many pages as they take.
+def _tabulars(block: Block, below: int) -> list[str]:
+    """The rows on as many pages as they take; cells that are too long go on in lines of their own.
 
-    room: characters for the key; what is longer goes on in lines of its own. below: lines of text
-    under the last one.
+    below: lines of text under the last one.
     """
-    rooms = widths_of(columns, room, WIDTH)
-    widths = [
-        max(min(max(map(len, c.cells), default=0), r), 12)
-        for c, r in zip(columns, rooms, strict=True)
-    ]
-    heads = [
-        [line for part in column.heading for line in wrap(part, width)]
-        for column, width in zip(columns, widths, strict=True)
-    ]
-    form = "".join("l" if column.left else "r" for column in columns)
+    pairs = list(zip(*block, strict=True))
+    heads = [column.heading_lines(width) for column, width in pairs]
+    form = "".join("l" if column.left else "r" for column in block.columns)
     head = [f"\\begin{{tabular}}{{@{{}}{form}@{{}}}}", "\\toprule", *_rows(heads), "\\midrule"]
-    rows = [
-        _rows([wrap(cell, width) for cell, width in zip(row, rooms, strict=True)])
-        for row in zip(*(column.cells for column in columns), strict=True)
-    ]
+    cells = [[wrap(cell, width) for cell in column.cells] for column, width in pairs]
+    rows = [_rows(row) for row in zip(*cells, strict=True)]
     return [
         "\n".join([*head, *lines, "\\bottomrule", "\\end{tabular}", ""])
         for lines in _pages(rows, max(1, LINES - len(head)), below)

@@ -10,8 +10,9 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.cells import cell_len, chop_cells
 
@@ -24,10 +25,11 @@ NONE = "-"
 ERRORS = 10  # shown in a terminal
 GAP = 2  # blanks between columns
 WORD = 20  # cells of a word of a heading that is kept whole
-HEADING = 12  # cells; longer headings are broken into lines where the cells are no longer
+HEADING = 12  # cells of a heading that stays on one line where there is room
 LEAST = 20  # cells that a model's name keeps, if it has as many
 # Where a long name may be broken: after a separator, or where a word begins within it.
 _BREAK = re.compile(r"(?<=[/\-_@: ])|(?<==)(?!=)|(?<=[a-z0-9])(?=[A-Z])")
+_BLANK = re.compile(r" (?![↑↓])")  # where a heading is broken: an arrow stays with its word
 # A text that is a number or begins with one, as "28/30" and "+0.1 to +0.2": it is set as numbers.
 _AMOUNT = re.compile(r"[+\-−–]?(\d[\d,]*\.?\d*|\.\d+)(e[+-]?\d+)?=?( ?%)?([ /:(±].*)?")
 _ZERO = re.compile(r"-(0(\.0*)?( ?%)?)")  # what rounds to nothing has no sign of its own
@@ -43,6 +45,22 @@ class TextColumn:
     key: bool = False
     rest: int = 0
     tied: bool = False
+
+    @cached_property
+    def widest(self) -> int:
+        """The width of its widest cell."""
+        return max(map(cell_len, set(self.cells)), default=0)
+
+    def width(self, heading: int = HEADING) -> int:
+        """The width that it takes with a heading in lines of at least `heading`."""
+        words = [word for part in self.heading for word in _BLANK.split(part)]
+        longest = min(max(map(cell_len, words)), WORD)
+        lines = self.heading_lines(max(self.widest, heading, longest))
+        return max(self.widest, *map(cell_len, lines))
+
+    def heading_lines(self, width: int) -> list[str]:
+        """The heading in lines of at most that width."""
+        return [line for part in self.heading for line in wrap_heading(part, width)]
 
 
 @dataclass(frozen=True)
@@ -69,26 +87,27 @@ def _sheet(table: Table, families: Mapping[str, str | None]) -> Sheet:
     families: of models, by which rows that have a model as their key can be filtered.
     """
     errors = {column.error for column in table.columns}
-    kept = [c for c in table.columns if c.shown and c.name not in errors]
-    columns = [_column(column, table) for column in kept]
+    columns = [_column(c, table) for c in table.columns if c.shown and c.name not in errors]
     columns = [c for c in columns if c.key or set(c.cells) - {"", NONE}] or columns[:1]
     if columns and not any(column.key for column in columns):
         columns[0] = replace(columns[0], key=True)
-    held = None
+    of_rows = None
     if any(c.name == "model" and c.key for c in table.columns) and any(families.values()):
-        held = tuple(plain(families.get(row["model"]) or "unknown") for row in table.rows)
+        of_rows = tuple(plain(families.get(row["model"]) or "unknown") for row in table.rows)
     caption = tuple(map(plain, table.caption))
-    return Sheet(table.name, plain(table.title), tuple(columns), caption, held)
+    return Sheet(table.name, plain(table.title), tuple(columns), caption, of_rows)
 
 
 def _column(column: Column, table: Table) -> TextColumn:
     values = [valued(value) for value in table.column(column.name)]
-    ranks = column.form == "place"
-    cells = places(values) if ranks else [text(value, column.form) for value in values]
+    if column.form == "place":
+        cells = places(values)
+    else:
+        cells = [text(value, column.form) for value in values]
     if column.error:
         stderrs = (valued(row.get(column.error)) for row in table.rows)
-        pairs = zip(cells, values, stderrs, strict=True)
-        cells = [c if None in (v, e) else f"{c} ± {text(e, column.form)}" for c, v, e in pairs]
+        triples = zip(cells, values, stderrs, strict=True)
+        cells = [c if None in (v, e) else f"{c} ± {text(e, column.form)}" for c, v, e in triples]
     heading = [plain(line) for line in column.heading.split("\n")]
     if column.unit:
         heading.append(f"({plain(column.unit)})")
@@ -101,7 +120,7 @@ def _column(column: Column, table: Table) -> TextColumn:
 def places(ranks: Sequence[Any]) -> list[str]:
     """Ranks as text, with "=" behind those that several share."""
     shared = Counter(ranks)
-    return [text(r) + "=" * (r is not None and shared[r] > 1) for r in ranks]
+    return [text(rank) + "=" * (rank is not None and shared[rank] > 1) for rank in ranks]
 
 
 def text(value: Any, form: str = "") -> str:
@@ -111,16 +130,16 @@ def text(value: Any, form: str = "") -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return ", ".join(text(one, "" if form == "list" else form) for one in value) or NONE
+        return ", ".join(text(item, "" if form == "list" else form) for item in value) or NONE
     if isinstance(value, str):
         return plain(value)
     if form in ("", "place", "list"):
         return str(value) if isinstance(value, int) else f"{value:.10g}"
     if form.endswith("d"):
         return format(round(value), form)
-    found = format(value, form if form != "%" else ".0%").replace("%", " %")
-    zero = _ZERO.fullmatch(found)
-    return ("+" if "+" in form else "") + zero[1] if zero else found
+    number = format(value, form if form != "%" else ".0%").replace("%", " %")
+    zero = _ZERO.fullmatch(number)
+    return ("+" if "+" in form else "") + zero[1] if zero else number
 
 
 def wrap(name: str, width: int) -> list[str]:
@@ -137,10 +156,9 @@ def wrap(name: str, width: int) -> list[str]:
 
 
 def wrap_heading(text: str, width: int) -> list[str]:
-    """A heading in lines of at most `width` cells, its words whole where they fit; an arrow stays
-    with its word."""
+    """A heading in lines of at most `width` cells, its words whole where they fit."""
     lines = [""]
-    for word in re.split(r" (?![↑↓])", text):
+    for word in _BLANK.split(text):
         longer = f"{lines[-1]} {word}".lstrip()
         if cell_len(longer) <= width:
             lines[-1] = longer
@@ -149,43 +167,58 @@ def wrap_heading(text: str, width: int) -> list[str]:
     return [line for line in lines if line] or [""]
 
 
-def pack(columns: Sequence[TextColumn], width: int) -> list[tuple[list[TextColumn], int]]:
-    """Columns in as few tables as fit, each with the keys; and the width of the first key.
+class Block(NamedTuple):
+    """Columns of a table that stand side by side, and the width of each."""
 
-    Where one table is not enough, columns of a higher `rest` go into tables of their own at the
-    end: first the highest, and where that is not enough all that have one.
+    columns: list[TextColumn]
+    widths: list[int]
+
+
+def pack(columns: Sequence[TextColumn], width: int) -> list[Block]:
+    """Columns in as few blocks as fit a width, each with the keys.
+
+    Headings take more lines where that makes fewer blocks. Where one block is not enough, columns
+    of a higher `rest` go into blocks of their own at the end: first the highest, and where that is
+    not enough all that have one.
     """
-    keys = [column for column in columns if column.key]
-    key, others = keys[0], keys[1:]
-    widths = {id(column): column_width(column) for column in columns}
-    if sum(widths[id(c)] + GAP for c in others) > width // 3:  # too wide to stand in each table
-        others = []
-    width -= sum(widths[id(c)] + GAP for c in others)
-    most = min(widths[id(key)], max(LEAST, width // 2))
-    rooms = range(most, min(LEAST, most) - 1, -1)
-    repeated = [key, *others]
-    tables, room = [[*repeated]], most
+    return min((_blocks(columns, width, heading) for heading in (HEADING, 0)), key=len)
+
+
+def _blocks(columns: Sequence[TextColumn], width: int, heading: int) -> list[Block]:
+    widths = {column: column.width(heading) for column in columns}
+    key, *others = (column for column in columns if column.key)
+    if sum(widths[column] + GAP for column in others) > width // 3:
+        others = []  # too wide to stand in each block
+    keys = [key, *others]
+    room = width - sum(widths[column] + GAP for column in others)  # for the key and the rest
+    most = min(widths[key], max(LEAST, room // 2))
+    tables, narrow = [keys], most
     behind: list[TextColumn] = []
     for level in sorted({column.rest for column in columns}, reverse=True):
         main = [column for column in columns if column.rest <= level]
         behind = [column for column in columns if column.rest > level]
-        tried = [(_split(main, repeated, widths, width - room), room) for room in rooms]
+        options = [
+            (_split(main, keys, widths, room - cells), cells)
+            for cells in range(most, min(LEAST, most) - 1, -1)
+        ]
         # The fullest first table, then the widest key: what is read first is whole.
-        tables, room = min(tried, key=lambda found: (len(found[0]), -len(found[0][0])))
+        tables, narrow = min(options, key=lambda option: (len(option[0]), -len(option[0][0])))
         if len(tables) == 1:
             break
-    tables += _split([*repeated, *behind], repeated, widths, width - room) if behind else []
-    free = [
-        width - sum(widths[id(c)] + GAP for c in table if c not in repeated) for table in tables
-    ]
-    wide = widths[id(key)]
-    return [(t, max(room, min(wide, left))) for t, left in zip(tables, free, strict=True)]
+    tables += _split([*keys, *behind], keys, widths, room - narrow) if behind else []
+    blocks = []
+    for table in tables:
+        left = room - sum(widths[column] + GAP for column in table if column not in keys)
+        first = max(narrow, min(widths[key], left))
+        beside = max(1, width - first - GAP)
+        blocks.append(Block(table, [first if c is key else min(widths[c], beside) for c in table]))
+    return blocks
 
 
 def _split(
     columns: Sequence[TextColumn],
     keys: Sequence[TextColumn],
-    widths: Mapping[int, int],
+    widths: Mapping[TextColumn, int],
     width: int,
 ) -> list[list[TextColumn]]:
     """Fill tables from the left, each with the keys; `width` cells for the others."""
@@ -195,34 +228,15 @@ def _split(
         if column in keys:
             tables[-1] += [] if column in tables[-1] else [column]
             continue
-        own = widths[id(column)] + GAP
+        alone = widths[column] + GAP
         tied = takewhile(lambda behind: behind.tied, columns[i + 1 :])
-        together = own + sum(widths[id(one)] + GAP for one in tied)
-        if used and used + (together if together <= width else own) > width:
+        together = alone + sum(widths[other] + GAP for other in tied)
+        if used and used + (together if together <= width else alone) > width:
             tables.append([*keys])
             used = 0
         tables[-1].append(column)
-        used += own
+        used += alone
     return [[*(k for k in keys if k not in table), *table] for table in tables]
-
-
-def column_width(column: TextColumn) -> int:
-    """The cells that a column takes with its heading in lines."""
-    cells = max(map(cell_len, set(column.cells)), default=0)
-    words = [word for part in column.heading for word in re.split(r" (?![↑↓])", part)]
-    longest = min(max(map(cell_len, words)), WORD)
-    room = max(cells, HEADING, longest)
-    lines = [line for part in column.heading for line in wrap_heading(part, room)]
-    return max(cells, *map(cell_len, lines))
-
-
-def widths_of(columns: Sequence[TextColumn], room: int, most: int) -> list[int]:
-    """The widths of the columns of one table: `room` for the first key, no other beyond `most`."""
-    first = next(column for column in columns if column.key)
-    return [
-        room if column is first else min(column_width(column), max(1, most - room - GAP))
-        for column in columns
-    ]
 
 
 def sentences(report: Report) -> list[tuple[str, list[str]]]:
@@ -236,32 +250,24 @@ def terminal(report: Report, width: int | None = None) -> str:
     width = width or shutil.get_terminal_size().columns
     lines: list[str] = [] if report.shown or not report.title else [report.title, ""]
     for sheet in sheets(report):
-        lines += _shown(sheet, width)
-    for title, held in sentences(report):
-        more = len(held) - ERRORS
+        lines += [*wrap(sheet.title, width), ""]
+        for block in pack(sheet.columns, width):
+            lines += [*_rendered(block), ""]
+        lines += [*_list(sheet.caption, width), ""] if sheet.caption else []
+    for title, items in sentences(report):
         if title == "Errors":
-            title = f"Errors: {len(held)}"
+            title = f"Errors: {len(items)}"
+            more = len(items) - ERRORS
             if more > 0:
                 rest = f"and {more} more: see the json format, or table errors of results.sqlite"
-                held = [*held[:ERRORS], rest]
-        lines += [title, *_list(held, width), ""]
+                items = [*items[:ERRORS], rest]
+        lines += [title, *_list(items, width), ""]
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
-def _shown(sheet: Sheet, width: int) -> list[str]:
-    lines = [*wrap(sheet.title, width), ""]
-    for columns, room in pack(sheet.columns, width):
-        lines += [*_table(columns, room, width), ""]
-    return [*lines, *_list(sheet.caption, width), ""] if sheet.caption else lines
-
-
-def _table(columns: Sequence[TextColumn], room: int, most: int) -> list[str]:
-    """room: cells for the key; where one column is too wide beside it for `most`, it is broken."""
-    widths = widths_of(columns, room, most)
-    pairs = list(zip(columns, widths, strict=True))
-    heads = [
-        [line for part in c.heading for line in wrap_heading(part, width)] for c, width in pairs
-    ]
+def _rendered(block: Block) -> list[str]:
+    pairs = list(zip(*block, strict=True))
+    heads = [column.heading_lines(width) for column, width in pairs]
     top = max(map(len, heads))
     heads = [[""] * (top - len(lines)) + lines for lines in heads]  # level at the bottom
     heading = _beside([_padded(h, w, c.left) for h, (c, w) in zip(heads, pairs, strict=True)])
@@ -270,7 +276,7 @@ def _table(columns: Sequence[TextColumn], room: int, most: int) -> list[str]:
         shown = {c: _padded(wrap(c, width), width, column.left) for c in set(column.cells)}
         bodies.append([shown[cell] for cell in column.cells])
     rows = [line for row in zip(*bodies, strict=True) for line in _beside(row)]
-    return [*heading, "─" * (sum(widths) + GAP * (len(widths) - 1)), *rows]
+    return [*heading, "─" * (sum(block.widths) + GAP * (len(pairs) - 1)), *rows]
 
 
 def _padded(lines: Iterable[str], width: int, left: bool) -> list[str]:
@@ -285,19 +291,19 @@ def _beside(cells: Sequence[Sequence[str]]) -> list[str]:
     return [(" " * GAP).join(line) for line in zip(*full, strict=True)]
 
 
-def _list(lines: Sequence[str], width: int) -> list[str]:
+def _list(sentences: Sequence[str], width: int) -> list[str]:
     """Sentences with a bullet, broken at blanks."""
-    found = []
-    for line in lines:
-        row = "•"
-        for word in line.split():
-            if row.strip("• ") and cell_len(row) + 1 + cell_len(word) > width:
-                found.append(row)
-                row = " "
+    lines = []
+    for sentence in sentences:
+        line = "•"
+        for word in sentence.split():
+            if line.strip("• ") and cell_len(line) + 1 + cell_len(word) > width:
+                lines.append(line)
+                line = " "
             first, *rest = wrap(word, max(1, width - 2))
-            row += f" {first}"
+            line += f" {first}"
             for piece in rest:
-                found.append(row)
-                row = f"  {piece}"
-        found.append(row)
-    return found
+                lines.append(line)
+                line = f"  {piece}"
+        lines.append(line)
+    return lines
