@@ -9,16 +9,19 @@ not the order of panels. Vega-Lite would make fields of such a list, and Vega ta
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import fsum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import altair as alt
+import numpy as np
+import pandas as pd
 
 from lrd_harness.errors import plain
-from lrd_harness.report import Report, Row
+from lrd_harness.report import Report, Row, Table
 
 from ._data import valued
 
@@ -31,6 +34,7 @@ GREY = "#7d7d7d"  # to be read on white and on a dark page
 WIDTH = 250  # pixels of a facet in the files; the page fits facets to the screen
 # The look of all figures. Marks are not read out, as there may be thousands: the data are a table.
 STYLE = Path(__file__).parent / "assets" / "figures.json"
+VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])  # that Altair writes
 DATA = alt.NamedData(name="rows")  # of every chart
 STROKE = alt.Legend(symbolType="stroke", symbolSize=600)  # long enough to tell dashes apart
 MODELS = 30  # lines of a facet
@@ -38,9 +42,8 @@ APART = 8  # models, or groups of them, that are told apart by colours of their 
 FACETS = 12
 STEP = 4  # of the 101 depths of a mean curve every fourth is drawn
 OF = {"kind": "kinds of models", "family": "families", "task type": "task types"}
-MAPS, LAYERS, SIDE = 6, 33, 220  # maps; their rows, more being thinned out; their pixels
+MAPS, LAYERS, PIXELS = 6, 33, 220  # maps; rows of a map, more being thinned out; its size
 BINS = 25  # of a distribution, as drawn
-Grid = list[list[float]]
 _LAYERS = alt.Axis(labelOverlap=True, labelAngle=0, ticks=False, grid=False)
 PER_PANEL = "Scores are 0 to 1, higher is better; every other panel is a profile in its own unit."
 
@@ -62,64 +65,97 @@ class Figure:
     facet: bool = False
 
 
-def figure(prefix: str, name: str, title: str, caption: str, rows: Rows, chart: Any) -> Figure:
-    """A figure; prefix: "base." where it is of base models, which its name and title then say."""
-    title = f"Base models: {title}" if prefix else title[:1].upper() + title[1:]
-    shown = list(dict.fromkeys(str(row[next(iter(row))]) for row in rows))
-    names = ", ".join(shown[:FACETS]) + (" and others" if len(shown) > FACETS else "")
-    drawn = {
-        **_shared(chart.to_dict(validate=False)),
-        "data": DATA.to_dict(),
-        "description": f"{title}: {names}.",
-        "config": json.loads(STYLE.read_text(encoding="utf-8")),
-    }
-    name = f"base-{name}" if prefix else name
-    return Figure(name, title, caption, drawn["description"], rows, drawn, "facet" in drawn)
+@dataclass(frozen=True)
+class Side:
+    """A report's tables of embedding models, or with prefix "base." those of base models."""
+
+    report: Report
+    prefix: str = ""
+
+    def get(self, name: str) -> Table | None:
+        """Its table of that name."""
+        return self.report.get(self.prefix + name)
+
+    @cached_property
+    def models(self) -> dict[tuple[str, str], Row]:
+        """Model and revision -> its row of model_info, in the order of the ranking."""
+        known, ranking = self.report.get("model_info"), self.get("ranking")
+        if known is None or ranking is None:
+            return {}
+        order = {row["model"]: i for i, row in enumerate(ranking.rows)}
+        rows = [row for row in known.rows if row["model"] in order]
+        rows.sort(key=lambda row: order[row["model"]])
+        return {(row["name"], row["revision"]): row for row in rows}
+
+    @cached_property
+    def _base_tasks(self) -> set[str]:
+        tasks = self.report.get("base.tasks")
+        return {row["task"] for row in tasks.rows} if tasks else set()
+
+    def has_task(self, task: str) -> bool:
+        """Whether a task is of this side: base models have likelihood tasks."""
+        return (task in self._base_tasks) == bool(self.prefix)
+
+    def figure(self, name: str, title: str, caption: str, rows: Rows, chart: Any) -> Figure:
+        """A figure; that it is of base models, its name and title say."""
+        title = f"Base models: {title}" if self.prefix else title[:1].upper() + title[1:]
+        subjects = distinct(rows, next(iter(rows[0])))
+        names = ", ".join(map(str, subjects[:FACETS])) + " and others" * (len(subjects) > FACETS)
+        specification = {
+            **_shared(chart.to_dict(validate=False)),
+            "data": DATA.to_dict(),
+            "description": f"{title}: {names}.",
+            "config": json.loads(STYLE.read_text(encoding="utf-8")),
+        }
+        name = f"base-{name}" if self.prefix else name
+        alt = specification["description"]
+        return Figure(name, title, caption, alt, rows, specification, "facet" in specification)
 
 
-def vega_lite() -> str:
-    """The version of Vega-Lite that Altair writes: "6.4"."""
-    return ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+def distinct(rows: Rows, field: str) -> list[Any]:
+    """The values of a field, each once, as they first come up."""
+    return list(dict.fromkeys(row[field] for row in rows))
 
 
 def _shared(part: Any) -> Any:
     """Without the named data of single layers: a facet hands its share of the rows to each."""
     if isinstance(part, list):
-        return [_shared(one) for one in part]
+        return [_shared(item) for item in part]
     if not isinstance(part, dict):
         return part
     named = isinstance(part.get("data"), dict) and "name" in part["data"]
-    return {key: _shared(one) for key, one in part.items() if not (named and key == "data")}
+    return {key: _shared(item) for key, item in part.items() if not (named and key == "data")}
 
 
-def colour(field: str, names: Sequence[str], title: str | None = None, **more: Any) -> alt.Color:
-    """Names in the palette's colours, in this order."""
-    shades = [COLOURS[i % len(COLOURS)] for i in range(len(names))]
-    scale = alt.Scale(domain=list(names), range=shades)
-    return alt.Color(f"{field}:N", title=title, scale=scale, **more)
+def colour(rows: Rows, field: str, title: str | None = None) -> alt.Color:
+    """The values of a field in the palette's colours, in the order of the rows."""
+    names = distinct(rows, field)
+    scale = alt.Scale(domain=names, range=[COLOURS[i % len(COLOURS)] for i in range(len(names))])
+    return alt.Color(f"{field}:N", title=title or field, scale=scale, legend=STROKE)
+
+
+def dash(rows: Rows, field: str, title: str | None = None) -> alt.StrokeDash:
+    """The values of a field in dash patterns, so that lines differ in grey print too."""
+    names = distinct(rows, field)
+    scale = alt.Scale(domain=names, range=[DASHES[i % len(DASHES)] for i in range(len(names))])
+    return alt.StrokeDash(f"{field}:N", title=title or field, scale=scale, legend=STROKE)
 
 
 def ordered(rows: Sequence[dict[str, Any]], field: str) -> list[dict[str, Any]]:
     """The rows with the place of their panel, 0 first, as "order": panels as they first come up."""
-    names = {name: i for i, name in enumerate(dict.fromkeys(row[field] for row in rows))}
-    return [{**row, "order": names[row[field]]} for row in rows]
-
-
-def dash(field: str, names: Sequence[str], title: str | None = None) -> alt.StrokeDash:
-    """Names in dash patterns, so that lines differ in grey print too."""
-    patterns = [DASHES[i % len(DASHES)] for i in range(len(names))]
-    scale = alt.Scale(domain=list(names), range=patterns)
-    return alt.StrokeDash(f"{field}:N", title=title, scale=scale, legend=STROKE)
+    places = {name: i for i, name in enumerate(distinct(rows, field))}
+    return [{**row, "order": places[row[field]]} for row in rows]
 
 
 def tips(rows: Rows, names: Sequence[str]) -> list[alt.Tooltip]:
     """What is shown of a mark that is pointed at; words where any row has one."""
-    found = []
-    for name in names:
-        words = any(isinstance(row[name], str) for row in rows)
-        form: dict[str, Any] = {} if words else {"format": ".4~g"}
-        found.append(alt.Tooltip(name, type="nominal" if words else "quantitative", **form))
-    return found
+    words = {name for name in names if any(isinstance(row[name], str) for row in rows)}
+    return [
+        alt.Tooltip(name, type="nominal")
+        if name in words
+        else alt.Tooltip(name, type="quantitative", format=".4~g")
+        for name in names
+    ]
 
 
 def counted(number: int, noun: str) -> str:
@@ -131,16 +167,6 @@ def depth_axis(title: str) -> alt.X:
     """Depth from 0 to 1."""
     scale, axis = alt.Scale(domain=[0, 1]), alt.Axis(tickCount=4)
     return alt.X("depth:Q", title=title, scale=scale, axis=axis)
-
-
-def labels(report: Report, prefix: str = "") -> dict[tuple[str, str], Row]:
-    """Model and revision -> its row of model_info, in the order of the ranking."""
-    known, ranking = report.get("model_info"), report.get(f"{prefix}ranking")
-    if known is None or ranking is None:
-        return {}
-    order = {row["model"]: i for i, row in enumerate(ranking.rows)}
-    rows = sorted((r for r in known.rows if r["model"] in order), key=lambda r: order[r["model"]])
-    return {(row["name"], row["revision"]): row for row in rows}
 
 
 def family(row: Row) -> str:
@@ -156,34 +182,32 @@ def source_name(source: str) -> str:
     return plain(metric if name == metric else source)
 
 
-def curves(report: Report, prefix: str) -> Figure | None:
+def curves(side: Side) -> Figure | None:
     """Scores and the main profile of each metric against depth 0..1, one line per model."""
-    models = labels(report, prefix)
-    drawn = dict(list(models.items())[:MODELS])
-    rows = ordered(list(_curves(report, prefix, drawn)), "name")
+    rows = ordered(list(_curves(side)), "name")
     if not rows:
         return None
-    shown = list(dict.fromkeys(row["model"] for row in rows))
-    apart = len(shown) <= APART
+    models = distinct(rows, "model")
+    apart = len(models) <= APART
     caption = (
         "Mean over tasks at each layer; depth 0 is what enters the first block, 1 the last layer. "
-        f"{PER_PANEL} n = {counted(len(shown), 'model')}, "
+        f"{PER_PANEL} n = {counted(len(models), 'model')}, "
     )
     caption += "a colour each, dashes by family." if apart else "coloured by family."
-    if len(models) > MODELS:
-        caption += f" Only the first {MODELS} models of {len(models):,} are drawn."
+    if len(side.models) > MODELS:
+        caption += f" Only the first {MODELS} models of {len(side.models):,} are drawn."
     by = "model" if apart else "family"
     lines = alt.Chart(DATA).mark_line(strokeWidth=1.8 if apart else 1.2, opacity=0.9, clip=True)
     chart = lines.encode(
         x=depth_axis("depth (0 input, 1 last layer)"),
         y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False)),
-        color=colour(by, list(dict.fromkeys(row[by] for row in rows)), title=by, legend=STROKE),
-        strokeDash=dash("family", list(dict.fromkeys(r["family"] for r in rows)), title="family"),
+        color=colour(rows, by),
+        strokeDash=dash(rows, "family"),
         detail="model:N",
         tooltip=tips(rows, ("model", "family", "name", "layer", "value")),
     )
     title = "scores and metrics, layer by layer"
-    return figure(prefix, "curves", title, caption, rows, faceted(chart, "name"))
+    return side.figure("curves", title, caption, rows, faceted(chart, "name"))
 
 
 def faceted(cell: Any, by: str, height: int = 150, width: int = WIDTH, free: str = "y") -> Any:
@@ -192,88 +216,74 @@ def faceted(cell: Any, by: str, height: int = 150, width: int = WIDTH, free: str
     free: the scales that are each panel's own, "y" or "xy"; "" for none.
     """
     panels = alt.Facet(f"{by}:N", sort=alt.EncodingSortField("order", op="min"), title=None)
-    made = cell.properties(width=width, height=height).facet(panels, columns=3, data=DATA)
+    chart = cell.properties(width=width, height=height).facet(panels, columns=3, data=DATA)
     if free:
-        made = made.resolve_scale(**dict.fromkeys(free, "independent"))
-    return made.resolve_axis(x="independent", y="independent")
+        chart = chart.resolve_scale(**dict.fromkeys(free, "independent"))
+    return chart.resolve_axis(x="independent", y="independent")
 
 
-def side_tasks(report: Report, prefix: str) -> Callable[[str], bool]:
-    """Whether a task is of this side: of the likelihood tasks where the prefix is "base."."""
-    base = report.get("base.tasks")
-    of_base = {row["task"] for row in base.rows} if base else set()
-    return lambda task: (task in of_base) == bool(prefix)
-
-
-def _curves(report: Report, prefix: str, models: Mapping[Any, Row]) -> Iterator[dict[str, Any]]:
+def _curves(side: Side) -> Iterator[dict[str, Any]]:
     """The means over tasks; a curve of one layer is none."""
-    recorded, profiles = report.get("layers"), report.get(f"{prefix}profiles")
+    recorded, profiles = side.report.get("layers"), side.get("profiles")
     if recorded is None or profiles is None:
         return
     main = [r["source"] for r in profiles.rows if r["grouping"] == "all" and r["main"]][:FACETS]
-    of_side = side_tasks(report, prefix)
-    rows: dict[Any, list[Row]] = {key: [] for key in models}
+    by_model: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in recorded.rows:
-        if (row["model"], row["revision"]) in models and of_side(row["task"]):
-            rows[row["model"], row["revision"]].append(row)
+        if side.has_task(row["task"]):
+            by_model[row["model"], row["revision"]].append(row)
     for source in main:
-        for key, model in models.items():
-            tasks: dict[str, dict[int, float]] = {}
-            for row in rows[key]:
-                if (value := valued(row.get(source))) is not None:
-                    tasks.setdefault(row["task"], {})[int(row["layer"])] = value
-            # at every layer that all of them have
-            layers = sorted(set.intersection(*map(set, tasks.values()))) if tasks else []
-            means = {n: fsum(t[n] for t in tasks.values()) / len(tasks) for n in layers}
-            depth = max(valued(model.get("blocks")) or 0, *means, 1)
-            for layer, value in means.items() if len(means) > 1 else ():
+        for key, model in list(side.models.items())[:MODELS]:
+            values = [(r["layer"], r["task"], valued(r.get(source))) for r in by_model[key]]
+            frame = pd.DataFrame(values, columns=["layer", "task", "value"]).dropna()
+            # at every layer that all of the tasks have
+            grid = frame.astype({"value": float}).pivot_table("value", "layer", "task").dropna()
+            depth = max(valued(model.get("blocks")) or 0, *grid.index, 1)
+            for layer, value in grid.mean(axis=1).items() if len(grid) > 1 else ():
                 yield {
                     "name": source_name(source),
                     "model": plain(model["model"]),
                     "family": family(model),
-                    "layer": layer,
+                    "layer": int(layer),
                     "depth": layer / depth,
                     "value": value,
                 }
 
 
-def groups(report: Report, prefix: str, grouping: str) -> Figure | None:
+def groups(side: Side, grouping: str) -> Figure | None:
     """Mean curves along depth of kinds of models, families or types of tasks, side by side.
 
     None below two groups, where there is nothing to compare, and of families where these are the
     kinds over again.
     """
-    profiles = report.get(f"{prefix}profiles")
-    if profiles is None:
-        return None
-    main = [row for row in profiles.rows if row["main"]]
-    held = [row for row in main if row["grouping"] == grouping]
+    profiles = side.get("profiles")
+    main = [row for row in profiles.rows if row["main"]] if profiles else []
     # curves without the names of their groups
-    shapes = [
-        sorted(f"{row['source']} {row['means']}" for row in main if row["grouping"] == by)
-        for by in (grouping, "kind")
-    ]
-    if grouping == "family" and shapes[0] == shapes[1]:
+    shapes = {
+        by: sorted(f"{row['source']} {row['means']}" for row in main if row["grouping"] == by)
+        for by in ("kind", "family")
+    }
+    if grouping == "family" and shapes["family"] == shapes["kind"]:
         return None
-    sources = list(dict.fromkeys(row["source"] for row in main))[:9]
-    every = list(dict.fromkeys(row["group"] for row in held if row["source"] in sources))
-    shown = every[:APART]
-    held = [row for row in held if row["source"] in sources and row["group"] in shown]
-    held.sort(key=lambda row: sources.index(row["source"]))
-    rows = ordered([line for row in held for line in _group_lines(row)], "name")
-    if len(shown) < 2 or not rows:
+    sources = distinct(main, "source")[:9]
+    means = [row for row in main if row["grouping"] == grouping and row["source"] in sources]
+    every = distinct(means, "group")
+    drawn = every[:APART]
+    means = [row for row in means if row["group"] in drawn]
+    means.sort(key=lambda row: sources.index(row["source"]))
+    rows = ordered([point for row in means for point in _group_points(row)], "name")
+    if len(drawn) < 2 or not rows:
         return None
-    sizes = ", ".join(_size(held, group) for group in shown)
+    sizes = ", ".join(_size(means, group) for group in drawn)
     caption = (
         "Mean over models (of each one's mean over tasks) along depth, 0 the first layer of a "
         "profile, 1 the last; the band is one standard deviation between models, none where a "
         f"group has one model. {PER_PANEL} n = {sizes}."
     )
-    if len(every) > len(shown):
+    if len(every) > len(drawn):
         caption += f" Only the first {APART} of {len(every)} are drawn."
     title, name = f"{OF[grouping]} along depth", f"profiles-{grouping.replace(' ', '-')}"
-    chart = faceted(_bands(rows, grouping), "name")
-    return figure(prefix, name, title, caption, rows, chart)
+    return side.figure(name, title, caption, rows, faceted(_bands(rows, grouping), "name"))
 
 
 def _size(rows: Iterable[Row], group: str) -> str:
@@ -282,7 +292,7 @@ def _size(rows: Iterable[Row], group: str) -> str:
     return f"{plain(group)} {'up to ' * (len(sizes) > 1)}{counted(max(sizes), 'model')}"
 
 
-def _group_lines(row: Row) -> Iterator[dict[str, Any]]:
+def _group_points(row: Row) -> Iterator[dict[str, Any]]:
     means, spread, counts = (valued(row[name]) for name in ("means", "spread", "counts"))
     for i in range(0, len(means), STEP):
         if means[i] is not None:
@@ -298,10 +308,8 @@ def _group_lines(row: Row) -> Iterator[dict[str, Any]]:
 
 
 def _bands(rows: Rows, grouping: str) -> Any:
-    names = list(dict.fromkeys(row["group"] for row in rows))
-    x = depth_axis("depth (0 first layer, 1 last)")
-    scale = alt.Scale(zero=False)
-    shade = colour("group", names, title=grouping, legend=STROKE)
+    x, scale = depth_axis("depth (0 first layer, 1 last)"), alt.Scale(zero=False)
+    shade = colour(rows, "group", grouping)
     # a group without a spread has a band of no height: a panel of nothing has no extent
     band = alt.Chart().mark_area(opacity=0.15)
     band = band.transform_calculate(
@@ -309,27 +317,25 @@ def _bands(rows: Rows, grouping: str) -> Any:
         top="datum.high === null ? datum.mean : datum.high",
     )
     bottom = alt.Y("bottom:Q", title=None, scale=scale)
-    lines = alt.Chart().mark_line(strokeWidth=1.8)
-    return alt.layer(
-        band.encode(x=x, y=bottom, y2="top", color=shade),
-        lines.encode(
-            x=x,
-            y=alt.Y("mean:Q", title=None, scale=scale),
-            color=shade,
-            strokeDash=dash("group", names, title=grouping),
-            tooltip=tips(rows, ("name", "group", "depth", "mean", "models")),
-        ),
+    line = alt.Chart().mark_line(strokeWidth=1.8)
+    line = line.encode(
+        x=x,
+        y=alt.Y("mean:Q", title=None, scale=scale),
+        color=shade,
+        strokeDash=dash(rows, "group", grouping),
+        tooltip=tips(rows, ("name", "group", "depth", "mean", "models")),
     )
+    return alt.layer(band.encode(x=x, y=bottom, y2="top", color=shade), line)
 
 
-def distances(report: Report, prefix: str) -> Figure | None:
+def distances(side: Side) -> Figure | None:
     """How far apart each two layers are: a map per model, of the first metric that measures it."""
-    metric, maps = _maps(report, prefix, square=True)
+    metric, maps = _maps(side, square=True)
     rows = [
-        {"model": model, "layer": layers[i], "other layer": layers[j], "distance": grid[i][j]}
-        for model, layers, grid in maps
-        for i in _thinned(len(layers))
-        for j in _thinned(len(layers))
+        {"model": model, "layer": layer, "other layer": other, "distance": value}
+        for model, grid in maps
+        for layer, values in _thinned(_thinned(grid).T).T.iterrows()
+        for other, value in values.items()
     ]
     caption = (
         f"{plain(metric)} between the states of each two layers, mean over tasks: dark is near, "
@@ -339,19 +345,19 @@ def distances(report: Report, prefix: str) -> Figure | None:
     scale += " (0 the same, 1 orthogonal)" if metric == "subspace_distance" else ""
     x = {"x": alt.X("other layer:O", title="layer", axis=_LAYERS)}
     title = "how far apart the layers are"
-    return _map(report, prefix, "distances", title, caption, rows, x, "distance", scale)
+    return _map(side, "distances", title, caption, rows, x, "distance", scale)
 
 
-def entropies(report: Report, prefix: str) -> Figure | None:
+def entropies(side: Side) -> Figure | None:
     """How the texts' entropies spread in each layer: a map per model."""
-    metric, maps = _maps(report, prefix, square=False)
+    metric, maps = _maps(side, square=False)
     rows = []
-    for model, layers, grid in maps:
-        for i in _thinned(len(layers)):
-            shares = _shares(grid[i])
-            for k, share in enumerate(shares):
-                ends = {"from": k / len(shares), "to": (k + 1) / len(shares)}
-                rows.append({"model": model, "layer": layers[i], **ends, "share": share})
+    for model, grid in maps:
+        for layer, counts in _thinned(grid).iterrows():
+            shares = _shares(counts.to_numpy())
+            for i, share in enumerate(shares):
+                ends = {"from": i / len(shares), "to": (i + 1) / len(shares)}
+                rows.append({"model": model, "layer": layer, **ends, "share": share})
     caption = (
         f"{plain(metric)} of single texts, as a share of its bound (0 to 1), layer by layer from "
         "the input (bottom) to the last layer (top): the brighter, the more of the texts lie "
@@ -360,61 +366,61 @@ def entropies(report: Report, prefix: str) -> Figure | None:
     along = "share of the bound (0 to 1)"
     x = {"x": alt.X("from:Q", scale=alt.Scale(domain=[0, 1]), title=along), "x2": "to"}
     title = "the entropies of single texts"
-    return _map(report, prefix, "entropies", title, caption, rows, x, "share", "% of texts")
+    return _map(side, "entropies", title, caption, rows, x, "share", "% of texts")
 
 
-def _maps(
-    report: Report, prefix: str, square: bool
-) -> tuple[str, list[tuple[str, list[int], Grid]]]:
+def _maps(side: Side, square: bool) -> tuple[str, list[tuple[str, pd.DataFrame]]]:
     """The first metric with such a table, and of the first models the mean of it over tasks.
 
     square: a value for each two layers; else the counts of a histogram in each layer.
     """
-    values, models = report.get("values"), labels(report, prefix)
-    ours = side_tasks(report, prefix)
-    held: dict[tuple[str, str], dict[Any, dict[str, dict[int, list[float]]]]] = {}
-    for row in values.rows if values else ():
-        key = row["model"], row["revision"]
-        whole = row["kind"] == "table" and row["variant"] == "full"
-        if whole and key in models and ours(row["task"]):
-            tasks = held.setdefault((row["source"], row["name"]), {}).setdefault(key, {})
-            cells = tasks.setdefault(row["task"], {}).setdefault(int(row["layer"]), [])
-            cells[int(row["place"]) :] = [float(row["value"])]  # a newer record counts
-    for (metric, name), by_model in held.items():
-        found = []
-        for key in [key for key in models if key in by_model][:MAPS]:
-            tables = list(by_model[key].values())
-            forms = [[(layer, len(cells)) for layer, cells in t.items()] for t in tables]
-            alike = [t for t, form in zip(tables, forms, strict=True) if form == forms[0]]
-            layers = list(tables[0])
-            grid = [
-                [fsum(cell) / len(alike) for cell in zip(*(t[n] for t in alike), strict=True)]
-                for n in layers
+    values = side.report.get("values")
+    ranks = {key: rank for rank, key in enumerate(side.models)}
+    cells = [
+        {**row, "rank": ranks[key]}
+        for row in (values.rows if values else ())
+        if row["kind"] == "table"
+        and row["variant"] == "full"
+        and (key := (row["model"], row["revision"])) in ranks
+        and side.has_task(row["task"])
+    ]
+    columns = ["source", "name", "rank", "task", "layer", "place", "value"]
+    frame = pd.DataFrame(cells, columns=columns).astype({"layer": int, "value": float})
+    frame = frame.drop_duplicates(columns[:-1], keep="last")  # a newer record counts
+    for (metric, name), tables in frame.groupby(["source", "name"], sort=False):
+        maps = []
+        for rank, of_model in list(tables.groupby("rank"))[:MAPS]:
+            of_tasks = of_model.groupby("task", sort=False)
+            grids = [
+                task.pivot(index="layer", columns="place", values="value") for _, task in of_tasks
             ]
-            found.append((plain(models[key]["model"]), layers, grid))
-        layers, grid = found[0][1:]
-        if (len(grid[0]) == len(layers) > 2) if square else name == "histogram":
-            return metric, found
+            alike = [grid for grid in grids if grid.notna().equals(grids[0].notna())]
+            label = list(side.models.values())[rank]["model"]
+            maps.append((plain(label), sum(alike[1:], alike[0]) / len(alike)))
+        grid = maps[0][1]
+        if (grid.shape[0] == grid.shape[1] > 2) if square else name == "histogram":
+            if square:
+                maps = [(model, grid.set_axis(grid.index, axis=1)) for model, grid in maps]
+            return metric, maps
     return "", []
 
 
-def _thinned(count: int) -> list[int]:
-    """At most LAYERS places of that many, evenly spread, the first and the last among them."""
-    most = min(count, LAYERS)
-    return [round(i * (count - 1) / max(1, most - 1)) for i in range(most)]
+def _thinned(grid: pd.DataFrame) -> pd.DataFrame:
+    """At most LAYERS rows, evenly spread, the first and the last among them."""
+    places = np.linspace(0, len(grid) - 1, min(len(grid), LAYERS))
+    return grid.iloc[places.round().astype(int)]
 
 
-def _shares(counts: Sequence[float]) -> list[float]:
+def _shares(counts: np.ndarray[Any, Any]) -> list[float]:
     """Counts in fewer bins, in percent of all; only whole bins are put together."""
     width = max(1, len(counts) // BINS) if len(counts) % BINS == 0 else 1
-    joined = [sum(counts[i : i + width]) for i in range(0, len(counts), width)]
-    whole = sum(joined) or 1
-    return [100 * count / whole for count in joined]
+    joined = counts.reshape(-1, width).sum(axis=1)
+    shares: list[float] = (100 * joined / (joined.sum() or 1)).tolist()
+    return shares
 
 
 def _map(
-    report: Report,
-    prefix: str,
+    side: Side,
     name: str,
     title: str,
     caption: str,
@@ -426,7 +432,7 @@ def _map(
     """A map per model: layers upwards, and across layers or shares; None without rows."""
     if not rows:
         return None
-    drawn, models = len({row["model"] for row in rows}), len(labels(report, prefix))
+    drawn, models = len(distinct(rows, "model")), len(side.models)
     caption += f" n = {counted(drawn, 'model')}"
     caption += f", the first of {models:,}." if drawn < models else "."
     legend = alt.Legend(
@@ -440,5 +446,5 @@ def _map(
         tooltip=tips(rows, list(rows[0])),
         **across,
     )
-    chart = faceted(cell, "model", SIDE, SIDE, free="xy")
-    return figure(prefix, name, title, caption, ordered(rows, "model"), chart)
+    chart = faceted(cell, "model", PIXELS, PIXELS, free="xy")
+    return side.figure(name, title, caption, ordered(rows, "model"), chart)

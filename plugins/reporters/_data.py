@@ -113,9 +113,9 @@ def valued(value: Any) -> Any:
     if hasattr(value, "tolist"):  # of numpy
         value = value.tolist()
     if isinstance(value, Mapping):
-        return {str(key): valued(one) for key, one in value.items()}
+        return {str(key): valued(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [valued(one) for one in value]
+        return [valued(item) for item in value]
     if isinstance(value, float):
         return value if abs(value) < float("inf") else None
     return value if isinstance(value, (str, int)) else None
@@ -203,8 +203,7 @@ def interchange(report: Report) -> dict[str, list[Sequence[Any]]]:
         row
         for row in values.rows
         if row["kind"] in ("score", "metric", "profile")
-        and row["variant"] == "full"
-        and (row["model"], row["revision"]) in names
+        and (row["variant"], (row["model"], row["revision"]) in names) == ("full", True)
     ]
     tasks = distinct({row["task"]: row["task"] for row in rows})
     families = distinct({m["family"]: m["family"] for m in models.rows if m["family"] is not None})
@@ -218,16 +217,17 @@ def interchange(report: Report) -> dict[str, list[Sequence[Any]]]:
         else:
             layer = valued(row["layer"]) if row["kind"] == "profile" else "model"
             measured[model, layer, task, f"{row['source']}.{row['name']}"] = row["value"]
-    found: dict[str, list[Sequence[Any]]] = {
-        "scores": [] if any(abs(row[3]) > 1 for row in scores) else scores,
-        "metrics": [(*place, value) for place, value in measured.items()],
-        "models": [],
-    }
+    sizes: list[Sequence[Any]] = []
     for m in models.rows:
         size = (m["parameters"] / 1e6 if m["parameters"] else None, m["width"], m["blocks"])
         kind = (families.get(m["family"]) if m["family"] else None, m["released"])
-        found["models"].append((names[m["name"], m["revision"]], *size, *kind))
-    return {name: held for name, held in found.items() if held}
+        sizes.append((names[m["name"], m["revision"]], *size, *kind))
+    files = {
+        "scores": [] if any(abs(row[3]) > 1 for row in scores) else scores,
+        "metrics": [(*place, value) for place, value in measured.items()],
+        "models": sizes,
+    }
+    return {name: rows for name, rows in files.items() if rows}
 
 
 def distinct(names: Mapping[Named, str]) -> dict[Named, str]:
@@ -236,15 +236,15 @@ def distinct(names: Mapping[Named, str]) -> dict[Named, str]:
     One with blanks around it, line ends, a # at its beginning, or none at all is changed so that it
     is read, and numbered where another has the changed name already.
     """
-    found: dict[Named, str] = {}
+    new: dict[Named, str] = {}
     taken: set[str] = set()
     # those that are read as they are come first, and keep their names
-    for one in sorted(names, key=lambda one: names[one] != (readable(names[one]) or None)):
-        start = readable(names[one]) or "unnamed"
+    for key in sorted(names, key=lambda key: names[key] != (readable(names[key]) or None)):
+        start = readable(names[key]) or "unnamed"
         numbered = (f"{start} ({number})" for number in count(2))
-        found[one] = next(name for name in chain([start], numbered) if name not in taken)
-        taken.add(found[one])
-    return found
+        new[key] = next(name for name in chain([start], numbered) if name not in taken)
+        taken.add(new[key])
+    return new
 
 
 def readable(name: str) -> str:

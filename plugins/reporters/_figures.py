@@ -6,38 +6,38 @@ figure_files(report)   # NAME.svg and NAME.png of each, made without a browser
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import altair as alt
+import pandas as pd
 import vl_convert
 
 from lrd_harness.errors import plain, say
-from lrd_harness.report import Report, Row, Table
+from lrd_harness.report import Report, Table
 
 from ._charts import (
     COLOURS,
     DATA,
     GREY,
-    STROKE,
+    VEGA_LITE,
     WIDTH,
     Figure,
     Rows,
+    Side,
     colour,
     counted,
     curves,
     dash,
     distances,
+    distinct,
     entropies,
     faceted,
     family,
-    figure,
     groups,
-    labels,
     ordered,
     tips,
-    vega_lite,
 )
 from ._data import valued
 
@@ -53,7 +53,7 @@ RANDOM = "random"  # the pruning rule that the others are beside
 
 def figures(report: Report) -> list[Figure]:
     """All figures that there are tables for, those of the base models behind the others."""
-    makers: list[Callable[[Report, str], Figure | None]] = [
+    makers: list[Callable[[Side], Figure | None]] = [
         predictors,
         ranks,
         curves,
@@ -61,9 +61,10 @@ def figures(report: Report) -> list[Figure]:
         distances,
         entropies,
     ]
-    sides = ["", *(["base."] if report.get("base.ranking") else [])]
-    made = [make(report, side) for side in sides for make in makers]
-    return [figure for figure in [*made, pruning(report)] if figure]
+    prefixes = ["", *(["base."] if report.get("base.ranking") else [])]
+    sides = [Side(report, prefix) for prefix in prefixes]
+    drawings = [maker(side) for side in sides for maker in makers]
+    return [figure for figure in [*drawings, pruning(report)] if figure]
 
 
 def figure_files(report: Report) -> Iterator[tuple[str, bytes]]:
@@ -71,17 +72,17 @@ def figure_files(report: Report) -> Iterator[tuple[str, bytes]]:
 
     One that cannot be drawn is left out, which is said.
     """
-    for one in figures(report):
+    for figure in figures(report):
         try:
-            svg: str = vl_convert.vegalite_to_svg(drawn(one), vl_version=vega_lite())
+            svg: str = vl_convert.vegalite_to_svg(drawn(figure), vl_version=VEGA_LITE)
         except ValueError as error:
-            say(f"The figure {one.name!r} could not be drawn: {plain(str(error))[:200]}")
+            say(f"The figure {figure.name!r} could not be drawn: {plain(str(error))[:200]}")
             continue
         # or seams would shine through between the cells of a map
         svg = svg.replace('class="mark-rect', 'shape-rendering="crispEdges" class="mark-rect')
-        yield f"{one.name}.svg", svg.encode()
+        yield f"{figure.name}.svg", svg.encode()
         png: bytes = vl_convert.svg_to_png(svg, scale=SCALE)
-        yield f"{one.name}.png", png
+        yield f"{figure.name}.png", png
 
 
 def drawn(figure: Figure) -> dict[str, Any]:
@@ -91,22 +92,25 @@ def drawn(figure: Figure) -> dict[str, Any]:
     return {**figure.chart, **ground, "title": title, "datasets": {"rows": list(figure.rows)}}
 
 
-def predictors(report: Report, prefix: str) -> Figure | None:
+def predictors(side: Side) -> Figure | None:
     """Each predictor's rho, with its interval, and the best size baseline as a rule."""
-    agreement, correlations = report.get(f"{prefix}agreement"), report.get(f"{prefix}correlations")
+    agreement = side.get("agreement")
     by_task = agreement is not None and agreement.shown and len(agreement.rows) > 0
-    held = _rows(agreement if by_task else correlations)
-    rows = [_rho(row) for row in held if row["rho"] is not None]
+    rows = [
+        _rho(row)
+        for row in _rows(agreement if by_task else side.get("correlations"))
+        if row["rho"] is not None
+    ]
     if not rows:
         return None
     sizes = [row for row in rows if row["predictor"] in SIZES and row["kind"] == "baseline"]
     bar = max(sizes, key=lambda row: row["rho"]) if sizes else None
     kinds = "Circles are metrics, squares baselines"
     kinds += ", triangles controls." if any(row["kind"] == "control" for row in rows) else "."
-    said = ""
+    rule = ""
     if bar:
-        said = f" The dashed line is the best size baseline, {bar['predictor']} "
-        said += f"({bar['rho']:+.2f}): a metric has to lie to the right of it."
+        rule = f" The dashed line is the best size baseline, {bar['predictor']} "
+        rule += f"({bar['rho']:+.2f}): a metric has to lie to the right of it."
     what = "median over tasks of Spearman's rho" if by_task else "Spearman's rho of the mean scores"
     lines = ""
     if any(row["low"] is not None for row in rows):
@@ -116,10 +120,10 @@ def predictors(report: Report, prefix: str) -> Figure | None:
     n = counted(max(int(row["n"]) for row in rows), "model")
     caption = (
         f"{what[0].upper()}{what[1:]} between predicted and actual order (+1 the same, 0 none, "
-        f"-1 the reverse; higher is better), {n}.{lines} {kinds}{said}{few}"
+        f"-1 the reverse; higher is better), {n}.{lines} {kinds}{rule}{few}"
     )
     title = "what a metric has to beat"
-    return figure(prefix, "predictors", title, caption, rows, _dots(rows, bar, what))
+    return side.figure("predictors", title, caption, rows, _dots(rows, bar, what))
 
 
 def _rows(table: Table | None) -> list[dict[str, Any]]:
@@ -131,10 +135,17 @@ def _rho(row: Any) -> dict[str, Any]:
     """With an interval over models, which counts for models not seen, if any; else over tasks."""
     over = "models" if row.get("models_low") is not None else "tasks"
     start = "models_" if over == "models" else ""
-    found = {"predictor": plain(row["predictor"]), "kind": row["kind"], "rho": row["rho"]}
-    found |= {"low": row.get(f"{start}low"), "high": row.get(f"{start}high")}
-    found |= {"n": row.get("n") or 0, "interval over": None if found["low"] is None else over}
-    return found | {name: row[name] for name in ("p", "significant") if name in row}
+    low, high = row.get(f"{start}low"), row.get(f"{start}high")
+    return {
+        "predictor": plain(row["predictor"]),
+        "kind": row["kind"],
+        "rho": row["rho"],
+        "low": low,
+        "high": high,
+        "n": row.get("n") or 0,
+        "interval over": None if low is None else over,
+        **{name: row[name] for name in ("p", "significant") if name in row},
+    }
 
 
 def _dots(rows: Rows, bar: Any, what: str) -> Any:
@@ -166,15 +177,15 @@ def _dots(rows: Rows, bar: Any, what: str) -> Any:
     return alt.layer(*rules, spans, points).properties(width=2 * WIDTH, height=height)
 
 
-def ranks(report: Report, prefix: str) -> Figure | None:
+def ranks(side: Side) -> Figure | None:
     """Predicted beside actual rank: a facet per metric, and one for each size that is known."""
-    models = [row for row in _rows(report.get("models")) if row.get(f"{prefix}rank") is not None]
-    models.sort(key=lambda row: row[f"{prefix}rank"])
-    known = labels(report, prefix)
-    rows = ordered(_ranks(models, known, prefix), "predictor") if len(models) > 1 else []
+    actual = f"{side.prefix}rank"
+    models = [row for row in _rows(side.report.get("models")) if row.get(actual) is not None]
+    models.sort(key=lambda row: row[actual])
+    rows = ordered(_ranks(side, models), "predictor") if len(models) > 1 else []
     if not rows:
         return None
-    drawn = len({row["model"] for row in rows})
+    drawn = len(distinct(rows, "model"))
     caption = (
         "Each point is a model: its rank by the mean score (1 = best, at the top) against the rank "
         "that a metric, or its size alone, predicts (1 = best, at the left). On the line the two "
@@ -183,29 +194,29 @@ def ranks(report: Report, prefix: str) -> Figure | None:
     if drawn < len(models):
         caption += f" Drawn are the {drawn:,} that rank first; ranks are among all {len(models):,}."
     title = "predicted and actual rank"
-    return figure(prefix, "ranks", title, caption, rows, _scatter(rows, drawn))
+    return side.figure("ranks", title, caption, rows, _scatter(rows, drawn))
 
 
-def _ranks(
-    models: Sequence[dict[str, Any]], known: Mapping[tuple[str, str], Row], prefix: str
-) -> list[dict[str, Any]]:
-    start = f"{prefix}predicted."
-    names = [name for name in models[0] if name.startswith(start)]
-    columns = {plain(name.removeprefix(start)): [row[name] for row in models] for name in names}
+def _ranks(side: Side, models: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A point per predictor and model; ranks are among all models, drawn or not."""
+    start, frame = f"{side.prefix}predicted.", pd.DataFrame(models)
+    predicted = {
+        plain(name.removeprefix(start)): frame[name] for name in models[0] if name.startswith(start)
+    }
     for name, field in (("log parameters", "parameters"), ("log width", "width")):
-        sizes = [row[field] or 0 for row in models]
-        columns[name] = [1 + sum(s > size for s in sizes) if size else None for size in sizes]
-    highest = max(row[f"{prefix}rank"] for row in models[:POINTS])
-    rows = []  # ranks are among all models, drawn or not
-    for name, places in columns.items():
+        sizes = pd.to_numeric(frame[field])
+        predicted[name] = sizes.where(sizes > 0).rank(method="min", ascending=False)
+    middle = (1 + max(row[f"{side.prefix}rank"] for row in models[:POINTS])) / 2
+    rows = []
+    for name, places in predicted.items():
         for row, place in list(zip(models, places, strict=True))[:POINTS]:
-            info = known.get((row["model"], row["revision"]), row)
+            if pd.isna(place):
+                continue
+            info = side.models.get((row["model"], row["revision"]), row)
             label = {"model": plain(info["model"]), "label": short(info["model"])}
-            ranks = {"actual rank": row[f"{prefix}rank"], "predicted rank": place}
-            point = {"predictor": name, **label, "family": family(info), **ranks}
-            if place is not None:
-                right = place > (1 + highest) / 2
-                rows.append({**point, "score": row[f"{prefix}score"], "right": right})
+            ranks = {"actual rank": row[f"{side.prefix}rank"], "predicted rank": int(place)}
+            more = {"score": row[f"{side.prefix}score"], "right": bool(place > middle)}
+            rows.append({"predictor": name, **label, "family": family(info), **ranks, **more})
     return rows
 
 
@@ -234,10 +245,9 @@ def _scatter(rows: Rows, models: int) -> Any:
     layers: list[Any] = [line, points]
     if few:
         for side, align, dx in (("false", "left", 7), ("true", "right", -7)):
-            labels = alt.Chart(DATA).mark_text(align=align, dx=dx, fontSize=10, limit=WIDTH)  # type: ignore[arg-type]
-            layers.append(
-                labels.encode(x=x, y=y, text="label:N").transform_filter(f"datum.right == {side}")
-            )
+            label = alt.Chart(DATA).mark_text(align=align, dx=dx, fontSize=10, limit=WIDTH)  # type: ignore[arg-type]
+            label = label.encode(x=x, y=y, text="label:N")
+            layers.append(label.transform_filter(f"datum.right == {side}"))
     height = max(160, min(330, 14 * models))
     return faceted(alt.layer(*layers), "predictor", height, free="")
 
@@ -250,17 +260,15 @@ def _ticks(highest: int) -> list[int]:
 
 def pruning(report: Report) -> Figure | None:
     """Change of the mean score against the budget, one line per rule, random's interval a band."""
-    known = {name: plain(row["model"]) for name, row in labels(report).items()}
-    held = [row for row in _rows(report.get("pruning")) if row["change"] is not None]
-    lines = []
-    for row in held:
-        label = known.get((row["model"], row["revision"]), plain(row["model"]))
-        lines.append(_rule_line(row, label + (" (base)" if row["kind"] == "base" else "")))
-    every = list(dict.fromkeys(line["panel"] for line in lines))
+    side, lines = Side(report), []
+    for row in _rows(report.get("pruning")):
+        if row["change"] is not None:
+            model = side.models.get((row["model"], row["revision"]), row)["model"]
+            lines.append(_rule_line(row, plain(model) + " (base)" * (row["kind"] == "base")))
+    every = distinct(lines, "panel")
     rows = ordered([line for line in lines if line["panel"] in every[:FACETS]], "panel")
     if not rows:
         return None
-    rules = list(dict.fromkeys(row["rule"] for row in rows if row["rule"] != RANDOM))
     seeds = max(row["seeds of random"] or 0 for row in rows)
     caption = (
         "Change of the mean score against the whole model's, in percent (higher is better, 0 as "
@@ -273,18 +281,19 @@ def pruning(report: Report) -> Figure | None:
     caption += f" n = {counted(drawn, 'panel')}, one per model and kind of task"
     caption += f", the first of {len(every)}." if len(every) > drawn else "."
     title = "what removing blocks costs"
-    return figure("", "pruning", title, caption, rows, _budgets(rows, rules))
+    return side.figure("pruning", title, caption, rows, _budgets(rows))
 
 
 def _rule_line(row: Any, panel: str) -> dict[str, Any]:
     numbers = {"change": "change", "random low": "random_low", "random median": "random_median"}
     numbers |= {"random high": "random_high", "seeds of random": "random_seeds"}
-    held = {name: row[column] for name, column in numbers.items()}
-    start = {"panel": panel, "rule": plain(row["rule"]), "budget": 100 * row["budget"]}
-    return {**start, "blocks removed": row["removed"], **held}
+    choice = {"panel": panel, "rule": plain(row["rule"]), "budget": 100 * row["budget"]}
+    values = {name: row[column] for name, column in numbers.items()}
+    return {**choice, "blocks removed": row["removed"], **values}
 
 
-def _budgets(rows: Rows, rules: Sequence[str]) -> Any:
+def _budgets(rows: Rows) -> Any:
+    rules = [row for row in rows if row["rule"] != RANDOM]
     budgets = sorted({row["budget"] for row in rows})
     ends = alt.Scale(domain=[budgets[0] - 1, budgets[-1] + 1], nice=False)
     ticks, along = alt.Axis(values=budgets, format="d"), "blocks removed (% of the candidates)"
@@ -302,8 +311,8 @@ def _budgets(rows: Rows, rules: Sequence[str]) -> Any:
     drawn = lines.transform_filter("datum.rule != 'random'").encode(
         x=x,
         y=alt.Y("change:Q", title=title),
-        color=colour("rule", rules, title="rule", legend=STROKE),
-        strokeDash=dash("rule", rules, title="rule"),
+        color=colour(rules, "rule"),
+        strokeDash=dash(rules, "rule"),
         tooltip=tips(rows, names),
     )
     zero = base.mark_rule(color=GREY, strokeWidth=1).encode(y=alt.datum(0))

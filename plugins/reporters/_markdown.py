@@ -86,15 +86,15 @@ def cards(report: Report) -> Iterator[tuple[str, bytes]]:
         return
     labels: dict[Any, str] = {(row["name"], row["revision"]): row["model"] for row in known.rows}
     boards = [_board(report, models, prefix) for prefix in ("", "base.")]
-    made: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for i, row in enumerate(models.rows):
         tasks = [task for board in boards for task in board.tasks if _score(row, task) is not None]
         if tasks:
             label = labels.get((row["model"], row["revision"]), str(row["model"]))
             tables = tuple(table for board in boards for table in _tables(board, i, row))
-            made[label] = _card(label, row, [_result(row, task) for task in tasks], tables)
-    folders = safe_names(made)
-    for label, card in made.items():
+            texts[label] = _card(label, row, [_result(row, task) for task in tasks], tables)
+    folders = safe_names(texts)
+    for label, card in texts.items():
         yield f"{folders[label]}/README.md", card.encode("utf-8", "backslashreplace")
 
 
@@ -107,12 +107,12 @@ def _board(report: Report, models: Table, prefix: str) -> Board:
         for m in (metrics.rows if metrics else ())
     }
     columns[ACTUAL] = "rank"
-    found = {
+    ranks = {
         name: places([valued(row.get(prefix + column)) for row in models.rows])
         for name, column in columns.items()
     }
     title = "Base model: scores by task" if base else "Scores by task"
-    return Board(title, tasks.rows if tasks else (), found)
+    return Board(title, tasks.rows if tasks else (), ranks)
 
 
 def _score(row: Row, task: Row, column: str = "score") -> Any:
@@ -150,7 +150,7 @@ def _tables(board: Board, place: int, row: Row) -> Iterator[Table]:
         for name, ranks in board.places.items()
         if ranks[place] != NONE and of[name] > 1
     ]
-    if {one["predictor"] for one in ranked} - {ACTUAL}:
+    if {rank["predictor"] for rank in ranked} - {ACTUAL}:
         columns = (Column("predictor", key=True), Column("rank"), Column("of", "models ranked"))
         yield Table("ranks", "Predicted ranks", columns, ranked, (CAUTION,))
 
@@ -163,9 +163,9 @@ def _card(label: str, row: Row, results: list[dict[str, Any]], tables: tuple[Tab
         eval_results=[EvalResult(**result) for result in results],
         tags=["lrd-harness"],
     )
-    known = {name: valued(row.get(name)) for name in FACTS}
-    facts = [{"property": FACTS[name], "value": value} for name, value in known.items() if value]
-    made = ("Evaluated layer by layer with lrd-harness.",)
-    about = Table("facts", "The model", FACT, facts, made)
+    values = {name: valued(row.get(name)) for name in FACTS}
+    facts = [{"property": FACTS[name], "value": value} for name, value in values.items() if value]
+    caption = ("Evaluated layer by layer with lrd-harness.",)
+    about = Table("facts", "The model", FACT, facts, caption)
     text = markdown(Report(label, (about, *tables)))
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}"))

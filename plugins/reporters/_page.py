@@ -32,7 +32,7 @@ from lrd_harness.report import Report
 from lrd_harness.store.files import write_text
 from lrd_harness.store.location import cache_dir
 
-from ._charts import Figure, vega_lite
+from ._charts import VEGA_LITE, Figure
 from ._data import as_csv, as_json
 from ._figures import figures
 from ._sheets import Sheet, TextColumn, sheets
@@ -73,7 +73,7 @@ def page(report: Report, drawn: Sequence[Figure] | None = None) -> str:
     return environment.get_template("page.html.jinja").render(
         title=report.title or "Leaderboard",
         version=lrd_harness.__version__,
-        hashes=Markup(" ".join(f"'sha256-{one}'" for one in hashes)),
+        hashes=Markup(" ".join(f"'sha256-{value}'" for value in hashes)),
         style=Markup(_asset("page.css")),
         scripts=[Markup(script) for script in scripts],
         sections=_sections(report, drawn),
@@ -115,10 +115,10 @@ def _sections(report: Report, drawn: Sequence[Figure]) -> list[Part]:
 
 def _table_place(name: str) -> str:
     """The section of a table; the first one of "tables" is the ranking."""
-    own = name.removeprefix("base.")
-    if own.startswith(("pruning", "checkpoints")):
-        return "pruning" if own.startswith("pruning") else "training"
-    return "tables" if own == name else "base"
+    table = name.removeprefix("base.")
+    if table.startswith(("pruning", "checkpoints")):
+        return "pruning" if table.startswith("pruning") else "training"
+    return "tables" if table == name else "base"
 
 
 def _table(sheet: Sheet, ident: int) -> Part:
@@ -162,12 +162,12 @@ def _downloads(report: Report) -> list[dict[str, str]]:
     texts = [("leaderboard.json", "application/json", "JSON, everything", document)]
     if models is not None:
         texts.append(("leaderboard.csv", "text/csv", "CSV, one row per model", as_csv(models)))
-    found = []
+    downloads = []
     for name, kind, label, text in texts:
         small = gzip.compress(text.encode("utf-8", "backslashreplace"), 6, mtime=0)
         packed = base64.b64encode(small).decode("ascii")
-        found.append({"name": name, "type": kind, "label": label, "packed": packed})
-    return found
+        downloads.append({"name": name, "type": kind, "label": label, "packed": packed})
+    return downloads
 
 
 @cache
@@ -177,12 +177,11 @@ def library() -> str:
     It comes with vl-convert, which takes a second or two to put it together: the result is kept in
     the cache folder, under the versions that it is of.
     """
-    made = vega_lite()
-    name = f"vl-convert-{version('vl-convert-python')}-{made}.js"
+    name = f"vl-convert-{version('vl-convert-python')}-{VEGA_LITE}.js"
     path = cache_dir() / "scripts" / name
     if path.exists():
         return path.read_text(encoding="utf-8")
-    script: str = vl_convert.javascript_bundle(vl_version=made)  # type: ignore[call-arg]
+    script: str = vl_convert.javascript_bundle(vl_version=VEGA_LITE)  # type: ignore[call-arg]
     # within a string or a pattern of JavaScript the same, but no longer the end of the element
     script = script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
     with suppress(OSError, UserError):  # a disk that is full or read-only costs time alone

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -17,11 +18,16 @@ def lrd_reporters() -> Sequence[Reporter]:
     texts = [
         ("table", _later("_sheets", "terminal"), "", "for a terminal"),
         ("md", _later("_markdown", "markdown"), ".md", "Markdown"),
-        ("csv", _table_csv("models"), ".csv", "one row per model"),
+        ("csv", partial(_table_csv, "models"), ".csv", "one row per model"),
         ("json", _later("_data", "as_json"), ".json", "everything, for programs"),
-        ("layers", _table_csv("layers"), "-layers.csv", "scores and profiles by layer"),
-        ("pruning", _table_csv("pruning"), "-pruning.csv", "scores of pruned models"),
-        ("checkpoints", _table_csv("checkpoints"), "-checkpoints.csv", "over training steps"),
+        ("layers", partial(_table_csv, "layers"), "-layers.csv", "scores and profiles by layer"),
+        ("pruning", partial(_table_csv, "pruning"), "-pruning.csv", "scores of pruned models"),
+        (
+            "checkpoints",
+            partial(_table_csv, "checkpoints"),
+            "-checkpoints.csv",
+            "over training steps",
+        ),
         ("latex", _later("_latex", "latex"), ".tex", "booktabs tables for a paper"),
         ("html", _later("_page", "page"), ".html", "a page that needs no network"),
     ]
@@ -31,8 +37,8 @@ def lrd_reporters() -> Sequence[Reporter]:
         ("cards", _later("_markdown", "cards"), "a Hugging Face model card for each model"),
     ]
     return [
-        *(Reporter(name, write, suffix, description=said) for name, write, suffix, said in texts),
-        *(Reporter(name, files=made, description=said) for name, made, said in folders),
+        *(Reporter(name, write, suffix, description=line) for name, write, suffix, line in texts),
+        *(Reporter(name, files=files, description=line) for name, files, line in folders),
     ]
 
 
@@ -41,15 +47,11 @@ def _later(module: str, name: str) -> Any:
     return lambda report: getattr(import_module(f".{module}", __package__), name)(report)
 
 
-def _table_csv(name: str) -> Callable[[Report], str]:
+def _table_csv(name: str, report: Report) -> str:
     """The form that is one table of a report."""
+    from ._data import as_csv
 
-    def write(report: Report) -> str:
-        from ._data import as_csv
-
-        held = report.get(name)
-        if held is None and name == "models" and report.tables:
-            held = report.tables[0]  # of one that was asked for by name, or of another command
-        return as_csv(held) if held is not None else ""
-
-    return write
+    table = report.get(name)
+    if table is None and name == "models" and report.tables:
+        table = report.tables[0]  # of one that was asked for by name, or of another command
+    return as_csv(table) if table is not None else ""
