@@ -68,7 +68,11 @@ def measure(metric: str | Metric, states: Arrays, /, **parameters: Any) -> Score
     """
     from lrd_harness import manager, measuring
 
-    record = manager.load().get("metric", metric) if isinstance(metric, str) else metric
+    record: Metric
+    if isinstance(metric, str):
+        record = manager.load(kinds=["metric"]).get("metric", metric)
+    else:
+        record = metric
     return measuring.measure(record, states, **parameters)
 
 

@@ -100,18 +100,9 @@ class Plugins:
         raise unknown(kind, name, known, "`lrd-harness plugins` lists them all.")
 
     def add(self, kind: str, provider: str, records: Iterable[Any]) -> None:
-        """Register the records of one kind that one plugin provides.
-
-        Raises UserError for a name that is taken.
-        """
-        held = self.entries.setdefault(kind, {})
-        for record in records:
-            if record.name in held:
-                raise UserError(
-                    f"two plugins provide a {kind} named '{record.name}': "
-                    f"{held[record.name].provider} and {provider}"
-                )
-            held[record.name] = Entry(record, provider)
+        """Register the records of one kind that one plugin provides."""
+        entries = {record.name: Entry(record, provider) for record in records}
+        self.entries.setdefault(kind, {}).update(entries)
 
     def check_borne(self, kind: str, name: str) -> None:
         """Raise UserError for a name that a plugin would bear, had it not been left out."""
@@ -136,9 +127,12 @@ def names_of(family: TaskFamily) -> Mapping[str, str]:
         return {}
 
 
+KEPT = "report"  # the kind, in messages, of the files that a run keeps of reporters
+
+
 @dataclass(eq=False)
 class _Source:
-    """A plugin that was found, what its hooks give by kind, and what was wrong with them.
+    """A plugin, what its hooks give by kind, and what was wrong with them.
 
     named: whether the user has named it for this command; version: a hash of its file, put behind
     the versions of what it measures.
@@ -152,43 +146,50 @@ class _Source:
     fault: PluginFault | None = None
 
     def names(self) -> list[tuple[str, str]]:
-        """Its names by kind; the files that a run keeps of reporters are names, too."""
-        found = [(kind, one.name) for kind, records in self.records.items() for one in records]
-        ends = [one.suffix for one in self.records.get("reporter", ()) if one.suffix]
-        return [*found, *((KEPT, f"leaderboard{end}") for end in ends)]
+        """Kind and name of each of its records, and of the files that a run keeps."""
+        names = [(kind, r.name) for kind, records in self.records.items() for r in records]
+        suffixes = [r.suffix for r in self.records.get("reporter", ()) if r.suffix]
+        return [*names, *((KEPT, f"leaderboard{suffix}") for suffix in suffixes)]
 
 
-KEPT = "report"
-
-
-def load(extra: tuple[object, ...] = ()) -> Plugins:
+def load(extra: tuple[object, ...] = (), kinds: Iterable[str] = KINDS) -> Plugins:
     """All built-in and installed plugins, and `extra` ones (modules or objects with hooks).
 
     A plugin that cannot be loaded, or gives a record that is none, is listed as broken; so is one
     with a name that another of the same kind has: a built-in one then bears it, of two others none.
+    kinds: only these, for which fewer of the built-in modules are imported.
     Raises UserError where such a plugin is one of `extra`.
+
+    Examples
+    --------
+    >>> load(kinds=["metric"]).names("metric")[:3]
+    ['frenet', 'nrs', 'gfmi']
     """
+    hooks = {kind: KINDS[kind] for kind in kinds}
     plugins = Plugins()
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
     sources: dict[int, _Source] = {}
-    for name in BUILT_IN:
-        module = importlib.import_module(name)
-        manager.register(module, name)
-        sources[id(module)] = _Source(name, Owner.of(module, name, built_in=True))
+    for name in BUILT_IN:  # a folder is named as the hook of what is in it
+        room = re.search(r"\.(metrics|adapters|pruners|reporters|tasks)\b", name)
+        if room is None or any(f"lrd_{room[1]}" == hook for hook, _ in hooks.values()):
+            module = importlib.import_module(name)
+            manager.register(module, name)
+            sources[id(module)] = _Source(name, Owner.of(module, name, built_in=True))
     for number, plugin in enumerate(extra):
         if not manager.is_registered(plugin):
             # not pluggy's default for an object, which is a number: it stands in error messages
-            called = str(getattr(plugin, "__name__", None) or repr(plugin))
-            manager.register(plugin, f"{called} {number}")
+            name = str(getattr(plugin, "__name__", None) or repr(plugin))
+            manager.register(plugin, f"{name} {number}")
             version = getattr(plugin, "__source__", "")
-            sources[id(plugin)] = _Source(called, Owner.of(plugin, called), True, version)
+            sources[id(plugin)] = _Source(name, Owner.of(plugin, name), True, version)
     _register_entry_points(plugins, manager, sources)
-    for kind, (hook, types) in KINDS.items():
-        for one in getattr(manager.hook, hook).get_hookimpls():
-            _collect(sources[id(one.plugin)], kind, hook, types, one.function)
+    for kind, (hook, types) in hooks.items():
+        for implementation in getattr(manager.hook, hook).get_hookimpls():
+            source = sources[id(implementation.plugin)]
+            _collect(source, kind, hook, types, implementation.function)
     kept = _uncontested(plugins, sources.values())
-    for kind in KINDS:
+    for kind in hooks:
         for source in kept:
             plugins.add(kind, source.owner.provider, source.records.get(kind, ()))
     return plugins
@@ -199,45 +200,46 @@ def _collect(
 ) -> None:
     """Call one hook of a plugin, and check and guard what it gives; the first fault is kept."""
     version = source.version if kind in ("metric", "pruning rule") else ""
-    found: list[Any] = []
+    records = source.records.setdefault(kind, [])
     try:
         with guard(source.owner, hook, function):
-            given = function()
-            if given is None or isinstance(given, types):
-                raise TypeError(f"{hook} returned {type(given).__name__}, not a list of records")
-            for record in given:
+            answer = function()
+            if answer is None or isinstance(answer, types):
+                raise TypeError(f"{hook} returned {type(answer).__name__}, not a list of records")
+            for record in answer:
                 if not isinstance(record, types):
                     raise TypeError(f"{hook} returned {type(record).__name__}, not a {kind}")
-                found.append(registered(record, kind, source.owner, version))
-                if [one.name for one in found].count(record.name) > 1:
+                if record.name in [other.name for other in records]:
                     raise ValueError(f"{hook} returned two of the name '{record.name}'")
+                records.append(registered(record, kind, source.owner, version))
     except PluginFault as fault:
         source.fault = source.fault or fault
-    source.records[kind] = found
 
 
 def _uncontested(plugins: Plugins, sources: Iterable[_Source]) -> list[_Source]:
     """The plugins that can be used; the others are listed as broken.
 
-    Raises UserError for one that cannot, where the user has named it, and for built-in ones.
+    Raises UserError for one that cannot, where the user has named it.
     """
-    kept = list(sources)
-    for source in [one for one in kept if one.fault is not None]:
-        kept.remove(source)
-        _leave_out(plugins, source, str(source.fault))
+    kept = []
+    for source in sources:
+        if source.fault is None:
+            kept.append(source)
+        else:
+            _leave_out(plugins, source, str(source.fault))
     # those that clash with built-in ones first: they are then in no other's way
     for built_in in (True, False):
-        bearers: dict[tuple[str, str], list[_Source]] = defaultdict(list)
+        bearers: dict[tuple[str, str], list[Owner]] = defaultdict(list)
         for source in kept:
             for key in dict.fromkeys(source.names()):
-                bearers[key].append(source)
-        for source in [one for one in kept if not one.owner.built_in]:
+                bearers[key].append(source.owner)
+        for source in [source for source in kept if not source.owner.built_in]:
             for kind, name in source.names():
-                owners = [one.owner for one in bearers[kind, name]]
+                owners = bearers[kind, name]
                 if len(owners) > 1 and (not built_in or any(owner.built_in for owner in owners)):
                     pair = f"{owners[0].provider} and {owners[1].provider}"
-                    reason = f"two plugins provide a {kind} named '{name}': {pair}"
                     kept.remove(source)
+                    reason = f"two plugins provide a {kind} named '{name}': {pair}"
                     _leave_out(plugins, source, reason)
                     break
     return kept
@@ -328,6 +330,6 @@ def _check_hooks(manager: pluggy.PluginManager, plugin: object) -> None:
     callers = manager.get_hookcallers(plugin) or []
     unknown_hooks = [caller.name for caller in callers if not caller.has_spec()]
     if unknown_hooks or not callers:
-        found = unknown_hooks[0] if unknown_hooks else "no hook at all"
+        hook = unknown_hooks[0] if unknown_hooks else "no hook at all"
         hooks = ", ".join(hook for hook, _ in KINDS.values())
-        raise AttributeError(f"implements {found}; the hooks are {hooks}")
+        raise AttributeError(f"implements {hook}; the hooks are {hooks}")

@@ -153,7 +153,8 @@ def _metric_rows(
     cells: Iterable[Cell], depths: Mapping[str, int], types: Mapping[str, str]
 ) -> tuple[MetricRow, ...]:
     """One per (model, task, metric), with the choices of a metric of that name, if there is one."""
-    registered: dict[str, Metric] = {m.name: m for m in manager.load().all("metric")}
+    metrics: list[Metric] = manager.load(kinds=["metric"]).all("metric")
+    registered = {metric.name: metric for metric in metrics}
     numbers: dict[tuple[str, str, str], dict[str, dict[int | None, float]]] = {}
     for layer, cell in _unique(cells, depths, last=False):
         metric, _, score = cell.name.partition(".")

@@ -222,12 +222,12 @@ def interchange(report: Report) -> dict[str, list[Sequence[Any]]]:
         size = (m["parameters"] / 1e6 if m["parameters"] else None, m["width"], m["blocks"])
         kind = (families.get(m["family"]) if m["family"] else None, m["released"])
         sizes.append((names[m["name"], m["revision"]], *size, *kind))
-    files = {
+    parts: dict[str, list[Sequence[Any]]] = {
         "scores": [] if any(abs(row[3]) > 1 for row in scores) else scores,
         "metrics": [(*place, value) for place, value in measured.items()],
         "models": sizes,
     }
-    return {name: rows for name, rows in files.items() if rows}
+    return {name: rows for name, rows in parts.items() if rows}
 
 
 def distinct(names: Mapping[Named, str]) -> dict[Named, str]:
