@@ -92,6 +92,12 @@ def results(out: str | Path) -> pd.DataFrame:
         whole model), layers, value, stderr, chance, n, start.
 
     Raises UserError where the folder is not a run's, or is damaged.
+
+    Examples
+    --------
+    >>> results("no-such-folder")
+    Traceback (most recent call last):
+    lrd_harness.errors.UserError: no such folder: no-such-folder
     """
     from lrd_harness.results import database
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
+from itertools import groupby
 from math import ceil, fsum
 from operator import index
 from typing import Any, Literal, get_args
@@ -23,18 +24,22 @@ ROUNDING = 1e-9  # 0.55 x 20 is 11.000000000000002 in floats, and 11 blocks are 
 
 
 def runs(blocks: Iterable[int]) -> list[tuple[int, int]]:
-    """Runs of consecutive numbers, first and last of each: (1, 2, 5) -> [(1, 2), (5, 5)]."""
-    found: list[tuple[int, int]] = []
-    for number in sorted(blocks):
-        if found and found[-1][1] == number - 1:
-            found[-1] = (found[-1][0], number)
-        else:
-            found.append((number, number))
-    return found
+    """Runs of consecutive numbers, first and last of each.
+
+    >>> runs([1, 2, 5])
+    [(1, 2), (5, 5)]
+    """
+    consecutive = groupby(enumerate(sorted(blocks)), key=lambda place: place[1] - place[0])
+    groups = [[number for _, number in group] for _, group in consecutive]
+    return [(group[0], group[-1]) for group in groups]
 
 
 def written(blocks: Iterable[int]) -> str:
-    """Block numbers as a user types them: (7, 12, 13, 14) -> "7,12-14"."""
+    """Block numbers as a user types them.
+
+    >>> written([7, 12, 13, 14])
+    '7,12-14'
+    """
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs(blocks))
 
 
@@ -43,6 +48,9 @@ def candidates(L: int, protect: int | None = None) -> list[int]:
 
     protect: how many blocks stay at either end, by default min(3, L // 4).
     Raises UserError for fewer than 2 blocks, a negative number, and where no block is left.
+
+    >>> candidates(12), candidates(4)
+    ([4, 5, 6, 7, 8, 9], [2, 3])
     """
     if L < 2:
         raise UserError(f"pruning needs a model of at least 2 blocks, this one has {L}")
@@ -59,6 +67,9 @@ def count(budget: float, candidates: Sequence[int]) -> int:
 
     Raises UserError for a budget that is no share between 0 and 1 (both excluded), and for one
     that would remove all candidates.
+
+    >>> count(0.1, candidates(30)), count(0.2, candidates(30))
+    (3, 5)
     """
     if not 0 < budget < 1:  # asked in the positive, so that NaN fails as well
         percent = f"; {budget:g} % is {budget / 100:g}" if 1 < budget < 100 else ""
@@ -71,12 +82,20 @@ def count(budget: float, candidates: Sequence[int]) -> int:
 
 
 def name_of(removed: Sequence[int]) -> str:
-    """A variant's name in the results."""
+    """A variant's name in the results.
+
+    >>> name_of([3, 7, 8])
+    'without 3,7-8'
+    """
     return f"without {written(removed)}"
 
 
 def checked(rule: str, answer: Any, allowed: Sequence[int], m: int) -> tuple[int, ...]:
-    """A rule's answer, ascending. Raises UnitError unless it is m of the candidates."""
+    """A rule's answer, ascending. Raises UnitError unless it is m of the candidates.
+
+    >>> checked("last", [5, 4], allowed=[2, 3, 4, 5], m=2)
+    (4, 5)
+    """
     try:
         removed = tuple(sorted(index(block) for block in answer))
     except TypeError:  # what is no list, or holds what is no whole number
@@ -100,10 +119,10 @@ class Later:
     """Evidence that is made when a rule first asks for any of it; `random` and `last` never do."""
 
     def __init__(self, make: Callable[[], Evidence]) -> None:
-        self._made = cache(make)
+        self._evidence = cache(make)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._made(), name)
+        return getattr(self._evidence(), name)
 
 
 def block_profiles(
@@ -123,10 +142,14 @@ def block_profiles(
     indexing="paper": the value at state l is taken for block l's, a step's being the mean of the
     steps into and out of the state. Means are over what there is; None where there is nothing.
     Raises UserError for another indexing, UnitError or ValueError for a profile that does not fit.
+
+    >>> speed = {"layers": [0, 1, 2], "values": [0.5, 0.25, 0.125]}
+    >>> block_profiles("frenet", {"speed": speed}, L=3)
+    {'frenet.speed': [0.5, 0.25, 0.125]}
     """
     if indexing not in get_args(Indexing):
         raise UserError(f"indexing must be 'block' or 'paper', not '{indexing}'")
-    found: dict[str, list[float | None]] = {}
+    of_blocks: dict[str, list[float | None]] = {}
     for score, profile in profiles.items():
         layers, values = profile["layers"], profile["values"]
         measured = L + 1 - start
@@ -134,17 +157,20 @@ def block_profiles(
             raise ValueError(f"{metric}.{score} is not a profile of {L} blocks from {start} on")
         at = dict(zip(layers, values, strict=True))
         places = _PLACES["paper" if indexing == "paper" else "block"][measured - len(values)]
-        found[f"{metric}.{score}"] = [
+        of_blocks[f"{metric}.{score}"] = [
             _mean(at[block + place] for place in places if block + place in at)
             for block in range(1, L + 1)
         ]
-    return found
+    return of_blocks
 
 
 def averaged(tasks: Sequence[Mapping[str, BlockValues]]) -> dict[str, list[float | None]]:
     """The mean over tasks of every block value, over those tasks that have one.
 
     A profile that some tasks lack, as where their metric failed, is averaged over the others.
+
+    >>> averaged([{"nrs.jaccard": [None, 0.5]}, {"nrs.jaccard": [None, 1.0]}])
+    {'nrs.jaccard': [None, 0.75]}
     """
     names = dict.fromkeys(name for profiles in tasks for name in profiles)
     return {
@@ -157,5 +183,5 @@ def averaged(tasks: Sequence[Mapping[str, BlockValues]]) -> dict[str, list[float
 
 
 def _mean(values: Iterable[float]) -> float | None:
-    held = list(values)
-    return fsum(held) / len(held) if held else None
+    numbers = list(values)
+    return fsum(numbers) / len(numbers) if numbers else None

@@ -18,7 +18,11 @@ from typing import Any
 
 
 def plain(text: object) -> str:
-    """Text with everything unprintable (line ends, escapes, direction marks) made visible."""
+    """Text with everything unprintable (line ends, escapes, direction marks) made visible.
+
+    >>> print(plain("a\\nb"))
+    a\\nb
+    """
     shown = str(text)
     if shown.isprintable():
         return shown
@@ -27,11 +31,15 @@ def plain(text: object) -> str:
     )
 
 
-_told: ContextVar[Callable[[str], None] | None] = ContextVar("told", default=None)
+_listener: ContextVar[Callable[[str], None] | None] = ContextVar("listener", default=None)
 
 
 def bounded(text: str) -> str:
-    """Text of which each line is short enough for a terminal, whatever names stand in it."""
+    """Text of which each line is short enough for a terminal, whatever names stand in it.
+
+    >>> len(bounded("x" * 5000))
+    300
+    """
     return "\n".join(map(short, text.split("\n")))
 
 
@@ -42,17 +50,22 @@ def tell(text: str) -> None:
 
 @contextlib.contextmanager
 def told_to(show: Callable[[str], None]) -> Iterator[None]:
-    """Within the block, `say` calls show(line)."""
-    token = _told.set(show)
+    """Within the block, `say` calls show(line).
+
+    >>> with told_to(print):
+    ...     say("one text is empty")
+    one text is empty
+    """
+    token = _listener.set(show)
     try:
         yield
     finally:
-        _told.reset(token)
+        _listener.reset(token)
 
 
 def say(line: str) -> None:
     """Tell the user, where somebody listens."""
-    show = _told.get()
+    show = _listener.get()
     if show is not None:
         show(line)
 
@@ -114,6 +127,9 @@ def short(text: str, most: int = LONGEST) -> str:
     """Text as one line of at most `most` characters; what is left out is left out of its middle.
 
     What a message is about stands at its beginning, and what to do at its end.
+
+    >>> short("the model " + "x" * 100 + " is not there", most=30)
+    'the model xxxxxxxxxx ... there'
     """
     if len(text) > 10 * most:  # whoever sent it may have sent megabytes
         text = text[: 5 * most] + text[-5 * most :]
@@ -133,7 +149,11 @@ def message(error: BaseException) -> str | None:
 
 
 def described(error: BaseException, most: int = LONGEST) -> str:
-    """The line under which an error is recorded: that of a UserError says all by itself."""
+    """The line under which an error is recorded: that of a UserError says all by itself.
+
+    >>> described(ValueError("no\\ntexts")), described(UserError("no texts"))
+    ('ValueError: no texts', 'no texts')
+    """
     kind, text = type(error).__name__, message(error)
     if text is None:
         text = "its message cannot be shown"
@@ -142,11 +162,15 @@ def described(error: BaseException, most: int = LONGEST) -> str:
 
 
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UserError:
-    """A UserError for a name that is not in `known`, with the nearest names."""
+    """A UserError for a name that is not in `known`, with the nearest names.
+
+    >>> str(unknown("metric", "frennet", ["frenet", "nrs"]))
+    "unknown metric 'frennet'. Did you mean frenet?"
+    """
     near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.5)
     if not near:
-        folded = {k.lower(): k for k in sorted(known)}
-        near = [folded[n] for n in difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.5)]
+        lower = {k.lower(): k for k in sorted(known)}
+        near = [lower[n] for n in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
     meant = f" Did you mean {' or '.join(near)}?" if near else ""
     return UserError(f"unknown {kind} '{name}'.{meant}{' ' + hint if hint else ''}")
 
@@ -164,7 +188,12 @@ PARAMETERS = 2**63 - 1
 
 
 def check_whole(value: Any, what: str, least: int, most: int) -> None:
-    """Raise UserError unless it is a whole number within the bounds; `what` begins the message."""
+    """Raise UserError unless it is a whole number within the bounds; `what` begins the message.
+
+    >>> check_whole(0, "--draws", 1, DRAWS)
+    Traceback (most recent call last):
+    lrd_harness.errors.UserError: --draws 0: not a whole number of at least 1
+    """
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not whole or value < least:
         mark = "," if what.endswith(" is") else ":"
@@ -179,14 +208,22 @@ def processes() -> int:
 
 
 def shown(value: Any) -> str:
-    """A value for a message; of whole numbers too long for one, about how large they are."""
+    """A value for a message; of whole numbers too long for one, about how large they are.
+
+    >>> shown(12), shown(10**4000)
+    ('12', 'beyond 10^30')
+    """
     if isinstance(value, int) and abs(value) >= 10**30:
         return "beyond 10^30" if value > 0 else "below -10^30"
     return f"{value!s:.60}"
 
 
 def named(name: str) -> Path:
-    """The path of a name, its ~ expanded. Raises UserError for a name that no path can have."""
+    """The path of a name, its ~ expanded. Raises UserError for a name that no path can have.
+
+    >>> named("runs/a").parts
+    ('runs', 'a')
+    """
     check_typed([name])
     try:
         return Path(name).expanduser()
@@ -195,7 +232,11 @@ def named(name: str) -> Path:
 
 
 def there(name: str) -> bool:
-    """Whether something of that name is there, which a name that is too long for one never is."""
+    """Whether something of that name is there, which a name that is too long for one never is.
+
+    >>> there("."), there("x" * 5000)
+    (True, False)
+    """
     try:
         return named(name).exists()
     except OSError:
@@ -203,7 +244,12 @@ def there(name: str) -> bool:
 
 
 def check_typed(words: Iterable[str]) -> None:
-    """Raise UserError for a word that cannot be a path nor be written down."""
+    """Raise UserError for a word that cannot be a path nor be written down.
+
+    >>> check_typed(["a", "b\\0"])
+    Traceback (most recent call last):
+    lrd_harness.errors.UserError: 'b\\x00' holds a NUL character, which no name can
+    """
     for word in words:
         if "\0" in word:
             raise UserError(f"{word!r} holds a NUL character, which no name can")

@@ -162,8 +162,8 @@ def load(extra: tuple[object, ...] = (), kinds: Iterable[str] = KINDS) -> Plugin
 
     Examples
     --------
-    >>> load(kinds=["metric"]).names("metric")[:3]
-    ['frenet', 'nrs', 'gfmi']
+    >>> load(kinds=["metric"]).names("metric")[:2]
+    ['frenet', 'subspace_distance']
     """
     hooks = {kind: KINDS[kind] for kind in kinds}
     plugins = Plugins()

@@ -125,10 +125,10 @@ def registered(record: Any, kind: str, owner: Owner, version: str = "") -> Any:
             getattr(record, name),
             owner,
             f"{kind} {record.name}",
-            partial(how, what=name) if how is not None else None,
+            partial(checked, what=name) if checked is not None else None,
             (KeyError,) if isinstance(record, TaskFamily) else (),  # for a name it does not know
         )
-        for name, how in _code(record, kind, owner).items()
+        for name, checked in _code(record, kind, owner).items()
         if getattr(record, name) is not None
     }
     if version:
@@ -137,12 +137,12 @@ def registered(record: Any, kind: str, owner: Owner, version: str = "") -> Any:
 
 
 def _code(record: Record, kind: str, owner: Owner) -> dict[str, Callable[..., Any] | None]:
-    """By the name of a field with code, what is made of what that returns."""
+    """By the name of a field with code, what checks its answers: of (answer, what) the answer."""
     if isinstance(record, Metric):
-        return dict.fromkeys(("measure", "finish"), partial(_scores, record))
+        return dict.fromkeys(("measure", "finish"), lambda scores, what: plain(scores, record.name))
     if isinstance(record, Adapter):
         return {
-            "claims": lambda found, what: bool(found),
+            "claims": lambda answer, what: bool(answer),
             "open": partial(_model, owner, record),
             "check": None,
         }
@@ -161,108 +161,98 @@ def _code(record: Record, kind: str, owner: Owner) -> dict[str, Callable[..., An
     return {"write": _text, "files": _files}
 
 
-def _scores(metric: Metric, found: Any, what: str) -> Any:
-    return plain(found, metric.name)
-
-
-def _only(kind: type, word: str, found: Any, what: str) -> Any:
-    if not isinstance(found, kind):
-        raise TypeError(f"{what} gave {_short(found)}, not {word}")
-    return found
+def _only(kind: type, word: str, answer: Any, what: str) -> Any:
+    if not isinstance(answer, kind):
+        raise TypeError(f"{what} gave {_short(answer)}, not {word}")
+    return answer
 
 
 _text, _mapping = partial(_only, str, "a text"), partial(_only, Mapping, "a mapping")
 
 
-def _tasks(kind: str, owner: Owner, found: Any, what: str) -> Any:
+def _list(answer: Any, what: str, kind: type = object, word: str = "") -> list[Any]:
+    """A list, all of whose items are of that kind."""
+    if isinstance(answer, str | bytes | Mapping) or not hasattr(answer, "__iter__"):
+        raise TypeError(f"{what} gave {_short(answer)}, not a list")
+    return [_only(kind, word, item, what) for item in answer]
+
+
+def _tasks(kind: str, owner: Owner, answer: Any, what: str) -> Any:
     """The tasks that a family makes of a name, guarded as registered ones are."""
-    if isinstance(found, Task):
-        return registered(found, kind, owner)
-    tasks = _list(found, what)
-    for task in tasks:
-        if not isinstance(task, Task):
-            raise TypeError(f"{what} gave {_short(task)}, not a Task")
-    return [registered(task, kind, owner) for task in tasks]
+    if isinstance(answer, Task):
+        return registered(answer, kind, owner)
+    return [registered(task, kind, owner) for task in _list(answer, what, Task, "a Task")]
 
 
-def _model(owner: Owner, adapter: Adapter, found: Any, what: str) -> Any:
+def _model(owner: Owner, adapter: Adapter, model: Any, what: str) -> Any:
     """An opened model, checked; a stranger's with its methods guarded, as far as it lets them be.
 
-    Raises TypeError for what is no model, as protocols.Model says.
+    Raises TypeError for what is no contracts.Model.
     """
-    lacking = next((name for name in OFFERED if not hasattr(found, name)), None)
+    lacking = next((name for name in OFFERED if not hasattr(model, name)), None)
     if lacking is not None:
-        raise TypeError(f"{what} gave no model, but {_short(found)}, which has no {lacking}")
-    info, identity = found.info, found.identity
+        raise TypeError(f"{what} gave no model, but {_short(model)}, which has no {lacking}")
     least = {"parameters": 0, "blocks": 1, "width": 1, "max_length": 1}
     for name in (*least, "pooling", "family"):
-        value = getattr(info, name, None)
+        value = getattr(model.info, name, None)
         fits = _is_text(value) if name not in least else _is_whole(value) and value >= least[name]  # type: ignore[operator]
         if not fits:
             raise TypeError(f"{what} gave a model whose info has {_short(value)} for {name}")
-    texts = isinstance(identity, Mapping) and {type(one) for one in identity.values()} <= {str}
+    identity = model.identity
+    texts = isinstance(identity, Mapping) and {type(text) for text in identity.values()} <= {str}
     if not texts or "adapter" not in identity:
-        says = "no mapping of texts, or no adapter's"
-        raise TypeError(f"{what} gave a model whose identity is {says}")
+        fault = "no mapping of texts, or no adapter's"
+        raise TypeError(f"{what} gave a model whose identity is {fault}")
     for name in METHODS if not owner.built_in else ():
-        method = getattr(found, name, None)
+        method = getattr(model, name, None)
         if callable(method):
             with suppress(AttributeError, TypeError):
-                setattr(found, name, guarded(method, owner, f"adapter {adapter.name}"))
-    return found
+                setattr(model, name, guarded(method, owner, f"adapter {adapter.name}"))
+    return model
 
 
-def _requests(found: Any, what: str) -> list[Request]:
-    for one in (every := _list(found, what)):
-        if not isinstance(one, Request):
-            raise TypeError(f"{what} gave {_short(one)}, not a Request")
-        if not isinstance(one.text, str) or one.prompt_type not in (None, *get_args(PromptType)):
-            raise TypeError(
-                f"{what} gave a Request of {_short(one.text)} with prompt_type "
-                f"{_short(one.prompt_type)}"
-            )
-        if SURROGATE.search(one.text):
-            raise ValueError(f"{what} gave {_short(one.text)}, which holds half a character")
-    return every
+def _requests(answer: Any, what: str) -> list[Request]:
+    requests: list[Request] = _list(answer, what, Request, "a Request")
+    for text, prompt_type in requests:
+        if not isinstance(text, str) or prompt_type not in (None, *get_args(PromptType)):
+            kind = _short(prompt_type)
+            raise TypeError(f"{what} gave a Request of {_short(text)} with prompt_type {kind}")
+        if SURROGATE.search(text):
+            raise ValueError(f"{what} gave {_short(text)}, which holds half a character")
+    return requests
 
 
-def _continuations(found: Any, what: str) -> list[Continuation]:
-    for one in (every := _list(found, what)):
-        if not isinstance(one, Continuation) or not all(isinstance(part, str) for part in one):
-            raise TypeError(f"{what} gave {_short(one)}, not a Continuation of two texts")
-    return every
+def _continuations(answer: Any, what: str) -> list[Continuation]:
+    word = "a Continuation of two texts"
+    requests: list[Continuation] = _list(answer, what, Continuation, word)
+    for request in requests:
+        if not all(isinstance(part, str) for part in request):
+            raise TypeError(f"{what} gave {_short(request)}, not {word}")
+    return requests
 
 
-def _score(found: Any, what: str) -> Score:
+def _score(answer: Any, what: str) -> Score:
     """A Score of plain numbers, which may still be NaN: steps.evaluate says what that means."""
-    if not isinstance(found, Score):
-        raise TypeError(f"{what} gave {_short(found)}, not a Score")
-    if not _is_name(found.name):
-        raise TypeError(f"{what} gave {_short(found.name)} as the name of its score")
-    if not isinstance(found.scores, Mapping):
-        raise TypeError(f"{what} gave {_short(found.scores)} for further scores, not a mapping")
-    return replace(
-        found,
-        main=number(found.main, "the main score"),
-        stderr=None if found.stderr is None else float(number(found.stderr, "the standard error")),
-        chance=None if found.chance is None else float(number(found.chance, "the chance score")),
-    )
+    score: Score = _only(Score, "a Score", answer, what)
+    if not _is_name(score.name):
+        raise TypeError(f"{what} gave {_short(score.name)} as the name of its score")
+    if not isinstance(score.scores, Mapping):
+        raise TypeError(f"{what} gave {_short(score.scores)} for further scores, not a mapping")
+    main, stderr, chance = number(score.main, "the main score"), score.stderr, score.chance
+    stderr = None if stderr is None else float(number(stderr, "the standard error"))
+    chance = None if chance is None else float(number(chance, "the chance score"))
+    return replace(score, main=main, stderr=stderr, chance=chance)
 
 
-def _files(found: Any, what: str) -> list[tuple[str, bytes]]:
-    files = [tuple(one) if isinstance(one, list) else one for one in _list(found, what)]
-    for one in files:
-        if not isinstance(one, tuple) or len(one) != 2:
-            raise TypeError(f"{what} gave {_short(one)}, not a path and its contents")
-        if not isinstance(one[0], str) or not isinstance(one[1], bytes):
-            raise TypeError(f"{what} gave {_short(one[1])}, not bytes, for {_short(one[0])}")
+def _files(answer: Any, what: str) -> list[tuple[str, bytes]]:
+    files = [tuple(file) if isinstance(file, list) else file for file in _list(answer, what)]
+    for file in files:
+        if not isinstance(file, tuple) or len(file) != 2:
+            raise TypeError(f"{what} gave {_short(file)}, not a path and its contents")
+        path, contents = file
+        if not isinstance(path, str) or not isinstance(contents, bytes):
+            raise TypeError(f"{what} gave {_short(contents)}, not bytes, for {_short(path)}")
     return files
-
-
-def _list(found: Any, what: str) -> list[Any]:
-    if isinstance(found, str | bytes | Mapping) or not hasattr(found, "__iter__"):
-        raise TypeError(f"{what} gave {_short(found)}, not a list")
-    return list(found)
 
 
 def _short(value: Any) -> str:

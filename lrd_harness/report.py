@@ -58,6 +58,13 @@ class Table:
     rows: one mapping per row, from column name to cell; None where there is no value.
     caption: sentences on how to read it: what its columns mean, units, what is uncertain.
     shown: whether people see it; programs see all tables.
+
+    Examples
+    --------
+    >>> columns = (Column("model", key=True), Column("score", best="max", form=".2f"))
+    >>> table = Table("scores", "Scores", columns, [{"model": "a", "score": 0.5}])
+    >>> table.column("score"), columns[1].heading
+    ([0.5], 'score ↑')
     """
 
     name: str
@@ -75,7 +82,11 @@ class Table:
 
 
 def listing(name: str, title: str, rows: Sequence[Row], *keys: str) -> Table:
-    """A table for programs, which people do not see: a column for each name in the first row."""
+    """A table for programs, which people do not see: a column for each name in the first row.
+
+    >>> [column.name for column in listing("sizes", "Sizes", [{"model": "a", "n": 3}]).columns]
+    ['model', 'n']
+    """
     columns = tuple(Column(column, key=column in keys) for column in (rows[0] if rows else ()))
     return Table(name, title, columns, rows, shown=False)
 
@@ -88,6 +99,14 @@ class Report:
     notes: cautions in plain sentences, the weightiest first.
     errors: what failed, one sentence each.
     facts: what programs may want beside the tables: versions, the kind of board, settings.
+
+    Examples
+    --------
+    >>> report = Report("Sizes", (listing("sizes", "Sizes", [{"model": "a", "n": 3}]),))
+    >>> report.table("sizes").rows, report.get("scores")
+    ([{'model': 'a', 'n': 3}], None)
+    >>> report.shown, [table.name for table in report.only(["sizes"]).shown]
+    ((), ['sizes'])
     """
 
     title: str
@@ -103,10 +122,10 @@ class Report:
 
     def table(self, name: str) -> Table:
         """The table of that name. Raises KeyError where there is none."""
-        for table in self.tables:
-            if table.name == name:
-                return table
-        raise KeyError(name)
+        table = self.get(name)
+        if table is None:
+            raise KeyError(name)
+        return table
 
     def get(self, name: str) -> Table | None:
         """The table of that name, or None."""
