@@ -39,13 +39,12 @@ class Owner:
     @classmethod
     def of(cls, plugin: object, provider: str, built_in: bool = False) -> Owner:
         """The owner of a plugin's code: a module, or an object of a class in one."""
-        named = getattr(plugin, "__file__", None)
-        if not isinstance(named, str):
+        if not isinstance(getattr(plugin, "__file__", None), str):
             plugin = sys.modules.get(type(plugin).__module__)
-            named = getattr(plugin, "__file__", None)
-        if not isinstance(named, str):
+        name = getattr(plugin, "__file__", None)
+        if not isinstance(name, str):
             return cls(provider, built_in)
-        file = root = Path(named)
+        file = root = Path(name)
         package = sys.modules.get(str(getattr(plugin, "__name__", "")).partition(".")[0])
         top = Path(getattr(package, "__file__", None) or "")
         if top.name == "__init__.py" and top.parent in file.parents:
@@ -55,17 +54,15 @@ class Owner:
     def place(self, error: BaseException, function: object = None) -> str:
         """Where in this plugin's code something went wrong: "mine.py, line 3"; "" if unknown.
 
-        That is the last line of its own in the traceback, else where the function begins.
+        That is the last line of its code in the traceback, else where the function begins.
         """
         walk = traceback.walk_tb(error.__traceback__)
         frames = [(Path(frame.f_code.co_filename), line) for frame, line in walk]
-        own = [(file, n) for file, n in frames if self._has(file)]
-        if own:
-            return self._shown(*own[-1])
+        lines = [(file, n) for file, n in frames if self._has(file)]
+        if lines:
+            return self._shown(*lines[-1])
         code = _code(function)
-        if code is not None:
-            return self._shown(Path(code.co_filename), code.co_firstlineno)
-        return ""
+        return self._shown(Path(code.co_filename), code.co_firstlineno) if code else ""
 
     def _has(self, file: Path) -> bool:
         return self.root is not None and (file == self.root or self.root in file.parents)
@@ -80,20 +77,20 @@ def guarded(
     function: Callable[..., Any],
     owner: Owner,
     role: str,
-    made: Callable[[Any], Any] | None = None,
+    checked: Callable[[Any], Any] | None = None,
     passing: tuple[type[Exception], ...] = (),
 ) -> Callable[..., Any]:
     """The function, with `Guard` around each call of it.
 
-    made: makes what the core works with of what is returned; what it raises is the plugin's fault.
+    checked: makes of an answer what the core works with; what it raises is the plugin's fault.
     passing: further errors that the contract allows.
     """
 
     @functools.wraps(function)
-    def call(*given: Any, **named: Any) -> Any:
+    def call(*arguments: Any, **keywords: Any) -> Any:
         with guard(owner, role, function, passing):
-            found = function(*given, **named)
-            return found if made is None else made(found)
+            answer = function(*arguments, **keywords)
+            return answer if checked is None else checked(answer)
 
     return call
 
@@ -174,7 +171,7 @@ def _printing_elsewhere() -> Iterator[None]:
     """For the process as a whole: its children, C libraries, and who kept sys.__stdout__."""
     _flush()
     try:
-        kept = os.dup(OUT)
+        output = os.dup(OUT)
     except OSError:  # there is none
         yield
         return
@@ -184,8 +181,8 @@ def _printing_elsewhere() -> Iterator[None]:
         yield
     finally:
         _flush()
-        os.dup2(kept, OUT)
-        os.close(kept)
+        os.dup2(output, OUT)
+        os.close(output)
 
 
 def _flush() -> None:
@@ -201,6 +198,6 @@ def _code(function: object) -> Any:
         while isinstance(function, functools.partial):
             function = function.func
         function = inspect.unwrap(function)  # type: ignore[arg-type]
-        found = getattr(function, "__code__", None)
-        return found if found is not None else type(function).__call__.__code__
+        code = getattr(function, "__code__", None)
+        return code if code is not None else type(function).__call__.__code__
     return None

@@ -1,9 +1,4 @@
-"""The conformance kit: what a metric plugin, or a reporter, must pass, in one call.
-
-from lrd_harness.testing import check_metric, check_reporter
-check_metric(lrd_metrics()[0])
-check_reporter(lrd_reporters()[0])
-"""
+"""The conformance kit: what a metric plugin, or a reporter, must pass, in one call."""
 
 from __future__ import annotations
 
@@ -33,6 +28,17 @@ def check_metric(metric: Metric, /, **parameters: object) -> Scores:
     must give all others the same scores in the same lengths, and is judged by what `finish` makes
     of them. The law "permutation" is that of the texts' order, for every kind of metric.
     Returns the scores.
+
+    Examples
+    --------
+    >>> from lrd_harness import Choice
+    >>> def spread(states):
+    ...     return {"spread": [float(state.std()) for state in states]}
+    >>> check_metric(Metric("spread", spread, invariances=frozenset({"permutation"}))).states
+    5
+    >>> check_metric(Metric("spread", spread, selection=Choice("range")))
+    Traceback (most recent call last):
+    AssertionError: spread gave no score range, which ranks it
     """
     unknown = metric.invariances - set(LAWS)
     assert not unknown, f"{metric.name} declares unknown laws: {sorted(unknown)}"
@@ -77,8 +83,8 @@ def _measured(metric: Metric, sample: Sequence[Arrays], parameters: dict[str, ob
     for states in sample:
         try:
             # one tensor, as in a run: nothing is copied, so what a metric changes is seen
-            given = torch.from_numpy(np.asarray(states))
-            texts.append(measure(metric, given, **parameters))
+            tensor = torch.from_numpy(np.asarray(states))
+            texts.append(measure(metric, tensor, **parameters))
         except UnitError as error:
             refused = error
     if not texts:
@@ -102,11 +108,11 @@ def _check_shapes(metric: Metric, scores: Scores) -> None:
     assert layers, f"{metric.name} chooses layers by {choice and choice.score}, which is no list"
 
 
-def _check_equal(metric: Metric, what: str, expected: Scores, found: Scores) -> None:
-    assert expected.keys() == found.keys(), f"{metric.name}: {what} changes which scores there are"
+def _check_equal(metric: Metric, what: str, expected: Scores, scores: Scores) -> None:
+    assert expected.keys() == scores.keys(), f"{metric.name}: {what} changes which scores there are"
     for name, value in expected.items():
-        close = np.allclose(value, found[name], rtol=1e-6, atol=1e-9)
-        assert close, f"{metric.name}.{name}: {what} changes {value} to {found[name]}"
+        close = np.allclose(value, scores[name], rtol=1e-6, atol=1e-9)
+        assert close, f"{metric.name}.{name}: {what} changes {value} to {scores[name]}"
 
 
 def _changed(law: str, metric: Metric, sample: Sequence[Arrays]) -> list[Arrays]:
@@ -130,28 +136,33 @@ def check_reporter(reporter: Reporter) -> dict[str, bytes]:
     (a slash, upper case, markup, dots, 300 characters): twice alike, a text or files with paths
     that are plainly inside a folder, each once, also where upper and lower case are one.
     Returns the files of the second one; a text has the path "".
+
+    Examples
+    --------
+    >>> check_reporter(Reporter("title", lambda report: report.title, ".txt"))
+    {'': b'Leaderboard'}
     """
     from lrd_harness.store.folders import folded, inside
 
-    found: dict[str, bytes] = {}
+    files: dict[str, bytes] = {}
     for report in (Report("Leaderboard"), small_report(STRANGE)):
         if reporter.write is not None:
             text = reporter.write(report)
             assert isinstance(text, str), f"{reporter.name} wrote no text"
             assert text == reporter.write(report), f"{reporter.name} writes another text each time"
-            found = {"": text.encode()}
+            files = {"": text.encode()}
             continue
         assert reporter.files is not None
-        files = list(reporter.files(report))
-        found = dict(files)
-        assert len(found) == len(files), f"{reporter.name} gives a file twice"
-        alike = len({folded(path) for path in found}) < len(found)
+        pairs = list(reporter.files(report))
+        files = dict(pairs)
+        assert len(files) == len(pairs), f"{reporter.name} gives a file twice"
+        alike = len({folded(path) for path in files}) < len(files)
         assert not alike, f"{reporter.name} gives files that differ in case: see folders.safe_names"
-        for path, contents in files:
+        for path, contents in pairs:
             assert inside(path), f"{reporter.name} gives the file {path!r}: see folders.safe_name"
             assert isinstance(contents, bytes), f"{reporter.name} gives no bytes for {path}"
-        assert found == dict(reporter.files(report)), f"{reporter.name} writes others each time"
-    return found
+        assert files == dict(reporter.files(report)), f"{reporter.name} writes others each time"
+    return files
 
 
 STRANGE = ("org/model", "Org/Model", "../up", "<script>|$%&_{}\\", "", "x" * 300, "\u202e")

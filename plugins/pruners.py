@@ -6,6 +6,7 @@ m of the ascending candidates, ascending.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from math import fsum, inf, isnan, sqrt
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,6 @@ from lrd_harness.errors import UnitError
 from lrd_harness.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
     from lrd_harness.contracts import BlockValues, Evidence
 
 

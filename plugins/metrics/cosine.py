@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -12,8 +13,6 @@ from lrd_harness.hookspecs import hookimpl
 from ._directions import LAWS, directions, equal_widths, one_minus_cosine, pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     import torch
 
     from lrd_harness.contracts import Values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import pi
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,6 @@ from lrd_harness.hookspecs import hookimpl
 from ._directions import LAWS, directions, longest, nonzero, pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import torch
 
 
@@ -56,10 +55,10 @@ def curvature(states: Sequence[torch.Tensor], skip: int = 0) -> dict[str, list[f
     >>> round(curvature(square)["normalised"][0], 3)
     0.5
     """
-    found: list[float] = []
+    turns: list[float] = []
     for piece in pieces("curvature", states, 3, skip):
-        found += mean_turn(piece).tolist()
-    return {"curvature": found, "normalised": [value / pi for value in found]}
+        turns += mean_turn(piece).tolist()
+    return {"curvature": turns, "normalised": [turn / pi for turn in turns]}
 
 
 def mean_turn(states: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ nats; S_1, its limit, is -sum of λ log λ.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import inf, isnan, log, nan
 from typing import TYPE_CHECKING
@@ -17,8 +18,6 @@ from lrd_harness.hookspecs import hookimpl
 from ._directions import LAWS, centred_directions, pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     import numpy as np
     import torch
 
@@ -86,14 +85,14 @@ def prompt_entropy(
     1.0
     """
     check_order("prompt_entropy", alpha)
-    found: list[float] = []
+    entropies: list[float] = []
     normalised: list[float] = []
     for piece in pieces("prompt_entropy", states, 2, skip):
         values = entropy_of_rows(centred_directions(piece), alpha).tolist()
         bound = log(min(piece.shape[-2:]))
-        found += values
+        entropies += values
         normalised += [value / bound if bound else nan for value in values]
-    return {"prompt_entropy": found, "normalised": normalised}
+    return {"prompt_entropy": entropies, "normalised": normalised}
 
 
 def over_texts(texts: Sequence[Values]) -> Values:
@@ -233,16 +232,16 @@ def bounded(
 
     `normalised` is absent where a bound is 0. Raises DegenerateState where a score is NaN.
     """
-    found, bounds = [], []
+    scores, bounds = [], []
     for layer, state in enumerate(states):
         score = float(value(state))
         if isnan(score):
             raise DegenerateState(f"{name}: layer {layer} is the same for all texts")
         bounds.append(bound(len(state), state.shape[-1]))
-        found.append(min(score, bounds[-1]))
+        scores.append(min(score, bounds[-1]))
     if not all(bounds):
-        return {name: found}
-    return {name: found, "normalised": [v / b for v, b in zip(found, bounds, strict=True)]}
+        return {name: scores}
+    return {name: scores, "normalised": [s / b for s, b in zip(scores, bounds, strict=True)]}
 
 
 def check_order(name: str, alpha: float) -> None:
@@ -279,8 +278,8 @@ def entropy_of_gram(gram: torch.Tensor, alpha: float = 1.0) -> torch.Tensor:
     if alpha == 2:
         trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
         squares = torch.linalg.matrix_norm(gram).square()
-        found: torch.Tensor = -(squares / trace.square()).log()
-        return found.clamp(0, log(m)) + 0.0  # -0.0 is 0
+        order2: torch.Tensor = -(squares / trace.square()).log()
+        return order2.clamp(0, log(m)) + 0.0  # -0.0 is 0
     values = torch.linalg.eigvalsh(gram)
     rounding = torch.finfo(gram.dtype).eps * m * values[..., -1:]
     return entropy(values.where(values > rounding, 0.0), alpha)
@@ -295,13 +294,13 @@ def entropy(weights: torch.Tensor, alpha: float = 1.0) -> torch.Tensor:
 
     shares = weights / weights.sum(dim=-1, keepdim=True)
     if alpha == inf:
-        found = -shares.amax(dim=-1).log()
+        value = -shares.amax(dim=-1).log()
     elif abs(alpha - 1) <= LIMIT:
-        found = -torch.special.xlogy(shares, shares).sum(dim=-1)
+        value = -torch.special.xlogy(shares, shares).sum(dim=-1)
     elif abs(alpha - 1) < NEAR:
         # sum of λ^a = 1 + sum of λ (λ^(a - 1) - 1), without the 1 that drowns the rest near order 1
         powers = shares.where(shares > 0, 1.0).log().mul(alpha - 1).expm1()
-        found = (shares * powers).sum(dim=-1).log1p() / (1 - alpha)
+        value = (shares * powers).sum(dim=-1).log1p() / (1 - alpha)
     else:
-        found = (alpha * shares.log()).logsumexp(dim=-1) / (1 - alpha)
-    return found.clamp(0, log(weights.shape[-1])) + 0.0  # -0.0 is 0
+        value = (alpha * shares.log()).logsumexp(dim=-1) / (1 - alpha)
+    return value.clamp(0, log(weights.shape[-1])) + 0.0  # -0.0 is 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from math import pi, sqrt
 from typing import TYPE_CHECKING, Literal
 
@@ -12,8 +13,6 @@ from lrd_harness.hookspecs import hookimpl
 from ._directions import LAWS, centred
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     import torch
 
 
@@ -147,8 +146,8 @@ def subspace_distance(
     """
     import torch
 
-    r, found = leading_bases("subspace_distance", states, variance, rank, space)
-    bases = torch.stack(list(found))
+    r, each = leading_bases("subspace_distance", states, variance, rank, space)
+    bases = torch.stack(list(each))
     distance = torch.zeros(len(bases), len(bases), dtype=torch.float64)
     for i in range(len(bases) - 1):
         cosines = torch.linalg.svdvals(bases[i].T @ bases[i + 1 :])  # (S - i - 1, r)
@@ -221,8 +220,8 @@ def least_rank(state: torch.Tensor, variance: float) -> int:
     import torch
 
     def holding(squares: torch.Tensor) -> int:
-        held = squares.cumsum(0)
-        return 1 + int((held[:-1] < variance * held[-1]).sum())
+        sums = squares.cumsum(0)
+        return 1 + int((sums[:-1] < variance * sums[-1]).sum())
 
     z = centred(state)
     tall = z if len(z) >= z.shape[1] else z.T
@@ -249,11 +248,11 @@ def leading_basis(state: torch.Tensor, r: int, space: Space) -> torch.Tensor | N
     if r > min(n, d):
         return None
     tall = z if n >= d else z.T
-    found = _by_gram(tall, r)
-    if found is None:
+    leading = _by_gram(tall, r)
+    if leading is None:
         _, values, right = torch.linalg.svd(tall, full_matrices=False)
-        found = float(values[r - 1]), right[:r].T
-    least, narrow = found
+        leading = float(values[r - 1]), right[:r].T
+    least, narrow = leading
     if least <= _noise(n, d):
         return None
     vectors = narrow if (n >= d) == (space == "feature") else tall @ narrow

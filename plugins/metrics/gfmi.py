@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lrd_harness import summaries
@@ -13,8 +14,6 @@ from ._directions import LAWS
 from .nrs import cosine_neighbours, lowered
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import numpy as np
     import torch
 
@@ -117,9 +116,9 @@ def components(state: torch.Tensor, k: int, percentiles: Sequence[float]) -> lis
     from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
     n = len(state)
-    found = cosine_neighbours(state, k, torch.arange(n, device=state.device))
-    away = found.distances.cpu().numpy().ravel()
-    ends = found.indices.cpu().numpy().ravel().astype(np.int32)
+    graph = cosine_neighbours(state, k, torch.arange(n, device=state.device))
+    away = graph.distances.cpu().numpy().ravel()
+    ends = graph.indices.cpu().numpy().ravel().astype(np.int32)
     # A minimum spanning forest has the graph's components at every threshold, in n - 1 edges. It
     # is grown on ranks, since scipy takes a distance of 0 for no edge.
     order = away.argsort(kind="stable")
@@ -132,7 +131,7 @@ def components(state: torch.Tensor, k: int, percentiles: Sequence[float]) -> lis
     row, column = forest.row[by_length], forest.col[by_length]
     labels = []
     for threshold in np.percentile(away, percentiles):
-        m = int(np.searchsorted(length, threshold + found.tie, side="right"))
+        m = int(np.searchsorted(length, threshold + graph.tie, side="right"))
         cut = coo_array((np.ones(m), (row[:m], column[:m])), shape=(n, n))
         labels.append(connected_components(cut, directed=False)[1].astype(np.int64))
     return labels

@@ -5,6 +5,7 @@ The neighbours are those that `gfmi` builds its graphs of as well.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,8 +17,6 @@ from lrd_harness.hookspecs import hookimpl
 from ._directions import LAWS, directions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import torch
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from math import exp, inf, log
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,6 @@ from ._directions import LAWS, directions
 from .entropy import bounded, check_order, entropy_of_gram, entropy_of_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     import torch
 
     from lrd_harness.contracts import Values
