@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +16,11 @@ from lrd_harness.cli import main
 from lrd_harness.contracts import Metric, Reporter
 from lrd_harness.errors import UserError, told_to
 
+Shown = pytest.CaptureFixture[str]
+
 
 class Metrics:
-    """A plugin with some metrics of one name each."""
+    """A plugin with some metrics of these names."""
 
     def __init__(self, *names: str, called: str = "metrics-of-the-test") -> None:
         self.names, self.__name__ = names, called
@@ -33,35 +36,46 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Make a distribution with one module and one entry point, as pip leaves it on sys.path."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
-    def made(name: str, source: str, distribution: str = "", version: str = "1.2") -> None:
+    def distribute(name: str, source: str, distribution: str = "") -> None:
         distribution = distribution or f"lrd-{name}"
         module = distribution.replace("-", "_")
         (tmp_path / f"{module}.py").write_text(source)
-        info = tmp_path / f"{module}-{version}.dist-info"
+        info = tmp_path / f"{module}-1.2.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Name: {distribution}\nVersion: {version}\n")
+        (info / "METADATA").write_text(f"Name: {distribution}\nVersion: 1.2\n")
         (info / "entry_points.txt").write_text(f"[lrd_harness]\n{name} = {module}\n")
         monkeypatch.delitem(sys.modules, module, raising=False)
 
-    return made
+    return distribute
 
 
-GOOD = """
-from lrd_harness import Metric, hookimpl
-
+HOOK = """
+from lrd_harness import Metric, Reporter, TaskFamily, hookimpl
 @hookimpl
-def lrd_metrics():
-    return [Metric("{name}", measure=lambda states: {{"value": float(len(states))}})]
+def {hook}():
+    {body}
 """
 
 
-def test_built_ins_are_found() -> None:
+def metrics(*names: str) -> str:
+    """The source of a plugin with these metrics."""
+    records = (
+        f"Metric({name!r}, lambda states: {{'value': float(len(states))}})" for name in names
+    )
+    return HOOK.format(hook="lrd_metrics", body=f"return [{', '.join(records)}]")
+
+
+def test_built_ins_are_found_all_or_those_of_a_kind() -> None:
     plugins = manager.load()
     assert plugins.broken == []
     assert {"frenet", "nrs", "gfmi"} <= set(plugins.names("metric"))
     assert {"sentence-transformers", "encoder", "decoder"} <= set(plugins.names("adapter"))
     assert {"mteb", "texts", "LeeDocumentSTS"} <= set(plugins.names("task"))
     assert plugins.names("reporter")[:4] == ["table", "md", "csv", "json"]
+    for kind in manager.KINDS:
+        of_kind = manager.load((Metrics("mine"),), kinds=[kind])
+        assert list(of_kind.entries) == [kind]
+        assert of_kind.names(kind) == plugins.names(kind) + ["mine"] * (kind == "metric")
 
 
 def test_objects_with_hooks_are_found_and_managers_share_nothing() -> None:
@@ -95,21 +109,20 @@ def test_a_clash_of_a_plugin_that_was_named_names_both() -> None:
 
 
 def test_an_installed_plugin_that_clashes_is_left_out_and_said(
-    install: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    install: Any, tmp_path: Path, capsys: Shown
 ) -> None:
     """Whole: what else it has may count on its own metric of that name."""
-    two = GOOD.format(name="frenet").replace("[Metric", "[Metric('more', len), Metric")
-    install("lookalike", two)
-    install("fine", GOOD.format(name="fine"))
+    install("lookalike", metrics("more", "frenet"))
+    install("fine", metrics("fine"))
     assert main(["plugins"]) == 0
     assert "lrd-lookalike 1.2" in capsys.readouterr().out
     plugins = manager.load()
     assert plugins.entries["metric"]["frenet"].provider == "lrd_harness.plugins.metrics.frenet"
     assert plugins.get("metric", "fine").measure([1, 2]) == {"value": 2.0}
-    said: list[str] = []
-    with told_to(said.append):
+    lines: list[str] = []
+    with told_to(lines.append):
         plugins.tell()
-    (line,) = said
+    (line,) = lines
     for part in ("lookalike", "lrd-lookalike 1.2 is left out", "'frenet'", "metrics.frenet"):
         assert part in line
     with pytest.raises(UserError, match="named 'frenet'"):  # nothing else bears this name
@@ -118,48 +131,45 @@ def test_an_installed_plugin_that_clashes_is_left_out_and_said(
     (tmp_path / "m.csv").write_text("model,width\na,64\nb,128\nc,192\n")
     files = ["--actual", str(tmp_path / "s.csv"), "--models-info", str(tmp_path / "m.csv")]
     assert main(["leaderboard", *files]) == 0
-    (told,) = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
-    assert "'lookalike' of lrd-lookalike 1.2 is left out" in told  # once a command
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert "'lookalike' of lrd-lookalike 1.2 is left out" in line  # once a command
 
 
 def test_of_two_strangers_of_one_name_both_are_left_out(install: Any) -> None:
-    install("one", GOOD.format(name="same"))
-    install("two", GOOD.format(name="same"))
+    install("one", metrics("same"))
+    install("two", metrics("same"))
     plugins = manager.load()
-    assert {bad.name for bad in plugins.broken} == {"one", "two"}
+    assert {broken.name for broken in plugins.broken} == {"one", "two"}
     with pytest.raises(UserError, match=r"'same': lrd-one 1\.2 and lrd-two 1\.2"):
         plugins.get("metric", "same")
 
 
-FAMILY = """
-from lrd_harness import TaskFamily, hookimpl
+def test_of_two_entry_points_of_one_name_the_second_is_left_out(install: Any) -> None:
+    install("same", metrics("one"), distribution="lrd-first")
+    install("same", metrics("two"), distribution="lrd-second")
+    plugins = manager.load()
+    assert len({"one", "two"} & set(plugins.names("metric"))) == 1
+    (broken,) = plugins.broken
+    assert broken.name == "same"
+    assert "entry point of the same name" in broken.reason
 
-@hookimpl
-def lrd_tasks():
-    return [TaskFamily("odd", lambda: 1 / 0, print, bare=True, offline=True)]
-"""
+
+def test_reporters_that_would_write_one_file_clash(install: Any) -> None:
+    body = "return [Reporter('my', lambda b: 'x', '.md')]"
+    install("markdown", HOOK.format(hook="lrd_reporters", body=body))
+    (broken,) = manager.load().broken
+    assert "report named 'leaderboard.md'" in broken.reason
 
 
-def test_a_family_of_tasks_that_fails_costs_no_other_its_own(
-    install: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    install("odd", FAMILY)
+def test_a_family_of_tasks_that_fails_costs_no_other_its_own(install: Any, capsys: Shown) -> None:
+    body = "return [TaskFamily('odd', lambda: 1 / 0, print, bare=True, offline=True)]"
+    install("odd", HOOK.format(hook="lrd_tasks", body=body))
     assert main(["tasks"]) == 0
     printed = capsys.readouterr()
     assert "LeeDocumentSTS" in printed.out
     (line,) = printed.err.splitlines()
     assert line.startswith("the tasks of odd are not known: ZeroDivisionError: ")
-    assert line.endswith("(lrd_odd.py, line 6)")
-
-
-def test_reporters_that_would_write_one_file_clash(install: Any) -> None:
-    source = HOOK.format(
-        hook="lrd_reporters",
-        body="from lrd_harness import Reporter; return [Reporter('my', lambda b: 'x', '.md')]",
-    )
-    install("markdown", source)
-    (bad,) = manager.load().broken
-    assert "report named 'leaderboard.md'" in bad.reason
+    assert line.endswith("(lrd_odd.py, line 5)")
 
 
 @pytest.mark.parametrize(
@@ -173,18 +183,17 @@ def test_reporters_that_would_write_one_file_clash(install: Any) -> None:
 )
 def test_unknown_names_get_did_you_mean(kind: str, name: str, meant: str) -> None:
     with pytest.raises(UserError, match=f"unknown {kind} '{name}'. Did you mean {meant}"):
-        manager.load().get(kind, name)
+        manager.load(kinds=[kind]).get(kind, name)
 
 
-HOOK = """
-from lrd_harness import Metric, hookimpl
-@hookimpl
-def {hook}():
-    {body}
-"""
-BROKEN = {
+BROKEN = {  # a plugin's source, what is said of it, and of it as a file that --load names
     "no import": ("import not_there_at_all", "ModuleNotFoundError"),
     "leaves": ("raise SystemExit('not today')", "not today"),
+    "moves": ("import os; os.chdir('/'); 1 / 0", "ZeroDivisionError"),
+    "no message": (
+        "class Mute(BaseException):\n    __str__ = None\nraise Mute",
+        "Mute: its message cannot be shown",
+    ),
     "hook raises": (HOOK.format(hook="lrd_metrics", body="raise OSError('no disk')"), "no disk"),
     "no list": (HOOK.format(hook="lrd_metrics", body="pass"), "TypeError"),
     "wrong record": (
@@ -205,13 +214,15 @@ BROKEN = {
 
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_broken_plugin_is_named_and_stops_only_who_asks_for_it(
-    fault: str, install: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fault: str, install: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Shown
 ) -> None:
+    """An installed one, and one that the command names, which prints nothing on our output."""
+    monkeypatch.chdir(tmp_path)
     source, reason = BROKEN[fault]
-    install("wobbly", source)
-    install("fine", GOOD.format(name="fine"))
+    install("wobbly", f"print('PRINTED')\n{source}")
+    install("fine", metrics("fine"))
     plugins = manager.load()
-    assert [(bad.name, bad.provider) for bad in plugins.broken] == [("wobbly", "lrd-wobbly 1.2")]
+    assert [(b.name, b.provider) for b in plugins.broken] == [("wobbly", "lrd-wobbly 1.2")]
     assert plugins.names("metric")[-1] == "fine"
     assert "half" not in plugins.names("metric")
 
@@ -220,39 +231,36 @@ def test_a_broken_plugin_is_named_and_stops_only_who_asks_for_it(
     assert shown.index("frenet") < shown.index("wobbly")
     assert "lrd-wobbly1.2" in "".join(shown.split())  # the table breaks lines
 
-    out = tmp_path / "out"
-    command = ["run", "--models", "x/y", "--tasks", "STSBenchmark", "--output", str(out)]
-    assert main([*command, "--plugins", "wobbly"]) == 2
-    line = one_line(capsys)
-    assert "'wobbly' of lrd-wobbly 1.2 is broken" in line
-    assert reason in line
-    assert not out.exists()
+    command = ["run", "--models", "x/y", "--tasks", "STSBenchmark", "--output", "out"]
+    for named, line in (
+        (["--plugins", "wobbly"], "'wobbly' of lrd-wobbly 1.2 is broken"),
+        (["--load", "lrd_wobbly.py"], "plugin lrd_wobbly"),
+    ):
+        assert main([*command, *named]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert line in printed.err.splitlines()[-1]
+        assert reason in printed.err.splitlines()[-1]
+    assert os.getcwd() == os.path.realpath(tmp_path)
+    assert not (tmp_path / "out").exists()
 
 
-def test_two_distributions_with_one_entry_point_name(install: Any) -> None:
-    install("same", GOOD.format(name="one"), distribution="lrd-first")
-    install("same", GOOD.format(name="two"), distribution="lrd-second")
-    plugins = manager.load()
-    assert len({"one", "two"} & set(plugins.names("metric"))) == 1
-    (bad,) = plugins.broken
-    assert bad.name == "same"
-    assert "entry point of the same name" in bad.reason
+def test_a_file_that_is_not_there_is_one_line(capsys: Shown) -> None:
+    assert main(["run", "--load", "not-there.py"]) == 2
+    assert "not-there.py" in one_line(capsys)
 
 
-LIGHT = ["--help", "run --help", "plugins", "suites", "tasks", "models"]
-
-
-@pytest.mark.parametrize("command", LIGHT)
-def test_what_only_lists_loads_nothing_heavy(command: str) -> None:
-    code = f"""
+def test_what_only_lists_loads_nothing_heavy() -> None:
+    code = """
 import sys
 from lrd_harness.cli import main
-try:
-    code = main({command.split()!r})
-except SystemExit as stop:
-    code = stop.code
-heavy = {{"torch", "mteb", "transformers", "datasets", "scipy", "sklearn"}} & set(sys.modules)
-assert code == 0 and not heavy, (code, heavy)
+for command in ("--help", "run --help", "plugins", "suites", "tasks", "models"):
+    try:
+        code = main(command.split())
+    except SystemExit as stop:
+        code = stop.code
+    heavy = {"torch", "mteb", "transformers", "datasets", "scipy", "sklearn"} & set(sys.modules)
+    assert code == 0 and not heavy, (command, code, heavy)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Messages are one line of 300 characters at most, and odd words on the command line get one."""
+"""Odd words and absurd numbers on the command line get one line of 300 characters at most."""
 
 from __future__ import annotations
 
@@ -11,76 +11,139 @@ import tiny
 from lrd_harness import UserError
 from lrd_harness.cli import main
 from lrd_harness.errors import UnitError, bounded, described, named, short, there
+from lrd_harness.planning import suite
 
 Shown = pytest.CaptureFixture[str]
 LONG = "x" * 5000
+HUGE = "9" * 4000
+MANY = ",".join(f"{i}e-5" for i in range(5000))
+RUN = ["run", "--models", "M", "--tasks", "T"]
+
+
+def refused(arguments: list[str], capsys: Shown) -> str:
+    """What a command line is refused with."""
+    try:
+        code = main(arguments)
+    except SystemExit as stop:
+        code = stop.code  # type: ignore[assignment]  # argparse's own, a number
+    assert code == 2
+    line = running.one_line(capsys)
+    assert len(line) < 300
+    return line
+
+
+WORDS = [
+    (["run", "--modles", "a"], "unrecognized arguments: --modles a"),
+    ([], "the following arguments are required: COMMAND"),
+    (["x" * 400], "argument COMMAND: invalid choice: 'xxx"),
+    (["run", "--max-texts", "9" * 5000], "run: argument --max-texts: invalid int value: '999"),
+    (["leaderboard", "--output"], "leaderboard: argument --output: "),
+    (["cache"], "cache: the following arguments are required: ACTION"),
+    (["run", "--output", "a\x00b"], "'a\\x00b' holds a NUL character"),
+    (["leaderboard", "a\udcff"], "'a\\udcff' is not UTF-8 text"),
+    (["leaderboard", LONG], "xxx"),
+    (["merge", "a", "--output", LONG], "xxx"),
+    (["prune", f"./{LONG}", "--layers", "1"], "model ./xxx"),
+    (["layer", "m", "--texts", LONG], "xxx"),
+    (["plan", "--suite", f"./{LONG}"], "xxx"),
+    (["layer", "m", "--texts", "~nouser/x"], "~nouser/x: there is no user"),
+    (["prune", "~nouser/x", "--layers", "1"], "there is no user of that name"),
+    (["run", "--load", "~nouser/x.py"], "there is no user of that name"),
+    (
+        ["prune", "a/b@{" + ",".join(f"step{i}" for i in range(99)) + "}", "--layers", "1"],
+        "model 'a/b' is not on this machine, and the hub is out of reach",
+    ),
+    # numbers that multiply work
+    ([*RUN, "--processes", "1000000"], "--processes 1000000: at most "),
+    ([*RUN, "--prune", "--random-seeds", "100000000"], "100000000: at most 10,000"),
+    ([*RUN, "--max-texts", HUGE], "max_texts is beyond 10^30: at most 1,000,000,000"),
+    ([*RUN, "--limit", HUGE], "limit is beyond 10^30: at most 1,000,000,000 is possible"),
+    ([*RUN, "--layers", f"0,{HUGE}"], "layers: at most 10,000 is possible"),
+    ([*RUN, "--shard", f"1/{HUGE}"], "9: not I/N with I from 1 to N, as 3/31"),
+    ([*RUN, "--shard", "1/1000001"], "1/1000001: at most 1,000,000 slices are possible"),
+    ([*RUN, "--plugins", "nrs", "--set", f"nrs.k={10**12}"], "of metric nrs is 1000000000000"),
+    ([*RUN, "--plugins", "dime", "--set", "dime.permutations=100000"], "at most 10,000, n"),
+    (["select", "--models", "A", "B", "--draws", str(10**9)], "--draws 1000000000: at most 10"),
+    (["compare", "A", "B", "--seed", HUGE], "--seed beyond 10^30: at most 4,294,967,295"),
+    (["probe", "A", "--kind", "length", "--lengths", "8,1e9"], "--lengths 1e+09: at most 1,00"),
+    (["probe", "A", "--kind", "random", "--shares", MANY], "--shares: 5,000 numbers; at most"),
+    (["prune", "A", "--rule", "last", "--budget", "0.1", "--seed", HUGE], "--seed beyond 10^3"),
+]
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize(("arguments", "message"), WORDS, ids=range(len(WORDS)))
+def test_odd_words_get_one_line(arguments: list[str], message: str, capsys: Shown) -> None:
+    assert message in refused(arguments, capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        *(
+            ([*RUN, option, ""], option)
+            for option in "--shard --suite --output --models --load --processes --set".split()
+        ),
+        ([*RUN, "--models", "A", " "], "--models"),
+        ([*RUN, "--plugins", ","], "--plugins"),
+        ([*RUN, "--task-data="], "--task-data"),
+        (["prune", "A", "--layers", "1", "--save-mergekit", ""], "--save-mergekit"),
+        (["leaderboard", ""], "an argument"),
+        (["cache", "clear", "--model", ""], "--model"),
+    ],
+)
+def test_empty_arguments_are_refused(
+    arguments: list[str],
+    option: str,
+    capsys: Shown,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert refused(arguments, capsys) == f"{option} is empty: is a variable not set?"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("settings: {max_texts: 10000000000}", "max_texts is 10000000000: at most 1,000,000,000"),
+        ("settings: {num_fewshot: 1e9}", "num_fewshot is 1e9, not a whole number"),
+        ("settings: {limit: .nan}", "'.nan' is no finite number"),
+        ("settings: {layers: [12345678]}", "layers: at most 10,000 is possible"),
+        ("pruning: {random_seeds: 10000000}", "random_seeds is 10000000: at most 10,000"),
+        ("settings: {device: ' '}", "device is empty"),
+        ("tasks: ['']", "a name in 'tasks' is empty"),
+    ],
+)
+def test_suites_have_the_same_bounds(part: str, message: str) -> None:
+    with pytest.raises(UserError) as fault:
+        suite.parse_suite(part, "own", "own.yaml")
+    assert message in str(fault.value)
+
+
+def test_generous_numbers_are_taken() -> None:
+    text = "settings: {max_texts: 100000000, max_length: 10000000, num_fewshot: 64, layers: [999]}"
+    parsed = suite.parse_suite(text + "\npruning: {random_seeds: 1000}", "own", "own.yaml")
+    assert (parsed.settings.max_texts, parsed.pruning.random_seeds) == (10**8, 1000)
+    assert parsed.settings.layers == (999,)
 
 
 def test_what_is_long_loses_its_middle() -> None:
     assert short("a b") == "a b"
     assert short("one\ntwo\r\nthree\u2028four") == "one two three four"
     assert short("\x1b[31m\u202e") == "\\x1b[31m\\u202e"
-    for text in (
-        f"head {LONG} tail",
-        "head " + "\x1b" * 5000 + " tail",
-        f"head {LONG * 2000} tail",
-    ):
-        line = short(text)
+    for middle in (LONG, "\x1b" * 5000, LONG * 2000):
+        line = short(f"head {middle} tail")
         assert len(line) == 300
         assert line.startswith("head ")
         assert " ... " in line
         assert line.endswith(" tail")
     assert len(short("x" * 300)) == 300
     assert bounded(f"\n{LONG}\nshort").split("\n")[::2] == ["", "short"]
-
-
-def test_what_is_recorded_of_an_error_is_one_bounded_line() -> None:
     assert described(ValueError("a\nb")) == "ValueError: a b"
     assert described(UserError("as it is")) == "as it is"
     assert len(described(UnitError(LONG * 100))) == 300
-
-
-WORDS = {
-    "unknown option": (["run", "--modles", "a"], "lrd-harness: unrecognized arguments: --modles a"),
-    "no command": ([], "lrd-harness: the following arguments are required: COMMAND"),
-    "wrong command": (["x" * 400], "lrd-harness: argument COMMAND: invalid choice: 'xxx"),
-    "wrong number": (
-        ["run", "--max-texts", "9" * 5000],
-        "lrd-harness: run: argument --max-texts: invalid int value: '999",
-    ),
-    "no value": (["leaderboard", "--output"], "lrd-harness: leaderboard: argument --output: "),
-    "no action": (["cache"], "lrd-harness: cache: the following arguments are required: ACTION"),
-    "NUL": (["run", "--output", "a\x00b"], "lrd-harness: 'a\\x00b' holds a NUL character"),
-    "no text": (["leaderboard", "a\udcff"], "lrd-harness: 'a\\udcff' is not UTF-8 text"),
-    "long folder": (["leaderboard", LONG], "lrd-harness: xxx"),
-    "long output": (["merge", "a", "--output", LONG], "lrd-harness: xxx"),
-    "long model": (["prune", f"./{LONG}", "--layers", "1"], "lrd-harness: model ./xxx"),
-    "long texts": (["layer", "m", "--texts", LONG], "lrd-harness: xxx"),
-    "long suite": (["plan", "--suite", f"./{LONG}"], "lrd-harness: xxx"),
-    "no user": (["layer", "m", "--texts", "~nouser/x"], "lrd-harness: ~nouser/x: there is no user"),
-    "no user's model": (["prune", "~nouser/x", "--layers", "1"], "there is no user of that name"),
-    "no user's plugin": (["run", "--load", "~nouser/x.py"], "there is no user of that name"),
-    "many revisions": (
-        ["prune", "a/b@{" + ",".join(f"step{i}" for i in range(99)) + "}", "--layers", "1"],
-        "model 'a/b' is not on this machine, and the hub is out of reach",
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", WORDS)
-def test_odd_words_get_one_line(kind: str, capsys: Shown, own_cache: Path) -> None:
-    arguments, expected = WORDS[kind]
-    try:
-        code = main(arguments)
-    except SystemExit as stop:
-        code = stop.code  # type: ignore[assignment]  # argparse's own, a number
-    assert code == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("lrd-harness: ")
-    assert expected in captured.err
-    assert captured.err.count("\n") == 1
-    assert len(captured.err) <= 301
 
 
 def test_names_of_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,13 +156,12 @@ def test_names_of_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
             named(name)
 
 
+@pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize("name", ["m" * 250, "é" * 120])
-def test_models_with_long_names_are_measured(
-    name: str, place: Path, tmp_path: Path, own_cache: Path, capsys: Shown
-) -> None:
+def test_models_with_long_names_are_measured(name: str, place: Path, tmp_path: Path) -> None:
     model = tiny.save("Bert", tmp_path / name, max_position_embeddings=64)
-    given = ("--layers", "last", "--pooling", "cls", "--max-length", "9")
+    more = ("--layers", "last", "--pooling", "cls", "--max-length", "9")
     out = tmp_path / "out"
-    assert running.run(out, [model], place / "data", *given, tasks=["STSBenchmark"]) == 0
+    assert running.run(out, [model], place / "data", *more, tasks=["STSBenchmark"]) == 0
     assert running.records(out, "error") == []
     assert len(running.records(out, "score")) == 1
