@@ -30,3 +30,10 @@ def agree(scores: Any, expected: Any, rtol: float = 1e-6, atol: float = 1e-12) -
     """That the expected scores, and lists of them, are as close as that."""
     for name, value in expected.items():
         np.testing.assert_allclose(scores[name], value, rtol=rtol, atol=atol, err_msg=name)
+
+
+def views(n: int = 10, d: int = 16, seed: int = 3, q: int = 2, unit: bool = True) -> Any:
+    """Two states (n, q, d) of texts with q noisy views each."""
+    texts, noise = np.random.RandomState(2), np.random.RandomState(seed)
+    x = texts.randn(2, n, 1, d) + 0.3 * noise.randn(2, n, q, d)
+    return x / np.linalg.norm(x, axis=-1, keepdims=True) if unit else x
