@@ -20,10 +20,9 @@ from states import agree, signs, walk
 
 from lrd_harness import measure
 
-GFMI = importlib.import_module("lrd_harness.plugins.metrics.gfmi").lrd_metrics()[0]
 gfmi = importlib.import_module("lrd_harness.plugins.metrics.gfmi")
-NRS = importlib.import_module("lrd_harness.plugins.metrics.nrs").lrd_metrics()[0]
-knn = importlib.import_module("lrd_harness.plugins.metrics.nrs")
+nrs = importlib.import_module("lrd_harness.plugins.metrics.nrs")
+(GFMI,), (NRS,) = gfmi.lrd_metrics(), nrs.lrd_metrics()
 few = settings(max_examples=6, deadline=None, derandomize=True)
 
 
@@ -48,21 +47,21 @@ def naive(states, k, graph, grid=None):
 
     def labels(h):
         nearest, away = graph(h, k)
-        made = []
+        every = []
         for t in np.percentile(away, [*grid, *low]):
             i, j = np.nonzero(away <= t)
             edges = coo_array((np.ones(len(i)), (i, nearest[i, j])), shape=(len(h), len(h)))
-            made.append(connected_components(edges, directed=False)[1])
-        return made
+            every.append(connected_components(edges, directed=False)[1])
+        return every
 
     last, auc, adjusted = labels(states[-1]), [], []
     m = len(grid)
     kept = [p for p in range(m, m + 40) if 1 < len(set(last[p])) < len(last[p])]
     for h in states:
-        own = labels(h)
-        information = [mutual_info_score(own[p], last[p]) for p in range(m)]
+        here = labels(h)
+        information = [mutual_info_score(here[p], last[p]) for p in range(m)]
         auc.append(np.trapezoid(information, grid))
-        adjusted.append([adjusted_mutual_info_score(own[p], last[p]) for p in kept])
+        adjusted.append([adjusted_mutual_info_score(here[p], last[p]) for p in kept])
     scores = {"auc": auc, "mean_auc": np.mean(auc[:-1]), "first_auc": auc[0]}
     if kept:
         scores["auc_adjusted"] = np.mean(adjusted, axis=1)
@@ -95,10 +94,12 @@ def test_against_the_definition_with_ties_and_duplicates(distinct, k):
 
 
 def test_ties_survive_rounding():
-    turn = np.linalg.qr(np.random.RandomState(0).randn(16, 16))[0]
-    for seed in range(3):
-        x = signs(seed, d=16, distinct=40)
-        agree(measure(GFMI, x @ turn, k=4), measure(GFMI, x, k=4), rtol=1e-12)
+    """A rotation in floating point leaves equal rows equal to some 1e-16 only."""
+    for d, metric, k in ((16, GFMI, 4), (8, NRS, 6)):
+        turn = np.linalg.qr(np.random.RandomState(0).randn(d, d))[0]
+        for seed in range(3):
+            x = signs(seed, d=d, distinct=40 if metric is GFMI else None)
+            agree(measure(metric, x @ turn, k=k), measure(metric, x, k=k), rtol=1e-12)
 
 
 def test_summaries_leave_out_the_last_states_own_value():
@@ -138,19 +139,18 @@ def test_adjusted_mutual_information_is_scikit_learns(seed, n, classes, clusters
         assert gfmi.mutual_information(x, y) == pytest.approx(mutual_info_score(x, y), abs=1e-12)
 
 
-def test_expected_mutual_information_is_scikit_learns():
+def test_expected_mutual_information_of_many_components_is_scikit_learns():
     rng = np.random.RandomState(0)
-    a = np.sort(rng.zipf(1.3, 2000) % 300)
+    a = np.unique(np.sort(rng.zipf(1.3, 2000) % 300), return_inverse=True)[1]
     b = np.r_[np.zeros(1200, int), np.arange(800) // 2 + 1]
-    a = np.unique(a, return_inverse=True)[1]
     mine = gfmi.expected_mutual_information(np.bincount(a), np.bincount(b))
     table = contingency_matrix(a, b, sparse=True).astype(np.int64)
     assert mine == pytest.approx(expected_mutual_information(table, 2000), abs=1e-10)
 
-    one, each, two = np.zeros(6, int), np.arange(6), np.arange(6) // 3
-    assert gfmi.adjusted_mutual_information(one, one) == 1
+    whole, each, halves = np.zeros(6, int), np.arange(6), np.arange(6) // 3
+    assert gfmi.adjusted_mutual_information(whole, whole) == 1
     assert gfmi.adjusted_mutual_information(each, each) == 1
-    for a, b in ((one, two), (two, one), (one, each), (each, two)):
+    for a, b in ((whole, halves), (halves, whole), (whole, each), (each, halves)):
         assert gfmi.adjusted_mutual_information(a, b) == pytest.approx(0, abs=1e-12)
 
 
@@ -186,56 +186,38 @@ def test_overlaps_against_the_definition_with_ties(k, anchors):
 
 
 def test_neighbours_are_scikit_learns():
-    x = walk(3, 2, 90, 7)
-    found = []
-    for h in x:
-        search = NearestNeighbors(n_neighbors=10, metric="cosine", algorithm="brute").fit(h)
-        distances, nearest = search.kneighbors()
-        mine = knn.cosine_neighbours(torch.tensor(h), 10, torch.arange(90))
-        order = mine.distances.argsort(dim=1)
-        np.testing.assert_array_equal(mine.indices.gather(1, order), nearest)
-        np.testing.assert_allclose(mine.distances.gather(1, order), distances, atol=1e-14)
-        found.append(nearest)
-    shared = [len(set(a) & set(b)) for a, b in zip(*found, strict=True)]
-    assert measure(NRS, x, k=10)["jaccard"][0] == pytest.approx(
-        np.mean([s / (20 - s) for s in shared])
-    )
-
-
-def test_ties_of_neighbours_survive_rounding():
-    """A rotation in floating point leaves equal rows equal to some 1e-16 only."""
-    turn = np.linalg.qr(np.random.RandomState(0).randn(8, 8))[0]
-    for seed in range(4):
-        x = signs(seed)
-        assert measure(NRS, x @ turn, k=6)["jaccard"] == measure(NRS, x, k=6)["jaccard"]
+    h = walk(3, 1, 90, 7)[0]
+    nearest, distances = graph_by_sklearn(h, 10)
+    mine = nrs.cosine_neighbours(torch.tensor(h), 10, torch.arange(90))
+    order = mine.distances.argsort(dim=1)
+    np.testing.assert_array_equal(mine.indices.gather(1, order), nearest)
+    np.testing.assert_allclose(mine.distances.gather(1, order), distances, atol=1e-14)
 
 
 def test_close_directions_keep_their_order():
     """All rows within 1e-7 of one direction: 1 - cosine would be rounding alone."""
     angle = 1e-7 * np.random.RandomState(0).permutation(40) ** 1.1
     h = np.stack([np.cos(angle), np.sin(angle), 0 * angle], axis=1)
-    found = knn.cosine_neighbours(torch.tensor(h), 3, torch.arange(40))
+    mine = nrs.cosine_neighbours(torch.tensor(h), 3, torch.arange(40))
     gaps = np.abs(angle[:, None] - angle[None])
     np.fill_diagonal(gaps, np.inf)
     expected = np.sort(gaps.argsort(axis=1)[:, :3], axis=1)
-    np.testing.assert_array_equal(found.indices.sort(dim=1).values, expected)
-    np.testing.assert_allclose(
-        found.distances.sort(dim=1).values, np.sort(gaps, axis=1)[:, :3] ** 2 / 2, rtol=1e-5
-    )
+    np.testing.assert_array_equal(mine.indices.sort(dim=1).values, expected)
+    distances = np.sort(gaps, axis=1)[:, :3] ** 2 / 2
+    np.testing.assert_allclose(mine.distances.sort(dim=1).values, distances, rtol=1e-5)
 
 
 def test_a_row_of_zeros_is_at_right_angles_to_all():
     h = torch.tensor(walk(0, 1, 9, 4)[0])
-    h[4] = 0
-    h[7] = 0
-    found = knn.cosine_neighbours(h, 8 // 4, torch.tensor([4, 7]))
-    np.testing.assert_allclose(found.distances[1].sort().values, [1, 1], atol=1e-12)
+    h[[4, 7]] = 0
+    mine = nrs.cosine_neighbours(h, 2, torch.tensor([4, 7]))
+    np.testing.assert_allclose(mine.distances[1].sort().values, [1, 1], atol=1e-12)
 
 
 def test_chunks_make_no_difference(monkeypatch):
     x = signs(1)
     whole = measure(NRS, x, k=5)
-    monkeypatch.setattr(knn, "CHUNK", 60 * 7)
+    monkeypatch.setattr(nrs, "CHUNK", 60 * 7)
     assert measure(NRS, x, k=5) == whole
 
 

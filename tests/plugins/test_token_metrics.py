@@ -18,7 +18,7 @@ from lrd_harness.errors import NotEnoughTokens, UnitError, UserError
 from lrd_harness.measuring import Scores, finish
 
 PROMPT, CURVATURE, INFLUENCE = (
-    manager.load().get("metric", name)
+    manager.load(kinds=["metric"]).get("metric", name)
     for name in ("prompt_entropy", "curvature", "block_influence")
 )
 directions = importlib.import_module("lrd_harness.plugins.metrics._directions")
@@ -68,9 +68,8 @@ def test_layers_of_other_widths():
     x = tokens()
     narrow = [x[0], x[1][:, :5], x[2]]
     for metric in (PROMPT, CURVATURE):
-        found = measure(metric, narrow)[metric.name]
         alone = [measure(metric, s[None])[metric.name][0] for s in narrow]
-        np.testing.assert_allclose(found, alone, rtol=1e-13)
+        np.testing.assert_allclose(measure(metric, narrow)[metric.name], alone, rtol=1e-13)
     with pytest.raises(UnitError, match="layer 1 has 5, layer 0 has 16"):
         measure(INFLUENCE, narrow)
 
@@ -97,22 +96,17 @@ def test_short_texts():
         measure(INFLUENCE, two[:, :0])
 
 
-def test_tokens_that_are_all_the_same_have_no_value():
+def test_tokens_that_say_nothing():
+    """All the same but for rounding, in one dimension, which has no bound, or at the mean."""
     x = tokens()
-    x[1] = x[1, :1] + 1e-15 * x[1]  # the same but for rounding
+    x[1] = x[1, :1] + 1e-15 * x[1]
     for metric in (PROMPT, CURVATURE):
         scores = measure(metric, x)
         for value in (scores[metric.name], scores["normalised"]):
             assert [math.isnan(v) for v in value] == [False, True, False]
-
-
-def test_one_dimension_has_no_bound():
-    scores = measure(PROMPT, tokens(d=1))
-    assert scores["prompt_entropy"] == [0, 0, 0]
-    assert all(map(math.isnan, scores["normalised"]))
-
-
-def test_a_token_at_the_mean_has_no_direction():
+    flat = measure(PROMPT, tokens(d=1))
+    assert flat["prompt_entropy"] == [0, 0, 0]
+    assert all(map(math.isnan, flat["normalised"]))
     x = np.array([[[1.0, 2], [-1, -2], [3, 1], [-3, -1], [0, 0]]]) + 7
     expected = measure(PROMPT, x[:, :4])["prompt_entropy"]
     assert measure(PROMPT, x)["prompt_entropy"] == pytest.approx(expected, rel=1e-12)
@@ -159,16 +153,14 @@ def test_prompt_entropy_over_texts():
 
 
 def test_the_dip_of_few_texts_and_of_equal_ones():
-    one = Scores({"prompt_entropy": [1.0, math.nan], "normalised": [0.5, math.nan]}, states=2)
-    few_texts = finish(PROMPT, [one] * 3)
-    assert all(map(math.isnan, [*few_texts["dip"], *few_texts["dip_p"]]))
-    assert few_texts["prompt_entropy"][0] == 1
-    assert math.isnan(few_texts["prompt_entropy"][1])
-    assert few_texts["histogram"][1] == [0] * 50
-    rounding = [
-        Scores({**one, "prompt_entropy": [1 + 1e-16 * (-1) ** i, 0.0]}, states=2) for i in range(20)
-    ]
-    equal = finish(PROMPT, rounding)
+    text = Scores({"prompt_entropy": [1.0, math.nan], "normalised": [0.5, math.nan]}, states=2)
+    three = finish(PROMPT, [text] * 3)
+    assert all(map(math.isnan, [*three["dip"], *three["dip_p"]]))
+    assert three["prompt_entropy"][0] == 1
+    assert math.isnan(three["prompt_entropy"][1])
+    assert three["histogram"][1] == [0] * 50
+    rounding = [[1 + 1e-16 * (-1) ** i, 0.0] for i in range(20)]
+    equal = finish(PROMPT, [Scores({**text, "prompt_entropy": v}, states=2) for v in rounding])
     assert (equal["dip"], equal["dip_p"]) == ([0, 0], [1, 1])
 
 
@@ -184,17 +176,13 @@ def test_block_influence_is_over_all_tokens_of_all_texts():
     assert whole["mean_cosine"] == pytest.approx(cosine.mean())
 
 
-def test_what_an_idle_block_changes_is_not_lost():
+def test_what_an_idle_block_changes_is_not_lost_and_zeros_are_at_right_angles():
     x = tokens(T=4)
     x[1] = 3 * x[0]
     x[2] = x[1] + 1e-10 * tokens(2, T=4)[0]
     w, v = (s / np.linalg.norm(s, axis=1, keepdims=True) for s in x[1:])
-    found = measure(INFLUENCE, x)["block_influence"]
-    assert found[0] == pytest.approx(0, abs=1e-30)
-    assert found[1] == pytest.approx(np.mean(np.sum((v - w) ** 2, axis=1)) / 2, rel=1e-4)
-
-
-def test_a_token_of_zeros_is_at_right_angles():
-    x = tokens(T=1)
+    idle, small = measure(INFLUENCE, x)["block_influence"]
+    assert idle == pytest.approx(0, abs=1e-30)
+    assert small == pytest.approx(np.mean(np.sum((v - w) ** 2, axis=1)) / 2, rel=1e-4)
     x[1] = 0
     assert measure(INFLUENCE, x)["block_influence"] == [1, 1]
