@@ -16,15 +16,15 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from lrd_harness import manager
 from lrd_harness.board import interchange, leaderboard
 
 METRICS = "frenet.d0L", "dime.dime", "gfmi.mean_auc"
-T = TypeVar("T")
 
 
 def main() -> None:
@@ -36,14 +36,14 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=100)
     parser.add_argument("--measured", type=int, default=1, help="tasks that metrics have values on")
     parser.add_argument("--forms", nargs="*", default=["csv", "md", "table", "json"])
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     os.environ.setdefault("COLUMNS", "120")
     plugins = manager.load()
-    with tempfile.TemporaryDirectory() as made:
-        files = write(Path(made), chosen.models, chosen.tasks, chosen.measured)
+    with tempfile.TemporaryDirectory() as folder:
+        files = write(Path(folder), options.models, options.tasks, options.measured)
         results = timed("read", lambda: interchange.read(*files))
     report = timed("build", lambda: leaderboard.report(results))
-    for form in chosen.forms:
+    for form in options.forms:
         reporter = plugins.get("reporter", form)
         text = timed(form, lambda reporter=reporter: reporter.write(report))
         print(f"{'':8} {len(text.encode()) / 2**20:7.1f} MiB of text")
@@ -53,41 +53,33 @@ def main() -> None:
 
 def write(folder: Path, models: int, tasks: int, measured: int) -> list[Path]:
     """The three files: scores (wide), values, models. Metrics and scores go with one skill."""
-    draw = np.random.default_rng(0)
+    draw, n = np.random.default_rng(0), np.arange(models)
     skill = draw.normal(size=models)
-    names = [f"org{i % 97}/model-{i}" for i in range(models)]
+    names = pd.Index([f"org{i % 97}/model-{i}" for i in n], name="model")
     headings = [f"Task{j}" for j in range(tasks)]
     noise = draw.normal(size=(models, tasks))
-    scores = np.clip(0.5 + 0.1 * (skill[:, None] + noise), 0, 1).round(4).tolist()
-    values = (skill[:, None, None] + draw.normal(size=(models, measured, len(METRICS)))).tolist()
-    wide = [
-        ["model", *headings],
-        *([name, *map(str, row)] for name, row in zip(names, scores, strict=True)),
-    ]
-    long = [["model", "layer", "task", "name", "value"]]
-    for name, by_task in zip(names, values, strict=True):
-        for task, row in zip(headings, by_task, strict=False):
-            long += [
-                [name, "model", task, metric, f"{value:.5f}"]
-                for metric, value in zip(METRICS, row, strict=True)
-            ]
-    sizes = [["model", "parameters_millions", "width", "blocks", "family"]]
-    sizes += [
-        [name, f"{30 + i % 7000}", f"{256 * (1 + i % 16)}", f"{6 + i % 40}", f"family{i % 20}"]
-        for i, name in enumerate(names)
-    ]
-    files = [folder / f"{name}.csv" for name in ("scores", "values", "models")]
-    for file, rows in zip(files, (wide, long, sizes), strict=True):
-        file.write_text("".join(",".join(row) + "\n" for row in rows), encoding="utf-8")
-    return files
+    scores = np.clip(0.5 + 0.1 * (skill[:, None] + noise), 0, 1).round(4)
+    columns = pd.MultiIndex.from_product([headings[:measured], METRICS], names=["task", "name"])
+    values = skill[:, None] + draw.normal(size=(models, len(columns)))
+    long = pd.DataFrame(values.round(5), names, columns).stack(["task", "name"], future_stack=True)
+    sizes = {"parameters_millions": 30 + n % 7000, "width": 256 * (1 + n % 16)}
+    sizes |= {"blocks": 6 + n % 40, "family": [f"family{i % 20}" for i in n]}
+    frames = {
+        "scores": pd.DataFrame(scores, names, headings),
+        "values": long.rename("value").reset_index().assign(layer="model"),
+        "models": pd.DataFrame(sizes, names),
+    }
+    for name, frame in frames.items():
+        frame.to_csv(folder / f"{name}.csv", index=name != "values")
+    return [folder / f"{name}.csv" for name in frames]
 
 
-def timed(name: str, work: Callable[[], T]) -> T:
+def timed(name: str, work: Callable[[], Any]) -> Any:
     """What the work gives; prints its seconds of CPU."""
-    begun = time.process_time()
-    found = work()
-    print(f"{name:8} {time.process_time() - begun:7.2f} s", flush=True)
-    return found
+    begin = time.process_time()
+    result = work()
+    print(f"{name:8} {time.process_time() - begin:7.2f} s", flush=True)
+    return result
 
 
 if __name__ == "__main__":

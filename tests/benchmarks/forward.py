@@ -9,51 +9,40 @@ L + 1 states (and, for a model with a final norm, each also normed) and writes t
 
 from __future__ import annotations
 
-import statistics
-import tempfile
-import time
-from pathlib import Path
+from statistics import median
 
-from _setting import arguments, distinct_texts, folder, open_model, plan
+from _setting import arguments, distinct_texts, empty_store, folder, open_model, tasks, timed
 
 from lrd_harness.capture.embeddings import capture
 from lrd_harness.runner.loop import BATCH_TOKENS
-from lrd_harness.store.store import Store
 
 
 def main() -> None:
     """Print a row a model."""
-    parser = arguments(__doc__ or "")
+    parser = arguments(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=32, help="of the plain encode")
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     from sentence_transformers import SentenceTransformer
 
-    tasks = plan().tasks
     print(f"{'model':8} {'texts':>6} {'states':>6} {'plain':>8} {'all':>8} {'ratio':>6}")
-    for name in chosen.models:
-        model = open_model(name, chosen.max_length)
+    for name in options.models:
+        model = open_model(name, options.max_length)
         plain = SentenceTransformer(str(folder(name)), device="cpu")
-        plain.max_seq_length = chosen.max_length
-        texts = distinct_texts(model, tasks)
-        strings = [t.prompt + t.text for t in texts]
+        plain.max_seq_length = options.max_length
+        texts = distinct_texts(model, tasks())
+        strings = [text.prompt + text.text for text in texts]
         plain.encode(strings[:64])
-        times: dict[str, list[float]] = {"plain": [], "all": []}
-        for _ in range(chosen.rounds):
-            begun = time.perf_counter()
-            plain.encode(strings, batch_size=chosen.batch_size)
-            times["plain"].append(time.perf_counter() - begun)
-            with tempfile.TemporaryDirectory() as empty:
-                begun = time.perf_counter()
-                store = Store(Path(empty), model.identity)
-                capture(model, texts, store, batch_tokens=BATCH_TOKENS["cpu"])
-                times["all"].append(time.perf_counter() - begun)
-        one, every = (statistics.median(times[way]) for way in ("plain", "all"))
-        states = model.info.blocks + 1
-        print(
-            f"{name:8} {len(texts):6} {states:6} {one:7.2f}s {every:7.2f}s {every / one:6.2f}",
-            flush=True,
-        )
+        last, every = [], []
+        for _ in range(options.rounds):
+            seconds, _ = timed(plain.encode, strings, batch_size=options.batch_size)
+            last.append(seconds)
+            with empty_store(model) as store:
+                seconds, _ = timed(capture, model, texts, store, batch_tokens=BATCH_TOKENS["cpu"])
+                every.append(seconds)
+        states, plainly, whole = model.info.blocks + 1, median(last), median(every)
+        row = f"{name:8} {len(texts):6} {states:6} {plainly:7.2f}s {whole:7.2f}s "
+        print(f"{row}{whole / plainly:6.2f}", flush=True)
 
 
 if __name__ == "__main__":

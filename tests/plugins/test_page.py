@@ -25,8 +25,8 @@ parts: Any = importlib.import_module("lrd_harness.plugins.reporters._page")
 data: Any = importlib.import_module("lrd_harness.plugins.reporters._data")
 sheets: Any = importlib.import_module("lrd_harness.plugins.reporters._sheets")
 
-HELD = report()
-TEXT = parts.page(HELD)
+BOARD = report()
+TEXT = parts.page(BOARD)
 
 
 class Read(HTMLParser):
@@ -53,60 +53,54 @@ class Read(HTMLParser):
             self.texts[-1] = tag, text + data
 
     def blocks(self) -> list[dict[str, Any]]:
-        kinds = [held for _, held in self.elements]
-        return [
-            json.loads(text)
-            for (_, text), held in zip(self.texts, kinds, strict=True)
-            if held.get("type") == "application/json"
-        ]
+        texts = zip(self.elements, self.texts, strict=True)
+        data = [text for (_, attributes), (_, text) in texts if attributes.get("type") == DATA]
+        return [json.loads(text) for text in data]
 
 
+DATA = "application/json"
 READ = Read(TEXT)
 
 
 def test_every_table_is_there_cell_for_cell() -> None:
-    held = {block["title"]: block for block in READ.blocks() if "columns" in block}
-    for sheet in sheets.sheets(HELD):
-        block = held[sheet.title]
+    tables = {block["title"]: block for block in READ.blocks() if "columns" in block}
+    for sheet in sheets.sheets(BOARD):
+        block = tables[sheet.title]
         assert [tuple(c["cells"]) for c in block["columns"]] == [c.cells for c in sheet.columns]
         assert [tuple(c["heading"]) for c in block["columns"]] == [c.heading for c in sheet.columns]
-    families = held["Ranking of models (ranking)"]["families"]
-    assert families == HELD.table("models").column("family")
-    assert held["Scores by task"]["families"] == families
-    assert held["agreement"]["families"] is None
-    (errors,) = held["What failed"]["columns"]
-    assert errors["cells"] == list(HELD.errors)
+    families = tables["Ranking of models (ranking)"]["families"]
+    assert families == BOARD.table("models").column("family")
+    assert tables["Scores by task"]["families"] == families
+    assert tables["agreement"]["families"] is None
+    (errors,) = tables["What failed"]["columns"]
+    assert errors["cells"] == list(BOARD.errors)
     assert "actual rank: order of the mean score" in TEXT
 
 
 def test_what_a_metric_has_to_beat_stands_first_and_those_on_base_models_by_their_tables() -> None:
-    assert f'<div class="bar"><p>{escape(HELD.notes[1])}</p></div>' in TEXT
+    assert f'<div class="bar"><p>{escape(BOARD.notes[1])}</p></div>' in TEXT
     assert TEXT.index('class="bar"') < TEXT.index("<table>")
     assert TEXT.index('id="figure-predictors"') < TEXT.index("<table>")
     assert TEXT.index('section id="base"') < TEXT.index("<p>Base models: few.")
-    idents = [h["id"] for tag, h in READ.elements if tag == "section" and "id" in h]
+    idents = [a["id"] for tag, a in READ.elements if tag == "section" and "id" in a]
     known = ["verdict", "ranking", "figures", "tables", "base", "pruning", "errors", "downloads"]
     assert idents == known
 
 
 def test_nothing_is_asked_for_and_only_the_pages_own_scripts_run() -> None:
-    for tag, held in READ.elements:
-        assert "src" not in held
-        assert not any(name.startswith("on") for name in held)
+    for tag, attributes in READ.elements:
+        assert "src" not in attributes
+        assert not any(name.startswith("on") for name in attributes)
         assert tag not in {"img", "iframe", "object", "embed", "base", "form"}
-        if "href" in held:
-            assert str(held["href"]).startswith(("#", "data:,"))
-    policy = next(str(h["content"]) for _, h in READ.elements if h.get("http-equiv"))
+        if "href" in attributes:
+            assert str(attributes["href"]).startswith(("#", "data:,"))
+    policy = next(str(a["content"]) for _, a in READ.elements if a.get("http-equiv"))
     assert policy.startswith("default-src 'none'")
     assert "unsafe-eval" not in policy
-    allowed = set(re.findall(r"'sha256-([^']+)'", policy))
-    scripts = [
-        text
-        for (tag, text), (_, held) in zip(READ.texts, READ.elements, strict=True)
-        if tag == "script" and "type" not in held
-    ]
-    found = {base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts}
-    assert found == allowed
+    pairs = zip(READ.texts, READ.elements, strict=True)
+    scripts = [text for (tag, text), (_, a) in pairs if tag == "script" and "type" not in a]
+    hashes = {base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts}
+    assert hashes == set(re.findall(r"'sha256-([^']+)'", policy))
     assert len(scripts) == 4  # light or dark, tables, page, Vega
 
 
@@ -115,13 +109,12 @@ def test_headings_are_in_order_and_every_reference_leads_somewhere() -> None:
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
-    idents = [held["id"] for _, held in READ.elements if "id" in held]
+    idents = [attributes["id"] for _, attributes in READ.elements if "id" in attributes]
     assert len(idents) == len(set(idents))
-    wanted = [
-        h[name] for _, h in READ.elements for name in ("aria-labelledby", "data-from") if name in h
-    ]
-    wanted += [str(h["href"])[1:] for tag, h in READ.elements if tag == "a"]
-    assert set(wanted) <= set(idents)
+    names = ("aria-labelledby", "data-from")
+    references = [a[name] for _, a in READ.elements for name in names if name in a]
+    references += [str(a["href"])[1:] for tag, a in READ.elements if tag == "a"]
+    assert set(references) <= set(idents)
     tags = [tag for tag, _ in READ.elements]
     assert tags.count("table") == tags.count("caption")
     assert tags.count("figure") == tags.count("figcaption")
@@ -132,30 +125,25 @@ def test_hostile_names_add_no_element_and_break_no_block() -> None:
     text = parts.page(report(HOSTILE))
     read = Read(text)
     usual = Read(parts.page(report([f"owner/model-{i}" for i in range(len(HOSTILE))])))
-    tags, plain_tags = ([tag for tag, _ in one.elements] for one in (read, usual))
+    tags, plain_tags = ([tag for tag, _ in r.elements] for r in (read, usual))
     assert set(tags) == set(plain_tags)
     assert tags.count("script") == len(read.blocks()) + 2 + 4  # data, downloads, the page's own
     assert tags.count("section") == plain_tags.count("section")
-    assert {name for _, h in read.elements for name in h} == {
-        name for _, h in READ.elements for name in h
-    }
+    names, plain_names = ({name for _, a in r.elements for name in a} for r in (read, READ))
+    assert names == plain_names
     models = next(b for b in read.blocks() if b["title"] == "Ranking of models (ranking)")
     (names,) = (column["cells"] for column in models["columns"] if column["key"])
     assert names == [plain(name) for name in HOSTILE]
     assert "\u202e" not in text
 
 
-def test_the_downloads_are_what_the_reporters_write() -> None:
-    found = re.findall(r'<script type="application/gzip" id="[^"]+">([^<]*)</script>', TEXT)
-    texts = [gzip.decompress(base64.b64decode(block)).decode() for block in found]
-    assert texts == [data.as_json(HELD), data.as_csv(HELD.table("models"))]
-
-
-def test_a_very_large_report_says_that_it_does_not_carry_them(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_downloads_are_what_the_reporters_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A very large report does not carry them, and says so."""
+    blocks = re.findall(r'<script type="application/gzip" id="[^"]+">([^<]*)</script>', TEXT)
+    texts = [gzip.decompress(base64.b64decode(block)).decode() for block in blocks]
+    assert texts == [data.as_json(BOARD), data.as_csv(BOARD.table("models"))]
     monkeypatch.setattr(parts, "CARRIED", 3)
-    text = parts.page(HELD)
+    text = parts.page(BOARD, [])
     assert "application/gzip" not in text
     assert "too large to be carried along" in text
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -51,24 +52,21 @@ def _columns(names: Iterable[str]) -> tuple[Column, ...]:
     return tuple(Column(name, key=name in keys) for name in names)
 
 
-def report(names: Sequence[str] = NAMES, seed: int = 0, base: bool = True) -> Report:
-    """Everything that a leaderboard has; names of tasks, families are hostile where models' are."""
-    rng = np.random.default_rng(seed)
+def report(
+    names: Sequence[str] = NAMES, base: bool = True, parts: Sequence[str] | None = None
+) -> Report:
+    """Everything that a leaderboard has; names of tasks, families are hostile where models' are.
+
+    parts: the tables wanted, if not all.
+    """
+    rng = np.random.default_rng(0)
     hostile = tuple(names) == HOSTILE
     tasks = dict(zip((*INHERITED, HOSTILE[0]), TASKS.values(), strict=True)) if hostile else TASKS
     families = HOSTILE[:3] if hostile else ("bert", "llama", "gpt2")
     info = [
-        {
-            "model": name,
-            "name": name,
-            "revision": f"{i}abcdef",
-            "parameters": 10**6 * (len(names) - i),
-            "blocks": BLOCKS,
-            "width": 64 * (1 + i % 4),
-            "pooling": "mean",
-            "family": families[i % 3],
-            "released": None,
-        }
+        {"model": name, "name": name, "revision": f"{i}abcdef", "released": None}
+        | {"parameters": 10**6 * (len(names) - i), "blocks": BLOCKS, "width": 64 * (1 + i % 4)}
+        | {"pooling": "mean", "family": families[i % 3]}
         for i, name in enumerate(names)
     ]
     models = [_model(i, row, tasks, len(names)) for i, row in enumerate(info)]
@@ -77,13 +75,14 @@ def report(names: Sequence[str] = NAMES, seed: int = 0, base: bool = True) -> Re
         ranked = [row for row in models if row.get("base.rank") is not None]
         tables.insert(5, _ranking("base.ranking", ranked, "base."))
         tables += [*_statistics("base.", BASE_TASKS), *_hidden("base.", BASE_TASKS)]
-    tables += [
-        table("models", models),
-        table("model_info", info),
-        table("values", _values(models, [*tasks, *(BASE_TASKS if base else ())], rng)),
-        table("layers", _layers(models, [*tasks, *(BASE_TASKS if base else ())], rng)),
-        table("pruning", _pruning(names), shown=False),
-    ]
+    tables += [table("models", models), table("model_info", info)]
+    if parts is None:
+        every = [*tasks, *(BASE_TASKS if base else ())]
+        tables += [
+            table("values", _values(models, every, rng)),
+            table("layers", _layers(models, every, rng)),
+            table("pruning", _pruning(names)),
+        ]
     notes = (
         "The best layer is an oracle.",
         "A metric has to beat log parameters <b>.",
@@ -92,7 +91,8 @@ def report(names: Sequence[str] = NAMES, seed: int = 0, base: bool = True) -> Re
     )
     errors = (f"{names[0]} · Sts · gfmi: NotFinite: state 3",)
     title = f"Leaderboard: {len(names)} models"
-    return Report(title, tuple(tables), notes, errors, {"kind": "embedding"})
+    whole = Report(title, tuple(tables), notes, errors, {"kind": "embedding"})
+    return whole if parts is None else whole.only(parts)
 
 
 def _model(i: int, info: Mapping[str, Any], tasks: Mapping[str, str], n: int) -> dict[str, Any]:
@@ -100,12 +100,8 @@ def _model(i: int, info: Mapping[str, Any], tasks: Mapping[str, str], n: int) ->
     score = 0.75 - i / 40
     row = {"rank": i + 1, **{f"predicted.{m}": n - i for m in METRICS}, "model": info["name"]}
     row |= {key: info[key] for key in info if key not in ("model", "name", "released")}
-    row |= {
-        "tasks": len(tasks),
-        "score": score,
-        "best_layer": BLOCKS - 1,
-        "best_score": score + 0.01,
-    }
+    row |= {"tasks": len(tasks), "score": score}
+    row |= {"best_layer": BLOCKS - 1, "best_score": score + 0.01}
     row |= {f"{metric}.{name}": i + 0.125 for metric, name in METRICS.items()}
     for task in tasks:
         row |= {f"score.{task}": score, f"best_layer.{task}": 3, f"best_score.{task}": score + 0.02}
@@ -113,8 +109,8 @@ def _model(i: int, info: Mapping[str, Any], tasks: Mapping[str, str], n: int) ->
     row |= {"base.rank": i - n + 3 if ranked else None, "base.score": score if ranked else None}
     row |= {f"base.predicted.{metric}": n - i if ranked else None for metric in METRICS}
     for task in BASE_TASKS:
-        found = {f"score.{task}": score, f"stderr.{task}": 0.01, f"chance.{task}": 0.25}
-        row |= found if ranked else dict.fromkeys(found)
+        scores = {f"score.{task}": score, f"stderr.{task}": 0.01, f"chance.{task}": 0.25}
+        row |= scores if ranked else dict.fromkeys(scores)
     return row
 
 
@@ -158,8 +154,8 @@ def _statistics(prefix: str, tasks: Mapping[str, str]) -> list[Table]:
             each.append({**who, "best": "max", "task": task, "rho": rho / 2, "p": 0.5, "n": 7})
     claim = {"predictor": "it holds", "verdict": "holds", "control": "depth"}
     shown = {"correlations": mean, "agreement": over, "claim": [{**claim, "value": 1.5, "n": 3}]}
-    found = [table(prefix + name, rows, shown=True) for name, rows in shown.items()]
-    return [*found, table(f"{prefix}agreement_tasks", each)]
+    tables = [table(prefix + name, rows, shown=True) for name, rows in shown.items()]
+    return [*tables, table(f"{prefix}agreement_tasks", each)]
 
 
 def _hidden(prefix: str, tasks: Mapping[str, str]) -> list[Table]:
@@ -175,7 +171,7 @@ def _hidden(prefix: str, tasks: Mapping[str, str]) -> list[Table]:
 def _profiles() -> list[dict[str, Any]]:
     groups = {"all": ["all"], "kind": ["encoder", "decoder"], "family": ["bert", "gpt2", "llama"]}
     groups["task type"] = ["STS", "Classification"]
-    found = []
+    rows = []
     for grouping, members in groups.items():
         for i, group in enumerate(members):
             for j, source in enumerate(("score", *PROFILES, "frenet.other")):
@@ -183,71 +179,58 @@ def _profiles() -> list[dict[str, Any]]:
                 row = {"grouping": grouping, "group": group, "source": source, "means": means}
                 spread = [None if i else 0.05] * 101
                 row |= {"main": source != "frenet.other", "spread": spread, "counts": [4] * 101}
-                found.append(row | {"models": 4 - (j > 1), "best": None})
-    return found
+                rows.append(row | {"models": 4 - (j > 1), "best": None})
+    return rows
+
+
+def _scored(models: Sequence[Row], tasks: Sequence[str]) -> Iterator[tuple[dict[str, Any], Row]]:
+    """What names each model and each task that it has a score of; the model's row."""
+    for row in models:
+        for task in tasks:
+            if row.get(f"score.{task}") is not None:
+                yield {"model": row["model"], "revision": row["revision"], "task": task}, row
 
 
 def _layers(
     models: Sequence[Row], tasks: Sequence[str], rng: np.random.Generator
 ) -> list[dict[str, Any]]:
-    found = []
-    for row in models:
-        for task in tasks:
-            if row.get(f"score.{task}") is None:
-                continue
-            for layer in range(BLOCKS + 1):
-                place = {"model": row["model"], "revision": row["revision"], "task": task}
-                place |= {"layer": layer, "score": 0.5 + layer / 100}
-                speed = float(rng.random()) if layer < BLOCKS else None
-                found.append(place | {PROFILES[0]: speed, PROFILES[1]: float(rng.random())})
-    return found
+    rows = []
+    for place, _ in _scored(models, tasks):
+        for layer in range(BLOCKS + 1):
+            speed = float(rng.random()) if layer < BLOCKS else None
+            profiles = {PROFILES[0]: speed, PROFILES[1]: float(rng.random())}
+            rows.append(place | {"layer": layer, "score": 0.5 + layer / 100} | profiles)
+    return rows
 
 
 def _values(
     models: Sequence[Row], tasks: Sequence[str], rng: np.random.Generator
 ) -> list[dict[str, Any]]:
-    """Scores and metrics; of the first task also a histogram and distances of layers."""
-    found: list[dict[str, Any]] = []
-    for row in models:
-        who = {"model": row["model"], "revision": row["revision"], "variant": "full"}
-        for task in tasks:
-            if row.get(f"score.{task}") is None:
-                continue
-            common = {**who, "task": task, "task_type": TASKS.get(task, "STS")}
-            score = {
-                "kind": "score",
-                "source": "task",
-                "name": "accuracy",
-                "place": None,
-                "n": None,
-            }
-            for layer in range(BLOCKS + 1):
-                value = 0.5 + layer / 100
-                found.append(common | score | {"layer": layer, "value": value, "unit": "0-1"})
-            metric = {"source": "frenet", "n": 20, "layer": None, "unit": None, "place": None}
-            d0l = {"kind": "metric", "name": "d0L", "value": row["frenet.d0L"]}
-            found += [common | metric | d0l]
-            speed = {"kind": "profile", "name": "speed", "value": 0.25, "layer": 0}
-            found += [common | metric | speed]
-            for name, width in {"histogram": BINS, "distance": BLOCKS + 1}.items():
-                held = {"kind": "table", "name": name, "source": f"of_{name}"}
-                for layer in range(BLOCKS + 1):
-                    for place in range(width):
-                        cell = {"layer": layer, "place": place, "value": float(rng.integers(0, 5))}
-                        found.append(common | metric | held | cell)
-        error = {"kind": "error", "task": None, "text": "NotFinite: state 3", "value": None}
-        found.append({**found[-1], **error, "layer": None, "place": None})
-    return found
+    """Scores and metrics, a histogram and distances of layers."""
+    rows: list[dict[str, Any]] = []
+    score = {"kind": "score", "source": "task", "name": "accuracy", "place": None, "n": None}
+    metric = {"source": "frenet", "n": 20, "layer": None, "unit": None, "place": None}
+    for place, model in _scored(models, tasks):
+        common = {**place, "variant": "full", "task_type": TASKS.get(place["task"], "STS")}
+        for layer in range(BLOCKS + 1):
+            value = {"layer": layer, "value": 0.5 + layer / 100, "unit": "0-1"}
+            rows.append(common | score | value)
+        d0l = {"kind": "metric", "name": "d0L", "value": model["frenet.d0L"]}
+        speed = {"kind": "profile", "name": "speed", "value": 0.25, "layer": 0}
+        rows += [common | metric | d0l, common | metric | speed]
+        for name, width in {"histogram": BINS, "distance": BLOCKS + 1}.items():
+            kind = {"kind": "table", "name": name, "source": f"of_{name}"}
+            for layer, number in product(range(BLOCKS + 1), range(width)):
+                cell = {"layer": layer, "place": number, "value": float(rng.integers(0, 5))}
+                rows.append(common | metric | kind | cell)
+    error = {"kind": "error", "task": None, "text": "NotFinite: state 3", "value": None}
+    return [*rows, {**rows[-1], **error, "layer": None, "place": None}]
 
 
 def _pruning(names: Sequence[str]) -> list[dict[str, Any]]:
-    found = []
-    for name in names[:2]:
-        for rule in ("random", "last"):
-            for budget in (0.1, 0.2):
-                i = names.index(name)
-                who = {"model": name, "revision": f"{i}abcdef", "kind": "embedding", "rule": rule}
-                row = {"budget": budget, "removed": 1, "change": -10 * budget, "random_seeds": 5}
-                spread = {"random_median": -2.0, "random_low": -3.0, "random_high": -1.0}
-                found.append({**who, **row, **spread})
-    return found
+    spread = {"random_median": -2.0, "random_low": -3.0, "random_high": -1.0, "random_seeds": 5}
+    return [
+        {"model": name, "revision": f"{i}abcdef", "kind": "embedding", "rule": rule}
+        | {"budget": budget, "removed": 1, "change": -10 * budget, **spread}
+        for (i, name), rule, budget in product(enumerate(names[:2]), ("random", "last"), (0.1, 0.2))
+    ]
