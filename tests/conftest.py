@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 sys.path[:0] = [str(folder) for folder in Path(__file__).parent.iterdir() if folder.is_dir()]
-pytest_plugins = ["fixtures_packages"]
+pytest_plugins = ["fixtures_packages", "browsing"]
 # No test asks the hub: nothing answers at this address, and nothing of the user's cache is read.
 os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="lrd-harness-hub-")
@@ -29,8 +29,6 @@ LONG = (
     "test_killed",
     "test_against_lm_eval",
     "test_browser",
-    "test_browser_page",
-    "test_sweep_again",
     "test_run_faults",
     "test_planted",
     "test_walk",

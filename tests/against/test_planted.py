@@ -19,9 +19,9 @@ BLOCKS = 10  # of them 3-8 may go
 RULES = ("block_influence", "frenet", "nrs", "composite", "greedy")
 
 
-def plant(folder: Path, *numbers: int, family: str = "Llama") -> Path:
+def plant(folder: Path, *numbers: int) -> Path:
     """A random model in which these blocks (1-based) add nothing to the residual stream."""
-    tiny.save(family, folder, causal=True, num_hidden_layers=BLOCKS, max_position_embeddings=64)
+    tiny.save("Llama", folder, causal=True, num_hidden_layers=BLOCKS, max_position_embeddings=64)
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder)
     with torch.no_grad():
         for number in numbers:
@@ -34,15 +34,15 @@ def plant(folder: Path, *numbers: int, family: str = "Llama") -> Path:
 
 def removed(capsys: Any, model: Path, texts: Path, rule: str, budget: float) -> str:
     """The blocks that the command names."""
-    asked = ("--rule", rule, "--budget", str(budget), "--texts", str(texts), "--quiet")
-    assert main(["prune", str(model), *asked]) == 0
+    options = ("--rule", rule, "--budget", str(budget), "--texts", str(texts), "--quiet")
+    assert main(["prune", str(model), *options]) == 0
     return str(capsys.readouterr().out.partition("blocks ")[2].partition(" of 1-10 removed")[0])
 
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("texts") / "texts.jsonl"
-    tiny.write_rows(file, [{"text": t} for t in tiny.sentences(80, least=4)])
+    tiny.write_rows(file, [{"text": t} for t in tiny.sentences(40, least=4)])
     return file
 
 

@@ -39,9 +39,9 @@ def test_more_views_than_asked_for_change_nothing():
 def test_infonce_is_a_cross_entropy(temperature):
     x = R(0, 2, 30, 2, 9)
     unit = x / np.linalg.norm(x, axis=-1, keepdims=True)
-    for layer, found in enumerate(measure(INFONCE, x, temperature=temperature)["loss"]):
+    for layer, loss in enumerate(measure(INFONCE, x, temperature=temperature)["loss"]):
         logits = unit[layer, :, 0] @ unit[layer, :, 1].T / temperature
-        assert found == pytest.approx(-log_softmax(logits, axis=1).diagonal().mean(), rel=1e-9)
+        assert loss == pytest.approx(-log_softmax(logits, axis=1).diagonal().mean(), rel=1e-9)
 
 
 def test_infonce_of_equal_and_of_unrelated_views():
@@ -111,10 +111,10 @@ def plain_dime(h, alpha, draws=10):
 def test_dime_by_its_definition(alpha, n, d):
     x = R(0, 2, n, 1, d) + 0.5 * R(1, 2, n, 2, d)
     for draws in (10, 3):
-        found = measure(DIME, x, alpha=alpha, permutations=draws)
+        scores = measure(DIME, x, alpha=alpha, permutations=draws)
         expected = np.array([plain_dime(h, alpha, draws) for h in x]).T
-        np.testing.assert_allclose(found["matched"], expected[0], rtol=1e-6, atol=1e-9)
-        np.testing.assert_allclose(found["permuted"], expected[1], rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(scores["matched"], expected[0], rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(scores["permuted"], expected[1], rtol=1e-6, atol=1e-9)
 
 
 @few

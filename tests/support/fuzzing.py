@@ -51,12 +51,9 @@ BYTES = (
 def _places(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The paths of all values in a tree of mappings and lists, the root's own among them."""
     yield path
-    inside: Any = ()
-    if isinstance(tree, dict):
-        inside = tree.items()
-    elif isinstance(tree, list):
-        inside = enumerate(tree[:3])
-    for key, value in inside:
+    if isinstance(tree, list):
+        tree = dict(enumerate(tree[:3]))
+    for key, value in tree.items() if isinstance(tree, dict) else ():
         yield from _places(value, (*path, key))
 
 
@@ -164,22 +161,25 @@ def outcome(arguments: Sequence[str]) -> Outcome:
     return Outcome(code, out.getvalue(), err.getvalue(), left)
 
 
-def faults(found: Outcome) -> list[str]:
+def faults(result: Outcome) -> list[str]:
     """What is wrong with an outcome: a traceback, an exit code, the length of a line."""
     wrong = []
-    if found.left:
-        wrong.append(f"left by an exception:\n{found.left[-3000:]}")
-    elif found.code not in (0, 1, 2):
-        wrong.append(f"exit code {found.code!r}")
-    if "Traceback (most recent call last)" in found.out + found.err:
-        wrong.append(f"a traceback is printed:\n{found.err[-3000:]}")
-    long = [line for line in found.err.split("\n") if len(line) > LONGEST]
+    lines = result.err.split("\n")
+    if result.left:
+        wrong.append(f"left by an exception:\n{result.left[-3000:]}")
+    elif result.code not in (0, 1, 2):
+        wrong.append(f"exit code {result.code!r}")
+    if "Traceback (most recent call last)" in result.out + result.err:
+        wrong.append(f"a traceback is printed:\n{result.err[-3000:]}")
+    long = [line for line in lines if len(line) > LONGEST]
     if long:
         wrong.append(f"a line of {len(long[0])} characters: {long[0][:400]}")
-    if found.code == 2 and not found.left:
-        ours = [line for line in found.err.split("\n") if line.startswith("lrd-harness: ")]
+    if result.code == 2 and not result.left:
+        ours = [line for line in lines if line.startswith("lrd-harness: ")]
         if len(ours) != 1:
-            wrong.append(f"exit code 2 with {len(ours)} lines of its own: {found.err[-600:]!r}")
+            wrong.append(
+                f"exit code 2 with {len(ours)} lines of the harness: {result.err[-600:]!r}"
+            )
     return wrong
 
 
@@ -190,9 +190,5 @@ def judge(arguments: Sequence[str], wrong: Sequence[str]) -> None:
 
 def tree_of(folder: Path) -> dict[str, int]:
     """The files under a folder, dot-files among them, with their sizes."""
-    found = {}
-    for above, _, names in os.walk(folder):
-        for name in names:
-            path = Path(above) / name
-            found[str(path.relative_to(folder))] = path.lstat().st_size
-    return found
+    files = [Path(above) / name for above, _, names in os.walk(folder) for name in names]
+    return {str(path.relative_to(folder)): path.lstat().st_size for path in files}

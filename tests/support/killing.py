@@ -123,7 +123,6 @@ def main(job: dict[str, Any]) -> list[int]:
 
 
 if __name__ == "__main__":
-    given = json.loads(sys.argv[1])
     stdout = os.dup(1)
     os.dup2(2, 1)
-    os.write(stdout, json.dumps(main(given)).encode())
+    os.write(stdout, json.dumps(main(json.loads(sys.argv[1]))).encode())

@@ -73,8 +73,8 @@ def faults(job: dict[str, Any]) -> list[str]:
     code = child(job, None, writing)
     os.close(writing)
     steps = 0
-    while found := os.read(reading, 4096):
-        steps += len(found)
+    while dots := os.read(reading, 4096):
+        steps += len(dots)
     os.close(reading)
     if code or not steps:
         return [f"exit code {code} and {steps} steps, not killed"]
@@ -109,7 +109,6 @@ def main(jobs: list[dict[str, Any]]) -> dict[str, list[str]]:
 
 
 if __name__ == "__main__":
-    given = json.loads(sys.argv[1])
     stdout = os.dup(1)
     os.dup2(2, 1)
-    os.write(stdout, json.dumps(main(given)).encode())
+    os.write(stdout, json.dumps(main(json.loads(sys.argv[1]))).encode())

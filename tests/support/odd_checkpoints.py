@@ -51,8 +51,8 @@ def with_head(plain: Path, kind: Any, folder: Path) -> Path:
 
 
 def packed(folder: Path, *modules: Any, plain: Path) -> Path:
-    made = [Transformer(str(plain)), *modules]
-    SentenceTransformer(modules=made, device="cpu").save(str(folder))
+    whole = [Transformer(str(plain)), *modules]
+    SentenceTransformer(modules=whole, device="cpu").save(str(folder))
     return folder
 
 

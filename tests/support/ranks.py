@@ -62,9 +62,9 @@ def run(job: dict[str, Any]) -> list[tuple[int, str, str]]:
         outputs = [(f"{folder}/{rank}.out", f"{folder}/{rank}.err") for rank in range(world)]
         children = {}
         for rank in range(world):
-            own = job["env"][rank] if job.get("env") else {}
-            told = environment(rank, world, port) if world > 1 else {}
-            children[fork(job["command"], {**told, **own}, outputs[rank])] = rank
+            env = environment(rank, world, port) if world > 1 else {}
+            env |= job["env"][rank] if job.get("env") else {}
+            children[fork(job["command"], env, outputs[rank])] = rank
         codes = [0] * world
         left = set(children)
         while left:
@@ -80,22 +80,22 @@ def run(job: dict[str, Any]) -> list[tuple[int, str, str]]:
         ]
 
 
-def jobs(*given: dict[str, Any], cache: Path) -> list[list[tuple[int, str, str]]]:
+def jobs(*commands: dict[str, Any], cache: Path) -> list[list[tuple[int, str, str]]]:
     """Have the program run these jobs, with this cache folder where a job does not say another."""
     program = started()
     assert program.stdin is not None
     assert program.stdout is not None
-    own = {"LRD_HARNESS_CACHE": str(cache)}
-    asked = [
-        {**job, "env": [{**own, **env} for env in job.get("env") or [{}] * job["world"]]}
-        for job in given
+    usual = {"LRD_HARNESS_CACHE": str(cache)}
+    line = [
+        {**job, "env": [{**usual, **env} for env in job.get("env") or [{}] * job["world"]]}
+        for job in commands
     ]
-    program.stdin.write(json.dumps(asked) + "\n")
+    program.stdin.write(json.dumps(line) + "\n")
     program.stdin.flush()
     answer = program.stdout.readline()
     assert answer, f"the program of the jobs ended: {program.wait()}"
-    found: list[list[tuple[int, str, str]]] = json.loads(answer)
-    return found
+    outcomes: list[list[tuple[int, str, str]]] = json.loads(answer)
+    return outcomes
 
 
 @functools.cache
@@ -118,10 +118,10 @@ def main() -> None:
     importlib.import_module("lrd_harness.manager").load()
     mteb.get_benchmark("MTEB(eng, v2)")  # these are opened one and all
     for line in sys.stdin:
-        asked = json.loads(line)
-        for job in asked:
+        commands = json.loads(line)
+        for job in commands:
             read_index(job["command"])
-        print(json.dumps([run(job) for job in asked]), flush=True)
+        print(json.dumps([run(job) for job in commands]), flush=True)
 
 
 def read_index(command: list[str]) -> None:

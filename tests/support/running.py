@@ -74,12 +74,12 @@ def with_plugin(monkeypatch: pytest.MonkeyPatch, **hooks: Callable[[], Any]) -> 
 @contextmanager
 def interrupted(owner: Any, name: str, number: int) -> Iterator[None]:
     """Within it, the number-th call of a function or method is Ctrl-C instead, and ends it."""
-    own, calls = getattr(owner, name), itertools.count(1)
+    original, calls = getattr(owner, name), itertools.count(1)
 
     def fails(*arguments: Any, **keywords: Any) -> Any:
         if next(calls) == number:
             raise KeyboardInterrupt
-        return own(*arguments, **keywords)
+        return original(*arguments, **keywords)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(owner, name, fails)

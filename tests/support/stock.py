@@ -123,7 +123,6 @@ def other_tasks(folder: Path) -> None:
 def questions(count: int, seed: int, subject: str) -> list[dict[str, Any]]:
     """Rows in MMLU's columns."""
     draw = random.Random(f"{seed} {subject}")
-    asked = tiny.sentences(count, draw.randrange(10**6), least=3)
     return [
         {
             "question": question,
@@ -131,15 +130,15 @@ def questions(count: int, seed: int, subject: str) -> list[dict[str, Any]]:
             "answer": draw.randint(0, 3),
             "subject": subject,
         }
-        for question in asked
+        for question in tiny.sentences(count, draw.randrange(10**6), least=3)
     ]
 
 
 def mmlu(folder: Path, *subjects: str, rows: int = 9) -> Path:
     """Local MMLU as the harness reads it: folder/mmlu/test.jsonl and dev.jsonl."""
     for split, count, seed in (("test", rows, 0), ("dev", 3, 1)):
-        made = [row for subject in subjects for row in questions(count, seed, subject)]
-        tiny.write_rows(folder / "mmlu" / f"{split}.jsonl", made)
+        lines = [row for subject in subjects for row in questions(count, seed, subject)]
+        tiny.write_rows(folder / "mmlu" / f"{split}.jsonl", lines)
     return folder
 
 
@@ -195,54 +194,43 @@ def evaluate(
 
     known = {k: options.pop(k) for k in ("max_length", "batch_size") if k in options}
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    loaded = HFLM(
-        pretrained=model, tokenizer=tokenizer, backend="causal", **{"batch_size": 3, **known}
-    )
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", **{"batch_size": 3, **known})
+    manager = TaskManager(include_defaults=False, include_path=list(map(str, include)))
     # what is left out only describes the machine, which takes half a second
     with patch("lm_eval.evaluator.add_env_info"):
-        found = lm_eval.simple_evaluate(
-            model=loaded,
-            tasks=list(names),
-            task_manager=TaskManager(include_defaults=False, include_path=list(map(str, include))),
-            bootstrap_iters=100,
-            **options,
+        result = lm_eval.simple_evaluate(
+            model=lm, tasks=list(names), task_manager=manager, bootstrap_iters=100, **options
         )
-    assert found is not None
-    return dict(found)
+    assert result is not None
+    return dict(result)
 
 
 def answers(logged: list[dict[str, Any]]) -> list[Answer]:
     """The requests of a task in lm-eval's samples, of results or of a file, in order."""
-    found = []
+    requests = []
     for sample in sorted(logged, key=lambda sample: sample["doc_id"]):
-        asked = sample["arguments"]
-        if isinstance(asked, dict):  # as written to a file
-            pairs = [(given["arg_0"], given["arg_1"]) for given in asked.values()]
-        else:
-            pairs = [tuple(given) for given in asked]
-        said = [response for (response,) in sample["resps"]]
-        for (context, continuation), (value, greedy) in zip(pairs, said, strict=True):
-            found.append(Answer(context, continuation, float(value), str(greedy) == "True"))
-    return found
+        pairs = sample["arguments"]
+        if isinstance(pairs, dict):  # as written to a file
+            pairs = [(pair["arg_0"], pair["arg_1"]) for pair in pairs.values()]
+        responses = [response for (response,) in sample["resps"]]
+        for (context, continuation), (value, greedy) in zip(pairs, responses, strict=True):
+            requests.append(Answer(context, continuation, float(value), str(greedy) == "True"))
+    return requests
 
 
 def layer_files(out: Path, layer: int | str, model: str = "*") -> Path:
     """The folder of one layer's native result files; "model" for the model's own."""
     name = layer if isinstance(layer, str) else f"layer_{layer}"
-    places = [
-        *(out / "lm_eval").glob(f"{model}/*/{name}"),
-        *(out / "lm_eval").glob(f"{model}/*/{name}-*"),
-    ]
-    (folder,) = places
+    folders = (out / "lm_eval").glob(f"{model}/*/{name}*")
+    (folder,) = (path for path in folders if path.name == name or path.name.startswith(f"{name}-"))
     return folder
 
 
 def results(out: Path, layer: int | str, task: str) -> dict[str, Any]:
     """A layer's native results of a task."""
     files = layer_files(out, layer).glob("results_*.json")
-    loaded = [json.loads(file.read_text()) for file in files]
-    (found,) = (one for one in loaded if task in one["results"])
-    return dict(found)
+    (result,) = (r for r in map(json.loads, map(Path.read_text, files)) if task in r["results"])
+    return dict(result)
 
 
 def samples(out: Path, layer: int | str, task: str) -> list[dict[str, Any]]:
@@ -258,9 +246,9 @@ def harness_answers(out: Path, layer: int | str, task: str) -> list[Answer]:
 
 def difference(mine: list[Answer], stock: list[Answer]) -> float:
     """max |Δ log-likelihood| of the same requests, which must agree in what is greedy."""
-    assert [one[:2] for one in mine] == [one[:2] for one in stock]
+    assert [answer[:2] for answer in mine] == [answer[:2] for answer in stock]
     assert mine
-    assert [one.greedy for one in mine] == [one.greedy for one in stock]
+    assert [answer.greedy for answer in mine] == [answer.greedy for answer in stock]
     return max(abs(a.loglikelihood - b.loglikelihood) for a, b in zip(mine, stock, strict=True))
 
 
@@ -294,22 +282,21 @@ def truncated(whole: Any, layer: int) -> Any:
 
 def _states(whole: Any, depth: int) -> list[torch.Tensor]:
     """What each block writes, and the model's own last state."""
-    found: list[torch.Tensor] = []
+    states: list[torch.Tensor] = []
     lists = [m for m in whole.base_model.modules() if isinstance(m, torch.nn.ModuleList)]
     blocks = next(m for m in lists if len(m) == depth)
-    handles = [
-        block.register_forward_hook(
-            lambda _, args, out: found.append(out if isinstance(out, torch.Tensor) else out[0])
-        )
-        for block in blocks
-    ]
+
+    def keep(_: Any, args: Any, out: Any) -> None:
+        states.append(out if isinstance(out, torch.Tensor) else out[0])
+
+    handles = [block.register_forward_hook(keep) for block in blocks]
     with torch.inference_mode():
-        found.append(whole.base_model(torch.arange(7, 19).unsqueeze(0)).last_hidden_state)
+        states.append(whole.base_model(torch.arange(7, 19).unsqueeze(0)).last_hidden_state)
     for handle in handles:
         handle.remove()
-    return found
+    return states
 
 
 def _in_blocks(whole: Any, module: Any) -> bool:
     lists = [m for m in whole.modules() if isinstance(m, torch.nn.ModuleList)]
-    return any(module is inner for found in lists for inner in found.modules())
+    return any(module is inner for blocks in lists for inner in blocks.modules())

@@ -17,10 +17,10 @@ TEXTS = [Text(t) for t in tiny.sentences(6)]
 
 
 def same_states(a: Any, b: Any) -> None:
-    found, expected = a.states(a.tokenize(TEXTS)), b.states(b.tokenize(TEXTS))
-    assert found.keys() == expected.keys()
+    states, expected = (model.states(model.tokenize(TEXTS)) for model in (a, b))
+    assert states.keys() == expected.keys()
     for plane, state in expected.items():
-        torch.testing.assert_close(found[plane], state, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(states[plane], state, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["Bert", "Llama"])
@@ -50,15 +50,14 @@ def test_blocks_that_lie_elsewhere(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("own_cache")
 def test_in_a_run(place: Path, tmp_path: Path, capsys: Any) -> None:
     out, mapped = tmp_path / "out", tmp_path / "mapped"
-    assert running.run(out, [place / "bert"], place / "data") == 0
+    model, data = [place / "bert"], place / "data"
     more = ("--device-map", "auto", "--pooling", "mean-no-sink")
-    assert running.run(mapped, [place / "bert"], place / "data", *more) == 0
-    assert len(running.numbers(mapped)) == len(running.numbers(out))
+    assert running.run(mapped, model, data, *more, tasks=["STSBenchmark"]) == 0
+    assert len(running.numbers(mapped)) == 4 + 2  # scores of layers, metrics
     capsys.readouterr()
-    assert running.run(out, [place / "bert"], place / "data", "--device-map", "round") == 2
+    assert running.run(out, model, data, "--device-map", "round") == 2
     assert "unknown device_map in command line 'round'" in running.one_line(capsys)
-    both = ("--device-map", "auto", "--processes", "2")
-    assert running.run(out, [place / "bert"], place / "data", *both) == 2
+    assert running.run(out, model, data, "--device-map", "auto", "--processes", "2") == 2
     assert "run it in one process" in running.one_line(capsys)
 
 
