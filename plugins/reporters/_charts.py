@@ -376,17 +376,17 @@ def _maps(side: Side, square: bool) -> tuple[str, list[tuple[str, pd.DataFrame]]
     """
     values = side.report.get("values")
     ranks = {key: rank for rank, key in enumerate(side.models)}
+    columns = ["source", "name", "task", "layer", "place", "value"]
     cells = [
-        {**row, "rank": ranks[key]}
+        [ranks[key], *map(row.get, columns)]
         for row in (values.rows if values else ())
         if row["kind"] == "table"
         and row["variant"] == "full"
         and (key := (row["model"], row["revision"])) in ranks
         and side.has_task(row["task"])
     ]
-    columns = ["source", "name", "rank", "task", "layer", "place", "value"]
-    frame = pd.DataFrame(cells, columns=columns).astype({"layer": int, "value": float})
-    frame = frame.drop_duplicates(columns[:-1], keep="last")  # a newer record counts
+    frame = pd.DataFrame(cells, columns=["rank", *columns]).astype({"layer": int, "value": float})
+    frame = frame.drop_duplicates(["rank", *columns[:-1]], keep="last")  # a newer record counts
     for (metric, name), tables in frame.groupby(["source", "name"], sort=False):
         maps = []
         for rank, of_model in list(tables.groupby("rank"))[:MAPS]:

@@ -181,7 +181,8 @@ def pack(columns: Sequence[TextColumn], width: int) -> list[Block]:
     of a higher `rest` go into blocks of their own at the end: first the highest, and where that is
     not enough all that have one.
     """
-    return min((_blocks(columns, width, heading) for heading in (HEADING, 0)), key=len)
+    blocks = _blocks(columns, width, HEADING)
+    return blocks if len(blocks) == 1 else min(blocks, _blocks(columns, width, 0), key=len)
 
 
 def _blocks(columns: Sequence[TextColumn], width: int, heading: int) -> list[Block]:
