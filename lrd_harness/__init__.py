@@ -68,12 +68,10 @@ def measure(metric: str | Metric, states: Arrays, /, **parameters: Any) -> Score
     """
     from lrd_harness import manager, measuring
 
-    record: Metric
     if isinstance(metric, str):
-        record = manager.load(kinds=["metric"]).get("metric", metric)
-    else:
-        record = metric
-    return measuring.measure(record, states, **parameters)
+        record: Metric = manager.load(kinds=["metric"]).get("metric", metric)
+        return measuring.measure(record, states, **parameters)
+    return measuring.measure(metric, states, **parameters)
 
 
 def results(out: str | Path) -> pd.DataFrame:

@@ -21,9 +21,9 @@ BAD = dict.fromkeys(SCORES, (3.0, 2.0, 1.5, 1.0))  # a value a step: none at lay
 
 
 def scores(task: str, values: Sequence[float | None], model: str = "a", **more: Any) -> list[Any]:
-    given = {"layers": BLOCKS} | more
+    fields = {"layers": BLOCKS} | more
     return [
-        ScoreRow(model=model, task=task, layer=layer, score=value, **given)
+        ScoreRow(model=model, task=task, layer=layer, score=value, **fields)
         for layer, value in enumerate(values)
         if value is not None
     ]
@@ -33,13 +33,13 @@ def metric(
     name: str, task: str, values: Sequence[float | None], model: str = "a", **more: Any
 ) -> MetricRow:
     profile = Profile(tuple(range(len(values))), tuple(values))
-    given: dict[str, Any] = {"n": 20, "profiles": {name: profile, "other": profile}} | more
-    return MetricRow(model=model, task=task, metric=name, **given)
+    fields: dict[str, Any] = {"n": 20, "profiles": {name: profile, "other": profile}} | more
+    return MetricRow(model=model, task=task, metric=name, **fields)
 
 
 def results(tasks: Mapping[str, Sequence[float | None]] = SCORES, **parts: Any) -> Results:
     """One model "a", metrics good (argmin) and bad (nothing published)."""
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "models": (ModelRow(model="a", blocks=BLOCKS),),
         "scores": tuple(row for task, values in tasks.items() for row in scores(task, values)),
         "metrics": tuple(
@@ -52,13 +52,13 @@ def results(tasks: Mapping[str, Sequence[float | None]] = SCORES, **parts: Any) 
             )
         ),
     }
-    return Results(**(given | parts))
+    return Results(**(fields | parts))
 
 
 def likelihood() -> Results:
     """The same with a likelihood task, on which the metric chooses badly."""
-    held = results()
+    embedding = results()
     kind: dict[str, Any] = {"task_type": LIKELIHOOD}
     lm = scores("lm", (0.25, 0.25, 0.3, 0.5, 0.4), **kind)
     worst = metric("good", "lm", (1.0, 2, 3, 4, 5), layer_choice=("good", "min"), **kind)
-    return Results(held.models, (*held.scores, *lm), (*held.metrics, worst))
+    return Results(embedding.models, (*embedding.scores, *lm), (*embedding.metrics, worst))

@@ -67,23 +67,23 @@ def random_results(seed: int = 0) -> Results:
 
 def plain_lines(results: Results, source: str) -> dict[tuple[str, str], tuple[Any, Any, Any]]:
     """Of (model, task): layers, values and depths, NaN for holes; where two are there."""
-    found = {}
+    lines = {}
     if source == "score":
         for model, (blocks, _, _) in MODELS.items():
             for task in TASKS:
-                own = {
+                scores = {
                     s.layer: s.score for s in results.scores if (s.model, s.task) == (model, task)
                 }
-                values = np.array([own.get(layer, np.nan) for layer in range(blocks + 1)])
-                found[model, task] = np.arange(blocks + 1), values
+                values = np.array([scores.get(layer, np.nan) for layer in range(blocks + 1)])
+                lines[model, task] = np.arange(blocks + 1), values
     else:
         metric, name = source.split(".")
         for m in results.metrics:
             if m.metric == metric:
-                layers, held = m.profiles[name]
-                found[m.model, m.task] = np.array(layers), np.array(held, dtype=float)
+                layers, numbers = m.profiles[name]
+                lines[m.model, m.task] = np.array(layers), np.array(numbers, dtype=float)
     return {
         place: (layers, values, np.linspace(0, 1, len(layers)))
-        for place, (layers, values) in found.items()
+        for place, (layers, values) in lines.items()
         if np.sum(~np.isnan(values)) > 1
     }

@@ -47,9 +47,9 @@ def pruned(
 
 def choice(rule: str, *removed: int, budget: float = 0.1, **more: Any) -> PruningRow:
     """A choice among blocks 3 to 8."""
-    given: dict[str, Any] = {"model": "a", "candidates": tuple(range(3, 9)), "n": 20} | more
+    fields: dict[str, Any] = {"model": "a", "candidates": tuple(range(3, 9)), "n": 20} | more
     return PruningRow(
-        variant=named(removed), rule=rule, budget=budget, removed=removed, blocks=BLOCKS, **given
+        variant=named(removed), rule=rule, budget=budget, removed=removed, blocks=BLOCKS, **fields
     )
 
 
@@ -78,43 +78,43 @@ SWEEP = Results(
 )
 
 
-def row(held: Results, rule: str, budget: float = 0.1, kind: str = "embedding") -> PrunedRow:
-    (found,) = [
+def row(results: Results, rule: str, budget: float = 0.1, kind: str = "embedding") -> PrunedRow:
+    (match,) = [
         r
-        for r in build_pruned(held)
+        for r in build_pruned(results)
         if [r.line[n] for n in ("rule", "budget", "kind")] == [rule, budget, kind]
     ]
-    return found
+    return match
 
 
-def line(held: Results, rule: str, budget: float = 0.1, kind: str = "embedding") -> Row:
+def line(results: Results, rule: str, budget: float = 0.1, kind: str = "embedding") -> Row:
     """Of the table "pruning"."""
-    return row(held, rule, budget, kind).line
+    return row(results, rule, budget, kind).line
 
 
-def summed(held: Results, rule: str, budget: float = 0.1, kind: str = "embedding") -> Row:
+def summed(results: Results, rule: str, budget: float = 0.1, kind: str = "embedding") -> Row:
     """Of the table "pruning_summary"."""
-    (found,) = [
+    (match,) = [
         r
-        for r in summary(build_pruned(held))
+        for r in summary(build_pruned(results))
         if (r["rule"], r["budget"], r["kind"]) == (rule, budget, kind)
     ]
-    return found
+    return match
 
 
-def told(held: Results) -> dict[str, list[dict[str, Any]]]:
+def told(results: Results) -> dict[str, list[dict[str, Any]]]:
     """Cautions: code -> the numbers of each."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for caution in pruning_cautions(held, build_pruned(held)):
+    cautions: dict[str, list[dict[str, Any]]] = {}
+    for caution in pruning_cautions(results, build_pruned(results)):
         assert str(caution)
-        found.setdefault(caution.code, []).append(dict(caution.numbers))
-    return found
+        cautions.setdefault(caution.code, []).append(dict(caution.numbers))
+    return cautions
 
 
-def without(held: Results, variant: str, *tasks: str) -> Results:
+def without(results: Results, variant: str, *tasks: str) -> Results:
     """Without the scores of a variant on these tasks."""
-    kept = (s for s in held.scores if s.variant != variant or s.task not in tasks)
-    return replace(held, scores=tuple(kept))
+    kept = (s for s in results.scores if s.variant != variant or s.task not in tasks)
+    return replace(results, scores=tuple(kept))
 
 
 def both_sides(stderr: float = 0.02, full: float = 0.5) -> Results:
