@@ -48,7 +48,8 @@ def open_file(name: str, options: TaskOptions) -> Task:
 
     def fingerprint() -> str:
         digest = hashlib.sha256(path.read_bytes())
-        if is_table(path) and path.suffix != ".jsonl":  # such files were once read as lines
+        tables = (*JSON_LINES, *DELIMITERS, *PARQUET)
+        if path.suffix.lower() in tables and path.suffix != ".jsonl":  # were once read as lines
             digest.update(b"a table")
         if options.text_column != TaskOptions.text_column:
             digest.update(options.text_column.encode())
@@ -66,11 +67,6 @@ def open_file(name: str, options: TaskOptions) -> Task:
     )
 
 
-def is_table(path: Path) -> bool:
-    """Whether a text is a column's, by the file's name."""
-    return path.suffix.lower() in (*JSON_LINES, *DELIMITERS, *PARQUET)
-
-
 def read_texts(path: Path, column: str) -> list[str]:
     """The texts of a file, one or more.
 
@@ -83,20 +79,20 @@ def read_texts(path: Path, column: str) -> list[str]:
         first = first_row(path)
         if first and column not in first:
             raise _lacking(path, column, list(first))
-        found = [row[column] for _, row in read_rows(path, {column: "a text"})]
+        texts = [row[column] for _, row in read_rows(path, {column: "a text"})]
     elif suffix in DELIMITERS:
-        found = _of_csv(path, column, DELIMITERS[suffix])
+        texts = _of_csv(path, column, DELIMITERS[suffix])
     elif suffix in PARQUET:
-        found = _of_parquet(path, column)
+        texts = _of_parquet(path, column)
     else:
         try:
             lines = path.read_text(encoding="utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: cannot be read ({error})") from None
-        found = [line.rstrip("\r") for line in lines if line.strip()]
-    if not found:
+        texts = [line.rstrip("\r") for line in lines if line.strip()]
+    if not texts:
         raise UserError(f"{path}: no texts")
-    return found
+    return texts
 
 
 def _of_csv(path: Path, column: str, delimiter: str | None) -> list[str]:
@@ -107,7 +103,7 @@ def _of_csv(path: Path, column: str, delimiter: str | None) -> list[str]:
     places = column_places(path, header)
     if column not in places:
         raise _lacking(path, column, list(places))
-    found = []
+    texts = []
     for number, cells in rows[1:]:
         if any(cells[len(header) :]):
             raise UserError(
@@ -116,8 +112,8 @@ def _of_csv(path: Path, column: str, delimiter: str | None) -> list[str]:
             )
         if len(cells) <= places[column]:
             raise UserError(f"{path} line {number}: no '{column}': the row ends before it")
-        found.append(cells[places[column]])
-    return found
+        texts.append(cells[places[column]])
+    return texts
 
 
 def _of_parquet(path: Path, column: str) -> list[str]:

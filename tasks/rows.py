@@ -21,24 +21,8 @@ CLASS = "a class (a text or a whole number), or a list of these"
 GROUP = "a label (a text or a number), or a list of these"
 
 
-def _text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
 def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _whole(value: Any) -> bool:
-    return _number(value) and value == int(value)
-
-
-def _id(value: Any) -> bool:
-    return isinstance(value, (str, int)) and not isinstance(value, bool)
-
-
-def _label(value: Any) -> bool:
-    return isinstance(value, (bool, int, float)) and value in (0, 1)
 
 
 def _listed(fits: Test) -> Test:
@@ -47,7 +31,7 @@ def _listed(fits: Test) -> Test:
 
 
 def _nested(fits: Test, least: int = 0) -> Test:
-    """One, or a list of at least so many, at any depth."""
+    """A value, or a list of at least so many, at any depth."""
 
     def nested(value: Any) -> bool:
         if isinstance(value, list):
@@ -58,20 +42,21 @@ def _nested(fits: Test, least: int = 0) -> Test:
 
 
 KINDS: dict[str, Test] = {
-    "a text": _text,
-    "a list of texts": _listed(_text),
-    "a text or a list of texts": lambda value: _text(value) or _listed(_text)(value),
+    "a text": lambda value: isinstance(value, str),
     "a number": _number,
-    "a list of numbers": _listed(_number),
-    RELEVANCE: lambda value: _whole(value) and 0 <= value <= MOST_RELEVANT,
-    PAIR_LABEL: _nested(_label, least=1),
+    RELEVANCE: lambda value: _number(value) and value == int(value) and 0 <= value <= MOST_RELEVANT,
+    "an id": lambda value: isinstance(value, (str, int)) and not isinstance(value, bool),
+    PAIR_LABEL: _nested(lambda v: isinstance(v, (bool, int, float)) and v in (0, 1), least=1),
     # a fraction is no class that a classifier can learn
-    CLASS: _nested(lambda value: isinstance(value, (str, bool)) or _whole(value)),
-    GROUP: _nested(lambda value: isinstance(value, (str, bool)) or _number(value)),
-    "an id": _id,
-    "a list of ids": _listed(_id),
+    CLASS: _nested(lambda v: isinstance(v, (str, bool)) or (_number(v) and v == int(v))),
+    GROUP: _nested(lambda v: isinstance(v, (str, bool)) or _number(v)),
     "anything": lambda value: True,
 }
+KINDS |= {f"a list of {kind}s": _listed(KINDS[f"a {kind}"]) for kind in ("text", "number")}
+KINDS["a list of ids"] = _listed(KINDS["an id"])
+KINDS["a text or a list of texts"] = lambda value: (
+    KINDS["a text"](value) or KINDS["a list of texts"](value)
+)
 
 
 def read_rows(path: Path, columns: Mapping[str, str]) -> list[tuple[int, Row]]:
@@ -93,7 +78,9 @@ def read_rows(path: Path, columns: Mapping[str, str]) -> list[tuple[int, Row]]:
         try:
             row = _parse(line)
             _check(row, columns)
-            _check_alike(row, shapes, first=not rows)
+            if not rows:
+                shapes = {column: _shape(value) for column, value in row.items()}
+            _check_alike(row, shapes)
         except ValueError as error:
             raise UserError(f"{path}, row {number}: {error}") from None
         rows.append((number, row))
@@ -132,16 +119,14 @@ def _check(row: Row, columns: Mapping[str, str]) -> None:
             raise ValueError(f"'{column}' is not {kind}")
 
 
-def _check_alike(row: Row, shapes: dict[str, str], first: bool) -> None:
+def _check_alike(row: Row, shapes: dict[str, str]) -> None:
+    """Raise ValueError for another shape than before; `shapes` learns what was empty so far."""
     for column, value in row.items():
-        shape = _shape(value)
-        if first:
+        shape, before = _shape(value), shapes.get(column)
+        if before in ("nothing", "a list"):
             shapes[column] = shape
-        held = shapes.get(column)
-        if held == "nothing" or held == "a list":
-            shapes[column] = shape
-        elif held is not None and shape not in (held, "nothing", "a list"):
-            raise ValueError(f"'{column}' is {shape}, and {held} in the rows before")
+        elif before is not None and shape not in (before, "nothing", "a list"):
+            raise ValueError(f"'{column}' is {shape}, and {before} in the rows before")
 
 
 def _shape(value: Any) -> str:

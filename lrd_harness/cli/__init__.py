@@ -126,7 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Exit codes: 0 done, 1 some units failed, 2 bad input, 130 interrupted."""
     from lrd_harness.processes import SPAWNED
     from lrd_harness.store import location
-    from lrd_harness.store.files import full, literal_names
+    from lrd_harness.store.files import full
+    from lrd_harness.store.tables import literal_names
 
     for stream in (sys.stdout, sys.stderr):
         _print_all(stream)

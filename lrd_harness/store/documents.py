@@ -37,14 +37,14 @@ def json_value(text: str | bytes) -> Any:
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
-        found = json.loads(text)
+        value = json.loads(text)
         if "\\u" in text:
-            json.dumps(found, ensure_ascii=False).encode()
+            json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except UnicodeEncodeError:
         raise ValueError("holds half of a surrogate pair, which is no character") from None
-    return found
+    return value
 
 
 MOST = 100_000  # values that a document may come to, aliases written out
@@ -59,8 +59,8 @@ def yaml_value(text: str, where: str) -> Any:
     multiply or hold themselves, and what is nested too deeply.
     """
     try:
-        found = yaml.load(text, Loader=_Loader)
-        _count(found, {}, set())
+        value = yaml.load(text, Loader=_Loader)
+        _count(value, {}, set())
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -70,7 +70,7 @@ def yaml_value(text: str, where: str) -> Any:
         raise UserError(f"{where}: not YAML that can be read (nested too deeply)") from None
     except ValueError as error:
         raise UserError(f"{where}: {error}") from None
-    return found
+    return value
 
 
 class _Loader(yaml.SafeLoader):
@@ -78,20 +78,20 @@ class _Loader(yaml.SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
-            found = super().construct_object(node, deep)
+            value = super().construct_object(node, deep)
         except (yaml.YAMLError, RecursionError):
             raise
         except Exception:
             raise _problem(node, f"is no {node.tag.rpartition(':')[2]}") from None
-        if isinstance(found, int) and found.bit_length() > WIDEST:
+        if isinstance(value, int) and value.bit_length() > WIDEST:
             raise _problem(node, f"is beyond {WIDEST} bits")
-        if isinstance(found, float) and not math.isfinite(found):
+        if isinstance(value, float) and not math.isfinite(value):
             raise _problem(node, "is no finite number")
-        return found
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
-        own = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        twice = next((key for key in own if key != "<<" and own.count(key) > 1), None)
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((key for key in keys if key != "<<" and keys.count(key) > 1), None)
         if twice is not None:  # the first of them would be lost without a word
             raise yaml.constructor.ConstructorError(
                 None, None, f"{twice[:60]!r} stands there twice", node.start_mark
@@ -122,7 +122,7 @@ def _count(value: Any, sizes: dict[int, int], above: set[int]) -> int:
         raise ValueError("an anchor holds itself")
     if key not in sizes:
         inside = value.values() if isinstance(value, dict) else value
-        total = 1 + sum(_count(one, sizes, above | {key}) for one in inside)
+        total = 1 + sum(_count(part, sizes, above | {key}) for part in inside)
         if total > MOST:
             raise ValueError(f"comes to more than {MOST:,} values, aliases written out")
         sizes[key] = total

@@ -1,20 +1,12 @@
-"""Files that are whole or not there, what killed processes leave of them, and CSV as it is written.
+"""Files that are whole or not there, what killed processes leave of them, and disks that are full.
 
-A file or folder is made under a name that says which process of which machine is at it, beside what
-it is to become, and is then renamed. So whoever uses a place next can tell what a living process is
-working on, which stays, from what is left of one that was killed, which goes. Of a process of
-another machine it is told by time.
-
-Names cannot become formulas where a spreadsheet opens a CSV file: a text that begins with = + - @,
-a tab or a line end gets an apostrophe before it, which spreadsheets take for "this is text"; one
-that has apostrophes before such a sign gets one more, so that what is read back is what was
-written. Numbers are written as they are.
+Work has a name that says which process of which machine is at it, and is then renamed; so what a
+living process is at stays, and what is left of a killed one goes (of other machines: by its time).
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import errno
 import hashlib
 import os
@@ -26,12 +18,10 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
 
 from lrd_harness.errors import PluginFault, StorageFull
 
@@ -55,40 +45,19 @@ def known(named: str) -> bool:
 @contextmanager
 def path(place: Path) -> Iterator[Path]:
     """A free path in a folder; what is there at the end of the block is removed."""
-    made = place / name()
+    work = place / name()
     try:
-        yield made
+        yield work
     finally:
-        remove(made)
-
-
-@contextmanager
-def file(place: Path) -> Iterator[BinaryIO]:
-    """A new file in a folder, with the mode of any new file; gone at the end unless kept (`keep`).
-
-    Raises OSError.
-    """
-    with path(place) as made, made.open("xb") as stream:
-        yield stream
-
-
-def keep(stream: BinaryIO, to: Path, mode: int | None = None) -> None:
-    """Give a file of `file` its own name, when its content is on disk. Raises OSError."""
-    made = Path(stream.name)
-    stream.flush()
-    os.fsync(stream.fileno())
-    stream.close()
-    if mode is not None:
-        made.chmod(mode)
-    made.replace(to)
+        remove(work)
 
 
 @contextmanager
 def folder(place: Path) -> Iterator[Path]:
     """A new folder in a folder, removed with its content at the end. Raises OSError."""
-    with path(place) as made:
-        made.mkdir(mode=0o700)
-        yield made
+    with path(place) as work:
+        work.mkdir(mode=0o700)
+        yield work
 
 
 @contextmanager
@@ -96,8 +65,8 @@ def scratch() -> Iterator[Path]:
     """A folder as `folder`, where this system keeps what is temporary. Raises OSError."""
     place = Path(tempfile.gettempdir())
     sweep(place)
-    with folder(place) as made:
-        yield made
+    with folder(place) as work:
+        yield work
 
 
 def sweep(place: Path, *, older: float = AGE, deep: bool = False) -> None:
@@ -108,36 +77,41 @@ def sweep(place: Path, *, older: float = AGE, deep: bool = False) -> None:
     begun: list[Path] = []
     for inner, folders, files in os.walk(place):
         begun += [Path(inner, named) for named in (*folders, *files) if known(named)]
-        folders[:] = [one for one in folders if deep and not known(one)]
-    if begun:
-        now = clock(place)
-        for made in begun:
-            if dead(made, now, older):
-                remove(made)
+        folders[:] = [named for named in folders if deep and not known(named)]
+    now = clock(place) if begun else 0.0
+    for work in begun:
+        if dead(work, now, older):
+            remove(work)
 
 
-def dead(made: Path, now: float, older: float = AGE) -> bool:
+def dead(work: Path, now: float, older: float = AGE) -> bool:
     """Whether nobody is at it any more. A time in the future is none at which it was in use.
 
     now: the time as the file system has it, see `clock`; older: as in `sweep`.
     """
-    match = NAME.fullmatch(made.name)
+    match = NAME.fullmatch(work.name)
     if match and match[1] == _machine():
         return not _alive(int(match[2]), int(match[3]))
     try:
-        changed = made.lstat().st_mtime
+        changed = work.lstat().st_mtime
     except OSError:  # it has its own name now
         return True
     return not -SKEW <= now - changed <= older
 
 
-def remove(made: Path) -> None:
+def remove(work: Path) -> None:
     """Remove it, if it is there, as far as that can be done; a link is not followed."""
-    if made.is_dir() and not made.is_symlink():
-        shutil.rmtree(made, ignore_errors=True)
+    if work.is_dir() and not work.is_symlink():
+        shutil.rmtree(work, ignore_errors=True)
     else:
         with contextlib.suppress(OSError):
-            made.unlink()
+            work.unlink()
+
+
+def checksum(path: Path) -> str:
+    """The sha256 of a file's content. Raises OSError."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def clock(folder: Path) -> float:
@@ -164,8 +138,9 @@ def _alive(number: int, begun: int) -> bool:
 def _about(number: int) -> tuple[str, int]:
     """A process's state, and its start in ticks, as Linux tells them; "" and 0 elsewhere."""
     try:
-        told = Path(f"/proc/{number}/stat").read_text(errors="replace").rpartition(")")[2].split()
-        return told[0], int(told[19])
+        status = Path(f"/proc/{number}/stat").read_text(errors="replace")
+        fields = status.rpartition(")")[2].split()
+        return fields[0], int(fields[19])
     except (OSError, ValueError, IndexError):
         return "", 0
 
@@ -184,12 +159,12 @@ def _machine() -> str:
 FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(to: Path, text: str) -> None:
     """Replace a file by a text at once, as `write_bytes` does."""
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(to, text.encode("utf-8"))
 
 
-def write_bytes(path: Path, contents: bytes, tidy: bool = True) -> None:
+def write_bytes(to: Path, contents: bytes, tidy: bool = True) -> None:
     """Replace a file at once: a reader or a killed process never leaves half of it.
 
     tidy: whether to remove what killed processes have left in its folder.
@@ -198,35 +173,38 @@ def write_bytes(path: Path, contents: bytes, tidy: bool = True) -> None:
 
     Raises StorageFull where there is no space for it.
     """
-    with space(path.parent):
+    with space(to.parent):
         try:
-            there = path.stat()
+            mode = to.stat().st_mode
         except FileNotFoundError:
-            there = None
-        if there is not None and (not stat.S_ISREG(there.st_mode) or _is_device(path)):
-            with path.open("wb") as stream:
+            mode = None
+        # below these two, what is open already, as /dev/stdout and /proc/self/fd/1
+        opened = Path(os.path.abspath(to)).parts[1:2] in (("dev",), ("proc",))
+        if mode is not None and (opened or not stat.S_ISREG(mode)):
+            with to.open("wb") as stream:
                 stream.write(contents)
             return
-        target = Path(os.path.realpath(path)) if path.is_symlink() else path
+        target = Path(os.path.realpath(to)) if to.is_symlink() else to
         if tidy:
             sweep(target.parent)
-        with file(target.parent) as opened:
-            opened.write(contents)
-            keep(opened, target, there and stat.S_IMODE(there.st_mode))
-
-
-def _is_device(path: Path) -> bool:
-    """Whether it is there for a file that is open already, as /dev/stdout and /proc/self/fd/1."""
-    return Path(os.path.abspath(path)).parts[1:2] in (("dev",), ("proc",))
+        with path(target.parent) as work:
+            with work.open("xb") as stream:
+                stream.write(contents)
+                stream.flush()
+                os.fsync(stream.fileno())
+            if mode is not None:
+                work.chmod(stat.S_IMODE(mode))
+            work.replace(target)
 
 
 def usual_modes(folder: Path) -> None:
     """Give all files below a folder the mode of a new file: libraries make some for one user."""
-    with file(folder) as opened:
-        usual = stat.S_IMODE(os.fstat(opened.fileno()).st_mode)
+    with path(folder) as probe:
+        probe.touch()
+        usual = stat.S_IMODE(probe.stat().st_mode)
         for inner, _, names in os.walk(folder):
             for name in names:
-                os.chmod(os.path.join(inner, name), usual)
+                Path(inner, name).chmod(usual)
 
 
 @contextmanager
@@ -261,58 +239,3 @@ def _advice(place: Path | None) -> str:
         f"no space left{f' on the disk or in the quota of {place}' if place else ''}: free some, "
         "or run `lrd-harness cache clear`; the same command then goes on where it stopped"
     )
-
-
-_FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")  # the wide signs count, too
-_END = "\r\n"
-_literal: ContextVar[bool] = ContextVar("literal", default=False)
-
-
-@contextmanager
-def literal_names(wanted: bool = True) -> Iterator[None]:
-    """Within the block, names are written as they are."""
-    token = _literal.set(wanted)
-    try:
-        yield
-    finally:
-        _literal.reset(token)
-
-
-def written(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table as CSV: commas, numbers in full, None an empty cell, lines ended by \\n."""
-    lines = _Lines()
-    writer = csv.writer(lines, lineterminator=_END)
-    writer.writerow([_guarded(cell) for cell in header])
-    writer.writerows([_guarded(cell) for cell in row] for row in rows)
-    return "".join(lines)
-
-
-class _Lines(list[str]):
-    """Rows as csv gives them, but ended by \\n: csv quotes only such line ends as end its rows."""
-
-    def write(self, row: str) -> None:
-        self.append(f"{row.removesuffix(_END)}\n")
-
-
-def written_rows(header: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """Rows by column name as CSV; a column that a row lacks is empty."""
-    return written(header, ([row.get(name) for name in header] for row in rows))
-
-
-def unguarded(cell: str) -> str:
-    """A cell as it was before it was written."""
-    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
-
-
-def _guarded(cell: Any) -> Any:
-    if not isinstance(cell, str) or _literal.get() or not _FORMULA.match(cell):
-        return cell
-    return cell if cell == "-" or _is_number(cell) else f"'{cell}"
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return cell == cell.strip()

@@ -1,8 +1,7 @@
 """A form of the leaderboard that is a folder: names made safe, whole files, nobody's replaced.
 
-The folder keeps a list of what was written there (`.lrd-harness.json`: path -> form and sha256), so
-that a file that somebody else made, or changed since, is told from one of ours, and what an earlier
-call left of the same form is not taken for a part of this one.
+The folder keeps a list of what was written there (`.lrd-harness.json`: path -> form and sha256), by
+which a file that somebody else made, or changed since, is told from one of ours.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -29,12 +28,13 @@ RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  #
 
 
 class Listed(NamedTuple):
-    """A file of ours. form: that it belongs to; marks: what it may hold, more than one where a call
-    was killed.
+    """A file of ours: the form that it belongs to, and the sha256 that it may have.
+
+    There are several where a call was killed.
     """
 
     form: str
-    marks: tuple[str, ...]
+    sums: tuple[str, ...]
 
 
 def safe_name(name: str) -> str:
@@ -44,10 +44,10 @@ def safe_name(name: str) -> str:
     more than a slash, is too long or could be taken for another one gets a part of its hash. Names
     that differ in case alone are one on some systems: of several names, see safe_names.
     """
-    found = _stem(name)
-    alike = name.count("/") <= 1 and "__" not in name and found.replace("__", "/") == name
-    taken = RESERVED.fullmatch(found) or HASHED.fullmatch(found)
-    return found if alike and found and not taken else _hashed(name)
+    stem = _stem(name)
+    alike = name.count("/") <= 1 and "__" not in name and stem.replace("__", "/") == name
+    taken = RESERVED.fullmatch(stem) or HASHED.fullmatch(stem)
+    return stem if alike and stem and not taken else _hashed(name)
 
 
 def fitting(name: str) -> str:
@@ -57,20 +57,20 @@ def fitting(name: str) -> str:
 
 def safe_names(names: Iterable[str]) -> dict[str, str]:
     """The safe name of each, distinct also where upper and lower case, or accents, are one."""
-    found = {name: safe_name(name) for name in names}
-    listed = Counter(map(folded, found.values()))
-    return {n: safe if listed[folded(safe)] == 1 else _hashed(n) for n, safe in found.items()}
+    safe = {name: safe_name(name) for name in names}
+    counts = Counter(map(folded, safe.values()))
+    return {n: part if counts[folded(part)] == 1 else _hashed(n) for n, part in safe.items()}
 
 
 def _stem(name: str) -> str:
-    found = UNSAFE.sub("_", name.replace("/", "__"))
-    return found.encode()[:LONGEST].decode(errors="ignore").strip(".").lstrip("-")
+    plain = UNSAFE.sub("_", name.replace("/", "__"))
+    return plain.encode()[:LONGEST].decode(errors="ignore").strip(".").lstrip("-")
 
 
 def _hashed(name: str) -> str:
-    found = _stem(name)
+    stem = _stem(name)
     digest = hashlib.sha256(name.encode("utf-8", "backslashreplace")).hexdigest()[:8]
-    return f"{found}-{digest}" if found else digest
+    return f"{stem}-{digest}" if stem else digest
 
 
 def folded(path: str) -> str:
@@ -94,51 +94,50 @@ def write_folder(
     lower case being one), for a file that somebody else made or changed, and where the folder
     cannot be written to; nothing is written then.
     """
-    made = _distinct(form, files)
-    if not made:
+    contents = _distinct(form, files)
+    if not contents:
         return []
     try:
-        listed = _check_free(folder, form, made)
-        earlier = {path: entry.marks for path, entry in listed.items()}
-        new = {path: _mark(contents) for path, contents in made.items()}
+        listed = _check_free(folder, form, contents)
         folder.mkdir(parents=True, exist_ok=True)
-        for place in {(folder / path).parent for path in (LIST, *listed, *made)}:
+        for place in {(folder / path).parent for path in (LIST, *listed, *contents)}:
             sweep(place)
+        new = {path: Listed(form, (_sum(content),)) for path, content in contents.items()}
         # first: killed in between, all files still count as ours
-        both = {path: Listed(form, (*earlier.get(path, ()), mark)) for path, mark in new.items()}
-        _keep(folder, {**listed, **both})
-        for path in [
-            path for path, entry in listed.items() if entry.form == form and path not in made
-        ]:
-            if _cleared(folder, path, listed[path]):
+        both = {path: Listed(form, (*_sums(listed, path), *new[path].sums)) for path in new}
+        _keep(folder, listed | both)
+        earlier = [path for path in listed if listed[path].form == form and path not in contents]
+        for path in earlier:
+            if _cleared(folder, path, listed[path].sums):
                 del listed[path]
             else:
                 say(f"{folder / path} is left of an earlier call, as it was changed since")
-        for path, contents in made.items():
+        for path, content in contents.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(folder / path, contents, tidy=False)
-        _keep(folder, {**listed, **{path: Listed(form, (mark,)) for path, mark in new.items()}})
+            write_bytes(folder / path, content, tidy=False)
+        _keep(folder, listed | new)
     except OSError as error:
         raise UserError(f"{folder} cannot be written to ({error.strerror})") from None
-    return list(made)
+    return list(contents)
 
 
 def _distinct(form: str, files: Iterable[tuple[str, bytes]]) -> dict[str, bytes]:
-    made: dict[str, bytes] = {}
+    """The files by path. Raises UserError for a path outside the folder, and one that is twice."""
+    contents: dict[str, bytes] = {}
     alike: dict[str, str] = {}
-    for path, contents in files:
+    for path, content in files:
         if not inside(path):
             raise UserError(f"reporter {form} gives the file {path!r}, no path inside the folder")
-        before = alike.setdefault(folded(path), path)
-        if path in made:
+        if path in contents:
             raise UserError(f"reporter {form} gives the file {path!r} twice")
+        before = alike.setdefault(folded(path), path)
         if before != path:
             raise UserError(
                 f"reporter {form} gives the files {before!r} and {path!r}, which are one where "
                 "upper and lower case are: see folders.safe_names"
             )
-        made[path] = contents
-    return made
+        contents[path] = content
+    return contents
 
 
 def inside(path: str) -> bool:
@@ -150,20 +149,19 @@ def inside(path: str) -> bool:
     )
 
 
-def _check_free(folder: Path, form: str, made: Mapping[str, bytes]) -> dict[str, Listed]:
+def _check_free(folder: Path, form: str, contents: Mapping[str, bytes]) -> dict[str, Listed]:
     """What is there of ours, by path. Raises UserError where a stranger's is in the way."""
     if not folder.is_dir():
         if folder.exists() or folder.is_symlink():
             raise UserError(f"{folder} is a file, and the form {form} is a folder")
         return {}
     listed = _kept(folder)
-    for name, contents in made.items():
-        path = folder / name
-        odd = _in_the_way(folder, name)
+    for name, content in contents.items():
+        path, odd = folder / name, _in_the_way(folder, name)
         if odd is not None:
             raise UserError(f"{odd} is in the way, and was not made by lrd-harness")
-        ours = listed[name].marks if name in listed else ()
-        if path.exists() and _mark(path.read_bytes()) not in {*ours, _mark(contents)}:
+        ours = {*_sums(listed, name), _sum(content)}
+        if path.exists() and _sum(path.read_bytes()) not in ours:
             raise UserError(
                 f"{path} is there already, and was not made by lrd-harness or changed since: "
                 "move it away, or give another --output"
@@ -178,17 +176,16 @@ def _in_the_way(folder: Path, name: str) -> Path | None:
         above = folder / part
         if part.name and (above.is_symlink() or (above.exists() and not above.is_dir())):
             return above
-    usual = path.is_file() or not path.exists()
-    return path if path.is_symlink() or not usual else None
+    return path if path.is_symlink() or (path.exists() and not path.is_file()) else None
 
 
-def _cleared(folder: Path, name: str, entry: Listed) -> bool:
+def _cleared(folder: Path, name: str, sums: Sequence[str]) -> bool:
     """Remove a file of ours, and the folders that it was all of; False where it is another now."""
     path = folder / name
     if _in_the_way(folder, name) is not None:
         return False
     if path.exists():
-        if _mark(path.read_bytes()) not in entry.marks:
+        if _sum(path.read_bytes()) not in sums:
             return False
         path.unlink()
     for above in PurePosixPath(name).parents:
@@ -198,17 +195,21 @@ def _cleared(folder: Path, name: str, entry: Listed) -> bool:
     return True
 
 
-def _mark(contents: bytes) -> str:
-    return hashlib.sha256(contents).hexdigest()
+def _sum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _sums(listed: Mapping[str, Listed], path: str) -> tuple[str, ...]:
+    return listed[path].sums if path in listed else ()
 
 
 def _kept(folder: Path) -> dict[str, Listed]:
     """The list of the folder; empty where it has none that can be read."""
     try:
-        found = json_value(read_file(folder / LIST))["files"]
+        files = json_value(read_file(folder / LIST))["files"]
         return {
-            path: Listed(str(one["form"]), tuple(map(str, one["sha256"])))
-            for path, one in found.items()
+            path: Listed(str(entry["form"]), tuple(map(str, entry["sha256"])))
+            for path, entry in files.items()
             if inside(path)
         }
     except (UserError, ValueError, KeyError, TypeError, AttributeError):
@@ -216,6 +217,6 @@ def _kept(folder: Path) -> dict[str, Listed]:
 
 
 def _keep(folder: Path, listed: Mapping[str, Listed]) -> None:
-    files = {path: {"form": one.form, "sha256": one.marks} for path, one in listed.items()}
+    files = {path: {"form": entry.form, "sha256": entry.sums} for path, entry in listed.items()}
     document = {"made_by": "lrd-harness leaderboard", "files": files}
     write_bytes(folder / LIST, (json.dumps(document, indent=1) + "\n").encode())

@@ -1,15 +1,7 @@
 """What lies in the cache folder, by what it is; and removing what is ours, whole or not at all.
 
-    packages/NAME-VERSION, .sha256    unpacked packages, and the checksums of their wheels
-    converted/NAME-HASH               checkpoints made of GGUF files
-    states/HASH                       the stores, see store.py
-    budgets/HASH.json                 batch sizes that were found
-    scripts/vl-convert-VERSION.js     what draws the figures of the page
-
-States that were written or read from within the last hour are in use, and stay. What has a name of
-files.py is being made, or was when its process was killed: that goes with the next command.
-Everything else is foreign: it is named, left alone, and a link is not followed. The cache folder
-itself is given without links in its path.
+States that were used within the last hour stay, and so does work (files.py) until the next command;
+what is foreign is named and left alone. The cache folder is given without links in its path.
 """
 
 from __future__ import annotations
@@ -27,15 +19,16 @@ from lrd_harness.store import files, location, store
 from lrd_harness.store.documents import json_value
 from lrd_harness.store.store import folder_name, whose
 
-STATES = "states"
+STATES = "states"  # HASH: the stores, see store.py
+# NAME-VERSION, unpacked packages, beside which .sha256 is that of the wheel; NAME-HASH, from GGUF
 DOWNLOADS = {"packages": re.compile(r"[^.].*"), "converted": re.compile(r".+-[0-9a-f]{12}")}
-BUDGETS, SCRIPTS = "budgets", "scripts"
-SMALL = {BUDGETS: r"[0-9a-f]{24}\.json", SCRIPTS: r"vl-convert-[\w.+-]+\.js"}
+# batch sizes that were found, and what draws the figures of the page
+SMALL = {"budgets": r"[0-9a-f]{24}\.json", "scripts": r"vl-convert-[\w.+-]+\.js"}
+PLACES = (STATES, *SMALL, *DOWNLOADS)
 RECORD = re.compile(r"[a-z0-9][a-z0-9-]*-\d[\w.!+-]*\.sha256")
 # identity.json, and what versions before noted that a process uses the folder by
 OURS = re.compile(r"identity\.json|[0-9a-f]{12}\.\d+\.\d+\.[0-9a-f]{8}\.lease")
 STORE = re.compile(r"[0-9a-f]{24}")
-PLACES = (STATES, *SMALL, *DOWNLOADS)
 IN_USE = 3600.0  # seconds since the last use of what no room is made of
 
 
@@ -83,68 +76,67 @@ class Stored:
         if self.identity is None:
             return False
         model, revision = self.identity.get("model", ""), self.identity.get("revision", "")
-        asked, _, beginning = name.rpartition("@")
-        return model == name or (model == asked and revision.startswith(beginning))
+        alone, _, beginning = name.rpartition("@")
+        return model == name or (model == alone and revision.startswith(beginning))
 
 
 def stores(cache: Path) -> list[Stored]:
     """All stores, by folder."""
-    return [_stored(path) for path in _inside(cache / STATES) if _is_store(path)]
+    return [_stored(path) for path in _folders(cache)]
 
 
-def _is_store(path: Path) -> bool:
-    return bool(STORE.fullmatch(path.name)) and path.is_dir() and not path.is_symlink()
+def _folders(cache: Path) -> list[Path]:
+    return [
+        path
+        for path in _inside(cache / STATES)
+        if STORE.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+    ]
 
 
-def _stored(path: Path) -> Stored:
-    found = Stored(path, _identity(path))
-    for one in _inside(path):
-        states = store.NAME.fullmatch(one.name)
-        if not one.is_symlink() and (files.known(one.name) or (states and one.is_file())):
+def _stored(folder: Path) -> Stored:
+    stored = Stored(folder, _identity(folder))
+    for path in _inside(folder):
+        states = store.NAME.fullmatch(path.name)
+        if not path.is_symlink() and (files.known(path.name) or (states and path.is_file())):
             with contextlib.suppress(OSError):  # it was removed just now
-                (found.states if states else found.begun).append(_item(one))
-        elif one.is_symlink() or not OURS.fullmatch(one.name):
-            found.foreign.append(one)
-    return found
+                (stored.states if states else stored.begun).append(_item(path))
+        elif path.is_symlink() or not OURS.fullmatch(path.name):
+            stored.foreign.append(path)
+    return stored
 
 
 def _identity(folder: Path) -> Mapping[str, str] | None:
     try:
         text = (folder / "identity.json").read_bytes().decode()
-        found = json_value(text)
+        identity = json_value(text)
     except (OSError, ValueError):
         return None
     # its hash names the folder, so what was changed in it is noticed
-    return found if folder_name(text) == folder.name and isinstance(found, dict) else None
+    return identity if folder_name(text) == folder.name and isinstance(identity, dict) else None
 
 
 def _item(path: Path) -> Item:
-    """A file or folder. Raises OSError."""
+    """A file or folder with all below it, where links are not followed. Raises OSError."""
     changed = path.lstat().st_mtime
     if changed > time.time() + files.SKEW and changed > files.clock(path.parent) + files.SKEW:
         changed = 0.0
-    return Item(path, tree_size(path), changed)
-
-
-def tree_size(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder; links are not followed."""
     inside = [Path(inner, name) for inner, _, names in os.walk(path) for name in names]
     size = 0
     for file in inside or [path]:
         with contextlib.suppress(OSError):
             size += file.lstat().st_size if file.is_symlink() or file.is_file() else 0
-    return size
+    return Item(path, size, changed)
 
 
 def texts(stored: Iterable[Stored]) -> int:
     """How many distinct texts and requests these stores have something of."""
     keys: set[str] = set()
-    for one in stored:
-        for item in one.states:
+    for part in stored:
+        for item in part.states:
             with contextlib.suppress(OSError):
-                found = store.header(item.path)
-                if found and found.identity and folder_name(found.identity) == one.path.name:
-                    keys.update(found.keys)
+                header = store.header(item.path)
+                if header and header.identity and folder_name(header.identity) == part.path.name:
+                    keys.update(header.keys)
     return len(keys)
 
 
@@ -160,14 +152,14 @@ def downloads(cache: Path, kind: str) -> list[Item]:
     ]
 
 
-def small_files(cache: Path, kind: str) -> list[Path]:
-    """The files of batch sizes (BUDGETS), or SCRIPTS."""
-    return [p for p in _inside(cache / kind) if re.fullmatch(SMALL[kind], p.name) and p.is_file()]
-
-
-def scripts(cache: Path) -> list[Path]:
-    """The files that draw the figures of the page."""
-    return small_files(cache, SCRIPTS)
+def small_files(cache: Path) -> list[Path]:
+    """The files of batch sizes, and those that draw the figures of the page."""
+    return [
+        path
+        for kind, pattern in SMALL.items()
+        for path in _inside(cache / kind)
+        if re.fullmatch(pattern, path.name) and path.is_file()
+    ]
 
 
 def records_alone(cache: Path) -> list[Path]:
@@ -183,20 +175,14 @@ def records_alone(cache: Path) -> list[Path]:
 
 def strangers(cache: Path) -> list[Path]:
     """What is not ours, in the whole cache."""
-    stored = stores(cache)
-    kept = {one.path for one in stored} | {*records_alone(cache)}
-    for kind in SMALL:
-        kept |= {*small_files(cache, kind)}
-    for kind in DOWNLOADS:
-        ours = {one.path for one in downloads(cache, kind)}
-        kept |= ours | {path.with_name(f"{path.name}.sha256") for path in ours}
-    top = [cache / name for name in (*PLACES, location.FOLDER)]
-    kept |= {path for path in top if not path.is_symlink()}
-    found = [
-        path for place in (cache, *(cache / name for name in PLACES)) for path in _inside(place)
-    ]
-    found = [p for p in found if p not in kept and not (files.known(p.name) and not p.is_symlink())]
-    return [*found, *(path for one in stored for path in one.foreign)]
+    stored, places = stores(cache), [cache / name for name in PLACES]
+    ours = {part.path for part in stored} | {*small_files(cache), *records_alone(cache)}
+    ours |= {path for path in (*places, cache / location.FOLDER) if not path.is_symlink()}
+    for item in (item for kind in DOWNLOADS for item in downloads(cache, kind)):
+        ours |= {item.path, item.path.with_name(f"{item.path.name}.sha256")}
+    rest = [path for place in (cache, *places) for path in _inside(place) if path not in ours]
+    foreign = [path for path in rest if path.is_symlink() or not files.known(path.name)]
+    return [*foreign, *(path for part in stored for path in part.foreign)]
 
 
 def damaged(stored: Stored) -> Iterator[tuple[Path, str]]:
@@ -229,9 +215,10 @@ def make_room(cache: Path) -> None:
     limit = location.limit()
     if limit is None:
         return
-    found = stores(cache)
-    beyond = sum(one.size for one in found) - limit
-    for item in sorted((i for one in found for i in one.states), key=lambda i: (i.used, i.path)):
+    stored = stores(cache)
+    beyond = sum(part.size for part in stored) - limit
+    states = (item for part in stored for item in part.states)
+    for item in sorted(states, key=lambda item: (item.used, item.path)):
         if beyond > 0 and not in_use(item) and _removed(item):
             beyond -= item.size
     if beyond > 0:
@@ -252,7 +239,7 @@ def remove_states(stored: Stored, before: float) -> tuple[list[Item], list[Item]
     A store in which nothing is left goes with its folder.
     """
     now = files.clock(stored.path)
-    gone = [one for one in stored.begun if files.dead(one.path, now) and _removed(one)]
+    gone = [item for item in stored.begun if files.dead(item.path, now) and _removed(item)]
     stay: list[Item] = []
     for item in stored.states:
         (gone if item.used <= before and _removed(item) else stay).append(item)
@@ -293,10 +280,7 @@ def remove_download(item: Item) -> None:
 
 def remove_rest(cache: Path, everything: bool) -> None:
     """Remove checksums of packages that are gone; everything: and what else is ours."""
-    rest = records_alone(cache)
-    if everything:
-        rest += [path for kind in SMALL for path in small_files(cache, kind)]
-    for path in rest:
+    for path in (*records_alone(cache), *(small_files(cache) if everything else ())):
         path.unlink(missing_ok=True)
     if everything:
         home = cache / location.FOLDER  # of libraries, where the user's own cannot be written
@@ -309,9 +293,8 @@ def remove_rest(cache: Path, everything: bool) -> None:
 
 def sweep(cache: Path, older: float = files.AGE) -> None:
     """Remove what killed processes have left anywhere; older: as in files.sweep."""
-    places = [cache / name for name in (*SMALL, *DOWNLOADS)]
-    stored = [path for path in _inside(cache / STATES) if _is_store(path)]
-    for place in (cache, *(path for path in places if not path.is_symlink()), *stored):
+    places = [path for path in (cache / n for n in (*SMALL, *DOWNLOADS)) if not path.is_symlink()]
+    for place in (cache, *places, *_folders(cache)):
         files.sweep(place, older=older)
 
 

@@ -1,9 +1,5 @@
 """Where downloads and states are kept between runs, and how paths are named in OUT.
 
-Where the user's home cannot be written, as in containers and on nodes of a cluster, libraries keep
-their files in the cache too: importing mteb makes a folder in the home, and downloads go there.
-What the user has set stays; so does a hub cache that is there and can be read.
-
 OUT is shared with colleagues and in papers' supplements: absolute paths in it help nobody there,
 and tell names of people and projects.
 """
@@ -16,7 +12,6 @@ import re
 import sys
 import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +29,8 @@ def cache_dir() -> Path:
     to that.
     Raises UserError if it cannot be made.
     """
-    given = os.environ.get(VARIABLE)
-    folder = named(given).absolute() if given else _users() / "lrd-harness"
+    variable = os.environ.get(VARIABLE)
+    folder = named(variable).absolute() if variable else _users() / "lrd-harness"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -44,7 +39,7 @@ def cache_dir() -> Path:
             f"set {VARIABLE} to another one"
         ) from error
     for place in (folder, folder / "budgets", folder / "scripts"):
-        files.sweep(place, older=files.AGE)
+        files.sweep(place)
     return folder
 
 
@@ -79,9 +74,9 @@ def _users() -> Path:
     if sys.platform == "win32":
         local = os.environ.get("LOCALAPPDATA")
         return Path(local) if local else Path.home() / "AppData" / "Local"
-    named = os.environ.get("XDG_CACHE_HOME", "")
+    caches = Path(os.environ.get("XDG_CACHE_HOME", ""))
     # The XDG specification: a relative path is to be ignored.
-    return Path(named) if Path(named).is_absolute() else Path.home() / ".cache"
+    return caches if caches.is_absolute() else Path.home() / ".cache"
 
 
 FOLDER = "home"  # in the cache folder
@@ -90,6 +85,8 @@ FOLDER = "home"  # in the cache folder
 def redirect() -> None:
     """Have libraries that would write into a home without that right write into our cache.
 
+    As in containers and on nodes of a cluster: importing mteb makes a folder in the home, and
+    downloads go there. What the user has set stays, and a hub cache that is there and readable.
     To be called before they are imported, as they read these variables then. Does nothing where
     our own cache cannot be made either, which is said when it is needed.
     """
@@ -98,14 +95,14 @@ def redirect() -> None:
     if not barred and _home() is not None:
         return
     try:
-        own = cache_dir() / FOLDER
-        own.mkdir(parents=True, exist_ok=True)
+        instead = cache_dir() / FOLDER
+        instead.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError, UserError):
         return
     if _home() is None:  # nobody's: "~" stands for no folder, and mteb asks for it in any case
-        os.environ["HOME"] = str(own)
+        os.environ["HOME"] = str(instead)
     for name, path in barred.items():
-        os.environ[name] = str(own / path.name)
+        os.environ[name] = str(instead / path.name)
 
 
 def _home() -> Path | None:
@@ -122,7 +119,7 @@ def _places() -> dict[str, Path]:
     caches = Path(cached) if cached else home / ".cache"
     config = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
     hub = named(os.environ.get("HF_HOME") or str(caches / "huggingface"))
-    found = {
+    places = {
         "MTEB_CACHE": home / ".cache" / "mteb",
         "HF_DATASETS_CACHE": hub / "datasets",
         "HF_MODULES_CACHE": hub / "modules",
@@ -138,15 +135,9 @@ def _places() -> dict[str, Path]:
         "SACREBLEU": home / ".sacrebleu",
         "PIP_CACHE_DIR": caches / "pip",
     }
-    if not _holds_something(hub / "hub"):
-        found["HF_HOME"] = hub
-    return {name: path for name, path in found.items() if not os.environ.get(name)}
-
-
-def _holds_something(folder: Path) -> bool:
-    with suppress(OSError):
-        return any(folder.iterdir())
-    return False
+    if not any(hub.glob("hub/*")):
+        places["HF_HOME"] = hub
+    return {name: path for name, path in places.items() if not os.environ.get(name)}
 
 
 def _is_writable(path: Path) -> bool:
@@ -178,10 +169,9 @@ _TYPED = re.compile(r"([\w-]+:|--[\w-]+=)?(/.+)", re.DOTALL)  # texts:FILE, --ou
 
 def place(path: Path | str) -> str:
     """A path as it is kept: from the working folder if it lies there, else the name alone."""
-    found = Path(os.path.abspath(path))
-    here = Path.cwd()
-    inside = here != Path(here.anchor) and found.is_relative_to(here)
-    return found.relative_to(here).as_posix() if inside else found.name
+    whole, here = Path(os.path.abspath(path)), Path.cwd()
+    inside = here != Path(here.anchor) and whole.is_relative_to(here)
+    return whole.relative_to(here).as_posix() if inside else whole.name
 
 
 def word(typed: str) -> str:
@@ -190,31 +180,25 @@ def word(typed: str) -> str:
     return f"{match[1] or ''}{place(match[2])}" if match else typed
 
 
-def text(said: str) -> str:
+def text(message: str) -> str:
     """A message or traceback: modules from where they are imported, other files by their names."""
-    for folder in _roots():
-        said = said.replace(folder, "")
-    return _ABSOLUTE.sub(lambda match: match[1] or match[0].rstrip("/").rpartition("/")[2], said)
+    package = str(Path(__file__).parent.parent)
+    modules = (package, *(entry for entry in sys.path if os.path.isabs(entry)), os.getcwd())
+    for folder in sorted({folder.rstrip(os.sep) for folder in modules} - {""}, key=len)[::-1]:
+        message = message.replace(f"{folder}{os.sep}", "")
+    return _ABSOLUTE.sub(lambda match: match[1] or match[0].rstrip("/").rpartition("/")[2], message)
 
 
-def values(found: Any) -> Any:
+def values(nested: Any) -> Any:
     """Nested mappings and lists, with paths of what is there as `place` has them."""
-    if isinstance(found, Mapping):
-        return {key: values(value) for key, value in found.items()}
-    if isinstance(found, list):
-        return [values(value) for value in found]
-    is_path = isinstance(found, str) and os.path.isabs(found) and os.path.exists(found)
-    return place(found) if is_path else found
+    if isinstance(nested, Mapping):
+        return {key: values(value) for key, value in nested.items()}
+    if isinstance(nested, list):
+        return [values(value) for value in nested]
+    is_path = isinstance(nested, str) and os.path.isabs(nested) and os.path.exists(nested)
+    return place(nested) if is_path else nested
 
 
 def mark(path: Path | str) -> str:
     """What tells a place from another without naming it."""
     return hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-
-
-def _roots() -> list[str]:
-    """Folders that need no name, the longest first."""
-    own = str(Path(__file__).parent.parent)
-    modules = [own, *(entry for entry in sys.path if os.path.isabs(entry))]
-    found = {f"{folder.rstrip(os.sep)}{os.sep}" for folder in (*modules, os.getcwd())}
-    return sorted((folder for folder in found if len(folder) > 1), key=len, reverse=True)

@@ -7,7 +7,6 @@ taken for what it was, and of another one the checksum is compared.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -34,14 +33,14 @@ Entries = Mapping[str, Entry]  # by path within the folder
 
 def measured(folder: Path) -> dict[str, Entry]:
     """The files of a folder as they are now, all of them read. Raises OSError."""
-    return {name: _entry(folder / name, found) for name, found in _files(folder)}
+    return {name: _entry(folder / name, status) for name, status in _files(folder)}
 
 
 def read(folder: Path) -> Entries | None:
     """What the folder held when it was made; None where that is not recorded, or not readably."""
     try:
-        found = json.loads((folder / NAME).read_text(encoding="utf-8"))["files"]
-        return {str(name): Entry(int(n), int(time), str(sum_)) for name, (n, time, sum_) in found}
+        listed = json.loads((folder / NAME).read_text(encoding="utf-8"))["files"]
+        return {str(name): Entry(int(n), int(time), str(sum_)) for name, (n, time, sum_) in listed}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
@@ -74,16 +73,16 @@ def changed(folder: Path) -> str:
     if recorded is None:
         return NAME
     there = dict(_files(folder))
-    for name in sorted(recorded.keys() ^ there.keys()):
-        return name
+    if different := recorded.keys() ^ there.keys():
+        return min(different)
     now = dict(recorded)
-    for name, found in there.items():
+    for name, status in there.items():
         entry = recorded[name]
-        if found.st_size != entry.size:
+        if status.st_size != entry.size:
             return name
-        if found.st_mtime_ns != entry.time:
+        if status.st_mtime_ns != entry.time:
             try:
-                now[name] = _entry(folder / name, found)
+                now[name] = _entry(folder / name, status)
             except OSError:
                 return name
             if now[name].sha256 != entry.sha256:
@@ -94,15 +93,15 @@ def changed(folder: Path) -> str:
     return ""
 
 
-def put(made: Path, to: Path, aside: Path) -> None:
+def put(work: Path, to: Path, aside: Path) -> None:
     """Give a new folder its name, in place of one that is not the same; that one goes to `aside`.
 
     Another process may be first with the same. Raises OSError.
     """
-    if to.is_dir() and (changed(to) or sums(read(to)) != sums(read(made))):
+    if to.is_dir() and (changed(to) or sums(read(to)) != sums(read(work))):
         to.rename(aside)
     try:
-        made.rename(to)
+        work.rename(to)
     except OSError:
         if not to.is_dir():
             raise
@@ -120,7 +119,5 @@ def _files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
                     yield path.relative_to(folder).as_posix(), path.stat()
 
 
-def _entry(path: Path, found: os.stat_result) -> Entry:
-    with path.open("rb") as file:
-        checksum = hashlib.file_digest(file, "sha256").hexdigest()
-    return Entry(found.st_size, found.st_mtime_ns, checksum)
+def _entry(path: Path, status: os.stat_result) -> Entry:
+    return Entry(status.st_size, status.st_mtime_ns, files.checksum(path))

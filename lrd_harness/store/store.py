@@ -1,12 +1,7 @@
 """Pooled states on disk: what was forwarded once is never forwarded again.
 
-A folder per model identity; in it safetensors files, each with all planes of some texts. A plane is
-("raw" or "final", layer), an (n, d) block, and is read on its own. A file's header says whose
-states it holds and names the texts, row by row: one of another model, as in a cache that was put
-together of several, is left alone, and its texts are read. A file is written under another name and
-then renamed, and its name carries the checksum of its content, which is verified before it is first
-read from. A file that is read from gets the time of its use anew, so that `cache clear` and the
-limit (inventory.py) tell what runs need.
+A folder per model identity; in it safetensors files, each with all planes of some texts. A file's
+name is the checksum of its content, its header says whose states it holds, and of which texts.
 """
 
 from __future__ import annotations
@@ -17,10 +12,11 @@ import json
 import os
 import re
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -31,14 +27,14 @@ from lrd_harness.errors import StatesLost, plain, say
 from lrd_harness.store import files
 from lrd_harness.store.files import space, write_text
 
-Plane = tuple[str, int]
+Plane = tuple[str, int]  # "raw" or "final", or another kind, and the layer
 Stamp = tuple[int, int, int]
 ABOUT = "lrd-harness"  # one entry, as safetensors keeps no order of several
 NAME = re.compile(r"[0-9a-f]{32}\.safetensors")
 TRIES = 5  # to open a folder that another process is removing
 FRESH = 600.0  # seconds after which the time of a file that is in use is set anew
 _LOST = "states were in the store and are damaged or gone; the same command reads the texts again"
-_told: set[tuple[str, str]] = set()  # of which model was said which states are left alone
+_reported: set[tuple[str, str]] = set()  # of which model was said which states are left alone
 
 
 def text_key(text: Text) -> str:
@@ -70,8 +66,17 @@ def whose(description: str | None) -> str:
 
 
 @dataclass(frozen=True)
+class Block:
+    """Where a plane lies in its file: from which byte on, the numbers of a row, and their type."""
+
+    start: int
+    width: int
+    dtype: np.dtype[Any]
+
+
+@dataclass(frozen=True)
 class Header:
-    """What a file holds: whose states, the keys of its texts by row, and of truncated ones.
+    """What a file holds: whose states, the keys of its texts by row, of truncated ones, its planes.
 
     identity: as `described`; None in files of versions that did not say it.
     """
@@ -79,56 +84,68 @@ class Header:
     identity: str | None
     keys: list[str]
     cut: list[str]
+    blocks: dict[Plane, Block]
 
 
 def header(path: Path) -> Header | None:
     """What a file says of itself; None for one that cannot be of the store. Raises OSError."""
+    end = path.stat().st_size
     path.open("rb").close()
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata, names = file.metadata() or {}, file.offset_keys()
-            shapes = [file.get_slice(name).get_shape() for name in names]
+            metadata = file.metadata() or {}
+            planes = [(name, file.get_slice(name)) for name in file.offset_keys()]
+            shapes = {name: (plane.get_shape(), plane[:0].dtype) for name, plane in planes}
         if ABOUT in metadata:
             about = json.loads(metadata[ABOUT])
         else:  # as versions before wrote it
             lists = {name: json.loads(metadata[name]) for name in ("texts", "truncated")}
             about = {"identity": metadata.get("identity"), **lists}
         identity, keys, cut = about["identity"], about["texts"], about["truncated"]
+        blocks: dict[Plane, Block] = {}
+        for name, ((count, width), dtype) in reversed(shapes.items()):
+            kind, _, layer = name.rpartition(".")
+            end -= count * width * dtype.itemsize  # nothing lies between planes, nor behind them
+            blocks[kind, int(layer)] = Block(end, width, dtype)
+            if count != len(keys):
+                return None
         if not all(isinstance(key, str) for part in (keys, cut) for key in part):
             return None
-        sound = all(len(shape) == 2 and shape[0] == len(keys) for shape in shapes)
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return Header(identity, keys, cut) if sound else None
+    return Header(identity, keys, cut, blocks)
 
 
 def intact(path: Path) -> bool:
     """Whether a file's content is what its name says. Raises OSError."""
-    return _checksum(path) == path.stem
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+    return files.checksum(path)[:32] == path.stem
 
 
 def _stamp(path: Path) -> Stamp:
     """What changes when another file is put in this one's place. Raises OSError."""
-    found = path.stat()
-    return found.st_dev, found.st_ino, found.st_size
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size
 
 
-def _write(folder: Path, metadata: dict[str, str], planes: Mapping[Plane, np.ndarray]) -> Path:
-    """Make a file of these planes; it appears whole, under its name. Raises OSError."""
+def _write(
+    folder: Path, metadata: dict[str, str], planes: Mapping[Plane, np.ndarray]
+) -> tuple[Path, Header]:
+    """Make a file of these planes; it appears whole, under its name.
+
+    Raises OSError, and ValueError for planes of another number of rows than there are texts.
+    """
     named = {f"{kind}.{n}": np.ascontiguousarray(block) for (kind, n), block in planes.items()}
     with files.folder(folder) as work:
-        made = work / "planes"
+        path = work / "planes"
         with _as_os_error():
-            save_file(named, made, metadata)
+            save_file(named, path, metadata)
         files.usual_modes(work)
-        with made.open("rb") as written:
+        with path.open("rb") as written:
             os.fsync(written.fileno())
-        return made.replace(folder / f"{_checksum(made)}.safetensors")
+        content = header(path)
+        if content is None:
+            raise ValueError("planes that do not have a row for each text")
+        return path.replace(folder / f"{files.checksum(path)[:32]}.safetensors"), content
 
 
 @contextlib.contextmanager
@@ -144,8 +161,10 @@ def _as_os_error() -> Iterator[None]:
 
 
 class Store:
-    """The states of one model.
+    """The states of one model; those of another, as in a cache put together of several, are left.
 
+    A file is verified before it is first read from, and gets the time of its use, by which
+    inventory.py tells what runs need.
     root: the folder of all stores; identity: everything that changes a state apart from the text.
     discarded: the names of damaged files that were met so far; their texts are missing again.
     Raises StorageFull, OSError where it cannot be made.
@@ -157,20 +176,20 @@ class Store:
         self._root = root
         self.folder = root / folder_name(self._described)
         self.discarded: list[str] = []
-        self._where: dict[str, tuple[Path, int]] = {}
-        self._known: set[Path] = set()
+        self._headers: dict[Path, Header] = {}
+        self._where: dict[str, tuple[Path, int]] = {}  # of each text its file and row
         self._verified: dict[Path, tuple[Stamp, float]] = {}  # and when it was last used
         self._bad: set[Path] = set()  # files that are there and not looked at again
         self._cut: set[str] = set()
         self._lost: set[str] = set()  # texts whose file went while this store was open
         self._settle()
-        files.sweep(self.folder, older=files.AGE)
+        files.sweep(self.folder)
         self.refresh()
 
     def _settle(self) -> None:
         """Have the folder and what says whose it is; another process may be removing both."""
         path = self.folder / "identity.json"
-        for last in (*[False] * (TRIES - 1), True):
+        for attempt in range(TRIES):
             try:
                 with space(self._root):
                     self.folder.mkdir(parents=True, exist_ok=True)
@@ -178,31 +197,36 @@ class Store:
                         write_text(path, self._described)
                 return
             except FileNotFoundError:
-                if last:
+                if attempt == TRIES - 1:
                     raise
 
     def refresh(self) -> None:
         """Take note of files that other processes have written; of each, the header is read."""
         others: Counter[str] = Counter()  # files by whose they are
         for path in sorted(self.folder.glob("*.safetensors")):
-            if path in self._known or path in self._bad:
+            if path in self._headers or path in self._bad:
                 continue
             try:
-                stamp, found = _stamp(path), header(path)
+                stamp, content = _stamp(path), header(path)
             except OSError:  # out of reach now, which is no reason to lose it
                 continue
-            if found is None:
+            if content is None:
                 self._discard(path, stamp)
-            elif found.identity != self._described:
+            elif content.identity != self._described:
                 self._bad.add(path)
-                others[whose(found.identity)] += 1
+                others[whose(content.identity)] += 1
             else:
-                self._note(path, found.keys, found.cut)
+                self._note(path, content)
         for other, n in others.items():
-            if (self._whose, other) not in _told:
-                _told.add((self._whose, other))
+            if (self._whose, other) not in _reported:
+                _reported.add((self._whose, other))
                 what = f"{n} file{'s' * (n > 1)} in the store not read, with states {other}"
                 say(f"{self._whose}{what}: see `lrd-harness cache verify`")
+
+    def _note(self, path: Path, content: Header) -> None:
+        self._headers[path] = content
+        self._where.update((key, (path, row)) for row, key in enumerate(content.keys))
+        self._cut.update(content.cut)
 
     def _sound(self, path: Path) -> bool:
         """Whether a file can be read from; its checksum is verified once. If not, it is forgotten.
@@ -210,22 +234,25 @@ class Store:
         A damaged one is discarded; one that is out of reach may be found again by `refresh`. One
         that another file has been put in place of is verified again.
         """
+        before, used = self._verified.get(path, (None, 0.0))
         now = time.monotonic()
         try:
             stamp = _stamp(path)
-            known, used = self._verified.get(path, (None, -FRESH))
-            if known != stamp or now - used > FRESH:
+            if stamp != before or now - used > FRESH:
+                used = now
                 with contextlib.suppress(OSError):  # of a cache for reading only
                     os.utime(path)
-            sound = known == stamp or intact(path)
+            if stamp != before and not intact(path):
+                self._discard(path, stamp)
+                return False
+            if stamp != before and header(path) != self._headers[path]:
+                self._forget(path)  # it was another file when it was noted
+                return False
         except OSError:
             self._forget(path)
             return False
-        if sound:
-            self._verified[path] = stamp, used if known == stamp and now - used <= FRESH else now
-        else:
-            self._discard(path, stamp)
-        return sound
+        self._verified[path] = stamp, used
+        return True
 
     def _discard(self, path: Path, stamp: Stamp) -> None:
         """Remove a damaged file, unless another process has put a good one there just now."""
@@ -241,13 +268,13 @@ class Store:
         say(f"{self._whose}a damaged file of the store was discarded: {path.name}")
 
     def _forget(self, path: Path) -> None:
-        self._known.discard(path)
         self._verified.pop(path, None)
-        lost = [key for key, (where, _) in self._where.items() if where == path]
-        for key in lost:
-            del self._where[key]
-        self._cut.difference_update(lost)
-        self._lost.update(lost)
+        content = self._headers.pop(path, None)
+        for key in content.keys if content else ():
+            if self._where.get(key, (None, 0))[0] == path:
+                del self._where[key]
+                self._cut.discard(key)
+                self._lost.add(key)
 
     def missing(self, texts: Sequence[Text]) -> list[Text]:
         """Those of the texts that have no states yet, each once, in order.
@@ -276,16 +303,11 @@ class Store:
         about = {"identity": self._described, "texts": keys, "truncated": cut}
         self._settle()
         with space(self.folder):
-            path = _write(self.folder, {ABOUT: json.dumps(about)}, planes)
+            path, content = _write(self.folder, {ABOUT: json.dumps(about)}, planes)
         self._bad.discard(path)
         with contextlib.suppress(OSError):
             self._verified[path] = _stamp(path), time.monotonic()
-        self._note(path, keys, cut)
-
-    def _note(self, path: Path, keys: Sequence[str], cut: Sequence[str]) -> None:
-        self._known.add(path)
-        self._where.update((key, (path, row)) for row, key in enumerate(keys))
-        self._cut.update(cut)
+        self._note(path, content)
 
     def truncated(self, texts: Sequence[Text]) -> int:
         """How many of the distinct texts the model saw only the beginning of."""
@@ -297,35 +319,32 @@ class Store:
         Raises KeyError for a text or plane that is not stored; StatesLost where a file turns out
         to be damaged, or was removed.
         """
-        places: dict[Path, tuple[list[int], list[int]]] = {}  # file -> where to, where from
-        for to, text in enumerate(texts):
-            key = text_key(text)
+        places: dict[Path, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+        for number, key in enumerate(map(text_key, texts)):
             if key in self._lost and key not in self._where:
                 raise StatesLost(_LOST)
             path, row = self._where[key]
-            here = places.setdefault(path, ([], []))
-            here[0].append(to)
-            here[1].append(row)
-        rows: np.ndarray | None = None
-        for path, (to_rows, from_rows) in places.items():
-            block = self._rows(path, plane, from_rows)
-            if rows is None:
-                rows = np.empty((len(texts), block.shape[1]), block.dtype)
-            rows[to_rows] = block
-        return rows if rows is not None else np.empty((0, 0), np.float32)
+            numbers, rows = places[path]
+            numbers.append(number)
+            rows.append(row)
+        states = np.empty((0, 0), np.float32)
+        for path, (numbers, rows) in places.items():
+            block = self._rows(path, plane, rows)
+            if len(states) == 0:
+                states = np.empty((len(texts), block.shape[1]), block.dtype)
+            states[numbers] = block
+        return states
 
     def _rows(self, path: Path, plane: Plane, rows: Sequence[int]) -> np.ndarray:
         """Some rows of a file's plane; what lies before and behind them is not read."""
-        name = f"{plane[0]}.{plane[1]}"
         if not self._sound(path):
             raise StatesLost(_LOST)
-        first, last = min(rows), max(rows)
+        block = self._headers[path].blocks[plane]
+        first, count = min(rows), max(rows) - min(rows) + 1
+        at = block.start + first * block.width * block.dtype.itemsize
         try:
-            with safe_open(path, framework="numpy") as file:
-                if name not in file.offset_keys():
-                    raise KeyError(plane)
-                block: np.ndarray = file.get_slice(name)[first : last + 1]
-        except (OSError, SafetensorError):  # cut or removed at this moment
+            numbers = np.fromfile(path, block.dtype, count * block.width, offset=at)
+            return numbers.reshape(count, block.width)[np.subtract(rows, first)]
+        except (OSError, ValueError):  # removed or cut at this moment
             self._forget(path)
             raise StatesLost(_LOST) from None
-        return block[np.subtract(rows, first)]

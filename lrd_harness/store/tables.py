@@ -1,10 +1,7 @@
-"""CSV files as people make them: rows by column name, each knowing its line for a clear error.
+"""CSV files as people make them, by column name and line, and as they are written.
 
-Commas, semicolons or tabs, by which the header has the columns that are looked for, or else most
-columns; a first line `sep=;`, as Excel writes it, decides. UTF-8 with or without a byte order mark;
-blanks around cells and empty rows do not count; a quoted cell may hold line ends. Rows that begin
-with # are remarks about the columns, as `#type` in published tables, or comments. What was written
-before a name to keep it from being a formula (files.py) is taken off.
+Names cannot become formulas in a spreadsheet: an apostrophe before = + - @, a tab or a line end
+says "this is text", and is taken off again in reading; numbers are written as they are.
 """
 
 from __future__ import annotations
@@ -13,12 +10,14 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lrd_harness.errors import UserError
-from lrd_harness.store.files import unguarded
 
 DELIMITERS = ",;\t"
 SHOWN = 40  # characters of a cell that is wrong
@@ -45,11 +44,11 @@ class Line:
         """The cell as a number; None where it is missing. Raises UserError for anything else."""
         cell = self.text(column)
         try:
-            found = float(cell)
+            number = float(cell)
         except ValueError:
-            found = math.nan
-        if math.isfinite(found) and "_" not in cell:  # first, as nearly all are
-            return found
+            number = math.nan
+        if math.isfinite(number) and "_" not in cell:  # first, as nearly all are
+            return number
         if cell.lower() in MISSING:
             return None
         hint = ": write decimals with a point, as 0.5" if "," in cell else ""
@@ -80,6 +79,8 @@ class Sheet:
 def read_sheet(path: Path, keys: Iterable[str] = ()) -> Sheet:
     """The rows of a file. keys: columns whose names may be written in upper case.
 
+    Blanks around cells and empty rows do not count. Rows that begin with # are remarks about the
+    columns, as `#type` in published tables, or comments.
     Raises UserError as `records` does; for a file with a header only; for a column twice or without
     a name; and for a row with more cells than columns.
     """
@@ -120,6 +121,8 @@ def records(
 ) -> list[tuple[int, list[str]]]:
     """The rows that are not blank: number of the line that each begins in, and its cells as such.
 
+    The delimiter is the one by which the header has the columns that are looked for, or else most
+    columns, unless a first line says `sep=;`, as Excel writes it.
     columns: those that are looked for, by which the delimiter is found; remarks: whether a row may
     begin with #; longest: characters that a cell may have.
     Raises UserError for a file that is not there, cannot be read, is not UTF-8 or no CSV, and for
@@ -131,7 +134,7 @@ def records(
     number, rows = 1 + skipped, []
     before = csv.field_size_limit(longest)
     try:
-        mark = delimiter or max(DELIMITERS, key=lambda one: _fit(text, one, columns, remarks))
+        mark = delimiter or max(DELIMITERS, key=lambda mark: _fit(text, mark, columns, remarks))
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
         for cells in reader:
             if len(cells) > MOST_COLUMNS:
@@ -169,12 +172,12 @@ def _fit(text: str, delimiter: str, columns: Iterable[str], remarks: bool) -> tu
 
     (0, 0) where it cannot be read, as reading the rows will tell.
     """
-    wanted = {name.lower() for name in columns}
+    known = {name.lower() for name in columns}
     try:
         for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter):
             names = [cell.strip(f" {DELIMITERS}") for cell in cells]
             if any(names) and not (remarks and names[0].startswith("#")):
-                return len(wanted & {name.lower() for name in names}), len(names)
+                return len(known & {name.lower() for name in names}), len(names)
     except csv.Error:
         pass
     return 0, 0
@@ -192,3 +195,50 @@ def column_places(
         if name:
             places[name] = place
     return places
+
+
+_FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")  # the wide signs count, too
+_END = "\r\n"
+_literal: ContextVar[bool] = ContextVar("literal", default=False)
+
+
+@contextmanager
+def literal_names(literal: bool = True) -> Iterator[None]:
+    """Within the block, names are written as they are."""
+    token = _literal.set(literal)
+    try:
+        yield
+    finally:
+        _literal.reset(token)
+
+
+def written(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table as CSV: commas, numbers in full, None an empty cell, lines ended by \\n."""
+    lines = _Lines()
+    writer = csv.writer(lines, lineterminator=_END)
+    writer.writerow([_guarded(cell) for cell in header])
+    writer.writerows([_guarded(cell) for cell in row] for row in rows)
+    return "".join(lines)
+
+
+class _Lines(list[str]):
+    """Rows as csv gives them, but ended by \\n: csv quotes only such line ends as end its rows."""
+
+    def write(self, row: str) -> None:
+        self.append(f"{row.removesuffix(_END)}\n")
+
+
+def unguarded(cell: str) -> str:
+    """A cell as it was before it was written."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def _guarded(cell: Any) -> Any:
+    if not isinstance(cell, str) or _literal.get() or not _FORMULA.match(cell) or cell == "-":
+        return cell
+    try:
+        float(cell)
+        number = cell == cell.strip()
+    except ValueError:
+        number = False
+    return cell if number else f"'{cell}"

@@ -23,9 +23,10 @@ from lrd_harness.planning.resolve import PlannedModel
 from lrd_harness.progress import Display
 from lrd_harness.report import Report, Table
 from lrd_harness.scores import Scores, split_scores
-from lrd_harness.store import files, location
+from lrd_harness.store import location
 from lrd_harness.store.documents import json_value, read_file
 from lrd_harness.store.files import full, write_text
+from lrd_harness.store.tables import written
 
 MOST_ROWS = 40  # layers that a table shows at most
 MANY = 200  # texts from which on intervals of all metrics hold, see `interval`
@@ -323,7 +324,7 @@ def write(folder: Path, name: str, report: Report) -> None:
     whole = {MADE_BY: f"lrd-harness {name}", **report.facts, "errors": errors, "values": values}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / f"{name}.csv", files.written_rows(names, table.rows))
+        write_text(folder / f"{name}.csv", written(names, ([*row.values()] for row in values)))
         text = json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False, default=str)
         write_text(folder / f"{name}.json", text + "\n")
     except OSError as error:

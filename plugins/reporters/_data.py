@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from lrd_harness.errors import plain
 from lrd_harness.report import Report, Row, Table
-from lrd_harness.store import files
+from lrd_harness.store.tables import written
 
 SCHEMA, VERSION = "lrd-harness/leaderboard", 2
 Named = TypeVar("Named", bound=Hashable)
@@ -60,7 +60,7 @@ def as_csv(table: Table) -> str:
     if not table.rows:
         return ""
     names = [column.name for column in table.columns]
-    return files.written(names, ([_cell(row.get(name)) for name in names] for row in table.rows))
+    return written(names, ([_cell(row.get(name)) for name in names] for row in table.rows))
 
 
 def _cell(value: Any) -> Any:
@@ -130,7 +130,7 @@ def tidy(report: Report) -> Iterator[tuple[str, bytes]]:
     yield from _both("statistics", [*STATISTICS, *NUMBERS], NUMBERS, list(statistics(report)))
     for name, rows in interchange(report).items():
         cells = [[_clean(cell) for cell in row] for row in rows]
-        yield f"{name}.csv", files.written(FORMS[name], cells).encode()
+        yield f"{name}.csv", written(FORMS[name], cells).encode()
 
 
 def _both(
@@ -140,7 +140,7 @@ def _both(
     import pyarrow.parquet as pq
 
     cells = [[_clean(row.get(column), kinds.get(column, str)) for column in header] for row in rows]
-    yield f"{name}.csv", files.written(header, cells).encode()
+    yield f"{name}.csv", written(header, cells).encode()
     types = {str: pa.string(), int: pa.int64(), float: pa.float64()}
     schema = pa.schema([(column, types[kinds.get(column, str)]) for column in header])
     columns = list(zip(*cells, strict=True)) or [()] * len(header)

@@ -45,9 +45,9 @@ def eager(data: Any) -> Any:
         return {name: eager(part) for name, part in data.items()}
     if type(data) is not Dataset:
         return data
-    made = copy.copy(data)
-    made.__class__ = EagerColumns
-    return made
+    data = copy.copy(data)
+    data.__class__ = EagerColumns
+    return data
 
 
 _SCORING = {"cosine": ScoringFunction.COSINE, "dot": ScoringFunction.DOT_PRODUCT}

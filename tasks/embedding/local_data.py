@@ -1,16 +1,12 @@
-"""Task data from a local folder, in mteb's columns: DIR/TASK/SPLIT.jsonl.
+"""Task data from a local folder, in the hub's columns or in those of mteb's task type already.
 
-Rows may have the columns of the data set on the hub, which the task's own preparation then turns
-into mteb's, or those of mteb's task type already.
-
-Retrieval and reranking: DIR/TASK/corpus.jsonl (id, text, optional title), queries.jsonl (id, text),
-qrels.jsonl (query-id, corpus-id, score) and, for reranking, top_ranked.jsonl (query-id,
-corpus-ids); each also under DIR/TASK/SPLIT/. Tasks with several languages: DIR/TASK/SUBSET/...
+DIR/TASK/SPLIT.jsonl, for retrieval and reranking corpus, queries, qrels and top_ranked.jsonl, each
+also under DIR/TASK/SPLIT/; of tasks with several languages DIR/TASK/SUBSET/...
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +24,8 @@ QUERY["negative"] = QUERY["positive"]
 def load(task: Any, folder: Path) -> None:
     """Put the folder's data into a mteb task object, as its own loader would have.
 
+    Columns of corpus.jsonl: id, text, optional title; queries.jsonl: id, text; qrels.jsonl:
+    query-id, corpus-id, score; top_ranked.jsonl, for reranking: query-id, corpus-ids.
     Raises UserError for a missing file, a malformed row (file and row named) and data that the
     task's own transformation does not take.
     """
@@ -36,14 +34,9 @@ def load(task: Any, folder: Path) -> None:
 
     subsets = {s: folder / s if (folder / s).is_dir() else folder for s in task.hf_subsets}
     retrieval = isinstance(task, AbsTaskRetrieval)
-    old_reranking = (
-        task.metadata.type == "Reranking"
-        and not any(folder.rglob("corpus.jsonl"))
-        and any(folder.rglob("*.jsonl"))
-    )
-    if old_reranking:
-        given = DatasetDict(_splits(task, folder, QUERY))
-        task.transform_old_dataset_format(given)
+    files = {path.name for path in folder.rglob("*.jsonl")}
+    if task.metadata.type == "Reranking" and files and "corpus.jsonl" not in files:
+        task.transform_old_dataset_format(DatasetDict(_splits(task, folder, QUERY)))
     elif retrieval:
         task.dataset = {
             s: {split: _retrieval(task, where, split) for split in task.eval_splits}
@@ -59,34 +52,31 @@ def load(task: Any, folder: Path) -> None:
 
 def _prepare(task: Any, folder: Path) -> None:
     """The task's own preparation, where the data are not in its final columns already."""
-    given = task.dataset
-    fault: Exception | None = None
+    columns, before, fault = _columns(task), task.dataset, None
     try:
         task.dataset_transform()
     except Exception as error:
-        task.dataset, fault = given, error
-    for split, data, column, _ in _read(task):
-        if column not in data.column_names:
-            why = f", nor does mteb's own preparation take it ({fault!r})" if fault else ""
-            raise UserError(f"{folder / split}.jsonl, row 1: no '{column}'{why}")
-    # Labels and scores are of their kind also where mteb's preparation has made them.
-    for split, data, column, kind in _read(task):
-        for number, value in enumerate(data[column] if kind in LABELLED else (), 1):
-            if not KINDS[kind](value):
-                raise UserError(
-                    f"{folder / split}.jsonl: '{column}', as mteb prepares it, is not {kind} "
-                    f"in row {number}"
-                )
+        task.dataset, fault = before, error
+    for split, data in evaluated(task) if columns else ():
+        file = f"{folder / split}.jsonl"
+        for column in columns:
+            if column not in data.column_names:
+                why = f", nor does mteb's own preparation take it ({fault!r})" if fault else ""
+                raise UserError(f"{file}, row 1: no '{column}'{why}")
+        # Labels and scores are of their kind also where mteb's preparation has made them.
+        for column, kind in columns.items():
+            for number, value in enumerate(data[column] if kind in LABELLED else (), 1):
+                if not KINDS[kind](value):
+                    wrong = f"'{column}', as mteb prepares it, is not {kind}"
+                    raise UserError(f"{file}: {wrong} in row {number}")
 
 
-def _read(task: Any) -> Iterator[tuple[str, Any, str, str]]:
-    """What its evaluation reads: a split, the data of it, a column and its kind."""
-    columns = _columns(task)
+def evaluated(task: Any) -> Iterator[tuple[str, Any]]:
+    """The splits that a mteb task is evaluated on, of each subset: name and data."""
     for subset in task.hf_subsets:
         data = task.dataset[subset] if subset in task.dataset else task.dataset
         for split in task.eval_splits:
-            for column, kind in columns.items():
-                yield split, data[split], column, kind
+            yield split, data[split]
 
 
 def _columns(task: Any) -> dict[str, str]:
@@ -121,34 +111,31 @@ def _splits(task: Any, folder: Path, columns: Mapping[str, str]) -> dict[str, An
     for file in sorted(folder.glob("*.jsonl")):
         # the hub's own columns, where they are not mteb's: whatever the first row has
         first = dict.fromkeys(first_row(file), "anything")
-        rows = read_rows(file, columns if set(columns) <= set(first) else first)
+        rows = read_rows(file, columns if columns.keys() <= first.keys() else first)
         _check_lengths(task, file, rows)
-        splits[file.stem] = _dataset(file, [row for _, row in rows])
+        splits[file.stem] = _dataset(file, (row for _, row in rows))
     return splits
 
 
 def _check_lengths(task: Any, file: Path, rows: list[tuple[int, dict[str, Any]]]) -> None:
     """Lists that belong together, as texts and their labels, are equally long."""
-    pairs = [
-        (getattr(task, a, None), getattr(task, b, None))
-        for a, b in (
-            ("input_column_name", "label_column_name"),
-            ("input1_column_name", "label_column_name"),
-            ("machine_summaries_column_name", "relevancy_column_name"),
-        )
-    ]
-    for number, row in rows:
-        for a, b in pairs:
-            one, other = row.get(a or ""), row.get(b or "")
-            if isinstance(one, list) and isinstance(other, list) and len(one) != len(other):
-                raise UserError(f"{file}, row {number}: {len(one)} '{a}' but {len(other)} '{b}'")
+    for texts, labels in (
+        ("input_column_name", "label_column_name"),
+        ("input1_column_name", "label_column_name"),
+        ("machine_summaries_column_name", "relevancy_column_name"),
+    ):
+        a, b = getattr(task, texts, ""), getattr(task, labels, "")
+        for number, row in rows:
+            left, right = row.get(a), row.get(b)
+            if isinstance(left, list) and isinstance(right, list) and len(left) != len(right):
+                raise UserError(f"{file}, row {number}: {len(left)} '{a}' but {len(right)} '{b}'")
 
 
-def _dataset(file: Path, rows: list[dict[str, Any]]) -> Any:
+def _dataset(file: Path, rows: Iterable[dict[str, Any]]) -> Any:
     from datasets import Dataset
 
     try:
-        return Dataset.from_list(rows)
+        return Dataset.from_list(list(rows))
     except (ValueError, TypeError, OverflowError) as error:  # pyarrow's are among them
         raise UserError(f"{file}: {str(error).splitlines()[0]}") from None
 
@@ -157,18 +144,18 @@ def _retrieval(task: Any, folder: Path, split: str) -> dict[str, Any]:
     def file(name: str) -> Path:
         return folder / split / name if (folder / split / name).is_file() else folder / name
 
-    corpus = _by_id(file("corpus.jsonl"))
-    queries = _by_id(file("queries.jsonl"))
+    corpus, queries = _by_id(file("corpus.jsonl")), _by_id(file("queries.jsonl"))
     relevant: dict[str, dict[str, int]] = {}
     qrels = file("qrels.jsonl")
     judged = {"query-id": "an id", "corpus-id": "an id", "score": RELEVANCE}
     for number, row in read_rows(qrels, judged):
-        query, document = str(row["query-id"]), str(row["corpus-id"])
-        _check_ids(qrels, number, (queries, corpus), [query], [document])
-        held = relevant.setdefault(query, {})
-        if held.setdefault(document, int(row["score"])) != row["score"]:
+        query, document, score = str(row["query-id"]), str(row["corpus-id"]), int(row["score"])
+        _check_ids(qrels, number, [query], queries, "queries")
+        _check_ids(qrels, number, [document], corpus, "corpus")
+        before = relevant.setdefault(query, {}).setdefault(document, score)
+        if before != score:
             raise UserError(
-                f"{qrels}, row {number}: '{document}' for '{query}' has the score {held[document]} "
+                f"{qrels}, row {number}: '{document}' for '{query}' has the score {before} "
                 "in a row before"
             )
     ranked: dict[str, list[str]] | None = None
@@ -178,15 +165,16 @@ def _retrieval(task: Any, folder: Path, split: str) -> dict[str, Any]:
         listed = {"query-id": "an id", "corpus-ids": "a list of ids"}
         for number, row in read_rows(candidates, listed):
             query, documents = str(row["query-id"]), [str(d) for d in row["corpus-ids"]]
-            _check_ids(candidates, number, (queries, corpus), [query], documents)
+            _check_ids(candidates, number, [query], queries, "queries")
+            _check_ids(candidates, number, documents, corpus, "corpus")
             if query in ranked:
                 raise UserError(f"{candidates}, row {number}: query '{query}' is there twice")
             ranked[query] = documents
     elif task.metadata.type == "Reranking":
         raise UserError(f"{folder}: no top_ranked.jsonl, which {task.metadata.name} needs")
     return {
-        "corpus": _dataset(file("corpus.jsonl"), list(corpus.values())),
-        "queries": _dataset(file("queries.jsonl"), list(queries.values())),
+        "corpus": _dataset(file("corpus.jsonl"), corpus.values()),
+        "queries": _dataset(file("queries.jsonl"), queries.values()),
         "relevant_docs": relevant,
         "top_ranked": ranked,
     }
@@ -194,25 +182,18 @@ def _retrieval(task: Any, folder: Path, split: str) -> dict[str, Any]:
 
 def _by_id(file: Path) -> dict[str, dict[str, Any]]:
     """Documents or queries by id, which is text in mteb and may be spelt `_id`."""
-    found: dict[str, dict[str, Any]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     name = "_id" if "_id" in first_row(file) else "id"
     for number, row in read_rows(file, {name: "an id", "text": "a text"}):
         key = str(row.pop(name))
-        if key in found:
+        if key in rows:
             raise UserError(f"{file}, row {number}: id '{key}' is there twice")
         title = {"title": row.get("title") or ""} if file.stem == "corpus" else {}
-        found[key] = {**row, "id": key, **title}
-    return found
+        rows[key] = {**row, "id": key, **title}
+    return rows
 
 
-def _check_ids(
-    file: Path,
-    number: int,
-    known: tuple[Mapping[str, Any], Mapping[str, Any]],
-    queries: list[str],
-    documents: list[str],
-) -> None:
-    for there, asked, name in zip(known, (queries, documents), ("queries", "corpus"), strict=True):
-        for key in asked:
-            if key not in there:
-                raise UserError(f"{file}, row {number}: id '{key}' is not in {name}.jsonl")
+def _check_ids(file: Path, number: int, ids: Iterable[str], known: Container[str], of: str) -> None:
+    for identifier in ids:
+        if identifier not in known:
+            raise UserError(f"{file}, row {number}: id '{identifier}' is not in {of}.jsonl")

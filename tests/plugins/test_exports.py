@@ -18,8 +18,8 @@ from report_rows import BASE_TASKS, BLOCKS, HOSTILE, NAMES, TASKS, report, table
 
 from lrd_harness.errors import plain
 from lrd_harness.report import Report, Row
-from lrd_harness.store.files import unguarded
 from lrd_harness.store.folders import safe_name, write_folder
+from lrd_harness.store.tables import unguarded
 
 data: Any = importlib.import_module("lrd_harness.plugins.reporters._data")
 markdown: Any = importlib.import_module("lrd_harness.plugins.reporters._markdown")

@@ -163,7 +163,7 @@ def test_the_script_is_kept_in_the_cache_and_is_not_strange_there(
     monkeypatch.setenv("LRD_HARNESS_CACHE", str(tmp_path))
     parts.library.cache_clear()
     script = parts.library()
-    (kept,) = inventory.scripts(tmp_path)
+    (kept,) = inventory.small_files(tmp_path)
     assert kept.read_text(encoding="utf-8") == script
     assert inventory.strangers(tmp_path) == []
     assert "</script" not in script

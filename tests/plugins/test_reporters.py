@@ -21,7 +21,7 @@ from rich.cells import cell_len
 from lrd_harness.contracts import Reporter
 from lrd_harness.errors import plain
 from lrd_harness.report import Column, Report, Table
-from lrd_harness.store.files import literal_names, unguarded
+from lrd_harness.store.tables import literal_names, unguarded
 from lrd_harness.testing import check_reporter
 
 forms: Any = importlib.import_module("lrd_harness.plugins.reporters.forms")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import stat
 import subprocess
 import sys
@@ -16,18 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import running
 
 from lrd_harness import manager
 from lrd_harness.contracts import Reporter
-from lrd_harness.guard import Owner
 from lrd_harness.models.save import check_free
-from lrd_harness.registration import registered
 from lrd_harness.runner import folder
 from lrd_harness.store import files, location
 from lrd_harness.store.files import write_bytes, write_text
 
 
-@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+@pytest.mark.parametrize("umask", [0o022, 0o077])
 def test_files_have_the_mode_of_new_files_or_keep_theirs(umask: int, tmp_path: Path) -> None:
     file, usual = tmp_path / "file", 0o666 & ~umask
     before = os.umask(umask)
@@ -63,46 +61,44 @@ def test_what_is_no_file_is_written_into(tmp_path: Path) -> None:
         write_bytes(tmp_path, b"")
 
 
-@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="there is no /dev/stdout")
-@pytest.mark.parametrize("into", ["pipe", "file"])
-def test_standard_output_is_no_file_to_replace(into: str, tmp_path: Path) -> None:
-    code = "from pathlib import Path; from lrd_harness.store.files import write_text as w;"
-    call = [sys.executable, "-c", f"{code} w(Path('/dev/stdout'), 'text')"]
-    file = tmp_path / "out"
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="there is no /dev/fd")
+def test_what_is_open_already_is_no_file_to_replace(tmp_path: Path) -> None:
+    """As standard output, a file or a pipe."""
+    file, (read, write) = tmp_path / "out", os.pipe()
     with file.open("wb") as stream:
-        to = subprocess.PIPE if into == "pipe" else stream
-        done = subprocess.run(call, stdout=to, check=True, timeout=60)
-        inode = os.fstat(stream.fileno()).st_ino
-    assert (done.stdout if into == "pipe" else file.read_bytes()) == b"text"
-    assert file.stat().st_ino == inode
-    assert Path("/dev/stdout").is_symlink()
+        write_text(Path(f"/dev/fd/{stream.fileno()}"), "text")
+        assert (os.fstat(stream.fileno()).st_ino, file.read_bytes()) == (
+            file.stat().st_ino,
+            b"text",
+        )
+    write_text(Path(f"/dev/fd/{write}"), "text")
+    assert os.read(read, 9) == b"text"
+    for descriptor in (read, write):
+        os.close(descriptor)
 
 
-def test_a_form_that_cannot_be_written_costs_itself_alone(tmp_path: Path) -> None:
-    def broken(error: BaseException) -> Any:
-        def write(board: Any) -> str:
+def test_a_form_that_cannot_be_written_costs_itself_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raising(error: BaseException) -> Any:
+        def write(report: Any) -> str:
             raise error
 
         return write
 
-    plugins = manager.Plugins()
     (tmp_path / "run.json").write_text("{}")
     (tmp_path / "leaderboard.taken").mkdir()
     forms = [
-        Reporter("html", broken(ValueError("two\nlines\tof it")), ".html"),
-        Reporter("exits", broken(SystemExit(3)), ".exits"),
-        Reporter("half", lambda board: "half \ud83d of a pair", ".half"),
-        Reporter("taken", lambda board: "text", ".taken"),
-        Reporter("fine", lambda board: "text", ".fine"),
+        Reporter("fault", raising(ValueError("two\nlines\tof it")), ".fault"),
+        Reporter("exits", raising(SystemExit(3)), ".exits"),
+        Reporter("half", lambda report: "half \ud83d of a pair", ".half"),
+        Reporter("taken", lambda report: "text", ".taken"),
+        Reporter("fine", lambda report: "text", ".fine"),
     ]
-    owner = Owner("test")
-    plugins.entries["reporter"] = {
-        form.name: manager.Entry("reporter", registered(form, "reporter", owner), "test")
-        for form in forms
-    }
-    _, faults = folder.write_views(tmp_path, plugins)
+    running.with_plugin(monkeypatch, lrd_reporters=lambda: forms)
+    _, faults = folder.write_views(tmp_path, manager.load())
     assert [fault.partition(" (")[0] for fault in faults[:2]] == [
-        r"reporter html: ValueError: two lines\tof it",
+        r"reporter fault: ValueError: two lines\tof it",
         "reporter exits: SystemExit: 3",
     ]
     assert [fault.split(":")[0] for fault in faults[2:]] == ["reporter half", "reporter taken"]
@@ -113,9 +109,9 @@ def test_a_form_that_cannot_be_written_costs_itself_alone(tmp_path: Path) -> Non
 CHILD = """
     import sys
     from pathlib import Path
-    from lrd_harness.store import files as temporary
+    from lrd_harness.store import files
     place = Path(sys.argv[1])
-    with temporary.file(place) as file, temporary.folder(place) as folder:
+    with files.path(place) as path, files.folder(place) as folder, path.open("xb") as file:
         (folder / "inner").mkdir()
         (folder / "inner" / "weights").write_bytes(b"x" * 1000)
         file.write(b"half")
@@ -129,13 +125,15 @@ CHILD = """
 def worker(place: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that is making a file and a folder there, until it is told to go on or killed."""
     call = [sys.executable, "-c", textwrap.dedent(CHILD), str(place)]
-    with subprocess.Popen(call, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as found:
-        assert found.stdout is not None
-        assert found.stdout.readline() == "at it\n"
+    with subprocess.Popen(
+        call, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "at it\n"
         try:
-            yield found
+            yield process
         finally:
-            found.kill()
+            process.kill()
 
 
 def names(place: Path) -> list[str]:
@@ -161,17 +159,15 @@ def test_the_work_of_a_living_process_stays_and_of_a_killed_one_goes(tmp_path: P
             assert len(names(tmp_path)) == 2
         process.communicate("\n")
     assert names(tmp_path) == []
-    for when in times:
-        with worker(tmp_path) as process:
-            process.send_signal(signal.SIGKILL)
-            # nobody has asked for its exit code yet, which does not make it alive
-            deadline = time.monotonic() + 20
-            while files._about(process.pid)[0] not in ("Z", "X", "") and (
-                time.monotonic() < deadline
-            ):
-                time.sleep(0.01)
+    with worker(tmp_path) as process:
+        left = names(tmp_path)
+        process.kill()
+        # nobody has asked for its exit code yet, which does not make it alive
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert names(tmp_path) == left
+        for when in times:
+            (tmp_path / left[0]).touch()
             dated(tmp_path, when)
-            assert len(names(tmp_path)) == 2
             files.sweep(tmp_path)
             assert names(tmp_path) == []
 
@@ -180,11 +176,11 @@ def test_the_work_of_a_living_process_stays_and_of_a_killed_one_goes(tmp_path: P
 def test_a_number_that_another_process_has_now_is_not_the_same_process(tmp_path: Path) -> None:
     parts = files.name().split(".")
     earlier = ".".join([*parts[:3], str(int(parts[3]) - 1), parts[4]])
-    own = files.name()
-    for name in (own, earlier):
+    mine = files.name()
+    for name in (mine, earlier):
         (tmp_path / name).touch()
     files.sweep(tmp_path)
-    assert names(tmp_path) == [own]
+    assert names(tmp_path) == [mine]
 
 
 @pytest.mark.parametrize(
@@ -200,8 +196,8 @@ def test_of_another_machine_the_time_tells(age: float, stays: bool, tmp_path: Pa
 
 def test_links_and_what_is_named_otherwise_are_left_alone(tmp_path: Path) -> None:
     outside, place = tmp_path / "outside", tmp_path / "place"
-    for made in (outside, place):
-        made.mkdir()
+    for inner in (outside, place):
+        inner.mkdir()
     (outside / "mine").touch()
     dead = killed_name()
     (place / dead).symlink_to(outside, target_is_directory=True)

@@ -68,6 +68,19 @@ def own_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lrd_harness.tasks.likelihood.lm_eval_tasks.index", index)
 
 
+FAMILIES = "arc bbh/cot_fewshot crows_pairs gsm8k hellaswag mmlu/default piqa wikitext".split()
+
+
+@functools.cache
+def index(include: Path | None) -> Any:
+    """lm-eval's index of a folder and some of its own families; of all, it takes many seconds."""
+    import lm_eval.tasks
+
+    folder = Path(lm_eval.tasks.__file__).parent
+    places = [folder / name for name in FAMILIES] + ([include] if include else [])
+    return lm_eval.tasks.TaskManager(include_defaults=False, include_path=[*map(str, places)])
+
+
 def write_task(folder: Path, name: str, body: str, data: dict[str, list[dict[str, Any]]]) -> None:
     """A task of lm-eval in a folder, with its data beside it, split by split."""
     for split, rows in data.items():

@@ -15,6 +15,8 @@ import yaml
 from lrd_harness import UserError
 from lrd_harness.contracts import TaskOptions
 
+loading: Any = importlib.import_module("lrd_harness.tasks.likelihood.loading")
+lm_eval_tasks: Any = importlib.import_module("lrd_harness.tasks.likelihood.lm_eval_tasks")
 ROW: dict[str, Any] = {"q": "the cat", "a": ["cat", "dog"], "gold": 0, "say": "cat"}
 BODY = {
     "output_type": "multiple_choice",
@@ -47,8 +49,7 @@ def write(folder: Path, rows: list[Any] | bytes, name: str = "mine", **body: Any
 
 def prepare(folder: Path, name: str = "mine", **options: Any) -> Any:
     """Open the task and make its prompts, as a run does before any model is opened."""
-    tasks: Any = importlib.import_module("lrd_harness.tasks.likelihood.lm_eval_tasks")
-    (task,) = tasks.open_task(name, TaskOptions(include_path=folder, **options))
+    (task,) = lm_eval_tasks.open_task(name, TaskOptions(include_path=folder, **options))
     task.check()
     return task
 
@@ -131,18 +132,15 @@ def test_the_file_is_named(kind: str, tmp_path: Path) -> None:
     prepare(tmp_path, "sound")
 
 
-def test_files_that_are_not_read_are_told_of_where_a_name_is_unknown(tmp_path: Path) -> None:
+def test_files_that_are_not_read_and_two_of_one_name(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("task: [\n")
-    write(tmp_path, [ROW] * 4, name="sound")
-    said = refusal(tmp_path, "sounds")
-    assert said.startswith("unknown lm-eval task 'sounds'. Did you mean sound? Not read: a.yaml (")
-
-
-def test_two_files_of_one_name(tmp_path: Path) -> None:
     write(tmp_path, [ROW] * 4)
+    said = refusal(tmp_path, "mines")
+    assert said.startswith("unknown lm-eval task 'mines'. Did you mean mine? Not read: a.yaml (")
     (tmp_path / "again").mkdir()
     write(tmp_path / "again", [{**ROW, "gold": 1}] * 4)
     both = f"{tmp_path / 'again' / 'mine.yaml'} and {tmp_path / 'mine.yaml'}"
+    loading.files.cache_clear()
     assert refusal(tmp_path) == f"{both} are both of the name mine: rename one"
 
 

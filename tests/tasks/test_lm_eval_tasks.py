@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return stock.place(tmp_path_factory.getbasetemp())
 
 
@@ -31,15 +31,16 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No bars: in a process of the command they are off before the libraries are imported."""
     import datasets
 
+    monkeypatch.setattr(lm_eval_tasks, "index", stock.index)
     datasets.disable_progress_bars()
-    monkeypatch.setattr("lm_eval.api.task.tqdm", lambda given, **_: given)
+    monkeypatch.setattr("lm_eval.api.task.tqdm", lambda rows, **_: rows)
     yield
     datasets.enable_progress_bars()
 
 
-def run(out: Path, own: Path, *tasks: str, data: Path | None = None, model: str = "gpt") -> int:
-    given = ("--include-path", str(own / "own"))
-    return running.run(out, [own / model], data or own / "data", *given, tasks=tasks)
+def run(out: Path, place: Path, *tasks: str, data: Path | None = None, model: str = "gpt") -> int:
+    typed = ("--include-path", str(place / "own"))
+    return running.run(out, [place / model], data or place / "data", *typed, tasks=tasks)
 
 
 REFUSED = {
@@ -59,12 +60,10 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused_in_one_line(
-    name: str, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_refused_in_one_line(name: str, place: Path, tmp_path: Path, capsys: Any) -> None:
     """Before a model is opened; no test can reach the hub."""
     out = tmp_path / "out"
-    assert run(out, own, name) == 2
+    assert run(out, place, name) == 2
     said = one_line(capsys)
     for part in REFUSED[name]:
         assert part in said
@@ -72,7 +71,7 @@ def test_refused_in_one_line(
 
 
 def test_data_that_are_out_of_reach(
-    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    place: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those of lm-eval's own tasks are on the hub."""
 
@@ -80,48 +79,41 @@ def test_data_that_are_out_of_reach(
         raise ConnectionError("Couldn't reach 'baber/piqa' on the Hub\n(LocalEntryNotFoundError)")
 
     monkeypatch.setattr("datasets.load_dataset", fails)
-    assert run(tmp_path / "out", own, "lm-eval:piqa") == 2
+    assert run(tmp_path / "out", place, "lm-eval:piqa") == 2
     said = one_line(capsys)
     assert said == "lm-eval:piqa cannot be prepared: Couldn't reach 'baber/piqa' on the Hub"
 
 
-BAD: dict[str, tuple[dict[str, Any] | None, str]] = {
-    "subject": ({"subject": "anatomi"}, "test.jsonl, row 10: unknown subject 'anatomi'. Did you"),
-    "missing subject": (None, "test.jsonl: no rows of 1 of 1 subjects: virology"),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize(
+    ("task", "change", "reason"),
+    [
+        (ANATOMY, {"subject": "anatomi"}, "test.jsonl, row 10: unknown subject 'anatomi'. Did you"),
+        ("mmlu_virology", {}, "test.jsonl: no rows of 1 of 1 subjects: virology"),
+    ],
+)
 def test_faults_in_local_mmlu_name_file_and_row(
-    name: str, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    task: str, change: dict[str, Any], reason: str, place: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    change, message = BAD[name]
     rows = stock.questions(10, 0, "anatomy")
-    rows[9] |= change or {}
+    rows[9] |= change
     tiny.write_rows(tmp_path / "data" / "mmlu" / "test.jsonl", rows)
-    task = f"lm-eval:{ANATOMY if change else 'mmlu_virology'}"
-    assert run(tmp_path / "out", own, task, data=tmp_path / "data") == 2
-    assert one_line(capsys).startswith(str(tmp_path / "data" / "mmlu" / message))
+    assert run(tmp_path / "out", place, f"lm-eval:{task}", data=tmp_path / "data") == 2
+    assert one_line(capsys).startswith(str(tmp_path / "data" / "mmlu" / reason))
 
 
-def test_too_few_examples(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data, out = own / "data", tmp_path / "out"
-    tasks = [f"lm-eval:{ANATOMY}"]
-    given = ("--num-fewshot", "4", "--include-path", str(own / "own"))
-    assert running.run(out, [own / "gpt"], data, *given, tasks=tasks) == 2
-    said = one_line(capsys)
-    assert said.startswith(f"{data / 'mmlu' / 'dev.jsonl'}: 3 rows of subject anatomy, but 4")
-
-
-def test_no_language_model(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "out"
-    assert run(out, own, f"lm-eval:{LAST_WORD}", model="bert") == 2
+def test_too_few_examples_and_no_language_model(place: Path, tmp_path: Path, capsys: Any) -> None:
+    data, out = place / "data", tmp_path / "out"
+    typed = ("--num-fewshot", "4", "--include-path", str(place / "own"))
+    assert running.run(out, [place / "gpt"], data, *typed, tasks=[f"lm-eval:{ANATOMY}"]) == 2
+    reason = f"{data / 'mmlu' / 'dev.jsonl'}: 3 rows of subject anatomy, but 4"
+    assert one_line(capsys).startswith(reason)
+    assert run(out, place, f"lm-eval:{LAST_WORD}", model="bert") == 2
     assert one_line(capsys).startswith(f"lm-eval:{LAST_WORD} needs a language model: none of")
     assert not out.exists()
 
 
-def test_a_name_may_stand_for_several(own: Path) -> None:
-    manager = lm_eval_tasks.index(own / "own")
+def test_a_name_may_stand_for_several(place: Path) -> None:
+    manager = lm_eval_tasks.index(place / "own")
     expand = lm_eval_tasks.expand
     assert expand(manager, "ai2_arc") == ["arc_challenge", "arc_easy"]
     for name in ("mmlu", "mmlu_stem", "hellaswag", "tiny_pair"):
@@ -130,17 +122,21 @@ def test_a_name_may_stand_for_several(own: Path) -> None:
     assert len(list(lm_eval_tasks.leaves(manager, "mmlu"))) == 57
     with pytest.raises(KeyError):
         expand(manager, "nothing")
-    found = lm_eval_tasks.open_task("tiny_loose", TaskOptions(include_path=own / "own"))
-    assert [task.name for task in found] == [f"lm-eval:{ENDINGS}", f"lm-eval:{LAST_WORD}"]
+    tasks = lm_eval_tasks.open_task("tiny_loose", TaskOptions(include_path=place / "own"))
+    assert [task.name for task in tasks] == [f"lm-eval:{ENDINGS}", f"lm-eval:{LAST_WORD}"]
     with pytest.raises(UserError, match="generates text"):
-        lm_eval_tasks.open_task("bbh", TaskOptions(include_path=own / "own"))
+        lm_eval_tasks.open_task("bbh", TaskOptions(include_path=place / "own"))
+    names = lm_eval_tasks.compared(manager)
+    assert {"hellaswag", "mmlu", "tiny_pair", "tiny_loose"} <= {*names}
+    # less is better, text is generated
+    assert not {"crows_pairs_english", "gsm8k", "bbh", "tiny_talks"} & {*names}
 
 
 @pytest.mark.slow
-def test_groups_are_one_task_or_several(own: Path, tmp_path: Path) -> None:
+def test_groups_are_one_task_or_several(place: Path, tmp_path: Path) -> None:
     """A group with a score of its own is one task; its members' scores are there as well."""
     out = tmp_path / "out"
-    assert run(out, own, "lm-eval:tiny_pair", "lm-eval:tiny_loose") in (0, 1)
+    assert run(out, place, "lm-eval:tiny_pair", "lm-eval:tiny_loose") in (0, 1)
     records = {(r["task"], r["layer"]): r for r in running.records(out, "score")}
     names = ("tiny_pair", ENDINGS, LAST_WORD)
     assert set(records) == {(f"lm-eval:{name}", layer) for name in names for layer in range(4)}
@@ -157,15 +153,15 @@ def test_groups_are_one_task_or_several(own: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_all_subjects_and_their_groups(own: Path, tmp_path: Path) -> None:
+def test_all_subjects_and_their_groups(place: Path, tmp_path: Path) -> None:
     """Local MMLU whole: lm-eval's groups; a limit is of each subject, as lm-eval has it."""
     rows = importlib.import_module("lrd_harness.tasks.likelihood.mmlu")
     stock.mmlu(tmp_path / "data", *rows.subjects(), rows=2)
     out = tmp_path / "out"
-    given = ("--limit", "1", "--layers", "last", "--num-fewshot", "1")
-    given += ("--include-path", str(own / "own"))
+    typed = ("--limit", "1", "--layers", "last", "--num-fewshot", "1")
+    typed += ("--include-path", str(place / "own"))
     data, tasks = tmp_path / "data", ["lm-eval:mmlu"]
-    assert running.run(out, [own / "gpt"], data, *given, tasks=tasks) == 0
+    assert running.run(out, [place / "gpt"], data, *typed, tasks=tasks) == 0
     (record,) = running.records(out, "score")
     native = stock.results(out, 3, "mmlu")
     assert native["results"]["mmlu"]["acc,none"] == record["score"]

@@ -85,23 +85,20 @@ FAULTS = [
     ("x.jsonl", "", r"x.jsonl: no rows"),
     ("x.txt", " \n\n", r"x.txt: no texts"),
     ("x.csv", ",".join(f"c{i}" for i in range(30)) + "\n1\n", "c7 and 22 more"),
+    ("x.parquet", ["a", None], "row 2: no 'text'"),
+    ("x.parquet", [1], "row 1: 'text' is not a text"),
 ]
 
 
 @pytest.mark.parametrize(("name", "content", "message"), FAULTS)
-def test_faults_are_one_line(name: str, content: str | bytes, message: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+def test_faults_are_one_line(name: str, content: Any, message: str, tmp_path: Path) -> None:
+    if isinstance(content, list):
+        pq.write_table(pa.table({"text": content}), tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=message) as fault:
         read(tmp_path / name)
     assert len(str(fault.value).splitlines()) == 1
-
-
-def test_cells_of_parquet_that_are_no_texts(tmp_path: Path) -> None:
-    cells: list[Any]
-    for cells, said in ((["a", None], "row 2: no 'text'"), ([1], "row 1: 'text' is not a text")):
-        pq.write_table(pa.table({"text": cells}), tmp_path / "x.parquet")
-        with pytest.raises(UserError, match=said):
-            read(tmp_path / "x.parquet")
 
 
 @pytest.fixture(scope="module")
@@ -109,10 +106,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.save("Bert", tmp_path_factory.mktemp("models") / "model")
 
 
+@pytest.mark.slow
 def test_a_table_gives_what_its_texts_give_as_lines(
-    model: Path, tmp_path: Path, own_cache: Path
+    model: Path, tmp_path: Path, own_cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Through a run, the column named by the option and by a suite."""
+    """Through a run, the column named by the option and by a suite; another is another run."""
     texts = tiny.sentences(20)
     lines = tmp_path / "lines.txt"
     lines.write_text("\n".join(texts))
@@ -120,34 +118,24 @@ def test_a_table_gives_what_its_texts_give_as_lines(
     suite = {"models": [str(model)], "tasks": [f"texts:{table}"], "plugins": ["nrs"]}
     suite |= {"settings": {"text_column": "body"}}  # type: ignore[dict-item]
     (tmp_path / "own.yaml").write_text(json.dumps(suite))
-    given = ["--models", str(model), "--plugins", "nrs", "--tasks"]
+    source = ["--models", str(model), "--plugins", "nrs", "--tasks"]
     runs = {
-        "lines": [*given, f"texts:{lines}"],
-        "option": [*given, f"texts:{table}", "--text-column", "body"],
+        "lines": [*source, f"texts:{lines}"],
+        "option": [*source, f"texts:{table}", "--text-column", "body"],
         "suite": ["--suite", str(tmp_path / "own.yaml")],
     }
     values = {}
     for name, arguments in runs.items():
         out = tmp_path / name
-        assert running.main(["run", *arguments, "--output", str(out), "--quiet"]) == 0
+        command = ["run", *arguments, "--output", str(out), "--quiet"]
+        assert running.main(command) == 0
         (record,) = running.records(out, "metric")
         values[name] = (record["n"], record["values"])
     assert values["option"] == values["suite"] == values["lines"]
     assert values["lines"][0] == 20
-
-
-def test_another_column_is_another_run(
-    model: Path, tmp_path: Path, own_cache: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    table = write(tmp_path / "table.csv", tiny.sentences(20))
-    command = [
-        *("run", "--models", str(model), "--tasks", f"texts:{table}", "--plugins", "nrs"),
-        *("--output", str(tmp_path / "out"), "--quiet"),
-    ]
-    assert running.main(command) == 0
     capsys.readouterr()
     assert running.main([*command, "--text-column", "note"]) == 2
-    assert "holds a run with text_column text, not note" in one_line(capsys)
+    assert "holds a run with text_column body, not note" in one_line(capsys)
 
 
 @pytest.mark.parametrize(
@@ -163,17 +151,13 @@ def test_another_column_is_another_run(
     ],
 )
 def test_every_command_reads_tables(
-    command: tuple[str, ...],
-    model: Path,
-    tmp_path: Path,
-    own_cache: Path,
-    capsys: pytest.CaptureFixture[str],
+    command: tuple[str, ...], model: Path, tmp_path: Path, own_cache: Path, capsys: Any
 ) -> None:
     table = write(tmp_path / "table.csv", tiny.sentences(20))
     tasks = command[0] in ("run", "plan")
-    given = ["--tasks", f"texts:{table}"] if tasks else ["--texts", str(table)]
+    source = ["--tasks", f"texts:{table}"] if tasks else ["--texts", str(table)]
     typed = [str(model) if word == "M" else word for word in command]
-    assert running.main([*typed, *given, "--text-column", "body", "--quiet"]) == 2
+    assert running.main([*typed, *source, "--text-column", "body", "--quiet"]) == 2
     said = one_line(capsys)
     assert "table.csv has no column 'body' (--text-column): it has id, text, note" in said
     if not tasks:

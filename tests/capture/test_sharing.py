@@ -25,28 +25,27 @@ from lrd_harness.processes import Connected
 WORLD = 3
 
 
-class Fake(Connected):
+class Thread(Connected):
     """One of WORLD processes that are threads."""
 
-    def __init__(self, rank: int, meeting: threading.Barrier, told: list[Any]) -> None:
-        self.rank, self.world = rank, WORLD
-        self._meeting, self._told = meeting, told
-        self.gathered = 0
+    def __init__(self, rank: int, meeting: threading.Barrier, values: list[Any]) -> None:
+        self.rank, self.world, self.gathered = rank, WORLD, 0
+        self._meeting, self._values = meeting, values
 
     def gather(self, value: Any) -> list[Any]:
         self.gathered += 1
-        self._told[self.rank] = value
+        self._values[self.rank] = value
         self._meeting.wait(10)
-        found = list(self._told)
+        values = list(self._values)
         self._meeting.wait(10)
-        return found
+        return values
 
 
-def in_all(do: Callable[[Fake], None]) -> list[Fake]:
+def in_all(do: Callable[[Thread], None]) -> list[Thread]:
     """Have all processes do something at the same time."""
-    meeting, told = threading.Barrier(WORLD), [None] * WORLD
-    ranks = [Fake(rank, meeting, told) for rank in range(WORLD)]
-    threads = [threading.Thread(target=do, args=(one,)) for one in ranks]
+    meeting, values = threading.Barrier(WORLD), [None] * WORLD
+    ranks = [Thread(rank, meeting, values) for rank in range(WORLD)]
+    threads = [threading.Thread(target=do, args=(rank,)) for rank in ranks]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -58,7 +57,7 @@ def test_equal_sizes_are_shared_alike_whatever_their_order() -> None:
     items = [Text(f"{n:02}") for n in range(20)] + [Text("longer"), Text("a", "prompt")]
     shares: list[list[Text]] = [[] for _ in range(WORLD)]
 
-    def do(ranks: Fake) -> None:
+    def do(ranks: Thread) -> None:
         order = items[ranks.rank :] + items[: ranks.rank]  # as a set's may be in each process
         shares[ranks.rank] = ranks.share(order, embeddings.size)
 
@@ -79,18 +78,16 @@ def test_a_fault_in_one_process_is_one_in_all(tmp_path: Path) -> None:
         return TokenValues(item, tmp_path, {"model": "m"}, "hf", 3)
 
     every = [[values("a", 1.0), values("a", 2.0), values("b", 1.0)] for _ in range(WORLD)]
-    own = ZeroDivisionError("bad luck")
-    every[1][1].fault = own
-    every[2][1].fault = KeyError("later")
+    first = ZeroDivisionError("bad luck")
+    every[1][1].fault, every[2][1].fault = first, KeyError("later")
     every[2][2].fault = OSError(28, "No space left on device", str(tmp_path / "f"))
-    ranks = in_all(lambda one: share_faults(every[one.rank], one))
-    assert [one.gathered for one in ranks] == [1] * WORLD
+    ranks = in_all(lambda ranks: share_faults(every[ranks.rank], ranks))
+    assert [rank.gathered for rank in ranks] == [1] * WORLD
     assert [tokens[0].fault for tokens in every] == [None] * WORLD
-    assert every[1][1].fault is own
+    assert every[1][1].fault is first
     for rank in (0, 2):
         fault = every[rank][1].fault
-        assert type(fault) is UserError
-        assert str(fault) == "ZeroDivisionError: bad luck"
+        assert (type(fault), str(fault)) == (UserError, "ZeroDivisionError: bad luck")
         with pytest.raises(UserError, match="bad luck"):
             every[rank][1].finished([Text("a")])
     assert type(every[0][2].fault) is type(every[1][2].fault) is StorageFull
@@ -104,7 +101,7 @@ def test_views_of_contexts_are_those_of_the_whole_sample(
     opened = tiny.open_model(tiny.save("GPT2", tmp_path / "m"))
     contexts = tiny.sentences(24)
     requests: list[Any] = [SimpleNamespace(text=text, context=text) for text in contexts]
-    asked = Task("Mine", texts=list, evaluate=None, tokenize=lambda *given: None)  # type: ignore[arg-type]
+    task = Task("Mine", texts=list, evaluate=None, tokenize=lambda *_: None)  # type: ignore[arg-type]
     questions: Any = SimpleNamespace(sample=lambda task: requests)
     seen: list[list[Text]] = []
 
@@ -113,14 +110,14 @@ def test_views_of_contexts_are_those_of_the_whole_sample(
         return Captured()
 
     monkeypatch.setattr(embeddings, "capture", note)
-    monkeypatch.setattr(likelihoods, "capture", lambda *given, **more: Captured())
+    monkeypatch.setattr(likelihoods, "capture", lambda *_, **more: Captured())
     item = PlannedMetric(Metric("v", fail, needs="views", views=2), {})
 
-    def do(ranks: Fake) -> None:
-        found = likelihoods.Likelihoods(opened, questions, 100, Sampling(view_texts=6), ranks)
-        assert found.capture({asked: requests}, lambda *at: None, {asked: [item]}) == {}
+    def do(ranks: Thread) -> None:
+        reader = likelihoods.Likelihoods(opened, questions, 100, Sampling(view_texts=6), ranks)
+        assert reader.capture({task: requests}, lambda *at: None, {task: [item]}) == {}
 
     in_all(do)
-    expected = [Text(view) for text in contexts[:6] for view in views(text, 2)]
     assert len(seen) == WORLD
-    assert sorted(chain(*seen)) == sorted(set(expected))
+    expected = {Text(view) for text in contexts[:6] for view in views(text, 2)}
+    assert sorted(chain(*seen)) == sorted(expected)
