@@ -37,14 +37,13 @@ class Snapshot:
         module = self._module
         self._versions = _versions(module)
         attributes = [(vars(owner), dict(vars(owner))) for owner in _owners(module)]
-        inner = [
-            ("_hooks" in name, (value, dict(value)))
-            for _, copy in attributes
-            for name, value in copy.items()
-            if isinstance(value, dict)
-        ]
-        self._hooks = [pair for is_hook, pair in inner if is_hook]
-        self._dicts = [pair for is_hook, pair in inner if not is_hook] + attributes
+        self._hooks: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
+        self._dicts: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
+        for name, value in (item for _, copy in attributes for item in copy.items()):
+            if isinstance(value, dict):
+                kept = self._hooks if "_hooks" in name else self._dicts
+                kept.append((value, dict(value)))
+        self._dicts += attributes
         buffers = {id(b): b for m in module.modules() for b in m._buffers.values() if b is not None}
         self._buffers = [
             (b, b.detach().clone()) for b in buffers.values() if not b.is_meta and b.nbytes <= LARGE
@@ -96,6 +95,12 @@ def _differs(now: Any, before: Any) -> bool:
     return isinstance(before, _PLAIN) and (type(now) is not type(before) or now != before)
 
 
+def text_config(module: nn.Module) -> Any:
+    """The part for text of the configuration that a model reads; None where it has none."""
+    config: Any = getattr(module, "config", None)
+    return config.get_text_config() if config else None
+
+
 def follows_length(module: nn.Module) -> bool:
     """Whether rotary frequencies depend on the longest text of a batch."""
     types = [getattr(part, "rope_type", None) for part in module.modules()]
@@ -120,18 +125,17 @@ class Backbone:
 
     def __init__(self, module: nn.Module, probe: Mapping[str, Tensor]) -> None:
         self.module = module.eval()
-        name = type(module).__name__
         self._snapshot, self._within = Snapshot(module), False
         try:
-            self.vocabulary = _check_runs(module, probe, name)
-            self.blocks, self.calls = _find_blocks(module, probe, name)
+            self.vocabulary = _check_runs(module, probe)
+            self.blocks, self.calls = _find_blocks(module, probe)
             self.by_length = False
-            self.final_norm = _find_final_norm(self, probe, name)
+            self.final_norm = _find_final_norm(self, probe)
         finally:
             changed = self._snapshot.restore(hooks=True)
         self.by_length = changed or follows_length(module)
         try:
-            _check_states(self, probe, name)
+            _check_states(self, probe)
         finally:
             self._snapshot.restore(hooks=True)
 
@@ -237,13 +241,13 @@ def _last_hidden_state(module: nn.Module, features: Mapping[str, Tensor]) -> Ten
     return state
 
 
-def _check_runs(module: nn.Module, probe: Mapping[str, Tensor], name: str) -> int | None:
+def _check_runs(module: nn.Module, probe: Mapping[str, Tensor]) -> int | None:
     """Raise UserError unless the module runs on tokens. Returns the rows of their embedding.
 
     Operations are watched, since some modules flatten the tokens first, and some hand them to a
     table of positions for their number alone.
     """
-    tokens = probe["input_ids"].flatten().cpu()
+    name, tokens = type(module).__name__, probe["input_ids"].flatten().cpu()
     rows: list[int] = []
 
     def note(operation: Any, args: Sequence[Any]) -> None:
@@ -300,9 +304,7 @@ def hooked(modules: Iterable[nn.Module], leave: Any, enter: Any = None) -> Itera
         yield
 
 
-def _find_blocks(
-    module: nn.Module, probe: Mapping[str, Tensor], name: str
-) -> tuple[nn.ModuleList, int]:
+def _find_blocks(module: nn.Module, probe: Mapping[str, Tensor]) -> tuple[nn.ModuleList, int]:
     """The outermost ModuleList whose members hand a (b, T, d) state on to each other."""
     lists = [m for m in module.modules() if isinstance(m, nn.ModuleList) and len(m)]
     shape = probe["input_ids"].shape
@@ -317,21 +319,19 @@ def _find_blocks(
     with torch.inference_mode(), hooked(members.values(), count):
         _last_hidden_state(module, probe)
     counts = [sum(calls[id(member)] for member in blocks) for blocks in lists]
-    config: Any = getattr(module, "config", None)
-    expected = getattr(config.get_text_config() if config else None, "num_hidden_layers", None)
+    expected = getattr(text_config(module), "num_hidden_layers", None)
     # modules() walks from the outside in, so ties go to the outermost list
     for blocks, number in zip(lists, counts, strict=True):
         if expected and number == expected and number % len(blocks) == 0:
             return blocks, number
     if not any(counts):
+        name = type(module).__name__
         raise UserError(f"{name} has no blocks that are called in sequence: not a transformer")
     best = counts.index(max(counts))
     return lists[best], counts[best]
 
 
-def _find_final_norm(
-    backbone: Backbone, probe: Mapping[str, Tensor], name: str
-) -> nn.Module | None:
+def _find_final_norm(backbone: Backbone, probe: Mapping[str, Tensor]) -> nn.Module | None:
     """The modules between the last block and the output, found by following the tensor."""
     states: dict[int, Tensor] = {}
     trail: list[tuple[nn.Module, Tensor, Tensor]] = []
@@ -353,13 +353,13 @@ def _find_final_norm(
             current = after
     if not same(current, last):
         raise UserError(
-            f"{name}: its output does not follow from its last block by modules of its own, "
-            "so layers of it cannot be read"
+            f"{type(backbone.module).__name__}: its output does not follow from its last block "
+            "by modules of its own, so layers of it cannot be read"
         )
     return nn.Sequential(*chain) if len(chain) > 1 else next(iter(chain), None)
 
 
-def _check_states(backbone: Backbone, probe: Mapping[str, Tensor], name: str) -> None:
+def _check_states(backbone: Backbone, probe: Mapping[str, Tensor]) -> None:
     """Raise UserError where transformers' own list of hidden states holds others than these.
 
     Its last one may be normed. In some families (Mamba, RWKV) the list begins with state 1, and
@@ -384,9 +384,14 @@ def _check_states(backbone: Backbone, probe: Mapping[str, Tensor], name: str) ->
         if first == 0:
             at = wrong[0] if wrong else backbone.calls
     raise UserError(
-        f"{name}: state {at} as its blocks hand it on is not hidden_states[{at}] of transformers, "
-        "so its layers cannot be read"
+        f"{type(backbone.module).__name__}: state {at} as its blocks hand it on is not "
+        f"hidden_states[{at}] of transformers, so its layers cannot be read"
     )
+
+
+def rounding(dtype: str) -> float:
+    """By which share of their length pooled states may be off: in half precision a few per cent."""
+    return 1e-3 if dtype == "float32" else 0.05
 
 
 def same(a: Tensor, b: Tensor) -> bool:

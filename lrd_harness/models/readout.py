@@ -53,7 +53,7 @@ POOLINGS: dict[str, Pool] = {"mean": mean, "cls": first, "last": last, "mean-no-
 ONE_TOKEN = ("cls", "last")  # those that take a single token's state
 
 
-def named(name: str) -> Pool:
+def pooling_named(name: str) -> Pool:
     """The pooling of that name. Raises UserError for a name that there is not."""
     if name not in POOLINGS:
         raise unknown("pooling", name, POOLINGS, f"There are: {', '.join(POOLINGS)}.")

@@ -76,7 +76,7 @@ def _measures(folder: Path) -> tuple[int, int]:
 
 LIST = "modules.json"
 SETTINGS = "config_sentence_transformers.json"
-OWN = "sentence_transformers."
+LIBRARY = "sentence_transformers."
 ROUTERS = ("Router", "Asym")
 _BEHIND = ("Dense", "Normalize", "LayerNorm", "Dropout", *ROUTERS)
 _FIRST = {
@@ -136,10 +136,18 @@ def modules_of(listed: Any, where: str) -> list[Module]:
     return modules
 
 
-def refuse_first(where: str, modules: Sequence[Module]) -> None:
+def module_paths(listed: Any, file: str, where: str) -> list[str]:
+    """The folders of modules.json, the transformer's first: "" or, in old models, 0_Transformer."""
+    modules = modules_of(listed, file)
+    _refuse_first(where, modules)
+    paths = [module.path for module in modules]
+    return paths if modules[0].name.endswith("Transformer") else ["", *paths]
+
+
+def _refuse_first(where: str, modules: Sequence[Module]) -> None:
     """Refuse a model that does not begin with a transformer."""
     first = modules[0]
-    if first.type.startswith(OWN) and not first.name.endswith("Transformer"):
+    if first.type.startswith(LIBRARY) and not first.name.endswith("Transformer"):
         what = _FIRST.get(first.name, f"{first.type[:80]}, which is not read")
         kinds = ", ".join(module.name for module in modules)
         raise UserError(f"{where}: its first module is no transformer ({kinds}) but {what}")
@@ -166,20 +174,20 @@ def refuse_unread(source: Source, modules: Sequence[Module]) -> None:
     for module in modules:
         _refuse_foreign(source.where, module.type, LIST)
         refuse_kind(source.where, {"model_type": _KIND_OF.get(module.name)})
-    refuse_first(source.where, modules)
+    _refuse_first(source.where, modules)
     kinds = ", ".join(module.name for module in modules)
     if len(modules) < 2 or modules[1].name != "Pooling":
         what = "no layers to read" if len(modules) < 2 else f"its {modules[1].name} is not read"
         raise UserError(f"{source.where}: no pooling after the transformer ({kinds}): {what}")
     _refuse_transformer(source, modules[0])
     spelled = [m.name for m in modules[1:4]] == ["Pooling", "Dense", "Pooling"] and (
-        source.read(within(modules[2].path, "config.json")).get("module_output_name") == LENGTH
+        source.read(_within(modules[2].path, "config.json")).get("module_output_name") == LENGTH
     )
     for module in [modules[2], *modules[4:]] if spelled else modules[2:]:
         _refuse_behind(source, module)
 
 
-def _refuse_foreign(where: str, name: str, file: str, trusted: str = OWN) -> None:
+def _refuse_foreign(where: str, name: str, file: str, trusted: str = LIBRARY) -> None:
     """Refuse a class of another library than the trusted one, named in a file."""
     if not name.startswith(trusted):
         raise UserError(
@@ -190,7 +198,7 @@ def _refuse_foreign(where: str, name: str, file: str, trusted: str = OWN) -> Non
 
 def _refuse_transformer(source: Source, module: Module) -> None:
     """Refuse a transformer that reads queries and documents, or its last state, in another way."""
-    name = within(module.path, "sentence_bert_config.json")
+    name = _within(module.path, "sentence_bert_config.json")
     settings = source.read(name) if name in source.files else {}
     for key in _SIDED:
         if settings.get(key) is not None:
@@ -204,32 +212,33 @@ def _refuse_transformer(source: Source, module: Module) -> None:
 
 
 def _refuse_behind(source: Source, module: Module) -> None:
-    """Refuse what cannot come behind the pooling, within a router as well."""
+    """Refuse what cannot come behind the pooling, _within a router as well."""
     where = source.where
     if module.name not in _BEHIND:
         raise UserError(f"{where}: its module {module.name} behind the pooling is not read")
-    if module.name in ("Dense", "LayerNorm") and within(module.path, WEIGHTS) not in source.files:
-        pickled = within(module.path, "pytorch_model.bin") in source.files
+    if module.name in ("Dense", "LayerNorm") and _within(module.path, WEIGHTS) not in source.files:
+        pickled = _within(module.path, "pytorch_model.bin") in source.files
         place = "as pytorch_model.bin alone, which can run code" if pickled else "nowhere"
         raise UserError(
             f"{where}: its module {module.path} has its weights {place}; only safetensors are read "
             "(save the model anew with sentence-transformers)"
         )
     if module.name == "Dense":
-        name = within(module.path, "config.json")
+        name = _within(module.path, "config.json")
         settings = source.read(name)
         if settings.get("module_input_name") == "token_embeddings":
             raise UserError(f"{where}: its module {module.path} works on tokens, which is not read")
         # sentence-transformers would take its default in place of a function that it does not trust
         _refuse_foreign(where, str(settings.get("activation_function", "torch.")), name, "torch.")
     if module.name in ROUTERS:
-        own = within(module.path, "router_config.json")
-        name = own if own in source.files else within(module.path, "config.json")
+        name = _within(module.path, "router_config.json")
+        if name not in source.files:
+            name = _within(module.path, "config.json")
         types = source.read(name).get("types")
         if not isinstance(types, dict):
             raise UserError(f"{where}: {name} lists no modules")
-        listed = [{"type": kind, "path": within(module.path, path)} for path, kind in types.items()]
-        for part in modules_of(listed, f"{where}: {name}"):
+        parts = [{"type": kind, "path": _within(module.path, path)} for path, kind in types.items()]
+        for part in modules_of(parts, f"{where}: {name}"):
             _refuse_foreign(where, part.type, name)
             _refuse_behind(source, part)
 
@@ -279,7 +288,7 @@ def refuse_other_kinds(source: Source, inner: str) -> None:
         raise UserError(
             f"{source.where} is a pipeline of diffusers (model_index.json), not a language model"
         )
-    for name in dict.fromkeys([within(inner, ADAPTER), ADAPTER]):
+    for name in dict.fromkeys([_within(inner, ADAPTER), ADAPTER]):
         if name in source.files:
             settings = source.read(name)
             kind = _short(settings.get("peft_type") or "of an unknown kind")
@@ -315,10 +324,48 @@ def refuse_missing_config(source: Source, kind: str) -> NoReturn:
     raise UserError(f"{kind}; {what}")
 
 
-def refuse_weights(source: Source, inner: str) -> None:
+def examined(source: Source, first: str, without: str) -> tuple[str, dict[str, Any]]:
+    """The folder of the transformer, and its configuration. Raises UserError for what is not read.
+
+    first: where modules.json has the transformer; without: what is said where no config.json is.
+    """
+    refuse_other_kinds(source, first)
+    places = (path for path in (first, "") if _within(path, "config.json") in source.files)
+    inner = next(places, None)
+    if inner is None:
+        refuse_missing_config(source, without)
+    _refuse_weights(source, inner)
+    config = dict(source.read(_within(inner, "config.json")))
+    _refuse_unknown(source.where, config)
+    _refuse_custom_code(source, inner, config)
+    return inner, config
+
+
+def _refuse_unknown(where: str, config: Mapping[str, Any]) -> None:
+    """Refuse a type of model that transformers does not know; one without is left to adapters."""
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind in CONFIG_MAPPING:
+        return
+    if "auto_map" in config:
+        raise UserError(
+            f"{where}: a model of type '{kind}' needs its own code (trust_remote_code), "
+            "which is not run"
+        )
+    version = transformers.__version__
+    raise UserError(f"{where}: transformers {version} knows no model of type '{kind}'")
+
+
+def _refuse_weights(source: Source, inner: str) -> None:
     """Refuse weights that transformers would not take from safetensors, and a lost tokenizer."""
     here = source.below(inner)
-    if not here & {WEIGHTS, INDEX} and not _renamed(source, inner, here):
+    names = {WEIGHTS, INDEX}
+    if any(name.endswith(".safetensors") for name in here):  # config.json may name another one
+        config = source.read(_within(inner, "config.json"))
+        names.add(str(config.get("transformers_weights")))
+    if not here & names:
         other = _form(here) or _form(source.files)
         what = f"; it has {other[0]}: {other[1]}" if other else ""
         raise UserError(
@@ -331,7 +378,7 @@ def refuse_weights(source: Source, inner: str) -> None:
         raise UserError(line)
 
 
-def refuse_own_code(source: Source, inner: str, config: Mapping[str, Any]) -> None:
+def _refuse_custom_code(source: Source, inner: str, config: Mapping[str, Any]) -> None:
     """Refuse a checkpoint whose configuration or tokenizer is made by code that comes with it.
 
     transformers' own nearest class may differ in a mask or an end token: nothing tells.
@@ -339,13 +386,13 @@ def refuse_own_code(source: Source, inner: str, config: Mapping[str, Any]) -> No
     used, names = _AUTO, ["tokenizer_config.json"]
     if LIST in source.files:  # sentence-transformers makes a whole processor
         used, names = (*_AUTO, "AutoProcessor"), [*names, *_PROCESSORS]
-    paths = {within(folder, name) for name in names for folder in (inner, "")} & source.files
+    paths = {_within(folder, name) for name in names for folder in (inner, "")} & source.files
     contents = [(path, source.read(path)) for path in sorted(paths)]
-    for file, content in [(within(inner, "config.json"), config), *contents]:
+    for file, content in [(_within(inner, "config.json"), config), *contents]:
         # transformers itself fails on null
         if "auto_map" in content and not isinstance(content["auto_map"], Mapping | list):
             raise UserError(f"{source.where}: the auto_map of {file} is no table of classes")
-        code = _own_class(content.get("auto_map"), used)
+        code = _custom_class(content.get("auto_map"), used)
         if code:
             raise UserError(
                 f"{source.where} names code of its own in the auto_map of {file} ({_short(code)}), "
@@ -354,19 +401,12 @@ def refuse_own_code(source: Source, inner: str, config: Mapping[str, Any]) -> No
             )
 
 
-def within(folder: str, name: str) -> str:
+def _within(folder: str, name: str) -> str:
     """The path of a file in a folder, "" for the root."""
     return f"{folder}/{name}" if folder else name
 
 
-def _renamed(source: Source, inner: str, here: frozenset[str]) -> bool:
-    """Whether config.json names safetensors of another name that are there."""
-    if not any(name.endswith(".safetensors") for name in here):
-        return False
-    return str(source.read(within(inner, "config.json")).get("transformers_weights")) in here
-
-
-def _own_class(auto_map: Any, used: tuple[str, ...]) -> str:
+def _custom_class(auto_map: Any, used: tuple[str, ...]) -> str:
     """The class that an auto_map names for what is used here; "" without any."""
     if isinstance(auto_map, list):  # of old tokenizers: slow class, fast class
         auto_map = {"AutoTokenizer": auto_map}

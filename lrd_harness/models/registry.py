@@ -10,7 +10,7 @@ import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from types import FunctionType, MappingProxyType
+from types import FunctionType
 from typing import Any
 
 from lrd_harness.contracts import Task
@@ -20,7 +20,7 @@ Prompt = Callable[[Task, str | None], str]
 
 _TOKENIZING = ("tokenizer_kwargs", "processor_kwargs")
 # The names under which sentence-transformers' encode_query and encode_document look.
-_OWN_NAMES: Mapping[str | None, Sequence[str]] = {
+_ROLES: Mapping[str | None, Sequence[str]] = {
     "query": ("query",),
     "document": ("document", "passage", "corpus"),
 }
@@ -45,12 +45,12 @@ def task(name: str) -> Any:
     if chosen is not None:
         return mteb.get_task(name, **chosen)
     try:
-        found = mteb.get_task(name, languages=["eng"], exclusive_language_filter=True)
+        loaded = mteb.get_task(name, languages=["eng"], exclusive_language_filter=True)
     except ValueError:  # a task of other languages only
-        found = mteb.get_task(name)
-    if "test" in found.eval_splits:
-        found.filter_eval_splits(["test"])
-    return found
+        loaded = mteb.get_task(name)
+    if "test" in loaded.eval_splits:
+        loaded.filter_eval_splits(["test"])
+    return loaded
 
 
 def released(model: str) -> str | None:
@@ -74,28 +74,28 @@ def hub_name(model: str) -> str:
 
 def prompt_rule(
     model_name: str,
-    own: Mapping[str, str | None] | None = None,
+    saved: Mapping[str, str | None] | None = None,
     default: str | None = None,
     chosen: Mapping[str, str] | None = None,
 ) -> Prompt:
     """The prompt of (task, prompt type) for one model.
 
-    own, default: a sentence-transformers model's prompts and the name of its default prompt;
+    saved, default: a sentence-transformers model's prompts and the name of its default prompt;
     chosen: the user's prompts, by mteb's keys (task name, task type, "query", "document", each
     also as "NAME-query"), which replace all others.
     """
     if chosen is not None:
         return _by_table(chosen)
     # mteb's prompts for a model replace those that were saved with it, fallbacks included
-    table = _known(model_name) or own or {}
+    table = _known(model_name) or saved or {}
     fallback = table.get(default or "") or ""
-    rule = _instruct(model_name, fallback) or _by_table(table, _OWN_NAMES, fallback)
+    rule = _instruct(model_name, fallback) or _by_table(table, _ROLES, fallback)
     return functools.cache(rule)  # asked for every text, and mteb looks up tasks anew each time
 
 
-def own_prompts(
+def saved_prompts(
     model_name: str,
-    own: Mapping[str, str | None],
+    saved: Mapping[str, str | None],
     default: str | None,
     chosen: Mapping[str, str] | None,
 ) -> tuple[dict[str, str], str | None]:
@@ -104,13 +104,13 @@ def own_prompts(
     Prompts of queries and documents are written out; instructions for each task are left out.
     """
     if chosen is not None:
-        others = {name for names in _OWN_NAMES.values() for name in names} - set(_OWN_NAMES)
+        others = {name for names in _ROLES.values() for name in names} - set(_ROLES)
         table = {name: prompt for name, prompt in chosen.items() if name not in others}
         return {"query": "", "document": "", **table}, None
-    table = {name: prompt or "" for name, prompt in (_known(model_name) or own).items()}
+    table = {name: prompt or "" for name, prompt in (_known(model_name) or saved).items()}
     default = default if default in table else None
     fallback = table.get(default or "", "")
-    for kind, names in _OWN_NAMES.items():
+    for kind, names in _ROLES.items():
         if kind is not None:
             table[kind] = next((table[name] for name in names if name in table), fallback)
     return table, default
@@ -123,7 +123,7 @@ def instructed(model_name: str, chosen: Mapping[str, str] | None) -> bool:
 
 def _by_table(
     table: Mapping[str, str | None],
-    own_names: Mapping[str | None, Sequence[str]] = MappingProxyType({}),
+    roles: Mapping[str | None, Sequence[str]] | None = None,
     fallback: str = "",
 ) -> Prompt:
     """By mteb's order of keys, else by the names for this prompt type, else the fallback."""
@@ -133,7 +133,7 @@ def _by_table(
         from mteb.models.abs_encoder import get_prompt_name
 
         key = get_prompt_name(filled, task, _prompt_type(prompt_type))  # type: ignore[arg-type]
-        names = [key] if key is not None else own_names.get(prompt_type, ())
+        names = [key] if key is not None else (roles or {}).get(prompt_type, ())
         return next((filled[name] for name in names if name in filled), fallback)
 
     return prompt
@@ -196,9 +196,9 @@ def _made_with(
         calls.append(arguments)
         raise InterruptedError
 
-    own = {**loader.__globals__, wrapper: stop}
+    names = {**loader.__globals__, wrapper: stop}
     defaults, closure = loader.__defaults__, loader.__closure__
-    stopped = FunctionType(loader.__code__, own, loader.__name__, defaults, closure)
+    stopped = FunctionType(loader.__code__, names, loader.__name__, defaults, closure)
     stopped.__kwdefaults__ = loader.__kwdefaults__
     with suppress(Exception):  # also where a package is missing that only this model needs
         stopped(meta.name, revision=meta.revision, **arguments)

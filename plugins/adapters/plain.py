@@ -12,7 +12,7 @@ from lrd_harness.contracts import Adapter, Checkpoint, Model, ModelOptions, Text
 from lrd_harness.errors import UserError
 from lrd_harness.hookspecs import hookimpl
 from lrd_harness.models.find import as_saved, known_as, read_json
-from lrd_harness.models.loading import computing, load, refuse_missing, source
+from lrd_harness.models.loading import computing, load, origin, refuse_missing
 from lrd_harness.models.recognition import LIST, SETTINGS, refuse_kind
 
 UNLIMITED = 8192  # tokens of a text, where a model says nothing
@@ -22,7 +22,7 @@ LENGTHS += "max_sequence_length seq_length n_ctx".split()
 _CROSS = ("sentence_transformers", "sbert_ce_default_activation_function")
 POOLING = "1_Pooling/config.json"
 # sentence-transformers' names of poolings, old and new, and ours
-OURS = {
+POOLINGS = {
     **dict.fromkeys(("", "mean", "mean_tokens"), "mean"),
     **dict.fromkeys(("cls", "cls_token"), "cls"),
     "lasttoken": "last",
@@ -70,8 +70,8 @@ def _usual(checkpoint: Checkpoint) -> str:
         flags = (key for key, value in settings.items() if value is True)
         modes = [f.removeprefix("pooling_mode_") for f in flags if f.startswith("pooling_mode_")]
     names = "+".join(map(str, [modes] if isinstance(modes, str) else modes))
-    if names in OURS:
-        return OURS[names]
+    if names in POOLINGS:
+        return POOLINGS[names]
     raise UserError(
         f"{checkpoint.name}: its {POOLING} pools by {names[:80]}, which is "
         "not done without modules.json: choose a --pooling"
@@ -116,9 +116,8 @@ def _load(checkpoint: Checkpoint, options: ModelOptions) -> tuple[Any, Any, Any]
     from lrd_harness.models.backbone import body, has_head
 
     kind: Any = AutoModelForCausalLM if options.head else _encoder_class(checkpoint) or AutoModel
-    loaded, tokenizer, missing = load(
-        kind, checkpoint.path, source(checkpoint), **computing(options)
-    )
+    where, how = origin(checkpoint), computing(options)
+    loaded, tokenizer, missing = load(kind, checkpoint.path, where, **how)
     coded = loaded.config.is_encoder_decoder or kind is not AutoModel
     module = body(loaded) if options.head or coded or has_head(loaded) else loaded
     # of an encoder-decoder only the encoder is read
@@ -143,9 +142,9 @@ def _encoder_class(checkpoint: Checkpoint) -> Any:
 
 def usual_length(module: Any, of_tokenizer: float | None) -> int:
     """The most tokens of a text that tokenizer and config.json speak of, the less of both."""
-    config: Any = getattr(module, "config", None)
-    text = config.get_text_config() if config is not None else None
-    stated = (getattr(text, name, None) for name in LENGTHS)
+    from lrd_harness.models.backbone import text_config
+
+    stated = (getattr(text_config(module), name, None) for name in LENGTHS)
     limits: list[float] = [value for value in stated if type(value) is int and value > 0]
     least = min([*limits, of_tokenizer or float("inf")])
     return int(least) if 0 < least < 10**6 else UNLIMITED

@@ -10,7 +10,7 @@ from lrd_harness.contracts import Adapter, Checkpoint, Model, ModelOptions, Prom
 from lrd_harness.errors import UserError
 from lrd_harness.hookspecs import hookimpl
 from lrd_harness.models.find import known_as, of_modules, read_json
-from lrd_harness.models.loading import check_whole, computing, source
+from lrd_harness.models.loading import check_whole, computing, origin
 from lrd_harness.models.recognition import LIST, Module, Source, modules_of, refuse_unread
 
 from .plain import UNLIMITED, check_quantised
@@ -24,15 +24,10 @@ if TYPE_CHECKING:
 STATES = {"method": "forward", "method_output_name": "last_hidden_state"}
 
 
-def claims(checkpoint: Checkpoint) -> bool:
-    """Folders that sentence-transformers has saved say so in modules.json."""
-    return of_modules(checkpoint)
-
-
 def check(checkpoint: Checkpoint) -> None:
     """Raise UserError unless it is a transformer, a pooling, and modules on the pooled vector."""
-    read = partial(read_json, checkpoint)
-    refuse_unread(Source(checkpoint.name, checkpoint.files, read), _modules(checkpoint))
+    source = Source(checkpoint.name, checkpoint.files, partial(read_json, checkpoint))
+    refuse_unread(source, _modules(checkpoint))
     check_quantised(checkpoint)
 
 
@@ -98,18 +93,18 @@ def _load(checkpoint: Checkpoint, options: ModelOptions) -> Any:
 
     from lrd_harness.models.registry import loader_arguments, tokenizer_arguments
 
-    given = loader_arguments(checkpoint.name)
+    loading = loader_arguments(checkpoint.name)
     model = st.SentenceTransformer(
         checkpoint.path,
         device=options.device if options.device_map is None else None,
-        truncate_dim=given.get("embed_dim"),
+        truncate_dim=loading.get("embed_dim"),
         processor_kwargs=tokenizer_arguments(checkpoint.name),
         model_kwargs={"use_safetensors": True, **computing(options)},
-        **source(checkpoint),
+        **origin(checkpoint),
     )
-    if given.get("max_seq_length"):
-        model.max_seq_length = given["max_seq_length"]
-    if not given.get("include_prompt", True):
+    if loading.get("max_seq_length"):
+        model.max_seq_length = loading["max_seq_length"]
+    if not loading.get("include_prompt", True):
         model.set_pooling_include_prompt(include_prompt=False)
     return model.eval()
 
@@ -205,7 +200,7 @@ def lrd_adapters() -> list[Adapter]:
     return [
         Adapter(
             "sentence-transformers",
-            claims,
+            of_modules,
             open_model,
             priority=20,
             description="models saved by sentence-transformers, all their modules honoured",

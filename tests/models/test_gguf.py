@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
+import torch
+import transformers
+from safetensors import safe_open
 
 from lrd_harness.errors import UserError
 from lrd_harness.models import loading
@@ -18,15 +22,11 @@ from lrd_harness.store import manifest
 
 @pytest.fixture(scope="module")
 def tokenizer(smollm2_folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(smollm2_folder)
+    return transformers.AutoTokenizer.from_pretrained(smollm2_folder)
 
 
 @pytest.mark.slow
 def test_an_ordinary_checkpoint(smollm2_folder: Path) -> None:
-    from safetensors import safe_open
-
     config = json.loads((smollm2_folder / "config.json").read_text())
     assert "quantization_config" not in config
     assert (config["num_hidden_layers"], config["hidden_size"]) == (30, 576)
@@ -37,21 +37,14 @@ def test_an_ordinary_checkpoint(smollm2_folder: Path) -> None:
     assert not list(smollm2_folder.glob("*.gguf"))
 
 
-@pytest.mark.slow
-def test_a_folder_that_gives_other_logits_is_refused(tmp_path: Path, tokenizer: Any) -> None:
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1}
-    config = LlamaConfig(vocab_size=len(tokenizer), num_hidden_layers=1, **sizes)
-    model = LlamaForCausalLM(config)
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    loading._compare("x.gguf", model, tokenizer, tmp_path)
+def test_a_folder_that_gives_other_logits_is_refused(tmp_path: Path) -> None:
+    folder = tiny.save("Llama", tmp_path / "model", causal=True)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    loading._compare("x.gguf", model, tiny.tokenizer(encoder=False), folder)
     with torch.no_grad():
         model.lm_head.weight.add_(0.1)
     with pytest.raises(UserError, match="differs from the one that was read"):
-        loading._compare("x.gguf", model, tokenizer, tmp_path)
+        loading._compare("x.gguf", model, tiny.tokenizer(encoder=False), folder)
 
 
 @pytest.mark.slow
@@ -93,11 +86,11 @@ def test_missing_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.fixture
 def converting(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Conversions that were made; they write three files instead of reading a GGUF file."""
-    made: list[Path] = []
+    """Conversions so far; they write three files instead of reading a GGUF file."""
+    converted: list[Path] = []
 
     def convert(file: Path, to: Path) -> None:
-        made.append(to)
+        converted.append(to)
         to.mkdir()
         (to / "config.json").write_text("{}")
         (to / "model.safetensors").write_bytes(file.read_bytes() * 1_000_000)
@@ -105,7 +98,7 @@ def converting(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     monkeypatch.setattr(loading, "_convert", convert)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    return made
+    return converted
 
 
 def test_a_converted_model_is_verified(converting: list[Path], tmp_path: Path) -> None:

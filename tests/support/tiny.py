@@ -101,16 +101,21 @@ def save(
     made = config(family, **changes)
     auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
     model = auto.from_config(made).eval()
+    enlarge(model, family, uneven)
+    model.save_pretrained(folder)
+    decoder = family in (*DECODERS, *SCALED, "Falcon", "Bloom", "Phi", "Mpt", "Rwkv")
+    tokenizer(encoder=not decoder).save_pretrained(folder)
+    return folder
+
+
+def enlarge(model: Any, family: str, uneven: bool = False) -> None:
+    """Make the weights of a random model larger, and its norms uneven, in place."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1 and "norm" not in name.lower() and "A_log" not in name:
                 parameter.mul_(2 if family == "Mamba" else 4)  # Mamba is ill-conditioned beyond
             elif uneven and ("norm" in name.lower() or "ln_" in name):
                 parameter.add_(torch.rand_like(parameter))
-    model.save_pretrained(folder)
-    decoder = family in (*DECODERS, *SCALED, "Falcon", "Bloom", "Phi", "Mpt", "Rwkv")
-    tokenizer(encoder=not decoder).save_pretrained(folder)
-    return folder
 
 
 def save_config(
@@ -131,6 +136,12 @@ def open_model(folder: Path | str, adapter: str | None = None, **options: Any) -
     checkpoint = find(str(folder))
     found = adapter_of(checkpoint) if adapter is None else ADAPTERS[adapter]()
     return found.open(checkpoint, ModelOptions(**options))
+
+
+def embeddings(model: Any, texts: Iterable[Any], prompt_type: str | None = None) -> Any:
+    """What an opened model makes of texts read together: its last layer's output, (n, d)."""
+    last = ("final" if model.has_final_norm else "raw", model.info.blocks)
+    return model.embed(model.states(model.tokenize(list(texts)))[last], prompt_type).numpy()
 
 
 def _adapter(module: str, number: int) -> Any:
@@ -187,6 +198,19 @@ def save_st(
         str(folder)
     )
     return folder
+
+
+def to_subfolder(folder: Path) -> Path:
+    """Move a model of modules to where sentence-transformers before version 3 had it."""
+    inner = folder / "0_Transformer"
+    inner.mkdir()
+    for path in [p for p in folder.iterdir() if p.is_file()]:
+        if path.name not in ("modules.json", "config_sentence_transformers.json"):
+            path.rename(inner / path.name)
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[0]["path"] = inner.name
+    (folder / "modules.json").write_text(json.dumps(modules))
+    return inner
 
 
 WORDS = (
