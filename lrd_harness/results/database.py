@@ -1,22 +1,6 @@
 """The results of a run, from its journals or from results.sqlite, which is made of them.
 
 The SQLite file holds the journals' records as tables, for queries: a view that can be made again.
-All tables but `records` begin with model, revision, variant ("full", or a pruned one); their
-columns are the fields of the row classes in rows.py. Scores and metrics of likelihood tasks,
-task_type "LogLikelihood", are not to be averaged with those of others.
-
-    records        position, unit, kind, time, json: each unit's record as the journal holds it
-    models         ModelRow; released: ISO date, NULL where not known
-    scores         ScoreRow without scores; layer = layers is the model itself
-    score_details  task, layer, name, value: every score of the task's own library
-    metrics        MetricRow without values; selection: the score that ranks models, best ("max",
-                   "min"), parameters (JSON)
-    metric_values  task, metric, version, name, layer ("model" for a model-level value, else the
-                   number, as text), value, n, parameters (JSON), task_type
-    errors         ErrorRow
-    captures       CaptureRow
-    prunings       PruningRow; lists of blocks (1-based) as JSON
-    variants       VariantRow; latency: seconds of one forward pass
 """
 
 from __future__ import annotations
@@ -24,8 +8,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -39,37 +25,45 @@ from lrd_harness.store.documents import json_value
 from lrd_harness.store.files import write_bytes
 
 NAME = "results.sqlite"
-_json = functools.partial(json.dumps, ensure_ascii=False)
 VERSION = 1  # of the schema, in PRAGMA user_version
-_KEY = "model TEXT, revision TEXT, variant TEXT"
 
 
 def _columns(cls: type[Row]) -> str:
-    """A table of one kind of row, as SQL declares it: its numbers, texts and lists."""
+    """A table of one kind of row, as SQL declares it: its numbers, texts and lists (as JSON)."""
     words = {"Whole": "INTEGER", "Depth": "INTEGER", "Number": "REAL", "str": "TEXT"}
+    words["tuple"] = "TEXT"
     columns = []
-    for one in dataclasses.fields(cls):
-        kind = words.get(str(one.type).removesuffix(" | None"))
-        if kind is None and str(one.type).startswith("tuple"):
-            kind = "TEXT"  # as JSON
-        if kind and one.name != "unit":
-            columns.append(f"{one.name} {kind}")
+    for field in dataclasses.fields(cls):
+        kind = words.get(re.split(r"\W", str(field.type), maxsplit=1)[0])
+        if kind and field.name != "unit":
+            columns.append(f"{field.name} {kind}")
     return ", ".join(columns)
 
 
+# All but `records` begin with model, revision, variant ("full", or a pruned one). Scores and
+# metrics of likelihood tasks, task_type "LogLikelihood", are not to be averaged with the others.
+_KEY = "model TEXT, revision TEXT, variant TEXT"
 TABLES = {
+    # each unit's record as the journal holds it
     "records": "position INTEGER PRIMARY KEY, unit TEXT UNIQUE, kind TEXT, time TEXT, json TEXT",
+    # released: ISO date, NULL where not known
     "models": _columns(rows.ModelRow),
+    # layer = layers is the model itself
     "scores": _columns(rows.ScoreRow),
+    # every score of the task's own library
     "score_details": f"{_KEY}, task TEXT, layer INTEGER, name TEXT, value REAL",
+    # selection: the score that ranks models, best ("max", "min")
     "metrics": _columns(rows.MetricRow).replace(
         "seconds", "selection TEXT, best TEXT, parameters TEXT, seconds"
     ),
+    # layer: "model" for a model-level value, else the number, as text
     "metric_values": f"{_KEY}, task TEXT, metric TEXT, version TEXT, name TEXT, layer TEXT, "
     "value REAL, n INTEGER, parameters TEXT, task_type TEXT",
     "errors": _columns(rows.ErrorRow),
     "captures": _columns(rows.CaptureRow),
+    # lists of blocks are 1-based
     "prunings": _columns(rows.PruningRow),
+    # latency: seconds of one forward pass
     "variants": _columns(rows.VariantRow),
 }
 INDEXES = (
@@ -121,7 +115,7 @@ def _newest(out: Path) -> list[Record]:
 
 def from_records(records: Sequence[Record]) -> Results:
     """Typed rows of records, one per unit. Raises UserError for a record of a wrong form."""
-    found: dict[str, list[Any]] = {kind: [] for kind in rows.KINDS}
+    by_kind: dict[str, list[Any]] = {kind: [] for kind in rows.KINDS}
     models: dict[Key, ModelRow] = {}
     for record in records:
         try:
@@ -131,15 +125,15 @@ def from_records(records: Sequence[Record]) -> Results:
         if isinstance(row, ModelRow):
             models[row.key] = row  # a place taken by an earlier record stays the same
         elif row is not None:
-            found[record["kind"]].append(row)
+            by_kind[record["kind"]].append(row)
             if record["kind"] in ("score", "metric", "error", "capture"):
                 models.setdefault(row.key, ModelRow(**row.key._asdict()))
-    lists = [one.name for one in dataclasses.fields(Results) if one.name != "models"]
-    by_list = {name: tuple(found[name.removesuffix("s")]) for name in lists}
-    return Results(models=tuple(models.values()), **by_list)
+    names = [field.name for field in dataclasses.fields(Results) if field.name != "models"]
+    lists = {name: tuple(by_kind[name.removesuffix("s")]) for name in names}
+    return Results(models=tuple(models.values()), **lists)
 
 
-_ORDER: Mapping[str, tuple[str, ...]] = {
+_ORDER = {
     **dict.fromkeys(("models", "prunings", "variants", "sweeps"), ("model",)),
     **dict.fromkeys(("scores", "undefined"), ("model", "task", "layer")),
     "metrics": ("model", "task", "metric"),
@@ -162,11 +156,11 @@ def ordered(results: Results, run: Mapping[str, Any]) -> Results:
         value = getattr(row, name)
         return int(value if name == "layer" else places[name].get(value, len(places[name])))
 
-    def sorted_by(rows: tuple[Row, ...], names: tuple[str, ...]) -> tuple[Row, ...]:
-        return tuple(sorted(rows, key=lambda row: [place(row, name) for name in names]))
-
-    lists = {kind: sorted_by(getattr(results, kind), names) for kind, names in _ORDER.items()}
-    return dataclasses.replace(results, **lists)  # type: ignore[arg-type]
+    lists: dict[str, Any] = {
+        kind: tuple(sorted(getattr(results, kind), key=lambda row: [place(row, n) for n in names]))
+        for kind, names in _ORDER.items()
+    }
+    return dataclasses.replace(results, **lists)
 
 
 def write(out: Path, records: Iterable[Mapping[str, Any]]) -> Path:
@@ -175,8 +169,7 @@ def write(out: Path, records: Iterable[Mapping[str, Any]]) -> Path:
     The file is made in memory and put in place whole: SQLite's locks, which network file systems
     often lack, are never needed.
     """
-    database = sqlite3.connect(":memory:")
-    try:
+    with closing(sqlite3.connect(":memory:")) as database:
         for table, columns in TABLES.items():
             database.execute(f"CREATE TABLE {table} ({columns})")
         for position, record in enumerate(records):
@@ -187,8 +180,6 @@ def write(out: Path, records: Iterable[Mapping[str, Any]]) -> Path:
         database.execute(f"PRAGMA user_version = {VERSION}")
         database.commit()
         content = database.serialize()
-    finally:
-        database.close()
     path = Path(out) / NAME
     write_bytes(path, content)
     return path
@@ -202,11 +193,9 @@ def read(out: Path) -> list[Record]:
     path = (Path(out) / NAME).resolve()
     try:
         # immutable: no locks and no files beside it, as on a read-only or a network file system
-        database = sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
-        try:
+        uri = f"{path.as_uri()}?mode=ro&immutable=1"
+        with closing(sqlite3.connect(uri, uri=True)) as database:
             texts = database.execute("SELECT json FROM records ORDER BY position").fetchall()
-        finally:
-            database.close()
         records = [json_value(text) for (text,) in texts]
     except (sqlite3.Error, ValueError, TypeError) as error:  # of another kind of value than text
         raise UserError(f"{path}: not a record of results ({error})") from None
@@ -225,11 +214,12 @@ def _table_rows(position: int, record: Mapping[str, Any]) -> Iterator[tuple[str,
         selection, best = record.get("selection") or (None, None)
         parameters = _json(record.get("parameters") or {}, sort_keys=True)
         record |= {"selection": selection, "best": best, "parameters": parameters}
-        for name, value in (record.get("values") or {}).items():
-            yield "metric_values", {**record, "name": name, "layer": "model", "value": value}
+        values = [(name, "model", value) for name, value in (record.get("values") or {}).items()]
         for name, profile in (record.get("profiles") or {}).items():
-            for layer, value in zip(profile["layers"], profile["values"], strict=True):
-                yield "metric_values", {**record, "name": name, "layer": str(layer), "value": value}
+            by_layer = zip(profile["layers"], profile["values"], strict=True)
+            values += [(name, str(layer), value) for layer, value in by_layer]
+        for name, layer, value in values:
+            yield "metric_values", {**record, "name": name, "layer": layer, "value": value}
     if kind in rows.KINDS and f"{kind}s" in TABLES:
         yield f"{kind}s", record
     if kind == "score":
@@ -240,6 +230,9 @@ def _table_rows(position: int, record: Mapping[str, Any]) -> Iterator[tuple[str,
 def _insert(database: sqlite3.Connection, table: str, row: Mapping[str, Any]) -> None:
     names = [column.split()[0] for column in TABLES[table].split(", ")]
     cells = [row.get(name) for name in names]
-    # A metric of another author may keep a list where a number belongs (a histogram)
+    # a metric of another author may keep a list where a number belongs (a histogram)
     cells = [_json(c) if isinstance(c, list | tuple | dict) else c for c in cells]
     database.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(names))})", cells)
+
+
+_json = functools.partial(json.dumps, ensure_ascii=False)

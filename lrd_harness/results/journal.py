@@ -56,8 +56,7 @@ class Journal:
                     line = line[os.write(self._file, line) :]
                 os.fsync(self._file)
             except OSError:
-                # What was torn must stay the last line of its file: go on in a new one.
-                self.close()
+                self.close()  # what was torn must stay the last line of its file
                 raise
 
     def close(self) -> None:
@@ -72,16 +71,13 @@ class Journal:
         # Never before the one before, even if the clock is set back: `read` sorts by it.
         self._last = max(self._last, _now().isoformat(timespec="microseconds"))
         try:
-            text = json.dumps(
-                {**record, "time": self._last},
-                allow_nan=False,
-                ensure_ascii=False,
-                default=_plain,
+            line = json.dumps(
+                {**record, "time": self._last}, allow_nan=False, ensure_ascii=False, default=_plain
             )
         except ValueError as error:
             raise ValueError(f"unit '{record['unit']}' holds NaN or infinity: {error}") from error
         # "replace": half a surrogate pair in a hostile text must not stop the run.
-        return text.encode("utf-8", "replace") + b"\n"
+        return line.encode("utf-8", "replace") + b"\n"
 
     def _create(self) -> int:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -97,12 +93,16 @@ class Journal:
         return file
 
 
+def text(records: Iterable[Mapping[str, Any]]) -> str:
+    """A journal of records that were kept elsewhere, times included."""
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
 def restore(out: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Make a journal of records that were kept elsewhere, times included; all of it or none."""
+    """Make a journal of such records; all of it or none."""
     folder = Path(out) / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
-    write_text(folder / "restored.jsonl", "".join(lines))
+    write_text(folder / "restored.jsonl", text(records))
 
 
 def files(out: Path) -> list[Path]:
@@ -142,18 +142,16 @@ def latest(records: Iterable[Record]) -> list[Record]:
 
 def finite(scores: Mapping[str, Any]) -> dict[str, float]:
     """The finite numbers among scores by name: libraries give NaN for some secondary scores."""
-    kept = {}
-    for name, value in scores.items():
-        number = value if isinstance(value, int | float) else getattr(value, "item", lambda: None)()
-        if isinstance(number, int | float) and abs(number) < float("inf"):  # False for NaN
-            kept[str(name)] = float(number)
-    return kept
+    numbers = {str(n): v.item() if hasattr(v, "item") else v for n, v in scores.items()}
+    return {
+        name: float(value)
+        for name, value in numbers.items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    }
 
 
 def _records(path: Path) -> list[Record]:
-    lines = read_file(path).split(b"\n")
-    while lines and not lines[-1].strip():
-        lines.pop()
+    lines = read_file(path).rstrip().split(b"\n")
     records = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -162,8 +160,7 @@ def _records(path: Path) -> list[Record]:
             if number == len(lines):
                 break
             raise UserError(f"{path}, line {number}: not a journal record; {ADVICE}") from None
-        fault = record_fault(record)
-        if fault:
+        if fault := record_fault(record):
             raise UserError(f"{path}, line {number}: {fault}; {ADVICE}")
         records.append(record)
     return records
@@ -190,13 +187,12 @@ def read_run(out: Path) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"{out} is no run: it has no run.json")
     try:
-        found: dict[str, Any] = json_value(read_file(path))
+        run: dict[str, Any] = json_value(read_file(path))
     except ValueError as error:
         raise UserError(f"{path} cannot be read ({error})") from None
-    fault = run_fault(found)
-    if fault:
+    if fault := run_fault(run):
         raise UserError(f"{path} is not a run's: {fault}")
-    return found
+    return run
 
 
 Slice = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,5}/[1-9][0-9]{0,5}$")]
@@ -313,15 +309,15 @@ def _fault(error: ValidationError, document: Any) -> str:
     where = "".join(place).lstrip(".")
     if first["type"] == "missing":
         here = first["loc"][:-1]
-        names = [one["loc"][-1] for one in (first, *more) if one["loc"][:-1] == here]
+        names = [e["loc"][-1] for e in (first, *more) if e["loc"][:-1] == here]
         if isinstance(names[0], int):
             return f": {where} has {len(value)} values, not {int(names[-1]) + 1}"
         return f"{f': {where}' if where else ''} lacks {', '.join(map(str, names))}"
     if not where and not isinstance(document, dict):
         return f": it is {_kind(document)}, not a mapping"
     kind = _kind(value)
-    if wanted := _WANTED.get(first["type"]) or (kind.startswith("beyond") and "a whole number"):
-        return f": {where} is {kind}, not {wanted}"
+    if expected := _EXPECTED.get(first["type"]) or (kind.startswith("beyond") and "a whole number"):
+        return f": {where} is {kind}, not {expected}"
     for name, bound in (("ge", "at least"), ("le", "at most")):
         if name in first.get("ctx", {}):
             return f": {where} is {value}, not {bound} {first['ctx'][name]}"
@@ -332,7 +328,7 @@ def _fault(error: ValidationError, document: Any) -> str:
 _WORDS = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
 _WORDS |= {type(None): "null", list: "a list", dict: "a mapping"}
 
-_WANTED = {
+_EXPECTED = {
     **dict.fromkeys(("float_type", "finite_number"), "a number"),
     **dict.fromkeys(("dict_type", "mapping_type", "dataclass_type"), "a mapping"),
     "int_type": "a whole number",

@@ -36,33 +36,30 @@ class Sides:
 
 def likelihood_tasks(results: Results) -> frozenset[str]:
     """The names of the likelihood tasks."""
-    return results.likelihood_tasks()
+    return results.likelihood_tasks
 
 
 def split(results: Results) -> Sides:
     """The two sides. Without both kinds of task the results are `main` as they are."""
-    likelihood, is_base = likelihood_tasks(results), results.is_base
+    is_base = results.is_base
     rows: list[ScoreRow | MetricRow] = [*results.scores, *results.metrics]
-    found = {is_base(row) for row in rows if row.variant == "full"}
-    if True not in found:
-        return Sides("embedding", results)
-    if False not in found:
-        return Sides("base", results)
-    undefined = tuple(row for row in results.undefined if row.task in likelihood)
-    keys = {row.key for row in rows if is_base(row)} | {row.key for row in undefined}
-    main = replace(
-        results,
-        scores=tuple(row for row in results.scores if not is_base(row)),
-        metrics=tuple(row for row in results.metrics if not is_base(row)),
-        undefined=tuple(row for row in results.undefined if row.task not in likelihood),
-    )
-    base = Results(
-        models=tuple(row for row in results.models if row.key in keys),
-        scores=tuple(row for row in results.scores if is_base(row)),
-        metrics=tuple(row for row in results.metrics if is_base(row)),
-        undefined=undefined,
-    )
-    return Sides("embedding", main, base)
+    bases = {is_base(row) for row in rows if row.variant == "full"}
+    if len(bases) < 2:
+        return Sides("base" if True in bases else "embedding", results)
+
+    def side(base: bool) -> Results:
+        return replace(
+            results,
+            scores=tuple(row for row in results.scores if is_base(row) == base),
+            metrics=tuple(row for row in results.metrics if is_base(row) == base),
+            undefined=tuple(row for row in results.undefined if is_base(row) == base),
+        )
+
+    base = side(True)
+    keys = {row.key for row in (*base.scores, *base.metrics, *base.undefined)}
+    models = tuple(row for row in results.models if row.key in keys)
+    others = Results(models, base.scores, base.metrics, undefined=base.undefined)
+    return Sides("embedding", side(False), others)
 
 
 # Beginnings of transformers' model types, and of the families of published panels.

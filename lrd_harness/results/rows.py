@@ -12,12 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    WrapValidator,
-)
+from pydantic import Field, WrapValidator
 
 from lrd_harness.contracts import LIKELIHOOD
 
@@ -60,19 +55,13 @@ class Table(NamedTuple):
     rows: tuple[tuple[Number, ...], ...]
 
 
-def _even(found: Any) -> Any:
-    if len(found[0]) != len(found[1]):
-        raise ValueError("has lists of unequal length")
-    return found
-
-
-def _mapping(found: Any) -> Any:
-    if not isinstance(found, dict):
+def _even(value: Any, check: Callable[[Any], Any]) -> Any:
+    if not isinstance(value, dict):
         raise ValueError("is no mapping")
-    return found
-
-
-Even = BeforeValidator(_mapping), AfterValidator(_even)
+    layers, values = by_layer = check(value)
+    if len(layers) != len(values):
+        raise ValueError("has lists of unequal length")
+    return by_layer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,8 +137,8 @@ class MetricRow(Row):
     selection: Best | None = None
     layer_choice: Best | None = None
     values: Mapping[str, Value] = field(default_factory=dict)
-    profiles: Mapping[str, Annotated[Profile, *Even]] = field(default_factory=dict)
-    tables: Mapping[str, Annotated[Table, *Even]] = field(default_factory=dict)
+    profiles: Mapping[str, Annotated[Profile, WrapValidator(_even)]] = field(default_factory=dict)
+    tables: Mapping[str, Annotated[Table, WrapValidator(_even)]] = field(default_factory=dict)
     seconds: Number = 0.0
     task_type: str = ""
 
@@ -252,8 +241,6 @@ COLUMNS: Mapping[str, str] = {
     **dict.fromkeys(("value", "stderr", "chance"), "float64"),
     **dict.fromkeys(("n", "start"), "Int64"),
 }  # of Results.frame: name -> pandas type
-_HEAD = "model revision variant task task_type source layers stderr chance n start".split()
-Cell = tuple[str, str, int | None, float | None]  # kind, name, layer, value
 
 
 @dataclass(frozen=True)
@@ -293,17 +280,15 @@ class Results:
         """
         import pandas as pd
 
-        records = [*self._of_scores(), *self._of_metrics()]
-        heads = pd.DataFrame.from_records([head for head, _ in records], columns=_HEAD)
-        likelihood = (heads.task_type == "") & heads.task.isin(self.likelihood_tasks())
-        likelihood |= heads.task_type == LIKELIHOOD
-        heads["side"] = likelihood.map({True: "base", False: "embedding"})
-        values = [value for _, values in records for value in values]
-        numbers = pd.DataFrame.from_records(values, columns=["kind", "name", "layer", "value"])
-        repeated = heads.loc[heads.index.repeat([len(values) for _, values in records])]
-        frame = repeated.reset_index(drop=True).join(numbers)
-        return frame[[*COLUMNS]].astype(dict(COLUMNS))
+        rows = [*self._of_scores(), *self._of_metrics()]
+        return pd.DataFrame.from_records(rows, columns=[*COLUMNS]).astype(dict(COLUMNS))
 
+    def is_base(self, row: ScoreRow | MetricRow | UndefinedRow) -> bool:
+        """Whether a row is of a likelihood task."""
+        kind = getattr(row, "task_type", "")
+        return bool(kind == LIKELIHOOD) if kind else row.task in self.likelihood_tasks
+
+    @functools.cached_property
     def likelihood_tasks(self) -> frozenset[str]:
         """The names of the likelihood tasks, by scores and metrics; a score has the last word.
 
@@ -313,30 +298,23 @@ class Results:
         types |= {row.task: row.task_type for row in self.scores if row.task_type}
         return frozenset(task for task, kind in types.items() if kind == LIKELIHOOD)
 
-    def is_base(self, row: ScoreRow | MetricRow) -> bool:
-        """Whether a score or a metric is of a likelihood task."""
-        return row.task_type == LIKELIHOOD or (not row.task_type and row.task in self._likelihood)
+    def _of_scores(self) -> Iterator[tuple[Any, ...]]:
+        """The rows of the frame that are made of scores."""
+        for row in {(row.key, row.task, row.layer): row for row in self.scores}.values():
+            of = *row.key, self._side(row), row.task, row.task_type
+            scores = [("score", row.score_name, row.score)]
+            scores += [("subscore", name, score) for name, score in row.scores.items()]
+            about = row.stderr, row.chance, None, None
+            for kind, name, score in scores:
+                yield *of, kind, "score", name, row.layer, row.layers, score, *about
 
-    @functools.cached_property
-    def _likelihood(self) -> frozenset[str]:
-        return self.likelihood_tasks()
-
-    def _of_scores(self) -> Iterator[tuple[tuple[Any, ...], list[Cell]]]:
-        """What each record says of all its values (_HEAD), and these."""
-        rows = {(r.model, r.revision, r.variant, r.task, r.layer): r for r in self.scores}
-        for (*key, task, layer), row in rows.items():
-            scores: list[Cell] = [("score", row.score_name, layer, row.score)]
-            scores += [("subscore", name, layer, value) for name, value in row.scores.items()]
-            of_score = "score", row.layers, row.stderr, row.chance, None, None
-            yield (*key, task, row.task_type, *of_score), scores
-
-    def _of_metrics(self) -> Iterator[tuple[tuple[Any, ...], list[Cell]]]:
-        rows = {(r.model, r.revision, r.variant, r.task, r.metric): r for r in self.metrics}
-        depths: dict[tuple[str, ...], int | None] = {row.key: row.blocks for row in self.models}
-        # a pruned model has fewer
-        depths |= {(r.model, r.revision, r.variant): r.layers for r in self.scores}
-        for (*key, task, metric), row in rows.items():
-            values: list[Cell] = [
+    def _of_metrics(self) -> Iterator[tuple[Any, ...]]:
+        """The rows of the frame that are made of metrics."""
+        depths = {row.key: row.blocks for row in self.models}
+        depths |= {row.key: row.layers for row in self.scores}  # a pruned model has fewer
+        for row in {(row.key, row.task, row.metric): row for row in self.metrics}.values():
+            of = *row.key, self._side(row), row.task, row.task_type
+            values: list[tuple[str, str, int | None, float | None]] = [
                 ("value", name, None, value)
                 for name, value in row.values.items()
                 if isinstance(value, int | float)
@@ -344,8 +322,12 @@ class Results:
             for name, profile in row.profiles.items():
                 by_layer = zip(profile.layers, profile.values, strict=True)
                 values += [("profile", name, layer, value) for layer, value in by_layer]
-            of_metric = metric, depths.get(tuple(key)), None, None, row.n, row.start
-            yield (*key, task, row.task_type, *of_metric), values
+            about = None, None, row.n, row.start
+            for kind, name, layer, value in values:
+                yield *of, kind, row.metric, name, layer, depths.get(row.key), value, *about
+
+    def _side(self, row: ScoreRow | MetricRow) -> str:
+        return "base" if self.is_base(row) else "embedding"
 
 
 KINDS = {

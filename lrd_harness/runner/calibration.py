@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
@@ -13,7 +15,6 @@ import numpy as np
 import torch
 
 from lrd_harness import measuring
-from lrd_harness.capture.batches import SEGMENT_TOKENS
 from lrd_harness.capture.embeddings import Captured
 from lrd_harness.contracts import Continuation, PromptType, Task
 from lrd_harness.errors import UnitError
@@ -22,10 +23,9 @@ from lrd_harness.store import files
 
 FIND = 6e-6  # seconds to find a text's state in the store
 RECORD = 0.006  # seconds to put a unit on disk
-LONG = 0.7  # seconds from which on a measurement is long enough
+LONG = 1.0  # seconds from which on a measurement is long enough
 SURE, UNSURE = 1.25, 1.6  # how far off a measured time may be, and one that was scaled up
 FIRST = 128  # texts that a metric is tried on first
-LAYERS = 4  # states that a metric is tried on; how it grows with them is found on few texts
 WORDS = 2**14  # columns into which a stand-in sorts words
 Item = TypeVar("Item")
 
@@ -38,15 +38,13 @@ class Span:
     high: float = 0.0
 
     def __add__(self, other: Span) -> Span:
-        """Both, one after the other."""
         return Span(self.low + other.low, self.high + other.high)
 
     def __mul__(self, number: float) -> Span:
-        """So many of them."""
         return Span(self.low * number, self.high * number)
 
     def __str__(self) -> str:
-        """A span of time as one says it: 3-6 min."""
+        """As one says it: 3-6 min."""
         scales = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
         unit, scale = next((s for s in scales if self.high >= 2 * s[1]), scales[-1])
         if self.high < scale:
@@ -66,25 +64,15 @@ def total(spans: Iterable[Span]) -> Span:
     return sum(spans, Span())
 
 
-class Calibration(NamedTuple):
-    """What a part of some items cost, and the bytes that were written; share: of all items.
+class Reading(NamedTuple):
+    """What it takes to read some items, scaled up from a part. size: of all; disk: bytes."""
 
-    fixed: seconds that do not grow with tokens, spent again for each file that is written;
-    rate: seconds per token.
-    """
-
-    part: Sequence[Any]
-    cost: Captured
-    disk: int
-    share: float
-    fixed: float
-    rate: float
-
-    def seconds(self, tokens: float) -> Span:
-        """The seconds of so many tokens."""
-        written = math.ceil(tokens / SEGMENT_TOKENS)
-        seconds = self.fixed * written + self.rate * tokens
-        return Span.about(seconds, SURE if self.share == 1 else UNSURE)
+    size: int
+    passes: float
+    tokens: float
+    disk: float
+    seconds: float
+    sure: float  # the factor by which it may be off
 
 
 def spread(ordered: Sequence[Item], count: int, runs: int = 16) -> list[Item]:
@@ -93,97 +81,85 @@ def spread(ordered: Sequence[Item], count: int, runs: int = 16) -> list[Item]:
         return list(ordered)
     runs = min(runs, count)
     length = count // runs
-    starts = [int((i + 0.5) * len(ordered) / runs - length / 2) for i in range(runs)]
-    places = {max(0, start) + i: None for start in starts for i in range(length)}
-    return [ordered[place] for place in places if place < len(ordered)]
+    places = np.array_split(np.arange(len(ordered)), runs)
+    return [ordered[i] for run in places for i in run[(len(run) - length) // 2 :][:length]]
 
 
 def calibrate(
-    ordered: Sequence[Item], read: Callable[[Sequence[Item], Path], Captured]
-) -> Calibration:
-    """Read more and more of some items, ordered by size, until it takes long enough.
+    items: Iterable[Item],
+    size: Callable[[Item], int],
+    read: Callable[[Sequence[Item], Path], Captured],
+) -> Reading:
+    """Read more and more of some items until it takes long enough.
 
-    read: reads a part into a store in a folder, which goes again. It is called on a few first, to
-    warm up.
+    size: about how long it takes to read an item; read: reads a part of them into a store in a
+    folder, which goes again.
     """
-
-    def run(part: Sequence[Item]) -> tuple[Captured, int]:
-        with files.scratch() as folder:
-            done = read(part, folder)
-            return done, sum(p.stat().st_size for p in folder.rglob("*.safetensors"))
-
-    run(spread(ordered, 8))
-    few = spread(ordered, 16)
-    (first, disk), count = run(few), 48
+    ordered, count = sorted(items, key=size), 48
+    with files.scratch() as folder:  # warms up
+        read(spread(ordered, 16), folder)
     while True:
         part = spread(ordered, count)
-        done, disk = run(part) if len(part) > len(few) else (first, disk)
-        if len(part) == len(ordered) or done.seconds >= max(LONG, 2 * first.seconds):
+        with files.scratch() as folder:
+            cost = read(part, folder)
+            disk = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+        if len(part) == len(ordered) or cost.seconds >= LONG:
             break
-        count *= max(2, min(16, int(LONG / max(done.seconds, 1e-3))))
-    rate = (done.seconds - first.seconds) / max(1, done.tokens - first.tokens)
-    if not 0 < rate * done.tokens < done.seconds:  # too little to tell them apart
-        rate = done.seconds / done.tokens
-    fixed = done.seconds - rate * done.tokens
-    return Calibration(part, done, disk, len(part) / len(ordered), fixed, rate)
+        count *= max(2, min(16, int(LONG / max(cost.seconds, 1e-3))))
+    whole, more = sum(map(size, ordered)), len(ordered) / len(part)
+    longer = whole / max(1, sum(map(size, part)))
+    tokens, seconds = cost.tokens * longer, cost.seconds * longer
+    sure = SURE if more == 1 else UNSURE
+    return Reading(whole, cost.forwarded * more, tokens, disk * more, seconds, sure)
 
 
-class Growth:
-    """Seconds that something takes at size n, measured at growing sizes until it takes long.
+def grown(run: Callable[[int], float], n: int) -> Span:
+    """The seconds that `run` takes at size n, measured at growing sizes until it takes long.
 
     Beyond the last of these sizes, the power of n with which it grew last is carried on, between 1
     and 3: what compares every text with every other grows with the square or the cube.
     """
-
-    def __init__(self, run: Callable[[int], float]) -> None:
-        self._run = run
-        self._measured: dict[int, float] = {}
-
-    def at(self, n: int) -> Span:
-        """The seconds at a size."""
-        length, tried = min(n, FIRST), []
-        while True:
-            if length not in self._measured:
-                self._measured[length] = self._run(length)
-            tried.append(length)
-            if length == n:
-                return Span.about(self._measured[n])
-            if self._measured[length] >= LONG and len(tried) > 1:
-                break
-            length = min(n, 2 * length)
-        before, last = tried[-2:]
-        ratio = self._measured[last] / max(self._measured[before], 1e-9)
-        power = min(3.0, max(1.0, math.log(ratio) / math.log(last / before)))
-        return Span.about(self._measured[last] * (n / last) ** power, UNSURE)
+    before = size = min(n, FIRST)
+    while size < n and (size == before or run(size) < LONG):
+        before, size = size, min(n, 2 * size)
+    if size == n:
+        return Span.about(run(n))
+    power = math.log(run(size) / max(run(before), 1e-9)) / math.log(size / before)
+    return Span.about(run(size) * (n / size) ** min(3.0, max(1.0, power)), UNSURE)
 
 
-def metric_growth(item: PlannedMetric, states: int, width: int, device: str) -> Growth:
-    """A pooled or view metric's seconds on n texts of a model with so many states.
+@dataclass(frozen=True)
+class Drift:
+    """Random states that drift from layer to layer, made as they are read."""
 
-    Measured on random states that drift from layer to layer.
-    """
-    few = min(states, LAYERS)
-    device = "cpu" if device.startswith("mps") else device
-    inner = (max(2, item.metric.views),) if item.metric.needs == "views" else ()
+    first: torch.Tensor
+    step: torch.Tensor
+    states: int
 
-    def run(n: int, layers: int = few) -> float:
+    def __len__(self) -> int:
+        return self.states
+
+    def __getitem__(self, layer: int) -> torch.Tensor:
+        return self.first + 0.3 * layer * self.step
+
+
+def metric_seconds(
+    item: PlannedMetric, states: int, width: int, device: str
+) -> Callable[[int], float]:
+    """A pooled or view metric's seconds on n texts of a model with so many states; kept by n."""
+    views = (max(2, item.metric.views),) if item.metric.needs == "views" else ()
+
+    def run(n: int) -> float:
         draw = np.random.default_rng(0)
-        shape = (n, *inner, width)
-        first, step = (draw.standard_normal(shape, dtype=np.float32) for _ in range(2))
-        drifting = [torch.from_numpy(first + 0.3 * layer * step) for layer in range(layers)]
-        arrays = [state.to(device) for state in drifting]
+        arrays = [draw.standard_normal((n, *views, width), np.float32) for _ in range(2)]
+        first, step = (torch.from_numpy(array).to(device) for array in arrays)
         begun = time.perf_counter()
-        try:
-            measuring.measure(item.metric, arrays, **item.parameters)
-        except UnitError:  # it cannot be computed on so few, and costs nothing
-            return 1e-6
+        with suppress(UnitError):  # it cannot be computed on so few
+            measuring.measure(item.metric, Drift(first, step, states), **item.parameters)
         return time.perf_counter() - begun
 
-    run(FIRST)  # warms up
-    factor = run(FIRST, states) / run(FIRST) if states > few else 1.0
-    most = (states - 1) / (few - 1) * 2
-    factor = min(max(1.0, factor), most**2)
-    return Growth(lambda n: factor * run(n))
+    run(2 * measuring.MIN_TEXTS)  # warms up
+    return functools.cache(run)
 
 
 class StandIn:

@@ -1,4 +1,4 @@
-"""What a run will cost: texts, passes, disk and time of each model, from a short calibration.
+"""What a run will cost: texts, passes, disk and time of each model, from a short
 
 Every model is opened and reads some of its texts, every metric is measured on random states, and
 every task is evaluated on a stand-in for a layer. What is recorded or stored is not counted.
@@ -6,50 +6,39 @@ every task is evaluated on a stand-in for a layer. What is recorded or stored is
 
 from __future__ import annotations
 
+import functools
 import gc
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
-
-import torch
 
 from lrd_harness import measuring
 from lrd_harness.capture import likelihoods
 from lrd_harness.capture.embeddings import Captured, Embeddings, capture, size
 from lrd_harness.capture.likelihoods import Likelihoods, Reader
-from lrd_harness.contracts import Continuation, LanguageModel, Model, Request, Task, Text
+from lrd_harness.capture.samples import Questions
+from lrd_harness.contracts import Continuation, LanguageModel, Model, Task, Text
 from lrd_harness.errors import described
 from lrd_harness.measuring import PlannedMetric
-from lrd_harness.models.readout import embedded
+from lrd_harness.models import text_model
 from lrd_harness.planning.resolve import Plan, PlannedModel
 from lrd_harness.progress import Display
 from lrd_harness.report import Column, Report, Table
-from lrd_harness.runner.calibration import (
-    FIND,
-    RECORD,
-    UNSURE,
-    Calibration,
-    Growth,
-    Span,
-    calibrate,
-    evaluated,
-    metric_growth,
-    spread,
-    total,
-)
-from lrd_harness.runner.loop import Run, reader_settings
+from lrd_harness.runner import calibration
+from lrd_harness.runner.calibration import Reading, Span, total
+from lrd_harness.runner.loop import reader_settings
 from lrd_harness.runner.sweep import Sweep
-from lrd_harness.runner.units import Context
+from lrd_harness.runner.units import Context, Ledger
 from lrd_harness.store import location
 from lrd_harness.store.store import Store
 
 STAGES = ("opening", "reading", "metrics", "tasks × layers", "pruning")
+COUNTS = ("texts", "stored", "passes", "tokens", "disk")
 TOKEN_ROW = 5e-5  # seconds to find one text's values of a token metric, and to average them
-TOKENISED = 256  # texts whose tokens are counted; those of the others are like them
 SHARED = 0.6  # of a pass, what a pruned model costs that shares blocks with others
 DISTINCT = 0.7  # of the choices, those that no other rule makes
 
@@ -78,10 +67,14 @@ class ModelCost:
         """All stages."""
         return total(self.spans.values())
 
-    def fault(self, what: str, error: Exception) -> None:
-        """Note in one line what could not be estimated; the run will record it and go on."""
-        text = described(error).removeprefix(f"{self.name} cannot be opened: ")
-        self.faults.append(f"{what}: {text}")
+    @contextmanager
+    def attempt(self, *what: str) -> Iterator[None]:
+        """Note in one line what cannot be estimated; the run will record it and go on."""
+        try:
+            yield
+        except Exception as error:
+            fault = described(error).removeprefix(f"{self.name} cannot be opened: ")
+            self.faults.append(": ".join((self.name, *what, fault)))
 
 
 @dataclass
@@ -108,202 +101,35 @@ class Estimate:
 
     def report(self) -> Report:
         """What there is to do, by model, and where the time goes."""
-        counts = ("texts", "stored", "passes", "tokens", "disk")
-        whole = {name: sum(getattr(m, name) for m in self.models) for name in counts}
-        rows = [{"model": m.name, **asdict(m), **_time(m.span)} for m in self.models]
-        rows.append({"model": "all", **whole, **_time(total(m.span for m in self.models))})
-        rows = [{**row, "size": location.shown(row["disk"])} for row in rows]
-        stages = {"to begin, and to collect texts": self.common}
-        stages |= {stage: total(m.spans[stage] for m in self.models) for stage in STAGES}
         ends = [Column(end, unit="seconds", shown=False) for end in ("low", "high")]
         columns = [Column("model", key=True), Column("texts", form=",")]
         columns += [Column("stored", "in store", form=","), Column("passes", form=",")]
         columns += [Column("tokens", form=","), Column("disk", unit="bytes", shown=False)]
         columns += [Column("size", "disk"), Column("time"), *ends]
+        rows = [_cost_row(model.name, [model]) for model in self.models]
+        rows.append(_cost_row("all", self.models))
         cost = Table("cost", "What there is to do", tuple(columns), rows)
+        spans = {"to begin, and to collect texts": self.common}
+        spans |= {stage: total(m.spans[stage] for m in self.models) for stage in STAGES}
         columns = [Column("stage", key=True), Column("time"), *ends]
-        rows = [{"stage": s, **_time(span)} for s, span in stages.items() if span.high > 0.5]
+        rows = [{"stage": s, **_time(span)} for s, span in spans.items() if span.high > 0.5]
+        stages = Table("stages", "Where the time goes", tuple(columns), rows)
         notes = [f"The run will take about {self.span}."]
-        if stages["pruning"].high:
+        if spans["pruning"].high:
             notes.append(
                 "Pruning is a rough guess: which rules choose the same blocks is not known yet."
             )
-        tables = (cost, Table("stages", "Where the time goes", tuple(columns), rows))
-        return Report("Cost of the run", tables, tuple(notes))
+        return Report("Cost of the run", (cost, stages), tuple(notes))
+
+
+def _cost_row(name: str, models: Sequence[ModelCost]) -> dict[str, Any]:
+    sums = {count: sum(getattr(model, count) for model in models) for count in COUNTS}
+    time = _time(total(model.span for model in models))
+    return {"model": name, **sums, "size": location.shown(sums["disk"]), **time}
 
 
 def _time(span: Span) -> dict[str, Any]:
     return {"time": str(span), **asdict(span)}
-
-
-class Reckoning:
-    """Adds to a model's cost what tasks of one kind cost it."""
-
-    def __init__(self, whole: Estimator, context: Context, reader: Reader, cost: ModelCost) -> None:
-        self.whole, self.context, self.reader, self.cost = whole, context, reader, cost
-        self.model = reader.model
-        self.rate = self.density = 0.0  # seconds and tokens of a character, once some were read
-
-    def add(self, tasks: Sequence[Task]) -> None:
-        """All that these tasks cost, as far as it can be found; faults are noted in the cost."""
-        asked: dict[Task, Sequence[Any]] = {}
-        for task in tasks:
-            self._try(task.name, partial(self._ask, task, asked))
-        if isinstance(self.reader, Embeddings):
-            self._try("reading", partial(self._read_texts, self.reader, asked))
-        for task in asked:
-            if isinstance(self.reader, Likelihoods):
-                self._try(task.name, partial(self._read_requests, self.reader, task, asked[task]))
-            self._try(task.name, partial(self._measure, task))
-            self._try(task.name, partial(self._evaluate, task))
-        self._try("pruning", partial(self._prune, asked))
-
-    def _try(self, what: str, do: Callable[[], None]) -> None:
-        try:
-            do()
-        except Exception as error:
-            self.cost.fault(f"{self.cost.name}: {what}", error)
-
-    def _ask(self, task: Task, asked: dict[Task, Sequence[Any]]) -> None:
-        """What a task asks for; the time counts once for all models, which share the answer."""
-        evaluated = len(self.context.layers(task, self.model.info.blocks)) > 0
-        begun = time.perf_counter()
-        asked[task] = self.reader.ask(task, evaluated, bool(self.context.plan.metrics))
-        self.whole.common += Span.about(time.perf_counter() - begun)
-
-    def _read_texts(self, reader: Embeddings, asked: Mapping[Task, Sequence[Text]]) -> None:
-        """Texts of all tasks, and the views and token values that metrics need of them."""
-        measured = {task: self.context.unmeasured(task) for task in asked}
-        texts, seen, items = reader.demand(asked, measured)
-        watching = reader.samples.watched(seen, items)
-        watched = dict.fromkeys(watching.missing()) if watching else {}
-        missing = reader.store.missing(texts)
-        self._count(len(set(texts)), len({*missing, *watched}))
-        self._read([text for text in missing if text not in watched], ())
-        self._read(list(watched), items)
-
-    def _count(self, texts: int, unread: int) -> None:
-        self.cost.texts += texts
-        self.cost.stored += texts - unread
-
-    def _read(self, texts: Sequence[Text], items: Sequence[PlannedMetric]) -> None:
-        """Texts that are still to be read, with the token metrics that look on."""
-        if not texts:
-            return
-        ordered = sorted(texts, key=size)
-        part = spread(ordered, TOKENISED)
-        tokens = sum(len(e["input_ids"]) for e in self.model.tokenize(part))
-        tokens = round(tokens * len(ordered) / len(part))
-        found = self._calibrate(ordered, items)
-        self.density = tokens / max(1, sum(map(size, ordered)))
-        self._spend(found, len(ordered), tokens, found.disk * tokens / found.cost.tokens)
-
-    def _spend(self, calibration: Calibration, passes: float, tokens: float, disk: float) -> None:
-        self.cost.passes += round(passes)
-        self.cost.tokens += round(tokens)
-        self.cost.disk += round(disk)
-        self.rate = calibration.rate * self.density
-        self.cost.spans["reading"] += calibration.seconds(tokens)
-
-    def _calibrate(self, ordered: Sequence[Text], items: Sequence[PlannedMetric]) -> Calibration:
-        def read(part: Sequence[Text], folder: Path) -> Captured:
-            store, tokens = Store(folder, self.model.identity), self.reader.budget
-            watched = replace(self.reader.samples, root=folder).watched(part, items)
-            return capture(self.model, part, store, batch_tokens=tokens, watched=watched)
-
-        return calibrate(ordered, read)
-
-    def _read_requests(
-        self, reader: Likelihoods, task: Task, requests: Sequence[Continuation]
-    ) -> None:
-        """Requests of a likelihood task, by context, and the views of contexts."""
-        items, sample = self.context.unmeasured(task), reader.sample(task)
-        watched = reader.samples.watched(sample, items)
-        run, unread = likelihoods.lacking(requests, sample, reader.store, watched)
-        self._count(len(set(requests)), len(run))
-        groups: dict[str, list[Continuation]] = {}
-        for request in run:
-            groups.setdefault(request.context, []).append(request)
-        if groups:
-            self._read_contexts(reader, task, groups, unread, items)
-        views = list(dict.fromkeys(reader.samples.views(sample, items)))
-        missing = reader.plain.missing(views)
-        self._count(len(views), len(missing))
-        self._read(missing, ())
-
-    def _read_contexts(
-        self,
-        reader: Likelihoods,
-        task: Task,
-        groups: Mapping[str, Sequence[Continuation]],
-        sample: set[str],
-        items: Sequence[PlannedMetric],
-    ) -> None:
-        model, tokenize = cast("LanguageModel", self.model), task.tokenize
-        assert tokenize is not None
-
-        def read(part: Sequence[str], folder: Path) -> Captured:
-            wanted = [Text(context) for context in part if context in sample]
-            return likelihoods.capture(
-                model,
-                [request for context in part for request in groups[context]],
-                [text.text for text in wanted],
-                tokenize,
-                Store(folder, reader.identity(model)),
-                batch_tokens=reader.budget,
-                watched=replace(reader.samples, root=folder).watched(wanted, items),
-            )
-
-        found = calibrate(sorted(groups, key=len), read)
-        self.density = found.cost.tokens / max(1, sum(map(len, found.part)))
-        tokens, passes = self.density * sum(map(len, groups)), found.cost.forwarded / found.share
-        self._spend(found, passes, tokens, found.disk / found.share)
-
-    def _measure(self, task: Task) -> None:
-        """The metrics on a task."""
-        n, states = len(self.reader.sample(task)), self.model.info.blocks + 1
-        for item in self.context.unmeasured(task):
-            self.cost.units += 1
-            if item.metric.needs == "tokens":
-                self.cost.spans["metrics"] += Span.about(n * TOKEN_ROW + RECORD, UNSURE)
-                continue
-            views = item.metric.needs == "views"
-            own = min(n, self.context.plan.settings.view_texts) if views else n
-            grown = self.whole.growth(item, self.context.planned, self.model)
-            seconds = FIND * own * states * max(1, item.metric.views) + RECORD
-            computed = grown.at(own) if own >= measuring.MIN_TEXTS else Span()
-            self.cost.spans["metrics"] += computed + Span.about(seconds)
-
-    def _evaluate(self, task: Task) -> None:
-        """A task at every layer that is asked for."""
-        layers = len(self.context.unevaluated(task, self.model.info.blocks))
-        self.cost.units += layers
-        if layers:
-            self.cost.spans["tasks × layers"] += self.whole.evaluation(task, self.model) * layers
-
-    def _prune(self, asked: Mapping[Task, Sequence[Any]]) -> None:
-        """Pruned models, as if every choice made one of its own: read, and scored on the tasks."""
-        pruning = self.context.plan.pruning
-        tasks = [task for task in asked if pruning and task in pruning.tasks]
-        if pruning is None or not tasks or not Sweep(self.context).pending():
-            return
-        texts = list(dict.fromkeys(text for task in tasks for text in asked[task]))
-        passes = texts
-        if self.reader.likelihood:
-            passes = [Text(c) for c in dict.fromkeys(r.context for r in texts)]
-        ordered = sorted(passes, key=size)
-        characters = sum(map(size, ordered))
-        if not self.rate and ordered:  # all is in the store: nothing was read yet
-            found = self._calibrate(ordered, ())
-            self.density = found.cost.tokens / max(1.0, characters * found.share)
-            self.rate = found.rate * self.density
-        many = sum(len(pruning.seeds(rule)) for rule in pruning.rules) * len(pruning.asked.budgets)
-        self.cost.passes += many * len(ordered)
-        self.cost.tokens += round(many * characters * self.density)
-        self.cost.disk += many * len(texts) * 4 * (self.model.info.width if passes is texts else 2)
-        scored = [self.whole.evaluation(task, self.model) * (many * DISTINCT) for task in tasks]
-        read = Span.about(many * characters * self.rate * SHARED, 2)
-        self.cost.spans["pruning"] += total(scored) + read
 
 
 class Estimator:
@@ -314,28 +140,30 @@ class Estimator:
 
     def __init__(self, plan: Plan, out: Path, display: Display, begun: float) -> None:
         self.plan, self.display = plan, display
-        self.run = Run(plan, out, Display(quiet=True))
+        text_model.exact()
+        self.out, self.ledger = out, Ledger(out)
+        self.questions = Questions(plan.settings.max_texts)
         self.common = Span.about(begun)
-        self._growths: dict[str, Growth] = {}
-        self._evaluations: dict[tuple[str, int], Span] = {}
+        self.evaluated = functools.cache(calibration.evaluated)  # for models of one width
+        self._metrics: dict[tuple[object, ...], Callable[[int], float]] = {}
 
     def estimate(self) -> Estimate:
         """All models, one after the other."""
         models = []
         for number, planned in enumerate(self.plan.models, 1):
-            with self.display.stage(f"[{number}/{len(self.plan.models)}] {planned.name}"):
-                models.append(self._model(planned))
+            cost = ModelCost(planned.name)
+            stage = self.display.stage(f"[{number}/{len(self.plan.models)}] {planned.name}")
+            with stage, cost.attempt():
+                self._add(planned, cost)
+            models.append(cost)
             gc.collect()
         return Estimate(models, self.common)
 
-    def _model(self, planned: PlannedModel) -> ModelCost:
-        cost, context = ModelCost(planned.name), self.run.context(planned)
+    def _add(self, planned: PlannedModel, cost: ModelCost) -> None:
+        """Open a model, and add up what its tasks cost, kind by kind."""
+        context = Context(self.plan, planned, self.ledger, self.out, Display(quiet=True))
         begun = time.perf_counter()
-        try:
-            model = planned.open()
-        except Exception as error:
-            cost.fault(planned.name, error)
-            return cost
+        model = planned.open()
         opening = Span.about(time.perf_counter() - begun)
         tasks = context.pending(model.info.blocks, self.plan.tasks)
         if self.plan.pruning is not None and (sweep := Sweep(context)).pending():
@@ -344,30 +172,183 @@ class Estimator:
             cost.faults.append(f"{planned.name}: {model.headless}")
             tasks = [task for task in tasks if not task.likelihood]
         for kind in (Embeddings, Likelihoods):
-            own = [task for task in tasks if task.likelihood == kind.likelihood]
-            if own:
-                how = reader_settings(self.plan, planned, model)
-                Reckoning(self, context, kind(model, self.run.questions, *how), cost).add(own)
+            if of_kind := [task for task in tasks if task.likelihood == kind.likelihood]:
+                reader = kind(model, self.questions, *reader_settings(self.plan, planned, model))
+                Reckoning(self, context, reader, cost).add(of_kind)
         if tasks:
             cost.spans["opening"] += opening
-        return cost
 
-    def growth(self, item: PlannedMetric, planned: PlannedModel, model: Model) -> Growth:
-        """How a pooled or view metric's time grows with texts, for models of this shape."""
-        states, width = model.info.blocks + 1, model.info.width
-        name = json.dumps([item.metric.name, dict(item.parameters), states, width], default=str)
-        if name not in self._growths:
-            device = planned.options.device
-            self._growths[name] = metric_growth(item, states, width, device)
-        return self._growths[name]
+    def metric(self, item: PlannedMetric, n: int, context: Context, model: Model) -> Span:
+        """A pooled or view metric on n texts, for models of this shape."""
+        shape = model.info.blocks + 1, model.info.width
+        key = item.metric.name, *shape
+        if key not in self._metrics:
+            device = context.planned.options.device
+            self._metrics[key] = calibration.metric_seconds(item, *shape, device)
+        return calibration.grown(self._metrics[key], n)
 
-    def evaluation(self, task: Task, model: Model) -> Span:
-        """One evaluation of a task, result files included; for models of this width."""
-        width = 1
-        if not task.likelihood:
-            first = next(iter(self.run.questions.requests(task)), Request(""))
-            pooled = torch.zeros(1, model.info.width)
-            width = embedded(model.embed, pooled, first.prompt_type).shape[1]
-        if (task.name, width) not in self._evaluations:
-            self._evaluations[task.name, width] = evaluated(task, width, model.similarity)
-        return self._evaluations[task.name, width]
+
+@dataclass
+class Reckoning:
+    """Adds to a model's cost what tasks of one kind cost it."""
+
+    estimator: Estimator
+    context: Context
+    reader: Reader
+    cost: ModelCost
+    reading: Reading | None = None  # the last one
+
+    @property
+    def model(self) -> Model:
+        """What is read."""
+        return self.reader.model
+
+    def add(self, tasks: Sequence[Task]) -> None:
+        """All that these tasks cost, as far as it can be found; faults are noted in the cost."""
+        attempt = self.cost.attempt
+        requests: dict[Task, Sequence[Any]] = {}
+        for task in tasks:
+            with attempt(task.name):
+                requests[task] = self._ask(task)
+        if isinstance(self.reader, Embeddings):
+            with attempt("reading"):
+                self._read_texts(self.reader, requests)
+        for task in requests:
+            with attempt(task.name):
+                if isinstance(self.reader, Likelihoods):
+                    self._read_requests(self.reader, task, requests[task])
+            with attempt(task.name):
+                self._measure(task)
+            with attempt(task.name):
+                self._evaluate(task)
+        with attempt("pruning"):
+            self._prune(requests)
+
+    def _ask(self, task: Task) -> Sequence[Any]:
+        """What a task asks for; the time counts once for all models, which share the answer."""
+        layers = self.context.layers(task, self.model.info.blocks)
+        begun = time.perf_counter()
+        texts = self.reader.ask(task, len(layers) > 0, bool(self.context.plan.metrics))
+        self.estimator.common += Span.about(time.perf_counter() - begun)
+        return texts
+
+    def _read_texts(self, reader: Embeddings, requests: Mapping[Task, Sequence[Text]]) -> None:
+        """Texts of all tasks, and the views and token values that metrics need of them."""
+        measured = {task: self.context.unmeasured(task) for task in requests}
+        texts, seen, items = reader.demand(requests, measured)
+        watching = reader.samples.watched(seen, items)
+        watched = dict.fromkeys(watching.missing() if watching else ())
+        missing = reader.store.missing(texts)
+        self._count(texts, {*missing, *watched})
+        self._read([text for text in missing if text not in watched])
+        self._read(watched, items)
+
+    def _count(self, texts: Sequence[Any], unread: Collection[Any]) -> None:
+        distinct = len(set(texts))
+        self.cost.texts += distinct
+        self.cost.stored += distinct - len(unread)
+
+    def _read(self, texts: Collection[Text], items: Sequence[PlannedMetric] = ()) -> None:
+        """Texts that are still to be read, with the token metrics that look on."""
+        if texts:
+            self._spend(self._calibrated(texts, items))
+
+    def _calibrated(self, texts: Collection[Text], items: Sequence[PlannedMetric] = ()) -> Reading:
+        def read(part: Sequence[Text], folder: Path) -> Captured:
+            store, budget = Store(folder, self.model.identity), self.reader.budget
+            watched = replace(self.reader.samples, root=folder).watched(part, items)
+            return capture(self.model, part, store, batch_tokens=budget, watched=watched)
+
+        return calibration.calibrate(texts, size, read)
+
+    def _spend(self, reading: Reading) -> None:
+        self.reading = reading
+        self.cost.passes += round(reading.passes)
+        self.cost.tokens += round(reading.tokens)
+        self.cost.disk += round(reading.disk)
+        self.cost.spans["reading"] += Span.about(reading.seconds, reading.sure)
+
+    def _read_requests(
+        self, reader: Likelihoods, task: Task, requests: Sequence[Continuation]
+    ) -> None:
+        """Requests of a likelihood task, by context, and the views of contexts."""
+        items, sample = self.context.unmeasured(task), reader.sample(task)
+        watched = reader.samples.watched(sample, items)
+        run, unread = likelihoods.lacking(requests, sample, reader.store, watched)
+        self._count(requests, run)
+        by_context: defaultdict[str, list[Continuation]] = defaultdict(list)
+        for request in run:
+            by_context[request.context].append(request)
+        model, tokenize = cast("LanguageModel", self.model), task.tokenize
+        assert tokenize is not None
+
+        def read(part: Sequence[str], folder: Path) -> Captured:
+            pooled = [context for context in part if context in unread]
+            samples = replace(reader.samples, root=folder)
+            return likelihoods.capture(
+                model,
+                [request for context in part for request in by_context[context]],
+                pooled,
+                tokenize,
+                Store(folder, reader.identity(model)),
+                batch_tokens=reader.budget,
+                watched=samples.watched(list(map(Text, pooled)), items),
+            )
+
+        if by_context:
+            self._spend(calibration.calibrate(by_context, len, read))
+        views = reader.samples.views(sample, items)
+        missing = reader.plain.missing(views)
+        self._count(views, missing)
+        self._read(missing)
+
+    def _measure(self, task: Task) -> None:
+        """The metrics on a task."""
+        n, states = len(self.reader.sample(task)), self.model.info.blocks + 1
+        for item in self.context.unmeasured(task):
+            self.cost.units += 1
+            if item.metric.needs == "tokens":
+                seconds = n * TOKEN_ROW + calibration.RECORD
+                self.cost.spans["metrics"] += Span.about(seconds, calibration.UNSURE)
+                continue
+            most = self.context.plan.settings.view_texts if item.metric.needs == "views" else n
+            seen = min(n, most)
+            seconds = calibration.FIND * seen * states * max(1, item.metric.views)
+            self.cost.spans["metrics"] += Span.about(seconds + calibration.RECORD)
+            if seen >= measuring.MIN_TEXTS:
+                span = self.estimator.metric(item, seen, self.context, self.model)
+                self.cost.spans["metrics"] += span
+
+    def _evaluate(self, task: Task) -> None:
+        """A task at every layer that is asked for."""
+        layers = len(self.context.unevaluated(task, self.model.info.blocks))
+        self.cost.units += layers
+        if layers:
+            self.cost.spans["tasks × layers"] += self._evaluation(task) * layers
+
+    def _evaluation(self, task: Task) -> Span:
+        """One evaluation, result files included."""
+        width = 1 if task.likelihood else self.model.info.width
+        return self.estimator.evaluated(task, width, self.model.similarity)
+
+    def _prune(self, requests: Mapping[Task, Sequence[Any]]) -> None:
+        """Pruned models, as if every choice made one of its own: read, and scored on the tasks."""
+        pruning = self.context.plan.pruning
+        tasks = [task for task in requests if pruning and task in pruning.tasks]
+        if not tasks or not (sweep := Sweep(self.context)).pending():
+            return
+        read = list(dict.fromkeys(text for task in tasks for text in requests[task]))
+        passes, numbers = read, self.model.info.width
+        if self.reader.likelihood:
+            passes = [Text(c) for c in dict.fromkeys(request.context for request in read)]
+            numbers = 2  # of each request
+        if self.reading is None:  # all is in the store
+            self.reading = self._calibrated(passes)
+        variants = len(sweep.choices)
+        times = variants * sum(map(size, passes)) / max(1, self.reading.size)
+        self.cost.passes += variants * len(passes)
+        self.cost.tokens += round(times * self.reading.tokens)
+        self.cost.disk += variants * len(read) * 4 * numbers
+        scored = total(map(self._evaluation, tasks))
+        self.cost.spans["pruning"] += scored * (variants * DISTINCT)
+        self.cost.spans["pruning"] += Span.about(times * self.reading.seconds * SHARED, 2)

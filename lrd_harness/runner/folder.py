@@ -9,7 +9,7 @@ import os
 import platform
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,15 +19,16 @@ from typing import Any
 
 from lrd_harness.board import leaderboard
 from lrd_harness.capture.embeddings import Captured
+from lrd_harness.contracts import Task
 from lrd_harness.errors import Elsewhere, StorageFull, UserError, described, plain
 from lrd_harness.manager import Plugins
+from lrd_harness.measuring import PlannedMetric
 from lrd_harness.planning import shards
-from lrd_harness.planning.resolve import Plan, set_apart
+from lrd_harness.planning.resolve import Plan, PlannedModel, set_apart
 from lrd_harness.planning.suite import Settings
 from lrd_harness.processes import Ranks, together
 from lrd_harness.report import Report
 from lrd_harness.results import database, journal
-from lrd_harness.results.database import ordered
 from lrd_harness.results.journal import read_run
 from lrd_harness.results.rows import MetricRow, Results
 from lrd_harness.store import files, location
@@ -66,24 +67,25 @@ def renamed(out: Path, plan: Plan) -> Plan:
     whose name there is another folder's gets a longer one. Files of own texts had their paths as
     names.
     """
-    run = _held(out)
+    run = _recorded(out)
     if not run:
         return plan
     entries = run.get("models", [])
-    names = {_what(entry): entry["name"] for entry in entries}
+    names = {_identity(entry): entry["name"] for entry in entries}
     taken = {entry["name"]: entry for entry in entries}
     # runs of earlier versions took a link for its target
-    linked = {_what(entry): entry["name"] for entry in entries if not entry.get("place")}
-    models = []
-    for model in plan.models:
-        mine, checkpoint = _model(model), model.checkpoint
-        if _what(mine) not in names:
-            target = mine | {"place": location.mark(Path(checkpoint.path).resolve())}
-            names[_what(mine)] = linked.get(_what(target), "")
-        parts = len(Path(checkpoint.path).parts) if checkpoint.name.startswith("local/") else 0
-        longer = (set_apart(model, n) for n in range(2, parts))
-        free = (m for m in (model, *longer) if not _another(taken.get(m.name), mine))
-        models.append(replace(model, name=names[_what(mine)] or next(free, model).name))
+    linked = {_identity(entry): entry["name"] for entry in entries if not entry.get("place")}
+
+    def name(model: PlannedModel) -> str:
+        mine, path = _model(model), Path(model.checkpoint.path)
+        target = mine | {"place": location.mark(path.resolve())}
+        if known := names.get(_identity(mine)) or linked.get(_identity(target)):
+            return str(known)
+        parts = len(path.parts) if model.checkpoint.name.startswith("local/") else 0
+        longer = [set_apart(model, n).name for n in range(2, parts)]
+        free = (n for n in (model.name, *longer) if not _is_another(taken.get(n), mine))
+        return next(free, model.name)
+
     places = {
         entry.get("place") or location.mark(entry["name"]): entry["name"]
         for entry in run.get("tasks", [])
@@ -91,29 +93,31 @@ def renamed(out: Path, plan: Plan) -> Plan:
     tasks = {t.name: places.get(location.mark(t.place), t.name) for t in plan.tasks if t.place}
     return replace(
         plan,
-        models=tuple(shards.with_names(model, tasks) for model in models),
+        models=tuple(shards.with_names(replace(m, name=name(m)), tasks) for m in plan.models),
         tasks=tuple(replace(task, name=tasks.get(task.name, task.name)) for task in plan.tasks),
     )
 
 
-def _held(out: Path) -> dict[str, Any]:
+def _recorded(out: Path) -> dict[str, Any]:
     """The folder's run.json; {} where there is none."""
     return read_run(out) if (out / "run.json").exists() else {}
 
 
-def _another(held: Mapping[str, Any] | None, mine: Mapping[str, Any]) -> bool:
+def _is_another(entry: Mapping[str, Any] | None, mine: Mapping[str, Any]) -> bool:
     """Whether that is another model of run.json, not this one, trained further or moved."""
     return (
-        held is not None and held["revision"] != mine["revision"] and _where(held) != mine["place"]
+        entry is not None
+        and entry["revision"] != mine["revision"]
+        and _place(entry) != mine["place"]
     )
 
 
-def _what(entry: Mapping[str, Any]) -> str:
+def _identity(entry: Mapping[str, Any]) -> tuple[str, ...]:
     """What a model of run.json is, apart from its name."""
-    return json.dumps([_where(entry), entry["revision"], entry["label"]])
+    return _place(entry), entry["revision"], entry["label"]
 
 
-def _where(entry: Mapping[str, Any]) -> str:
+def _place(entry: Mapping[str, Any]) -> str:
     """The mark of where a model lies; runs of earlier versions have the path itself."""
     return str(entry.get("place") or location.mark(entry["path"]))
 
@@ -152,11 +156,12 @@ def check_shared(ranks: Ranks, folders: Sequence[Path]) -> None:
         return
     mark = ranks.first(files.name())
     for folder in folders:
-        together(ranks, partial(_touch, folder / mark, ranks.main))
-        blind = "" if (folder / mark).exists() else socket.gethostname()
+        file = folder / mark
+        together(ranks, partial(_touch, file) if ranks.main else lambda: None)
+        blind = "" if file.exists() else socket.gethostname()
         hosts = sorted(set(filter(None, ranks.gather(blind))))
         if ranks.main:
-            (folder / mark).unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
         if hosts and ranks.main:
             raise UserError(
                 f"{folder} is not the same folder on {', '.join(hosts)}: the processes of a run "
@@ -166,9 +171,9 @@ def check_shared(ranks: Ranks, folders: Sequence[Path]) -> None:
             raise Elsewhere("the main process has said why")
 
 
-def _touch(file: Path, mine: bool) -> None:
+def _touch(file: Path) -> None:
     try:
-        file.touch() if mine else None
+        file.touch()
     except OSError as error:
         raise UserError(f"{file.parent} cannot be written to ({error.strerror})") from None
 
@@ -189,24 +194,24 @@ def _unlike(out: Path, plan: Plan, alone: bool = False) -> str:
         return ""
     if not (out / "run.json").exists():
         return f"{out} is not empty and no run: it has no run.json"
-    held, plan = read_run(out), renamed(out, plan)
-    settings = held.get("settings", {})
+    run, plan = read_run(out), renamed(out, plan)
+    settings = run.get("settings", {})
     mine, usual = (json.loads(json.dumps(s.results())) for s in (plan.settings, Settings()))
     for name, value in mine.items():
         before = settings.get(name, usual.get(name))  # in a folder from before it could be set
         if before != value:
             return f"{out} holds a run with {name} {before}, not {value}"
-    contents = {entry.get("name"): entry.get("content") for entry in held.get("models", [])}
+    contents = {entry.get("name"): entry.get("content") for entry in run.get("models", [])}
     for model in plan.models:
-        content = contents.get(model.name) or model.checkpoint.content  # not in older folders
-        if content != model.checkpoint.content:
+        content = contents.get(model.name)  # not in older folders
+        if content and content != model.checkpoint.content:
             return f"{out} holds results of {model.name} with other content of the same version"
-    before, now_there = held.get("data", {}), fingerprints(plan)
-    known, models = ({e.get("name") for e in held.get(k, [])} for k in ("tasks", "models"))
+    data, now_there = run.get("data", {}), fingerprints(plan)
+    models, tasks = ({e.get("name") for e in run.get(kind, [])} for kind in ("models", "tasks"))
     for task in plan.tasks:
-        if task.name in known and before.get(task.name) != now_there.get(task.name):
+        if task.name in tasks and data.get(task.name) != now_there.get(task.name):
             return f"{out} holds results of {task.name} on data that have changed since"
-    more = models - {m.name for m in plan.models} or known - {t.name for t in plan.tasks}
+    more = models - {m.name for m in plan.models} or tasks - {t.name for t in plan.tasks}
     return f"{out} holds more than this run" if alone and more else ""
 
 
@@ -230,61 +235,62 @@ def write_run(
     met: of all calls by model and task, how many texts the task asks for, and how many of these are
     duplicates, empty, or longer than the model takes.
     """
-    total = {
-        name: sum(counted[name] for counted in counters.values()) for name in Captured().record()
-    }
-    held = _held(out)
-    metrics = [
-        {"name": item.metric.name, "version": item.metric.version, "parameters": item.written}
-        for item in plan.metrics
-    ]
-    pruning = held.get("pruning")
+    run = _recorded(out)
+    total = {name: sum(c[name] for c in counters.values()) for name in Captured().record()}
+    pruning = run.get("pruning")
     if plan.pruning is not None:
         pruning = {
             **dataclasses.asdict(plan.pruning.asked),
             "rules": [rule.name for rule in plan.pruning.rules],
             "tasks": [task.name for task in plan.pruning.tasks],
         }
-    tasks = [
-        {"name": t.name, "type": t.type, **({"place": location.mark(t.place)} if t.place else {})}
-        for t in plan.tasks
-    ]
 
-    def joined(kind: str, asked: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    def joined(kind: str, entries: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Entries of earlier calls and of this one; the newer one of a name counts."""
-        return list({entry["name"]: entry for entry in [*held.get(kind, []), *asked]}.values())
+        return list({entry["name"]: entry for entry in [*run.get(kind, []), *entries]}.values())
 
-    run = {
+    whole = {
         "schema": 1,
         "suite": plan.suite.name,
         "command": ["lrd-harness", *map(location.word, sys.argv[1:])],
         **state,
         "settings": plan.settings.results(),
         "layers": plan.settings.layers,
-        "models": joined("models", [_model(m) for m in plan.models]),
-        "tasks": joined("tasks", tasks),
-        "data": {**held.get("data", {}), **fingerprints(plan)},
-        "metrics": joined("metrics", metrics),
+        "models": joined("models", map(_model, plan.models)),
+        "tasks": joined("tasks", map(_task, plan.tasks)),
+        "data": {**run.get("data", {}), **fingerprints(plan)},
+        "metrics": joined("metrics", map(_metric, plan.metrics)),
         "pruning": pruning,
         "counters": {"total": total, "models": counters, "met": met},
         "seeds": {"texts": 42, "mteb": 42},
         **surroundings(),
     }
-    write_text(out / "run.json", json.dumps(run, indent=1, default=str))
+    write_text(out / "run.json", json.dumps(whole, indent=1, default=str))
 
 
-def _model(planned: Any) -> dict[str, Any]:
-    path = planned.checkpoint.path
+def _model(planned: PlannedModel) -> dict[str, Any]:
+    """A model as run.json has it."""
+    path, content = planned.checkpoint.path, planned.checkpoint.content
     return {
         "name": planned.name,
         "path": path if planned.checkpoint.hub else location.place(path),
         "place": location.mark(path),
         "revision": planned.checkpoint.revision,
-        **({"content": planned.checkpoint.content} if planned.checkpoint.content else {}),
+        **({"content": content} if content else {}),
         "label": planned.label,
         "adapter": planned.adapter.name,
         "options": dataclasses.asdict(planned.options),
     }
+
+
+def _task(task: Task) -> dict[str, str]:
+    place = {"place": location.mark(task.place)} if task.place else {}
+    return {"name": task.name, "type": task.type, **place}
+
+
+def _metric(item: PlannedMetric) -> dict[str, Any]:
+    metric = item.metric
+    return {"name": metric.name, "version": metric.version, "parameters": item.written}
 
 
 def surroundings() -> dict[str, dict[str, Any]]:
@@ -334,22 +340,24 @@ def shown(out: Path) -> Results:
 
     Where there is a value of that way, errors of the others are left out too.
     """
-    run = _held(out)
-    found = ordered(database.load(out), run)
+    run = _recorded(out)
+    results = database.ordered(database.load(out), run)
     for place in (out, out / journal.FOLDER):
         files.sweep(place, older=files.AGE)
-    wanted = {item["name"]: item for item in run.get("metrics", [])}
+    last = {entry["name"]: entry for entry in run.get("metrics", [])}
 
-    def fits(row: MetricRow) -> bool:
-        item = wanted.get(row.metric, {"version": None})
-        return row.version == item["version"] and all(
-            row.parameters.get(name) == value for name, value in item["parameters"].items()
+    def is_last(row: MetricRow) -> bool:
+        entry = last.get(row.metric)
+        return (
+            entry is not None
+            and row.version == entry["version"]
+            and entry["parameters"].items() <= row.parameters.items()
         )
 
-    places = {(row.key, row.task, row.metric) for row in found.metrics if fits(row)}
-    kept = [r for r in found.metrics if (r.key, r.task, r.metric) not in places or fits(r)]
-    faults = [e for e in found.errors if (e.key, e.task, e.metric) not in places]
-    return replace(found, metrics=tuple(kept), errors=tuple(faults))
+    places = {(row.key, row.task, row.metric) for row in results.metrics if is_last(row)}
+    metrics = [r for r in results.metrics if (r.key, r.task, r.metric) not in places or is_last(r)]
+    errors = [e for e in results.errors if (e.key, e.task, e.metric) not in places]
+    return replace(results, metrics=tuple(metrics), errors=tuple(errors))
 
 
 def now() -> str:

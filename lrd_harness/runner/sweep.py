@@ -10,19 +10,10 @@ import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
-from lrd_harness.blocks import (
-    Later,
-    averaged,
-    block_profiles,
-    candidates,
-    checked,
-    count,
-    name_of,
-    written,
-)
+from lrd_harness import blocks
 from lrd_harness.capture.embeddings import Captured
 from lrd_harness.capture.evidence import Latency, ModelEvidence, measured
 from lrd_harness.capture.likelihoods import Reader
@@ -72,7 +63,7 @@ class Sweep:
 
         That is also which profiles there are, since a metric that failed may be measured later.
         """
-        asked, rule, context = self.pruning.asked, choice.rule, self.context
+        settings, rule, context = self.pruning.asked, choice.rule, self.context
         used = [
             context.metric_unit(task, item)
             for task in self.tasks()
@@ -81,19 +72,19 @@ class Sweep:
         ]
         recorded = [key for key in used if not context.ledger.undone(key)]
         names = [task.name for task in self.tasks()]
-        tied = json.dumps([names, recorded, asked.texts, asked.indexing])
+        tied = json.dumps([names, recorded, settings.texts, settings.indexing])
         digest = hashlib.sha256(tied.encode()).hexdigest()[:12]
-        named = (rule.name, rule.version, choice.seed, choice.budget, asked.protect, digest)
+        named = (rule.name, rule.version, choice.seed, choice.budget, settings.protect, digest)
         return context.unit("prune", *named)
 
     def note(self) -> None:
         """Record what was asked for last, which is what tables show of all that is recorded."""
         context, key = self.context, self.context.unit("sweep")
-        keys = [self.key(choice) for choice in self.choices]
-        asked = {"choices": keys, "tasks": [task.name for task in self.tasks()]}
-        before = context.ledger.get(key) or {}
-        if context.ranks.main and any(before.get(name) != value for name, value in asked.items()):
-            context.record("sweep", key, **asked)
+        if context.ranks.main:
+            choices, tasks = list(map(self.key, self.choices)), [t.name for t in self.tasks()]
+            before = context.ledger.get(key) or {}
+            if (before.get("choices"), before.get("tasks")) != (choices, tasks):
+                context.record("sweep", key, choices=choices, tasks=tasks)
 
     def recorded(self) -> list[dict[str, Any] | None]:
         """The record of each choice that was made."""
@@ -106,42 +97,42 @@ class Sweep:
         records = self.recorded()
         variants = {record["variant"] for record in records if record}
         undone = self.context.undone
-        return (
-            None in records
-            or any(undone(v, task.name) for v in variants for task in self.tasks())
-            or any(undone("variant", v) for v in variants)
+        return None in records or any(
+            undone("variant", variant) or any(undone(variant, t.name) for t in self.tasks())
+            for variant in variants
         )
 
     def execute(self, model: Model, readers: Sequence[Reader]) -> None:
         """Do all that is not done yet. readers: of the kinds of tasks that are scored."""
-        context, failed = self.context, self.context.unit("prune")
-        allowed: list[int] = []
-        with context.attempt(failed):  # once for the model, and not for every choice
-            if not isinstance(model, TextModel):
-                raise UserError("its adapter shows no blocks that could be taken out")
-            candidate = candidates(model.info.blocks, self.pruning.asked.protect)
-            for budget in self.pruning.asked.budgets:
-                count(budget, candidate)
-            cut.parameters(model.parts.module, model.blocks, candidate[:1])
-            allowed = candidate
+        context = self.context
+        allowed = self._allowed(model)
         if not allowed or not isinstance(model, TextModel):
             return
-        context.mend(failed)
         texts = self._texts(readers) if context.ranks.main else []
         if context.ranks.main:
             self._choose(model, texts, allowed, readers[0].budget.tokens)
             self.note()
         context.ledger.meet(context.ranks)
-        records = self.recorded()
-        variants = list(dict.fromkeys(tuple(record["removed"]) for record in records if record))
-        if not variants:
-            return
+        variants = list(dict.fromkeys(tuple(r["removed"]) for r in self.recorded() if r))
         if context.ranks.main:
             self._sizes(model, texts, variants)
         for reader in readers:
             tasks = [task for task in self.tasks() if task.likelihood == reader.likelihood]
-            if tasks:
-                self._score(model, reader, tasks, variants)
+            self._score(model, reader, tasks, variants)
+
+    def _allowed(self, model: Model) -> list[int]:
+        """The blocks that may go; [] where none may, which is recorded once for the model."""
+        context, settings = self.context, self.pruning.asked
+        with context.attempt(context.unit("prune")):
+            if not isinstance(model, TextModel):
+                raise UserError("its adapter shows no blocks that could be taken out")
+            allowed = blocks.candidates(model.info.blocks, settings.protect)
+            for budget in settings.budgets:
+                blocks.count(budget, allowed)
+            cut.parameters(model.parts.module, model.blocks, allowed[:1])
+            context.mend(context.unit("prune"))
+            return allowed
+        return []
 
     def _texts(self, readers: Sequence[Reader]) -> list[Text]:
         """A seeded sample of the distinct texts of the tasks, in order, to choose blocks on.
@@ -165,26 +156,26 @@ class Sweep:
             raise UnitError("there are no texts to choose blocks on")
         profiles = []
         for task in self.tasks():
-            own: dict[str, list[float | None]] = {}
+            by_metric: dict[str, list[float | None]] = {}
             for item in self.context.plan.metrics:
                 record = self.context.ledger.get(self.context.metric_unit(task, item))
                 if record is not None:
-                    own |= block_profiles(
+                    by_metric |= blocks.block_profiles(
                         item.metric.name,
                         record["profiles"],
                         model.info.blocks,
                         record["start"],
                         self.pruning.asked.indexing,
                     )
-            profiles += [own] if own else []
-        return ModelEvidence(model, texts, averaged(profiles), batch_tokens)
+            profiles += [by_metric] if by_metric else []
+        return ModelEvidence(model, texts, blocks.averaged(profiles), batch_tokens)
 
     def _choose(
         self, model: TextModel, texts: list[Text], allowed: list[int], batch_tokens: int
     ) -> None:
         """Have the rules choose which blocks to remove, and record each choice."""
         context = self.context
-        evidence = Later(lambda: self._evidence(model, texts, batch_tokens))
+        evidence = blocks.Later(lambda: self._evidence(model, texts, batch_tokens))
         stage = f"{context.place}: choosing blocks to remove"
         with context.display.stage(stage, "choices") as advance:
             for done, choice in enumerate(self.choices):
@@ -193,15 +184,15 @@ class Sweep:
                 if not context.ledger.undone(key):
                     continue
                 with context.attempt(key, metric=None, rule=rule.name):
-                    m = count(choice.budget, allowed)
+                    m = blocks.count(choice.budget, allowed)
                     answer = rule.choose(evidence, allowed, m, choice.seed or 0)
-                    removed = checked(rule.name, answer, allowed, m)
+                    removed = blocks.checked(rule.name, answer, allowed, m)
                     # fails here, not in every variant, where just these blocks cannot go
                     cut.parameters(model.parts.module, model.blocks, removed)
                     context.record(
                         "pruning",
                         key,
-                        variant=name_of(removed),
+                        variant=blocks.name_of(removed),
                         rule=rule.name,
                         version=rule.version,
                         seed=choice.seed,
@@ -216,7 +207,7 @@ class Sweep:
     def _sizes(self, model: TextModel, texts: list[Text], variants: Sequence[Removed]) -> None:
         """Record how many parameters each variant has, and how long a pass takes."""
         context = self.context
-        undone = [v for v in variants if context.undone("variant", name_of(v))]
+        undone = [v for v in variants if context.undone("variant", blocks.name_of(v))]
         latency: Latency | None = None
         if undone:
             with context.attempt(context.unit("latency")):  # memory may not suffice
@@ -226,8 +217,8 @@ class Sweep:
             before, after = cut.parameters(model.parts.module, model.blocks, removed)
             context.record(
                 "variant",
-                context.unit("variant", name_of(removed)),
-                variant=name_of(removed),
+                context.unit("variant", blocks.name_of(removed)),
+                variant=blocks.name_of(removed),
                 removed=list(removed),
                 parameters=after,
                 parameters_full=before,
@@ -240,46 +231,50 @@ class Sweep:
     ) -> None:
         """Capture what the variants lack, then evaluate each of them on each task."""
         context = self.context
-        undone = [(v, t) for v in variants for t in tasks if context.undone(name_of(v), t.name)]
+        undone = [
+            (v, t) for v in variants for t in tasks if context.undone(blocks.name_of(v), t.name)
+        ]
         if not undone:
             return
         chosen = list(dict.fromkeys(removed for removed, _ in undone))
-        pruned: Variants | None = None
-        with context.attempt(context.unit("forward", "variants"), OSError):
-            pruned = Variants(reader, chosen)
-        if not context.ranks.agree(pruned is not None) or pruned is None:
+        make = partial(Variants, reader, chosen)
+        pruned = context.everywhere(context.unit("forward", "variants"), make, OSError)
+        if pruned is None:
             return
-        asked = {task: context.ask(reader, task, True, False) for task in tasks}
-        told = context.common({task: texts for task, texts in asked.items() if texts is not None})
+        requests = context.ask(reader, tasks, measured=False)
         # texts of several tasks make one pass; each likelihood task has passes of its own
-        for group in [[task] for task in told] if reader.likelihood else [list(told)]:
-            if not self._forward(pruned, {task: told[task] for task in group}, len(chosen)):
-                told = {task: texts for task, texts in told.items() if task not in group}
-        work = [(removed, task) for removed, task in undone if task in told]
-        stage = f"{context.place}: tasks × pruned models"
-        with context.display.stage(stage, "units") as advance:
-            for number, (removed, task) in context.ranks.deal(work):
-                advance(number, len(work))
-                self._evaluate(pruned, model.info.blocks - len(removed), removed, task)
-            advance(len(work), len(work))
+        groups = [[task] for task in requests] if reader.likelihood else [list(requests)]
+        for group in groups:
+            if not self._forward(pruned, {task: requests[task] for task in group}, len(chosen)):
+                requests = {t: texts for t, texts in requests.items() if t not in group}
+        work = [
+            partial(self._evaluate, pruned, model.info.blocks - len(removed), removed, task)
+            for removed, task in undone
+            if task in requests
+        ]
+        context.work_through("tasks × pruned models", work)
 
-    def _forward(self, pruned: Variants, asked: dict[Task, list[Any]], variants: int) -> bool:
+    def _forward(self, pruned: Variants, requests: dict[Task, list[Any]], variants: int) -> bool:
         """Have the variants' stores hold what tasks ask; False if the model fails on it."""
-        context, names = self.context, [task.name for task in asked]
-        failed, done = context.unit("forward", "variants", *names), False
-        stage = context.display.stage(f"{context.place}: {variants} pruned models", "texts")
-        with context.attempt(failed, task=", ".join(names)), stage as advance:
-            self.captured += pruned.capture(asked, context.ranks.adding(advance))
-            done = True
-        if not context.ranks.agree(done):
+        context, names = self.context, [task.name for task in requests]
+        key = context.unit("forward", "variants", *names)
+
+        def capture() -> Captured:
+            stage = f"{context.place}: {variants} pruned models"
+            with context.display.stage(stage, "texts") as advance:
+                return pruned.capture(requests, context.ranks.adding(advance))
+
+        captured = context.everywhere(key, capture, task=", ".join(names))
+        if captured is None:
             return False
+        self.captured += captured
         pruned.refresh()
-        context.mend(failed)
+        context.mend(key)
         return True
 
     def _evaluate(self, pruned: Variants, left: int, removed: Removed, task: Task) -> None:
-        context, variant = self.context, name_of(removed)
-        experiment = {"removed": written(removed), **context.label}
+        context, variant = self.context, blocks.name_of(removed)
+        experiment = {"removed": blocks.written(removed), **context.label}
         checkpoint = context.planned.checkpoint
         view = pruned.view(removed, checkpoint.name, checkpoint.revision, [experiment])
         key = context.unit(variant, task.name)

@@ -6,15 +6,15 @@ A fault is recorded with its unit and ends nothing else.
 from __future__ import annotations
 
 import json
+import math
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, TypeVar
 
 from lrd_harness.capture.layers import LayerView, LikelihoodLayer
 from lrd_harness.capture.likelihoods import Reader
@@ -31,6 +31,7 @@ from lrd_harness.store.files import full
 
 LONGEST_TRACE = 50_000  # characters: a message may hold all that was read
 ODD = ("asked", "duplicates", "empty", "truncated")
+Result = TypeVar("Result")
 
 
 class Ledger:
@@ -44,10 +45,9 @@ class Ledger:
         self._out = out
         self._journal = journal.Journal(out)
         self.failed: set[str] = set()
-        self.refresh()
+        self._refresh()
 
-    def refresh(self) -> None:
-        """Take note of what other processes have recorded."""
+    def _refresh(self) -> None:
         self._records = {r["unit"]: r for r in journal.latest(journal.read(self._out))}
 
     def meet(self, ranks: Ranks) -> None:
@@ -57,17 +57,17 @@ class Ledger:
         """
         if ranks.world > 1:
             ranks.wait()
-            self.refresh()
+            self._refresh()
             ranks.wait()
-
-    def undone(self, key: str) -> bool:
-        """Whether a unit is not recorded yet, or only as an error, which is tried again."""
-        record = self._records.get(key)
-        return record is None or record["kind"] == "error"
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The record of a unit that was finished without an error."""
-        return None if self.undone(key) else self._records[key]
+        record = self._records.get(key)
+        return None if record is None or record["kind"] == "error" else record
+
+    def undone(self, key: str) -> bool:
+        """Whether a unit is not recorded yet, or only as an error, which is tried again."""
+        return self.get(key) is None
 
     def failing(self, key: str) -> bool:
         """Whether a unit is recorded as an error."""
@@ -80,11 +80,10 @@ class Ledger:
 
     def met(self) -> dict[str, dict[str, dict[str, int]]]:
         """By model and task: texts asked for, duplicates, empty and truncated ones among them."""
-        counts: dict[str, dict[str, dict[str, int]]] = {}
+        counts: defaultdict[str, dict[str, dict[str, int]]] = defaultdict(dict)
         for record in self._records.values():
             if record["kind"] == "texts":
-                own = {name: record[name] for name in ODD}
-                counts.setdefault(record["model"], {})[record["task"]] = own
+                counts[record["model"]][record["task"]] = {name: record[name] for name in ODD}
         return counts
 
     def close(self) -> None:
@@ -137,8 +136,7 @@ class Context:
 
         Raises StorageFull instead where a full disk is behind it, which is no fault of the unit.
         """
-        no_space = full(error)
-        if no_space is not None:
+        if no_space := full(error):
             raise no_space from error
         if isinstance(error, Elsewhere):  # no fault of this unit: the run is at its end
             raise error
@@ -160,6 +158,27 @@ class Context:
             yield
         except kind as error:
             self.fail(key, error, **where)
+
+    def everywhere(
+        self,
+        key: str,
+        do: Callable[[], Result],
+        kind: type[Exception] = Exception,
+        **where: str | int | None,
+    ) -> Result | None:
+        """What `do` gives in every process; None where it failed in any (see `attempt`)."""
+        results = []
+        with self.attempt(key, kind, **where):
+            results.append(do())
+        return results[0] if self.ranks.agree(bool(results)) else None
+
+    def work_through(self, what: str, units: Sequence[Callable[[], None]]) -> None:
+        """Do units of a stage, dealt out among the processes."""
+        with self.display.stage(f"{self.place}: {what}", "units") as advance:
+            for number, do in self.ranks.deal(units):
+                advance(number, len(units))
+                do()
+            advance(len(units), len(units))
 
     def mend(self, key: str) -> None:
         """Note that a unit has now succeeded, if it had failed in an earlier call."""
@@ -196,16 +215,22 @@ class Context:
             and (self.unevaluated(task, blocks) or self.unmeasured(task))
         ]
 
-    def ask(self, reader: Reader, task: Task, evaluated: bool, measured: bool) -> list[Any] | None:
-        """What a task will ask for, and metrics on it; None where that fails, which is recorded."""
-        with self.attempt(self.unit(task.name, "texts"), task=task.name):
-            return list(reader.ask(task, evaluated, measured))
-        return None
+    def ask(self, reader: Reader, tasks: Sequence[Task], measured: bool) -> dict[Task, list[Any]]:
+        """What tasks, and metrics on them if `measured`, will ask for.
 
-    def common(self, asked: Mapping[Task, list[Any]]) -> dict[Task, list[Any]]:
-        """What is asked of those tasks that have not failed in any process."""
-        names = self.ranks.common(task.name for task in asked)
-        return {task: texts for task, texts in asked.items() if task.name in names}
+        Tasks that fail in any process are out.
+        """
+        requests: dict[Task, list[Any]] = {}
+        with self.display.stage(f"{self.place}: collecting texts", "tasks") as advance:
+            for done, task in enumerate(tasks, 1):
+                advance(done, len(tasks))
+                key = self.unit(task.name, "texts")
+                with self.attempt(key, task=task.name):
+                    evaluated = len(self.layers(task, reader.model.info.blocks)) > 0
+                    requests[task] = list(reader.ask(task, evaluated, measured))
+                    self.mend(key)
+        names = self.ranks.common(task.name for task in requests)
+        return {task: texts for task, texts in requests.items() if task.name in names}
 
 
 def measure(context: Context, reader: Reader, task: Task, item: PlannedMetric) -> None:
@@ -262,7 +287,7 @@ def evaluate(
     place: dict[str, Any] = {"task": task.name, "layer": layer, "variant": variant}
     with context.attempt(key, **place):
         score = task.evaluate(view)
-        if not np.isfinite(score.main) and view.constant:
+        if not math.isfinite(score.main) and view.constant:
             context.record("undefined", key, **place, error="every text has the same state there")
             return
         for what, value in (
@@ -270,7 +295,7 @@ def evaluate(
             ("the standard error of its score", score.stderr),
             ("the score of chance", score.chance),
         ):
-            if value is not None and not np.isfinite(value):  # no table can hold it
+            if value is not None and not math.isfinite(value):  # no table can hold it
                 raise ValueError(f"{task.name} gave {value} for {what}")
         if task.save is not None:
             task.save(score, view, context.out)

@@ -11,6 +11,8 @@ import re
 import signal
 import sqlite3
 import time
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import pytest
 
 from lrd_harness import UserError
 from lrd_harness.errors import StorageFull
+from lrd_harness.results import journal as journals
 from lrd_harness.results.database import build_database, from_records, load
 from lrd_harness.results.journal import Journal, finite, latest, read
 from lrd_harness.results.rows import COLUMNS, ModelRow, Profile, Results
@@ -55,34 +58,26 @@ def write(out: Path, *records: dict[str, Any]) -> Path:
     return next((out / "journal").iterdir())
 
 
-def test_a_record_comes_back_with_its_time(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
+def test_records_come_back_with_their_times_in_order_over_all_journals(tmp_path: Path) -> None:
+    first, second = Journal(tmp_path), Journal(tmp_path)
     assert not (tmp_path / "journal").exists()  # made at the first append
-    journal.append(score())
-    (path,) = (tmp_path / "journal").glob("*.jsonl")
-    assert f"-{os.getpid()}-" in path.name
-    (record,) = read(tmp_path)
-    assert re.fullmatch(r"[\d-]{10}T[\d:]{8}\.\d{6}\+00:00", record["time"])
-    assert {k: v for k, v in record.items() if k != "time"} == score()
-
-
-def test_records_come_in_order_of_time_over_all_journals(tmp_path: Path) -> None:
-    one, two = Journal(tmp_path), Journal(tmp_path)
     for i in range(20):
-        (one if i % 3 else two).append(score(i))
-    assert [record["layer"] for record in read(tmp_path)] == list(range(20))
-    assert len(list((tmp_path / "journal").iterdir())) == 2
+        (first if i % 3 else second).append(score(i))
+    records = read(tmp_path)
+    assert [{k: v for k, v in r.items() if k != "time"} for r in records] == list(
+        map(score, range(20))
+    )
+    for record in records:
+        assert re.fullmatch(r"[\d-]{10}T[\d:]{8}\.\d{6}\+00:00", record["time"])
+    names = [path.name for path in (tmp_path / "journal").glob("*.jsonl")]
+    assert len([name for name in names if f"-{os.getpid()}-" in name]) == 2
 
 
 def test_a_clock_that_is_set_back_changes_no_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from datetime import UTC, datetime
-
-    from lrd_harness.results import journal as module
-
     times = iter([2030, 2030, 2020, 2020, 2020])
-    monkeypatch.setattr(module, "_now", lambda: datetime(next(times), 1, 1, tzinfo=UTC))
+    monkeypatch.setattr(journals, "_now", lambda: datetime(next(times), 1, 1, tzinfo=UTC))
     write(tmp_path, score(0), score(1), score(2))
     assert [record["layer"] for record in read(tmp_path)] == [0, 1, 2]
 
@@ -97,24 +92,21 @@ def test_numpy_is_taken_and_strange_text_survives(tmp_path: Path) -> None:
     build_database(tmp_path)
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), np.float32("nan"), np.float64("-inf")])
-def test_what_is_no_number_is_refused(tmp_path: Path, bad: float) -> None:
+def test_what_is_no_number_and_what_is_no_unit_is_refused(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    for record in (
-        score(value=bad),
-        {**METRIC, "values": {"d0L": bad}},
-        {**METRIC, "profiles": {"speed": {"layers": [0], "values": np.array([bad])}}},
-    ):
-        with pytest.raises(ValueError, match="NaN or infinity"):
-            journal.append(record)
-    journal.append(MODEL)
-    assert [record["kind"] for record in read(tmp_path)] == ["model"]
-
-
-def test_a_record_needs_kind_and_unit(tmp_path: Path) -> None:
+    for bad in (float("nan"), float("inf"), np.float32("nan"), np.float64("-inf")):
+        for record in (
+            score(value=bad),
+            {**METRIC, "values": {"d0L": bad}},
+            {**METRIC, "profiles": {"speed": {"layers": [0], "values": np.array([bad])}}},
+        ):
+            with pytest.raises(ValueError, match="NaN or infinity"):
+                journal.append(record)
     for key in ("kind", "unit"):
         with pytest.raises(ValueError, match="needs 'kind' and 'unit'"):
-            Journal(tmp_path).append({k: v for k, v in MODEL.items() if k != key})
+            journal.append({k: v for k, v in MODEL.items() if k != key})
+    journal.append(MODEL)
+    assert [record["kind"] for record in read(tmp_path)] == ["model"]
 
 
 def test_finite_keeps_the_numbers() -> None:
@@ -187,49 +179,28 @@ def test_the_last_record_of_a_unit_wins_in_its_first_place_but_no_error_over_a_s
 
 
 def test_load_gives_typed_rows(tmp_path: Path) -> None:
-    write(tmp_path, MODEL, score(), METRIC, error("x"), CAPTURE, {"kind": "new", "unit": "z"})
+    failed, unknown = {**error("b"), "model": "b"}, {"kind": "new", "unit": "z"}
+    write(
+        tmp_path,
+        failed,
+        MODEL,
+        score(),
+        METRIC,
+        CAPTURE,
+        unknown,
+        {**MODEL, "model": "a", "unit": "a"},
+    )
     loaded = load(tmp_path)
     fields = {k: v for k, v in MODEL.items() if k not in ("kind", "unit")}
-    assert loaded.models == (ModelRow(**fields),)
+    assert [row.model for row in loaded.models] == ["b", "m", "a"]  # of first appearance
+    assert loaded.models[:2] == (ModelRow(**{**WHO, "model": "b"}), ModelRow(**fields))
     (row,) = loaded.scores
-    assert row.last
-    assert row.scores["pearson"] == 0.25
+    assert (row.last, row.scores["pearson"]) == (True, 0.25)
     (metric,) = loaded.metrics
     assert metric.selection == ("d0L", "max")
     assert metric.profiles == {"speed": Profile((1, 2), (0.25, 0.5))}
     assert loaded.errors[0].error == "NotFinite: state 3"
     assert loaded.captures[0].forwarded == 8
-
-
-def test_stderr_chance_and_the_type_of_a_metrics_task_are_read_where_they_are(
-    tmp_path: Path,
-) -> None:
-    known = {"task_type": "LogLikelihood"}
-    likelihood = {**score(task="mmlu"), **known, "stderr": 0.0184, "chance": 0.25}
-    unknown = {**score(task="other"), **known, "stderr": None, "chance": None}
-    metric = {**METRIC, "unit": "m|mmlu|frenet", "task": "mmlu", **known}
-    write(tmp_path, MODEL, score(), METRIC, likelihood, unknown, metric)
-    loaded = load(tmp_path)
-    held = {row.task: (row.stderr, row.chance) for row in loaded.scores}
-    assert held == {"T": (None, None), "mmlu": (0.0184, 0.25), "other": (None, None)}
-    assert [row.task_type for row in loaded.metrics] == ["", "LogLikelihood"]
-    with sqlite3.connect(build_database(tmp_path)) as database:
-        query = database.execute
-        assert query("SELECT stderr, chance FROM scores").fetchall() == list(held.values())
-        for table in ("metrics", "metric_values"):
-            types = query(f"SELECT DISTINCT task, task_type FROM {table}").fetchall()
-            assert types == [("T", None), ("mmlu", "LogLikelihood")]
-    database.close()
-    next((tmp_path / "journal").iterdir()).unlink()
-    assert load(tmp_path) == loaded
-
-
-def test_models_come_in_order_of_first_appearance(tmp_path: Path) -> None:
-    failed = {**error("b"), "model": "b"}
-    write(tmp_path, failed, MODEL, {**MODEL, "model": "a", "unit": "a"})
-    models = load(tmp_path).models
-    assert [row.model for row in models] == ["b", "m", "a"]
-    assert models[0].parameters is None
 
 
 def test_a_folder_must_be_one_of_a_run(tmp_path: Path) -> None:
@@ -247,26 +218,36 @@ def test_a_folder_must_be_one_of_a_run(tmp_path: Path) -> None:
 
 
 def test_the_database_can_be_queried(tmp_path: Path) -> None:
-    write(tmp_path, error(), MODEL, score(0, 0.25), score(2, 0.75), METRIC, error("x"), CAPTURE)
+    known = {"task_type": "LogLikelihood"}
+    likelihood = {**score(task="mmlu"), **known, "stderr": 0.0184, "chance": 0.25}
+    metric = {**METRIC, **known, "unit": "m|mmlu|frenet", "task": "mmlu", "values": {}}
+    records = [error(), MODEL, score(0, 0.25), score(2, 0.75), METRIC, error("x"), CAPTURE]
+    write(tmp_path, *records, likelihood, metric)
     path = build_database(tmp_path)
     assert path == tmp_path / "results.sqlite"
-    with sqlite3.connect(path) as database:
-        values = [("d0L", "model", 1.5, 30), ("rank", "model", 9.0, 30)]
-        values += [("speed", "1", 0.25, 30), ("speed", "2", 0.5, 30)]
+    values = [("d0L", "model", 1.5, 30), ("rank", "model", 9.0, 30)]
+    values += [("speed", "1", 0.25, 30), ("speed", "2", 0.5, 30)]
+    types = [("T", None), ("mmlu", "LogLikelihood")]
+    with closing(sqlite3.connect(path)) as database:
         for query, expected in {
             "SELECT model, width, pooling FROM models": [("m", 4, "mean")],
-            "SELECT layer, score FROM scores": [(2, 0.75), (0, 0.25)],
-            "SELECT value FROM score_details WHERE name = 'pearson'": [(0.25,), (0.25,)],
-            "SELECT name, layer, value, n FROM metric_values": values,
+            "SELECT layer, score FROM scores WHERE task = 'T' ORDER BY layer": [
+                (0, 0.25),
+                (2, 0.75),
+            ],
+            "SELECT stderr, chance FROM scores": [(None, None), (None, None), (0.0184, 0.25)],
+            "SELECT DISTINCT value FROM score_details WHERE name = 'pearson'": [(0.25,)],
+            "SELECT name, layer, value, n FROM metric_values WHERE task = 'T'": values,
             "SELECT DISTINCT parameters FROM metric_values": [(json.dumps(METRIC["parameters"]),)],
-            "SELECT selection, best, start FROM metrics": [("d0L", "max", 1)],
+            "SELECT DISTINCT task, task_type FROM metric_values": types,
+            "SELECT task, task_type FROM metrics": types,
+            "SELECT selection, best, start FROM metrics WHERE task = 'T'": [("d0L", "max", 1)],
             "SELECT error FROM errors": [("NotFinite: state 3",)],
             "SELECT forwarded FROM captures": [(8,)],
             "PRAGMA journal_mode": [("delete",)],
             "PRAGMA integrity_check": [("ok",)],
         }.items():
             assert database.execute(query).fetchall() == expected, query
-    database.close()
 
 
 def test_results_are_the_same_without_the_journals(tmp_path: Path) -> None:
@@ -298,13 +279,13 @@ def test_all_numbers_as_one_frame() -> None:
     of_score = scores.loc["mmlu", ["layer", "layers", "stderr", "chance"]]
     assert of_score.tolist() == [1, 2, 0.02, 0.25]
     assert (scores.source == "score").all()
-    own = frame[(frame.source == "frenet") & (frame.task == "T")]
-    assert own[["kind", "name", "value", "n", "start"]].values.tolist() == [
+    metric = frame[(frame.source == "frenet") & (frame.task == "T")]
+    assert metric[["kind", "name", "value", "n", "start"]].values.tolist() == [
         ["value", "d0L", 1.5, 30, 1],
         ["value", "rank", 9.0, 30, 1],
         ["profile", "speed", 0.25, 30, 1],
         ["profile", "speed", 0.5, 30, 1],
     ]
-    assert own.layer.isna().tolist() == [True, True, False, False]
+    assert metric.layer.isna().tolist() == [True, True, False, False]
     assert len(Results().frame) == 0
     assert [*Results().frame.columns] == [*COLUMNS]

@@ -6,6 +6,7 @@ Asked for again in other ways, there are no stale choices and no mixed tables.
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import tiny
 from running import Patch
 
 from lrd_harness.cli import main
-from lrd_harness.contracts import Pruner, Request, Task
+from lrd_harness.contracts import Pruner, Task
 from lrd_harness.runner import units
 
 BUDGETS = ("--budgets", "0.2,0.5")
@@ -34,11 +35,9 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def sweep(
-    out: Path, deep: Path, *more: str, model: str = "bert", tasks: Any = ("STSBenchmark",)
-) -> int:
+def sweep(out: Path, deep: Path, *more: str) -> int:
     command = ("--plugins", "gfmi", "--prune", RULES, *BUDGETS, *more)
-    return running.run(out, [deep / model], deep / "data", *command, tasks=tasks)
+    return running.run(out, [deep / "bert"], deep / "data", *command, tasks=["STSBenchmark"])
 
 
 def scores(out: Path) -> dict[tuple[str, str], float]:
@@ -72,8 +71,7 @@ def test_every_choice_is_recorded_and_scored(swept: Path) -> None:
     last = {r["budget"]: r["removed"] for r in chosen if r["rule"] == "last"}
     assert last == {0.2: [5], 0.5: [4, 5]}
     variants = {r["variant"] for r in chosen}
-    found = scores(swept)
-    assert {variant for variant, _ in found} == {"full", *variants}
+    assert {variant for variant, _ in scores(swept)} == {"full", *variants}
     # the full model's last layer was not asked for, but is needed to compare with
     assert sorted(
         r["layer"] for r in running.records(swept, "score") if r["variant"] == "full"
@@ -86,12 +84,9 @@ def test_every_choice_is_recorded_and_scored(swept: Path) -> None:
 
 
 def test_a_second_run_computes_nothing(
-    swept: Path, deep: Path, tmp_path: Path, monkeypatch: Any
+    swept: Path, deep: Path, tmp_path: Path, monkeypatch: Patch
 ) -> None:
-    import shutil
-
-    out = tmp_path / "out"
-    shutil.copytree(swept, out)
+    out = Path(shutil.copytree(swept, tmp_path / "out"))
     monkeypatch.setenv("LRD_HARNESS_CACHE", str(swept.parent / "cache"))
     before = running.records(out)
     assert sweep(out, deep, "--layers", "2") == 0
@@ -110,78 +105,80 @@ def test_an_interrupted_sweep_goes_on(
     out = tmp_path / "out"
     with running.interrupted(units, "evaluate", 4):
         assert sweep(out, deep, "--layers", "2") == 130
-    done = len(running.records(out, "score"))
-    assert 0 < done < len(running.records(swept, "score"))
+    assert 0 < len(running.records(out, "score")) < len(running.records(swept, "score"))
     assert sweep(out, deep, "--layers", "2") == 0
     names = [r["unit"] for r in running.records(out, "score", "pruning", "variant")]
     assert len(names) == len(set(names))
     assert scores(out) == pytest.approx(scores(swept))
 
 
+@pytest.mark.slow
 def test_a_language_model_is_pruned_on_both_kinds_of_task(
-    deep: Path, tmp_path: Path, own_cache: Path
+    deep: Path, tmp_path: Path, own_cache: Path, monkeypatch: Patch
 ) -> None:
-    own = stock.tasks(tmp_path / "own")
+    stock.own_alone(monkeypatch)
+    place = stock.tasks(tmp_path / "own")
     tasks = ["STSBenchmark", f"lm-eval:{stock.ENDINGS}"]
-    more = ("--include-path", str(own), "--layers", "last")
-    out = tmp_path / "out"
-    assert sweep(out, deep, *more, model="llama", tasks=tasks) == 0
-    found = scores(out)
-    assert {task for _, task in found} == set(tasks)
-    saved, again = tmp_path / "smaller", tmp_path / "again"
-    given = ["prune", str(deep / "llama"), "--layers", "5", "--save", str(saved), "--quiet"]
-    assert main(given) == 0
-    command = ("--plugins", "gfmi", *more)
-    assert running.run(again, [saved], deep / "data", *command, tasks=tasks) == 0
+    more = ("--include-path", str(place), "--plugins", "nrs", "--layers", "last")
+    out, saved, again = (tmp_path / name for name in ("out", "smaller", "again"))
+    prune = ("--prune", "nrs,last", "--budgets", "0.2")
+    assert running.run(out, [deep / "llama"], deep / "data", *more, *prune, tasks=tasks) == 0
+    pruned = scores(out)
+    assert {task for _, task in pruned} == set(tasks)
+    command = ["prune", str(deep / "llama"), "--layers", "5", "--save", str(saved), "--quiet"]
+    assert main(command) == 0
+    assert running.run(again, [saved], deep / "data", *more, tasks=tasks) == 0
     for task in tasks:
-        assert scores(again)["full", task] == pytest.approx(found["without 5", task], abs=1e-6)
+        assert scores(again)["full", task] == pytest.approx(pruned["without 5", task], abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("more", "said"),
-    [
-        (("--budgets", "0.99"), "removes all candidate blocks (4 of 4)"),
-        (("--protect", "3"), "protecting 3 blocks at either end leaves none of 6"),
-        (("--prune", "nrs"), "the pruning rule nrs needs the metric nrs: name it in --plugins"),
-        (("--prune-tasks", "SciFact"), "unknown task to score pruned models on 'SciFact'"),
-    ],
-)
-def test_errors(
-    more: tuple[str, ...], said: str, deep: Path, tmp_path: Path, own_cache: Path, capsys: Any
-) -> None:
+def test_errors(deep: Path, tmp_path: Path, own_cache: Path, capsys: Any) -> None:
     out = tmp_path / "out"
-    assert sweep(out, deep, *more) == 2
-    assert said in running.one_line(capsys)
+    for option, value, message in (
+        ("--budgets", "0.99", "removes all candidate blocks (4 of 4)"),
+        ("--protect", "3", "protecting 3 blocks at either end leaves none of 6"),
+        ("--prune", "nrs", "the pruning rule nrs needs the metric nrs: name it in --plugins"),
+        ("--prune-tasks", "SciFact", "unknown task to score pruned models on 'SciFact'"),
+    ):
+        assert sweep(out, deep, option, value) == 2
+        assert message in running.one_line(capsys)
     assert not out.exists()
 
 
-def test_a_fault_in_a_rule_costs_that_rule_only(
-    deep: Path, tmp_path: Path, own_cache: Path, monkeypatch: Any
+def test_faults_of_rules_tasks_and_clocks_cost_themselves_only(
+    deep: Path, tmp_path: Path, own_cache: Path, monkeypatch: Patch
 ) -> None:
     def wrong(evidence: Any, candidates: Any, m: int, seed: int) -> list[int]:
         return [1] * m
 
-    def raising(evidence: Any, candidates: Any, m: int, seed: int) -> list[int]:
-        raise ZeroDivisionError("no blocks")
+    def fail(*arguments: Any) -> Any:
+        raise RuntimeError("it fails")
 
-    rules = [Pruner("wrong", wrong), Pruner("raising", raising)]
-    running.with_plugin(monkeypatch, lrd_pruners=lambda: rules)
-    out = tmp_path / "out"
-    command = ("--prune", "wrong,raising,last", "--budgets", "0.2", "--layers", "last")
-    assert sweep(out, deep, *command) == 1
-    errors = {r["rule"]: r["error"] for r in running.records(out, "error")}
+    rules = [Pruner("wrong", wrong), Pruner("raising", fail)]
+    task = Task("Broken", fail, evaluate=fail, requests=fail)
+    running.with_plugin(monkeypatch, lrd_pruners=lambda: rules, lrd_tasks=lambda: [task])
+    monkeypatch.setattr("lrd_harness.runner.sweep.measured", fail)  # the latency
+    out, chosen = tmp_path / "out", ("--prune", "wrong,raising,last,block_influence,nrs")
+    assert again(out, deep, *chosen, tasks=("STSBenchmark", "Broken")) == 1
+    errors = {r["rule"]: r["error"] for r in running.records(out, "error") if "rule" in r}
     assert errors == {
-        "wrong": "UnitError: the rule wrong gave blocks (1,), not 1 of the candidates",
-        "raising": "ZeroDivisionError: no blocks",
+        "wrong": "UnitError: the rule wrong gave blocks (1, 1), not 2 of the candidates",
+        "raising": "RuntimeError: it fails",
     }
-    assert ("without 5", "STSBenchmark") in scores(out)
+    rows = shown(out)
+    assert set(rows) == {"last", "block_influence", "nrs"}
+    for row in rows.values():
+        assert row["tasks"] == 1
+        assert row["change"] is not None
+        assert row["latency_saved"] is None
+        assert row["parameters_saved"] > 0
 
 
 def again(out: Path, deep: Path, *more: str, tasks: Any = ("STSBenchmark",)) -> int:
     """A sweep of two rules, to be asked for again in other ways."""
-    given = ("--plugins", "nrs", "--layers", "last", "--budgets", "0.5", *more)
+    asked = ("--plugins", "nrs", "--layers", "last", "--budgets", "0.5", *more)
     prune = () if "--prune" in more else ("--prune", "nrs,last")
-    return running.run(out, [deep / "bert"], deep / "data", *given, *prune, tasks=tasks)
+    return running.run(out, [deep / "bert"], deep / "data", *asked, *prune, tasks=tasks)
 
 
 def shown(out: Path) -> dict[str, Any]:
@@ -197,68 +194,29 @@ def blocks(out: Path, rule: str) -> list[int]:
 def test_parameters_of_a_metric_change_its_rules_choice(
     deep: Path, tmp_path: Path, own_cache: Path
 ) -> None:
-    assert again(tmp_path / "one", deep) == 0
-    assert again(tmp_path / "one", deep, "--set", "nrs.k=2") == 0
-    assert again(tmp_path / "two", deep, "--set", "nrs.k=2") == 0
-    assert blocks(tmp_path / "one", "nrs") == blocks(tmp_path / "two", "nrs")
-    choices = running.records(tmp_path / "one", "pruning")
-    assert [r["rule"] for r in choices].count("nrs") == 2
-    assert [r["rule"] for r in choices].count("last") == 1  # it reads no metric
+    first, second = tmp_path / "one", tmp_path / "two"
+    assert again(first, deep) == 0
+    assert again(first, deep, "--set", "nrs.k=2") == 0
+    assert again(second, deep, "--set", "nrs.k=2") == 0
+    assert blocks(first, "nrs") == blocks(second, "nrs")
+    rules = [record["rule"] for record in running.records(first, "pruning")]
+    assert sorted(rules) == ["last", "nrs", "nrs"]  # last reads no metric
 
 
 def test_the_table_shows_what_was_asked_for_last(
     deep: Path, tmp_path: Path, own_cache: Path
 ) -> None:
-    out = tmp_path / "out"
-    for protect, deepest in (("1", 5), ("2", 4), ("1", 5)):
-        assert again(out, deep, "--protect", protect) == 0
-        assert blocks(out, "last")[-1] == deepest
-    before = running.records(out)
-    assert again(out, deep, "--protect", "1") == 0
-    assert running.records(out) == before
-    assert again(out, deep, "--protect", "1", "--prune", "last") == 0
-    assert set(shown(out)) == {"last"}
-
-
-def test_tasks_of_an_earlier_call_are_not_averaged_in(
-    deep: Path, tmp_path: Path, own_cache: Path
-) -> None:
     out, both = tmp_path / "out", ("STSBenchmark", "SciFact")
-    assert again(out, deep, tasks=both) == 0
+    for protect, deepest in (("1", 5), ("2", 4), ("1", 5)):
+        assert again(out, deep, "--protect", protect, tasks=both) == 0
+        assert blocks(out, "last")[-1] == deepest
     assert shown(out)["last"]["tasks"] == 2
-    assert again(out, deep, "--prune-tasks", "STSBenchmark,STSBenchmark", tasks=both) == 0
-    assert shown(out)["last"]["tasks"] == 1
-
-
-def test_a_latency_that_cannot_be_measured_costs_itself_only(
-    deep: Path, tmp_path: Path, own_cache: Path, monkeypatch: Patch
-) -> None:
-    def full(*arguments: Any) -> None:
-        raise RuntimeError("out of memory")
-
-    out = tmp_path / "out"
-    with monkeypatch.context() as patch:
-        patch.setattr("lrd_harness.runner.sweep.measured", full)
-        assert again(out, deep) == 1
-    assert shown(out)["last"]["change"] is not None
-    assert shown(out)["last"]["latency_saved"] is None
-    assert shown(out)["last"]["parameters_saved"] > 0
-
-
-def test_a_broken_task_costs_itself_only(
-    deep: Path, tmp_path: Path, own_cache: Path, monkeypatch: Patch
-) -> None:
-    def broken() -> list[Request]:
-        raise RuntimeError("no data here")
-
-    task = Task("Broken", broken, evaluate=lambda view: None, requests=broken)  # type: ignore[arg-type,return-value]
-    running.with_plugin(monkeypatch, lrd_tasks=lambda: [task])
-    out = tmp_path / "out"
-    rules = ("--prune", "last,block_influence,nrs")
-    assert again(out, deep, *rules, tasks=("STSBenchmark", "Broken")) == 1
-    found = shown(out)
-    assert set(found) == {"last", "block_influence", "nrs"}
-    assert all(row["tasks"] == 1 for row in found.values())
+    before = running.records(out)
+    assert again(out, deep, "--protect", "1", tasks=both) == 0
+    assert running.records(out) == before
+    fewer = ("--protect", "1", "--prune", "last", "--prune-tasks", "STSBenchmark,STSBenchmark")
+    assert again(out, deep, *fewer, tasks=both) == 0
+    assert {rule: row["tasks"] for rule, row in shown(out).items()} == {"last": 1}
 
 
 def test_a_model_that_cannot_be_pruned_is_one_error(
@@ -287,9 +245,9 @@ def test_a_rule_of_ones_own_that_was_edited_chooses_anew(
 ) -> None:
     file, out = tmp_path / "mine.py", tmp_path / "out"
     file.write_text(RULE)
-    given = ("--prune", "mine", "--protect", "1", "--load", str(file))
-    assert again(out, deep, *given) == 0
+    mine = ("--prune", "mine", "--protect", "1", "--load", str(file))
+    assert again(out, deep, *mine) == 0
     assert blocks(out, "mine") == [2, 3]
     file.write_text(RULE.replace("candidates[:m]", "candidates[-m:]"))
-    assert again(out, deep, *given) == 0
+    assert again(out, deep, *mine) == 0
     assert blocks(out, "mine") == [4, 5]

@@ -28,38 +28,36 @@ MEAN = Metric("mean", lambda states: {}, needs="tokens")
 X = np.random.RandomState(0).randn(4, 5, 6)
 
 
-def test_a_token_metric_gets_one_tensor_where_widths_are_equal() -> None:
+def test_a_token_metric_gets_one_tensor_of_float64_where_widths_are_equal() -> None:
     tensors = [torch.tensor(state) for state in X]
-    for given in (X, list(X), torch.tensor(X), tensors, X.astype("float32"), X * 1e307):
-        assert measure(TOKENS, given) == {"whole": True, "ndim": 3, "seen": 4}
+    for states in (X, list(X), torch.tensor(X), tensors, X.astype("float32"), X * 1e307):
+        assert measure(TOKENS, states) == {"whole": True, "ndim": 3, "seen": 4}
     assert measure(TOKENS, [*X[:3], X[3][:, :2]]) == {"whole": False, "ndim": 0, "seen": 4}
 
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_it_is_in_float64(dtype: torch.dtype) -> None:
     def check(states: Any) -> dict[str, Any]:
         assert states.dtype == torch.float64
         return {"sum": states.sum()}
 
-    x = torch.tensor(X).to(dtype)
-    assert measure(Metric("m", check, needs="tokens"), x)["sum"] == float(x.double().sum())
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        x = torch.tensor(X).to(dtype)
+        assert measure(Metric("m", check, needs="tokens"), x)["sum"] == float(x.double().sum())
 
 
-@pytest.mark.parametrize("bad", [nan, math.inf, -math.inf])
-def test_faults_of_a_text_are_named(bad: float) -> None:
-    x = X.copy()
-    x[2, 1, 3] = bad
-    for given in (x, list(x), torch.tensor(x)):
-        with pytest.raises(NotFinite, match="tokens: NaN or infinity in layer 2"):
-            measure(TOKENS, given)
-    for given, said in (
+def test_faults_of_a_text_are_named() -> None:
+    for bad in (nan, math.inf, -math.inf):
+        x = X.copy()
+        x[2, 1, 3] = bad
+        for states in (x, list(x), torch.tensor(x)):
+            with pytest.raises(NotFinite, match="tokens: NaN or infinity in layer 2"):
+                measure(TOKENS, states)
+    for states, said in (
         ([*X[:3], X[3][:4]], "layer 3 has 4 rows, others have 5"),
         (X[0], "layer 0 has shape"),
         (X[None], "layer 0 has shape"),
         ([], "tokens got no states"),
     ):
         with pytest.raises(UnitError, match=said):
-            measure(TOKENS, given)
+            measure(TOKENS, states)
 
 
 def test_views_are_treated_as_pooled_states() -> None:
@@ -87,7 +85,7 @@ def test_views_are_treated_as_pooled_states() -> None:
 
 
 def texts(*values: dict[str, Any]) -> list[Scores]:
-    return [Scores(own, 3) for own in values]
+    return [Scores(scores, 3) for scores in values]
 
 
 def test_the_mean_over_texts_leaves_out_what_has_no_value() -> None:
@@ -103,12 +101,11 @@ def test_the_mean_over_texts_leaves_out_what_has_no_value() -> None:
 
 
 def test_a_metric_may_finish_for_itself() -> None:
-    def own(texts: Any) -> dict[str, Any]:
+    def mine(texts: Any) -> dict[str, Any]:
         return {"n": len(texts), "a": np.array([1.0, 3.0]), "t": [torch.ones(2)] * 2}
 
-    whole = finish(Metric("own", kinds, needs="tokens", finish=own), texts({"a": 1.0}) * 3)
-    assert (whole["n"], whole["a"], whole["mean_a"]) == (3, [1, 3], 2)
-    assert whole["t"] == [[1, 1], [1, 1]]
+    whole = finish(Metric("mine", kinds, needs="tokens", finish=mine), texts({"a": 1.0}) * 3)
+    assert (whole["n"], whole["a"], whole["mean_a"], whole["t"]) == (3, [1, 3], 2, [[1, 1]] * 2)
 
 
 def test_faults_of_finishing_are_named() -> None:
@@ -126,10 +123,10 @@ def test_faults_of_finishing_are_named() -> None:
 
 
 def test_summaries_leave_out_layers_without_a_value() -> None:
-    made = summaries([nan, 1.0, 4.0, nan, 2.0], "x")
-    assert made["mean_x"] == pytest.approx(7 / 3)
-    assert (made["min_x"], made["max_x"], made["early_x"], made["late_x"]) == (1, 4, 1, 2)
-    assert made["slope_x"] == pytest.approx(np.polyfit([0, 1 / 3, 1], [1, 4, 2], 1)[0])
+    means = summaries([nan, 1.0, 4.0, nan, 2.0], "x")
+    assert means["mean_x"] == pytest.approx(7 / 3)
+    assert (means["min_x"], means["max_x"], means["early_x"], means["late_x"]) == (1, 4, 1, 2)
+    assert means["slope_x"] == pytest.approx(np.polyfit([0, 1 / 3, 1], [1, 4, 2], 1)[0])
     assert summaries([nan, 5.0], "x")["mean_x"] == 5
     assert "slope_x" not in summaries([nan, 5.0], "x")
     assert summaries([nan, nan], "x") == {}
