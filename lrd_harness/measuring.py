@@ -33,28 +33,23 @@ class Arrays(Protocol):
 class States(Sequence[Any]):
     """States as float64 tensors, converted and checked when they are read and not kept.
 
-    `check(layer, state)` is called at the first reading of each layer. A slice is again lazy.
+    `check(layer, state)` is called at each reading. A slice is again lazy.
     """
 
     def __init__(
         self, arrays: Arrays, check: Callable[[int, torch.Tensor], None], layers: range
     ) -> None:
         self._arrays, self._check, self._layers = arrays, check, layers
-        self._checked: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._layers)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            part = States(self._arrays, self._check, self._layers[index])
-            part._checked = self._checked
-            return part
+            return States(self._arrays, self._check, self._layers[index])
         layer = self._layers[index]
         state = float64(self._arrays[layer])
-        if layer not in self._checked:
-            self._check(layer, state)
-            self._checked.add(layer)
+        self._check(layer, state)
         return state
 
 
@@ -66,11 +61,15 @@ class Check:
         self.rows: tuple[int, ...] = ()  # (n,), (T,) or (n, q) of the first state read
         self.first_sound: int | None = None  # known once the leading states have been looked at
         self.raised: UnitError | None = None
+        self._passed: set[int] = set()
 
     def __call__(self, layer: int, state: torch.Tensor) -> None:
+        if layer in self._passed:
+            return
         self.raised = self._fault(layer, state)
         if self.raised:
             raise self.raised
+        self._passed.add(layer)
 
     def _fault(self, layer: int, state: torch.Tensor) -> UnitError | None:
         name, n = self.metric.name, len(state) if state.ndim else 0
@@ -80,8 +79,8 @@ class Check:
             return NotEnoughTexts(f"{name} needs at least {MIN_TEXTS} texts, got {n}")
         rows = tuple(state.shape[:-1])
         if rows != (self.rows or rows):
-            found, others = (" x ".join(map(str, r)) for r in (rows, self.rows))
-            return UnitError(f"{name}: layer {layer} has {found} rows, others have {others}")
+            here, others = (" x ".join(map(str, r)) for r in (rows, self.rows))
+            return UnitError(f"{name}: layer {layer} has {here} rows, others have {others}")
         self.rows = rows
         if not is_finite(state):
             return NotFinite(f"{name}: NaN or infinity in layer {layer}")
@@ -95,6 +94,11 @@ def is_degenerate(state: torch.Tensor) -> bool:
 
     Of views the first one of each text counts: that a text's views are alike is no fault of a
     state, which still tells the texts apart.
+
+    Examples
+    --------
+    >>> is_degenerate(float64([[1, 0], [0, 1]])), is_degenerate(float64([[1, 0]] * 3))
+    (False, True)
     """
     rows = state if state.ndim == 2 else state[:, :1].flatten(0, 1)
     return 2 * distinct_rows(rows) < len(rows)
@@ -106,6 +110,11 @@ def distinct_rows(state: torch.Tensor) -> int:
     Sorts the rows along one fixed random direction, where equal rows become neighbours, and
     compares neighbours in full: O(n d + n log n). Differences are measured between rows and not
     against the state's spread, so a small spread around a large mean counts as distinct.
+
+    Examples
+    --------
+    >>> distinct_rows(float64([[1, 0], [0, 1], [1, 1e-9]]))
+    2
     """
     import torch
 
@@ -127,7 +136,13 @@ def is_finite(state: torch.Tensor) -> bool:
 
 
 def float64(array: Any) -> torch.Tensor:
-    """A float64 tensor of an array; a tensor stays on its device if that has float64."""
+    """A float64 tensor of an array; a tensor stays on its device if that has float64.
+
+    Examples
+    --------
+    >>> float64([1, 2])
+    tensor([1., 2.], dtype=torch.float64)
+    """
     import numpy as np
     import torch
 
@@ -187,6 +202,12 @@ def finish(metric: Metric, values: Sequence[Scores]) -> Scores:
     over the texts that have a value there, NaN where none has. Profiles get their `summaries`.
     Raises UnitError where no text has values, the texts' scores do not fit together, or the metric
     does not give its selection score.
+
+    Examples
+    --------
+    >>> metric = Metric("norm", lambda states: {"norm": 1.0}, needs="tokens")
+    >>> finish(metric, [Scores({"norm": [1.0, 3.0]}, 2), Scores({"norm": [3.0, 5.0]}, 2)])["norm"]
+    [2.0, 4.0]
     """
     if not values:
         raise NotEnoughTexts(f"{metric.name} has a value for none of the texts")
@@ -260,7 +281,14 @@ def _measure_sample(metric: Metric, arrays: Arrays, parameters: Mapping[str, Any
 
 
 def check_parameters(metric: Metric, parameters: Mapping[str, Any]) -> None:
-    """Raise UserError for a parameter that the metric does not have, naming those it has."""
+    """Raise UserError for a parameter that the metric does not have, naming those it has.
+
+    Examples
+    --------
+    >>> check_parameters(Metric("own", lambda states, k=5: {}), {"kk": 5})
+    Traceback (most recent call last):
+    lrd_harness.errors.UserError: unknown parameter of metric own 'kk'. Did you mean k? It has: k.
+    """
     signature = inspect.signature(metric.measure).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in signature):
         return
@@ -281,10 +309,10 @@ class PlannedMetric:
     @property
     def written(self) -> dict[str, Any]:
         """The parameters as JSON can hold them, others (an infinite order of entropy) as texts."""
-        held = dict(self.parameters)
-        for name, value in held.items():
+        written = dict(self.parameters)
+        for name, value in written.items():
             try:
                 json.dumps(value, allow_nan=False)
             except (TypeError, ValueError):
-                held[name] = str(value)
-        return held
+                written[name] = str(value)
+        return written

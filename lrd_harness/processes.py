@@ -75,6 +75,9 @@ class Connected(Ranks):
     """One of several processes, connected by accelerate."""
 
     def __init__(self) -> None:
+        # Its functions have the group as a default argument: imported later, they would keep it,
+        # and its threads, until the interpreter is torn down, where these abort the process.
+        import torch.distributed.nn.functional  # noqa: F401
         from accelerate import PartialState
         from torch.distributed import PrefixStore  # type: ignore[attr-defined]
         from torch.distributed.rendezvous import rendezvous

@@ -79,11 +79,11 @@ def summaries(values: Sequence[float], name: str) -> dict[str, float]:
     """
     import numpy as np
 
-    given = np.asarray(values, dtype=np.float64)
-    places = np.flatnonzero(~np.isnan(given))
+    curve = np.asarray(values, dtype=np.float64)
+    places = np.flatnonzero(~np.isnan(curve))
     if not len(places):
         return {}
-    x = given[places]
+    x = curve[places]
     third = max(1, len(x) // 3)
     early, late = x[:third].mean(), x[-third:].mean()
     scores = {"mean": x.mean(), "std": x.std(), "min": x.min(), "max": x.max()}
@@ -99,10 +99,16 @@ def plain(values: Mapping[str, Any], name: str) -> dict[str, Any]:
 
     Raises TypeError, with the metric's name, for all but a mapping from names to numbers, lists of
     numbers and lists of these; OverflowError for an integer that no float can hold.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> plain({"speed": np.array([1, 2]), "start": np.int64(1)}, "own")
+    {'speed': [1.0, 2.0], 'start': 1}
     """
     if not isinstance(values, Mapping):
-        given = type(values).__name__
-        raise TypeError(f"{name} gave {given}, not a mapping from names of scores to numbers")
+        kind = type(values).__name__
+        raise TypeError(f"{name} gave {kind}, not a mapping from names of scores to numbers")
     for score in values:
         if not isinstance(score, str) or not score.isprintable() or not score.strip():
             raise TypeError(f"{name} gave a score named {ascii(score)[:60]}, which is no name")
@@ -123,12 +129,19 @@ def _plain(value: Any, what: str) -> Any:
 
 
 def number(value: Any, what: str) -> int | float:
-    """A number as Python's own, whatever it was. Raises TypeError and OverflowError, as `plain`."""
+    """A number as Python's own, whatever it was. Raises TypeError and OverflowError, as `plain`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> number(np.float32(0.5), "a score"), number(True, "a score")
+    (0.5, 1)
+    """
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, str | bytes | bytearray) or not hasattr(value, "__float__"):
         plainly = value is None or isinstance(value, complex)
-        given = value if plainly else f"a {type(value).__name__}"
-        raise TypeError(f"{what} is {given}, where a number belongs")
+        kind = value if plainly else f"a {type(value).__name__}"
+        raise TypeError(f"{what} is {kind}, where a number belongs")
     try:
         as_float = float(value)
     except OverflowError:
@@ -142,6 +155,11 @@ def mean_of_texts(name: str, texts: Sequence[Mapping[str, Any]]) -> dict[str, An
 
     Raises UnitError, with the metric's name, where the texts differ in which scores they have, or
     in how many numbers.
+
+    Examples
+    --------
+    >>> mean_of_texts("own", [{"x": [1.0, 2.0]}, {"x": [3.0, float("nan")]}])["x"].tolist()
+    [2.0, 2.0]
     """
     import numpy as np
 
@@ -174,10 +192,16 @@ def split_scores(scores: Scores) -> Split:
 
     NaN in a profile says that the layer has no value, and becomes None. Raises NotFinite for any
     other number that is not finite, which no table can hold, and UnitError for no score at all.
+
+    Examples
+    --------
+    >>> split = split_scores(Scores({"a": 0.5, "b": Profile("steps", 1, [2.0, float("nan")])}, 4))
+    >>> split.values, split.profiles
+    ({'a': 0.5}, {'b': {'layers': [1, 2], 'values': [2.0, None]}})
     """
     if scores.keys() <= {"left_out"}:
         raise UnitError("no score was given")
-    found = Split({}, {}, {})
+    split = Split({}, {}, {})
     # before any number: what is wrong in a profile shows in its summaries, too
     profiles = {name: value for name, value in scores.items() if isinstance(value, Profile)}
     for name, profile in profiles.items():
@@ -187,15 +211,15 @@ def split_scores(scores: Scores) -> Split:
     for name, value in scores.items():
         if isinstance(value, Profile):
             if value and isinstance(value[0], list):
-                found.tables[name] = {"layers": value.layers, "rows": list(value)}
+                split.tables[name] = {"layers": value.layers, "rows": list(value)}
             else:
                 values = [None if isnan(number) else number for number in value]
-                found.profiles[name] = {"layers": value.layers, "values": values}
+                split.profiles[name] = {"layers": value.layers, "values": values}
         elif isinstance(value, list) or not isfinite(value):
             raise NotFinite(f"the score {name} is {value}")
         else:
-            found.values[name] = value
-    some = any(v is not None for held in found.profiles.values() for v in held["values"])
-    if not (some or found.tables or found.values.keys() - {"left_out"}):
+            split.values[name] = value
+    some = any(v is not None for p in split.profiles.values() for v in p["values"])
+    if not (some or split.tables or split.values.keys() - {"left_out"}):
         raise UnitError("no score has a value in any layer")
-    return found
+    return split

@@ -35,7 +35,7 @@ def views(text: str, count: int, seed: int = SEED) -> list[str]:
     noise = _Noise(text, seed)
     blank = text.isspace()
     seen = {"", _plain(text, blank)}
-    made: list[str] = []
+    drawn: list[str] = []
     for i in range(count):
         for attempt in numbers():
             view = noise.view(i, attempt)
@@ -43,8 +43,8 @@ def views(text: str, count: int, seed: int = SEED) -> list[str]:
             if plain not in seen:
                 break
         seen.add(plain)
-        made.append(view)
-    return made
+        drawn.append(view)
+    return drawn
 
 
 class _Noise:
@@ -74,28 +74,28 @@ class _Noise:
         # One place in each of as many equal parts: noise all over the text, in one ascending pass.
         step = n / edits
         places = {self.places[min(n - 1, int((part + draw()) * step))] for part in range(edits)}
-        made = [*self.units, ""]  # a neighbour for the last one
+        edited = [*self.units, ""]  # a neighbour for the last one
         for place in sorted(places):
-            self._edit(made, place, draw)
-        return "".join(made)
+            self._edit(edited, place, draw)
+        return "".join(edited)
 
-    def _edit(self, made: list[str], place: int, draw: Callable[[], float]) -> None:
+    def _edit(self, units: list[str], place: int, draw: Callable[[], float]) -> None:
         """One mistake; one that is impossible here (no word goes on, no such key) is another."""
-        here, after = made[place], made[place + 1]
+        here, after = units[place], units[place + 1]
         kind = int(draw() * 6)
         inside = after != "" and not after.isspace()
         if kind == 0 and inside:
-            made[place] = here + " "
+            units[place] = here + " "
         elif kind == 1 and inside:
-            made[place : place + 2] = after, here
+            units[place : place + 2] = after, here
         elif kind == 2:
-            made[place] = ""
+            units[place] = ""
         elif kind == 3:
-            made[place] = self._any(draw)
+            units[place] = self._any(draw)
         elif kind == 4:
-            made[place] = here + self._any(draw)
+            units[place] = here + self._any(draw)
         else:
-            made[place] = _neighbour(here, draw) or here + self._any(draw)
+            units[place] = _neighbour(here, draw) or here + self._any(draw)
 
     def _any(self, draw: Callable[[], float]) -> str:
         """A unit of the text."""
@@ -128,10 +128,10 @@ def _places(units: Sequence[str]) -> list[int]:
     """
     first = {unit[0] for unit in units}
     letters = {c for c in first if (kind := characters.category(c))[0] in "LN" or kind == "Cn"}
-    found = [place for place, unit in enumerate(units) if unit[0] in letters]
-    if len(found) < SHORTEST:
-        found = [place for place, unit in enumerate(units) if not unit.isspace()]
-    return found or list(range(len(units)))
+    places = [place for place, unit in enumerate(units) if unit[0] in letters]
+    if len(places) < SHORTEST:
+        places = [place for place, unit in enumerate(units) if not unit.isspace()]
+    return places or list(range(len(units)))
 
 
 def _keyboard() -> dict[str, str]:

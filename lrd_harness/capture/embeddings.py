@@ -251,10 +251,10 @@ class Embeddings(StateReader):
         seen: dict[Text, None] = {}
         items: dict[int, PlannedMetric] = {}
         for task in asked:
-            own = measured.get(task, ())
-            sample = self.sample(task) if own else []
-            texts += self.samples.views(sample, own)
-            tokens = [item for item in own if item.metric.needs == "tokens"]
+            metrics = measured.get(task, ())
+            sample = self.sample(task) if metrics else []
+            texts += self.samples.views(sample, metrics)
+            tokens = [item for item in metrics if item.metric.needs == "tokens"]
             seen |= dict.fromkeys(sample if tokens else ())
             items |= {id(item): item for item in tokens}
         return texts, list(seen), list(items.values())

@@ -17,6 +17,7 @@ from lrd_harness.capture.batches import batches
 from lrd_harness.capture.samples import sampled
 from lrd_harness.capture.walk import Removed, Walk
 from lrd_harness.contracts import BlockValues, Encoded, Text
+from lrd_harness.measuring import float64
 from lrd_harness.models.readout import last
 from lrd_harness.models.text_model import TextModel
 
@@ -58,66 +59,63 @@ class ModelEvidence:
     @cached_property
     def _tokens(self) -> tuple[list[float], Tensor]:
         """Block influences, and the angles between all pairs of states (L + 1, L + 1)."""
-        total = 0
-        cosines = torch.zeros(self.blocks, dtype=torch.float64)
-        angles = torch.zeros(self.blocks + 1, self.blocks + 1, dtype=torch.float64)
+        cosines, angles, tokens = torch.zeros(()), torch.zeros(()), 0
         for batch in self._batches(self._texts):
-            mask = self.model.features(batch)["attention_mask"]
-            mask = mask.cpu() if mask.device.type == "mps" else mask
-            before: list[Tensor] = []
-            ends: list[Tensor] = []
+            more_cosines, more_angles, more_tokens = self._compared(batch)
+            cosines, angles = cosines + more_cosines, angles + more_angles
+            tokens += more_tokens
+        return (1 - cosines / tokens).tolist(), angles / len(self._texts)
 
-            def seen(
-                layer: int,
-                state: Tensor,
-                mask: Tensor = mask,
-                before: list[Tensor] = before,
-                ends: list[Tensor] = ends,
-            ) -> None:
-                # what an idle block changes is lost in float32; Apple's GPU has no float64
-                state = (state.cpu() if state.device.type == "mps" else state).double()
-                if layer:
-                    cosines[layer - 1] += float((similarity(before.pop(), state) * mask).sum())
-                before.append(state)
-                ends.append(torch.nn.functional.normalize(last(state, mask), dim=-1).cpu())
+    def _compared(self, batch: Sequence[Encoded]) -> tuple[Tensor, Tensor, int]:
+        """Sums over a batch: each block's cosines (L,), angles (L + 1, L + 1); and its tokens."""
+        mask = float64(self.model.features(batch)["attention_mask"])
+        cosines = torch.zeros(self.blocks, dtype=torch.float64)
+        before: list[Tensor] = []
+        ends: list[Tensor] = []
 
-            self.model.watch(batch, seen)
-            total += int(mask.sum())
-            stacked = torch.stack(ends)  # (L + 1, b, d)
-            for i, one in enumerate(stacked):
-                # by the chord, since an arccos near 1 is off by the root of its rounding
-                chord = torch.linalg.vector_norm(stacked - one, dim=-1)
-                angles[i] += 2 * (chord / 2).clamp(max=1).arcsin().sum(-1) / torch.pi
-        return [1 - float(c) / total for c in cosines], angles / len(self._texts)
+        def seen(layer: int, state: Tensor) -> None:
+            state = float64(state)  # in float32 what an idle block changes is lost
+            if layer:
+                cosines[layer - 1] = float((similarity(before.pop(), state) * mask).sum())
+            before.append(state)
+            ends.append(torch.nn.functional.normalize(last(state, mask), dim=-1).cpu())
+
+        self.model.watch(batch, seen)
+        stacked = torch.stack(ends)  # (L + 1, b, d)
+        # by the chord, since an arccos near 1 is off by the root of its rounding
+        chords = [torch.linalg.vector_norm(stacked - end, dim=-1) for end in stacked]
+        angles = 2 * (torch.stack(chords) / 2).clamp(max=1).arcsin().sum(-1) / torch.pi
+        return cosines, angles, int(mask.sum())
 
     def agreements(self, sets: Sequence[Sequence[int]]) -> list[float]:
         """Of each set of removed blocks, the mean cosine of pooled last states with the full model.
 
         On at most GREEDY_TEXTS of the texts; the sets share the blocks that they share.
         """
-        wanted = [tuple(sorted(removed)) for removed in sets]
-        new = list(dict.fromkeys(w for w in wanted if w not in self._agreements))
+        chosen = [tuple(sorted(removed)) for removed in sets]
+        new = list(dict.fromkeys(c for c in chosen if c not in self._agreements))
         sums = dict.fromkeys(new, 0.0)
         texts = sampled(self._texts, GREEDY_TEXTS)
         walk = Walk(self.model.backbone)
         for batch in self._batches(texts) if new else ():
-            features = self.model.features(batch)
-            pooled: dict[Removed, Tensor] = {}
-
-            def seen(
-                removed: Removed,
-                state: Tensor,
-                features: Mapping[str, Tensor] = features,
-                pooled: dict[Removed, Tensor] = pooled,
-            ) -> None:
-                found = self.model.pooled(state, features)
-                pooled[removed] = found.get("final", found["raw"])
-
-            walk.run(self.model.inputs(features), [(), *new], seen)
+            pooled = self._pooled(walk, batch, [(), *new])
             for removed in new:
                 sums[removed] += float(similarity(pooled[()], pooled[removed]).double().sum())
         self._agreements.update({removed: value / len(texts) for removed, value in sums.items()})
-        return [self._agreements[w] for w in wanted]
+        return [self._agreements[c] for c in chosen]
+
+    def _pooled(
+        self, walk: Walk, batch: Sequence[Encoded], variants: Sequence[Removed]
+    ) -> dict[Removed, Tensor]:
+        """The pooled last states (b, d) of a batch in each variant."""
+        features, pooled = self.model.features(batch), {}
+
+        def seen(removed: Removed, state: Tensor) -> None:
+            kinds = self.model.pooled(state, features)
+            pooled[removed] = kinds.get("final", kinds["raw"])
+
+        walk.run(self.model.inputs(features), variants, seen)
+        return pooled
 
     def _batches(self, texts: Sequence[Text]) -> Iterator[list[Encoded]]:
         encoded = sorted(self.model.tokenize(texts), key=lambda e: -len(e["input_ids"]))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -105,7 +105,7 @@ class StoredLikelihoods:
 class LikelihoodLayer:
     """A contracts.LikelihoodView: the log-likelihoods of one layer, read from the store."""
 
-    stored: StoredLikelihoods | Store
+    stored: StoredLikelihoods
     layer: int
     name: str
     revision: str
@@ -117,20 +117,18 @@ class LikelihoodLayer:
 
         Raises NotFinite for NaN or infinity.
         """
-        stored = self.stored
-        stored = StoredLikelihoods(stored) if isinstance(stored, Store) else stored
-        values, greedy = (columns[:, self.layer] for columns in stored.of(requests))
+        values, greedy = (columns[:, self.layer] for columns in self.stored.of(requests))
         if not np.isfinite(values).all():
             raise NotFinite(f"NaN or infinity in the log-likelihoods of layer {self.layer}")
         return list(zip(values.tolist(), (greedy > 0).tolist(), strict=True))
 
 
 @dataclass(eq=False)
-class StoredStates(Sequence[Any]):
+class StoredStates:
     """The states of a sample for metrics: L + 1 tensors (n, d_l) float64, read one at a time.
 
     views: of texts that are q views of each of n texts, those of a text together, q; the tensors
-    are (n, q, d_l) then. A slice is a shorter sequence.
+    are (n, q, d_l) then.
     """
 
     store: Store
@@ -142,11 +140,8 @@ class StoredStates(Sequence[Any]):
     def __len__(self) -> int:
         return len(self.chosen)
 
-    def __getitem__(self, index: Any) -> Any:
-        """One state, or a shorter sequence of them."""
-        if isinstance(index, slice):
-            return replace(self, chosen=self.chosen[index])
+    def __getitem__(self, layer: int) -> torch.Tensor:
         device = "cpu" if self.device.startswith("mps") else self.device  # which has no float64
-        rows = self.store.read(self.texts, self.chosen[index])
+        rows = self.store.read(self.texts, self.chosen[layer])
         state = torch.from_numpy(rows).to(device, torch.float64)
         return state.view(-1, self.views, state.shape[-1]) if self.views else state

@@ -139,12 +139,6 @@ class Answers:
         store.write(self.requests, planes, self.cut)
 
 
-def identity(model: LanguageModel) -> dict[str, str]:
-    """What changes a log-likelihood; a store of its own, since a context is cut from the left."""
-    length = {"context": str(model.options.max_length)}  # None: as lm-eval finds it
-    return {**model.identity, **length, "reading": "likelihoods"}
-
-
 def counted(requests: Sequence[Continuation]) -> Captured:
     """The counters that are known beforehand."""
     empty = {r.context for r in requests if not r.context.strip()}
@@ -308,8 +302,8 @@ def _read(
     lengths = [(row, length) for row, passage in enumerate(batch) for _, length in passage.contexts]
     rows = [row for row, _ in lengths]
     mask = torch.zeros(len(rows), longest, dtype=torch.long, device=model.device)
-    for own, (row, length) in zip(mask, lengths, strict=True):
-        own[starts[row] : starts[row] + length] = 1
+    for line, (row, length) in zip(mask, lengths, strict=True):
+        line[starts[row] : starts[row] + length] = 1
     whole = rows == list(range(len(batch)))
     normed: dict[int, Tensor] = {}
     pooled: dict[Plane, np.ndarray] = {}
@@ -319,8 +313,8 @@ def _read(
         normed[layer] = model.normed(state[spots.rows, spots.columns])
         if rows:
             here = state if whole else state[rows]
-            found = model.pooled(here, {"attention_mask": mask})
-            pooled.update({(kind, layer): s.cpu().numpy() for kind, s in found.items()})
+            kinds = model.pooled(here, {"attention_mask": mask})
+            pooled.update({(kind, layer): s.cpu().numpy() for kind, s in kinds.items()})
             if observe is not None:
                 tokens.append(here.clone())
 
@@ -349,8 +343,9 @@ class Likelihoods(StateReader):
 
     @staticmethod
     def identity(model: Any) -> dict[str, str]:
-        """What changes what is read."""
-        return identity(model)
+        """What changes a log-likelihood."""
+        length = {"context": str(model.options.max_length)}  # None: as lm-eval finds it
+        return {**model.identity, **length, "reading": "likelihoods"}
 
     def ask(self, task: Task, evaluated: bool, measured: bool) -> list[Continuation]:
         """All requests of a task: metrics see the contexts in the same pass."""
@@ -375,12 +370,12 @@ class Likelihoods(StateReader):
             assert task.tokenize is not None
             items = (measured or {}).get(task, ())
             try:
-                own = shared_out(self.ranks, requests)
-                contexts = {request.context for request in own}
+                mine = shared_out(self.ranks, requests)
+                contexts = {request.context for request in mine}
                 sample = [text for text in self.sample(task) if text.text in contexts]
                 self.captured += capture(
                     cast("LanguageModel", self.model),
-                    own,
+                    mine,
                     [text.text for text in sample],
                     task.tokenize,
                     self.store,

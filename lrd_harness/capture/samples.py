@@ -135,10 +135,10 @@ class Samples:
         """The values of a token metric."""
         if id(item) not in self._tokens:
             states = self.model.info.blocks + 1
-            made = TokenValues(item, self.root, self.identity, self.sampling.norm, states)
+            values = TokenValues(item, self.root, self.identity, self.sampling.norm, states)
             if "observe" not in inspect.signature(self.model.states).parameters:
-                made.fault = UnitError("the model's adapter shows no states of tokens")
-            self._tokens[id(item)] = made
+                values.fault = UnitError("the model's adapter shows no states of tokens")
+            self._tokens[id(item)] = values
         return self._tokens[id(item)]
 
     def refresh(self, ranks: Ranks = ALONE) -> None:

@@ -84,7 +84,7 @@ class TokenValues:
         except UnitError:
             row[0] = LEFT_OUT
         except Exception as error:  # a stranger's metric, whose other texts would do the same
-            self.fault = _own(error)
+            self.fault = _fault(error)
         return row
 
     def _learn(self) -> None:
@@ -102,14 +102,13 @@ class TokenValues:
                     f"{name}: no text has enough tokens with these parameters"
                 )
             except Exception as error:
-                self.fault = _own(error)
+                self.fault = _fault(error)
 
     def _checked(self, scores: Scores) -> dict[str, Any]:
-        found = _lengths(scores)
-        if found != self._lengths:
-            raise TypeError(
-                f"{self.item.metric.name} gives {found} on one text and {self._lengths} on another"
-            )
+        lengths = _lengths(scores)
+        if lengths != self._lengths:
+            name = self.item.metric.name
+            raise TypeError(f"{name} gives {lengths} on one text and {self._lengths} on another")
         return {name: scores[name] for name in self._lengths}
 
     def missing(self, texts: Sequence[Text]) -> list[Text]:
@@ -172,7 +171,7 @@ class Watched:
 
     def missing(self) -> list[Text]:
         """The texts that lack values of any of the metrics."""
-        return list(dict.fromkeys(t for one in self.tokens for t in one.missing(self.texts)))
+        return list(dict.fromkeys(t for v in self.tokens for t in v.missing(self.texts)))
 
     def __call__(self, states: Sequence[Tensor], mask: Tensor) -> dict[Plane, Tensor]:
         """Of a batch's states 0..L, (b, T, d_l) as written, each metric's rows (b, 1 + m)."""
@@ -184,23 +183,23 @@ class Watched:
         rows: list[list[np.ndarray]] = [[] for _ in self.tokens]
         with _one_thread(mask.shape[1] < SHORT):
             for i, present in enumerate(mask.bool()):
-                text = [_exact(state[i, present]) for state in seen]  # (T, d_l) each
-                given = torch.stack(text) if alike else text
-                for one, found in zip(self.tokens, rows, strict=True):
-                    found.append(one.row(given))
+                text = [measuring.float64(state[i, present]) for state in seen]  # (T, d_l) each
+                arrays = torch.stack(text) if alike else text
+                for values, batch in zip(self.tokens, rows, strict=True):
+                    batch.append(values.row(arrays))
         return {
-            (f"tokens {number}", 0): torch.from_numpy(np.stack(found))
-            for number, found in enumerate(rows)
+            (f"tokens {number}", 0): torch.from_numpy(np.stack(batch))
+            for number, batch in enumerate(rows)
         }
 
     def keep(
-        self, texts: Sequence[Text], found: Mapping[Plane, np.ndarray]
+        self, texts: Sequence[Text], planes: Mapping[Plane, np.ndarray]
     ) -> dict[Plane, np.ndarray]:
-        """Keep the rows that a shard's planes hold; the other planes are given back."""
-        for number, one in enumerate(self.tokens):
-            if one.fault is None:
-                one.keep(texts, found[f"tokens {number}", 0])
-        return {plane: values for plane, values in found.items() if plane[0] in POOLED}
+        """Keep the rows that a segment's planes hold; the other planes are given back."""
+        for number, values in enumerate(self.tokens):
+            if values.fault is None:
+                values.keep(texts, planes[f"tokens {number}", 0])
+        return {plane: rows for plane, rows in planes.items() if plane[0] in POOLED}
 
 
 def share_faults(tokens: Sequence[TokenValues], ranks: Ranks) -> None:
@@ -212,20 +211,20 @@ def share_faults(tokens: Sequence[TokenValues], ranks: Ranks) -> None:
     """
     if ranks.world == 1:
         return
-    own = {
-        one.key: (full(one.fault) is not None, described(one.fault))
-        for one in tokens
-        if one.fault is not None
+    faults = {
+        values.key: (full(values.fault) is not None, described(values.fault))
+        for values in tokens
+        if values.fault is not None
     }
-    every = ranks.gather(own)
-    for one in tokens:
-        first = next((rank for rank, found in enumerate(every) if one.key in found), ranks.rank)
+    by_rank = ranks.gather(faults)
+    for values in tokens:
+        first = next((r for r, faults in enumerate(by_rank) if values.key in faults), ranks.rank)
         if first != ranks.rank:
-            no_space, text = every[first][one.key]
-            one.fault = StorageFull(text) if no_space else UserError(text)
+            no_space, text = by_rank[first][values.key]
+            values.fault = StorageFull(text) if no_space else UserError(text)
 
 
-def _own(error: Exception) -> Exception:
+def _fault(error: Exception) -> Exception:
     """A metric's fault. Raises one that says that memory does not suffice, which is none."""
     from accelerate.utils.memory import should_reduce_batch_size
 
@@ -236,7 +235,7 @@ def _own(error: Exception) -> Exception:
 
 def _lengths(scores: Scores) -> dict[str, int | None]:
     for name, value in scores.items():
-        if isinstance(value, list) and any(isinstance(one, list) for one in value):
+        if isinstance(value, list) and any(isinstance(item, list) for item in value):
             raise TypeError(f"{name} is a table, which a token metric cannot give for one text")
     return {k: len(v) if isinstance(v, list) else None for k, v in scores.items()}
 
@@ -254,8 +253,3 @@ def _one_thread(short: bool) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _exact(state: Tensor) -> Tensor:
-    """In float64, which Apple's GPU has not."""
-    return (state.cpu() if state.device.type == "mps" else state).double()

@@ -161,26 +161,26 @@ class _Flow:
         self.sound = True
         self.state: Tensor
         self._begun = False
-        self._made: list[weakref.ref[Tensor]] = []
+        self._written: list[weakref.ref[Tensor]] = []
 
     def enter(self, last: bool, state: Tensor, call: Call) -> None:
         """A block takes a state, and other arguments."""
         if self._begun:
             self.sound &= state is self.state or same(state, self.state)
-        given = list(_tensors(call))
-        self.sound &= not any(ref() is one for ref in self._made for one in given)
+        tensors = list(_tensors(call))
+        self.sound &= not any(ref() is tensor for ref in self._written for tensor in tensors)
         if last:
             self.last_input, self._copy = state, state.clone()
 
     def leave(
-        self, number: int, calls: Mapping[int, Call], block: nn.Module, given: Any, output: Any
+        self, number: int, calls: Mapping[int, Call], block: nn.Module, args: Any, output: Any
     ) -> None:
         """A block has written its output."""
         self._begun, self.state = True, hidden_of(output)
-        known = [id(one) for one in _tensors(calls[number])]
-        for one in _tensors(output):
-            if one is self.state or (number > 1 and id(one) not in known):
-                self._made.append(weakref.ref(one))
+        known = [id(tensor) for tensor in _tensors(calls[number])]
+        for tensor in _tensors(output):
+            if tensor is self.state or (number > 1 and id(tensor) not in known):
+                self._written.append(weakref.ref(tensor))
 
     @property
     def unchanged(self) -> bool:

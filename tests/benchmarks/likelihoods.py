@@ -18,7 +18,7 @@ from _setting import MODELS, arguments, empty_store, timed
 from lm_eval.models.huggingface import HFLM
 
 from lrd_harness.capture import likelihoods
-from lrd_harness.capture.layers import LikelihoodLayer
+from lrd_harness.capture.layers import LikelihoodLayer, StoredLikelihoods
 from lrd_harness.contracts import ModelOptions, Task, TaskOptions
 from lrd_harness.models.find import find
 from lrd_harness.runner.loop import BATCH_TOKENS
@@ -45,7 +45,9 @@ def ours(task: Task, model: Any) -> float:
             model, task.requests(), contexts, task.tokenize, store, batch_tokens=BATCH_TOKENS["cpu"]
         )
         for layer in range(model.info.blocks + 1):
-            score = task.evaluate(LikelihoodLayer(store, layer, "x/y", "z", [{}]))
+            score = task.evaluate(
+                LikelihoodLayer(StoredLikelihoods(store), layer, "x/y", "z", [{}])
+            )
     return score.main
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import unicodedata
 
 import pytest
@@ -58,23 +55,17 @@ def test_no_view_is_another_or_the_text(text: str) -> None:
         assert len({plain(view) for view in [text, *made]} | {""}) == 66
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.text(st.characters(exclude_categories=()), min_size=3, max_size=200), st.integers())
 @example("\x1c\x1c\x1c", 0)
 @example("AaAaA", 0)
 @example(" \u0301 ", 0)
 def test_any_text_has_views_that_differ(text: str, seed: int) -> None:
     made = views(text, 10, seed)
+    assert views(text, 4, seed) == made[:4]  # fewer are the first of more
     assert len({text, *made}) == 11
     if text.strip():
         assert len({plain(view) for view in [text, *made]} | {""}) == 12
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.text(max_size=60), st.integers(0, 12), st.integers(0, 12))
-def test_fewer_views_are_the_first_of_more(text: str, few: int, more: int) -> None:
-    few, more = sorted((few, more))
-    assert views(text, few) == views(text, more)[:few]
 
 
 @pytest.mark.parametrize("text", ["", "a", "OK", "你好", "  "])
@@ -104,22 +95,6 @@ def test_the_same_on_every_machine(text: str, expected: list[str]) -> None:
     assert SEED == 42
 
 
-def test_the_same_in_another_process() -> None:
-    code = (
-        "import sys; from lrd_harness.capture.augment import views; "
-        "sys.stdout.buffer.write('|'.join(views(sys.argv[1], 4)).encode())"
-    )
-    for hashing in ("0", "77"):
-        environment = {**os.environ, "PYTHONHASHSEED": hashing, "LC_ALL": "C"}
-        done = subprocess.run(
-            [sys.executable, "-X", "utf8", "-c", code, TEXTS["German"]],
-            capture_output=True,
-            check=True,
-            env=environment,
-        )
-        assert done.stdout.decode().split("|") == views(TEXTS["German"], 4)
-
-
 def test_all_kinds_of_mistake_are_made() -> None:
     kinds = set()
     word = "strength"
@@ -133,13 +108,9 @@ def test_all_kinds_of_mistake_are_made() -> None:
     assert kinds - {""} == {"split", "deleted", "swapped", "inserted", "neighbour", "replaced"}
 
 
-@pytest.mark.parametrize("name", ["Chinese", "Arabic", "Hindi", "Korean", "Thai"])
-def test_the_script_stays(name: str) -> None:
-    for view in views(TEXTS[name], 32):
-        assert set(view) <= {*TEXTS[name], " "}
-
-
-def test_an_accent_stays_with_a_letter() -> None:
+def test_script_and_accents_stay() -> None:
+    for name in ("Chinese", "Arabic", "Hindi", "Korean", "Thai"):
+        assert set("".join(views(TEXTS[name], 32))) <= {*TEXTS[name], " "}
     for view in views(TEXTS["accents apart"], 64):
         for before, mark in zip(" " + view, view, strict=False):
             assert not unicodedata.combining(mark) or before.isalpha()

@@ -16,7 +16,7 @@ from running import Patch
 
 from lrd_harness.capture import batches as capturing
 from lrd_harness.capture import likelihoods
-from lrd_harness.capture.layers import LikelihoodLayer
+from lrd_harness.capture.layers import LikelihoodLayer, StoredLikelihoods
 from lrd_harness.contracts import Continuation, Text, TokenPairs
 from lrd_harness.errors import NotFinite
 from lrd_harness.store.store import Store
@@ -47,7 +47,9 @@ def read(
 
 def values(store: Store, requests: Sequence[Continuation], layers: int = 4) -> np.ndarray:
     """(layers, n, 2): log-likelihood, and 1 where the continuation is the greedy one."""
-    views = [LikelihoodLayer(store, layer, "m", "r", [{}]) for layer in range(layers)]
+    views = [
+        LikelihoodLayer(StoredLikelihoods(store), layer, "m", "r", [{}]) for layer in range(layers)
+    ]
     return np.array([view.loglikelihoods(requests) for view in views])
 
 
@@ -190,4 +192,4 @@ def test_nan_is_a_fault_of_the_layer(tmp_path: Path) -> None:
     store, _ = read(model, QUESTIONS, tmp_path / "store", contexts=[])
     assert np.isfinite(values(store, QUESTIONS, layers=2)).all()
     with pytest.raises(NotFinite, match="layer 2"):
-        LikelihoodLayer(store, 2, "m", "r", [{}]).loglikelihoods(QUESTIONS)
+        LikelihoodLayer(StoredLikelihoods(store), 2, "m", "r", [{}]).loglikelihoods(QUESTIONS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from running import Patch
 from test_likelihoods import ENDS, QUESTIONS
 
 from lrd_harness.capture import batches as capturing
-from lrd_harness.capture.embeddings import Embeddings
+from lrd_harness.capture.embeddings import Captured, Embeddings
 from lrd_harness.capture.likelihoods import Likelihoods
-from lrd_harness.capture.pruned import Variants, capture_embeddings, stores
+from lrd_harness.capture.pruned import Variants
 from lrd_harness.capture.samples import Questions
 from lrd_harness.capture.walk import Removed
 from lrd_harness.contracts import Continuation, Task, Text
@@ -75,15 +76,20 @@ class Counted:
 
 CASES = [
     ("Bert", {}),
-    ("Bert", {"pooling": "cls"}),
-    ("MPNet", {}),
-    ("T5", {}),
-    ("Llama", {"pooling": "last"}),
+    ("T5", {"pooling": "cls"}),
     ("Llama", {"pooling": "mean-no-sink", "padding": "left"}),
     ("Mamba", {"pooling": "mean"}),
     ("GPT2", {"pooling": "last", "padding": "left"}),
     ("ConvBert", {}),  # sees its padding, so texts of a batch are of equal length
 ]
+
+
+def variants_of(model: Any, removed: Sequence[Removed] = VARIANTS, tokens: int = 300) -> Variants:
+    return Variants(Embeddings(model, Questions(100), tokens), removed)
+
+
+def capture(variants: Variants, texts: Sequence[Text]) -> Captured:
+    return variants.capture({TASK: texts}, lambda done, total: None)
 
 
 @pytest.mark.parametrize(("family", "options"), CASES)
@@ -92,84 +98,76 @@ def test_a_view_has_the_embeddings_of_the_pruned_model(
 ) -> None:
     model = made(tmp_path, family, **options)
     assert (model.padding == "none") == (family == "ConvBert")
-    variants = Variants(Embeddings(model, Questions(100), 300), VARIANTS)
-    told: list[tuple[int, int]] = []
-    counts = variants.capture({TASK: [*TEXTS, *TEXTS[:5]]}, lambda *done: told.append(done))
+    variants, progress = variants_of(model), list[tuple[int, int]]()
+    counts = variants.capture(
+        {TASK: [*TEXTS, *TEXTS[:5]]}, lambda *numbers: progress.append(numbers)
+    )
     assert (counts.asked, counts.texts, counts.forwarded) == (45, 40, 40)
-    assert (told[0], told[-1]) == ((0, 40), (40, 40))
+    assert (progress[0], progress[-1]) == ((0, 40), (40, 40))
     assert counts.tokens == sum(len(e["input_ids"]) for e in model.tokenize(TEXTS))
-    plain = [text.prompt + text.text for text in TEXTS]
-    capture_embeddings(model, [Text(t) for t in plain], variants.stores, batch_tokens=300)
+    plain = [text.prompt + text.text for text in TEXTS[:9]]
     for removed in VARIANTS:
-        own = pruned(model, removed)
-        assert own.info.blocks == 5 - len(removed)
-        plane = ("final" if own.has_final_norm else "raw", own.info.blocks)
-        expected = own.embed(own.states(own.tokenize([Text(t) for t in plain]))[plane]).numpy()
-        view = variants.view(removed, "m", "r", [{"removed": "x"}])
-        found = view.encode(plain, TASK)  # type: ignore[union-attr]
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+        physical = pruned(model, removed)
+        assert physical.info.blocks == 5 - len(removed)
+        plane = ("final" if physical.has_final_norm else "raw", physical.info.blocks)
+        states = physical.states(physical.tokenize([Text(t) for t in plain]))
+        expected = physical.embed(states[plane]).numpy()
+        view: Any = variants.view(removed, "m", "r", [{"removed": "x"}])
+        atol = 1e-5 * np.abs(expected).max()
+        np.testing.assert_allclose(view.encode(plain, TASK), expected, rtol=1e-4, atol=atol)
 
 
 def test_only_what_a_store_lacks_is_run(tmp_path: Path) -> None:
     model = made(tmp_path)
     counted = Counted(model)
-    first = capture_embeddings(
-        model, TEXTS[:30], stores(model.identity, VARIANTS[:2]), batch_tokens=10_000
-    )
-    assert first.forwarded == 30
+    assert capture(variants_of(model, VARIANTS[:2], 10_000), TEXTS[:30]).forwarded == 30
     assert counted.calls.total() == 5 + 3 + 1  # full, from block 3 on, check
     counted.calls.clear()
-    every = stores(model.identity, VARIANTS)
-    more = capture_embeddings(model, TEXTS, every, batch_tokens=10_000)
+    every = variants_of(model, VARIANTS, 10_000)
     # 30 texts through the full pass, and (2, 3): 4, 5; (2, 4): 3, 5; (5,): none; ten through all:
     # (2,) shares block 3 with (2, 4) and then goes through 4 and 5
+    assert capture(every, TEXTS).forwarded == 40
     assert counted.calls.total() == (5 + 2 + 2) + (5 + 2 + 2 + 2) + 1
-    assert more.forwarded == 40
     counted.calls.clear()
-    again = capture_embeddings(
-        model, TEXTS[::-1], stores(model.identity, VARIANTS), batch_tokens=10_000
-    )
-    assert (again.forwarded, again.tokens) == (0, 0)
-    assert not counted.calls
-    assert len({store.folder for store in every.values()}) == len(VARIANTS)
+    again = capture(variants_of(model), TEXTS[::-1])
+    assert (again.forwarded, again.tokens, counted.calls.total()) == (0, 0, 0)
+    assert len({store.folder for store in every.stores.values()}) == len(VARIANTS)
+    late: Any = every.view((2, 3), "m", "r", [{}])  # a view fetches what is missing of its own
+    assert late.encode(["late"], TASK).shape == (1, 32)
+    lacking = [removed for removed, s in every.stores.items() if s.missing([Text("late")])]
+    assert lacking == [(), (2,), (2, 4), (5,)]
 
 
 def test_empty_and_long_texts_are_counted(tmp_path: Path) -> None:
-    model = made(tmp_path, max_length=20)
-    odd = [Text("a"), Text(""), Text("x " * 50)]
-    opened = stores(model.identity, [(2,), (3,)])
+    variants = variants_of(made(tmp_path, max_length=20), [(2,), (3,)])
     for _ in range(2):
-        counts = capture_embeddings(model, odd, opened, batch_tokens=100)
+        counts = capture(variants, [Text("a"), Text(""), Text("x " * 50)])
         assert (counts.empty, counts.truncated, counts.texts) == (1, 1, 3)
-    assert capture_embeddings(model, odd, {}, batch_tokens=100).forwarded == 0
 
 
-@pytest.mark.parametrize("write", [1, 5, 7, 12])
+@pytest.mark.parametrize("write", [1, 7, 12])
 def test_after_an_interruption_only_the_rest(
     write: int, tmp_path: Path, monkeypatch: Patch
 ) -> None:
-    """At any write of a shard of a variant: what is there is not run again."""
-    monkeypatch.setattr(capturing, "SEGMENT_TEXTS", 16)  # three shards of five variants
+    """At any write of a segment of a variant: what is there is not run again."""
+    monkeypatch.setattr(capturing, "SEGMENT_TEXTS", 16)  # three segments of five variants
     model = made(tmp_path)
     with running.interrupted(Store, "write", write), pytest.raises(KeyboardInterrupt):
-        capture_embeddings(model, TEXTS, stores(model.identity, VARIANTS), batch_tokens=10_000)
+        capture(variants_of(model, tokens=10_000), TEXTS)
     whole, part = divmod(write - 1, len(VARIANTS))
-    opened = stores(model.identity, VARIANTS)
-    lacking = sorted(len(store.missing(TEXTS)) for store in opened.values())
+    variants = variants_of(model, tokens=10_000)
+    lacking = sorted(len(store.missing(TEXTS)) for store in variants.stores.values())
     assert lacking == sorted(max(0, 40 - 16 * (whole + (i < part))) for i in range(len(VARIANTS)))
-    counts = capture_embeddings(model, TEXTS, opened, batch_tokens=10_000)
-    assert counts.forwarded == max(lacking)
+    assert capture(variants, TEXTS).forwarded == max(lacking)
     monkeypatch.setenv("LRD_HARNESS_CACHE", str(tmp_path / "other"))
-    straight = stores(model.identity, VARIANTS)
-    capture_embeddings(model, TEXTS, straight, batch_tokens=10_000)
+    straight = variants_of(model, tokens=10_000)
+    capture(straight, TEXTS)
     for removed in VARIANTS:
-        one, other = (s[removed].read(TEXTS, ("raw", 5)) for s in (opened, straight))
-        np.testing.assert_allclose(one, other, atol=1e-5)
+        states = [v.stores[removed].read(TEXTS, ("raw", 5)) for v in (variants, straight)]
+        np.testing.assert_allclose(*states, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("family", "options"), [("Llama", {}), ("GPT2", {"padding": "left"}), ("Mamba", {})]
-)
+@pytest.mark.parametrize(("family", "options"), [("Llama", {}), ("GPT2", {"padding": "left"})])
 def test_likelihoods_are_those_of_the_pruned_model(
     family: str, options: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -190,13 +188,3 @@ def test_likelihoods_are_those_of_the_pruned_model(
             assert value == pytest.approx(expected, abs=1e-4, rel=1e-5)
             likeliest = [int(logits[s].argmax()) for s in spots]
             assert greedy == (likeliest == list(end))
-
-
-def test_a_view_fetches_what_is_missing_of_its_own(tmp_path: Path) -> None:
-    model = made(tmp_path)
-    variants = Variants(Embeddings(model, Questions(100), 300), VARIANTS)
-    late = [Text("late")]
-    view: Any = variants.view((2, 3), "m", "r", [{}])
-    assert view.encode(["late"], TASK).shape == (1, 32)
-    lacking = [removed for removed, store in variants.stores.items() if store.missing(late)]
-    assert lacking == [(), (2,), (2, 4), (5,)]

@@ -23,11 +23,9 @@ pytestmark = pytest.mark.slow
 
 # command -> how often it is killed, the first time before its first step, the last before its last
 KILLS = {
-    **dict.fromkeys(("layer", "figures"), 2),
-    **dict.fromkeys(("prune", "cards", "tidy", "file", "verify"), 3),
-    "merge": 3,
-    "clear packages": 3,
-    "clear": 6,
+    **dict.fromkeys(("layer", "figures", "cards", "tidy", "file", "clear packages"), 2),
+    **dict.fromkeys(("prune", "merge", "verify"), 3),
+    "clear": 5,
 }
 
 

@@ -119,7 +119,8 @@ def test_errors_are_those_of_one_process(where: str, own: Path, tmp_path: Path) 
         "def bad(states):\n    raise ZeroDivisionError('bad luck')\n"
         "@hookimpl\ndef lrd_metrics():\n    return [Metric('bad', bad)]\n"
     )
-    more = ["--plugins", "nrs,bad", "--load", str(file)] if where == "metric" else list(METRICS)
+    more = ["--plugins", "nrs,bad" if where == "metric" else "nrs,prompt_entropy"]
+    more += ["--load", str(file)] if where == "metric" else []
     if where == "task":
         data = tmp_path / "data"
         tiny.task_data(data)
@@ -149,6 +150,46 @@ def test_errors_are_those_of_one_process(where: str, own: Path, tmp_path: Path) 
     same_numbers(out, alone)
     errors = [json.loads((f / "run.json").read_text())["errors"] for f in (out, alone)]
     assert errors[0] == errors[1] > 0
+
+
+PLUGIN = """
+import os, pathlib, signal
+from lrd_harness import Metric, hookimpl
+from lrd_harness.errors import StorageFull
+def odd(states):
+    flag = pathlib.Path({flag!r})
+    if {when} and not flag.exists():
+        {fault}
+    return {{"odd": 1.0}}
+@hookimpl
+def lrd_metrics():
+    return [Metric("odd", odd)]
+"""
+
+
+def faulty(own: Path, folder: Path, when: str, fault: str, *more: str) -> list[str]:
+    """A run of four units of a metric that has a fault until there is a file `flag`."""
+    file = folder / "odd.py"
+    file.write_text(PLUGIN.format(flag=str(folder / "flag"), when=when, fault=fault))
+    given = ("--plugins", "odd", "--load", str(file), "--layers", "last", *more)
+    return command(own, folder / "out", *given, tasks=TASKS[:2])
+
+
+def test_a_process_whose_disk_is_full(own: Path, tmp_path: Path) -> None:
+    """The other, which waits for it, ends too; one line says why, and the same command goes on."""
+    fault = "raise StorageFull('no space left')"
+    asked = faulty(own, tmp_path, "os.environ['RANK'] == '1'", fault)
+    job = {"command": asked, "world": 2}
+    (ended,) = jobs(job, cache=tmp_path / "cache")
+    if [code for code, _, _ in ended] != [0, 0]:  # else the other was quicker and did all of it
+        assert [code for code, _, _ in ended] == [2, 2]
+        said = [line for _, _, err in ended for line in err.splitlines()]
+        assert sum(line.startswith("lrd-harness: ") for line in said) == 1
+        assert any("no space left" in line for line in said)
+    (tmp_path / "flag").touch()
+    (again,) = jobs(job, cache=tmp_path / "cache")
+    assert [code for code, _, _ in again] == [0, 0], again[0][2]
+    assert len(running.records(tmp_path / "out", "metric")) == 4
 
 
 def test_bad_input_is_told_once(own: Path, tmp_path: Path) -> None:
