@@ -12,23 +12,14 @@ from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
+import pandas as pd
 from scipy import stats
 
+from lrd_harness.board import layer_choice
 from lrd_harness.board.agreement import Agreement, Selection
 from lrd_harness.board.cautions import count
-from lrd_harness.board.layer_choice import BLIND, LayerChoice
-from lrd_harness.board.layer_choice import RANDOM as RANDOM_LAYER
-from lrd_harness.board.layers import (
-    ALPHA,
-    FEW_PAIRS,
-    FEW_RUNS,
-    Mean,
-    Row,
-    by_model,
-    exceeds,
-    mean,
-    middle_gains,
-)
+from lrd_harness.board.layer_choice import ALPHA, FEW_PAIRS, FEW_RUNS, LayerChoice, Mean
+from lrd_harness.board.layers import Row, hidden
 from lrd_harness.board.pruned import RANDOM, PrunedRow
 from lrd_harness.board.random_removal import Contest, contest
 from lrd_harness.board.training import runs
@@ -44,9 +35,7 @@ HEAVY = (0.15, 0.20)  # budgets at which gfmi is said to beat random
 D0L = "frenet.d0L"
 SCORES = (D0L, "nrs.mean_jaccard", "gfmi.mean_auc")
 SIZES = ("log width", "log parameters", "depth")
-Reason = tuple[str, Mapping[str, Any]]  # a code of REASONS and what its sentence needs
 LRD, LBL = "LRD, arXiv 2605.12714", "LbL, arXiv 2502.02013"
-
 
 MOST, ALL = "d0L agrees on most tasks", "all three scores agree"
 LIGHT = "frenet beats random only lightly"
@@ -75,32 +64,6 @@ UNITS = {
     CHOSEN: ("%", "pair"),
 }
 CHANGE = ("% change", "model")  # of those on pruning
-# Why a claim holds or not: by code, a template of its numbers.
-REASONS = {
-    "unmeasured": "{names}: not measured on a task with the scores of 4 models",
-    "signs": "positive on {positive} of {tasks} (binomial p = {p:.2g})",
-    "rho": "{name}: median rho {rho:+z.2f}{span}",
-    "shared": "the tasks share their models, and with other models it might not be so",
-    "runs_per_task": "{n:g} models per task from {runs}, all taken as independent",
-    "no_interval": "no interval can be drawn",
-    "unpruned": "no model was pruned by {rule} and at random at {budget} and scored on the same "
-    "tasks",
-    "contest": "{share:g} %: {change:+z.1f} % against random's {random:+z.1f} % ({seeds}, "
-    "{low:+z.1f} to {high:+z.1f} %; p = {p:.2g}, {models})",
-    "few": "{held}, a verdict needs {least}",
-    "few_seeds": "{seeds} cannot give p < .05 (--random-seeds)",
-    "no_heavier": "no heavier budget that removes more blocks is there to compare",
-    "unlayered": "only last layers were scored",
-    "no_middle": "no model has two tasks with scores of the last layer and the same middle layer",
-    "middle": "{value:+z.1f} points{span}, a random layer {control_value:+z.1f} points; the best "
-    "middle layer of each pair by its own score would show {best:+z.1f}: picking after the fact "
-    "adds {added:.1f}",
-    "unchosen": "no metric that chooses a layer was measured with its scores",
-    "chosen": "{metric} gains {value:+z.1f} %{span}, the best of {metrics}; {control}, the best "
-    "that needs no metric, {control_value:+z.1f} %",
-    "below": "a gain, but less than {least:g} %",
-    "control": "but {control} may do as well",
-}
 
 
 def build_claims(
@@ -117,7 +80,7 @@ def build_claims(
 
 
 def _claim(
-    name: str, holds: bool, reasons: Sequence[Reason], missing: Reason | None, **numbers: Any
+    name: str, holds: bool, reasons: Sequence[str], missing: str = "", **numbers: Any
 ) -> Row:
     """A row of the table. missing: why there is not enough data for a verdict; numbers:
 
@@ -126,16 +89,19 @@ def _claim(
     alone gives a value as high. ahead: whether value exceeds control_value by more than chance may
     give; None: not known. n: how many the number is over.
     """
-    every = [*reasons, missing] if missing else reasons
-    said = [REASONS[code].format(**given) for code, given in every]
+    sentences = [*reasons, missing] if missing else [*reasons]
     if holds and not missing and numbers.get("ahead") is False:
-        said.append(REASONS["control"].format(**numbers))
+        sentences.append(f"but {numbers['control']} may do as well")
     unit, of = UNITS.get(name, CHANGE)
     row: Row = {"predictor": name, "statement": STATEMENTS[name], "unit": unit, "of": of, "n": 0}
     row["paper"] = LBL if name in (MIDDLE, CHOSEN) else LRD
     row |= dict.fromkeys("value low high p control control_value ahead".split())
-    row |= {"verdict": OPEN if missing else HOLDS if holds else FAILS, "reason": "; ".join(said)}
-    return row | numbers
+    verdict = OPEN if missing else HOLDS if holds else FAILS
+    return row | {"verdict": verdict, "reason": "; ".join(sentences)} | numbers
+
+
+def _few(number: str, least: object) -> str:
+    return f"{number}, a verdict needs {least}"
 
 
 def claim_tables(claims: Sequence[Row], prefix: str = "") -> list[Table]:
@@ -154,7 +120,7 @@ def claim_tables(claims: Sequence[Row], prefix: str = "") -> list[Table]:
         Column("p", "p (one-sided)", form=".2g", rest=1),
         Column("control", "the control", rest=1),
         Column("ahead", "ahead of control", rest=1),
-        *(Column(n, shown=False) for n in "low high n of paper statement reason".split()),
+        *hidden("low", "high", "n", "of", "paper", "statement", "reason"),
     )
     rows, said = [], []
     for row in claims:
@@ -196,42 +162,49 @@ def _span(low: float | None, high: float | None, form: str = "+z.1f") -> str:
 
 def selection_claims(selection: Selection | None) -> list[Row]:
     """Both claims; the control is the size baseline with the highest median rho."""
-    rows = {row.name: row for row in selection.rows} if selection else {}
+    rows = {row.name: row for row in (selection.rows if selection else ()) if row.rho is not None}
     if selection and not selection.large:  # where models can be drawn, those over tasks say less
         rows = {name: replace(row, low=None, high=None) for name, row in rows.items()}
-    sizes = [rows[name] for name in SIZES if name in rows and rows[name].rho is not None]
-    size = max(sizes, key=lambda row: row.rho or 0.0) if sizes else None
-    three = [rows[name] for name in SCORES if name in rows and rows[name].rho is not None]
-    return [_most(next((r for r in three if r.name == D0L), None), size), _all(three, size)]
+    sizes = [rows[name] for name in SIZES if name in rows]
+    size = max(sizes, key=lambda row: row.rho or 0.0, default=None)
+    return [_most(rows, size), _all(rows, size)]
 
 
-def _most(row: Agreement | None, size: Agreement | None) -> Row:
+def _most(rows: Mapping[str, Agreement], size: Agreement | None) -> Row:
     """The tasks share their models and so are not independent, which the binomial test ignores."""
-    if row is None:
-        return _claim(MOST, False, [], ("unmeasured", {"names": D0L}))
-    signs = _signs(row)
+    if D0L not in rows:
+        return _unmeasured(MOST, [D0L])
+    row = rows[D0L]
+    signs, above = _signs(row), _above(row)
     p = float(stats.binomtest(sum(signs), len(signs), 0.5, "greater").pvalue)
-    of = {"positive": sum(signs), "tasks": count(len(signs), "task"), "p": p}
-    reasons: list[Reason] = [("signs", of), *_rhos([row, size])]
-    numbers = {"value": _share(row), "p": p, "n": len(signs)}
-    numbers |= _against(row, size, _share(size) if size else None)
+    tasks = count(len(signs), "task")
+    reasons = [f"positive on {sum(signs)} of {tasks} (binomial p = {p:.2g})", *_rhos([row, size])]
     missing = _too_few(row)
     if not missing:
         reasons += _runs([row])
-        reasons += [("shared", {})] if p < ALPHA and not _above(row) else []
-    return _claim(MOST, p < ALPHA and _above(row), reasons, missing, **numbers)
+        if p < ALPHA and not above:
+            reasons.append("the tasks share their models, and with other models it might not be so")
+    numbers = {"value": _share(row), "p": p, "n": len(signs)}
+    numbers |= _against(row, size, _share(size) if size else None)
+    return _claim(MOST, p < ALPHA and above, reasons, missing, **numbers)
 
 
-def _all(rows: Sequence[Agreement], size: Agreement | None) -> Row:
-    if absent := [name for name in SCORES if name not in {row.name for row in rows}]:
-        return _claim(ALL, False, [], ("unmeasured", {"names": ", ".join(absent)}))
-    least = min(rows, key=lambda row: row.rho or 0.0)
+def _all(rows: Mapping[str, Agreement], size: Agreement | None) -> Row:
+    if absent := [name for name in SCORES if name not in rows]:
+        return _unmeasured(ALL, absent)
+    three = [rows[name] for name in SCORES]
+    least = min(three, key=lambda row: row.rho or 0.0)
     low, high = _interval(least)
+    missing = next(filter(None, map(_too_few, three)), "")
+    reasons = [*_rhos([*three, size]), *([] if missing else _runs(three))]
     numbers = {"value": least.rho, "low": low, "high": high, "n": len(_signs(least))}
     numbers |= _against(least, size, size.rho if size else None)
-    missing = next((few for row in rows if (few := _too_few(row))), None)
-    reasons = [*_rhos([*rows, size]), *([] if missing else _runs(rows))]
-    return _claim(ALL, all(map(_above, rows)), reasons, missing, **numbers)
+    return _claim(ALL, all(map(_above, three)), reasons, missing, **numbers)
+
+
+def _unmeasured(name: str, scores: Sequence[str]) -> Row:
+    reason = f"{', '.join(scores)}: not measured on a task with the scores of 4 models"
+    return _claim(name, False, [], reason)
 
 
 def _signs(row: Agreement) -> list[bool]:
@@ -257,24 +230,25 @@ def _above(row: Agreement) -> bool:
     return low is not None and low > 0
 
 
-def _rhos(rows: Sequence[Agreement | None]) -> list[Reason]:
+def _rhos(rows: Sequence[Agreement | None]) -> list[str]:
     return [
-        ("rho", {"name": row.name, "rho": row.rho, "span": _span(*_interval(row), "+z.2f")})
+        f"{row.name}: median rho {row.rho:+z.2f}{_span(*_interval(row), '+z.2f')}"
         for row in rows
         if row
     ]
 
 
-def _too_few(row: Agreement) -> Reason | None:
+def _too_few(row: Agreement) -> str:
     """What is missing for a verdict."""
-    models = f"{row.n or 0:g} models per task"
-    if (row.n or 0) < FEW_MODELS:
-        return "few", {"held": models, "least": FEW_MODELS}
+    n, tasks = row.n or 0, len(_signs(row))
+    models = f"{n:g} models per task"
+    if n < FEW_MODELS:
+        return _few(models, FEW_MODELS)
     if (row.runs or 0) < FEW_MODELS:
-        return "few", {"held": f"{models} from {_count(row)}", "least": f"{FEW_MODELS} of these"}
-    if len(_signs(row)) < FEW_TASKS:
-        return "few", {"held": count(len(_signs(row)), "task"), "least": FEW_TASKS}
-    return None if _interval(row)[0] is not None else ("no_interval", {})
+        return _few(f"{models} from {_count(row)}", f"{FEW_MODELS} of these")
+    if tasks < FEW_TASKS:
+        return _few(count(tasks, "task"), FEW_TASKS)
+    return "no interval can be drawn" if _interval(row)[0] is None else ""
 
 
 def _count(row: Agreement) -> str:
@@ -282,12 +256,12 @@ def _count(row: Agreement) -> str:
     return f"{runs:g} training run{'s' * (runs != 1)}"
 
 
-def _runs(rows: Sequence[Agreement]) -> list[Reason]:
+def _runs(rows: Sequence[Agreement]) -> list[str]:
     """A caution where several models are of one training run."""
     least = min(rows, key=lambda row: (row.runs or 0) - (row.n or 0))
     if least.runs == least.n:
         return []
-    return [("runs_per_task", {"n": least.n, "runs": _count(least)})]
+    return [f"{least.n:g} models per task from {_count(least)}, all taken as independent"]
 
 
 def _against(row: Agreement, size: Agreement | None, value: float | None) -> Row:
@@ -307,12 +281,12 @@ def pruning_claims(rows: Sequence[PrunedRow], run_of: Mapping[Key, Key]) -> list
     """The claims on tasks of one kind; run_of: models' training runs, where not their own."""
     claims = []
     for budget in HEAVY:
-        one = contest(rows, "gfmi", budget, run_of)
+        gfmi = contest(rows, "gfmi", budget, run_of)
         name = f"gfmi beats random, {100 * budget:g} %"
-        claims.append(_judged(name, {budget: one}, one is not None and one.beaten))
+        claims.append(_judged(name, {budget: gfmi}, gfmi is not None and gfmi.beaten))
     budgets = sorted({row.line["budget"] for row in rows if row.line["rule"] == "frenet"})
     contests = {b: contest(_heavier(rows, b, budgets), "frenet", b, run_of) for b in budgets}
-    beaten = [one.beaten for one in contests.values() if one]
+    beaten = [frenet.beaten for frenet in contests.values() if frenet]
     return [*claims, _judged(LIGHT, contests, beaten[:1] == [True] and not any(beaten[1:]))]
 
 
@@ -320,30 +294,22 @@ def _judged(name: str, contests: Mapping[float, Contest | None], holds: bool) ->
     """The number is of the first budget."""
     first = next(iter(contests.values()), None)
     if first is None:
-        rule = name.partition(" ")[0]
         at = "the lightest budget" if name == LIGHT else name.partition(", ")[2]
-        return _claim(name, False, [], ("unpruned", {"rule": rule, "budget": at}))
-    reasons: list[Reason] = []
-    missing: Reason | None = None
-    for budget, one in contests.items():
-        if one:
-            said: Row = {**one._asdict(), "seeds": count(one.seeds, "seed"), "share": 100 * budget}
-            reasons.append(("contest", said | {"models": count(one.models, "model")}))
-            missing = missing or _uncontested(one)
-    if name == LIGHT and len(reasons) < 2:
-        missing = "no_heavier", {}
+        missing = f"no model was pruned by {name.partition(' ')[0]} and at random at {at}"
+        return _claim(name, False, [], f"{missing} and scored on the same tasks")
+    there = {budget: of for budget, of in contests.items() if of}
+    reasons = [
+        f"{100 * budget:g} %: {of.change:+z.1f} % against random's {of.random:+z.1f} % "
+        f"({count(of.seeds, 'seed')}, {of.low:+z.1f} to {of.high:+z.1f} %; p = {of.p:.2g}, "
+        f"{count(of.models, 'model')})"
+        for budget, of in there.items()
+    ]
+    missing = next((of.undecided for of in there.values() if of.undecided), "")
+    if name == LIGHT and len(there) < 2:
+        missing = "no heavier budget that removes more blocks is there to compare"
     numbers: Row = {"value": first.change, "p": first.p, "control": RANDOM, "n": first.models}
     numbers |= {"control_value": first.random, "ahead": None if missing else first.beaten}
     return _claim(name, holds, reasons, missing, **numbers)
-
-
-def _uncontested(contest: Contest) -> Reason | None:
-    """What is missing for a verdict."""
-    if contest.runs < FEW_RUNS:
-        return "few", {"held": count(contest.runs, "training run"), "least": FEW_RUNS}
-    if contest.least >= ALPHA:
-        return "few_seeds", {"seeds": count(contest.seeds, "random seed")}
-    return None
 
 
 def _heavier(
@@ -359,36 +325,57 @@ def _heavier(
 # ---------------------------------------------------------------- do other layers beat the last
 
 
-def _too_small(mean: Mean) -> Reason | None:
-    """What is missing for a verdict."""
-    if mean.n >= FEW_PAIRS and mean.runs >= FEW_RUNS:
-        return None
-    of = f"{count(mean.n, 'model-task pair')} of {count(mean.runs, 'training run')}"
-    return "few", {"held": of, "least": f"{FEW_PAIRS} of {FEW_RUNS}"}
-
-
 def layer_claims(choice: LayerChoice | None) -> list[Row]:
     """Both claims, on one side's results."""
     if choice is None:
-        return [_claim(name, False, [], ("unlayered", {})) for name in (MIDDLE, CHOSEN)]
+        return [_claim(n, False, [], "only last layers were scored") for n in (MIDDLE, CHOSEN)]
     return [_middle(choice), _chosen(choice)]
 
 
+def _too_small(mean: Mean) -> str:
+    """What is missing for a verdict."""
+    if mean.n >= FEW_PAIRS and mean.runs >= FEW_RUNS:
+        return ""
+    pairs = f"{count(mean.n, 'model-task pair')} of {count(mean.runs, 'training run')}"
+    return _few(pairs, f"{FEW_PAIRS} of {FEW_RUNS}")
+
+
 def _middle(choice: LayerChoice) -> Row:
-    cells = [cell for cell in choice.cells.values() if cell.whole]
-    gains_of_cells = [one for own in by_model(cells) for one in middle_gains(*own)]
-    if not gains_of_cells:
-        return _claim(MIDDLE, False, [], ("no_middle", {}))
-    chosen, honest, oracle = zip(*gains_of_cells, strict=True)
-    blind = [BLIND[RANDOM_LAYER](cell).gain for cell in chosen]
-    gain = mean(chosen, honest)
-    lead = mean(chosen, [own - other for own, other in zip(honest, blind, strict=True)])
-    best, control, missing = 100 * fmean(oracle), 100 * fmean(blind), _too_small(gain)
-    numbers: Row = {**gain.percent(), "n": gain.n, "control": RANDOM_LAYER}
+    cells = choice.cells[choice.cells.whole]
+    gains = pd.concat([pd.DataFrame(), *map(middle_gains, layer_choice.by_model(cells))])
+    if gains.empty:
+        reason = "no model has two tasks with scores of the last layer and the same middle layer"
+        return _claim(MIDDLE, False, [], reason)
+    by_place = cells.groupby("place")
+    run, random = by_place.run.first()[gains.index], by_place.gain.agg(fmean)[gains.index]
+    gain, lead = layer_choice.mean(run, gains.honest), layer_choice.mean(run, gains.honest - random)
+    best, control = 100 * fmean(gains.oracle), 100 * fmean(random)
+    missing = _too_small(gain)
+    numbers: Row = {**gain.percent(), "n": gain.n, "control": layer_choice.RANDOM}
     numbers |= {"control_value": control, "ahead": None if missing else (lead.low or 0.0) > 0}
-    said = numbers | {"span": _span(numbers["low"], numbers["high"]), "best": best}
-    reasons: list[Reason] = [("middle", said | {"added": best - numbers["value"]})]
-    return _claim(MIDDLE, (gain.low or 0.0) > 0, reasons, missing, **numbers)
+    value = numbers["value"]
+    reason = (
+        f"{value:+z.1f} points{_span(numbers['low'], numbers['high'])}, a random layer "
+        f"{control:+z.1f} points; the best middle layer of each pair by its own score would show "
+        f"{best:+z.1f}: picking after the fact adds {best - value:.1f}"
+    )
+    return _claim(MIDDLE, (gain.low or 0.0) > 0, [reason], missing, **numbers)
+
+
+def middle_gains(scores: pd.DataFrame) -> pd.DataFrame:
+    """Of one model's scores (layers x tasks, the last one L): honest gain and oracle by task.
+
+    honest: of the middle layer with the highest mean over the other tasks, ties to the lower;
+    oracle: of the best middle layer. Empty where there is no middle layer.
+    """
+    blocks = scores.index[-1]
+    middle = scores[(blocks <= 4 * scores.index) & (4 * scores.index <= 3 * blocks)]
+    if middle.empty:
+        return pd.DataFrame()
+    gains = middle - scores.loc[blocks]
+    others = middle.rsub(middle.sum(axis=1), axis=0).round(12)
+    honest = {task: gains.at[layer, task] for task, layer in others.idxmax().items()}
+    return pd.DataFrame({"honest": honest, "oracle": gains.max()})
 
 
 def _chosen(choice: LayerChoice) -> Row:
@@ -396,35 +383,39 @@ def _chosen(choice: LayerChoice) -> Row:
 
     It is the best of them that is looked at.
     """
-    own = [row for row in choice.judged if row["n"]]
-    ratios = [(ratio, row) for row in own if (ratio := _ratio(choice, row["rule"], len(own)))]
+    judged = choice.judged
+    of_metrics = ((_ratio(choice.chosen[gain["rule"]], len(judged)), gain) for gain in judged)
+    ratios = [(ratio, gain) for ratio, gain in of_metrics if ratio]
     if not ratios:
-        return _claim(CHOSEN, False, [], ("unchosen", {}))
-    (last, rest, relative), gain = max(ratios, key=lambda one: one[0][2])
+        reason = "no metric that chooses a layer was measured with its scores"
+        return _claim(CHOSEN, False, [], reason)
+    (last, rest, relative), gain = max(ratios, key=lambda pair: pair[0][2])
     missing = _too_small(rest)
     numbers: Row = {**rest.percent(last, relative), "n": rest.n, "control": gain["rival"]}
     numbers["control_value"] = 100 * gain["rival_gain"] / last
-    numbers["ahead"] = None if missing else exceeds(gain, len(own))
-    said = numbers | {"metric": gain["rule"], "metrics": count(len(own), "metric")}
-    reasons: list[Reason] = [("chosen", said | {"span": _span(numbers["low"], numbers["high"])})]
-    above = (numbers["low"] or 0.0) > 0
-    holds = above and (numbers["high"] or 0.0) >= GAIN
-    reasons += [("below", {"least": GAIN})] if above and not holds and not missing else []
+    numbers["ahead"] = None if missing else layer_choice.exceeds(gain, len(judged))
+    low, high = numbers["low"], numbers["high"]
+    reasons = [
+        f"{gain['rule']} gains {numbers['value']:+z.1f} %{_span(low, high)}, the best of "
+        f"{count(len(judged), 'metric')}; {gain['rival']}, the best that needs no metric, "
+        f"{numbers['control_value']:+z.1f} %"
+    ]
+    above = (low or 0.0) > 0
+    holds = above and (high or 0.0) >= GAIN
+    if above and not holds and not missing:
+        reasons.append(f"a gain, but less than {GAIN:g} %")
     return _claim(CHOSEN, holds, reasons, missing, **numbers)
 
 
-def _ratio(choice: LayerChoice, metric: str, metrics: int) -> tuple[float, Mean, float] | None:
+def _ratio(chosen: pd.DataFrame, metrics: int) -> tuple[float, Mean, float] | None:
     """The last layer's mean score, what a gain's deviations are (of mean 0), the relative gain.
 
     The standard error of a ratio of means is that of the deviations gain - ratio x last score.
     None where the mean score is not above 0.
     """
-    picks = [row for row in choice.picks if row["metric"] == metric and row["gain"] is not None]
-    cells = [choice.cells[Key(p["model"], p["revision"], "full"), p["task"]] for p in picks]
-    scores = [cell.scores[cell.layers] for cell in cells]
-    last = fmean(scores) if scores else 0.0
+    last = fmean(chosen["last"]) if len(chosen) else 0.0
     if last <= 0:
         return None
-    ratio = fmean([row["gain"] for row in picks]) / last
-    rest = [row["gain"] - ratio * score for row, score in zip(picks, scores, strict=True)]
-    return last, mean(cells, rest, metrics), ratio
+    ratio = fmean(chosen.gain) / last
+    rest = chosen.gain - ratio * chosen["last"]
+    return last, layer_choice.mean(chosen.run, rest, metrics), ratio

@@ -10,7 +10,8 @@ In means over a group every model counts once: they are over models of each one'
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from itertools import combinations_with_replacement
 from math import isnan
 from typing import NamedTuple
@@ -24,7 +25,7 @@ from lrd_harness.board.layer_choice import LEAST
 from lrd_harness.board.layers import SCORE, Curve, Curves, Place, Row, curves, hidden, roles
 from lrd_harness.report import Column, Table
 from lrd_harness.results.kinds import Kind, model_kind
-from lrd_harness.results.rows import ModelRow, Results
+from lrd_harness.results.rows import MetricRow, ModelRow, Results, ScoreRow
 
 GRID = np.arange(101) / 100  # k / 100 as layer / L is rounded: equal depths are equal
 GROUPINGS = ("all", "kind", "family", "task type")
@@ -45,48 +46,45 @@ def build_profiles(results: Results, kind: Kind = "embedding") -> Profiles | Non
 
     None where no model has two values over layers on any task.
     """
-    every = curves(results)
     lines: Curves = {}
-    short: dict[tuple[Place, ...], list[str]] = {}
-    for source, places in every.items():
-        own = {place: curve for place, curve in places.items() if len(curve.values) > 1}
-        if own:
-            lines[source] = own
-        if source != SCORE and len(own) < len(places):
-            short.setdefault(tuple(p for p in places if p not in own), []).append(source)
+    cautions = []
+    short: dict[tuple[Place, ...], list[str]] = defaultdict(list)
+    for source, places in curves(results).items():
+        several = {place: curve for place, curve in places.items() if len(curve.values) > 1}
+        if several:
+            lines[source] = several
+        if source != SCORE and len(several) < len(places):
+            short[tuple(place for place in places if place not in several)].append(source)
     if not lines:
         return None
-    cautions = [
-        Caution(
-            "profiles_short",
-            {"sources": names(own), "pairs": len(places)}
-            | {"models": names(list(dict.fromkeys(key.model for key, _ in places)))},
-        )
-        for places, own in short.items()
-    ]
-    groups = _groups(results, kind, list(dict.fromkeys(p for own in lines.values() for p in own)))
+    for absent, sources in short.items():
+        models = names(list(dict.fromkeys(key.model for key, _ in absent)))
+        of = {"sources": names(sources), "pairs": len(absent), "models": models}
+        cautions.append(Caution("profiles_short", of))
+    groups = _groups(results, kind, dict.fromkeys(p for places in lines.values() for p in places))
     for grouping in GROUPINGS[1:]:
         by = "task" if grouping == "task type" else "model"
         if unknown := sorted(set(groups[groups[grouping] == ""][by])):
-            of = {"grouping": grouping, "of": names(unknown)}
-            cautions.append(Caution("profiles_unknown", of))
+            cautions.append(
+                Caution("profiles_unknown", {"grouping": grouping, "of": names(unknown)})
+            )
     standing = {role.source: role for role in roles(results.metrics).values()}
     rows = []
-    for source, own in lines.items():
+    for source, places in lines.items():
         role = standing.get(source)
         common: Row = {"best": role.best if role and role.published else None}
         common |= {"main": role is not None, "ranks": role is not None and role.ranks}
         if source == SCORE:
             common |= {"best": "max", "main": True}
-        rows += [row | common for row in _means(source, own, groups)]
+        rows += [row | common for row in _means(source, places, groups)]
     return Profiles(rows, correlate(lines, groups), cautions)
 
 
-def _groups(results: Results, kind: Kind, places: Sequence[Place]) -> pd.DataFrame:
+def _groups(results: Results, kind: Kind, places: Iterable[Place]) -> pd.DataFrame:
     """One row per model and task, with its group in each grouping, "" if none."""
     models = {row.key: row for row in results.models}
-    types = {row.task: row.task_type for row in results.metrics if row.task_type}
-    types |= {row.task: row.task_type for row in results.scores if row.task_type}
+    rows_of_tasks: list[MetricRow | ScoreRow] = [*results.metrics, *results.scores]
+    types = {row.task: row.task_type for row in rows_of_tasks if row.task_type}
     rows = []
     for key, task in places:
         model = models.get(key) or ModelRow(model=key.model)
@@ -98,29 +96,28 @@ def _groups(results: Results, kind: Kind, places: Sequence[Place]) -> pd.DataFra
 def _by_group(groups: pd.DataFrame) -> Iterable[tuple[str, str, pd.DataFrame]]:
     """The rows of every group, by grouping, in order of appearance."""
     for grouping in GROUPINGS:
-        for group, own in groups[groups[grouping] != ""].groupby(grouping, sort=False):
-            yield grouping, str(group), own
+        for group, rows in groups[groups[grouping] != ""].groupby(grouping, sort=False):
+            yield grouping, str(group), rows
 
 
 def _means(source: str, lines: Mapping[Place, Curve], groups: pd.DataFrame) -> Iterable[Row]:
     """One row per group that has the source."""
-    scope = groups[[place in lines for place in groups["place"]]]
+    scope = groups[groups["place"].isin(lines)]
     lines_of = [lines[place] for place in scope["place"]]
     grid = pd.DataFrame(np.array([_on_grid(curve) for curve in lines_of]), scope.index)
     peaks = pd.DataFrame([_extremes(curve) for curve in lines_of], scope.index, list(ENDS))
     for grouping, group, part in _by_group(scope):
-        of = pd.factorize(part["key"])[0]
-        by_model = grid.loc[part.index].groupby(of).mean()
+        models = pd.factorize(part["key"])[0]
+        by_model = grid.loc[part.index].groupby(models).mean()
         ends = peaks.loc[part.index]
-        middle = ends.groupby(of).mean().mean()
+        middle = ends.groupby(models).mean().mean()
         row: Row = {"grouping": grouping, "group": group, "source": source}
         row |= {"means": _cells(by_model.mean()), "spread": _cells(by_model.std())}
         row |= {"counts": by_model.count().tolist()}
         for end in ENDS:
             row |= {end: float(middle[end]), f"{end}_low": float(ends[end].min())}
             row |= {f"{end}_high": float(ends[end].max())}
-        row |= {"models": len(by_model), "tasks": part["task"].nunique(), "pairs": len(part)}
-        yield row
+        yield row | {"models": len(by_model), "tasks": part["task"].nunique(), "pairs": len(part)}
 
 
 def _on_grid(curve: Curve) -> np.ndarray:
@@ -155,26 +152,26 @@ def correlate(lines: Curves, groups: pd.DataFrame) -> list[Row]:
     numbers: a step's value stands with the state that it leaves.
     """
     places, sources = list(groups["place"]), list(lines)
-    last = max(max(curve.values) for own in lines.values() for curve in own.values())
+    last = max(max(curve.values) for by_place in lines.values() for curve in by_place.values())
     table = np.full((len(places), len(sources), last + 1), np.nan)
-    at = {place: i for i, place in enumerate(places)}
-    for s, own in enumerate(lines.values()):
-        for place, curve in own.items():
-            table[at[place], s, list(curve.values)] = list(curve.values.values())
-    alike: dict[bytes, list[int]] = {}  # places that have the same layers, reckoned at once
+    rows_of = {place: i for i, place in enumerate(places)}
+    for s, by_place in enumerate(lines.values()):
+        for place, curve in by_place.items():
+            table[rows_of[place], s, list(curve.values)] = list(curve.values.values())
+    alike: dict[bytes, list[int]] = defaultdict(list)  # that have the same layers, reckoned at once
     for i, mask in enumerate(~np.isnan(table)):
-        alike.setdefault(mask.tobytes(), []).append(i)
+        alike[mask.tobytes()].append(i)
     first, second = np.triu_indices(len(sources), 1)
-    by_place = np.empty((len(places), len(first)))
-    for own_places in alike.values():
-        by_place[own_places] = rhos(table[own_places])[:, first, second]
-    rho = pd.DataFrame(by_place, groups.index)
+    by_pair = np.empty((len(places), len(first)))
+    for same in alike.values():
+        by_pair[same] = rhos(table[same])[:, first, second]
+    rho = pd.DataFrame(by_pair, groups.index)
     rows = []
     for grouping, group, part in _by_group(groups):
-        own_rho = rho.loc[part.index]
-        low, middle, high = own_rho.quantile([0.25, 0.5, 0.75]).to_numpy()
-        counts = own_rho.count()
-        models = own_rho.notna().groupby(pd.factorize(part["key"])[0]).any().sum()
+        of_group = rho.loc[part.index]
+        low, middle, high = of_group.quantile([0.25, 0.5, 0.75]).to_numpy()
+        counts = of_group.count()
+        models = of_group.notna().groupby(pd.factorize(part["key"])[0]).any().sum()
         for p in np.flatnonzero(counts):
             row: Row = {"grouping": grouping, "group": group}
             row |= {"first": sources[first[p]], "second": sources[second[p]]}
@@ -233,8 +230,6 @@ _ALIKE = (
     "unrelated curves are mostly far from 0 as well, to either side (independent random walks: "
     "mean |rho| about 0.4): only a rho that keeps its sign says something.",
 )
-_COMMON = ("grouping", "group")
-_PEAKS = [f"{end}{part}" for end in ENDS for part in ("", "_low", "_high")]
 
 
 def profile_tables(profiles: Profiles | None, prefix: str = "") -> list[Table]:
@@ -242,41 +237,38 @@ def profile_tables(profiles: Profiles | None, prefix: str = "") -> list[Table]:
     if profiles is None:
         return []
     of = "Base models: " if prefix else ""
-    rows = ("source", "best", "main", "ranks", "means", "spread", "counts", *_PEAKS)
-    counts = ("models", "tasks", "pairs")
-    lists = tuple(Column(n, form="list", shown=False) for n in ("means", "spread", "counts"))
-    named = {column.name: column for column in lists}
-    columns = tuple(named.get(c.name, c) for c in hidden(*_COMMON, *rows, *counts))
-    pairs = hidden(*_COMMON, "first", "second", "rho", "low", "high", "pairs", "models")
+    cells = ("grouping", "group", "source", "best", "main", "ranks")
+    lists = (Column(n, form="list", shown=False) for n in ("means", "spread", "counts"))
+    peaks = (f"{end}{part}" for end in ENDS for part in ("", "_low", "_high"))
+    curves = (*hidden(*cells), *lists, *hidden(*peaks, "models", "tasks", "pairs"))
+    pairs = hidden(*"grouping group first second rho low high pairs models".split())
     title = f"{of}Correlations over layers"
     return [
         _peaks(f"{prefix}profile_peaks", of, profiles),
         *_agreement(f"{prefix}profile_agreement", of, profiles),
-        Table(f"{prefix}profiles", f"{of}Mean curves", columns, profiles.rows, shown=False),
+        Table(f"{prefix}profiles", f"{of}Mean curves", curves, profiles.rows, shown=False),
         Table(f"{prefix}profile_correlations", title, pairs, profiles.correlations, shown=False),
     ]
 
 
 def _peaks(name: str, of: str, profiles: Profiles) -> Table:
     """One row per group; of each metric the profile that stands for it."""
-    groups: dict[tuple[str, str], Row] = {}
+    groups: dict[str, dict[str, Row]] = {grouping: {} for grouping in GROUPINGS}
     columns: dict[str, Column] = {}
     for row in profiles.rows:
-        group = groups.setdefault(
-            (row["grouping"], row["group"]),
-            {"group": f"{row['grouping']}: {row['group']}", "models": 0, "tasks": 0},
-        )
+        label = {"group": f"{row['grouping']}: {row['group']}", "models": 0, "tasks": 0}
+        group = groups[row["grouping"]].setdefault(row["group"], label)
         group |= {n: max(group[n], row[n]) for n in ("models", "tasks")}
         ends = ENDS[::-1] if row["best"] == "min" else ENDS[:1]
         for end in ends if row["main"] else ():
-            column, label = f"{row['source']}.{end}", f"{row['source']} {end} at"
-            columns[column] = Column(column, label, unit="depth", rest=int(end != ends[0]))
+            column, heading = f"{row['source']}.{end}", f"{row['source']} {end} at"
+            columns[column] = Column(column, heading, unit="depth", rest=int(end != ends[0]))
             low, high = row[f"{end}_low"], row[f"{end}_high"]
             group[column] = f"{row[end]:.2f} ({low:.2f}-{high:.2f})"
-    shown = [{**groups.pop(("all", "all"), {}), "group": "all"}]
+    shown = [{**groups["all"].get("all", {}), "group": "all"}]
     for grouping in GROUPINGS[1:]:
-        own = [row for (by, _), row in groups.items() if by == grouping]
-        shown += own[:_GROUPS] if len(own) > 1 else []  # a single one says what all does
+        several = list(groups[grouping].values())
+        shown += several[:_GROUPS] if len(several) > 1 else []  # a single one says what all does
     last = [_LAST] if "gfmi.auc.highest" in columns else []
     captions = (*_DEPTH, *last, *map(str, profiles.cautions))
     first = (Column("group", key=True), Column("models"), Column("tasks"))
@@ -286,25 +278,21 @@ def _peaks(name: str, of: str, profiles: Profiles) -> Table:
 
 def _agreement(name: str, of: str, profiles: Profiles) -> Iterable[Table]:
     """Of the score with every main source, and of the sources of metrics that rank models."""
-    main = dict.fromkeys(row["source"] for row in profiles.rows if row["main"])
+    main = {row["source"] for row in profiles.rows if row["main"]}
     ranks = {row["source"] for row in profiles.rows if row["ranks"]}
-    by_kind: dict[tuple[str, str], Row] = {}
-    kinds: dict[str, None] = {}
+    by_kind: dict[tuple[str, str], Row] = defaultdict(dict)
+    kinds = dict.fromkeys(r["group"] for r in profiles.correlations if r["grouping"] == "kind")
     for row in profiles.correlations:
-        if row["grouping"] == "kind":
-            kinds[row["group"]] = None
+        if row["grouping"] == "kind" and len(kinds) > 1:
             text = f"{row['rho']:+z.2f} ({row['pairs']})"
-            by_kind.setdefault((row["first"], row["second"]), {})[f"rho.{row['group']}"] = text
-    if len(kinds) < 2:
-        kinds.clear()
+            by_kind[row["first"], row["second"]][f"rho.{row['group']}"] = text
     rows = []
     for row in profiles.correlations:
         a, b = row["first"], row["second"]
         if row["grouping"] == "all" and ((a == SCORE and b in main) or {a, b} <= ranks):
-            quartiles = f"{row['low']:+z.2f} to {row['high']:+z.2f}"
-            own = {n: row[n] for n in ("rho", "low", "high", "pairs", "models")}
-            own |= {"pair": f"{a} ~ {b}", "quartiles": quartiles}
-            rows.append(own | by_kind.get((a, b), {}))
+            cells = {n: row[n] for n in ("rho", "low", "high", "pairs", "models")}
+            cells["quartiles"] = f"{row['low']:+z.2f} to {row['high']:+z.2f}"
+            rows.append(cells | {"pair": f"{a} ~ {b}"} | by_kind[a, b])
     columns = (
         Column("pair", "over layers", key=True),
         Column("rho", "Spearman's rho", unit="median", form="+z.2f"),
@@ -312,7 +300,10 @@ def _agreement(name: str, of: str, profiles: Profiles) -> Iterable[Table]:
         *hidden("low", "high"),
         Column("pairs"),
         Column("models"),
-        *(Column(f"rho.{kind}", kind, unit="rho (pairs)", rest=1) for kind in kinds),
+        *(
+            Column(f"rho.{kind}", kind, unit="rho (pairs)", rest=1)
+            for kind in (kinds if len(kinds) > 1 else ())
+        ),
     )
     if rows:
         yield Table(name, f"{of}What runs alike over layers", columns, rows, _ALIKE)

@@ -20,11 +20,13 @@ called a rank, a size, a date, or a mean of the other tasks.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
+
+from scipy.stats import rankdata
 
 from lrd_harness import errors
 from lrd_harness.errors import UserError
@@ -32,6 +34,12 @@ from lrd_harness.results import kinds
 from lrd_harness.results.rows import ModelRow
 from lrd_harness.store.tables import MISSING, MOST_COLUMNS, SHOWN, Line, Sheet, read_sheet
 
+SCORE_FORMS = "scores are wide (model, a column per task) or long (model, layer, task, score)"
+VALUE_FORM = "values have the columns model, layer, task, name, value"
+MODEL_FORM = "models have the columns model, parameters_millions, width, blocks, family, released"
+KEYS = ("model", "layer", "task", "score", "name", "value")
+IGNORED = ("n_tasks",)  # a column of published wide tables that is no task
+LAST = "model"  # as a layer: the model itself
 SHARE, PERCENT = 1 + 1e-6, 100 + 1e-4  # a rounding above 1 and 100
 WAY_OUT = "write all of them from 0 to 1"
 _MEAN = re.compile(r"((overall|total)[ _])?(mean|average|avg\.?)([ _]scores?)?")
@@ -45,6 +53,9 @@ _NO_SCORE = re.compile(
 )
 
 
+Say = Callable[[str], None]
+
+
 class Cell(NamedTuple):
     """A number of a file. layer: None is the model's; name: of a value, "" for a score."""
 
@@ -54,103 +65,6 @@ class Cell(NamedTuple):
     task: str
     number: float
     name: str = ""
-
-
-def in_percent(tasks: Mapping[str, Sequence[Cell]]) -> set[str]:
-    """The tasks whose scores are percentages; those of all others are shares.
-
-    Raises UserError, with the name of the column or task, for what is neither or not clear.
-    """
-    for name, scores in tasks.items():
-        _check(name, scores, alone=len(tasks) == 1)
-    large, small = {}, {}
-    for name, scores in tasks.items():
-        large[name] = [score for score in scores if abs(score.number) > SHARE]
-        small[name] = [score for score in scores if 0 < abs(score.number) <= SHARE]
-    percent = {name for name, scores in large.items() if scores}
-    rows: dict[tuple[str, int | None], list[tuple[str, Cell]]] = {}
-    for name in percent:
-        if small[name] and not (_said(name) or _leads_down(large[name], small[name])):
-            _refuse(name, small[name][0], large[name][0])
-        for score in tasks[name]:
-            rows.setdefault((score.model, score.layer), []).append((name, score))
-    for row in rows.values():
-        if len(row) > 1 and all(0 < abs(score.number) <= SHARE for _, score in row):
-            name, score = row[0]
-            _refuse(name, score, large[name][0])
-    return percent | set(filter(_said, tasks))
-
-
-def _said(name: str) -> bool:
-    """Whether a name says that its scores are in percent."""
-    return "%" in name or "percent" in name.lower()
-
-
-def _check(name: str, scores: Sequence[Cell], alone: bool) -> None:
-    """Raise UserError for what is no score of any kind; alone: whether it is the only task."""
-    file, numbers = scores[0].line.file, [score.number for score in scores]
-    beyond = next((score for score in scores if abs(score.number) > PERCENT), None)
-    if beyond is not None:
-        raise beyond.line.fault(
-            f"{beyond.number:g} in {name} is no score, which is from 0 to 1 or in percent: "
-            "leave that column or task out"
-        )
-    how = "values are ranks" if _are_ranks(numbers) else ""
-    how = how or ("name says that they are no scores" if _is(name, _NO_SCORE) else "")
-    if not alone and _is(name, _MEAN):
-        how = "name says that they are means of the others"
-    if how:
-        raise UserError(f"{file}: column or task '{name:.60}': its {how}: leave it out")
-
-
-def _is(name: str, what: re.Pattern[str]) -> bool:
-    """Whether it is called so; what is in parentheses behind it is a note."""
-    return what.fullmatch(re.sub(r"\s*\(.*\)", "", name).strip().lower()) is not None
-
-
-def _are_ranks(numbers: Sequence[float]) -> bool:
-    """Whether they are places from 1 (or 0) on, in any of the ways in which ties are numbered."""
-    ordered = sorted(numbers)
-    first, several = ordered[0], sorted(set(ordered))
-    whole = all(number == int(number) >= 1 for number in ordered)
-    if whole and len(ordered) == len(several) > 2 and ordered[-1] <= 2 * len(ordered):
-        return True  # among more models than the file has
-    if first not in (0, 1, 1.5, 2) or len(several) < 2 or ordered[-1] <= 1:
-        return False
-    if first in (0, 1) and several == [first + i for i in range(len(several))]:
-        return True
-    return ordered in (_places(ordered, "min"), _places(ordered, "average"))
-
-
-def _places(ordered: Sequence[float], ties: str) -> list[float]:
-    found: list[float] = []
-    for _, group in groupby(ordered):
-        alike, begin = len(list(group)), len(found) + 1
-        found += [float(begin) if ties == "min" else begin + (alike - 1) / 2] * alike
-    return found
-
-
-def _leads_down(large: Iterable[Cell], small: Sequence[Cell]) -> bool:
-    above = [abs(score.number) for score in large]
-    below = max(abs(score.number) for score in small)
-    return max(above) > 10 and min(above) <= 5 * below and 4 * len(small) <= len(above)
-
-
-def _refuse(name: str, small: Cell, large: Cell) -> None:
-    raise UserError(
-        f"{small.line.file}: {name:.60} has {small.number:g} (line {small.line.number}) and "
-        f"{large.number:g} (line {large.line.number}): from 0 to 1 or in percent? {WAY_OUT}"
-    )
-
-
-SCORE_FORMS = "scores are wide (model, a column per task) or long (model, layer, task, score)"
-VALUE_FORM = "values have the columns model, layer, task, name, value"
-MODEL_FORM = "models have the columns model, parameters_millions, width, blocks, family, released"
-KEYS = ("model", "layer", "task", "score", "name", "value")
-IGNORED = ("n_tasks",)  # a column of published wide tables that is no task
-LAST = "model"  # as a layer: the model itself
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -173,77 +87,66 @@ def read_scores(path: Path, say: Say = lambda note: None) -> Scores:
     long = {"task", "score"} & set(sheet.columns)
     sheet.require(["model", "task", "score"] if long else ["model"], SCORE_FORMS)
     wide = [name for name in sheet.columns if name not in ("model", "layer", *IGNORED)]
-    cells = tuple(_cells(sheet, [] if long else wide)) if long or wide else ()
+    cells = list(_cells(sheet, "score", None if long else wide))
     if not cells:
         raise UserError(f"{path} has no score: {SCORE_FORMS}")
-    cells = _as_shares(path, cells, say)
-    types, names = (sheet.remarks.get(name, {}) for name in ("type", "main_score"))
-    if long:
-        known = ("task_type", "score_name")
-        types, names = ({c.task: c.line.text(name) for c in cells} for name in known)
-    return Scores(path, cells, types, names)
-
-
-def _as_shares(path: Path, cells: Sequence[Cell], say: Say) -> tuple[Cell, ...]:
-    """The scores from 0 to 1, those of tasks that are in percent divided by 100.
-
-    Raises UserError as `percent.in_percent` does.
-    """
-    tasks: dict[str, list[Cell]] = {}
+    tasks: dict[str, list[Cell]] = defaultdict(list)
     for cell in cells:
-        tasks.setdefault(cell.task, []).append(cell)
+        tasks[cell.task].append(cell)
     if len(tasks) > MOST_COLUMNS:
         raise UserError(f"{path}: {len(tasks):,} tasks; at most {MOST_COLUMNS:,} are read")
-    found = in_percent(tasks)
-    if not found:
-        return tuple(cells)
-    if len(found) == len(tasks):
-        say(f"{path}: scores are above 1: read as percent")
-    else:
-        which = some(name for name in tasks if name in found)
-        others = some(name for name in tasks if name not in found)
-        say(f"{path}: scores of {which} are above 1: read as percent; of {others} as they are")
-    return tuple(
-        cell._replace(number=cell.number / 100) if cell.task in found else cell for cell in cells
-    )
-
-
-def _cells(sheet: Sheet, tasks: Sequence[str]) -> Iterator[Cell]:
-    """Of wide scores (a column for each of these tasks), or of long ones, where there are none."""
-    for line in sheet.lines:
-        model, layer = _name(line, "model"), _layer(line)
-        for task in tasks or [_name(line, "task")]:
-            number = line.value(task if tasks else "score")
-            if number is not None:
-                yield Cell(line, model, layer, task, number)
+    if percent := in_percent(tasks):
+        which, others = (
+            some(t for t in tasks if t in percent),
+            some(t for t in tasks if t not in percent),
+        )
+        say(
+            f"{path}: scores of {which} are above 1: read as percent; of {others} as they are"
+            if others
+            else f"{path}: scores are above 1: read as percent"
+        )
+    cells = [c._replace(number=c.number / 100) if c.task in percent else c for c in cells]
+    types, names = (sheet.remarks.get(name, {}) for name in ("type", "main_score"))
+    if long:
+        columns = ("task_type", "score_name")
+        types, names = ({c.task: c.line.text(name) for c in cells} for name in columns)
+    return Scores(path, tuple(cells), types, names)
 
 
 def read_values(path: Path) -> tuple[Cell, ...]:
     sheet = read_sheet(path, KEYS)
     sheet.require(["model", "layer", "task", "name", "value"], VALUE_FORM)
-    cells = []
-    for line in sheet.lines:
-        model, layer, task = _name(line, "model"), _layer(line), _name(line, "task")
-        name, number = _name(line, "name"), line.value("value")
-        if not all(name.partition(".")[::2]) and "." in name:
-            raise line.fault(f"'{name}' is no name of a value: METRIC.SCORE, as frenet.d0L")
-        if number is not None:
-            cells.append(Cell(line, model, layer, task, number, name))
+    cells = tuple(_cells(sheet, "value"))
     if not cells:
         raise UserError(f"{path} has no value: {VALUE_FORM}")
-    return tuple(cells)
+    return cells
+
+
+def _cells(sheet: Sheet, column: str, tasks: Sequence[str] | None = None) -> Iterator[Cell]:
+    """The numbers of one column, by task, or of a wide table's column for each of these tasks."""
+    for line in sheet.lines:
+        model, layer = _name(line, "model"), _layer(line)
+        name = _name(line, "name") if column == "value" else ""
+        if "." in name and not all(name.partition(".")[::2]):
+            raise line.fault(f"'{name}' is no name of a value: METRIC.SCORE, as frenet.d0L")
+        for task in [_name(line, "task")] if tasks is None else tasks:
+            number = line.value(column if tasks is None else task)
+            if number is not None:
+                yield Cell(line, model, layer, task, number, name)
 
 
 def read_models(path: Path, names: Sequence[str]) -> dict[str, ModelRow]:
     """The models of these names that the file has, by name."""
     sheet = read_sheet(path, KEYS)
     sheet.require(["model"], MODEL_FORM)
-    found: dict[str, tuple[ModelRow, Line]] = {}
+    lines: dict[str, Line] = {}
+    rows = {}
     for line in sheet.lines:
         name = _name(line, "model")
-        if name in found:
-            raise line.fault(f"{name} is there already, in line {found[name][1].number}")
-        row = ModelRow(
+        if name in lines:
+            raise line.fault(f"{name} is there already, in line {lines[name].number}")
+        lines[name] = line
+        rows[name] = ModelRow(
             model=name,
             parameters=_parameters(line),
             blocks=_whole_number(line, "blocks", errors.BLOCKS),
@@ -251,11 +154,20 @@ def read_models(path: Path, names: Sequence[str]) -> dict[str, ModelRow]:
             family=line.text("family") or None,
             released=_released(line),
         )
-        found[name] = row, line
-    known = {name: found[name][0] for name in names if name in found}
+    known = {name: rows[name] for name in names if name in rows}
     if not known:
-        raise UserError(f"{path} has none of the models: it has {some(found)}, not {some(names)}")
+        raise UserError(f"{path} has none of the models: it has {some(rows)}, not {some(names)}")
     return known
+
+
+def some(names: Iterable[str]) -> str:
+    """A few names, the first ones, and how many more there are."""
+    several = list(dict.fromkeys(names))
+    more = f" and {len(several) - 3} more" if len(several) > 3 else ""
+    return ", ".join(several[:3]) + more
+
+
+# ---------------------------------------------------------------- checks of a row's cells
 
 
 def _name(line: Line, column: str) -> str:
@@ -298,26 +210,99 @@ def _released(line: Line) -> str | None:
     cell = line.text("released")
     if cell.lower() in MISSING:
         return None
-    found = cell.removesuffix(".0")
+    date = cell.removesuffix(".0")
     try:
-        kinds.middle(found)
+        kinds.middle(date)
     except ValueError:
         raise line.fault(f"released '{cell:.{SHOWN}}' is no date: {kinds.FORM}") from None
-    return found
+    return date
 
 
 def _whole_number(line: Line, column: str, most: int) -> int | None:
     number = line.value(column)
+    if number is None:
+        return None
     cell = f"'{line.text(column):.{SHOWN}}' in column {column}"
-    if number is not None and (number != int(number) or number < 1):
+    if number != int(number) or number < 1:
         raise line.fault(f"{cell} is no whole number above 0")
-    if number is not None and number > most:
+    if number > most:
         raise line.fault(f"{cell} is too large: at most {most:,} is possible")
-    return None if number is None else int(number)
+    return int(number)
 
 
-def some(names: Iterable[str]) -> str:
-    """A few names, the first ones, and how many more there are."""
-    found = list(dict.fromkeys(names))
-    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-    return ", ".join(found[:3]) + more
+# ---------------------------------------------------------------- shares or percentages
+
+
+def in_percent(tasks: Mapping[str, Sequence[Cell]]) -> set[str]:
+    """The tasks whose scores are percentages; those of all others are shares.
+
+    Raises UserError, with the name of the column or task, for what is neither or not clear.
+    """
+    for name, cells in tasks.items():
+        _check(name, cells, alone=len(tasks) == 1)
+    large = {name: [c for c in cells if abs(c.number) > SHARE] for name, cells in tasks.items()}
+    percent = [name for name in tasks if large[name]]
+    rows: dict[tuple[str, int | None], list[Cell]] = defaultdict(list)
+    for name in percent:
+        small = [cell for cell in tasks[name] if 0 < abs(cell.number) <= SHARE]
+        if small and not (_said(name) or _leads_down(large[name], small)):
+            _refuse(small[0], large[name][0])
+        for cell in tasks[name]:
+            rows[cell.model, cell.layer].append(cell)
+    for cells in rows.values():
+        if len(cells) > 1 and all(0 < abs(cell.number) <= SHARE for cell in cells):
+            _refuse(cells[0], large[cells[0].task][0])
+    return {*percent, *filter(_said, tasks)}
+
+
+def _said(name: str) -> bool:
+    """Whether a name says that its scores are in percent."""
+    return "%" in name or "percent" in name.lower()
+
+
+def _check(name: str, cells: Sequence[Cell], alone: bool) -> None:
+    """Raise UserError for what is no score of any kind; alone: whether it is the only task."""
+    for cell in cells:
+        if abs(cell.number) > PERCENT:
+            raise cell.line.fault(
+                f"{cell.number:g} in {name} is no score, which is from 0 to 1 or in percent: "
+                "leave that column or task out"
+            )
+    bare = re.sub(r"\s*\(.*\)", "", name).strip().lower()  # in parentheses: a note
+    if not alone and _MEAN.fullmatch(bare):
+        reason = "name says that they are means of the others"
+    elif _are_ranks([cell.number for cell in cells]):
+        reason = "values are ranks"
+    elif _NO_SCORE.fullmatch(bare):
+        reason = "name says that they are no scores"
+    else:
+        return
+    file = cells[0].line.file
+    raise UserError(f"{file}: column or task '{name:.60}': its {reason}: leave it out")
+
+
+def _are_ranks(numbers: Sequence[float]) -> bool:
+    """Whether they are places from 1 (or 0) on, in any of the ways in which ties are numbered."""
+    ordered, unlike = sorted(numbers), sorted(set(numbers))
+    first, last = ordered[0], ordered[-1]
+    whole = all(number == int(number) >= 1 for number in ordered)
+    if whole and len(ordered) == len(unlike) > 2 and last <= 2 * len(ordered):
+        return True  # among more models than the file has
+    if first not in (0, 1, 1.5, 2) or len(unlike) < 2 or last <= 1:
+        return False
+    if first in (0, 1) and unlike == [first + i for i in range(len(unlike))]:
+        return True
+    return any(ordered == rankdata(ordered, ties).tolist() for ties in ("min", "average"))
+
+
+def _leads_down(large: Iterable[Cell], small: Sequence[Cell]) -> bool:
+    above = [abs(score.number) for score in large]
+    below = max(abs(score.number) for score in small)
+    return max(above) > 10 and min(above) <= 5 * below and 4 * len(small) <= len(above)
+
+
+def _refuse(small: Cell, large: Cell) -> None:
+    raise UserError(
+        f"{small.line.file}: {small.task:.60} has {small.number:g} (line {small.line.number}) and "
+        f"{large.number:g} (line {large.line.number}): from 0 to 1 or in percent? {WAY_OUT}"
+    )

@@ -1,75 +1,68 @@
 """Choosing a layer without labels: what each metric's choice gains, beside controls.
 
 A metric chooses, on each model and task, the layer where its profile is highest (or lowest), among
-those that have a score too. A gain is the score of that layer less the score of the last one. A
-cell is one model on one task; all means are over cells.
-
-Curves over layers are smooth, so that any two of them correlate: a metric's correlation with the
-score says something where it exceeds that of the layer's number and of independent random walks.
+those that have a score too. A gain is the score of that layer less the score of the last one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from math import fsum, inf
+from collections.abc import Iterator, Mapping
+from math import fsum, inf, isnan, sqrt
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
+from scipy.stats import t
 
 from lrd_harness.board import statistics
 from lrd_harness.board.cautions import Caution, count
-from lrd_harness.board.layers import (
-    FEW_PAIRS,
-    FEW_RUNS,
-    OTHER,
-    SCORE,
-    Cell,
-    Curves,
-    Outcome,
-    Place,
-    Role,
-    Row,
-    by_model,
-    curves,
-    exceeds,
-    hidden,
-    pick,
-    roles,
-    stderr_over_runs,
-)
+from lrd_harness.board.layers import OTHER, SCORE, Curve, Place, Role, Row, curves, hidden, roles
 from lrd_harness.board.training import runs
 from lrd_harness.report import Column, Table
 from lrd_harness.results.rows import Results
 
+ALPHA = 0.05  # two-sided, for all metrics together
+FEW_PAIRS, FEW_RUNS = 30, 5  # below either, what is seen is an illustration
 SPLITS = 500  # random halves of a model's tasks
 SEED = 42
 LAST, HONEST, ORACLE, RANDOM = "last layer", "honest choice", "oracle", "random layer"
-LEAST = 4  # layers of a cell: a distance correlation needs as many
+LEAST = 4  # layers of a model on a task: a distance correlation needs as many
+OUTCOME = ("depth", "gain", "gained")
 _DIGITS = 12  # means of scores that are equal to this are the same
-_PICKED = ("layer", "gain", "reverse", "reverse_gain")
+_PICK = "model revision task metric score best layer gain reverse reverse_gain".split()
 _EQUAL = 1e-9  # gains that differ by less are the same
 
 
 class LayerChoice(NamedTuple):
-    """cells: with a score; gains, correlations, picks: rows of the tables of these names."""
+    """What choosing layers comes to, on one side's results.
 
-    cells: Mapping[Place, Cell]
+    cells: see `scored_layers`; chosen: of each metric the rows of the layers that it chooses, by
+    place; gains, correlations, picks: rows of the tables of these names.
+    """
+
+    cells: pd.DataFrame
+    chosen: Mapping[str, pd.DataFrame]
     gains: list[Row]
     correlations: list[Row]
     picks: list[Row]
 
     @property
     def judged(self) -> list[Row]:
-        """The gains by which metrics are judged: in the direction that each has published.
+        """The gains by which metrics are judged: on some task, in their published direction.
 
         A metric without one takes no part: one that rises to the last layer by its very definition
         would pick that one always.
         """
-        return [g for g in self.gains if g["kind"] == "metric" and g["first"] and g["published"]]
+        return [
+            gain
+            for gain in self.gains
+            if gain["kind"] == "metric" and gain["first"] and gain["published"] and gain["n"]
+        ]
 
 
 def build_choice(results: Results) -> LayerChoice | None:
-    """Of the whole models (variant "full"); None where no cell has two scored layers.
+    """Of the whole models (variant "full"); None where none has two scored layers on a task.
 
     A metric without a `layer_choice` is judged by its first profile, highest first. The metrics
     that gain most come first, in either direction, then the controls.
@@ -77,66 +70,116 @@ def build_choice(results: Results) -> LayerChoice | None:
     if all(row.last for row in results.scores):
         return None
     by_source = curves(results)
-    cells = cells_of(results, by_source)
-    if not any(len(cell.scores) > 1 for cell in cells.values()):
+    places = by_source.get(SCORE, {})
+    cells = scored_layers(results, places)
+    if not cells.place.duplicated().any():
         return None
-    judged = [_metric(role, by_source, cells) for role in roles(results.metrics).values()]
-    judged.sort(key=lambda row: inf if row[0][0]["gain"] is None else -row[0][0]["gain"])
-    every = list(cells.values())
-    gains = [gain for two, _, _ in judged for gain in two] + controls(every)
-    correlations = [row for _, row, _ in judged] + baselines(every)
-    return LayerChoice(cells, gains, correlations, [row for *_, picks in judged for row in picks])
+    controls = _controls(cells[cells.whole])
+    blind = {rule: outcomes.gain for rule, outcomes in controls.items() if rule in BLIND}
+    rivals = pd.DataFrame({LAST: 0 * blind[RANDOM]} | blind)
+    of_metrics, chosen = [], {}
+    for role in roles(results.metrics).values():
+        measured = _measured(by_source.get(role.source, {}), list(places), cells)
+        directions = role.best, OTHER[role.best]
+        picked = [_least(measured, measured.value * _SIGN[best]) for best in directions]
+        outcomes = [layers[layers.whole] for layers in picked]
+        chosen[role.metric] = outcomes[0]
+        gains = [
+            _gain(role.source, "metric", of_direction)
+            | _lead(of_direction, rivals)
+            | {"rule": role.metric, "picks": _label_of(role, best), "best": best}
+            | {"published": role.published, "first": best == role.best}
+            for best, of_direction in zip(directions, outcomes, strict=True)
+        ]
+        correlation = _correlation(role.source, "metric", measured, "value")
+        of_metrics.append((gains, correlation, _picks(role, list(places), *picked)))
+    of_metrics.sort(key=lambda rows: inf if rows[0][0]["gain"] is None else -rows[0][0]["gain"])
+    return LayerChoice(
+        cells,
+        chosen,
+        [gain for gains, _, _ in of_metrics for gain in gains]
+        + [_gain(rule, "control", outcomes) for rule, outcomes in controls.items()],
+        [correlation for _, correlation, _ in of_metrics] + _baselines(cells),
+        [row for *_, picks in of_metrics for row in picks],
+    )
 
 
-def cells_of(results: Results, by_source: Curves) -> dict[Place, Cell]:
-    """The scores of the whole models over layers."""
-    of = runs(results.models)
-    return {
-        (key, task): Cell(key, task, curve.last, curve.values, of.get(key))
-        for (key, task), curve in by_source.get(SCORE, {}).items()
-    }
+def scored_layers(results: Results, places: Mapping[Place, Curve]) -> pd.DataFrame:
+    """One row per model, task and layer with a score; layers ascending.
+
+    place: number of the model and task; model, run: numbers of the model and of its training run,
+    of which it may be one of several checkpoints; layers: L; last: the score of layer L, NaN if
+    none; depth: layer / L; gain: score - last; gained: 1 where that is above 0, else 0; whole:
+    whether there is a choice of layers and a last one to compare it with.
+    """
+    run_of = runs(results.models)
+    rows = [
+        (place, key, run_of.get(key, key), curve.last, layer, score)
+        for place, ((key, _), curve) in enumerate(places.items())
+        for layer, score in curve.values.items()
+    ]
+    cells = pd.DataFrame(rows, columns=["place", "model", "run", "layers", "layer", "score"])
+    for name in ("model", "run"):
+        cells[name] = pd.factorize(cells[name])[0]
+    ends = cells[cells.layer == cells.layers].set_index("place").score
+    cells["last"] = cells.place.map(ends)
+    cells["depth"] = cells.layer / cells.layers
+    cells["gain"] = cells.score - cells["last"]
+    cells["gained"] = (cells.gain > 0).astype(np.float64)
+    cells["whole"] = cells.place.duplicated(keep=False) & cells["last"].notna()
+    return cells
 
 
-def _metric(
-    role: Role, by_source: Curves, cells: Mapping[Place, Cell]
-) -> tuple[list[Row], Row, list[Row]]:
-    """A metric's gains in both directions, its correlation, and its picks."""
-    picks, whole, pairs = [], [], []
-    chosen: tuple[list[Outcome], list[Outcome]] = ([], [])
-    for place, curve in by_source.get(role.source, {}).items():
-        cell = cells.get(place)
-        values = {n: v for n, v in curve.values.items() if cell and n in cell.scores}
-        if cell is None or len(values) < 2:
-            continue
-        pairs.append((list(values.values()), [cell.scores[layer] for layer in values]))
-        layers = pick(values, role.best), pick(values, OTHER[role.best])
-        gains: list[float | None] = [None, None]
-        if cell.whole:
-            whole.append(cell)
-            for side, layer in enumerate(layers):
-                chosen[side].append(cell.outcome(layer))
-                gains[side] = chosen[side][-1].gain
-        picks.append(
-            {"model": cell.key.model, "revision": cell.key.revision, "task": cell.task}
-            | {"metric": role.metric, "score": role.profile, "best": role.best}
-            | dict(zip(_PICKED, (layers[0], gains[0], layers[1], gains[1]), strict=True))
-        )
-    name, rows = f"{role.metric}.{role.profile}", []
-    for best, outcomes in zip((role.best, OTHER[role.best]), chosen, strict=True):
-        first = best == role.best
-        picked = f"arg{best}{'' if role.published else '*'}{'' if first else ', reverse'}"
-        common = {"picks": picked, "best": best, "published": role.published, "first": first}
-        rows.append(_gain(name, "metric", whole, outcomes) | common | _lead(whole, outcomes))
-        rows[-1]["rule"] = role.metric
-    return rows, _correlation(name, "metric", pairs), picks
+def _measured(
+    lines: Mapping[Place, Curve], places: list[Place], cells: pd.DataFrame
+) -> pd.DataFrame:
+    """The rows of `cells` that have a value too, of two at least of a model and task."""
+    numbers = {place: i for i, place in enumerate(places)}
+    rows = [
+        (numbers[place], layer, value)
+        for place, curve in lines.items()
+        if place in numbers
+        for layer, value in curve.values.items()
+    ]
+    values = np.array(rows, dtype=np.float64).reshape(-1, 3)
+    frame = pd.DataFrame(values, columns=["place", "layer", "value"])
+    frame = frame.astype({"place": np.int64, "layer": np.int64}).merge(cells, on=["place", "layer"])
+    return frame[frame.place.duplicated(keep=False)]
 
 
-def _gain(rule: str, kind: str, cells: Sequence[Cell], outcomes: Sequence[Outcome]) -> Row:
-    """A row of means over cells, None of none; checkpoints of one training run count as one run."""
-    means = _mean(outcomes)._asdict() if outcomes else dict.fromkeys(Outcome._fields)
-    counts = {"n": len(cells), "models": len({cell.key for cell in cells})}
-    counts["runs"] = len({cell.run for cell in cells})
-    return {"predictor": rule, "label": _label(rule), "rule": rule, "kind": kind} | means | counts
+_SIGN = {"max": -1, "min": 1}
+
+
+def _least(cells: pd.DataFrame, key: pd.Series[Any]) -> pd.DataFrame:
+    """The rows with the least key of each model and task, the lower layer of ties, by place."""
+    ordered = cells.loc[key.sort_values(kind="stable").index]
+    return ordered.drop_duplicates("place").sort_index().set_index("place")
+
+
+def _label_of(role: Role, best: str) -> str:
+    """argmax or argmin; *: no direction is published."""
+    star, reverse = "" if role.published else "*", "" if best == role.best else ", reverse"
+    return f"arg{best}{star}{reverse}"
+
+
+def _picks(
+    role: Role, places: list[Place], best: pd.DataFrame, reverse: pd.DataFrame
+) -> Iterator[Row]:
+    layers = zip(best.index, best.layer, best.gain, reverse.layer, reverse.gain, strict=True)
+    for place, layer, gain, reverse_layer, reverse_gain in layers:
+        key, task = places[place]
+        gains = [None if isnan(value) else value for value in (gain, reverse_gain)]
+        of = (key.model, key.revision, task, role.metric, role.profile, role.best)
+        cells = (*of, layer, gains[0], reverse_layer, gains[1])
+        yield dict(zip(_PICK, cells, strict=True))
+
+
+def _gain(rule: str, kind: str, outcomes: pd.DataFrame) -> Row:
+    """A row of means, None of none; checkpoints of one training run count as one run."""
+    row: Row = {"predictor": rule, "label": _label(rule), "rule": rule, "kind": kind}
+    row |= {name: fmean(outcomes[name]) if len(outcomes) else None for name in OUTCOME}
+    row |= {"n": len(outcomes), "models": outcomes.model.nunique(), "runs": outcomes.run.nunique()}
+    return row
 
 
 def _label(rule: str) -> str:
@@ -145,113 +188,145 @@ def _label(rule: str) -> str:
     return metric if metric == score else rule
 
 
-def _mean(outcomes: Sequence[Outcome]) -> Outcome:
-    return Outcome(*(fsum(column) / len(outcomes) for column in zip(*outcomes, strict=True)))
-
-
-def _lead(cells: Sequence[Cell], outcomes: Sequence[Outcome]) -> Row:
-    """The control that gains most on the same cells, of those that know no score."""
-    if not cells:
+def _lead(outcomes: pd.DataFrame, rivals: pd.DataFrame) -> Row:
+    """The control that gains most on the same places; rivals: gains by place, of each control."""
+    if outcomes.empty:
         return {}
-    gains = {LAST: [0.0] * len(cells)}
-    gains |= {rule: [play(cell).gain for cell in cells] for rule, play in BLIND.items()}
+    gains = rivals.loc[outcomes.index]
     rival = max(gains, key=lambda rule: fsum(gains[rule]))
-    leads = [one.gain - other for one, other in zip(outcomes, gains[rival], strict=True)]
-    mean = fsum(gains[rival]) / len(cells)
-    return {"rival": rival, "rival_gain": mean, "lead_stderr": stderr_over_runs(cells, leads)}
+    error = stderr_over_runs(outcomes.run, outcomes.gain - gains[rival])
+    return {"rival": rival, "rival_gain": fmean(gains[rival]), "lead_stderr": error}
 
 
 # ---------------------------------------------------------------- controls
 
-
-def controls(cells: Sequence[Cell]) -> list[Row]:
-    """One row per control, over the cells that have the last layer's score and another one."""
-    whole = [cell for cell in cells if cell.whole]
-    plays = {**BLIND, ORACLE: lambda cell: cell.outcome(pick(cell.scores))}
-    rows = [_gain(rule, "control", whole, list(map(play, whole))) for rule, play in plays.items()]
-    return [*rows[:-1], honest_choice(whole), rows[-1]]
+DEPTHS = {f"depth 0.{tenths}": tenths for tenths in (5, 7, 8)}
+BLIND = ("first layer", RANDOM, *DEPTHS)  # know no score; in the order shown
 
 
-def honest_choice(cells: Sequence[Cell]) -> Row:
+def _controls(whole: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Outcomes by place of what needs no metric, where there is a last layer and another one."""
+    # in whole numbers, so that ties are ties
+    far = {rule: 10 * whole.layer - tenths * whole.layers for rule, tenths in DEPTHS.items()}
+    return {
+        "first layer": _least(whole, whole.layer),
+        RANDOM: whole.groupby("place").mean(),  # the expectation
+        **{rule: _least(whole, distance.abs()) for rule, distance in far.items()},
+        HONEST: _honest(whole),
+        ORACLE: _least(whole, -whole.score),
+    }
+
+
+def by_model(whole: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Of each model with several tasks its scores: layers that all of them have x places."""
+    for _, of_model in whole.groupby("model", sort=False):
+        if of_model.place.nunique() > 1:
+            yield of_model.pivot(index="layer", columns="place", values="score").dropna()
+
+
+def _honest(whole: pd.DataFrame) -> pd.DataFrame:
     """Of each model the layer best in the mean over half of its tasks, scored on the other half.
 
     A random half of floor(k / 2) of its k tasks chooses among the layers that all k have, ties to
-    the lower layer. 500 seeded splits; averaged over those in which a task is scored, then over
-    tasks. Models with one task, or without two such layers, are left out. n: models x tasks.
+    the lower layer. 500 seeded splits; averaged over those in which a task is scored. Models with
+    one task, or without two such layers, are left out.
     """
-    outcomes: list[Outcome] = []
-    chosen: list[Cell] = []
-    for own, layers in by_model(cells):
-        if len(layers) > 1:
-            outcomes += _honest(own, layers)
-            chosen += own
-    return _gain(HONEST, "control", chosen, outcomes)
-
-
-def _honest(cells: Sequence[Cell], layers: Sequence[int]) -> list[Outcome]:
-    """Of one model's tasks: each one's mean over its splits; the last of `layers` is L."""
-    k, half = len(cells), len(cells) // 2
-    scores = np.array([[cell.scores[layer] for layer in layers] for cell in cells])  # (k, layers)
-    gains = scores - scores[:, -1:]
-    generator = np.random.default_rng(SEED)
-    orders = generator.permuted(np.tile(np.arange(k), (SPLITS, 1)), axis=1)  # (splits, k)
-    chooses = orders < half  # (splits, k): in each split `half` of the tasks, at random
-    picked = np.argmax(np.round(chooses @ scores / half, _DIGITS), axis=1)  # the lower of ties
     outcomes = []
-    for task, cell in enumerate(cells):
-        layer = picked[~chooses[:, task]]  # as often as the task was not among those that chose
-        depth = np.mean(np.array(layers)[layer]) / cell.layers
-        gain, gained = np.mean(gains[task, layer]), np.mean(gains[task, layer] > 0)
-        outcomes.append(Outcome(float(depth), float(gain), float(gained)))
-    return outcomes
+    for table in by_model(whole):
+        layers, scores = table.index.to_numpy(), table.to_numpy().T  # (k, layers), the last one L
+        k, half = len(scores), len(scores) // 2
+        gains = scores - scores[:, -1:]
+        generator = np.random.default_rng(SEED)
+        orders = generator.permuted(np.tile(np.arange(k), (SPLITS, 1)), axis=1)  # (splits, k)
+        chooses = orders < half  # (splits, k): in each split `half` of the tasks, at random
+        picked = np.argmax(np.round(chooses @ scores / half, _DIGITS), axis=1)  # lower of ties
+        for task, place in enumerate(table.columns if len(layers) > 1 else ()):
+            layer = picked[~chooses[:, task]]  # as often as the task was not among the choosing
+            gain = gains[task, layer]
+            depth = np.mean(layers[layer]) / layers[-1]
+            outcomes.append((place, depth, np.mean(gain), np.mean(gain > 0)))
+    frame = pd.DataFrame(outcomes, columns=["place", *OUTCOME]).set_index("place")
+    return frame.join(whole.drop_duplicates("place").set_index("place")[["model", "run"]])
 
 
-def _at(tenths: int) -> Callable[[Cell], Outcome]:
-    """The scored layer nearest to a depth, in whole numbers so that ties are ties: the lower."""
-
-    def play(cell: Cell) -> Outcome:
-        aim = tenths * cell.layers
-        return cell.outcome(min(cell.scores, key=lambda layer: (abs(10 * layer - aim), layer)))
-
-    return play
+# ---------------------------------------------------------------- means over training runs
 
 
-# The controls that know no score, in the order shown.
-BLIND: Mapping[str, Callable[[Cell], Outcome]] = {
-    "first layer": lambda cell: cell.outcome(min(cell.scores)),
-    RANDOM: lambda cell: _mean([cell.outcome(layer) for layer in cell.scores]),  # the expectation
-    **{f"depth 0.{tenths}": _at(tenths) for tenths in (5, 7, 8)},
-}
+def stderr_over_runs(runs: pd.Series[Any], values: pd.Series[Any]) -> float | None:
+    """The standard error of the mean of values; those of a training run go together.
+
+    The square root of M / (M - 1) times the sum over the M runs of the squared sum of a run's
+    deviations from the mean, over the number of values. None for fewer than 2 runs.
+
+    Examples
+    --------
+    >>> stderr_over_runs(pd.Series(["a", "b"]), pd.Series([0.0, 1.0]))
+    0.5
+    """
+    by_run = np.bincount(pd.factorize(runs)[0], values - values.mean())
+    m = len(by_run)
+    return sqrt(m / (m - 1) * float(by_run @ by_run)) / len(values) if m > 1 else None
+
+
+def exceeds(gain: Row, metrics: int) -> bool | None:
+    """Whether a gain exceeds its rival's by more than the best of so many metrics has by chance.
+
+    By Student's t over training runs (Bonferroni); None for fewer than 2 of them.
+    """
+    if gain["lead_stderr"] is None:
+        return None
+    limit = gain["lead_stderr"] * t.ppf(1 - ALPHA / 2 / metrics, gain["runs"] - 1)
+    return bool(gain["gain"] - gain["rival_gain"] > limit)
+
+
+class Mean(NamedTuple):
+    """A mean, its interval (None below 2 training runs), of how many values and runs."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    runs: int
+
+    def percent(self, of: float = 1.0, above: float = 0.0) -> Row:
+        """Value and interval in percent of a number, plus another."""
+        ends = zip(("value", "low", "high"), self[:3], strict=True)
+        return {name: None if v is None else 100 * (above + v / of) for name, v in ends}
+
+
+def mean(runs: pd.Series[Any], values: pd.Series[Any], tests: int = 1) -> Mean:
+    """With its 95 % t interval over training runs, for all `tests`."""
+    middle, error, m = fmean(values), stderr_over_runs(runs, values), runs.nunique()
+    if error is None:
+        return Mean(middle, None, None, len(values), m)
+    reach = error * float(t.ppf(1 - ALPHA / 2 / tests, m - 1))
+    return Mean(middle, middle - reach, middle + reach, len(values), m)
 
 
 # ---------------------------------------------------------------- correlations over layers
 
-Pairs = tuple[Sequence[float], Sequence[float]]  # of one cell: values and scores of the same layers
 
-
-def baselines(cells: Sequence[Cell]) -> list[Row]:
+def _baselines(cells: pd.DataFrame) -> list[Row]:
     """The layer's number instead of a metric, and random walks of the same lengths."""
-    pairs = [(list(map(float, cell.scores)), list(cell.scores.values())) for cell in cells]
-    lengths = [len(y) for _, y in pairs if len(y) >= LEAST and min(y) < max(y)]
-    levels = [statistics.random_walk_level(length) for length in lengths]
-    walks = _correlation("random walks", "baseline", [])
-    if levels:
-        means = (fsum(column) / len(levels) for column in zip(*levels, strict=True))
-        walks |= statistics.WalkLevel(*means)._asdict() | {"n": len(levels)}
-    return [_correlation("depth alone", "baseline", pairs), walks]
+    scores = cells.groupby("place").score.agg(["size", "min", "max"])
+    lengths = scores["size"][(scores["size"] >= LEAST) & (scores["min"] < scores["max"])]
+    walks = _correlation("random walks", "baseline", cells[:0], "layer")
+    if len(lengths):
+        levels = [statistics.random_walk_level(length) for length in lengths]
+        means = statistics.WalkLevel(*map(fmean, zip(*levels, strict=True)))
+        walks |= means._asdict() | {"n": len(levels)}
+    return [_correlation("depth alone", "baseline", cells, "layer"), walks]
 
 
-def _correlation(name: str, kind: str, cells: Iterable[Pairs]) -> Row:
-    """Means over the cells of at least 4 layers; cells of one length are reckoned at once."""
-    by_length: dict[int, list[Pairs]] = {}
-    for pair in cells:
-        if len(pair[0]) >= LEAST:
-            by_length.setdefault(len(pair[0]), []).append(pair)
+def _correlation(name: str, kind: str, cells: pd.DataFrame, column: str) -> Row:
+    """A column and the score over at least 4 layers: means over models and tasks."""
+    lengths = cells.place.map(cells.place.value_counts())
     parts = [np.empty((2, 0))]
-    for same in by_length.values():
-        x, y = (np.array([pair[side] for pair in same], dtype=np.float64) for side in (0, 1))
-        of = statistics.spearman_rows, statistics.distance_correlation_rows
-        parts.append(np.array([correlation(x, y) for correlation in of]))
+    for length in lengths[lengths >= LEAST].unique():  # those of one length at once
+        same = cells[lengths == length]
+        x, y = (same[side].to_numpy(np.float64).reshape(-1, length) for side in (column, "score"))
+        far = statistics.distance_correlation_rows(x, y)
+        parts.append(np.array([statistics.spearman_rows(x, y), far]))
     rho, distance = (side[~np.isnan(side)] for side in np.concatenate(parts, axis=1))
     means = {"spearman": rho, "absolute": np.abs(rho), "positive": rho > 0, "distance": distance}
     row: Row = {"predictor": name, "label": _label(name), "kind": kind}
@@ -315,7 +390,6 @@ def choice_tables(choice: LayerChoice | None, prefix: str = "") -> list[Table]:
         Column("distance", "distance correlation", form="+z.2f"),
         Column("n", unit="pairs"),
     )
-    picks = hidden(*"model revision task metric score best".split(), *_PICKED)
     of = "Base models: " if prefix else ""
 
     def table(name: str, title: str, columns: Any, rows: list[Row], *said: str) -> Table:
@@ -326,17 +400,17 @@ def choice_tables(choice: LayerChoice | None, prefix: str = "") -> list[Table]:
     return [
         table("layer_gain", "Choosing a layer without labels", gains, choice.gains, *_GAINS),
         table("layer_correlation", title, correlations, choice.correlations, *_CORRELATIONS),
-        table("layer_picks", "Chosen layers", picks, choice.picks),
+        table("layer_picks", "Chosen layers", hidden(*_PICK), choice.picks),
     ]
 
 
 def choice_cautions(choice: LayerChoice | None) -> Iterator[Caution]:
     """Whether some metric's choice gained more than what needs no metric; nothing without one."""
-    own = [row for row in choice.judged if row["n"]] if choice else []
-    if choice is None or not own:
+    judged = choice.judged if choice else []
+    if choice is None or not judged:
         return
-    ahead = [row for row in own if row["gain"] - row["rival_gain"] > _EQUAL]
-    best = max(ahead or own, key=lambda row: row["gain"] - row["rival_gain"])
+    ahead = [row for row in judged if row["gain"] - row["rival_gain"] > _EQUAL]
+    best = max(ahead or judged, key=lambda row: row["gain"] - row["rival_gain"])
     numbers = {"rival": best["rival"], "rival_points": 100 * best["rival_gain"]}
     if ahead:
         numbers |= {"metric": best["rule"], "points": 100 * best["gain"]}
@@ -344,14 +418,14 @@ def choice_cautions(choice: LayerChoice | None) -> Iterator[Caution]:
         honest = next(row["gain"] for row in choice.gains if row["rule"] == HONEST)
         if honest is not None and honest >= best["gain"] - _EQUAL:
             yield Caution("choice_honest", {"metric": best["rule"], "points": 100 * honest})
-        if len(own) > 1:
-            yield Caution("choice_best_of", {"metric": best["rule"], "metrics": len(own)})
-        if exceeds(best, len(own)) is False:
+        if len(judged) > 1:
+            yield Caution("choice_best_of", {"metric": best["rule"], "metrics": len(judged)})
+        if exceeds(best, len(judged)) is False:
             yield Caution("choice_luck", {"metric": best["rule"]})
     else:  # metrics that were measured on other pairs have another rival
-        several = len({(row["rival"], row["rival_gain"]) for row in own}) > 1
+        several = len({(row["rival"], row["rival_gain"]) for row in judged}) > 1
         yield Caution("choice_lost_several" if several else "choice_lost", numbers)
-    n, models, runs = (max(row[c] for row in ahead or own) for c in ("n", "models", "runs"))
+    n, models, runs = (max(row[c] for row in ahead or judged) for c in ("n", "models", "runs"))
     if n < FEW_PAIRS or runs < FEW_RUNS:  # checkpoints are no models of their own
         of = {"pairs": count(n, "model-task pair"), "models": count(models, "model")}
         yield Caution("choice_few", of | {"runs": count(runs, "training run")})

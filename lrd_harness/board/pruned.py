@@ -1,19 +1,15 @@
 """Pruned models beside the whole ones, and each rule beside random removal.
 
 A change is that of a mean score, in percent of the whole model's on the same tasks. Embedding and
-likelihood tasks are kept apart. Rules that choose the same blocks share a variant and its scores.
-Where a rule was asked for with several seeds, its numbers are medians over them. Blocks are
-numbered from 1.
+likelihood tasks are kept apart. Blocks are numbered from 1.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from math import inf
-from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +17,7 @@ import numpy as np
 from lrd_harness.blocks import written
 from lrd_harness.board.cautions import Caution, count, guesses, names
 from lrd_harness.board.layers import Row, filled, hidden
-from lrd_harness.board.statistics import mean_of_all, mean_stderr
+from lrd_harness.board.statistics import mean_of_all, mean_stderr, median
 from lrd_harness.report import Column, Table
 from lrd_harness.results.kinds import Kind, likelihood_tasks
 from lrd_harness.results.rows import Key, PruningRow, Results, ScoreRow, VariantRow
@@ -67,52 +63,38 @@ class PrunedRow(NamedTuple):
         return Key(self.line["model"], self.line["revision"], "full")
 
 
-@dataclass(frozen=True)
-class _Model:
-    """One model and kind of task: whole scores, scores by variant, choices by (rule, budget)."""
+class _Model(NamedTuple):
+    """One model and kind of task: scores and sizes by variant, choices by (rule, budget)."""
 
     key: Key
     label: str
     kind: Kind
-    full: Scores
+    tasks: tuple[str, ...]
     variants: Mapping[str, Scores]
     sizes: Mapping[str, VariantRow]
     choices: Mapping[tuple[str, float], Sequence[PruningRow]]
 
-    def mean(self, scores: Scores, tasks: Sequence[str]) -> float | None:
+    def mean(self, variant: str, tasks: Sequence[str]) -> float | None:
         """The mean score over these tasks; None without any, or where one is not there."""
+        scores = self.variants.get(variant, {})
         return mean_of_all([scores[t].score if t in scores else None for t in tasks])
 
-    def change(self, choice: PruningRow, tasks: Sequence[str]) -> float | None:
+    def change(self, variant: str, tasks: Sequence[str]) -> float | None:
         """The change of the mean over these tasks, %; None where one is not scored."""
-        score = self.mean(self.variants.get(choice.variant, {}), tasks)
-        return percent(score, self.mean(self.full, tasks))
-
-    def on_task(self, task: str, *choices: Sequence[PruningRow]) -> Row:
-        """Medians of a rule's and of random removal's choices."""
-        full = self.full[task].score
-        scores = ([self.variants.get(c.variant, {}).get(task) for c in own] for own in choices)
-        score, random = (_median(row.score for row in own if row) for own in scores)
-        changes = {"change": percent(score, full), "random": percent(random, full)}
-        return {"full": full, "score": score, **changes}
-
-    def run(self, choice: PruningRow, tasks: Sequence[str]) -> Run:
-        size = self.sizes.get(choice.variant, VariantRow(model="", removed=()))
-        parameters = _saved(size.parameters, size.parameters_full)
-        latency, change = _saved(size.latency, size.latency_full), self.change(choice, tasks)
-        return Run(choice.seed, choice.variant, choice.removed, change, parameters, latency)
+        return percent(self.mean(variant, tasks), self.mean("full", tasks))
 
 
 def build_pruned(results: Results) -> list[PrunedRow]:
     """By model, kind and budget, the best first; [] where nothing was pruned.
 
-    Of a rule that was asked for twice at one budget and with one seed, the later record counts.
+    Rules that choose the same blocks share a variant and its scores. Of a rule that was asked for
+    twice at one budget and with one seed, the later record counts.
     """
-    return [
-        row
-        for model in (_models(results) if results.prunings else ())
-        for row in sorted((_row(model, *c) for c in model.choices), key=lambda r: _place(r.line))
-    ]
+    rows = []
+    for model in _models(results) if results.prunings else ():
+        of_model = [_row(model, rule, budget) for rule, budget in model.choices]
+        rows += sorted(of_model, key=lambda row: _place(row.line))
+    return rows
 
 
 def _place(line: Row) -> tuple[bool, float, float]:
@@ -147,76 +129,92 @@ def spread(changes: Sequence[float]) -> Row:
 
 def _models(results: Results) -> Iterator[_Model]:
     """Models in order of their first choice, each once per kind of task that it is scored on."""
-    last = {(row.model, row.revision): row for row in results.sweeps}
-    newest = {
-        (r.model, r.revision, r.rule, r.seed, r.budget): r
-        for r in results.prunings
-        if (r.model, r.revision) not in last or r.unit in last[r.model, r.revision].choices
-    }
-    choices: dict[Key, dict[tuple[str, float], list[PruningRow]]] = {}
-    for row in newest.values():
-        own = choices.setdefault(Key(row.model, row.revision, "full"), {})
-        own.setdefault((row.rule, row.budget), []).append(row)
-    scores: dict[Key, dict[str, ScoreRow]] = {}
+    sweeps = {row.key[:2]: row for row in results.sweeps}
+    choices: dict[Any, dict[tuple[str, float], dict[int | None, PruningRow]]] = {}
+    for row in results.prunings:
+        sweep = sweeps.get(row.key[:2])
+        if sweep is None or row.unit in sweep.choices:
+            of_rule = choices.setdefault(row.key[:2], {}).setdefault((row.rule, row.budget), {})
+            of_rule[row.seed] = row
+    scores: dict[Any, dict[str, dict[str, ScoreRow]]] = defaultdict(lambda: defaultdict(dict))
     for score in results.scores:
         if score.last:
-            scores.setdefault(score.key, {})[score.task] = score
+            scores[score.key[:2]][score.variant][score.task] = score
     # The sweep may be asked for some of the run's tasks only: what no variant has is not missing.
-    swept = {task for key, by_task in scores.items() if key.variant != "full" for task in by_task}
-    swept |= {e.task for e in results.errors if e.variant != "full" and e.task}
+    swept = {row.task for row in results.scores if row.variant != "full" and row.last}
+    swept |= {row.task for row in results.errors if row.variant != "full" and row.task}
     swept |= {row.task for row in results.undefined if row.variant != "full"}
     likelihood = likelihood_tasks(results)
-    labels = Counter(row.model for row in results.models if row.variant == "full")
-    for key, own in choices.items():
-        tasks = swept & set(last[key[:2]].tasks) if key[:2] in last else swept
-        whole = {task: row for task, row in scores.get(key, {}).items() if task in tasks}
-        variants = {k.variant: v for k, v in scores.items() if k[:2] == key[:2] and k != key}
-        sizes = {r.variant: r for r in results.variants if (r.model, r.revision) == key[:2]}
-        label = f"{key.model}@{key.revision[:12]}" if labels[key.model] > 1 else key.model
-        bases = {task in likelihood for task in whole} or {bool(swept) and swept <= likelihood}
-        for base in sorted(bases):
-            full = {task: row for task, row in whole.items() if (task in likelihood) == base}
-            yield _Model(key, label, "base" if base else "embedding", full, variants, sizes, own)
+    revisions = Counter(row.model for row in results.models if row.variant == "full")
+    for place, rules in choices.items():
+        key = Key(place[0], place[1], "full")
+        asked = swept.intersection(sweeps[place].tasks) if place in sweeps else swept
+        tasks = [task for task in scores[place]["full"] if task in asked]
+        sizes = {row.variant: row for row in results.variants if row.key[:2] == place}
+        label = f"{key.model}@{key.revision[:12]}" if revisions[key.model] > 1 else key.model
+        listed = {rule: list(seeds.values()) for rule, seeds in rules.items()}
+        for base in sorted({t in likelihood for t in tasks} or {set() < swept <= likelihood}):
+            of_kind = tuple(task for task in tasks if (task in likelihood) == base)
+            kind: Kind = "base" if base else "embedding"
+            yield _Model(key, label, kind, of_kind, scores[place], sizes, listed)
 
 
 def _row(model: _Model, rule: str, budget: float) -> PrunedRow:
-    chosen, drawn = model.choices[rule, budget], model.choices.get((RANDOM, budget), ())
+    chosen = model.choices[rule, budget]
+    drawn = [choice.variant for choice in model.choices.get((RANDOM, budget), ())]
     scored = [model.variants.get(choice.variant, {}) for choice in chosen]
-    tasks = tuple(task for task in model.full if any(task in scores for scores in scored))
-    missing = tuple(task for task in model.full if task not in tasks)
-    runs = tuple(model.run(choice, tasks) for choice in chosen)
-    change = _median(run.change for run in runs)
-    random = spread([c for draw in drawn if (c := model.change(draw, tasks)) is not None])
-    middle = random["random_median"]
-    difference = None if rule == RANDOM or None in (change, middle) else change - middle
-    beats = None if difference is None else "yes" if difference > 0 else "no"
-    if beats == "yes" and (change or 0.0) > random["random_high"] and random["random_seeds"] > 1:
-        beats = "clearly"
-    only = scored[0] if len(scored) == 1 else {}
-    by_task = {task: model.on_task(task, chosen, drawn) for task in tasks}
-    line: Row = {"model": model.key.model, "revision": model.key.revision, "kind": model.kind}
-    line |= {"rule": rule, "budget": budget}
-    line |= {"blocks": chosen[0].blocks, "removed": len(chosen[0].removed)}
-    line["removed_blocks"] = "; ".join(",".join(map(str, run.removed)) for run in runs)
-    line |= {"seeds": sum(run.seed is not None for run in runs) or None, "tasks": len(tasks)}
-    line["full"] = model.mean(model.full, tasks)
-    line["score"] = _median(model.mean(scores, tasks) for scores in scored)
-    line["stderr"] = mean_stderr([only[task].stderr for task in tasks]) if only else None
-    line |= {"change": change, **random, "difference": difference, "beats_random": beats}
-    for name in ("parameters_saved", "latency_saved"):
-        line[name] = _median(getattr(run, name) for run in runs)
-    line["missing"] = "; ".join(missing)
-    return PrunedRow(model.label, line, runs, tasks, missing, by_task)
+    tasks = tuple(task for task in model.tasks if any(task in scores for scores in scored))
+    missing = tuple(task for task in model.tasks if task not in tasks)
+    runs, by_task = [], {}
+    for choice in chosen:
+        size = model.sizes.get(choice.variant, VariantRow(model="", removed=()))
+        change = model.change(choice.variant, tasks)
+        parameters = _saved(size.parameters, size.parameters_full)
+        latency = _saved(size.latency, size.latency_full)
+        runs.append(Run(choice.seed, choice.variant, choice.removed, change, parameters, latency))
+    for task in tasks:
+        full, score, random_score = (
+            median([model.mean(variant, [task]) for variant in variants])
+            for variants in (["full"], [run.variant for run in runs], drawn)
+        )
+        changes = {"change": percent(score, full), "random": percent(random_score, full)}
+        by_task[task] = {"full": full, "score": score, **changes}
+    change = median([run.change for run in runs])
+    random = spread([c for variant in drawn if (c := model.change(variant, tasks)) is not None])
+    difference, verdict = None, None
+    if rule != RANDOM and change is not None and random["random_seeds"]:
+        difference = change - random["random_median"]
+        clearly = random["random_seeds"] > 1 and change > random["random_high"]
+        verdict = "no" if difference <= 0 else "clearly" if clearly else "yes"
+    stderrs = [scored[0][task].stderr for task in tasks] if len(scored) == 1 else []
+    line: Row = {
+        "model": model.key.model,
+        "revision": model.key.revision,
+        "kind": model.kind,
+        "rule": rule,
+        "budget": budget,
+        "blocks": chosen[0].blocks,
+        "removed": len(chosen[0].removed),
+        "removed_blocks": "; ".join(",".join(map(str, run.removed)) for run in runs),
+        "seeds": sum(run.seed is not None for run in runs) or None,
+        "tasks": len(tasks),
+        "full": model.mean("full", tasks),
+        "score": median([model.mean(run.variant, tasks) for run in runs]),
+        "stderr": mean_stderr(stderrs),
+        "change": change,
+        **random,
+        "difference": difference,
+        "beats_random": verdict,
+        "parameters_saved": median([run.parameters_saved for run in runs]),
+        "latency_saved": median([run.latency_saved for run in runs]),
+        "missing": "; ".join(missing),
+    }
+    return PrunedRow(model.label, line, tuple(runs), tasks, missing, by_task)
 
 
 def _saved(now: float | None, before: float | None) -> float | None:
     """What is saved, in percent."""
     return 100 * (1 - now / before) if now is not None and before else None
-
-
-def _median(values: Iterable[float | None]) -> float | None:
-    numbers = [value for value in values if value is not None]
-    return median(numbers) if numbers else None
 
 
 def summary(rows: Sequence[PrunedRow]) -> list[Row]:
@@ -230,17 +228,18 @@ def summary(rows: Sequence[PrunedRow]) -> list[Row]:
     for row in rows:
         groups[tuple(row.line[name] for name in _RULE)].append(row)
     lines = []
-    for place, own in groups.items():
-        pairs = [(t["change"], t["random"]) for row in own for t in row.by_task.values()]
+    for place, of_rule in groups.items():
+        pairs = [(on["change"], on["random"]) for row in of_rule for on in row.by_task.values()]
         changes = [change for change, _ in pairs if change is not None]
         both = (pair for pair in pairs if None not in pair and RANDOM not in place)
         differences = [change - random for change, random in both]
-        difference = _median(differences)
-        line: Row = dict(zip(_RULE, place, strict=True)) | {"change": _median(changes)}
+        difference = median(differences)
+        line: Row = dict(zip(_RULE, place, strict=True)) | {"change": median(changes)}
         line["difference"] = difference
         line["verdict"] = None if difference is None else "yes" if difference > 0 else "no"
         line |= {"beats": sum(d > 0 for d in differences), "compared": len(differences)}
-        lines.append(line | {"pairs": len(changes), "models": sum(bool(r.by_task) for r in own)})
+        line |= {"pairs": len(changes), "models": sum(bool(row.by_task) for row in of_rule)}
+        lines.append(line)
     return sorted(lines, key=_place)
 
 
@@ -282,21 +281,20 @@ def pruning_tables(rows: Sequence[PrunedRow]) -> list[Table]:
     columns = (Column("kind", "tasks", shown=both), *rule, *_CHANGES, *counts)
     sums, title = summary(rows), "Pruning: summary"
     tables = [Table("pruning_summary", title, filled(columns, sums), sums, (_CHANGE, _PAIRS))]
-    for number, (_, own) in enumerate(
-        groupby(rows, key=lambda row: (row.label, row.line["kind"])), 1
-    ):
-        tables.append(_of_model(f"pruning.{number}", list(own), rule, both))
+    models = groupby(rows, key=lambda row: (row.label, row.line["kind"]))
+    for number, (_, of_model) in enumerate(models, 1):
+        tables.append(_of_model(f"pruning.{number}", list(of_model), rule, both))
     tasks = dict.fromkeys(task for row in rows for task in row.by_task)
     who = [{n: row.line[n] for n in ("model", "revision", *_RULE)} for row in rows]
     pairs = list(zip(who, rows, strict=True))
-    hide = {
+    programs = {
         "pruning": [row.line | _by_task(row, tasks) for row in rows],
-        "pruning_runs": [own | run._asdict() for own, row in pairs for run in row.runs],
+        "pruning_runs": [w | run._asdict() for w, r in pairs for run in r.runs],
         "pruning_tasks": [w | {"task": t} | on for w, r in pairs for t, on in r.by_task.items()],
     }
     return tables + [
         Table(name, "Pruning in full", hidden(*lines[0]), lines, shown=False)
-        for name, lines in hide.items()
+        for name, lines in programs.items()
         if lines
     ]
 
@@ -360,26 +358,26 @@ def pruning_cautions(results: Results, rows: Sequence[PrunedRow]) -> Iterator[Ca
     if len(pairs) > len({pair[:2] for pair in pairs}):
         yield Caution("pruning_uneven")
     for label, group in groupby(rows, key=lambda row: row.label):  # a model's stand together
-        own = list(group)
-        for code, of in (*_shared(own), *_missing(results, own)):
-            yield Caution(code, {"model": label, **of})
-    candidates: dict[tuple[str, str], set[tuple[int, ...]]] = {}
-    versions: dict[str, set[str]] = {}
+        of_model = list(group)
+        for code, numbers in (*_shared(of_model), *_missing(results, of_model)):
+            yield Caution(code, {"model": label, **numbers})
+    candidates: dict[tuple[str, ...], set[tuple[int, ...]]] = defaultdict(set)
+    versions: dict[str, set[str]] = defaultdict(set)
     for row in results.prunings:
-        candidates.setdefault((row.model, row.revision), set()).add(row.candidates)
-        versions.setdefault(row.rule, set()).add(row.version)
+        candidates[row.key[:2]].add(row.candidates)
+        versions[row.rule].add(row.version)
     for model in dict.fromkeys(key[0] for key, several in candidates.items() if len(several) > 1):
         yield Caution("pruning_protection", {"model": model})
-    for rule, listed in versions.items():
-        if len(listed) > 1:
-            said = ", ".join(sorted(listed))
-            yield Caution("pruning_versions", {"rule": rule, "versions": said})
+    for rule, several in versions.items():
+        if len(several) > 1:
+            numbers = {"rule": rule, "versions": ", ".join(sorted(several))}
+            yield Caution("pruning_versions", numbers)
 
 
-Told = Iterator[tuple[str, Mapping[str, Any]]]  # codes and numbers, of one model
+Codes = Iterator[tuple[str, Row]]  # cautions on one model: code and numbers
 
 
-def _shared(rows: Sequence[PrunedRow]) -> Told:
+def _shared(rows: Sequence[PrunedRow]) -> Codes:
     """Budgets that come to the same number of blocks, and rules that chose the same ones."""
     budgets: dict[int, dict[str, None]] = defaultdict(dict)
     chosen: dict[tuple[int, ...], dict[str, None]] = defaultdict(dict)
@@ -392,17 +390,17 @@ def _shared(rows: Sequence[PrunedRow]) -> Told:
         if len(several) > 1:
             blocks = count(removed, "block")
             yield "pruning_same_count", {"budgets": ", ".join(several), "blocks": blocks}
-    sets = [f"{written(cut)} by {', '.join(own)}" for cut, own in chosen.items() if len(own) > 1]
+    sets = [f"{written(cut)} by {', '.join(by)}" for cut, by in chosen.items() if len(by) > 1]
     if sets:
         yield "pruning_same_blocks", {"sets": names(sets)}
 
 
-def _missing(results: Results, rows: Sequence[PrunedRow]) -> Told:
+def _missing(results: Results, rows: Sequence[PrunedRow]) -> Codes:
     """Scores that a mean does without, and those of whole models that say nothing."""
     key = rows[0].key[:2]
-    own = [row for row in results.scores if row.key[:2] == key]
-    whole = {row.task: row for row in own if row.variant == "full" and row.last}
-    if lacking := list(dict.fromkeys(row.task for row in own if row.task not in whole)):
+    scores = [row for row in results.scores if row.key[:2] == key]
+    whole = {row.task: row for row in scores if row.variant == "full" and row.last}
+    if lacking := list(dict.fromkeys(row.task for row in scores if row.task not in whole)):
         yield "pruning_whole_missing", {"tasks": names(lacking)}
     compared = {task for row in rows for task in row.by_task}
     if low := [task for task, full in whole.items() if task in compared and full.score <= 0]:

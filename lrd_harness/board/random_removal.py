@@ -7,8 +7,10 @@ from math import fsum
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
-from lrd_harness.board.layers import ALPHA
+from lrd_harness.board.cautions import count
+from lrd_harness.board.layer_choice import ALPHA, FEW_RUNS
 from lrd_harness.board.pruned import RANDOM, PrunedRow
 from lrd_harness.results.rows import Key
 
@@ -36,6 +38,14 @@ class Contest(NamedTuple):
     def beaten(self) -> bool:
         return self.p < ALPHA and self.change > self.random
 
+    @property
+    def undecided(self) -> str:
+        """What is missing for a verdict."""
+        if self.runs < FEW_RUNS:
+            return f"{count(self.runs, 'training run')}, a verdict needs {FEW_RUNS}"
+        seeds = count(self.seeds, "random seed")
+        return f"{seeds} cannot give p < .05 (--random-seeds)" if self.least >= ALPHA else ""
+
 
 def contest(
     rows: Sequence[PrunedRow], rule: str, budget: float, run_of: Mapping[Key, Key]
@@ -49,40 +59,34 @@ def contest(
     p is the chance that the sum over depths is as large as it is.
     rows are on tasks of one kind; run_of: models' training runs, where these are not their own.
     """
-    own = {name: [row for row in rows if row.line["rule"] == name] for name in (rule, RANDOM)}
-    at = {name: [row for row in of if row.line["budget"] == budget] for name, of in own.items()}
-    random = {row.key: row for row in at[RANDOM]}
-    pairs = [(row, _seeds(random.get(row.key), row.tasks)) for row in at[rule]]
-    pairs = [(row, drawn) for row, drawn in pairs if drawn and row.line["change"] is not None]
-    seeds = sorted(set.intersection(*(set(drawn) for _, drawn in pairs))) if pairs else []
-    if not seeds:
+    at_budget = [row for row in rows if row.line["budget"] == budget]
+    drawn = {row.key: row for row in at_budget if row.line["rule"] == RANDOM}
+    pairs = []
+    for row in at_budget:
+        random = drawn.get(row.key)
+        if row.line["rule"] == rule and row.line["change"] is not None and random is not None:
+            by_seed = {run.seed: run.change for run in random.runs if run.change is not None}
+            if by_seed and random.tasks == row.tasks:
+                pairs.append((row, by_seed))
+    table = pd.DataFrame([by_seed for _, by_seed in pairs]).dropna(axis="columns")  # models x seeds
+    if table.empty:
         return None
-    changes = np.array([row.line["change"] for row, _ in pairs], dtype=np.float64)
-    table = np.array([[drawn[seed] for seed in seeds] for _, drawn in pairs])  # (models, seeds)
+    changes = pd.Series([row.line["change"] for row, _ in pairs], dtype=np.float64)
     depths = np.array([row.line["blocks"] for row, _ in pairs])
-    worse = [
-        int(np.sum(table[depths == depth].mean(axis=0) < changes[depths == depth].mean() - _SAME))
-        for depth in np.unique(depths)
-    ]
-    over_models = table.mean(axis=0)
+    level = changes.groupby(depths).mean() - _SAME
+    worse = table.groupby(depths).mean().lt(level, axis="index").sum(axis="columns").tolist()
+    seeds = table.mean()
     return Contest(
         float(changes.mean()),
-        float(over_models.mean()),
-        float(over_models.min()),
-        float(over_models.max()),
+        float(seeds.mean()),
+        float(seeds.min()),
+        float(seeds.max()),
         _tail(worse, len(seeds)),
         float((len(seeds) + 1.0) ** -len(worse)),
         len(seeds),
         len(pairs),
         len({run_of.get(row.key, row.key) for row, _ in pairs}),
     )
-
-
-def _seeds(row: PrunedRow | None, tasks: Sequence[str]) -> dict[int, float]:
-    """The change by seed of random removal; none if it is not over these tasks."""
-    if row is None or row.tasks != tuple(tasks):
-        return {}
-    return {r.seed: r.change for r in row.runs if r.seed is not None and r.change is not None}
 
 
 def _tail(worse: Sequence[int], seeds: int) -> float:

@@ -8,26 +8,27 @@ name (`local/checkpoint-500`, `local/run/global_step10`). Means are over the tas
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from math import fsum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lrd_harness.board.layers import (
     SCORE,
-    Curves,
     Direction,
     LayerScores,
+    Place,
     Row,
-    best,
     curves,
     filled,
     hidden,
+    last_layers,
     mean_by_layer,
+    numbers,
+    pick,
     roles,
 )
 from lrd_harness.report import Column, Table
-from lrd_harness.results.rows import Key, MetricRow, ModelRow, Results
+from lrd_harness.results.rows import Key, ModelRow, Results
 
 UNITS = {  # what is counted, what counts more exactly first -> the words for it
     "step": "global_step steps step checkpoint ckpt iteration iter".split(),
@@ -74,7 +75,7 @@ class Family(NamedTuple):
         return f"training {self.unit}" if self.unit else "revision"
 
 
-class _Read(NamedTuple):
+class _Name(NamedTuple):
     """A name read. base: the model that it is a checkpoint of; final: it names no checkpoint."""
 
     base: str
@@ -85,16 +86,6 @@ class _Read(NamedTuple):
     final: bool = False
 
 
-class _Group(NamedTuple):
-    """What the members of a family have in common; blocks and width as an unlike model differs."""
-
-    base: str
-    blocks: int | None
-    width: int | None
-    stem: str = ""
-    unit: str = ""
-
-
 def families(models: Sequence[ModelRow]) -> tuple[Family, ...]:
     """The families among the whole models (variant "full"): those with steps first.
 
@@ -102,27 +93,29 @@ def families(models: Sequence[ModelRow]) -> tuple[Family, ...]:
     and the model without a revision belong to the model's steps where these are one series, else
     they are a family of their own.
     """
-    stepped: dict[_Group, list[Member]] = {}
-    loose: dict[_Group, list[tuple[_Read, ModelRow]]] = {}
+    series: dict[tuple[Any, ...], list[Member]] = defaultdict(list)  # shape, then stem and unit
+    stepless: dict[tuple[Any, ...], list[tuple[_Name, ModelRow]]] = defaultdict(list)  # shape
     for row in {row.key: row for row in models if row.variant == "full"}.values():
-        read = _read(row.model)
-        group = _Group(read.base, row.blocks, row.width)
-        if read.step is None:
-            loose.setdefault(group, []).append((read, row))
+        name = _read(row.model)
+        shape = name.base, row.blocks, row.width
+        if name.step is None:
+            stepless[shape].append((name, row))
         else:
-            series = group._replace(stem=read.stem, unit=read.unit)
-            stepped.setdefault(series, []).append(Member(read.label, read.step, row.key))
-    for members in stepped.values():
+            member = Member(name.label, name.step, row.key)
+            series[*shape, name.stem, name.unit].append(member)
+    of_shape: dict[tuple[Any, ...], list[tuple[Any, ...]]] = defaultdict(list)
+    for place, members in series.items():
         members.sort(key=lambda member: member.step or 0)
-    by_model: dict[tuple[object, ...], list[_Group]] = {}
-    for series in stepped:
-        by_model.setdefault(series[:3], []).append(series)
-    for group, held in loose.items():
-        same = by_model.get(group[:3], [])
-        series = same[0] if len(same) == 1 else group._replace(stem=group.base)
-        stepped.setdefault(series, []).extend(_without_step(held))
-    found = (Family(group.stem, group.unit, tuple(held)) for group, held in stepped.items())
-    return tuple(family for family in found if len(family.members) > 1)
+        of_shape[place[:3]].append(place)
+    for shape, named in stepless.items():
+        places = of_shape[shape]
+        place = places[0] if len(places) == 1 else (*shape, shape[0], "")
+        series[place] += _without_step(named)
+    return tuple(
+        Family(stem, unit, tuple(members))
+        for (*_, stem, unit), members in series.items()
+        if len(members) > 1
+    )
 
 
 def runs(models: Sequence[ModelRow]) -> dict[Key, Key]:
@@ -130,44 +123,45 @@ def runs(models: Sequence[ModelRow]) -> dict[Key, Key]:
     return {m.key: family.members[0].key for family in families(models) for m in family.members}
 
 
-def _without_step(held: Sequence[tuple[_Read, ModelRow]]) -> Iterator[Member]:
+def _without_step(named: Sequence[tuple[_Name, ModelRow]]) -> Iterator[Member]:
     """Members in order of appearance, models without a revision last."""
-    finals = sum(read.final for read, _ in held)
-    names = [read.label for read, _ in held]
-    for read, row in sorted(held, key=lambda pair: pair[0].final):
-        told = names.count(read.label) == 1 and not (read.final and finals > 1)
-        label = read.label if told else row.revision[:_SHORT] or read.label
+    finals = sum(name.final for name, _ in named)
+    labels = [name.label for name, _ in named]
+    for name, row in sorted(named, key=lambda pair: pair[0].final):
+        clear = labels.count(name.label) == 1 and not (name.final and finals > 1)
+        label = name.label if clear else row.revision[:_SHORT] or name.label
         yield Member(label, None, row.key)
 
 
-def _read(name: str) -> _Read:
+def _read(name: str) -> _Name:
     """A model's name as results have it, the reading in brackets kept with its base."""
     match = _NAME.fullmatch(name)
     bare, reading = (match[1], match[2] or "") if match else (name, "")
     base, at, revision = bare.partition("@")
     if not at or revision == "main":
         return _folder(base, reading)
-    found = _progress(revision)
-    if found is None:
+    progress = _progress(revision)
+    if progress is None:
         label = revision[:_SHORT] if re.fullmatch("[0-9a-f]{40}", revision) else revision
-        return _Read(base + reading, base + reading, label)
-    rest, unit, step = found
+        return _Name(base + reading, base + reading, label)
+    rest, unit, step = progress
     stem = f"{base}@{rest}" if rest else base
-    return _Read(base + reading, stem + reading, revision, unit, step)
+    return _Name(base + reading, stem + reading, revision, unit, step)
 
 
-def _folder(name: str, reading: str) -> _Read:
+def _folder(name: str, reading: str) -> _Name:
     """A name without a revision: a checkpoint if it ends in a step, else a model of its own."""
     above, slash, last = name.rpartition("/")
     matches = list(_PROGRESS.finditer(last))
-    found = _progress(last) if matches and matches[-1].end() == len(last) else None
-    if found is None or not (found[0] or name.startswith("local/")):  # a hub's may be called step3
-        return _Read(name + reading, name + reading, "final", final=True)
-    rest, unit, step = found
+    progress = _progress(last) if matches and matches[-1].end() == len(last) else None
+    # a hub's model may be called step3
+    if progress is None or not (progress[0] or name.startswith("local/")):
+        return _Name(name + reading, name + reading, "final", final=True)
+    rest, unit, step = progress
     stem = above
     if rest or above == "local":  # the folder above is not known
         stem = f"{above}{slash}{rest or matches[0][1]}"
-    return _Read(stem + reading, stem + reading, last, unit, step)
+    return _Name(stem + reading, stem + reading, last, unit, step)
 
 
 def _progress(text: str) -> tuple[str, str, int] | None:
@@ -208,18 +202,16 @@ class MeanCurve(NamedTuple):
     @property
     def chosen(self) -> list[int | None]:
         """The layer that each member's mean curve chooses; None of fewer than two layers."""
-        sign = -1 if self.choose == "min" else 1
-        signed = ({layer: sign * v for layer, v in own.items()} for own in self.values)
-        picks = [best(own) if self.choose else None for own in signed]
-        return [pair[0] if pair else None for pair in picks]
+        if self.choose is None:
+            return [None] * len(self.values)
+        return [pick(v, self.choose) if len(v) > 1 else None for v in self.values]
 
 
-@dataclass(frozen=True)
-class Trajectory:
+class Trajectory(NamedTuple):
     """A family through its training.
 
-    depths: L of each member; selected: "METRIC.SCORE" -> which end is better, and one mean of the
-    selection score per member, over the tasks that all of them have.
+    depths: L of each member; scores, metrics: mean curves; selected: "METRIC.SCORE" -> which end is
+    better, and one mean of the selection score per member, over the tasks that all of them have.
     """
 
     family: Family
@@ -229,73 +221,58 @@ class Trajectory:
     selected: Mapping[str, tuple[Direction, list[float | None]]]
 
     @property
-    def curves(self) -> tuple[MeanCurve, ...]:
-        return (self.scores, *self.metrics)
-
-    @property
-    def drawn(self) -> list[MeanCurve]:
-        """The curves of which any member has more than one layer."""
-        return [curve for curve in self.curves if any(len(own) > 1 for own in curve.values)]
-
-    @property
     def steps(self) -> list[int | str]:
         return [m.label if m.step is None else m.step for m in self.family.members]
 
 
 def trajectories(results: Results) -> list[Trajectory]:
     """One for every family that has a score or a metric's value, of one side's results."""
-    every = curves(results)
-    blocks = {row.key: row.blocks for row in results.models}
-    blocks |= {key: curve.last for (key, _), curve in every.get(SCORE, {}).items()}
+    values = {
+        source: {place: curve.values for place, curve in places.items()}
+        for source, places in curves(results).items()
+    }
+    last = last_layers(results)
     paths = []
     for family in families(results.models):
         keys = [member.key for member in family.members]
-        own = [row for row in results.metrics if row.key in keys]
-        metrics = [
-            _mean(every, keys, role.source, role.metric, role.best if role.published else None)
-            for role in roles(own).values()
-        ]
-        depths = tuple(blocks.get(key) for key in keys)
-        scores = _mean(every, keys, SCORE, "", "max")
-        paths.append(Trajectory(family, depths, scores, tuple(metrics), _selected(own, keys)))
-    return [path for path in paths if path.scores.tasks or path.selected or path.metrics]
+        rows = [row for row in results.metrics if row.key in keys]
+        scores = MeanCurve(SCORE, "", "max", *_means(values.get(SCORE, {}), keys))
+        metrics = tuple(
+            MeanCurve(
+                role.source,
+                role.metric,
+                role.best if role.published else None,
+                *_means(values.get(role.source, {}), keys),
+            )
+            for role in roles(rows).values()
+        )
+        selections = {row.metric: row.selection for row in reversed(rows) if row.selection}
+        selected = {}
+        for metric in dict.fromkeys(row.metric for row in rows if row.metric in selections):
+            score, end = selections[metric]
+            newest = {(row.key, row.task): row.values for row in rows if row.metric == metric}
+            cells = {place: {0: of[score]} for place, of in newest.items() if score in of}
+            tasks, means = _means(cells, keys)
+            if tasks:
+                selected[f"{metric}.{score}"] = end, [mean.get(0) for mean in means]
+        if scores.tasks or metrics or selected:
+            depths = tuple(last.get(key) for key in keys)
+            paths.append(Trajectory(family, depths, scores, metrics, selected))
+    return paths
 
 
-def _mean(
-    every: Curves, keys: Sequence[Key], source: str, metric: str, choose: Direction | None
-) -> MeanCurve:
-    by_member: list[dict[str, LayerScores]] = [{} for _ in keys]
-    for (key, task), curve in every.get(source, {}).items():
-        if key in keys:
-            by_member[keys.index(key)][task] = curve.values
-    tasks = _shared(by_member)
-    means = tuple(mean_by_layer(own[task] for task in tasks if own) for own in by_member)
-    return MeanCurve(source, metric, choose, tasks, means)
-
-
-def _selected(
-    rows: Sequence[MetricRow], keys: Sequence[Key]
-) -> dict[str, tuple[Direction, list[float | None]]]:
-    choices = {row.metric: row.selection for row in reversed(rows) if row.selection}
-    newest = {(row.metric, row.key, row.task): row for row in rows}
-    means_by_score = {}
-    for metric in dict.fromkeys(row.metric for row in rows if row.metric in choices):
-        score, end = choices[metric]
-        by_member: list[dict[str, float]] = [{} for _ in keys]
-        for (name, key, task), row in newest.items():
-            if name == metric and score in row.values:
-                by_member[keys.index(key)][task] = row.values[score]
-        if tasks := _shared(by_member):
-            means = [fsum(own[t] for t in tasks) / len(tasks) if own else None for own in by_member]
-            means_by_score[f"{metric}.{score}"] = (end, means)
-    return means_by_score
-
-
-def _shared(by_member: Sequence[Mapping[str, object]]) -> tuple[str, ...]:
-    """The tasks of every member that has any, in the first one's order."""
-    several = [tasks for tasks in by_member if tasks]
-    first = several[0] if several else ()
-    return tuple(task for task in first if all(task in tasks for tasks in several))
+def _means(
+    values: Mapping[Place, LayerScores], keys: Sequence[Key]
+) -> tuple[tuple[str, ...], tuple[LayerScores, ...]]:
+    """The tasks of every model that has any, and each model's means over these by layer."""
+    by_model: dict[Key, dict[str, LayerScores]] = {key: {} for key in keys}
+    for (key, task), by_layer in values.items():
+        if key in by_model:
+            by_model[key][task] = by_layer
+    several = [tasks for tasks in by_model.values() if tasks]
+    shared = tuple(t for t in (several or [{}])[0] if all(t in tasks for tasks in several))
+    means = (mean_by_layer(tasks[t] for t in shared if tasks) for tasks in by_model.values())
+    return shared, tuple(means)
 
 
 # ---------------------------------------------------------------- tables
@@ -307,8 +284,7 @@ def checkpoint_tables(results: Results, prefix: str = "") -> list[Table]:
     tables = []
     for number, path in enumerate(paths, 1):
         tables.append(_summary(f"{prefix}checkpoints.{number}", path))
-        if path.drawn:
-            tables.append(_by_depth(f"{prefix}checkpoints.{number}.depth", path))
+        tables += _by_depth(f"{prefix}checkpoints.{number}.depth", path)
     fields = "family unit curve metric choose step label model revision".split()
     lists = (Column(name, form="list", shown=False) for name in ("tasks", "layers", "values"))
     rows = [row for path in paths for row in _curve_rows(path)]
@@ -318,38 +294,38 @@ def checkpoint_tables(results: Results, prefix: str = "") -> list[Table]:
     return tables
 
 
-def _curve_rows(one: Trajectory) -> Iterator[Row]:
-    for curve in one.curves:
-        common: Row = {"family": one.family.stem, "unit": one.family.unit, "curve": curve.source}
+def _curve_rows(path: Trajectory) -> Iterator[Row]:
+    family = path.family
+    for curve in (path.scores, *path.metrics):
+        common: Row = {"family": family.stem, "unit": family.unit, "curve": curve.source}
         common |= {"metric": curve.metric, "choose": curve.choose, "tasks": list(curve.tasks)}
-        for (label, step, key), values in zip(one.family.members, curve.values, strict=True):
-            own: Row = {"step": step, "label": label, "model": key.model, "revision": key.revision}
-            yield common | own | {"layers": list(values), "values": list(values.values())}
+        for (label, step, key), values in zip(family.members, curve.values, strict=True):
+            row = common | {"step": step, "label": label, **key._asdict()}
+            yield row | {"layers": list(values), "values": list(values.values())}
 
 
-def _summary(name: str, one: Trajectory) -> Table:
-    unit, tasks = one.family.unit, len(one.scores.tasks)
-    choosing = [curve for curve in one.metrics if curve.choose]
-    picks = {"best_layer": one.scores.chosen}
-    picks |= {f"layer.{curve.metric}": curve.chosen for curve in choosing}
+def _summary(name: str, path: Trajectory) -> Table:
+    """One row per checkpoint: its score, its best layer, what metrics say of it."""
+    family, unit, tasks = path.family, path.family.unit, len(path.scores.tasks)
+    choosing = [curve for curve in path.metrics if curve.choose]
     columns = [
-        Column("step", one.family.counted, key=True),
+        Column("step", family.counted, key=True),
         *hidden("label", "model", "revision", "variant", "depth"),
         Column("score", best="max", form=".4f"),
         Column("best_layer", "best layer"),
         Column("best_score", "best score", best="max", form=".4f"),
-        *(Column(score, score, best=end, form="#.4g") for score, (end, _) in one.selected.items()),
+        *(Column(score, score, best=end, form="#.4g") for score, (end, _) in path.selected.items()),
         *(Column(f"layer.{c.metric}", f"layer by {c.choose}. {c.source}") for c in choosing),
     ]
+    cells: dict[str, Sequence[Any]] = {"step": path.steps, "depth": path.depths}
+    cells["best_layer"] = path.scores.chosen
+    cells |= {score: means for score, (_, means) in path.selected.items()}
+    cells |= {f"layer.{curve.metric}": curve.chosen for curve in choosing}
     rows = []
-    for i, (member, end) in enumerate(zip(one.family.members, one.depths, strict=True)):
-        scores = one.scores.values[i]
-        row: Row = {"step": one.steps[i], "label": member.label, **member.key._asdict()}
-        row |= {"depth": end, "score": None if end is None else scores.get(end)}
-        row |= {pick: layers[i] for pick, layers in picks.items()}
-        row |= {score: values[i] for score, (_, values) in one.selected.items()}
-        row["best_score"] = None if row["best_layer"] is None else scores[row["best_layer"]]
-        rows.append(row)
+    for i, (member, scores) in enumerate(zip(family.members, path.scores.values, strict=True)):
+        row: Row = {column: of_members[i] for column, of_members in cells.items()}
+        row |= {"label": member.label, **member.key._asdict(), "score": scores.get(row["depth"])}
+        rows.append(row | {"best_score": scores.get(row["best_layer"])})
     order = f"in order of the training {unit}" if unit else "in order of appearance"
     captions = [f"Checkpoints of one model {order}; those whose name has no {unit or 'step'} last."]
     if tasks:
@@ -357,31 +333,37 @@ def _summary(name: str, one: Trajectory) -> Table:
             f"Score: mean main score over the tasks that all of them have ({tasks}), of the last "
             "layer and of the layer that is best in the mean (an oracle)."
         )
-    if one.selected or one.metrics:
+    if path.selected or path.metrics:
         captions.append(
             "Metrics: the mean over tasks of the selection score, and the layer where the mean "
             "curve is highest (max.) or lowest (min.), chosen without labels."
         )
-    title = f"Checkpoints of {one.family.stem}"
+    title = f"Checkpoints of {family.stem}"
     return Table(name, title, filled(columns, rows), rows, tuple(captions))
 
 
-def _by_depth(name: str, one: Trajectory) -> Table:
-    """One row per curve and checkpoint: values at five depths, and marks for all layers."""
+def _by_depth(name: str, path: Trajectory) -> Iterator[Table]:
+    """One row per curve and checkpoint: values at five depths, and marks for all layers.
+
+    Of the curves of which any member has more than one layer.
+    """
     rows = []
-    for curve in one.drawn:
-        every = [value for own in curve.values for value in own.values()]
-        last = max(*(layer for own in curve.values for layer in own), *filter(None, one.depths))
-        for step, own, end in zip(one.steps, curve.values, one.depths, strict=True):
+    for curve in (path.scores, *path.metrics):
+        if max(map(len, curve.values)) < 2:
+            continue
+        every = [value for values in curve.values for value in values.values()]
+        layers = [layer for values in curve.values for layer in values]
+        last = max(*layers, *filter(None, path.depths))
+        for step, values, end in zip(path.steps, curve.values, path.depths, strict=True):
             row: Row = {"curve": curve.source, "step": step}
             for share, fraction in FRACTIONS.items():
-                layer = nearest(own, last if end is None else end, fraction)
-                row[f"depth.{share}"] = None if layer is None else own[layer]
-            marks = spark([own.get(n) for n in range(last + 1)], min(every), max(every))
+                layer = nearest(values, last if end is None else end, fraction)
+                row[f"depth.{share}"] = None if layer is None else values[layer]
+            marks = spark([values.get(n) for n in range(last + 1)], min(every), max(every))
             rows.append(row | {"layers": marks})
     columns = (
         Column("curve", key=True),
-        Column("step", one.family.counted, key=True),
+        Column("step", path.family.counted, key=True),
         *(Column(f"depth.{share}", f"depth {share}", form="#.4g") for share in FRACTIONS),
         Column("layers"),
     )
@@ -390,8 +372,9 @@ def _by_depth(name: str, one: Trajectory) -> Table:
         f"depth. layers: one mark per layer (at most {LONGEST}), {MARKS[0]} the lowest value of "
         f"the curve over all checkpoints to {MARKS[-1]} the highest; {GAP}: no value.",
     )
-    title = f"Scores and metrics of {one.family.stem} by training and depth"
-    return Table(name, title, columns, rows, captions)
+    if rows:
+        title = f"Scores and metrics of {path.family.stem} by training and depth"
+        yield Table(name, title, columns, rows, captions)
 
 
 def spark(values: Sequence[float | None], low: float, high: float) -> str:
@@ -430,20 +413,17 @@ def checkpoints_table(sides: Sequence[Results]) -> Table:
     family, step (None where the name has none), model, revision, task, layer, depth (layer / L),
     name ("score", or METRIC.PROFILE), value. Families are those of all sides together.
     """
-    rows = []
-    models = tuple({row.key: row for side in sides for row in side.models}.values())
-    blocks = {row.key: row.blocks for row in models}
-    by_side = [curves(side) for side in sides]
-    for family in families(models):
-        for side in by_side:
-            ends = blocks | {key: c.last for (key, _), c in side.get(SCORE, {}).items()}
-            for _, step, key in family.members:
-                own = (family.stem, step, key.model, key.revision)
-                for source, places in side.items():
-                    for (of, task), curve in places.items():
-                        end = ends.get(key)
-                        for layer, value in curve.values.items() if of == key else ():
-                            depth = layer / end if end else None
-                            cells = (*own, task, layer, depth, source, value)
-                            rows.append(dict(zip(FIELDS, cells, strict=True)))
+    by_side: list[dict[Key, list[list[Any]]]] = []
+    for side in sides:
+        by_side.append(defaultdict(list))
+        for key, *cells in numbers(side):
+            by_side[-1][key].append(cells)
+    models = {row.key: row for side in sides for row in side.models}
+    rows = [
+        dict(zip(FIELDS, (family.stem, step, key.model, key.revision, *cells), strict=True))
+        for family in families(tuple(models.values()))
+        for by_model in by_side
+        for _, step, key in family.members
+        for cells in by_model[key]
+    ]
     return Table("checkpoints", "Checkpoints, value by value", hidden(*FIELDS), rows, shown=False)

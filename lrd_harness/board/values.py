@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from lrd_harness import manager
+from lrd_harness.board.layers import last_layers
 from lrd_harness.report import Column, Table
-from lrd_harness.results.rows import ErrorRow, Key, MetricRow, Results, ScoreRow
+from lrd_harness.results.rows import ErrorRow, Key, Results, Row
 
 # model .. max_length are of the model, of a pruned one the whole model's.
 # kind: "score" (a task's main score), "subscore", "metric" (a value of a model), "profile" (a value
@@ -31,6 +33,7 @@ ERRORS = "model revision variant task layer metric rule error".split()
 COUNTERS = "texts forwarded tokens truncated empty duplicates seconds".split()
 SIZES = "parameters parameters_full latency latency_full".split()
 Line = dict[str, Any]
+Value = tuple[Key, str, Line]  # model, kind, the other cells
 
 
 def values_table(sides: Sequence[Results]) -> Table:
@@ -42,7 +45,7 @@ def values_table(sides: Sequence[Results]) -> Table:
 
 def errors_table(errors: Sequence[ErrorRow]) -> Table:
     """What failed, and where."""
-    rows = [{name: getattr(error, name) for name in ERRORS} for error in errors]
+    rows = [_some(error, *ERRORS) for error in errors]
     return Table("errors", "Errors", tuple(map(Column, ERRORS)), rows, shown=False)
 
 
@@ -65,90 +68,84 @@ def units() -> dict[tuple[str, str], str]:
 
 
 def _lines(results: Results) -> Iterator[Line]:
-    models = {row.key: row for row in results.models}
-    blocks: dict[Key, int | None] = {key: row.blocks for key, row in models.items()}
-    blocks |= {row.key: row.layers for row in results.scores}  # a pruned model has fewer
-    for key, line in _of_results(results):
-        layer, last = line.get("layer"), blocks.get(key)
-        if layer is not None and last:
-            line["depth"] = layer / last
-        row = models.get(key) or models.get(key._replace(variant="full"))
-        of_model = {name: getattr(row, name) for name in OF_MODEL} if row else {}
-        yield {**key._asdict(), **of_model, **line}
+    models, last = {row.key: row for row in results.models}, last_layers(results)
+    walks = (_of_scores(results), _of_metrics(results), _of_models(results), _missing(results))
+    for key, kind, cells in chain(*walks):
+        line = {**key._asdict(), "kind": kind} | cells
+        if row := models.get(key) or models.get(key._replace(variant="full")):
+            line |= _some(row, *OF_MODEL)
+        if (layer := cells.get("layer")) is not None and last.get(key):
+            line["depth"] = layer / last[key]
+        yield line
 
 
-def _of_results(results: Results) -> Iterator[tuple[Key, Line]]:
-    unit = None if any(score.score > 1 for score in results.scores) else "0-1"
-    for score in results.scores:
-        yield from ((score.key, line) for line in _score(score, unit))
-    known = units()
-    for metric in results.metrics:
-        yield from ((metric.key, line) for line in _metric(metric, known))
-    yield from _of_models(results)
-    for row in results.prunings:
-        name = "budget" if row.seed is None else f"budget, seed {row.seed}"
-        line = {"kind": "pruning", "source": row.rule, "name": name, "value": row.budget}
-        text = " ".join(map(str, row.removed))
-        more = {"unit": "0-1", "n": row.n, "version": row.version, "text": text}
-        yield row.key, {**line, **more}
-    for gap in results.undefined:
-        where = {"task": gap.task, "layer": gap.layer, "text": gap.error}
-        yield gap.key, {"kind": "undefined", **where}
-    for error in results.errors:
-        where = {"task": error.task, "layer": error.layer, "source": error.metric or error.rule}
-        yield error.key, {"kind": "error", **where, "text": error.error}
+def _some(row: Row, *names: str) -> Line:
+    return {name: getattr(row, name) for name in names}
 
 
-def _score(row: ScoreRow, unit: str | None) -> Iterator[Line]:
-    place = {"task": row.task, "task_type": row.task_type, "layer": row.layer, "source": "task"}
-    main = {"name": row.score_name, "value": row.score, "unit": unit, "best": "max"}
-    more = {"stderr": row.stderr, "chance": row.chance, "seconds": row.seconds}
-    yield {**place, "kind": "score", **main, **more}
-    for name, value in row.scores.items():
-        yield {**place, "kind": "subscore", "name": name, "value": value}
+def _of_scores(results: Results) -> Iterator[Value]:
+    unit = None if any(row.score > 1 for row in results.scores) else "0-1"
+    for row in results.scores:
+        place = {**_some(row, "task", "task_type", "layer"), "source": "task"}
+        main = {"name": row.score_name, "value": row.score, "unit": unit, "best": "max"}
+        yield row.key, "score", place | main | _some(row, "stderr", "chance", "seconds")
+        for name, value in row.scores.items():
+            yield row.key, "subscore", {**place, "name": name, "value": value}
 
 
-def _metric(row: MetricRow, known: Mapping[tuple[str, str], str]) -> Iterator[Line]:
+def _of_metrics(results: Results) -> Iterator[Value]:
     """Missing values of a profile are left out."""
-    common = {name: getattr(row, name) for name in ("task", "task_type", "n", "seconds", "version")}
-    parameters = json.dumps(row.parameters, sort_keys=True, default=str)
-    common |= {"source": row.metric, "parameters_of_metric": parameters}
-    for name, value in row.values.items():
-        best, unit = _best(row.selection, name), known.get((row.metric, name), "")
-        whole = {"name": name, "value": value, "unit": unit, "best": best}
-        yield {**common, "kind": "metric", **whole}
-    for name, profile in row.profiles.items():
-        one = {**common, "kind": "profile", "name": name, "best": _best(row.layer_choice, name)}
-        for layer, found in zip(profile.layers, profile.values, strict=True):
-            if found is not None:
-                yield {**one, "layer": layer, "value": found}
-    for name, table in row.tables.items():
-        for layer, numbers in zip(table.layers, table.rows, strict=True):
-            for place, number in enumerate(numbers):
-                one = {"name": name, "layer": layer, "place": place, "value": number}
-                yield {**common, "kind": "table", **one}
+    known = units()
+    for row in results.metrics:
+        common = _some(row, "task", "task_type", "n", "seconds", "version")
+        parameters = json.dumps(row.parameters, sort_keys=True, default=str)
+        common |= {"source": row.metric, "parameters_of_metric": parameters}
+        for name, value in row.values.items():
+            of_score = {
+                "unit": known.get((row.metric, name), ""),
+                "best": _best(row.selection, name),
+            }
+            yield row.key, "metric", {**common, "name": name, "value": value, **of_score}
+        for name, profile in row.profiles.items():
+            of_profile = {**common, "name": name, "best": _best(row.layer_choice, name)}
+            for layer, of_layer in zip(profile.layers, profile.values, strict=True):
+                if of_layer is not None:
+                    yield row.key, "profile", {**of_profile, "layer": layer, "value": of_layer}
+        for name, table in row.tables.items():
+            for layer, numbers in zip(table.layers, table.rows, strict=True):
+                for place, number in enumerate(numbers):
+                    cells = {"name": name, "layer": layer, "place": place, "value": number}
+                    yield row.key, "table", common | cells
 
 
 def _best(choice: tuple[str, str] | None, name: str) -> str | None:
     return choice[1] if choice is not None and choice[0] == name else None
 
 
-def _of_models(results: Results) -> Iterator[tuple[Key, Line]]:
-    """Counters of the forward passes, and sizes and times of pruned models."""
+def _of_models(results: Results) -> Iterator[Value]:
+    """Counters of the forward passes, sizes and times of pruned models, and what was removed."""
     calls: Counter[Key] = Counter()
-    for capture in results.captures:
+    for row in results.captures:
         for name in COUNTERS:
             unit = name if name in ("tokens", "seconds") else "texts"
-            line = _of("capture", name, getattr(capture, name), unit)
-            yield capture.key, {**line, "place": calls[capture.key]}
-        calls[capture.key] += 1
+            cells = {"name": name, "value": float(getattr(row, name)), "unit": unit}
+            yield row.key, "capture", {**cells, "place": calls[row.key]}
+        calls[row.key] += 1
     for variant in results.variants:
-        for name in SIZES:
+        for name, value in _some(variant, *SIZES).items():
             unit = "seconds" if name.startswith("latency") else "parameters"
-            value = getattr(variant, name)
             if value is not None:
-                yield variant.key, _of("variant", name, value, unit)
+                yield variant.key, "variant", {"name": name, "value": float(value), "unit": unit}
+    for choice in results.prunings:
+        name = "budget" if choice.seed is None else f"budget, seed {choice.seed}"
+        cells = {"source": choice.rule, "name": name, "value": choice.budget, "unit": "0-1"}
+        cells |= {**_some(choice, "n", "version"), "text": " ".join(map(str, choice.removed))}
+        yield choice.key, "pruning", cells
 
 
-def _of(kind: str, name: str, value: float, unit: str) -> Line:
-    return {"kind": kind, "name": name, "value": float(value), "unit": unit}
+def _missing(results: Results) -> Iterator[Value]:
+    for gap in results.undefined:
+        yield gap.key, "undefined", {**_some(gap, "task", "layer"), "text": gap.error}
+    for error in results.errors:
+        place = {**_some(error, "task", "layer"), "source": error.metric or error.rule}
+        yield error.key, "error", {**place, "text": error.error}

@@ -8,7 +8,7 @@ import pytest
 from choice_rows import BLOCKS, SCORES, likelihood, metric, results, scores
 
 from lrd_harness.board.layer_choice import build_choice
-from lrd_harness.board.layers import curves, layer_table, layers_table, mean_by_layer, roles
+from lrd_harness.board.layers import curves, layer_table, layers_table, roles
 from lrd_harness.errors import UserError
 from lrd_harness.results.kinds import split
 from lrd_harness.results.rows import Key, Results
@@ -18,10 +18,14 @@ def test_of_a_unit_that_is_there_twice_the_newer_counts() -> None:
     new = metric("m", "t1", (None, 1.0, float("nan"), 3.0))
     rows = (metric("m", "t1", (9.0, 9.0)), new)
     again = (*scores("t1", (0.1, 0.2)), *scores("t1", (0.3,)))
-    held = curves(Results(scores=tuple(again), metrics=rows))
+    by_source = curves(Results(scores=tuple(again), metrics=rows))
     place = Key("a", "", "full"), "t1"
-    assert held["score"][place] == ({0: 0.3, 1: 0.2}, 0, BLOCKS)
-    assert held["m.m"][place] == ({1: 1.0, 3: 3.0}, 0, 3)  # what is absent or no number is none
+    assert by_source["score"][place] == ({0: 0.3, 1: 0.2}, 0, BLOCKS)
+    assert by_source["m.m"][place] == (
+        {1: 1.0, 3: 3.0},
+        0,
+        3,
+    )  # what is absent or no number is none
 
 
 def test_what_stands_for_a_metric() -> None:
@@ -32,14 +36,9 @@ def test_what_stands_for_a_metric() -> None:
     assert roles([replace(first, variant="without 3"), replace(first, profiles={})]) == {}
 
 
-def test_means_need_every_task() -> None:
-    assert mean_by_layer([{0: 1.0, 1: 2.0}, {1: 4.0, 2: 1.0}]) == {1: 3.0}
-    assert mean_by_layer([]) == {}
-
-
 def test_one_model_layer_by_layer() -> None:
-    held = results()
-    table = layer_table(held, "a")
+    run = results()
+    table = layer_table(run, "a")
     assert table.column("layer") == [0, 1, 2, 3, 4]
     assert table.column("score.t2") == list(SCORES["t2"])
     means = [sum(SCORES[t][layer] for t in SCORES) / 3 for layer in range(5)]
@@ -47,18 +46,14 @@ def test_one_model_layer_by_layer() -> None:
     assert table.column("good.good")[0] == pytest.approx((5 + 5 + 9) / 3)
     assert table.column("bad.bad") == [3, 2, 1.5, 1, None]  # a value per step
     with pytest.raises(UserError, match="unknown model 'aa'"):
-        layer_table(held, "aa")
+        layer_table(run, "aa")
     with pytest.raises(UserError, match="revision x"):
-        layer_table(held, "a", "x")
-
-
-def test_the_newest_revision_is_shown() -> None:
-    held = results()
-    newer = replace(held.models[0], revision="new")
+        layer_table(run, "a", "x")
+    newer = replace(run.models[0], revision="new")
     rows = scores("t1", (0.7, 0.8), revision="new")
-    held = replace(held, models=(*held.models, newer), scores=(*held.scores, *rows))
-    assert layer_table(held, "a").column("score") == [0.7, 0.8]
-    assert layer_table(held, "a", "").column("score.t1") == list(SCORES["t1"])
+    run = replace(run, models=(*run.models, newer), scores=(*run.scores, *rows))
+    assert layer_table(run, "a").column("score") == [0.7, 0.8]
+    assert layer_table(run, "a", "").column("score.t1") == list(SCORES["t1"])
 
 
 def test_means_of_a_model_are_over_its_embedding_tasks() -> None:
@@ -67,8 +62,8 @@ def test_means_of_a_model_are_over_its_embedding_tasks() -> None:
         assert table.column(name) == plain.column(name)
     assert table.column("score.lm") == [0.25, 0.25, 0.3, 0.5, 0.4]
     assert "lm" in table.caption[-1]
-    lm = [row for row in likelihood().scores if row.task == "lm"]
-    alone = layer_table(Results(likelihood().models, tuple(lm)), "a")
+    lm = tuple(row for row in likelihood().scores if row.task == "lm")
+    alone = layer_table(Results(likelihood().models, lm), "a")
     assert alone.column("score") == [0.25, 0.25, 0.3, 0.5, 0.4]
 
 
@@ -78,10 +73,9 @@ def test_programs_get_one_row_per_model_task_and_layer() -> None:
     chosen = [choice for side in both if (choice := build_choice(side))]
     picks = [row for choice in chosen for row in choice.picks]
     table = layers_table(both, picks)
-    names = [column.name for column in table.columns]
-    assert names[:6] == ["model", "revision", "task", "layer", "depth", "score"]
-    assert names[6:] == [
-        *("good.good", "good.other", "bad.bad", "bad.other"),
+    names = "model revision task layer depth score good.good good.other bad.bad bad.other"
+    assert [column.name for column in table.columns] == [
+        *names.split(),
         *("picked.good", "picked.bad"),
     ]
     assert len(table.rows) == 4 * (BLOCKS + 1)
@@ -91,8 +85,5 @@ def test_programs_get_one_row_per_model_task_and_layer() -> None:
     assert rows["lm", 0]["picked.good"] == 1
     assert rows["t1", 4].get("bad.bad") is None
     assert list(dict.fromkeys(table.column("task"))) == ["t1", "t2", "t3", "lm"]
-
-
-def test_last_layers_alone_have_no_rows() -> None:
     last = tuple(row for row in results().scores if row.last)
     assert layers_table([replace(results(), scores=last, metrics=())]).rows == []
