@@ -5,6 +5,7 @@ A caution is a code and its numbers; `TEMPLATES` has one sentence per code.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from math import factorial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -156,24 +157,23 @@ def of_number(n: int) -> Iterator[Caution]:
 
 def of_results(results: Results) -> Iterator[Caution]:
     """Scores that are not defined, and values of one metric that were not measured alike."""
-    places: dict[tuple[str, int, str], list[str]] = {}
+    undefined: dict[tuple[str, int, str], list[str]] = defaultdict(list)
     for gap in results.undefined:
         if gap.variant == "full":
-            places.setdefault((gap.model, gap.layer, gap.error), []).append(gap.task)
-    for (model, layer, reason), tasks in places.items():
+            undefined[gap.model, gap.layer, gap.error].append(gap.task)
+    for (model, layer, reason), tasks in undefined.items():
         numbers = {"model": model, "layer": layer, "tasks": names(tasks), "reason": reason}
         yield Caution("undefined", numbers)
-    versions: dict[str, set[str]] = {}
-    settings: dict[tuple[str, str], set[str]] = {}
+    versions: dict[str, set[str]] = defaultdict(set)
+    settings: dict[tuple[str, str], set[str]] = defaultdict(set)
     for row in results.metrics:
         if row.variant == "full":
-            versions.setdefault(row.metric, set()).add(row.version)
+            versions[row.metric].add(row.version)
             # A model's pooling is its own; everything else should be the same for all models.
-            same = [pair for pair in row.parameters.items() if pair[0] != "pooling"]
-            settings.setdefault((row.metric, row.task), set()).add(repr(sorted(same)))
+            shared = {name: value for name, value in row.parameters.items() if name != "pooling"}
+            settings[row.metric, row.task].add(repr(sorted(shared.items())))
     for metric, several in versions.items():
         if len(several) > 1:
-            listed = ", ".join(sorted(several))
-            yield Caution("versions", {"metric": metric, "versions": listed})
-    for metric in sorted({metric for (metric, _), of in settings.items() if len(of) > 1}):
+            yield Caution("versions", {"metric": metric, "versions": ", ".join(sorted(several))})
+    for metric in sorted({metric for (metric, _), several in settings.items() if len(several) > 1}):
         yield Caution("parameters", {"metric": metric})

@@ -15,6 +15,7 @@ from math import log
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from lrd_harness.board import statistics
 from lrd_harness.contracts import Choice
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 Kind = Literal["metric", "baseline", "control"]
 # Model-level scores that are judged beside the selection scores; of all, the higher is the better.
 OTHERS = (("frenet", "d0L_normalised"), ("gfmi", "mean_auc_adjusted"))
-LOG_PARAMETERS, FRENET_RANK, RELEASED = "log parameters", "frenet.rank", "released later"
+SIZES = LOG_PARAMETERS, LOG_WIDTH, DEPTH = "log parameters", "log width", "depth"
+FRENET_RANK, RELEASED = "frenet.rank", "released later"
 DATED = 4  # models whose release date is known, for it to be a baseline
 DIGITS = 12  # of mean scores: equal ones are level, whatever they are the means of
 
@@ -75,9 +77,9 @@ class Predictor:
         if self.tasks is None:
             return np.repeat(self.values, len(tasks), axis=0)
         rows = dict(zip(self.tasks, self.values, strict=True))
-        none = np.full(self.values.shape[1], np.nan)
-        found = np.array([rows.get(task, none) for task in tasks]).reshape(len(tasks), -1)
-        return np.asarray(found if self.best == "max" else -found)
+        missing = np.full(self.values.shape[1], np.nan)
+        values = np.array([rows.get(task, missing) for task in tasks]).reshape(len(tasks), -1)
+        return np.asarray(values if self.best == "max" else -values)
 
     @cached_property
     def means(self) -> np.ndarray:
@@ -98,13 +100,12 @@ class Predictor:
         """
         if self.tasks is None:
             return np.asarray(self.values[0])
-        found = np.full(self.values.shape[1], np.nan)
+        order = np.full(self.values.shape[1], np.nan)
         whole = ~np.isnan(self.values).any(axis=0) & bool(self.tasks)
         if whole.any():
-            up = self.best == "max"
-            ranks = [statistics.ranks(row, up) for row in self.values[:, whole]]
-            found[whole] = -np.sum(np.array(ranks, dtype=np.float64), axis=0) / len(ranks)
-        return found
+            worst_first = -self.values if self.best == "max" else self.values
+            order[whole] = -np.mean(stats.rankdata(worst_first[:, whole], axis=1), axis=0)
+        return order
 
 
 def over_tasks(values: np.ndarray) -> np.ndarray:
@@ -160,24 +161,17 @@ def make(results: Results) -> Panel:
     frame = frame[frame.place >= 0]
     rows = frame[frame.kind == "score"]
     last = rows[rows.layer == rows.layers]
-    tasks = tuple(last.task.unique())
-    rows = rows.assign(t=[tasks.index(t) if t in tasks else -1 for t in rows.task])
-    scores, means, layers = _scored(rows[rows.t >= 0], len(tasks), len(models))
-    by_task = last.drop_duplicates("task", keep="last").set_index("task")
-    chances = last.dropna(subset="chance").drop_duplicates("task", keep="last")
-    chance = dict(zip(chances.task, chances.chance, strict=True))
+    of_task = last.groupby("task", sort=False)[["task_type", "name", "chance"]].last()
+    numbers = {task: t for t, task in enumerate(of_task.index)}
+    rows = rows.assign(t=[numbers.get(task, -1) for task in rows.task])
+    scores, means, layers = _scored(rows[rows.t >= 0], len(of_task), len(models))
+    scored = (~np.isnan(scores.last)).sum(axis=1).tolist()
     metrics = _metric_columns(results)
     return Panel(
         models=models,
         tasks=tuple(
-            TaskColumn(
-                name,
-                by_task["task_type"][name],
-                by_task["name"][name],
-                int((~np.isnan(scores.last[t])).sum()),
-                chance.get(name),
-            )
-            for t, name in enumerate(tasks)
+            TaskColumn(name, kind, score, n, None if np.isnan(chance) else chance)
+            for (name, kind, score, chance), n in zip(of_task.itertuples(), scored, strict=True)
         ),
         metrics=metrics,
         predictors=tuple(_predictors(frame[frame.kind == "value"], metrics, models)),
@@ -190,14 +184,9 @@ def make(results: Results) -> Panel:
 def _scored(rows: pd.DataFrame, tasks: int, models: int) -> tuple[Scores, Scores, tuple[int, bool]]:
     """Scores by task and model, and their means. rows: main scores, t and place as numbers."""
 
-    def by_task(found: pd.DataFrame, column: str) -> np.ndarray:
+    def by_task(rows: pd.DataFrame, column: str) -> np.ndarray:
         cells = np.full((tasks, models), np.nan)
-        cells[found.t, found.place] = found[column].astype("float64")
-        return cells
-
-    def by_model(found: pd.Series[Any]) -> np.ndarray:
-        cells = np.full(models, np.nan)
-        cells[found.index] = found.astype("float64")
+        cells[rows.t, rows.place] = rows[column].astype("float64")
         return cells
 
     several = rows.groupby(["place", "t"]).layer.transform("size") > 1
@@ -211,29 +200,28 @@ def _scored(rows: pd.DataFrame, tasks: int, models: int) -> tuple[Scores, Scores
     # The layer that is best in the mean: of those that all tasks with a last layer have.
     rows = rows.assign(several=several)
     scored = rows[~np.isnan(scores.last[rows.t, rows.place])]
-    count = (~np.isnan(scores.last)).sum(axis=0)
-    chosen = scored.groupby(["place", "layer"]).agg(
-        value=("value", "mean"),
-        tasks=("t", "size"),
-        several=("several", "all"),
-        stderr=("stderr", lambda of: statistics.mean_stderr(of.tolist())),
+    by_layer = scored.groupby(["place", "layer"], as_index=False).agg(
+        value=("value", "mean"), tasks=("t", "size"), stderr=("stderr", statistics.mean_stderr)
     )
-    chosen = chosen.reset_index()
-    chosen = chosen[chosen.tasks == count[chosen.place]]
+    count = (~np.isnan(scores.last)).sum(axis=0)
     alone = scored[~scored.several].place.unique()
-    chosen = chosen[~chosen.place.isin(alone)].assign(value=chosen.value.round(DIGITS))
-    sizes = chosen.groupby("place").size()
-    chosen = chosen[chosen.place.isin(sizes[sizes > 1].index)]
-    top = chosen.sort_values(["value", "layer"], ascending=[False, True])
+    common = (by_layer.tasks == count[by_layer.place]) & ~by_layer.place.isin(alone)
+    by_layer = by_layer[common].assign(value=by_layer.value.round(DIGITS))
+    sizes = by_layer.groupby("place").layer.transform("size")
+    top = by_layer[sizes > 1].sort_values(["value", "layer"], ascending=[False, True])
     top = top.drop_duplicates("place").set_index("place")
-    errors = last.groupby("place").stderr.agg(lambda of: statistics.mean_stderr(of.tolist()))
-    chance = last.groupby("place").chance.agg(lambda of: statistics.mean_of_all(of.tolist()))
+    by_model = last.groupby("place")
+    columns = (
+        by_model.stderr.agg(statistics.mean_stderr),
+        by_model.chance.agg(statistics.mean_of_all),
+        *(top[name] for name in ("layer", "value", "stderr")),
+    )
     means = Scores(
         np.round(over_tasks(scores.last), DIGITS),
-        *(by_model(found) for found in (errors, chance, top.layer, top.value, top.stderr)),
+        *(c.reindex(range(models)).to_numpy("float64", na_value=np.nan) for c in columns),
     )
-    held = set(sizes[sizes > 1])
-    return scores, means, (max(held, default=0), len(held) < 2)
+    counts = set(sizes[sizes > 1])
+    return scores, means, (max(counts, default=0), len(counts) < 2)
 
 
 def _metric_columns(results: Results) -> tuple[MetricColumn, ...]:
@@ -279,15 +267,12 @@ def _predictors(
 
 def sizes(models: Sequence[ModelRow]) -> dict[str, np.ndarray]:
     """What a model's size predicts: log parameters, log width, depth (blocks); NaN: not known."""
-
-    def numbers(of: Iterable[float | None]) -> np.ndarray:
-        return np.array(list(of), dtype=np.float64)
-
-    return {
-        LOG_PARAMETERS: numbers(log(m.parameters) if m.parameters else None for m in models),
-        "log width": numbers(log(m.width) if m.width else None for m in models),
-        "depth": numbers(float(m.blocks) if m.blocks else None for m in models),
+    columns = {
+        LOG_PARAMETERS: [log(m.parameters) if m.parameters else np.nan for m in models],
+        LOG_WIDTH: [log(m.width) if m.width else np.nan for m in models],
+        DEPTH: [m.blocks or np.nan for m in models],
     }
+    return {name: np.array(column, dtype=np.float64) for name, column in columns.items()}
 
 
 def correlation_table(panel: Panel, what: str = "models") -> Table:
@@ -297,11 +282,13 @@ def correlation_table(panel: Panel, what: str = "models") -> Table:
     """
     actual = panel.actual
     rows: list[Mapping[str, Any]] = []
-    for one in panel.predictors:
-        n = len(statistics.complete(one.order, actual)[0])
-        if one.selection or (one.kind == "baseline" and n):
-            rho, p = (f(one.order, actual) for f in (statistics.spearman, statistics.permutation_p))
-            rows.append({"predictor": one.name, "kind": one.kind, "rho": rho, "p": p, "n": n})
+    for predictor in panel.predictors:
+        order = predictor.order
+        n = len(statistics.complete(order, actual)[0])
+        if predictor.selection or (predictor.kind == "baseline" and n):
+            rho, p = statistics.spearman(order, actual), statistics.permutation_p(order, actual)
+            row = {"predictor": predictor.name, "kind": predictor.kind}
+            rows.append(row | {"rho": rho, "p": p, "n": n})
     columns = (
         Column("predictor", key=True),
         Column("kind"),

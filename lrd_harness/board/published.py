@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import isnan
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,24 +75,30 @@ def read(models: Sequence[HubModel], tasks: Sequence[str], say: Say, rest: str) 
     Models and tasks without any are said; rest: what becomes of these tasks. Raises UserError where
     there is none at all.
     """
+    known = {}
     try:
-        known = _known(tasks)
+        for name in tasks:
+            with suppress(KeyError):
+                known[name] = registry.task(name)
     except OSError as error:  # mteb makes its cache folder as soon as it is imported
         raise UserError(f"mteb's results cache (MTEB_CACHE) cannot be made: {error}") from None
     if not known:
         raise UserError(f"{SOURCE} are of mteb's tasks, and of these none is: {some(tasks)}")
-    results, folder = _load(models, known)
-    cells = [
-        Cell(Line(SOURCE, 0, (), {}), model.name, None, task, score)
-        for model in models
-        for task, score in _scores(results, model).items()
-    ]
+    with _quiet():
+        results, folder = _load(models, known)
+        cells = [
+            Cell(Line(SOURCE, 0, (), {}), model.name, None, task, score)
+            for model in models
+            for task, score in _scores(results, model).items()
+        ]
     if not cells:
         raise UserError(
             f"no published score of {some(model.hub for model in models)} on {some(known)} in "
             f"{folder}: fetch mteb's results with {FETCH}, or set MTEB_CACHE to where they are"
         )
-    _tell(models, cells, say)
+    scored = {cell.model for cell in cells}
+    if lacking := [model.hub for model in models if model.name not in scored]:
+        say(f"{SOURCE}: none of {count(len(lacking), 'model')}: {some(lacking)}")
     unscored = [task for task in tasks if task not in {cell.task for cell in cells}]
     if unscored:
         say(f"{SOURCE}: none on {some(unscored)}: {rest}")
@@ -101,39 +107,27 @@ def read(models: Sequence[HubModel], tasks: Sequence[str], say: Say, rest: str) 
     return Scores(SOURCE, tuple(cells), types, names)
 
 
-def _known(tasks: Sequence[str]) -> dict[str, Any]:
-    """mteb's task objects of those names that it knows."""
-    found = {}
-    for name in tasks:
-        try:
-            found[name] = registry.task(name)
-        except KeyError:
-            continue
-    return found
-
-
 def _load(models: Sequence[HubModel], tasks: Mapping[str, Any]) -> tuple[Any, Path]:
     """mteb's results of these models on these tasks, those without a score left out; the cache."""
     import mteb
 
     folder = Path("mteb's results cache")
     try:
-        with _quiet():
-            cache = mteb.ResultCache()
-            folder = cache.cache_path
-            found = cache.load_results(
-                models=[model.hub for model in models],
-                tasks=list(tasks.values()),
-                validate_and_filter=True,
-                only_main_score=True,
-                load_experiments="no_experiments",
-            )
+        cache = mteb.ResultCache()
+        folder = cache.cache_path
+        results = cache.load_results(
+            models=[model.hub for model in models],
+            tasks=list(tasks.values()),
+            validate_and_filter=True,
+            only_main_score=True,
+            load_experiments="no_experiments",
+        )
     except (OSError, ValueError, KeyError) as error:  # ValueError: also no JSON, or of another form
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{folder}: {SOURCE} cannot be read ({reason})") from None
-    for model in found.model_results:
-        model.task_results = [t for t in model.task_results if not isnan(_score(t))]
-    return found, folder
+    for model in results.model_results:
+        model.task_results = [t for t in model.task_results if not isnan(t.get_score())]
+    return results, folder
 
 
 @contextmanager
@@ -152,24 +146,17 @@ def _quiet() -> Iterator[None]:
 
 def _scores(results: Any, model: HubModel) -> dict[str, float]:
     """Task -> main score, of the revision that mteb chooses or that the model's name says."""
-    revisions = [one for one in results.model_results if one.model_name == model.hub]
-    if model.revision:
-        revisions = [one for one in revisions if str(one.model_revision).startswith(model.revision)]
+    revisions = [
+        of_revision
+        for of_revision in results.model_results
+        if of_revision.model_name == model.hub
+        and str(of_revision.model_revision).startswith(model.revision)
+    ]
     if not revisions:
         return {}
-    with _quiet():
-        joined = results.model_copy(update={"model_results": revisions}).join_revisions()
-    return {t.task_name: _score(t) for one in joined.model_results for t in one.task_results}
-
-
-def _score(result: Any) -> float:
-    """The mean main score over subsets and splits, as `tasks/` takes it; NaN where one lacks."""
-    with _quiet():
-        return float(result.get_score())
-
-
-def _tell(models: Sequence[HubModel], cells: Sequence[Cell], say: Say) -> None:
-    scored = {cell.model for cell in cells}
-    lacking = [model.hub for model in models if model.name not in scored]
-    if lacking:
-        say(f"{SOURCE}: none of {count(len(lacking), 'model')}: {some(lacking)}")
+    joined = results.model_copy(update={"model_results": revisions}).join_revisions()
+    return {
+        of_task.task_name: float(of_task.get_score())  # the mean over subsets and splits
+        for of_model in joined.model_results
+        for of_task in of_model.task_results
+    }

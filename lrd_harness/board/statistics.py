@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import permutations
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -20,10 +20,10 @@ EXACT = 8  # up to 8! = 40,320 orders are counted, above that they are drawn
 LARGE = 500  # above so many, resamples of the models do not fit
 DRAWS = 9_999
 RESAMPLES = 2_000
-LEVEL = 0.95
+LEVEL, ALPHA = 0.95, 0.05
 LEAST = 5  # models, or tasks, that an interval is drawn of
 WALKS = 1_000  # pairs of random walks drawn for a length
-_CHUNK = 2_000_000  # numbers held at once: bounds memory where there are many models or layers
+_CHUNK = 2_000_000  # numbers at once: bounds memory where there are many models or layers
 _SAME = 1e-9  # relative: statistics that differ by less are level
 _NOTHING = 1e-11  # of a spread of 1: distances below it hold more rounding than difference
 
@@ -32,6 +32,11 @@ def complete(*sides: Cells) -> list[np.ndarray]:
     """The cases of which every side is there: one float64 array (n,) per side.
 
     Raises ValueError if lengths differ.
+
+    Examples
+    --------
+    >>> [side.tolist() for side in complete([1, None, 3], [4, 5, 6])]
+    [[1.0, 3.0], [4.0, 6.0]]
     """
     arrays = [np.asarray(side, dtype=np.float64) for side in sides]  # None becomes NaN
     if len({len(side) for side in arrays}) > 1:
@@ -51,23 +56,15 @@ def spearman(x: Cells, y: Cells) -> float | None:
     0.5
     """
     a, b = complete(x, y)
-    if not comparable(a, b):
-        return None
-    return float(stats.spearmanr(a, b).statistic)
+    return float(stats.spearmanr(a, b).statistic) if _comparable(a, b) else None
 
 
 def permutation_p(x: Cells, y: Cells, draws: int = DRAWS, seed: int = 42) -> float | None:
     """Two-sided p-value of Spearman's rho under random orders; None where rho is.
 
     The share with |rho| as large: of all n! orders for n <= 8, above that of the one observed and
-    at least `draws` others, see `products`, so that P(p <= a) <= a under the null for any n and
+    at least `draws` others, see `_products`, so that P(p <= a) <= a under the null for any n and
     any ties. Ranks are doubled to whole numbers: ties are compared without rounding.
-
-    Parameters
-    ----------
-    x, y : (n,), None or NaN where there is no value
-    draws : random orders beside the observed one, above n = 8
-    seed : of these orders
 
     Examples
     --------
@@ -75,15 +72,13 @@ def permutation_p(x: Cells, y: Cells, draws: int = DRAWS, seed: int = 42) -> flo
     0.08333333333333333
     """
     a, b = complete(x, y)
-    if not comparable(a, b):
+    if not _comparable(a, b):
         return None
-    (found,) = products(doubled_ranks(a), doubled_ranks(b), draws=draws, seed=seed)
-    return float(np.mean(np.abs(found) >= np.abs(found[0])))
+    (drawn,) = _products(_doubled_ranks(a), _doubled_ranks(b), draws=draws, seed=seed)
+    return float(np.mean(np.abs(drawn) >= np.abs(drawn[0])))
 
 
-def products(
-    u: np.ndarray, *others: np.ndarray, draws: int = DRAWS, seed: int = 42
-) -> list[np.ndarray]:
+def _products(u: np.ndarray, *others: np.ndarray, draws: int, seed: int) -> list[np.ndarray]:
     """u in many orders, times each of the others as it is: (orders,) each, the first u as it is.
 
     u, others: whole numbers (n,). All n! orders for n <= 8. Above that seeded random ones, each in
@@ -94,34 +89,40 @@ def products(
     """
     n = len(u)
     if n <= EXACT:
-        return [u[all_orders(n)] @ other for other in others]
-    orders = drawn_orders(n, draws // n + 1, seed)
+        return [u[_all_orders(n)] @ other for other in others]
+    orders = _drawn_orders(n, draws // n + 1, seed)
     turned = np.fft.rfft(u[orders])
     spectra = (np.conj(np.fft.rfft(other[orders[0]])) for other in others)
-    return [np.rint(np.fft.irfft(turned * one, n)).ravel() for one in spectra]
+    return [np.rint(np.fft.irfft(turned * spectrum, n)).ravel() for spectrum in spectra]
 
 
-def doubled_ranks(values: np.ndarray) -> np.ndarray:
+def _doubled_ranks(values: np.ndarray) -> np.ndarray:
     """Average ranks of (n,), doubled and centred: whole numbers (n,), int64, of sum 0."""
     whole = np.rint(2 * stats.rankdata(values)).astype(np.int64)
     return np.asarray(whole - (len(values) + 1))
 
 
 @lru_cache(maxsize=EXACT)
-def all_orders(n: int) -> np.ndarray:
+def _all_orders(n: int) -> np.ndarray:
     """All orders of n things: places (n!, n). For n <= 8."""
     return np.array(list(permutations(range(n))))
 
 
 @lru_cache(maxsize=128)
-def drawn_orders(n: int, count: int, seed: int) -> np.ndarray:
+def _drawn_orders(n: int, count: int, seed: int) -> np.ndarray:
     """Seeded random orders of n things: places (count, n). Kept, as many tasks have the same n."""
     places = np.tile(np.arange(n, dtype=np.int32), (count, 1))
     return np.random.default_rng(seed).permuted(places, axis=1)
 
 
 def mean_of_all(values: Cells) -> float | None:
-    """Their mean; None where one is missing, or there is none."""
+    """Their mean; None where one is missing, or there is none.
+
+    Examples
+    --------
+    >>> mean_of_all([0.25, 0.5]), mean_of_all([0.25, None])
+    (0.375, None)
+    """
     (known,) = complete(values)
     return math.fsum(known) / len(known) if len(known) == len(values) > 0 else None
 
@@ -140,17 +141,6 @@ def mean_stderr(errors: Cells) -> float | None:
     return math.hypot(*known) / len(known) if len(known) == len(errors) > 0 else None
 
 
-def ranks(values: Cells, higher_is_better: bool = True) -> list[float | None]:
-    """Ranks, 1 = best, the average rank for ties; None where there is no value.
-
-    Examples
-    --------
-    >>> ranks([0.3, None, 0.5, 0.3])
-    [2.5, None, 1.0, 2.5]
-    """
-    return _ranked(values, higher_is_better, "average")
-
-
 def places(values: Cells, higher_is_better: bool = True) -> list[int | None]:
     """Places as in a contest: 1 = best, those that are level share the better place.
 
@@ -159,19 +149,12 @@ def places(values: Cells, higher_is_better: bool = True) -> list[int | None]:
     >>> places([0.3, None, 0.5, 0.3])
     [2, None, 1, 2]
     """
-    found = _ranked(values, higher_is_better, "min")
-    return [None if place is None else int(place) for place in found]
-
-
-def _ranked(
-    values: Cells, higher_is_better: bool, ties: Literal["average", "min"]
-) -> list[float | None]:
     signed = np.asarray(values, dtype=np.float64) * (-1 if higher_is_better else 1)
-    found = stats.rankdata(signed, method=ties, nan_policy="omit").tolist()
-    return [None if math.isnan(rank) else rank for rank in found]
+    ranks = stats.rankdata(signed, method="min", nan_policy="omit").tolist()
+    return [None if math.isnan(rank) else int(rank) for rank in ranks]
 
 
-def comparable(a: np.ndarray, b: np.ndarray) -> bool:
+def _comparable(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether a correlation is defined: 3 pairs at least, and neither side all equal."""
     return len(a) >= 3 and bool(np.any(a != a[0])) and bool(np.any(b != b[0]))
 
@@ -185,9 +168,8 @@ def kendall(x: Cells, y: Cells) -> float | None:
     0.6667
     """
     a, b = complete(x, y)
-    if not comparable(a, b):
-        return None
-    return float(stats.kendalltau(a, b, method="asymptotic").statistic)
+    both = _comparable(a, b)
+    return float(stats.kendalltau(a, b, method="asymptotic").statistic) if both else None
 
 
 def holm(ps: Cells) -> list[float | None]:
@@ -200,13 +182,13 @@ def holm(ps: Cells) -> list[float | None]:
     >>> holm([0.01, None, 0.04, 0.03])
     [0.03, None, 0.06, 0.06]
     """
-    held = sorted((p, i) for i, p in enumerate(ps) if p is not None and not math.isnan(p))
-    found: list[float | None] = [None] * len(ps)
+    there = sorted((p, i) for i, p in enumerate(ps) if p is not None and not math.isnan(p))
+    adjusted: list[float | None] = [None] * len(ps)
     least = 0.0
-    for k, (p, i) in enumerate(held):
-        least = max(least, min(1.0, (len(held) - k) * p))
-        found[i] = least
-    return found
+    for k, (p, i) in enumerate(there):
+        least = max(least, min(1.0, (len(there) - k) * p))
+        adjusted[i] = least
+    return adjusted
 
 
 def partial_rho(x: Cells, y: Cells, control: Cells) -> float | None:
@@ -223,40 +205,40 @@ def partial_rho(x: Cells, y: Cells, control: Cells) -> float | None:
     a, b, c = complete(x, y, control)
     if len(a) < 4:
         return None
-    u, v, w = (doubled_ranks(side) for side in (a, b, c))
-    own = int(u @ v) * int(w @ w) - int(u @ w) * int(v @ w)  # exact, however many
-    free, rest = _left(u, w), _left(v, w)
-    if not (free > 0 and rest > 0):
+    u, v, w = (_doubled_ranks(side) for side in (a, b, c))
+    shared = int(u @ v) * int(w @ w) - int(u @ w) * int(v @ w)  # exact, however many
+    of_u, of_v = _left(u, w), _left(v, w)
+    if not (of_u > 0 and of_v > 0):
         return None
-    return float(np.clip(own / math.sqrt(free) / math.sqrt(rest), -1, 1))
+    return float(np.clip(shared / math.sqrt(of_u) / math.sqrt(of_v), -1, 1))
 
 
 def partial_p(
-    x: Cells,
-    y: Cells,
-    control: Cells,
-    draws: int = DRAWS,
-    seed: int = 42,
-    rho: float | None = None,
+    x: Cells, y: Cells, control: Cells, draws: int = DRAWS, seed: int = 42, rho: float | None = None
 ) -> float | None:
     """Two-sided p-value of `partial_rho` by permuting x; None where that is.
 
     The null: x says nothing of y, nor of the control. Under it P(p <= a) <= a for any n and any
     ties; where x goes with the control it is an approximation, a good one as the statistic is
-    studentised. The orders are those of `stats.permutation_p`; those that leave the statistic
-    undefined are not counted. rho: `partial_rho` of the same, where it is known already.
+    studentised. The orders are those of `permutation_p`; those that leave the statistic undefined
+    are not counted. rho: `partial_rho` of the same, where it is known already.
+
+    Examples
+    --------
+    >>> round(partial_p([1, 2, 3, 4, 5], [2, 1, 4, 3, 5], [1, 3, 2, 5, 4]), 4)
+    0.0508
     """
     observed = partial_rho(x, y, control) if rho is None else rho
     if observed is None:
         return None
-    u, v, w = (doubled_ranks(side) for side in complete(x, y, control))
-    uv, uw = products(u, v, w, draws=draws, seed=seed)
+    u, v, w = (_doubled_ranks(side) for side in complete(x, y, control))
+    uv, uw = _products(u, v, w, draws=draws, seed=seed)
     ww = float(w @ w)
-    own = uv * ww - uw * float(v @ w)  # up to 650 cases exact: n^6 / 9 is below 2^53
-    free = float(u @ u) * ww - uw.astype(np.float64) ** 2
-    there = free > 0
+    shared = uv * ww - uw * float(v @ w)  # up to 650 cases exact: n^6 / 9 is below 2^53
+    left = float(u @ u) * ww - uw.astype(np.float64) ** 2
+    there = left > 0
     least = observed**2 * _left(v, w) * (1 - _SAME)
-    return float(np.mean(own[there] ** 2 >= least * free[there]))
+    return float(np.mean(shared[there] ** 2 >= least * left[there]))
 
 
 def _left(v: np.ndarray, w: np.ndarray) -> int:
@@ -266,7 +248,13 @@ def _left(v: np.ndarray, w: np.ndarray) -> int:
 
 @lru_cache(maxsize=4)
 def resamples(n: int, draws: int = RESAMPLES, seed: int = 42) -> np.ndarray:
-    """How often each of n is in each seeded resample of n with replacement: (draws, n) float64."""
+    """How often each of n is in each seeded resample of n with replacement: (draws, n) float64.
+
+    Examples
+    --------
+    >>> resamples(4, draws=3).sum(axis=1).tolist()
+    [4.0, 4.0, 4.0]
+    """
     chosen = np.random.default_rng(seed).integers(0, n, (draws, n))
     chosen += n * np.arange(draws)[:, None]
     counts = np.bincount(chosen.ravel(), minlength=draws * n)
@@ -277,6 +265,12 @@ class Resampled:
     """One side of pairs in each resample, for other sides to be held against.
 
     y: (n,); counts: (draws, n), how often each pair is in each resample.
+
+    Examples
+    --------
+    >>> twice = np.array([[1, 1, 1, 1], [0, 1, 2, 1]])
+    >>> Resampled(np.array([1.0, 2, 3, 4]), twice).rho(np.array([1.0, 2, 4, 3])).round(4).tolist()
+    [0.8, 0.3333]
     """
 
     def __init__(self, y: np.ndarray, counts: np.ndarray) -> None:
@@ -296,8 +290,8 @@ class Resampled:
         product = np.einsum("nd,nd->d", self.weighted, ranks)
         square = np.einsum("nd,nd->d", self.counts * ranks, ranks)
         with np.errstate(invalid="ignore", divide="ignore"):
-            found = np.clip(product / np.sqrt(square * self.square), -1, 1)
-        return np.where((square > 0) & (self.square > 0) & self.enough, found, np.nan)
+            rho = np.clip(product / np.sqrt(square * self.square), -1, 1)
+        return np.where((square > 0) & (self.square > 0) & self.enough, rho, np.nan)
 
     def _centred(self, side: np.ndarray) -> np.ndarray:
         """Average ranks in each resample, centred: what is below, and half of what is level."""
@@ -312,30 +306,30 @@ class Resampled:
         return np.asarray(ranks)
 
 
-def bootstrap_median(
-    values: Cells, draws: int = RESAMPLES, seed: int = 42, level: float = LEVEL
-) -> Interval:
-    """Percentile bootstrap interval of the median of what is there; none below 5 values."""
-    (held,) = complete(values)
-    if len(held) < LEAST:
-        return None, None
-    chosen = np.random.default_rng(seed).integers(0, len(held), (draws, len(held)))
-    return interval(np.median(held[chosen], axis=1), level)
+def interval(drawn: np.ndarray | None, level: float = LEVEL) -> Interval:
+    """The middle `level` of what was drawn; none of None, or where most of it is not defined.
 
-
-def interval(drawn: np.ndarray, level: float = LEVEL) -> Interval:
-    """The middle `level` of what was drawn; none where less than half of it is defined."""
-    held = drawn[~np.isnan(drawn)]
-    if len(held) == 0 or 2 * len(held) < len(drawn):
+    Examples
+    --------
+    >>> interval(np.arange(101.0), level=0.5)
+    (25.0, 75.0)
+    """
+    if drawn is None or np.isnan(drawn).mean() > 0.5:
         return None, None
-    low, high = np.percentile(held, [50 * (1 - level), 50 * (1 + level)])
+    low, high = np.nanpercentile(drawn, [50 * (1 - level), 50 * (1 + level)])
     return float(low), float(high)
 
 
 def median(values: Cells) -> float | None:
-    """The median of what is there; None where nothing is."""
-    (held,) = complete(values)
-    return float(np.median(held)) if len(held) else None
+    """The median of what is there; None where nothing is.
+
+    Examples
+    --------
+    >>> median([3.0, None, 1.0])
+    2.0
+    """
+    (there,) = complete(values)
+    return float(np.median(there)) if len(there) else None
 
 
 def regret(predicted: Cells, actual: Cells) -> float | None:
@@ -360,6 +354,12 @@ def spearman_rows(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Spearman's rho of each row of x (m, n) with the same row of y: (m,), as `spearman` has it.
 
     NaN for a row that is constant on one side. For many short rows at once.
+
+    Examples
+    --------
+    >>> x = np.array([[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]])
+    >>> spearman_rows(x, x[::-1] + [0.0, 2.0, 1.0]).tolist()
+    [0.5, nan]
     """
     a, b = (stats.rankdata(side, axis=1) - (side.shape[1] + 1) / 2 for side in (x, y))
     lengths = np.sqrt(np.sum(a * a, axis=1) * np.sum(b * b, axis=1))
@@ -386,15 +386,13 @@ def distance_correlation_rows(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     if n < 4:
         raise ValueError(f"a distance correlation needs 4 values, got {n}")
     step = max(1, _CHUNK // n**2)
-    parts = [_distance_part(x[i : i + step], y[i : i + step]) for i in range(0, m, step)]
-    return np.concatenate(parts) if parts else np.empty(0)
-
-
-def _distance_part(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    u, v = _u_centred(x), _u_centred(y)  # (m, n * n) each
-    product, first, second = (np.einsum("mi,mi->m", a, b) for a, b in ((u, v), (u, u), (v, v)))
-    with np.errstate(invalid="ignore"):  # 0 / 0 where a side has no distance variance
-        return np.asarray(np.minimum(product / np.sqrt(first * second), 1))
+    parts = [np.empty(0)]
+    for i in range(0, m, step):
+        u, v = (_u_centred(side[i : i + step]) for side in (x, y))  # (step, n * n) each
+        product, first, second = (np.einsum("mi,mi->m", *s) for s in ((u, v), (u, u), (v, v)))
+        with np.errstate(invalid="ignore"):  # 0 / 0 where a side has no distance variance
+            parts.append(np.minimum(product / np.sqrt(first * second), 1))
+    return np.concatenate(parts)
 
 
 def _u_centred(x: np.ndarray) -> np.ndarray:
@@ -429,9 +427,14 @@ def random_walk_level(n: int, pairs: int = WALKS, seed: int = 42) -> WalkLevel:
     """The level of chance for curves over n layers, n >= 4: neighbouring layers go together.
 
     A walk is the running sum of n independent standard normal steps.
+
+    Examples
+    --------
+    >>> round(random_walk_level(12).absolute, 1)  # of values in no order it is about 0.2
+    0.4
     """
     steps = np.random.default_rng(seed).standard_normal((2, pairs, n))
     x, y = np.cumsum(steps, axis=2)
     rho, distance = spearman_rows(x, y), distance_correlation_rows(x, y)
-    means = (rho, np.abs(rho), rho > 0, distance)
-    return WalkLevel(*(float(np.mean(each)) for each in means))
+    sides = (rho, np.abs(rho), rho > 0, distance)
+    return WalkLevel(*(float(np.mean(side)) for side in sides))

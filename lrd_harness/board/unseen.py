@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from lrd_harness.board import statistics
-from lrd_harness.board.agreement import ALPHA, span
+from lrd_harness.board.agreement import span
 from lrd_harness.board.cautions import Caution, count
+from lrd_harness.board.layers import hidden
 from lrd_harness.board.panel import DIGITS, Panel, sizes
 from lrd_harness.report import Column, Table, listing
 
@@ -40,7 +41,7 @@ class Combined:
     """The combined predictor beside size alone and the mean of the other families.
 
     lacking: why there is not enough data, "" where there is; then rows hold something.
-    models: with everything, as places in the panel; of: the family of each.
+    models: with everything, as places in the panel; family_of: the family of each.
     models_left_out: with a mean score, but no family or not all features; features_left_out: what
     fewer than half of the models with a mean score have.
     rows: one per predictor, the cells of table "combined"; errors are fractions, as scores are.
@@ -49,7 +50,7 @@ class Combined:
 
     lacking: str
     models: Sequence[int]
-    of: Sequence[str]
+    family_of: Sequence[str]
     models_left_out: int
     features_left_out: Sequence[str]
     features: Sequence[str] = ()
@@ -60,7 +61,7 @@ class Combined:
 
     @cached_property
     def families(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(self.of))
+        return tuple(dict.fromkeys(self.family_of))
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -79,61 +80,66 @@ def build_combined(panel: Panel) -> Combined | None:
     scored = np.flatnonzero(~np.isnan(panel.actual))
     if not len(scored):
         return None
-    columns = {p.score: p.complete_means[scored] for p in panel.predictors if p.kind == "metric"}
-    metrics = set(columns)
-    columns |= {name: numbers[scored] for name, numbers in sizes(panel.models).items()}
+    metrics = {p.score: p.complete_means for p in panel.predictors if p.kind == "metric"}
+    columns = {name: numbers[scored] for name, numbers in (metrics | sizes(panel.models)).items()}
     kept = [n for n, column in columns.items() if 2 * (~np.isnan(column)).sum() >= len(scored)]
     x = np.array([columns[name] for name in kept]).reshape(len(kept), len(scored)).T
-    named = np.array([bool(panel.models[i].family) for i in scored])
-    whole = ~np.isnan(x).any(axis=1) & named
-    models = scored[whole].tolist()
-    of = [panel.models[i].family or "" for i in models]
-    lost = [name for name in columns if name not in kept]
-    found = Combined("", models, of, len(scored) - len(models), lost, kept)
-    x, y = x[whole], panel.actual[models]
-    if lacking := _lacking(found, y):
-        return replace(found, lacking=lacking, features=())
-    of_metrics = sum(name in metrics for name in kept)
-    return _judge(found, {COMBINED: kept, SIZE: kept[of_metrics:]}, x, y)
+    families = [panel.models[i].family or "" for i in scored]
+    whole = ~np.isnan(x).any(axis=1) & (np.array(families) != "")
+    combined = Combined(
+        "",
+        scored[whole].tolist(),
+        [family for family, there in zip(families, whole, strict=True) if there],
+        models_left_out=int((~whole).sum()),
+        features_left_out=[name for name in columns if name not in kept],
+        features=kept,
+    )
+    x, y = x[whole], panel.actual[combined.models]
+    if lacking := _lacking(combined, y):
+        return replace(combined, lacking=lacking, features=())
+    size = [name for name in kept if name not in metrics]
+    return _judge(combined, {COMBINED: kept if len(kept) > len(size) else [], SIZE: size}, x, y)
 
 
-def _lacking(found: Combined, y: np.ndarray) -> str:
-    if len(y) < LEAST_MODELS or len(found.families) < LEAST_FAMILIES:
-        kinds = "family" if len(found.families) == 1 else "families"
+def _lacking(combined: Combined, y: np.ndarray) -> str:
+    families = len(combined.families)
+    if len(y) < LEAST_MODELS or families < LEAST_FAMILIES:
         return (
-            f"{count(len(y), 'model')} of {len(found.families)} {kinds} with all scores, metrics "
-            f"and sizes; it needs {LEAST_MODELS} of {LEAST_FAMILIES}"
+            f"{count(len(y), 'model')} of {families} {'family' if families == 1 else 'families'} "
+            f"with all scores, metrics and sizes; it needs {LEAST_MODELS} of {LEAST_FAMILIES}"
         )
-    if not found.features:
+    if not combined.features:
         return "neither metrics nor sizes are known"
     return "" if np.ptp(y) > 0 else "all mean scores are the same"
 
 
 def _judge(
-    found: Combined, features: Mapping[str, Sequence[str]], x: np.ndarray, y: np.ndarray
+    combined: Combined, features: Mapping[str, Sequence[str]], x: np.ndarray, y: np.ndarray
 ) -> Combined:
-    """What is predicted of each model without its family; in drawn orders up to 500 models."""
-    groups = np.array([found.families.index(name) for name in found.of])
-    targets = y[:, None]
+    """What is predicted of each model without its family; in drawn orders up to 500 models.
+
+    features: predictor -> the last so many columns of x (n, p).
+    """
+    groups = np.array([combined.families.index(name) for name in combined.family_of])
+    targets, counts = y[:, None], None
     if len(y) <= statistics.LARGE:
         orders = np.random.default_rng(42).permuted(np.tile(y, (DRAWS, 1)), axis=1)
         targets = np.concatenate([targets, orders.T], axis=1)
-    predicted, means, alphas = {}, targets, []
-    for name, own in features.items():
-        if own and (name != COMBINED or len(own) > len(features[SIZE])):
-            held, means, chosen = held_out(x[:, x.shape[1] - len(own) :], targets, groups)
-            predicted[name] = np.round(held, DIGITS)
-            alphas.append(chosen[:, 0])
+        if len(combined.families) >= LEAST_DRAWN:
+            counts = statistics.resamples(len(combined.families))[:, groups]  # whole families
+    predicted, alphas = {}, []
+    for name, names in features.items():
+        if names:
+            ridge, means, chosen = held_out(x[:, x.shape[1] - len(names) :], targets, groups)
+            predicted[name] = np.round(ridge, DIGITS)
+            alphas.append(chosen[:, 0].tolist())
     predicted[GUESS] = means
-    counts = None
-    if len(found.families) >= LEAST_DRAWN and len(y) <= statistics.LARGE:
-        counts = statistics.resamples(len(found.families))[:, groups]  # whole families
     return replace(
-        found,
+        combined,
         rows=[_row(name, features.get(name, ()), predicted, targets, counts) for name in predicted],
         actual=y,
         predicted={name: values[:, 0] for name, values in predicted.items()},
-        alphas=dict(zip(found.families, alphas[0].tolist(), strict=True)),
+        alphas=dict(zip(combined.families, alphas[0], strict=True)),
     )
 
 
@@ -142,16 +148,9 @@ def held_out(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Predictions for each group by a ridge that was fitted without it.
 
-    Parameters
-    ----------
-    x : features (n, p), finite
-    y : targets (n, k), each with an alpha of its own
-    groups : (n,) whole numbers 0..g-1, g >= 3
-
-    Returns
-    -------
-    predictions (n, k), the means of the other groups (n, k), and alphas (g, k): of `ALPHAS`, that
-    with the least squared error over grouped folds of the other groups.
+    x: features (n, p), finite; y: targets (n, k), each with an alpha of its own; groups: (n,) whole
+    numbers 0..g-1, g >= 3. Gives predictions (n, k), the means of the other groups (n, k), and
+    alphas (g, k): of `ALPHAS`, that with the least squared error over grouped folds of the others.
     """
     from sklearn.linear_model import Ridge
     from sklearn.pipeline import make_pipeline
@@ -185,9 +184,9 @@ def _errors(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> np.ndarray:
         scaler = StandardScaler().fit(x[fit])
         u, s, vt = np.linalg.svd(scaler.transform(x[fit]), full_matrices=False)
         turned, left = u.T @ y[fit], y[out] - y[fit].mean(axis=0)
-        own = scaler.transform(x[out]) @ vt.T
+        projected = scaler.transform(x[out]) @ vt.T
         for error, alpha in zip(errors, ALPHAS, strict=True):
-            error += np.sum(np.square((own * s / (s**2 + alpha)) @ turned - left), axis=0)
+            error += np.sum(np.square((projected * s / (s**2 + alpha)) @ turned - left), axis=0)
     return errors
 
 
@@ -205,48 +204,37 @@ def _row(
     """
     predicted, actual = predictions[name][:, 0], y[:, 0]
     rho = None if name == GUESS else statistics.spearman(predicted, actual)
-    low = high = lead_low = lead_high = lead = None
+    p = chance = lead = drawn_rhos = drawn_leads = None
     if rho is not None and counts is not None:
-        low, high = statistics.interval(statistics.Resampled(actual, counts).rho(predicted))
+        drawn_rhos = statistics.Resampled(actual, counts).rho(predicted)
+    if rho is not None and y.shape[1] > 1:
+        by_chance = statistics.spearman_rows(predictions[name][:, 1:].T, y[:, 1:].T)
+        there = by_chance[~np.isnan(by_chance)]  # undefined: nothing predicted, so no rho as large
+        p = (int(np.sum(there >= rho - _SAME)) + 1) / (len(by_chance) + 1)
+        chance = float(np.mean(there)) if len(there) else None
+    squares = np.square(predicted - actual)
+    rmse = sqrt(np.mean(squares))
     if COMBINED in predictions and name != COMBINED:
-        own, best = (np.square(predictions[who][:, 0] - actual) for who in (name, COMBINED))
-        lead = sqrt(np.mean(own)) - sqrt(np.mean(best))
+        best = np.square(predictions[COMBINED][:, 0] - actual)
+        lead = rmse - sqrt(np.mean(best))
         if counts is not None:
             weights = counts / counts.sum(axis=1, keepdims=True)
-            lead_low, lead_high = statistics.interval(
-                np.sqrt(weights @ own) - np.sqrt(weights @ best)
-            )
-    p, chance = (None, None) if rho is None else _by_chance(rho, predictions[name], y)
-    rmse = sqrt(np.mean(np.square(predicted - actual)))
-    row: dict[str, Any] = {
-        "predictor": name,
-        "rho": rho,
-        "interval": span(low, high),
-        "p": p,
-        "rmse": rmse,
-    }
-    row |= {"chance": chance, "lead": lead, "lead_interval": span(lead_low, lead_high, "+z.3f")}
-    row |= {"features": list(features), "low": low, "high": high}
-    return row | {"lead_low": lead_low, "lead_high": lead_high, "n": len(actual)}
-
-
-def _by_chance(
-    rho: float, predicted: np.ndarray, y: np.ndarray
-) -> tuple[float | None, float | None]:
-    """p, (count + 1) / (draws + 1), and the mean rho, of the scores in random orders; or None."""
-    if y.shape[1] == 1:
-        return None, None
-    drawn = statistics.spearman_rows(predicted[:, 1:].T, y[:, 1:].T)
-    there = drawn[~np.isnan(drawn)]  # undefined: nothing is predicted, so no rho as large
-    p = (int(np.sum(there >= rho - _SAME)) + 1) / (len(drawn) + 1)
-    return p, float(np.mean(there)) if len(there) else None
+            drawn_leads = np.sqrt(weights @ squares) - np.sqrt(weights @ best)
+    low, high = statistics.interval(drawn_rhos)
+    lead_low, lead_high = statistics.interval(drawn_leads)
+    row: dict[str, Any] = {"predictor": name, "rho": rho, "p": p, "rmse": rmse}
+    row |= {"chance": chance, "lead": lead}
+    row |= {"low": low, "high": high, "interval": span(low, high)}
+    row |= {"lead_low": lead_low, "lead_high": lead_high}
+    row["lead_interval"] = span(lead_low, lead_high, "+z.3f")
+    return row | {"features": list(features), "n": len(actual)}
 
 
 def combined_tables(
-    found: Combined | None, panel: Panel, labels: Sequence[str], what: str = "models"
+    combined: Combined | None, panel: Panel, labels: Sequence[str], what: str = "models"
 ) -> list[Table]:
     """The predictors, what they predict of each model, and the strengths of the ridge."""
-    if found is None or found.lacking:
+    if combined is None or combined.lacking:
         return []
     columns = (
         Column("predictor", key=True),
@@ -258,13 +246,13 @@ def combined_tables(
         Column("lead", "error less the combined's", form="+z.3f", rest=1),
         Column("lead_interval", "95 % over families", rest=1, tied=True),
         Column("features", form="list", shown=False),
-        *(Column(name, shown=False) for name in ("low", "high", "lead_low", "lead_high", "n")),
+        *hidden("low", "high", "lead_low", "lead_high", "n"),
     )
     caption = (
-        f"Ridge regression of the mean score on {', '.join(found.features)}. n = "
-        f"{len(found.models)} models of {len(found.families)} families; each family is predicted "
-        "from the others alone, which also give the means, the deviations and the strength of the "
-        "ridge.",
+        f"Ridge regression of the mean score on {', '.join(combined.features)}. n = "
+        f"{len(combined.models)} models of {len(combined.families)} families; each family is "
+        "predicted from the others alone, which also give the means, the deviations and the "
+        "strength of the ridge.",
         "rho: Spearman's, of these predictions with the mean scores; 95 %: bootstrap of whole "
         f"families (from {LEAST_DRAWN} on; of fewer than {TELLING} it is too narrow for a "
         "verdict). p: all of it repeated with the scores in random order, whose mean rho is the "
@@ -273,49 +261,52 @@ def combined_tables(
         "mean squared.",
     )
     title = f"Combined predictor, on families of {what} that it has not seen"
-    models = []
-    for at, i in enumerate(found.models):
-        row: dict[str, Any] = {"model": labels[i], "name": panel.models[i].model}
-        row |= {"revision": panel.models[i].revision, "family": found.of[at]}
-        row["actual"] = float(found.actual[at])
-        own = {f"predicted.{name}": float(v[at]) for name, v in found.predicted.items()}
-        models.append({**row, **own})
-    alphas = [{"family": family, "alpha": alpha} for family, alpha in found.alphas.items()]
+    models = [
+        {
+            "model": labels[i],
+            "name": panel.models[i].model,
+            "revision": panel.models[i].revision,
+            "family": combined.family_of[at],
+            "actual": float(combined.actual[at]),
+            **{f"predicted.{name}": float(v[at]) for name, v in combined.predicted.items()},
+        }
+        for at, i in enumerate(combined.models)
+    ]
+    alphas = [{"family": family, "alpha": alpha} for family, alpha in combined.alphas.items()]
     return [
-        Table("combined", title, columns, found.rows, caption),
+        Table("combined", title, columns, combined.rows, caption),
         listing("combined_models", "Scores predicted without the own family", models, "model"),
         listing("combined_strengths", "Strength of the ridge, by family", alphas, "family"),
     ]
 
 
-def combined_cautions(found: Combined | None) -> Iterator[Caution]:
+def combined_cautions(combined: Combined | None) -> Iterator[Caution]:
     """One sentence on it, and one on what was left out."""
-    if found is None:
+    if combined is None:
         return
-    if found.lacking:
-        yield Caution("combined_lacks", {"lacking": found.lacking})
+    if combined.lacking:
+        yield Caution("combined_lacks", {"lacking": combined.lacking})
         return
-    rows = {row["predictor"]: row for row in found.rows}
-    size, whole = rows.get(SIZE), rows.get(COMBINED)
-    families = f"{len(found.models)} models of {len(found.families)} families"
-    said: dict[str, Any] = {"on": f"on {families}, each predicted without its own"}
-    said["guess"] = f"error {rows[GUESS]['rmse']:.3f}"
-    if whole is None:
-        yield Caution("combined_size", said | {"size": _judged(size or {})})
+    rows = {row["predictor"]: row for row in combined.rows}
+    size = _judged(rows[SIZE]) if SIZE in rows else ""
+    families = f"{len(combined.models)} models of {len(combined.families)} families"
+    numbers = {"on": f"on {families}, each predicted without its own"}
+    numbers["guess"] = f"error {rows[GUESS]['rmse']:.3f}"
+    if COMBINED in rows:
+        numbers["and_size"] = " and size" if size else " (no size is known)"
+        numbers["size"] = f"; size alone: {size}" if size else ""
+        numbers["verdict"] = _verdict(combined, rows[COMBINED])
+        yield Caution("combined", numbers | {"combined": _judged(rows[COMBINED])})
     else:
-        said["and_size"] = " and size" if size else " (no size is known)"
-        said["size"] = f"; size alone: {_judged(size)}" if size else ""
-        said["verdict"] = _verdict(found, whole)
-        yield Caution("combined", said | {"combined": _judged(whole)})
+        yield Caution("combined_size", numbers | {"size": size})
     parts = []
-    if found.models_left_out:
-        several = found.models_left_out > 1
+    if left_out := combined.models_left_out:
         parts.append(
-            f"{count(found.models_left_out, 'model')} whose family, or one of the scores it is "
-            f"made of, {'are' if several else 'is'} not known"
+            f"{count(left_out, 'model')} whose family, or one of the scores it is made of, "
+            f"{'are' if left_out > 1 else 'is'} not known"
         )
-    if found.features_left_out:
-        parts.append(f"{', '.join(found.features_left_out)}, which most models lack")
+    if combined.features_left_out:
+        parts.append(f"{', '.join(combined.features_left_out)}, which most models lack")
     if parts:
         yield Caution("combined_left_out", {"parts": "; ".join(parts)})
 
@@ -326,20 +317,23 @@ def _judged(row: Mapping[str, Any]) -> str:
     return f"{rho}{p}, error {row['rmse']:.3f}"
 
 
-def _verdict(found: Combined, whole: Mapping[str, Any]) -> str:
+def _verdict(combined: Combined, whole: Mapping[str, Any]) -> str:
     """whole: the row of combining, which has to beat the best of the others."""
-    rival = min((row for row in found.rows if row is not whole), key=lambda row: row["rmse"])
+    rival = min((row for row in combined.rows if row is not whole), key=lambda row: row["rmse"])
     name = f"the {GUESS}" if rival["predictor"] == GUESS else rival["predictor"]
     lead, low = rival["lead"], rival["lead_low"]
     if lead is None or lead <= 0:
         return f"combining is no better than {name}"
     spread = "no interval can be drawn" if low is None else f"95 %: {rival['lead_interval']}"
-    by = f"by {lead:.3f} ({spread})"
-    ahead = f"combining is ahead of {name}, {by}, but"
+    by = f"{name}, by {lead:.3f} ({spread})"
     if low is None or low <= 0:
-        return f"{ahead} other families might undo that"
-    if len(found.families) < TELLING:
-        return f"{ahead} a verdict needs {TELLING} families"
-    if whole["p"] is None or whole["p"] >= ALPHA:  # where an interval is drawn, p is as well
-        return f"{ahead} its order of the models may be chance"
-    return f"combining is better than {name}, {by}"
+        doubt = "other families might undo that"
+    elif len(combined.families) < TELLING:
+        doubt = f"a verdict needs {TELLING} families"
+    elif (
+        whole["p"] is None or whole["p"] >= statistics.ALPHA
+    ):  # where an interval is drawn, p is as well
+        doubt = "its order of the models may be chance"
+    else:
+        return f"combining is better than {by}"
+    return f"combining is ahead of {by}, but {doubt}"

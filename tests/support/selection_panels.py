@@ -1,8 +1,8 @@
-"""Panels of models by size, and what the tables of a report say by key."""
+"""Panels of models by size or in families, and what the tables of a report say by key."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -44,6 +44,40 @@ def panel(models: int, scores: Values, metrics: Metrics, task_type: str = "STS")
             )
             for (name, score, best), values in metrics.items()
             for (i, t), value in values.items()
+        ),
+    )  # fmt: skip
+
+
+def in_families(
+    families: Sequence[str | None],
+    scores: Sequence[float],
+    values: Mapping[str, Sequence[float | None]],
+    best: Best = "max",
+    sizes: bool = True,
+) -> Results:
+    """Models m0, m1, ... of these families, a score each on one task, and values of metrics."""
+    return Results(
+        models=tuple(
+            ModelRow(
+                model=f"m{i}", family=family,
+                parameters=10**7 * (1 + (7 * i) % 11) if sizes else None,
+                width=128 * (1 + (5 * i) % 4) if sizes else None,
+                blocks=4 + (3 * i) % 5 if sizes else None,
+            )
+            for i, family in enumerate(families)
+        ),
+        scores=tuple(
+            ScoreRow(model=f"m{i}", task="T", layer=1, layers=1, score=float(score))
+            for i, score in enumerate(scores)
+        ),
+        metrics=tuple(
+            MetricRow(
+                model=f"m{i}", task="T", metric=name, n=9, selection=("s", best),
+                values={"s": float(value)},
+            )
+            for name, column in values.items()
+            for i, value in enumerate(column)
+            if value is not None
         ),
     )  # fmt: skip
 
