@@ -1,18 +1,22 @@
-"""The command `lrd-harness`. Heavy imports wait until a sub-command runs."""
+"""The command `lrd-harness`. What a command needs is imported once it runs."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import inspect
+import logging
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from lrd_harness import __version__
+from lrd_harness.cli import help, options
 from lrd_harness.errors import (
     Elsewhere,
     PluginFault,
@@ -23,17 +27,23 @@ from lrd_harness.errors import (
     tell,
     told_to,
 )
+from lrd_harness.guard import Owner
+from lrd_harness.processes import SPAWNED
+from lrd_harness.store import location
+from lrd_harness.store.files import full
+from lrd_harness.store.tables import literal_names
 
 TRACEBACK = "LRD_HARNESS_TRACEBACK"  # set to have unforeseen faults with their tracebacks
+LOUD = "lm_eval mteb sentence_transformers transformers datasets huggingface_hub".split()
 
-COMMANDS = {  # the module of each, and its line in the help
+COMMANDS = {  # the module whose function NAME_command runs it, and its line in the help
     "run": ("run", "measure and evaluate models, print the leaderboard"),
     "plan": ("run", "estimate what a run will cost, before it starts"),
     "merge": ("run", "join slices of a run, or runs of several machines"),
     "select": ("texts", "which of several models for your texts, without labels"),
-    "prune": ("prune", "take blocks out of a model and save what is left"),
+    "prune": ("texts", "take blocks out of a model and save what is left"),
     "layer": (
-        "prune",
+        "texts",
         "choose a layer of a model on your texts, without labels; save the model cut there",
     ),
     "probe": ("texts", "change texts step by step and measure every layer at each step"),
@@ -46,33 +56,11 @@ COMMANDS = {  # the module of each, and its line in the help
     "cache": ("cache", "show, verify or clear what is kept between runs"),
 }
 
-ABOUT = """\
-Measure and evaluate every layer of language models: one forward pass per text,
-mteb's and lm-eval's own scores at each layer, label-free metrics beside them,
-a leaderboard of predicted and actual ranks; and pruning by the metrics."""
-
-EXAMPLES = """\
-examples:
-  lrd-harness run --plugins frenet,gfmi
-      the quickstart: four small models, real texts, no hub
-  lrd-harness run --models intfloat/e5-small-v2 ./mine --tasks STSBenchmark
-  lrd-harness run --suite mteb-32 --models BAAI/bge-small-en-v1.5 --output out
-  lrd-harness run --models EleutherAI/pythia-160m --tasks lm-eval:mmlu --limit 5
-  lrd-harness select --models ./mine ./other --texts FILE
-  lrd-harness prune ./mine --rule gfmi --budget 0.15 --texts FILE --save smaller
-  lrd-harness layer ./mine --texts FILE --by dime --save shorter
-  lrd-harness probe ./mine --kind repetition
-  lrd-harness compare ./base ./tuned --texts FILE
-  lrd-harness leaderboard out --format md
-      print a finished run again
-"""
-
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, as those of every command.
 
-    command: NAME, if it is for one. Its module, imported once it is typed, has a function NAME,
-    whose docstring begins its help, NAME_arguments, and an entry of EPILOGS, which ends its help.
+    command: NAME, if it is for one. What it takes is declared by `options.NAME` once it is typed.
     """
 
     def __init__(self, command: str = "", **named: Any) -> None:
@@ -84,12 +72,10 @@ class Parser(argparse.ArgumentParser):
         """As argparse does, of arguments that are declared by now."""
         name, self._command = self._command, ""
         if name:
-            module = importlib.import_module(f"lrd_harness.cli.{COMMANDS[name][0]}")
-            run = getattr(module, name)
-            self.description = inspect.getdoc(run)
-            self.epilog = getattr(module, "EPILOGS", {}).get(name)
-            self.set_defaults(run=run)
-            getattr(module, f"{name}_arguments", lambda sub: None)(self)
+            declare = getattr(options, name)
+            self.description = inspect.getdoc(declare)
+            self.epilog = help.EPILOGS.get(name)
+            declare(self)
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
@@ -101,34 +87,16 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    from lrd_harness import __version__
-
-    top = Parser(prog="lrd-harness", description=ABOUT, epilog=EXAMPLES)
+    top = Parser(prog="lrd-harness", description=help.ABOUT, epilog=help.EXAMPLES)
     top.add_argument("--version", action="version", version=f"lrd-harness {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, (_, help) in COMMANDS.items():
-        commands.add_parser(name, command=name, help=help)
+    for name, (_, line) in COMMANDS.items():
+        commands.add_parser(name, command=name, help=line)
     return top
-
-
-def _empty(typed: Sequence[str]) -> str:
-    """What of a command line is empty, as of shell variables that are not set; "" for nothing."""
-    option = ""
-    for word in typed:
-        name, equals, value = word.partition("=")
-        option = name if word.startswith("--") else option
-        if not (value if word.startswith("--") and equals else word).strip(" ,\t\r\n"):
-            return option or "an argument"
-    return ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Exit codes: 0 done, 1 some units failed, 2 bad input, 130 interrupted."""
-    from lrd_harness.processes import SPAWNED
-    from lrd_harness.store import location
-    from lrd_harness.store.files import full
-    from lrd_harness.store.tables import literal_names
-
     for stream in (sys.stdout, sys.stderr):
         _print_all(stream)
     typed = list(sys.argv[1:] if arguments is None else arguments)
@@ -136,11 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_typed(typed)
         if where := _empty(typed):
             raise UserError(f"{where} is empty: is a variable not set?")
-        chosen = parser().parse_args(typed)
-        chosen.typed = typed
-        location.redirect()
-        with told_to(_once()), literal_names(getattr(chosen, "literal_names", False)):
-            code: int = chosen.run(chosen)
+        return _run(parser().parse_args(typed), typed)
     except Elsewhere:
         time.sleep(1)  # the process that tells of it is to have told before all are ended
         return 2
@@ -160,7 +124,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get(TRACEBACK):
             raise
         return _bad(str(full(error) or _unforeseen(error)))
+
+
+def _run(arguments: argparse.Namespace, typed: list[str]) -> int:
+    """Run what was parsed. Where libraries write, and what they tell, they ask when imported."""
+    arguments.typed = typed
+    location.redirect()
+    if not getattr(arguments, "verbose", False):
+        _hush()
+    module = importlib.import_module(f"lrd_harness.cli.{COMMANDS[arguments.command][0]}")
+    with told_to(_once()), literal_names(getattr(arguments, "literal_names", False)):
+        code: int = getattr(module, f"{arguments.command}_command")(arguments)
     return code
+
+
+def _hush() -> None:
+    """Keep the libraries' warnings and bars off the terminal: progress and errors are ours."""
+    for name in ("TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    warnings.filterwarnings("ignore")
+    if "transformers" in sys.modules:  # imported before, by a program that calls the command
+        sys.modules["transformers"].utils.logging.disable_progress_bar()
+    for name in LOUD:
+        # what these two log as an error they also raise, which is told of in a line of ours
+        level = logging.CRITICAL if name in ("datasets", "lm_eval") else logging.ERROR
+        logging.getLogger(name).setLevel(level)
+
+
+def _empty(typed: Sequence[str]) -> str:
+    """What of a command line is empty, as of shell variables that are not set; "" for nothing."""
+    option = ""
+    for word in typed:
+        name, equals, value = word.partition("=")
+        option = name if word.startswith("--") else option
+        if not (value if word.startswith("--") and equals else word).strip(" ,\t\r\n"):
+            return option or "an argument"
+    return ""
 
 
 def _print_all(stream: Any) -> None:
@@ -189,8 +192,6 @@ def _bad(line: str) -> int:
 
 def _unforeseen(error: BaseException) -> str:
     """One line for a fault that nothing has foreseen, with the place in the harness."""
-    from lrd_harness.guard import Owner
-
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     place = Owner("lrd-harness", root=Path(__file__).parent.parent).place(error)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from lrd_harness import manager
-from lrd_harness.cli.arguments import add_many, load, show
+from lrd_harness.cli.arguments import load, show, table
 from lrd_harness.contracts import Task, TaskFamily, TaskOptions
 from lrd_harness.errors import PluginFault
 from lrd_harness.planning import suite
-from lrd_harness.report import Column, Report, Table
+from lrd_harness.report import Report
 
 MODELS = """\
 Any other model goes by one of these names:
@@ -31,52 +30,37 @@ Other tasks go by one of these names:
 `lrd-harness tasks WORD` searches them, as `tasks sts` or `tasks banking`."""
 
 
-def plugins_arguments(sub: Any) -> None:
-    add_many(sub, "--load", "FILE.py", "list plugins of your own too")
-
-
-def suites_arguments(sub: Any) -> None:
-    sub.add_argument("suite", nargs="?", metavar="NAME|FILE")
-
-
-def tasks_arguments(sub: Any) -> None:
-    sub.add_argument("word", nargs="?", help="a type, or part of a name")
-
-
-def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
-    """A table whose first column names its rows."""
-    made = [dict(zip(columns, row, strict=True)) for row in rows]
-    return Table(title, title, tuple(Column(c, key=c == columns[0]) for c in columns), made)
-
-
-def plugins(arguments: argparse.Namespace) -> int:
-    """List every registered plugin, and those that could not be loaded."""
-    found = load(arguments)
+def plugins_command(arguments: argparse.Namespace) -> int:
+    """List the plugins. Returns the exit code."""
+    plugins = load(arguments)
     tables = []
-    for kind, entries in found.entries.items():
-        rows = [(e.record.name, _about(kind, e.record) + _by(e.provider)) for e in entries.values()]
-        tables.append(_table(f"{kind.capitalize()}s", ("name", "what it is"), rows))
-    broken = [(bad.name, f"{bad.reason} (from {bad.provider})") for bad in found.broken]
-    tables.append(_table("Broken plugins", ("entry point", "why"), broken))
-    show(Report("Plugins", tuple(tables)), found)
+    for kind, entries in plugins.entries.items():
+        rows = [
+            (entry.record.name, _about(kind, entry.record) + _origin(entry.provider))
+            for entry in entries.values()
+        ]
+        tables.append(table(f"{kind.capitalize()}s", ("name", "what it is"), rows))
+    broken = [(fault.name, f"{fault.reason} (from {fault.provider})") for fault in plugins.broken]
+    tables.append(table("Broken plugins", ("entry point", "why"), broken))
+    show(Report("Plugins", tuple(tables)), plugins)
     return 0
 
 
-def _by(provider: str) -> str:
+def _origin(provider: str) -> str:
     return "" if provider.startswith("lrd_harness.") else f" (from {provider})"
 
 
 def _about(kind: str, record: Any) -> str:
     if isinstance(record, TaskFamily):
         return f"a family of tasks, {record.name}:NAME"
-    if kind == "metric":
-        if record.selection is None and record.layer_choice is not None:
-            end = "lowest" if record.layer_choice.best == "min" else "highest"
-            return f"chooses a layer, where {record.layer_choice.score} is {end}"
-        if record.selection is None:
-            return "ranks no models, chooses no layer"
+    if kind == "metric" and record.selection is not None:
         better = "higher" if record.selection.best == "max" else "lower"
         return f"ranks models by {record.selection.score}, {better} is better"
+    if kind == "metric" and record.layer_choice is not None:
+        end = "lowest" if record.layer_choice.best == "min" else "highest"
+        return f"chooses a layer, where {record.layer_choice.score} is {end}"
+    if kind == "metric":
+        return "ranks no models, chooses no layer"
     if kind == "reporter":
         kept = f"kept as leaderboard{record.suffix}" if record.suffix else "printed"
         where = kept if record.files is None else "a folder, --output DIR"
@@ -84,14 +68,14 @@ def _about(kind: str, record: Any) -> str:
     return str(getattr(record, "description", ""))
 
 
-def suites(arguments: argparse.Namespace) -> int:
-    """List the shipped suites; with a name or a file, show what that suite runs."""
+def suites_command(arguments: argparse.Namespace) -> int:
+    """List the suites, or show one. Returns the exit code."""
     if arguments.suite is None:
         rows = [
             (s.name, f"{len(s.models)} models, {len(s.tasks)} tasks: {s.description}")
             for s in map(suite.load, suite.shipped())
         ]
-        show(Report("Suites", (_table("Suites", ("name", "what it is"), rows),)), load(arguments))
+        show(Report("Suites", (table("Suites", ("name", "what it is"), rows),)), manager.load())
         print("`lrd-harness suites NAME` shows what is in one.")
         return 0
     chosen = suite.load(arguments.suite)
@@ -99,10 +83,9 @@ def suites(arguments: argparse.Namespace) -> int:
     if not chosen.models:
         print("No models: give them with --models.\n")
     models = [(entry.model, entry.label or None) for entry in chosen.models]
-    metrics = ["all"] if chosen.plugins is None else chosen.plugins
-    given = [
+    metrics = [
         (name, ", ".join(f"{k} = {v}" for k, v in chosen.parameters.get(name, {}).items()) or None)
-        for name in metrics
+        for name in (["all"] if chosen.plugins is None else chosen.plugins)
     ]
     settings = [
         (name, ", ".join(map(str, value)) if isinstance(value, tuple) else str(value))
@@ -111,22 +94,20 @@ def suites(arguments: argparse.Namespace) -> int:
         if value != getattr(usual, name)
     ]
     tables = (
-        _table(f"{len(models)} models", ("model", "read as"), models),
-        _table(f"{len(chosen.tasks)} tasks", ("task",), [(task,) for task in chosen.tasks]),
-        _table("Metrics", ("metric", "parameters"), given),
-        _table("Settings", ("setting", "value"), settings),
+        table(f"{len(models)} models", ("model", "read as"), models),
+        table(f"{len(chosen.tasks)} tasks", ("task",), [(task,) for task in chosen.tasks]),
+        table("Metrics", ("metric", "parameters"), metrics),
+        table("Settings", ("setting", "value"), settings),
     )
-    show(Report(chosen.name, tables), load(arguments))
+    show(Report(chosen.name, tables), manager.load())
     return 0
 
 
-def tasks(arguments: argparse.Namespace) -> int:
-    """List the tasks that need no hub; with a word, all tasks, mteb's too, of that
-    type, or with that word in the name (`lrd-harness tasks sts`).
-    """
-    found = load(arguments)
-    found.tell()
-    records = found.all("task")
+def tasks_command(arguments: argparse.Namespace) -> int:
+    """List the tasks that need no hub, or search all. Returns the exit code."""
+    plugins = manager.load()
+    plugins.tell()
+    records = plugins.all("task")
     ready = [record for record in records if isinstance(record, Task)]
     families = [record for record in records if not isinstance(record, Task)]
     for family in (family for family in families if family.offline):
@@ -136,7 +117,7 @@ def tasks(arguments: argparse.Namespace) -> int:
     offline = "Tasks that need no hub"
     if not arguments.word:
         rows = [(task.name, f"{task.type}. {task.description}") for task in ready]
-        show(Report("Tasks", (_table(offline, ("name", "what it is"), rows),)), found)
+        show(Report("Tasks", (table(offline, ("name", "what it is"), rows),)), plugins)
         print(TASKS)
         return 0
     word = arguments.word.lower()
@@ -144,27 +125,30 @@ def tasks(arguments: argparse.Namespace) -> int:
     for family in (family for family in families if not family.offline):
         types[f"Tasks of {family.name}"] = dict(sorted(manager.names_of(family).items()))
     by_type = word in {kind.lower() for known in types.values() for kind in known.values()}
-
-    def fits(name: str, kind: str) -> bool:
-        return word == kind.lower() if by_type else word in name.lower()
-
-    chosen = {title: [p for p in known.items() if fits(*p)] for title, known in types.items()}
-    tables = (_table(title, ("name", "type"), rows) for title, rows in chosen.items())
+    chosen = {
+        title: [
+            (name, kind)
+            for name, kind in known.items()
+            if (word == kind.lower() if by_type else word in name.lower())
+        ]
+        for title, known in types.items()
+    }
     if any(chosen.values()):
-        show(Report("Tasks", tuple(tables)), found)
+        tables = (table(title, ("name", "type"), rows) for title, rows in chosen.items())
+        show(Report("Tasks", tuple(tables)), plugins)
     else:
         print(f"No task's name contains '{word}', and no type of task is called so.")
     return 0
 
 
-def models(arguments: argparse.Namespace) -> int:
-    """List the models that the shipped suites name."""
-    known: dict[str, list[str]] = {}
+def models_command(arguments: argparse.Namespace) -> int:
+    """List the models that the shipped suites name. Returns the exit code."""
+    suites: dict[str, list[str]] = {}  # by model
     for loaded in map(suite.load, suite.shipped()):
         for entry in loaded.models:
             label = f" [{entry.label}]" if entry.label else ""
-            known.setdefault(entry.model + label, []).append(loaded.name)
-    rows = [(model, ", ".join(suites)) for model, suites in known.items()]
-    show(Report("Models", (_table("Models", ("model", "in suite"), rows),)), load(arguments))
+            suites.setdefault(entry.model + label, []).append(loaded.name)
+    rows = [(model, ", ".join(names)) for model, names in suites.items()]
+    show(Report("Models", (table("Models", ("model", "in suite"), rows),)), manager.load())
     print(MODELS)
     return 0

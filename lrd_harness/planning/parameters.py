@@ -35,31 +35,32 @@ def resolve_metrics(suite: Suite, plugins: Plugins) -> list[PlannedMetric]:
         names = [metric.name for metric in every if metric.needs != "views"]
     else:
         parts = ([m.name for m in every] if n == "all" else [n] for n in suite.plugins)
-        names = [name for part in parts for name in part]
+        names = list(dict.fromkeys(name for part in parts for name in part))
     planned = []
-    for name in dict.fromkeys(names):
-        metric = plugins.get("metric", name)
-        given = suite.parameters.get(name, {})
-        check_parameters(metric, given)
-        planned.append(PlannedMetric(metric, _resolved(metric, given)))
+    for name in names:
+        metric, typed = plugins.get("metric", name), suite.parameters.get(name, {})
+        check_parameters(metric, typed)
+        parameters = _parameters(metric, typed)
+        if typed:
+            _try(metric, parameters)
+        planned.append(PlannedMetric(metric, parameters))
     for name in suite.parameters:
+        if name not in names and name in plugins.names("metric"):
+            raise UserError(f"{name} is not measured here, so it takes no parameter")
         if name not in names:
-            if name in plugins.names("metric"):
-                raise UserError(f"{name} is not measured here, so it takes no parameter")
             raise unknown("metric to set a parameter of", name, names)
     return planned
 
 
-def _resolved(metric: Metric, given: Mapping[str, Any]) -> dict[str, Any]:
-    """All parameters of a metric: the given ones over its defaults.
+def _parameters(metric: Metric, typed: Mapping[str, Any]) -> dict[str, Any]:
+    """All parameters of a metric: those that were typed over its defaults.
 
-    Raises UserError for a value that is not of its default's kind, or that the metric refuses.
+    Raises UserError for a value that is not of its default's kind.
     """
     known = inspect.signature(metric.measure).parameters.values()
-    defaults = {p.name: p.default for p in known if p.default is not p.empty}
-    taken = {}
-    for name, value in given.items():
-        what, default = f"parameter {name} of metric {metric.name}", defaults.get(name)
+    parameters = {p.name: p.default for p in known if p.default is not p.empty}
+    for name, value in typed.items():
+        what, default = f"parameter {name} of metric {metric.name}", parameters.get(name)
         if isinstance(default, float) and isinstance(value, str):
             with suppress(ValueError):  # YAML 1.1 takes 1e-4 and inf for texts
                 value = float(value)
@@ -67,15 +68,12 @@ def _resolved(metric: Metric, given: Mapping[str, Any]) -> dict[str, Any]:
         if kind and not _fits(value, default):
             raise UserError(f"{what} is {value!r}, not {kind}; by default it is {default}")
         if isinstance(value, int) and abs(value) > errors.COUNT:
-            said = f"{errors.shown(value)}: at most {errors.COUNT:,} is possible"
-            raise UserError(f"{what} is {said}")
+            most = f"at most {errors.COUNT:,} is possible"
+            raise UserError(f"{what} is {errors.shown(value)}: {most}")
         if isinstance(value, list) and len(value) > errors.STEPS:
             raise UserError(f"{what} is too long: at most {errors.STEPS:,} items are possible")
-        taken[name] = int(value) if type(default) is int else value
-    resolved = {**defaults, **taken}
-    if given:
-        _try(metric, resolved)
-    return resolved
+        parameters[name] = int(value) if type(default) is int else value
+    return parameters
 
 
 def _fits(value: Any, default: Any) -> bool:
@@ -87,7 +85,7 @@ def _fits(value: Any, default: Any) -> bool:
 
 
 def _try(metric: Metric, parameters: Mapping[str, Any]) -> None:
-    """Call the metric on a small sample, so that values it cannot take show at once."""
+    """Measure a small sample, so that values that the metric refuses show at once, as UserError."""
     try:
         measure(metric, random_sample(metric), **parameters)
     except UnitError:

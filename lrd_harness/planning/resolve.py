@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lrd_harness.blocks import candidates, count
 from lrd_harness.contracts import (
     Adapter,
@@ -20,19 +22,12 @@ from lrd_harness.contracts import (
     TaskFamily,
     TaskOptions,
 )
-from lrd_harness.errors import (
-    PluginFault,
-    UserError,
-    described,
-    named,
-    say,
-    there,
-    unknown,
-)
+from lrd_harness.errors import PluginFault, UserError, described, named, say, there, unknown
 from lrd_harness.guard import Owner, guard
 from lrd_harness.manager import Plugins, names_of
 from lrd_harness.measuring import PlannedMetric
 from lrd_harness.models.find import find
+from lrd_harness.models.readout import POOLINGS
 from lrd_harness.models.wheels import Progress, shown_by
 from lrd_harness.planning.parameters import resolve_metrics
 from lrd_harness.planning.suite import ModelEntry, Pruning, Settings, Suite, known_models
@@ -114,40 +109,44 @@ def make_plan(suite: Suite, plugins: Plugins, stage: Stage, prune: bool = False)
     for what in ("models", "tasks"):
         if not getattr(suite, what):
             raise UserError(f"suite {suite.name} has no {what}: give them with --{what}")
-    check_settings(suite.settings)
+    settings = suite.settings
+    check_settings(settings)
     metrics = tuple(resolve_metrics(suite, plugins))
     with stage("tasks"):  # lm-eval's index takes some seconds
         tasks = resolve_tasks(suite, plugins)
     pruning = None
     if prune:
         pruning = resolve_pruning(suite.pruning, tasks, [m.metric.name for m in metrics], plugins)
-    models = distinct(
-        [resolve_model(entry, suite.settings, plugins, stage) for entry in suite.models]
-    )
+    models = distinct([resolve_model(entry, settings, plugins, stage) for entry in suite.models])
     tasks = [checked_task(task, stage) for task in tasks]
-    _check_depths(suite.settings, pruning, models)
-    models = _with_heads(models, tasks)
+    for model in models:
+        if model.depth is not None:
+            _check_depth(model.name, model.depth, settings, pruning)
+    if compared := [task.name for task in tasks if task.likelihood]:
+        if not any(model.adapter.likelihoods for model in models):
+            raise UserError(
+                f"{compared[0]} needs a language model: none of the models is read as one "
+                "(decoder:MODEL reads a causal language model so)"
+            )
+        models = [
+            replace(model, options=replace(model.options, head=model.adapter.likelihoods))
+            for model in models
+        ]
     plugins.tell()
-    return Plan(suite, suite.settings, tuple(models), tuple(tasks), metrics, pruning)
+    return Plan(suite, settings, tuple(models), tuple(tasks), metrics, pruning)
 
 
-def _with_heads(models: list[PlannedModel], tasks: Sequence[Task]) -> list[PlannedModel]:
-    """The models, to be opened with their heads where a task compares continuations.
-
-    Raises UserError for such a task if no model can have a head.
-    """
-    compared = [task.name for task in tasks if task.likelihood]
-    if not compared:
-        return models
-    if not any(model.adapter.likelihoods for model in models):
-        raise UserError(
-            f"{compared[0]} needs a language model: none of the models is read as one "
-            "(decoder:MODEL reads a causal language model so)"
-        )
-    return [
-        replace(m, options=replace(m.options, head=True)) if m.adapter.likelihoods else m
-        for m in models
-    ]
+def _check_depth(name: str, depth: int, settings: Settings, pruning: PlannedPruning | None) -> None:
+    """Raise UserError where layers, budgets or the protection do not fit a model."""
+    layers = () if isinstance(settings.layers, str) else settings.layers
+    if beyond := [number for number in layers if number > depth]:
+        raise UserError(f"{name} has layers 0 to {depth}, no layer {beyond[0]}")
+    if pruning is not None:
+        try:
+            for budget in pruning.asked.budgets:
+                count(budget, candidates(depth, pruning.asked.protect))
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
 
 
 def checked_task(task: Task, stage: Stage) -> Task:
@@ -157,10 +156,9 @@ def checked_task(task: Task, stage: Stage) -> Task:
     """
     try:
         with stage(f"data of {task.name}") as progress, shown_by(lambda _: progress):
-            if task.check is not None:
-                task.check()
-            if task.fingerprint is not None:
-                task.fingerprint()
+            for look in filter(None, (task.check, task.fingerprint)):
+                look()
+        return task
     except PluginFault as error:
         fault = error
 
@@ -168,7 +166,6 @@ def checked_task(task: Task, stage: Stage) -> Task:
             raise fault
 
         return replace(task, texts=fail, requests=fail, check=None, fingerprint=None)
-    return task
 
 
 def resolve_tasks(suite: Suite, plugins: Plugins) -> list[Task]:
@@ -182,15 +179,17 @@ def resolve_tasks(suite: Suite, plugins: Plugins) -> list[Task]:
         log_samples=settings.log_samples,
         text_column=settings.text_column,
     )
-    opened = [_open_task(name, plugins, options) for name in suite.tasks]
-    tasks = [t for o in opened for t in ([o] if isinstance(o, Task) else o)]
+    tasks: list[Task] = []
+    for name in suite.tasks:
+        opened = _open_task(name, plugins, options)
+        tasks += [opened] if isinstance(opened, Task) else opened
     apart: dict[str, Task] = {}
     for task in tasks:
-        alike = {other.place: None for other in tasks if other.name == task.name}
-        if task.place and len(alike) > 1:  # files that are called alike get their folders' names
+        places = dict.fromkeys(other.place for other in tasks if other.name == task.name)
+        if task.place and len(places) > 1:  # files that are called alike get their folders' names
             prefix, _, path = task.place.partition(":")
-            tail = Path(path).parts[-_depth([place.partition(":")[2] for place in alike]) :]
-            task = replace(task, name=f"{prefix}:{'/'.join(tail)}")
+            depth = _depth([place.partition(":")[2] for place in places])
+            task = replace(task, name=f"{prefix}:{'/'.join(Path(path).parts[-depth:])}")
         if task.name in apart:
             raise UserError(f"task {task.name} is named twice")
         apart[task.name] = task
@@ -210,26 +209,25 @@ def _open_task(name: str, plugins: Plugins, options: TaskOptions) -> Task | Sequ
     if name in records and name not in families:
         return records[name]  # type: ignore[no-any-return]
     prefix, colon, rest = name.partition(":")
-    if colon:
-        if prefix not in families:
-            plugins.check_borne("task", prefix)
-            raise unknown("kind of task", prefix, families)
+    if colon and prefix in families:
         try:
             return families[prefix].open(rest, options)
         except KeyError:
             raise unknown(f"{prefix} task", rest, names_of(families[prefix])) from None
+    if colon:
+        plugins.check_borne("task", prefix)
+        raise unknown("kind of task", prefix, families)
     known = set(records) - set(families)
-    for family in families.values():
-        if family.bare:
-            if name in (names := names_of(family)):
-                return family.open(name, options)
-            known.update(names)
+    for family in (family for family in families.values() if family.bare):
+        if name in (names := names_of(family)):
+            return family.open(name, options)
+        known.update(names)
     plugins.check_borne("task", name)
     raise unknown("task", name, known, "`lrd-harness tasks` lists them.")
 
 
 def resolve_pruning(
-    asked: Pruning, tasks: Sequence[Task], metrics: Sequence[str], plugins: Plugins
+    pruning: Pruning, tasks: Sequence[Task], metrics: Sequence[str], plugins: Plugins
 ) -> PlannedPruning:
     """The sweep of a run with these tasks and metrics.
 
@@ -239,20 +237,20 @@ def resolve_pruning(
     scored = {task.name: task for task in tasks if task.evaluate is not None}
     if not scored:
         raise UserError("pruned models are scored on tasks: none of this run's has scores")
-    for name in asked.tasks or ():
+    for name in pruning.tasks or ():
         if name not in scored:
             raise unknown("task to score pruned models on", name, scored)
-    names = asked.rules or plugins.names("pruning rule")
     rules = []
-    for rule in (plugins.get("pruning rule", name) for name in names):
-        lacking = [name for name in rule.metrics if name not in metrics]
+    for name in pruning.rules or plugins.names("pruning rule"):
+        rule = plugins.get("pruning rule", name)
+        lacking = [metric for metric in rule.metrics if metric not in metrics]
         if not lacking:
             rules.append(rule)
-        elif asked.rules is not None:
+        elif pruning.rules is not None:
             raise UserError(
                 f"the pruning rule {rule.name} needs the metric {lacking[0]}: name it in --plugins"
             )
-    return PlannedPruning(tuple(rules), tuple(scored[n] for n in asked.tasks or scored), asked)
+    return PlannedPruning(tuple(rules), tuple(scored[n] for n in pruning.tasks or scored), pruning)
 
 
 def resolve_model(
@@ -318,7 +316,7 @@ def distinct(models: list[PlannedModel]) -> list[PlannedModel]:
     """
     apart = []
     for model in models:
-        alike = [m.checkpoint for m in models if m.name == model.name]
+        alike = [other.checkpoint for other in models if other.name == model.name]
         paths = [checkpoint.path for checkpoint in alike]
         if paths.count(model.checkpoint.path) > 1 and len({c.revision for c in alike}) == 1:
             raise UserError(f"model {model.name} is named twice")
@@ -328,20 +326,19 @@ def distinct(models: list[PlannedModel]) -> list[PlannedModel]:
 
 def set_apart(model: PlannedModel, depth: int) -> PlannedModel:
     """The model by so many names from the end of its path; by its revision if it is no folder."""
-    found = model.checkpoint
-    tail = "/".join(Path(found.path).parts[-depth:])
-    local = found.name.startswith("local/")
-    apart = f"local/{tail}" if local else f"{found.name}@{found.revision}"
-    return replace(model, name=model.name.replace(found.name, apart, 1))
+    checkpoint = model.checkpoint
+    name = f"{checkpoint.name}@{checkpoint.revision}"
+    if checkpoint.name.startswith("local/"):
+        name = f"local/{'/'.join(Path(checkpoint.path).parts[-depth:])}"
+    return replace(model, name=model.name.replace(checkpoint.name, name, 1))
 
 
 def _depth(paths: Sequence[str]) -> int:
     """How many names from the end of these paths tell them apart, at least two."""
     parts = [Path(path).parts for path in paths]
-    depth, longest = 2, max(map(len, parts))
-    while depth < longest and len({own[-depth:] for own in parts}) < len(parts):
-        depth += 1
-    return depth
+    longest = max(map(len, parts))
+    apart = (d for d in range(2, longest) if len({names[-d:] for names in parts}) == len(parts))
+    return next(apart, max(2, longest))
 
 
 def check_settings(settings: Settings) -> None:
@@ -349,8 +346,6 @@ def check_settings(settings: Settings) -> None:
     _check_pooling(settings.pooling, "settings")
     if settings.device == "auto":
         return
-    import torch
-
     try:
         torch.empty(0, device=torch.device(settings.device))
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -359,8 +354,6 @@ def check_settings(settings: Settings) -> None:
 
 
 def _check_pooling(name: str | None, where: str) -> None:
-    from lrd_harness.models.readout import POOLINGS
-
     if name is not None and name not in POOLINGS:
         raise unknown(f"pooling in {where}", name, POOLINGS, f"Choose from {', '.join(POOLINGS)}.")
 
@@ -369,12 +362,10 @@ def device(settings: Settings) -> str:
     """The device of a run: the chosen one, else the first accelerator, else the CPU."""
     if settings.device != "auto":
         return settings.device
-    import torch
-
     if torch.cuda.is_available():
         # one of several processes on a machine takes a GPU of its own
-        own = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
-        return f"cuda:{own}" if "LOCAL_RANK" in os.environ else "cuda"
+        rank = os.environ.get("LOCAL_RANK")
+        return "cuda" if rank is None else f"cuda:{int(rank) % torch.cuda.device_count()}"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
@@ -382,24 +373,6 @@ def depth_of(config: Mapping[str, Any]) -> int | None:
     """L as a config.json states it, by whichever of its names."""
     nested = config.get("text_config")
     names = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
-    wheres = (config, nested if isinstance(nested, dict) else {})
-    stated = (where.get(name) for where in wheres for name in names)
+    parts = (config, nested if isinstance(nested, dict) else {})
+    stated = (part.get(name) for part in parts for name in names)
     return next((int(depth) for depth in stated if isinstance(depth, int)), None)
-
-
-def _check_depths(
-    settings: Settings, pruning: PlannedPruning | None, models: list[PlannedModel]
-) -> None:
-    """Raise UserError where layers, budgets or the protection do not fit a model's known depth."""
-    layers = () if isinstance(settings.layers, str) else settings.layers
-    for model in models:
-        if model.depth is None:
-            continue
-        beyond = [n for n in layers if n > model.depth]
-        if beyond:
-            raise UserError(f"{model.name} has layers 0 to {model.depth}, no layer {beyond[0]}")
-        for budget in pruning.asked.budgets if pruning else ():
-            try:
-                count(budget, candidates(model.depth, pruning.asked.protect))  # type: ignore[union-attr]
-            except UserError as error:
-                raise UserError(f"{model.name}: {error}") from None

@@ -45,8 +45,8 @@ class SlicedModel(PlannedModel):
 
 def parse(text: str) -> Shard:
     """A slice as it is typed, "3/31". Raises UserError for anything else."""
-    found = re.fullmatch(r"0*([0-9]{1,9})/0*([0-9]{1,9})", text.strip())
-    shard = Shard(*map(int, found.groups())) if found else Shard(0, 0)
+    match = re.fullmatch(r"0*([0-9]{1,9})/0*([0-9]{1,9})", text.strip())
+    shard = Shard(*map(int, match.groups())) if match else Shard(0, 0)
     if not 1 <= shard.number <= shard.of:
         raise UserError(f"--shard {text:.60}: not I/N with I from 1 to N, as 3/31")
     if shard.of > errors.SLICES:
@@ -62,30 +62,28 @@ def cut(plan: Plan, shard: Shard) -> Plan:
     all tasks of a model. More slices than pairs leave some of them empty.
     Raises UserError for more slices than models with pruning.
     """
-    own = {m.name: [t for t in plan.tasks if m.takes(t)] or plan.tasks[:1] for m in plan.models}
     # of a model that can do none of the tasks the first, so that it is in a slice as well
+    tasks = {m.name: [t for t in plan.tasks if m.takes(t)] or plan.tasks[:1] for m in plan.models}
     if plan.pruning is None:
-        pairs = [(name, task.name) for name, tasks in own.items() for task in tasks]
-        chosen = _dealt(pairs, shard)
+        chosen = _dealt([(name, task.name) for name in tasks for task in tasks[name]], shard)
     else:
         if shard.of > (count := len(plan.models)):
             raise UserError(
                 f"--shard {shard}: slices with --prune are of whole models, of which there "
                 f"{'is' if count == 1 else 'are'} {count}"
             )
-        chosen = [(name, task.name) for name in _dealt([*own], shard) for task in own[name]]
-    names: dict[str, set[str]] = {}
+        chosen = [(name, task.name) for name in _dealt([*tasks], shard) for task in tasks[name]]
+    by_model: dict[str, set[str]] = {}
     for name, task in chosen:
-        names.setdefault(name, set()).add(task)
+        by_model.setdefault(name, set()).add(task)
+    models = (
+        SlicedModel(**vars(model), only=frozenset(by_model[model.name]))
+        for model in plan.models
+        if model.name in by_model
+    )
     there = {task for _, task in chosen}
     return replace(
-        plan,
-        models=tuple(
-            SlicedModel(**vars(model), only=frozenset(names[model.name]))
-            for model in plan.models
-            if model.name in names
-        ),
-        tasks=tuple(task for task in plan.tasks if task.name in there),
+        plan, models=tuple(models), tasks=tuple(t for t in plan.tasks if t.name in there)
     )
 
 
@@ -108,22 +106,19 @@ def recorded(out: Path, shard: Shard | None, whole: Plan) -> dict[str, Any]:
     whole: the plan that the slice was cut from.
     """
     before = read_run(out) if (out / "run.json").exists() else {}
-    kept: dict[str, Any] = {
-        name: before[name] for name in ("shards", "order", "merged") if name in before
-    }
+    names = ("shards", "order", "merged")
+    kept: dict[str, Any] = {name: before[name] for name in names if name in before}
     if shard is not None:
         kept["shards"] = list(dict.fromkeys([*before.get("shards", []), str(shard)]))
-        kept["order"] = {
-            "models": [model.name for model in whole.models],
-            "tasks": [task.name for task in whole.tasks],
-        }
+        models, tasks = ([part.name for part in parts] for parts in (whole.models, whole.tasks))
+        kept["order"] = {"models": models, "tasks": tasks}
     return kept
 
 
 def lacking(shards: list[str]) -> list[str]:
     """Of slices of one run, as "1/3", those that are not there; [] where they are of several."""
-    found = [parse(text) for text in shards]
-    if len({shard.of for shard in found}) != 1:
+    every = [parse(text) for text in shards]
+    if len({shard.of for shard in every}) != 1:
         return []
-    there = {shard.number for shard in found}
-    return [f"{i}/{found[0].of}" for i in range(1, found[0].of + 1) if i not in there]
+    there, of = {shard.number for shard in every}, every[0].of
+    return [f"{number}/{of}" for number in range(1, of + 1) if number not in there]

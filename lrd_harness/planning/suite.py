@@ -28,11 +28,11 @@ from lrd_harness import errors
 from lrd_harness.blocks import BUDGETS, Indexing, count
 from lrd_harness.contracts import Norm
 from lrd_harness.errors import UserError, named, unknown
-from lrd_harness.models.find import expand
 from lrd_harness.store.documents import yaml_value
 
 WHAT = "what to run"
 HOW = "how models are read (default: as each was made to be)"
+COMPARED = "texts on which tokens and outputs are compared"
 BLOCKS = "pruning (with --prune: blocks removed by rules, and scores)"
 STRICT = ConfigDict(strict=True)
 Record = TypeVar("Record")
@@ -44,6 +44,13 @@ def _option(
     """A field that is an option of `run`, by default of its own name."""
     extra: Any = {"metavar": metavar, "group": group, "flag": flag}
     return Field(default=default, description=help, json_schema_extra=extra, **bounds)
+
+
+def _count(
+    default: int | None, help: str, least: int, most: int = errors.COUNT, group: str = HOW
+) -> Any:
+    """An option that takes a whole number."""
+    return _option(default, help, "N", group, ge=least, le=most)
 
 
 def _layers(value: Any) -> str | tuple[int, ...]:
@@ -64,14 +71,18 @@ def _limit(value: Any) -> Any:
     """lm-eval's limit: a number of documents, or a share of them below 1."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise ValueError(f"limit is {errors.shown(value)}, not a number above 0")
+    shown = errors.shown(value)
+    if not _is_number(value) or not value > 0:
+        raise ValueError(f"limit is {shown}, not a number above 0")
     if value > errors.COUNT:
-        most = f"at most {errors.COUNT:,} is possible"
-        raise ValueError(f"limit is {errors.shown(value)}: {most}")
+        raise ValueError(f"limit is {shown}: at most {errors.COUNT:,} is possible")
     if value >= 1 and value != int(value):
         raise ValueError(f"limit is {value}: neither a whole number nor a share below 1")
     return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _prompts(value: Any) -> Any:
@@ -94,12 +105,11 @@ def _budgets(value: Any) -> tuple[float, ...]:
     items = value if isinstance(value, (list, tuple)) else [value]
     if len(items) > errors.STEPS:
         raise ValueError(f"{len(items):,} budgets: at most {errors.STEPS:,} are tried")
-    numbers = [v for v in items if isinstance(v, (int, float)) and not isinstance(v, bool)]
-    if not items or len(numbers) < len(items):
+    if not items or not all(map(_is_number, items)):
         raise ValueError(f"budgets are {value}, not shares such as 0.15")
-    for budget in numbers:
+    for budget in items:
         count(budget, range(10**6))  # refuses what is a share of no model
-    return tuple(sorted(set(map(float, numbers))))
+    return tuple(sorted(set(map(float, items))))
 
 
 Word = Annotated[str, Field(pattern=r"\S")]
@@ -113,20 +123,14 @@ class Settings:
     layers: Annotated[str | tuple[int, ...], BeforeValidator(_layers)] = _option(
         "all", "layers to evaluate: all, last, or numbers 0,3,6", "LAYER", WHAT
     )
-    max_texts: int = _option(
-        5000, "texts a metric is measured on at most", "N", ge=8, le=errors.COUNT
-    )
-    view_texts: int = _option(
-        1000, "of these, texts that get augmented views", "N", ge=8, le=errors.COUNT
-    )
+    max_texts: int = _count(5000, "texts a metric is measured on at most", 8)
+    view_texts: int = _count(1000, "of these, texts that get augmented views", 8)
     norm: Norm = _option("hf", "states for metrics")
     task_data: Word | None = _option(None, "local data: DIR/TASK/SPLIT.jsonl", "DIR", WHAT)
     pooling: Word | None = _option(
         None, "cls, mean, last, or mean-no-sink (mean without position 0)"
     )
-    max_length: int | None = _option(
-        None, "tokens that a text is cut to", "N", ge=1, le=errors.COUNT
-    )
+    max_length: int | None = _count(None, "tokens that a text is cut to", 1)
     dtype: Literal["float32", "bfloat16", "float16"] = _option("float32", "precision")
     attention: Word | None = _option(None, "attention implementation, as eager or sdpa")
     padding: Literal["right", "left"] = _option("right", "side of padding")
@@ -134,11 +138,9 @@ class Settings:
     device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = _option(
         None, "spread a model over the GPUs of a process", "HOW"
     )
-    batch_tokens: int = _option(
-        0, "tokens per batch, padding included; 0: by device", "N", ge=0, le=errors.COUNT
-    )
-    num_fewshot: int | None = _option(
-        None, "lm-eval tasks: examples in each prompt", "N", WHAT, ge=0, le=errors.EXAMPLES
+    batch_tokens: int = _count(0, "tokens per batch, padding included; 0: by device", 0)
+    num_fewshot: int | None = _count(
+        None, "lm-eval tasks: examples in each prompt", 0, errors.EXAMPLES, WHAT
     )
     limit: Annotated[int | float | None, BeforeValidator(_limit)] = _option(
         None,
@@ -174,21 +176,14 @@ class Pruning:
     budgets: Annotated[tuple[float, ...], BeforeValidator(_budgets)] = _option(
         BUDGETS, "shares of the candidate blocks", "SHARE", BLOCKS
     )
-    random_seeds: int = _option(
-        3, "how often a seeded rule chooses", "N", BLOCKS, ge=1, le=errors.DRAWS
-    )
-    protect: int | None = _option(
-        None, "blocks kept at either end (3, or fewer)", "N", BLOCKS, ge=0, le=errors.BLOCKS
+    random_seeds: int = _count(3, "how often a seeded rule chooses", 1, errors.DRAWS, BLOCKS)
+    protect: int | None = _count(
+        None, "blocks kept at either end (3, or fewer)", 0, errors.BLOCKS, BLOCKS
     )
     tasks: Names = _option(
         None, "tasks for pruned models (default: all)", "TASK", BLOCKS, "--prune-tasks"
     )
-    texts: int = Field(
-        default=256,
-        ge=8,
-        le=errors.COUNT,
-        description="texts on which tokens and outputs are compared",
-    )
+    texts: int = Field(default=256, ge=8, le=errors.COUNT, description=COMPARED)
     indexing: Indexing = Field(default="block", description="how profiles become values of blocks")
 
 
@@ -231,8 +226,8 @@ class Suite:
 def settings_of(record: type) -> dict[str, dict[str, Any]]:
     """The fields of Settings or of Pruning: what JSON schema says of each.
 
-    Of interest are description, default, type ("array" where it takes a list, then of `items`),
-    enum, minimum, maximum; of options also flag, metavar and group.
+    Of interest are text (the description with its choices), default, type ("array" where it takes a
+    list, then of `items`), enum, minimum, maximum; of options also flag, metavar and group.
     """
     fields = {}
     for name, schema in TypeAdapter(record).json_schema()["properties"].items():
@@ -240,28 +235,50 @@ def settings_of(record: type) -> dict[str, dict[str, Any]]:
             schema |= part if part["type"] != "null" else {}
         if "flag" in schema:
             schema["flag"] = schema["flag"] or f"--{name.replace('_', '-')}"
+        schema["text"] = ": ".join(filter(None, [schema.get("description"), _choices(schema)]))
         fields[name] = schema
     return fields
 
 
+def _choices(schema: Mapping[str, Any]) -> str:
+    return ", ".join(schema.get("enum", ()))
+
+
+def settings_table() -> str:
+    """All settings of a suite, in Markdown: name, option of `run`, default, and what it is."""
+    lines = ["| setting | option | default | what it is |", "|---|---|---|---|"]
+    for part, record in (("settings", Settings), ("pruning", Pruning)):
+        for name, field in settings_of(record).items():
+            default, least = field["default"], field.get("minimum")
+            values = default if isinstance(default, list) else [] if default is None else [default]
+            cells = (
+                f"`{part}.{name}`",
+                f"`{field['flag']}`" if "flag" in field else "",
+                ", ".join(str(value).lower() for value in values),
+                field["text"] + (f"; at least {least}" if least else ""),
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def _read(
-    kind: type[Record], given: Any, key: str, where: str, base: Record | None = None
+    kind: type[Record], fields: Mapping[Any, Any], key: str, where: str, base: Record | None = None
 ) -> Record:
     """A record from a mapping, on top of `base`.
 
     Raises UserError for an unknown key (`key` says of what) and for a wrong value, `where` named.
     """
-    _check_keys(kind, given, key)
+    _check_keys(kind, fields, key)
     try:
-        return kind(**{**(vars(base) if base is not None else {}), **given})
+        return kind(**{**(vars(base) if base is not None else {}), **fields})
     except ValidationError as error:
         raise _message(kind, error.errors(include_url=False)[0], where) from None
 
 
-def _check_keys(kind: Any, given: Mapping[Any, Any], key: str, *others: str) -> None:
+def _check_keys(kind: Any, fields: Mapping[Any, Any], key: str, *others: str) -> None:
     """Raise UserError for a key that is no field of a record, or one of the others."""
     known = [f.name for f in dataclasses.fields(kind) if f.name not in others]
-    for name in given:
+    for name in fields:
         if name not in known:
             raise unknown(key, str(name), known)
 
@@ -273,7 +290,7 @@ def _message(kind: type, fault: Mapping[str, Any], where: str) -> UserError:
     if fault["type"] == "value_error":
         return UserError(f"{where}: {fault['ctx']['error']}")
     if fault["type"] == "literal_error":
-        hint = f"Choose from {', '.join(field['enum'])}."
+        hint = f"Choose from {_choices(field)}."
         return unknown(f"{name} in {where}", str(value), field["enum"], hint)
     if fault["type"] == "string_pattern_mismatch":
         return UserError(f"{where}: {name} is empty")
@@ -286,21 +303,21 @@ def _message(kind: type, fault: Mapping[str, Any], where: str) -> UserError:
     return UserError(f"{where}: {name} is {errors.shown(value)}, not {should}")
 
 
-def settings(given: Any, where: str, base: Settings | None = None) -> Settings:
+def settings(fields: Any, where: str, base: Settings | None = None) -> Settings:
     """Settings from a mapping, on top of `base`. Raises UserError for unknown or wrong values."""
-    return _read(Settings, _mapping(given, "settings", where), f"setting in {where}", where, base)
+    _check_mapping(fields, "settings", where)
+    return _read(Settings, fields, f"setting in {where}", where, base)
 
 
-def pruning(given: Any, where: str, base: Pruning | None = None) -> Pruning:
+def pruning(fields: Any, where: str, base: Pruning | None = None) -> Pruning:
     """A Pruning from a mapping, on top of `base`. Raises UserError for unknown or wrong values."""
-    given = _mapping(given, "pruning", where)
-    return _read(Pruning, given, f"key of pruning in {where}", where, base)
+    _check_mapping(fields, "pruning", where)
+    return _read(Pruning, fields, f"key of pruning in {where}", where, base)
 
 
-def _mapping(given: Any, key: str, where: str) -> dict[Any, Any]:
-    if not isinstance(given, dict):
+def _check_mapping(value: Any, key: str, where: str) -> None:
+    if not isinstance(value, dict):
         raise UserError(f"{where}: '{key}' is not a mapping")
-    return given
 
 
 def shipped() -> list[str]:
@@ -338,29 +355,29 @@ def load(name: str) -> Suite:
 
 def parse_suite(text: str, name: str, where: str) -> Suite:
     """A suite from YAML text; `where` stands in error messages."""
-    given = yaml_value(text, where)
-    if not isinstance(given, dict):
+    parts = yaml_value(text, where)
+    if not isinstance(parts, dict):
         raise UserError(f"{where}: not a mapping of models, tasks, plugins and settings")
-    _check_keys(Suite, given, f"key in {where}", "parameters")
-    plugins, parameters = _plugins(given.get("plugins"), where)
-    name = str(given.get("name", name))
+    _check_keys(Suite, parts, f"key in {where}", "parameters")
+    plugins, parameters = _plugins(parts.get("plugins"), where)
+    name = str(parts.get("name", name))
     if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
         raise UserError(f"{where}: name '{name}' is not of letters, digits, '-', '_' and '.' alone")
     return Suite(
         name=name,
-        models=entries(_list(given, "models", where), where),
-        tasks=tuple(_name(task, "tasks", where) for task in _list(given, "tasks", where)),
+        models=entries(_list(parts, "models", where), where),
+        tasks=tuple(_name(task, "tasks", where) for task in _list(parts, "tasks", where)),
         plugins=plugins,
         parameters=parameters,
-        settings=settings(given.get("settings") or {}, where),
-        pruning=pruning(given.get("pruning") or {}, where),
-        description=str(given.get("description", "")).strip(),
-        source=str(given.get("source", "")).strip(),
+        settings=settings(parts.get("settings") or {}, where),
+        pruning=pruning(parts.get("pruning") or {}, where),
+        description=str(parts.get("description", "")).strip(),
+        source=str(parts.get("source", "")).strip(),
     )
 
 
-def _list(given: Mapping[str, Any], key: str, where: str) -> Sequence[Any]:
-    value = given.get(key)
+def _list(parts: Mapping[str, Any], key: str, where: str) -> Sequence[Any]:
+    value = parts.get(key)
     if value is not None and not isinstance(value, list):
         raise UserError(f"{where}: '{key}' is not a list")
     return value or []
@@ -376,15 +393,17 @@ def _name(value: Any, key: str, where: str) -> str:
 
 def entries(values: Iterable[Any], where: str) -> tuple[ModelEntry, ...]:
     """Models from names and mappings, several of a name with braces. Raises UserError."""
-    found: list[ModelEntry] = []
+    from lrd_harness.models.find import expand  # of no use to help
+
+    models: list[ModelEntry] = []
     for value in values:
-        given = {"model": value} if isinstance(value, str) else value
-        if not isinstance(given, dict) or not isinstance(given.get("model"), str):
+        fields = {"model": value} if isinstance(value, str) else value
+        if not isinstance(fields, dict) or not isinstance(fields.get("model"), str):
             raise UserError(f"{where}: '{value}' in 'models' is neither a name nor has a 'model'")
-        of = f"model {_name(given['model'], 'models', where)}"
-        entry = _read(ModelEntry, given, f"key for {of} in {where}", f"{where}: {of}")
-        found += [dataclasses.replace(entry, model=name) for name in expand(entry.model, where)]
-    return tuple(found)
+        of = f"model {_name(fields['model'], 'models', where)}"
+        entry = _read(ModelEntry, fields, f"key for {of} in {where}", f"{where}: {of}")
+        models += [dataclasses.replace(entry, model=name) for name in expand(entry.model, where)]
+    return tuple(models)
 
 
 def _plugins(value: Any, where: str) -> tuple[tuple[str, ...] | None, dict[str, dict[str, Any]]]:
@@ -394,11 +413,11 @@ def _plugins(value: Any, where: str) -> tuple[tuple[str, ...] | None, dict[str, 
     parameters: dict[str, dict[str, Any]] = {}
     names: list[str] = []
     for item in _list({"plugins": value}, "plugins", where):
-        given = {item: {}} if isinstance(item, str) else item
-        parts = [given, *given.values()] if isinstance(given, dict) else [None]
+        chosen = {item: {}} if isinstance(item, str) else item
+        parts = [chosen, *chosen.values()] if isinstance(chosen, dict) else [None]
         if not all(isinstance(p, dict) and all(isinstance(k, str) for k in p) for p in parts):
-            said = f"'{item}' in 'plugins' is neither a name nor name: parameters"
-            raise UserError(f"{where}: {said}")
-        names += given
-        parameters |= {} if isinstance(item, str) else given
+            what = f"'{item}' in 'plugins' is neither a name nor name: parameters"
+            raise UserError(f"{where}: {what}")
+        names += chosen
+        parameters |= {} if isinstance(item, str) else chosen
     return tuple(names), parameters

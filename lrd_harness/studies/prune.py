@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass as record
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from lrd_harness import measuring
 from lrd_harness.blocks import Later, block_profiles, candidates, checked, count, name_of
@@ -38,8 +37,7 @@ from lrd_harness.scores import Scores, split_scores
 from lrd_harness.studies.values import LayerScore, fault, layer_score
 
 
-@record
-class ReadOptions:
+class ReadOptions(BaseModel):
     """Options that change a state, as run.json has them."""
 
     pooling: str | None = None
@@ -50,8 +48,7 @@ class ReadOptions:
     prompts: dict[str, Any] | None = None
 
 
-@record
-class Entry:
+class Entry(BaseModel):
     """A model of a run.json."""
 
     name: str
@@ -74,9 +71,10 @@ def as_scored(planned: PlannedModel, run: Path) -> PlannedModel:
         entries = ENTRIES.validate_python(read_run(run).get("models"))
     except ValidationError:
         raise UserError(f"{run / 'run.json'}: its models are not those of a run") from None
-    found = planned.checkpoint  # where it lies may be written in several ways
-    at = {(found.revision, path.name) for path in (Path(found.path), Path(found.path).resolve())}
-    read = [entry for entry in entries if (entry.revision, Path(entry.path).name) in at]
+    checkpoint = planned.checkpoint
+    path = Path(checkpoint.path)  # where it lies may be written in several ways
+    names = {path.name, path.resolve().name}
+    read = [e for e in entries if e.revision == checkpoint.revision and Path(e.path).name in names]
     if not read:
         raise UserError(f"{run} holds no scores of {planned.name} at this revision")
     fit = [entry for entry in read if not _other(entry, planned)]
@@ -87,11 +85,10 @@ def as_scored(planned: PlannedModel, run: Path) -> PlannedModel:
         )
     exact = [entry for entry in fit if entry.name == planned.name]
     if len(fit) > 1 and len(exact) != 1:
-        names = ", ".join(entry.name for entry in fit)
-        raise UserError(f"{run} has read {planned.name} in several ways: {names}; choose one")
+        ways = ", ".join(entry.name for entry in fit)
+        raise UserError(f"{run} has read {planned.name} in several ways: {ways}; choose one")
     (entry, *_) = exact or fit
-    given: dict[str, Any] = {n: v for n, v in vars(entry.options).items() if v is not None}
-    options = replace(planned.options, **given)
+    options = replace(planned.options, **entry.options.model_dump(exclude_none=True))
     return replace(planned, name=entry.name, options=options)
 
 
@@ -110,7 +107,7 @@ def _other(entry: Entry, planned: PlannedModel) -> str:
 class Wish:
     """Which blocks are to go: by a rule at a budget, chosen on texts.
 
-    metrics: those that the rule needs; seed: of a seeded rule; asked: protection and sample size.
+    metrics: those that the rule needs; seed: of a seeded rule; pruning: protection, sample size.
     """
 
     rule: Pruner
@@ -118,7 +115,7 @@ class Wish:
     metrics: Sequence[PlannedMetric]
     texts: Task | None
     seed: int
-    asked: Pruning
+    pruning: Pruning
 
 
 class Shrinking:
@@ -139,7 +136,7 @@ class Shrinking:
 
     def choose(self, wish: Wish) -> tuple[int, ...]:
         """The blocks that the rule removes. Raises UserError as budgets and rules do."""
-        allowed = candidates(self.blocks, wish.asked.protect)
+        allowed = candidates(self.blocks, wish.pruning.protect)
         m = count(wish.budget, allowed)
         later = Later(lambda: self._evidence(wish))
         try:
@@ -168,9 +165,9 @@ class Shrinking:
             for item in wish.metrics:
                 with self.display.stage(f"{self.planned.name}: {item.metric.name}"):
                     scores = measuring.measure(item.metric, states, **item.parameters)
-                found = split_scores(scores).profiles
-                profiles |= block_profiles(item.metric.name, found, self.blocks, scores.start)
-        few = sampled(texts, wish.asked.texts)
+                by_score = split_scores(scores).profiles
+                profiles |= block_profiles(item.metric.name, by_score, self.blocks, scores.start)
+        few = sampled(texts, wish.pruning.texts)
         return ModelEvidence(self.model, few, profiles, self.batch_tokens)
 
     def measured(self, removed: Sequence[int]) -> Measured:
@@ -195,23 +192,23 @@ class Shrinking:
         self, removed: Sequence[int], wish: Wish | None, texts: str | None, run: Path | None
     ) -> Pruned:
         """What a model card says; scores out of a run that has evaluated the same variant."""
-        found, module = self.planned.checkpoint, self.model.parts.module
+        checkpoint, module = self.planned.checkpoint, self.model.parts.module
         whole = sum(p.numel() for p in module.parameters())
         left = parameters(module, self.model.blocks, removed) if removed else (whole, whole)
         return Pruned(
-            model=found.path if found.hub else found.name,
-            revision=found.revision,
+            model=checkpoint.path if checkpoint.hub else checkpoint.name,
+            revision=checkpoint.revision,
             blocks=self.blocks,
             removed=removed,
             parameters=left,
-            hub=found.hub,
+            hub=checkpoint.hub,
             rule=wish.rule.name if wish else None,
             budget=wish.budget if wish else None,
             seed=wish.seed if wish and wish.rule.seeded else None,
-            protect=wish.asked.protect if wish else None,
+            protect=wish.pruning.protect if wish else None,
             texts=texts if self.read else None,
             scores=_scores(run, self.planned.name, removed) if run else {},
-            library="sentence-transformers" if of_modules(found) else "transformers",
+            library="sentence-transformers" if of_modules(checkpoint) else "transformers",
         )
 
 
@@ -219,18 +216,18 @@ def _embeddings(model: TextModel, texts: Sequence[Text]) -> np.ndarray:
     """The model's outputs (n, d) float32, each text run alone."""
     last = planes(model, "final")[-1]
     pooled = [model.states(model.tokenize([text]))[last] for text in texts]
-    found: np.ndarray = model.embed(torch.cat(pooled)).numpy()
-    return found
+    embeddings: np.ndarray = model.embed(torch.cat(pooled)).numpy()
+    return embeddings
 
 
 def _scores(run: Path, model: str, removed: Sequence[int]) -> Mapping[str, tuple[float, float]]:
     """Task -> the original's score and the pruned model's, out of a run's results."""
-    found = database.load(run).scores
-    rows = [row for row in found if row.model == model and row.last]
+    scores = database.load(run).scores
+    rows = [row for row in scores if row.model == model and row.last]
     full = {row.task: row.score for row in rows if row.variant == "full"}
     left = {row.task: row.score for row in rows if row.variant == name_of(removed)}
     if not left:
-        has = sorted({f"{row.model} {row.variant}" for row in found if row.variant != "full"})
+        has = sorted({f"{row.model} {row.variant}" for row in scores if row.variant != "full"})
         raise unknown(f"scores in {run}", f"{model} {name_of(removed)}", has)
     return {task: (full[task], score) for task, score in left.items() if task in full}
 
@@ -263,28 +260,28 @@ def choose_layer(
     the first metric's first. Layer 0, the embeddings alone, is measured and not chosen: it is no
     model to be kept.
     """
-    model, display, blocks = shrinking.model, shrinking.display, shrinking.blocks
-    reading = Embeddings(model, questions, shrinking.batch_tokens, sampling)
+    display, blocks = shrinking.display, shrinking.blocks
+    reading = Embeddings(shrinking.model, questions, shrinking.batch_tokens, sampling)
     texts: list[Text] = reading.sample(task)
     with display.stage("reading all layers", "texts") as advance:
         reading.capture({task: texts}, advance, {task: items})
-    scores, choices, faults = {}, [], []
+    rows: list[dict[str, Any]] = [{"layer": i, "depth": i / blocks} for i in range(blocks + 1)]
+    columns = [Column("layer", key=True), Column("depth", key=True, form=".2f")]
+    choices, faults = [], []
     for item in items:
         name = item.metric.name
         try:
             with display.stage(f"measuring {name}"):
-                found, n = reading.samples.measure(item, texts)
-                score, choice = _chosen(item.metric, found)
-            scores[score.title] = score
-            choices.append({**choice, "texts": n})
+                scores, n = reading.samples.measure(item, texts)
+                score, choice = _chosen(item.metric, scores)
         except Exception as error:  # a stranger's metric; the others go on
             faults.append(f"{name}: {fault(error, name)}")
-    rows: list[dict[str, Any]] = [{"layer": i, "depth": i / blocks} for i in range(blocks + 1)]
-    for (title, score), choice in zip(scores.items(), choices, strict=True):
+            continue
+        choices.append({**choice, "texts": n})
+        columns.append(Column(score.title))
         for row in rows:
             value, mark = score.values.get(row["layer"]), "*" * (row["layer"] == choice["layer"])
-            row[title] = None if value is None else f"{value:#.4g}{mark}"
-    columns = (Column("layer", key=True), Column("depth", key=True, form=".2f"))
+            row[score.title] = None if value is None else f"{value:#.4g}{mark}"
     names = ("metric", "score", "best", "layer", "other", "texts")
     caption = (
         "layer: the one of 1 to L with the best score, lowest (min) or highest (max); other: "
@@ -292,10 +289,10 @@ def choose_layer(
         "Layer 0 is the embeddings alone and is not chosen. No label was seen: what the choice is "
         "worth shows on a labelled task (`lrd-harness run --layers all`).",
     )
-    title, shown = f"Layers of {shrinking.planned.name}", columns + tuple(map(Column, scores))
+    title = f"Layers of {shrinking.planned.name}"
     keyed = tuple(Column(name, key=name == "metric") for name in names)
     tables = (
-        Table("layers", f"{title} (*: chosen)", shown, rows if scores else []),
+        Table("layers", f"{title} (*: chosen)", tuple(columns), rows if choices else []),
         Table("choices", f"Layers chosen, of 1 to {blocks}", keyed, choices, caption),
     )
     return Report(title, tables, errors=tuple(faults))

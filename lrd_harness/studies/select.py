@@ -12,18 +12,22 @@ import gc
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import chain, combinations
 from math import isfinite, sqrt
+from operator import itemgetter
+from statistics import fmean
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from scipy import stats
 
 from lrd_harness.board import statistics
 from lrd_harness.capture.embeddings import forward
 from lrd_harness.capture.samples import sampled
 from lrd_harness.contracts import Choice, Metric, Model, Text
 from lrd_harness.errors import UnitError, UserError
-from lrd_harness.measuring import MIN_TEXTS, PlannedMetric
+from lrd_harness.measuring import PlannedMetric
 from lrd_harness.planning.resolve import PlannedModel
 from lrd_harness.progress import Display
 from lrd_harness.report import Column, Report, Row, Table
@@ -89,12 +93,12 @@ def cost(model: Model, texts: Sequence[Text], batch_tokens: int) -> dict[str, An
             model,
             texts,
             model.states,
-            lambda texts, found, cut: None,
+            keep=lambda texts, states, cut: None,
             batch_tokens=batch_tokens,
             progress=lambda done, total: None,
         )
 
-    run(sample[:1])
+    run(sample[:1])  # which warms up
     spent: list[float] = []
     while len(spent) < ROUNDS and sum(spent) < LONG:
         begun = time.perf_counter()
@@ -125,9 +129,7 @@ def select(models: Sequence[PlannedModel], design: Design, display: Display) -> 
     StorageFull.
     """
     check(models, design.items)
-    if design.texts < MIN_TEXTS:
-        raise UserError(f"to rank models takes at least {MIN_TEXTS} texts, got {design.texts}")
-    _ = design.halves  # which may not be possible: not after a model is read
+    design.check("to rank models takes")
     candidates = []
     for planned in models:
         candidates.append(_candidate(planned, design, display))
@@ -159,21 +161,21 @@ def _choice(metric: Metric) -> Choice:
 
 def _candidate(planned: PlannedModel, design: Design, display: Display) -> Candidate:
     """Open a model, read the texts, measure each metric on all of them and on every half."""
-    found = Candidate(planned.name, planned.checkpoint.revision)
+    candidate = Candidate(planned.name, planned.checkpoint.revision)
     try:
         sample = Sample(planned, design, design.items, display)
-        found.cost, found.pooling = size(sample.model), sample.model.info.pooling
+        candidate.cost, candidate.pooling = size(sample.model), sample.model.info.pooling
     except Exception as error:  # a model's fault costs its values only
-        found.faults = {"": fault(error)}
-        return found
+        candidate.faults = {"": fault(error)}
+        return candidate
     try:
         with display.stage(f"{planned.name}: speed"):
-            found.cost = cost(sample.model, sample.texts, design.batch_tokens)
+            candidate.cost = cost(sample.model, sample.texts, design.batch_tokens)
     except Exception as error:
-        found.faults[TIMING] = fault(error)
-    found.scores, faults = sample.measured(design.items, selection_score)
-    found.faults |= faults
-    return found
+        candidate.faults[TIMING] = fault(error)
+    candidate.scores, faults = sample.measured(design.items, selection_score)
+    candidate.faults |= faults
+    return candidate
 
 
 def selection_score(metric: Metric, scores: Scores) -> float:
@@ -195,64 +197,73 @@ def ranked(candidates: Sequence[Candidate], metric: Metric, texts: int) -> list[
     models a score. None where fewer than half of them did. A model that alone has a score has no
     rank either. texts: what the halves are halves of.
     """
-    have = [one for one in candidates if metric.name in one.scores]
+    have = [candidate for candidate in candidates if metric.name in candidate.scores]
     if not have:
         return []
-    found = [one.scores[metric.name] for one in have]
-    values, choice = [one.whole for one in found], _choice(metric)
-    what = {"metric": metric.name, "score": choice.score, "unit": metric.unit, "best": choice.best}
-    up = choice.best == "max"
-    ranks = statistics.places(values, up)
-    table = np.array([one.halves for one in found], dtype=np.float64).T  # (halves, models)
+    measured = [candidate.scores[metric.name] for candidate in have]
+    choice = _choice(metric)
+    sign = -1 if choice.best == "max" else 1  # so that less is better
+    values = np.array([score.whole for score in measured])
+    ranks = stats.rankdata(sign * values, "min").astype(int).tolist()
+    table = np.array([score.halves for score in measured], dtype=np.float64).T  # (halves, models)
     whole = table[np.isfinite(table).all(1)]
-    enough = len(have) > 1 and len(whole) >= max(2, len(table) / 2)
-    means = whole.mean(0) if enough else np.zeros(len(have))
-    moved = whole - means + values
-    again = np.array([statistics.places(draw.tolist(), up) for draw in moved], dtype=np.float64)
-    ahead = _overtakes(whole, ranks, up) if enough else [False] * len(have)
+    again: list[dict[str, Any]] = [{"overtakes": False}] * len(have)
+    if len(have) > 1 and len(whole) >= max(2, len(table) / 2):
+        again = _ranked_again(whole, values, ranks, sign)
     rows = []
-    for i, (one, own, rank) in enumerate(zip(have, found, ranks, strict=True)):
-        low, high = interval(own.whole, own.halves, texts) or (None, None)
-        rank_low = rank_high = None
-        if enough:  # the middle 95 %, outwards to a rank that there is
-            rank_low = int(np.quantile(again[:, i], 0.025, method="lower"))
-            rank_high = int(np.quantile(again[:, i], 0.975, method="higher"))
+    for candidate, score, rank, by_halves in zip(have, measured, ranks, again, strict=True):
+        low, high = interval(score.whole, score.halves, texts) or (None, None)
         rows.append(
             {
-                **what,
-                "model": one.name,
-                "revision": one.revision,
-                "value": own.whole,
+                "metric": metric.name,
+                "score": choice.score,
+                "unit": metric.unit,
+                "best": choice.best,
+                "model": candidate.name,
+                "revision": candidate.revision,
+                "value": score.whole,
                 "low": low,
                 "high": high,
                 "rank": rank if len(have) > 1 else None,
-                "rank_low": rank_low,
-                "rank_high": rank_high,
-                "first": float((again[:, i] == 1).mean()) if enough else None,
-                "halved": float(means[i]) if enough else None,
-                "overtakes": ahead[i],
-                "n": own.n,
+                **dict.fromkeys(("rank_low", "rank_high", "first", "halved")),
+                **by_halves,
+                "n": score.n,
                 "draws": len(whole),
             }
         )
     return sorted(rows, key=lambda row: row["rank"] or 0)
 
 
-def _overtakes(whole: np.ndarray, ranks: Sequence[int | None], up: bool) -> list[bool]:
-    """Which models are before the first one on halves (halves, models), beyond what chance does."""
-    lead = (whole - whole[:, [ranks.index(1)]]) * (1 if up else -1)
+def _ranked_again(
+    halves: np.ndarray, values: np.ndarray, ranks: Sequence[int], sign: int
+) -> list[dict[str, Any]]:
+    """What halves (halves, models) say of each model's rank; values: on all texts."""
+    means = halves.mean(0)
+    again = stats.rankdata(sign * (halves - means + values), "min", axis=1)
+    lows = np.quantile(again, 0.025, axis=0, method="lower")  # the middle 95 %, outwards to a rank
+    highs = np.quantile(again, 0.975, axis=0, method="higher")
+    lead = sign * (halves[:, [ranks.index(1)]] - halves)
     errors = lead.std(0, ddof=1) / sqrt(len(lead))
-    return [rank != 1 and bool(lead[:, i].mean() > 2 * errors[i]) for i, rank in enumerate(ranks)]
+    ahead = (lead.mean(0) > 2 * errors) & (np.array(ranks) != 1)
+    columns = {
+        "rank_low": lows.astype(int),
+        "rank_high": highs.astype(int),
+        "first": (again == 1).mean(0),
+        "halved": means,
+        "overtakes": ahead,
+    }
+    rows: list[dict[str, Any]] = pd.DataFrame(columns).to_dict("records")
+    return rows
 
 
 def size_ranks(candidates: Sequence[Candidate]) -> dict[str, dict[str, int | None]]:
     """What size predicts, 1 = largest: by parameters (or their logarithm), and by width."""
-    ranks = {}
-    for name in SIZES:
-        sizes = [float(one.cost[name]) if one.cost else None for one in candidates]
-        places = statistics.places(sizes)
-        ranks[name] = dict(zip([one.name for one in candidates], places, strict=True))
-    return ranks
+    names = [candidate.name for candidate in candidates]
+    sizes = {size: [candidate.cost.get(size) for candidate in candidates] for size in SIZES}
+    return {
+        size: dict(zip(names, statistics.places(values), strict=True))
+        for size, values in sizes.items()
+    }
 
 
 def report(candidates: Sequence[Candidate], design: Design) -> Report:
@@ -261,17 +272,17 @@ def report(candidates: Sequence[Candidate], design: Design) -> Report:
     every = {metric: rows for metric, rows in every.items() if rows}
     rankings = {metric: rows for metric, rows in every.items() if len(rows) > 1}
     names = {row["model"] for rows in rankings.values() for row in rows}
-    placed = [one for one in candidates if one.name in names]
-    costs = {one.name: one.cost for one in candidates}
+    placed = [candidate for candidate in candidates if candidate.name in names]
+    costs = {candidate.name: candidate.cost for candidate in candidates}
     sizes = size_ranks(placed)
     rows = []
-    for row in (row for rows in every.values() for row in rows):
+    for row in chain.from_iterable(every.values()):
         by_size = {f"rank_by_{size}": ranks.get(row["model"]) for size, ranks in sizes.items()}
         rows.append({**row, **by_size, **costs[row["model"]]})
     faults = [
-        f"{one.name}{f', {metric}' if metric else ''}: {error}"
-        for one in candidates
-        for metric, error in one.faults.items()
+        f"{candidate.name}{f', {metric}' if metric else ''}: {error}"
+        for candidate in candidates
+        for metric, error in candidate.faults.items()
     ]
     notes = [CAUTIONS[code].format(**of) for code, of in cautions(every, placed, design)]
     tables = [
@@ -297,20 +308,23 @@ def report(candidates: Sequence[Candidate], design: Design) -> Report:
 def _ranks(rankings: Rankings, placed: Sequence[Candidate], texts: int) -> Table:
     """One row per model, the best by mean rank first: its rank by each metric and by size."""
     sizes = size_ranks(placed)
-    rows = []
-    for one in placed:
-        own = {m: row for m, rows in rankings.items() for row in rows if row["model"] == one.name}
-        spans = {m: f" ({r['rank_low']}-{r['rank_high']})" for m, r in own.items() if r["rank_low"]}
-        cells = {f"rank.{m}": f"{row['rank']}{spans.get(m, '')}" for m, row in own.items()}
-        cells["parameters"] = f"{sizes['parameters'][one.name]} ({one.cost['parameters']:,})"
-        cells |= {"model": one.name, "width": f"{sizes['width'][one.name]} ({one.cost['width']})"}
-        mean = sum(row["rank"] for row in own.values()) / len(own)
-        rows.append((-len(own), mean, cells))  # models that lack a metric come last
-    ranks = (Column(f"rank.{metric}", metric) for metric in rankings)
-    columns = (Column("model", key=True), *ranks, Column("parameters"), Column("width"))
-
+    keyed = []
+    for candidate in placed:
+        name, cost = candidate.name, candidate.cost
+        cells, ranks = {"model": name}, []
+        for metric, rows in rankings.items():
+            for row in (row for row in rows if row["model"] == name):
+                span = f" ({row['rank_low']}-{row['rank_high']})" if row["rank_low"] else ""
+                cells[f"rank.{metric}"] = f"{row['rank']}{span}"
+                ranks.append(row["rank"])
+        cells["parameters"] = f"{sizes['parameters'][name]} ({cost['parameters']:,})"
+        cells["width"] = f"{sizes['width'][name]} ({cost['width']})"
+        keyed.append((-len(ranks), fmean(ranks), cells))  # models that lack a metric come last
+    by_metric = (Column(f"rank.{metric}", metric) for metric in rankings)
+    columns = (Column("model", key=True), *by_metric, Column("parameters"), Column("width"))
     title = f"Ranks on {texts} texts, and by size (1 = best or largest)"
-    return Table("ranks", title, columns, [r for *_, r in sorted(rows, key=lambda r: r[:2])])
+    rows = [cells for *_, cells in sorted(keyed, key=itemgetter(0, 1))]
+    return Table("ranks", title, columns, rows)
 
 
 def _scores(rows: Sequence[Row]) -> Table:
@@ -334,16 +348,16 @@ def _scores(rows: Sequence[Row]) -> Table:
 
 def _orders(rankings: Rankings) -> Table:
     """Kendall's tau-b of each pair of metrics, on the models that both have."""
-    found = []
-    for (one, here), (two, there) in combinations(rankings.items(), 2):
-        other = {row["model"]: row["rank"] for row in there}
-        both = [(r["rank"], other[r["model"]]) for r in here if r["model"] in other]
+    ranks = pd.DataFrame({m: {r["model"]: r["rank"] for r in rows} for m, rows in rankings.items()})
+    rows = []
+    for metric, other in combinations(rankings, 2):
+        both = ranks[[metric, other]].dropna()
         if len(both) > 2:
-            tau = statistics.kendall([a for a, _ in both], [b for _, b in both])
-            found.append({"metric": one, "other": two, "tau": tau, "n": len(both)})
+            tau = statistics.kendall(both[metric].to_numpy(), both[other].to_numpy())
+            rows.append({"metric": metric, "other": other, "tau": tau, "n": len(both)})
     keys = (Column("metric", key=True), Column("other", key=True))
     columns = (*keys, Column("tau", form="+.2f"), Column("n", "models"))
-    return Table("orders", "How alike the metrics order the models (Kendall's tau)", columns, found)
+    return Table("orders", "How alike the metrics order the models (Kendall's tau)", columns, rows)
 
 
 def _costs(costs: Mapping[str, Mapping[str, Any]], design: Design) -> Table:
@@ -374,17 +388,17 @@ def cautions(every: Rankings, placed: Sequence[Candidate], design: Design) -> li
     """
     if not every:
         return [("none", {})]
-    alone = [m for m, rows in every.items() if len(rows) == 1]
-    found: list[Caution] = [("alone", {"metrics": _and(alone)})] if alone else []
+    alone = [metric for metric, rows in every.items() if len(rows) == 1]
+    coded: list[Caution] = [("alone", {"metrics": _and(alone)})] if alone else []
     rankings = {metric: rows for metric, rows in every.items() if len(rows) > 1}
     if not rankings:
-        return found
+        return coded
     tops = {m: [r["model"] for r in rows if r["rank"] == 1] for m, rows in rankings.items()}
     if len(set(map(tuple, tops.values()))) > 1:
         firsts = "; ".join(f"{metric}: {_and(models)}" for metric, models in tops.items())
-        found.insert(0, ("differ", {"firsts": firsts}))
-    found += [*_sampling(rankings, design), _size(tops, placed), ("labels", {})]
-    return found + ([("few", {"n": len(placed)})] if len(placed) < FEW else [])
+        coded.insert(0, ("differ", {"firsts": firsts}))
+    coded += [*_sampling(rankings, design), _size(tops, placed), ("labels", {})]
+    return coded + ([("few", {"n": len(placed)})] if len(placed) < FEW else [])
 
 
 def _sampling(rankings: Rankings, design: Design) -> list[Caution]:
@@ -392,32 +406,32 @@ def _sampling(rankings: Rankings, design: Design) -> list[Caution]:
     first = {metric: rows[0]["first"] for metric, rows in rankings.items()}
     unsure = [metric for metric, share in first.items() if share is not None and share < STEADY]
     lost = [metric for metric, share in first.items() if share is None]
-    found: list[Caution] = []
+    coded: list[Caution] = []
     if len(lost) < len(first):
-        found.append(("unsteady" if unsure else "steady", {"metrics": _and(unsure)}))
+        coded.append(("unsteady" if unsure else "steady", {"metrics": _and(unsure)}))
     if not design.draws:
-        found.append(("undrawn", {}))
+        coded.append(("undrawn", {}))
     elif lost:
-        found.append(("lost", {"metrics": _and(lost)}))
+        coded.append(("lost", {"metrics": _and(lost)}))
     if design.texts < MANY:
-        found.append(("rough", {"texts": design.texts, "many": MANY}))
+        coded.append(("rough", {"texts": design.texts, "many": MANY}))
     for metric, rows in rankings.items():
         before = [row for row in rows if row["overtakes"]]
         if before:
-            sign = 1 if rows[0]["best"] == "max" else -1
-            halved = max(before, key=lambda row: sign * (row["halved"] or 0))
-            found.append(("overtaken", {"metric": metric, "model": halved["model"]}))
-    return found
+            best = max if rows[0]["best"] == "max" else min
+            model = best(before, key=itemgetter("halved"))["model"]
+            coded.append(("overtaken", {"metric": metric, "model": model}))
+    return coded
 
 
-def _size(tops: Mapping[str, list[str]], placed: Sequence[Candidate]) -> tuple[str, dict[str, Any]]:
+def _size(tops: Mapping[str, list[str]], placed: Sequence[Candidate]) -> Caution:
     """Whether the choice says more than that a model is large, by sizes in which they differ."""
     largest = {
         SIZES[size]: [name for name, rank in ranks.items() if rank == 1]
         for size, ranks in size_ranks(placed).items()
         if len(set(ranks.values())) > 1
     }
-    large = {name for names in largest.values() for name in names}
+    large = set(chain.from_iterable(largest.values()))
     same = [metric for metric, models in tops.items() if set(models) & large]
     sizes = "; ".join(f"{size}: {_and(names)}" for size, names in largest.items())
     if not largest:

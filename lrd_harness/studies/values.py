@@ -32,6 +32,7 @@ MOST_ROWS = 40  # layers that a table shows at most
 MANY = 200  # texts from which on intervals of all metrics hold, see `interval`
 LEAST = 2 * MIN_TEXTS  # texts of which a half is still a sample
 Z = 1.96  # standard deviations on either side of an interval of 95 %
+MADE_BY = "made_by"  # says in a JSON file of a command: "lrd-harness NAME"
 DIRECTIONS = (
     "One row per layer, 0 being what enters the first block; a step between layers has the number "
     "of the first. ↓, ↑: the least, the greatest value chooses a layer."
@@ -77,13 +78,13 @@ def layer_score(metric: Metric, scores: Scores) -> LayerScore:
     Raises UnitError for a metric that gave none.
     """
     profiles, choice = split_scores(scores).profiles, metric.layer_choice
-    if choice is not None and choice.score not in profiles:
-        raise UnitError(f"{metric.name} gave no score {choice.score}, which chooses a layer")
     name = choice.score if choice else next(iter(profiles), None)
     if name is None:
         raise UnitError(f"{metric.name} has no score for single layers")
-    found = profiles[name]
-    values = dict(zip(found["layers"], found["values"], strict=True))
+    if name not in profiles:
+        raise UnitError(f"{metric.name} gave no score {name}, which chooses a layer")
+    profile = profiles[name]
+    values = dict(zip(profile["layers"], profile["values"], strict=True))
     return LayerScore(metric.name, name, choice.best if choice else None, values)
 
 
@@ -157,6 +158,15 @@ class Design:
         """The half-samples, the same for all models. Raises UserError as `halves` does."""
         return halves(self.texts, self.draws, self.seed)
 
+    def check(self, what: str) -> None:
+        """Raise UserError for too few texts to do it or to draw halves of, before models are read.
+
+        what: is done with at least 8 texts, as "a comparison needs".
+        """
+        if self.texts < MIN_TEXTS:
+            raise UserError(f"{what} at least {MIN_TEXTS} texts, got {self.texts}")
+        _ = self.halves
+
     @property
     def facts(self) -> dict[str, Any]:
         """What a file says of it."""
@@ -191,16 +201,16 @@ def on_halves(
     """What `take` makes of the scores of all texts, whose fault is raised, and of each half."""
     scores, n = statistic(None)
     whole = take(scores)
-    found: list[T | None] = []
+    parts: list[T | None] = []
     for done, rows in enumerate(drawn):
         advance(done, len(drawn))
         try:
-            found.append(take(statistic(rows)[0]))
+            parts.append(take(statistic(rows)[0]))
         except Exception as error:  # as too few texts with enough tokens in this half
             fault(error)  # but a full disk ends it
-            found.append(None)
+            parts.append(None)
     advance(len(drawn), len(drawn))
-    return Measurement(whole, n, found)
+    return Measurement(whole, n, parts)
 
 
 class Sample:
@@ -233,16 +243,16 @@ class Sample:
         self, items: Sequence[PlannedMetric], take: Callable[[Metric, Scores], T]
     ) -> tuple[dict[str, Measurement[T]], dict[str, str]]:
         """By metric what was measured, and by metric what went wrong, which costs its values."""
-        found, faults = {}, {}
+        measurements, faults = {}, {}
         for item in items:
             name, taken = item.metric.name, partial(take, item.metric)
             try:
                 with self._display.stage(f"{self.name}: {name}, half-samples", "draws") as advance:
                     statistic = self._statistic(item)
-                    found[name] = on_halves(statistic, taken, self._design.halves, advance)
+                    measurements[name] = on_halves(statistic, taken, self._design.halves, advance)
             except Exception as error:
                 faults[name] = fault(error)
-        return found, faults
+        return measurements, faults
 
     def _statistic(self, item: PlannedMetric) -> Callable[[Rows | None], tuple[Scores, int]]:
         """A metric as a function of which texts it is measured on; None: all."""
@@ -282,9 +292,6 @@ class _Some:
         return torch.from_numpy(self._states[layer][self._rows]).to(self._device)
 
 
-MADE_BY = "made_by"  # says in a JSON file of a command: "lrd-harness NAME"
-
-
 def check_free(folder: Path, name: str, columns: Sequence[str]) -> None:
     """Raise UserError where NAME.csv and NAME.json cannot be written, or are somebody else's.
 
@@ -294,8 +301,7 @@ def check_free(folder: Path, name: str, columns: Sequence[str]) -> None:
         if folder.exists() or folder.is_symlink():
             raise UserError(f"{folder} is a file, not a folder")
         return
-    for suffix in (".csv", ".json"):
-        path = folder / f"{name}{suffix}"
+    for path in (folder / f"{name}.csv", folder / f"{name}.json"):
         if (path.exists() or path.is_symlink()) and not _is_ours(path, name, columns):
             raise UserError(f"{path} is there already and was not made by lrd-harness {name}")
 
@@ -305,10 +311,10 @@ def _is_ours(path: Path, name: str, columns: Sequence[str]) -> bool:
         if path.suffix == ".csv":
             with path.open(encoding="utf-8") as file:
                 return file.readline().rstrip("\n") == ",".join(columns)
-        found = json_value(read_file(path))
+        document = json_value(read_file(path))
     except (OSError, UserError, ValueError):
         return False
-    return isinstance(found, dict) and found.get(MADE_BY) == f"lrd-harness {name}"
+    return isinstance(document, dict) and document.get(MADE_BY) == f"lrd-harness {name}"
 
 
 def write(folder: Path, name: str, report: Report) -> None:

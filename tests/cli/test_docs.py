@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from lrd_harness.cli import main
+from lrd_harness import manager
+from lrd_harness.cli import COMMANDS, main, parser
+from lrd_harness.planning import suite
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
@@ -36,7 +38,7 @@ def test_the_readme_is_short_and_names_every_page() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_links_and_pictures_are_there(page: str) -> None:
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)|<img src=\"([^\"]+)\"", TEXT[page])
-    places = [one or other for one, other in links if not (one or other).startswith("http")]
+    places = [name for pair in links for name in pair if name and not name.startswith("http")]
     missing = [name for name in places if not ((ROOT / page).parent / name).is_file()]
     assert not missing
     assert "<!--" not in TEXT[page]
@@ -69,8 +71,6 @@ def test_blocks_run_in_order(
 
 def test_commands_that_need_the_hub_parse() -> None:
     """Examples that are not run here at least name real options."""
-    from lrd_harness.cli import COMMANDS, parser
-
     texts = [code for blocks in BLOCKS.values() for kind, _, code in blocks if kind == "text"]
     lines = [line for code in texts for line in code.splitlines()]
     commands = [line for line in lines if line.startswith("lrd-harness ")]
@@ -79,15 +79,13 @@ def test_commands_that_need_the_hub_parse() -> None:
         assert parser().parse_args(shlex.split(command)[1:]).command in COMMANDS
 
 
-def test_names_of_suites_rules_and_metrics_are_in_the_docs() -> None:
-    from lrd_harness import manager
-    from lrd_harness.planning.suite import shipped
-
+def test_names_and_settings_are_in_the_docs() -> None:
     plugins = manager.load()
     whole = "\n".join(TEXT.values())
-    for name in (*shipped(), *plugins.names("pruning rule")):
+    for name in (*suite.shipped(), *plugins.names("pruning rule")):
         assert f"`{name}`" in whole
     for metric in plugins.all("metric"):
         assert f"| `{metric.name}` |" in TEXT["docs/metrics.md"]
         if metric.selection:
             assert f"`{metric.selection.score}`" in TEXT["docs/metrics.md"]
+    assert f"\n{suite.settings_table()}\n" in TEXT["docs/usage.md"]

@@ -1,4 +1,4 @@
-"""`select`, `compare`, `probe` and `layer` on one's own texts: values, files, faults, bad input."""
+"""`select`, `compare`, `probe`, `layer` on one's own texts: values, files, faults, bad input."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from lrd_harness import measure
 from lrd_harness.capture import samples
 from lrd_harness.cli import main
 from lrd_harness.contracts import Choice, Metric, Text
+from lrd_harness.studies import select
 from lrd_harness.studies.values import halves
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -75,16 +76,22 @@ BAD = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Models of 3, 3 and 2 blocks, one that gives NaN, texts, too few, and a folder with a file."""
-    made = tmp_path_factory.mktemp("own-texts")
-    tiny.save("Bert", made / "one")
-    tiny.save("Bert", made / "two", seed=1)
-    tiny.save("Bert", made / "short", num_hidden_layers=2)
-    running.save_nan(made / "nan")
-    tiny.write_rows(made / "texts.jsonl", [{"text": text} for text in TEXTS])
-    (made / "few").write_text("\n".join(TEXTS[:5]))
-    (made / "full").mkdir()
-    (made / "full" / "file").touch()
-    return made
+    place = tmp_path_factory.mktemp("own-texts")
+    tiny.save("Bert", place / "one")
+    tiny.save("Bert", place / "two", seed=1)
+    tiny.save("Bert", place / "short", num_hidden_layers=2)
+    running.save_nan(place / "nan")
+    tiny.write_rows(place / "texts.jsonl", [{"text": text} for text in TEXTS])
+    (place / "few").write_text("\n".join(TEXTS[:5]))
+    (place / "full").mkdir()
+    (place / "full" / "file").touch()
+    return place
+
+
+@pytest.fixture(autouse=True)
+def timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One pass is enough to say what a model costs."""
+    monkeypatch.setattr(select, "ROUNDS", 1)
 
 
 def run(folder: Path, typed: str, *more: object) -> int:
@@ -95,17 +102,30 @@ def run(folder: Path, typed: str, *more: object) -> int:
     return main([command, "--quiet", *texts, *words, *map(str, more)])
 
 
+def rows_of(file: Path) -> list[dict[str, str]]:
+    with file.open() as opened:
+        return list(csv.DictReader(opened))
+
+
 @pytest.mark.parametrize("typed", BAD)
 def test_bad_input_is_one_line(typed: str, folder: Path, capsys: Any) -> None:
     assert run(folder, typed) == 2
     assert BAD[typed] in running.one_line(capsys)
 
 
+def test_a_depth_that_shows_only_when_opened(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr("lrd_harness.planning.resolve.depth_of", lambda config: None)
+    assert run(folder, "compare one short --plugins curvature") == 2
+    assert "the models must be equally deep" in running.one_line(capsys)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_full_disk_is_no_fault_of_a_metric(
     command: str, folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*given: Any, **named: Any) -> Any:
+    def full(*arguments: Any, **named: Any) -> Any:
         raise RuntimeError("odd") from OSError(errno.ENOSPC, "full")
 
     monkeypatch.setattr("lrd_harness.measuring.measure", full)
@@ -114,48 +134,37 @@ def test_a_full_disk_is_no_fault_of_a_metric(
 
 
 @pytest.mark.parametrize("command", ["select", "compare", "probe"])
-def test_an_output_that_cannot_be_made_is_said_before_a_model_is_opened(
+def test_where_files_cannot_be_written_no_model_is_opened(
     command: str, folder: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lrd_harness.models.text_model.TextModel.__init__", None)
-    (tmp_path / "afile").write_text("")
-    typed = f"{command} {COMMANDS[command]} --output"
-    assert run(folder, typed, tmp_path / "afile" / "x") == 2
-    assert "afile/x cannot be made" in running.one_line(capsys)
-    assert run(folder, typed, tmp_path / "afile") == 2
-    assert "is a file, not a folder" in running.one_line(capsys)
-
-
-@pytest.mark.parametrize("command", ["select", "compare", "probe"])
-def test_own_files_are_written_over_others_are_not(
-    command: str, folder: Path, tmp_path: Path, capsys: Any
-) -> None:
+    """A command's own files are written over, all others are left."""
     typed = f"{command} {COMMANDS[command]} --output"
     for _ in range(2):
-        assert run(folder, typed, tmp_path) == 0
+        assert run(folder, typed, tmp_path / "out") == 0
     capsys.readouterr()
+    monkeypatch.setattr("lrd_harness.models.text_model.TextModel.__init__", None)
+    file = tmp_path / "file"
+    file.write_text("")
+    refused = {file / "x": "file/x cannot be made", file: "is a file, not a folder"}
     for name in (f"{command}.json", f"{command}.csv"):
-        before = (tmp_path / name).read_text()
-        (tmp_path / name).write_text('{"mine": 1}')
-        assert run(folder, typed, tmp_path) == 2
-        said = running.one_line(capsys)
-        assert f"{tmp_path / name} is there already and was not made by lrd-harness {command}" in (
-            said
+        folder_of_another = tmp_path / name / "out"
+        folder_of_another.mkdir(parents=True)
+        (folder_of_another / name).write_text('{"mine": 1}')
+        refused[folder_of_another] = (
+            f"{folder_of_another / name} is there already and was not made by lrd-harness {command}"
         )
-        assert (tmp_path / name).read_text() == '{"mine": 1}'
-        (tmp_path / name).write_text(before)
-
-
-def rows_of(file: Path) -> list[dict[str, str]]:
-    with file.open() as opened:
-        return list(csv.DictReader(opened))
+    for output, said in refused.items():
+        assert run(folder, typed, output) == 2
+        assert said in running.one_line(capsys)
+        assert all(path.read_text() == '{"mine": 1}' for path in output.glob("*.*"))
 
 
 def states(folder: Path, name: str, texts: list[str]) -> list[np.ndarray]:
     """Pooled states 0..L, (n, d), of texts that are run one by one."""
     model = tiny.open_model(folder / name, pooling="mean")
-    found = [model.states(model.tokenize([Text(t)])) for t in texts]
-    return [np.array([f["raw", i][0].numpy() for f in found]) for i in range(model.info.blocks + 1)]
+    passes = [model.states(model.tokenize([Text(text)])) for text in texts]
+    layers = range(model.info.blocks + 1)
+    return [np.array([states["raw", layer][0].numpy() for states in passes]) for layer in layers]
 
 
 def test_select_gives_the_values_of_measure(folder: Path, tmp_path: Path, capsys: Any) -> None:
@@ -184,9 +193,9 @@ def test_select_gives_the_values_of_measure(folder: Path, tmp_path: Path, capsys
     assert max(map(len, printed.splitlines())) <= 80
 
 
-@pytest.mark.slow
 def test_compare_gives_the_values_of_measure(folder: Path, tmp_path: Path, capsys: Any) -> None:
-    typed = "compare one two --pooling mean --plugins effective_rank,nrs,dime --output"
+    metrics = {"effective_rank": "effective_rank", "nrs": "jaccard", "dime": "dime"}
+    typed = f"compare one two --pooling mean --plugins {','.join(metrics)} --draws 9 --output"
     assert run(folder, typed, tmp_path) == 0
     printed = capsys.readouterr().out
     rows = rows_of(tmp_path / "compare.csv")
@@ -194,76 +203,26 @@ def test_compare_gives_the_values_of_measure(folder: Path, tmp_path: Path, capsy
     for column, name in (("a", "one"), ("b", "two")):
         pooled = states(folder, name, TEXTS)
         viewed = [state.reshape(len(TEXTS), 2, -1) for state in states(folder, name, views)]
-        for metric, score, arrays in (
-            ("effective_rank", "effective_rank", pooled),
-            ("nrs", "jaccard", pooled),
-            ("dime", "dime", viewed),
-        ):
-            found = [float(row[column]) for row in rows if row["metric"] == metric]
-            expected = measure(metric, arrays)[score]
-            np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-4)
+        for metric, score in metrics.items():
+            values = [float(row[column]) for row in rows if row["metric"] == metric]
+            expected = measure(metric, viewed if metric == "dime" else pooled)[score]
+            np.testing.assert_allclose(values, expected, rtol=2e-3, atol=1e-4)
     for row in rows:
         low, high, difference = (float(row[name]) for name in ("low", "high", "difference"))
         assert difference == float(row["b"]) - float(row["a"])
         assert low < difference < high
         assert (row["apart"] == "True") == (low > 0 or high < 0)
-        assert (row["n_a"], row["n_b"], row["draws"]) == ("24", "24", "100")
+        assert (row["n_a"], row["n_b"], row["draws"]) == ("24", "24", "9")
         assert f"{difference:+#.3g}" in printed
     marked = sum(row["apart"] == "True" for row in rows)
     assert sum(line.endswith(" *") for line in printed.splitlines()) == marked
     record = json.loads((tmp_path / "compare.json").read_text())
     assert (record["blocks"], len(record["values"])) == (3, len(rows))
-    assert (record["pooling_a"], record["texts"], record["draws"]) == ("mean", 24, 100)
-
-
-def turns(folder: Path, name: str) -> np.ndarray:
-    """The mean angle between steps in layer 2 of every text, of its definition."""
-    model = tiny.open_model(folder / name, pooling="mean")
-    found: list[float] = []
-
-    def see(layer: int, state: Any) -> None:
-        if layer == 2:
-            steps = np.diff(state[0].double().numpy(), axis=0)
-            steps /= np.linalg.norm(steps, axis=1, keepdims=True)
-            found.append(np.arccos((steps[1:] * steps[:-1]).sum(1).clip(-1, 1)).mean())
-
-    for text in TEXTS:
-        model.watch(model.tokenize([Text(text)]), see)
-    return np.array(found)
-
-
-@pytest.mark.slow
-def test_a_token_metric_has_the_interval_of_a_paired_mean(folder: Path, tmp_path: Path) -> None:
-    assert run(folder, "compare one two --plugins curvature --draws 1500 --output", tmp_path) == 0
-    row = next(row for row in rows_of(tmp_path / "compare.csv") if row["layer"] == "2")
-    x = turns(folder, "two") - turns(folder, "one")
-    assert float(row["difference"]) == pytest.approx(x.mean(), rel=1e-4)
-    reach = (float(row["high"]) - float(row["low"])) / 2
-    assert reach == pytest.approx(1.96 * x.std(ddof=1) / np.sqrt(len(x)), rel=0.07)
-
-
-def test_without_draws_there_are_no_intervals(folder: Path, tmp_path: Path, capsys: Any) -> None:
-    typed = "compare one two --plugins curvature --draws 0 --output"
-    assert run(folder, typed, tmp_path) == 0
+    assert (record["pooling_a"], record["texts"], record["draws"]) == ("mean", 24, 9)
+    assert run(folder, "compare one two --plugins nrs --draws 0 --output", tmp_path) == 0
     rows = rows_of(tmp_path / "compare.csv")
     assert {(row["low"], row["high"], row["apart"]) for row in rows} == {("", "", "False")}
     assert "95 %" not in capsys.readouterr().out
-
-
-def test_probe_prints_and_writes(folder: Path, tmp_path: Path, capsys: Any) -> None:
-    assert run(folder, "probe one --kind random --shares 0.5,0 --output", tmp_path) == 0
-    printed = capsys.readouterr().out
-    for metric in ("prompt_entropy ↓", "dataset_entropy ↓", "curvature ↓", "effective_rank ↑"):
-        assert f"{metric} by share random" in printed
-    rows = rows_of(tmp_path / "probe.csv")
-    record = json.loads((tmp_path / "probe.json").read_text())
-    assert len(rows) == len(record["values"])
-    assert (record["steps"], record["errors"]) == ([0, 0.5], [])
-    assert {row["layer"] for row in rows} == {"model", "0", "1", "2", "3"}
-    names, place = ("step", "score", "layer"), ("0.5", "effective_rank", "2")
-    (row,) = (row for row in rows if tuple(row[name] for name in names) == place)
-    assert float(row["depth"]) == pytest.approx(2 / 3)
-    assert f"{float(row['value']):#.4g}" in printed
 
 
 FAULTS = {  # on standard error, and what is measured all the same
@@ -279,11 +238,19 @@ FAULTS = {  # on standard error, and what is measured all the same
         ["share random 0.5, never: RuntimeError: never"],
         "effective_rank ↑ by share random",
     ),
+    "select --models one nan two --draws 2 --plugins nrs": (
+        ["local/nan, nrs: NotFinite"],
+        "Ranks on 24 texts",
+    ),
+    "select --models one two --draws 2 --plugins nrs --seed 1": (
+        [f"local/{name}, what it costs: ZeroDivisionError" for name in ("one", "two")],
+        "Ranks on 24 texts",
+    ),
 }
 
 
 @pytest.mark.parametrize("typed", FAULTS)
-def test_a_metrics_fault_costs_its_values_only(
+def test_a_fault_costs_its_values_only(
     typed: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     def never(states: Any) -> Any:
@@ -294,69 +261,35 @@ def test_a_metrics_fault_costs_its_values_only(
             raise RuntimeError("a half")
         return {"whole": [1.0 for _ in states]}
 
-    made = [Metric("never", never, selection=Choice("x")), Metric("whole", whole)]
-    running.with_plugin(monkeypatch, lrd_metrics=lambda: made)
+    metrics = [Metric("never", never, selection=Choice("x")), Metric("whole", whole)]
+    running.with_plugin(monkeypatch, lrd_metrics=lambda: metrics)
+    if "--seed" in typed:
+        monkeypatch.setattr(select, "cost", lambda *arguments: 1 / 0)
     assert run(folder, typed, "--output", tmp_path) == 1
-    said, (errors, shown) = capsys.readouterr(), FAULTS[typed]
-    assert said.err.splitlines() == [f"error: {error}" for error in errors]
-    assert shown in said.out
+    printed, (faults, shown) = capsys.readouterr(), FAULTS[typed]
+    lines = printed.err.splitlines()
+    assert len(lines) == len(faults)
+    for line, fault in zip(lines, faults, strict=True):
+        assert line.startswith(f"error: {fault}")
+    assert shown in printed.out
     rows = rows_of(tmp_path / f"{typed.split()[0]}.csv")
     assert rows
     assert "never" not in {row["metric"] for row in rows}
+    if "--seed" in typed:
+        cells = [(row["rank"], row["width"], row["seconds_1000"]) for row in rows]
+        assert cells == [("1", "32", ""), ("2", "32", "")]
 
 
-def test_a_model_that_gives_nan_costs_its_values_only(
-    folder: Path, tmp_path: Path, capsys: Any
-) -> None:
+def test_where_all_fails_nothing_is_shown(folder: Path, tmp_path: Path, capsys: Any) -> None:
     assert run(folder, f"compare one nan {RANK},curvature") == 1
-    said = capsys.readouterr()
-    assert said.out == ""
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = [line.split(": ")[:3] for line in printed.err.splitlines()]
     names = ("effective_rank", "curvature")
-    lines = [line.split(": ")[:3] for line in said.err.splitlines()]
     assert lines == [["error", f"B, {name}", "NotFinite"] for name in names]
-    assert run(folder, "select --models one nan two --plugins nrs --draws 2") == 1
-    said = capsys.readouterr()
-    assert "local/nan" in said.err
-    assert "Ranks on 24 texts" in said.out
     shutil.copytree(folder / "nan", tmp_path / "other")
     typed = f"select --models nan {tmp_path / 'other'} --plugins nrs --draws 2 --output"
     assert run(folder, typed, tmp_path / "out") == 1
     assert "• No model could be ranked." in capsys.readouterr().out.splitlines()
     document = json.loads((tmp_path / "out" / "select.json").read_text())
     assert (document["values"], document["remarks"]) == ([], ["No model could be ranked."])
-
-
-def test_a_depth_that_shows_only_when_opened(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    monkeypatch.setattr("lrd_harness.planning.resolve.depth_of", lambda config: None)
-    assert run(folder, "compare one short --plugins curvature") == 2
-    assert "the models must be equally deep" in running.one_line(capsys)
-
-
-def test_models_of_the_same_name_are_told_apart(folder: Path, tmp_path: Path, capsys: Any) -> None:
-    blocks = {"exp1": ("one", "3"), "exp2": ("short", "2")}
-    models = [
-        shutil.copytree(folder / kept, tmp_path / parent / "final")
-        for parent, (kept, _) in blocks.items()
-    ]
-    typed = "select --plugins nrs --draws 2 --output"
-    assert run(folder, typed, tmp_path / "out", "--models", *models) == 0
-    rows = {row["model"]: row for row in rows_of(tmp_path / "out" / "select.csv")}
-    assert len(rows) == len({row["value"] for row in rows.values()}) == 2
-    assert len({row["revision"] for row in rows.values()}) == 2
-    for parent, (_, count) in blocks.items():
-        (row,) = (row for name, row in rows.items() if f"{parent}/final" in name)
-        assert row["blocks"] == count
-    assert capsys.readouterr().out.count("local/exp1/final") >= 3
-
-
-def test_a_fault_in_timing_costs_no_ranks(
-    folder: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lrd_harness.studies.select.cost", lambda *given: 1 / 0)
-    assert run(folder, f"select {COMMANDS['select']} --output", tmp_path) == 1
-    assert capsys.readouterr().err.count("what it costs: ZeroDivisionError") == 2
-    rows = rows_of(tmp_path / "select.csv")
-    found = [(row["rank"], row["width"], row["seconds_1000"]) for row in rows]
-    assert found == [("1", "32", ""), ("2", "32", "")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -17,14 +18,8 @@ ROOT = Path(__file__).parents[2]
 
 def run(*command: str | Path, cwd: Path) -> str:
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=cwd,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    words = [str(part) for part in command]
+    done = subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -36,7 +31,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = folder / "source"
     source.mkdir()
     for name in ("lrd_harness", "plugins", "tasks"):
-        _copy(ROOT / name, source / name)
+        cached = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, source / name, ignore=cached)
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         (source / name).write_bytes((ROOT / name).read_bytes())
     pip = (sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet")
@@ -45,30 +41,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def _copy(source: Path, target: Path) -> None:
-    for path in source.rglob("*"):
-        if path.is_file() and "__pycache__" not in path.parts:
-            to = target / path.relative_to(source)
-            to.parent.mkdir(parents=True, exist_ok=True)
-            to.write_bytes(path.read_bytes())
-
-
-def test_nothing_lies_outside_the_package(wheel: Path) -> None:
-    names = zipfile.ZipFile(wheel).namelist()
+def test_the_package_holds_every_source_file_and_nothing_lies_outside(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
     tops = {name.split("/")[0] for name in names}
     assert tops == {"lrd_harness", f"lrd_harness-{wheel.name.split('-')[1]}.dist-info"}
-    for needed in (
-        "lrd_harness/py.typed",
-        "lrd_harness/cli/run.py",
-        "lrd_harness/plugins/metrics/frenet.py",
-        "lrd_harness/tasks/embedding/__init__.py",
-        "lrd_harness/tasks/suites/quickstart.yaml",
-    ):
-        assert needed in names
-
-
-def test_every_source_file_is_in_the_wheel(wheel: Path) -> None:
-    names = set(zipfile.ZipFile(wheel).namelist())
+    assert "lrd_harness/py.typed" in names
     for top, prefix in (
         ("lrd_harness", ""),
         ("plugins", "lrd_harness/"),

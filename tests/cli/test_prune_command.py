@@ -13,14 +13,18 @@ import yaml
 
 from lrd_harness.cli import main
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 
 @pytest.fixture(scope="module")
 def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Bert and a Llama of eight blocks, and texts."""
+    """A Bert and a Llama of eight blocks, a Bert of one, and texts."""
     folder = tmp_path_factory.mktemp("deep")
-    tiny.save("Bert", folder / "bert", num_hidden_layers=8)
-    tiny.save("Llama", folder / "llama", causal=True, num_hidden_layers=8)
-    tiny.write_rows(folder / "texts.jsonl", [{"text": t} for t in tiny.sentences(60)])
+    small = {"hidden_size": 16, "intermediate_size": 16}
+    tiny.save("Bert", folder / "bert", num_hidden_layers=8, **small)
+    tiny.save("Llama", folder / "llama", causal=True, num_hidden_layers=8, **small)
+    tiny.save("Bert", folder / "flat", num_hidden_layers=1, **small)
+    tiny.write_rows(folder / "texts.jsonl", [{"text": t} for t in tiny.sentences(16)])
     return folder
 
 
@@ -29,34 +33,38 @@ def prune(model: Path, *more: object) -> int:
 
 
 @pytest.mark.parametrize(
-    "rule",
-    [
-        *("gfmi", "random"),
-        *(
-            pytest.param(rule, marks=pytest.mark.slow)
-            for rule in "frenet nrs composite block_influence angular greedy last".split()
-        ),
-    ],
+    "rule", "gfmi frenet nrs composite block_influence angular greedy last random".split()
 )
-def test_every_rule_removes_and_saves(
-    rule: str, deep: Path, tmp_path: Path, own_cache: Path, capsys: Any
-) -> None:
+def test_every_rule_names_its_blocks(rule: str, deep: Path, capsys: Any) -> None:
     texts = ("--texts", deep / "texts.jsonl")
-    more = ("--rule", rule, "--budget", 0.5, *texts, "--save", tmp_path / "small")
-    assert prune(deep / "llama", *more) == 0
+    assert prune(deep / "llama", "--rule", rule, "--budget", 0.5, *texts) == 0
     printed = capsys.readouterr().out
     assert printed.startswith(f"{rule} at 0.5: blocks ")
     assert "of 1-8 removed" in printed
-    small = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "small")
-    assert small.config.num_hidden_layers == 6  # half of the candidates 3-6
-    card = (tmp_path / "small" / "README.md").read_text()
-    assert f"`{rule}`" in card
-    assert ("texts.jsonl" in card) == (rule not in ("random", "last"))  # these read none
 
 
-def test_given_blocks_and_mergekit(
-    deep: Path, tmp_path: Path, own_cache: Path, capsys: Any
-) -> None:
+def test_what_a_rule_chooses_is_saved_with_a_card(deep: Path, tmp_path: Path) -> None:
+    """The card names the texts where the rule has read them."""
+    texts = ("--texts", deep / "texts.jsonl")
+    for model, rule, budget, more in (
+        ("llama", "gfmi", 0.5, ()),
+        ("bert", "random", 0.125, ("--seed", 3, "--protect", 1)),
+    ):
+        small = tmp_path / rule
+        typed = ("--rule", rule, "--budget", budget, *texts, *more, "--save", small)
+        assert prune(deep / model, *typed) == 0
+        card = (small / "README.md").read_text()
+        assert f"`{rule}`" in card
+        assert ("texts.jsonl" in card) == (rule == "gfmi")
+    assert (
+        "`random` (seed 3) at a budget of 12.5 % of the candidates; blocks kept at either end: 1"
+        in card
+    )
+    saved = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "gfmi")
+    assert saved.config.num_hidden_layers == 6  # half of the candidates 3-6
+
+
+def test_given_blocks_and_mergekit(deep: Path, tmp_path: Path, capsys: Any) -> None:
     file = tmp_path / "merge.yaml"
     assert prune(deep / "bert", "--layers", "2,4-5", "--save-mergekit", file) == 0
     assert "blocks 2,4-5 of 1-8 removed" in capsys.readouterr().out
@@ -65,7 +73,7 @@ def test_given_blocks_and_mergekit(
 
 
 @pytest.mark.slow
-def test_scores_of_a_run_go_into_the_card(deep: Path, tmp_path: Path, own_cache: Path) -> None:
+def test_scores_of_a_run_go_into_the_card(deep: Path, tmp_path: Path) -> None:
     data, out = tiny.task_data(tmp_path / "data"), tmp_path / "out"
     sweep = ("--plugins", "nrs", "--prune", "last", "--budgets", "0.25", "--layers", "last")
     assert running.run(out, [deep / "bert"], data, *sweep, tasks=["STSBenchmark"]) == 0
@@ -77,51 +85,32 @@ def test_scores_of_a_run_go_into_the_card(deep: Path, tmp_path: Path, own_cache:
     assert "STSBenchmark" in card
 
 
-@pytest.mark.parametrize(
-    ("more", "said"),
-    [
-        ((), "give either --rule with --budget, or --layers"),
-        (("--rule", "last", "--layers", "2"), "give either --rule with --budget, or --layers"),
-        (("--rule", "last"), "--rule needs a --budget, as 0.15"),
-        (("--rule", "lost", "--budget", 0.2), "Did you mean last?"),
-        (("--rule", "gfmi", "--budget", 0.2), "chooses on texts: give --texts FILE"),
-        (("--rule", "last", "--budget", 0), "a budget is a share between 0 and 1, not 0"),
-        (("--rule", "last", "--budget", 0.9), "removes all candidate blocks (4 of 4)"),
-        (("--layers", "9"), "block 9 does not exist: the model has blocks 1 to 8"),
-        (("--layers", "0"), "block 0"),
-        (("--layers", "1-8"), "all 8 blocks are to be removed: none would be left"),
-        (("--layers", "two"), "two"),
-        (("--rule", "gfmi", "--budget", 0.2, "--texts", "nowhere.jsonl"), "no such file"),
-        (("--layers", "2", "--texts", "some.jsonl"), "--texts needs --rule"),
-        (("--layers", "2", "--seed", "1"), "--seed needs --rule"),
-        (("--rule", "random", "--budget", 0.2, "--seed", "-1"), "--seed -1: not a whole number"),
-        (("--rule", "last", "--budget", 0.2, "--device", "cuda:77"), "device 'cuda:77' cannot be"),
-        (("--layers", "2", "--save-mergekit", "no/such/m.yaml"), "its folder is not there"),
-        (("--layers", "2", "--max-length", "0"), "max_length is 0, not a whole number of at least"),
-    ],
-)
-def test_errors_write_nothing(
-    more: tuple[object, ...], said: str, deep: Path, tmp_path: Path, own_cache: Path, capsys: Any
-) -> None:
-    assert prune(deep / "bert", *more, "--save", tmp_path / "small") == 2
-    assert said in running.one_line(capsys)
+REFUSED = {
+    "bert": "give either --rule with --budget, or --layers",
+    "bert --rule last --layers 2": "give either --rule with --budget, or --layers",
+    "bert --rule last": "--rule needs a --budget, as 0.15",
+    "bert --rule lost --budget 0.2": "Did you mean last?",
+    "bert --rule gfmi --budget 0.2": "chooses on texts: give --texts FILE",
+    "bert --rule last --budget 0": "a budget is a share between 0 and 1, not 0",
+    "bert --rule last --budget 0.9": "removes all candidate blocks (4 of 4)",
+    "bert --layers 9": "block 9 does not exist: the model has blocks 1 to 8",
+    "bert --layers 0": "block 0",
+    "bert --layers 1-8": "all 8 blocks are to be removed: none would be left",
+    "bert --layers two": "two",
+    "bert --rule gfmi --budget 0.2 --texts nowhere.jsonl": "no such file",
+    "bert --layers 2 --texts some.jsonl": "--texts needs --rule",
+    "bert --layers 2 --seed 1": "--seed needs --rule",
+    "bert --rule random --budget 0.2 --seed -1": "--seed -1: not a whole number",
+    "bert --rule last --budget 0.2 --device cuda:77": "device 'cuda:77' cannot be",
+    "bert --layers 2 --save-mergekit no/such/m.yaml": "its folder is not there",
+    "bert --layers 2 --max-length 0": "max_length is 0, not a whole number of at least",
+    "flat --rule last --budget 0.2": "at least 2 blocks, this one has 1",
+}
+
+
+@pytest.mark.parametrize("typed", REFUSED)
+def test_errors_write_nothing(typed: str, deep: Path, tmp_path: Path, capsys: Any) -> None:
+    model, *more = typed.split()
+    assert prune(deep / model, *more, "--save", tmp_path / "small") == 2
+    assert REFUSED[typed] in running.one_line(capsys)
     assert not (tmp_path / "small").exists()
-
-
-def test_the_card_says_what_was_used(deep: Path, tmp_path: Path, own_cache: Path) -> None:
-    texts = ("--texts", deep / "texts.jsonl")
-    more = ("--rule", "random", "--budget", 0.125, "--seed", 3, "--protect", 1, *texts)
-    assert prune(deep / "bert", *more, "--save", tmp_path / "small") == 0
-    card = (tmp_path / "small" / "README.md").read_text()
-    assert (
-        "`random` (seed 3) at a budget of 12.5 % of the candidates; blocks kept at either end: 1"
-        in card
-    )
-    assert "texts.jsonl" not in card  # random reads none
-
-
-def test_a_model_of_one_block(tmp_path: Path, own_cache: Path, capsys: Any) -> None:
-    model = tiny.save("Bert", tmp_path / "flat", num_hidden_layers=1)
-    capsys.readouterr()  # what saving it has said
-    assert prune(model, "--rule", "last", "--budget", 0.2) == 2
-    assert "at least 2 blocks, this one has 1" in running.one_line(capsys)

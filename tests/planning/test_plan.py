@@ -18,11 +18,12 @@ from running import one_line
 from lrd_harness import manager
 from lrd_harness.cli import main, parser
 from lrd_harness.cli.arguments import suite_of
-from lrd_harness.contracts import Metric
+from lrd_harness.contracts import Checkpoint, Metric
 from lrd_harness.errors import UserError
 from lrd_harness.measuring import PlannedMetric
+from lrd_harness.planning import resolve
 from lrd_harness.planning.parameters import resolve_metrics
-from lrd_harness.planning.resolve import Plan, depth_of, make_plan
+from lrd_harness.planning.resolve import Plan, make_plan
 from lrd_harness.planning.suite import ModelEntry, Settings, Suite
 
 
@@ -38,18 +39,22 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def names(plan: Plan) -> list[str]:
+    return [model.name for model in plan.models]
+
+
 def plan(place: Path, *models: Any, tasks: Any = ("STSBenchmark",), **more: Any) -> Plan:
     """A plan over models of the folder."""
-    entries = tuple(m if isinstance(m, ModelEntry) else ModelEntry(m) for m in models)
+    entries = tuple(m if isinstance(m, ModelEntry) else ModelEntry(str(m)) for m in models)
     settings = Settings(task_data=str(place / "data"), **more.pop("settings", {}))
     suite = Suite("x", entries, tasks, settings=settings, **more)
     return make_plan(suite, manager.load(), lambda text: nullcontext(lambda done, total: None))
 
 
 def test_names_are_resolved(place: Path) -> None:
-    made = plan(
+    resolved = plan(
         place,
-        str(place / "a" / "model"),
+        place / "a" / "model",
         f"decoder:{place / 'a' / 'model'}",
         ModelEntry(str(place / "gpt"), pooling="mean", max_length=16),
         tasks=("STSBenchmark", "mteb:SciFact", f"texts:{place / 'own.jsonl'}"),
@@ -57,39 +62,53 @@ def test_names_are_resolved(place: Path) -> None:
         parameters={"nrs": {"k": 10}},
         settings={"pooling": "cls", "dtype": "bfloat16"},
     )
-    names = ["local/model", "local/model [decoder]", "local/gpt [mean, 16]"]
-    assert [m.name for m in made.models] == names
-    assert [m.adapter.name for m in made.models] == ["encoder", "decoder", "decoder"]
-    assert [m.options.pooling for m in made.models] == ["cls", "cls", "mean"]
-    assert made.models[2].options.max_length == 16
-    assert made.models[2].options.dtype == "bfloat16"
-    assert [m.depth for m in made.models] == [3, 3, 3]
+    assert names(resolved) == ["local/model", "local/model [decoder]", "local/gpt [mean, 16]"]
+    assert [m.adapter.name for m in resolved.models] == ["encoder", "decoder", "decoder"]
+    assert [m.options.pooling for m in resolved.models] == ["cls", "cls", "mean"]
+    assert [m.options.max_length for m in resolved.models] == [None, None, 16]
+    assert {m.options.dtype for m in resolved.models} == {"bfloat16"}
+    assert [m.depth for m in resolved.models] == [3, 3, 3]
     types = {"STSBenchmark": "STS", "SciFact": "Retrieval", "texts:own.jsonl": "Texts"}
-    assert {t.name: t.type for t in made.tasks} == types
-    assert [(m.metric.name, m.parameters) for m in made.metrics] == [
+    assert {t.name: t.type for t in resolved.tasks} == types
+    assert [(m.metric.name, m.parameters) for m in resolved.metrics] == [
         ("nrs", {"k": 10, "anchors": 500}),
         ("frenet", {"variance": 0.95, "rank": None, "space": "feature"}),
     ]
 
 
-def test_folders_that_are_called_alike_are_told_apart(place: Path, tmp_path: Path) -> None:
+def test_names_that_are_alike_are_told_apart(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folders by more of their paths, checkpoints of a hub model by their revisions."""
     a, b = place / "a" / "model", place / "b" / "model"
-    assert [m.name for m in plan(place, str(a), str(b)).models] == [
-        "local/a/model",
-        "local/b/model",
-    ]
     c = Path(shutil.copytree(place / "b", tmp_path / "c" / "b")) / "model"
-    names = [m.name for m in plan(place, str(a), str(b), str(c)).models]
-    assert names == [f"local/{'/'.join(p.parts[-3:])}" for p in (a, b, c)]
-    labelled = plan(place, ModelEntry(str(a), pooling="cls"), ModelEntry(str(b), pooling="cls"))
-    assert [m.name for m in labelled.models] == ["local/a/model [cls]", "local/b/model [cls]"]
+    assert names(plan(place, a, b)) == ["local/a/model", "local/b/model"]
+    assert names(plan(place, a, b, c)) == [f"local/{'/'.join(p.parts[-3:])}" for p in (a, b, c)]
+    labelled = (ModelEntry(str(path), pooling="cls") for path in (a, b))
+    assert names(plan(place, *labelled)) == ["local/a/model [cls]", "local/b/model [cls]"]
+    config = json.loads((place / "gpt" / "config.json").read_text())
+
+    def find(name: str, progress: Any, known: Any) -> Checkpoint:
+        hub_id, _, revision = name.partition("@")
+        return Checkpoint(hub_id, hub_id, revision or "main0", config, frozenset(), hub=True)
+
+    monkeypatch.setattr(resolve, "find", find)
+    hub = plan(place, "org/p@step1", "org/p@step2", "org/p")
+    assert names(hub) == ["org/p@step1", "org/p@step2", "org/p"]
+    assert {model.checkpoint.name for model in hub.models} == {"org/p"}
 
 
-def test_depths() -> None:
-    assert depth_of({"num_hidden_layers": 6}) == 6
-    assert depth_of({"n_layer": 12}) == 12
-    assert depth_of({"text_config": {"num_hidden_layers": 26}}) == 26
-    assert depth_of({"model_type": "odd"}) is None
+@pytest.mark.parametrize(
+    ("config", "depth"),
+    [
+        ({"num_hidden_layers": 6}, 6),
+        ({"n_layer": 12}, 12),
+        ({"text_config": {"num_hidden_layers": 26}}, 26),
+        ({"model_type": "odd"}, None),
+    ],
+)
+def test_depths(config: dict[str, Any], depth: int | None) -> None:
+    assert resolve.depth_of(config) == depth
 
 
 M, D = "{place}/a/model", "{place}/data"
@@ -132,38 +151,40 @@ def test_bad_input_gets_one_line_and_nothing_is_written(
     assert not out.exists()
 
 
-def test_a_model_of_the_suite_with_an_unknown_adapter_or_pooling(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for key, message in (
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
         ("adapter: encodr", "unknown adapter 'encodr'. Did you mean encoder"),
         ("pooling: maen", "'maen'. Did you mean mean"),
-    ):
-        file = tmp_path / "s.yaml"
-        file.write_text(f"tasks: [SciFact]\nmodels: [{{model: {place / 'gpt'}, {key}}}]")
-        arguments = ["run", "--suite", str(file), "--task-data", str(place / "data")]
-        assert main([*arguments, "--output", str(tmp_path / "out")]) == 2
-        assert message in one_line(capsys)
+    ],
+)
+def test_a_model_of_the_suite_with_an_unknown_adapter_or_pooling(
+    key: str, message: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text(f"tasks: [SciFact]\nmodels: [{{model: {place / 'gpt'}, {key}}}]")
+    typed = ("run", "--suite", file, "--task-data", place / "data", "--output", tmp_path / "out")
+    assert main([*map(str, typed)]) == 2
+    assert message in one_line(capsys)
 
 
 def test_parts_of_a_suite_are_replaced(tmp_path: Path) -> None:
-    def made(*arguments: str) -> Suite:
-        suite: Suite = suite_of(parser().parse_args(["run", *arguments]))
-        return suite
+    def suite(*typed: str) -> Suite:
+        return suite_of(parser().parse_args(["run", *typed]))
 
-    assert made().name == "quickstart"
-    assert len(made().models) == 4
-    only = made("--models", "a", "b")
+    assert suite().name == "quickstart"
+    assert len(suite().models) == 4
+    only = suite("--models", "a", "b")
     assert [m.model for m in only.models] == ["a", "b"]
-    assert only.tasks == made().tasks
-    assert made("--tasks", "SICK-R").models == made().models
-    assert made("--models", "a", "--tasks", "b").name == "custom"
-    assert made("--suite", "mteb-32", "--layers", "0,2", "5").settings.layers == (0, 2, 5)
-    assert made("--plugins", "nrs,gfmi", "frenet").plugins == ("nrs", "gfmi", "frenet")
+    assert only.tasks == suite().tasks
+    assert suite("--tasks", "SICK-R").models == suite().models
+    assert suite("--models", "a", "--tasks", "b").name == "custom"
+    assert suite("--suite", "mteb-32", "--layers", "0,2", "5").settings.layers == (0, 2, 5)
+    assert suite("--plugins", "nrs,gfmi", "frenet").plugins == ("nrs", "gfmi", "frenet")
     file = tmp_path / "s.yaml"
     file.write_text("models: [a]\ntasks: [b]\nplugins: [{nrs: {k: 9}}, frenet]\n")
-    assert made("--suite", str(file), "--plugins", "frenet").parameters == {}
-    more = made("--suite", str(file), "--set", "nrs.anchors=50", "frenet.space=sample")
+    assert suite("--suite", str(file), "--plugins", "frenet").parameters == {}
+    more = suite("--suite", str(file), "--set", "nrs.anchors=50", "frenet.space=sample")
     assert more.parameters == {"nrs": {"k": 9, "anchors": 50}, "frenet": {"space": "sample"}}
 
 
@@ -175,8 +196,8 @@ def test_metrics_that_need_views_are_asked_for_by_name(
     views = Metric("by-view", measure=lambda states: {}, needs="views", views=2)
     running.with_plugin(monkeypatch, lrd_metrics=lambda: [tokens, views])
 
-    def chosen(**given: Any) -> list[str]:
-        return [m.metric.name for m in plan(place, str(place / "gpt"), **given).metrics]
+    def chosen(**parts: Any) -> list[str]:
+        return [m.metric.name for m in plan(place, place / "gpt", **parts).metrics]
 
     assert "by-token" in chosen()
     assert "frenet" in chosen()
@@ -184,24 +205,6 @@ def test_metrics_that_need_views_are_asked_for_by_name(
     assert chosen(plugins=("by-view",)) == ["by-view"]
     assert chosen(plugins=("all",)) == [m.name for m in manager.load().all("metric")]
     assert {"by-view", "lidar", "frenet"} <= set(chosen(plugins=("all",)))
-
-
-def test_revisions_of_one_hub_model_stand_under_their_own_names(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import lrd_harness.planning.resolve as module
-    from lrd_harness.contracts import Checkpoint
-
-    config = json.loads((place / "gpt" / "config.json").read_text())
-
-    def found(name: str, progress: Any, known: Any) -> Checkpoint:
-        hub_id, _, revision = name.partition("@")
-        return Checkpoint(hub_id, hub_id, revision or "main0", config, frozenset(), hub=True)
-
-    monkeypatch.setattr(module, "find", found)
-    models = plan(place, "org/p@step1", "org/p@step2", "org/p").models
-    assert [m.name for m in models] == ["org/p@step1", "org/p@step2", "org/p"]
-    assert {m.checkpoint.name for m in models} == {"org/p"}
 
 
 def resolved(metric: str, **parameters: Any) -> PlannedMetric:
@@ -242,12 +245,6 @@ def test_values_that_are_refused(metric: str, name: str, value: Any, message: st
         resolved(metric, **{name: value})
 
 
-def test_a_metric_that_is_not_measured_takes_no_parameter() -> None:
-    suite = Suite("x", plugins=("dime",), parameters={"lidar": {"delta": 1}})
-    with pytest.raises(UserError, match=r"^lidar is not measured here, so it takes no parameter$"):
-        resolve_metrics(suite, manager.load())
-
-
 def test_infinite_ones_are_texts_in_json() -> None:
     item = PlannedMetric(Metric("m", dict), {"a": math.inf, "b": -math.inf, "c": 1e308, "d": None})
     written = {"a": "inf", "b": "-inf", "c": 1e308, "d": None}
@@ -259,12 +256,11 @@ def test_infinite_ones_are_texts_in_json() -> None:
 def test_a_run_with_an_infinite_one(tmp_path: Path) -> None:
     """S_inf is -log of the largest share of the spectrum: below all others; reported once."""
     data, model = tiny.task_data(tmp_path / "data"), tiny.save("Bert", tmp_path / "bert")
-    more = ("--plugins", "dataset_entropy", "--set", "dataset_entropy.alpha=inf")
-    for _ in range(2):
-        assert running.run(tmp_path / "out", [model], data, *more, tasks=["STSBenchmark"]) == 0
-    assert running.run(tmp_path / "two", [model], data, *more[:2], tasks=["STSBenchmark"]) == 0
-    (row,) = running.records(tmp_path / "out", "metric")
-    assert row["parameters"]["alpha"] == "inf"
-    (other,) = running.records(tmp_path / "two", "metric")
-    pairs = zip(*(r["profiles"]["dataset_entropy"]["values"] for r in (row, other)), strict=True)
-    assert all(least < usual for least, usual in pairs)
+    usual = ("--plugins", "dataset_entropy")
+    infinite = (*usual, "--set", "dataset_entropy.alpha=inf")
+    for out, more in (("inf", infinite), ("inf", infinite), ("usual", usual)):
+        assert running.run(tmp_path / out, [model], data, *more, tasks=["STSBenchmark"]) == 0
+    (least,), (row,) = (running.records(tmp_path / out, "metric") for out in ("inf", "usual"))
+    assert least["parameters"]["alpha"] == "inf"
+    pairs = zip(*(r["profiles"]["dataset_entropy"]["values"] for r in (least, row)), strict=True)
+    assert all(low < high for low, high in pairs)

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running import one_line
 
+from lrd_harness.cli import main
 from lrd_harness.contracts import Adapter, Checkpoint, ModelOptions, Task
 from lrd_harness.errors import UserError
 from lrd_harness.planning import shards
@@ -23,24 +24,19 @@ from lrd_harness.planning.suite import Pruning, Settings, Suite
 
 def plan(models: int, tasks: int, prune: bool = False, encoders: int = 0) -> Plan:
     """A plan that is never run; of its tasks the last compares continuations where `encoders`."""
-
-    def never(*_: Any) -> Any:
-        raise AssertionError
-
-    def model(number: int) -> PlannedModel:
-        adapter = Adapter("a", never, never, likelihoods=number >= encoders)
-        found = Checkpoint(f"m{number}", "p", "r", {}, frozenset())
-        return PlannedModel(f"m{number}", found, adapter, ModelOptions(), "", 3)
-
-    last = "LogLikelihood" if encoders else "STS"
-    made = [Task(f"t{i}", list, never, last if i == tasks - 1 else "STS") for i in range(tasks)]
-    pruning = PlannedPruning((), tuple(made), Pruning()) if prune else None
-    every = tuple(map(model, range(models)))
-    return Plan(Suite("s"), Settings(), every, tuple(made), (), pruning)
+    kinds = ["STS"] * (tasks - 1) + ["LogLikelihood" if encoders else "STS"]
+    every = tuple(Task(f"t{i}", list, list, kind) for i, kind in enumerate(kinds))
+    planned = []
+    for i in range(models):
+        adapter = Adapter("a", bool, list, likelihoods=i >= encoders)
+        checkpoint = Checkpoint(f"m{i}", "p", "r", {}, frozenset())
+        planned.append(PlannedModel(f"m{i}", checkpoint, adapter, ModelOptions(), "", 3))
+    pruning = PlannedPruning((), every, Pruning()) if prune else None
+    return Plan(Suite("s"), Settings(), tuple(planned), every, (), pruning)
 
 
-def pairs(made: Plan) -> list[tuple[str, str]]:
-    return [(m.name, t.name) for m in made.models for t in made.tasks if m.takes(t)]
+def pairs(plan: Plan) -> list[tuple[str, str]]:
+    return [(m.name, t.name) for m in plan.models for t in plan.tasks if m.takes(t)]
 
 
 @given(st.integers(1, 7), st.integers(1, 7), st.integers(1, 60), st.integers(0, 7))
@@ -79,12 +75,15 @@ def test_what_is_no_slice(text: str) -> None:
 def test_names() -> None:
     shard = shards.parse("3/31")
     assert shard == (3, 31)
-    assert str(shard) == "3/31"
-    assert shard.suffix == "-shard-3-of-31"
-    assert shards.lacking(["2/3"]) == ["1/3", "3/3"]
-    assert shards.lacking(["1/2", "2/2"]) == []
-    assert shards.lacking(["1/2", "1/3"]) == []
-    assert shards.lacking([]) == []
+    assert (str(shard), shard.suffix) == ("3/31", "-shard-3-of-31")
+
+
+@pytest.mark.parametrize(
+    ("there", "lacking"),
+    [(["2/3"], ["1/3", "3/3"]), (["1/2", "2/2"], []), (["1/2", "1/3"], []), ([], [])],
+)
+def test_slices_that_are_lacking(there: list[str], lacking: list[str]) -> None:
+    assert shards.lacking(there) == lacking
 
 
 def test_a_sliced_model_keeps_its_tasks_under_another_name() -> None:
@@ -103,25 +102,23 @@ def test_a_slice_runs_its_own_pairs(
     command = running.command(Path("X"), [place / "bert", place / "gpt"], place / "data")
     at = command.index("--output")
     command[at : at + 2] = []
-    from lrd_harness.cli import main
-
-    found: list[tuple[str, str]] = []
+    every: list[tuple[str, str]] = []
     for number in (1, 2, 3):
         assert main([*command, "--shard", f"{number}/3"]) == 0
         (out,) = tmp_path.glob(f"runs/custom-*-shard-{number}-of-3")
-        held = json.loads((out / "run.json").read_text())
-        assert held["shards"] == [f"{number}/3"]
-        scored = {(r["model"], r["task"]) for r in running.records(out, "score")}
-        measured = {(r["model"], r["task"]) for r in running.records(out, "metric")}
+        run = json.loads((out / "run.json").read_text())
+        assert run["shards"] == [f"{number}/3"]
+        scored, measured = (
+            {(row["model"], row["task"]) for row in running.records(out, kind)}
+            for kind in ("score", "metric")
+        )
         assert scored == measured
-        assert {m["name"] for m in held["models"]} == {model for model, _ in scored}
-        found += scored
-    assert len(found) == len(set(found)) == 4
+        assert {model["name"] for model in run["models"]} == {model for model, _ in scored}
+        every += scored
+    assert len(every) == len(set(every)) == 4
     capsys.readouterr()
-
     assert main([*command, "--shard", "1/5"]) == 0
-    assert (
-        capsys.readouterr().out == "Slice 1/5 is empty: there are fewer pairs of model and task.\n"
-    )
+    empty = "Slice 1/5 is empty: there are fewer pairs of model and task.\n"
+    assert capsys.readouterr().out == empty
     assert main([*command, "--shard", "6/5"]) == 2
     assert one_line(capsys) == "--shard 6/5: not I/N with I from 1 to N, as 3/31"

@@ -44,7 +44,7 @@ def test_a_whole_suite() -> None:
 
 
 def test_a_file_gives_its_name_and_what_is_left_out_is_usual(tmp_path: Path) -> None:
-    (tmp_path / "panel.yaml").write_text("tasks: [SICK-R]\nmodels:\n")
+    (tmp_path / "panel.yaml").write_text("tasks: [SICK-R]\nmodels:\nsettings: []\n")
     read = suite.load(str(tmp_path / "panel.yaml"))
     assert (read.name, read.models, read.plugins) == ("panel", (), None)
     assert read.settings == Settings()
@@ -70,7 +70,6 @@ WRONG = {
     "plugins: frenet": "FILE: 'plugins' is not a list",
     "plugins: [{nrs: 3}]": "neither a name nor name: parameters",
     "plugins: [3]": "FILE: '3' in 'plugins'",
-    "settings: []": None,
     "settings: [a]": "FILE: 'settings' is not a mapping",
     "settings: {layer: all}": "unknown setting in FILE 'layer'. Did you mean layers",
     "settings: {dtype: float23}": "unknown dtype in FILE 'float23'. Did you mean float32",
@@ -94,13 +93,9 @@ WRONG = {
 
 @pytest.mark.parametrize("text", WRONG)
 def test_what_is_wrong_is_named(text: str) -> None:
-    message = WRONG[text]
-    if message is None:  # nothing chosen is no fault
-        assert suite.parse_suite(text, "x", "FILE").settings == Settings()
-        return
     with pytest.raises(UserError) as error:
         suite.parse_suite(text, "x", "FILE")
-    assert message in str(error.value)
+    assert WRONG[text] in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -117,16 +112,10 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 @given(st.sets(st.integers(0, 200), min_size=1))
 def test_layers_read_back_as_they_were_chosen(numbers: set[int]) -> None:
     expected = tuple(sorted(numbers))
-    for written in (
-        ",".join(map(str, numbers)),
-        " ".join(map(str, numbers)),
-        ", ".join(map(str, expected)),
-        list(numbers),
-        expected,
-    ):
+    texts = list(map(str, numbers))
+    for written in (",".join(texts), " ".join(texts), ", ".join(texts), list(numbers), expected):
         assert suite.settings({"layers": written}, "x").layers == expected
-    if len(numbers) == 1:
-        assert suite.settings({"layers": expected[0]}, "x").layers == expected
+    assert suite.settings({"layers": expected[0]}, "x").layers == expected[:1]
 
 
 @given(st.text() | st.floats() | st.none() | st.lists(st.text()))
@@ -144,13 +133,6 @@ def test_the_command_line_is_laid_on_top_of_a_suite() -> None:
     assert read == Settings(layers="last", norm="final", max_texts=100, pooling="cls")
     assert {"layers", "device", "batch_tokens"}.isdisjoint(read.results())
     assert {"max_texts", "norm", "pooling", "dtype", "max_length"} <= set(read.results())
-
-
-def types_of(names: tuple[str, ...]) -> Counter[str]:
-    """How many of each of mteb's types; fails for a name that mteb does not know."""
-    import mteb
-
-    return Counter(mteb.get_task(name).metadata.type for name in names)
 
 
 def test_shipped_suites_that_need_no_hub() -> None:
@@ -184,9 +166,11 @@ def test_shipped_suites_of_papers(
     assert read.description
     assert read.source == paper
     assert len(set(read.models)) == len(read.models) == models
-    assert all(entry.model.count("/") == 1 for entry in read.models)
     assert len(set(read.tasks)) == len(read.tasks)
     if types is None:
         assert (read.tasks, read.settings.num_fewshot) == (("lm-eval:mmlu",), 5)
     else:
-        assert types_of(read.tasks) == types
+        import mteb
+
+        known = [mteb.get_task(name).metadata.type for name in read.tasks]  # fails for others
+        assert Counter(known) == types

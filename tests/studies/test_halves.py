@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrd_harness.contracts import Metric
-from lrd_harness.errors import UnitError, UserError
+from lrd_harness.errors import StorageFull, UnitError, UserError
 from lrd_harness.scores import Profile, Scores
 from lrd_harness.studies.compare import differences
 from lrd_harness.studies.values import (
@@ -26,23 +26,28 @@ from lrd_harness.studies.values import (
 
 @given(n=st.integers(16, 70), draws=st.integers(2, 9), seed=st.integers(0, 2**40))
 def test_halves(n: int, draws: int, seed: int) -> None:
-    found = halves(n, draws, seed)
-    assert len(found) == draws
-    for half in found:
-        assert len(set(half.tolist())) == n // 2
+    drawn = halves(n, draws, seed)
+    assert len(drawn) == draws
+    for half in drawn:
+        assert len(half) == n // 2
         assert (np.diff(half) > 0).all()
         assert 0 <= half[0] <= half[-1] < n
     again = halves(n, 2, seed)
-    assert all(np.array_equal(x, y) for x, y in zip(found, again, strict=False))
+    assert all(np.array_equal(x, y) for x, y in zip(drawn, again, strict=False))
 
 
-def test_halves_that_cannot_be() -> None:
+@pytest.mark.parametrize(
+    ("n", "draws", "said"),
+    [
+        (15, 10, "intervals need at least 16 texts, got 15"),
+        (30, 1, "intervals need at least 2"),
+        (30, -1, "intervals need at least 2"),
+    ],
+)
+def test_halves_that_cannot_be(n: int, draws: int, said: str) -> None:
     assert halves(3, 0) == []
-    with pytest.raises(UserError, match="intervals need at least 16 texts, got 15"):
-        halves(15, 10)
-    for draws in (1, -1):
-        with pytest.raises(UserError, match="intervals need at least 2"):
-            halves(30, draws)
+    with pytest.raises(UserError, match=said):
+        halves(n, draws)
 
 
 @pytest.mark.parametrize("n", [17, 200, 501])
@@ -59,8 +64,8 @@ def test_coverage_of_a_paired_difference() -> None:
     rng = np.random.default_rng(0)
     drawn, hits, runs, n = halves(60, 100), 0, 600, 60
     for _ in range(runs):
-        one, other = 5 * rng.normal(size=n) + rng.normal(size=(2, n))  # texts differ by far more
-        x = other - one + 0.3
+        base, tuned = 5 * rng.normal(size=n) + rng.normal(size=(2, n))  # texts differ by far more
+        x = tuned - base + 0.3
         low, high = interval(x.mean(), [x[half].mean() for half in drawn], n)  # type: ignore[misc]
         hits += low <= 0.3 <= high
     assert 0.92 <= hits / runs <= 0.97
@@ -78,8 +83,8 @@ def test_only_layers_that_both_models_have() -> None:
         score = LayerScore("mine", "s", None, values)
         return Measurement(score, 20, [score, score, None])
 
-    one, two = side({0: None, 1: 1.0, 2: 2.0}), side({1: 1.5, 2: 2.0, 3: 4.0})
-    rows = differences(one, two, 4, 20)
+    base, tuned = side({0: None, 1: 1.0, 2: 2.0}), side({1: 1.5, 2: 2.0, 3: 4.0})
+    rows = differences(base, tuned, 4, 20)
     columns = ("layer", "depth", "difference", "low", "high", "apart", "draws")
     assert [tuple(row[name] for name in columns) for row in rows] == [
         (1, 0.25, 0.5, 0.5, 0.5, True, 2),
@@ -88,16 +93,20 @@ def test_only_layers_that_both_models_have() -> None:
 
 
 def test_faults_on_halves_are_no_values_and_a_fault_on_all_is_raised() -> None:
-    def statistic(rows: Sequence[int] | None) -> Any:
-        if rows is not None and rows[0] > 0:
+    def statistic(rows: Sequence[int] | None) -> tuple[Scores, int]:
+        if rows is not None and rows[0] == 1:
             raise UnitError("not here")
+        if rows is not None and rows[0] == 2:
+            raise UnitError("lost") from OSError(errno.ENOSPC, "full")
         return Scores({"s": Profile("states", 0, [1.0, 2.0])}, 2), 9
 
     def take(scores: Scores) -> LayerScore:
         return layer_score(Metric("mine", dict), scores)
 
-    rows = [np.array([0]), np.array([1]), np.array([0])]
-    first, lost, last = on_halves(statistic, take, rows).halves
-    assert (first, lost, last) == (take(statistic(None)[0]), None, first)
+    measured = on_halves(statistic, take, [np.array([i]) for i in (0, 1, 0)])
+    whole = take(statistic(None)[0])
+    assert (measured.whole, measured.n, measured.halves) == (whole, 9, [whole, None, whole])
     with pytest.raises(UnitError, match="has no score for single layers"):
         on_halves(lambda rows: (Scores({"s": 1.0}, 2), 9), take, [])
+    with pytest.raises(StorageFull):  # not a half without a value
+        on_halves(statistic, take, [np.array([2])])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from math import nan
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +13,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lrd_harness.contracts import Choice, Metric, Text
-from lrd_harness.errors import StorageFull, UnitError, UserError
+from lrd_harness.errors import UnitError, UserError
 from lrd_harness.measuring import PlannedMetric
-from lrd_harness.report import Report
 from lrd_harness.scores import Scores
 from lrd_harness.studies.select import (
     Candidate,
@@ -28,7 +26,7 @@ from lrd_harness.studies.select import (
     selection_score,
     size_ranks,
 )
-from lrd_harness.studies.values import Design, Measurement, on_halves
+from lrd_harness.studies.values import Design, Measurement
 
 
 def metric(name: str = "m", best: Any = "max") -> Metric:
@@ -41,8 +39,8 @@ def candidate(name: str, value: float, halves: Any, size: int = 10, width: int =
     return Candidate(name, "1", "mean", cost, {"m": Measurement(value, 20, tuple(halves))})
 
 
-def design(draws: int, texts: int = 20, *names: str, best: Any = "max") -> Design:
-    items = [PlannedMetric(metric(name, best), {}) for name in names or ("m",)]
+def design(draws: int, texts: int = 20, names: Any = ("m",)) -> Design:
+    items = [PlannedMetric(metric(name), {}) for name in names]
     questions: Any = SimpleNamespace(sample=lambda task: [""] * texts)
     sampling: Any = SimpleNamespace(norm="hf", device="cpu")
     task: Any = SimpleNamespace(name="t")
@@ -56,9 +54,10 @@ def rows_of(*candidates: Candidate, best: Any = "max") -> list[dict[str, Any]]:
 def codes(*candidates: Candidate, names: Any = ("m",), texts: int = 20) -> dict[str, Any]:
     """The cautions by code."""
     every = {name: ranked(candidates, metric(name), 20) for name in names}
-    draws = max(len(own.halves) for one in candidates for own in one.scores.values())
-    placed = [one for one in candidates if any(len(r) > 1 for r in every.values()) and one.scores]
-    return dict(cautions(every, placed, design(draws, texts, *names)))
+    draws = max(len(score.halves) for model in candidates for score in model.scores.values())
+    ranking = any(len(rows) > 1 for rows in every.values())
+    placed = [model for model in candidates if ranking and model.scores]
+    return dict(cautions(every, placed, design(draws, texts, names)))
 
 
 values = st.lists(st.floats(-5, 5).map(lambda x: round(x, 2)), min_size=2, max_size=5)
@@ -71,8 +70,8 @@ def test_ranks_and_intervals_are_those_of_plain_means(
 ) -> None:
     drawn = np.random.default_rng(seed).normal(size=(40, len(values)))
     models = [candidate(str(i), v, drawn[:, i]) for i, v in enumerate(values)]
-    found = rows_of(*models, best="max" if up else "min")
-    rows = {row["model"]: row for row in found}
+    ordered = rows_of(*models, best="max" if up else "min")
+    rows = {row["model"]: row for row in ordered}
     sign = -1 if up else 1
     ranks = stats.rankdata(sign * np.array(values), "min")
     again = stats.rankdata(sign * (drawn - drawn.mean(0) + values), "min", axis=1)
@@ -80,11 +79,14 @@ def test_ranks_and_intervals_are_those_of_plain_means(
         row = rows[str(i)]
         assert (row["value"], row["rank"], row["n"], row["draws"]) == (value, ranks[i], 20, 40)
         assert row["first"] == pytest.approx(np.mean(again[:, i] == 1))
-        own = np.sort(again[:, i])
-        assert (row["rank_low"], row["rank_high"]) == (own[0], own[39])  # 40 * .025 = 1: outermost
+        drawn_ranks = np.sort(again[:, i])
+        assert (row["rank_low"], row["rank_high"]) == (
+            drawn_ranks[0],
+            drawn_ranks[39],
+        )  # 40 * .025 = 1
         assert row["low"] == pytest.approx(value - 1.96 * drawn[:, i].std())
         assert row["halved"] == pytest.approx(drawn[:, i].mean())
-    assert [row["rank"] for row in found] == sorted(ranks)
+    assert [row["rank"] for row in ordered] == sorted(ranks)
 
 
 def test_scores_that_fall_with_the_number_of_texts_do_not_change_the_first() -> None:
@@ -148,33 +150,17 @@ def test_one_metric_may_rank_models_and_another_one_not() -> None:
     models = [candidate(name, i, [0.0, 1.0]) for i, name in enumerate("ab")]
     for name in ("other", "third"):
         models[0].scores[name] = models[0].scores["m"]
-    found = codes(*models, names=("m", "other", "third"))
-    assert "differ" not in found
-    assert found["alone"] == {"metrics": "other and third"}
+    cautioned = codes(*models, names=("m", "other", "third"))
+    assert "differ" not in cautioned
+    assert cautioned["alone"] == {"metrics": "other and third"}
 
 
-def test_a_fault_on_all_is_raised_and_on_a_half_is_none() -> None:
-    def take(scores: Scores, name: str = "s") -> float:
-        return selection_score(Metric("m", dict, selection=Choice(name)), scores)
-
-    def statistic(rows: Any) -> Any:
-        if rows is not None and rows[0]:
-            raise UnitError("not here")
-        return Scores({"s": 3.0, "list": [1.0], "odd": nan}, 2), 9
-
-    found = on_halves(statistic, take, [np.array([0]), np.array([1])])
-    assert (found.whole, found.n, found.halves) == (3.0, 9, [3.0, None])
-
-    def on_a_full_disk(rows: Any) -> Any:
-        if rows is not None:
-            raise UnitError("lost") from OSError(errno.ENOSPC, "full")
-        return Scores({"s": 3.0}, 2), 9
-
-    with pytest.raises(StorageFull):  # not a half without a value
-        on_halves(on_a_full_disk, take, [np.array([0])])
-    for score in ("odd", "list", "none"):
-        with pytest.raises(UnitError, match=f"gave no finite score {score}"):
-            take(statistic(None)[0], score)
+@pytest.mark.parametrize("score", ["odd", "list", "none"])
+def test_a_score_that_is_no_number(score: str) -> None:
+    scores = Scores({"s": 3.0, "list": [1.0], "odd": nan}, 2)
+    assert selection_score(metric(), scores) == 3.0
+    with pytest.raises(UnitError, match=f"gave no finite score {score}"):
+        selection_score(Metric("m", dict, selection=Choice(score)), scores)
 
 
 SAME = [0.0, 0.0]
@@ -199,8 +185,8 @@ BOTH = "most parameters: {}; widest: {}"
 )
 def test_size(others: list[Candidate], code: str, sizes: str | None) -> None:
     """Sizes in which the models do not differ say nothing."""
-    found = codes(BIG, *others)
-    assert found[code].get("sizes") == sizes
+    cautioned = codes(BIG, *others)
+    assert cautioned[code].get("sizes") == sizes
 
 
 def test_cautions_on_texts_and_labels() -> None:
@@ -209,9 +195,9 @@ def test_cautions_on_texts_and_labels() -> None:
     shaky = codes(candidate("a", 1.1, noise), candidate("b", 1, noise[::-1]))
     assert "steady" in steady
     assert shaky["unsteady"] == {"metrics": "m"}
-    for found in (steady, shaky):
-        assert (found["labels"], found["few"]) == ({}, {"n": 2})
-        assert found["rough"] == {"texts": 20, "many": 200}
+    for cautioned in (steady, shaky):
+        assert (cautioned["labels"], cautioned["few"]) == ({}, {"n": 2})
+        assert cautioned["rough"] == {"texts": 20, "many": 200}
     assert "few" not in codes(*(candidate(str(i), i, [0.0, 1.0]) for i in range(9)))
 
 
@@ -224,28 +210,25 @@ def test_without_half_samples_nothing_is_said_to_hold_on_other_texts() -> None:
     assert gaps["lost"] == {"metrics": "m"}
 
 
-def made(*models: Candidate, names: Any = ("m",)) -> Report:
-    return report(models, design(2, 20, *names))
-
-
 def test_orders_of_metrics_and_the_tables() -> None:
     models = [candidate(name, i, [0.0, 1.0]) for i, name in enumerate("abcd")]
     for model, value in zip(models, (4.0, 1.0, 2.0, 3.0), strict=True):
         model.scores["other"] = Measurement(value, 20, (0.0, 1.0))
-    found = made(*models, names=("m", "other"))
+    board = report(models, design(2, names=("m", "other")))
     tau = stats.kendalltau([0, 1, 2, 3], [4, 1, 2, 3]).statistic
     expected = {"metric": "m", "other": "other", "tau": pytest.approx(tau), "n": 4}
-    assert found.table("orders").rows == [expected]
-    assert found.table("ranks").column("model") == ["d", "a", "c", "b"]  # by mean rank
-    assert len(found.table("select").rows) == 8
-    assert len(found.notes) == len(found.facts["remarks"])
-    assert "The metrics choose different models (m: d; other: a)" in found.notes[0]
+    assert board.table("orders").rows == [expected]
+    assert board.table("ranks").column("model") == ["d", "a", "c", "b"]  # by mean rank
+    assert len(board.table("select").rows) == 8
+    assert len(board.notes) == len(board.facts["remarks"])
+    assert "The metrics choose different models (m: d; other: a)" in board.notes[0]
 
 
 def test_scores_that_differ_in_the_seventh_digit_do_not_look_level() -> None:
     values = {"a": 0.12345678, "b": 0.12345670}
-    found = made(*(candidate(name, value, [0.0, 1.0]) for name, value in values.items()))
-    assert found.table("scores.m").columns[1].form == "#.7g"
+    models = [candidate(name, value, [0.0, 1.0]) for name, value in values.items()]
+    board = report(models, design(2))
+    assert board.table("scores.m").columns[1].form == "#.7g"
 
 
 def test_models_that_are_there_twice() -> None:

