@@ -113,7 +113,7 @@ class Plugins:
                 raise UserError(f"plugin '{name}' of {bad.provider} is broken: {bad.reason}")
 
     def tell(self) -> None:
-        """Say which plugins are left out, and why: a line each."""
+        """Say which plugins are left out, and why: one line each."""
         for bad in self.broken:
             say(plain(f"plugin '{bad.name}' of {bad.provider} is left out: {bad.reason}"))
 

@@ -1,4 +1,4 @@
-"""Progress on the terminal: bars where there is one, a line a stage where there is none."""
+"""Progress on the terminal: bars where there is one, one line per stage where there is none."""
 
 from __future__ import annotations
 

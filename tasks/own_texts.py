@@ -1,7 +1,7 @@
 """Own unlabelled texts: `texts:FILE`, for metrics without scores.
 
 .csv and .tsv, .parquet, and JSON lines (.jsonl, .ndjson, .json) are tables; a text is then what a
-column holds, by default `text`. Anything else is plain text, a line a text.
+column holds, by default `text`. Anything else is plain text, one text per line.
 """
 
 from __future__ import annotations

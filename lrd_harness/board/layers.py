@@ -9,7 +9,6 @@ from typing import Any, Literal, NamedTuple
 
 from lrd_harness.errors import unknown
 from lrd_harness.report import Column, Table
-from lrd_harness.results.kinds import likelihood_tasks
 from lrd_harness.results.rows import Key, MetricRow, Results
 
 Row = dict[str, Any]
@@ -160,7 +159,7 @@ def layer_table(
         if (by_task := {task: c.values for (key, task), c in places.items() if key == matches[-1]})
     }
     tasks = {task for by_task in by_source.values() for task in by_task}
-    likelihood = likelihood_tasks(results) & tasks
+    likelihood = results.likelihood_tasks & tasks
     apart = likelihood if likelihood < tasks else frozenset[str]()
     columns = [Column("layer", key=True)]
     cells: dict[str, LayerScores] = {}

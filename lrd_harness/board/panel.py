@@ -20,7 +20,7 @@ from scipy import stats
 from lrd_harness.board import statistics
 from lrd_harness.contracts import Choice
 from lrd_harness.report import Column, Table
-from lrd_harness.results import kinds as releases
+from lrd_harness.results import kinds
 from lrd_harness.results.rows import Key, ModelRow, Results
 
 if TYPE_CHECKING:
@@ -260,7 +260,7 @@ def _predictors(
     for name, numbers in sizes(models).items():
         yield Predictor(name, name, "baseline", "max", numbers[None])
     yield measured("frenet", "rank", "baseline", "max")
-    days = [releases.middle(row.released) if row.released else np.nan for row in models]
+    days = [kinds.middle(row.released) if row.released else np.nan for row in models]
     if len(days) - np.isnan(days).sum() >= DATED:
         yield Predictor(RELEASED, RELEASED, "baseline", "max", np.array([days]))
 

@@ -19,7 +19,7 @@ from lrd_harness.board.cautions import Caution, count, guesses, names
 from lrd_harness.board.layers import Row, filled, hidden
 from lrd_harness.board.statistics import mean_of_all, mean_stderr, median
 from lrd_harness.report import Column, Table
-from lrd_harness.results.kinds import Kind, likelihood_tasks
+from lrd_harness.results.kinds import Kind
 from lrd_harness.results.rows import Key, PruningRow, Results, ScoreRow, VariantRow
 
 RANDOM = "random"  # the rule that the others are compared with
@@ -144,7 +144,7 @@ def _models(results: Results) -> Iterator[_Model]:
     swept = {row.task for row in results.scores if row.variant != "full" and row.last}
     swept |= {row.task for row in results.errors if row.variant != "full" and row.task}
     swept |= {row.task for row in results.undefined if row.variant != "full"}
-    likelihood = likelihood_tasks(results)
+    likelihood = results.likelihood_tasks
     revisions = Counter(row.model for row in results.models if row.variant == "full")
     for place, rules in choices.items():
         key = Key(place[0], place[1], "full")

@@ -34,11 +34,6 @@ class Sides:
     base: Results | None = None
 
 
-def likelihood_tasks(results: Results) -> frozenset[str]:
-    """The names of the likelihood tasks."""
-    return results.likelihood_tasks
-
-
 def split(results: Results) -> Sides:
     """The two sides. Without both kinds of task the results are `main` as they are."""
     is_base = results.is_base
