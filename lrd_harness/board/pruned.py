@@ -148,8 +148,8 @@ def _models(results: Results) -> Iterator[_Model]:
     revisions = Counter(row.model for row in results.models if row.variant == "full")
     for place, rules in choices.items():
         key = Key(place[0], place[1], "full")
-        asked = swept.intersection(sweeps[place].tasks) if place in sweeps else swept
-        tasks = [task for task in scores[place]["full"] if task in asked]
+        of_sweep = swept.intersection(sweeps[place].tasks) if place in sweeps else swept
+        tasks = [task for task in scores[place]["full"] if task in of_sweep]
         sizes = {row.variant: row for row in results.variants if row.key[:2] == place}
         label = f"{key.model}@{key.revision[:12]}" if revisions[key.model] > 1 else key.model
         listed = {rule: list(seeds.values()) for rule, seeds in rules.items()}

@@ -330,9 +330,7 @@ def _verdict(combined: Combined, whole: Mapping[str, Any]) -> str:
         doubt = "other families might undo that"
     elif len(combined.families) < TELLING:
         doubt = f"a verdict needs {TELLING} families"
-    elif (
-        whole["p"] is None or whole["p"] >= statistics.ALPHA
-    ):  # where an interval is drawn, p is as well
+    elif whole["p"] is None or whole["p"] >= statistics.ALPHA:
         doubt = "its order of the models may be chance"
     else:
         return f"combining is better than {by}"

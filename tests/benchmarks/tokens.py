@@ -30,7 +30,7 @@ def seconds(model: Model, texts: list[Text], metrics: tuple[str, ...]) -> float:
     """Seconds of one capture into an empty store, with these token metrics."""
     items = resolve_metrics(Suite("tokens", plugins=metrics), manager.load())
     with empty_store(model) as store:
-        samples = Samples(model, store, store, model.identity, Sampling())
+        samples = Samples(model, store, store, model.identity, Sampling(), store.folder)
         more = {"batch_tokens": BATCH_TOKENS["cpu"], "watched": samples.watched(texts, items)}
         return timed(capture, model, texts, store, **more)[0]
 

@@ -151,14 +151,14 @@ def test_tables_for_people_and_programs() -> None:
     by_name = tables(both_sides())
     shown = [name for name, table in by_name.items() if table.shown]
     assert shown == ["pruning_summary", "pruning.1", "pruning.2"]
-    own = by_name["pruning.1"]
-    assert own.title == "Pruning: a, embedding tasks"
-    assert own.column("rule") == ["gfmi", "nrs", "random", "frenet"]
-    assert own.column("cut") == ["8", "6", "1 (3 seeds)", "5"]
-    assert own.column("interval") == ["-50.00 to -5.00"] * 4
-    assert own.column("verdict") == ["clearly", "yes", None, "no"]
-    assert own.column("change.t2") == pytest.approx([0, -15, -15, -25])
-    assert own.column("full") == pytest.approx([0.6] * 4)
+    of_model = by_name["pruning.1"]
+    assert of_model.title == "Pruning: a, embedding tasks"
+    assert of_model.column("rule") == ["gfmi", "nrs", "random", "frenet"]
+    assert of_model.column("cut") == ["8", "6", "1 (3 seeds)", "5"]
+    assert of_model.column("interval") == ["-50.00 to -5.00"] * 4
+    assert of_model.column("verdict") == ["clearly", "yes", None, "no"]
+    assert of_model.column("change.t2") == pytest.approx([0, -15, -15, -25])
+    assert of_model.column("full") == pytest.approx([0.6] * 4)
     base = {column.name for column in by_name["pruning.2"].columns}
     assert {"interval", "difference", "verdict", "change.mmlu"}.isdisjoint(base)  # nothing in them
     lines = by_name["pruning"].rows

