@@ -75,7 +75,7 @@ def measure(metric: str | Metric, states: Arrays, /, **parameters: Any) -> Score
 
 
 def results(out: str | Path) -> pd.DataFrame:
-    """Every value that a run recorded, one per row.
+    """Every value that a run recorded, one per row; of a metric measured anew, the last ones.
 
     Parameters
     ----------
@@ -97,17 +97,23 @@ def results(out: str | Path) -> pd.DataFrame:
     Traceback (most recent call last):
     lrd_harness.errors.UserError: no such folder: no-such-folder
     """
-    from lrd_harness.results import database
+    from lrd_harness.runner import folder
 
-    return database.load(Path(out)).frame
+    return folder.shown(Path(out)).frame
 
 
 def report(out: str | Path) -> Report:
-    """The leaderboard of a run as tables: `report(out).table("ranking").rows`.
+    """The leaderboard of a run as tables, as `lrd-harness leaderboard OUT` prints them.
 
     Raises UserError where the folder is not a run's, or is damaged.
+
+    Examples
+    --------
+    >>> report("no-such-folder").table("ranking").rows
+    Traceback (most recent call last):
+    lrd_harness.errors.UserError: no such folder: no-such-folder
     """
     from lrd_harness.board import leaderboard
-    from lrd_harness.results import database
+    from lrd_harness.runner import folder
 
-    return leaderboard.report(database.load(Path(out)))
+    return leaderboard.report(folder.shown(Path(out)))

@@ -44,8 +44,8 @@ PAIRS = 3  # pairs of models named in one sentence
 def report(results: Results) -> Report:
     """The leaderboard of the whole models (variant "full"), and of pruned ones; holes are told.
 
-    Tables that programs read besides are not shown. Raises ValueError only for results that `load`
-    would not give.
+    Tables that programs read besides are not shown. Raises ValueError only for results that
+    `database.load` would not give.
     """
     sides = split(results)
     names = Counter(

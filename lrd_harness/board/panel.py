@@ -93,8 +93,9 @@ class Predictor:
 
     @cached_property
     def order(self) -> np.ndarray:
-        """Minus the mean over tasks of the rank within the task, 1 = best: (models,).
+        """What orders the models, more is better: (models,).
 
+        Minus the mean over tasks of the rank within the task, 1 = best; of a size, the size itself.
         NaN for a model that lacks a task, which takes no part in any task's ranks: it would shift
         those of others in some tasks only.
         """

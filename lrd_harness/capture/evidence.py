@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from lrd_harness.capture.batches import batches
+from lrd_harness.capture.embeddings import batches
 from lrd_harness.capture.samples import sampled
 from lrd_harness.capture.walk import Removed, Walk
 from lrd_harness.contracts import BlockValues, Encoded, Text
@@ -28,7 +28,7 @@ TIMED_TEXTS = 8  # one batch of them
 
 
 class ModelEvidence:
-    """blocks.Evidence of an opened model, each part computed when it is first asked for.
+    """contracts.Evidence of an opened model, each part computed when it is first asked for.
 
     texts: the sample on which tokens and outputs are compared; profiles: what metrics have
     recorded, as values of blocks.

@@ -18,14 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lrd_harness.capture.batches import Budget, Progress, in_batches
 from lrd_harness.capture.embeddings import (
+    Budget,
     Captured,
     Embeddings,
     Measured,
+    Progress,
     StateReader,
     behind,
     described,
+    in_batches,
     size,
 )
 from lrd_harness.capture.layers import (

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from lrd_harness.blocks import written
 from lrd_harness.capture import embeddings, likelihoods
-from lrd_harness.capture.batches import Progress
-from lrd_harness.capture.embeddings import Captured, behind, size
+from lrd_harness.capture.embeddings import Captured, Progress, behind, size
 from lrd_harness.capture.layers import (
     LayerView,
     LikelihoodLayer,

@@ -1,4 +1,4 @@
-"""What a run will cost: texts, passes, disk and time of each model, from a short
+"""What a run will cost: texts, passes, disk and time of each model, from a short trial.
 
 Every model is opened and reads some of its texts, every metric is measured on random states, and
 every task is evaluated on a stand-in for a layer. What is recorded or stored is not counted.

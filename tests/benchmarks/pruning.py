@@ -19,7 +19,7 @@ import torch
 from _setting import arguments, distinct_texts, open_model, tasks, timed
 from torch import Tensor, nn
 
-from lrd_harness.capture.batches import batches
+from lrd_harness.capture.embeddings import batches
 from lrd_harness.capture.layers import planes
 from lrd_harness.capture.walk import Removed, Walk
 from lrd_harness.models.backbone import Backbone

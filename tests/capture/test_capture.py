@@ -17,9 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running import Patch
 
-from lrd_harness.capture import batches as module
-from lrd_harness.capture.batches import batches, segments
-from lrd_harness.capture.embeddings import capture, forward
+from lrd_harness.capture import embeddings as module
+from lrd_harness.capture.embeddings import batches, capture, forward, segments
 from lrd_harness.capture.layers import LayerView, StoredStates, planes
 from lrd_harness.contracts import Task, Text
 from lrd_harness.errors import NotFinite

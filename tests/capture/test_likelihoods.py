@@ -14,7 +14,7 @@ import tiny
 import torch
 from running import Patch
 
-from lrd_harness.capture import batches as capturing
+from lrd_harness.capture import embeddings as capturing
 from lrd_harness.capture import likelihoods
 from lrd_harness.capture.layers import LikelihoodLayer, StoredLikelihoods
 from lrd_harness.contracts import Continuation, Text, TokenPairs

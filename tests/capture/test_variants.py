@@ -17,7 +17,7 @@ import torch
 from running import Patch
 from test_likelihoods import ENDS, QUESTIONS
 
-from lrd_harness.capture import batches as capturing
+from lrd_harness.capture import embeddings as capturing
 from lrd_harness.capture.embeddings import Captured, Embeddings
 from lrd_harness.capture.likelihoods import Likelihoods
 from lrd_harness.capture.pruned import Variants

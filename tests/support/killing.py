@@ -58,11 +58,11 @@ def start(job: dict[str, Any], env: dict[str, str], torn: int | None) -> int:
 
 def watch(log: Path, torn: int | None) -> None:
     """Note each unit that is begun; make small segments; tear the torn-th record of the journal."""
-    from lrd_harness.capture import batches
+    from lrd_harness.capture import embeddings
     from lrd_harness.results import journal
     from lrd_harness.runner import units
 
-    batches.SEGMENT_TOKENS = 400
+    embeddings.SEGMENT_TOKENS = 400
     for name in ("measure", "evaluate"):
         setattr(units, name, noted(getattr(units, name), log))
     write, left = os.write, [torn]

@@ -12,7 +12,7 @@ import running
 import stock
 from stock import ANATOMY, ENDINGS, LAST_WORD
 
-from lrd_harness.capture import batches as capturing
+from lrd_harness.capture import embeddings as capturing
 from lrd_harness.capture import likelihoods
 from lrd_harness.cli import main
 
