@@ -164,7 +164,7 @@ def load(extra: tuple[object, ...] = (), kinds: Iterable[str] = KINDS) -> Plugin
     Examples
     --------
     >>> load(kinds=["metric"]).names("metric")[:2]
-    ['frenet', 'subspace_distance']
+    ['frenet', 'nrs']
     """
     hooks = {kind: KINDS[kind] for kind in kinds}
     plugins = Plugins()

@@ -276,6 +276,6 @@ def _add_settings(sub: Any, only: Sequence[str] = (), **defaults: Any) -> None:
 def number(text: str) -> float:
     """A whole number, or one with a point."""
     value = float(text) if "." in text else int(text)
-    if not isfinite(value):
+    if isinstance(value, float) and not isfinite(value):
         raise ValueError(text)
     return value

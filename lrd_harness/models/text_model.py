@@ -23,7 +23,7 @@ from lrd_harness.contracts import (
 )
 from lrd_harness.errors import UserError, short
 from lrd_harness.models.backbone import Backbone, Watch, rounding
-from lrd_harness.models.loading import length_limit
+from lrd_harness.models.lengths import length_limit
 from lrd_harness.models.readout import ONE_TOKEN, Head, embedded, pooling_named
 
 NO_HEAD = "its weights hold no language-model head, so it cannot compare continuations"

@@ -1,8 +1,8 @@
 """The rows of the results: what journals record, typed, and all their numbers as one frame.
 
-A journal's record is of the form of its row class, and run.json of `journal.Run`; both are
-checked on reading. What is not known here is let through: it is of a later version. The tables of the SQLite
-file are made of the same classes.
+A journal's record is of the form of its row class, and run.json of `journal.Run`; both are checked
+on reading. What is not known here is let through: it is of a later version. The tables of the
+SQLite file are made of the same classes.
 """
 
 from __future__ import annotations

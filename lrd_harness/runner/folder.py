@@ -231,7 +231,7 @@ def write_run(
 
     Models, tasks and metrics of earlier calls into the same folder stay listed.
 
-    counters: of this call by model, the fields of embeddings.Captured; `counters.total` is their sum.
+    counters: of this call by model, the fields of embeddings.Captured; `counters.total` sums them.
     met: of all calls by model and task, how many texts the task asks for, and how many of these are
     duplicates, empty, or longer than the model takes.
     """

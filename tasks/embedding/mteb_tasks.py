@@ -2,98 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-
-from datasets import Dataset, DatasetDict
-from mteb.models import ModelMeta
-from mteb.models.abs_encoder import AbsEncoder
-from mteb.models.model_meta import ScoringFunction
-from mteb.types import Array, PromptType
-from sentence_transformers.util import SimilarityFunction
 
 from lrd_harness.contracts import ModelView, Request, Score, Task, TaskFamily, TaskOptions
 from lrd_harness.errors import UserError
 from lrd_harness.hookspecs import hookimpl
 from lrd_harness.models import registry
 from lrd_harness.models.find import content_hash
-from lrd_harness.store.folders import fitting
 
 from . import local_data
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
-
-
-class EagerColumns(Dataset):  # type: ignore[misc]
-    """A data set that gives a column as a list, kept for as long as its rows are the same.
-
-    mteb's evaluators index a column row by row and hand it to scikit-learn; a lazy column decodes
-    every row anew each time, which costs more than all the classifiers.
-    """
-
-    def __getitem__(self, key: Any) -> Any:
-        if not isinstance(key, str):
-            return super().__getitem__(key)
-        kept = self.__dict__.setdefault("_kept_columns", {})
-        name = (self._fingerprint, key)  # copies share the dictionary, changed ones get a new print
-        if name not in kept:
-            kept[name] = list(super().__getitem__(key))
-        return kept[name]
-
-
-def eager(data: Any) -> Any:
-    """The same data with eager columns; what is no data set is returned as it is."""
-    if isinstance(data, DatasetDict):
-        return DatasetDict({name: eager(part) for name, part in data.items()})
-    if isinstance(data, dict):
-        return {name: eager(part) for name, part in data.items()}
-    if type(data) is not Dataset:
-        return data
-    data = copy.copy(data)
-    data.__class__ = EagerColumns
-    return data
-
-
-_SCORING = {"cosine": ScoringFunction.COSINE, "dot": ScoringFunction.DOT_PRODUCT}
-
-
-def model_meta(view: ModelView, experiment: Mapping[str, Any]) -> ModelMeta:
-    """mteb's record of a view; a layer is an experiment of the model."""
-    return ModelMeta.create_empty(
-        overwrites={
-            "name": fitting(view.name.replace(":", "/")),
-            "revision": view.revision,
-            "similarity_fn_name": _SCORING.get(view.similarity),
-            "experiment_kwargs": dict(experiment) or None,
-        }
-    )
-
-
-class LayerEncoder(AbsEncoder):
-    """mteb's encoder protocol over a model view: texts are looked up, not forwarded."""
-
-    def __init__(self, view: ModelView, task: Task) -> None:
-        self.view, self.task = view, task
-        self.mteb_model_meta = model_meta(view, view.experiments[0])
-        self._pairs = SimilarityFunction.to_similarity_pairwise_fn(view.similarity)
-        self._all = SimilarityFunction.to_similarity_fn(view.similarity)
-
-    def encode(self, inputs: Any, *, prompt_type: PromptType | None = None, **kwargs: Any) -> Array:
-        """Embeddings (n, d) float32 of all texts of the loader, in order."""
-        texts = [text for batch in inputs for text in batch["text"]]
-        return self.view.encode(texts, self.task, prompt_type.value if prompt_type else None)
-
-    def similarity(self, embeddings1: Array, embeddings2: Array) -> Array:
-        """All pairs, compared as the model compares."""
-        return self._all(embeddings1, embeddings2)
-
-    def similarity_pairwise(self, embeddings1: Array, embeddings2: Array) -> Array:
-        """Row by row, compared as the model compares."""
-        return self._pairs(embeddings1, embeddings2)
 
 
 def check_reachable(metadata: Any, folder: Path | None) -> None:
@@ -143,6 +66,7 @@ def wrap(
 
     @functools.cache
     def loaded() -> Any:
+        from .encoder import eager
 
         task = make()
         for part in _parts(task):
@@ -189,6 +113,8 @@ def _parts(task: Any) -> list[Any]:
 
 def _evaluate(mteb_task: Any, view: ModelView, task: Task) -> Score:
     import mteb
+
+    from .encoder import LayerEncoder
 
     results = mteb.evaluate(
         cast("Any", LayerEncoder(view, task)),
@@ -240,6 +166,8 @@ def _strings(values: Iterable[Any]) -> Iterable[str]:
 def _save(score: Score, view: ModelView, out: Path) -> None:
     """Write mteb's own result file in mteb's own layout under out/mteb/results."""
     from mteb.cache import ResultCache
+
+    from .encoder import model_meta
 
     cache = ResultCache(out / "mteb")
     for experiment in view.experiments:

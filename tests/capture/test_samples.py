@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import running
+import stock
 import tiny
 import torch
 from running import Patch, counters, records
-from test_lm_eval_runs import ANATOMY, own, run  # noqa: F401
+from test_lm_eval_runs import ANATOMY, run
 
 import lrd_harness
 from lrd_harness import manager
@@ -23,6 +24,12 @@ from lrd_harness.results.database import load
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 VIEWS = ("--plugins", "infonce,lidar,dime", "--view-texts", "12")
+
+
+@pytest.fixture(scope="module")
+def language(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Language models and their tasks."""
+    return stock.place(tmp_path_factory.getbasetemp())
 
 
 def states_of(opened: Any, texts: Sequence[Text], norm_last: bool = True) -> np.ndarray:
@@ -110,17 +117,17 @@ def _sentences(data: Path) -> set[str]:
     return {row[name] for row in rows for name in ("sentence1", "sentence2")}
 
 
-def test_prompts_of_a_likelihood_task(own: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_prompts_of_a_likelihood_task(language: Path, tmp_path: Path) -> None:
     """Their tokens are watched in the pass that scores them; the answers are no part of them."""
     out = tmp_path / "out"
     metrics = ("--plugins", "prompt_entropy,infonce,nrs")
-    assert run(out, own, *metrics) == 0
+    assert run(out, language, *metrics) == 0
     forwarded = counters(out)["forwarded"]
     rows = {r.metric: r for r in load(out).metrics}
     n = rows["nrs"].n
     assert forwarded == n + 2 * n
-    opened = tiny.open_model(own / "gpt", head=True)
-    (plan,) = _task(own)
+    opened = tiny.open_model(language / "gpt", head=True)
+    (plan,) = _task(language)
     prompts = list(dict.fromkeys(r.text for r in plan.texts()))
     expected = []
     for prompt in prompts:
@@ -134,18 +141,18 @@ def test_prompts_of_a_likelihood_task(own: Path, tmp_path: Path) -> None:  # noq
     profile = rows["prompt_entropy"].profiles["prompt_entropy"]
     assert profile.values == pytest.approx(np.mean(expected, 0), rel=1e-4)
     assert rows["infonce"].n == n
-    assert run(out, own, *metrics) == 0
+    assert run(out, language, *metrics) == 0
     assert counters(out)["forwarded"] == 0
-    assert run(out, own, "--plugins", "prompt_entropy,infonce,nrs,curvature") == 0
+    assert run(out, language, "--plugins", "prompt_entropy,infonce,nrs,curvature") == 0
     assert counters(out)["forwarded"] == n
 
 
-def _task(own: Path) -> Any:  # noqa: F811
+def _task(folder: Path) -> Any:
     from lrd_harness.contracts import TaskOptions
 
     families = {r.name: r for r in manager.load().all("task")}
     return families["lm-eval"].open(
-        ANATOMY, TaskOptions(data=own / "data", include_path=own / "own")
+        ANATOMY, TaskOptions(data=folder / "data", include_path=folder / "own")
     )
 
 

@@ -13,7 +13,7 @@ from test_backbone import check_as_stock
 
 from lrd_harness.contracts import Text
 from lrd_harness.errors import UserError
-from lrd_harness.models.loading import position_tables
+from lrd_harness.models.lengths import position_tables
 
 WORDS = [Text(" ".join(tiny.sentences(30)))]  # some hundreds of tokens
 ROTARY = {**tiny.SMALL, "num_key_value_heads": 2, "max_position_embeddings": 1024}

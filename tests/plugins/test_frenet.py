@@ -13,7 +13,10 @@ from lrd_harness import measure
 from lrd_harness.errors import DegenerateState, UnitError
 
 frenet = importlib.import_module("lrd_harness.plugins.metrics.frenet")
-FRENET, MAP = frenet.lrd_metrics()
+FRENET, MAP = (
+    importlib.import_module(f"lrd_harness.plugins.metrics.{name}").lrd_metrics()[0]
+    for name in ("frenet", "subspace_distance")
+)
 
 
 def bases_of(states, rank, space="feature", variance=0.95):
