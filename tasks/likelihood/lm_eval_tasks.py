@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lrd_harness.contracts import (
     LIKELIHOOD,
+    Continuation,
+    LanguageModel,
     LikelihoodView,
     Request,
     Score,
     Task,
     TaskFamily,
     TaskOptions,
+    TokenPairs,
 )
 from lrd_harness.errors import UserError, unknown
 from lrd_harness.hookspecs import hookimpl
@@ -38,11 +41,11 @@ def wrap(name: str, description: str, load: Callable[[], Loaded], local: bool = 
 
     local: whether the data are the user's, which are looked through before any model is opened.
     """
-    from . import requests  # which imports lm-eval
-
     loaded = functools.cache(load)
 
     def evaluate(view: LikelihoodView) -> Score:
+        from . import requests
+
         return requests.evaluate(loaded(), view)
 
     def check() -> None:
@@ -57,9 +60,21 @@ def wrap(name: str, description: str, load: Callable[[], Loaded], local: bool = 
         description=description,
         check=check,
         fingerprint=functools.cache(lambda: loaded().fingerprint()) if local else None,
-        save=requests.save,
-        tokenize=requests.tokenize,
+        save=_save,
+        tokenize=_tokenize,
     )
+
+
+def _save(score: Score, view: LikelihoodView, out: Path) -> None:
+    from . import requests  # which imports lm-eval: not for a listing
+
+    requests.save(score, view, out)
+
+
+def _tokenize(model: LanguageModel, continuations: Sequence[Continuation]) -> TokenPairs:
+    from . import requests
+
+    return requests.tokenize(model, continuations)
 
 
 def open_task(name: str, options: TaskOptions) -> list[Task]:
