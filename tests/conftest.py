@@ -36,8 +36,15 @@ LONG = (
 )
 
 
+# Rooms whose tests run the real thing, in seconds each.
+SLOW = ("against", "browser", "end_to_end", "hard")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, the others in their order."""
+    """Long files first, the others in their order; whole rooms are slow."""
+    for item in items:
+        if item.path.parent.name in SLOW:
+            item.add_marker(pytest.mark.slow)
     places = {name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
 
