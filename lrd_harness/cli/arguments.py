@@ -18,7 +18,7 @@ from lrd_harness.store.documents import yaml_value
 COMMAND_LINE = "command line"  # where a setting stands, in messages
 
 
-def settings_given(arguments: argparse.Namespace) -> dict[str, Any]:
+def typed_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """The settings that were typed."""
     typed = {name: getattr(arguments, name, None) for name in settings_of(Settings)}
     if isinstance(typed["layers"], list):
@@ -32,7 +32,7 @@ def suite_of(arguments: argparse.Namespace) -> Suite:
         chosen = Suite("custom")
     else:
         chosen = suite.load(arguments.suite or "quickstart")
-    settings, models, typed = chosen.settings, chosen.models, settings_given(arguments)
+    settings, models, typed = chosen.settings, chosen.models, typed_settings(arguments)
     if arguments.models:
         models = suite.entries(arguments.models, COMMAND_LINE)
     for part in ("pooling", "max_length"):  # what is typed replaces what the suite's models say

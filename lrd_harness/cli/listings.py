@@ -35,19 +35,16 @@ def plugins_command(arguments: argparse.Namespace) -> int:
     plugins = load(arguments)
     tables = []
     for kind, entries in plugins.entries.items():
-        rows = [
-            (entry.record.name, _about(kind, entry.record) + _origin(entry.provider))
-            for entry in entries.values()
-        ]
+        rows = []
+        for entry in entries.values():
+            ours = entry.provider.startswith("lrd_harness.")
+            origin = "" if ours else f" (from {entry.provider})"
+            rows.append((entry.record.name, _about(kind, entry.record) + origin))
         tables.append(table(f"{kind.capitalize()}s", ("name", "what it is"), rows))
     broken = [(fault.name, f"{fault.reason} (from {fault.provider})") for fault in plugins.broken]
     tables.append(table("Broken plugins", ("entry point", "why"), broken))
     show(Report("Plugins", tuple(tables)), plugins)
     return 0
-
-
-def _origin(provider: str) -> str:
-    return "" if provider.startswith("lrd_harness.") else f" (from {provider})"
 
 
 def _about(kind: str, record: Any) -> str:

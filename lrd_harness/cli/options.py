@@ -61,7 +61,6 @@ def select(sub: Any) -> None:
     intervals over the texts, what each model costs, and how far to trust it.
     """
     _add(sub, "--models", "MODEL", f"two or more: {MODEL}", nargs="+", required=True)
-    _add_draws(sub)
     _add_study(sub, "select", "all that rank models")
 
 
@@ -71,7 +70,6 @@ def compare(sub: Any) -> None:
     """
     _add(sub, "a", "A", MODEL)
     _add(sub, "b", "B", "the model that is compared with it")
-    _add_draws(sub)
     _add_study(sub, "compare", "all that need no views")
 
 
@@ -200,10 +198,6 @@ def _add_display(sub: Any, left: str) -> None:
     _add_flag(sub, "--verbose", "let the libraries' own messages through")
 
 
-def _add_draws(sub: Any) -> None:
-    _add(sub, "--draws", "N", "half-samples (100; 0: none)", type=int, default=100)
-
-
 def _add_run(sub: Any) -> None:
     """What a run takes; `plan` takes the same."""
     what = sub.add_argument_group("what to run")
@@ -220,6 +214,8 @@ def _add_run(sub: Any) -> None:
 
 def _add_study(sub: Any, command: str, metrics: str) -> None:
     """What studies that write files have in common; metrics: what the default ones are."""
+    if command != "probe":
+        _add(sub, "--draws", "N", "half-samples (100; 0: none)", type=int, default=100)
     _add_texts(sub, command)
     _add_many(sub, "--plugins", "METRIC", f"metrics ({metrics})")
     _add(sub, "--output", "DIR", "also write .csv and .json there", type=named)

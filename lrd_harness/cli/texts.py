@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lrd_harness import errors
 from lrd_harness.blocks import written
@@ -16,21 +17,18 @@ from lrd_harness.cli.arguments import (
     load,
     names,
     parameters_of,
-    settings_given,
     show,
+    typed_settings,
 )
 from lrd_harness.cli.options import TASK, TEXTS
-from lrd_harness.contracts import Task
 from lrd_harness.errors import UserError, tell
-from lrd_harness.manager import Plugins
-from lrd_harness.measuring import PlannedMetric
 from lrd_harness.models import save
 from lrd_harness.models.cut import parse_blocks
 from lrd_harness.models.save import Pruned
 from lrd_harness.planning import resolve, suite
 from lrd_harness.planning.parameters import resolve_metrics
 from lrd_harness.planning.resolve import PlannedModel
-from lrd_harness.planning.suite import ModelEntry, Settings, Suite
+from lrd_harness.planning.suite import ModelEntry, Suite
 from lrd_harness.progress import Display
 from lrd_harness.report import Report
 from lrd_harness.runner import folder
@@ -41,34 +39,52 @@ from lrd_harness.studies.prune import Shrinking, Wish
 from lrd_harness.studies.values import Design
 
 
-@dataclass(frozen=True)
 class Study:
-    """What was typed, by name resolved and checked."""
+    """What was typed, resolved and checked; usual: settings where none were typed.
 
-    arguments: argparse.Namespace
-    task: Task
-    items: list[PlannedMetric]
-    settings: Settings
-    plugins: Plugins
-    display: Display
+    Raises UserError for settings of a wrong kind, and for options that do not go together.
+    """
+
+    def __init__(self, arguments: argparse.Namespace, **usual: Any) -> None:
+        self.arguments, self.display = arguments, Display(quiet=arguments.quiet)
+        self.draws, self.seed = getattr(arguments, "draws", 0), getattr(arguments, "seed", 0) or 0
+        if arguments.text_column is not None and not arguments.texts:
+            raise UserError("--text-column needs --texts")
+        errors.check_whole(self.seed, "--seed", 0, errors.SEED)
+        errors.check_whole(max(0, self.draws), "--draws", 0, errors.DRAWS)
+        self.plugins = load(arguments)
+        typed = {**usual, **typed_settings(arguments)}
+        typed.pop("layers", None)  # of `prune`, where these are blocks
+        self.settings = suite.settings(typed, COMMAND_LINE)
+        resolve.check_settings(self.settings)
 
     def models(self, *typed: str) -> list[PlannedModel]:
         """Models by the names that were typed. Raises UserError for one that is not found."""
-        known = self.arguments, self.settings, self.plugins, self.display
-        return [_model(name, *known) for name in typed]
+        how = {"pooling": self.arguments.pooling, "max_length": self.arguments.max_length}
+        known = self.settings, self.plugins, self.display.stage
+        return [resolve.resolve_model(ModelEntry(name, **how), *known) for name in typed]
 
-    def design(self, model: PlannedModel) -> Design:
-        """What is measured, on the model's device."""
-        most = self.settings.max_texts
-        return Design(
-            task=self.task,
-            items=self.items,
-            questions=Questions(most),
-            sampling=Sampling(self.settings.norm, most, model.options.device),
-            draws=getattr(self.arguments, "draws", 0),
-            seed=self.arguments.seed,
-            batch_tokens=_batch_tokens(model),
-        )
+    def design(
+        self, task: str, metrics: tuple[str, ...] | None, parameters: Sequence[str] = ()
+    ) -> Design:
+        """What is measured: metrics, None for all that need no views, on the texts of a task.
+
+        Raises UserError for names that there are not, and for texts out of reach.
+        """
+        settings = self.settings
+        chosen = Suite("texts", (), (task,), metrics, parameters_of(parameters), settings)
+        items = resolve_metrics(chosen, self.plugins)
+        tasks = resolve.resolve_tasks(chosen, self.plugins)
+        if len(tasks) != 1:
+            some = ", ".join(task.name for task in tasks[:3])
+            raise UserError(f"--task stands for {len(tasks)} tasks ({some} ...): name one of them")
+        checked = resolve.checked_task(tasks[0], self.display.stage)
+        # where that is no option, all texts get views
+        views = settings.view_texts if hasattr(self.arguments, "view_texts") else settings.max_texts
+        device = resolve.device(settings)
+        how = Questions(settings.max_texts), Sampling(settings.norm, views, device)
+        batch_tokens = BATCH_TOKENS.get(device.split(":")[0], 4096)  # as in a run
+        return Design(checked, items, *how, self.draws, self.seed, batch_tokens)
 
     def check_output(self, name: str, columns: Sequence[str]) -> None:
         """Make the folder of --output. Raises UserError where NAME.csv cannot be written there."""
@@ -91,86 +107,46 @@ class Study:
 
 def _study(
     arguments: argparse.Namespace, named: Sequence[str], usual: Sequence[str] | None = None
-) -> Study:
+) -> tuple[Study, Design]:
     """Resolve all but the models.
 
     named: the metrics that were named; usual: those where none are, None for all that need no
-    views; "all" are these too. Raises UserError for names that there are not, texts out of reach
-    and settings of a wrong kind.
+    views; "all" are these too.
     """
-    display = Display(quiet=arguments.quiet)
     if arguments.texts and arguments.task:
         raise UserError("give either --texts or --task")
-    _check_column(arguments)
-    errors.check_whole(getattr(arguments, "seed", 0), "--seed", 0, errors.SEED)
-    errors.check_whole(max(0, getattr(arguments, "draws", 0)), "--draws", 0, errors.DRAWS)
-    plugins = load(arguments)
-    metrics: list[str] | None = names(named)
+    study = Study(arguments, max_texts=TEXTS[arguments.command])
+    metrics: tuple[str, ...] | None = tuple(names(named))
     if not metrics and usual is not None:
-        metrics = [name for name in usual if name in plugins.names("metric")]
-    elif metrics in ([], ["all"]):
+        metrics = tuple(name for name in usual if name in study.plugins.names("metric"))
+    elif metrics in ((), ("all",)):
         metrics = None
-    typed = {"max_texts": TEXTS[arguments.command], **settings_given(arguments)}
-    chosen = Suite(
-        "texts",
-        tasks=(f"texts:{arguments.texts}" if arguments.texts else arguments.task or TASK,),
-        plugins=None if metrics is None else tuple(metrics),
-        parameters=parameters_of(arguments.set),
-        settings=suite.settings(typed, COMMAND_LINE),
-    )
-    resolve.check_settings(chosen.settings)
-    items = resolve_metrics(chosen, plugins)
-    if not items:
+    task = f"texts:{arguments.texts}" if arguments.texts else arguments.task or TASK
+    design = study.design(task, metrics, arguments.set)
+    if not design.items:
         raise UserError("no metrics: name some with --plugins")
-    tasks = resolve.resolve_tasks(chosen, plugins)
-    if len(tasks) != 1:
-        some = ", ".join(task.name for task in tasks[:3])
-        raise UserError(f"--task stands for {len(tasks)} tasks ({some} ...): name one of them")
-    task = resolve.checked_task(tasks[0], display.stage)
-    plugins.tell()
-    return Study(arguments, task, items, chosen.settings, plugins, display)
-
-
-def _check_column(arguments: argparse.Namespace) -> None:
-    if arguments.text_column is not None and not arguments.texts:
-        raise UserError("--text-column needs --texts")
-
-
-def _model(
-    name: str,
-    arguments: argparse.Namespace,
-    settings: Settings,
-    plugins: Plugins,
-    display: Display,
-) -> PlannedModel:
-    entry = ModelEntry(name, pooling=arguments.pooling, max_length=arguments.max_length)
-    return resolve.resolve_model(entry, settings, plugins, display.stage)
-
-
-def _batch_tokens(model: PlannedModel) -> int:
-    """Tokens per batch on the model's device, as in a run."""
-    return BATCH_TOKENS.get(model.options.device.split(":")[0], 4096)
+    study.plugins.tell()
+    return study, design
 
 
 def select_command(arguments: argparse.Namespace) -> int:
     """Rank models on the texts. Returns the exit code."""
     usual = [m.name for m in load(arguments).all("metric") if m.selection is not None]
-    study = _study(arguments, arguments.plugins, usual)
+    study, design = _study(arguments, arguments.plugins, usual)
     models = resolve.distinct(study.models(*arguments.models))
-    select.check(models, study.items)
+    select.check(models, design.items)
     study.check_output("select", select.COLUMNS)
-    report = select.select(models, study.design(models[0]), study.display)
-    return study.finish(report, "select")
+    return study.finish(select.select(models, design, study.display), "select")
 
 
 def compare_command(arguments: argparse.Namespace) -> int:
     """Compare two models layer by layer. Returns the exit code."""
-    study = _study(arguments, arguments.plugins)
+    study, design = _study(arguments, arguments.plugins)
     a, b = study.models(arguments.a, arguments.b)
     if a.checkpoint.path != b.checkpoint.path:  # one model may be compared as two adapters read it
         a, b = resolve.distinct([a, b])
     study.check_output("compare", compare.COLUMNS)
-    return study.finish(compare.compare(a, b, study.design(a), study.display), "compare")
+    return study.finish(compare.compare(a, b, design, study.display), "compare")
 
 
 def probe_command(arguments: argparse.Namespace) -> int:
@@ -178,12 +154,11 @@ def probe_command(arguments: argparse.Namespace) -> int:
     kind = arguments.kind
     probe.check(kind, [])
     steps = _steps(arguments)
-    study = _study(arguments, arguments.plugins, probe.USUAL)
-    probe.check(kind, study.items)
+    study, design = _study(arguments, arguments.plugins, probe.USUAL)
+    probe.check(kind, design.items)
     (model,) = study.models(arguments.model)
     study.check_output("probe", probe.COLUMNS)
-    report = probe.study(model, study.design(model), kind, steps, study.display)
-    return study.finish(report, "probe")
+    return study.finish(probe.study(model, design, kind, steps, study.display), "probe")
 
 
 def _steps(arguments: argparse.Namespace) -> list[float] | None:
@@ -223,13 +198,11 @@ def layer_command(arguments: argparse.Namespace) -> int:
     metrics = names(arguments.by)
     if "all" in metrics:
         metrics = [metric.name for metric in load(arguments).all("metric") if metric.layer_choice]
-    study = _study(arguments, metrics)
-    settings, questions = study.settings, Questions(study.settings.max_texts)
-    prune.check_choosing(study.items, questions, study.task)
+    study, design = _study(arguments, metrics)
+    prune.check_choosing(design)
     (model,) = study.models(arguments.model)
-    opened = Shrinking(model, study.display, _batch_tokens(model))
-    sampling = Sampling(settings.norm, settings.view_texts, model.options.device)
-    report = prune.choose_layer(opened, study.task, study.items, questions, sampling)
+    opened = Shrinking(model, study.display)
+    report = prune.choose_layer(opened, design)
     code = study.finish(report, "layer")
     choice = next(iter(report.table("choices").rows), None)
     if choice is None:
@@ -237,7 +210,7 @@ def layer_command(arguments: argparse.Namespace) -> int:
     if output is None:
         return code
     number, metric, blocks = choice["layer"], choice["metric"], opened.blocks
-    source = Path(arguments.texts).name if arguments.texts else study.task.name
+    source = Path(arguments.texts).name if arguments.texts else design.task.name
     pruned = opened.report(range(number + 1, blocks + 1), None, None, None)
     notes = _save(opened, replace(pruned, metric=metric, texts=source), output)
     before, after = (count / 1e6 for count in pruned.parameters)
@@ -268,17 +241,17 @@ def prune_command(arguments: argparse.Namespace) -> int:
     for name in ("budget", "texts", "text_column", "seed", "protect"):
         if not by_rule and getattr(arguments, name) is not None:
             raise UserError(f"--{name.replace('_', '-')} needs --rule")
-    _check_column(arguments)
-    errors.check_whole(arguments.seed or 0, "--seed", 0, errors.SEED)
     if output is not None:
         save.check_free(output)
     if file is not None:
         _check_new(file, output)
-    display = Display(quiet=arguments.quiet)
-    model, wish = _wish(arguments, display)
+    study = Study(arguments)
+    wish = _wish(study) if by_rule else None
+    study.plugins.tell()
+    (model,) = study.models(arguments.model)
     if arguments.scores is not None and (arguments.scores / "run.json").exists():
         model = prune.as_scored(model, arguments.scores)
-    opened = Shrinking(model, display, _batch_tokens(model))
+    opened = Shrinking(model, study.display)
     removed = opened.choose(wish) if wish else parse_blocks(arguments.layers, opened.blocks)
     source = Path(arguments.texts).name if arguments.texts else None
     pruned = opened.report(removed, wish, source, arguments.scores)
@@ -311,24 +284,12 @@ def _check_new(file: Path, output: Path | None) -> None:
         raise UserError(f"{file} and --save {output} are in each other's way")
 
 
-def _wish(arguments: argparse.Namespace, display: Display) -> tuple[PlannedModel, Wish | None]:
-    """The model, and what is wished for if a rule is to choose."""
-    plugins = load(arguments)
-    typed = {**settings_given(arguments), "pooling": None}  # which the model's entry has
-    typed.pop("layers", None)  # of this command: blocks
-    settings = suite.settings(typed, COMMAND_LINE)
-    resolve.check_settings(settings)
-    wish = None
-    if arguments.rule is not None:
-        rule = plugins.get("pruning rule", arguments.rule)
-        limits = {"protect": arguments.protect, "budgets": arguments.budget}
-        tasks = (f"texts:{arguments.texts}",) if arguments.texts else ()
-        chosen = Suite("prune", tasks=tasks, plugins=rule.metrics, settings=settings)
-        task = next(iter(resolve.resolve_tasks(chosen, plugins)), None)
-        if task is not None and task.check is not None:
-            task.check()
-        metrics = resolve_metrics(chosen, plugins)
-        pruning = suite.pruning(limits, COMMAND_LINE)
-        wish = Wish(rule, arguments.budget, metrics, task, arguments.seed or 0, pruning)
-    plugins.tell()
-    return _model(arguments.model, arguments, settings, plugins, display), wish
+def _wish(study: Study) -> Wish:
+    """Which blocks the rule that was typed is to choose."""
+    arguments = study.arguments
+    rule = study.plugins.get("pruning rule", arguments.rule)
+    limits = {"protect": arguments.protect, "budgets": arguments.budget}
+    pruning = suite.pruning(limits, COMMAND_LINE)
+    task = f"texts:{arguments.texts}"
+    design = study.design(task, rule.metrics) if arguments.texts else None
+    return Wish(rule, arguments.budget, design, study.seed, pruning)

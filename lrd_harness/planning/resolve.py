@@ -80,11 +80,11 @@ class PlannedPruning:
 
     rules: tuple[Pruner, ...]
     tasks: tuple[Task, ...]
-    asked: Pruning
+    settings: Pruning
 
     def seeds(self, rule: Pruner) -> Sequence[int | None]:
         """The seeds that a rule is run with; [None] for one that needs none."""
-        return range(self.asked.random_seeds) if rule.seeded else [None]
+        return range(self.settings.random_seeds) if rule.seeded else [None]
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,8 @@ def _check_depth(name: str, depth: int, settings: Settings, pruning: PlannedPrun
         raise UserError(f"{name} has layers 0 to {depth}, no layer {beyond[0]}")
     if pruning is not None:
         try:
-            for budget in pruning.asked.budgets:
-                count(budget, candidates(depth, pruning.asked.protect))
+            for budget in pruning.settings.budgets:
+                count(budget, candidates(depth, pruning.settings.protect))
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
 

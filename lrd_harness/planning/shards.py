@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -73,18 +75,12 @@ def cut(plan: Plan, shard: Shard) -> Plan:
                 f"{'is' if count == 1 else 'are'} {count}"
             )
         chosen = [(name, task.name) for name in _dealt([*tasks], shard) for task in tasks[name]]
-    by_model: dict[str, set[str]] = {}
-    for name, task in chosen:
-        by_model.setdefault(name, set()).add(task)
-    models = (
-        SlicedModel(**vars(model), only=frozenset(by_model[model.name]))
-        for model in plan.models
-        if model.name in by_model
-    )
+    by_model = groupby(chosen, itemgetter(0))
+    only = {name: frozenset(task for _, task in pairs) for name, pairs in by_model}
+    models = (SlicedModel(**vars(m), only=only[m.name]) for m in plan.models if m.name in only)
     there = {task for _, task in chosen}
-    return replace(
-        plan, models=tuple(models), tasks=tuple(t for t in plan.tasks if t.name in there)
-    )
+    left = (task for task in plan.tasks if task.name in there)
+    return replace(plan, models=tuple(models), tasks=tuple(left))
 
 
 def _dealt(things: list[T], shard: Shard) -> list[T]:

@@ -235,39 +235,21 @@ def settings_of(record: type) -> dict[str, dict[str, Any]]:
             schema |= part if part["type"] != "null" else {}
         if "flag" in schema:
             schema["flag"] = schema["flag"] or f"--{name.replace('_', '-')}"
-        schema["text"] = ": ".join(filter(None, [schema.get("description"), _choices(schema)]))
+        parts = schema.get("description"), ", ".join(schema.get("enum", ()))
+        schema["text"] = ": ".join(filter(None, parts))
         fields[name] = schema
     return fields
 
 
-def _choices(schema: Mapping[str, Any]) -> str:
-    return ", ".join(schema.get("enum", ()))
-
-
-def settings_table() -> str:
-    """All settings of a suite, in Markdown: name, option of `run`, default, and what it is."""
-    lines = ["| setting | option | default | what it is |", "|---|---|---|---|"]
-    for part, record in (("settings", Settings), ("pruning", Pruning)):
-        for name, field in settings_of(record).items():
-            default, least = field["default"], field.get("minimum")
-            values = default if isinstance(default, list) else [] if default is None else [default]
-            cells = (
-                f"`{part}.{name}`",
-                f"`{field['flag']}`" if "flag" in field else "",
-                ", ".join(str(value).lower() for value in values),
-                field["text"] + (f"; at least {least}" if least else ""),
-            )
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
 def _read(
-    kind: type[Record], fields: Mapping[Any, Any], key: str, where: str, base: Record | None = None
+    kind: type[Record], fields: Any, key: str, where: str, base: Record | None = None
 ) -> Record:
     """A record from a mapping, on top of `base`.
 
     Raises UserError for an unknown key (`key` says of what) and for a wrong value, `where` named.
     """
+    if not isinstance(fields, dict):
+        raise UserError(f"{where}: '{kind.__name__.lower()}' is not a mapping")
     _check_keys(kind, fields, key)
     try:
         return kind(**{**(vars(base) if base is not None else {}), **fields})
@@ -290,7 +272,7 @@ def _message(kind: type, fault: Mapping[str, Any], where: str) -> UserError:
     if fault["type"] == "value_error":
         return UserError(f"{where}: {fault['ctx']['error']}")
     if fault["type"] == "literal_error":
-        hint = f"Choose from {_choices(field)}."
+        hint = f"Choose from {', '.join(field['enum'])}."
         return unknown(f"{name} in {where}", str(value), field["enum"], hint)
     if fault["type"] == "string_pattern_mismatch":
         return UserError(f"{where}: {name} is empty")
@@ -305,19 +287,12 @@ def _message(kind: type, fault: Mapping[str, Any], where: str) -> UserError:
 
 def settings(fields: Any, where: str, base: Settings | None = None) -> Settings:
     """Settings from a mapping, on top of `base`. Raises UserError for unknown or wrong values."""
-    _check_mapping(fields, "settings", where)
     return _read(Settings, fields, f"setting in {where}", where, base)
 
 
 def pruning(fields: Any, where: str, base: Pruning | None = None) -> Pruning:
     """A Pruning from a mapping, on top of `base`. Raises UserError for unknown or wrong values."""
-    _check_mapping(fields, "pruning", where)
     return _read(Pruning, fields, f"key of pruning in {where}", where, base)
-
-
-def _check_mapping(value: Any, key: str, where: str) -> None:
-    if not isinstance(value, dict):
-        raise UserError(f"{where}: '{key}' is not a mapping")
 
 
 def shipped() -> list[str]:

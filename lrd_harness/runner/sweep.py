@@ -51,7 +51,7 @@ class Sweep:
             Choice(rule, seed, budget)
             for rule in self.pruning.rules
             for seed in self.pruning.seeds(rule)
-            for budget in self.pruning.asked.budgets
+            for budget in self.pruning.settings.budgets
         ]
 
     def tasks(self) -> list[Task]:
@@ -63,7 +63,7 @@ class Sweep:
 
         That is also which profiles there are, since a metric that failed may be measured later.
         """
-        settings, rule, context = self.pruning.asked, choice.rule, self.context
+        settings, rule, context = self.pruning.settings, choice.rule, self.context
         used = [
             context.metric_unit(task, item)
             for task in self.tasks()
@@ -122,7 +122,7 @@ class Sweep:
 
     def _allowed(self, model: Model) -> list[int]:
         """The blocks that may go; [] where none may, which is recorded once for the model."""
-        context, settings = self.context, self.pruning.asked
+        context, settings = self.context, self.pruning.settings
         with context.attempt(context.unit("prune")):
             if not isinstance(model, TextModel):
                 raise UserError("its adapter shows no blocks that could be taken out")
@@ -147,7 +147,7 @@ class Sweep:
                     if task.likelihood == reader.likelihood:
                         every |= dict.fromkeys(reader.sample(task))
             if every:
-                return sampled(list(every), self.pruning.asked.texts)
+                return sampled(list(every), self.pruning.settings.texts)
         return []
 
     def _evidence(self, model: TextModel, texts: list[Text], batch_tokens: int) -> ModelEvidence:
@@ -165,7 +165,7 @@ class Sweep:
                         record["profiles"],
                         model.info.blocks,
                         record["start"],
-                        self.pruning.asked.indexing,
+                        self.pruning.settings.indexing,
                     )
             profiles += [by_metric] if by_metric else []
         return ModelEvidence(model, texts, blocks.averaged(profiles), batch_tokens)

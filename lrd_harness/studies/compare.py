@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from lrd_harness.contracts import Model, ModelInfo
+from lrd_harness.contracts import ModelInfo
 from lrd_harness.errors import UserError
 from lrd_harness.planning.resolve import PlannedModel
 from lrd_harness.progress import Display
-from lrd_harness.report import Cell, Column, Report, Row, Table
+from lrd_harness.report import Column, Report, Row, Table
 from lrd_harness.studies.values import (
     DIRECTIONS,
     MANY,
@@ -22,6 +24,7 @@ from lrd_harness.studies.values import (
     captioned,
     interval,
     layer_score,
+    opened,
     spaced,
 )
 
@@ -59,27 +62,24 @@ def compare(a: PlannedModel, b: PlannedModel, design: Design, display: Display) 
     design.check("a comparison needs")
     info: list[ModelInfo] = []
     sides: list[dict[str, Measurement[LayerScore]]] = []
-    faults = []
-    items = design.items
-
-    def check(model: Model) -> None:
-        info.append(model.info)
-        check_depths(info[0].blocks, info[-1].blocks)
-
+    faults, left = [], design
     for side, planned in zip("AB", (a, b), strict=True):
-        sample = Sample(planned, design, items, display, check)
-        measured, failed = sample.measured(items, layer_score)
-        del sample
+        model = opened(planned, display)
+        info.append(model.info)
+        check_depths(info[0].blocks, model.info.blocks)
+        sample = Sample(planned.name, model, left, display)
+        measured, failed = sample.measured(layer_score)
+        del model, sample
         gc.collect()  # no two models in memory at once
         sides.append(measured)
         faults += [{"side": side, "metric": m, "error": text} for m, text in failed.items()]
-        items = [item for item in items if item.metric.name in measured]
+        left = replace(left, items=[item for item in left.items if item.metric.name in measured])
     (of_a, of_b), (info_a, info_b) = sides, info
     models = {"model_a": a.name, "revision_a": a.checkpoint.revision}
     models |= {"model_b": b.name, "revision_b": b.checkpoint.revision}
     rows = [
         {**models, **row}
-        for item in items
+        for item in left.items
         for row in differences(
             of_a[item.metric.name], of_b[item.metric.name], info_a.blocks, design.texts
         )
@@ -90,7 +90,7 @@ def compare(a: PlannedModel, b: PlannedModel, design: Design, display: Display) 
         DIRECTIONS,
         *_intervals(rows, design),
     ]
-    tables = captioned([_table(of_a[item.metric.name].whole, rows) for item in items], caption)
+    tables = captioned([_table(of_a[item.metric.name].whole, rows) for item in left.items], caption)
     tables.append(Table("compare", "Differences", tuple(map(Column, COLUMNS)), rows, shown=False))
     errors = (f"{f['side']}, {f['metric']}: {f['error']}" for f in faults)
     poolings = {"pooling_a": info_a.pooling, "pooling_b": info_b.pooling}
@@ -100,14 +100,15 @@ def compare(a: PlannedModel, b: PlannedModel, design: Design, display: Display) 
 
 def differences(
     a: Measurement[LayerScore], b: Measurement[LayerScore], blocks: int, texts: int
-) -> list[dict[str, Cell]]:
+) -> list[dict[str, Any]]:
     """The layers at which both models have a value, and b minus a there.
 
     depth: layer / L; low, high: the 95 % interval of the difference over texts, None without;
     apart: whether it excludes 0; draws: how many half-samples gave a value. texts: how many the
     halves are halves of.
     """
-    rows: list[dict[str, Cell]] = []
+    rows: list[dict[str, Any]] = []
+    both = {"metric": a.whole.metric, "score": a.whole.name, "n_a": a.n, "n_b": b.n}
     for layer, value in a.whole.values.items():
         other = b.whole.values.get(layer)
         if value is None or other is None:
@@ -117,51 +118,36 @@ def differences(
             np.array([half and half.values.get(layer) for half in side.halves], dtype=float)
             for side in (a, b)
         )
-        drawn = drawn_b - drawn_a
-        low, high = interval(other - value, drawn, texts) or (None, None)
-        rows.append(
-            {
-                "metric": a.whole.metric,
-                "score": a.whole.name,
-                "layer": layer,
-                "depth": layer / blocks,
-                "a": value,
-                "b": other,
-                "difference": other - value,
-                "low": low,
-                "high": high,
-                "apart": low is not None and high is not None and not low <= 0 <= high,
-                "n_a": a.n,
-                "n_b": b.n,
-                "draws": int(np.isfinite(drawn).sum()),
-            }
-        )
+        drawn, difference = drawn_b - drawn_a, other - value
+        low, high = interval(difference, drawn, texts) or (None, None)
+        apart = low is not None and high is not None and not low <= 0 <= high
+        here = {"layer": layer, "depth": layer / blocks, "a": value, "b": other}
+        sure = {"low": low, "high": high, "apart": apart, "draws": int(np.isfinite(drawn).sum())}
+        rows.append({**both, **here, "difference": difference, **sure})
     return rows
 
 
 def _table(score: LayerScore, rows: Sequence[Row]) -> Table:
     by_layer = {row["layer"]: row for row in rows if row["metric"] == score.metric}
-    shown = [by_layer[layer] for layer in spaced(list(by_layer))]
+    shown = (by_layer[layer] for layer in spaced(list(by_layer)))
     marked = [{**row, "mark": "*" if row["apart"] else None} for row in shown]
     return Table(score.metric, score.title, SHOWN, marked)
 
 
-def _intervals(rows: Sequence[Row], design: Design) -> list[str]:
+def _intervals(rows: Sequence[Row], design: Design) -> Iterator[str]:
     """What the intervals say, and where they are rough."""
     sure = [row for row in rows if row["low"] is not None]
-    sentences = []
     if sure:
-        sentences.append(
+        yield (
             "from, to: 95 % interval of B - A over texts. "
             f"*: it excludes 0, as at {sum(row['apart'] for row in sure)} of {len(sure)} layers of "
             f"all metrics; about {0.05 * len(sure):.1f} would by chance (5 %) without any "
             "difference."
         )
-        if design.texts < MANY:
-            sentences.append(
-                "Intervals of means over texts hold; those of what is made of all texts together "
-                f"(ranks, neighbours, entropies of a data set) are rough below {MANY} texts."
-            )
+    if sure and design.texts < MANY:
+        yield (
+            "Intervals of means over texts hold; those of what is made of all texts together "
+            f"(ranks, neighbours, entropies of a data set) are rough below {MANY} texts."
+        )
     if design.draws and len(sure) < len(rows):
-        sentences.append("No interval: fewer than half of the half-samples gave a value.")
-    return sentences
+        yield "No interval: fewer than half of the half-samples gave a value."

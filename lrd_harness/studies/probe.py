@@ -13,6 +13,7 @@ from itertools import chain, cycle, islice, takewhile
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from lrd_harness.capture.embeddings import AS_IT_IS, capture
 from lrd_harness.capture.samples import Samples, Sampling
@@ -32,6 +33,7 @@ from lrd_harness.studies.values import (
     captioned,
     fault,
     layer_score,
+    opened,
     spaced,
 )
 
@@ -241,14 +243,14 @@ class ProbeResult:
         whole = dict(split.values)
         if item.metric.needs != "tokens":
             whole["start"] = scores.start
-        cells: list[tuple[str, Cell, float | None, Cell]]
-        cells = [(score, "model", None, value) for score, value in whole.items()]
+        row: dict[str, Cell] = {"step": step, "metric": name, "depth": None, "n": n}
+        for score, value in whole.items():
+            self.values.append({**row, "score": score, "layer": "model", "value": value})
         for score, profile in split.profiles.items():
-            pairs = zip(profile["layers"], profile["values"], strict=True)
-            cells += [(score, layer, layer / self.blocks, value) for layer, value in pairs]
-        for score, layer, depth, value in cells:
-            row: dict[str, Cell] = {"step": step, "metric": name, "score": score, "layer": layer}
-            self.values.append({**row, "depth": depth, "value": value, "n": n})
+            for layer, value in zip(profile["layers"], profile["values"], strict=True):
+                depth = layer / self.blocks
+                at = {**row, "score": score, "layer": layer, "depth": depth, "value": value}
+                self.values.append(at)
 
 
 def check(kind: str, items: Sequence[PlannedMetric]) -> None:
@@ -271,8 +273,7 @@ def study(
 
     Table "probe" has all values. Raises UserError as `probe` does.
     """
-    with display.stage(f"{planned.name}: opening"):
-        model = planned.open()
+    model = opened(planned, display)
     sample = design.questions.sample(design.task)
     texts = [Text(r.text, model.prompt(design.task, r.prompt_type)) for r in sample]
     with display.stage(f"{planned.name}: reading all layers", "texts") as advance:
@@ -285,23 +286,16 @@ def study(
     curves = [_table(metric, curves, by) for metric, curves in result.curves.items()]
     whose = {"model": planned.name, "revision": planned.checkpoint.revision, "kind": kind}
     rows = [{**whose, **row} for row in result.values]
-    tables = (
-        *captioned(curves, [change, DIRECTIONS]),
-        Table("probe", "Values", tuple(map(Column, COLUMNS)), rows, shown=False),
-    )
+    table = Table("probe", "Values", tuple(map(Column, COLUMNS)), rows, shown=False)
+    tables = (*captioned(curves, [change, DIRECTIONS]), table)
     errors = (
         f"{by} {f['step']:g}{', ' + f['metric'] if f['metric'] else ''}: {f['error']}"
         for f in result.faults
     )
-    facts = {
-        **whose,
-        "steps": list(result.steps),
-        "texts": result.n,
-        **{name: fact for name, fact in design.facts.items() if name not in ("texts", "draws")},
-        "pooling": model.info.pooling,
-        "max_length": model.info.max_length,
-        "errors": result.faults,
-    }
+    read = {"pooling": model.info.pooling, "max_length": model.info.max_length}
+    measured = {name: fact for name, fact in design.facts.items() if name not in ("texts", "draws")}
+    facts = {**whose, "steps": list(result.steps), "texts": result.n, **measured, **read}
+    facts["errors"] = result.faults
     return Report(f"{planned.name} by {by}", tables, (), tuple(errors), facts)
 
 
@@ -384,17 +378,12 @@ def _begun(
 
 def _table(metric: str, curves: Mapping[float, LayerScore], by: str) -> Table:
     """curves: in the order of the steps."""
-    first, *_, last = (*curves.values(), *curves.values())
-    rows = []
-    for layer in spaced(sorted({layer for curve in curves.values() for layer in curve.values})):
-        row = {f"{step:g}": curve.values.get(layer) for step, curve in curves.items()}
-        before, after = first.values.get(layer), last.values.get(layer)
-        known = before is not None and after is not None and len(curves) > 1
-        change = after - before if known else None  # type: ignore[operator]
-        rows.append({"layer": layer, **row, "change": change})
-    columns = (
-        Column("layer", key=True),
-        *(Column(f"{step:g}", form="#.4g") for step in curves),
-        Column("change", form="+#.3g"),
-    )
-    return Table(metric, f"{first.title} by {by}", columns, rows)
+    values = {f"{step:g}": dict(curve.values) for step, curve in curves.items()}
+    frame = pd.DataFrame(values, dtype=float).sort_index()
+    frame["change"] = frame.iloc[:, -1] - frame.iloc[:, 0] if len(curves) > 1 else np.nan
+    frame = frame.loc[spaced(list(frame.index))].rename_axis("layer").reset_index()
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    steps = (Column(step, form="#.4g") for step in values)
+    columns = (Column("layer", key=True), *steps, Column("change", form="+#.3g"))
+    title = next(iter(curves.values())).title
+    return Table(metric, f"{title} by {by}", columns, rows)

@@ -9,18 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from lrd_harness import measuring
 from lrd_harness.blocks import Later, block_profiles, candidates, checked, count, name_of
 from lrd_harness.board.layers import OTHER, pick
-from lrd_harness.capture.embeddings import Embeddings
 from lrd_harness.capture.evidence import ModelEvidence
-from lrd_harness.capture.layers import StoredStates, planes
-from lrd_harness.capture.samples import Questions, Sampling, sampled
-from lrd_harness.contracts import Metric, Pruner, Task, Text
+from lrd_harness.capture.layers import planes
+from lrd_harness.capture.samples import sampled
+from lrd_harness.contracts import Metric, ModelOptions, Pruner, Text
 from lrd_harness.errors import PluginFault, UserError, unknown
-from lrd_harness.measuring import MIN_TEXTS, PlannedMetric
+from lrd_harness.measuring import MIN_TEXTS
 from lrd_harness.models.cut import parameters, remove
 from lrd_harness.models.find import known_as, of_modules
 from lrd_harness.models.readout import left_out
@@ -28,34 +26,24 @@ from lrd_harness.models.save import Pruned
 from lrd_harness.models.sentence_modules import Measured
 from lrd_harness.models.text_model import TextModel
 from lrd_harness.planning.resolve import PlannedModel
-from lrd_harness.planning.suite import Pruning, Settings
+from lrd_harness.planning.suite import Pruning
 from lrd_harness.progress import Display
 from lrd_harness.report import Column, Report, Table
 from lrd_harness.results import database
 from lrd_harness.results.journal import read_run
 from lrd_harness.scores import Scores, split_scores
-from lrd_harness.studies.values import LayerScore, fault, layer_score
+from lrd_harness.studies.values import Design, LayerScore, Sample, fault, layer_score, opened
 
 
-class ReadOptions(BaseModel):
-    """Options that change a state, as run.json has them."""
-
-    pooling: str | None = None
-    max_length: int | None = None
-    dtype: str | None = None
-    attention: str | None = None
-    padding: str | None = None
-    prompts: dict[str, Any] | None = None
-
-
-class Entry(BaseModel):
+@dataclass(frozen=True)
+class Entry:
     """A model of a run.json."""
 
     name: str
     path: str
     revision: str
     adapter: str
-    options: ReadOptions
+    options: ModelOptions
 
 
 ENTRIES = TypeAdapter(list[Entry])
@@ -83,13 +71,13 @@ def as_scored(planned: PlannedModel, run: Path) -> PlannedModel:
             f"{run} holds {planned.name} read with {_other(read[0], planned)}: "
             "its scores are not those of the model that is saved"
         )
-    exact = [entry for entry in fit if entry.name == planned.name]
-    if len(fit) > 1 and len(exact) != 1:
+    fit = [entry for entry in fit if entry.name == planned.name] or fit
+    if len(fit) > 1:
         ways = ", ".join(entry.name for entry in fit)
         raise UserError(f"{run} has read {planned.name} in several ways: {ways}; choose one")
-    (entry, *_) = exact or fit
-    options = replace(planned.options, **entry.options.model_dump(exclude_none=True))
-    return replace(planned, name=entry.name, options=options)
+    (entry,) = fit
+    where = {name: getattr(planned.options, name) for name in ("device", "device_map", "head")}
+    return replace(planned, name=entry.name, options=replace(entry.options, **where))
 
 
 def _other(entry: Entry, planned: PlannedModel) -> str:
@@ -107,13 +95,13 @@ def _other(entry: Entry, planned: PlannedModel) -> str:
 class Wish:
     """Which blocks are to go: by a rule at a budget, chosen on texts.
 
-    metrics: those that the rule needs; seed: of a seeded rule; pruning: protection, sample size.
+    design: the texts and the metrics that the rule needs, None without texts; seed: of a seeded
+    rule; pruning: protection, sample size.
     """
 
     rule: Pruner
     budget: float
-    metrics: Sequence[PlannedMetric]
-    texts: Task | None
+    design: Design | None
     seed: int
     pruning: Pruning
 
@@ -124,14 +112,12 @@ class Shrinking:
     Raises UserError for a model whose adapter shows no blocks.
     """
 
-    def __init__(self, planned: PlannedModel, display: Display, batch_tokens: int) -> None:
-        self.planned, self.display, self.batch_tokens = planned, display, batch_tokens
-        with display.stage(f"{planned.name}: opening"):
-            model = planned.open()
+    def __init__(self, planned: PlannedModel, display: Display) -> None:
+        self.planned, self.display = planned, display
+        model = opened(planned, display)
         if not isinstance(model, TextModel):
             raise UserError(f"{planned.name}: its adapter shows no blocks that could be taken out")
-        self.model = model
-        self.blocks = model.info.blocks
+        self.model, self.blocks = model, model.info.blocks
         self.read = False  # whether a rule has read texts
 
     def choose(self, wish: Wish) -> tuple[int, ...]:
@@ -142,33 +128,24 @@ class Shrinking:
         try:
             answer = wish.rule.choose(later, allowed, m, wish.seed)
             return checked(wish.rule.name, answer, allowed, m)
-        except PluginFault as fault:
-            raise UserError(f"the rule {wish.rule.name} cannot choose: {fault}") from fault
-        except UserError:
-            raise
         except Exception as error:  # a rule, or a metric that it needs
+            if isinstance(error, UserError) and not isinstance(error, PluginFault):
+                raise
             reason = next(iter(str(error).splitlines()), "") or type(error).__name__
             raise UserError(f"the rule {wish.rule.name} cannot choose: {reason}") from error
 
     def _evidence(self, wish: Wish) -> ModelEvidence:
-        if wish.texts is None:
+        if wish.design is None:
             raise UserError(f"the rule {wish.rule.name} chooses on texts: give --texts FILE")
         self.read = True
-        reading = Embeddings(self.model, Questions(Settings().max_texts), self.batch_tokens)
-        texts = reading.sample(wish.texts)
+        sample = Sample(self.planned.name, self.model, wish.design, self.display)
         profiles: dict[str, list[float | None]] = {}
-        if wish.metrics:
-            with self.display.stage(f"{self.planned.name}: reading all layers", "texts") as advance:
-                reading.capture({wish.texts: texts}, advance)
-            device = self.planned.options.device
-            states = StoredStates(reading.store, texts, planes(self.model, "hf"), device)
-            for item in wish.metrics:
-                with self.display.stage(f"{self.planned.name}: {item.metric.name}"):
-                    scores = measuring.measure(item.metric, states, **item.parameters)
-                by_score = split_scores(scores).profiles
-                profiles |= block_profiles(item.metric.name, by_score, self.blocks, scores.start)
-        few = sampled(texts, wish.pruning.texts)
-        return ModelEvidence(self.model, few, profiles, self.batch_tokens)
+        for item in wish.design.items:
+            scores, _ = sample.measure(item)
+            by_score = split_scores(scores).profiles
+            profiles |= block_profiles(item.metric.name, by_score, self.blocks, scores.start)
+        few = sampled(sample.texts, wish.pruning.texts)
+        return ModelEvidence(self.model, few, profiles, wish.design.batch_tokens)
 
     def measured(self, removed: Sequence[int]) -> Measured:
         """How the model is read, and what it gives without the blocks: they are taken out of it."""
@@ -176,7 +153,13 @@ class Shrinking:
         if removed:
             remove(parts.module, self.model.blocks, removed)
             self.model = TextModel(self.model.checkpoint, self.model.options, parts)
-        model = self.model
+        model, last = self.model, planes(self.model, "final")[-1]
+
+        def embed(texts: Sequence[Text]) -> np.ndarray:
+            """The model's outputs (n, d) float32, each text run alone."""
+            pooled = [model.states(model.tokenize([text]))[last] for text in texts]
+            return model.embed(torch.cat(pooled)).numpy()
+
         return Measured(
             name=known_as(checkpoint),
             plain=parts.adapter in ("encoder", "decoder") or not of_modules(checkpoint),
@@ -184,7 +167,7 @@ class Shrinking:
             max_length=model.info.max_length,
             options=model.options,
             poolers=left_out(parts.module),
-            embed=lambda texts: _embeddings(model, texts),
+            embed=embed,
             alone=model.padding == "none",
         )
 
@@ -212,14 +195,6 @@ class Shrinking:
         )
 
 
-def _embeddings(model: TextModel, texts: Sequence[Text]) -> np.ndarray:
-    """The model's outputs (n, d) float32, each text run alone."""
-    last = planes(model, "final")[-1]
-    pooled = [model.states(model.tokenize([text]))[last] for text in texts]
-    embeddings: np.ndarray = model.embed(torch.cat(pooled)).numpy()
-    return embeddings
-
-
 def _scores(run: Path, model: str, removed: Sequence[int]) -> Mapping[str, tuple[float, float]]:
     """Task -> the original's score and the pruned model's, out of a run's results."""
     scores = database.load(run).scores
@@ -232,48 +207,38 @@ def _scores(run: Path, model: str, removed: Sequence[int]) -> Mapping[str, tuple
     return {task: (full[task], score) for task, score in left.items() if task in full}
 
 
-def check_choosing(items: Sequence[PlannedMetric], questions: Questions, task: Task) -> None:
+def check_choosing(design: Design) -> None:
     """Raise UserError for a metric that chooses no layer, and for too few texts."""
-    for item in items:
+    for item in design.items:
         if item.metric.layer_choice is None:
             raise UserError(
                 f"metric {item.metric.name} chooses no layer: it has no score that is known to be "
                 "best at one"
             )
-    n = len(questions.sample(task))
-    if n < MIN_TEXTS:
+    if design.texts < MIN_TEXTS:
         raise UserError(
-            f"{task.name} has {n} distinct texts; to choose a layer takes at least {MIN_TEXTS}"
+            f"{design.task.name} has {design.texts} distinct texts; to choose a layer takes at "
+            f"least {MIN_TEXTS}"
         )
 
 
-def choose_layer(
-    shrinking: Shrinking,
-    task: Task,
-    items: Sequence[PlannedMetric],
-    questions: Questions,
-    sampling: Sampling,
-) -> Report:
+def choose_layer(shrinking: Shrinking, design: Design) -> Report:
     """The layer that each metric chooses, on a task's texts.
 
     Table "layers" has the values, "*" at the layer that is chosen; table "choices" has the choices,
     the first metric's first. Layer 0, the embeddings alone, is measured and not chosen: it is no
     model to be kept.
     """
-    display, blocks = shrinking.display, shrinking.blocks
-    reading = Embeddings(shrinking.model, questions, shrinking.batch_tokens, sampling)
-    texts: list[Text] = reading.sample(task)
-    with display.stage("reading all layers", "texts") as advance:
-        reading.capture({task: texts}, advance, {task: items})
+    model, blocks = shrinking.planned.name, shrinking.blocks
+    sample = Sample(model, shrinking.model, design, shrinking.display)
     rows: list[dict[str, Any]] = [{"layer": i, "depth": i / blocks} for i in range(blocks + 1)]
     columns = [Column("layer", key=True), Column("depth", key=True, form=".2f")]
     choices, faults = [], []
-    for item in items:
+    for item in design.items:
         name = item.metric.name
         try:
-            with display.stage(f"measuring {name}"):
-                scores, n = reading.samples.measure(item, texts)
-                score, choice = _chosen(item.metric, scores)
+            scores, n = sample.measure(item)
+            score, choice = _chosen(item.metric, scores)
         except Exception as error:  # a stranger's metric; the others go on
             faults.append(f"{name}: {fault(error, name)}")
             continue
@@ -289,7 +254,7 @@ def choose_layer(
         "Layer 0 is the embeddings alone and is not chosen. No label was seen: what the choice is "
         "worth shows on a labelled task (`lrd-harness run --layers all`).",
     )
-    title = f"Layers of {shrinking.planned.name}"
+    title = f"Layers of {model}"
     keyed = tuple(Column(name, key=name == "metric") for name in names)
     tables = (
         Table("layers", f"{title} (*: chosen)", tuple(columns), rows if choices else []),

@@ -1,17 +1,17 @@
 """Which of several models for some texts, without labels: ranks with intervals over the texts.
 
-Every metric with a selection score ranks the models by it. How far a rank hangs on these very
-texts is read off random halves of them, the same for all models. Scores on halves vary about as
-much as on other texts, but some depend on how many texts there are; so each model's are moved to
-vary about its score on all texts. A rank's interval holds the middle 95 % of its ranks by these.
+How far a rank hangs on these very texts is read off random halves of them, the same for all models.
+Some scores depend on how many texts there are; so those of halves are moved to vary about that of
+all texts. A rank's interval holds the middle 95 % of its ranks by these.
 """
 
 from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, combinations
 from math import isfinite, sqrt
 from operator import itemgetter
@@ -32,7 +32,7 @@ from lrd_harness.planning.resolve import PlannedModel
 from lrd_harness.progress import Display
 from lrd_harness.report import Column, Report, Row, Table
 from lrd_harness.scores import Scores
-from lrd_harness.studies.values import MANY, Design, Measurement, Sample, fault, interval
+from lrd_harness.studies.values import MANY, Design, Measurement, Sample, fault, interval, opened
 
 TIMED = 64  # texts that a model's speed is measured on
 ROUNDS, LONG = 5, 4.0  # passes of them at most, and seconds after which there is no other one
@@ -69,7 +69,6 @@ CAUTIONS = {
     "few": "With {n} models, guessing finds the best one in 1 of {n} cases, so that being right or "
     "wrong once says little.",
 }
-Caution = tuple[str, dict[str, Any]]  # a code of CAUTIONS and its numbers
 Rankings = Mapping[str, Sequence[Row]]  # metric -> a row per model, the best first
 
 
@@ -86,18 +85,14 @@ def cost(model: Model, texts: Sequence[Text], batch_tokens: int) -> dict[str, An
     The fastest is the one that whatever else the machine does has disturbed least.
     """
     sample = sampled(texts, TIMED)
-
-    def run(texts: Sequence[Text]) -> int:
-        """Run texts and keep nothing; returns how many tokens they had."""
-        return forward(
-            model,
-            texts,
-            model.states,
-            keep=lambda texts, states, cut: None,
-            batch_tokens=batch_tokens,
-            progress=lambda done, total: None,
-        )
-
+    run = partial(
+        forward,
+        model,
+        run=model.states,
+        keep=lambda texts, states, cut: None,
+        batch_tokens=batch_tokens,
+        progress=lambda done, total: None,
+    )
     run(sample[:1])  # which warms up
     spent: list[float] = []
     while len(spent) < ROUNDS and sum(spent) < LONG:
@@ -144,8 +139,6 @@ def check(models: Sequence[PlannedModel], items: Sequence[PlannedMetric]) -> Non
     seen: dict[object, str] = {}
     for model in models:
         what = model.checkpoint.path, model.checkpoint.revision, model.label
-        if model.name in seen.values():  # by which all that is found is kept
-            raise UserError(f"{model.name} is named twice")
         if what in seen:
             raise UserError(f"{seen[what]} and {model.name} are the same model")
         seen[what] = model.name
@@ -163,17 +156,18 @@ def _candidate(planned: PlannedModel, design: Design, display: Display) -> Candi
     """Open a model, read the texts, measure each metric on all of them and on every half."""
     candidate = Candidate(planned.name, planned.checkpoint.revision)
     try:
-        sample = Sample(planned, design, design.items, display)
-        candidate.cost, candidate.pooling = size(sample.model), sample.model.info.pooling
+        model = opened(planned, display)
+        sample = Sample(planned.name, model, design, display)
+        candidate.cost, candidate.pooling = size(model), model.info.pooling
     except Exception as error:  # a model's fault costs its values only
         candidate.faults = {"": fault(error)}
         return candidate
     try:
         with display.stage(f"{planned.name}: speed"):
-            candidate.cost = cost(sample.model, sample.texts, design.batch_tokens)
+            candidate.cost = cost(model, sample.texts, design.batch_tokens)
     except Exception as error:
         candidate.faults[TIMING] = fault(error)
-    candidate.scores, faults = sample.measured(design.items, selection_score)
+    candidate.scores, faults = sample.measured(selection_score)
     candidate.faults |= faults
     return candidate
 
@@ -207,30 +201,17 @@ def ranked(candidates: Sequence[Candidate], metric: Metric, texts: int) -> list[
     ranks = stats.rankdata(sign * values, "min").astype(int).tolist()
     table = np.array([score.halves for score in measured], dtype=np.float64).T  # (halves, models)
     whole = table[np.isfinite(table).all(1)]
-    again: list[dict[str, Any]] = [{"overtakes": False}] * len(have)
+    unknown = {**dict.fromkeys(("rank_low", "rank_high", "first", "halved")), "overtakes": False}
+    again: list[dict[str, Any]] = [unknown] * len(have)
     if len(have) > 1 and len(whole) >= max(2, len(table) / 2):
         again = _ranked_again(whole, values, ranks, sign)
-    rows = []
+    by = {"metric": metric.name, "score": choice.score, "unit": metric.unit, "best": choice.best}
+    rows: list[dict[str, Any]] = []
     for candidate, score, rank, by_halves in zip(have, measured, ranks, again, strict=True):
         low, high = interval(score.whole, score.halves, texts) or (None, None)
-        rows.append(
-            {
-                "metric": metric.name,
-                "score": choice.score,
-                "unit": metric.unit,
-                "best": choice.best,
-                "model": candidate.name,
-                "revision": candidate.revision,
-                "value": score.whole,
-                "low": low,
-                "high": high,
-                "rank": rank if len(have) > 1 else None,
-                **dict.fromkeys(("rank_low", "rank_high", "first", "halved")),
-                **by_halves,
-                "n": score.n,
-                "draws": len(whole),
-            }
-        )
+        row = {"model": candidate.name, "revision": candidate.revision, "value": score.whole}
+        row |= {"low": low, "high": high, "rank": rank if len(have) > 1 else None}
+        rows.append({**by, **row, **by_halves, "n": score.n, "draws": len(whole)})
     return sorted(rows, key=lambda row: row["rank"] or 0)
 
 
@@ -245,36 +226,29 @@ def _ranked_again(
     lead = sign * (halves[:, [ranks.index(1)]] - halves)
     errors = lead.std(0, ddof=1) / sqrt(len(lead))
     ahead = (lead.mean(0) > 2 * errors) & (np.array(ranks) != 1)
-    columns = {
-        "rank_low": lows.astype(int),
-        "rank_high": highs.astype(int),
-        "first": (again == 1).mean(0),
-        "halved": means,
-        "overtakes": ahead,
-    }
+    columns = {"rank_low": lows.astype(int), "rank_high": highs.astype(int), "halved": means}
+    columns |= {"first": (again == 1).mean(0), "overtakes": ahead}
     rows: list[dict[str, Any]] = pd.DataFrame(columns).to_dict("records")
     return rows
 
 
 def size_ranks(candidates: Sequence[Candidate]) -> dict[str, dict[str, int | None]]:
     """What size predicts, 1 = largest: by parameters (or their logarithm), and by width."""
-    names = [candidate.name for candidate in candidates]
-    sizes = {size: [candidate.cost.get(size) for candidate in candidates] for size in SIZES}
-    return {
-        size: dict(zip(names, statistics.places(values), strict=True))
-        for size, values in sizes.items()
-    }
+    ranks = {}
+    for size in SIZES:
+        places = statistics.places([candidate.cost.get(size) for candidate in candidates])
+        ranks[size] = {c.name: place for c, place in zip(candidates, places, strict=True)}
+    return ranks
 
 
 def report(candidates: Sequence[Candidate], design: Design) -> Report:
     """Ranks side by side, the scores behind them, costs, and how far to trust it all."""
-    every = {i.metric.name: ranked(candidates, i.metric, design.texts) for i in design.items}
-    every = {metric: rows for metric, rows in every.items() if rows}
+    by_metric = {i.metric.name: ranked(candidates, i.metric, design.texts) for i in design.items}
+    every = {metric: rows for metric, rows in by_metric.items() if rows}
     rankings = {metric: rows for metric, rows in every.items() if len(rows) > 1}
     names = {row["model"] for rows in rankings.values() for row in rows}
     placed = [candidate for candidate in candidates if candidate.name in names]
-    costs = {candidate.name: candidate.cost for candidate in candidates}
-    sizes = size_ranks(placed)
+    sizes, costs = size_ranks(placed), {c.name: c.cost for c in candidates}
     rows = []
     for row in chain.from_iterable(every.values()):
         by_size = {f"rank_by_{size}": ranks.get(row["model"]) for size, ranks in sizes.items()}
@@ -285,24 +259,20 @@ def report(candidates: Sequence[Candidate], design: Design) -> Report:
         for metric, error in candidate.faults.items()
     ]
     notes = [CAUTIONS[code].format(**of) for code, of in cautions(every, placed, design)]
-    tables = [
+    tables = (
         _ranks(rankings, placed, design.texts),
         *map(_scores, every.values()),
         _orders(rankings),
         _costs(costs, design),
         Table("select", "Values", tuple(map(Column, COLUMNS)), rows, shown=False),
+    )
+    models = [
+        {"model": c.name, "revision": c.revision, "pooling": c.pooling, **c.cost}
+        for c in candidates
     ]
-    facts = {
-        **design.facts,
-        "device": design.sampling.device,
-        "models": [
-            {"model": c.name, "revision": c.revision, "pooling": c.pooling, **c.cost}
-            for c in candidates
-        ],
-        "remarks": notes,
-        "errors": faults,
-    }
-    return Report("Models for your texts", tuple(tables), tuple(notes), tuple(faults), facts)
+    facts = {**design.facts, "device": design.sampling.device, "models": models}
+    facts |= {"remarks": notes, "errors": faults}
+    return Report("Models for your texts", tables, tuple(notes), tuple(faults), facts)
 
 
 def _ranks(rankings: Rankings, placed: Sequence[Candidate], texts: int) -> Table:
@@ -331,9 +301,8 @@ def _scores(rows: Sequence[Row]) -> Table:
     """The scores by a metric."""
     first, ns = rows[0], sorted({row["n"] for row in rows})
     ranks = {row["rank"] for row in rows}  # scores that are not level are not to look so
-    forms = (f"#.{digits}g" for digits in range(4, 17))
-    fit = (f for f in forms if len({format(row["value"], f) for row in rows}) >= len(ranks))
-    form = next(fit, "#.17g")
+    forms = (f"#.{digits}g" for digits in range(4, 18))
+    form = next(f for f in forms if len({format(row["value"], f) for row in rows}) >= len(ranks))
     columns = (
         Column("model", key=True),
         Column("value", "score", first["unit"], first["best"], form),
@@ -381,50 +350,48 @@ def _costs(costs: Mapping[str, Mapping[str, Any]], design: Design) -> Table:
     return Table("costs", title, columns, rows, caption)
 
 
-def cautions(every: Rankings, placed: Sequence[Candidate], design: Design) -> list[Caution]:
-    """How far to trust a choice that saw no label: codes of CAUTIONS with their numbers.
+def cautions(
+    every: Rankings, placed: Sequence[Candidate], design: Design
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """How far to trust a choice that saw no label: codes of CAUTIONS, each with its numbers.
 
     every: the rows of each metric that some model has; placed: the models that are ranked.
     """
-    if not every:
-        return [("none", {})]
-    alone = [metric for metric, rows in every.items() if len(rows) == 1]
-    coded: list[Caution] = [("alone", {"metrics": _and(alone)})] if alone else []
     rankings = {metric: rows for metric, rows in every.items() if len(rows) > 1}
-    if not rankings:
-        return coded
     tops = {m: [r["model"] for r in rows if r["rank"] == 1] for m, rows in rankings.items()}
+    if not every:
+        yield "none", {}
     if len(set(map(tuple, tops.values()))) > 1:
         firsts = "; ".join(f"{metric}: {_and(models)}" for metric, models in tops.items())
-        coded.insert(0, ("differ", {"firsts": firsts}))
-    coded += [*_sampling(rankings, design), _size(tops, placed), ("labels", {})]
-    return coded + ([("few", {"n": len(placed)})] if len(placed) < FEW else [])
-
-
-def _sampling(rankings: Rankings, design: Design) -> list[Caution]:
-    """Whether another sample of texts, or half as many, might put another model first."""
+        yield "differ", {"firsts": firsts}
+    if alone := [metric for metric in every if metric not in rankings]:
+        yield "alone", {"metrics": _and(alone)}
+    if not rankings:
+        return
+    # whether another sample of texts, or half as many, might put another model first
     first = {metric: rows[0]["first"] for metric, rows in rankings.items()}
     unsure = [metric for metric, share in first.items() if share is not None and share < STEADY]
     lost = [metric for metric, share in first.items() if share is None]
-    coded: list[Caution] = []
     if len(lost) < len(first):
-        coded.append(("unsteady" if unsure else "steady", {"metrics": _and(unsure)}))
+        yield "unsteady" if unsure else "steady", {"metrics": _and(unsure)}
     if not design.draws:
-        coded.append(("undrawn", {}))
+        yield "undrawn", {}
     elif lost:
-        coded.append(("lost", {"metrics": _and(lost)}))
+        yield "lost", {"metrics": _and(lost)}
     if design.texts < MANY:
-        coded.append(("rough", {"texts": design.texts, "many": MANY}))
+        yield "rough", {"texts": design.texts, "many": MANY}
     for metric, rows in rankings.items():
-        before = [row for row in rows if row["overtakes"]]
-        if before:
+        if before := [row for row in rows if row["overtakes"]]:
             best = max if rows[0]["best"] == "max" else min
             model = best(before, key=itemgetter("halved"))["model"]
-            coded.append(("overtaken", {"metric": metric, "model": model}))
-    return coded
+            yield "overtaken", {"metric": metric, "model": model}
+    yield _size(tops, placed)
+    yield "labels", {}
+    if len(placed) < FEW:
+        yield "few", {"n": len(placed)}
 
 
-def _size(tops: Mapping[str, list[str]], placed: Sequence[Candidate]) -> Caution:
+def _size(tops: Mapping[str, list[str]], placed: Sequence[Candidate]) -> tuple[str, dict[str, Any]]:
     """Whether the choice says more than that a model is large, by sizes in which they differ."""
     largest = {
         SIZES[size]: [name for name, rank in ranks.items() if rank == 1]

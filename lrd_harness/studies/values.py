@@ -213,38 +213,38 @@ def on_halves(
     return Measurement(whole, n, parts)
 
 
-class Sample:
-    """One model's texts, read once; its pooled states are held in memory as float32.
+def opened(planned: PlannedModel, display: Display) -> Model:
+    """The model, opened. Raises UserError where it cannot be."""
+    with display.stage(f"{planned.name}: opening"):
+        return planned.open()
 
-    check: called with the opened model before texts are read.
+
+class Sample:
+    """The texts of a design, read once by an opened model; without metrics, not read.
+
+    name: the model's, for progress.
     """
 
-    def __init__(
-        self,
-        planned: PlannedModel,
-        design: Design,
-        items: Sequence[PlannedMetric],
-        display: Display,
-        check: Callable[[Model], None] = lambda model: None,
-    ) -> None:
-        self.name, self._design, self._display = planned.name, design, display
-        with display.stage(f"{planned.name}: opening"):
-            self.model = planned.open()
-        check(self.model)
-        self._reading = Embeddings(
-            self.model, design.questions, design.batch_tokens, design.sampling
-        )
-        self.texts = self._reading.sample(design.task)
-        with display.stage(f"{planned.name}: reading all layers", "texts") as advance:
-            self._reading.capture({design.task: self.texts}, advance, {design.task: items})
-        self._planes = planes(self.model, design.sampling.norm)
+    def __init__(self, name: str, model: Model, design: Design, display: Display) -> None:
+        self.name, self._design, self._display = name, design, display
+        self._reading = Embeddings(model, design.questions, design.batch_tokens, design.sampling)
+        self.texts, task = self._reading.sample(design.task), design.task
+        if design.items:
+            with display.stage(f"{name}: reading all layers", "texts") as advance:
+                self._reading.capture({task: self.texts}, advance, {task: design.items})
+        self._planes = planes(model, design.sampling.norm)
+
+    def measure(self, item: PlannedMetric) -> tuple[Scores, int]:
+        """A metric's scores on all texts, and the number of texts they are of."""
+        with self._display.stage(f"{self.name}: {item.metric.name}"):
+            return self._reading.samples.measure(item, self.texts)
 
     def measured(
-        self, items: Sequence[PlannedMetric], take: Callable[[Metric, Scores], T]
+        self, take: Callable[[Metric, Scores], T]
     ) -> tuple[dict[str, Measurement[T]], dict[str, str]]:
         """By metric what was measured, and by metric what went wrong, which costs its values."""
         measurements, faults = {}, {}
-        for item in items:
+        for item in self._design.items:
             name, taken = item.metric.name, partial(take, item.metric)
             try:
                 with self._display.stage(f"{self.name}: {name}, half-samples", "draws") as advance:
@@ -276,6 +276,7 @@ class Sample:
 
     @cached_property
     def _pooled(self) -> list[np.ndarray]:
+        """By layer, float32: held in memory, as each half is measured on some of them."""
         return [self._reading.store.read(self.texts, plane) for plane in self._planes]
 
 
@@ -297,10 +298,8 @@ def check_free(folder: Path, name: str, columns: Sequence[str]) -> None:
 
     Files of the same command are written over.
     """
-    if not folder.is_dir():
-        if folder.exists() or folder.is_symlink():
-            raise UserError(f"{folder} is a file, not a folder")
-        return
+    if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
+        raise UserError(f"{folder} is a file, not a folder")
     for path in (folder / f"{name}.csv", folder / f"{name}.json"):
         if (path.exists() or path.is_symlink()) and not _is_ours(path, name, columns):
             raise UserError(f"{path} is there already and was not made by lrd-harness {name}")

@@ -161,7 +161,7 @@ def shrunk(folder: Path, name: str, removed: tuple[int, ...]) -> Any:
     display = Display(quiet=True)
     planned = resolve_model(ModelEntry(str(folder)), Settings(), manager.load(), display.stage)
     known = replace(planned, checkpoint=replace(planned.checkpoint, name=name))
-    opened = Shrinking(known, display, 4096)
+    opened = Shrinking(known, display)
     return known.checkpoint, opened.model, opened.measured(removed)
 
 
