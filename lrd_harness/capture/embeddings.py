@@ -68,7 +68,10 @@ class Budget:
             clear_device_cache(garbage_collection=True)
         if tokens < self.tokens:
             self.tokens = tokens
-            self._keep()
+            if self._file is not None:
+                with suppress(OSError, StorageFull):  # what was read is worth more
+                    self._file.parent.mkdir(parents=True, exist_ok=True)
+                    write_text(self._file, json.dumps({"tokens": tokens}))
         return result
 
     def _remembered(self) -> int | None:
@@ -77,13 +80,6 @@ class Budget:
         except (OSError, ValueError, KeyError, TypeError):
             return None  # there is none, or one that was damaged: found again
         return tokens if tokens > 0 else None
-
-    def _keep(self) -> None:
-        if self._file is None:
-            return
-        with suppress(OSError, StorageFull):  # what was read is worth more than what is remembered
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            write_text(self._file, json.dumps({"tokens": self.tokens}))
 
 
 def as_budget(tokens: int | Budget) -> Budget:
@@ -94,8 +90,6 @@ def as_budget(tokens: int | Budget) -> Budget:
 def remembered(root: Path, identity: Mapping[str, str], device: str, tokens: int) -> Budget:
     """The budget of a model on a kind of device; for another number of tokens it begins anew."""
     if device.startswith("cuda"):  # what has as much memory is of one kind
-        import torch
-
         properties = torch.cuda.get_device_properties(torch.device(device))
         device = f"{properties.name} {properties.total_memory}"
     described = json.dumps([dict(sorted(identity.items())), device, tokens])
@@ -310,7 +304,8 @@ class StateReader:
     """A model as tasks of one kind read it: what they ask for, captured; each layer as a view.
 
     captured: what was done so far. store: of what tasks are evaluated on; plain: of texts that are
-    embedded as they are. Raises UserError where a store cannot be written.
+    embedded as they are. root: the folder of all stores, by default the cache's.
+    Raises UserError where a store cannot be written.
     """
 
     likelihood: ClassVar[bool]
@@ -322,19 +317,25 @@ class StateReader:
         batch_tokens: int | Budget,
         sampling: Sampling = AS_IT_IS,
         ranks: Ranks = ALONE,
+        root: Path | None = None,
     ) -> None:
         self.model, self.questions, self.budget = model, questions, as_budget(batch_tokens)
         self.ranks = ranks
-        root, identity = cache_dir() / "states", self.identity(model)
+        root, identity = root or cache_dir() / "states", self.identity(model)
         self.plain = Store(root, model.identity)
         self.store = self.plain if identity == model.identity else Store(root, identity)
-        self.samples = Samples(model, self.store, self.plain, identity, sampling)
+        self.samples = Samples(model, self.store, self.plain, identity, sampling, root)
         self.captured = Captured()
 
     @staticmethod
     def identity(model: Any) -> dict[str, str]:
         """What changes what is read."""
         return dict(model.identity)
+
+    def at(self, root: Path) -> Self:
+        """A reader of the same kind whose stores are in another folder."""
+        settings = self.budget, self.samples.sampling, self.ranks
+        return type(self)(self.model, self.questions, *settings, root)
 
     def refresh(self) -> None:
         """Take note of what other processes have read; each waits for all."""
@@ -344,7 +345,10 @@ class StateReader:
         self.samples.refresh(self.ranks)
 
     def read(
-        self, texts: Sequence[Text], progress: Progress, watched: Watched | None = None
+        self,
+        texts: Sequence[Text],
+        progress: Progress = lambda done, total: None,
+        watched: Watched | None = None,
     ) -> None:
         """Have the pooled states of texts as they are."""
         tokens, store = self.budget, self.plain
@@ -410,11 +414,7 @@ class Embeddings(StateReader):
 
     def view(self, layer: int, name: str, revision: str, experiments: Experiments) -> LayerView:
         """The model truncated at a layer, as an encoder."""
-
-        def fetch(texts: Sequence[Text]) -> None:
-            self.read(texts, lambda done, total: None)
-
-        return LayerView(self.model, self.store, layer, name, revision, experiments, fetch)
+        return LayerView(self.model, self.store, layer, name, revision, experiments, self.read)
 
     def _texts(self, task: Task, requests: Sequence[Request]) -> list[Text]:
         return [Text(r.text, self.model.prompt(task, r.prompt_type)) for r in requests]

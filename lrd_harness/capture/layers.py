@@ -15,8 +15,8 @@ from lrd_harness.models.readout import embedded
 from lrd_harness.store.store import Plane, Store
 
 SAME = 1e-6  # relative, as for degenerate states
-LOGLIKELIHOOD: Plane = ("loglikelihood", 0)  # (n, L + 1), nats, a column per layer
-GREEDY: Plane = ("greedy", 0)  # (n, L + 1), 1 where each token is the likeliest
+# of requests, (n, L + 1): log-likelihoods in nats, and 1 where each token is the likeliest
+ANSWER_PLANES: tuple[Plane, Plane] = ("loglikelihood", 0), ("greedy", 0)
 
 
 def planes(model: Model, norm: Norm) -> list[Plane]:
@@ -48,7 +48,7 @@ class LayerView:
     name: str
     revision: str
     experiments: Experiments
-    fetch: Callable[[Sequence[Text]], None]
+    fetch: Callable[[Sequence[Text]], object]
     _same: bool = True
     _first: torch.Tensor | None = None
 
@@ -96,8 +96,8 @@ class StoredLikelihoods:
         """
         if self._latest is None or self._latest[0] != requests:
             keys = [key(request) for request in requests]
-            values = self._store.read(keys, LOGLIKELIHOOD)
-            self._latest = list(requests), values, self._store.read(keys, GREEDY)
+            values, greedy = (self._store.read(keys, plane) for plane in ANSWER_PLANES)
+            self._latest = list(requests), values, greedy
         return self._latest[1:]
 
 

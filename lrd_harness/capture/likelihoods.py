@@ -18,25 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lrd_harness.capture.embeddings import (
-    Budget,
-    Captured,
-    Embeddings,
-    Measured,
-    Progress,
-    StateReader,
-    behind,
-    described,
-    in_batches,
-    size,
-)
-from lrd_harness.capture.layers import (
-    GREEDY,
-    LOGLIKELIHOOD,
-    LikelihoodLayer,
-    StoredLikelihoods,
-    key,
-)
+from lrd_harness.capture import embeddings
+from lrd_harness.capture.embeddings import Budget, Captured, Measured, Progress, StateReader, behind
+from lrd_harness.capture.layers import ANSWER_PLANES, LikelihoodLayer, StoredLikelihoods, key
 from lrd_harness.capture.token_metrics import Watched
 from lrd_harness.contracts import (
     Continuation,
@@ -48,6 +32,7 @@ from lrd_harness.contracts import (
     Text,
     TokenPairs,
 )
+from lrd_harness.measuring import PlannedMetric
 from lrd_harness.models.backbone import Watch
 from lrd_harness.processes import Ranks
 from lrd_harness.store.store import Plane, Store
@@ -136,8 +121,8 @@ class Answers:
 
     def keep(self, store: Store, states: slice = slice(None)) -> None:
         """Write the requests, of some of the states that were read."""
-        values = {LOGLIKELIHOOD: self.loglikelihood, GREEDY: self.greedy}
-        planes = {plane: array[:, states].astype(np.float32) for plane, array in values.items()}
+        values = zip(ANSWER_PLANES, (self.loglikelihood, self.greedy), strict=True)
+        planes = {plane: array[:, states].astype(np.float32) for plane, array in values}
         store.write(self.requests, planes, self.cut)
 
 
@@ -250,7 +235,7 @@ def forward(
         answers.contexts = [Text(text) for passage in here for text, _ in passage.contexts]
         keep(answers)
 
-    in_batches(
+    embeddings.in_batches(
         model,
         lengths,
         lambda numbers: _read(model, [passages[i] for i in numbers], watch, observe),
@@ -369,27 +354,39 @@ class Likelihoods(StateReader):
         """
         failed: dict[Task, Exception] = {}
         for task, requests in asked.items():
-            assert task.tokenize is not None
             items = (measured or {}).get(task, ())
             try:
-                mine = shared_out(self.ranks, requests)
-                contexts = {request.context for request in mine}
-                sample = [text for text in self.sample(task) if text.text in contexts]
-                self.captured += capture(
-                    cast("LanguageModel", self.model),
-                    mine,
-                    [text.text for text in sample],
-                    task.tokenize,
-                    self.store,
-                    batch_tokens=self.budget,
-                    progress=behind(progress, self.captured.forwarded),
-                    watched=self.samples.watched(sample, items),
-                )
-                views = dict.fromkeys(self.samples.views(self.sample(task), items))
-                self.read(self.ranks.share(views, size), behind(progress, self.captured.forwarded))
+                mine, sample = shared_out(self.ranks, requests), self.sample(task)
+                self.compare(task, mine, sample, items, behind(progress, self.captured.forwarded))
+                distinct = dict.fromkeys(self.samples.views(sample, items))
+                views = self.ranks.share(distinct, embeddings.size)
+                self.read(views, behind(progress, self.captured.forwarded))
             except Exception as error:  # a request it cannot take, memory that does not suffice
                 failed[task] = error
         return failed
+
+    def compare(
+        self,
+        task: Task,
+        requests: Sequence[Continuation],
+        sample: Sequence[Text],
+        items: Sequence[PlannedMetric],
+        progress: Progress = lambda done, total: None,
+    ) -> None:
+        """Have what is missing of a task's requests, and of the sample those that are contexts."""
+        assert task.tokenize is not None
+        contexts = {request.context for request in requests}
+        pooled = [text for text in sample if text.text in contexts]
+        self.captured += capture(
+            cast("LanguageModel", self.model),
+            requests,
+            [text.text for text in pooled],
+            task.tokenize,
+            self.store,
+            batch_tokens=self.budget,
+            progress=progress,
+            watched=self.samples.watched(pooled, items),
+        )
 
     @cached_property
     def _stored(self) -> StoredLikelihoods:
@@ -399,7 +396,7 @@ class Likelihoods(StateReader):
         """What a task's contexts are like: repeated, empty, longer than the model takes."""
         every = [request.text for request in self.questions.texts(task)]
         contexts = {request.context for request in asked}
-        return described(every, contexts, len(truncated(self.store, asked)))
+        return embeddings.described(every, contexts, len(truncated(self.store, asked)))
 
     def view(
         self, layer: int, name: str, revision: str, experiments: Experiments
@@ -408,7 +405,7 @@ class Likelihoods(StateReader):
         return LikelihoodLayer(self._stored, layer, name, revision, experiments)
 
 
-Reader = Embeddings | Likelihoods
+Reader = embeddings.Embeddings | Likelihoods
 
 
 def shared_out(ranks: Ranks, requests: Sequence[Continuation]) -> list[Continuation]:

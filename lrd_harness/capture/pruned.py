@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -17,13 +18,7 @@ from torch import Tensor
 from lrd_harness.blocks import written
 from lrd_harness.capture import embeddings, likelihoods
 from lrd_harness.capture.embeddings import Captured, Progress, behind, size
-from lrd_harness.capture.layers import (
-    LayerView,
-    LikelihoodLayer,
-    StoredLikelihoods,
-    key,
-    planes,
-)
+from lrd_harness.capture.layers import LayerView, LikelihoodLayer, StoredLikelihoods, key, planes
 from lrd_harness.capture.likelihoods import Answers, Reader, Tokenize, shared_out
 from lrd_harness.capture.walk import Removed, Walk
 from lrd_harness.contracts import (
@@ -36,7 +31,6 @@ from lrd_harness.contracts import (
     Text,
 )
 from lrd_harness.models.backbone import Watch
-from lrd_harness.store.location import cache_dir
 from lrd_harness.store.store import Store
 
 Forward = Callable[[Walk, Sequence[Removed], list[Text], Progress], Captured]
@@ -50,7 +44,7 @@ class Variants:
 
     def __init__(self, reader: Reader, variants: Sequence[Removed]) -> None:
         self._reader, self._model = reader, cast("BlockModel", reader.model)
-        root, identity = cache_dir() / "states", reader.identity(reader.model)
+        root, identity = reader.samples.root, reader.identity(reader.model)
         self.stores = {v: Store(root, {**identity, "removed": written(v)}) for v in variants}
 
     def capture(self, asked: Mapping[Task, Sequence[Any]], progress: Progress) -> Captured:
@@ -64,7 +58,7 @@ class Variants:
         if not self._reader.likelihood:
             every = [text for texts in asked.values() for text in texts]
             mine = set(ranks.share(dict.fromkeys(every), size))
-            return self._embeddings([text for text in every if text in mine], progress, self.stores)
+            return self._embeddings(self.stores, [text for text in every if text in mine], progress)
         counts = Captured()
         for task, requests in asked.items():
             assert task.tokenize is not None
@@ -85,14 +79,14 @@ class Variants:
         model, store = self._model, self.stores[removed]
         if self._reader.likelihood:
             return LikelihoodLayer(StoredLikelihoods(store), 0, name, revision, experiments)
-
-        def fetch(texts: Sequence[Text]) -> None:
-            self._embeddings(texts, lambda done, total: None, {removed: store})
-
+        fetch = partial(self._embeddings, {removed: store})
         return LayerView(model, store, model.info.blocks, name, revision, experiments, fetch)
 
     def _embeddings(
-        self, texts: Sequence[Text], progress: Progress, stores: Mapping[Removed, Store]
+        self,
+        stores: Mapping[Removed, Store],
+        texts: Sequence[Text],
+        progress: Progress = lambda done, total: None,
     ) -> Captured:
         """Run what stores of variants lack of these texts, and keep the variants' pooled states."""
         model = self._model

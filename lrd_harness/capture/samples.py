@@ -21,7 +21,6 @@ from lrd_harness.errors import UnitError
 from lrd_harness.measuring import PlannedMetric
 from lrd_harness.processes import ALONE, Ranks
 from lrd_harness.scores import Scores
-from lrd_harness.store.location import cache_dir
 from lrd_harness.store.store import Store
 
 WIDTH = 8  # of the noise that a dry run answers with
@@ -106,7 +105,7 @@ class Samples:
     """The samples of one model for the metrics of a run.
 
     store: of the pooled states of the texts; plain: of texts read as they are, for the views;
-    root: the folder of the stores of token values, by default the cache's.
+    root: the folder of the stores of token values.
     """
 
     model: Model
@@ -114,7 +113,7 @@ class Samples:
     plain: Store
     identity: dict[str, str]
     sampling: Sampling
-    root: Path = field(default_factory=lambda: cache_dir() / "states")
+    root: Path
     _tokens: dict[int, TokenValues] = field(default_factory=dict, init=False)
 
     def views(self, texts: Sequence[Text], items: Sequence[PlannedMetric]) -> list[Text]:

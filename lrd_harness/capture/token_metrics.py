@@ -8,8 +8,7 @@ own, so that a text is not forwarded again for the same metric with the same par
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lrd_harness import measuring
+from lrd_harness import errors, measuring
 from lrd_harness.capture.layers import planes
 from lrd_harness.contracts import Model, Norm, Text
-from lrd_harness.errors import (
-    NotEnoughTexts,
-    NotEnoughTokens,
-    NotFinite,
-    StorageFull,
-    UnitError,
-    UserError,
-    described,
-)
 from lrd_harness.measuring import PlannedMetric
 from lrd_harness.processes import Ranks
 from lrd_harness.scores import Scores
@@ -79,9 +69,9 @@ class TokenValues:
             scores = measuring.measure(self.item.metric, states, **self.item.parameters)
             row[1:] = np.concatenate([np.atleast_1d(v) for v in self._checked(scores).values()])
             row[0] = DONE
-        except NotFinite:
+        except errors.NotFinite:
             row[0] = NOT_FINITE
-        except UnitError:
+        except errors.UnitError:
             row[0] = LEFT_OUT
         except Exception as error:  # a stranger's metric, whose other texts would do the same
             self.fault = _fault(error)
@@ -96,9 +86,9 @@ class TokenValues:
                 scores = measuring.measure(self.item.metric, noise, **self.item.parameters)
                 self._lengths, self.fault = _lengths(scores), None
                 return
-            except NotEnoughTokens:  # of the random text, which is none of the user's
+            except errors.NotEnoughTokens:  # of the random text, which is none of the user's
                 name = self.item.metric.name
-                self.fault = NotEnoughTexts(
+                self.fault = errors.NotEnoughTexts(
                     f"{name}: no text has enough tokens with these parameters"
                 )
             except Exception as error:
@@ -135,12 +125,12 @@ class TokenValues:
             raise self.fault
         rows = self.store.read(texts, ROW)
         if (rows[:, 0] == NOT_FINITE).any():
-            raise NotFinite(f"{name}: NaN or infinity in the states of a token")
+            raise errors.NotFinite(f"{name}: NaN or infinity in the states of a token")
         done = rows[rows[:, 0] == DONE, 1:]
         if np.isinf(done).any():
-            raise NotFinite(f"{name} gives infinity for a text")
+            raise errors.NotFinite(f"{name} gives infinity for a text")
         if len(done) < measuring.MIN_TEXTS:
-            raise NotEnoughTexts(
+            raise errors.NotEnoughTexts(
                 f"{name} needs at least {measuring.MIN_TEXTS} texts with enough tokens, "
                 f"got {len(done)} of {len(texts)}"
             )
@@ -181,12 +171,17 @@ class Watched:
         ]
         alike = len({state.shape[-1] for state in seen}) == 1
         rows: list[list[np.ndarray]] = [[] for _ in self.tokens]
-        with _one_thread(mask.shape[1] < SHORT):
+        threads = torch.get_num_threads()
+        if mask.shape[1] < SHORT:  # their waiting for each other costs more than small matrices do
+            torch.set_num_threads(1)
+        try:
             for i, present in enumerate(mask.bool()):
                 text = [measuring.float64(state[i, present]) for state in seen]  # (T, d_l) each
                 arrays = torch.stack(text) if alike else text
                 for values, batch in zip(self.tokens, rows, strict=True):
                     batch.append(values.row(arrays))
+        finally:
+            torch.set_num_threads(threads)
         return {
             (f"tokens {number}", 0): torch.from_numpy(np.stack(batch))
             for number, batch in enumerate(rows)
@@ -212,7 +207,7 @@ def share_faults(tokens: Sequence[TokenValues], ranks: Ranks) -> None:
     if ranks.world == 1:
         return
     faults = {
-        values.key: (full(values.fault) is not None, described(values.fault))
+        values.key: (full(values.fault) is not None, errors.described(values.fault))
         for values in tokens
         if values.fault is not None
     }
@@ -221,7 +216,7 @@ def share_faults(tokens: Sequence[TokenValues], ranks: Ranks) -> None:
         first = next((r for r, faults in enumerate(by_rank) if values.key in faults), ranks.rank)
         if first != ranks.rank:
             no_space, text = by_rank[first][values.key]
-            values.fault = StorageFull(text) if no_space else UserError(text)
+            values.fault = errors.StorageFull(text) if no_space else errors.UserError(text)
 
 
 def _fault(error: Exception) -> Exception:
@@ -242,14 +237,3 @@ def _lengths(scores: Scores) -> dict[str, int | None]:
 
 def _size(length: int | None) -> int:
     return 1 if length is None else length
-
-
-@contextmanager
-def _one_thread(short: bool) -> Iterator[None]:
-    """Without threads, whose waiting for each other costs more than small matrices do."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1 if short else before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

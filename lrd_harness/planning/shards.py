@@ -14,7 +14,7 @@ from lrd_harness import errors
 from lrd_harness.contracts import Task
 from lrd_harness.errors import UserError
 from lrd_harness.planning.resolve import Plan, PlannedModel
-from lrd_harness.results.journal import read_run
+from lrd_harness.results.journal import recorded_run
 
 T = TypeVar("T")
 
@@ -101,7 +101,7 @@ def recorded(out: Path, shard: Shard | None, whole: Plan) -> dict[str, Any]:
 
     whole: the plan that the slice was cut from.
     """
-    before = read_run(out) if (out / "run.json").exists() else {}
+    before = recorded_run(out)
     names = ("shards", "order", "merged")
     kept: dict[str, Any] = {name: before[name] for name in names if name in before}
     if shard is not None:

@@ -22,7 +22,7 @@ from lrd_harness.results import journal, rows
 from lrd_harness.results.journal import Record
 from lrd_harness.results.rows import Key, ModelRow, Results, Row
 from lrd_harness.store.documents import json_value
-from lrd_harness.store.files import write_bytes
+from lrd_harness.store.files import write_bytes, write_text
 
 NAME = "results.sqlite"
 VERSION = 1  # of the schema, in PRAGMA user_version
@@ -89,7 +89,9 @@ def build_database(out: Path) -> Path:
 def restore(out: Path) -> None:
     """Where the journals are gone but the database is there, make a journal of it to go on from."""
     if not journal.files(out) and (Path(out) / NAME).is_file():
-        journal.restore(out, read(out))
+        records, folder = read(out), Path(out) / journal.FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "restored.jsonl", journal.text(records))
 
 
 def load(out: Path) -> Results:
@@ -174,7 +176,11 @@ def write(out: Path, records: Iterable[Mapping[str, Any]]) -> Path:
             database.execute(f"CREATE TABLE {table} ({columns})")
         for position, record in enumerate(records):
             for table, row in _table_rows(position, record):
-                _insert(database, table, row)
+                cells = [row.get(column.split()[0]) for column in TABLES[table].split(", ")]
+                # a metric of another author may keep a list where a number belongs (a histogram)
+                cells = [_json(c) if isinstance(c, list | tuple | dict) else c for c in cells]
+                marks = ", ".join("?" * len(cells))
+                database.execute(f"INSERT INTO {table} VALUES ({marks})", cells)
         for index in INDEXES:
             database.execute(index)
         database.execute(f"PRAGMA user_version = {VERSION}")
@@ -225,14 +231,6 @@ def _table_rows(position: int, record: Mapping[str, Any]) -> Iterator[tuple[str,
     if kind == "score":
         for name, value in (record.get("scores") or {}).items():
             yield "score_details", {**record, "name": name, "value": value}
-
-
-def _insert(database: sqlite3.Connection, table: str, row: Mapping[str, Any]) -> None:
-    names = [column.split()[0] for column in TABLES[table].split(", ")]
-    cells = [row.get(name) for name in names]
-    # a metric of another author may keep a list where a number belongs (a histogram)
-    cells = [_json(c) if isinstance(c, list | tuple | dict) else c for c in cells]
-    database.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(names))})", cells)
 
 
 _json = functools.partial(json.dumps, ensure_ascii=False)

@@ -24,7 +24,7 @@ from typing_extensions import TypedDict
 from lrd_harness.errors import UserError
 from lrd_harness.results.rows import KINDS, Number, Row, Whole
 from lrd_harness.store.documents import json_value, read_file
-from lrd_harness.store.files import space, write_text
+from lrd_harness.store.files import space
 
 Record = dict[str, Any]
 FOLDER = "journal"
@@ -96,13 +96,6 @@ class Journal:
 def text(records: Iterable[Mapping[str, Any]]) -> str:
     """A journal of records that were kept elsewhere, times included."""
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-
-
-def restore(out: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Make a journal of such records; all of it or none."""
-    folder = Path(out) / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "restored.jsonl", text(records))
 
 
 def files(out: Path) -> list[Path]:
@@ -195,6 +188,11 @@ def read_run(out: Path) -> dict[str, Any]:
     return run
 
 
+def recorded_run(out: Path) -> dict[str, Any]:
+    """What run.json says; {} where there is none. Raises UserError for a damaged one."""
+    return read_run(out) if (out / "run.json").exists() else {}
+
+
 Slice = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,5}/[1-9][0-9]{0,5}$")]
 
 
@@ -240,15 +238,8 @@ class Part(TypedDict, total=False):
     environment: Mapping[str, Any]
 
 
-class Order(TypedDict, total=False):
-    """Of the whole of which this is a slice."""
-
-    models: tuple[str, ...]
-    tasks: tuple[str, ...]
-
-
 class Run(Part, total=False):
-    """run.json."""
+    """run.json. order: the models and tasks of the whole of which this is a slice."""
 
     suite: str | None
     settings: Mapping[str, Any]
@@ -258,7 +249,7 @@ class Run(Part, total=False):
     data: Mapping[str, str]
     pruning: Mapping[str, Any] | None
     merged: Mapping[str, Part]
-    order: Order
+    order: Mapping[str, tuple[str, ...]]
 
 
 def record_fault(record: Any) -> str:

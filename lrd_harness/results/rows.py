@@ -330,15 +330,7 @@ class Results:
         return "base" if self.is_base(row) else "embedding"
 
 
-KINDS = {
-    "capture": CaptureRow,
-    "error": ErrorRow,
-    "metric": MetricRow,
-    "model": ModelRow,
-    "pruning": PruningRow,
-    "score": ScoreRow,
-    "sweep": SweepRow,
-    "texts": TextsRow,
-    "undefined": UndefinedRow,
-    "variant": VariantRow,
+# by the kind that a record says it is of: ScoreRow is "score"
+KINDS: Mapping[str, Any] = {
+    row.__name__.removesuffix("Row").lower(): row for row in Row.__subclasses__()
 }

@@ -12,16 +12,16 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lrd_harness import measuring
 from lrd_harness.capture import likelihoods
-from lrd_harness.capture.embeddings import Captured, Embeddings, capture, size
+from lrd_harness.capture.embeddings import Captured, Embeddings, size
 from lrd_harness.capture.likelihoods import Likelihoods, Reader
 from lrd_harness.capture.samples import Questions
-from lrd_harness.contracts import Continuation, LanguageModel, Model, Task, Text
+from lrd_harness.contracts import Continuation, Model, Task, Text
 from lrd_harness.errors import described
 from lrd_harness.measuring import PlannedMetric
 from lrd_harness.models import text_model
@@ -34,7 +34,6 @@ from lrd_harness.runner.loop import reader_settings
 from lrd_harness.runner.sweep import Sweep
 from lrd_harness.runner.units import Context, Ledger
 from lrd_harness.store import location
-from lrd_harness.store.store import Store
 
 STAGES = ("opening", "reading", "metrics", "tasks × layers", "pruning")
 COUNTS = ("texts", "stored", "passes", "tokens", "disk")
@@ -198,11 +197,6 @@ class Reckoning:
     cost: ModelCost
     reading: Reading | None = None  # the last one
 
-    @property
-    def model(self) -> Model:
-        """What is read."""
-        return self.reader.model
-
     def add(self, tasks: Sequence[Task]) -> None:
         """All that these tasks cost, as far as it can be found; faults are noted in the cost."""
         attempt = self.cost.attempt
@@ -226,7 +220,7 @@ class Reckoning:
 
     def _ask(self, task: Task) -> Sequence[Any]:
         """What a task asks for; the time counts once for all models, which share the answer."""
-        layers = self.context.layers(task, self.model.info.blocks)
+        layers = self.context.layers(task, self.reader.model.info.blocks)
         begun = time.perf_counter()
         texts = self.reader.ask(task, len(layers) > 0, bool(self.context.plan.metrics))
         self.estimator.common += Span.about(time.perf_counter() - begun)
@@ -255,9 +249,9 @@ class Reckoning:
 
     def _calibrated(self, texts: Collection[Text], items: Sequence[PlannedMetric] = ()) -> Reading:
         def read(part: Sequence[Text], folder: Path) -> Captured:
-            store, budget = Store(folder, self.model.identity), self.reader.budget
-            watched = replace(self.reader.samples, root=folder).watched(part, items)
-            return capture(self.model, part, store, batch_tokens=budget, watched=watched)
+            reader = self.reader.at(folder)
+            reader.read(part, watched=reader.samples.watched(part, items))
+            return reader.captured
 
         return calibration.calibrate(texts, size, read)
 
@@ -279,21 +273,12 @@ class Reckoning:
         by_context: defaultdict[str, list[Continuation]] = defaultdict(list)
         for request in run:
             by_context[request.context].append(request)
-        model, tokenize = cast("LanguageModel", self.model), task.tokenize
-        assert tokenize is not None
+        pooled = [text for text in sample if text.text in unread]
 
         def read(part: Sequence[str], folder: Path) -> Captured:
-            pooled = [context for context in part if context in unread]
-            samples = replace(reader.samples, root=folder)
-            return likelihoods.capture(
-                model,
-                [request for context in part for request in by_context[context]],
-                pooled,
-                tokenize,
-                Store(folder, reader.identity(model)),
-                batch_tokens=reader.budget,
-                watched=samples.watched(list(map(Text, pooled)), items),
-            )
+            trial = reader.at(folder)
+            trial.compare(task, [r for c in part for r in by_context[c]], pooled, items)
+            return trial.captured
 
         if by_context:
             self._spend(calibration.calibrate(by_context, len, read))
@@ -304,7 +289,7 @@ class Reckoning:
 
     def _measure(self, task: Task) -> None:
         """The metrics on a task."""
-        n, states = len(self.reader.sample(task)), self.model.info.blocks + 1
+        n, states = len(self.reader.sample(task)), self.reader.model.info.blocks + 1
         for item in self.context.unmeasured(task):
             self.cost.units += 1
             if item.metric.needs == "tokens":
@@ -316,20 +301,20 @@ class Reckoning:
             seconds = calibration.FIND * seen * states * max(1, item.metric.views)
             self.cost.spans["metrics"] += Span.about(seconds + calibration.RECORD)
             if seen >= measuring.MIN_TEXTS:
-                span = self.estimator.metric(item, seen, self.context, self.model)
+                span = self.estimator.metric(item, seen, self.context, self.reader.model)
                 self.cost.spans["metrics"] += span
 
     def _evaluate(self, task: Task) -> None:
         """A task at every layer that is asked for."""
-        layers = len(self.context.unevaluated(task, self.model.info.blocks))
+        layers = len(self.context.unevaluated(task, self.reader.model.info.blocks))
         self.cost.units += layers
         if layers:
             self.cost.spans["tasks × layers"] += self._evaluation(task) * layers
 
     def _evaluation(self, task: Task) -> Span:
         """One evaluation, result files included."""
-        width = 1 if task.likelihood else self.model.info.width
-        return self.estimator.evaluated(task, width, self.model.similarity)
+        width = 1 if task.likelihood else self.reader.model.info.width
+        return self.estimator.evaluated(task, width, self.reader.model.similarity)
 
     def _prune(self, requests: Mapping[Task, Sequence[Any]]) -> None:
         """Pruned models, as if every choice made one of its own: read, and scored on the tasks."""
@@ -338,7 +323,7 @@ class Reckoning:
         if not tasks or not (sweep := Sweep(self.context)).pending():
             return
         read = list(dict.fromkeys(text for task in tasks for text in requests[task]))
-        passes, numbers = read, self.model.info.width
+        passes, numbers = read, self.reader.model.info.width
         if self.reader.likelihood:
             passes = [Text(c) for c in dict.fromkeys(request.context for request in read)]
             numbers = 2  # of each request

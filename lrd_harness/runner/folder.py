@@ -29,7 +29,7 @@ from lrd_harness.planning.suite import Settings
 from lrd_harness.processes import Ranks, together
 from lrd_harness.report import Report
 from lrd_harness.results import database, journal
-from lrd_harness.results.journal import read_run
+from lrd_harness.results.journal import read_run, recorded_run
 from lrd_harness.results.rows import MetricRow, Results
 from lrd_harness.store import files, location
 from lrd_harness.store.files import write_text
@@ -67,12 +67,13 @@ def renamed(out: Path, plan: Plan) -> Plan:
     whose name there is another folder's gets a longer one. Files of own texts had their paths as
     names.
     """
-    run = _recorded(out)
+    run = recorded_run(out)
     if not run:
         return plan
     entries = run.get("models", [])
     names = {_identity(entry): entry["name"] for entry in entries}
-    taken = {entry["name"]: entry for entry in entries}
+    # a model that was trained further, or moved, keeps its name
+    taken = {entry["name"]: {entry["revision"], _place(entry)} for entry in entries}
     # runs of earlier versions took a link for its target
     linked = {_identity(entry): entry["name"] for entry in entries if not entry.get("place")}
 
@@ -83,7 +84,8 @@ def renamed(out: Path, plan: Plan) -> Plan:
             return str(known)
         parts = len(path.parts) if model.checkpoint.name.startswith("local/") else 0
         longer = [set_apart(model, n).name for n in range(2, parts)]
-        free = (n for n in (model.name, *longer) if not _is_another(taken.get(n), mine))
+        here = {mine["revision"], mine["place"]}
+        free = (n for n in (model.name, *longer) if n not in taken or taken[n] & here)
         return next(free, model.name)
 
     places = {
@@ -95,20 +97,6 @@ def renamed(out: Path, plan: Plan) -> Plan:
         plan,
         models=tuple(shards.with_names(replace(m, name=name(m)), tasks) for m in plan.models),
         tasks=tuple(replace(task, name=tasks.get(task.name, task.name)) for task in plan.tasks),
-    )
-
-
-def _recorded(out: Path) -> dict[str, Any]:
-    """The folder's run.json; {} where there is none."""
-    return read_run(out) if (out / "run.json").exists() else {}
-
-
-def _is_another(entry: Mapping[str, Any] | None, mine: Mapping[str, Any]) -> bool:
-    """Whether that is another model of run.json, not this one, trained further or moved."""
-    return (
-        entry is not None
-        and entry["revision"] != mine["revision"]
-        and _place(entry) != mine["place"]
     )
 
 
@@ -235,7 +223,7 @@ def write_run(
     met: of all calls by model and task, how many texts the task asks for, and how many of these are
     duplicates, empty, or longer than the model takes.
     """
-    run = _recorded(out)
+    run = recorded_run(out)
     total = {name: sum(c[name] for c in counters.values()) for name in Captured().record()}
     pruning = run.get("pruning")
     if plan.pruning is not None:
@@ -340,7 +328,7 @@ def shown(out: Path) -> Results:
 
     Where there is a value of that way, errors of the others are left out too.
     """
-    run = _recorded(out)
+    run = recorded_run(out)
     results = database.ordered(database.load(out), run)
     for place in (out, out / journal.FOLDER):
         files.sweep(place, older=files.AGE)

@@ -93,9 +93,7 @@ class _Loader(yaml.SafeLoader):
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         twice = next((key for key in keys if key != "<<" and keys.count(key) > 1), None)
         if twice is not None:  # the first of them would be lost without a word
-            raise yaml.constructor.ConstructorError(
-                None, None, f"{twice[:60]!r} stands there twice", node.start_mark
-            )
+            raise _problem(node, "stands there twice", repr(twice[:60]))
         return super().construct_mapping(node, deep)
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
@@ -104,8 +102,8 @@ class _Loader(yaml.SafeLoader):
             raise _problem(node, f"comes to more than {MOST:,} values")
 
 
-def _problem(node: yaml.Node, what: str) -> yaml.YAMLError:
-    shown = repr(str(node.value)[:40]) if isinstance(node, yaml.ScalarNode) else "what stands here"
+def _problem(node: yaml.Node, what: str, shown: str = "what stands here") -> yaml.YAMLError:
+    shown = repr(str(node.value)[:40]) if isinstance(node, yaml.ScalarNode) else shown
     return yaml.constructor.ConstructorError(None, None, f"{shown} {what}", node.start_mark)
 
 

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -189,14 +189,13 @@ def text(message: str) -> str:
     return _ABSOLUTE.sub(lambda match: match[1] or match[0].rstrip("/").rpartition("/")[2], message)
 
 
-def values(nested: Any) -> Any:
-    """Nested mappings and lists, with paths of what is there as `place` has them."""
+def values(nested: Any, shown: Callable[[str], str]) -> Any:
+    """Nested mappings and lists, with absolute paths as they are `shown`."""
     if isinstance(nested, Mapping):
-        return {key: values(value) for key, value in nested.items()}
+        return {key: values(value, shown) for key, value in nested.items()}
     if isinstance(nested, list):
-        return [values(value) for value in nested]
-    is_path = isinstance(nested, str) and os.path.isabs(nested) and os.path.exists(nested)
-    return place(nested) if is_path else nested
+        return [values(value, shown) for value in nested]
+    return shown(nested) if isinstance(nested, str) and os.path.isabs(nested) else nested
 
 
 def mark(path: Path | str) -> str:

@@ -13,7 +13,7 @@ import os
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,8 +137,13 @@ def _write(
     named = {f"{kind}.{n}": np.ascontiguousarray(block) for (kind, n), block in planes.items()}
     with files.folder(folder) as work:
         path = work / "planes"
-        with _as_os_error():
+        try:
             save_file(named, path, metadata)
+        except SafetensorError as error:  # what it says of the system is the OSError that it was
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
         files.usual_modes(work)
         with path.open("rb") as written:
             os.fsync(written.fileno())
@@ -146,18 +151,6 @@ def _write(
         if content is None:
             raise ValueError("planes that do not have a row for each text")
         return path.replace(folder / f"{files.checksum(path)[:32]}.safetensors"), content
-
-
-@contextlib.contextmanager
-def _as_os_error() -> Iterator[None]:
-    """Within the block, what safetensors says of the system is the OSError that it was."""
-    try:
-        yield
-    except SafetensorError as error:
-        number = re.search(r"\(os error (\d+)\)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 class Store:

@@ -273,7 +273,10 @@ def files(folder: Path) -> Files:
             broken[path] = reason_of(error)
             continue
         for key in ("task", "group", "tag"):
-            _check_names(path, key, config.get(key))
+            value = config.get(key)  # a group lists mappings beside names
+            parts = value if isinstance(value, list) else [value]
+            if not all(isinstance(part, (str, dict, type(None))) for part in parts):
+                raise UserError(f"{path}: '{key}' is {str(value)[:40]}, not a name in quotes")
         names.setdefault(name if isinstance(name, str) else path.stem, []).append(path)
     return Files(names, broken)
 
@@ -291,13 +294,6 @@ def _check_depth(path: Path) -> None:
         if depth > DEEPEST // 2:
             raise UserError(f"{path}: nested too deeply to be read") from None
         raise
-
-
-def _check_names(path: Path, key: str, value: Any) -> None:
-    """Raise UserError for a name that is none; a group lists mappings beside names."""
-    listed = value if isinstance(value, list) else [value]
-    if not all(isinstance(part, (str, dict, type(None))) for part in listed):
-        raise UserError(f"{path}: '{key}' is {str(value)[:40]}, not a name in quotes")
 
 
 def reason_of(error: BaseException) -> str:

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import math
+import os
 import re
 import time
 from collections import Counter
@@ -65,15 +66,6 @@ def _written(part: Any) -> bytes:
     return json.dumps(part, sort_keys=True, default=str).encode() + b"\n"
 
 
-def _unplaced(value: Any) -> Any:
-    """Settings of a task with the names of files in place of absolute paths."""
-    if isinstance(value, dict):
-        return {key: _unplaced(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_unplaced(part) for part in value]
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
-
-
 @dataclass(frozen=True)
 class Loaded:
     """A task or group of lm-eval with its data.
@@ -100,7 +92,8 @@ class Loaded:
         for name, task in self.tasks.items():
             settings = {k: v for k, v in task.dump_config().items() if k not in UNHASHED}
             documents = [_written(row) for row in (*task.eval_docs, *(task.fewshot_docs() or ()))]
-            for hashed, about in ((placed, settings), (digest, _unplaced(settings))):
+            unplaced = location.values(settings, lambda path: Path(path).name)
+            for hashed, about in ((placed, settings), (digest, unplaced)):
                 for part in (_written(name), _written(about), *documents):
                     hashed.update(part)
         return Fingerprint(digest.hexdigest()[:16], placed.hexdigest()[:16])
@@ -230,13 +223,11 @@ class _Layer(LM):  # type: ignore[misc]  # lm-eval has no types
         """The log-likelihood of each request, and whether it is the greedy continuation."""
         return list(self.view.loglikelihoods([Continuation(*r.args) for r in requests]))
 
-    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+    def loglikelihood_rolling(self, requests: list[Instance]) -> Any:
         """Never asked for: such tasks are refused when they are found."""
-        raise UserError("rolling log-likelihoods are not read layer by layer")
+        raise UserError("only continuations are compared layer by layer")
 
-    def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Never asked for: such tasks are refused when they are found."""
-        raise UserError("text is not generated layer by layer")
+    generate_until = loglikelihood_rolling
 
 
 def evaluate(loaded: Loaded, view: LikelihoodView) -> Score:
@@ -327,7 +318,7 @@ def save(score: Score, view: LikelihoodView, out: Path) -> None:
     """Write lm-eval's own result files of this layer under out/lm_eval/MODEL/REVISION/LAYER/."""
     results = dict(score.native)
     samples = results.pop("samples", None)
-    results = location.values(results)
+    results = location.values(results, lambda p: location.place(p) if os.path.exists(p) else p)
     for experiment in view.experiments:
         layer = "-".join(f"{key}_{value}" for key, value in experiment.items()) or "model"
         # folders' names, as lm-eval makes them of models' names
