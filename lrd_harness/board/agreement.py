@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from lrd_harness.board import panel as panels
 from lrd_harness.board import statistics, training
@@ -181,9 +182,7 @@ def build_selection(panel: Panel) -> Selection | None:
     baselines = [predictor.score for predictor in predictors if predictor.kind == "baseline"]
     sides = [(name,) for name in grids] + [(m, base) for m in metrics for base in baselines]
     run_of = training.runs(panel.models)
-    keys = [run_of.get(row.key, row.key) for row in panel.models]
-    numbers = {key: i for i, key in enumerate(keys)}
-    runs = np.array([numbers[key] for key in keys])
+    runs = pd.factorize(pd.Series([run_of.get(row.key, row.key) for row in panel.models]))[0]
     on_task: dict[str, list[Row]] = defaultdict(list)
     compared: dict[tuple[str, ...], list[_Compared]] = defaultdict(list)  # where each has a rho
     for i, t in enumerate(places):  # one task at a time: what is drawn for it is large
@@ -308,11 +307,6 @@ def _over_tasks(compared: Sequence[_Compared]) -> np.ndarray | None:
     return np.asarray(np.median(rhos[chosen], axis=1).T)
 
 
-def span(low: float | None, high: float | None, form: str = "+z.2f") -> str | None:
-    """An interval for people: "+0.12 to +0.45"."""
-    return None if low is None or high is None else f"{low:{form}} to {high:{form}}"
-
-
 def agreement_tables(selection: Selection | None, what: str = "models") -> list[Table]:
     """Over all tasks, for people where p < .05 is in reach; by task; beside each baseline."""
     if selection is None:
@@ -322,8 +316,8 @@ def agreement_tables(selection: Selection | None, what: str = "models") -> list[
         who: Row = {"predictor": row.name, "kind": row.kind, "best": row.best}
         below = {"significant": row.below("p"), "holm": row.below("p_holm")}
         cells = {**vars(row), **row.more, **below, **who}
-        cells["interval"] = span(row.low, row.high)
-        cells["interval_models"] = span(row.models_low, row.models_high)
+        cells["interval"] = statistics.span(row.low, row.high)
+        cells["interval_models"] = statistics.span(row.models_low, row.models_high)
         if row.rho is not None:
             cells |= {f"{name}_share": f"{n}/{len(row.tasks)}" for name, n in below.items()}
         rows.append(cells)
@@ -425,7 +419,7 @@ def verdict(row: Agreement, metrics: int = 1) -> Caution:
     on = f", on the {count(rival.tasks, 'task')} and {rival.n:g} models that have both"
     over = "" if rival.over == "models" else "over tasks, not models; "
     together = f" for {metrics} metrics together" if metrics > 1 else ""
-    interval = span(rival.low, rival.high)
+    interval = statistics.span(rival.low, rival.high)
     numbers |= {"other": rival.name, "rho": rival.metric_rho, "other_rho": rival.rho}
     numbers |= {"lead": rival.lead, "where": "" if same else on}
     numbers["over"] = over if code == "better" else rival.over

@@ -22,6 +22,7 @@ from lrd_harness.board.layer_choice import ALPHA, FEW_PAIRS, FEW_RUNS, LayerChoi
 from lrd_harness.board.layers import Row, hidden
 from lrd_harness.board.pruned import RANDOM, PrunedRow
 from lrd_harness.board.random_removal import Contest, contest
+from lrd_harness.board.statistics import span
 from lrd_harness.board.training import runs
 from lrd_harness.report import Column, Table
 from lrd_harness.results.kinds import Kind
@@ -32,8 +33,7 @@ FEW_MODELS = 10  # models: fewer order themselves by chance too easily
 FEW_TASKS = 5  # tasks: of fewer, even all positive has p > .05
 GAIN = 3.0  # %: what the paper's layers are said to gain, about
 HEAVY = (0.15, 0.20)  # budgets at which gfmi is said to beat random
-D0L = "frenet.d0L"
-SCORES = (D0L, "nrs.mean_jaccard", "gfmi.mean_auc")
+SCORES = ("frenet.d0L", "nrs.mean_jaccard", "gfmi.mean_auc")
 SIZES = ("log width", "log parameters", "depth")
 LRD, LBL = "LRD, arXiv 2605.12714", "LbL, arXiv 2502.02013"
 
@@ -63,7 +63,6 @@ UNITS = {
     MIDDLE: ("points", "pair"),
     CHOSEN: ("%", "pair"),
 }
-CHANGE = ("% change", "model")  # of those on pruning
 
 
 def build_claims(
@@ -92,7 +91,7 @@ def _claim(
     sentences = [*reasons, missing] if missing else [*reasons]
     if holds and not missing and numbers.get("ahead") is False:
         sentences.append(f"but {numbers['control']} may do as well")
-    unit, of = UNITS.get(name, CHANGE)
+    unit, of = UNITS.get(name, ("% change", "model"))  # of those on pruning
     row: Row = {"predictor": name, "statement": STATEMENTS[name], "unit": unit, "of": of, "n": 0}
     row["paper"] = LBL if name in (MIDDLE, CHOSEN) else LRD
     row |= dict.fromkeys("value low high p control control_value ahead".split())
@@ -100,14 +99,10 @@ def _claim(
     return row | {"verdict": verdict, "reason": "; ".join(sentences)} | numbers
 
 
-def _few(number: str, least: object) -> str:
-    return f"{number}, a verdict needs {least}"
-
-
-def claim_tables(claims: Sequence[Row], prefix: str = "") -> list[Table]:
+def claim_table(claims: Sequence[Row], beside: bool = False) -> Table:
     """The table, for people where a claim has a number; beside another board, a verdict."""
     numbered = [row for row in claims if row["value"] is not None]
-    shown = any(row["verdict"] != OPEN for row in numbered) if prefix else bool(numbered)
+    shown = any(row["verdict"] != OPEN for row in numbered) if beside else bool(numbered)
     form: dict[str, Any] = {"best": "max", "form": ".3g"}
     columns = (
         Column("predictor", "claim", key=True),
@@ -124,14 +119,13 @@ def claim_tables(claims: Sequence[Row], prefix: str = "") -> list[Table]:
     )
     rows, said = [], []
     for row in claims:
-        low, high, n = row["low"], row["high"], row["n"]
-        interval = None if low is None or high is None else f"{low:+z.3g} to {high:+z.3g}"
-        rows.append(row | {"interval": interval, "cases": count(n, row["of"]) if n else None})
+        cases = count(row["n"], row["of"]) if row["n"] else None
+        rows.append(row | {"interval": span(row["low"], row["high"], "+z.3g"), "cases": cases})
         judged = f"{row['statement']} {row['verdict'].capitalize()}: "
         exact = "" if row["value"] is None else judged
         said.append(f"{row['predictor']} ({row['paper']}): {exact}{row['reason']}.")
-    title = f"{'Base models: t' if prefix else 'T'}he papers' claims on this run"
-    return [Table(f"{prefix}claim", title, columns, rows, (_VERDICTS, _TESTS, *said), shown)]
+    title = "The papers' claims on this run"
+    return Table("claim", title, columns, rows, (_VERDICTS, _TESTS, *said), shown)
 
 
 _VERDICTS = (
@@ -154,10 +148,8 @@ _TESTS = (
 
 
 def _span(low: float | None, high: float | None, form: str = "+z.1f") -> str:
-    return "" if low is None or high is None else f" (95 % {low:{form}} to {high:{form}})"
-
-
-# ---------------------------------------------------------------- do the scores order the models
+    interval = span(low, high, form)
+    return f" (95 % {interval})" if interval else ""
 
 
 def selection_claims(selection: Selection | None) -> list[Row]:
@@ -167,14 +159,20 @@ def selection_claims(selection: Selection | None) -> list[Row]:
         rows = {name: replace(row, low=None, high=None) for name, row in rows.items()}
     sizes = [rows[name] for name in SIZES if name in rows]
     size = max(sizes, key=lambda row: row.rho or 0.0, default=None)
-    return [_most(rows, size), _all(rows, size)]
+    claims = []
+    for name, scores in {MOST: SCORES[:1], ALL: SCORES}.items():
+        if absent := [score for score in scores if score not in rows]:
+            reason = f"{', '.join(absent)}: not measured on a task with the scores of 4 models"
+            claims.append(_claim(name, False, [], reason))
+        else:
+            test = _most if name == MOST else _all
+            claims.append(test([rows[score] for score in scores], size))
+    return claims
 
 
-def _most(rows: Mapping[str, Agreement], size: Agreement | None) -> Row:
+def _most(scores: Sequence[Agreement], size: Agreement | None) -> Row:
     """The tasks share their models and so are not independent, which the binomial test ignores."""
-    if D0L not in rows:
-        return _unmeasured(MOST, [D0L])
-    row = rows[D0L]
+    (row,) = scores
     signs, above = _signs(row), _above(row)
     p = float(stats.binomtest(sum(signs), len(signs), 0.5, "greater").pvalue)
     tasks = count(len(signs), "task")
@@ -189,10 +187,7 @@ def _most(rows: Mapping[str, Agreement], size: Agreement | None) -> Row:
     return _claim(MOST, p < ALPHA and above, reasons, missing, **numbers)
 
 
-def _all(rows: Mapping[str, Agreement], size: Agreement | None) -> Row:
-    if absent := [name for name in SCORES if name not in rows]:
-        return _unmeasured(ALL, absent)
-    three = [rows[name] for name in SCORES]
+def _all(three: Sequence[Agreement], size: Agreement | None) -> Row:
     least = min(three, key=lambda row: row.rho or 0.0)
     low, high = _interval(least)
     missing = next(filter(None, map(_too_few, three)), "")
@@ -200,11 +195,6 @@ def _all(rows: Mapping[str, Agreement], size: Agreement | None) -> Row:
     numbers = {"value": least.rho, "low": low, "high": high, "n": len(_signs(least))}
     numbers |= _against(least, size, size.rho if size else None)
     return _claim(ALL, all(map(_above, three)), reasons, missing, **numbers)
-
-
-def _unmeasured(name: str, scores: Sequence[str]) -> Row:
-    reason = f"{', '.join(scores)}: not measured on a task with the scores of 4 models"
-    return _claim(name, False, [], reason)
 
 
 def _signs(row: Agreement) -> list[bool]:
@@ -243,11 +233,11 @@ def _too_few(row: Agreement) -> str:
     n, tasks = row.n or 0, len(_signs(row))
     models = f"{n:g} models per task"
     if n < FEW_MODELS:
-        return _few(models, FEW_MODELS)
+        return f"{models}, a verdict needs {FEW_MODELS}"
     if (row.runs or 0) < FEW_MODELS:
-        return _few(f"{models} from {_count(row)}", f"{FEW_MODELS} of these")
+        return f"{models} from {_count(row)}, a verdict needs {FEW_MODELS} of these"
     if tasks < FEW_TASKS:
-        return _few(count(tasks, "task"), FEW_TASKS)
+        return f"{count(tasks, 'task')}, a verdict needs {FEW_TASKS}"
     return "no interval can be drawn" if _interval(row)[0] is None else ""
 
 
@@ -272,9 +262,6 @@ def _against(row: Agreement, size: Agreement | None, value: float | None) -> Row
     enough = rival is not None and rival.runs >= FEW_MODELS and rival.low is not None
     ahead = (rival.low or 0.0) > 0 if rival and enough else None
     return {"control": size.name, "control_value": value, "ahead": ahead}
-
-
-# ---------------------------------------------------------------- do rules beat random removal
 
 
 def pruning_claims(rows: Sequence[PrunedRow], run_of: Mapping[Key, Key]) -> list[Row]:
@@ -322,9 +309,6 @@ def _heavier(
     return [row for row in rows if row.line["removed"] > least.get(row.key, row.line["removed"])]
 
 
-# ---------------------------------------------------------------- do other layers beat the last
-
-
 def layer_claims(choice: LayerChoice | None) -> list[Row]:
     """Both claims, on one side's results."""
     if choice is None:
@@ -337,7 +321,7 @@ def _too_small(mean: Mean) -> str:
     if mean.n >= FEW_PAIRS and mean.runs >= FEW_RUNS:
         return ""
     pairs = f"{count(mean.n, 'model-task pair')} of {count(mean.runs, 'training run')}"
-    return _few(pairs, f"{FEW_PAIRS} of {FEW_RUNS}")
+    return f"{pairs}, a verdict needs {FEW_PAIRS} of {FEW_RUNS}"
 
 
 def _middle(choice: LayerChoice) -> Row:
@@ -346,8 +330,8 @@ def _middle(choice: LayerChoice) -> Row:
     if gains.empty:
         reason = "no model has two tasks with scores of the last layer and the same middle layer"
         return _claim(MIDDLE, False, [], reason)
-    by_place = cells.groupby("place")
-    run, random = by_place.run.first()[gains.index], by_place.gain.agg(fmean)[gains.index]
+    means = cells.groupby("place")[["run", "gain"]].mean().loc[gains.index]
+    run, random = means.run, means.gain
     gain, lead = layer_choice.mean(run, gains.honest), layer_choice.mean(run, gains.honest - random)
     best, control = 100 * fmean(gains.oracle), 100 * fmean(random)
     missing = _too_small(gain)
@@ -374,7 +358,8 @@ def middle_gains(scores: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame()
     gains = middle - scores.loc[blocks]
     others = middle.rsub(middle.sum(axis=1), axis=0).round(12)
-    honest = {task: gains.at[layer, task] for task, layer in others.idxmax().items()}
+    best = others.to_numpy().argmax(axis=0)
+    honest = gains.to_numpy()[best, range(len(best))]
     return pd.DataFrame({"honest": honest, "oracle": gains.max()})
 
 

@@ -11,9 +11,8 @@ In means over a group every model counts once: they are over models of each one'
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import combinations_with_replacement
-from math import isnan
 from typing import NamedTuple
 
 import numpy as np
@@ -22,14 +21,16 @@ from scipy import stats
 
 from lrd_harness.board.cautions import Caution, names
 from lrd_harness.board.layer_choice import LEAST
-from lrd_harness.board.layers import SCORE, Curve, Curves, Place, Row, curves, hidden, roles
+from lrd_harness.board.layers import SCORE, Row, curves, hidden, present, roles
+from lrd_harness.board.statistics import span
 from lrd_harness.report import Column, Table
 from lrd_harness.results.kinds import Kind, model_kind
-from lrd_harness.results.rows import MetricRow, ModelRow, Results, ScoreRow
+from lrd_harness.results.rows import Key, MetricRow, ModelRow, Results, ScoreRow
 
 GRID = np.arange(101) / 100  # k / 100 as layer / L is rounded: equal depths are equal
 GROUPINGS = ("all", "kind", "family", "task type")
 ENDS = ("highest", "lowest")
+_PAIRS = "grouping group first second rho low high pairs models".split()
 _GROUPS = 12  # families, and task types, that people are shown; programs get all
 
 
@@ -46,22 +47,20 @@ def build_profiles(results: Results, kind: Kind = "embedding") -> Profiles | Non
 
     None where no model has two values over layers on any task.
     """
-    lines: Curves = {}
-    cautions = []
-    short: dict[tuple[Place, ...], list[str]] = defaultdict(list)
-    for source, places in curves(results).items():
-        several = {place: curve for place, curve in places.items() if len(curve.values) > 1}
-        if several:
-            lines[source] = several
-        if source != SCORE and len(several) < len(places):
-            short[tuple(place for place in places if place not in several)].append(source)
-    if not lines:
+    lines, cautions = curves(results), []
+    few = lines.groupby(["source", "place"]).value.transform("count") < 2
+    short: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    for source, of_source in lines[few & (lines.source != SCORE)].groupby("source", sort=False):
+        short[tuple(of_source.place.unique())].append(source)
+    places = lines.drop_duplicates("place").set_index("place")
+    lines = lines[~few].dropna(subset="value")
+    if lines.empty:
         return None
     for absent, sources in short.items():
-        models = names(list(dict.fromkeys(key.model for key, _ in absent)))
+        models = names(list(places.model[list(absent)].unique()))
         of = {"sources": names(sources), "pairs": len(absent), "models": models}
         cautions.append(Caution("profiles_short", of))
-    groups = _groups(results, kind, dict.fromkeys(p for places in lines.values() for p in places))
+    groups = _groups(results, kind, places.loc[lines.place.unique()])
     for grouping in GROUPINGS[1:]:
         by = "task" if grouping == "task type" else "model"
         if unknown := sorted(set(groups[groups[grouping] == ""][by])):
@@ -70,27 +69,28 @@ def build_profiles(results: Results, kind: Kind = "embedding") -> Profiles | Non
             )
     standing = {role.source: role for role in roles(results.metrics).values()}
     rows = []
-    for source, places in lines.items():
+    for source, of_source in lines.groupby("source", sort=False):
         role = standing.get(source)
         common: Row = {"best": role.best if role and role.published else None}
         common |= {"main": role is not None, "ranks": role is not None and role.ranks}
         if source == SCORE:
             common |= {"best": "max", "main": True}
-        rows += [row | common for row in _means(source, places, groups)]
+        rows += [row | common for row in _means(source, of_source, groups)]
     return Profiles(rows, correlate(lines, groups), cautions)
 
 
-def _groups(results: Results, kind: Kind, places: Iterable[Place]) -> pd.DataFrame:
-    """One row per model and task, with its group in each grouping, "" if none."""
+def _groups(results: Results, kind: Kind, places: pd.DataFrame) -> pd.DataFrame:
+    """The places (model, revision, task), each with its group in each grouping, "" if none."""
     models = {row.key: row for row in results.models}
     rows_of_tasks: list[MetricRow | ScoreRow] = [*results.metrics, *results.scores]
     types = {row.task: row.task_type for row in rows_of_tasks if row.task_type}
     rows = []
-    for key, task in places:
+    for key in (Key(*of, "full") for of in zip(places.model, places.revision, strict=True)):
         model = models.get(key) or ModelRow(model=key.model)
-        of = ("all", model_kind(model, kind) or "", model.family or "", types.get(task, ""))
-        rows.append(((key, task), key, key.model, task, *of))
-    return pd.DataFrame(rows, columns=["place", "key", "model", "task", *GROUPINGS])
+        rows.append((key, "all", model_kind(model, kind) or "", model.family or ""))
+    groups = pd.DataFrame(rows, places.index, ["key", *GROUPINGS[:-1]])
+    groups["task type"] = [types.get(task, "") for task in places.task]
+    return groups.assign(model=places.model, task=places.task)
 
 
 def _by_group(groups: pd.DataFrame) -> Iterable[tuple[str, str, pd.DataFrame]]:
@@ -100,19 +100,22 @@ def _by_group(groups: pd.DataFrame) -> Iterable[tuple[str, str, pd.DataFrame]]:
             yield grouping, str(group), rows
 
 
-def _means(source: str, lines: Mapping[Place, Curve], groups: pd.DataFrame) -> Iterable[Row]:
+def _means(source: str, lines: pd.DataFrame, groups: pd.DataFrame) -> Iterable[Row]:
     """One row per group that has the source."""
-    scope = groups[groups["place"].isin(lines)]
-    lines_of = [lines[place] for place in scope["place"]]
-    grid = pd.DataFrame(np.array([_on_grid(curve) for curve in lines_of]), scope.index)
-    peaks = pd.DataFrame([_extremes(curve) for curve in lines_of], scope.index, list(ENDS))
-    for grouping, group, part in _by_group(scope):
+    by_place = lines.groupby("place")
+    on_grid = (np.interp(GRID, of.along, of.value, np.nan, np.nan) for _, of in by_place)
+    grid = pd.DataFrame(list(on_grid), list(by_place.groups))  # NaN beyond first and last value
+    peaks = pd.DataFrame(index=grid.index)
+    for end in ENDS:  # the lower layer of ties
+        ordered = lines.sort_values("value", kind="stable", ascending=end == "lowest")
+        peaks[end] = ordered.drop_duplicates("place").set_index("place").along
+    for grouping, group, part in _by_group(groups[groups.index.isin(grid.index)]):
         models = pd.factorize(part["key"])[0]
         by_model = grid.loc[part.index].groupby(models).mean()
         ends = peaks.loc[part.index]
         middle = ends.groupby(models).mean().mean()
         row: Row = {"grouping": grouping, "group": group, "source": source}
-        row |= {"means": _cells(by_model.mean()), "spread": _cells(by_model.std())}
+        row |= {"means": present(by_model.mean()), "spread": present(by_model.std())}
         row |= {"counts": by_model.count().tolist()}
         for end in ENDS:
             row |= {end: float(middle[end]), f"{end}_low": float(ends[end].min())}
@@ -120,49 +123,21 @@ def _means(source: str, lines: Mapping[Place, Curve], groups: pd.DataFrame) -> I
         yield row | {"models": len(by_model), "tasks": part["task"].nunique(), "pairs": len(part)}
 
 
-def _on_grid(curve: Curve) -> np.ndarray:
-    """Its values at the 101 depths: (101,), NaN beyond the first and the last value."""
-    depths = [_depth(curve, layer) for layer in curve.values]
-    values = list(curve.values.values())
-    return np.asarray(np.interp(GRID, depths, values, left=np.nan, right=np.nan))
-
-
-def _depth(curve: Curve, layer: int) -> float:
-    return (layer - curve.first) / (curve.last - curve.first)
-
-
-def _extremes(curve: Curve) -> tuple[float, float]:
-    """The depths of its greatest and of its least value, the lower layer of ties."""
-    most, least = (end(curve.values, key=curve.values.__getitem__) for end in (max, min))
-    return _depth(curve, most), _depth(curve, least)
-
-
-def _cells(values: pd.Series) -> list[float | None]:
-    return [None if isnan(value) else value for value in values.tolist()]
-
-
-# ---------------------------------------------------------------- what runs alike
-
-
-def correlate(lines: Curves, groups: pd.DataFrame) -> list[Row]:
+def correlate(lines: pd.DataFrame, groups: pd.DataFrame) -> list[Row]:
     """Every pair of sources in every group in which some model has both.
 
     Spearman's rho over the layers of one model on one task that both have, 4 at least and neither
     constant: its median and quartiles over `pairs` models x tasks. Layers are aligned by their
     numbers: a step's value stands with the state that it leaves.
     """
-    places, sources = list(groups["place"]), list(lines)
-    last = max(max(curve.values) for by_place in lines.values() for curve in by_place.values())
-    table = np.full((len(places), len(sources), last + 1), np.nan)
-    rows_of = {place: i for i, place in enumerate(places)}
-    for s, by_place in enumerate(lines.values()):
-        for place, curve in by_place.items():
-            table[rows_of[place], s, list(curve.values)] = list(curve.values.values())
+    of, sources = pd.factorize(lines.source)
+    table = np.full((len(groups), len(sources), lines.layer.max() + 1), np.nan)
+    table[groups.index.get_indexer(lines.place), of, lines.layer] = lines.value
     alike: dict[bytes, list[int]] = defaultdict(list)  # that have the same layers, reckoned at once
     for i, mask in enumerate(~np.isnan(table)):
         alike[mask.tobytes()].append(i)
     first, second = np.triu_indices(len(sources), 1)
-    by_pair = np.empty((len(places), len(first)))
+    by_pair = np.empty((len(groups), len(first)))
     for same in alike.values():
         by_pair[same] = rhos(table[same])[:, first, second]
     rho = pd.DataFrame(by_pair, groups.index)
@@ -212,8 +187,6 @@ def _unit(values: np.ndarray) -> np.ndarray:
     return np.asarray(ranks / np.where(length > 0, length, np.nan))
 
 
-# ---------------------------------------------------------------- tables
-
 _DEPTH = (
     "Depth (0 the first layer of the curve, 1 the last) at which the curve over one model's layers "
     "on one task is highest or lowest, the earlier of ties: the mean over models of each one's "
@@ -232,26 +205,24 @@ _ALIKE = (
 )
 
 
-def profile_tables(profiles: Profiles | None, prefix: str = "") -> list[Table]:
+def profile_tables(profiles: Profiles | None) -> list[Table]:
     """Peak depths by group and what runs alike, for people; all curves and correlations."""
     if profiles is None:
         return []
-    of = "Base models: " if prefix else ""
     cells = ("grouping", "group", "source", "best", "main", "ranks")
     lists = (Column(n, form="list", shown=False) for n in ("means", "spread", "counts"))
     peaks = (f"{end}{part}" for end in ENDS for part in ("", "_low", "_high"))
     curves = (*hidden(*cells), *lists, *hidden(*peaks, "models", "tasks", "pairs"))
-    pairs = hidden(*"grouping group first second rho low high pairs models".split())
-    title = f"{of}Correlations over layers"
+    pairs, rows = hidden(*_PAIRS), profiles.correlations
     return [
-        _peaks(f"{prefix}profile_peaks", of, profiles),
-        *_agreement(f"{prefix}profile_agreement", of, profiles),
-        Table(f"{prefix}profiles", f"{of}Mean curves", curves, profiles.rows, shown=False),
-        Table(f"{prefix}profile_correlations", title, pairs, profiles.correlations, shown=False),
+        _peaks(profiles),
+        *_agreement(profiles),
+        Table("profiles", "Mean curves", curves, profiles.rows, shown=False),
+        Table("profile_correlations", "Correlations over layers", pairs, rows, shown=False),
     ]
 
 
-def _peaks(name: str, of: str, profiles: Profiles) -> Table:
+def _peaks(profiles: Profiles) -> Table:
     """One row per group; of each metric the profile that stands for it."""
     groups: dict[str, dict[str, Row]] = {grouping: {} for grouping in GROUPINGS}
     columns: dict[str, Column] = {}
@@ -272,11 +243,11 @@ def _peaks(name: str, of: str, profiles: Profiles) -> Table:
     last = [_LAST] if "gfmi.auc.highest" in columns else []
     captions = (*_DEPTH, *last, *map(str, profiles.cautions))
     first = (Column("group", key=True), Column("models"), Column("tasks"))
-    title = f"{of}Where over depth scores and metrics are highest"
-    return Table(name, title, (*first, *columns.values()), shown, captions)
+    title = "Where over depth scores and metrics are highest"
+    return Table("profile_peaks", title, (*first, *columns.values()), shown, captions)
 
 
-def _agreement(name: str, of: str, profiles: Profiles) -> Iterable[Table]:
+def _agreement(profiles: Profiles) -> Iterable[Table]:
     """Of the score with every main source, and of the sources of metrics that rank models."""
     main = {row["source"] for row in profiles.rows if row["main"]}
     ranks = {row["source"] for row in profiles.rows if row["ranks"]}
@@ -291,7 +262,7 @@ def _agreement(name: str, of: str, profiles: Profiles) -> Iterable[Table]:
         a, b = row["first"], row["second"]
         if row["grouping"] == "all" and ((a == SCORE and b in main) or {a, b} <= ranks):
             cells = {n: row[n] for n in ("rho", "low", "high", "pairs", "models")}
-            cells["quartiles"] = f"{row['low']:+z.2f} to {row['high']:+z.2f}"
+            cells["quartiles"] = span(row["low"], row["high"])
             rows.append(cells | {"pair": f"{a} ~ {b}"} | by_kind[a, b])
     columns = (
         Column("pair", "over layers", key=True),
@@ -306,4 +277,4 @@ def _agreement(name: str, of: str, profiles: Profiles) -> Iterable[Table]:
         ),
     )
     if rows:
-        yield Table(name, f"{of}What runs alike over layers", columns, rows, _ALIKE)
+        yield Table("profile_agreement", "What runs alike over layers", columns, rows, _ALIKE)

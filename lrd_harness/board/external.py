@@ -167,9 +167,6 @@ def some(names: Iterable[str]) -> str:
     return ", ".join(several[:3]) + more
 
 
-# ---------------------------------------------------------------- checks of a row's cells
-
-
 def _name(line: Line, column: str) -> str:
     name = line.text(column)
     if not name:
@@ -228,9 +225,6 @@ def _whole_number(line: Line, column: str, most: int) -> int | None:
     if number > most:
         raise line.fault(f"{cell} is too large: at most {most:,} is possible")
     return int(number)
-
-
-# ---------------------------------------------------------------- shares or percentages
 
 
 def in_percent(tasks: Mapping[str, Sequence[Cell]]) -> set[str]:

@@ -33,7 +33,7 @@ class _Families:
     predictor -> order, (n,); left_out: how many models of the panel are in no such family.
     """
 
-    def __init__(self, panel: Panel, labels: Sequence[str]) -> None:
+    def __init__(self, panel: Panel) -> None:
         scored = np.flatnonzero(~np.isnan(panel.actual)).tolist()
         keep = [i for i in scored if panel.models[i].family]
         names = [str(panel.models[i].family) for i in keep]
@@ -42,14 +42,7 @@ class _Families:
         self.left_out = len(panel.models) - sum(map(len, self.members.values()))
         self.scores = panel.actual[keep]
         self.values = {predictor.name: predictor.order[keep] for predictor in panel.predictors}
-        self.models = [
-            {
-                "model": labels[i],
-                "name": panel.models[i].model,
-                "revision": panel.models[i].revision,
-            }
-            for i in keep
-        ]
+        self.models = list(map(panel.named, keep))
         self.drawn: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}  # see `_drawn`
 
     def within(self, values: np.ndarray) -> tuple[int, int]:
@@ -70,14 +63,12 @@ def share(more: int, n: int) -> float | None:
     return (n + more) / (2 * n) if n else None
 
 
-def family_tables(
-    panel: Panel, labels: Sequence[str], what: str = "models"
-) -> tuple[list[Table], int]:
+def family_tables(panel: Panel, what: str = "models") -> tuple[list[Table], int]:
     """How predictors order each family, beside each baseline, and the ranks within families.
 
     Also how many models are in no family of two. [] where no family has two models with a score.
     """
-    families = _Families(panel, labels)
+    families = _Families(panel)
     if not families.members:
         return [], families.left_out
     baselines = [predictor.name for predictor in panel.predictors if predictor.kind == "baseline"]

@@ -191,9 +191,6 @@ def _unique(cells: Iterable[Cell], depths: Mapping[str, int]) -> Iterator[tuple[
         yield layer, cell
 
 
-# ---------------------------------------------------------------- beside a run
-
-
 def with_scores(
     results: Results, actual: Path | Scores, say: Say = lambda note: None
 ) -> tuple[Results, str]:

@@ -7,7 +7,7 @@ those that have a score too. A gain is the score of that layer less the score of
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from math import fsum, inf, isnan, sqrt
+from math import fsum, inf, sqrt
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -17,10 +17,10 @@ from scipy.stats import t
 
 from lrd_harness.board import statistics
 from lrd_harness.board.cautions import Caution, count
-from lrd_harness.board.layers import OTHER, SCORE, Curve, Place, Role, Row, curves, hidden, roles
+from lrd_harness.board.layers import OTHER, SCORE, Row, curves, hidden, records, roles
 from lrd_harness.board.training import runs
 from lrd_harness.report import Column, Table
-from lrd_harness.results.rows import Results
+from lrd_harness.results.rows import Key, Results
 
 ALPHA = 0.05  # two-sided, for all metrics together
 FEW_PAIRS, FEW_RUNS = 30, 5  # below either, what is seen is an illustration
@@ -69,30 +69,42 @@ def build_choice(results: Results) -> LayerChoice | None:
     """
     if all(row.last for row in results.scores):
         return None
-    by_source = curves(results)
-    places = by_source.get(SCORE, {})
-    cells = scored_layers(results, places)
+    lines = curves(results).dropna(subset="value")
+    cells = scored_layers(lines[lines.source == SCORE], runs(results.models))
     if not cells.place.duplicated().any():
         return None
+    places = lines.drop_duplicates("place").set_index("place")[["model", "revision", "task"]]
     controls = _controls(cells[cells.whole])
     blind = {rule: outcomes.gain for rule, outcomes in controls.items() if rule in BLIND}
     rivals = pd.DataFrame({LAST: 0 * blind[RANDOM]} | blind)
     of_metrics, chosen = [], {}
     for role in roles(results.metrics).values():
-        measured = _measured(by_source.get(role.source, {}), list(places), cells)
+        values = lines.loc[lines.source == role.source, ["place", "layer", "value"]]
+        measured = values.merge(cells, on=["place", "layer"])
+        measured = measured[measured.place.duplicated(keep=False)]  # two layers at least
         directions = role.best, OTHER[role.best]
-        picked = [_least(measured, measured.value * _SIGN[best]) for best in directions]
-        outcomes = [layers[layers.whole] for layers in picked]
+        best, reverse = (_least(measured, measured.value * _SIGN[end]) for end in directions)
+        outcomes = best[best.whole], reverse[reverse.whole]
         chosen[role.metric] = outcomes[0]
+        star, kinds = "" if role.published else "*", ("", ", reverse")
         gains = [
             _gain(role.source, "metric", of_direction)
             | _lead(of_direction, rivals)
-            | {"rule": role.metric, "picks": _label_of(role, best), "best": best}
-            | {"published": role.published, "first": best == role.best}
-            for best, of_direction in zip(directions, outcomes, strict=True)
+            | {"rule": role.metric, "best": end, "published": role.published}
+            | {"picks": f"arg{end}{star}{kind}", "first": end == role.best}
+            for end, of_direction, kind in zip(directions, outcomes, kinds, strict=True)
         ]
         correlation = _correlation(role.source, "metric", measured, "value")
-        of_metrics.append((gains, correlation, _picks(role, list(places), *picked)))
+        picks = places.loc[best.index].assign(
+            metric=role.metric,
+            score=role.profile,
+            best=role.best,
+            layer=best.layer,
+            gain=best.gain,
+            reverse=reverse.layer,
+            reverse_gain=reverse.gain,
+        )
+        of_metrics.append((gains, correlation, records(picks)))
     of_metrics.sort(key=lambda rows: inf if rows[0][0]["gain"] is None else -rows[0][0]["gain"])
     return LayerChoice(
         cells,
@@ -104,47 +116,24 @@ def build_choice(results: Results) -> LayerChoice | None:
     )
 
 
-def scored_layers(results: Results, places: Mapping[Place, Curve]) -> pd.DataFrame:
-    """One row per model, task and layer with a score; layers ascending.
+def scored_layers(lines: pd.DataFrame, run_of: Mapping[Key, Key]) -> pd.DataFrame:
+    """One row per place and layer with a score. lines: of the score, see `curves`.
 
-    place: number of the model and task; model, run: numbers of the model and of its training run,
-    of which it may be one of several checkpoints; layers: L; last: the score of layer L, NaN if
-    none; depth: layer / L; gain: score - last; gained: 1 where that is above 0, else 0; whole:
-    whether there is a choice of layers and a last one to compare it with.
+    model, run: numbers of the model and of its training run, of which it may be one of several
+    checkpoints (run_of); layers: L; last: the score of layer L, NaN if none; depth: layer / L;
+    gain: score - last; gained: 1 where that is above 0, else 0; whole: whether there is a choice of
+    layers and a last one to compare it with.
     """
-    run_of = runs(results.models)
-    rows = [
-        (place, key, run_of.get(key, key), curve.last, layer, score)
-        for place, ((key, _), curve) in enumerate(places.items())
-        for layer, score in curve.values.items()
-    ]
-    cells = pd.DataFrame(rows, columns=["place", "model", "run", "layers", "layer", "score"])
-    for name in ("model", "run"):
-        cells[name] = pd.factorize(cells[name])[0]
-    ends = cells[cells.layer == cells.layers].set_index("place").score
-    cells["last"] = cells.place.map(ends)
-    cells["depth"] = cells.layer / cells.layers
+    cells = lines[["place", "layer", "depth"]].assign(layers=lines.layers, score=lines.value)
+    cells["model"] = lines.groupby(["model", "revision"], sort=False).ngroup()
+    models = lines[~cells.model.duplicated()]
+    keys = [Key(*names, "full") for names in zip(models.model, models.revision, strict=True)]
+    cells["run"] = pd.factorize(pd.Series([run_of.get(key, key) for key in keys]))[0][cells.model]
+    cells["last"] = cells.place.map(cells[cells.layer == cells.layers].set_index("place").score)
     cells["gain"] = cells.score - cells["last"]
     cells["gained"] = (cells.gain > 0).astype(np.float64)
     cells["whole"] = cells.place.duplicated(keep=False) & cells["last"].notna()
     return cells
-
-
-def _measured(
-    lines: Mapping[Place, Curve], places: list[Place], cells: pd.DataFrame
-) -> pd.DataFrame:
-    """The rows of `cells` that have a value too, of two at least of a model and task."""
-    numbers = {place: i for i, place in enumerate(places)}
-    rows = [
-        (numbers[place], layer, value)
-        for place, curve in lines.items()
-        if place in numbers
-        for layer, value in curve.values.items()
-    ]
-    values = np.array(rows, dtype=np.float64).reshape(-1, 3)
-    frame = pd.DataFrame(values, columns=["place", "layer", "value"])
-    frame = frame.astype({"place": np.int64, "layer": np.int64}).merge(cells, on=["place", "layer"])
-    return frame[frame.place.duplicated(keep=False)]
 
 
 _SIGN = {"max": -1, "min": 1}
@@ -153,25 +142,7 @@ _SIGN = {"max": -1, "min": 1}
 def _least(cells: pd.DataFrame, key: pd.Series[Any]) -> pd.DataFrame:
     """The rows with the least key of each model and task, the lower layer of ties, by place."""
     ordered = cells.loc[key.sort_values(kind="stable").index]
-    return ordered.drop_duplicates("place").sort_index().set_index("place")
-
-
-def _label_of(role: Role, best: str) -> str:
-    """argmax or argmin; *: no direction is published."""
-    star, reverse = "" if role.published else "*", "" if best == role.best else ", reverse"
-    return f"arg{best}{star}{reverse}"
-
-
-def _picks(
-    role: Role, places: list[Place], best: pd.DataFrame, reverse: pd.DataFrame
-) -> Iterator[Row]:
-    layers = zip(best.index, best.layer, best.gain, reverse.layer, reverse.gain, strict=True)
-    for place, layer, gain, reverse_layer, reverse_gain in layers:
-        key, task = places[place]
-        gains = [None if isnan(value) else value for value in (gain, reverse_gain)]
-        of = (key.model, key.revision, task, role.metric, role.profile, role.best)
-        cells = (*of, layer, gains[0], reverse_layer, gains[1])
-        yield dict(zip(_PICK, cells, strict=True))
+    return ordered.drop_duplicates("place").set_index("place").sort_index()
 
 
 def _gain(rule: str, kind: str, outcomes: pd.DataFrame) -> Row:
@@ -198,8 +169,6 @@ def _lead(outcomes: pd.DataFrame, rivals: pd.DataFrame) -> Row:
     return {"rival": rival, "rival_gain": fmean(gains[rival]), "lead_stderr": error}
 
 
-# ---------------------------------------------------------------- controls
-
 DEPTHS = {f"depth 0.{tenths}": tenths for tenths in (5, 7, 8)}
 BLIND = ("first layer", RANDOM, *DEPTHS)  # know no score; in the order shown
 
@@ -219,9 +188,10 @@ def _controls(whole: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def by_model(whole: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """Of each model with several tasks its scores: layers that all of them have x places."""
-    for _, of_model in whole.groupby("model", sort=False):
-        if of_model.place.nunique() > 1:
-            yield of_model.pivot(index="layer", columns="place", values="score").dropna()
+    grid = whole.pivot(index="layer", columns="place", values="score")
+    for places in whole.groupby("model").place.unique():
+        if len(places) > 1:
+            yield grid[places].dropna()
 
 
 def _honest(whole: pd.DataFrame) -> pd.DataFrame:
@@ -231,25 +201,22 @@ def _honest(whole: pd.DataFrame) -> pd.DataFrame:
     the lower layer. 500 seeded splits; averaged over those in which a task is scored. Models with
     one task, or without two such layers, are left out.
     """
-    outcomes = []
+    outcomes: list[tuple[float, ...]] = []
     for table in by_model(whole):
         layers, scores = table.index.to_numpy(), table.to_numpy().T  # (k, layers), the last one L
+        if len(layers) < 2:
+            continue
         k, half = len(scores), len(scores) // 2
-        gains = scores - scores[:, -1:]
         generator = np.random.default_rng(SEED)
         orders = generator.permuted(np.tile(np.arange(k), (SPLITS, 1)), axis=1)  # (splits, k)
         chooses = orders < half  # (splits, k): in each split `half` of the tasks, at random
         picked = np.argmax(np.round(chooses @ scores / half, _DIGITS), axis=1)  # lower of ties
-        for task, place in enumerate(table.columns if len(layers) > 1 else ()):
-            layer = picked[~chooses[:, task]]  # as often as the task was not among the choosing
-            gain = gains[task, layer]
-            depth = np.mean(layers[layer]) / layers[-1]
-            outcomes.append((place, depth, np.mean(gain), np.mean(gain > 0)))
+        gains = (scores - scores[:, -1:])[:, picked].T  # (splits, k)
+        sides = layers[picked, None] / layers[-1], gains, gains > 0
+        means = (np.average(np.broadcast_to(side, gains.shape), 0, ~chooses) for side in sides)
+        outcomes += zip(table.columns, *means, strict=True)
     frame = pd.DataFrame(outcomes, columns=["place", *OUTCOME]).set_index("place")
     return frame.join(whole.drop_duplicates("place").set_index("place")[["model", "run"]])
-
-
-# ---------------------------------------------------------------- means over training runs
 
 
 def stderr_over_runs(runs: pd.Series[Any], values: pd.Series[Any]) -> float | None:
@@ -303,9 +270,6 @@ def mean(runs: pd.Series[Any], values: pd.Series[Any], tests: int = 1) -> Mean:
     return Mean(middle, middle - reach, middle + reach, len(values), m)
 
 
-# ---------------------------------------------------------------- correlations over layers
-
-
 def _baselines(cells: pd.DataFrame) -> list[Row]:
     """The layer's number instead of a metric, and random walks of the same lengths."""
     scores = cells.groupby("place").score.agg(["size", "min", "max"])
@@ -333,8 +297,6 @@ def _correlation(name: str, kind: str, cells: pd.DataFrame, column: str) -> Row:
     row |= {field: float(np.mean(v)) if len(v) else None for field, v in means.items()}
     return row | {"n": len(rho)}
 
-
-# ---------------------------------------------------------------- tables and cautions
 
 _CONTROLS = (
     "Controls use no metric. First layer: the lowest that was scored; random layer: the "
@@ -364,7 +326,7 @@ _CORRELATIONS = (
 )
 
 
-def choice_tables(choice: LayerChoice | None, prefix: str = "") -> list[Table]:
+def choice_tables(choice: LayerChoice | None) -> list[Table]:
     """What choosing a layer gains, how metrics go with scores over layers, and the layers chosen.
 
     Gains are in the score's unit: 0.01 is a point.
@@ -390,11 +352,10 @@ def choice_tables(choice: LayerChoice | None, prefix: str = "") -> list[Table]:
         Column("distance", "distance correlation", form="+z.2f"),
         Column("n", unit="pairs"),
     )
-    of = "Base models: " if prefix else ""
 
-    def table(name: str, title: str, columns: Any, rows: list[Row], *said: str) -> Table:
-        shown = bool(said) and any(row["n"] for row in rows)
-        return Table(f"{prefix}{name}", f"{of}{title}", columns, rows, said, shown)
+    def table(name: str, title: str, columns: Any, rows: list[Row], *caption: str) -> Table:
+        shown = bool(caption) and any(row["n"] for row in rows)
+        return Table(name, title, columns, rows, caption, shown)
 
     title = "Metrics and scores over layers"
     return [

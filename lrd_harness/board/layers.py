@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from math import fsum, isfinite
+from collections.abc import Iterable, Mapping, Sequence
+from math import isnan
+from statistics import fmean
 from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
 
 from lrd_harness.errors import unknown
 from lrd_harness.report import Column, Table
@@ -16,22 +20,6 @@ LayerScores = Mapping[int, float]  # layer -> score
 Direction = Literal["max", "min"]
 OTHER: Mapping[Direction, Direction] = {"max": "min", "min": "max"}
 SCORE = "score"  # the source that is the task's main score
-Place = tuple[Key, str]  # model and task
-
-
-class Curve(NamedTuple):
-    """One source over the layers of one model on one task.
-
-    values: by layer, ascending, without absent ones; first, last: the layers between which it may
-    have values: 0 and L of a score.
-    """
-
-    values: LayerScores
-    first: int
-    last: int
-
-
-Curves = dict[str, dict[Place, Curve]]  # source ("score", "METRIC.PROFILE") -> place -> curve
 
 
 class Role(NamedTuple):
@@ -52,25 +40,42 @@ class Role(NamedTuple):
         return f"{self.metric}.{self.profile}"
 
 
-def curves(results: Results, variant: str = "full") -> Curves:
-    """All curves, the score's first; of a unit that is there twice the newer row counts."""
-    by_source: Curves = defaultdict(dict)
-    scores: dict[Place, dict[int, float]] = defaultdict(dict)
-    last: dict[Place, int] = {}
-    for row in results.scores:
-        if row.variant == variant:
-            scores[row.key, row.task][row.layer] = row.score
-            last[row.key, row.task] = row.layers
-    for place, by_layer in scores.items():
-        by_source[SCORE][place] = Curve(dict(sorted(by_layer.items())), 0, last[place])
-    rows = (row for row in results.metrics if row.variant == variant and row.profiles)
-    for (metric, key, task), measured in {(r.metric, r.key, r.task): r for r in rows}.items():
-        for name, profile in measured.profiles.items():
-            pairs = sorted(zip(profile.layers, profile.values, strict=True))
-            values = {layer: v for layer, v in pairs if v is not None and isfinite(v)}
-            span = min(profile.layers, default=0), max(profile.layers, default=0)
-            by_source[f"{metric}.{name}"][key, task] = Curve(values, *span)
-    return dict(by_source)
+def curves(results: Results, variant: str = "full") -> pd.DataFrame:
+    """Every layer of every curve, the scores' first; layers ascending.
+
+    place: number of the model and task, which are model, revision, task; source: "score" or
+    METRIC.PROFILE; value: NaN where there is none; layers: L, NaN where it is not known; depth:
+    layer / L; along: from 0 to 1 between the layers where the curve may have values.
+    """
+    frame = results.frame
+    frame = frame[(frame.variant == variant) & frame.kind.isin(["score", "profile"])]
+    scores = frame.kind == "score"
+    lines = frame[["model", "revision", "task", "value"]].assign(
+        place=frame.groupby(["model", "revision", "task"], sort=False).ngroup(),
+        source=frame.source.where(scores, frame.source + "." + frame.name),
+        layer=frame.layer.astype(np.int64),
+        layers=frame.layers.astype(np.float64),
+    )
+    lines["value"] = lines.value.where(np.isfinite(lines.value))
+    lines["depth"] = lines.layer / lines.layers.where(lines.layers > 0)
+    first, last = (
+        lines.groupby(["source", "place"]).layer.transform(end) for end in ("min", "max")
+    )
+    along = (lines.layer - first) / (last - first).where(last > first)
+    lines["along"] = along.where(~scores, lines.depth)
+    order = [pd.factorize(lines.source)[0], lines.place, lines.layer]
+    return lines.iloc[np.lexsort(order[::-1])].reset_index(drop=True)
+
+
+def present(values: np.ndarray | pd.Series[Any]) -> list[Any]:
+    """As a list, None where there is nothing."""
+    return [None if isnan(value) else value for value in values.tolist()]
+
+
+def records(lines: pd.DataFrame) -> list[Row]:
+    """The rows of a frame, None where there is nothing."""
+    rows: list[Row] = lines.astype(object).where(lines.notna(), None).to_dict("records")
+    return rows
 
 
 def roles(rows: Iterable[MetricRow]) -> dict[str, Role]:
@@ -104,20 +109,10 @@ def pick(values: LayerScores, direction: Direction = "max") -> int:
     return max(values, key=lambda layer: (sign * values[layer], -layer))
 
 
-def mean_by_layer(tasks: Iterable[LayerScores]) -> dict[int, float]:
-    """The mean over tasks at every layer that all of them have.
-
-    Examples
-    --------
-    >>> mean_by_layer([{0: 1.0, 1: 2.0}, {1: 4.0}])
-    {1: 3.0}
-    """
-    several = list(tasks)
-    layers = set(several[0]).intersection(*several[1:]) if several else set()
-    return {n: fsum(values[n] for values in several) / len(several) for n in sorted(layers)}
-
-
-# ---------------------------------------------------------------- tables
+def mean_by_layer(lines: pd.DataFrame) -> dict[int, float]:
+    """The mean over tasks at every layer that all of them have. lines: of one model and source."""
+    grid = lines.pivot(index="layer", columns="task", values="value").dropna()
+    return dict(zip(grid.index.tolist(), map(fmean, grid.to_numpy().tolist()), strict=True))
 
 
 def hidden(*names: str) -> tuple[Column, ...]:
@@ -138,41 +133,32 @@ def layer_table(
     The mean score is over the embedding tasks alone where there are some, and so is every profile
     that was measured on one; None where a task lacks the layer.
 
-    Parameters
-    ----------
-    revision : str, optional
-        The newest revision of the model where it is not given.
-
-    Raises
-    ------
-    UserError
-        For a model that is not in the results.
+    revision: the newest of the model where it is None. Raises UserError for a model that is not in
+    the results.
     """
     keys = [row.key for row in results.models if row.variant == variant]
     matches = [key for key in keys if key.model == model and revision in (None, key.revision)]
     if not matches:
         name = model if revision is None else f"{model} (revision {revision})"
         raise unknown("model", name, {key.model for key in keys})
-    by_source = {
-        source: by_task
-        for source, places in curves(results, variant).items()
-        if (by_task := {task: c.values for (key, task), c in places.items() if key == matches[-1]})
-    }
-    tasks = {task for by_task in by_source.values() for task in by_task}
+    lines = curves(results, variant).dropna(subset="value")
+    lines = lines[(lines.model == model) & (lines.revision == matches[-1].revision)]
+    tasks = set(lines.task)
     likelihood = results.likelihood_tasks & tasks
     apart = likelihood if likelihood < tasks else frozenset[str]()
     columns = [Column("layer", key=True)]
     cells: dict[str, LayerScores] = {}
-    for source, by_task in by_source.items():
-        main = [values for task, values in by_task.items() if task not in apart]
-        if source == SCORE:
-            cells[SCORE] = mean_by_layer(main)
-            cells |= {f"score.{task}": values for task, values in by_task.items()}
-            labels = {SCORE: "mean score"} | {f"score.{task}": task for task in by_task}
-            columns += [Column(name, of, best="max", form=".4f") for name, of in labels.items()]
-        else:
-            cells[source] = mean_by_layer(main or by_task.values())
+    for source, of_source in lines.groupby("source", sort=False):
+        main = of_source[~of_source.task.isin(apart)]
+        cells[source] = mean_by_layer(of_source if main.empty and source != SCORE else main)
+        if source != SCORE:
             columns.append(Column(source, source, form="#.4g"))
+            continue
+        labels = {SCORE: "mean score"}
+        for task, of_task in of_source.groupby("task", sort=False):
+            labels[f"score.{task}"] = task
+            cells[f"score.{task}"] = dict(zip(of_task.layer, of_task.value, strict=True))
+        columns += [Column(name, of, best="max", form=".4f") for name, of in labels.items()]
     layers = sorted({n for by_layer in cells.values() for n in by_layer})
     rows = [{"layer": n} | {name: column.get(n) for name, column in cells.items()} for n in layers]
     caption = [
@@ -181,22 +167,13 @@ def layer_table(
         "tasks, in its own unit; empty where a task has none."
     ]
     if apart:
-        names = ", ".join(task for task in by_source.get(SCORE, {}) if task in apart)
+        scored = lines[lines.source == SCORE].task.unique()
+        names = ", ".join(task for task in scored if task in apart)
         caption.append(
             "Means are over the embedding tasks alone, of scores and of every profile that was "
             f"measured on one; likelihood tasks: {names}."
         )
     return Table("model_layers", f"Layers of {model}", tuple(columns), rows, tuple(caption))
-
-
-def numbers(results: Results) -> Iterator[tuple[Key, str, int, float | None, str, float]]:
-    """Every value of every curve: model, task, layer, depth (layer / L), source, value."""
-    last = last_layers(results)
-    for source, places in curves(results).items():
-        for (key, task), curve in places.items():
-            end = last.get(key)
-            for layer, value in curve.values.items():
-                yield key, task, layer, layer / end if end else None, source, value
 
 
 def layers_table(sides: Sequence[Results], picks: Iterable[Mapping[str, Any]] = ()) -> Table:
@@ -205,19 +182,16 @@ def layers_table(sides: Sequence[Results], picks: Iterable[Mapping[str, Any]] = 
     model, revision, task, layer, depth (layer / L), score, METRIC.PROFILE (a step's value stands
     with the earlier state), picked.METRIC (1 at the layer that the metric chooses among those with
     a score). No rows where there are neither profiles nor scores of other layers than the last.
-
-    Parameters
-    ----------
-    picks : of mappings with model, revision, task, metric and layer
+    picks: of table "layer_picks".
     """
     head = ("model", "revision", "task", "layer", "depth", SCORE)
     by_place: dict[tuple[str, ...], dict[int, Row]] = defaultdict(dict)
     names = dict.fromkeys(head)
-    for key, task, layer, depth, source, value in (n for side in sides for n in numbers(side)):
-        by_layer = by_place[key.model, key.revision, task]
-        place = {"model": key.model, "revision": key.revision, "task": task}
-        by_layer.setdefault(layer, {**place, "layer": layer, "depth": depth})[source] = value
-        names[source] = None
+    for row in (row for side in sides for row in records(curves(side).dropna(subset="value"))):
+        by_layer = by_place[row["model"], row["revision"], row["task"]]
+        place = {name: row[name] for name in head[:-1]}
+        by_layer.setdefault(row["layer"], place)[row["source"]] = row["value"]
+        names[row["source"]] = None
     several = any(not row.last for side in sides for row in side.scores if row.variant == "full")
     profiles = len(names) > len(head)
     for choice in picks:

@@ -6,7 +6,7 @@ where there are embedding tasks too.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -35,7 +35,7 @@ from lrd_harness.board.cautions import Caution, count
 from lrd_harness.board.layers import Row
 from lrd_harness.report import Column, Report, Table, listing
 from lrd_harness.results.kinds import Kind, model_kind, split
-from lrd_harness.results.rows import Results
+from lrd_harness.results.rows import Key, Results
 
 INFO = "revision parameters blocks width pooling max_length family".split()  # of a model's row
 PAIRS = 3  # pairs of models named in one sentence
@@ -48,11 +48,9 @@ def report(results: Results) -> Report:
     `database.load` would not give.
     """
     sides = split(results)
-    names = Counter(
-        {row.key: row.model for row in results.models if row.variant == "full"}.values()
-    )
-    main = Board(sides.main, sides.kind, names)
-    base = Board(sides.base, "base", names, "base.") if sides.base else None
+    labels = panels.model_labels(results.models)
+    main = Board(sides.main, sides.kind, labels)
+    base = Board(sides.base, "base", labels, "base.") if sides.base else None
     boards = [main, base] if base else [main]
     of_boards = [board.results for board in boards]
     picks = [pick for board in boards if board.choice for pick in board.choice.picks]
@@ -81,27 +79,23 @@ def report(results: Results) -> Report:
 class Board:
     """All that is made of the models and the tasks of one kind.
 
-    names: how many models have a name, revisions of one; prefix: of the names of its tables.
-    labels: what tables call the models, the name, with the revision where several have it;
-    selecting: the selection scores; left_out: how many models are in no family of two.
+    labels: what tables call the models; prefix: of the names of its tables, "" unless it stands
+    beside another board. selecting: the selection scores; left_out: how many models are in no
+    family of two.
     """
 
     def __init__(
-        self, results: Results, kind: Kind, names: Mapping[str, int], prefix: str = ""
+        self, results: Results, kind: Kind, labels: Mapping[Key, str], prefix: str = ""
     ) -> None:
         self.results, self.kind, self.prefix = results, kind, prefix
         self.base = kind == "base"
         self.what = "base models" if self.base else "models"
-        self.panel = panels.make(results)
-        self.labels = [
-            f"{m.model}@{m.revision[:12]}" if names[m.model] > 1 else m.model
-            for m in self.panel.models
-        ]
+        self.panel = panels.make(results, labels)
         self.selecting = [predictor for predictor in self.panel.predictors if predictor.selection]
         self.choice = layer_choice.build_choice(results)
         self.selection = agreement.build_selection(self.panel)
         self.combined = unseen.build_combined(self.panel)
-        self.families, self.left_out = families.family_tables(self.panel, self.labels, self.what)
+        self.families, self.left_out = families.family_tables(self.panel, self.what)
         counts = count(len(self.panel.models), "model"), count(len(self.panel.tasks), "task")
         self.title = f"{'Base models' if self.base else 'Leaderboard'}: {', '.join(counts)}"
 
@@ -122,12 +116,12 @@ class Board:
         columns: dict[str, Sequence[Any]] = {
             "rank": statistics.places(panel.actual),
             **{f"predicted.{p.name}": statistics.places(p.order) for p in self.selecting},
-            "model": self.labels,
+            "model": panel.labels,
             "name": [model.model for model in models],
             "place": range(len(models)),
             "tasks": (~np.isnan(panel.scores.last)).sum(axis=0).tolist(),
             **{name: [getattr(m, name) for m in models] for name in (*INFO, "adapter", "released")},
-            **{predictor.score: _numbers(predictor.means) for predictor in self.selecting},
+            **{predictor.score: layers.present(predictor.means) for predictor in self.selecting},
             **_cells(panel.means),
         }
         for t, task in enumerate(panel.tasks):
@@ -144,22 +138,26 @@ class Board:
 
     def tables(self, sweep: Sequence[pruned.PrunedRow]) -> Iterator[Table]:
         """In the order in which people read them. sweep: the pruned models of both kinds."""
+        verdicts = claims.build_claims(self.kind, self.selection, self.choice, self.results, sweep)
+        titled = [
+            *layer_choice.choice_tables(self.choice),
+            *depth.profile_tables(depth.build_profiles(self.results, self.kind)),
+            claims.claim_table(verdicts, beside=bool(self.prefix)),
+        ]
+        if self.prefix:
+            titled = [replace(table, title=f"Base models: {table.title}") for table in titled]
         tables = [
             self._ranking_table(),
             self._scores_table(),
             panels.correlation_table(self.panel, self.what),
             *agreement.agreement_tables(self.selection, self.what),
             *self.families,
-            *unseen.combined_tables(self.combined, self.panel, self.labels, self.what),
+            *unseen.combined_tables(self.combined, self.panel, self.what),
             *self._listings(),
+            *titled,
+            *training.checkpoint_tables(self.results),
         ]
         yield from (replace(table, name=f"{self.prefix}{table.name}") for table in tables)
-        profiles = depth.build_profiles(self.results, self.kind)
-        verdicts = claims.build_claims(self.kind, self.selection, self.choice, self.results, sweep)
-        yield from layer_choice.choice_tables(self.choice, self.prefix)
-        yield from depth.profile_tables(profiles, self.prefix)
-        yield from claims.claim_tables(verdicts, self.prefix)
-        yield from training.checkpoint_tables(self.results, self.prefix)
 
     @cached_property
     def all_cautions(self) -> list[Caution]:
@@ -299,9 +297,10 @@ class Board:
             for name, kind, score, n, chance in self.panel.tasks
         ]
         metrics = [
-            {"metric": name, "score": score, "best": best, "tasks": list(tasks)}
-            | {"unit": units.get((name, score), "")}
-            for name, (score, best), tasks in self.panel.metrics
+            {"metric": p.name, "score": score, "best": p.best, "tasks": list(p.tasks or ())}
+            | {"unit": units.get((p.name, score), "")}
+            for p in self.selecting
+            for score in [p.score.removeprefix(f"{p.name}.")]
         ]
         return [
             listing("model_info", "Models as recorded", models, "model"),
@@ -309,30 +308,35 @@ class Board:
             listing("metrics", "Metrics that rank models", metrics, "metric"),
         ]
 
-    @property
-    def wide_columns(self) -> tuple[list[str], list[str], list[str]]:
-        """Names of columns of the wide table: ranks, means, and those by task."""
-        errors = ["stderr", "chance"] if self.base else []
-        scores = ["score", *errors, "best_layer", "best_score"]
-        return (
-            ["rank", *(f"predicted.{predictor.name}" for predictor in self.selecting)],
-            ["tasks", *scores, *["best_stderr"] * self.base, *(p.score for p in self.selecting)],
-            [f"{name}.{task.name}" for task in self.panel.tasks for name in scores],
-        )
+    def wide(self) -> tuple[list[str], dict[tuple[str, str], Row]]:
+        """Columns of the table "models", and the cells of each model and revision.
+
+        Ranks, what is known of the models, means, those by task, and notes.
+        """
+        scores = ["score", *["stderr", "chance"] * self.base, "best_layer", "best_score"]
+        ranks = ["rank", *(f"predicted.{predictor.name}" for predictor in self.selecting)]
+        means = ["tasks", *scores, *["best_stderr"] * self.base, *(p.score for p in self.selecting)]
+        by_task = [f"{name}.{task.name}" for task in self.panel.tasks for name in scores]
+        info = [] if self.prefix else ["model", *INFO]
+        names = {name: name for name in (*ranks, *info, *means, *by_task, "notes")}
+        names |= {name: f"{self.prefix}{name}" for name in (*ranks, *means, "notes")}
+        rows = {}
+        for row in self.rows:
+            notes = (str(note).removeprefix(f"{row['model']}: ") for note in row["cautions"])
+            cells = row | {"model": row["name"]}
+            cells["notes"] = "; ".join(note.removesuffix(".") for note in notes)
+            rows[row["name"], row["revision"]] = {names[name]: cells[name] for name in names}
+        return list(names.values()), rows
 
 
 def _cells(scores: panels.Scores) -> dict[str, list[Any]]:
     """Cells of the columns of scores (models,): name -> one per model."""
     names = "score stderr chance best_layer best_score best_stderr".split()
-    cells = dict(zip(names, map(_numbers, scores), strict=True))
+    cells = dict(zip(names, map(layers.present, scores), strict=True))
     best = zip(cells["best_layer"], cells["best_score"], strict=True)
     cells["best"] = [None if layer is None else f"{layer:g}: {score:.4f}" for layer, score in best]
     cells["best_layer"] = [None if layer is None else int(layer) for layer in cells["best_layer"]]
     return cells
-
-
-def _numbers(cells: np.ndarray) -> list[Any]:
-    return [None if np.isnan(value) else value for value in cells.tolist()]
 
 
 def _level(rows: Sequence[Row]) -> Iterator[Caution]:
@@ -360,23 +364,11 @@ def models_table(main: Board, base: Board | None) -> Table:
     columns of the likelihood tasks are behind the notes: base.rank, base.predicted.METRIC, ...,
     then score.TASK, ..., and base.notes; empty for models without such tasks.
     """
-    ranks, means, by_task = main.wide_columns
-    names = [*ranks, "model", *INFO, *means, *by_task, "notes"]
-    rows = [row | {"model": row["name"], "notes": _notes(row)} for row in main.rows]
+    names, rows = main.wide()
     if base and base.rows:
-        ranks, means, by_task = base.wide_columns
-        names += [*(f"base.{name}" for name in ranks + means), *by_task, "base.notes"]
-        base_rows = {(row["name"], row["revision"]): row for row in base.rows}
-        for row in rows:
-            if base_row := base_rows.get((row["name"], row["revision"])):
-                row |= {f"base.{name}": base_row[name] for name in ranks + means}
-                row |= {name: base_row[name] for name in by_task}
-                row["base.notes"] = _notes(base_row)
+        of_base, base_rows = base.wide()
+        names += of_base
+        for key, cells in base_rows.items():
+            rows[key] |= cells
     columns = tuple(Column(name, key=name == "model") for name in names)
-    return Table("models", "Models", columns, rows, shown=False)
-
-
-def _notes(row: Row) -> str:
-    """What is said of the model, without its name."""
-    notes = [str(caution).removeprefix(f"{row['model']}: ") for caution in row["cautions"]]
-    return "; ".join(note.removesuffix(".") for note in notes)
+    return Table("models", "Models", columns, list(rows.values()), shown=False)

@@ -8,6 +8,7 @@ others have gets none.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,6 @@ import numpy as np
 from scipy import stats
 
 from lrd_harness.board import statistics
-from lrd_harness.contracts import Choice
 from lrd_harness.report import Column, Table
 from lrd_harness.results import kinds
 from lrd_harness.results.rows import Key, ModelRow, Results
@@ -33,14 +33,6 @@ SIZES = LOG_PARAMETERS, LOG_WIDTH, DEPTH = "log parameters", "log width", "depth
 FRENET_RANK, RELEASED = "frenet.rank", "released later"
 DATED = 4  # models whose release date is known, for it to be a baseline
 DIGITS = 12  # of mean scores: equal ones are level, whatever they are the means of
-
-
-class MetricColumn(NamedTuple):
-    """A metric, the score of it that ranks models with its better end, the tasks that it has."""
-
-    name: str
-    selection: Choice
-    tasks: tuple[str, ...]
 
 
 class TaskColumn(NamedTuple):
@@ -134,13 +126,14 @@ class Scores(NamedTuple):
 class Panel:
     """The whole models (variant "full") of one kind of task.
 
-    scores: by task and model (tasks, models); means: over the tasks that a model has (models,).
+    labels: what tables call the models; predictors: selection scores first. scores: by task and
+    model (tasks, models); means: over the tasks that a model has (models,).
     layers: how many layers the best ones were chosen from, at most, and whether all from as many.
     """
 
     models: tuple[ModelRow, ...]
+    labels: tuple[str, ...]
     tasks: tuple[TaskColumn, ...]
-    metrics: tuple[MetricColumn, ...]
     predictors: tuple[Predictor, ...]
     scores: Scores
     means: Scores
@@ -151,9 +144,26 @@ class Panel:
         """The mean score of each model that has every task, else NaN: (models,)."""
         return np.where(np.isnan(self.scores.last).any(axis=0), np.nan, self.means.last)
 
+    def named(self, place: int) -> dict[str, Any]:
+        """Cells that say which model it is."""
+        row = self.models[place]
+        return {"model": self.labels[place], "name": row.model, "revision": row.revision}
 
-def make(results: Results) -> Panel:
-    """The panel of results; of a unit that is there twice the newer row counts."""
+
+def model_labels(models: Iterable[ModelRow]) -> dict[Key, str]:
+    """What tables call the whole models: the name, with the revision where several have it."""
+    keys = dict.fromkeys(row.key for row in models if row.variant == "full")
+    revisions = Counter(key.model for key in keys)
+    several = {key: f"{key.model}@{key.revision[:12]}" for key in keys if revisions[key.model] > 1}
+    return {key: key.model for key in keys} | several
+
+
+def make(results: Results, labels: Mapping[Key, str] | None = None) -> Panel:
+    """The panel of results; of a unit that is there twice the newer row counts.
+
+    labels: of the models, and of others that must not be called the same.
+    """
+    labels = labels or model_labels(results.models)
     models = tuple({row.key: row for row in results.models if row.variant == "full"}.values())
     place = {row.key: i for i, row in enumerate(models)}
     frame = results.frame
@@ -167,15 +177,14 @@ def make(results: Results) -> Panel:
     rows = rows.assign(t=[numbers.get(task, -1) for task in rows.task])
     scores, means, layers = _scored(rows[rows.t >= 0], len(of_task), len(models))
     scored = (~np.isnan(scores.last)).sum(axis=1).tolist()
-    metrics = _metric_columns(results)
     return Panel(
         models=models,
+        labels=tuple(labels[row.key] for row in models),
         tasks=tuple(
             TaskColumn(name, kind, score, n, None if np.isnan(chance) else chance)
             for (name, kind, score, chance), n in zip(of_task.itertuples(), scored, strict=True)
         ),
-        metrics=metrics,
-        predictors=tuple(_predictors(frame[frame.kind == "value"], metrics, models)),
+        predictors=tuple(_predictors(results, frame[frame.kind == "value"], models)),
         scores=scores,
         means=means,
         layers=layers,
@@ -225,19 +234,8 @@ def _scored(rows: pd.DataFrame, tasks: int, models: int) -> tuple[Scores, Scores
     return scores, means, (max(counts, default=0), len(counts) < 2)
 
 
-def _metric_columns(results: Results) -> tuple[MetricColumn, ...]:
-    """The metrics that rank models, in order of first appearance."""
-    choices: dict[str, Choice] = {}
-    tasks: dict[str, dict[str, None]] = {}
-    for row in results.metrics:
-        if row.selection and row.variant == "full" and row.selection[0] in row.values:
-            choices.setdefault(row.metric, Choice(*row.selection))
-            tasks.setdefault(row.metric, {})[row.task] = None
-    return tuple(MetricColumn(name, choices[name], tuple(tasks[name])) for name in choices)
-
-
 def _predictors(
-    values: pd.DataFrame, metrics: Sequence[MetricColumn], models: Sequence[ModelRow]
+    results: Results, values: pd.DataFrame, models: Sequence[ModelRow]
 ) -> Iterable[Predictor]:
     """Selection scores, others of metrics, then the baselines. values: of whole models."""
 
@@ -251,7 +249,11 @@ def _predictors(
         name = metric if selection else f"{metric}.{score}"
         return Predictor(name, f"{metric}.{score}", kind, best, cells, tasks, selection)
 
-    chosen = [(column.name, *column.selection) for column in metrics]
+    selections: dict[str, tuple[str, Literal["max", "min"]]] = {}
+    for row in results.metrics:
+        if row.selection and row.variant == "full" and row.selection[0] in row.values:
+            selections.setdefault(row.metric, row.selection)
+    chosen = [(metric, *selection) for metric, selection in selections.items()]
     for name, score, best in chosen:
         yield measured(name, score, "metric", best, True)
     for name, score in OTHERS:

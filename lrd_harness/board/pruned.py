@@ -6,7 +6,7 @@ likelihood tasks are kept apart. Blocks are numbered from 1.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from math import inf
@@ -17,7 +17,8 @@ import numpy as np
 from lrd_harness.blocks import written
 from lrd_harness.board.cautions import Caution, count, guesses, names
 from lrd_harness.board.layers import Row, filled, hidden
-from lrd_harness.board.statistics import mean_of_all, mean_stderr, median
+from lrd_harness.board.panel import model_labels
+from lrd_harness.board.statistics import mean_of_all, mean_stderr, median, span
 from lrd_harness.report import Column, Table
 from lrd_harness.results.kinds import Kind
 from lrd_harness.results.rows import Key, PruningRow, Results, ScoreRow, VariantRow
@@ -145,13 +146,13 @@ def _models(results: Results) -> Iterator[_Model]:
     swept |= {row.task for row in results.errors if row.variant != "full" and row.task}
     swept |= {row.task for row in results.undefined if row.variant != "full"}
     likelihood = results.likelihood_tasks
-    revisions = Counter(row.model for row in results.models if row.variant == "full")
+    labels = model_labels(results.models)
     for place, rules in choices.items():
         key = Key(place[0], place[1], "full")
         of_sweep = swept.intersection(sweeps[place].tasks) if place in sweeps else swept
         tasks = [task for task in scores[place]["full"] if task in of_sweep]
         sizes = {row.variant: row for row in results.variants if row.key[:2] == place}
-        label = f"{key.model}@{key.revision[:12]}" if revisions[key.model] > 1 else key.model
+        label = labels.get(key, key.model)
         listed = {rule: list(seeds.values()) for rule, seeds in rules.items()}
         for base in sorted({t in likelihood for t in tasks} or {set() < swept <= likelihood}):
             of_kind = tuple(task for task in tasks if (task in likelihood) == base)
@@ -243,8 +244,6 @@ def summary(rows: Sequence[PrunedRow]) -> list[Row]:
     return sorted(lines, key=_place)
 
 
-# ---------------------------------------------------------------- tables
-
 _CHANGE = (
     "change: of the score against the whole model's, in percent (0: as good as whole). vs random: "
     "that change less the median of random removal's over its seeds, in percentage points. Budget: "
@@ -330,15 +329,11 @@ def _of_model(name: str, rows: Sequence[PrunedRow], rule: tuple[Column, ...], bo
         if len({run.removed for run in row.runs}) > 1:
             line["cut"] = f"{line['removed']} ({len(row.runs)} seeds)"
         line["scored"] = f"{len(row.tasks)}/{len(row.tasks) + len(row.missing)}"
-        low, high = line["random_low"], line["random_high"]
-        line["interval"] = None if low is None else f"{low:+z.2f} to {high:+z.2f}"
+        line["interval"] = span(line["random_low"], line["random_high"])
         lines.append({column.name: line[column.name] for column in columns})
     kind = "likelihood" if rows[0].line["kind"] == "base" else "embedding"
     title = f"Pruning: {rows[0].label}" + (f", {kind} tasks" if both else "")
     return Table(name, title, filled(columns, lines), lines, (_CHANGE, _MODEL))
-
-
-# ---------------------------------------------------------------- cautions
 
 
 def pruning_cautions(results: Results, rows: Sequence[PrunedRow]) -> Iterator[Caution]:

@@ -320,6 +320,17 @@ def interval(drawn: np.ndarray | None, level: float = LEVEL) -> Interval:
     return float(low), float(high)
 
 
+def span(low: float | None, high: float | None, form: str = "+z.2f") -> str | None:
+    """An interval for people, None where there is none.
+
+    Examples
+    --------
+    >>> span(0.123, 0.456)
+    '+0.12 to +0.46'
+    """
+    return None if low is None or high is None else f"{low:{form}} to {high:{form}}"
+
+
 def median(values: Cells) -> float | None:
     """The median of what is there; None where nothing is.
 
@@ -345,9 +356,6 @@ def regret(predicted: Cells, actual: Cells) -> float | None:
     """
     x, y = complete(predicted, actual)
     return float(np.max(y) - np.mean(y[x == np.max(x)])) if len(x) else None
-
-
-# ---------------------------------------------------------------- of curves over layers
 
 
 def spearman_rows(x: np.ndarray, y: np.ndarray) -> np.ndarray:

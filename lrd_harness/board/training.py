@@ -12,21 +12,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from lrd_harness.board.layers import (
-    SCORE,
-    Direction,
-    LayerScores,
-    Place,
-    Row,
-    curves,
-    filled,
-    hidden,
-    last_layers,
-    mean_by_layer,
-    numbers,
-    pick,
-    roles,
-)
+import pandas as pd
+
+from lrd_harness.board import layers
 from lrd_harness.report import Column, Table
 from lrd_harness.results.rows import Key, ModelRow, Results
 
@@ -182,9 +170,6 @@ def _progress(text: str) -> tuple[str, str, int] | None:
     return rest, unit, counters[unit]
 
 
-# ---------------------------------------------------------------- means over tasks
-
-
 class MeanCurve(NamedTuple):
     """One source, of every member of a family.
 
@@ -195,16 +180,16 @@ class MeanCurve(NamedTuple):
 
     source: str
     metric: str
-    choose: Direction | None
+    choose: layers.Direction | None
     tasks: tuple[str, ...]
-    values: tuple[LayerScores, ...]
+    values: tuple[layers.LayerScores, ...]
 
     @property
     def chosen(self) -> list[int | None]:
         """The layer that each member's mean curve chooses; None of fewer than two layers."""
         if self.choose is None:
             return [None] * len(self.values)
-        return [pick(v, self.choose) if len(v) > 1 else None for v in self.values]
+        return [layers.pick(v, self.choose) if len(v) > 1 else None for v in self.values]
 
 
 class Trajectory(NamedTuple):
@@ -218,7 +203,7 @@ class Trajectory(NamedTuple):
     depths: tuple[int | None, ...]
     scores: MeanCurve
     metrics: tuple[MeanCurve, ...]
-    selected: Mapping[str, tuple[Direction, list[float | None]]]
+    selected: Mapping[str, tuple[layers.Direction, list[float | None]]]
 
     @property
     def steps(self) -> list[int | str]:
@@ -227,81 +212,65 @@ class Trajectory(NamedTuple):
 
 def trajectories(results: Results) -> list[Trajectory]:
     """One for every family that has a score or a metric's value, of one side's results."""
-    values = {
-        source: {place: curve.values for place, curve in places.items()}
-        for source, places in curves(results).items()
-    }
-    last = last_layers(results)
+    lines, last = layers.curves(results).dropna(subset="value"), layers.last_layers(results)
+    numbers = results.frame[results.frame.variant == "full"]
+    numbers = numbers[numbers.kind == "value"].assign(layer=0)
     paths = []
     for family in families(results.models):
         keys = [member.key for member in family.members]
         rows = [row for row in results.metrics if row.key in keys]
-        scores = MeanCurve(SCORE, "", "max", *_means(values.get(SCORE, {}), keys))
-        metrics = tuple(
-            MeanCurve(
-                role.source,
-                role.metric,
-                role.best if role.published else None,
-                *_means(values.get(role.source, {}), keys),
-            )
-            for role in roles(rows).values()
+        sources: list[tuple[str, str, layers.Direction | None]] = [(layers.SCORE, "", "max")]
+        for role in layers.roles(rows).values():
+            sources.append((role.source, role.metric, role.best if role.published else None))
+        scores, *metrics = (
+            MeanCurve(*of, *_means(lines[lines.source == of[0]], keys)) for of in sources
         )
         selections = {row.metric: row.selection for row in reversed(rows) if row.selection}
         selected = {}
         for metric in dict.fromkeys(row.metric for row in rows if row.metric in selections):
             score, end = selections[metric]
-            newest = {(row.key, row.task): row.values for row in rows if row.metric == metric}
-            cells = {place: {0: of[score]} for place, of in newest.items() if score in of}
-            tasks, means = _means(cells, keys)
+            of_score = numbers[(numbers.source == metric) & (numbers.name == score)]
+            tasks, means = _means(of_score, keys)
             if tasks:
                 selected[f"{metric}.{score}"] = end, [mean.get(0) for mean in means]
         if scores.tasks or metrics or selected:
             depths = tuple(last.get(key) for key in keys)
-            paths.append(Trajectory(family, depths, scores, metrics, selected))
+            paths.append(Trajectory(family, depths, scores, tuple(metrics), selected))
     return paths
 
 
 def _means(
-    values: Mapping[Place, LayerScores], keys: Sequence[Key]
-) -> tuple[tuple[str, ...], tuple[LayerScores, ...]]:
+    lines: pd.DataFrame, keys: Sequence[Key]
+) -> tuple[tuple[str, ...], tuple[layers.LayerScores, ...]]:
     """The tasks of every model that has any, and each model's means over these by layer."""
-    by_model: dict[Key, dict[str, LayerScores]] = {key: {} for key in keys}
-    for (key, task), by_layer in values.items():
-        if key in by_model:
-            by_model[key][task] = by_layer
-    several = [tasks for tasks in by_model.values() if tasks]
-    shared = tuple(t for t in (several or [{}])[0] if all(t in tasks for tasks in several))
-    means = (mean_by_layer(tasks[t] for t in shared if tasks) for tasks in by_model.values())
+    by_model = dict(iter(lines.groupby(["model", "revision"], sort=False)))
+    models = [by_model.get(key[:2], lines[:0]) for key in keys]
+    several = [list(of_model.task.unique()) for of_model in models if len(of_model)]
+    shared = tuple(t for t in (several or [[]])[0] if all(t in tasks for tasks in several))
+    means = (layers.mean_by_layer(of_model[of_model.task.isin(shared)]) for of_model in models)
     return shared, tuple(means)
 
 
-# ---------------------------------------------------------------- tables
-
-
-def checkpoint_tables(results: Results, prefix: str = "") -> list[Table]:
+def checkpoint_tables(results: Results) -> list[Table]:
     """For each family its checkpoints, then curves by step and depth; all curves for programs."""
-    paths = trajectories(results)
-    tables = []
-    for number, path in enumerate(paths, 1):
-        tables.append(_summary(f"{prefix}checkpoints.{number}", path))
-        tables += _by_depth(f"{prefix}checkpoints.{number}.depth", path)
+    tables: list[Table] = []
+    rows: list[layers.Row] = []
+    for number, path in enumerate(trajectories(results), 1):
+        family = path.family
+        tables.append(_summary(f"checkpoints.{number}", path))
+        tables += _by_depth(f"checkpoints.{number}.depth", path)
+        for curve in (path.scores, *path.metrics):
+            common: layers.Row = {"family": family.stem, "unit": family.unit, "curve": curve.source}
+            common |= {"metric": curve.metric, "choose": curve.choose, "tasks": list(curve.tasks)}
+            for (label, step, key), of in zip(family.members, curve.values, strict=True):
+                member = {"step": step, "label": label, **key._asdict()}
+                rows.append({**common, **member, "layers": list(of), "values": list(of.values())})
     fields = "family unit curve metric choose step label model revision".split()
     lists = (Column(name, form="list", shown=False) for name in ("tasks", "layers", "values"))
-    rows = [row for path in paths for row in _curve_rows(path)]
-    columns, title = (*hidden(*fields), *lists), "Mean curves of checkpoints"
+    columns, title = (*layers.hidden(*fields), *lists), "Mean curves of checkpoints"
     if rows:
-        tables.append(Table(f"{prefix}checkpoint_curves", title, columns, rows, shown=False))
+        tables.append(Table("checkpoint_curves", title, columns, rows, shown=False))
     return tables
-
-
-def _curve_rows(path: Trajectory) -> Iterator[Row]:
-    family = path.family
-    for curve in (path.scores, *path.metrics):
-        common: Row = {"family": family.stem, "unit": family.unit, "curve": curve.source}
-        common |= {"metric": curve.metric, "choose": curve.choose, "tasks": list(curve.tasks)}
-        for (label, step, key), values in zip(family.members, curve.values, strict=True):
-            row = common | {"step": step, "label": label, **key._asdict()}
-            yield row | {"layers": list(values), "values": list(values.values())}
 
 
 def _summary(name: str, path: Trajectory) -> Table:
@@ -310,7 +279,7 @@ def _summary(name: str, path: Trajectory) -> Table:
     choosing = [curve for curve in path.metrics if curve.choose]
     columns = [
         Column("step", family.counted, key=True),
-        *hidden("label", "model", "revision", "variant", "depth"),
+        *layers.hidden("label", "model", "revision", "variant", "depth"),
         Column("score", best="max", form=".4f"),
         Column("best_layer", "best layer"),
         Column("best_score", "best score", best="max", form=".4f"),
@@ -323,7 +292,7 @@ def _summary(name: str, path: Trajectory) -> Table:
     cells |= {f"layer.{curve.metric}": curve.chosen for curve in choosing}
     rows = []
     for i, (member, scores) in enumerate(zip(family.members, path.scores.values, strict=True)):
-        row: Row = {column: of_members[i] for column, of_members in cells.items()}
+        row: layers.Row = {column: of_members[i] for column, of_members in cells.items()}
         row |= {"label": member.label, **member.key._asdict(), "score": scores.get(row["depth"])}
         rows.append(row | {"best_score": scores.get(row["best_layer"])})
     order = f"in order of the training {unit}" if unit else "in order of appearance"
@@ -339,7 +308,7 @@ def _summary(name: str, path: Trajectory) -> Table:
             "curve is highest (max.) or lowest (min.), chosen without labels."
         )
     title = f"Checkpoints of {family.stem}"
-    return Table(name, title, filled(columns, rows), rows, tuple(captions))
+    return Table(name, title, layers.filled(columns, rows), rows, tuple(captions))
 
 
 def _by_depth(name: str, path: Trajectory) -> Iterator[Table]:
@@ -352,10 +321,10 @@ def _by_depth(name: str, path: Trajectory) -> Iterator[Table]:
         if max(map(len, curve.values)) < 2:
             continue
         every = [value for values in curve.values for value in values.values()]
-        layers = [layer for values in curve.values for layer in values]
-        last = max(*layers, *filter(None, path.depths))
+        numbers = [layer for values in curve.values for layer in values]
+        last = max(*numbers, *filter(None, path.depths))
         for step, values, end in zip(path.steps, curve.values, path.depths, strict=True):
-            row: Row = {"curve": curve.source, "step": step}
+            row: layers.Row = {"curve": curve.source, "step": step}
             for share, fraction in FRACTIONS.items():
                 layer = nearest(values, last if end is None else end, fraction)
                 row[f"depth.{share}"] = None if layer is None else values[layer]
@@ -396,7 +365,7 @@ def spark(values: Sequence[float | None], low: float, high: float) -> str:
     return "".join(GAP if place is None else MARKS[round(place)] for place in places)
 
 
-def nearest(values: LayerScores, depth: int, fraction: float) -> int | None:
+def nearest(values: layers.LayerScores, depth: int, fraction: float) -> int | None:
     """The layer with a value nearest to a fraction of the depth, the lower one of two.
 
     None where it is further away than one layer and an eighth of the depth.
@@ -413,17 +382,19 @@ def checkpoints_table(sides: Sequence[Results]) -> Table:
     family, step (None where the name has none), model, revision, task, layer, depth (layer / L),
     name ("score", or METRIC.PROFILE), value. Families are those of all sides together.
     """
-    by_side: list[dict[Key, list[list[Any]]]] = []
+    by_side: list[dict[Any, pd.DataFrame]] = []
     for side in sides:
-        by_side.append(defaultdict(list))
-        for key, *cells in numbers(side):
-            by_side[-1][key].append(cells)
+        lines = layers.curves(side).dropna(subset="value").rename(columns={"source": "name"})
+        by_side.append(dict(iter(lines.groupby(["model", "revision"]))))
     models = {row.key: row for side in sides for row in side.models}
     rows = [
-        dict(zip(FIELDS, (family.stem, step, key.model, key.revision, *cells), strict=True))
+        {"family": family.stem, "step": step, **row}
         for family in families(tuple(models.values()))
         for by_model in by_side
         for _, step, key in family.members
-        for cells in by_model[key]
+        if key[:2] in by_model
+        for row in layers.records(by_model[key[:2]][list(FIELDS[2:])])
     ]
-    return Table("checkpoints", "Checkpoints, value by value", hidden(*FIELDS), rows, shown=False)
+    return Table(
+        "checkpoints", "Checkpoints, value by value", layers.hidden(*FIELDS), rows, shown=False
+    )

@@ -2,10 +2,9 @@
 
 Ridge regression of the mean score on the model-level scores of all metrics (selection scores, those
 judged beside them) and on size (log parameters, log width, depth). It is the mean score that is
-predicted, as its order is the leaderboard's, and an error in scores can be read. A feature is the
-mean over tasks of the raw score, not of ranks within the panel: these would carry models that are
-left out into training. One family at a time is left out; the standardisation and alpha come from
-the other families. A fit to the models that it was made of is never reported.
+predicted, as its order is the leaderboard's, and an error in scores can be read. Features are means
+over tasks of raw scores, not of ranks: these would carry models that are left out into training.
+One family at a time is left out; standardisation and alpha come from the other families alone.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from lrd_harness.board import statistics
-from lrd_harness.board.agreement import span
 from lrd_harness.board.cautions import Caution, count
 from lrd_harness.board.layers import hidden
 from lrd_harness.board.panel import DIGITS, Panel, sizes
@@ -203,36 +201,32 @@ def _row(
     lead: the error of this one less that of the combined one.
     """
     predicted, actual = predictions[name][:, 0], y[:, 0]
-    rho = None if name == GUESS else statistics.spearman(predicted, actual)
-    p = chance = lead = drawn_rhos = drawn_leads = None
+    squares = np.square(predicted - actual)
+    rmse = sqrt(np.mean(squares))
+    row: dict[str, Any] = {"predictor": name, "features": list(features), "n": len(actual)}
+    row |= dict.fromkeys("p chance lead low high lead_low lead_high".split()) | {"rmse": rmse}
+    row["rho"] = rho = None if name == GUESS else statistics.spearman(predicted, actual)
     if rho is not None and counts is not None:
-        drawn_rhos = statistics.Resampled(actual, counts).rho(predicted)
+        drawn = statistics.Resampled(actual, counts).rho(predicted)
+        row["low"], row["high"] = statistics.interval(drawn)
     if rho is not None and y.shape[1] > 1:
         by_chance = statistics.spearman_rows(predictions[name][:, 1:].T, y[:, 1:].T)
         there = by_chance[~np.isnan(by_chance)]  # undefined: nothing predicted, so no rho as large
-        p = (int(np.sum(there >= rho - _SAME)) + 1) / (len(by_chance) + 1)
-        chance = float(np.mean(there)) if len(there) else None
-    squares = np.square(predicted - actual)
-    rmse = sqrt(np.mean(squares))
+        row["p"] = (int(np.sum(there >= rho - _SAME)) + 1) / (len(by_chance) + 1)
+        row["chance"] = float(np.mean(there)) if len(there) else None
     if COMBINED in predictions and name != COMBINED:
         best = np.square(predictions[COMBINED][:, 0] - actual)
-        lead = rmse - sqrt(np.mean(best))
+        row["lead"] = rmse - sqrt(np.mean(best))
         if counts is not None:
             weights = counts / counts.sum(axis=1, keepdims=True)
-            drawn_leads = np.sqrt(weights @ squares) - np.sqrt(weights @ best)
-    low, high = statistics.interval(drawn_rhos)
-    lead_low, lead_high = statistics.interval(drawn_leads)
-    row: dict[str, Any] = {"predictor": name, "rho": rho, "p": p, "rmse": rmse}
-    row |= {"chance": chance, "lead": lead}
-    row |= {"low": low, "high": high, "interval": span(low, high)}
-    row |= {"lead_low": lead_low, "lead_high": lead_high}
-    row["lead_interval"] = span(lead_low, lead_high, "+z.3f")
-    return row | {"features": list(features), "n": len(actual)}
+            drawn = np.sqrt(weights @ squares) - np.sqrt(weights @ best)
+            row["lead_low"], row["lead_high"] = statistics.interval(drawn)
+    row["interval"] = statistics.span(row["low"], row["high"])
+    row["lead_interval"] = statistics.span(row["lead_low"], row["lead_high"], "+z.3f")
+    return row
 
 
-def combined_tables(
-    combined: Combined | None, panel: Panel, labels: Sequence[str], what: str = "models"
-) -> list[Table]:
+def combined_tables(combined: Combined | None, panel: Panel, what: str = "models") -> list[Table]:
     """The predictors, what they predict of each model, and the strengths of the ridge."""
     if combined is None or combined.lacking:
         return []
@@ -262,14 +256,9 @@ def combined_tables(
     )
     title = f"Combined predictor, on families of {what} that it has not seen"
     models = [
-        {
-            "model": labels[i],
-            "name": panel.models[i].model,
-            "revision": panel.models[i].revision,
-            "family": combined.family_of[at],
-            "actual": float(combined.actual[at]),
-            **{f"predicted.{name}": float(v[at]) for name, v in combined.predicted.items()},
-        }
+        panel.named(i)
+        | {"family": combined.family_of[at], "actual": float(combined.actual[at])}
+        | {f"predicted.{name}": float(v[at]) for name, v in combined.predicted.items()}
         for at, i in enumerate(combined.models)
     ]
     alphas = [{"family": family, "alpha": alpha} for family, alpha in combined.alphas.items()]

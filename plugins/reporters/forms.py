@@ -18,16 +18,11 @@ def lrd_reporters() -> Sequence[Reporter]:
     texts = [
         ("table", _later("_sheets", "terminal"), "", "for a terminal"),
         ("md", _later("_markdown", "markdown"), ".md", "Markdown"),
-        ("csv", partial(_table_csv, "models"), ".csv", "one row per model"),
+        ("csv", partial(_csv, "models"), ".csv", "one row per model"),
         ("json", _later("_data", "as_json"), ".json", "everything, for programs"),
-        ("layers", partial(_table_csv, "layers"), "-layers.csv", "scores and profiles by layer"),
-        ("pruning", partial(_table_csv, "pruning"), "-pruning.csv", "scores of pruned models"),
-        (
-            "checkpoints",
-            partial(_table_csv, "checkpoints"),
-            "-checkpoints.csv",
-            "over training steps",
-        ),
+        ("layers", partial(_csv, "layers"), "-layers.csv", "scores and profiles by layer"),
+        ("pruning", partial(_csv, "pruning"), "-pruning.csv", "scores of pruned models"),
+        ("checkpoints", partial(_csv, "checkpoints"), "-checkpoints.csv", "over training steps"),
         ("latex", _later("_latex", "latex"), ".tex", "booktabs tables for a paper"),
         ("html", _later("_page", "page"), ".html", "a page that needs no network"),
     ]
@@ -47,7 +42,7 @@ def _later(module: str, name: str) -> Any:
     return lambda report: getattr(import_module(f".{module}", __package__), name)(report)
 
 
-def _table_csv(name: str, report: Report) -> str:
+def _csv(name: str, report: Report) -> str:
     """The form that is one table of a report."""
     from ._data import as_csv
 

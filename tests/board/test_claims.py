@@ -14,7 +14,7 @@ from choice_rows import likelihood, metric
 from pruning_rows import SWEEP, both_sides
 from scipy import stats
 
-from lrd_harness.board.claims import claim_tables, layer_claims, middle_gains, pruning_claims
+from lrd_harness.board.claims import claim_table, layer_claims, middle_gains, pruning_claims
 from lrd_harness.board.layers import Row
 from lrd_harness.board.leaderboard import report
 from lrd_harness.board.pruned import PrunedRow, Run
@@ -321,9 +321,9 @@ def test_every_claim_says_why_and_a_table_without_a_number_is_not_shown() -> Non
         assert row["reason"] in sentence
     empty = layer_claims(None)
     assert [row["value"] for row in empty] == [None, None]
-    assert [table.shown for table in claim_tables(empty)] == [False]
+    assert not claim_table(empty).shown
     last = tuple(s for s in likelihood().scores if s.last)
     assert not report(replace(likelihood(), scores=last, metrics=())).table("claim").shown
     open_beside = [{**empty[0], "value": 1.0}]  # beside another board a verdict is needed
-    assert [t.shown for t in claim_tables(open_beside, "base.")] == [False]
-    assert [t.shown for t in claim_tables(open_beside)] == [True]
+    assert not claim_table(open_beside, beside=True).shown
+    assert claim_table(open_beside).shown

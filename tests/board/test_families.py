@@ -23,7 +23,7 @@ def tables_of(
 ) -> tuple[dict[str, Table], int]:
     """Tables of models in these families, with a metric of which the lowest value is the best."""
     found = panel.make(in_families(families, scores, {"my": values}, "min"))
-    tables, left_out = family_tables(found, [row.model for row in found.models])
+    tables, left_out = family_tables(found)
     return {table.name: table for table in tables}, left_out
 
 

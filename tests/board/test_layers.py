@@ -8,24 +8,25 @@ import pytest
 from choice_rows import BLOCKS, SCORES, likelihood, metric, results, scores
 
 from lrd_harness.board.layer_choice import build_choice
-from lrd_harness.board.layers import curves, layer_table, layers_table, roles
+from lrd_harness.board.layers import curves, layer_table, layers_table, records, roles
 from lrd_harness.errors import UserError
 from lrd_harness.results.kinds import split
-from lrd_harness.results.rows import Key, Results
+from lrd_harness.results.rows import Results
 
 
 def test_of_a_unit_that_is_there_twice_the_newer_counts() -> None:
     new = metric("m", "t1", (None, 1.0, float("nan"), 3.0))
     rows = (metric("m", "t1", (9.0, 9.0)), new)
     again = (*scores("t1", (0.1, 0.2)), *scores("t1", (0.3,)))
-    by_source = curves(Results(scores=tuple(again), metrics=rows))
-    place = Key("a", "", "full"), "t1"
-    assert by_source["score"][place] == ({0: 0.3, 1: 0.2}, 0, BLOCKS)
-    assert by_source["m.m"][place] == (
-        {1: 1.0, 3: 3.0},
-        0,
-        3,
-    )  # what is absent or no number is none
+    lines = curves(Results(scores=tuple(again), metrics=rows))
+    columns = ["model", "task", "layer", "value", "along"]
+    score, profile = (lines.loc[lines.source == source, columns] for source in ("score", "m.m"))
+    assert records(score) == [
+        {"model": "a", "task": "t1", "layer": layer, "value": value, "along": layer / BLOCKS}
+        for layer, value in enumerate((0.3, 0.2))
+    ]
+    assert [row["value"] for row in records(profile)] == [None, 1, None, 3]  # absent, no number
+    assert list(profile.along) == [0, 1 / 3, 2 / 3, 1]
 
 
 def test_what_stands_for_a_metric() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import fields, replace
 from itertools import permutations
 from typing import Any
@@ -79,7 +78,7 @@ def joined(*parts: Results) -> Results:
 def said(results: Results, kind: Any = "embedding") -> dict[str, list[Any]]:
     """Code -> the numbers of the cautions on a board and its models."""
     found: dict[str, list[Any]] = {}
-    for code, numbers in Board(results, kind, Counter()).all_cautions:
+    for code, numbers in Board(results, kind, {}).all_cautions:
         found.setdefault(code, []).append(numbers)
     return found
 
