@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-
 Experiments = Sequence[Mapping[str, Any]]  # names a result is kept under; {}: the model's own
 
 
@@ -173,8 +172,8 @@ class Metric:
         `needs="tokens"` one text's (T, d_l), with `needs="views"` (n, q, d_l). Returns a mapping
         from score name to a float (model level) or a list. With S states given, a list of S values
         belongs to the states, of S - 1 to the steps between them (named by the earlier state), of
-        S - 2 to the inner states. A list of lists is kept as it is, one row per state. The score
-        `start`, a whole number, says how many states were left out before the first of a list.
+        S - 2 to the inner states. A list of lists is kept as it is, one row per state. A score
+        `start` says how many states are left out of the lists, at their beginning.
         Keyword parameters with defaults are the metric's settings.
         A token metric sees one text at a time, S states of equal width as one tensor (S, T, d). It
         gives the same scores in the same lengths for every text, NaN where a layer has no value,
@@ -379,10 +378,9 @@ BlockValues = Sequence["float | None"]
 
 
 class Evidence(Protocol):
-    """What is known of one model; n texts, L blocks.
+    """What is known of one model, computed when it is first asked for; n texts, L blocks.
 
-    All of it may be computed when it is first asked for, so a rule asks for what it uses. In a run
-    `profiles` are means over the tasks' samples of texts; the rest is of a part of these texts.
+    In a run `profiles` are means over the tasks' samples; the rest is of a part of these texts.
     """
 
     @property

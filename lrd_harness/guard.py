@@ -97,10 +97,7 @@ def guarded(
 
 @contextmanager
 def guard(
-    owner: Owner,
-    role: str,
-    function: object = None,
-    passing: tuple[type[Exception], ...] = (),
+    owner: Owner, role: str, function: object = None, passing: tuple[type[Exception], ...] = ()
 ) -> Iterator[None]:
     """Within the block runs a plugin's code, which can neither end nor move the process.
 

@@ -41,7 +41,7 @@ class _Families:
         self.members = {name: np.flatnonzero(np.array(names) == name) for name in large}
         self.left_out = len(panel.models) - sum(map(len, self.members.values()))
         self.scores = panel.actual[keep]
-        self.values = {predictor.name: predictor.order[keep] for predictor in panel.predictors}
+        self.values = {predictor.name: predictor.strength[keep] for predictor in panel.predictors}
         self.models = list(map(panel.named, keep))
         self.drawn: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}  # see `_drawn`
 

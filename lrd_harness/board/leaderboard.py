@@ -90,7 +90,7 @@ class Board:
         self.results, self.kind, self.prefix = results, kind, prefix
         self.base = kind == "base"
         self.what = "base models" if self.base else "models"
-        self.panel = panels.make(results, labels)
+        self.panel = panels.build_panel(results, labels)
         self.selecting = [predictor for predictor in self.panel.predictors if predictor.selection]
         self.choice = layer_choice.build_choice(results)
         self.selection = agreement.build_selection(self.panel)
@@ -115,7 +115,7 @@ class Board:
         panel, models = self.panel, self.panel.models
         columns: dict[str, Sequence[Any]] = {
             "rank": statistics.places(panel.actual),
-            **{f"predicted.{p.name}": statistics.places(p.order) for p in self.selecting},
+            **{f"predicted.{p.name}": statistics.places(p.strength) for p in self.selecting},
             "model": panel.labels,
             "name": [model.model for model in models],
             "place": range(len(models)),

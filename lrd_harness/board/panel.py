@@ -84,7 +84,7 @@ class Predictor:
         return np.where(np.isnan(self.values).any(axis=0), np.nan, self.means)
 
     @cached_property
-    def order(self) -> np.ndarray:
+    def strength(self) -> np.ndarray:
         """What orders the models, more is better: (models,).
 
         Minus the mean over tasks of the rank within the task, 1 = best; of a size, the size itself.
@@ -158,7 +158,7 @@ def model_labels(models: Iterable[ModelRow]) -> dict[Key, str]:
     return {key: key.model for key in keys} | several
 
 
-def make(results: Results, labels: Mapping[Key, str] | None = None) -> Panel:
+def build_panel(results: Results, labels: Mapping[Key, str] | None = None) -> Panel:
     """The panel of results; of a unit that is there twice the newer row counts.
 
     labels: of the models, and of others that must not be called the same.
@@ -286,7 +286,7 @@ def correlation_table(panel: Panel, what: str = "models") -> Table:
     actual = panel.actual
     rows: list[Mapping[str, Any]] = []
     for predictor in panel.predictors:
-        order = predictor.order
+        order = predictor.strength
         n = len(statistics.complete(order, actual)[0])
         if predictor.selection or (predictor.kind == "baseline" and n):
             rho, p = statistics.spearman(order, actual), statistics.permutation_p(order, actual)

@@ -147,7 +147,7 @@ class Latency:
         return max(0.0, self.full - sum(self.blocks[block - 1] for block in removed))
 
 
-def measured(model: TextModel, texts: Sequence[Text]) -> Latency:
+def pass_latency(model: TextModel, texts: Sequence[Text]) -> Latency:
     """The latency on texts of middling length; the first pass, which warms up, is left out."""
     ordered = sorted(model.tokenize(texts), key=lambda e: len(e["input_ids"]))
     first = max(0, (len(ordered) - TIMED_TEXTS) // 2)

@@ -40,7 +40,7 @@ def _size(items: Iterable[Item | Stored]) -> str:
 
 def info(folder: Path) -> None:
     """Print where the cache is and what is in it."""
-    inventory.sweep(folder)
+    inventory.remove_leftovers(folder)
     limit, stores = location.limit(), inventory.stores(folder)
     kinds: list[tuple[Cell, ...]] = []
     for kind in inventory.DOWNLOADS:
@@ -77,7 +77,7 @@ def _name_strangers(folder: Path) -> None:
 
 def verify(folder: Path, repair: bool) -> int:
     """Read all states; name those that are damaged, and remove them. Returns the exit code."""
-    inventory.sweep(folder)
+    inventory.remove_leftovers(folder)
     stores = inventory.stores(folder)
     left = damaged = 0
     with Display().stage("verifying states", "stores") as advance:
@@ -104,7 +104,7 @@ def clear(folder: Path, arguments: argparse.Namespace) -> None:
     if model and (arguments.packages or everything):
         raise UserError("--model goes with states: --packages and --all know no models")
     age = _age(arguments.older_than)
-    inventory.sweep(folder)
+    inventory.remove_leftovers(folder)
     named = bool(model or everything)  # what is named goes, in use or not
     spared = 0 if named else inventory.IN_USE
     before = files.clock(folder) - (spared if age is None else age)
@@ -137,7 +137,7 @@ def clear(folder: Path, arguments: argparse.Namespace) -> None:
         return
     whole = everything and age is None
     if whole:
-        inventory.sweep(folder, older=files.ANY)
+        inventory.remove_leftovers(folder, older=files.ANY)
         stores = inventory.stores(folder)
     removed = [inventory.remove_states(store, before) for store in stores]
     gone = [item for items, _ in removed for item in items]

@@ -12,14 +12,7 @@ from typing import Any
 from lrd_harness import errors
 from lrd_harness.blocks import written
 from lrd_harness.capture.samples import Questions, Sampling
-from lrd_harness.cli.arguments import (
-    COMMAND_LINE,
-    load,
-    names,
-    parameters_of,
-    show,
-    typed_settings,
-)
+from lrd_harness.cli.arguments import COMMAND_LINE, load, names, parameters_of, show, typed_settings
 from lrd_harness.cli.options import TASK, TEXTS
 from lrd_harness.errors import UserError, tell
 from lrd_harness.models import save

@@ -90,7 +90,7 @@ def convert(file: Path, to: Path) -> Path:
     Returns `to`, at once if it is there already as it was made; it appears whole or not at all.
     Raises UserError, also if the saved model does not give the logits of the one that was read.
     """
-    files.sweep(to.parent, older=files.AGE)
+    files.remove_leftovers(to.parent, older=files.AGE)
     if to.is_dir() and not manifest.changed(to):
         return to
     if importlib.util.find_spec("gguf") is None:

@@ -167,7 +167,7 @@ def check_free(folder: Path) -> None:
 
     What processes that were killed while they saved have left beside it is removed.
     """
-    files.sweep(folder.parent)
+    files.remove_leftovers(folder.parent)
     if folder.is_dir():
         if any(folder.iterdir()):
             raise UserError(f"{folder} is not empty; a model is saved to a new folder")

@@ -35,7 +35,7 @@ _PROBE = 13  # tokens of a probe; a number that no width or number of heads is l
 _TRIED_CUT = 64  # tokens; whether longer texts are cut is not tried
 
 
-def place(module: torch.nn.Module, options: ModelOptions) -> torch.device:
+def to_device(module: torch.nn.Module, options: ModelOptions) -> torch.device:
     """Bring a model to its device, in evaluation mode; the device that its tokens go to.
 
     One that was spread over several devices when it was loaded stays where it is.
@@ -96,7 +96,7 @@ class TextModel:
         self.checkpoint, self.options, self.parts = checkpoint, options, parts
         self.tokenizer = parts.tokenizer
         self.similarity, self.whole = parts.similarity, parts.whole
-        self.device = place(parts.whole or parts.module, options)
+        self.device = to_device(parts.whole or parts.module, options)
         names = inspect.signature(parts.module.forward).parameters
         self._positions = "position_ids" in names
         self._typed = "token_type_ids" in names

@@ -181,7 +181,7 @@ def fetch(requirement: str, *, sha256: str | None = None, progress: Progress | N
     """
     name = _normalised(requirement)
     folder, record = _places(name)
-    files.sweep(folder.parent, older=files.AGE)
+    files.remove_leftovers(folder.parent, older=files.AGE)
     recorded, fault = _checksum(record), ""
     known = KNOWN[name].sha256 if name in KNOWN else None
     if folder.is_dir():

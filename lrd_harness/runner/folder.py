@@ -128,7 +128,7 @@ def make(out: Path) -> None:
         raise UserError(f"{out} cannot be made ({error.strerror})") from None
     if not os.access(out, os.W_OK):
         raise UserError(f"{out} cannot be written to")
-    files.sweep(out, older=files.AGE, deep=True)
+    files.remove_leftovers(out, older=files.AGE, deep=True)
     for path in out.iterdir():
         written = path.name in ("run.json", database.NAME) or path.name.startswith("leaderboard.")
         if written and not path.is_file():
@@ -331,7 +331,7 @@ def shown(out: Path) -> Results:
     run = recorded_run(out)
     results = database.ordered(database.load(out), run)
     for place in (out, out / journal.FOLDER):
-        files.sweep(place, older=files.AGE)
+        files.remove_leftovers(place, older=files.AGE)
     last = {entry["name"]: entry for entry in run.get("metrics", [])}
 
     def is_last(row: MetricRow) -> bool:

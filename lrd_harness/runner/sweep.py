@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from lrd_harness import blocks
 from lrd_harness.capture.embeddings import Captured
-from lrd_harness.capture.evidence import Latency, ModelEvidence, measured
+from lrd_harness.capture.evidence import Latency, ModelEvidence, pass_latency
 from lrd_harness.capture.likelihoods import Reader
 from lrd_harness.capture.pruned import Variants
 from lrd_harness.capture.samples import sampled
@@ -28,7 +28,7 @@ from lrd_harness.runner import units
 from lrd_harness.runner.units import Context
 
 
-class Choice(NamedTuple):
+class RuleChoice(NamedTuple):
     """A rule at a budget, and with a seed where it takes one."""
 
     rule: Pruner
@@ -45,10 +45,10 @@ class Sweep:
         self.captured = Captured()
 
     @cached_property
-    def choices(self) -> list[Choice]:
+    def choices(self) -> list[RuleChoice]:
         """Every rule, seed and budget; a rule's smaller budgets first."""
         return [
-            Choice(rule, seed, budget)
+            RuleChoice(rule, seed, budget)
             for rule in self.pruning.rules
             for seed in self.pruning.seeds(rule)
             for budget in self.pruning.settings.budgets
@@ -58,7 +58,7 @@ class Sweep:
         """The tasks that this model's variants are scored on."""
         return [task for task in self.pruning.tasks if self.context.planned.takes(task)]
 
-    def key(self, choice: Choice) -> str:
+    def key(self, choice: RuleChoice) -> str:
         """The unit of a choice: what changes it is in its name.
 
         That is also which profiles there are, since a metric that failed may be measured later.
@@ -211,7 +211,7 @@ class Sweep:
         latency: Latency | None = None
         if undone:
             with context.attempt(context.unit("latency")):  # memory may not suffice
-                latency = measured(model, texts)
+                latency = pass_latency(model, texts)
                 context.mend(context.unit("latency"))
         for removed in undone:
             before, after = cut.parameters(model.parts.module, model.blocks, removed)

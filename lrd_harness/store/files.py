@@ -64,12 +64,12 @@ def folder(place: Path) -> Iterator[Path]:
 def scratch() -> Iterator[Path]:
     """A folder as `folder`, where this system keeps what is temporary. Raises OSError."""
     place = Path(tempfile.gettempdir())
-    sweep(place)
+    remove_leftovers(place)
     with folder(place) as work:
         yield work
 
 
-def sweep(place: Path, *, older: float = AGE, deep: bool = False) -> None:
+def remove_leftovers(place: Path, *, older: float = AGE, deep: bool = False) -> None:
     """Remove what killed processes have left in a folder; deep: and in the folders below it.
 
     older: seconds for which work of another machine counts as in use. Links are not followed.
@@ -87,7 +87,7 @@ def sweep(place: Path, *, older: float = AGE, deep: bool = False) -> None:
 def dead(work: Path, now: float, older: float = AGE) -> bool:
     """Whether nobody is at it any more. A time in the future is none at which it was in use.
 
-    now: the time as the file system has it, see `clock`; older: as in `sweep`.
+    now: the time as the file system has it, see `clock`; older: as in `remove_leftovers`.
     """
     match = NAME.fullmatch(work.name)
     if match and match[1] == _machine():
@@ -186,7 +186,7 @@ def write_bytes(to: Path, contents: bytes, tidy: bool = True) -> None:
             return
         target = Path(os.path.realpath(to)) if to.is_symlink() else to
         if tidy:
-            sweep(target.parent)
+            remove_leftovers(target.parent)
         with path(target.parent) as work:
             with work.open("xb") as stream:
                 stream.write(contents)

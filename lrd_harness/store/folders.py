@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from lrd_harness.errors import UserError
 from lrd_harness.store.documents import json_value, read_file
-from lrd_harness.store.files import sweep, write_bytes
+from lrd_harness.store.files import remove_leftovers, write_bytes
 
 LIST = ".lrd-harness.json"
 LONGEST = 100  # bytes of a safe name
@@ -101,7 +101,7 @@ def write_folder(
         listed = _check_free(folder, form, contents)
         folder.mkdir(parents=True, exist_ok=True)
         for place in {(folder / path).parent for path in (LIST, *listed, *contents)}:
-            sweep(place)
+            remove_leftovers(place)
         new = {path: Listed(form, (_sum(content),)) for path, content in contents.items()}
         # first: killed in between, all files still count as ours
         both = {path: Listed(form, (*_sums(listed, path), *new[path].sums)) for path in new}

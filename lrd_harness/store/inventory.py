@@ -291,11 +291,11 @@ def remove_rest(cache: Path, everything: bool) -> None:
                 (cache / name).rmdir()
 
 
-def sweep(cache: Path, older: float = files.AGE) -> None:
-    """Remove what killed processes have left anywhere; older: as in files.sweep."""
+def remove_leftovers(cache: Path, older: float = files.AGE) -> None:
+    """Remove what killed processes have left anywhere; older: as in files.remove_leftovers."""
     places = [path for path in (cache / n for n in (*SMALL, *DOWNLOADS)) if not path.is_symlink()]
     for place in (cache, *places, *_folders(cache)):
-        files.sweep(place, older=older)
+        files.remove_leftovers(place, older=older)
 
 
 def _inside(folder: Path) -> list[Path]:

@@ -39,7 +39,7 @@ def cache_dir() -> Path:
             f"set {VARIABLE} to another one"
         ) from error
     for place in (folder, folder / "budgets", folder / "scripts"):
-        files.sweep(place)
+        files.remove_leftovers(place)
     return folder
 
 

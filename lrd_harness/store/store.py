@@ -66,7 +66,7 @@ def whose(description: str | None) -> str:
 
 
 @dataclass(frozen=True)
-class Block:
+class Extent:
     """Where a plane lies in its file: from which byte on, the numbers of a row, and their type."""
 
     start: int
@@ -84,7 +84,7 @@ class Header:
     identity: str | None
     keys: list[str]
     cut: list[str]
-    blocks: dict[Plane, Block]
+    blocks: dict[Plane, Extent]
 
 
 def header(path: Path) -> Header | None:
@@ -102,11 +102,11 @@ def header(path: Path) -> Header | None:
             lists = {name: json.loads(metadata[name]) for name in ("texts", "truncated")}
             about = {"identity": metadata.get("identity"), **lists}
         identity, keys, cut = about["identity"], about["texts"], about["truncated"]
-        blocks: dict[Plane, Block] = {}
+        blocks: dict[Plane, Extent] = {}
         for name, ((count, width), dtype) in reversed(shapes.items()):
             kind, _, layer = name.rpartition(".")
             end -= count * width * dtype.itemsize  # nothing lies between planes, nor behind them
-            blocks[kind, int(layer)] = Block(end, width, dtype)
+            blocks[kind, int(layer)] = Extent(end, width, dtype)
             if count != len(keys):
                 return None
         if not all(isinstance(key, str) for part in (keys, cut) for key in part):
@@ -176,7 +176,7 @@ class Store:
         self._cut: set[str] = set()
         self._lost: set[str] = set()  # texts whose file went while this store was open
         self._settle()
-        files.sweep(self.folder)
+        files.remove_leftovers(self.folder)
         self.refresh()
 
     def _settle(self) -> None:

@@ -26,7 +26,7 @@ from lrd_harness.results.rows import ModelRow, Results
 
 
 def selected(results: Results) -> Selection:
-    selection = build_selection(panels.make(results))
+    selection = build_selection(panels.build_panel(results))
     assert selection is not None
     return selection
 

@@ -234,10 +234,7 @@ def sweep(rule: str, change: float, models: int = 6, depths: int = 3, **at: Any)
     rows = []
     for i in range(models):
         where = {"model": f"m{i}", "blocks": 12 * (1 + i % depths), **at}
-        rows += [
-            pruned("random", [-10.0, -12.0, -14.0], **where),
-            pruned(rule, [change], **where),
-        ]
+        rows += [pruned("random", [-10.0, -12.0, -14.0], **where), pruned(rule, [change], **where)]
     return rows
 
 

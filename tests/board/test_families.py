@@ -22,7 +22,7 @@ def tables_of(
     families: Sequence[str | None], scores: Sequence[float], values: Sequence[float | None]
 ) -> tuple[dict[str, Table], int]:
     """Tables of models in these families, with a metric of which the lowest value is the best."""
-    found = panel.make(in_families(families, scores, {"my": values}, "min"))
+    found = panel.build_panel(in_families(families, scores, {"my": values}, "min"))
     tables, left_out = family_tables(found)
     return {table.name: table for table in tables}, left_out
 

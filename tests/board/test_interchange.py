@@ -59,11 +59,7 @@ def fault(*files: Path | None) -> str:
 
 def test_the_models_file_says_how_deep_a_model_is(file: File) -> None:
     wide = interchange.read(file(WIDE))  # without one, the score is of layer 0 of 0
-    assert numbers(wide) == {
-        ("a", "X", 0, 0): 0.5,
-        ("a", "Y", 0, 0): 0.25,
-        ("b", "X", 0, 0): 0.75,
-    }
+    assert numbers(wide) == {("a", "X", 0, 0): 0.5, ("a", "Y", 0, 0): 0.25, ("b", "X", 0, 0): 0.75}
     models = "model,hub_id,parameters_millions,width,blocks,family\nb,B,22.7,384,6,bert\n"
     models += "c,C,1,2,3,gpt\na,A,,,12,\n"
     deep = interchange.read(file(WIDE), None, file(models, "M.csv"))
@@ -241,11 +237,7 @@ FAULTS = [  # in the scores, the values, the models
     ("S", "model,X\na,0.1\n\na,0.2\n", "line 4: the score of a on X is there already, in line 2"),
     ("S", f"model,X\n{'a' * 131073},0.1\n", "line 2: no CSV (field larger than field limit"),
     ("S", 'model,X\n"a,0.1\n', "S.csv line 2: no CSV"),
-    (
-        "S",
-        f"{LONG}a,1,X,0.3\n",
-        "the score of a on X, layer 1, is there already, in line 3",
-    ),
+    ("S", f"{LONG}a,1,X,0.3\n", "the score of a on X, layer 1, is there already, in line 3"),
     ("S", f"{LONG}a,model,X,0.3\n", "the score of a on X, layer 2, is there already, in line 4"),
     ("S", f"{LONG}a,1.5,X,0.3\n", f"line 5: layer '1.5' {LAYER}"),
     ("S", f"{LONG}a,-1,X,0.3\n", f"line 5: layer '-1' {LAYER}"),

@@ -28,7 +28,7 @@ from lrd_harness.results.rows import ModelRow, Results
 
 
 def judged(results: Results) -> Combined:
-    combined = build_combined(panel.make(results))
+    combined = build_combined(panel.build_panel(results))
     assert combined is not None
     return combined
 
@@ -170,7 +170,7 @@ def test_too_little_is_said(families: list[str | None], scores: Any, lacking: st
 
 
 def test_no_scores_at_all() -> None:
-    assert build_combined(panel.make(Results(models=(ModelRow(model="a"),)))) is None
+    assert build_combined(panel.build_panel(Results(models=(ModelRow(model="a"),)))) is None
 
 
 def test_with_and_without_metrics_and_sizes() -> None:

@@ -113,10 +113,7 @@ LISTED = {
         "mteb-32 0 models, 32 tasks:",
     ),
     "suites lrd-30": ("arXiv 2605.12714", "25 models", "CQADupstackRetrieval"),
-    "suites mteb-32": (
-        "No models: give them with --models.",
-        "MassiveScenarioClassification",
-    ),
+    "suites mteb-32": ("No models: give them with --models.", "MassiveScenarioClassification"),
     "suites own.yaml": ("nrs k = 9", "norm raw"),
     "tasks": ("MovieReviewSentencesClassification", "texts:FILE.jsonl", "MMLU"),
     "tasks sts": ("LeeDocumentSTS", "STSBenchmark", "SICK-R"),

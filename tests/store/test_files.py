@@ -155,7 +155,7 @@ def test_the_work_of_a_living_process_stays_and_of_a_killed_one_goes(tmp_path: P
     with worker(tmp_path) as process:
         for when in times:
             dated(tmp_path, when)
-            files.sweep(tmp_path, older=files.ANY)
+            files.remove_leftovers(tmp_path, older=files.ANY)
             assert len(names(tmp_path)) == 2
         process.communicate("\n")
     assert names(tmp_path) == []
@@ -168,7 +168,7 @@ def test_the_work_of_a_living_process_stays_and_of_a_killed_one_goes(tmp_path: P
         for when in times:
             (tmp_path / left[0]).touch()
             dated(tmp_path, when)
-            files.sweep(tmp_path)
+            files.remove_leftovers(tmp_path)
             assert names(tmp_path) == []
 
 
@@ -179,7 +179,7 @@ def test_a_number_that_another_process_has_now_is_not_the_same_process(tmp_path:
     mine = files.name()
     for name in (mine, earlier):
         (tmp_path / name).touch()
-    files.sweep(tmp_path)
+    files.remove_leftovers(tmp_path)
     assert names(tmp_path) == [mine]
 
 
@@ -190,7 +190,7 @@ def test_of_another_machine_the_time_tells(age: float, stays: bool, tmp_path: Pa
     elsewhere = tmp_path / files.name().replace(files._machine(), "0" * 12)
     elsewhere.mkdir()
     dated(tmp_path, time.time() - age)
-    files.sweep(tmp_path)
+    files.remove_leftovers(tmp_path)
     assert elsewhere.exists() == stays
 
 
@@ -204,7 +204,7 @@ def test_links_and_what_is_named_otherwise_are_left_alone(tmp_path: Path) -> Non
     others = [".work", ".work-notes", f"{dead}.txt", f"x{dead}", ".gitignore"]
     for name in others:
         (place / name).touch()
-    files.sweep(place)
+    files.remove_leftovers(place)
     assert names(place) == sorted(others)
     assert names(outside) == ["mine"]
 
