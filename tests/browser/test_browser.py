@@ -283,8 +283,10 @@ def test_two_thousand_models_by_a_hundred_tasks_stay_a_page_of_cells(opened: Ope
     place.get_by_role("searchbox").fill("")
     assert "2,000 of 2,000 rows; shown 1 to 100" in place.get_by_role("status").inner_text()
     assert page.evaluate(size) < 100 * 25
-    page.wait_for_timeout(100)
-    assert 0 < page.evaluate("window.longest") < 3000
+    # what is noted of tasks of 50 ms and more comes later; this one is noted for certain
+    page.evaluate("setTimeout(() => { for (const t = Date.now(); Date.now() < t + 99; ); })")
+    page.wait_for_function("window.longest > 0", timeout=5000)
+    assert page.evaluate("window.longest") < 3000
 
 
 def test_tables_that_are_downloaded_hold_no_formula(opened: Open) -> None:

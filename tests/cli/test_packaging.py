@@ -70,10 +70,13 @@ def test_the_installed_wheel_works_without_the_checkout(wheel: Path, tmp_path: P
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     command = home / "bin" / "lrd-harness"
-    assert "frenet" in run(command, "plugins", cwd=elsewhere)
     assert "mteb-32" in run(command, "suites", cwd=elsewhere)
-    where = "import lrd_harness, sys; print(lrd_harness.__file__, *lrd_harness.__path__)"
+    where = (
+        "import lrd_harness, lrd_harness.cli as c; print(lrd_harness.__file__,"
+        " *lrd_harness.__path__, flush=True); c.main(['plugins'])"
+    )
     printed = run(home / "bin" / "python", "-c", where, cwd=elsewhere)
+    assert "frenet" in printed
     assert str(ROOT) not in printed
     # in the checkout's folder python -m finds the checkout first, plugins and all
     printed = run(home / "bin" / "python", "-m", "lrd_harness", "plugins", cwd=ROOT)

@@ -1,6 +1,6 @@
 """Damaged inputs of every kind, drawn by hypothesis: an exit code of 0, 1 or 2, and one clear line.
 
-30 inputs a kind; LRD_FUZZ=1000 asks for as many, drawn anew each time.
+20 inputs a kind; LRD_FUZZ=1000 asks for as many, drawn anew each time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 ASKED = os.environ.get("LRD_FUZZ")
 INPUTS = settings(
-    max_examples=int(ASKED or 30),
+    max_examples=int(ASKED or 20),
     derandomize=ASKED is None,
     database=None,
     deadline=None,

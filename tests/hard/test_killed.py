@@ -46,7 +46,7 @@ def killed(place: Path, tmp_path: Path, **job: Any) -> tuple[list[int], Path]:
     return json.loads(done.stdout), out
 
 
-@pytest.mark.parametrize(("world", "attempts"), [(1, 6), (2, 4)])
+@pytest.mark.parametrize(("world", "attempts"), [(1, 4), (2, 4)])
 def test_a_run_that_is_killed_again_and_again(
     world: int, attempts: int, place: Path, tmp_path: Path
 ) -> None:

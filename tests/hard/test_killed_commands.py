@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 KILLS = {
     **dict.fromkeys(("layer", "figures", "cards", "tidy", "file", "clear packages"), 2),
     **dict.fromkeys(("prune", "merge", "verify"), 3),
-    "clear": 5,
+    "clear": 3,
 }
 
 

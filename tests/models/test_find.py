@@ -150,7 +150,10 @@ RESPONSE: Any = SimpleNamespace(headers={}, request=None)
         (Info("model.safetensors"), "org/it on the hub is no transformers model"),
     ],
 )
-def test_what_the_hub_answers(answer: Any, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_hub_answers(
+    answer: Any, line: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_the_hub(folder, monkeypatch)
     hub_says(monkeypatch, answer)
     assert line in fault("org/it@v9")
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import running
 from running import Patch
 
+from lrd_harness.cli import main
 from lrd_harness.store import location
 
 PLACES = {*location._places(), "HF_HOME"}
@@ -80,30 +83,24 @@ def test_a_run_where_nothing_can_be_written_at_home(place: Path, tmp_path: Path)
     assert (tmp_path / "cache" / "home" / "mteb").is_dir()
 
 
-@pytest.mark.slow
-def test_what_an_encoding_lacks_is_replaced(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_what_an_encoding_lacks_is_replaced(
+    encoding: str, tmp_path: Path, monkeypatch: Patch
+) -> None:
     (tmp_path / "s.csv").write_text("model,T1\nä→,0.5\nb,0.4\n\u4e2d,0.3\n", encoding="utf-8")
     (tmp_path / "m.csv").write_text("model,width\nä→,64\nb,128\n\u4e2d,192\n", encoding="utf-8")
     board = ["leaderboard", "--actual", "s.csv", "--models-info", "m.csv"]
-    helps = [["--help"], ["run", "--help"], ["leaderboard", "--help"], ["plugins"], ["models"]]
-    code = f"""
-import sys
-from lrd_harness.cli import main
-codes = []
-for command in {[*helps, board, ["leaderboard", "./→"]]!r}:
-    try:
-        codes.append(main(command))
-    except SystemExit as stop:
-        codes.append(stop.code)
-print(codes)
-"""
-    for encoding in ("cp1252", "ascii"):
-        done = subprocess.run(
-            [sys.executable, "-X", "utf8=0", "-c", code],
-            capture_output=True,
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONIOENCODING": encoding},
-        )
-        assert done.returncode == 0, done.stderr
-        assert b"Traceback" not in done.stderr
-        assert done.stdout.splitlines()[-1] == str([0] * 6 + [2]).encode()
+    monkeypatch.chdir(tmp_path)
+    for name, errors in (("stdout", "strict"), ("stderr", "backslashreplace")):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding, errors, write_through=True)
+        monkeypatch.setattr(sys, name, stream)
+    for helped in ([], ["run"], ["leaderboard"]):
+        with pytest.raises(SystemExit, match=r"^0$"):
+            main([*helped, "--help"])
+    for command, code in ((["plugins"], 0), (["models"], 0), (board, 0), (["leaderboard", "→"], 2)):
+        assert main(command) == code
+    written: Any = (sys.stdout.buffer, sys.stderr.buffer)
+    shown, told = (stream.getvalue().decode(encoding) for stream in written)
+    assert ("?" if encoding == "ascii" else "ä?") in shown
+    assert told.count("\n") == 1
+    assert "\\u2192" in told
