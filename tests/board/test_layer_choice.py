@@ -252,6 +252,7 @@ def test_a_metric_that_knows_wins_and_one_that_knows_nothing_loses() -> None:
     assert verdict(results(metrics=())) == {}
 
 
+@pytest.mark.slow
 def test_of_metrics_that_are_noise_the_best_is_said_to_be_luck() -> None:
     won = []
     for seed in range(5):

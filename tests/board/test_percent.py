@@ -114,6 +114,7 @@ def test_what_is_no_score_is_refused_by_name(
     assert message in refused(tmp_path, columns(("T1", beside), (name, values)))
 
 
+@pytest.mark.slow
 def test_absurdly_many_columns_end_in_a_line(tmp_path: Path) -> None:
     many = [f"T{i}" for i in range(20_001)]
     wide = refused(tmp_path, f"model,{','.join(many)}\na{',0.5' * len(many)}\n")

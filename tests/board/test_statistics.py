@@ -102,6 +102,7 @@ def test_nothing_is_left_where_a_side_is_the_control() -> None:
     assert statistics.partial_rho(x[:3], y[:3], [3.0, 1, 2]) is None
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.tuples(*[st.integers(0, 3)] * 3), min_size=4, max_size=5))
 def test_exact_p_is_the_share_of_all_orders(cases: Triples) -> None:

@@ -61,6 +61,7 @@ def plain(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray,
     return predicted, alphas
 
 
+@pytest.mark.slow
 def test_numbers_are_those_of_plain_code() -> None:
     """With a metric on another scale that is the same for all without the family f0."""
     results = signal()

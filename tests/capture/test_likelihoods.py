@@ -81,6 +81,7 @@ def map_texts(texts: Sequence[str]) -> list[Text]:
     return [Text(text) for text in texts]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["Llama", "GPT2", "OPT", "Bloom", "Mamba", "Rwkv"])
 def test_batch_order_and_padding_change_no_score(family: str, tmp_path: Path) -> None:
     model = made(tmp_path, family)

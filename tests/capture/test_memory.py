@@ -49,6 +49,7 @@ def states(model: Any, folder: Path) -> np.ndarray:
     return np.stack([Store(folder, model.identity).read(TEXTS, p) for p in planes(model, "hf")])
 
 
+@pytest.mark.slow
 def test_the_budget_is_halved_and_nothing_else_changes(
     model: Any, tmp_path: Path, monkeypatch: Patch
 ) -> None:
@@ -78,6 +79,7 @@ def fits(tokens: int) -> int:
     return tokens
 
 
+@pytest.mark.slow
 def test_what_was_found_is_remembered(tmp_path: Path) -> None:
     identity = {"model": "m", "dtype": "float32"}
     first = remembered(tmp_path, identity, "cpu", 4096)
@@ -103,6 +105,7 @@ def test_a_budget_that_cannot_be_kept_ends_nothing(
     assert budget.attempt(fits) == budget.tokens == 256
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("says", "error", "message", "tokens"),
     [
@@ -125,6 +128,7 @@ def test_errors_that_fewer_tokens_do_not_mend(
     assert (calls, budget.tokens, list(tmp_path.iterdir())) == (tokens, 4, [])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_cache")
 def test_a_run_goes_on_with_less(place: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     small = Small(monkeypatch, 128)

@@ -108,6 +108,7 @@ BACKBONE = opened(made("GPT2"))
 numbers = st.sets(st.integers(1, BLOCKS), max_size=BLOCKS - 1).map(lambda s: tuple(sorted(s)))
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.lists(numbers, min_size=1, max_size=12, unique=True), st.randoms())
 def test_each_edge_of_the_tree_is_run_once(variants: list[Removed], random: Any) -> None:

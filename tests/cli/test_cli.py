@@ -146,6 +146,7 @@ def test_listings(
         assert words not in text
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_early_is_no_fault() -> None:
     command = f"{sys.executable} -m lrd_harness suites | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)

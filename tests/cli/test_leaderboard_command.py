@@ -39,6 +39,7 @@ def shown(capsys: Shown, *typed: str) -> str:
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_in_every_form(
     out: str, capsys: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

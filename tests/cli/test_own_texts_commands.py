@@ -21,7 +21,7 @@ from lrd_harness.contracts import Choice, Metric, Text
 from lrd_harness.studies import select
 from lrd_harness.studies.values import halves
 
-pytestmark = pytest.mark.usefixtures("own_cache")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_cache")]
 TEXTS = tiny.sentences(24)
 RANK = "--plugins effective_rank"
 COMMANDS = {

@@ -137,6 +137,7 @@ def test_names_that_are_none(name: str) -> None:
 RESPONSE: Any = SimpleNamespace(headers={}, request=None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "line"),
     [

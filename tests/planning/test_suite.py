@@ -118,6 +118,7 @@ def test_layers_read_back_as_they_were_chosen(numbers: set[int]) -> None:
     assert suite.settings({"layers": expected[0]}, "x").layers == expected[:1]
 
 
+@pytest.mark.slow
 @given(st.text() | st.floats() | st.none() | st.lists(st.text()))
 def test_layers_are_numbers_a_word_or_an_error(value: Any) -> None:
     try:

@@ -163,6 +163,7 @@ def test_pruning_curves_are_the_changes_of_the_table() -> None:
     assert "5 seeds" in DRAWN["pruning"].caption
 
 
+@pytest.mark.slow
 def test_each_figure_is_written_as_svg_and_png() -> None:
     files = dict(figures.figure_files(without(REPORT, "base.ranking")))
     assert list(files) == [f"{n}.{form}" for n in [*KINDS, "pruning"] for form in ("svg", "png")]

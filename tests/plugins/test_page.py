@@ -121,6 +121,7 @@ def test_headings_are_in_order_and_every_reference_leads_somewhere() -> None:
     assert {"main", "nav", "header"} <= set(tags)
 
 
+@pytest.mark.slow
 def test_hostile_names_add_no_element_and_break_no_block() -> None:
     text = parts.page(report(HOSTILE))
     read = Read(text)
@@ -157,6 +158,7 @@ def test_a_report_without_figures_carries_no_library() -> None:
     assert [h["id"] for tag, h in read.elements if tag == "section"] == ["verdict", "downloads"]
 
 
+@pytest.mark.slow
 def test_the_script_is_kept_in_the_cache_and_is_not_strange_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,6 +62,7 @@ def test_the_column_of_a_models_file(tmp_path: Path) -> None:
         interchange.read(tmp_path / "S.csv", None, models)
 
 
+@pytest.mark.slow
 def test_a_run_records_the_date_and_a_record_without_one_is_read(
     place: Path, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from running import Patch, Shown, one_line, records
 
 from lrd_harness.cli import main
 
-pytestmark = pytest.mark.usefixtures("own_cache")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_cache")]
 LAST = ("--layers", "last")
 STS = ["STSBenchmark"]
 

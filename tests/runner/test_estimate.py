@@ -73,6 +73,7 @@ def test_the_counts_are_those_of_the_run(
         assert model["units"] == before["units"]
 
 
+@pytest.mark.slow
 def test_pruning_is_added(place: Path, tmp_path: Path, capsys: Any) -> None:
     pruning = ("--prune", "last,random", "--budgets", "0.3", "--protect", "0")
     tasks = ["STSBenchmark"]
@@ -85,6 +86,7 @@ def test_pruning_is_added(place: Path, tmp_path: Path, capsys: Any) -> None:
     assert "Pruning is a rough guess" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_cannot_be_estimated(
     place: Path, tmp_path: Path, monkeypatch: Patch, capsys: Any
 ) -> None:

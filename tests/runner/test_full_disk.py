@@ -88,6 +88,7 @@ def test_files_stay_as_they_were(tmp_path: Path) -> None:
     assert {path.name for path in out.iterdir()} == {"journal", "results.sqlite", "a.txt"}
 
 
+@pytest.mark.slow
 def test_a_store_that_is_full_stops_the_run(
     place: Path, tmp_path: Path, own_cache: Path, capsys: Shown
 ) -> None:
@@ -102,6 +103,7 @@ def test_a_store_that_is_full_stops_the_run(
     assert len(records(out, "score")) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [1, 5])
 def test_a_journal_that_is_full_stops_the_run(
     after: int, place: Path, tmp_path: Path, own_cache: Path, capsys: Shown, monkeypatch: Patch

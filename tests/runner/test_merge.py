@@ -18,6 +18,8 @@ from lrd_harness.results import journal
 from lrd_harness.results.journal import read_run
 from lrd_harness.runner.merge import merge
 
+pytestmark = pytest.mark.slow
+
 TABLES = ("leaderboard.csv", "leaderboard.md")
 
 

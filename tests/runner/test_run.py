@@ -19,7 +19,7 @@ from lrd_harness.cli import main
 from lrd_harness.contracts import Metric, Request, Score, Task
 from lrd_harness.models import text_model
 
-pytestmark = pytest.mark.usefixtures("own_cache")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_cache")]
 STS = ["STSBenchmark"]
 
 

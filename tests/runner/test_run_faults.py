@@ -18,7 +18,7 @@ from lrd_harness.contracts import Metric, Reporter, Request, Score, Task
 from lrd_harness.models import text_model
 from lrd_harness.runner import units
 
-pytestmark = pytest.mark.usefixtures("own_cache")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_cache")]
 STS = ["STSBenchmark"]
 
 

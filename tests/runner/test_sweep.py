@@ -20,6 +20,8 @@ from lrd_harness.cli import main
 from lrd_harness.contracts import Pruner, Task
 from lrd_harness.runner import units
 
+pytestmark = pytest.mark.slow
+
 BUDGETS = ("--budgets", "0.2,0.5")
 RULES = "gfmi,last,random,block_influence,angular,greedy"
 
@@ -112,7 +114,6 @@ def test_an_interrupted_sweep_goes_on(
     assert scores(out) == pytest.approx(scores(swept))
 
 
-@pytest.mark.slow
 def test_a_language_model_is_pruned_on_both_kinds_of_task(
     deep: Path, tmp_path: Path, own_cache: Path, monkeypatch: Patch
 ) -> None:

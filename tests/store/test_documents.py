@@ -51,6 +51,7 @@ YAML_FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", YAML_FAULTS, ids=lambda text: repr(text[:20]))
 def test_yaml_that_is_none(text: str, tmp_path: Path) -> None:
     begun, file = time.monotonic(), tmp_path / "mine.yaml"

@@ -167,6 +167,7 @@ VALUES = ["leaderboard", "--values", str(DATA / "layer_values.csv")]
 COMMAND = [*VALUES, "--actual", str(DATA / "layer_scores.csv")]
 
 
+@pytest.mark.slow
 def test_folders_from_the_command(tmp_path: Path, capsys: Any) -> None:
     assert main([*COMMAND, "--format", "tidy"]) == 2
     said = capsys.readouterr().err

@@ -250,6 +250,7 @@ def test_a_file_that_is_not_there_is_one_line(capsys: Shown) -> None:
     assert "not-there.py" in one_line(capsys)
 
 
+@pytest.mark.slow
 def test_what_only_lists_loads_nothing_heavy() -> None:
     code = """
 import sys

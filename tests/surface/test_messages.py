@@ -156,6 +156,7 @@ def test_names_of_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
             named(name)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize("name", ["m" * 250, "é" * 120])
 def test_models_with_long_names_are_measured(name: str, place: Path, tmp_path: Path) -> None:

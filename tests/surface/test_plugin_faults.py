@@ -65,6 +65,7 @@ def run(out: Path, place: Path, *more: str, tasks: Any = ("STSBenchmark",)) -> i
     )
 
 
+@pytest.mark.slow
 def test_each_metric_costs_its_own_values(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -108,6 +109,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.slow
 def test_each_task_costs_its_own_values(place: Path, tmp_path: Path) -> None:
     head = """
 def texts():
@@ -149,6 +151,7 @@ OPENS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opens", OPENS)
 def test_an_adapter_that_opens_no_model(
     opens: str, place: Path, tmp_path: Path, capsys: Any
@@ -178,6 +181,7 @@ def test_an_adapter_whose_claims_fail_is_passed_over(
     assert "(lrd_adapters.py, line " in line
 
 
+@pytest.mark.slow
 def test_what_else_a_run_lives_through(place: Path, tmp_path: Path, capsys: Any) -> None:
     """Reporters that write nothing; parameters that JSON cannot hold; two files of one name."""
     texts = {"none": "None", "number": "5", "exits": "sys.exit(1)", "sound": "'here'"}
@@ -229,6 +233,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", COMMANDS)
 def test_a_metric_costs_its_values_in_every_command(
     body: str, place: Path, tmp_path: Path, capsys: Any

@@ -198,6 +198,7 @@ def test_an_encoder_beside_a_language_model(place: Path, tmp_path: Path) -> None
     assert running.counters(out)["forwarded"] > FORWARDS
 
 
+@pytest.mark.slow
 def test_a_fault_of_one_task_leaves_the_others(place: Path, tmp_path: Path) -> None:
     """A continuation that is longer than the model takes."""
     long = {"query": "the cat", "choices": ["sat " * 30, "ran"], "label": 0}

@@ -47,6 +47,7 @@ def texts_of(columns: Mapping[str, Any]) -> list[list[str]]:
     return [[text for split in columns.values() for text in split[key]]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
 def test_texts(name: str, read: Read, real_packages: Path) -> None:
     for texts in texts_of(read(name)):
@@ -135,6 +136,7 @@ def test_mteb_scores_noise_as_chance(name: str, real_packages: Path) -> None:
         assert score(name) == first
 
 
+@pytest.mark.slow
 def test_hook_and_metadata() -> None:
     import mteb
 
