@@ -36,9 +36,6 @@ def claim(results: Results, name: str) -> Any:
     return named(report(results).table("claim").rows, name)
 
 
-# ---------------------------------------------------------------- selection
-
-
 def selected(models: int, tasks: int, signs: Mapping[str, float], noise: float = 0.3) -> Results:
     """Models whose metrics go with the score (sign 1), against it (-1) or are noise (0)."""
     generator = np.random.default_rng(3)
@@ -134,9 +131,6 @@ def test_an_interval_over_tasks_does_not_stand_for_one_over_models() -> None:
     assert row["reason"].endswith("no interval can be drawn")
 
 
-# ---------------------------------------------------------------- layers
-
-
 def curves(models: int, tasks: int, bump: float, blocks: int = 8) -> Results:
     """Scores that are `bump` higher at layer 4 than at the last; a metric is lowest there."""
     generator = np.random.default_rng(0)
@@ -211,9 +205,6 @@ def test_too_little_for_a_verdict_on_layers(results: Results, name: str, reason:
     row = claim(results, name)
     assert (row["verdict"], row["ahead"]) == ("not enough data", None)
     assert reason in row["reason"]
-
-
-# ---------------------------------------------------------------- pruning
 
 
 def pruned(
@@ -306,9 +297,6 @@ def test_each_board_has_the_pruning_of_its_own_tasks() -> None:
     assert named(board.table("claim").rows, LIGHT)["value"] == pytest.approx(-25)
     assert named(board.table("base.claim").rows, LIGHT)["value"] is None  # random has none there
     assert claim(SWEEP, LIGHT)["reason"].endswith("is there to compare")
-
-
-# ---------------------------------------------------------------- the table
 
 
 def test_every_claim_says_why_and_a_table_without_a_number_is_not_shown() -> None:

@@ -165,9 +165,6 @@ def test_names_that_look_like_formulas_come_back(file: File) -> None:
     assert tables.written(["\ta"], [["\rb"]]) == "'\ta\n\"'\rb\"\n"
 
 
-# ---------------------------------------------------------------- what the reader is told
-
-
 def test_models_and_tasks_of_one_file_only_are_told(file: File) -> None:
     notes: list[str] = []
     values = file(VALUES.replace(",X,", ",Z,"), "V.csv")
@@ -213,8 +210,6 @@ def test_notes_are_said_only_where_nothing_is_wrong(file: File, tmp_path: Path) 
     interchange.read(percent, say=notes.append)
     assert notes == [f"{percent}: scores are above 1: read as percent"]
 
-
-# ---------------------------------------------------------------- what is wrong
 
 LAYER = "is neither a whole number from 0 on nor 'model'"
 FAULTS = [  # in the scores, the values, the models
@@ -276,9 +271,6 @@ def test_a_fault_is_one_clear_line(file: File, kind: str, text: str | bytes, mes
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert "no such file: " in fault(tmp_path / "none.csv")
     assert "cannot be read (Is a directory)" in fault(tmp_path)
-
-
-# ---------------------------------------------------------------- beside a run
 
 
 def a_run() -> Results:

@@ -206,9 +206,6 @@ def test_correlations_over_layers_by_hand() -> None:
     assert walks == pytest.approx((level.absolute, level.distance, 3))
 
 
-# ---------------------------------------------------------------- is some metric's choice better
-
-
 def panel(models: int, profile: Callable[[np.ndarray], np.ndarray], names: str = "m") -> Results:
     """`models` with 6 tasks each, best somewhere in the middle; a metric that sees the scores."""
     generator = np.random.default_rng(1)

@@ -260,8 +260,6 @@ def test_every_value_has_a_row() -> None:
     assert {row["width"] for row in values.rows} == {4}
 
 
-# ---------------------------------------------------------------- the board of likelihood tasks
-
 EMBEDDING = Results(
     models=tuple(map(model, "abcd")),
     scores=tuple(row for i, m in enumerate("abcd") for row in scores(m, "sts", 0.8 - i / 10)),

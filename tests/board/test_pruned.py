@@ -169,9 +169,6 @@ def test_tables_for_people_and_programs() -> None:
     assert of(by_name["pruning_tasks"].rows[0], "task", "full", "change") == ("t1", 0.8, 0)
 
 
-# ---------------------------------------------------------------- what is missing
-
-
 def test_a_missing_score_leaves_the_tasks_that_both_have() -> None:
     run = without(SWEEP, "without 5", "t2")
     frenet = row(run, "frenet")

@@ -61,9 +61,6 @@ def test_what_is_missing() -> None:
     assert statistics.interval(drawn) == pytest.approx((1, 1))
 
 
-# ---------------------------------------------------------------- p-values
-
-
 @pytest.mark.parametrize("ones", [1, 6, 12])
 def test_p_of_very_many_models_with_heavy_ties_is_fishers(ones: int) -> None:
     """Of two sides of ones and zeros, those where so many or more ones meet (hypergeometric)."""
@@ -150,9 +147,6 @@ def test_holm_is_the_step_down_rule(ps: list[float | None]) -> None:
     assert sum(p is not None and p < 0.05 for p in adjusted) == next(stop, len(ordered))
 
 
-# ---------------------------------------------------------------- resamples and regret
-
-
 @given(
     st.lists(st.tuples(st.integers(0, 4), st.floats(-5, 5)), min_size=5, max_size=9),
     st.integers(0, 99),
@@ -187,9 +181,6 @@ def test_resampled_rho_is_that_of_the_repeated_pairs(
 def test_regret_by_hand(predicted: list[float | None], regret: float | None) -> None:
     found = statistics.regret(predicted, [0.5, 0.9, None, 0.7])
     assert found == (None if regret is None else pytest.approx(regret))
-
-
-# ---------------------------------------------------------------- curves over layers
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,6 @@ from lrd_harness.planning import suite
 from lrd_harness.report import Table
 from lrd_harness.results.rows import MetricRow, ModelRow, Profile, Results, ScoreRow
 
-# ---------------------------------------------------------------- names with braces
-
 
 @pytest.mark.parametrize(
     ("name", "what"),
@@ -64,9 +62,6 @@ def test_suites_and_the_command_line_expand_braces(tmp_path: Path) -> None:
     assert [entry.model for entry in suite_of(typed).models] == ["m@x", "m@y", "z"]
     (tmp_path / "odd{a,b}").mkdir()  # a folder that is there stays as it is
     assert expand(str(tmp_path / "odd{a,b}"), "x") == [str(tmp_path / "odd{a,b}")]
-
-
-# ---------------------------------------------------------------- families
 
 
 def series(*names: str) -> list[tuple[str, str, list[tuple[int | None, str]]]]:
@@ -142,9 +137,6 @@ def test_readings_unlike_models_and_rows_of_one_name() -> None:
     assert [(m.step, m.label) for m in commits.members] == [(None, "b" * 12), (None, "a" * 12)]
     pruned = ModelRow(model="m@step2", variant="pruned")
     assert families((ModelRow(model="m@step1"), pruned)) == ()
-
-
-# ---------------------------------------------------------------- tables
 
 
 def measured(name: str, scores: Any, values: Any, task: str = "X", kind: str = "STS") -> Results:

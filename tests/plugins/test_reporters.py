@@ -73,9 +73,6 @@ def test_listing_the_forms_is_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
-# ---------------------------------------------------------------- terminal
-
-
 def lines(board: Report, width: int = 80) -> list[list[str]]:
     """The words of every line in a terminal."""
     return [line.split() for line in sheets.terminal(board, width).splitlines()]
@@ -187,9 +184,6 @@ def test_of_many_errors_the_first_are_shown_and_the_others_counted() -> None:
     assert "and 20 more" in text
 
 
-# ---------------------------------------------------------------- Markdown
-
-
 def parsed(text: str) -> list[list[str]]:
     """The cells of all tables, as a reader of the rendered page sees them."""
     rows: list[list[str]] = []
@@ -221,9 +215,6 @@ def test_markdown_has_every_part() -> None:
         assert all(line in text for line in shown.caption)
     for part in ("# Leaderboard: 8 models\n", "## Notes\n\n* The best", "## Errors\n\n* owner/"):
         assert part in text
-
-
-# ---------------------------------------------------------------- CSV, JSON
 
 
 def read(text: str) -> list[dict[str, str]]:
@@ -276,9 +267,6 @@ def test_json_has_null_for_what_is_no_number_and_numbers_of_numpy_as_numbers() -
     (row,) = json.loads(write("json", Report("", (table("t", [cells]),))))["tables"]["t"]["rows"]
     plainly = {"a": None, "b": None, "c": [None, 1.5], "d": 0.5, "e": [0, 1], "f": True, "g": None}
     assert row == plainly
-
-
-# ---------------------------------------------------------------- a new statistic
 
 
 def spread(board: Report) -> Table:
