@@ -148,6 +148,15 @@ def message(error: BaseException) -> str | None:
         return None
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error of a library says; its class where it says nothing.
+
+    >>> first_line(ValueError("no\\ntexts")), first_line(ValueError())
+    ('no', 'ValueError')
+    """
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
 def described(error: BaseException, most: int = LONGEST) -> str:
     """The line under which an error is recorded: that of a UserError says all by itself.
 

@@ -41,12 +41,12 @@ FILE = "lrd_harness.json"
 class Saved(BaseModel, strict=True):
     """How a model that the harness saved was read, beside what the libraries write; FILE says it.
 
-    plain: whether the checkpoint below any modules is to be read; instructions: the name under
-    which mteb makes instructions for the model.
+    instructions: the name under which mteb makes instructions for the model; plain: whether the
+    checkpoint below any modules is to be read.
     """
 
-    plain: bool | None = None
     instructions: str | None = None
+    plain: bool | None = None
     pooling: str | None = None
     max_length: PositiveInt | None = None
     attention: str | None = None

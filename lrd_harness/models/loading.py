@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lrd_harness.contracts import Checkpoint, ModelOptions
-from lrd_harness.errors import UserError, described
+from lrd_harness.errors import UserError, first_line
 from lrd_harness.store import files, manifest
 
 # Kinds of byte-level tokenizer (`tokenizer.ggml.pre`) that split numbers into digits before
@@ -107,8 +107,9 @@ def convert(file: Path, to: Path) -> Path:
     except UserError:
         raise
     except Exception as error:  # whatever a damaged or foreign file raises in the libraries
-        reason = described(error, 150)
-        raise UserError(f"{file.name} cannot be read as a GGUF model: {reason}") from error
+        raise UserError(
+            f"{file.name} cannot be read as a GGUF model: {first_line(error)}"
+        ) from error
     return to
 
 

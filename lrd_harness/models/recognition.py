@@ -53,11 +53,13 @@ def check_sizes(folder: Path, config: Mapping[str, Any]) -> None:
 
 def _numbers(config: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """The numbers under a name that says a count or a size, those of nested configurations too."""
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from _numbers(value)
-        elif type(value) in (int, float) and any(kind.fullmatch(key) for kind, _ in BOUNDS):
-            yield key, value
+    left = [config]
+    while left:
+        for key, value in left.pop().items():
+            if isinstance(value, dict):
+                left.append(value)
+            elif type(value) in (int, float) and any(kind.fullmatch(key) for kind, _ in BOUNDS):
+                yield key, value
 
 
 def _measures(folder: Path) -> tuple[int, int]:

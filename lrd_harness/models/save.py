@@ -17,7 +17,7 @@ import yaml
 
 from lrd_harness.blocks import runs, written
 from lrd_harness.contracts import Checkpoint
-from lrd_harness.errors import UserError, described, named
+from lrd_harness.errors import UserError, first_line, named
 from lrd_harness.models.backbone import Backbone, body
 from lrd_harness.models.cut import kept_blocks, remove
 from lrd_harness.models.find import local_file, of_modules
@@ -155,8 +155,9 @@ def save(
     except UserError:
         raise
     except Exception as error:  # whatever the libraries and the disk raise
-        reason = described(error, 150)
-        raise UserError(f"{checkpoint.name} cannot be saved to {folder}: {reason}") from error
+        raise UserError(
+            f"{checkpoint.name} cannot be saved to {folder}: {first_line(error)}"
+        ) from error
     for line in lines:
         say(line)
     return folder

@@ -128,8 +128,8 @@ def add(folder: Path, measured: Measured, tokenizer: Any, root: Any) -> list[str
             "prompts depend on the task: give SentenceTransformer(DIR).encode those that mteb "
             f"makes for {measured.name}"
         )
-    if saved != Saved():
-        _write_json(folder / FILE, saved.model_dump(exclude_none=True))
+    if saved.model_fields_set:
+        _write_json(folder / FILE, saved.model_dump(exclude_unset=True))
     return lines + _fitted(folder, measured, tokenizer, root)
 
 

@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
-from lrd_harness.errors import StorageFull, UserError, described
+from lrd_harness.errors import StorageFull, UserError, first_line
 from lrd_harness.store import files, manifest
 from lrd_harness.store.location import cache_dir
 
@@ -88,7 +88,7 @@ def unpack(wheel: Path, folder: Path) -> None:
         # of bz2, and for a place before the file's beginning; others are of the disk
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
-        raise UserError(f"{wheel.name} is no sound wheel: {described(error, 150)}") from error
+        raise UserError(f"{wheel.name} is no sound wheel: {first_line(error):.150}") from error
 
 
 def _check(wheel: Path, members: list[zipfile.ZipInfo]) -> None:

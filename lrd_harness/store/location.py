@@ -12,6 +12,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from lrd_harness.store import files
 
 VARIABLE = "LRD_HARNESS_CACHE"
 LIMIT = "LRD_HARNESS_CACHE_LIMIT"
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(I)?)?B?")
 
 
 def cache_dir() -> Path:
@@ -48,14 +50,12 @@ def limit() -> int | None:
 
     Raises UserError for what is no size.
     """
-    from pydantic import ByteSize, TypeAdapter
-
     text = os.environ.get(LIMIT, "").strip()
-    try:
-        return int(TypeAdapter(ByteSize).validate_python(text or "0")) or None
-    except ValueError:
-        message = f"{LIMIT} is '{text}', not a size such as 200GB, or 0 for no limit"
-        raise UserError(message) from None
+    match = _SIZE.fullmatch(text.upper() or "0")
+    if match is None:
+        raise UserError(f"{LIMIT} is '{text}', not a size such as 200GB, or 0 for no limit")
+    number, letter, binary = match.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(letter or " ")) or None
 
 
 def shown(size: float) -> str:
@@ -135,9 +135,15 @@ def _places() -> dict[str, Path]:
         "SACREBLEU": home / ".sacrebleu",
         "PIP_CACHE_DIR": caches / "pip",
     }
-    if not any(hub.glob("hub/*")):
+    if not _holds_something(hub / "hub"):
         places["HF_HOME"] = hub
     return {name: path for name, path in places.items() if not os.environ.get(name)}
+
+
+def _holds_something(folder: Path) -> bool:
+    with suppress(OSError):
+        return any(folder.iterdir())
+    return False
 
 
 def _is_writable(path: Path) -> bool:

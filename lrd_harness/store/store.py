@@ -89,13 +89,11 @@ class Header:
 
 def header(path: Path) -> Header | None:
     """What a file says of itself; None for one that cannot be of the store. Raises OSError."""
-    end = path.stat().st_size
-    path.open("rb").close()
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            planes = [(name, file.get_slice(name)) for name in file.offset_keys()]
-            shapes = {name: (plane.get_shape(), plane[:0].dtype) for name, plane in planes}
+        with path.open("rb") as file, safe_open(path, framework="numpy"):  # which checks it
+            start = 8 + int.from_bytes(file.read(8), "little")
+            planes = json.loads(file.read(start - 8))
+        metadata = planes.pop("__metadata__", None) or {}
         if ABOUT in metadata:
             about = json.loads(metadata[ABOUT])
         else:  # as versions before wrote it
@@ -103,12 +101,14 @@ def header(path: Path) -> Header | None:
             about = {"identity": metadata.get("identity"), **lists}
         identity, keys, cut = about["identity"], about["texts"], about["truncated"]
         blocks: dict[Plane, Extent] = {}
-        for name, ((count, width), dtype) in reversed(shapes.items()):
-            kind, _, layer = name.rpartition(".")
-            end -= count * width * dtype.itemsize  # nothing lies between planes, nor behind them
-            blocks[kind, int(layer)] = Extent(end, width, dtype)
+        for name, plane in planes.items():
+            (kind, _, layer), (count, width) = name.rpartition("."), plane["shape"]
             if count != len(keys):
                 return None
+            letter, bits = plane["dtype"][0], plane["dtype"][1:]  # as F32
+            with contextlib.suppress(ValueError, TypeError):  # what the store does not write
+                dtype = np.dtype(f"<{letter.lower()}{int(bits) // 8}")
+                blocks[kind, int(layer)] = Extent(start + plane["data_offsets"][0], width, dtype)
         if not all(isinstance(key, str) for part in (keys, cut) for key in part):
             return None
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,7 +57,7 @@ def as_scored(planned: PlannedModel, run: Path) -> PlannedModel:
     UserError where the run has not read the model, not so, or in several ways.
     """
     try:
-        entries = ENTRIES.validate_python(read_run(run).get("models"))
+        entries = ENTRIES.validate_json(json.dumps(read_run(run).get("models")), strict=True)
     except ValidationError:
         raise UserError(f"{run / 'run.json'}: its models are not those of a run") from None
     checkpoint = planned.checkpoint

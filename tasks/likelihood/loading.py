@@ -86,9 +86,9 @@ def expand(manager: TaskManager, name: str) -> list[str]:
 
     Raises as `members`, and UserError for one with a part that is refused.
     """
-    parts = members(manager, name)
-    if parts and not (manager.task_index[name].cfg or {}).get("aggregate_metric_list"):
-        return [single for part in parts for single in expand(manager, part)]
+    parts, config = members(manager, name), manager.task_index[name].cfg or {}
+    if (parts or "group" in config) and not config.get("aggregate_metric_list"):
+        return [single for part in parts or () for single in expand(manager, part)]
     for leaf in leaves(manager, name):
         _check_compares(manager, leaf, name)
     return [name]

@@ -72,7 +72,7 @@ def test_tokenizer_is_the_files_own(smollm2_gguf: Path, tokenizer: Any) -> None:
 def test_what_is_no_gguf(tmp_path: Path) -> None:
     file = tmp_path / "bad.gguf"
     file.write_bytes(b"GGUF, or so it says")
-    with pytest.raises(UserError, match=r"bad\.gguf cannot be read") as caught:
+    with pytest.raises(UserError, match=r"a GGUF model: (?!\w+Error)") as caught:
         loading.convert(file, tmp_path / "out" / "bad")
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "out").iterdir())

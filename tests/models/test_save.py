@@ -194,6 +194,7 @@ def test_folders_that_are_taken(bert: Checkpoint, tmp_path: Path) -> None:
     ("fault", "expected", "line"),
     [
         (OSError(28, "No space left"), UserError, "cannot be saved to .*No space left"),
+        (ValueError("no way\n" * 9), UserError, "^local/full cannot be saved to [^:]*: no way$"),
         (KeyboardInterrupt(), KeyboardInterrupt, "^$"),
     ],
 )

@@ -82,6 +82,8 @@ def test_plain_checkpoints(family: str, options: dict[str, Any], tmp_path: Path)
     assert prune(tmp_path / "full", tmp_path / "cut", **options) == 0
     again, _ = agree(tmp_path / "cut", pruned(tmp_path / "full", **options))
     assert again.parts.adapter == ("decoder" if causal else "encoder")
+    saved = json.loads((tmp_path / "cut" / FILE).read_text())  # a model is known by its bytes
+    assert [*saved] == ["plain", "pooling", "max_length", "attention", "prompts"]
     card = (tmp_path / "cut" / "README.md").read_text()
     assert f"- pooling: `{again.info.pooling}`" in card
     assert f"- tokens of a text: {again.info.max_length} at most" in card
@@ -263,7 +265,7 @@ def test_the_score_of_the_table(tmp_path: Path, capsys: Any) -> None:
     assert settings["model_args"] == {"attn_implementation": "eager"}
     record = json.loads((out / "run.json").read_text())
     entry = record["models"][0]
-    for broken in ([{}], [1], {}, None, [entry | {"options": {"max_length": "nine"}}]):
+    for broken in ([{}], [1], {}, None, [entry | {"options": {"max_length": "9"}}]):
         (out / "run.json").write_text(json.dumps({**record, "models": broken}))
         capsys.readouterr()
         assert main([*command, str(tmp_path / "no")]) == 2

@@ -61,6 +61,16 @@ def test_a_cache_that_is_there_to_be_read_stays(unset: Patch, tmp_path: Path) ->
     assert Path(os.environ["HF_DATASETS_CACHE"]).parent == tmp_path / "cache" / "home"
 
 
+def test_a_home_that_cannot_be_read(unset: Patch, tmp_path: Path) -> None:
+    def fail(*_: object) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    unset.setenv("HOME", "/proc")
+    for name in ("iterdir", "glob"):
+        unset.setattr(location.Path, name, fail)
+    assert location._places()["HF_HOME"] == Path("/proc/.cache/huggingface")
+
+
 def test_nobodys_home(unset: Patch, tmp_path: Path) -> None:
     def fail() -> Path:
         raise RuntimeError("Could not determine home directory.")

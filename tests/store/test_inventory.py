@@ -44,7 +44,10 @@ def put(cache: Path, model: str, hours: float) -> Path:
     [
         *(("", None), ("0", None), ("0GB", None), ("123", 123), ("200GB", 200 * 10**9)),
         *(("1.5 tb", 1_500_000_000_000), ("2GiB", 2**31), ("7k", 7000), ("512MiB", 2**29)),
+        ("200Gi", 200 * 2**30),
         *((text, "fault") for text in ("much", "-1", "5 apples", "3I", "GB", "1e9", "nan", "inf")),
+        *((text, "fault") for text in ("1,000GB", "1,5GB", "1.5.2GB", "200GB/2", "8gbit", ".5GB")),
+        ("5PB", "fault"),
     ],
 )
 def test_a_limit_is_a_size(text: str, size: int | str | None, monkeypatch: Patch) -> None:

@@ -253,6 +253,18 @@ def test_a_file_under_the_name_of_another_or_of_something_else(tmp_path: Path) -
     check(again, [B, C], states(2))
 
 
+@pytest.mark.parametrize("kind", ["raw.0 F8_E4M3 1", "raw.0 BF16 2", "states F32 4", "raw. F32 4"])
+def test_a_plane_that_the_store_would_not_write_is_no_damage(kind: str, tmp_path: Path) -> None:
+    name, dtype, size = kind.split()
+    plane = {"dtype": dtype, "shape": [1, 8], "data_offsets": [0, 8 * int(size)]}
+    for identity in (IDENTITY, OTHERS[0]):
+        about = {"identity": module.described(identity), "texts": [text_key(A)], "truncated": []}
+        head = json.dumps({"__metadata__": {module.ABOUT: json.dumps(about)}, name: plane}).encode()
+        content = len(head).to_bytes(8, "little") + head + bytes(8 * int(size))
+        (Store(tmp_path, IDENTITY).folder / f"{len(head)}.safetensors").write_bytes(content)
+        assert Store(tmp_path, IDENTITY).discarded == []
+
+
 def test_a_header_that_was_read_of_another_file_is_not_gone_by(tmp_path: Path) -> None:
     """The name and the content are right, and rows and texts were noted of what was there."""
     path = filled(tmp_path, [A, B])

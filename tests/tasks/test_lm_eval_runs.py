@@ -7,7 +7,9 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import running
@@ -296,6 +298,9 @@ def test_a_name_may_stand_for_several(place: Path) -> None:
     assert len(list(lm_eval_tasks.leaves(manager, "mmlu"))) == 57
     with pytest.raises(KeyError):
         expand(manager, "nothing")
+    for config, names in (({"group": "empty", "task": []}, []), (None, ["empty"])):  # and a tag
+        entries: Any = {"empty": SimpleNamespace(cfg=config, tags=set())}
+        assert expand(Mock(task_index=entries), "empty") == names
     tasks = lm_eval_tasks.open_task("tiny_loose", TaskOptions(include_path=place / "own"))
     assert [task.name for task in tasks] == [f"lm-eval:{ENDINGS}", f"lm-eval:{LAST_WORD}"]
     with pytest.raises(UserError, match="generates text"):
