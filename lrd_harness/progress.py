@@ -47,7 +47,8 @@ class Display:
             bar = bars.add_task(text, total=None) if bars else None
 
             def advance(done: int, total: int | None) -> None:
-                seen[:] = [(done, total)]
+                if bars or total != 0:
+                    seen[:] = [(done, total)]
                 if bars and bar is not None:
                     bars.update(bar, completed=done, total=total)
 

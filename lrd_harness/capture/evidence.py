@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections import UserDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -124,15 +123,20 @@ class ModelEvidence:
             yield encoded[run.start : run.stop]
 
 
-class _Profiles(UserDict[str, BlockValues]):
+class _Profiles(Mapping[str, BlockValues]):
     """Recorded profiles and block influence, which costs a pass and so is made when it is read."""
 
     def __init__(self, recorded: Mapping[str, BlockValues], evidence: ModelEvidence) -> None:
-        super().__init__({**recorded, "block_influence": ()})
-        self._evidence = evidence
+        self._recorded, self._evidence = recorded, evidence
 
     def __getitem__(self, name: str) -> BlockValues:
-        return self._evidence.influence if name == "block_influence" else super().__getitem__(name)
+        return self._evidence.influence if name == "block_influence" else self._recorded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self._recorded, "block_influence"])
+
+    def __len__(self) -> int:
+        return len(self._recorded) + 1
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lrd_harness import measuring
 from lrd_harness.capture import likelihoods
 from lrd_harness.capture.embeddings import Captured, Embeddings, size
 from lrd_harness.capture.likelihoods import Likelihoods, Reader
 from lrd_harness.capture.samples import Questions
-from lrd_harness.contracts import Continuation, Model, Task, Text
+from lrd_harness.contracts import Continuation, Model, Request, Task, Text
 from lrd_harness.errors import described
 from lrd_harness.measuring import PlannedMetric
 from lrd_harness.models import text_model
+from lrd_harness.models.readout import embedded
 from lrd_harness.planning.resolve import Plan, PlannedModel
 from lrd_harness.progress import Display
 from lrd_harness.report import Column, Report, Table
@@ -152,7 +155,7 @@ class Estimator:
         for number, planned in enumerate(self.plan.models, 1):
             cost = ModelCost(planned.name)
             stage = self.display.stage(f"[{number}/{len(self.plan.models)}] {planned.name}")
-            with stage, cost.attempt():
+            with stage:
                 self._add(planned, cost)
             models.append(cost)
             gc.collect()
@@ -162,7 +165,11 @@ class Estimator:
         """Open a model, and add up what its tasks cost, kind by kind."""
         context = Context(self.plan, planned, self.ledger, self.out, Display(quiet=True))
         begun = time.perf_counter()
-        model = planned.open()
+        model: Model | None = None
+        with cost.attempt():
+            model = planned.open()
+        if model is None:
+            return
         opening = Span.about(time.perf_counter() - begun)
         tasks = context.pending(model.info.blocks, self.plan.tasks)
         if self.plan.pruning is not None and (sweep := Sweep(context)).pending():
@@ -313,8 +320,12 @@ class Reckoning:
 
     def _evaluation(self, task: Task) -> Span:
         """One evaluation, result files included."""
-        width = 1 if task.likelihood else self.reader.model.info.width
-        return self.estimator.evaluated(task, width, self.reader.model.similarity)
+        model, width = self.reader.model, 1
+        if not task.likelihood:
+            first = next(iter(self.estimator.questions.requests(task)), Request(""))
+            pooled = torch.zeros(1, model.info.width)
+            width = embedded(model.embed, pooled, first.prompt_type).shape[1]
+        return self.estimator.evaluated(task, width, model.similarity)
 
     def _prune(self, requests: Mapping[Task, Sequence[Any]]) -> None:
         """Pruned models, as if every choice made one of its own: read, and scored on the tasks."""

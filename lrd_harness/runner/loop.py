@@ -58,7 +58,8 @@ def execute(
                 try:
                     work.execute()
                 finally:
-                    captured[planned.name] = work.captured
+                    if work.pending or work.sweep:
+                        captured[planned.name] = work.captured
                 del work
                 gc.collect()  # no two models in memory at once
         ledger.close()
@@ -86,13 +87,17 @@ def reader_settings(plan: Plan, planned: PlannedModel, model: Model) -> tuple[Bu
 
 
 class ModelRun:
-    """The work of a run on one model."""
+    """The work of a run on one model; pending: whether any was left to do."""
 
     def __init__(self, context: Context, questions: Questions) -> None:
         self.context, self.questions = context, questions
         self.plan, self.planned, self.ranks = context.plan, context.planned, context.ranks
         self.sweep = Sweep(context) if self.plan.pruning is not None else None
         self.readers: dict[Kind, Reader] = {}
+        record = context.ledger.get(context.unit("model")) or {}
+        blocks = record.get("blocks")  # unknown: opened again
+        left = blocks is None or context.pending(blocks, self.plan.tasks)
+        self.pending = bool(left or (self.sweep and self.sweep.pending()))
 
     @property
     def captured(self) -> Captured:
@@ -103,10 +108,7 @@ class ModelRun:
     def execute(self) -> None:
         """Do what is not done yet: have each kind of task read and scored, and prune."""
         context = self.context
-        record = context.ledger.get(context.unit("model")) or {}
-        blocks = record.get("blocks")  # unknown: opened again
-        pending = blocks is None or context.pending(blocks, self.plan.tasks)
-        if pending or (self.sweep and self.sweep.pending()):
+        if self.pending:
             model = self._open()
             if model is not None:
                 self._score(model)
@@ -118,20 +120,20 @@ class ModelRun:
         context.display.line(f"{context.place}: nothing left to do")
 
     def _open(self) -> Model | None:
-        context, begun = self.context, time.perf_counter()
-
-        def opened() -> Model:
-            with context.display.stage(f"{context.place}: opening"):
-                model = self.planned.open()
+        context, begun, opened = self.context, time.perf_counter(), list[Model]()
+        stage = context.display.stage(f"{context.place}: opening")
+        with stage, context.attempt(context.unit("model")):
+            model = self.planned.open()
             chosen, blocks = self.plan.settings.layers, model.info.blocks
             if not isinstance(chosen, str) and max(chosen) > blocks:
                 # once more, for a model whose configuration did not say how deep it is
                 name = self.planned.name
                 raise UserError(f"{name} has layers 0 to {blocks}, no layer {max(chosen)}")
-            return model
-
-        model = context.everywhere(context.unit("model"), opened)
-        if model is not None and self.ranks.main:
+            opened.append(model)
+        if not self.ranks.agree(bool(opened)):
+            return None
+        (model,) = opened
+        if self.ranks.main:
             context.record(
                 "model",
                 context.unit("model"),
@@ -178,7 +180,10 @@ class ModelRun:
         reader = self._reader(model, kind) if tasks else None
         if reader is None:
             return
-        requests = context.ask(reader, tasks, measured=bool(self.plan.metrics))
+        with context.display.stage(f"{context.place}: collecting texts", "tasks") as advance:
+            requests = context.ask(reader, tasks, bool(self.plan.metrics), advance)
+        for task in requests:
+            context.mend(context.unit(task.name, "texts"))
         if not requests or not self._forward(reader, requests):
             return
         for task, texts in requests.items() if self.ranks.main else ():

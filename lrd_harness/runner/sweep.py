@@ -185,7 +185,7 @@ class Sweep:
                     continue
                 with context.attempt(key, metric=None, rule=rule.name):
                     m = blocks.count(choice.budget, allowed)
-                    answer = rule.choose(evidence, allowed, m, choice.seed or 0)
+                    answer = rule.choose(evidence, list(allowed), m, choice.seed or 0)
                     removed = blocks.checked(rule.name, answer, allowed, m)
                     # fails here, not in every variant, where just these blocks cannot go
                     cut.parameters(model.parts.module, model.blocks, removed)
@@ -259,15 +259,14 @@ class Sweep:
         context, names = self.context, [task.name for task in requests]
         key = context.unit("forward", "variants", *names)
 
-        def capture() -> Captured:
+        def capture() -> bool:
             stage = f"{context.place}: {variants} pruned models"
             with context.display.stage(stage, "texts") as advance:
-                return pruned.capture(requests, context.ranks.adding(advance))
+                self.captured += pruned.capture(requests, context.ranks.adding(advance))
+            return True
 
-        captured = context.everywhere(key, capture, task=", ".join(names))
-        if captured is None:
+        if not context.everywhere(key, capture, task=", ".join(names)):
             return False
-        self.captured += captured
         pruned.refresh()
         context.mend(key)
         return True

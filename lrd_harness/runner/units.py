@@ -23,7 +23,7 @@ from lrd_harness.errors import Elsewhere, described
 from lrd_harness.measuring import PlannedMetric
 from lrd_harness.planning.resolve import Plan, PlannedModel
 from lrd_harness.processes import ALONE, Ranks
-from lrd_harness.progress import Display
+from lrd_harness.progress import Advance, Display
 from lrd_harness.results import database, journal
 from lrd_harness.scores import split_scores
 from lrd_harness.store import location
@@ -215,20 +215,23 @@ class Context:
             and (self.unevaluated(task, blocks) or self.unmeasured(task))
         ]
 
-    def ask(self, reader: Reader, tasks: Sequence[Task], measured: bool) -> dict[Task, list[Any]]:
+    def ask(
+        self,
+        reader: Reader,
+        tasks: Sequence[Task],
+        measured: bool,
+        advance: Advance = lambda done, total: None,
+    ) -> dict[Task, list[Any]]:
         """What tasks, and metrics on them if `measured`, will ask for.
 
         Tasks that fail in any process are out.
         """
         requests: dict[Task, list[Any]] = {}
-        with self.display.stage(f"{self.place}: collecting texts", "tasks") as advance:
-            for done, task in enumerate(tasks, 1):
-                advance(done, len(tasks))
-                key = self.unit(task.name, "texts")
-                with self.attempt(key, task=task.name):
-                    evaluated = len(self.layers(task, reader.model.info.blocks)) > 0
-                    requests[task] = list(reader.ask(task, evaluated, measured))
-                    self.mend(key)
+        for done, task in enumerate(tasks, 1):
+            advance(done, len(tasks))
+            with self.attempt(self.unit(task.name, "texts"), task=task.name):
+                evaluated = len(self.layers(task, reader.model.info.blocks)) > 0
+                requests[task] = list(reader.ask(task, evaluated, measured))
         names = self.ranks.common(task.name for task in requests)
         return {task: texts for task, texts in requests.items() if task.name in names}
 

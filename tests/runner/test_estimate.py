@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import running
 import stock
+import tiny
 from running import Patch, one_line
 
 from lrd_harness.capture.embeddings import Captured
@@ -106,6 +107,33 @@ def test_what_cannot_be_estimated(
     assert "local/gpt" in said.out
     assert main(["plan", "quickstart", "--suite", "mmlu"]) == 2
     assert one_line(capsys) == "give one suite: quickstart or --suite mmlu"
+
+
+def test_a_store_that_cannot_be_made(
+    place: Path, tmp_path: Path, own_cache: Path, capsys: Any
+) -> None:
+    (own_cache / "states").parent.mkdir(parents=True, exist_ok=True)
+    (own_cache / "states").write_text("no folder")
+    models, out = [place / "bert"], tmp_path / "out"
+    command = running.command(out, models, place / "data", tasks=["STSBenchmark"])
+    assert main(["plan", *command[1:]]) == 2
+    assert "states" in one_line(capsys)
+
+
+def test_evaluations_are_timed_at_the_width_of_embeddings(
+    place: Path, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    widths: list[int] = []
+
+    def evaluated(task: Any, width: int, similarity: str) -> Span:
+        widths.append(width)
+        return Span.about(1)
+
+    monkeypatch.setattr("lrd_harness.runner.calibration.evaluated", evaluated)
+    models = [place / "bert", tiny.save_st(tmp_path / "st", dense=8)]
+    command = running.command(tmp_path / "out", models, place / "data", tasks=["STSBenchmark"])
+    assert main(["plan", *command[1:]]) == 0
+    assert widths == [32, 8]
 
 
 @pytest.mark.parametrize("power", [1, 2, 3])

@@ -70,6 +70,7 @@ def test_each_text_is_forwarded_once_also_for_layers_that_are_added(
     before = records(out)
     assert layers("all") == set()
     assert counters(out)["forwarded"] == 0
+    assert json.loads((out / "run.json").read_text())["counters"]["models"] == {}
     assert records(out) == before
     assert sum(forwards) == distinct
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ import tiny
 from running import Patch, Shown, numbers, records, with_plugin
 from safetensors.torch import load_file, save_file
 
+from lrd_harness.cli import main
 from lrd_harness.contracts import Metric, Reporter, Request, Score, Task
 from lrd_harness.models import text_model
 from lrd_harness.runner import units
@@ -141,6 +144,18 @@ def test_what_raises_is_recorded_and_tried_again(
     before = len(records(out))
     assert run() == 0
     assert len(records(out)) == before
+
+
+def test_how_long_a_model_took_that_cannot_be_opened(
+    place: Path, tmp_path: Path, monkeypatch: Patch, capsys: Shown
+) -> None:
+    clock = SimpleNamespace(monotonic=itertools.count(0.0, 2.0).__next__)
+    monkeypatch.setattr("lrd_harness.progress.time", clock)
+    monkeypatch.setattr(text_model.TextModel, "__init__", lambda *_: 1 / 0)
+    asked = running.command(tmp_path / "out", [place / "bert"], place / "data", tasks=STS)
+    asked.remove("--quiet")
+    assert main(asked) == 1
+    assert "[1/1] local/bert: opening (2.0 s)" in capsys.readouterr().err
 
 
 def test_a_model_or_a_reporter_that_fails_costs_only_itself(

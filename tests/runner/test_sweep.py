@@ -16,8 +16,10 @@ import stock
 import tiny
 from running import Patch
 
+from lrd_harness.capture.pruned import Variants
 from lrd_harness.cli import main
 from lrd_harness.contracts import Pruner, Task
+from lrd_harness.processes import Ranks
 from lrd_harness.runner import units
 
 pytestmark = pytest.mark.slow
@@ -155,24 +157,57 @@ def test_faults_of_rules_tasks_and_clocks_cost_themselves_only(
     def fail(*arguments: Any) -> Any:
         raise RuntimeError("it fails")
 
-    rules = [Pruner("wrong", wrong), Pruner("raising", fail)]
+    def careless(evidence: Any, candidates: list[int], m: int, seed: int) -> list[int]:
+        candidates.reverse()
+        del candidates[m:]
+        return candidates
+
+    def meddling(evidence: Any, candidates: Any, m: int, seed: int) -> list[int]:
+        evidence.profiles["nrs.jaccard"] = []
+        return [2, 3]
+
+    bodies = {"careless": careless, "meddling": meddling, "wrong": wrong, "raising": fail}
+    rules = [Pruner(name, body) for name, body in bodies.items()]
     task = Task("Broken", fail, evaluate=fail, requests=fail)
     running.with_plugin(monkeypatch, lrd_pruners=lambda: rules, lrd_tasks=lambda: [task])
-    monkeypatch.setattr("lrd_harness.runner.sweep.measured", fail)  # the latency
-    out, chosen = tmp_path / "out", ("--prune", "wrong,raising,last,block_influence,nrs")
+    monkeypatch.setattr("lrd_harness.runner.sweep.pass_latency", fail)  # the latency
+    out, chosen = tmp_path / "out", ("--prune", ",".join([*bodies, "last,block_influence,nrs"]))
     assert again(out, deep, *chosen, tasks=("STSBenchmark", "Broken")) == 1
     errors = {r["rule"]: r["error"] for r in running.records(out, "error") if "rule" in r}
+    assert errors.pop("meddling").startswith("TypeError: ")
     assert errors == {
         "wrong": "UnitError: the rule wrong gave blocks (1, 1), not 2 of the candidates",
         "raising": "RuntimeError: it fails",
     }
     rows = shown(out)
-    assert set(rows) == {"last", "block_influence", "nrs"}
+    assert set(rows) == {"careless", "last", "block_influence", "nrs"}
+    assert (blocks(out, "careless"), blocks(out, "last")) == ([4, 5], [4, 5])
+    assert all(r["candidates"] == [2, 3, 4, 5] for r in running.records(out, "pruning"))
     for row in rows.values():
         assert row["tasks"] == 1
         assert row["change"] is not None
         assert row["latency_saved"] is None
         assert row["parameters_saved"] > 0
+
+
+def test_a_pass_of_variants_that_fails_in_another_process_is_counted(
+    deep: Path, tmp_path: Path, own_cache: Path, monkeypatch: Patch, capsys: Any
+) -> None:
+    capture = Variants.capture
+
+    def captured(*arguments: Any) -> Any:
+        monkeypatch.setattr(Ranks, "agree", lambda ranks, good: False)
+        return capture(*arguments)
+
+    monkeypatch.setattr(Variants, "capture", captured)
+    out, more = tmp_path / "out", ("--layers", "last", "--plugins", "nrs", "--prune", "last")
+    tasks = ["STSBenchmark"]
+    asked = running.command(out, [deep / "bert"], deep / "data", *more, tasks=tasks)
+    asked.remove("--quiet")
+    assert main(asked) == 0
+    assert capsys.readouterr().err.count("collecting texts: ") == 1
+    (whole,) = running.records(out, "capture")
+    assert running.counters(out)["forwarded"] == 2 * whole["forwarded"] > 0
 
 
 def again(out: Path, deep: Path, *more: str, tasks: Any = ("STSBenchmark",)) -> int:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import running
 import tiny
+from rich.console import Console
 
 from lrd_harness import UserError
 from lrd_harness.cli import main
 from lrd_harness.errors import UnitError, bounded, described, named, short, there
 from lrd_harness.planning import suite
+from lrd_harness.progress import Display
 
 Shown = pytest.CaptureFixture[str]
 LONG = "x" * 5000
@@ -69,6 +73,28 @@ WORDS = [
     (["probe", "A", "--kind", "random", "--shares", MANY], "--shares: 5,000 numbers; at most"),
     (["prune", "A", "--rule", "last", "--budget", "0.1", "--seed", HUGE], "--seed beyond 10^3"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("told", "seconds", "said"),
+    [
+        ([], 1.1, "reading (1.1 s)"),
+        ([], 0.9, ""),
+        ([(0, 0)], 1.1, "reading (1.1 s)"),
+        ([(0, 0)], 0.9, ""),
+        ([(1, 2), (2, 2)], 0.9, "reading: 2 texts (0.9 s)"),
+    ],
+)
+def test_what_is_said_of_a_stage_without_a_terminal(
+    told: list[tuple[int, int]], seconds: float, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(monotonic=iter([0.0, seconds]).__next__)
+    monkeypatch.setattr("lrd_harness.progress.time", clock)
+    shown = StringIO()
+    with Display(Console(file=shown)).stage("reading", "texts") as advance:
+        for done, total in told:
+            advance(done, total)
+    assert shown.getvalue().strip() == said
 
 
 @pytest.mark.usefixtures("own_cache")
