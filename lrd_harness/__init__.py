@@ -69,7 +69,7 @@ def measure(metric: str | Metric, states: Arrays, /, **parameters: Any) -> Score
     from lrd_harness import manager, measuring
 
     if isinstance(metric, str):
-        record: Metric = manager.load(kinds=["metric"]).get("metric", metric)
+        record: Metric = manager.load().get("metric", metric)
         return measuring.measure(record, states, **parameters)
     return measuring.measure(metric, states, **parameters)
 

@@ -153,30 +153,26 @@ class _Source:
         return [*names, *((KEPT, f"leaderboard{suffix}") for suffix in suffixes)]
 
 
-def load(extra: tuple[object, ...] = (), kinds: Iterable[str] = KINDS) -> Plugins:
+def load(extra: tuple[object, ...] = ()) -> Plugins:
     """All built-in and installed plugins, and `extra` ones (modules or objects with hooks).
 
     A plugin that cannot be loaded, or gives a record that is none, is listed as broken; so is one
     with a name that another of the same kind has: a built-in one then bears it, of two others none.
-    kinds: only these, for which fewer of the built-in modules are imported.
     Raises UserError where such a plugin is one of `extra`.
 
     Examples
     --------
-    >>> load(kinds=["metric"]).names("metric")[:2]
+    >>> load().names("metric")[:2]
     ['frenet', 'nrs']
     """
-    hooks = {kind: KINDS[kind] for kind in kinds}
     plugins = Plugins()
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
     sources: dict[int, _Source] = {}
-    for name in BUILT_IN:  # a folder is named as the hook of what is in it
-        room = re.search(r"\.(metrics|adapters|pruners|reporters|tasks)\b", name)
-        if room is None or any(f"lrd_{room[1]}" == hook for hook, _ in hooks.values()):
-            module = importlib.import_module(name)
-            manager.register(module, name)
-            sources[id(module)] = _Source(name, Owner.of(module, name, built_in=True))
+    for name in BUILT_IN:
+        module = importlib.import_module(name)
+        manager.register(module, name)
+        sources[id(module)] = _Source(name, Owner.of(module, name, built_in=True))
     for number, plugin in enumerate(extra):
         if not manager.is_registered(plugin):
             # not pluggy's default for an object, which is a number: it stands in error messages
@@ -185,12 +181,12 @@ def load(extra: tuple[object, ...] = (), kinds: Iterable[str] = KINDS) -> Plugin
             version = getattr(plugin, "__source__", "")
             sources[id(plugin)] = _Source(name, Owner.of(plugin, name), True, version)
     _register_entry_points(plugins, manager, sources)
-    for kind, (hook, types) in hooks.items():
+    for kind, (hook, types) in KINDS.items():
         for implementation in getattr(manager.hook, hook).get_hookimpls():
             source = sources[id(implementation.plugin)]
             _collect(source, kind, hook, types, implementation.function)
     kept = _uncontested(plugins, sources.values())
-    for kind in hooks:
+    for kind in KINDS:
         for source in kept:
             plugins.add(kind, source.owner.provider, source.records.get(kind, ()))
     return plugins

@@ -199,7 +199,7 @@ def build_selection(panel: Panel) -> Selection | None:
     rows = []
     for predictor in predictors:
         name = predictor.score
-        beside = {base: compared[name, base] for base in baselines if (name, base) in compared}
+        beside = {side[-1]: there for side, there in compared.items() if side[:-1] == (name,)}
         rivals = [_rival(base, tasks, level, large) for base, tasks in beside.items()]
         if on_task[name] or predictor.kind == "metric":
             rows.append(_agreement(predictor, on_task[name], compared[name,], rivals))
@@ -412,6 +412,7 @@ def verdict(row: Agreement, metrics: int = 1) -> Caution:
         return Caution("no_size", numbers)
     code, rival, also = "not_better", sizes[0], []
     if all(size.ahead for size in sizes):
+        sizes = [rival for rival in row.rivals if rival in sizes]
         rival = min(sizes, key=lambda size: -2.0 if size.low is None else size.low)
         code = "better" if rival.low is not None and rival.low > 0 else "may_be_chance"
         also = [other for other in row.rivals if not other.size and not other.ahead]

@@ -71,10 +71,12 @@ def family_tables(panel: Panel, what: str = "models") -> tuple[list[Table], int]
     families = _Families(panel)
     if not families.members:
         return [], families.left_out
-    baselines = [predictor.name for predictor in panel.predictors if predictor.kind == "baseline"]
+    # a metric may bear the name of a baseline, which then stands for both
+    predictors = {predictor.name: predictor for predictor in panel.predictors}.values()
+    baselines = [predictor.name for predictor in predictors if predictor.kind == "baseline"]
     rows: list[Row] = []
     rivals: list[Row] = []
-    for predictor in panel.predictors:
+    for predictor in predictors:
         name, metric = predictor.name, predictor.kind == "metric"
         beside = list(_beside(name, baselines, families)) if metric else []
         sizes = [rival for rival in beside if rival["other"] in SIZES]

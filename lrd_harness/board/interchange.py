@@ -132,7 +132,7 @@ def _metric_rows(
     cells: Iterable[Cell], depths: Mapping[str, int], types: Mapping[str, str]
 ) -> Iterator[MetricRow]:
     """One per (model, task, metric), with the choices of a metric of that name, if there is one."""
-    metrics: list[Metric] = manager.load(kinds=["metric"]).all("metric")
+    metrics: list[Metric] = manager.load().all("metric")
     registered = {metric.name: metric for metric in metrics}
     numbers: dict[tuple[str, str, str], dict[str, dict[int | None, float]]] = {}
     for layer, cell in _unique(cells, depths):

@@ -63,7 +63,7 @@ def error_line(error: ErrorRow) -> str:
 @functools.cache
 def units() -> dict[tuple[str, str], str]:
     """The units of the selection scores of the metrics that are here."""
-    known = manager.load(kinds=["metric"]).all("metric")
+    known = manager.load().all("metric")
     return {(m.name, m.selection.score): m.unit for m in known if m.selection is not None}
 
 

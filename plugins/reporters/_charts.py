@@ -386,7 +386,9 @@ def _maps(side: Side, square: bool) -> tuple[str, list[tuple[str, pd.DataFrame]]
         and side.has_task(row["task"])
     ]
     frame = pd.DataFrame(cells, columns=["rank", *columns]).astype({"layer": int, "value": float})
-    frame = frame.drop_duplicates(["rank", *columns[:-1]], keep="last")  # a newer record counts
+    layers = [frame[name] for name in ("rank", *columns[:4])]
+    record = frame.place.eq(0).groupby(layers).cumsum()  # a newer one counts, whole
+    frame = frame[record == record.groupby(layers).transform("max")]
     for (metric, name), tables in frame.groupby(["source", "name"], sort=False):
         maps = []
         for rank, of_model in list(tables.groupby("rank"))[:MAPS]:
@@ -400,7 +402,8 @@ def _maps(side: Side, square: bool) -> tuple[str, list[tuple[str, pd.DataFrame]]
         grid = maps[0][1]
         if (grid.shape[0] == grid.shape[1] > 2) if square else name == "histogram":
             if square:
-                maps = [(model, grid.set_axis(grid.index, axis=1)) for model, grid in maps]
+                alike = [(model, grid) for model, grid in maps if len(set(grid.shape)) == 1]
+                maps = [(model, grid.set_axis(grid.index, axis=1)) for model, grid in alike]
             return metric, maps
     return "", []
 

@@ -117,3 +117,11 @@ def test_few_pairs_are_not_shown() -> None:
     tables, _ = tables_of([*"aabb"], [0.1, 0.2, 0.3, 0.4], [1, 2, 3, 4])  # two pairs say nothing
     assert tables["families"].rows
     assert not tables["families"].shown
+
+
+def test_a_metric_that_bears_a_baselines_name_has_no_row_of_its_own() -> None:
+    results = in_families([*"aaabbb"], [1, 2, 3, 3, 2, 1], {"depth": [1, 2, 3, 1, 2, 3]})
+    rows = {table.name: table for table in family_tables(panel.build_panel(results))[0]}
+    kinds = [row["kind"] for row in rows["families"].rows if row["predictor"] == "depth"]
+    assert kinds in ([], ["baseline"])
+    assert "depth" not in {row["predictor"] for row in rows["family_rivals"].rows}

@@ -202,7 +202,7 @@ def test_parameters_reach_the_metric_and_unknown_ones_are_named():
 def test_a_name_is_looked_up_among_the_plugins(monkeypatch):
     plugins = Plugins()
     plugins.add("metric", "test", [TOTAL])
-    monkeypatch.setattr("lrd_harness.manager.load", lambda kinds: plugins)
+    monkeypatch.setattr("lrd_harness.manager.load", lambda: plugins)
     x = gaussian()
     assert measure("total", x) == measure(TOTAL, x)
     with pytest.raises(UserError, match="Did you mean total"):
