@@ -74,7 +74,7 @@ def measure(metric: str | Metric, states: Arrays, /, **parameters: Any) -> Score
     return measuring.measure(metric, states, **parameters)
 
 
-def results(out: str | Path) -> pd.DataFrame:
+def values(out: str | Path) -> pd.DataFrame:
     """Every value that a run recorded, one per row; of a metric measured anew, the last ones.
 
     Parameters
@@ -93,7 +93,7 @@ def results(out: str | Path) -> pd.DataFrame:
 
     Examples
     --------
-    >>> results("no-such-folder")
+    >>> values("no-such-folder")
     Traceback (most recent call last):
     lrd_harness.errors.UserError: no such folder: no-such-folder
     """
@@ -102,18 +102,18 @@ def results(out: str | Path) -> pd.DataFrame:
     return folder.shown(Path(out)).frame
 
 
-def report(out: str | Path) -> Report:
+def leaderboard(out: str | Path) -> Report:
     """The leaderboard of a run as tables, as `lrd-harness leaderboard OUT` prints them.
 
     Raises UserError where the folder is not a run's, or is damaged.
 
     Examples
     --------
-    >>> report("no-such-folder").table("ranking").rows
+    >>> leaderboard("no-such-folder").table("ranking").rows
     Traceback (most recent call last):
     lrd_harness.errors.UserError: no such folder: no-such-folder
     """
-    from lrd_harness.board import leaderboard
+    from lrd_harness.board.leaderboard import report
     from lrd_harness.runner import folder
 
-    return leaderboard.report(folder.shown(Path(out)))
+    return report(folder.shown(Path(out)))

@@ -1,9 +1,8 @@
 """What all figures share, made with Altair (Vega-Lite), and the figures over the layers of models.
 
 A figure's data are one table, `rows`, which the page offers beside it. Names in it come from
-strangers: they are values, never names of fields, and a list of them may be a scale's domain but
-not the order of panels. Vega-Lite would make fields of such a list, and Vega takes a value such as
-"constructor" there for what every object inherits. Panels are ordered by a number: `ordered`.
+strangers: they are values, never names of fields, nor a list that orders panels, of which
+Vega-Lite would make fields. Panels are ordered by a number: `ordered`.
 """
 
 from __future__ import annotations
@@ -402,8 +401,7 @@ def _maps(side: Side, square: bool) -> tuple[str, list[tuple[str, pd.DataFrame]]
         grid = maps[0][1]
         if (grid.shape[0] == grid.shape[1] > 2) if square else name == "histogram":
             if square:
-                alike = [(model, grid) for model, grid in maps if len(set(grid.shape)) == 1]
-                maps = [(model, grid.set_axis(grid.index, axis=1)) for model, grid in alike]
+                maps = [(m, g.set_axis(g.index, axis=1)) for m, g in maps if len(set(g.shape)) == 1]
             return metric, maps
     return "", []
 

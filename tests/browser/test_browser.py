@@ -285,8 +285,11 @@ def test_two_thousand_models_by_a_hundred_tasks_stay_a_page_of_cells(opened: Ope
     assert page.evaluate(size) < 100 * 25
     # what is noted of tasks of 50 ms and more comes later; this one is noted for certain
     page.evaluate("setTimeout(() => { for (const t = Date.now(); Date.now() < t + 99; ); })")
-    page.wait_for_function("window.longest > 0", timeout=5000)
-    assert page.evaluate("window.longest") < 3000
+    for _ in range(100):  # the page's policy forbids what wait_for_function does
+        if longest := page.evaluate("window.longest"):
+            break
+        page.wait_for_timeout(50)
+    assert 0 < longest < 3000
 
 
 def test_tables_that_are_downloaded_hold_no_formula(opened: Open) -> None:

@@ -122,3 +122,15 @@ def test_budgets() -> None:
         <= 14
     )
     assert tests <= TESTS
+
+
+def test_no_name_that_users_import_is_a_modules() -> None:
+    """An import of the module would put it in the name's place."""
+    import lrd_harness
+
+    defined = ast.parse(MODULE["lrd_harness"].read_text(encoding="utf-8")).body
+    names = {node.name for node in defined if isinstance(node, ast.FunctionDef)}
+    assert {"measure", "values", "leaderboard"} <= names
+    assert not (names | set(lrd_harness._EXPORTS)) & {
+        name.split(".")[-1] for name in MODULE if name.count(".") == 1
+    }
