@@ -1,8 +1,7 @@
 """What all figures share, made with Altair (Vega-Lite), and the figures over the layers of models.
 
-A figure's data are one table, `rows`, which the page offers beside it. Names in it come from
-strangers: they are values, never names of fields, nor a list that orders panels, of which
-Vega-Lite would make fields. Panels are ordered by a number: `ordered`.
+A figure's data are one table, `rows`. Names in it come from strangers: they are values, never names
+of fields, nor a list that orders panels, which Vega-Lite would make fields of: see `ordered`.
 """
 
 from __future__ import annotations

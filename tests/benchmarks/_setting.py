@@ -63,7 +63,7 @@ def folder(name: str) -> Path:
 def open_model(name: str, max_length: int) -> Model:
     """The model as the harness opens it."""
     checkpoint = find(MODELS[name])
-    adapters = sorted(manager.load(kinds=["adapter"]).all("adapter"), key=lambda a: -a.priority)
+    adapters = sorted(manager.load().all("adapter"), key=lambda a: -a.priority)
     adapter = next(adapter for adapter in adapters if adapter.claims(checkpoint))
     model: Model = adapter.open(
         checkpoint, ModelOptions(pooling=POOLING[name], max_length=max_length)

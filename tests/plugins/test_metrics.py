@@ -14,7 +14,7 @@ from states import agree, views, walk
 from lrd_harness import manager, measure
 from lrd_harness.errors import DegenerateState, NotEnoughTexts, NotFinite, UserError
 
-BUILT_IN = {metric.name: metric for metric in manager.load(kinds=["metric"]).all("metric")}
+BUILT_IN = {metric.name: metric for metric in manager.load().all("metric")}
 POOLED = [name for name, metric in BUILT_IN.items() if metric.needs == "pooled"]
 
 

@@ -18,7 +18,7 @@ from lrd_harness.errors import NotEnoughTokens, UnitError, UserError
 from lrd_harness.measuring import Scores, finish
 
 PROMPT, CURVATURE, INFLUENCE = (
-    manager.load(kinds=["metric"]).get("metric", name)
+    manager.load().get("metric", name)
     for name in ("prompt_entropy", "curvature", "block_influence")
 )
 directions = importlib.import_module("lrd_harness.plugins.metrics._directions")

@@ -16,7 +16,7 @@ NAMES = (
     "frenet nrs gfmi prompt_entropy dataset_entropy effective_rank curvature infonce lidar dime "
     "block_influence cosine subspace_distance"
 ).split()
-BUILT_IN = {metric.name: metric for metric in manager.load(kinds=["metric"]).all("metric")}
+BUILT_IN = {metric.name: metric for metric in manager.load().all("metric")}
 # lidar's delta is absolute; dime's shufflings are drawn by the texts' numbers.
 FEWER_LAWS = {"lidar": {"rotation", "permutation"}, "dime": {"rotation", "scaling"}}
 
