@@ -239,6 +239,7 @@ def test_a_lead_that_rounds_to_nothing_is_none() -> None:
     assert beside.numbers["also"] == "; no better than frenet.rank (+0.70 against +0.70)"
 
 
+@pytest.mark.slow
 def test_above_500_models_intervals_are_over_tasks() -> None:
     scores = of_size(510, 6, 9)
     noise = np.random.default_rng(2)

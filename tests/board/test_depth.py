@@ -170,6 +170,7 @@ def test_the_kind_of_a_model(
     assert model_kind(model, "base") == "base model"
 
 
+@pytest.mark.slow
 def test_likelihood_tasks_have_profiles_of_their_own() -> None:
     run = random_results()
     lm = scored("c", "lm", [0.2, 0.3, 0.4, 0.5, 0.6, 0.5, 0.5], task_type=LIKELIHOOD)

@@ -129,6 +129,7 @@ def test_the_honest_choice_needs_two_tasks_and_weighs_models_by_theirs() -> None
     assert honest["depth"] == pytest.approx((3 * 0.25 + 2 * 0) / 5)
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(CURVES, CURVES)
 def test_no_rule_gains_more_than_the_oracle(curves: list[Any], profiles: list[Any]) -> None:
@@ -228,6 +229,7 @@ def verdict(run: Results) -> dict[str, Mapping[str, Any]]:
     return {caution.code: caution.numbers for caution in choice_cautions(build_choice(run))}
 
 
+@pytest.mark.slow
 def test_a_metric_that_knows_wins_and_one_that_knows_nothing_loses() -> None:
     few, many = verdict(panel(3, np.array)), verdict(panel(12, np.array))
     assert few.keys() == {"choice_won", "choice_few"}
@@ -283,6 +285,7 @@ def test_metrics_are_compared_on_the_same_pairs_and_with_the_honest_choice() -> 
     assert cautions["choice_honest"]["points"] == pytest.approx(40)
 
 
+@pytest.mark.slow
 def test_a_metric_without_a_published_direction_takes_no_part() -> None:
     run = panel(12, np.array, "mn")
     bare = tuple(replace(r, layer_choice=None) if r.metric == "n" else r for r in run.metrics)

@@ -183,6 +183,7 @@ def test_a_metric_that_fails_costs_its_own_values_only(model: Any, tmp_path: Pat
     assert calls == before  # it is not called again
 
 
+@pytest.mark.slow
 def test_memory_that_a_metric_lacks_is_no_fault_of_it(model: Any, tmp_path: Path) -> None:  # noqa: F811
     """The pass is tried again with smaller batches, which leave it more."""
     largest = 0

@@ -92,6 +92,7 @@ def capture(variants: Variants, texts: Sequence[Text]) -> Captured:
     return variants.capture({TASK: texts}, lambda done, total: None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "options"), CASES)
 def test_a_view_has_the_embeddings_of_the_pruned_model(
     family: str, options: dict[str, Any], tmp_path: Path

@@ -43,6 +43,7 @@ def test_every_rule_names_its_blocks(rule: str, deep: Path, capsys: Any) -> None
     assert "of 1-8 removed" in printed
 
 
+@pytest.mark.slow
 def test_what_a_rule_chooses_is_saved_with_a_card(deep: Path, tmp_path: Path) -> None:
     """The card names the texts where the rule has read them."""
     texts = ("--texts", deep / "texts.jsonl")

@@ -34,7 +34,7 @@ OPEN = {  # what plugins and tasks may import besides the surface
     "tasks": {"models", "capture", "store"},
 }
 # Lowered as the rooms get shorter, raised only in a change that says why.
-MODULES, LINES, LONGEST, TESTS = 139, 29_800, 450, 27_500
+MODULES, LINES, LONGEST, TESTS = 139, 29_700, 450, 27_500
 
 
 def modules() -> dict[str, Path]:

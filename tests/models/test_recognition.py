@@ -312,6 +312,7 @@ def test_models_that_do_not_begin_with_a_transformer(plain: Path, tmp_path: Path
     assert "but a static embedding" in fault(tmp_path / "StaticEmbedding")
 
 
+@pytest.mark.slow
 def test_modules_that_are_read_and_those_that_are_not(plain: Path, tmp_path: Path) -> None:
     mean = sentence.Pooling(32)
     read = [mean, sentence.LayerNorm(32), sentence.Dropout(0.5), Dense(32, 8)]

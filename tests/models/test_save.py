@@ -305,6 +305,7 @@ def test_cards(pruned: Pruned, data: dict[str, Any], lines: list[str]) -> None:
     assert ("Scores" in text) == bool(pruned.scores)
 
 
+@pytest.mark.slow
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     full = tiny.save("Bert", tmp_path / "full")
     entries = ("pooling: 3", "prompts: {query: 1}", "max_length: 0", "max_length: true", "plain: a")

@@ -71,6 +71,7 @@ def naive(states, k, graph, grid=None):
 NEAR = 1e-2 * np.random.RandomState(0).randn(3, 60, 10).cumsum(0) + 3  # a mean beyond the spread
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("x", "k", "grid", "rtol"),
     [
@@ -93,6 +94,7 @@ def test_against_the_definition_with_ties_and_duplicates(distinct, k):
     agree(measure(GFMI, x, k=k), naive(x, k, graph_by_sort), 1e-8, 1e-10)
 
 
+@pytest.mark.slow
 def test_ties_survive_rounding():
     """A rotation in floating point leaves equal rows equal to some 1e-16 only."""
     for d, metric, k in ((16, GFMI, 4), (8, NRS, 6)):

@@ -116,6 +116,7 @@ def columns(L):
     return st.one_of(column, gapped, value.map(lambda v: [v] * L))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", SUMS)
 @many
 @given(st.data())

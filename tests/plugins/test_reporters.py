@@ -52,6 +52,7 @@ def test_the_hook_gives_the_built_in_forms() -> None:
     assert [r.suffix for r in reporters] == [*SUFFIXES, ".tex", ".html", "", "", ""]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*TEXTS, *FOLDERS])
 def test_every_form_keeps_its_contract(name: str) -> None:
     files = check_reporter(FORMS[name])
