@@ -382,14 +382,15 @@ def checkpoints_table(sides: Sequence[Results]) -> Table:
     family, step (None where the name has none), model, revision, task, layer, depth (layer / L),
     name ("score", or METRIC.PROFILE), value. Families are those of all sides together.
     """
+    models = {row.key: row for side in sides for row in side.models}
+    runs_of = families(tuple(models.values()))
     by_side: list[dict[Any, pd.DataFrame]] = []
-    for side in sides:
+    for side in sides if runs_of else ():
         lines = layers.curves(side).dropna(subset="value").rename(columns={"source": "name"})
         by_side.append(dict(iter(lines.groupby(["model", "revision"]))))
-    models = {row.key: row for side in sides for row in side.models}
     rows = [
         {"family": family.stem, "step": step, **row}
-        for family in families(tuple(models.values()))
+        for family in runs_of
         for by_model in by_side
         for _, step, key in family.members
         if key[:2] in by_model

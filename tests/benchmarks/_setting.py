@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import os
 import tempfile
@@ -49,6 +50,7 @@ def arguments(description: str | None, embeddings: bool = True) -> argparse.Argu
     return parser
 
 
+@functools.cache  # resolving them reads their data: no part of what is timed
 def tasks() -> list[Task]:
     """The quickstart's embedding tasks."""
     plan = make_plan(load("quickstart"), manager.load(), Display().stage)
