@@ -9,11 +9,11 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from types import FunctionType
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from lrd_harness.contracts import Task
+from lrd_harness.errors import say
 
 DATE = re.compile(r"\d{4}(-\d{2}){0,2}", re.ASCII)
 Prompt = Callable[[Task, str | None], str]
@@ -83,7 +83,10 @@ def prompt_rule(
     saved, default: a sentence-transformers model's prompts and the name of its default prompt;
     chosen: the user's prompts, by mteb's keys (task name, task type, "query", "document", each
     also as "NAME-query"), which replace all others.
+
+    Says so where mteb knows the model, but reads it in a way that is not followed here.
     """
+    _tell_of_special(model_name)
     if chosen is not None:
         return _by_table(chosen)
     # mteb's prompts for a model replace those that were saved with it, fallbacks included
@@ -146,13 +149,13 @@ def _prompt_type(prompt_type: str | None) -> Any:
 
 
 def _known(model_name: str) -> Mapping[str, str] | None:
-    return _loading(model_name)[1].get("model_prompts")
+    return loader_of(model_name).arguments.get("model_prompts")
 
 
 def loader_arguments(model_name: str) -> Mapping[str, Any]:
     """What mteb tells sentence-transformers when it loads this model; {} where it does not."""
-    wrapper, arguments = _loading(model_name)
-    return arguments if wrapper is not None else {}
+    how = loader_of(model_name)
+    return how.arguments if how.instructs or how.wraps else {}
 
 
 def tokenizer_arguments(model_name: str) -> dict[str, Any]:
@@ -162,8 +165,40 @@ def tokenizer_arguments(model_name: str) -> dict[str, Any]:
     return of_tokenizer | ({"add_eos_token": True} if arguments.get("add_eos_token") else {})
 
 
-def _loading(model_name: str) -> tuple[type | None, Mapping[str, Any]]:
-    """Which of its two wrappers of sentence-transformers mteb loads a model with, and how."""
+class Loader(NamedTuple):
+    """How mteb loads a model that it knows.
+
+    instructs, wraps: whether mteb's wrapper makes instructions, or only puts prompts before texts;
+    neither, of a loader that is not followed; arguments: what the wrapper is told; special: the
+    name of mteb's own loader, where it may do more than is known here.
+    """
+
+    instructs: bool = False
+    wraps: bool = False
+    arguments: Mapping[str, Any] = MappingProxyType({})
+    special: str | None = None
+
+
+def _loader_functions() -> Mapping[str, tuple[bool, Mapping[str, Any]]]:
+    """mteb's loaders that are functions around its wrappers of sentence-transformers.
+
+    By name: whether the wrapper makes instructions, and what it is told beside `loader_kwargs`.
+    """
+    from mteb.models.model_implementations import qwen3_models
+
+    template = getattr(qwen3_models, "instruction_template", None)
+    qwen3 = {"instruction_template": template, "apply_instruction_to_passages": False}
+    return {
+        "qwen3_models.q3e_instruct_loader": (True, qwen3),
+        "samilpwc_models.instruct_loader": (True, {}),
+        "ultrabert_models.ultrabert_embed_loader": (True, {}),
+        "voyage_models.voyage_4_nano_loader": (False, {}),
+        "sentence_transformer_wrapper.sentence_transformers_loader": (False, {}),
+    }
+
+
+def loader_of(model_name: str) -> Loader:
+    """How mteb loads a model; nothing where it does not know it."""
     import mteb
     from mteb.models.instruct_wrapper import InstructSentenceTransformerModel
     from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
@@ -171,47 +206,43 @@ def _loading(model_name: str) -> tuple[type | None, Mapping[str, Any]]:
     try:
         meta: Any = mteb.get_model_meta(hub_name(model_name))
     except (KeyError, ValueError):  # a model that mteb does not know
-        return None, {}
+        return Loader()
     arguments, loader = meta.loader_kwargs or {}, meta.loader
+    if loader is None:
+        return Loader(arguments=arguments)
+    name = str(getattr(loader, "__name__", type(loader).__name__))
     for wrapper in (InstructSentenceTransformerModel, SentenceTransformerEncoderWrapper):
         if isinstance(loader, type) and issubclass(loader, wrapper):
-            return wrapper, arguments
-        if isinstance(loader, FunctionType) and loader.__globals__.get(wrapper.__name__) is wrapper:
-            call = _made_with(loader, wrapper.__name__, meta, arguments)
-            if call is not None:
-                return wrapper, call
-    return None, arguments
+            instructs = wrapper is InstructSentenceTransformerModel
+            return Loader(instructs, not instructs, arguments, None if loader is wrapper else name)
+    place = f"{getattr(loader, '__module__', '').rpartition('.')[2]}.{name}"
+    followed = _loader_functions().get(place)
+    if followed is None:
+        return Loader(arguments=arguments, special=name)
+    instructs, told = followed
+    return Loader(instructs, not instructs, {**told, **arguments})
 
 
-def _made_with(
-    loader: FunctionType, wrapper: str, meta: Any, arguments: Mapping[str, Any]
-) -> Mapping[str, Any] | None:
-    """The arguments that a loader function gives a wrapper, which is not made: it loads weights."""
-
-    if wrapper not in loader.__code__.co_names:
-        return None
-    calls: list[Mapping[str, Any]] = []
-
-    def stop(*_: Any, **arguments: Any) -> None:
-        calls.append(arguments)
-        raise InterruptedError
-
-    names = {**loader.__globals__, wrapper: stop}
-    defaults, closure = loader.__defaults__, loader.__closure__
-    stopped = FunctionType(loader.__code__, names, loader.__name__, defaults, closure)
-    stopped.__kwdefaults__ = loader.__kwdefaults__
-    with suppress(Exception):  # also where a package is missing that only this model needs
-        stopped(meta.name, revision=meta.revision, **arguments)
-    return calls[0] if calls else None
+def _tell_of_special(model_name: str) -> None:
+    """Tell the user of a model that mteb itself reads in a way of its own."""
+    special = loader_of(model_name).special
+    if special is not None:
+        name = hub_name(model_name)
+        say(
+            f"note: mteb reads {name} by a loader of its own ({special}), which is not followed "
+            "here: prompts that it makes are missing (give them with `prompts` in a suite), and "
+            f"scores need not be those that mteb has for {name}"
+        )
 
 
 def _instruct(model_name: str, fallback: str) -> Prompt | None:
     """The instructions of models that mteb loads with an instruction template."""
     from mteb.models.instruct_wrapper import InstructSentenceTransformerModel
 
-    wrapper, arguments = _loading(model_name)
-    if wrapper is not InstructSentenceTransformerModel:
+    how = loader_of(model_name)
+    if not how.instructs:
         return None
+    arguments = how.arguments
     # mteb's class loads the weights in __init__; only its prompt rules are wanted here
     rules = object.__new__(InstructSentenceTransformerModel)
     rules.instruction_template = arguments.get("instruction_template")

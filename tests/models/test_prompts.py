@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 from typing import Any
 
 import mteb
@@ -12,11 +13,13 @@ import pytest
 import sentence_transformers
 from datasets import Dataset
 from mteb.models import SentenceTransformerEncoderWrapper
+from mteb.models.instruct_wrapper import InstructSentenceTransformerModel
 from mteb.types import PromptType
 from sentence_transformers import SentenceTransformer
 
 from lrd_harness.contracts import Task
-from lrd_harness.models.registry import loader_arguments, prompt_rule
+from lrd_harness.errors import told_to
+from lrd_harness.models.registry import loader_arguments, loader_of, prompt_rule
 
 TASKS = [
     "STSBenchmark",
@@ -103,6 +106,9 @@ def check_as_mteb(rule: Any, wrapper: Any, model: Recorder) -> None:
         "Qwen/Qwen3-Embedding-0.6B",
         "Salesforce/SFR-Embedding-2_R",
         "Linq-AI-Research/Linq-Embed-Mistral",
+        "SamilPwC-AXNode-GenAI/PwC-Embedding_expr",
+        "dmis-lab/UltraBERT-Embed-150M",
+        "zeroentropy/zembed-1",
     ],
 )
 def test_models_that_mteb_knows(
@@ -111,7 +117,9 @@ def test_models_that_mteb_knows(
     """As mteb's own loader of the model has it, around a recorder in place of the weights."""
     meta, model = mteb.get_model_meta(name), Recorder(**saved)
     monkeypatch.setattr(sentence_transformers, "SentenceTransformer", lambda *_, **__: model)
-    arguments = {k: v for k, v in meta.loader_kwargs.items() if "kwargs" not in k}
+    arguments = {
+        k: v for k, v in meta.loader_kwargs.items() if "kwargs" not in k and k != "max_seq_length"
+    }
     with warnings.catch_warnings(action="ignore"):
         wrapper = meta.loader(meta.name, revision=meta.revision, **arguments)
     rule = prompt_rule(name, saved.get("prompts", STOCK), saved.get("default"))
@@ -178,3 +186,53 @@ def test_how_mteb_loads_a_model() -> None:
     assert loader_arguments("GritLM/GritLM-7B")["include_prompt"] is False
     for other in ("local/model", "pypi:thing", "openai/text-embedding-3-small", "nobody/none"):
         assert loader_arguments(other) == {}
+
+
+WRAPPERS = (InstructSentenceTransformerModel, SentenceTransformerEncoderWrapper)
+
+
+def test_every_loader_of_mtebs_registry() -> None:
+    """One of its wrappers, a function around one that is in the table, or one that is told of."""
+    around: set[str] = set()
+    for meta in mteb.get_model_metas():
+        how, loader = loader_of(meta.name), meta.loader
+        assert how.arguments.items() >= (meta.loader_kwargs or {}).items(), meta.name
+        if isinstance(loader, type):
+            kinds = [wrapper for wrapper in WRAPPERS if issubclass(loader, wrapper)]
+            assert [how.instructs, how.wraps] == [wrapper in kinds for wrapper in WRAPPERS]
+            assert (how.special is None) == (loader in WRAPPERS), meta.name
+        elif isinstance(loader, FunctionType):
+            code = inspect.unwrap(loader).__code__
+            made = [wrapper.__name__ in code.co_names for wrapper in WRAPPERS]
+            assert [how.instructs, how.wraps] == made, f"{meta.name}: no such loader in the table"
+            assert (how.special is None) == any(made)
+            around |= {code.co_name} if any(made) else set()
+        else:
+            assert how.special is None
+            assert loader is None
+    assert sorted(around) == [
+        "instruct_loader",
+        "q3e_instruct_loader",
+        "sentence_transformers_loader",
+        "ultrabert_embed_loader",
+        "voyage_4_nano_loader",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "loader"),
+    [
+        ("McGill-NLP/LLM2Vec-Sheared-LLaMA-mntp-supervised", "loader_inner"),
+        ("HIT-TMG/KaLM-embedding-multilingual-mini-instruct-v1", "KALMWrapper"),
+        ("intfloat/e5-small-v2", None),
+        ("Qwen/Qwen3-Embedding-0.6B", None),
+        ("local/model", None),
+    ],
+)
+def test_a_loader_that_is_not_followed_is_told_of(name: str, loader: str | None) -> None:
+    told: list[str] = []
+    with told_to(told.append):
+        rule = prompt_rule(name, STOCK)
+        rule(task_of("SciFact"), "query")
+    assert len(told) == (loader is not None)
+    assert all(f"mteb reads {name} by a loader of its own ({loader})" in line for line in told)
