@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from lrd_harness.hookspecs import hookimpl as hookimpl
     from lrd_harness.measuring import Arrays
     from lrd_harness.report import Report
+    from lrd_harness.runner.encoder import mteb_model as mteb_model
     from lrd_harness.scores import Scores
     from lrd_harness.scores import summaries as summaries
 
 _EXPORTS = {
     "hookimpl": "hookspecs",
     "summaries": "scores",
+    "mteb_model": "runner.encoder",
     **dict.fromkeys(
         (
             "Adapter Checkpoint Choice Metric ModelInfo ModelOptions ModelView Pruner Reporter "

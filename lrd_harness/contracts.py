@@ -207,10 +207,14 @@ class Text(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A text that a task asks an encoder for; the model decides on the prompt."""
+    """A text that a task asks an encoder for; the model decides on the prompt.
+
+    part: the task by which it does where that is another, as in a task made of several.
+    """
 
     text: str
     prompt_type: PromptType | None = None
+    part: Task | None = None
 
 
 @dataclass(frozen=True)

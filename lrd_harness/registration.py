@@ -213,7 +213,7 @@ def _model(owner: Owner, adapter: Adapter, model: Any, what: str) -> Any:
 
 def _requests(answer: Any, what: str) -> list[Request]:
     requests: list[Request] = _list(answer, what, Request, "a Request")
-    for text, prompt_type in requests:
+    for text, prompt_type, _ in requests:
         if not isinstance(text, str) or prompt_type not in (None, *get_args(PromptType)):
             kind = _short(prompt_type)
             raise TypeError(f"{what} gave a Request of {_short(text)} with prompt_type {kind}")

@@ -417,7 +417,7 @@ class Embeddings(StateReader):
         return LayerView(self.model, self.store, layer, name, revision, experiments, self.read)
 
     def _texts(self, task: Task, requests: Sequence[Request]) -> list[Text]:
-        return [Text(r.text, self.model.prompt(task, r.prompt_type)) for r in requests]
+        return [Text(r.text, self.model.prompt(r.part or task, r.prompt_type)) for r in requests]
 
 
 def described(every: Sequence[Any], distinct: Iterable[str], truncated: int) -> dict[str, int]:

@@ -35,14 +35,16 @@ class Listener:
     similarity = "cosine"
     experiments: Sequence[Mapping[str, Any]] = ({},)
 
-    def __init__(self) -> None:
+    def __init__(self, task: Task) -> None:
+        self._task = task
         self.requests: list[Request] = []
 
     def encode(
         self, texts: Sequence[str], task: Task, prompt_type: PromptType | None = None
     ) -> np.ndarray:
         """Noise that depends on the text alone: (len(texts), 8) float32."""
-        self.requests += [Request(text, prompt_type) for text in texts]
+        part = None if task is self._task else task
+        self.requests += [Request(text, prompt_type, part) for text in texts]
         noise = np.empty((len(texts), WIDTH), np.float32)
         for i, text in enumerate(texts):
             noise[i] = np.random.default_rng(zlib.crc32(text.encode())).normal(size=WIDTH)
@@ -55,7 +57,7 @@ def requests_of(task: Task) -> Sequence[Any]:
         return task.requests()
     if task.evaluate is None:
         return task.texts()
-    listener = Listener()
+    listener = Listener(task)
     task.evaluate(listener)
     return listener.requests
 

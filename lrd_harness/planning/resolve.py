@@ -64,6 +64,11 @@ class PlannedModel:
     label: str
     depth: int | None
 
+    @property
+    def experiment(self) -> dict[str, str]:
+        """How the model is read, where that is not its own way, as part of an experiment's name."""
+        return {"reading": self.label} if self.label else {}
+
     def open(self) -> Model:
         """The opened model, for every command. Raises UserError where it cannot be opened."""
         with in_one_line(f"{self.name} cannot be opened"):

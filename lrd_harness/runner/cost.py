@@ -179,7 +179,8 @@ class Estimator:
             tasks = [task for task in tasks if not task.likelihood]
         for kind in (Embeddings, Likelihoods):
             if of_kind := [task for task in tasks if task.likelihood == kind.likelihood]:
-                reader = kind(model, self.questions, *reader_settings(self.plan, planned, model))
+                settings = reader_settings(self.plan.settings, planned, model)
+                reader = kind(model, self.questions, *settings)
                 Reckoning(self, context, reader, cost).add(of_kind)
         if tasks:
             cost.spans["opening"] += opening

@@ -18,6 +18,7 @@ from lrd_harness.contracts import Model, Task
 from lrd_harness.errors import UserError, told_to
 from lrd_harness.models import registry, text_model
 from lrd_harness.planning.resolve import Plan, PlannedModel
+from lrd_harness.planning.suite import Settings
 from lrd_harness.processes import ALONE, Ranks, together
 from lrd_harness.progress import Display
 from lrd_harness.runner import folder, units
@@ -78,9 +79,11 @@ def execute(
     return errors
 
 
-def reader_settings(plan: Plan, planned: PlannedModel, model: Model) -> tuple[Budget, Sampling]:
+def reader_settings(
+    settings: Settings, planned: PlannedModel, model: Model
+) -> tuple[Budget, Sampling]:
     """How a run reads a model: the tokens of a batch, and what metrics see."""
-    settings, device = plan.settings, planned.options.device
+    device = planned.options.device
     tokens = settings.batch_tokens or BATCH_TOKENS.get(device.split(":")[0], 4096)
     budget = remembered(cache_dir() / "budgets", model.identity, device, tokens)
     return budget, Sampling(settings.norm, settings.view_texts, device)
@@ -166,7 +169,7 @@ class ModelRun:
         if kind not in self.readers:
 
             def make() -> Reader:
-                settings = reader_settings(self.plan, self.planned, model)
+                settings = reader_settings(self.plan.settings, self.planned, model)
                 return kind(model, self.questions, *settings, self.ranks)
 
             reader = self.context.everywhere(self.context.unit("forward"), make, OSError)

@@ -109,7 +109,7 @@ class Context:
     @property
     def label(self) -> dict[str, str]:
         """How the model is read, where that is not its own way; of an experiment's name."""
-        return {"reading": self.planned.label} if self.planned.label else {}
+        return self.planned.experiment
 
     def unit(self, *parts: object) -> str:
         """The name under which a finished piece of work is known; settings are a folder's own."""

@@ -18,6 +18,9 @@ from . import local_data
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
 
+# what mteb files of how it was called; its default batches are small, and texts are read in others
+ENCODING: Any = {"batch_size": 512, "show_progress_bar": False}
+
 
 def check_reachable(metadata: Any, folder: Path | None) -> None:
     """Raises UserError if the data are neither in the hub's cache nor on a hub within reach."""
@@ -66,7 +69,7 @@ def wrap(
 
     @functools.cache
     def loaded() -> Any:
-        from .encoder import eager
+        from .columns import eager
 
         task = make()
         for part in _parts(task):
@@ -87,7 +90,7 @@ def wrap(
     def requests() -> Sequence[Request]:
         from lrd_harness.capture.samples import Listener
 
-        listener = Listener()
+        listener = Listener(task)
         _evaluate(fresh(), listener, task)
         return listener.requests
 
@@ -114,15 +117,16 @@ def _parts(task: Any) -> list[Any]:
 def _evaluate(mteb_task: Any, view: ModelView, task: Task) -> Score:
     import mteb
 
-    from .encoder import LayerEncoder
+    from lrd_harness.capture.mteb_encoder import LayerEncoder
 
+    whole = _parts(mteb_task)[0] is mteb_task  # else each part has prompts of its own
     results = mteb.evaluate(
-        cast("Any", LayerEncoder(view, task)),
+        cast("Any", LayerEncoder(view, task if whole else None)),
         mteb_task,
         cache=None,
         co2_tracker=False,
         show_progress_bar=False,
-        encode_kwargs={"batch_size": 512, "show_progress_bar": False},
+        encode_kwargs=ENCODING.copy(),
     )
     result = results.task_results[0]
     return Score(
@@ -167,11 +171,12 @@ def _save(score: Score, view: ModelView, out: Path) -> None:
     """Write mteb's own result file in mteb's own layout under out/mteb/results."""
     from mteb.cache import ResultCache
 
-    from .encoder import model_meta
+    from lrd_harness.capture.mteb_encoder import model_meta
 
     cache = ResultCache(out / "mteb")
     for experiment in view.experiments:
-        cache.save_to_cache(score.native, model_meta(view, experiment))
+        meta = model_meta(view, experiment)
+        cache.save_to_cache(score.native, meta, encode_kwargs=ENCODING)
 
 
 @functools.cache
