@@ -56,11 +56,9 @@ class MtebModel(LayerEncoder):
 
 def _check(name: str, layer: int | None, blocks: int) -> None:
     """Raise UserError for what is no layer of a model of so many blocks."""
-    if layer is None:
-        return
-    errors.check_whole(layer, "layer", 0, errors.BLOCKS)
-    if layer > blocks:
-        raise UserError(f"{name} has layers 0 to {blocks}, no layer {layer}")
+    whole = isinstance(layer, int) and not isinstance(layer, bool)
+    if layer is not None and not (whole and 0 <= layer <= blocks):
+        raise UserError(f"{name} has layers 0 to {blocks}, no layer {layer!r:.60}")
 
 
 def mteb_model(

@@ -7,6 +7,7 @@ import functools
 import importlib
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ import tiny
 import torch
 from sentence_transformers import SentenceTransformer
 
+import lrd_harness
 from lrd_harness.cli import main
 
 pytestmark = pytest.mark.slow
+ENCODING = importlib.import_module("lrd_harness.tasks.embedding.mteb_tasks").ENCODING
 
 # mteb fits something on top of these, which rounding can tip
 FITTED = {"Banking77Classification", "EmotionClassification", "TwentyNewsgroupsClustering"}
@@ -49,7 +52,7 @@ def truncated(model: SentenceTransformer, layer: int) -> SentenceTransformer:
     return cut
 
 
-def by_mteb(model: SentenceTransformer, task: Any) -> float:
+def by_mteb(model: Any, task: Any) -> float:
     """mteb's own score of a model."""
     result = mteb.evaluate(model, task, cache=None, show_progress_bar=False, co2_tracker=False)
     return float(result.task_results[0].get_score())
@@ -121,3 +124,59 @@ def test_a_real_model_on_real_texts(tmp_path: Path, own_cache: Path, minilm_fold
     for name in names:
         tolerance = 1e-5 if name == "ChatterbotRetrieval" else 0.002
         assert mine[name, 2] == pytest.approx(by_mteb(cut, makers[name]()), abs=tolerance), name
+
+
+def test_mteb_files_what_a_run_files(data: Path, tmp_path: Path, own_cache: Path) -> None:
+    """Of `mteb_model`, in the same folders under the same names; but for dates and durations."""
+    folder = tiny.save_st(tmp_path / "model", **SHAPES["prompted-dot"])
+    run, mine, how = tmp_path / "out" / "mteb", tmp_path / "mine", dict(ENCODING)
+    tasks = ["STSBenchmark", "SciFact", "SciDocsRR", "EmotionClassification"]
+    assert running.run(tmp_path / "out", [folder], data, "--plugins", "frenet", tasks=tasks) == 0
+    model = lrd_harness.mteb_model(str(folder))
+    for layer in (*model.layers, None):
+        for name in tasks:
+            task = local(name, data)
+            mteb.evaluate(model.at(layer), task, cache=mteb.ResultCache(mine), encode_kwargs=how)
+
+    files = {file.relative_to(run) for file in run.rglob("*") if file.is_file()}
+    assert files == {file.relative_to(mine) for file in mine.rglob("*") if file.is_file()}
+    assert sum(file.stem == "STSBenchmark" for file in files) == 5
+    for file in files:
+        assert content(mine / file) == content(run / file), file
+
+    shutil.rmtree(own_cache / "states")  # now the texts are read anew, in other batches
+    model, recorded = lrd_harness.mteb_model(str(folder), layer=1), scores(tmp_path / "out")
+    for name in set(tasks) - FITTED:
+        score = by_mteb(model, local(name, data))
+        assert score == pytest.approx(recorded[name, 1], abs=1e-6), name
+
+
+def content(file: Path) -> Any:
+    """What mteb wrote, but for dates and durations."""
+    if file.suffix == ".jsonl":
+        return sorted(file.read_text().splitlines())
+    measured = {"evaluation_time", "date", "evaluation_phases"}
+    return {k: v for k, v in json.loads(file.read_text()).items() if k not in measured}
+
+
+def test_each_part_of_a_task_has_prompts_of_its_own(
+    data: Path, tmp_path: Path, own_cache: Path
+) -> None:
+    prompts = {"CQADupstackGamingRetrieval-query": "play: ", "CQADupstackWebmastersRetrieval": "w "}
+    folder = tiny.save_st(tmp_path / "model", prompts=prompts)
+    place = data / "CQADupstackRetrieval"
+    shutil.copytree(data / "SciFact", place, dirs_exist_ok=True)
+    out = tmp_path / "out"
+    tasks = ["CQADupstackRetrieval"]
+    assert (
+        running.run(out, [folder], data, "--plugins", "frenet", "--layers", "2", tasks=tasks) == 0
+    )
+
+    task = mteb.get_task("CQADupstackRetrieval")
+    for part in task.tasks:
+        importlib.import_module("lrd_harness.tasks.embedding.local_data").load(part, place)
+    model = SentenceTransformer(str(folder))
+    expected = by_mteb(truncated(model, 2), task)
+    assert scores(out)["CQADupstackRetrieval", 2] == pytest.approx(expected, abs=1e-6)
+    model.prompts = {}
+    assert abs(by_mteb(truncated(model, 2), task) - expected) > 1e-4
