@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lrd_harness.tasks.embedding.mteb_tasks import wrap
 
 from lrd_harness.contracts import Task
+from lrd_harness.errors import unknown
 from lrd_harness.hookspecs import hookimpl
 
 from . import data
@@ -215,6 +216,14 @@ OFFLINE = (
         lambda: data.pairs(per_topic=25),
     ),
 )
+
+
+def mteb_task(name: str) -> AbsTask:
+    """A new object of the task of that name, for `mteb.evaluate`. Raises UserError for others."""
+    makers = {task.name: task.make for task in OFFLINE}
+    if name not in makers:
+        raise unknown("offline task", name, makers)
+    return makers[name]()
 
 
 @hookimpl
