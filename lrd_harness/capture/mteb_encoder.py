@@ -1,13 +1,15 @@
-"""One layer of a model as the encoder that mteb evaluates.
+"""One layer of a model as the encoder that mteb evaluates, and data whose columns are read once.
 
-It imports mteb, so it is imported when the first task is evaluated.
+It imports mteb and datasets, so it is imported when the first task is evaluated.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
+from datasets import Dataset, DatasetDict
 from mteb.models import ModelMeta
 from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ScoringFunction
@@ -17,6 +19,37 @@ from sentence_transformers.util import SimilarityFunction
 from lrd_harness.contracts import ModelView, Task
 from lrd_harness.errors import UserError
 from lrd_harness.store.folders import fitting
+
+
+class EagerColumns(Dataset):  # type: ignore[misc]
+    """A data set that gives a column as a list, kept for as long as its rows are the same.
+
+    mteb's evaluators index a column row by row and hand it to scikit-learn; a lazy column decodes
+    every row anew each time, which costs more than all the classifiers.
+    """
+
+    def __getitem__(self, key: Any) -> Any:
+        if not isinstance(key, str):
+            return super().__getitem__(key)
+        kept = self.__dict__.setdefault("_kept_columns", {})
+        name = (self._fingerprint, key)  # copies share the dictionary, changed ones get a new print
+        if name not in kept:
+            kept[name] = list(super().__getitem__(key))
+        return kept[name]
+
+
+def eager(data: Any) -> Any:
+    """The same data with eager columns; what is no data set is returned as it is."""
+    if isinstance(data, DatasetDict):
+        return DatasetDict({name: eager(part) for name, part in data.items()})
+    if isinstance(data, dict):
+        return {name: eager(part) for name, part in data.items()}
+    if type(data) is not Dataset:
+        return data
+    data = copy.copy(data)
+    data.__class__ = EagerColumns
+    return data
+
 
 _SCORING = {function.value: function for function in ScoringFunction}
 

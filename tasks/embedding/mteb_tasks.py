@@ -69,7 +69,7 @@ def wrap(
 
     @functools.cache
     def loaded() -> Any:
-        from .columns import eager
+        from lrd_harness.capture.mteb_encoder import eager
 
         task = make()
         for part in _parts(task):
