@@ -32,6 +32,7 @@ Result = TypeVar("Result")
 Progress = Callable[[int, int], None]  # (done, total)
 
 # A segment is a file of the store, and what is lost when a run is killed.
+BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384, "mps": 8_192}
 SEGMENT_TOKENS = 32_768
 SEGMENT_TEXTS = 4_096
 SEGMENT_BYTES = 64 * 2**20  # of pooled states in memory at once, however many layers there are
@@ -85,6 +86,11 @@ class Budget:
 def as_budget(tokens: int | Budget) -> Budget:
     """A budget as it is, or one of so many tokens that is not remembered."""
     return tokens if isinstance(tokens, Budget) else Budget(tokens)
+
+
+def batch_size(device: str) -> int:
+    """The tokens of a batch that suit a device, padding included."""
+    return BATCH_TOKENS.get(device.split(":")[0], 4096)
 
 
 def remembered(root: Path, identity: Mapping[str, str], device: str, tokens: int) -> Budget:

@@ -28,7 +28,7 @@ def typed_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def suite_of(arguments: argparse.Namespace) -> Suite:
     """The suite of `run`, with the parts that the command line replaces."""
-    if arguments.suite is None and arguments.models and arguments.tasks:
+    if arguments.suite is None and arguments.models and (arguments.tasks or arguments.texts):
         chosen = Suite("custom")
     else:
         chosen = suite.load(arguments.suite or "quickstart")
@@ -38,7 +38,8 @@ def suite_of(arguments: argparse.Namespace) -> Suite:
     for part in ("pooling", "max_length"):  # what is typed replaces what the suite's models say
         if part in typed:
             models = tuple(replace(m, **{part: None}) for m in models)  # type: ignore[arg-type]
-    if arguments.tasks:  # what the suite says of its own language-model tasks goes with them
+    tasks = (*arguments.tasks, *([f"texts:{arguments.texts}"] if arguments.texts else ()))
+    if tasks:  # what the suite says of its own language-model tasks goes with them
         settings = replace(settings, limit=None, num_fewshot=None)
     plugins = tuple(names(arguments.plugins)) or chosen.plugins
     kept = chosen.parameters.items()
@@ -48,7 +49,7 @@ def suite_of(arguments: argparse.Namespace) -> Suite:
     return replace(
         chosen,
         models=models,
-        tasks=tuple(arguments.tasks) or chosen.tasks,
+        tasks=tasks or chosen.tasks,
         plugins=plugins,
         parameters=parameters,
         settings=suite.settings(typed, COMMAND_LINE, settings),

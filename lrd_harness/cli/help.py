@@ -93,7 +93,7 @@ exit codes: 0 done; 1 done, but a metric failed at some step; 2 bad input.""",
     "prune": """\
 examples:
   lrd-harness prune MODEL --rule gfmi --budget 0.15 --texts FILE --save DIR
-  lrd-harness prune MODEL --layers 7,12-14 --save DIR
+  lrd-harness prune MODEL --blocks 7,12-14 --save DIR
   lrd-harness run --models MODEL --tasks STSBenchmark --prune --output OUT
       scores of pruned models, to choose a rule and a budget by
 
@@ -149,7 +149,7 @@ common.
 
 examples:
   lrd-harness leaderboard OUT --format md --output board.md
-  lrd-harness leaderboard OUT --layers intfloat/e5-small-v2
+  lrd-harness leaderboard OUT --model intfloat/e5-small-v2
   lrd-harness leaderboard --actual S.csv --values V.csv --models-info M.csv
   lrd-harness leaderboard --actual S.csv --models-info M.csv
       how well size alone orders the models: what a metric has to beat

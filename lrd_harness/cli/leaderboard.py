@@ -72,8 +72,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError(f"metric values come from {out} or from --values {values}: give one")
     if out is not None and arguments.models_info is not None:
         raise UserError("--models-info goes with CSV files: a run knows its models")
-    if arguments.layers is not None and arguments.table is not None:
-        raise UserError("--layers is a table of its own: leave --table out")
+    if arguments.model is not None and arguments.table is not None:
+        raise UserError("--model is a table of its own: leave --table out")
 
 
 def _reporter(arguments: argparse.Namespace) -> Reporter:
@@ -101,11 +101,11 @@ def _reporter(arguments: argparse.Namespace) -> Reporter:
 def _report(arguments: argparse.Namespace, say: Say) -> Report:
     """The leaderboard, one table of it, or one model layer by layer."""
     results, source = _results(arguments, say)
-    if arguments.layers is not None:
+    if arguments.model is not None:
         if source:
             say(source)
         # MODEL, MODEL@REVISION, or pypi:PACKAGE==VERSION as a run is asked for it
-        model, revision = arguments.layers, None
+        model, revision = arguments.model, None
         names = {row.model for row in results.models}
         for mark in ("@", "=="):
             if model not in names and model.rpartition(mark)[0] in names:

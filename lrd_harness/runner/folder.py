@@ -122,13 +122,7 @@ def make(out: Path) -> None:
 
     Raises UserError if that cannot be done or nothing can be written there.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out} cannot be made ({error.strerror})") from None
-    if not os.access(out, os.W_OK):
-        raise UserError(f"{out} cannot be written to")
-    files.remove_leftovers(out, older=files.AGE, deep=True)
+    files.make_folder(out)
     for path in out.iterdir():
         written = path.name in ("run.json", database.NAME) or path.name.startswith("leaderboard.")
         if written and not path.is_file():

@@ -11,7 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lrd_harness.capture.embeddings import Budget, Captured, Embeddings, remembered
+from lrd_harness.capture.embeddings import (
+    Budget,
+    Captured,
+    Embeddings,
+    batch_size,
+    remembered,
+)
 from lrd_harness.capture.likelihoods import Likelihoods, Reader
 from lrd_harness.capture.samples import Questions, Sampling
 from lrd_harness.contracts import Model, Task
@@ -27,7 +33,6 @@ from lrd_harness.runner.units import Context, Ledger
 from lrd_harness.store.location import cache_dir
 
 Kind = type[Embeddings] | type[Likelihoods]
-BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384, "mps": 8_192}
 
 
 def execute(
@@ -84,7 +89,7 @@ def reader_settings(
 ) -> tuple[Budget, Sampling]:
     """How a run reads a model: the tokens of a batch, and what metrics see."""
     device = planned.options.device
-    tokens = settings.batch_tokens or BATCH_TOKENS.get(device.split(":")[0], 4096)
+    tokens = settings.batch_tokens or batch_size(device)
     budget = remembered(cache_dir() / "budgets", model.identity, device, tokens)
     return budget, Sampling(settings.norm, settings.view_texts, device)
 

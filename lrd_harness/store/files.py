@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from lrd_harness.errors import PluginFault, StorageFull
+from lrd_harness.errors import PluginFault, StorageFull, UserError
 
 NAME = re.compile(r"\.work-([0-9a-f]{12})\.(\d+)\.(\d+)\.[0-9a-f]{8}")
 AGE = 86_400  # seconds after which another machine's work is taken for a killed process's
@@ -82,6 +82,20 @@ def remove_leftovers(place: Path, *, older: float = AGE, deep: bool = False) -> 
     for work in begun:
         if dead(work, now, older):
             remove(work)
+
+
+def make_folder(place: Path) -> None:
+    """Make a folder for results, without what killed processes have left in it.
+
+    Raises UserError if that cannot be done or nothing can be written there.
+    """
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{place} cannot be made ({error.strerror})") from None
+    if not os.access(place, os.W_OK):
+        raise UserError(f"{place} cannot be written to")
+    remove_leftovers(place, older=AGE, deep=True)
 
 
 def dead(work: Path, now: float, older: float = AGE) -> bool:

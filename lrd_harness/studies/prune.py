@@ -19,7 +19,7 @@ from lrd_harness.capture.layers import planes
 from lrd_harness.capture.samples import sampled
 from lrd_harness.contracts import Metric, ModelOptions, Pruner, Text
 from lrd_harness.errors import PluginFault, UserError, unknown
-from lrd_harness.measuring import MIN_TEXTS
+from lrd_harness.measuring import MIN_TEXTS, PlannedMetric
 from lrd_harness.models.cut import parameters, remove
 from lrd_harness.models.find import known_as, of_modules
 from lrd_harness.models.readout import left_out
@@ -34,6 +34,8 @@ from lrd_harness.results import database
 from lrd_harness.results.journal import read_run
 from lrd_harness.scores import Scores, split_scores
 from lrd_harness.studies.values import Design, LayerScore, Sample, fault, layer_score, opened
+
+COLUMNS = "model revision metric score best layer depth value chosen n".split()
 
 
 @dataclass(frozen=True)
@@ -208,14 +210,18 @@ def _scores(run: Path, model: str, removed: Sequence[int]) -> Mapping[str, tuple
     return {task: (full[task], score) for task, score in left.items() if task in full}
 
 
-def check_choosing(design: Design) -> None:
-    """Raise UserError for a metric that chooses no layer, and for too few texts."""
-    for item in design.items:
+def check_choosing(items: Sequence[PlannedMetric]) -> None:
+    """Raise UserError for a metric that chooses no layer."""
+    for item in items:
         if item.metric.layer_choice is None:
             raise UserError(
                 f"metric {item.metric.name} chooses no layer: it has no score that is known to be "
                 "best at one"
             )
+
+
+def check_texts(design: Design) -> None:
+    """Raise UserError for too few texts to choose a layer on."""
     if design.texts < MIN_TEXTS:
         raise UserError(
             f"{design.task.name} has {design.texts} distinct texts; to choose a layer takes at "
@@ -232,6 +238,8 @@ def choose_layer(shrinking: Shrinking, design: Design) -> Report:
     """
     model, blocks = shrinking.planned.name, shrinking.blocks
     sample = Sample(model, shrinking.model, design, shrinking.display)
+    every: list[dict[str, Any]] = []
+    of = {"model": model, "revision": shrinking.planned.checkpoint.revision}
     rows: list[dict[str, Any]] = [{"layer": i, "depth": i / blocks} for i in range(blocks + 1)]
     columns = [Column("layer", key=True), Column("depth", key=True, form=".2f")]
     choices, faults = [], []
@@ -248,6 +256,9 @@ def choose_layer(shrinking: Shrinking, design: Design) -> Report:
         for row in rows:
             value, mark = score.values.get(row["layer"]), "*" * (row["layer"] == choice["layer"])
             row[score.title] = None if value is None else f"{value:#.4g}{mark}"
+            by = {"metric": name, "score": score.name, "best": score.best}
+            at = {"layer": row["layer"], "depth": row["depth"], "value": value}
+            every.append({**of, **by, **at, "chosen": bool(mark), "n": n})
     names = ("metric", "score", "best", "layer", "other", "texts")
     caption = (
         "layer: the one of 1 to L with the best score, lowest (min) or highest (max); other: "
@@ -260,8 +271,10 @@ def choose_layer(shrinking: Shrinking, design: Design) -> Report:
     tables = (
         Table("layers", f"{title} (*: chosen)", tuple(columns), rows if choices else []),
         Table("choices", f"Layers chosen, of 1 to {blocks}", keyed, choices, caption),
+        Table("layer", "Values", tuple(map(Column, COLUMNS)), every, shown=False),
     )
-    return Report(title, tables, errors=tuple(faults))
+    facts = {**of, "blocks": blocks, **design.facts, "errors": faults}
+    return Report(title, tables, errors=tuple(faults), facts=facts)
 
 
 def _chosen(metric: Metric, scores: Scores) -> tuple[LayerScore, dict[str, Any]]:

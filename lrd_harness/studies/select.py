@@ -123,7 +123,8 @@ def select(models: Sequence[PlannedModel], design: Design, display: Display) -> 
     than two models, one that is there twice, metrics that rank no models, and too few texts;
     StorageFull.
     """
-    check(models, design.items)
+    check_models(models)
+    check_metrics(design.items)
     design.check("to rank models takes")
     candidates = []
     for planned in models:
@@ -132,8 +133,8 @@ def select(models: Sequence[PlannedModel], design: Design, display: Display) -> 
     return report(candidates, design)
 
 
-def check(models: Sequence[PlannedModel], items: Sequence[PlannedMetric]) -> None:
-    """Raise UserError for models and metrics between which there is nothing to rank."""
+def check_models(models: Sequence[PlannedModel]) -> None:
+    """Raise UserError for models between which there is nothing to choose."""
     if len(models) < 2:
         raise UserError("there is nothing to choose: name at least 2 models")
     seen: dict[object, str] = {}
@@ -142,6 +143,10 @@ def check(models: Sequence[PlannedModel], items: Sequence[PlannedMetric]) -> Non
         if what in seen:
             raise UserError(f"{seen[what]} and {model.name} are the same model")
         seen[what] = model.name
+
+
+def check_metrics(items: Sequence[PlannedMetric]) -> None:
+    """Raise UserError for a metric that ranks no models."""
     for item in items:
         _choice(item.metric)
 

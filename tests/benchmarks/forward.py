@@ -13,8 +13,7 @@ from statistics import median
 
 from _setting import arguments, distinct_texts, empty_store, folder, open_model, tasks, timed
 
-from lrd_harness.capture.embeddings import capture
-from lrd_harness.runner.loop import BATCH_TOKENS
+from lrd_harness.capture.embeddings import BATCH_TOKENS, capture
 
 
 def main() -> None:

@@ -19,12 +19,11 @@ import torch
 from _setting import arguments, distinct_texts, open_model, tasks, timed
 from torch import Tensor, nn
 
-from lrd_harness.capture.embeddings import batches
+from lrd_harness.capture.embeddings import BATCH_TOKENS, batches
 from lrd_harness.capture.layers import planes
 from lrd_harness.capture.walk import Removed, Walk
 from lrd_harness.models.backbone import Backbone
 from lrd_harness.models.cut import remove
-from lrd_harness.runner.loop import BATCH_TOKENS
 
 CANDIDATES = range(4, 28)
 COUNTS = (3, 4, 5)

@@ -18,12 +18,11 @@ from statistics import median
 from _setting import arguments, distinct_texts, empty_store, open_model, tasks, timed
 
 from lrd_harness import manager
-from lrd_harness.capture.embeddings import capture
+from lrd_harness.capture.embeddings import BATCH_TOKENS, capture
 from lrd_harness.capture.samples import Samples, Sampling
 from lrd_harness.contracts import Model, Text
 from lrd_harness.planning.parameters import resolve_metrics
 from lrd_harness.planning.suite import Suite
-from lrd_harness.runner.loop import BATCH_TOKENS
 
 
 def seconds(model: Model, texts: list[Text], metrics: tuple[str, ...]) -> float:

@@ -39,7 +39,7 @@ TAUGHT = {
     "texts:FILE.jsonl LRD_HARNESS_CACHE DIR/TASK/SPLIT.jsonl mean-no-sink runs/SUITE-DATE "
     "--num-fewshot --limit --include-path --log-samples lm-eval:NAME --prune --budgets "
     "--random-seeds --protect --prune-tasks --view-texts --shard",
-    "prune": "--rule --budget --texts --layers 7,12-14 --protect --seed --save --save-mergekit "
+    "prune": "--rule --budget --texts --blocks 7,12-14 --protect --seed --save --save-mergekit "
     "--scores --pooling --max-length --device numbered from 1",
     "layer": "--texts --by dime --save --set --load --max-texts --view-texts --pooling --norm "
     "--max-length --device",
@@ -48,7 +48,7 @@ TAUGHT = {
     "--max-texts --output",
     "compare": "--texts --task --plugins --draws --output --max-texts",
     "leaderboard": "OUT --format table md csv json --output FILE --actual --values --models-info "
-    "--layers model,layer,task,score model,layer,task,name,value -checkpoints.csv percent "
+    "--model model,layer,task,score model,layer,task,name,value -checkpoints.csv percent "
     "model,parameters_millions,width,blocks,family",
     "plugins": "registered could not be loaded",
     "suites": "NAME|FILE",

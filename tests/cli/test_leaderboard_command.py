@@ -79,15 +79,15 @@ def test_one_table_or_one_model_alone(capsys: Shown, form: str) -> None:
     assert "dime" in table
     assert "TaskA" not in table
     assert len(table) < len(whole) or form == "csv"
-    assert "0.618" in shown(capsys, *FILES, "--layers", "small", "--format", form)
+    assert "0.618" in shown(capsys, *FILES, "--model", "small", "--format", form)
 
 
 def test_layers_of_a_model(out: str, capsys: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = shown(capsys, out, "--layers", "local/bert")
+    text = shown(capsys, out, "--model", "local/bert")
     assert text.startswith("Layers of local/bert")
     revision = json.loads((Path(out) / "run.json").read_text())["models"][0]["revision"]
-    assert shown(capsys, out, "--layers", f"local/bert@{revision}") == text
-    of_files = shown(capsys, *FILES, "--layers", "small")
+    assert shown(capsys, out, "--model", f"local/bert@{revision}") == text
+    of_files = shown(capsys, *FILES, "--model", "small")
     (line, *_) = [line.split() for line in of_files.splitlines() if line.split()[:1] == ["2"]]
     assert "0.6180" in line  # state 2 of TaskA: 61.8 percent
     # pypi:PACKAGE==VERSION is recorded as the package, its version being the revision
@@ -96,8 +96,8 @@ def test_layers_of_a_model(out: str, capsys: Shown, monkeypatch: pytest.MonkeyPa
     results = Results(models=(ModelRow(**model),), scores=scores)
     monkeypatch.setattr(folder, "shown", lambda out: results)
     for name in ("pypi:tiny", "pypi:tiny==0.1", "pypi:tiny@0.1"):
-        assert "0.2500" in shown(capsys, "out", "--layers", name)
-    assert main(["leaderboard", "out", "--layers", "pypi:tiny==0.2"]) == 2
+        assert "0.2500" in shown(capsys, "out", "--model", name)
+    assert main(["leaderboard", "out", "--model", "pypi:tiny==0.2"]) == 2
     assert "unknown model 'pypi:tiny (revision 0.2)'" in running.one_line(capsys)
 
 
@@ -115,7 +115,7 @@ def test_scores_of_a_file_beside_a_run(out: str, capsys: Shown, tmp_path: Path) 
     for form in ("table", "md", "html"):
         assert source in " ".join(shown(capsys, *typed[1:], "--format", form).split())
     assert source not in " ".join(shown(capsys, out).split())
-    assert main([*typed, "--layers", "local/bert"]) == 0
+    assert main([*typed, "--model", "local/bert"]) == 0
     assert source in capsys.readouterr().err
     (model,) = document["tables"]["models"]["rows"]
     (of_run,) = json.loads(shown(capsys, out, "--format", "json"))["tables"]["models"]["rows"]
@@ -132,13 +132,13 @@ REFUSED = {
     f"--models-info {MODELS}": "give the OUT folder of a run",
     f"{{run}} --values {VALUES}": "metric values come from",
     f"{{run}} --models-info {MODELS}": "--models-info goes with CSV files",
-    "{run} --layers local/brt": "unknown model 'local/brt'. Did you mean local/bert?",
-    "{run} --layers local/bert@0": "unknown model 'local/bert (revision 0)'",
-    "{run} --layers local/bert --table models": "--layers is a table of its own",
+    "{run} --model local/brt": "unknown model 'local/brt'. Did you mean local/bert?",
+    "{run} --model local/bert@0": "unknown model 'local/bert (revision 0)'",
+    "{run} --model local/bert --table models": "--model is a table of its own",
     "{run} --table rankin": "unknown table 'rankin'. Did you mean ranking",
     "{run} --actual {other}": "has no model of the run: it has nobody",
     f"--values {VALUES} --actual {{other}}": "no model is in both",
-    f"--values {VALUES} --actual {SCORES} --layers nobody": "unknown model 'nobody'",
+    f"--values {VALUES} --actual {SCORES} --model nobody": "unknown model 'nobody'",
     f"--values {VALUES} --actual {SCORES} --output {{folder}}": "cannot be written",
     "--values none.csv": "no such file",
     f"--values {SCORES}": "lacks the columns name, value: values have the columns model,",

@@ -49,7 +49,7 @@ BAD = {
     "layer one --by cosine": "metric cosine chooses no layer",
     "layer one --set dime.alpha=0": "metric dime: alpha must be above 0, not 0",
     "layer one --save full": "is not empty",
-    "layer nowhere --texts few": "has 5 distinct texts; to choose a layer takes at least 8",
+    "layer one --texts few": "has 5 distinct texts; to choose a layer takes at least 8",
 }
 
 

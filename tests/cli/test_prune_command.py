@@ -67,7 +67,7 @@ def test_what_a_rule_chooses_is_saved_with_a_card(deep: Path, tmp_path: Path) ->
 
 def test_given_blocks_and_mergekit(deep: Path, tmp_path: Path, capsys: Any) -> None:
     file = tmp_path / "merge.yaml"
-    assert prune(deep / "bert", "--layers", "2,4-5", "--save-mergekit", file) == 0
+    assert prune(deep / "bert", "--blocks", "2,4-5", "--save-mergekit", file) == 0
     assert "blocks 2,4-5 of 1-8 removed" in capsys.readouterr().out
     ranges = [s["sources"][0]["layer_range"] for s in yaml.safe_load(file.read_text())["slices"]]
     assert ranges == [[0, 1], [2, 3], [5, 8]]
@@ -87,20 +87,20 @@ def test_scores_of_a_run_go_into_the_card(deep: Path, tmp_path: Path) -> None:
 
 
 REFUSED = {
-    "bert": "give either --rule with --budget, or --layers",
-    "bert --rule last --layers 2": "give either --rule with --budget, or --layers",
+    "bert": "give either --rule with --budget, or --blocks",
+    "bert --rule last --blocks 2": "give either --rule with --budget, or --blocks",
     "bert --rule last": "--rule needs a --budget, as 0.15",
     "bert --rule gfmi --budget 0.2": "chooses on texts: give --texts FILE",
     "bert --rule last --budget 0": "a budget is a share between 0 and 1, not 0",
     "bert --rule last --budget 0.9": "removes all candidate blocks (4 of 4)",
-    "bert --layers 9": "block 9 does not exist: the model has blocks 1 to 8",
-    "bert --layers 0": "block 0",
-    "bert --layers two": "two",
-    "bert --layers 1-8": "all 8 blocks are to be removed: none would be left",
+    "bert --blocks 9": "block 9 does not exist: the model has blocks 1 to 8",
+    "bert --blocks 0": "block 0",
+    "bert --blocks two": "two",
+    "bert --blocks 1-8": "all 8 blocks are to be removed: none would be left",
     "bert --rule gfmi --budget 0.2 --texts nowhere.jsonl": "no such file",
-    "bert --layers 2 --texts some.jsonl": "--texts needs --rule",
-    "bert --layers 2 --seed 1": "--seed needs --rule",
-    "bert --layers 2 --save-mergekit no/such/m.yaml": "its folder is not there",
+    "bert --blocks 2 --texts some.jsonl": "--texts needs --rule",
+    "bert --blocks 2 --seed 1": "--seed needs --rule",
+    "bert --blocks 2 --save-mergekit no/such/m.yaml": "its folder is not there",
     "flat --rule last --budget 0.2": "at least 2 blocks, this one has 1",
 }
 

@@ -135,7 +135,7 @@ def test_damaged_weights_and_rows(place: Place, tmp_path: Path) -> None:
         ("layer", "{folder}/bert-one", "--by", "nothing", *TEXTS),
         ("probe", "{folder}/bert-one", "--kind", "shuffle", *TEXTS),
         ("compare", "{folder}/bert-one", "{folder}/bert-two", *TEXTS),
-        ("prune", "{folder}/bert-one", "--layers", "9"),
+        ("prune", "{folder}/bert-one", "--blocks", "9"),
         ("prune", "{folder}/bert-one", "--rule", "gfmi", "--budget", "0.5"),
         ("suites", "no-such-suite"),
         ("cache", "clear", "--older-than", "yesterday", "--yes"),

@@ -77,7 +77,7 @@ def test_layers(cache: Path, asked: list[object]) -> None:
 
 
 def test_one_model_layer_by_layer(cache: Path, asked: list[object], files: panel.Panel) -> None:
-    printed = done(cache, *asked, "--layers", panel.model(3))
+    printed = done(cache, *asked, "--model", panel.model(3))
     scores = [row for row in reading.table(files.scores) if row["model"] == panel.model(3)]
     for layer in range(panel.BLOCKS + 1):
         mean = sum(r["score"] for r in scores if r["layer"] == layer) / panel.TASKS

@@ -45,7 +45,7 @@ def test_the_saved_model_is_the_whole_without_its_blocks(place: Place, tmp_path:
     from safetensors.numpy import load_file
 
     small, whole = tmp_path / "small", place.folder / "llama"
-    done(place.cache, "prune", whole, "--layers", "2,4", "--save", small, "--quiet")
+    done(place.cache, "prune", whole, "--blocks", "2,4", "--save", small, "--quiet")
     assert json.loads((small / "config.json").read_text())["num_hidden_layers"] == 3
     before, now = (load_file(folder / "model.safetensors") for folder in (whole, small))
     for place_now, place_before in enumerate((0, 2, 4)):

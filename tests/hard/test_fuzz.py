@@ -232,7 +232,7 @@ def test_model_folders(place: Place, data: st.DataObject) -> None:
     texts, quiet = ["--texts", str(place.texts)], "--quiet"
     commands = {
         "layer": ["layer", str(folder), *texts, "--by", "dime", "--save", str(made), quiet],
-        "prune": ["prune", str(folder), "--layers", "1", "--save", str(made), quiet],
+        "prune": ["prune", str(folder), "--blocks", "1", "--save", str(made), quiet],
         "probe": ["probe", str(folder), "--kind", "repetition", "--max-texts", "8", quiet],
         "compare": ["compare", str(place.model), str(folder), *texts, quiet],
         "run": [
@@ -263,7 +263,7 @@ def test_run_folders(place: Place, data: st.DataObject) -> None:
             out, [place.model], place.data, "--plugins", "nrs", *again, tasks=["STSBenchmark"]
         ),
         "prune": [
-            *("prune", str(place.model), "--layers", "1", "--scores", str(out)),
+            *("prune", str(place.model), "--blocks", "1", "--scores", str(out)),
             *("--save", str(made)),
         ],
     }
@@ -312,12 +312,12 @@ COMMANDS = {
     "--max-length --dtype --attention --padding --device --device-map --batch-tokens --prune "
     "--budgets --random-seeds --protect --prune-tasks --processes",
     "select": "--models --texts --output --max-texts --seed --pooling --plugins",
-    "prune": "--rule --budget --texts --layers --protect --seed --load --save --save-mergekit "
+    "prune": "--rule --budget --texts --blocks --protect --seed --load --save --save-mergekit "
     "--scores --pooling --max-length --device",
     "layer": "--texts --task --by --save --max-texts --set --pooling --norm --max-length",
     "probe": "--kind --lengths --shares --seed --output --pooling --max-texts",
     "compare": "--texts --task --plugins --output --seed --max-texts",
-    "leaderboard": "--actual --values --models-info --layers --format --output",
+    "leaderboard": "--actual --values --models-info --model --format --output",
     "merge": "--output",
     "cache": "--older-than --model",
     **dict.fromkeys(("suites", "tasks", "models", "plugins"), ""),

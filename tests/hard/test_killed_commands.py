@@ -61,7 +61,7 @@ def made(place: Path) -> list[dict[str, Any]]:
     to, board = str(place / "now"), ["leaderboard", outs[0]]
     save = ["--save", f"{to}/new/model", "--quiet"]
     commands: dict[str, list[str]] = {
-        "prune": ["prune", str(bert), "--layers", "2", *save],
+        "prune": ["prune", str(bert), "--blocks", "2", *save],
         "layer": ["layer", str(bert), "--texts", str(texts), "--by", "dime", *save],
         **{
             name: [*board, "--format", name, "--output", f"{to}/a/{name}"]

@@ -34,7 +34,8 @@ OPEN = {  # what plugins and tasks may import besides the surface
     "tasks": {"models", "capture", "store"},
 }
 # Lowered as the rooms get shorter, raised only in a change that says why.
-MODULES, LINES, LONGEST, TESTS = 139, 29_700, 450, 27_500
+# Answers to users (fidelity, Python, mteb, lm-eval): 8 modules, 1,200 lines, as many of tests.
+MODULES, LINES, LONGEST, TESTS = 147, 30_900, 450, 28_700
 
 
 def modules() -> dict[str, Path]:

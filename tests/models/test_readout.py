@@ -128,7 +128,7 @@ def test_a_pooler_without_weights(
     assert left_out(bare.parts.module) == ["pooler"]
     np.testing.assert_array_equal(tiny.embeddings(bare, texts), tiny.embeddings(full, texts))
     cut = tmp_path / "cut"
-    assert main(["prune", str(folder), "--layers", "2", "--save", str(cut), "--quiet"]) == 0
+    assert main(["prune", str(folder), "--blocks", "2", "--save", str(cut), "--quiet"]) == 0
     assert not [name for name in weights_of(cut) if "pooler" in name]
     assert tiny.open_model(cut).info.parameters == size(cut)
 

@@ -37,7 +37,7 @@ SINK = {"pooling": "mean-no-sink"}
 
 def prune(model: Path | str, folder: Path, removed: str = "2", **options: Any) -> int:
     chosen = [part for n, v in options.items() for part in (f"--{n.replace('_', '-')}", v)]
-    words = ("prune", model, "--layers", removed, "--save", folder, "--quiet", *chosen)
+    words = ("prune", model, "--blocks", removed, "--save", folder, "--quiet", *chosen)
     return main([*map(str, words)])
 
 

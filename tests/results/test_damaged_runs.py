@@ -138,7 +138,7 @@ def test_a_wrong_record_is_named_by_file_and_line(
     line(lambda r: r.update(score=[]))(out)
     lines = journal(out).read_text().splitlines(keepends=True)
     wrong = [json.loads(text)["kind"] for text in lines].index("score")
-    prune = ["prune", str(place / "bert"), "--layers", "1", "--scores", str(out), "--quiet"]
+    prune = ["prune", str(place / "bert"), "--blocks", "1", "--scores", str(out), "--quiet"]
     for arguments in (prune, ["leaderboard", str(out)]):
         assert main(arguments) == 2
         said = running.one_line(capsys)

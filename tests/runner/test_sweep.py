@@ -128,7 +128,7 @@ def test_a_language_model_is_pruned_on_both_kinds_of_task(
     assert running.run(out, [deep / "llama"], deep / "data", *more, *prune, tasks=tasks) == 0
     pruned = scores(out)
     assert {task for _, task in pruned} == set(tasks)
-    command = ["prune", str(deep / "llama"), "--layers", "5", "--save", str(saved), "--quiet"]
+    command = ["prune", str(deep / "llama"), "--blocks", "5", "--save", str(saved), "--quiet"]
     assert main(command) == 0
     assert running.run(again, [saved], deep / "data", *more, tasks=tasks) == 0
     for task in tasks:

@@ -19,7 +19,7 @@ from lrd_harness.scores import Scores
 from lrd_harness.studies.select import (
     Candidate,
     cautions,
-    check,
+    check_models,
     cost,
     ranked,
     report,
@@ -236,9 +236,9 @@ def test_models_that_are_there_twice() -> None:
         checkpoint = SimpleNamespace(path=path, revision="1")
         return SimpleNamespace(name=name, checkpoint=checkpoint, label="")
 
-    check([planned("a", "x"), planned("b", "y")], [])
+    check_models([planned("a", "x"), planned("b", "y")])
     with pytest.raises(UserError, match=r"^a and a@main are the same model$"):
-        check([planned("a", "x"), planned("a@main", "x")], [])
+        check_models([planned("a", "x"), planned("a@main", "x")])
 
 
 class Words:

@@ -165,7 +165,7 @@ def test_an_adapter_that_opens_no_model(
     assert "(lrd_adapters.py, line " in failed["error"]
     if opens != "open_one":
         capsys.readouterr()
-        command = ["prune", str(place / "bert"), "--layers", "2", "--quiet", "--load", file]
+        command = ["prune", str(place / "bert"), "--blocks", "2", "--quiet", "--load", file]
         assert main(command) == 2
         assert one_line(capsys).startswith("local/bert cannot be opened: ")
 
@@ -175,7 +175,7 @@ def test_an_adapter_whose_claims_fail_is_passed_over(
     claims: str, place: Path, tmp_path: Path, capsys: Any
 ) -> None:
     file = plugin(tmp_path, "lrd_adapters", f"Adapter('odd', lambda c: {claims}, print, 99)")
-    assert main(["prune", str(place / "bert"), "--layers", "2", "--quiet", "--load", file]) == 0
+    assert main(["prune", str(place / "bert"), "--blocks", "2", "--quiet", "--load", file]) == 0
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("adapter odd is not asked to open local/bert: ")
     assert "(lrd_adapters.py, line " in line

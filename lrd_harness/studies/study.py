@@ -1,0 +1,173 @@
+"""A study on one's own texts, as commands and notebooks ask for it: resolved, checked, then run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from lrd_harness import errors
+from lrd_harness.capture.embeddings import batch_size
+from lrd_harness.capture.samples import Questions, Sampling
+from lrd_harness.contracts import Task
+from lrd_harness.errors import UserError
+from lrd_harness.manager import Plugins
+from lrd_harness.measuring import PlannedMetric
+from lrd_harness.planning import resolve, suite
+from lrd_harness.planning.parameters import resolve_metrics
+from lrd_harness.planning.resolve import PlannedModel
+from lrd_harness.planning.suite import STUDY_TASK, STUDY_TEXTS, ModelEntry, Suite
+from lrd_harness.progress import Display
+from lrd_harness.report import Report
+from lrd_harness.store.files import make_folder
+from lrd_harness.studies import compare, probe, select, values
+from lrd_harness.studies.values import Design
+
+VIEWED = ("layer",)  # studies of which the setting view_texts is an option
+
+
+class Study:
+    """The texts, metrics and settings of one study; bad ones are refused before a model is opened.
+
+    Parameters
+    ----------
+    kind : "select", "compare", "probe", "layer" or "prune"
+        Which study; its usual metrics and number of texts are taken where none are given.
+    texts, task : a file of texts, or the name of a task; one of them, else 50 news documents.
+    metrics : names; ("all",) stands for all that the study can use.
+    parameters : of metrics, by name.
+    settings : fields of `Settings`, as max_texts, norm, pooling, max_length, device.
+    output : a folder that gets NAME.csv and NAME.json; it is made.
+    draws, seed : random halves of the texts for intervals, and what is drawn by.
+    where : what gave the settings, in messages.
+
+    Raises UserError for settings of a wrong kind, and for what does not go together.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        plugins: Plugins,
+        *,
+        texts: str | Path | None = None,
+        task: str | None = None,
+        metrics: Sequence[str] = (),
+        parameters: Mapping[str, Mapping[str, Any]] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        output: Path | None = None,
+        draws: int = 0,
+        seed: int = 0,
+        display: Display | None = None,
+        where: str = "command line",
+    ) -> None:
+        self.kind, self.plugins, self.output = kind, plugins, output
+        self.draws, self.seed, self.display = draws, seed, display or Display()
+        if texts and task:
+            raise UserError("give either --texts or --task")
+        typed = {**(settings or {})}
+        if "text_column" in typed and not texts:
+            raise UserError("--text-column needs --texts")
+        errors.check_whole(seed, "--seed", 0, errors.SEED)
+        errors.check_whole(max(0, draws), "--draws", 0, errors.DRAWS)
+        typed = {"max_texts": STUDY_TEXTS[kind], **typed}
+        self.settings = suite.settings(typed, where)
+        resolve.check_settings(self.settings)
+        self._texts, self._task = texts, f"texts:{texts}" if texts else task or STUDY_TASK
+        self._parameters = parameters or {}
+        self._metrics: tuple[str, ...] | None = tuple(metrics)
+
+    def models(self, *names: str) -> list[PlannedModel]:
+        """Models by name. Raises UserError for one that is not found."""
+        settings, known = self.settings, (self.settings, self.plugins, self.display.stage)
+        how = partial(ModelEntry, pooling=settings.pooling, max_length=settings.max_length)
+        return [resolve.resolve_model(how(name), *known) for name in names]
+
+    def items(self, usual: Sequence[str] | None = None) -> list[PlannedMetric]:
+        """The metrics; where none are named, the usual ones, or all that need no views.
+
+        Raises UserError for names that there are not, and for none at all.
+        """
+        metrics = self._metrics
+        if not metrics and usual is not None:
+            metrics = tuple(name for name in usual if name in self.plugins.names("metric"))
+        elif metrics in ((), ("all",)):
+            metrics = None
+        items = self._resolved(metrics)
+        if not items:
+            raise UserError("no metrics: name some with --plugins")
+        return items
+
+    @cached_property
+    def task(self) -> Task:
+        """Whose texts these are; a file is read. Raises UserError for names that there are not."""
+        chosen = Suite(self.kind, (), (self._task,), settings=self.settings)
+        tasks = resolve.resolve_tasks(chosen, self.plugins)
+        if len(tasks) != 1:
+            some = ", ".join(task.name for task in tasks[:3])
+            raise UserError(f"--task stands for {len(tasks)} tasks ({some} ...): name one of them")
+        return resolve.checked_task(tasks[0], self.display.stage) if self._texts else tasks[0]
+
+    def design(self, items: Sequence[PlannedMetric]) -> Design:
+        """What is measured: the metrics on the texts. Raises UserError for texts out of reach."""
+        settings, task = self.settings, self.task
+        checked = task if self._texts else resolve.checked_task(task, self.display.stage)
+        # where that is no option, all texts get views
+        views = settings.view_texts if self.kind in VIEWED else settings.max_texts
+        device = resolve.device(settings)
+        how = Questions(settings.max_texts), Sampling(settings.norm, views, device)
+        tokens = settings.batch_tokens or batch_size(device)
+        return Design(checked, items, *how, self.draws, self.seed, tokens)
+
+    def needed(self, metrics: Sequence[str]) -> list[PlannedMetric]:
+        """The metrics that something else needs, as a pruning rule, in the order of their names."""
+        return self._resolved(tuple(metrics))
+
+    def _resolved(self, metrics: tuple[str, ...] | None) -> list[PlannedMetric]:
+        chosen = Suite(self.kind, (), (), metrics, self._parameters, self.settings)
+        return resolve_metrics(chosen, self.plugins)
+
+    def check_output(self, columns: Sequence[str]) -> None:
+        """Make the folder for what is written. Raises UserError where that cannot be."""
+        _ = self.task  # which has to be known before a folder is made
+        if self.output is not None:
+            values.check_free(self.output, self.kind, columns)
+            make_folder(self.output)
+
+    def select(self, names: Sequence[str]) -> Report:
+        """Rank models on the texts. Raises UserError as `select.select` does."""
+        usual = [m.name for m in self.plugins.all("metric") if m.selection is not None]
+        items = self.items(usual)
+        select.check_metrics(items)
+        self.check_output(select.COLUMNS)
+        models = resolve.distinct(self.models(*names))
+        select.check_models(models)
+        return select.select(models, self._told(self.design(items)), self.display)
+
+    def compare(self, name_a: str, name_b: str) -> Report:
+        """Compare two models layer by layer. Raises UserError as `compare.compare` does."""
+        items = self.items()
+        self.check_output(compare.COLUMNS)
+        a, b = self.models(name_a, name_b)
+        if a.checkpoint.path != b.checkpoint.path:  # one may be compared as two adapters read it
+            a, b = resolve.distinct([a, b])
+        return compare.compare(a, b, self._told(self.design(items)), self.display)
+
+    def probe(self, name: str, kind: str, steps: Sequence[float] | None = None) -> Report:
+        """Measure a model on texts that are changed. Raises UserError as `probe.study` does."""
+        probe.check(kind, [])
+        items = self.items(probe.USUAL)
+        probe.check(kind, items)
+        self.check_output(probe.COLUMNS)
+        (model,) = self.models(name)
+        return probe.study(model, self._told(self.design(items)), kind, steps, self.display)
+
+    def _told(self, design: Design) -> Design:
+        """The design, once what the plugins have to say is said."""
+        self.plugins.tell()
+        return design
+
+    def write(self, report: Report) -> None:
+        """NAME.csv and NAME.json of the report, where there is a folder for them."""
+        if self.output is not None:
+            values.write(self.output, self.kind, report)
