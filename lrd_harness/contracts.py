@@ -207,10 +207,7 @@ class Text(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A text that a task asks an encoder for; the model decides on the prompt.
-
-    part: the task by which it does where that is another, as in a task made of several.
-    """
+    """A text that a task, or one of several parts of it, asks an encoder for; without prompt."""
 
     text: str
     prompt_type: PromptType | None = None
@@ -262,8 +259,7 @@ class Task:
     check: raises UserError, cheaply and before any model is opened, if the data are out of reach.
     fingerprint: a hash of its data, where they are the user's own and may change between runs.
     save: writes a score's native result file for this view under the run's output folder.
-    place: of a task that is called after a file, where that lies, with its prefix: what tells it
-        from another of the same name.
+    place: of a task called after a file, where that lies: what tells it from others of its name.
     """
 
     name: str

@@ -137,6 +137,14 @@ def test_mteb_scores_noise_as_chance(name: str, real_packages: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_task_for_programs_of_ones_own() -> None:
+    tasks = importlib.import_module("lrd_harness.tasks.offline.tasks")
+    assert tasks.mteb_task("LeeDocumentSTS").metadata.main_score == "cosine_spearman"
+    assert tasks.mteb_task("LeeDocumentSTS") is not tasks.mteb_task("LeeDocumentSTS")
+    with pytest.raises(UserError, match="offline task 'LeeDocumentsSTS'.*LeeDocumentSTS"):
+        tasks.mteb_task("LeeDocumentsSTS")
+
+
 def test_hook_and_metadata() -> None:
     import mteb
 
