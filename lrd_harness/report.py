@@ -96,6 +96,8 @@ class Report:
     """A titled sequence of tables, and what must be said beside them.
 
     title: of the whole; tables: in the order in which people read them.
+    answer: what the reader came for, in a few plain sentences, the first one first: what is best,
+        whether it can be told from the next, and what to distrust. Forms show it at the top.
     notes: cautions in plain sentences, the weightiest first.
     errors: what failed, one sentence each.
     facts: what programs may want beside the tables: versions, the kind of board, settings.
@@ -111,6 +113,7 @@ class Report:
 
     title: str
     tables: tuple[Table, ...] = ()
+    answer: tuple[str, ...] = field(default=(), kw_only=True)
     notes: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)

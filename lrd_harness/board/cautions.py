@@ -14,7 +14,21 @@ if TYPE_CHECKING:
     from lrd_harness.results.rows import Results
 
 TEMPLATES = {
+    # the answer: who is best, and what predicted it
+    "first": "{model} is best of {models} ({score:.4f}, {of}){apart}.",
+    "first_alone": "{model} has {score:.4f}, {of}; no other model has an actual rank.",
+    "first_predicted": "Nothing was scored; by {metric}, {model} is predicted to be best.",
+    "predicted": "{name} predicts the order{best} ({rho}): {verdict}.",
+    "predicted_not": "No metric predicts the order: the best, {name}, has {rho}.",
+    "predicted_size": "No metric was measured; one has to beat size: {name}, {rho}.",
+    "failed": "{units} failed, so that values are missing: see the errors.",
     # of a whole board
+    "missing": "{lacking} of {n} models lack scores. By the {tasks} tasks that all have "
+    "(--common), ranks would be: {moves}.",
+    "none_common": "No task was scored for all of the {n} models; {model} has fewest scores, "
+    "{held} of {all}.",
+    "common": "Ranked on the {tasks} that all of the {n} models have{out}.",
+    "outlying": "Out of line with the other scores of model and task: {scores}.",
     "empty": "Nothing is recorded yet.",
     "no_scores": "No task was scored at the last layer, so there is no actual rank{order}.",
     "no_metrics": "No metric that ranks models was measured{where}: no predicted rank.",
@@ -79,6 +93,8 @@ TEMPLATES = {
     "gains itself.",
     "choice_luck": "Luck alone may give such a lead as that of {metric}'s layer.",
     "choice_few": "Layer choice: {pairs} of {models} from {runs}: illustration, not evidence.",
+    "choice_kind": "Whether {models} are decoders is not known: “{rule}” takes the last layer "
+    "there.",
     # of curves over depth
     "profiles_short": "{sources}: fewer than two values over layers on {pairs} model-task pairs "
     "(of {models}), left out there.",

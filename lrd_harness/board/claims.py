@@ -99,10 +99,9 @@ def _claim(
     return row | {"verdict": verdict, "reason": "; ".join(sentences)} | numbers
 
 
-def claim_table(claims: Sequence[Row], beside: bool = False) -> Table:
-    """The table, for people where a claim has a number; beside another board, a verdict."""
-    numbered = [row for row in claims if row["value"] is not None]
-    shown = any(row["verdict"] != OPEN for row in numbered) if beside else bool(numbered)
+def claim_table(claims: Sequence[Row]) -> Table:
+    """The table, for people where a claim has a verdict."""
+    shown = any(row["verdict"] != OPEN for row in claims)
     form: dict[str, Any] = {"best": "max", "form": ".3g"}
     columns = (
         Column("predictor", "claim", key=True),
@@ -120,7 +119,9 @@ def claim_table(claims: Sequence[Row], beside: bool = False) -> Table:
     rows, said = [], []
     for row in claims:
         cases = count(row["n"], row["of"]) if row["n"] else None
-        rows.append(row | {"interval": span(row["low"], row["high"], "+z.3g"), "cases": cases})
+        unit = None if row["value"] is None else row["unit"]
+        of_number = {"interval": span(row["low"], row["high"], "+z.3g"), "unit": unit}
+        rows.append(row | of_number | {"cases": cases})
         judged = f"{row['statement']} {row['verdict'].capitalize()}: "
         exact = "" if row["value"] is None else judged
         said.append(f"{row['predictor']} ({row['paper']}): {exact}{row['reason']}.")

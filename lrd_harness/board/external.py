@@ -23,6 +23,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -105,12 +106,17 @@ def read_scores(path: Path, say: Say = lambda note: None) -> Scores:
             if others
             else f"{path}: scores are above 1: read as percent"
         )
-    cells = [c._replace(number=c.number / 100) if c.task in percent else c for c in cells]
+    cells = [c._replace(number=_share(c.number)) if c.task in percent else c for c in cells]
     types, names = (sheet.remarks.get(name, {}) for name in ("type", "main_score"))
     if long:
         columns = ("task_type", "score_name")
         types, names = ({c.task: c.line.text(name) for c in cells} for name in columns)
     return Scores(path, tuple(cells), types, names)
+
+
+def _share(percent: float) -> float:
+    """As it would be written: 79.28 is 0.7928, where 79.28 / 100 is 0.7928000000000001."""
+    return float(Decimal(repr(percent)) / 100)
 
 
 def read_values(path: Path) -> tuple[Cell, ...]:

@@ -16,10 +16,11 @@ import pandas as pd
 from scipy.stats import t
 
 from lrd_harness.board import statistics
-from lrd_harness.board.cautions import Caution, count
+from lrd_harness.board.cautions import Caution, count, names
 from lrd_harness.board.layers import OTHER, SCORE, Row, curves, hidden, records, roles
 from lrd_harness.board.training import runs
 from lrd_harness.report import Column, Table
+from lrd_harness.results.kinds import DECODERS, Kind, model_kind
 from lrd_harness.results.rows import Key, Results
 
 ALPHA = 0.05  # two-sided, for all metrics together
@@ -38,7 +39,8 @@ class LayerChoice(NamedTuple):
     """What choosing layers comes to, on one side's results.
 
     cells: see `scored_layers`; chosen: of each metric the rows of the layers that it chooses, by
-    place; gains, correlations, picks: rows of the tables of these names.
+    place; gains, correlations, picks: rows of the tables of these names. unknown: models of which
+    nothing tells whether they are decoders.
     """
 
     cells: pd.DataFrame
@@ -46,6 +48,7 @@ class LayerChoice(NamedTuple):
     gains: list[Row]
     correlations: list[Row]
     picks: list[Row]
+    unknown: tuple[str, ...] = ()
 
     @property
     def judged(self) -> list[Row]:
@@ -61,11 +64,11 @@ class LayerChoice(NamedTuple):
         ]
 
 
-def build_choice(results: Results) -> LayerChoice | None:
+def build_choice(results: Results, kind: Kind = "embedding") -> LayerChoice | None:
     """Of the whole models (variant "full"); None where none has two scored layers on a task.
 
     A metric without a `layer_choice` is judged by its first profile, highest first. The metrics
-    that gain most come first, in either direction, then the controls.
+    that gain most come first, in either direction, then the controls. kind: of the tasks.
     """
     if all(row.last for row in results.scores):
         return None
@@ -74,6 +77,10 @@ def build_choice(results: Results) -> LayerChoice | None:
     if not cells.place.duplicated().any():
         return None
     places = lines.drop_duplicates("place").set_index("place")[["model", "revision", "task"]]
+    known = {row.key: model_kind(row, kind) for row in results.models}
+    kinds = {p: known.get(Key(m, revision, "full")) for p, m, revision, _ in places.itertuples()}
+    unknown = dict.fromkeys(places.model[p] for p in cells.place.unique() if not kinds[p])
+    cells["tenths"] = [8 if kinds[place] in DECODERS else 10 for place in cells.place]
     controls = _controls(cells[cells.whole])
     blind = {rule: outcomes.gain for rule, outcomes in controls.items() if rule in BLIND}
     rivals = pd.DataFrame({LAST: 0 * blind[RANDOM]} | blind)
@@ -86,13 +93,13 @@ def build_choice(results: Results) -> LayerChoice | None:
         best, reverse = (_least(measured, measured.value * _SIGN[end]) for end in directions)
         outcomes = best[best.whole], reverse[reverse.whole]
         chosen[role.metric] = outcomes[0]
-        star, kinds = "" if role.published else "*", ("", ", reverse")
+        star, ends = "" if role.published else "*", ("", ", reverse")
         gains = [
             _gain(role.source, "metric", of_direction)
             | _lead(of_direction, rivals)
             | {"rule": role.metric, "best": end, "published": role.published}
-            | {"picks": f"arg{end}{star}{kind}", "first": end == role.best}
-            for end, of_direction, kind in zip(directions, outcomes, kinds, strict=True)
+            | {"picks": f"arg{end}{star}{reverse_of}", "first": end == role.best}
+            for end, of_direction, reverse_of in zip(directions, outcomes, ends, strict=True)
         ]
         correlation = _correlation(role.source, "metric", measured, "value")
         picks = places.loc[best.index].assign(
@@ -113,6 +120,7 @@ def build_choice(results: Results) -> LayerChoice | None:
         + [_gain(rule, "control", outcomes) for rule, outcomes in controls.items()],
         [correlation for _, correlation, _ in of_metrics] + _baselines(cells),
         [row for *_, picks in of_metrics for row in picks],
+        tuple(unknown),
     )
 
 
@@ -170,13 +178,15 @@ def _lead(outcomes: pd.DataFrame, rivals: pd.DataFrame) -> Row:
 
 
 DEPTHS = {f"depth 0.{tenths}": tenths for tenths in (5, 7, 8)}
-BLIND = ("first layer", RANDOM, *DEPTHS)  # know no score; in the order shown
+RULE = "depth 0.8 if decoder"  # see `kinds.rule_layer`; of other models the last layer
+BLIND = ("first layer", RANDOM, *DEPTHS, RULE)  # know no score; in the order shown
 
 
 def _controls(whole: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Outcomes by place of what needs no metric, where there is a last layer and another one."""
     # in whole numbers, so that ties are ties
-    far = {rule: 10 * whole.layer - tenths * whole.layers for rule, tenths in DEPTHS.items()}
+    depths = {**DEPTHS, RULE: whole.tenths}
+    far = {rule: 10 * whole.layer - tenths * whole.layers for rule, tenths in depths.items()}
     return {
         "first layer": _least(whole, whole.layer),
         RANDOM: whole.groupby("place").mean(),  # the expectation
@@ -301,6 +311,7 @@ def _correlation(name: str, kind: str, cells: pd.DataFrame, column: str) -> Row:
 _CONTROLS = (
     "Controls use no metric. First layer: the lowest that was scored; random layer: the "
     "expectation of a layer drawn at random; depth d: the scored layer nearest to d x blocks; "
+    f"{RULE}: the one-line rule, of a decoder that at depth 0.8, of other models the last one; "
     "honest choice: per model the layer best on a random half of its tasks, scored on the other "
     "half (500 splits); oracle: the best layer of each pair by its own score, the most that any "
     "choice can gain."
@@ -333,9 +344,9 @@ def choice_tables(choice: LayerChoice | None) -> list[Table]:
     """
     if choice is None:
         return []
-    names = [Column("label", "rule", key=True), *hidden("predictor", "kind")]
+    named = [Column("label", "rule", key=True), *hidden("predictor", "kind")]
     gains = (
-        *names,
+        *named,
         Column("picks", key=True),
         *hidden("best", "published", "first"),
         Column("depth", "mean depth", form=".2f"),
@@ -345,7 +356,7 @@ def choice_tables(choice: LayerChoice | None) -> list[Table]:
         *hidden("models", "runs", "rival", "rival_gain", "lead_stderr"),
     )
     correlations = (
-        *names,
+        *named,
         Column("spearman", "Spearman's rho", unit="mean", form="+z.2f"),
         Column("absolute", "|rho|", unit="mean", form=".2f"),
         Column("positive", "rho > 0", unit="share of n", form=".2f"),
@@ -370,6 +381,8 @@ def choice_cautions(choice: LayerChoice | None) -> Iterator[Caution]:
     judged = choice.judged if choice else []
     if choice is None or not judged:
         return
+    if choice.unknown:
+        yield Caution("choice_kind", {"models": names(choice.unknown), "rule": RULE})
     ahead = [row for row in judged if row["gain"] - row["rival_gain"] > _EQUAL]
     best = max(ahead or judged, key=lambda row: row["gain"] - row["rival_gain"])
     numbers = {"rival": best["rival"], "rival_points": 100 * best["rival_gain"]}

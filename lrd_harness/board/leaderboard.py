@@ -7,17 +7,18 @@ where there are embedding tasks too.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
-from math import hypot, inf
+from math import inf
 from typing import Any
 
 import numpy as np
 
 from lrd_harness.board import (
     agreement,
+    answers,
     cautions,
     claims,
     depth,
@@ -25,6 +26,7 @@ from lrd_harness.board import (
     layer_choice,
     layers,
     pruned,
+    standing,
     statistics,
     training,
     unseen,
@@ -37,16 +39,20 @@ from lrd_harness.report import Column, Report, Table, listing
 from lrd_harness.results.kinds import Kind, model_kind, split
 from lrd_harness.results.rows import Key, Results
 
+STANDING = "rank_low rank_high level_with_next".split()
 INFO = "revision parameters blocks width pooling max_length family".split()  # of a model's row
+FIRST = 3  # predicted ranks that stand beside the actual one, and not behind
 PAIRS = 3  # pairs of models named in one sentence
 
 
-def report(results: Results) -> Report:
+def report(results: Results, common: bool = False) -> Report:
     """The leaderboard of the whole models (variant "full"), and of pruned ones; holes are told.
 
-    Tables that programs read besides are not shown. Raises ValueError only for results that
+    Tables that programs read besides are not shown. common: whether only the tasks count that all
+    models have. Raises UserError where there is none, and ValueError only for results that
     `database.load` would not give.
     """
+    results, said = standing.on_common_tasks(results) if common else (results, [])
     sides = split(results)
     labels = panels.model_labels(results.models)
     main = Board(sides.main, sides.kind, labels)
@@ -55,12 +61,20 @@ def report(results: Results) -> Report:
     of_boards = [board.results for board in boards]
     picks = [pick for board in boards if board.choice for pick in board.choice.picks]
     sweep = pruned.build_pruned(results)
+
+    def beside(cautions: Iterable[Caution]) -> list[str]:
+        return [f"Base models: {caution}" for caution in cautions]
+
     errors = sorted(results.errors, key=lambda error: error.variant != "full")
-    notes = [str(caution) for caution in main.all_cautions]
-    notes += [f"Base models: {caution}" for caution in base.all_cautions] if base else []
+    notes = [str(caution) for caution in (*said, *main.all_cautions)]
+    notes += beside(base.all_cautions) if base else []
     notes += map(str, pruned.pruning_cautions(results, sweep))
+    failed = [Caution("failed", {"units": count(len(errors), "unit")})] if errors else []
+    mine, others = [*map(str, main.answer)], beside(base.answer) if base else []
+    answer = [*mine[:1], *others[:1], *map(str, (*said, *failed)), *mine[1:], *others[1:]]
     return Report(
         title=main.title,
+        answer=tuple(answer),
         tables=(
             *(table for board in boards for table in board.tables(sweep)),
             *pruned.pruning_tables(sweep),
@@ -92,8 +106,10 @@ class Board:
         self.what = "base models" if self.base else "models"
         self.panel = panels.build_panel(results, labels)
         self.selecting = [predictor for predictor in self.panel.predictors if predictor.selection]
-        self.choice = layer_choice.build_choice(results)
+        self.choice = layer_choice.build_choice(results, kind)
         self.selection = agreement.build_selection(self.panel)
+        self.standing = standing.Standing(self.panel)
+        self.outlying = standing.outlying(self.panel)
         self.combined = unseen.build_combined(self.panel)
         self.families, self.left_out = families.family_tables(self.panel, self.what)
         counts = count(len(self.panel.models), "model"), count(len(self.panel.tasks), "task")
@@ -115,6 +131,7 @@ class Board:
         panel, models = self.panel, self.panel.models
         columns: dict[str, Sequence[Any]] = {
             "rank": statistics.places(panel.actual),
+            **self.standing.cells(),
             **{f"predicted.{p.name}": statistics.places(p.strength) for p in self.selecting},
             "model": panel.labels,
             "name": [model.model for model in models],
@@ -142,7 +159,7 @@ class Board:
         titled = [
             *layer_choice.choice_tables(self.choice),
             *depth.profile_tables(depth.build_profiles(self.results, self.kind)),
-            claims.claim_table(verdicts, beside=bool(self.prefix)),
+            claims.claim_table(verdicts),
         ]
         if self.prefix:
             titled = [replace(table, title=f"Base models: {table.title}") for table in titled]
@@ -165,12 +182,20 @@ class Board:
         telling = self.selection is not None and self.selection.telling
         return [
             *self._of_order(),
+            *standing.missing_cautions(self.panel),
+            *standing.outlying_cautions(self.outlying),
             *cautions.of_results(self.results),
             *agreement.agreement_cautions(self.selection),
             *(unseen.combined_cautions(self.combined) if telling else ()),
             *layer_choice.choice_cautions(self.choice),
             *(caution for row in self.rows for caution in row["cautions"]),
         ]
+
+    @property
+    def answer(self) -> Iterator[Caution]:
+        """See `answers`."""
+        judged = self.panel, self.standing, self.selection, self.outlying
+        return answers.build_answer(self.rows, *judged, self.all_cautions)
 
     def _of_order(self) -> Iterator[Caution]:
         """On the order of the models as a whole."""
@@ -221,45 +246,54 @@ class Board:
         for predictor in selecting:
             metric, _, score = predictor.score.partition(".")
             label, unit = f"{metric} {score}", units.get((metric, score), "")
-            measured.append(Column(predictor.score, label, unit, predictor.best, "#.4g"))
+            measured.append(Column(predictor.score, label, unit, predictor.best, "#.4g", rest=1))
         columns = (
-            Column("rank", "actual rank", form="place"),
-            *(Column(f"predicted.{p.name}", f"pred. {p.name}", form="place") for p in selecting),
+            Column("rank", form="place"),
+            Column("rank_interval", "95 %", tied=True),
+            Column("level", "level", tied=True),
             Column("model", key=True),
+            Column("score", "score", best="max", form=".4f", error="stderr"),
+            Column("chance", form=".4f"),
+            *(
+                Column(f"predicted.{p.name}", f"pred. {p.name}", form="place", rest=n >= FIRST)
+                for n, p in enumerate(selecting)
+            ),
             Column("parameters_millions", "million params", form=",.1f", rest=1),
             Column("blocks", rest=1),
             Column("width", "width", "dims", rest=1),
-            Column("score", "score last", best="max", form=".4f", error="stderr"),
-            Column("chance", form=".4f"),
             Column("best_layer", "best layer"),
             Column("best_score", "score best", "", "max", ".4f", "best_stderr", tied=self.base),
             *measured,
             *(Column(name, rest=2) for name in ("tasks", "pooling", "revision")),
-            *layers.hidden("stderr", "best_stderr"),
+            *layers.hidden(*STANDING, "stderr", "best_stderr"),
         )
         rows = []
         for row in self.rows:
             millions = row["parameters"] / 1e6 if row["parameters"] else None
             revision = row["revision"][:7] or None
-            rows.append(row | {"parameters_millions": millions, "revision": revision})
+            cells = {"parameters_millions": millions, "revision": revision}
+            rows.append(row | cells | {"level": "≈" if row["level_with_next"] else ""})
         mean = "mean over the tasks of the main score" if several else "main score"
         head = ", its states read by the language-model head" if self.base else ""
+        best = "best: of the layer with the highest mean, an oracle."
         caption = []
         if self.panel.tasks:
             caption.append(
-                f"actual rank: order of the score (1 = best). score last: {mean} (0 to 1) of the "
-                "last layer, which is the model itself; best: of the layer with the highest "
-                f"mean{head}."
+                f"rank: order of the score (1 = best). score: {mean} (0 to 1) of the last layer, "
+                f"which is the model itself{head}. "
+                + best
+                * any(row["best_layer"] is not None for row in rows)
             )
+            caption += self.standing.caption(self.what)
         if any(row[name] is not None for row in rows for name in ("stderr", "chance")):
             independent = ", taking the tasks as independent" if several else ""
             error = f"±: one standard error over the questions{independent}"
             caption.append(f"{error}. chance: what guessing gets.")
         if selecting:
             caption.append(
-                "pred.: predicted rank (1 = best), without labels: order of the mean over tasks of "
+                "pred.: rank predicted without labels (1 = best): order of the mean over tasks of "
                 "the model's rank within each task by the metric's selection score, whose own mean "
-                "over tasks is in the metric's column (↑ higher, ↓ lower is ranked first)."
+                "is in the metric's column where that is shown (↑ higher, ↓ lower ranks first)."
             )
         return Table("ranking", self.title, columns, rows, tuple(caption))
 
@@ -306,6 +340,7 @@ class Board:
             listing("model_info", "Models as recorded", models, "model"),
             listing("tasks", "Tasks", tasks, "task"),
             listing("metrics", "Metrics that rank models", metrics, "metric"),
+            listing("outlying_scores", "Outlying scores", self.outlying, "model", "task"),
         ]
 
     def wide(self) -> tuple[list[str], dict[tuple[str, str], Row]]:
@@ -314,7 +349,11 @@ class Board:
         Ranks, what is known of the models, means, those by task, and notes.
         """
         scores = ["score", *["stderr", "chance"] * self.base, "best_layer", "best_score"]
-        ranks = ["rank", *(f"predicted.{predictor.name}" for predictor in self.selecting)]
+        ranks = [
+            "rank",
+            *STANDING,
+            *(f"predicted.{predictor.name}" for predictor in self.selecting),
+        ]
         means = ["tasks", *scores, *["best_stderr"] * self.base, *(p.score for p in self.selecting)]
         by_task = [f"{name}.{task.name}" for task in self.panel.tasks for name in scores]
         info = [] if self.prefix else ["model", *INFO]
@@ -340,16 +379,11 @@ def _cells(scores: panels.Scores) -> dict[str, list[Any]]:
 
 
 def _level(rows: Sequence[Row]) -> Iterator[Caution]:
-    """Neighbours in actual rank whose scores differ by less than chance would make them.
-
-    The questions are the same for both and their errors go together, so that the true standard
-    error of the difference is mostly smaller: the remark is on the careful side.
-    """
+    """Neighbours in actual rank whose scores differ by less than chance would make them."""
     pairs = [
         f"{first['model']} and {second['model']}"
         for first, second in pairwise(row for row in rows if row["rank"] is not None)
-        if first["rank"] != second["rank"] and None not in (first["stderr"], second["stderr"])
-        if first["score"] - second["score"] < 2 * hypot(first["stderr"], second["stderr"])
+        if first["rank"] != second["rank"] and standing.within_errors(first, second)
     ]
     if more := len(pairs[PAIRS:]):
         pairs[PAIRS:] = [f"and {count(more, 'more pair')}"]

@@ -305,5 +305,5 @@ def correlation_table(panel: Panel, what: str = "models") -> Table:
         "beats the baselines. No value: fewer than 3 models, or all level.",
     )
     title = f"How well each predictor orders the {what}"
-    shown = any(row["n"] for row in rows)
+    shown = any(row["rho"] is not None for row in rows)
     return Table("correlations", title, columns, rows, caption, shown)

@@ -34,6 +34,7 @@ Progress = Callable[[int, int], None]  # (done, total)
 # A segment is a file of the store, and what is lost when a run is killed.
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384, "mps": 8_192}
 SEGMENT_TOKENS = 32_768
+SEGMENT_BATCHES = 8  # where batches are small, as on a CPU, of which each takes long
 SEGMENT_TEXTS = 4_096
 SEGMENT_BYTES = 64 * 2**20  # of pooled states in memory at once, however many layers there are
 
@@ -134,19 +135,24 @@ def in_batches(
 
     progress(0, len(lengths))
     states = (model.info.blocks + 1) * (1 + model.has_final_norm)
-    for segment in segments(lengths, max(1, SEGMENT_BYTES // (4 * states * model.info.width))):
+    texts = max(1, SEGMENT_BYTES // (4 * states * model.info.width))
+    for segment in segments(lengths, texts, SEGMENT_BATCHES * budget.tokens):
         keep(segment, budget.attempt(partial(attempt, segment)))
 
 
-def segments(lengths: Sequence[int], most: int = SEGMENT_TEXTS) -> Iterator[range]:
+def segments(
+    lengths: Sequence[int], most: int = SEGMENT_TEXTS, largest: int = 2**63
+) -> Iterator[range]:
     """Runs of texts, of so many tokens each, that are kept together in one file.
 
-    most: how many texts; SEGMENT_TEXTS at most.
+    most, largest: how many texts and tokens; SEGMENT_TEXTS and SEGMENT_TOKENS at most.
     """
     start = tokens = 0
     for i, length in enumerate(lengths):
         tokens += length
-        if (tokens > SEGMENT_TOKENS and i > start) or i - start >= min(most, SEGMENT_TEXTS):
+        if (tokens > min(SEGMENT_TOKENS, largest) and i > start) or i - start >= min(
+            most, SEGMENT_TEXTS
+        ):
             yield range(start, i)
             start, tokens = i, length
     if start < len(lengths):

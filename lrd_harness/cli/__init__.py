@@ -47,7 +47,7 @@ COMMANDS = {  # the module whose function NAME_command runs it, and its line in 
         "choose a layer of a model on your texts, without labels; save the model cut there",
     ),
     "probe": ("texts", "change texts step by step and measure every layer at each step"),
-    "compare": ("texts", "two models of equal depth, layer by layer, as a base and a tuned one"),
+    "compare": ("texts", "how alike two models are, layer by layer: a base and a tuned one"),
     "leaderboard": ("leaderboard", "print the leaderboard of a run, or of CSV files"),
     "plugins": ("listings", "list metrics, adapters, tasks, rules and reporters"),
     "suites": ("listings", "list suites, or show one"),

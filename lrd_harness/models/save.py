@@ -20,7 +20,7 @@ from lrd_harness.contracts import Checkpoint
 from lrd_harness.errors import UserError, first_line, named
 from lrd_harness.models.backbone import Backbone, body
 from lrd_harness.models.cut import kept_blocks, remove
-from lrd_harness.models.find import local_file, of_modules
+from lrd_harness.models.find import Parent, local_file, name_of, of_modules
 from lrd_harness.models.loading import load, origin, quiet, refuse_missing
 from lrd_harness.models.registry import tokenizer_arguments
 from lrd_harness.models.sentence_modules import Measured, add, fit, section
@@ -151,7 +151,7 @@ def save(
             if removed:
                 blocks = Backbone(body(opened.root), _probe(opened.tokenizer)).blocks
                 remove(opened.root, blocks, removed)
-            lines = _write(opened, checkpoint, folder, card, measured, whole=not removed)
+            lines = _write(opened, checkpoint, folder, card, measured, removed)
     except UserError:
         raise
     except Exception as error:  # whatever the libraries and the disk raise
@@ -182,7 +182,7 @@ def _write(
     folder: Path,
     card: str,
     measured: Measured | None,
-    whole: bool,
+    removed: Sequence[int],
 ) -> list[str]:
     """Write to a sibling, compare, and give it its name; returns what to know of how it is read."""
     lines: list[str] = []
@@ -195,18 +195,20 @@ def _write(
             opened.write(part)
             if GENERATION in checkpoint.files:  # transformers would write valid settings only
                 shutil.copyfile(local_file(checkpoint, GENERATION), part / GENERATION)
-            _compare(opened, part, checkpoint.name, whole)
+            _compare(opened, part, checkpoint.name, not removed)
             if measured is not None:
-                lines = add(part, measured, opened.tokenizer, opened.root)
+                name, revision = name_of(checkpoint), checkpoint.revision
+                parent = Parent(name=name, revision=revision, removed=list(removed))
+                lines = add(part, measured, opened.tokenizer, opened.root, parent)
                 card += section(measured, lines)
             (part / "README.md").write_text(card, encoding="utf-8")
             files.usual_modes(part)
             check_free(folder)
             part.rename(folder)
     except BaseException:
-        for parent in new:  # from the inside out; what somebody else has used by now stays
-            if parent.is_dir() and not any(parent.iterdir()):
-                parent.rmdir()
+        for above in new:  # from the inside out; what somebody else has used by now stays
+            if above.is_dir() and not any(above.iterdir()):
+                above.rmdir()
         raise
     return lines
 
@@ -261,7 +263,9 @@ class Pruned:
     removed: block numbers, 1..L, none of a model that was kept whole; parameters: before, after;
     metric: which chose the layer that the model ends at, if one did; rule, budget, seed, protect:
     how the blocks were chosen, None if by hand or as usual; texts: what the rule read;
-    scores: task -> (the original's, the pruned model's), as the tasks count them;
+    compared: the texts on which it was compared with the original; fidelity: rows of figures with
+    label, original and changed; scores: task -> (the original's, the pruned model's), as the tasks
+    count them;
     library: "transformers" or "sentence-transformers".
     """
 
@@ -277,6 +281,8 @@ class Pruned:
     seed: int | None = None
     protect: int | None = None
     texts: str | None = None
+    compared: str | None = None
+    fidelity: Sequence[Mapping[str, Any]] = ()
     scores: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     library: str = "transformers"
 
@@ -305,6 +311,7 @@ def card(pruned: Pruned) -> str:
         before=before,
         after=after,
         plain=_plain,
+        number=lambda value: "" if value is None else f"{value:.4g}",
     )
     return f"{str(text).rstrip()}\n"
 

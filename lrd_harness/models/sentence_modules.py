@@ -13,7 +13,7 @@ import numpy as np
 
 from lrd_harness.contracts import ModelOptions, Text
 from lrd_harness.models.backbone import rounding
-from lrd_harness.models.find import FILE, Saved
+from lrd_harness.models.find import FILE, Parent, Saved
 from lrd_harness.models.readout import NoPooler
 from lrd_harness.models.recognition import LENGTH, LIST, SETTINGS
 from lrd_harness.models.registry import instructed, loader_arguments, saved_prompts
@@ -102,18 +102,20 @@ def fit(model: Any, measured: Measured) -> None:
     )
 
 
-def add(folder: Path, measured: Measured, tokenizer: Any, root: Any) -> list[str]:
+def add(folder: Path, measured: Measured, tokenizer: Any, root: Any, parent: Parent) -> list[str]:
     """Let a saved checkpoint say how it was read; returns what else to know of it, in sentences.
 
     The folder is loaded as a user would load it, and what that gives compared with what was
-    measured. tokenizer, root: the checkpoint's.
+    measured. tokenizer, root: the checkpoint's; parent: what it was made from, which is then read
+    by the same options.
     """
     if measured.plain and measured.pooling not in (*MODES, NO_SINK):  # of an adapter of one's own
         return [_other(root, measured)]
     options = measured.options
     prompts, default = saved_prompts(measured.name, {}, None, options.prompts)
     lines: list[str] = []
-    saved = Saved()
+    how = ("pooling", "max_length", "attention", "prompts")
+    saved = Saved(parent=parent.model_copy(update={n: getattr(options, n) for n in how}))
     if measured.plain:
         saved.plain, saved.attention = True, options.attention
         saved.pooling, saved.max_length = measured.pooling, measured.max_length
@@ -128,8 +130,7 @@ def add(folder: Path, measured: Measured, tokenizer: Any, root: Any) -> list[str
             "prompts depend on the task: give SentenceTransformer(DIR).encode those that mteb "
             f"makes for {measured.name}"
         )
-    if saved.model_fields_set:
-        _write_json(folder / FILE, saved.model_dump(exclude_unset=True))
+    _write_json(folder / FILE, saved.model_dump(exclude_unset=True))
     return lines + _fitted(folder, measured, tokenizer, root)
 
 

@@ -376,8 +376,16 @@ def device(settings: Settings) -> str:
 
 def depth_of(config: Mapping[str, Any]) -> int | None:
     """L as a config.json states it, by whichever of its names."""
+    return _stated(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
+
+
+def width_of(config: Mapping[str, Any]) -> int | None:
+    """The width of states as a config.json states it, by whichever of its names."""
+    return _stated(config, "hidden_size", "n_embd", "d_model", "dim")
+
+
+def _stated(config: Mapping[str, Any], *names: str) -> int | None:
     nested = config.get("text_config")
-    names = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
     parts = (config, nested if isinstance(nested, dict) else {})
     stated = (part.get(name) for part in parts for name in names)
-    return next((int(depth) for depth in stated if isinstance(depth, int)), None)
+    return next((int(number) for number in stated if isinstance(number, int)), None)

@@ -87,6 +87,23 @@ def model_kind(model: ModelRow, board: Kind = "embedding") -> ModelKind | None:
     return "encoder" if family.startswith(tuple(_ENCODERS)) else None
 
 
+DECODERS: tuple[ModelKind, ...] = ("decoder embedder", "base model")
+
+
+def rule_layer(kind: ModelKind | None, blocks: int) -> int:
+    """The layer 0..blocks that the one-line rule takes, which no label and no metric is needed for.
+
+    Of a decoder, whatever it is trained for, the one nearest to depth 0.8; of an encoder, and where
+    the kind is not known, the last.
+
+    Examples
+    --------
+    >>> [rule_layer(kind, 12) for kind in ("encoder", "decoder embedder", "base model", None)]
+    [12, 10, 10, 12]
+    """
+    return round(0.8 * blocks) if kind in DECODERS else blocks
+
+
 FORM = "YYYY-MM-DD, YYYY-MM or YYYY"
 _DATE = re.compile(r"\d{4}(-\d{2}){0,2}", re.ASCII)
 

@@ -132,6 +132,8 @@ def texts(stored: Iterable[Stored]) -> int:
     """How many distinct texts and requests these stores have something of."""
     keys: set[str] = set()
     for part in stored:
+        if "measured" in (part.identity or {}):  # numbers that were made of texts, not states
+            continue
         for item in part.states:
             with contextlib.suppress(OSError):
                 header = store.header(item.path)

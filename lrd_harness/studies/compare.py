@@ -1,19 +1,24 @@
-"""Two models of equal depth on the same texts, layer by layer: a base and its tuned version."""
+"""Two models on the same texts, as a base and its tuned or pruned version: outputs, then layers."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from lrd_harness.capture.fidelity import alike
+from lrd_harness.capture.layers import StoredStates
 from lrd_harness.contracts import ModelInfo
-from lrd_harness.errors import UserError
+from lrd_harness.errors import UnitError
 from lrd_harness.planning.resolve import PlannedModel
 from lrd_harness.progress import Display
 from lrd_harness.report import Column, Report, Row, Table
+from lrd_harness.studies import fidelity
+from lrd_harness.studies.fidelity import Fidelity, Outputs
 from lrd_harness.studies.values import (
     DIRECTIONS,
     MANY,
@@ -21,7 +26,7 @@ from lrd_harness.studies.values import (
     LayerScore,
     Measurement,
     Sample,
-    captioned,
+    fault,
     interval,
     layer_score,
     opened,
@@ -30,10 +35,16 @@ from lrd_harness.studies.values import (
 
 COLUMNS = (
     "model_a revision_a model_b revision_b metric score layer depth a b difference low high apart "
-    "n_a n_b draws"
+    "n_a n_b draws layer_b"
 ).split()
+LAYERS = (
+    Column("layer", key=True),
+    Column("layer_b", "layer of B", key=True),
+    *(Column(name, form=".4g") for name in ("cosine", "rsa", "knn_overlap", "cka")),
+)
 SHOWN = (
     Column("layer", key=True),
+    Column("layer_b", "layer of B", key=True),
     Column("a", "A", form="#.4g"),
     Column("b", "B", form="#.4g"),
     Column("difference", "B - A", form="+#.3g"),
@@ -43,85 +54,148 @@ SHOWN = (
 )
 
 
+UNEQUAL = (
+    "The models are not equally deep: a layer of A stands beside the one of B that is nearest in "
+    "relative depth (layer / blocks), nothing being interpolated."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """What was read of one model; faults: by metric, "fidelity" among them."""
+
+    planned: PlannedModel
+    info: ModelInfo
+    measured: Mapping[str, Measurement[LayerScore]]
+    faults: Mapping[str, str]
+    outputs: Outputs | None
+    states: StoredStates | None
+
+
+def _read(planned: PlannedModel, design: Design, display: Display) -> Side:
+    model = opened(fidelity.with_head(planned), display)
+    sample = Sample(planned.name, model, design, display)
+    measured, faults = sample.measured(layer_score)
+    outputs, states = None, sample.states if design.items else None  # which else are not read
+    try:
+        outputs = fidelity.outputs(planned, model, design, display)
+    except Exception as error:  # as memory that does not suffice; the metrics stay
+        faults["fidelity"] = fault(error)
+    if model.head is not None:  # which is kept, but there are to be no two models in memory
+        del model.blocks[:]
+    return Side(planned, model.info, measured, faults, outputs, states)
+
+
 def compare(a: PlannedModel, b: PlannedModel, design: Design, display: Display) -> Report:
-    """Measure both models, one after the other; their differences by metric and layer.
+    """Measure both models, one after the other; how alike they are, and where they differ.
 
-    Table "compare" has all of them; one table per metric shows them.
-    Raises UserError for models of unequal depth, for too few texts for intervals, and for a model
-    that cannot be opened.
+    Table "fidelity" compares their outputs, "alike" their states layer by layer; "compare" has the
+    differences of all metrics, and one table per metric shows them. Of models of unequal depth, a
+    layer of A stands beside the one of B that is nearest in relative depth. Raises UserError for
+    too few texts for intervals, and for a model that cannot be opened.
     """
-
-    def check_depths(depth_a: int | None, depth_b: int | None) -> None:
-        if None not in (depth_a, depth_b) and depth_a != depth_b:
-            raise UserError(
-                f"{a.name} has {depth_a} blocks and {b.name} has {depth_b}: "
-                "layers are compared one by one, so the models must be equally deep"
-            )
-
-    check_depths(a.depth, b.depth)
     design.check("a comparison needs")
-    info: list[ModelInfo] = []
-    sides: list[dict[str, Measurement[LayerScore]]] = []
-    faults, left = [], design
-    for side, planned in zip("AB", (a, b), strict=True):
-        model = opened(planned, display)
-        info.append(model.info)
-        check_depths(info[0].blocks, model.info.blocks)
-        sample = Sample(planned.name, model, left, display)
-        measured, failed = sample.measured(layer_score)
-        del model, sample
-        gc.collect()  # no two models in memory at once
-        sides.append(measured)
-        faults += [{"side": side, "metric": m, "error": text} for m, text in failed.items()]
-        left = replace(left, items=[item for item in left.items if item.metric.name in measured])
-    (of_a, of_b), (info_a, info_b) = sides, info
+    of_a = _read(a, design, display)
+    gc.collect()
+    items = [item for item in design.items if item.metric.name in of_a.measured]
+    of_b = _read(b, replace(design, items=items), display)
+    names = [item.metric.name for item in items if item.metric.name in of_b.measured]
+    pairs = [(of_a.measured[name], of_b.measured[name]) for name in names]
+    depths = of_a.info.blocks, of_b.info.blocks
     models = {"model_a": a.name, "revision_a": a.checkpoint.revision}
     models |= {"model_b": b.name, "revision_b": b.checkpoint.revision}
-    rows = [
-        {**models, **row}
-        for item in left.items
-        for row in differences(
-            of_a[item.metric.name], of_b[item.metric.name], info_a.blocks, design.texts
-        )
-    ]
-    caption = [
-        f"A: {a.name} ({a.checkpoint.revision}), {info_a.pooling} pooling; "
-        f"B: {b.name} ({b.checkpoint.revision}), {info_b.pooling} pooling; {design.texts} texts.",
-        DIRECTIONS,
-        *_intervals(rows, design),
-    ]
-    tables = captioned([_table(of_a[item.metric.name].whole, rows) for item in left.items], caption)
+    rows = [{**models, **row} for pair in pairs for row in differences(*pair, depths, design.texts)]
+    both = of_a.outputs and of_b.outputs and Fidelity(of_a.outputs, of_b.outputs)
+    states = _alike(of_a.states, of_b.states, depths) if of_a.states and of_b.states else []
+    tables = [both.table("fidelity", "original: A; changed: B.")] if both else []
+    tables.append(Table("alike", "How alike the states of layers are", LAYERS, states))
+    tables += [_table(first.whole, rows) for first, _ in pairs]
+    tables = [_equal(table) if depths[0] == depths[1] else table for table in tables if table.rows]
+    if tables:
+        caption = (*tables[-1].caption, *_caption(of_a, of_b, rows, design))
+        tables[-1] = replace(tables[-1], caption=caption)
     tables.append(Table("compare", "Differences", tuple(map(Column, COLUMNS)), rows, shown=False))
-    errors = (f"{f['side']}, {f['metric']}: {f['error']}" for f in faults)
-    poolings = {"pooling_a": info_a.pooling, "pooling_b": info_b.pooling}
-    facts = {**models, **poolings, "blocks": info_a.blocks, **design.facts, "errors": faults}
-    return Report(f"{a.name} and {b.name}", tuple(tables), (), tuple(errors), facts)
+    faults = [
+        {"side": side, "metric": metric, "error": text}
+        for side, of in (("A", of_a), ("B", of_b))
+        for metric, text in of.faults.items()
+    ]
+    poolings = {"pooling_a": of_a.info.pooling, "pooling_b": of_b.info.pooling}
+    facts = {**models, **poolings, "blocks": depths[0], "blocks_b": depths[1], **design.facts}
+    facts |= {"fidelity": both.figures if both else {}, "alike": states, "errors": faults}
+    return Report(
+        f"{a.name} and {b.name}",
+        tuple(tables),
+        answer=(both.answer,) if both and both.answer else (),
+        errors=tuple("{side}, {metric}: {error}".format(**row) for row in faults),
+        facts=facts,
+    )
+
+
+def _caption(a: Side, b: Side, rows: Sequence[Row], design: Design) -> Iterator[str]:
+    sides = (
+        f"{name}: {of.planned.name} ({of.planned.checkpoint.revision}), {of.info.pooling} pooling"
+        for name, of in (("A", a), ("B", b))
+    )
+    yield f"{'; '.join(sides)}; {design.texts} texts."
+    if rows:
+        yield DIRECTIONS
+    if a.info.blocks != b.info.blocks:
+        yield UNEQUAL
+    yield from _intervals(rows, design)
+
+
+def nearest(layer: int, depths: tuple[int, int], layers: Collection[int]) -> int | None:
+    """The layer of B that stands beside one of A: of those, the nearest in relative depth.
+
+    The first of two that are equally near; of models of equal depth, the layer itself, or none.
+    """
+    if depths[0] == depths[1]:
+        return layer if layer in layers else None
+    a, b = depths
+    return min(layers, key=lambda other: (abs(other * a - layer * b), other), default=None)
+
+
+def _alike(a: StoredStates, b: StoredStates, depths: tuple[int, int]) -> list[dict[str, Any]]:
+    """Figures of the states of each layer of A and the one of B beside it, where there are any."""
+    rows: list[dict[str, Any]] = []
+    for layer in range(len(a)):
+        other = nearest(layer, depths, range(len(b)))
+        assert other is not None
+        with suppress(UnitError):
+            figures = alike(a[layer], b[other])
+            rows.append({"layer": layer, "layer_b": other, "depth": layer / depths[0], **figures})
+    return rows
 
 
 def differences(
-    a: Measurement[LayerScore], b: Measurement[LayerScore], blocks: int, texts: int
+    a: Measurement[LayerScore], b: Measurement[LayerScore], depths: tuple[int, int], texts: int
 ) -> list[dict[str, Any]]:
     """The layers at which both models have a value, and b minus a there.
 
-    depth: layer / L; low, high: the 95 % interval of the difference over texts, None without;
-    apart: whether it excludes 0; draws: how many half-samples gave a value. texts: how many the
-    halves are halves of.
+    depths: L of both; layer_b: the layer of B; depth: layer / L of A; low, high: the 95 % interval
+    of the difference over texts, None without; apart: whether it excludes 0; draws: how many
+    half-samples gave a value. texts: how many the halves are halves of.
     """
     rows: list[dict[str, Any]] = []
     both = {"metric": a.whole.metric, "score": a.whole.name, "n_a": a.n, "n_b": b.n}
+    valued = [number for number, value in b.whole.values.items() if value is not None]
     for layer, value in a.whole.values.items():
-        other = b.whole.values.get(layer)
-        if value is None or other is None:
+        number = nearest(layer, depths, valued)
+        if value is None or number is None:
             continue
+        other = b.whole.values[number]
+        assert other is not None
         # None becomes NaN, and so does its difference
         drawn_a, drawn_b = (
-            np.array([half and half.values.get(layer) for half in side.halves], dtype=float)
-            for side in (a, b)
+            np.array([half and half.values.get(at) for half in side.halves], dtype=float)
+            for side, at in ((a, layer), (b, number))
         )
         drawn, difference = drawn_b - drawn_a, other - value
         low, high = interval(difference, drawn, texts) or (None, None)
         apart = low is not None and high is not None and not low <= 0 <= high
-        here = {"layer": layer, "depth": layer / blocks, "a": value, "b": other}
+        here = {"layer": layer, "layer_b": number, "depth": layer / depths[0]}
+        here |= {"a": value, "b": other}
         sure = {"low": low, "high": high, "apart": apart, "draws": int(np.isfinite(drawn).sum())}
         rows.append({**both, **here, "difference": difference, **sure})
     return rows
@@ -132,6 +206,11 @@ def _table(score: LayerScore, rows: Sequence[Row]) -> Table:
     shown = (by_layer[layer] for layer in spaced(list(by_layer)))
     marked = [{**row, "mark": "*" if row["apart"] else None} for row in shown]
     return Table(score.metric, score.title, SHOWN, marked)
+
+
+def _equal(table: Table) -> Table:
+    """A table of models of equal depth, whose layers have the same numbers."""
+    return replace(table, columns=tuple(c for c in table.columns if c.name != "layer_b"))
 
 
 def _intervals(rows: Sequence[Row], design: Design) -> Iterator[str]:

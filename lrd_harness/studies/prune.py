@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from lrd_harness.blocks import Later, block_profiles, candidates, checked, count, name_of
+from lrd_harness.blocks import Later, block_profiles, candidates, checked, count, name_of, written
 from lrd_harness.board.layers import OTHER, pick
 from lrd_harness.capture.evidence import ModelEvidence
 from lrd_harness.capture.layers import planes
@@ -20,7 +20,8 @@ from lrd_harness.capture.samples import sampled
 from lrd_harness.contracts import Metric, ModelOptions, Pruner, Text
 from lrd_harness.errors import PluginFault, UserError, unknown
 from lrd_harness.measuring import MIN_TEXTS, PlannedMetric
-from lrd_harness.models.cut import parameters, remove
+from lrd_harness.models import save
+from lrd_harness.models.cut import parameters, parse_blocks, remove
 from lrd_harness.models.find import known_as, of_modules
 from lrd_harness.models.readout import left_out
 from lrd_harness.models.save import Pruned
@@ -33,6 +34,8 @@ from lrd_harness.report import Column, Report, Table
 from lrd_harness.results import database
 from lrd_harness.results.journal import read_run
 from lrd_harness.scores import Scores, split_scores
+from lrd_harness.studies import fidelity
+from lrd_harness.studies.fidelity import Fidelity, Outputs
 from lrd_harness.studies.values import Design, LayerScore, Sample, fault, layer_score, opened
 
 COLUMNS = "model revision metric score best layer depth value chosen n".split()
@@ -196,6 +199,111 @@ class Shrinking:
             scores=_scores(run, self.planned.name, removed) if run else {},
             library="sentence-transformers" if of_modules(checkpoint) else "transformers",
         )
+
+    def shrink(self, pruned: Pruned, design: Design | None, output: Path | None) -> Shrunk:
+        """Take the blocks out, compare what is left on the texts of a design, save it to a folder.
+
+        design: None to compare nothing; output: None to save nothing. A comparison that fails is
+        left out, which a note says. Raises UserError as `measured` and `save.save` do.
+        """
+        notes: list[str] = []
+        original = self._outputs(design, notes) if design and pruned.removed else None
+        measured = self.measured(pruned.removed)
+        changed = self._outputs(design, notes, changed=True) if design and original else None
+        found = Fidelity(original, changed) if original and changed else None
+        if output is not None:
+            if design and found:
+                name = design.task.name.removeprefix("texts:")
+                on = f"{len(found.original.ids):,} texts of {name}"
+                pruned = replace(pruned, compared=on, fidelity=found.rows)
+            card, checkpoint = save.card(pruned), self.planned.checkpoint
+            with self.display.stage("saving"):
+                save.save(checkpoint, pruned.removed, output, card, measured, notes.append)
+            if found:
+                weights = output.rglob("*.safetensors")
+                found.changed.size["disk"] = sum(path.stat().st_size for path in weights) / 1e6
+        return Shrunk(pruned, found, notes)
+
+    def _outputs(self, design: Design, notes: list[str], changed: bool = False) -> Outputs | None:
+        try:
+            return fidelity.outputs(self.planned, self.model, design, self.display, changed)
+        except Exception as error:  # whatever a text, a model or a lack of memory raises
+            notes.append(f"it is not compared with the original: {fault(error)}")
+            return None
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """A model without some blocks. fidelity: to the whole one, None where nothing was compared."""
+
+    pruned: Pruned
+    fidelity: Fidelity | None
+    notes: Sequence[str]
+
+
+def prune(
+    planned: PlannedModel,
+    which: Wish | str,
+    design: Design | None,
+    display: Display,
+    *,
+    output: Path | None = None,
+    texts: str | None = None,
+    run: Path | None = None,
+) -> Report:
+    """Take blocks out of a model; what that costs and saves, and, if there is a folder, keep it.
+
+    Parameters
+    ----------
+    which : a rule's, or numbers as 7,12-14.
+    design : the texts on which the model is compared with what is left of it; None: it is not.
+    output : a folder that is new or empty.
+    texts : the name of the texts, for the model card.
+    run : a run with the same model without these blocks, whose scores go into the card.
+
+    Returns
+    -------
+    Report
+        Its title says what was removed; table "prune" has the figures of `Fidelity`; `facts` say
+        the rest, "removed" among it; notes are of how a saved model is read.
+
+    Raises UserError for blocks that cannot go, and as `Shrinking` does.
+    """
+    if isinstance(which, str) and planned.depth:
+        parse_blocks(which, planned.depth)  # which may be wrong before anything is opened
+    if run is not None and (run / "run.json").exists():
+        planned = as_scored(planned, run)
+    opened = Shrinking(fidelity.with_head(planned), display)
+    wish = which if isinstance(which, Wish) else None
+    removed = opened.choose(wish) if wish else parse_blocks(str(which), opened.blocks)
+    shrunk = opened.shrink(opened.report(removed, wish, texts, run), design, output)
+    pruned, found = shrunk.pruned, shrunk.fidelity
+    before, after = pruned.parameters
+    how = f"{wish.rule.name} at {wish.budget:g}: " if wish else ""
+    title = (
+        f"{how}blocks {written(removed)} of 1-{opened.blocks} removed, "
+        f"{before / 1e6:,.1f} to {after / 1e6:,.1f} million parameters ({after / before - 1:+.1%})"
+    )
+    same = ["The rule chose on these very texts: on others it may look worse."] * opened.read
+    table = found.table("prune", *same) if found else Table("prune", "", fidelity.COLUMNS, [])
+    return Report(
+        title,
+        (table,),
+        answer=(found.answer,) if found and found.answer else (),
+        notes=tuple(shrunk.notes),
+        facts={
+            **(design.facts if design else {}),
+            "model": planned.name,
+            "revision": planned.checkpoint.revision,
+            "blocks": opened.blocks,
+            "removed": list(removed),
+            "rule": pruned.rule,
+            "budget": pruned.budget,
+            "seed": pruned.seed,
+            "parameters": list(pruned.parameters),
+            "fidelity": found.figures if found else {},
+        },
+    )
 
 
 def _scores(run: Path, model: str, removed: Sequence[int]) -> Mapping[str, tuple[float, float]]:

@@ -39,7 +39,8 @@ class Study:
     parameters : of metrics, by name.
     settings : fields of `Settings`, as max_texts, norm, pooling, max_length, device.
     output : a folder that gets NAME.csv and NAME.json; it is made.
-    draws, seed : random halves of the texts for intervals, and what is drawn by.
+    draws, seed : random halves of the texts for intervals (None: of `select` as many as there is
+        time for, else the usual number), and what is drawn by.
     where : what gave the settings, in messages.
 
     Raises UserError for settings of a wrong kind, and for what does not go together.
@@ -56,12 +57,14 @@ class Study:
         parameters: Mapping[str, Mapping[str, Any]] | None = None,
         settings: Mapping[str, Any] | None = None,
         output: Path | None = None,
-        draws: int = 0,
+        draws: int | None = None,
         seed: int = 0,
         display: Display | None = None,
         where: str = "command line",
     ) -> None:
         self.kind, self.plugins, self.output = kind, plugins, output
+        if draws is None and kind != "select":
+            draws = values.MOST_DRAWS if kind == "compare" else 0
         self.draws, self.seed, self.display = draws, seed, display or Display()
         if texts and task:
             raise UserError("give either --texts or --task")
@@ -69,11 +72,12 @@ class Study:
         if "text_column" in typed and not texts:
             raise UserError("--text-column needs --texts")
         errors.check_whole(seed, "--seed", 0, errors.SEED)
-        errors.check_whole(max(0, draws), "--draws", 0, errors.DRAWS)
+        errors.check_whole(max(0, draws or 0), "--draws", 0, errors.DRAWS)
         typed = {"max_texts": STUDY_TEXTS[kind], **typed}
         self.settings = suite.settings(typed, where)
         resolve.check_settings(self.settings)
         self._texts, self._task = texts, f"texts:{texts}" if texts else task or STUDY_TASK
+        self.named = bool(texts or task)  # whether the texts were, or are the usual ones
         self._parameters = parameters or {}
         self._metrics: tuple[str, ...] | None = tuple(metrics)
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from math import isfinite
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
@@ -14,7 +15,7 @@ import torch
 
 from lrd_harness import measuring
 from lrd_harness.capture.embeddings import Embeddings
-from lrd_harness.capture.layers import planes
+from lrd_harness.capture.layers import StoredStates, planes
 from lrd_harness.capture.samples import Questions, Sampling
 from lrd_harness.contracts import Metric, Model, Task
 from lrd_harness.errors import UnitError, UserError
@@ -30,6 +31,7 @@ from lrd_harness.store.tables import written
 
 MOST_ROWS = 40  # layers that a table shows at most
 MANY = 200  # texts from which on intervals of all metrics hold, see `interval`
+MOST_DRAWS = 100  # half-samples that are drawn without being asked for
 LEAST = 2 * MIN_TEXTS  # texts of which a half is still a sample
 Z = 1.96  # standard deviations on either side of an interval of 95 %
 MADE_BY = "made_by"  # says in a JSON file of a command: "lrd-harness NAME"
@@ -138,13 +140,14 @@ class Design:
     """What is measured: metrics, on which texts, on how many half-samples.
 
     sampling: norm and device, and texts that get views; batch_tokens: padding included.
+    draws: None for as many as there is time for, at most MOST_DRAWS.
     """
 
     task: Task
     items: Sequence[PlannedMetric]
     questions: Questions
     sampling: Sampling
-    draws: int
+    draws: int | None
     seed: int
     batch_tokens: int
 
@@ -156,7 +159,8 @@ class Design:
     @cached_property
     def halves(self) -> list[Rows]:
         """The half-samples, the same for all models. Raises UserError as `halves` does."""
-        return halves(self.texts, self.draws, self.seed)
+        draws = MOST_DRAWS if self.draws is None else self.draws
+        return halves(self.texts, draws, self.seed)
 
     def check(self, what: str) -> None:
         """Raise UserError for too few texts to do it or to draw halves of, before models are read.
@@ -233,6 +237,7 @@ class Sample:
             with display.stage(f"{name}: reading all layers", "texts") as advance:
                 self._reading.capture({task: self.texts}, advance, {task: design.items})
         self._planes = planes(model, design.sampling.norm)
+        self.states = StoredStates(self._reading.store, self.texts, self._planes)
 
     def measure(self, item: PlannedMetric) -> tuple[Scores, int]:
         """A metric's scores on all texts, and the number of texts they are of."""
@@ -248,20 +253,22 @@ class Sample:
             name, taken = item.metric.name, partial(take, item.metric)
             try:
                 with self._display.stage(f"{self.name}: {name}, half-samples", "draws") as advance:
-                    statistic = self._statistic(item)
+                    statistic = self.statistic(item)
                     measurements[name] = on_halves(statistic, taken, self._design.halves, advance)
             except Exception as error:
                 faults[name] = fault(error)
         return measurements, faults
 
-    def _statistic(self, item: PlannedMetric) -> Callable[[Rows | None], tuple[Scores, int]]:
-        """A metric as a function of which texts it is measured on; None: all."""
-        n, samples = len(self.texts), self._reading.samples
+    def statistic(self, item: PlannedMetric) -> Callable[[Rows | None], tuple[Scores, int]]:
+        """A metric as a function of which texts it is measured on; None: all.
+
+        It needs the states alone: the model may go.
+        """
+        texts, n, samples = self.texts, len(self.texts), self._reading.samples
+        device = self._design.sampling.device
         if item.metric.needs == "tokens":
             tokens = samples.tokens(item)
-            return lambda rows: tokens.finished(
-                self.texts if rows is None else [self.texts[i] for i in rows]
-            )
+            return lambda rows: tokens.finished(texts if rows is None else [texts[i] for i in rows])
         states = self._pooled
         if item.metric.needs == "views":  # (n, q, d_l) of each layer
             views, shape = samples.views(self.texts, [item]), (n, item.metric.views, -1)
@@ -269,7 +276,7 @@ class Sample:
 
         def measure(rows: Rows | None) -> tuple[Scores, int]:
             chosen = np.arange(n) if rows is None else rows
-            some = _Some(states, chosen, self._design.sampling.device)
+            some = _Some(states, chosen, device)
             return measuring.measure(item.metric, some, **item.parameters), len(chosen)
 
         return measure
@@ -330,10 +337,19 @@ def write(folder: Path, name: str, report: Report) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / f"{name}.csv", written(names, ([*row.values()] for row in values)))
-        text = json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False, default=str)
+        text = json.dumps(_finite(whole), indent=1, ensure_ascii=False, default=str)
         write_text(folder / f"{name}.json", text + "\n")
     except OSError as error:
         raise UserError(f"{folder} cannot be written to ({error.strerror})") from None
+
+
+def _finite(value: Any) -> Any:
+    """What JSON can hold: of numbers that are not finite, as perplexities may be, their names."""
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
 
 
 def _portable(error: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from lrd_harness import summaries
@@ -112,8 +113,8 @@ def components(state: torch.Tensor, k: int, percentiles: Sequence[float]) -> lis
     """Connected components of the k-NN graph of (n, d), cut at percentiles of its distances."""
     import numpy as np
     import torch
-    from scipy.sparse import coo_array, csr_array
-    from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import minimum_spanning_tree
 
     n = len(state)
     graph = cosine_neighbours(state, k, torch.arange(n, device=state.device))
@@ -128,13 +129,16 @@ def components(state: torch.Tensor, k: int, percentiles: Sequence[float]) -> lis
     forest = minimum_spanning_tree(csr_array((ranks, ends, begins), shape=(n, n))).tocoo()
     by_length = forest.data.argsort()
     length = away[order[forest.data[by_length].astype(np.int64) - 1]]
-    row, column = forest.row[by_length], forest.col[by_length]
-    labels = []
-    for threshold in np.percentile(away, percentiles):
-        m = int(np.searchsorted(length, threshold + graph.tie, side="right"))
-        cut = coo_array((np.ones(m), (row[:m], column[:m])), shape=(n, n))
-        labels.append(connected_components(cut, directed=False)[1].astype(np.int64))
-    return labels
+    joins = list(zip(forest.row[by_length].tolist(), forest.col[by_length].tolist(), strict=True))
+    limits = np.percentile(away, percentiles) + graph.tie
+    reach = np.searchsorted(length, limits, side="right").tolist()  # of the edges within each
+    component, labels = np.arange(n), {0: np.arange(n)}  # each text's, by its lowest number
+    for begin, end in pairwise(sorted({0, *reach})):
+        for a, b in joins[begin:end]:
+            low, high = sorted((component[a], component[b]))
+            component[component == high] = low
+        labels[end] = np.unique(component, return_inverse=True)[1]
+    return [labels[end] for end in reach]
 
 
 def mutual_information(a: Labels, b: Labels) -> float:

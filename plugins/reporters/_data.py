@@ -40,7 +40,7 @@ ABOUT = {
 }
 NO_STATISTICS = set(
     "models ranking scores model_info tasks metrics values errors family_ranks family_rivals "
-    "combined_models combined_strengths layers layer_picks model_layers".split()
+    "outlying_scores combined_models combined_strengths layers layer_picks model_layers".split()
 )
 NO_STATISTICS_OF = ("profile", "checkpoint", "pruning")  # how names of tables begin
 KIND, OTHER = ("verdict", "kind"), ("other", "control", "rival")  # columns, the first there is
@@ -73,7 +73,7 @@ def _cell(value: Any) -> Any:
 def as_json(report: Report) -> str:
     """Everything but the single values, which the tidy form has.
 
-    {"schema", "version", "title", "facts", "notes": [...], "errors": [...],
+    {"schema", "version", "title", "answer": [...], "facts", "notes": [...], "errors": [...],
     "tables": {NAME: {"title", "caption": [...], "columns": [{"name", "label", "unit", "best"}],
     "rows": [{column: cell}]}}}. Numbers are in full, null stands where there is no value. The
     version changes when one of these keys changes its meaning or goes.
@@ -82,6 +82,7 @@ def as_json(report: Report) -> str:
         "schema": SCHEMA,
         "version": VERSION,
         "title": report.title,
+        "answer": list(report.answer),
         "facts": valued(report.facts),
         "notes": list(report.notes),
         "errors": list(report.errors),

@@ -36,6 +36,7 @@ ACTUAL = "actual rank (mean score of the last layer)"
 def markdown(report: Report) -> str:
     """GitHub's Markdown: tables with their captions, then notes and errors."""
     parts = [f"# {escape(plain(report.title))}"] if report.title else []
+    parts.append(_listed(list(map(plain, report.answer))))
     for sheet in sheets(report):
         heads = [" ".join(map(escape, column.heading)) for column in sheet.columns]
         rules = [":---" if column.left else "---:" for column in sheet.columns]

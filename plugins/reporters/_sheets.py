@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import takewhile
+from itertools import compress, takewhile
 from typing import Any, NamedTuple
 
 from rich.cells import cell_len, chop_cells
@@ -26,9 +26,9 @@ ERRORS = 10  # shown in a terminal
 GAP = 2  # blanks between columns
 WORD = 20  # cells of a word of a heading that is kept whole
 HEADING = 12  # cells of a heading that stays on one line where there is room
-LEAST = 20  # cells that a model's name keeps, if it has as many
-# Where a long name may be broken: after a separator, or where a word begins within it.
-_BREAK = re.compile(r"(?<=[/\-_@: ])|(?<==)(?!=)|(?<=[a-z0-9])(?=[A-Z])")
+LEAST = 40  # cells that a model's name keeps, if it has as many, and half of the width
+# Where a long name may be broken: after a separator; no word is.
+_BREAK = re.compile(r"(?<=[/_@: ])|(?<==)(?!=)")
 _BLANK = re.compile(r" (?![↑↓])")  # where a heading is broken: an arrow stays with its word
 # A text that is a number or begins with one, as "28/30" and "+0.1 to +0.2": it is set as numbers.
 _AMOUNT = re.compile(r"[+\-−–]?(\d[\d,]*\.?\d*|\.\d+)(e[+-]?\d+)?=?( ?%)?([ /:(±].*)?")
@@ -82,7 +82,7 @@ def sheets(report: Report) -> list[Sheet]:
 
 
 def _sheet(table: Table, families: Mapping[str, str | None]) -> Sheet:
-    """A table as text. Columns without any cell are left out; one of them is always a key.
+    """A table as text. Columns and rows without any cell are left out; one column is a key.
 
     families: of models, by which rows that have a model as their key can be filtered.
     """
@@ -94,8 +94,17 @@ def _sheet(table: Table, families: Mapping[str, str | None]) -> Sheet:
     of_rows = None
     if any(c.name == "model" and c.key for c in table.columns) and any(families.values()):
         of_rows = tuple(plain(families.get(row["model"]) or "unknown") for row in table.rows)
+    if not all(told := _told(columns)):
+        columns = [replace(c, cells=tuple(compress(c.cells, told))) for c in columns]
+        of_rows = of_rows and tuple(compress(of_rows, told))
     caption = tuple(map(plain, table.caption))
     return Sheet(table.name, plain(table.title), tuple(columns), caption, of_rows)
+
+
+def _told(columns: Sequence[TextColumn]) -> list[bool]:
+    """Of each row, whether it has a cell beside its keys; where all columns are keys, it has."""
+    others = [c.cells for c in columns if not c.key] or [c.cells for c in columns]
+    return [bool({*row} - {"", NONE}) for row in zip(*others, strict=True)]
 
 
 def _column(column: Column, table: Table) -> TextColumn:
@@ -143,7 +152,11 @@ def text(value: Any, form: str = "") -> str:
 
 
 def wrap(name: str, width: int) -> list[str]:
-    """A name in lines of at most `width` cells, broken where it reads well, if it can be."""
+    """A name in lines of at most `width` cells, broken at separators; longer words lose a middle.
+
+    >>> wrap("owner/model", 8), wrap("AmazonCounterfactualClassification", 20)
+    (['owner/', 'model'], ['AmazonCoun…ification'])
+    """
     if cell_len(name) <= width:
         return [name]
     lines = [""]
@@ -151,8 +164,17 @@ def wrap(name: str, width: int) -> list[str]:
         if cell_len(lines[-1] + piece) <= width:
             lines[-1] += piece
         else:
-            lines += chop_cells(piece, width) if piece else []
-    return [line for line in lines if line] or [""]
+            lines.append(shorten(piece, width))
+    return [line for line in lines if line.strip()] or [""]
+
+
+def shorten(word: str, width: int) -> str:
+    """A word in at most that many cells, "…" for its middle."""
+    if cell_len(word) <= width:
+        return word
+    start = chop_cells(word, max(1, width // 2))[0]
+    end = chop_cells(word[::-1], max(1, width - 1 - cell_len(start)))[0][::-1]
+    return f"{start}…{end}" if width > 2 else start
 
 
 def wrap_heading(text: str, width: int) -> list[str]:
@@ -192,7 +214,8 @@ def _blocks(columns: Sequence[TextColumn], width: int, heading: int) -> list[Blo
         others = []  # too wide to stand in each block
     keys = [key, *others]
     room = width - sum(widths[column] + GAP for column in others)  # for the key and the rest
-    most = min(widths[key], max(LEAST, room // 2))
+    least = min(LEAST, width // 2)
+    most = min(widths[key], max(least, room // 2))
     tables, narrow = [keys], most
     behind: list[TextColumn] = []
     for level in sorted({column.rest for column in columns}, reverse=True):
@@ -200,7 +223,7 @@ def _blocks(columns: Sequence[TextColumn], width: int, heading: int) -> list[Blo
         behind = [column for column in columns if column.rest > level]
         options = [
             (_split(main, keys, widths, room - cells), cells)
-            for cells in range(most, min(LEAST, most) - 1, -1)
+            for cells in range(most, min(least, most) - 1, -1)
         ]
         # The fullest first table, then the widest key: what is read first is whole.
         tables, narrow = min(options, key=lambda option: (len(option[0]), -len(option[0][0])))
@@ -249,9 +272,12 @@ def sentences(report: Report) -> list[tuple[str, list[str]]]:
 def terminal(report: Report, width: int | None = None) -> str:
     """The whole report. width: in cells; that of the terminal, 80 where there is none, if None."""
     width = width or shutil.get_terminal_size().columns
-    lines: list[str] = [] if report.shown or not report.title else [report.title, ""]
+    lines: list[str] = []
+    if report.title and (report.answer or not report.shown):
+        lines = [report.title, *_list(list(map(plain, report.answer)), width), ""]
     for sheet in sheets(report):
-        lines += [*wrap(sheet.title, width), ""]
+        if sheet.title != report.title or not report.answer:
+            lines += [*wrap(sheet.title, width), ""]
         for block in pack(sheet.columns, width):
             lines += [*_rendered(block), ""]
         lines += [*_list(sheet.caption, width), ""] if sheet.caption else []
@@ -274,9 +300,13 @@ def _rendered(block: Block) -> list[str]:
     heading = _beside([_padded(h, w, c.left) for h, (c, w) in zip(heads, pairs, strict=True)])
     bodies = []
     for column, width in pairs:  # many cells are alike
-        shown = {c: _padded(wrap(c, width), width, column.left) for c in set(column.cells)}
+        parts = {cell: wrap(cell, width) for cell in set(column.cells)}
+        if len(set(map(tuple, parts.values()))) < len(parts):  # shortened alike
+            parts = {cell: chop_cells(cell, width) or [""] for cell in parts}
+        shown = {cell: _padded(part, width, column.left) for cell, part in parts.items()}
         bodies.append([shown[cell] for cell in column.cells])
-    rows = [line for row in zip(*bodies, strict=True) for line in _beside(row)]
+    told = compress(zip(*bodies, strict=True), _told(block.columns))
+    rows = [line for row in told for line in _beside(row)]
     return [*heading, "─" * (sum(block.widths) + GAP * (len(pairs) - 1)), *rows]
 
 

@@ -299,7 +299,7 @@ def test_each_board_has_the_pruning_of_its_own_tasks() -> None:
     assert claim(SWEEP, LIGHT)["reason"].endswith("is there to compare")
 
 
-def test_every_claim_says_why_and_a_table_without_a_number_is_not_shown() -> None:
+def test_every_claim_says_why_and_a_table_without_a_verdict_is_not_shown() -> None:
     board = report(curves(6, 6, 0.1)).table("claim")
     assert (len(board.rows), board.shown) == (7, True)
     for row, sentence in zip(board.rows, board.caption[2:], strict=True):
@@ -309,6 +309,6 @@ def test_every_claim_says_why_and_a_table_without_a_number_is_not_shown() -> Non
     assert not claim_table(empty).shown
     last = tuple(s for s in likelihood().scores if s.last)
     assert not report(replace(likelihood(), scores=last, metrics=())).table("claim").shown
-    open_beside = [{**empty[0], "value": 1.0}]  # beside another board a verdict is needed
-    assert not claim_table(open_beside, beside=True).shown
-    assert claim_table(open_beside).shown
+    without_verdict = [{**empty[0], "value": 1.0}]
+    assert not claim_table(without_verdict).shown
+    assert claim_table([*empty, {**without_verdict[0], "verdict": "holds"}]).shown

@@ -26,6 +26,7 @@ from lrd_harness.board.layer_choice import (
 )
 from lrd_harness.board.layers import Row
 from lrd_harness.board.leaderboard import report
+from lrd_harness.results.kinds import Kind, model_kind, rule_layer
 from lrd_harness.results.rows import ModelRow, Profile, Results
 
 CURVES = st.lists(
@@ -79,6 +80,7 @@ def test_controls_by_hand() -> None:
         "depth 0.5": (0.5, table[:, 2].mean()),
         "depth 0.7": (0.75, table[:, 3].mean()),  # 2.8 of 4
         "depth 0.8": (0.75, table[:, 3].mean()),
+        "depth 0.8 if decoder": (1, 0),  # which is not known
         "honest choice": of(gain(choice, "honest choice"), "depth", "gain"),
         "oracle": ((2 + 3 + 1) / 3 / 4, table.max(axis=1).mean()),
     }
@@ -88,6 +90,38 @@ def test_controls_by_hand() -> None:
         assert of(gain(choice, rule), "kind", "n", "models") == ("control", 3, 1)
     # .05 and .10 above the last layer on t1, .10 on t2, .20, .10 and .10 on t3, of 5 layers each
     assert gain(choice, "random layer")["gained"] == pytest.approx((2 + 1 + 3) / 15)
+
+
+@pytest.mark.parametrize(
+    ("known", "kind", "depth"),
+    [
+        ({}, "embedding", 1),
+        ({"adapter": "encoder"}, "embedding", 1),
+        ({"adapter": "decoder"}, "embedding", 0.75),  # 3.2 of 4
+        ({"pooling": "last"}, "embedding", 0.75),
+        ({"family": "qwen3"}, "embedding", 0.75),
+        ({}, "base", 0.75),
+    ],
+)
+def test_the_one_line_rule_goes_by_the_kind_of_a_model(
+    known: dict[str, str], kind: Kind, depth: float
+) -> None:
+    run = results()
+    models = tuple(replace(row, **known) for row in run.models)  # type: ignore[arg-type]
+    choice = build_choice(replace(run, models=models), kind)
+    assert choice is not None
+    row = gain(choice, "depth 0.8 if decoder")
+    assert row["depth"] == depth
+    (model,) = (row for row in models if row.variant == "full")
+    assert rule_layer(model_kind(model, kind), BLOCKS) == depth * BLOCKS
+    of_others = gain(choice, "depth 0.8")["gain"] if depth < 1 else 0
+    assert row["gain"] == of_others
+    said = [
+        caution.numbers["models"]
+        for caution in choice_cautions(choice)
+        if caution.code == "choice_kind"
+    ]
+    assert said == ([model.model] if known == {} and kind == "embedding" else [])
 
 
 @pytest.mark.parametrize(("layers", "at"), [(5, 3), (7, 5), (15, 10), (35, 24), (45, 31), (3, 2)])
@@ -220,7 +254,7 @@ def panel(models: int, profile: Callable[[np.ndarray], np.ndarray], names: str =
                 metric(n, f"t{task}", profile(curve).tolist(), f"m{i}", layer_choice=(n, "max"))
                 for n in names
             ]
-    known = tuple(ModelRow(model=f"m{i}", blocks=4) for i in range(models))
+    known = tuple(ModelRow(model=f"m{i}", blocks=4, adapter="encoder") for i in range(models))
     return Results(known, tuple(rows), tuple(metrics))
 
 

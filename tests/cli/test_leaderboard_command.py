@@ -60,21 +60,21 @@ def test_a_run_in_every_form(
 
 
 def test_files_give_the_leaderboard_without_a_run(capsys: Shown) -> None:
-    assert main(["leaderboard", *FILES]) == 0
+    assert main(["leaderboard", *FILES, "--full"]) == 0
     printed = capsys.readouterr()
     assert printed.err == f"{SCORES}: scores are above 1: read as percent\n"
     assert max(map(len, printed.out.splitlines())) <= 80
     assert printed.out.startswith("Leaderboard: 2 models, 3 tasks")
     for line in ("Choosing a layer without labels", "Metrics and scores over layers"):
         assert line in printed.out.splitlines()
-    values = shown(capsys, "--values", VALUES)
+    values = shown(capsys, "--values", VALUES, "--full")
     assert "No task was scored at the last layer" in values
     assert "large" in values
 
 
 @pytest.mark.parametrize("form", ["table", "md", "csv", "json", "latex", "html"])
 def test_one_table_or_one_model_alone(capsys: Shown, form: str) -> None:
-    whole = shown(capsys, *FILES, "--format", form)
+    whole = shown(capsys, *FILES, "--format", form, "--full")
     table = shown(capsys, *FILES, "--table", "layer_gain", "--format", form)
     assert "dime" in table
     assert "TaskA" not in table
@@ -173,3 +173,33 @@ def test_a_form_without_anything_to_show_says_so(form: str, capsys: Shown, tmp_p
     assert printed.out == ""
     assert printed.err.count("\n") == 1
     assert printed.err.startswith(f"nothing to show in the form {form}: ")
+
+
+SOME = "model,X,Y,Z\na,70,79.28,50\nb,80,40,\nc,60,30,40\n"
+
+
+def test_the_answer_and_the_ranking_are_printed_and_all_with_full(
+    capsys: Shown, tmp_path: Path
+) -> None:
+    file = tmp_path / "S.csv"
+    file.write_text(SOME)
+    brief, full = (shown(capsys, *FILES, *more) for more in ((), ("--full",)))
+    answer, _, ranking = brief.partition("\n\n")
+    assert len(answer.splitlines()) <= 10
+    assert answer.splitlines()[1].startswith("• large is best of 2 models (0.5740")
+    assert answer.endswith(" notes: the same with --full")
+    assert ranking.split()[:2] == ["rank", "model"]
+    assert "Notes" in full
+    assert "Notes" not in brief
+    assert full.startswith(answer.rpartition("\n")[0])
+    sizes = tmp_path / "M.csv"
+    sizes.write_text("model,parameters_millions\na,1\nb,2\nc,3\n")
+    typed = ("--actual", str(file), "--models-info", str(sizes))
+    rows = [shown(capsys, *typed, "--format", "csv", *more) for more in ((), ("--common",))]
+    ranks = [{r["model"]: r["rank"] for r in csv.DictReader(io.StringIO(text))} for text in rows]
+    assert ranks == [{"a": "1", "c": "2", "b": ""}, {"a": "1", "b": "2", "c": "3"}]
+    assert "0.7928," in rows[0]  # not 0.7928000000000001
+    assert "ranks would be: b none → 2." in " ".join(shown(capsys, *typed).split())
+    file.write_text("model,X,Y\na,70,\nb,,40\n")
+    assert main(["leaderboard", *typed, "--common"]) == 2
+    assert "--common: No task was scored for all of the 2 models" in capsys.readouterr().err

@@ -56,7 +56,7 @@ def test_what_a_rule_chooses_is_saved_with_a_card(deep: Path, tmp_path: Path) ->
         assert prune(deep / model, *typed) == 0
         card = (small / "README.md").read_text()
         assert f"`{rule}`" in card
-        assert ("texts.jsonl" in card) == (rule == "gfmi")
+        assert ("| texts | texts.jsonl |" in card) == (rule == "gfmi")
     assert (
         "`random` (seed 3) at a budget of 12.5 % of the candidates; blocks kept at either end: 1"
         in card
@@ -98,7 +98,7 @@ REFUSED = {
     "bert --blocks two": "two",
     "bert --blocks 1-8": "all 8 blocks are to be removed: none would be left",
     "bert --rule gfmi --budget 0.2 --texts nowhere.jsonl": "no such file",
-    "bert --blocks 2 --texts some.jsonl": "--texts needs --rule",
+    "bert --blocks 2 --texts nowhere.jsonl": "no such file",
     "bert --blocks 2 --seed 1": "--seed needs --rule",
     "bert --blocks 2 --save-mergekit no/such/m.yaml": "its folder is not there",
     "flat --rule last --budget 0.2": "at least 2 blocks, this one has 1",

@@ -12,6 +12,11 @@ from unittest.mock import patch
 from lrd_harness.cli import main
 
 CACHE = "LRD_HARNESS_CACHE"
+FULL = (
+    "run",
+    "merge",
+    "leaderboard",
+)  # print an answer and the ranking alone where not asked for all
 
 
 class Said(NamedTuple):
@@ -25,6 +30,7 @@ class Said(NamedTuple):
 def lrd(cache: Path, *arguments: object) -> Said:
     """`lrd-harness ARGUMENTS`, with a cache folder."""
     out, err = io.StringIO(), io.StringIO()
+    arguments += ("--full",) * (arguments[0] in FULL)
     with (
         patch.dict(os.environ, {CACHE: str(cache)}),
         contextlib.redirect_stdout(out),

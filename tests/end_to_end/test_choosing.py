@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 
 from . import made, reading
-from .commands import done, lrd
+from .commands import done
 from .conftest import Place
 from .frozen import expect
 
 FEW = ("--draws", 6)
+SURE = ("--draws", 40)  # from which on `select` gives intervals
 
 
 def test_select(place: Place, tmp_path: Path) -> None:
     models = place.models("bert-one", "bert-two", "gpt", "sentence")
-    asked = ("--texts", place.texts, "--plugins", "frenet,nrs,gfmi", *FEW, "--quiet")
+    asked = ("--texts", place.texts, "--plugins", "frenet,nrs,gfmi", *SURE, "--quiet")
     printed = done(place.cache, "select", "--models", *models, *asked, "--output", tmp_path)
     rows = reading.table(tmp_path / "select.csv")
     expect("select", reading.columns(rows, "seconds_1000"))
@@ -32,7 +33,7 @@ def test_select(place: Place, tmp_path: Path) -> None:
 
 def test_select_with_another_seed_moves_intervals_alone(place: Place, tmp_path: Path) -> None:
     models = place.models("bert-one", "gpt")
-    asked = ("--models", *models, "--texts", place.texts, "--plugins", "nrs", *FEW, "--quiet")
+    asked = ("--models", *models, "--texts", place.texts, "--plugins", "nrs", *SURE, "--quiet")
     found = []
     for seed in (0, 1):
         folder = tmp_path / str(seed)
@@ -96,7 +97,7 @@ def test_compare(place: Place, tuned: Path, tmp_path: Path) -> None:
     asked = ("--texts", place.texts, *FEW, "--output", tmp_path, "--quiet")
     printed = done(place.cache, "compare", *models, *asked)
     rows = reading.table(tmp_path / "compare.csv")
-    expect("compare", reading.columns(rows))
+    expect("compare", reading.columns(rows, "layer_b"))
     for metric in {row["metric"] for row in rows}:
         assert metric in printed
 
@@ -109,11 +110,18 @@ def test_a_model_does_not_differ_from_itself(place: Place, tmp_path: Path) -> No
     assert {(row["difference"], row["low"], row["high"]) for row in rows} == {(0, 0, 0)}
 
 
-def test_models_of_other_depth_are_not_compared(place: Place) -> None:
+def test_models_of_other_depth_are_compared(place: Place, tmp_path: Path) -> None:
+    """A layer stands beside the one that is nearest in relative depth."""
     models = place.models("bert-one", "bert-two")
-    said = lrd(place.cache, "compare", *models, "--texts", place.texts, "--quiet")
-    assert said.code == 2
-    assert said.err.count("\n") == 1
+    asked = ("--texts", place.texts, "--plugins", "curvature", *FEW, "--output", tmp_path)
+    done(place.cache, "compare", *models, *asked, "--quiet")
+    rows = reading.table(tmp_path / "compare.csv")
+    depth_a, depth_b = (
+        json.loads((model / "config.json").read_text())["num_hidden_layers"] for model in models
+    )
+    assert depth_a != depth_b
+    for row in rows:
+        assert abs(row["layer"] / depth_a - row["layer_b"] / depth_b) <= 0.5 / depth_b
 
 
 @pytest.mark.parametrize(

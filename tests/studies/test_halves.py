@@ -84,7 +84,7 @@ def test_only_layers_that_both_models_have() -> None:
         return Measurement(score, 20, [score, score, None])
 
     base, tuned = side({0: None, 1: 1.0, 2: 2.0}), side({1: 1.5, 2: 2.0, 3: 4.0})
-    rows = differences(base, tuned, 4, 20)
+    rows = differences(base, tuned, (4, 4), 20)
     columns = ("layer", "depth", "difference", "low", "high", "apart", "draws")
     assert [tuple(row[name] for name in columns) for row in rows] == [
         (1, 0.25, 0.5, 0.5, 0.5, True, 2),

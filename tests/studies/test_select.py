@@ -17,16 +17,15 @@ from lrd_harness.errors import UnitError, UserError
 from lrd_harness.measuring import PlannedMetric
 from lrd_harness.scores import Scores
 from lrd_harness.studies.select import (
-    Candidate,
-    cautions,
+    affordable,
     check_models,
     cost,
-    ranked,
     report,
     selection_score,
-    size_ranks,
+    share,
 )
 from lrd_harness.studies.values import Design, Measurement
+from lrd_harness.studies.verdict import Candidate, Origin, cautions, ranked, size_ranks
 
 
 def metric(name: str = "m", best: Any = "max") -> Metric:
@@ -116,18 +115,69 @@ def test_plain_means_do_not_seem_to_depend_on_the_number_of_texts() -> None:
 
 
 def test_halves_without_a_score_count_for_no_model() -> None:
-    good = [1.0, 2.0, 1.0, 2.0]
-    rows = rows_of(candidate("a", 1.5, good), candidate("b", 0.0, [0.0, None, 0.0, 0.0]))
-    assert {row["draws"] for row in rows} == {3}
-    few = rows_of(candidate("a", 1.5, good), candidate("b", 0.0, [0.0, nan, nan, None]))
+    good = [1.0, 2.0] * 21
+    rows = rows_of(candidate("a", 1.5, good), candidate("b", 0.0, [0.0] * 41 + [None]))
+    assert {(row["draws"], row["rank_low"] is None) for row in rows} == {(41, False)}
+    gaps = candidate("b", 0.0, [nan] * 30 + [0.0] * 12)
+    few = rows_of(candidate("a", 1.5, good), gaps)
     assert {(row["rank_low"], row["first"], row["halved"]) for row in few} == {(None, None, None)}
-    assert few[0]["low"] is not None  # a's own halves are all there
+    assert [row["low"] is None for row in few] == [False, True]  # a's own halves are all there
     none = rows_of(candidate("a", 1.5, ()), candidate("b", 0.0, ()))
     assert [(r["rank"], r["first"], r["low"]) for r in none] == [(1, None, None), (2, None, None)]
 
 
+@pytest.mark.parametrize("draws", [2, 39, 40])
+def test_intervals_take_as_many_halves_as_hold_95_per_cent(draws: int) -> None:
+    """Least and greatest of n values hold (n - 1) / (n + 1) of what they are drawn from."""
+    halves = [0.0, 1.0] * draws
+    rows = rows_of(candidate("a", 1.0, halves[:draws]), candidate("b", 0.0, halves[:draws]))
+    names = ("low", "high", "rank_low", "rank_high")
+    assert {row[name] is not None for row in rows for name in names} == {draws >= 40}
+    least, greatest = stats.beta(1, draws), stats.beta(draws, 1)
+    assert (greatest.mean() - least.mean() >= 0.95 - 1e-9) == (draws >= 39)
+    assert rows[0]["first"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("first", "draws", "shown"),
+    [
+        (1.0, 100, "97 % or more"),
+        (1.0, 60, "95 % or more"),
+        (1.0, 40, "92 % or more"),
+        (0.0, 100, "3 % or less"),
+        (0.999, 1000, "99 %"),
+        (0.001, 1000, "1 %"),
+        (0.7, 60, "70 %"),
+        (1.0, 20, "20 of 20"),
+        (None, 100, None),
+    ],
+)
+def test_a_share_says_no_more_than_the_halves_do(
+    first: float | None, draws: int, shown: str | None
+) -> None:
+    assert share(first, draws) == shown
+    if first == 1.0 and draws >= 40:  # the exact bound (Clopper and Pearson) is no lower
+        assert stats.beta(draws, 1).ppf(0.05) >= int((shown or "").split()[0]) / 100
+
+
+@pytest.mark.parametrize(
+    ("models", "draws", "cell"), [(3, 100, "1"), (8, 40, "1"), (8, 60, "1 (1-1)")]
+)
+def test_a_rank_looks_certain_only_where_it_is(models: int, draws: int, cell: str) -> None:
+    noise = np.random.default_rng(0).normal(size=(models, draws)) / 1000
+    every = [candidate(str(i), -i, -i + noise[i]) for i in range(models)]
+    assert report(every, design(draws)).table("ranks").column("rank.m")[0] == cell
+
+
+@pytest.mark.parametrize(
+    ("seconds", "draws"), [(0.0, 100), (0.6, 100), (0.61, 60), (1.5, 40), (5.9, 10), (6.1, 0)]
+)
+def test_the_number_of_halves_keeps_within_a_minute(seconds: float, draws: int) -> None:
+    assert affordable(seconds) == draws
+
+
 def test_level_models_share_the_better_rank() -> None:
-    rows = rows_of(*(candidate(name, 1.0, [1.0, 1.0]) for name in "abc"))
+    rows = rows_of(*(candidate(name, 1.0, [1.0] * 40) for name in "abc"))
     spans = {(row["rank"], row["rank_low"], row["rank_high"], row["first"]) for row in rows}
     assert spans == {(1, 1, 1, 1.0)}
     assert not any(row["overtakes"] for row in rows)
@@ -135,7 +185,7 @@ def test_level_models_share_the_better_rank() -> None:
 
 def test_a_model_that_alone_has_a_score_is_not_ranked() -> None:
     lost = Candidate("lost", "1", faults={"": "OSError"})
-    alone = candidate("a", 1.0, [1.0, 2.0])
+    alone = candidate("a", 1.0, [1.0, 2.0] * 20)
     (row,) = rows_of(alone, lost)
     names = ("rank", "rank_low", "first", "halved")
     assert [row[name] for name in names] == [None] * 4
@@ -190,11 +240,12 @@ def test_size(others: list[Candidate], code: str, sizes: str | None) -> None:
 
 
 def test_cautions_on_texts_and_labels() -> None:
-    steady = codes(candidate("a", 9, [9.0, 9.1, 8.9]), candidate("b", 1, [1.0, 1.1, 0.9]))
-    noise = [-5.0, 5.0] * 10
+    steady = codes(candidate("a", 9, [9.0, 9.1] * 20), candidate("b", 1, [1.0, 1.1] * 20))
+    noise = [-5.0, 5.0] * 20
     shaky = codes(candidate("a", 1.1, noise), candidate("b", 1, noise[::-1]))
-    assert "steady" in steady
-    assert shaky["unsteady"] == {"metrics": "m"}
+    assert steady["steady"]["shares"] == "40 of 40 by m"
+    assert shaky["unsteady"] == {"metrics": "m", "shares": "20 of 40 by m"}
+    assert steady["chosen"]["models"] == "a is"
     for cautioned in (steady, shaky):
         assert (cautioned["labels"], cautioned["few"]) == ({}, {"n": 2})
         assert cautioned["rough"] == {"texts": 20, "many": 200}
@@ -204,10 +255,47 @@ def test_cautions_on_texts_and_labels() -> None:
 def test_without_half_samples_nothing_is_said_to_hold_on_other_texts() -> None:
     models = candidate("a", 9, ()), candidate("b", 1, ())
     assert {"undrawn", "rough"} <= set(codes(*models))
-    assert not {"steady", "unsteady"} & set(codes(*models))
     assert "rough" not in codes(*models, texts=200)
-    gaps = codes(candidate("a", 9, [nan, 1.0, nan]), candidate("b", 1, [1.0, 1.0, 1.0]))
+    some = [candidate(name, value, [value] * 20) for name, value in (("a", 9.0), ("b", 1.0))]
+    assert codes(*some)["few draws"] == {"draws": 20, "least": 40, "time": ""}
+    hurried = dict(cautions({"m": rows_of(*models)}, list(models), design(0), half=9.0))
+    assert hurried["few draws"] == {"draws": 0, "least": 40, "time": ", about 6 min"}
+    for said in (codes(*models), codes(*some), hurried):
+        assert not {"steady", "unsteady"} & set(said)
+    gaps = codes(candidate("a", 9, [nan] * 39 + [1.0]), candidate("b", 1, [1.0] * 40))
     assert gaps["lost"] == {"metrics": "m"}
+
+
+def test_a_model_that_lost_blocks_is_not_first_without_a_word() -> None:
+    models = [
+        candidate(name, value, [value] * 40) for name, value in (("a", 9), ("b", 5), ("c", 1))
+    ]
+    figures = {"knn_overlap": 0.31, "chance": 0.04, "cosine": 0.5, "unpaired": 0.25}
+    models[0].origin = Origin("whole", [5, 3, 4], figures)
+    models[1].origin = Origin("other", [2], reason="it is gone.")
+    models[2].origin = Origin("other", [])  # kept whole
+    board = report(models, design(40))
+    assert board.answer[0] == "a is first for these 20 texts by m."
+    assert board.answer[1] == (
+        "a was made from whole without blocks 3-5: of each text's 10 nearest texts 31 % are still "
+        "the same (chance: 4 %), its vectors have a cosine of 0.50 with the parent's (two "
+        "different texts: 0.25). These metrics do not see such damage."
+    )
+    assert board.answer[2].endswith("How much there is could not be measured: it is gone.")
+    assert len([line for line in board.answer if "was made from" in line]) == 2
+    assert board.table("origins").column("parent") == ["whole", "other", "other"]
+
+
+def test_a_first_model_that_is_slow() -> None:
+    models = [candidate(name, value, ()) for name, value in (("a", 9), ("b", 1))]
+    assert "slow" not in codes(*models)
+    models[0].cost["seconds_1000"] *= 20
+    assert codes(*models)["slow"] == {
+        "model": "a",
+        "seconds": 30.0,
+        "times": "20",
+        "fastest": "b",
+    }
 
 
 def test_orders_of_metrics_and_the_tables() -> None:
@@ -220,8 +308,8 @@ def test_orders_of_metrics_and_the_tables() -> None:
     assert board.table("orders").rows == [expected]
     assert board.table("ranks").column("model") == ["d", "a", "c", "b"]  # by mean rank
     assert len(board.table("select").rows) == 8
-    assert len(board.notes) == len(board.facts["remarks"])
-    assert "The metrics choose different models (m: d; other: a)" in board.notes[0]
+    assert (board.notes, board.answer) == (board.facts["remarks"], board.facts["answer"])
+    assert board.answer[0].startswith("d is first by m; a by other: the metrics measure")
 
 
 def test_scores_that_differ_in_the_seventh_digit_do_not_look_level() -> None:
@@ -265,11 +353,22 @@ class Words:
         return {("raw", 0): torch.zeros(len(batch), 12)}
 
 
-def test_costs_are_scaled_from_the_sample_to_1000_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 3.0, 3.0, 5.0])  # 3 seconds, then 2: no third one beyond 4
-    monkeypatch.setattr("lrd_harness.studies.select.time.perf_counter", lambda: next(clock))
-    texts = [Text("a b c"), Text("d"), Text("e f g h"), Text("i j")]
+@pytest.mark.parametrize(
+    ("clock", "passes"),
+    [
+        ([0.0, 0.1, 1.0, 4.0, 4.0, 6.0], [4, 4, 4]),  # 3 seconds, then 2: no third one beyond 4
+        ([0.0, 9.0, 9.0, 11.0, 11.0, 13.0], [8, 8, 8]),  # a slow first pass: few texts
+    ],
+)
+def test_costs_are_scaled_from_the_sample_to_1000_texts(
+    clock: list[float], passes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter(clock)
+    monkeypatch.setattr("lrd_harness.studies.select.time.perf_counter", lambda: next(times))
+    texts = [Text("a b c"), Text("d"), Text("e f g h"), Text("i j")] * (1 if passes[0] < 8 else 9)
     model: Any = Words()
-    size = {"parameters": 70, "blocks": 2, "width": 12, "bytes": 48}
-    assert cost(model, texts, 100) == {**size, "tokens_1000": 2500.0, "seconds_1000": 500.0}
-    assert model.passes == [1, 4, 4]
+    found = cost(model, texts, 1000)
+    assert found["tokens_1000"] == 2500.0
+    if passes[0] == 4:
+        assert found["seconds_1000"] == 500.0
+    assert model.passes == passes

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import running
@@ -15,7 +17,7 @@ from lrd_harness import UserError
 from lrd_harness.cli import main
 from lrd_harness.errors import UnitError, bounded, described, named, short, there
 from lrd_harness.planning import suite
-from lrd_harness.progress import Display
+from lrd_harness.progress import Display, Stage
 
 Shown = pytest.CaptureFixture[str]
 LONG = "x" * 5000
@@ -95,6 +97,60 @@ def test_what_is_said_of_a_stage_without_a_terminal(
         for done, total in told:
             advance(done, total)
     assert shown.getvalue().strip() == said
+
+
+class Minutes:
+    """A clock, and an event that passes two minutes before the stage is over."""
+
+    def __init__(self) -> None:
+        self.now, self.begun, self.passed = 0.0, threading.Event(), threading.Event()
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wait(self, seconds: float) -> bool:
+        assert self.begun.wait(10)
+        if self.now == 120:
+            self.passed.set()
+        else:
+            self.now += seconds
+            return False
+        return True
+
+    def set(self) -> None:
+        self.begun.set()
+        assert self.passed.wait(10)
+
+
+def test_a_long_stage_without_a_terminal_gives_a_sign_of_life_each_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    minutes, shown = Minutes(), StringIO()
+    threads = SimpleNamespace(Event=lambda: minutes, Thread=threading.Thread)
+    monkeypatch.setattr("lrd_harness.progress.time", minutes)
+    monkeypatch.setattr("lrd_harness.progress.threading", threads)
+    before = threading.active_count()
+    with Display(Console(file=shown)).stage("reading", "texts") as advance:
+        advance(50, 200)
+    assert threading.active_count() == before
+    assert shown.getvalue().splitlines() == [
+        "reading: 50 of 200 texts, 1 min so far, about 3 min to go",
+        "reading: 50 of 200 texts, 2 min so far, about 6 min to go",
+        "reading: 50 texts (120.0 s)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        (None, "1 min 30 s so far"),
+        ((0, 200), "0 of 200 texts, 1 min 30 s so far"),
+        ((7, None), "7 texts, 1 min 30 s so far"),
+        ((150, 200), "150 of 200 texts, 1 min 30 s so far, about 30 s to go"),
+    ],
+)
+def test_a_sign_of_life(seen: Any, said: str) -> None:
+    assert Stage("reading", "texts", 10.0, seen).sign(100.0) == f"reading: {said}"
 
 
 @pytest.mark.usefixtures("own_cache")

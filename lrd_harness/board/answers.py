@@ -1,0 +1,154 @@
+"""The answer of a board, before its tables: who is best, what predicted it, what to distrust."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from textwrap import wrap
+
+from lrd_harness.board import agreement, statistics
+from lrd_harness.board.agreement import Agreement, Selection
+from lrd_harness.board.cautions import Caution, count
+from lrd_harness.board.layers import Row
+from lrd_harness.board.panel import SIZES, Panel, Predictor
+from lrd_harness.board.standing import Standing, missing_cautions, outlying_cautions
+from lrd_harness.report import Report
+
+LINES = 10  # of a title and an answer in a terminal
+NAMED = 2  # models that move, named in one sentence
+# Cautions that stand in the answer too, the weightiest first.
+WEIGHTY = "two_models undefined versions parameters under_five guessing".split()
+VERDICTS = {
+    "better": "better than size",
+    "may_be_chance": "ahead of size, by no more than chance may give",
+    "not_better": "no better than size",
+    "no_size": "of so many models no size is known to compare it with",
+    "few_models": "too few models to say whether better than size",
+    "few_runs": "too few training runs to say whether better than size",
+}
+
+
+def build_answer(
+    rows: Sequence[Row],
+    panel: Panel,
+    standing: Standing,
+    selection: Selection | None,
+    outlying: Sequence[Row],
+    said: Sequence[Caution],
+) -> Iterator[Caution]:
+    """In a few sentences. rows: of the board, in its order; said: all of its cautions."""
+    selecting = [predictor for predictor in panel.predictors if predictor.selection]
+    yield from _first(rows, panel, standing, selecting)
+    if len(standing.ranked) > 2:
+        yield from _predicted(panel, selecting, selection)
+    yield from missing_cautions(panel, NAMED)
+    yield from outlying_cautions(outlying, 1)
+    weighty = (caution for caution in said if caution.code in WEIGHTY)
+    yield from sorted(weighty, key=lambda caution: WEIGHTY.index(caution.code))
+
+
+def brief(report: Report, again: str, width: int = 80) -> Report:
+    """The answer and the rankings alone, each in the columns that come first; errors stay.
+
+    The title and the answer take ten lines of the width at most: of what does not fit, the lightest
+    sentences go. again: the command that shows everything; a last sentence says so.
+    """
+    rankings = [table for table in report.shown if table.name.split(".")[-1] == "ranking"]
+    more = len(report.shown) - len(rankings)
+    rest = [
+        count(n, thing) for n, thing in ((more, "more table"), (len(report.notes), "note")) if n
+    ]
+    hint = f"{' and '.join(rest)}: {again}" if rest else ""
+
+    def lines(sentence: str) -> int:
+        return len(wrap(f"• {sentence}", width, subsequent_indent="  ")) if sentence else 0
+
+    room, answer = LINES - 1 - lines(hint), []
+    for sentence in report.answer:
+        if lines(sentence) <= room:
+            answer.append(sentence)
+            room -= lines(sentence)
+    tables = (replace(t, columns=tuple(c for c in t.columns if not c.rest)) for t in rankings)
+    answer += [hint] if hint else []
+    return replace(report, tables=tuple(tables), answer=tuple(answer), notes=())
+
+
+def _first(
+    rows: Sequence[Row], panel: Panel, standing: Standing, selecting: Sequence[Predictor]
+) -> Iterator[Caution]:
+    ranked = [panel.labels[place] for place in standing.ranked]
+    tasks = count(len(panel.tasks), "task")
+    if not ranked:
+        if not panel.tasks and selecting and rows[0][f"predicted.{selecting[0].name}"] == 1:
+            yield Caution("first_predicted", {"metric": selecting[0].name, **rows[0]})
+        return
+    scores = panel.actual[standing.ranked]
+    of = f"mean of {tasks}" if len(panel.tasks) > 1 else f"on {panel.tasks[0].name}"
+    whole = len(ranked) == len(rows)
+    models = count(len(rows), "model") if whole else f"the {len(ranked)} models with all scores"
+    numbers = {"model": ranked[0], "score": scores[0], "of": of, "models": models}
+    if len(ranked) == 1:
+        yield Caution("first_alone", numbers)
+        return
+    few = "is" if len(panel.tasks) == 1 else "are"
+    second = f"{ranked[1]} ({scores[1]:.4f})"
+    level, next_one = standing.level_with_first(), standing.level_with_next()[0]
+    if scores[0] == scores[1]:
+        apart = f", level with {ranked[1]}"
+    elif level:
+        more = f" and {count(len(level) - 1, 'other')}" if len(level) > 1 else ""
+        apart = f", but cannot be told from {ranked[level[0]]}{more}"
+    elif next_one is None:
+        apart = f", before {second}; {tasks} {few} too few to tell them apart"
+    else:
+        apart = f", and can be told from {second} and all others"
+    yield Caution("first", numbers | {"apart": apart})
+
+
+def _predicted(
+    panel: Panel, selecting: Sequence[Predictor], selection: Selection | None
+) -> Iterator[Caution]:
+    """By the median rho over tasks where there are enough models, else by the order of means."""
+    if selection is not None and selection.telling:
+        rows = [row for row in selection.rows if row.rho is not None]
+        chosen = {name for predictor in selecting for name in (predictor.name, predictor.score)}
+        metrics = [row for row in rows if row.kind == "metric" and row.name in chosen]
+        yield from _by_task(metrics, [row for row in rows if row.name in SIZES])
+        return
+    rhos = {p.name: statistics.spearman(p.strength, panel.actual) for p in panel.predictors}
+    known = [(p.name, rho) for p in selecting if (rho := rhos[p.name]) is not None]
+    if known:
+        name, rho = max(known, key=lambda pair: pair[1])
+        size = max((of_size for s in SIZES if (of_size := rhos.get(s)) is not None), default=None)
+        beside = "" if size is None else f", size {size:+z.2f}"
+        verdict = "of so few models any order says little"
+        numbers = {"best": _best_of(len(selecting)), "name": name, "verdict": verdict}
+        yield Caution("predicted", numbers | {"rho": f"rho {rho:+z.2f}{beside}"})
+
+
+def _by_task(metrics: Sequence[Agreement], sizes: Sequence[Agreement]) -> Iterator[Caution]:
+    def rho(row: Agreement) -> float:
+        return row.rho or 0.0
+
+    if not metrics:
+        if sizes:
+            size = max(sizes, key=rho)
+            yield Caution(
+                "predicted_size", {"name": size.name, "rho": f"median rho {rho(size):+z.2f}"}
+            )
+        return
+    best = max(metrics, key=rho)
+    over = f" over {count(len(best.tasks), 'task')}" if len(best.tasks) > 1 else ""
+    numbers = {"name": best.name, "rho": f"median rho {rho(best):+z.2f}{over}"}
+    if rho(best) <= 0:
+        yield Caution("predicted_not", numbers)
+        return
+    verdict = agreement.verdict(best, len(metrics))
+    of = verdict.numbers
+    beside = f", {of['other']} {of['other_rho']:+z.2f}" if "other" in of else of.get("beside", "")
+    numbers |= {"best": _best_of(len(metrics)), "rho": numbers["rho"] + beside}
+    yield Caution("predicted", numbers | {"verdict": VERDICTS[verdict.code]})
+
+
+def _best_of(metrics: int) -> str:
+    return f" best of {metrics} metrics" if metrics > 1 else ""
