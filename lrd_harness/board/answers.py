@@ -17,7 +17,10 @@ from lrd_harness.report import Report
 LINES = 10  # of a title and an answer in a terminal
 NAMED = 2  # models that move, named in one sentence
 # Cautions that stand in the answer too, the weightiest first.
-WEIGHTY = "two_models undefined versions parameters under_five guessing".split()
+WEIGHTY = (
+    *("empty", "no_scores", "none_ranked", "two_models"),
+    *("undefined", "versions", "parameters", "under_five", "guessing"),
+)
 VERDICTS = {
     "better": "better than size",
     "may_be_chance": "ahead of size, by no more than chance may give",
@@ -113,7 +116,13 @@ def _predicted(
         rows = [row for row in selection.rows if row.rho is not None]
         chosen = {name for predictor in selecting for name in (predictor.name, predictor.score)}
         metrics = [row for row in rows if row.kind == "metric" and row.name in chosen]
-        yield from _by_task(metrics, [row for row in rows if row.name in SIZES])
+        if metrics:
+            yield _by_task(metrics)
+        elif sizes := [row for row in rows if row.name in SIZES]:
+            best = max(sizes, key=_rho)
+            none = "can be judged" if selecting else "was measured"
+            numbers = {"none": none, "name": best.name, "rho": f"median rho {_rho(best):+z.2f}"}
+            yield Caution("predicted_size", numbers)
         return
     rhos = {p.name: statistics.spearman(p.strength, panel.actual) for p in panel.predictors}
     known = [(p.name, rho) for p in selecting if (rho := rhos[p.name]) is not None]
@@ -126,28 +135,22 @@ def _predicted(
         yield Caution("predicted", numbers | {"rho": f"rho {rho:+z.2f}{beside}"})
 
 
-def _by_task(metrics: Sequence[Agreement], sizes: Sequence[Agreement]) -> Iterator[Caution]:
-    def rho(row: Agreement) -> float:
-        return row.rho or 0.0
+def _rho(row: Agreement) -> float:
+    return row.rho or 0.0
 
-    if not metrics:
-        if sizes:
-            size = max(sizes, key=rho)
-            yield Caution(
-                "predicted_size", {"name": size.name, "rho": f"median rho {rho(size):+z.2f}"}
-            )
-        return
-    best = max(metrics, key=rho)
+
+def _by_task(metrics: Sequence[Agreement]) -> Caution:
+    """The one with the highest median rho, and how it does beside size."""
+    best = max(metrics, key=_rho)
     over = f" over {count(len(best.tasks), 'task')}" if len(best.tasks) > 1 else ""
-    numbers = {"name": best.name, "rho": f"median rho {rho(best):+z.2f}{over}"}
-    if rho(best) <= 0:
-        yield Caution("predicted_not", numbers)
-        return
+    numbers = {"name": best.name, "rho": f"median rho {_rho(best):+z.2f}{over}"}
+    if _rho(best) <= 0:
+        return Caution("predicted_not", numbers)
     verdict = agreement.verdict(best, len(metrics))
     of = verdict.numbers
     beside = f", {of['other']} {of['other_rho']:+z.2f}" if "other" in of else of.get("beside", "")
     numbers |= {"best": _best_of(len(metrics)), "rho": numbers["rho"] + beside}
-    yield Caution("predicted", numbers | {"verdict": VERDICTS[verdict.code]})
+    return Caution("predicted", numbers | {"verdict": VERDICTS[verdict.code]})
 
 
 def _best_of(metrics: int) -> str:

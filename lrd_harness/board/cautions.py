@@ -17,10 +17,10 @@ TEMPLATES = {
     # the answer: who is best, and what predicted it
     "first": "{model} is best of {models} ({score:.4f}, {of}){apart}.",
     "first_alone": "{model} has {score:.4f}, {of}; no other model has an actual rank.",
-    "first_predicted": "Nothing was scored; by {metric}, {model} is predicted to be best.",
+    "first_predicted": "By {metric}, {model} is predicted to be best.",
     "predicted": "{name} predicts the order{best} ({rho}): {verdict}.",
     "predicted_not": "No metric predicts the order: the best, {name}, has {rho}.",
-    "predicted_size": "No metric was measured; one has to beat size: {name}, {rho}.",
+    "predicted_size": "No metric {none}; one has to beat size: {name}, {rho}.",
     "failed": "{units} failed, so that values are missing: see the errors.",
     # of a whole board
     "missing": "{lacking} of {n} models lack scores. By the {tasks} tasks that all have "

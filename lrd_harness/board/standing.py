@@ -22,6 +22,7 @@ from lrd_harness.results.rows import Results
 LEAST = statistics.LEAST  # tasks of an interval; models and tasks of a panel with outlying scores
 FAR, TIGHT = 5.0, 0.02  # an outlying score: robust standard deviations, and the least of these
 POLISHES = 6  # rounds of a median polish
+DRAWS = 400  # of tasks, where there are more than 500 models
 NAMED = 10  # models, or scores, named in one sentence
 
 
@@ -41,7 +42,8 @@ def rank_intervals(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     n = len(scores)
     if n < LEAST:
         return None
-    drawn = statistics.resamples(n) @ scores / n
+    draws = DRAWS if scores.shape[1] > statistics.LARGE else statistics.RESAMPLES
+    drawn = statistics.resamples(n, draws) @ scores / n
     means = scores.mean(axis=0)
     end = (1 + statistics.LEVEL) / 2
     wider = stats.t.ppf(end, n - 1) / stats.norm.ppf(end) * sqrt(n / (n - 1))
@@ -205,7 +207,11 @@ def on_common_tasks(results: Results) -> tuple[Results, list[Caution]]:
         name: tuple(row for row in getattr(results, name) if row.task not in dropped)
         for name in ("scores", "metrics", "undefined")
     }
-    return replace(results, **rows), said
+    sweeps = (
+        replace(row, tasks=tuple(task for task in row.tasks if task not in dropped))
+        for row in results.sweeps
+    )
+    return replace(results, **rows, sweeps=tuple(sweeps)), said
 
 
 def outlying(panel: Panel) -> list[Row]:

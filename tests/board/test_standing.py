@@ -162,6 +162,9 @@ def measured(scores: np.ndarray, sign: int, name: str = "m{}") -> Results:
     return replace(run, metrics=tuple(rows))
 
 
+UNSCORED = replace(measured(made(2, 3), 1), scores=())
+
+
 def codes(run: Results) -> list[str]:
     return [
         caution.code
@@ -172,7 +175,7 @@ def codes(run: Results) -> list[str]:
 @pytest.mark.parametrize(
     ("run", "expected", "words"),
     [
-        (Results(), [], ""),
+        (Results(), ["empty"], "Nothing is recorded yet"),
         (of(made(6, 1)), ["first_alone"], "no other model has an actual rank"),
         (
             of(made(3, 2, noise=0)),
@@ -184,7 +187,8 @@ def codes(run: Results) -> list[str]:
         (measured(made(9, 12), 1), ["first", "predicted"], "better than size"),
         (measured(made(9, 12), -1), ["first", "predicted_not"], "No metric predicts the order"),
         (measured(made(9, 3), 1), ["first", "predicted", "under_five"], "of so few models"),
-        (replace(measured(made(2, 3), 1), scores=()), ["first_predicted"], "predicted to be best"),
+        (UNSCORED, ["first_predicted", "no_scores"], "m0 is predicted to be best"),
+        (replace(UNSCORED, metrics=()), ["no_scores"], "No task was scored"),
     ],
 )
 def test_the_answer_says_who_is_best_and_what_predicted_it(

@@ -30,7 +30,7 @@ class Said(NamedTuple):
 def lrd(cache: Path, *arguments: object) -> Said:
     """`lrd-harness ARGUMENTS`, with a cache folder."""
     out, err = io.StringIO(), io.StringIO()
-    arguments += ("--full",) * (arguments[0] in FULL)
+    arguments += ("--full",) if {*arguments[:1]} & {*FULL} else ()
     with (
         patch.dict(os.environ, {CACHE: str(cache)}),
         contextlib.redirect_stdout(out),
