@@ -57,7 +57,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shared = cache_dir()
     cache = tmp_path / "cache"
     cache.mkdir()
-    for name in ("packages", "converted", "scripts"):
+    for name in ("packages", "converted"):
         (shared / name).mkdir(parents=True, exist_ok=True)
         (cache / name).symlink_to(shared / name, target_is_directory=True)
     monkeypatch.setenv("LRD_HARNESS_CACHE", str(cache))

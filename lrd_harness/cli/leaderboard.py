@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import fnmatch
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from lrd_harness.board.external import Scores
 from lrd_harness.board.layers import layer_table
 from lrd_harness.contracts import Reporter
 from lrd_harness.errors import UserError, tell, unknown
-from lrd_harness.report import Report
+from lrd_harness.report import Report, Table
 from lrd_harness.results.rows import Results
 from lrd_harness.runner import folder
 from lrd_harness.store.files import write_text
@@ -22,6 +23,7 @@ from lrd_harness.store.folders import write_folder
 
 Say = Callable[[str], None]
 RUN, PUBLISHED = "run", "published"  # words for --actual; a file of such a name needs ./
+OF_FORM = {"csv": "models"}  # form -> its table, where that has another name
 NOTHING = {  # why a form may be empty
     "layers": "there are scores of last layers only, and no profiles of metrics",
     "pruning": "nothing was pruned (run --prune)",
@@ -34,7 +36,7 @@ def leaderboard_command(arguments: argparse.Namespace) -> int:
     _check(arguments)
     notes: list[str] = []  # said once nothing can fail any more
     reporter, output = _reporter(arguments), arguments.output
-    report = _report(arguments, notes.append)
+    report = _report(arguments, reporter, notes.append)
     part = arguments.table is not None or arguments.model is not None
     if reporter.name == "table" and not (arguments.full or part):
         report = answers.brief(report, "the same with --full", get_terminal_size().columns)
@@ -101,11 +103,16 @@ def _reporter(arguments: argparse.Namespace) -> Reporter:
     plugins.tell()
     if reporter.files is not None and output is None:
         raise UserError(f"--format {name} writes a folder: give --output DIR")
+    if reporter.files is not None and arguments.columns is not None:
+        raise UserError(f"--columns is for tables: --format {name} has none to choose from")
     return reporter
 
 
-def _report(arguments: argparse.Namespace, say: Say) -> Report:
-    """The leaderboard, one table of it, or one model layer by layer."""
+def _report(arguments: argparse.Namespace, reporter: Reporter, say: Say) -> Report:
+    """The leaderboard, one table of it, or one model layer by layer.
+
+    Of columns that are named without their table, it is the one that the form is of, or the ranking.
+    """
     results, source = _results(arguments, say)
     if arguments.model is not None:
         if source:
@@ -117,17 +124,49 @@ def _report(arguments: argparse.Namespace, say: Say) -> Report:
             if model not in names and model.rpartition(mark)[0] in names:
                 model, _, revision = model.rpartition(mark)
         table = layer_table(results, model, revision)
-        return Report(table.title, (table,))
-    board = leaderboard.report(results, arguments.common)
+        return Report(table.title, (_chosen(table, arguments.columns),))
+    board = _recorded(leaderboard.report(results, arguments.common), arguments)
     if source:
         answer = (*board.answer[:1], source, *board.answer[1:])
         board = replace(board, answer=answer, notes=(*board.notes, source))
-    if arguments.table is None:
+    name, known = arguments.table, [table.name for table in board.tables]
+    if name is None and arguments.columns is None:
         return board
-    known = [table.name for table in board.tables]
-    if arguments.table not in known:
-        raise unknown("table", arguments.table, known, f"There are {', '.join(known)}.")
-    return replace(board.only([arguments.table]), answer=(), notes=(), errors=())
+    if name is None:
+        form = OF_FORM.get(reporter.name, reporter.name)
+        name = form if form in known else "ranking"
+    if name not in known:
+        raise unknown("table", name, known, f"There are {', '.join(known)}.")
+    table = _chosen(board.only([name]).tables[0], arguments.columns)
+    return replace(board, tables=(table,), answer=(), notes=(), errors=())
+
+
+def _chosen(table: Table, words: str | None) -> Table:
+    """A table with the columns of these names alone, in this order; "*" stands for any letters.
+
+    Raises UserError for a name that none of its columns has.
+    """
+    if words is None:
+        return table
+    known = {column.name: column for column in table.columns}
+    names: dict[str, None] = {}
+    for word in map(str.strip, words.split(",")):
+        found = [word] if word in known else fnmatch.filter(known, word)
+        if not found:
+            raise unknown("column", word, known, f"The table {table.name} has {', '.join(known)}.")
+        names |= dict.fromkeys(found)
+    columns = (replace(known[name], shown=True, rest=0) for name in names)
+    # a standard error that has a column of its own is not set behind "±" too
+    columns = (replace(c, error="" if c.error in names else c.error) for c in columns)
+    return replace(table, columns=tuple(columns))
+
+
+def _recorded(board: Report, arguments: argparse.Namespace) -> Report:
+    """The report with what is known of how its numbers were made."""
+    if arguments.out is not None:
+        return folder.with_record(board, arguments.out)
+    files = [Path(p).name for p in (arguments.actual, arguments.values, arguments.models_info) if p]
+    return replace(board, facts={**board.facts, "run": {"files": ", ".join(files)}})
 
 
 def _results(arguments: argparse.Namespace, say: Say) -> tuple[Results, str]:

@@ -126,6 +126,8 @@ def leaderboard(sub: Any) -> None:
     _add_flag(sub, "--full", FULL)
     _add(sub, "--model", "MODEL", "print one model layer by layer instead")
     _add(sub, "--table", "NAME", "print one table alone, as ranking, in any text form")
+    columns = "of that table, or of the form's own, these columns alone (score.* for all scores)"
+    _add(sub, "--columns", "NAME,...", columns)
     _add(sub, "--format", "FORM", "one of the forms below")
     _add(sub, "--output", "FILE", "write to a file instead, or to a folder DIR", type=named)
     _add_flag(sub, "--literal-names", LITERAL)

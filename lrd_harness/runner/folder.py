@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import socket
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -299,7 +300,7 @@ def write_views(out: Path, plugins: Plugins) -> tuple[Report, list[str]]:
     Returns the leaderboard's report, and which reporters failed and why.
     """
     database.build_database(out)
-    board = leaderboard.report(shown(out))
+    board = with_record(leaderboard.report(shown(out)), out)
     faults = []
     for reporter in plugins.all("reporter"):
         try:
@@ -315,6 +316,14 @@ def write_views(out: Path, plugins: Plugins) -> tuple[Report, list[str]]:
         except Exception as error:  # a stranger's reporter must not cost the others
             faults.append(plain(f"reporter {reporter.name}: {described(error)}"))
     return board, faults
+
+
+def with_record(board: Report, out: Path) -> Report:
+    """The report with the run's command, times and versions among its facts."""
+    run = recorded_run(out)
+    known = {key: run[key] for key in ("begun", "finished", "versions") if run.get(key)}
+    command = {"command": shlex.join(run["command"])} if run.get("command") else {}
+    return replace(board, facts={**board.facts, "run": command | known})
 
 
 def shown(out: Path) -> Results:

@@ -22,7 +22,7 @@ from lrd_harness.store.store import folder_name, whose
 STATES = "states"  # HASH: the stores, see store.py
 # NAME-VERSION, unpacked packages, beside which .sha256 is that of the wheel; NAME-HASH, from GGUF
 DOWNLOADS = {"packages": re.compile(r"[^.].*"), "converted": re.compile(r".+-[0-9a-f]{12}")}
-# batch sizes that were found, and what draws the figures of the page
+# batch sizes that were found, and what drew the figures of the page in versions before
 SMALL = {"budgets": r"[0-9a-f]{24}\.json", "scripts": r"vl-convert-[\w.+-]+\.js"}
 PLACES = (STATES, *SMALL, *DOWNLOADS)
 RECORD = re.compile(r"[a-z0-9][a-z0-9-]*-\d[\w.!+-]*\.sha256")

@@ -38,10 +38,13 @@ STROKE = alt.Legend(symbolType="stroke", symbolSize=600)  # long enough to tell 
 MODELS = 30  # lines of a facet
 APART = 8  # models, or groups of them, that are told apart by colours of their own
 FACETS = 12
+GUTTER, ROWS_APART = 64, 88  # pixels between panels, where axes have their labels
+BANDS = 3  # groups whose bands can be told apart
 STEP = 4  # of the 101 depths of a mean curve every fourth is drawn
 OF = {"kind": "kinds of models", "family": "families", "task type": "task types"}
 MAPS, LAYERS, PIXELS = 6, 33, 220  # maps; rows of a map, more being thinned out; its size
 BINS = 25  # of a distribution, as drawn
+_BAND = "; the band is one standard deviation between models, none where a group has one model"
 _LAYERS = alt.Axis(labelOverlap=True, labelAngle=0, ticks=False, grid=False)
 PER_PANEL = "Scores are 0 to 1, higher is better; every other panel is a profile in its own unit."
 
@@ -135,8 +138,13 @@ def colour(rows: Rows, field: str, title: str | None = None) -> alt.Color:
 def dash(rows: Rows, field: str, title: str | None = None) -> alt.StrokeDash:
     """The values of a field in dash patterns, so that lines differ in grey print too."""
     names = distinct(rows, field)
-    scale = alt.Scale(domain=names, range=[DASHES[i % len(DASHES)] for i in range(len(names))])
+    scale = alt.Scale(domain=names, range=[_dash(i) for i in range(len(names))])
     return alt.StrokeDash(f"{field}:N", title=title or field, scale=scale, legend=STROKE)
+
+
+def _dash(i: int) -> list[int]:
+    """The pattern of the i-th line, another one than that of the last line of its colour."""
+    return DASHES[(i + i // len(COLOURS)) % len(DASHES)]
 
 
 def ordered(rows: Sequence[dict[str, Any]], field: str) -> list[dict[str, Any]]:
@@ -214,7 +222,9 @@ def faceted(cell: Any, by: str, height: int = 150, width: int = WIDTH, free: str
     free: the scales that are each panel's own, "y" or "xy"; "" for none.
     """
     panels = alt.Facet(f"{by}:N", sort=alt.EncodingSortField("order", op="min"), title=None)
-    chart = cell.properties(width=width, height=height).facet(panels, columns=3, data=DATA)
+    chart = cell.properties(width=width, height=height).facet(
+        panels, columns=3, data=DATA, bounds="flush", spacing={"column": GUTTER, "row": ROWS_APART}
+    )
     if free:
         chart = chart.resolve_scale(**dict.fromkeys(free, "independent"))
     return chart.resolve_axis(x="independent", y="independent")
@@ -251,8 +261,8 @@ def _curves(side: Side) -> Iterator[dict[str, Any]]:
 def groups(side: Side, grouping: str) -> Figure | None:
     """Mean curves along depth of kinds of models, families or types of tasks, side by side.
 
-    None below two groups, where there is nothing to compare, and of families where these are the
-    kinds over again.
+    None below two groups, where there is nothing to compare; where each is a single model, which
+    has its own curve already; and of families where these are the kinds over again.
     """
     profiles = side.get("profiles")
     main = [row for row in profiles.rows if row["main"]] if profiles else []
@@ -270,13 +280,13 @@ def groups(side: Side, grouping: str) -> Figure | None:
     means = [row for row in means if row["group"] in drawn]
     means.sort(key=lambda row: sources.index(row["source"]))
     rows = ordered([point for row in means for point in _group_points(row)], "name")
-    if len(drawn) < 2 or not rows:
+    single = grouping != "task type" and all(row["models"] < 2 for row in means)
+    if len(drawn) < 2 or single or not rows:
         return None
     sizes = ", ".join(_size(means, group) for group in drawn)
     caption = (
         "Mean over models (of each one's mean over tasks) along depth, 0 the first layer of a "
-        "profile, 1 the last; the band is one standard deviation between models, none where a "
-        f"group has one model. {PER_PANEL} n = {sizes}."
+        f"profile, 1 the last{_BAND if len(drawn) <= BANDS else ''}. {PER_PANEL} n = {sizes}."
     )
     if len(every) > len(drawn):
         caption += f" Only the first {APART} of {len(every)} are drawn."
@@ -323,7 +333,8 @@ def _bands(rows: Rows, grouping: str) -> Any:
         strokeDash=dash(rows, "group", grouping),
         tooltip=tips(rows, ("name", "group", "depth", "mean", "models")),
     )
-    return alt.layer(band.encode(x=x, y=bottom, y2="top", color=shade), line)
+    shades = [band.encode(x=x, y=bottom, y2="top", color=shade)]
+    return alt.layer(*(shades if len(distinct(rows, "group")) <= BANDS else []), line)
 
 
 def distances(side: Side) -> Figure | None:

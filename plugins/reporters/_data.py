@@ -30,6 +30,7 @@ VALUES: Mapping[str, type] = {
 # stands for it; predictor: the row's key; statistic: the column; n: models, or pairs with tasks.
 STATISTICS = ("board", "about", "predictor", "kind", "best", "task", "other", "statistic")
 NUMBERS: Mapping[str, type] = {"value": float, "n": float}
+DIGITS = 12  # that a number has which was computed from few; by chance one in a thousand has
 ABOUT = {
     "correlations": "mean",
     "agreement": "tasks",
@@ -67,7 +68,7 @@ def _cell(value: Any) -> Any:
     value = valued(value)
     if isinstance(value, bool):
         return int(value)
-    return "; ".join(map(str, value)) if isinstance(value, list) else value
+    return "; ".join(map(str, value)) if isinstance(value, list) else written_number(value)
 
 
 def as_json(report: Report) -> str:
@@ -101,7 +102,7 @@ def _table(table: Table) -> str:
         for c in table.columns
     ]
     head = {"title": table.title, "caption": list(table.caption), "columns": columns}
-    rows = (_json({name: valued(row.get(name)) for name in names}) for row in table.rows)
+    rows = (_json({n: written_number(valued(row.get(n))) for n in names}) for row in table.rows)
     return _json(head)[:-1] + ', "rows": [\n' + ",\n".join(rows) + "\n]}"
 
 
@@ -120,6 +121,19 @@ def valued(value: Any) -> Any:
     if isinstance(value, float):
         return value if abs(value) < float("inf") else None
     return value if isinstance(value, (str, int)) else None
+
+
+def written_number(value: Any) -> Any:
+    """A number of few digits without the noise of its last bits; all others as they are.
+
+    >>> written_number(0.7928000000000001), written_number(1 / 3), written_number(2)
+    (0.7928, 0.3333333333333333, 2)
+    """
+    if type(value) is not float:
+        return value
+    short = f"{value:.15g}"
+    digits = short.partition("e")[0].lstrip("-0.").replace(".", "")
+    return float(short) if len(digits) <= DIGITS else value
 
 
 def tidy(report: Report) -> Iterator[tuple[str, bytes]]:
@@ -152,7 +166,7 @@ def _both(
 
 def _clean(cell: Any, kind: type | None = None) -> Any:
     """An empty text is none; half of a pair of UTF-16, which no file takes, is shown as escape."""
-    cell = valued(cell)
+    cell = written_number(valued(cell))
     if cell is not None and kind is not None:
         cell = kind(cell)
     if isinstance(cell, str):

@@ -1,11 +1,14 @@
 """The figures of a report: all of them, as files, and those of rankings and of pruning.
 
-figures(report)        # those that there are tables for
+figures(report)        # those that there are tables for, and that say something
 figure_files(report)   # NAME.svg and NAME.png of each, made without a browser
+inline(figure)         # the same for a page: for a wide one and for a phone
 """
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -21,6 +24,7 @@ from ._charts import (
     COLOURS,
     DATA,
     GREY,
+    GUTTER,
     VEGA_LITE,
     WIDTH,
     Figure,
@@ -42,6 +46,8 @@ from ._charts import (
 from ._data import valued
 
 SCALE = 2  # PNG pixels a unit
+WIDE, NARROW = 900, 340  # pixels of a figure on a page
+LEAST = 5  # models: of fewer, even a perfect order is likely enough by chance, and a table says it
 LABELLED = 25  # models; more names would cover each other
 POINTS = 400  # models drawn
 FACETS = 9  # of the figure of pruning
@@ -49,6 +55,13 @@ SIZES = ("log parameters", "log width", "depth")  # baselines that need no metri
 KINDS = ("metric", "baseline", "control")
 SHAPES = ("circle", "square", "triangle-up")
 RANDOM = "random"  # the pruning rule that the others are beside
+# In an SVG: what _traced has a mark say, other words for who cannot see it, a colour, a name.
+MARK = re.compile(r' aria-label="(\d+)" role="graphics-symbol" aria-roledescription="[^"]*"')
+UNSAID = re.compile(
+    r' (?:aria-[a-z]+|role|pointer-events)="[^"]*"|<path class="foreground"[^>]* display="none"/>'
+)
+SHADE = re.compile(r'"rgb\((\d+), (\d+), (\d+)\)"')
+NAMED = re.compile(r'((?<= )id="|url\(#)([^")]+)')
 
 
 def figures(report: Report) -> list[Figure]:
@@ -92,6 +105,61 @@ def drawn(figure: Figure) -> dict[str, Any]:
     return {**figure.chart, **ground, "title": title, "datasets": {"rows": list(figure.rows)}}
 
 
+def fitted(figure: Figure, width: int) -> dict[str, Any]:
+    """The specification made to fit a page: as many panels side by side as there is room for."""
+    chart, narrow = copy.deepcopy(dict(figure.chart)), width < WIDE
+    config = chart["config"]
+    config["axis"] |= {"labelFontSize": 12, "titleFontSize": 13}
+    config["axis"] |= {"labelLimit": 120} if narrow else {}
+    config["legend"] |= {"columns": max(1, width // 240), "labelFontSize": 12, "columnPadding": 30}
+    config["legend"]["layout"] = {"bottom": {"margin": 48}}
+    config["legend"]["layout"]["bottom"]["direction"] = "vertical" if narrow else "horizontal"
+    if not figure.facet:
+        fit = {"type": "fit-x", "contains": "padding"}
+        return chart | {"width": min(820, width), "autosize": fit}
+    panels = len(distinct(figure.rows, chart["facet"]["field"]))
+    room = max(1, width // 270)
+    columns = -(-panels // -(-panels // room))  # rows of equal length
+    panel = min(420, width // columns - GUTTER)
+    square = chart["spec"]["width"] == chart["spec"]["height"]
+    chart["spec"] |= {"width": panel} | ({"height": min(panel, 280)} if square else {})
+    config["header"] |= {"labelLimit": panel}
+    return chart | {"columns": columns}
+
+
+def inline(figure: Figure, width: int) -> str:
+    """A figure as SVG to stand in a page, without words for it, as the page has its own.
+
+    Marks that can be pointed at say which of the rows they are of: data-row="0", ...
+    """
+    chart = _traced(fitted(figure, width))
+    chart["config"]["aria"] = False
+    chart["datasets"] = {"rows": [{**row, "row": i} for i, row in enumerate(figure.rows)]}
+    svg: str = vl_convert.vegalite_to_svg(chart, vl_version=VEGA_LITE)
+    svg = MARK.sub(r' data-row="\1"', svg)
+    svg = SHADE.sub(lambda m: f'"#{int(m[1]):02x}{int(m[2]):02x}{int(m[3]):02x}"', svg)
+    # names within a file are names within the page; the library counts them on and on
+    names: dict[str, int] = {}
+    return NAMED.sub(
+        lambda m: f"{m[1]}{figure.name}-{width}-{names.setdefault(m[2], len(names))}",
+        UNSAID.sub("", svg),
+    )
+
+
+def _traced(part: Any) -> Any:
+    """With the number of its row in place of the tips of a mark."""
+    if isinstance(part, list):
+        return [_traced(item) for item in part]
+    if not isinstance(part, dict):
+        return part
+    part = {key: _traced(item) for key, item in part.items()}
+    if part.get("encoding", {}).pop("tooltip", None):
+        part["encoding"]["description"] = {"field": "row", "type": "nominal"}
+        mark = part["mark"] if isinstance(part["mark"], dict) else {"type": part["mark"]}
+        part["mark"] = {**mark, "aria": True}
+    return part
+
+
 def predictors(side: Side) -> Figure | None:
     """Each predictor's rho, with its interval, and the best size baseline as a rule."""
     agreement = side.get("agreement")
@@ -99,7 +167,7 @@ def predictors(side: Side) -> Figure | None:
     rows = [
         _rho(row)
         for row in _rows(agreement if by_task else side.get("correlations"))
-        if row["rho"] is not None
+        if row["rho"] is not None and (row.get("n") or 0) >= LEAST
     ]
     if not rows:
         return None
@@ -112,18 +180,18 @@ def predictors(side: Side) -> Figure | None:
         rule = f" The dashed line is the best size baseline, {bar['predictor']} "
         rule += f"({bar['rho']:+.2f}): a metric has to lie to the right of it."
     what = "median over tasks of Spearman's rho" if by_task else "Spearman's rho of the mean scores"
+    short_what = "median rho over tasks" if by_task else "rho of the mean scores"
     lines = ""
     if any(row["low"] is not None for row in rows):
         over = "models" if any(row["interval over"] == "models" for row in rows) else "tasks"
         lines = f" Lines: 95 % bootstrap intervals over {over}."
-    few = "" if by_task else " So few models illustrate, they prove nothing."
     n = counted(max(int(row["n"]) for row in rows), "model")
     caption = (
         f"{what[0].upper()}{what[1:]} between predicted and actual order (+1 the same, 0 none, "
-        f"-1 the reverse; higher is better), {n}.{lines} {kinds}{rule}{few}"
+        f"-1 the reverse; higher is better), {n}.{lines} {kinds}{rule}"
     )
     title = "what a metric has to beat"
-    return side.figure("predictors", title, caption, rows, _dots(rows, bar, what))
+    return side.figure("predictors", title, caption, rows, _dots(rows, bar, short_what))
 
 
 def _rows(table: Table | None) -> list[dict[str, Any]]:
@@ -165,7 +233,7 @@ def _dots(rows: Rows, bar: Any, what: str) -> Any:
         color=alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=colours)),
     )
     points = base.mark_point(filled=True, size=90, opacity=1).encode(
-        x=alt.X("rho:Q", scale=x, title=f"{what} ↑"),
+        x=alt.X("rho:Q", scale=x, title=f"{what} ↑", axis=alt.Axis(tickCount=6)),
         y=y,
         color=alt.Color("kind:N", title=None),
         shape=alt.Shape("kind:N", title=None, scale=alt.Scale(domain=kinds, range=shapes)),
@@ -178,11 +246,14 @@ def _dots(rows: Rows, bar: Any, what: str) -> Any:
 
 
 def ranks(side: Side) -> Figure | None:
-    """Predicted beside actual rank: a facet per metric, and one for each size that is known."""
+    """Predicted beside actual rank: a facet per metric, and one for each size that is known.
+
+    None for a few models, whose ranks stand side by side in the ranking.
+    """
     actual = f"{side.prefix}rank"
     models = [row for row in _rows(side.report.get("models")) if row.get(actual) is not None]
     models.sort(key=lambda row: row[actual])
-    rows = ordered(_ranks(side, models), "predictor") if len(models) > 1 else []
+    rows = ordered(_ranks(side, models), "predictor") if len(models) >= LEAST else []
     if not rows:
         return None
     drawn = len(distinct(rows, "model"))

@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import fields
 from itertools import zip_longest
 
 from lrd_harness.report import Report
 
-from ._sheets import Block, Sheet, pack, sentences, sheets, wrap
+from ._sheets import HEADING, Block, Sheet, TextColumn, pack, sentences, sheets, wrapped
 
 LINES = 42  # of a table of \footnotesize, what is under it too, that a page has room for
 FLOATS = 15  # tables in a row, which LaTeX may have to hold back: it takes 18 at least
-WIDTH = 80  # characters of \footnotesize on a line of LaTeX's article class, 345 pt
+WIDTH = 100  # characters of a table: what is wider than the page is made to fit, to 80 % at most
+TALL, LINE = 40, 3  # characters of a line of a heading set upright; those that a line is high
+SPARE = 6  # characters that a heading may be wider than its cells, not to be set upright
 TABLE = r"\begin{table}"
-HEAD = r"""% Made by lrd-harness. In the preamble: \usepackage{booktabs}; then \input this file.
+FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
+NO_LABEL = re.compile(r"[^A-Za-z0-9.-]+")
+HEAD = r"""% Made by lrd-harness. In the preamble: \usepackage{booktabs} and \usepackage{graphicx};
+% then \input this file. Bold: the best of a column that has a better end.
 """
 ESCAPES = {
     **{char: f"\\{char}" for char in "{}$&#%_"},
@@ -46,6 +52,10 @@ ESCAPES = {
     "–": r"\textendash{}",
     "—": r"\textemdash{}",
     "…": r"\dots{}",
+    "“": r"\textquotedblleft{}",
+    "”": r"\textquotedblright{}",
+    "‘": r"\textquoteleft{}",
+    "’": r"\textquoteright{}",
     "²": r"$^2$",
     "°": r"$^\circ$",
 }
@@ -85,20 +95,41 @@ def _escaped(char: str) -> str:
 
 def _sheet(sheet: Sheet) -> list[str]:
     """As many tables as fit on a page's width and height, the caption under the last one."""
-    blocks = pack(sheet.columns, WIDTH)
+    blocks = pack([_upright(column) for column in sheet.columns], WIDTH)
     below = sum(1 + len(line) // WIDTH for line in sheet.caption)
-    tables = []
+    tables: list[str] = []
     for number, block in enumerate(blocks, start=1):
         which = f" ({number} of {len(blocks)})" if len(blocks) > 1 else ""
         for tabular in _tabulars(block, below if number == len(blocks) else 0):
             tables.append(
                 f"{TABLE}[htbp]\n\\centering\\footnotesize\\setlength{{\\tabcolsep}}{{3pt}}\n"
-                f"\\caption{{{escape(sheet.title + which)}}}\n{tabular}"
+                f"\\caption{{{escape(sheet.title + which)}}}\n"
+                f"\\label{{{label(sheet.name, len(tables))}}}\n{tabular}"
             )
             which = which.removesuffix(", continued") + ", continued"
     legend = "".join(f"{escape(line)}\\par\n" for line in sheet.caption)
     tables[-1] += f"\\par\\smallskip\\raggedright\n{legend}"
     return [f"{table}\\end{{table}}\n" for table in tables]
+
+
+def label(name: str, before: int = 0) -> str:
+    """The label of a table: tab:ranking; of those that it goes on in tab:ranking-2, ..."""
+    return f"tab:{NO_LABEL.sub('-', name)}" + (f"-{before + 1}" if before else "")
+
+
+class Upright(TextColumn):
+    """A column with a heading that is set from the bottom to the top."""
+
+    def width(self, heading: int = HEADING) -> int:
+        """That of its cells, or of the lines of the heading beside each other."""
+        return max(self.widest, LINE * len(self.heading_lines(TALL)))
+
+
+def _upright(column: TextColumn) -> TextColumn:
+    """The column with its heading set upright where that is much wider than its cells."""
+    if column.key or column.width(0) <= max(column.widest + SPARE, HEADING):
+        return column
+    return Upright(*(getattr(column, part.name) for part in fields(TextColumn)))
 
 
 def _tabulars(block: Block, below: int) -> list[str]:
@@ -107,15 +138,39 @@ def _tabulars(block: Block, below: int) -> list[str]:
     below: lines of text under the last one.
     """
     pairs = list(zip(*block, strict=True))
-    heads = [column.heading_lines(width) for column, width in pairs]
+    heads, heights = zip(*(_heading(column, width) for column, width in pairs), strict=True)
     form = "".join("l" if column.left else "r" for column in block.columns)
-    head = [f"\\begin{{tabular}}{{@{{}}{form}@{{}}}}", "\\toprule", *_rows(heads), "\\midrule"]
-    cells = [[wrap(cell, width) for cell in column.cells] for column, width in pairs]
-    rows = [_rows(row) for row in zip(*cells, strict=True)]
+    head = [f"\\begin{{tabular}}{{@{{}}{form}@{{}}}}", "\\toprule", f"{' & '.join(heads)} \\\\"]
+    head.append("\\midrule")
+    bodies = []
+    for column, width in pairs:
+        shown = {
+            cell: [_bold(line) if cell in column.top else escape(line) for line in lines]
+            for cell, lines in wrapped(column, width).items()
+        }
+        bodies.append([shown[cell] for cell in column.cells])
+    rows = [_rows(row) for row in zip(*bodies, strict=True)]
     return [
-        "\n".join([*head, *lines, "\\bottomrule", "\\end{tabular}", ""])
-        for lines in _pages(rows, max(1, LINES - len(head)), below)
+        "\n".join([FIT, *head, *lines, "\\bottomrule", "\\end{tabular}}", ""])
+        for lines in _pages(rows, max(1, LINES - 3 - max(heights)), below)
     ]
+
+
+def _heading(column: TextColumn, width: int) -> tuple[str, int]:
+    """A heading as LaTeX, and how many lines it is high; its last line stands lowest."""
+    upright = isinstance(column, Upright)
+    lines = column.heading_lines(TALL if upright else width)
+    side = "l" if column.left or upright else "r"
+    text = " \\\\ ".join(map(escape, lines))
+    if len(lines) > 1:
+        text = f"\\shortstack[{side}]{{{text}}}"
+    if upright:
+        return f"\\rotatebox{{90}}{{{text}}}", 1 + max(map(len, lines)) // LINE
+    return text, len(lines)
+
+
+def _bold(text: str) -> str:
+    return f"\\textbf{{{escape(text)}}}"
 
 
 def _pages(rows: Sequence[list[str]], most: int, below: int) -> list[list[str]]:
@@ -138,8 +193,7 @@ def _pages(rows: Sequence[list[str]], most: int, below: int) -> list[list[str]]:
 
 def _rows(cells: Sequence[Sequence[str]]) -> list[str]:
     """Cells of several lines as rows of the table."""
-    rows = zip_longest(*cells, fillvalue="")
-    return [" & ".join(map(escape, row)) + " \\\\" for row in rows]
+    return [" & ".join(row) + " \\\\" for row in zip_longest(*cells, fillvalue="")]
 
 
 def _list(title: str, lines: Sequence[str]) -> str:

@@ -1,10 +1,9 @@
 """The page: one HTML file that needs no network, made of a report's tables and figures.
 
-What is read first stands first: the weightiest note, what a metric has to beat, the ranking, the
-figures. The page says by its Content-Security-Policy that nothing may be loaded, and that only its
-own scripts run, named by their hashes; Vega's expressions are interpreted, not compiled, so that
-'unsafe-eval' is not needed. Styles may be inline, since Vega writes some. The same report gives the
-same file; no date is in it.
+What is read first stands first: the answer, the ranking, the figures, what to keep in mind. Figures
+are drawn when the file is made, once for a wide page and once for a phone. The page says by its
+Content-Security-Policy that nothing may be loaded, and that only its own scripts run, named by
+their hashes. The same report gives the same file; the date in it is that of the run.
 """
 
 from __future__ import annotations
@@ -15,26 +14,21 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from contextlib import suppress
-from functools import cache
-from importlib.metadata import version
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 import lrd_harness
-from lrd_harness.errors import UserError, plain
-from lrd_harness.report import Report
-from lrd_harness.store.files import write_text
-from lrd_harness.store.location import cache_dir
+from lrd_harness.errors import plain, say
+from lrd_harness.report import Column, Report, Table
 
-from ._charts import VEGA_LITE, Figure
+from ._charts import Figure
 from ._data import as_csv, as_json
-from ._figures import figures
+from ._figures import NARROW, WIDE, figures, inline
 from ._sheets import Sheet, TextColumn, sheets
 
 ASSETS = Path(__file__).parent / "assets"
@@ -43,25 +37,40 @@ THEME = (
     "document.documentElement.dataset.theme = "
     'matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";'
 )
+NEXT = "lrdTables.next();"  # behind each table, so that it is there before the first paint
 BASE = "Base models: "  # how notes on them begin
 LEAD = "has to beat"  # the note that is read first says so
+FIRST = ("rank", "model", "score")  # columns of a ranking that a phone shows without scrolling
+HELPERS = ("order", "label", "right")  # fields of figures that place marks, and tell nothing
 SECTIONS = {
-    "verdict": "What the numbers say",
     "ranking": "Ranking",
     "figures": "Figures",
+    "notes": "What to keep in mind",
     "tables": "More tables",
     "base": "Base models",
     "pruning": "Pruned models",
     "training": "Training runs",
     "errors": "Errors",
 }
+MADE = {  # what a run's record says: key -> words
+    "command": "Command",
+    "files": "Files",
+    "begun": "Begun",
+    "finished": "Finished",
+    "versions": "Versions",
+}
+TIMES = ("begun", "finished")  # of these, if they are recorded
+ABOUT = (
+    "Models ranked by their scores on tasks, beside the ranks that metrics of their layers predict "
+    "without any labels."
+)
 Part = dict[str, Any]
 
 
 def page(report: Report, drawn: Sequence[Figure] | None = None) -> str:
     """The whole file. drawn: its figures, by default all that there are tables for."""
     drawn = figures(report) if drawn is None else drawn
-    scripts = [THEME, _asset("tables.js"), _asset("page.js"), *([library()] if drawn else [])]
+    scripts = [THEME, _asset("tables.js"), NEXT, _asset("page.js")]
     hashes = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts]
     environment = Environment(
         loader=FileSystemLoader(ASSETS),
@@ -76,7 +85,10 @@ def page(report: Report, drawn: Sequence[Figure] | None = None) -> str:
         hashes=Markup(" ".join(f"'sha256-{value}'" for value in hashes)),
         style=Markup(_asset("page.css")),
         scripts=[Markup(script) for script in scripts],
+        about=ABOUT if any("predicted." in c.name for c in _ranking(report)) else "",
+        answer=report.answer,
         sections=_sections(report, drawn),
+        made=_made(report),
         downloads=_downloads(report),
         embedded=embedded,
     )
@@ -95,13 +107,14 @@ def _sections(report: Report, drawn: Sequence[Figure]) -> list[Part]:
     }
     ids = count(1)
     for note in report.notes:
-        parts["base" if note.startswith(BASE) else "verdict"]["notes"].append(note)
-    parts["verdict"]["notes"].sort(key=lambda note: LEAD not in note)
+        parts["base" if note.startswith(BASE) else "notes"]["notes"].append(note)
+    parts["notes"]["notes"].sort(key=lambda note: LEAD not in note)
     for figure in drawn:
         place = "base" if figure.name.startswith("base-") else "figures"
-        place = {"predictors": "verdict", "pruning": "pruning"}.get(figure.name, place)
+        place = "pruning" if figure.name == "pruning" else place
         parts[place]["figures"].append(_drawing(figure, next(ids)))
-    for sheet in sheets(report):
+    arranged = replace(report, tables=tuple(map(_arranged, report.tables)))
+    for sheet in sheets(arranged):
         place = _table_place(sheet.name)
         if place == "tables" and not parts["ranking"]["sheets"]:
             place = "ranking"
@@ -111,6 +124,24 @@ def _sections(report: Report, drawn: Sequence[Figure]) -> list[Part]:
         errors = Sheet("errors", "What failed", (lines,))
         parts["errors"]["sheets"].append(_table(errors, next(ids)))
     return [part for part in parts.values() if any(part[name] for name in names)]
+
+
+def _ranking(report: Report) -> tuple[Column, ...]:
+    """The columns of its ranking."""
+    ranking = report.get("ranking")
+    return ranking.columns if ranking else ()
+
+
+def _arranged(table: Table) -> Table:
+    """A ranking with the columns in front that say most; another table as it is."""
+    if table.name.removeprefix("base.") != "ranking":
+        return table
+    places = {name: place for place, name in enumerate(FIRST)}
+
+    def place(column: Column) -> tuple[int, int]:
+        return places.get(column.name.removeprefix("base."), len(FIRST)), column.rest
+
+    return replace(table, columns=tuple(sorted(table.columns, key=place)))
 
 
 def _table_place(name: str) -> str:
@@ -133,11 +164,31 @@ def _table(sheet: Sheet, ident: int) -> Part:
 
 
 def _drawing(figure: Figure, ident: int) -> Part:
-    names = ("title", "alt", "chart", "rows")
-    data = {"file": figure.name, **{name: getattr(figure, name) for name in names}}
-    field = figure.chart["facet"]["field"] if figure.facet else ""
-    data["facets"] = len({row[field] for row in figure.rows}) if field else 0
-    return {"id": ident, "data": data, "caption": figure.caption, **vars(figure)}
+    """One that cannot be drawn is said to be so; its data are there all the same."""
+    pictures = {}
+    try:
+        for name, width in (("wide", WIDE), ("narrow", NARROW)):
+            pictures[name] = Markup(inline(figure, width))
+    except ValueError as error:
+        say(f"The figure {figure.name!r} could not be drawn: {plain(str(error))[:200]}")
+    names = [name for name in figure.rows[0] if name not in HELPERS]
+    rows = [[_short(row[name]) for name in names] for row in figure.rows]
+    data = {"file": figure.name, "title": figure.title, "names": names, "rows": rows}
+    return {"id": ident, "data": data, "pictures": pictures, **vars(figure)}
+
+
+def _short(value: Any) -> Any:
+    """A number of a figure in six digits."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _made(report: Report) -> list[tuple[str, str]]:
+    """How the numbers were made, as far as it is recorded: what, and in words."""
+    run = report.facts.get("run", {})
+    versions = (f"{name} {number}" for name, number in run.get("versions", {}).items() if number)
+    times = {key: (run.get(key) or "").replace("T", " ").replace("+00:00", " UTC") for key in TIMES}
+    run = {**run, "versions": ", ".join(versions), **times}
+    return [(words, plain(run[key])) for key, words in MADE.items() if run.get(key)]
 
 
 def embedded(ident: str, value: Any) -> Markup:
@@ -168,23 +219,3 @@ def _downloads(report: Report) -> list[dict[str, str]]:
         packed = base64.b64encode(small).decode("ascii")
         downloads.append({"name": name, "type": kind, "label": label, "packed": packed})
     return downloads
-
-
-@cache
-def library() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script that may stand in a page.
-
-    It comes with vl-convert, which takes a second or two to put it together: the result is kept in
-    the cache folder, under the versions that it is of.
-    """
-    name = f"vl-convert-{version('vl-convert-python')}-{VEGA_LITE}.js"
-    path = cache_dir() / "scripts" / name
-    if path.exists():
-        return path.read_text(encoding="utf-8")
-    script: str = vl_convert.javascript_bundle(vl_version=VEGA_LITE)  # type: ignore[call-arg]
-    # within a string or a pattern of JavaScript the same, but no longer the end of the element
-    script = script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
-    with suppress(OSError, UserError):  # a disk that is full or read-only costs time alone
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, script)
-    return script

@@ -37,7 +37,10 @@ _ZERO = re.compile(r"-(0(\.0*)?( ?%)?)")  # what rounds to nothing has no sign o
 
 @dataclass(frozen=True, eq=False)  # a column is itself: two may look alike
 class TextColumn:
-    """A column of text: heading in lines, one cell a row; the rest as in report.Column."""
+    """A column of text: heading in lines, one cell a row; the rest as in report.Column.
+
+    top: the cells of the best value, where the column has a better end and its rows differ.
+    """
 
     heading: tuple[str, ...]
     cells: tuple[str, ...]
@@ -45,6 +48,7 @@ class TextColumn:
     key: bool = False
     rest: int = 0
     tied: bool = False
+    top: frozenset[str] = frozenset()
 
     @cached_property
     def widest(self) -> int:
@@ -123,7 +127,19 @@ def _column(column: Column, table: Table) -> TextColumn:
     words = [v for v in values if isinstance(v, (str, bool, list)) and v not in ("", NONE)]
     left = column.key and not any(value is not None for value in values)
     left = left or any(type(word) is not str or not _AMOUNT.fullmatch(word) for word in words)
-    return TextColumn(tuple(heading), tuple(cells), left, column.key, column.rest, column.tied)
+    rest = column.key, column.rest, column.tied, _top(column, values, cells)
+    return TextColumn(tuple(heading), tuple(cells), left, *rest)
+
+
+def _top(column: Column, values: Sequence[Any], cells: Sequence[str]) -> frozenset[str]:
+    """The cells of the values that are shown as the best one is; none where all are alike."""
+    numbers = [v for v in values if isinstance(v, (int, float))]
+    if not column.best or not numbers:
+        return frozenset()
+    best = text(max(numbers) if column.best == "max" else min(numbers), column.form)
+    shown = [text(value, column.form) for value in values]
+    top = {cell for cell, of in zip(cells, shown, strict=True) if of == best}
+    return frozenset(top if any(of not in (best, NONE) for of in shown) else ())
 
 
 def places(ranks: Sequence[Any]) -> list[str]:
@@ -300,14 +316,20 @@ def _rendered(block: Block) -> list[str]:
     heading = _beside([_padded(h, w, c.left) for h, (c, w) in zip(heads, pairs, strict=True)])
     bodies = []
     for column, width in pairs:  # many cells are alike
-        parts = {cell: wrap(cell, width) for cell in set(column.cells)}
-        if len(set(map(tuple, parts.values()))) < len(parts):  # shortened alike
-            parts = {cell: chop_cells(cell, width) or [""] for cell in parts}
+        parts = wrapped(column, width)
         shown = {cell: _padded(part, width, column.left) for cell, part in parts.items()}
         bodies.append([shown[cell] for cell in column.cells])
     told = compress(zip(*bodies, strict=True), _told(block.columns))
     rows = [line for row in told for line in _beside(row)]
     return [*heading, "─" * (sum(block.widths) + GAP * (len(pairs) - 1)), *rows]
+
+
+def wrapped(column: TextColumn, width: int) -> dict[str, list[str]]:
+    """The lines of each different cell; whole where some would be shortened alike."""
+    parts = {cell: wrap(cell, width) for cell in set(column.cells)}
+    if len(set(map(tuple, parts.values()))) < len(parts):
+        parts = {cell: chop_cells(cell, width) or [""] for cell in parts}
+    return parts
 
 
 def _padded(lines: Iterable[str], width: int, left: bool) -> list[str]:

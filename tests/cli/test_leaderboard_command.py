@@ -203,3 +203,50 @@ def test_the_answer_and_the_ranking_are_printed_and_all_with_full(
     file.write_text("model,X,Y\na,70,\nb,,40\n")
     assert main(["leaderboard", *typed, "--common"]) == 2
     assert "--common: No task was scored for all of the 2 models" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("typed", "heads"),
+    [
+        (("--table", "ranking", "--columns", "model,score"), "model,score"),
+        (("--table", "scores", "--columns", "model, score.TaskA"), "model,score.TaskA"),
+        (("--columns", "score.*B,model"), "score.TaskB,model"),
+        (("--columns", "score.*"), "score.TaskA,score.TaskB,score.TaskC"),
+        (("--format", "layers", "--columns", "layer,score"), "layer,score"),
+        (("--model", "large", "--columns", "layer"), "layer"),
+    ],
+)
+def test_columns_that_are_asked_for_are_shown_alone(
+    typed: tuple[str, ...], heads: str, capsys: Shown
+) -> None:
+    assert shown(capsys, *FILES, "--format", "csv", *typed).splitlines()[0] == heads
+
+
+def test_people_see_the_ranking_of_the_columns_that_are_asked_for(capsys: Shown) -> None:
+    lines = shown(capsys, *FILES, "--columns", "model,best_score,stderr").splitlines()
+    assert lines[2].split() == ["model", "score", "best", "↑"]
+    assert lines[4].split() == ["large", "0.5827"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        (("--columns", "modle,score"), "unknown column 'modle'. Did you mean model?"),
+        (("--table", "scores", "--columns", "model,x*"), "unknown column 'x*'. The table scores"),
+        (("--columns", "score", "--format", "figures", "--output", "x"), "--columns is for tables"),
+    ],
+)
+def test_columns_that_are_not_there(typed: tuple[str, ...], line: str, capsys: Shown) -> None:
+    assert main(["leaderboard", *FILES, *typed]) == 2
+    assert line in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_report_says_how_its_numbers_were_made(out: str, capsys: Shown) -> None:
+    facts = json.loads(shown(capsys, out, "--format", "json"))["facts"]["run"]
+    recorded = json.loads((Path(out) / "run.json").read_text())
+    assert facts["begun"] == recorded["begun"]
+    assert facts["versions"] == recorded["versions"]
+    assert facts["command"].split()[0] == "lrd-harness"
+    of_files = json.loads(shown(capsys, *FILES, "--format", "json"))["facts"]["run"]
+    assert of_files == {"files": "layer_scores.csv, layer_values.csv, layer_models.csv"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import struct
 from dataclasses import replace
 from statistics import fmean
@@ -35,7 +36,8 @@ def without(report: Report, *names: str) -> Report:
 
 
 def test_a_full_report_has_every_figure_and_says_what_of() -> None:
-    assert list(DRAWN) == [*KINDS, *(f"base-{name}" for name in KINDS), "pruning"]
+    base = [f"base-{name}" for name in KINDS if name != "ranks"]  # of two models
+    assert list(DRAWN) == [*KINDS, *base, "pruning"]
     for name, figure in DRAWN.items():
         assert figure.title.startswith("Base models: ") == name.startswith("base-")
         assert figure.alt.endswith(".")
@@ -54,7 +56,7 @@ def test_predictors_are_those_of_the_tasks_else_of_the_means() -> None:
     assert "log parameters (+0.50)" in DRAWN["predictors"].caption
     plainly = figures.predictors(Side(without(REPORT, "agreement")))
     assert [row["rho"] for row in plainly.rows] == REPORT.table("correlations").column("rho")
-    assert "prove nothing" in plainly.caption
+    assert "rho of the mean scores" in plainly.caption
     over = [{**row, "models_low": -0.5, "models_high": 1.0} for row in agreement.rows]
     figure = figures.predictors(Side(replace(REPORT, tables=(replace(agreement, rows=over),))))
     assert {(row["low"], row["high"]) for row in figure.rows} == {(-0.5, 1.0)}
@@ -62,8 +64,11 @@ def test_predictors_are_those_of_the_tasks_else_of_the_means() -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "base."])
-def test_ranks_are_those_of_the_table_and_of_the_sizes(prefix: str) -> None:
-    rows = DRAWN[f"{prefix.replace('.', '-')}ranks"].rows
+def test_ranks_are_those_of_the_table_and_of_the_sizes(
+    prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "LEAST", 2)
+    rows = figures.ranks(Side(REPORT, prefix)).rows
     models = [r for r in REPORT.table("models").rows if r[f"{prefix}rank"] is not None]
     places = {(r["predictor"], r["model"]): (r["actual rank"], r["predicted rank"]) for r in rows}
     for row in models:
@@ -72,6 +77,57 @@ def test_ranks_are_those_of_the_table_and_of_the_sizes(prefix: str) -> None:
         larger = sum(other["parameters"] > row["parameters"] for other in models)
         assert places["log parameters", row["model"]][1] == 1 + larger
     assert len(rows) == 4 * len(models)
+
+
+def test_what_says_nothing_of_so_few_is_left_out() -> None:
+    """A perfect order of four is likely by chance; a group of one model has its curve already."""
+    for n in (2, 4, 5):
+        few = report(NAMES[:n], base=False)
+        rho = [{**row, "n": n} for row in REPORT.table("agreement").rows]
+        tables = [replace(t, rows=rho) if t.name == "agreement" else t for t in few.tables]
+        drawn = {figure.name for figure in figures.figures(replace(few, tables=tuple(tables)))}
+        assert (drawn & {"predictors", "ranks"} != set()) == (n >= 5)
+        assert "curves" in drawn
+    single = [{**row, "models": 1} for row in REPORT.table("profiles").rows]
+    alone = Side(Report("", (table("profiles", single),)))
+    assert figures.groups(alone, "kind") is figures.groups(alone, "family") is None
+    assert figures.groups(alone, "task type") is not None
+
+
+def test_bands_and_lines_of_groups_can_be_told_apart() -> None:
+    """Bands of few groups alone; the ninth line has the first one's colour and another dash."""
+    rows = [{**row, "group": f"{row['group']} {i}"} for i in (1, 2) for row in _kinds()]
+    few, many = (Side(Report("", (table("profiles", r),))) for r in (_kinds(), rows))
+    drawn = [figures.groups(side, "kind") for side in (few, many)]
+    assert [len(figure.chart["spec"]["layer"]) for figure in drawn] == [2, 1]
+    assert ["the band is" in figure.caption for figure in drawn] == [True, False]
+    lines = [{"line": f"l{i}"} for i in range(20)]
+    scales = [f(lines, "line").to_dict()["scale"] for f in (charts.colour, charts.dash)]
+    pairs = zip(*(map(str, scale["range"]) for scale in scales), strict=True)
+    assert len(set(pairs)) == 20
+
+
+def _kinds() -> list[Any]:
+    return [row for row in REPORT.table("profiles").rows if row["grouping"] == "kind"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [figures.NARROW, figures.WIDE])
+def test_figures_of_a_page_fit_it_and_their_marks_name_their_rows(width: int) -> None:
+    names = []
+    for name in ("predictors", "ranks", "curves", "distances"):
+        svg = figures.inline(DRAWN[name], width)
+        tree = ElementTree.fromstring(svg)
+        assert figures.inline(DRAWN[name], width) == svg
+        assert float(tree.attrib["width"]) <= 1.1 * width
+        marks = [int(e.attrib["data-row"]) for e in tree.iter() if "data-row" in e.attrib]
+        assert len(set(marks)) == len(marks) > 2
+        assert len(marks) == len(DRAWN[name].rows) or name == "curves"  # a line has many
+        assert not re.search(r' (?:aria-\w+|role|on\w+|href|src)="', svg)
+        idents = [e.attrib["id"] for e in tree.iter() if "id" in e.attrib]
+        assert set(re.findall(r"url\(#([^)]+)\)", svg)) <= set(idents)
+        names += idents
+    assert len(set(names)) == len(names)
 
 
 def test_of_many_models_the_first_are_drawn_and_ranks_are_among_all() -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import importlib
 import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,13 +24,15 @@ KNOWN = set(
     "begin end centering footnotesize setlength tabcolsep caption toprule midrule bottomrule par "
     "smallskip raggedright paragraph item textbackslash textasciitilde textasciicircum textless "
     "textgreater textbar textasciigrave uparrow downarrow rightarrow pm times cdot leq geq approx "
-    "rho tau Delta textendash textemdash dots circ char clearpage".split()
+    "rho tau Delta textendash textemdash dots circ char clearpage label resizebox ifdim width "
+    "linewidth else fi textbf rotatebox shortstack textquotedblleft textquotedblright".split()
 )
+BOLD = re.compile(r"\\textbf{(.*)}")
 
 
 def checked(text: str) -> list[tuple[str, list[list[str]]]]:
     """The tables of a LaTeX text, (column form, rows of cells), read as TeX would."""
-    body = re.sub(r"(?<!\\)%.*", "", text)
+    body = re.sub(r"(?<!\\)%.*", "", text.replace(latex.FIT, "{"))
     assert all(c == "\n" or (c.isascii() and c.isprintable()) or c in latex.LATIN for c in body)
     for command in COMMAND.findall(body):
         assert command in KNOWN or command in "\\{}$&#%_", command
@@ -52,7 +58,10 @@ def checked(text: str) -> list[tuple[str, list[list[str]]]]:
         rows = [re.split(r"(?<!\\)&", line[:-3]) for line in lines]
         assert {len(row) for row in rows} == {len(form)}
         assert not any(line.lstrip().startswith(("[", "*")) for line in lines)
-        tabulars.append((form, [[cell.strip() for cell in row] for row in rows]))
+        tabulars.append((form, [[BOLD.sub(r"\1", cell.strip()) for cell in row] for row in rows]))
+    labels = re.findall(r"\\label{(.*)}", body)
+    assert len(set(labels)) == len(labels) == open_.count("table")
+    assert all(re.fullmatch(r"tab:[A-Za-z0-9.-]+", name) for name in labels)
     return tabulars
 
 
@@ -95,6 +104,57 @@ def test_latex_escapes_by_example() -> None:
         assert latex.escape(text) == expected
 
 
+@pytest.mark.parametrize(
+    ("best", "cells", "bold"),
+    [
+        ("max", [0.5, 0.62, 0.6201, None], ["0.62", "0.62"]),  # as shown, they are level
+        ("min", [0.5, 0.62, None, 0.7], ["0.50"]),
+        ("max", [-1.0, -0.0, 0.001, -2.0], ["0.00", "0.00"]),
+        ("max", [0.5, 0.5, 0.5001, 0.5], []),  # all alike
+        ("", [0.5, 0.62, 0.6, None], []),  # no end is the better one
+        ("max", [None, None, 0.1, None], []),
+    ],
+)
+def test_the_best_of_a_column_is_bold(best: Any, cells: Any, bold: list[str]) -> None:
+    columns = (Column("name", key=True), Column("value", best=best, form=".2f"))
+    rows = [{"name": f"m{i}", "value": value} for i, value in enumerate(cells)]
+    text = latex.latex(Report("", (Table("a_b.c d", "T", columns, rows),)))
+    assert BOLD.findall(text) == bold
+    assert "\\label{tab:a-b.c-d}" in text
+
+
+def test_thirty_tasks_are_set_under_upright_names_as_wide_as_their_numbers() -> None:
+    names = [f"AmazonCounterfactual{i:02}Classification" for i in range(30)]
+    columns = [Column("model", key=True)]
+    columns += [
+        Column(f"s{i}", f"{name} accuracy", "n = 25", "max", ".4f") for i, name in enumerate(names)
+    ]
+    rows = [{"model": f"m{m}", **{f"s{i}": m / 10 + i for i in range(30)}} for m in range(3)]
+    text = latex.latex(Report("", (Table("scores", "Scores", tuple(columns), rows),)))
+    tables = checked(text)
+    assert len(tables) == 4
+    assert all(len(form) * 8 <= latex.WIDTH for form, _ in tables)
+    heads = re.findall(r"\\rotatebox\{90\}\{\\shortstack\[l\]\{(.*?) \\\\", text)
+    assert heads == names
+    assert text.count(r"\resizebox{") == 4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="left out: no pdflatex here")
+def test_latex_itself_sets_it_within_the_page(tmp_path: Path) -> None:
+    board = report()
+    (tmp_path / "board.tex").write_text(latex.latex(board), encoding="utf-8")
+    packages = "\\usepackage[T1]{fontenc}\\usepackage{booktabs}\\usepackage{graphicx}"
+    document = f"\\documentclass{{article}}{packages}\\begin{{document}}\\input{{board}}"
+    (tmp_path / "paper.tex").write_text(document + "\\end{document}", encoding="utf-8")
+    for _ in range(2):  # the second time labels are known
+        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    log = (tmp_path / "paper.log").read_text(encoding="latin-1")
+    assert "LaTeX Warning" not in log
+    assert "Overfull" not in log
+
+
 @pytest.mark.parametrize("caption", [(), ("x" * 90, "short") * 6])
 @pytest.mark.parametrize("note", ["", "word " * 30])
 def test_long_tables_go_on_in_others_that_fit_a_page(caption: Any, note: str) -> None:
@@ -118,7 +178,7 @@ def test_long_tables_go_on_in_others_that_fit_a_page(caption: Any, note: str) ->
 
 def test_tables_are_set_before_latex_holds_too_many() -> None:
     table = report().table("ranking")
-    text = latex.latex(Report("", tuple(table for _ in range(40))))
+    text = latex.latex(Report("", tuple(replace(table, name=f"t{i}") for i in range(40))))
     checked(text)
     between = [part.count(r"\begin{table}") for part in text.split(r"\clearpage")]
     assert len(between) > 2

@@ -9,20 +9,20 @@ import importlib
 import itertools
 import json
 import re
+from dataclasses import replace
 from html import escape
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
 import pytest
 from report_rows import HOSTILE, report
 
-from lrd_harness.errors import StorageFull, plain
+from lrd_harness.errors import plain, told_to
 from lrd_harness.report import Report
-from lrd_harness.store import inventory
 
 parts: Any = importlib.import_module("lrd_harness.plugins.reporters._page")
 data: Any = importlib.import_module("lrd_harness.plugins.reporters._data")
+figures: Any = importlib.import_module("lrd_harness.plugins.reporters._figures")
 sheets: Any = importlib.import_module("lrd_harness.plugins.reporters._sheets")
 
 BOARD = report()
@@ -59,32 +59,56 @@ class Read(HTMLParser):
 
 
 DATA = "application/json"
+PAGE = set(
+    "html head meta link title style script body a header div h1 p button nav ul li details "
+    "summary noscript main section h2 h3 table caption figure figcaption dl dt dd".split()
+)
+SVG = set("svg g path text rect line defs clippath tspan lineargradient stop".split())
 READ = Read(TEXT)
 
 
 def test_every_table_is_there_cell_for_cell() -> None:
+    """Of rankings rank, model and score come first, which a phone has room for."""
     tables = {block["title"]: block for block in READ.blocks() if "columns" in block}
     for sheet in sheets.sheets(BOARD):
-        block = tables[sheet.title]
-        assert [tuple(c["cells"]) for c in block["columns"]] == [c.cells for c in sheet.columns]
-        assert [tuple(c["heading"]) for c in block["columns"]] == [c.heading for c in sheet.columns]
-    families = tables["Ranking of models (ranking)"]["families"]
-    assert families == BOARD.table("models").column("family")
-    assert tables["Scores by task"]["families"] == families
+        shown = [(tuple(c["heading"]), tuple(c["cells"])) for c in tables[sheet.title]["columns"]]
+        columns = [(c.heading, c.cells) for c in sheet.columns]
+        assert sorted(shown) == sorted(columns)
+        if "ranking" not in sheet.name:
+            assert shown == columns
+    ranking = tables["Ranking of models (ranking)"]
+    heads = [column["heading"][0] for column in ranking["columns"]]
+    assert heads[:4] == ["actual rank", "model", "score ↑", "pred. frenet"]
+    assert ranking["families"] == BOARD.table("models").column("family")
+    assert tables["Scores by task"]["families"] == ranking["families"]
     assert tables["agreement"]["families"] is None
     (errors,) = tables["What failed"]["columns"]
     assert errors["cells"] == list(BOARD.errors)
     assert "actual rank: order of the mean score" in TEXT
 
 
-def test_what_a_metric_has_to_beat_stands_first_and_those_on_base_models_by_their_tables() -> None:
-    assert f'<div class="bar"><p>{escape(BOARD.notes[1])}</p></div>' in TEXT
-    assert TEXT.index('class="bar"') < TEXT.index("<table>")
-    assert TEXT.index('id="figure-predictors"') < TEXT.index("<table>")
-    assert TEXT.index('section id="base"') < TEXT.index("<p>Base models: few.")
+def test_the_answer_stands_first_then_the_ranking_then_figures_then_notes() -> None:
+    order = ["<h1>Leaderboard", BOARD.answer[0], BOARD.answer[1], "<nav ", '<section id="ranking"']
+    order += ["<table>", 'id="figure-predictors"', escape(BOARD.notes[1]), BOARD.notes[0]]
+    order += ['<section id="base"', "<li>Base models: few."]
+    places = [TEXT.index(part) for part in order]
+    assert places == sorted(places)
     idents = [a["id"] for tag, a in READ.elements if tag == "section" and "id" in a]
-    known = ["verdict", "ranking", "figures", "tables", "base", "pruning", "errors", "downloads"]
+    known = ["ranking", "figures", "notes", "tables", "base", "pruning", "errors", "made"]
     assert idents == known
+
+
+def test_every_section_table_and_figure_is_in_the_contents() -> None:
+    links = [str(a["href"])[1:] for tag, a in READ.elements if tag == "a"]
+    shown = ("section", "figure", "h3")
+    idents = [a["id"] for tag, a in READ.elements if tag in shown and "id" in a]
+    assert sorted(links) == sorted(["main", *(i for i in idents if not str(i).endswith("-title"))])
+
+
+def test_how_it_was_made_is_said_as_far_as_it_is_known() -> None:
+    for word in ("lrd-harness run &#34;a b&#34;", "2026-01-02 03:04 UTC", "torch 2, mteb 3"):
+        assert word.replace("03:04", "03:04:05") in TEXT
+    assert "<dt>Finished" not in TEXT  # it is running still
 
 
 def test_nothing_is_asked_for_and_only_the_pages_own_scripts_run() -> None:
@@ -101,7 +125,7 @@ def test_nothing_is_asked_for_and_only_the_pages_own_scripts_run() -> None:
     scripts = [text for (tag, text), (_, a) in pairs if tag == "script" and "type" not in a]
     hashes = {base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts}
     assert hashes == set(re.findall(r"'sha256-([^']+)'", policy))
-    assert len(scripts) == 4  # light or dark, tables, page, Vega
+    assert len(set(scripts)) == 4  # light or dark, tables, the next table, page
 
 
 def test_headings_are_in_order_and_every_reference_leads_somewhere() -> None:
@@ -127,8 +151,9 @@ def test_hostile_names_add_no_element_and_break_no_block() -> None:
     read = Read(text)
     usual = Read(parts.page(report([f"owner/model-{i}" for i in range(len(HOSTILE))])))
     tags, plain_tags = ([tag for tag, _ in r.elements] for r in (read, usual))
-    assert set(tags) == set(plain_tags)
-    assert tags.count("script") == len(read.blocks()) + 2 + 4  # data, downloads, the page's own
+    assert set(tags) <= {*PAGE, *SVG}
+    drawn = tags.count("table")  # each by a script of its own
+    assert tags.count("script") == len(read.blocks()) + 2 + 3 + drawn  # data, downloads, the page's
     assert tags.count("section") == plain_tags.count("section")
     names, plain_names = ({name for _, a in r.elements for name in a} for r in (read, READ))
     assert names == plain_names
@@ -146,41 +171,26 @@ def test_the_downloads_are_what_the_reporters_write(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(parts, "CARRIED", 3)
     text = parts.page(BOARD, [])
     assert "application/gzip" not in text
-    assert "too large to be carried along" in text
+    assert "are too large to be" in text
 
 
-def test_a_report_without_figures_carries_no_library() -> None:
+def test_a_report_of_nothing_is_a_page_too() -> None:
     small = parts.page(Report("Nothing", notes=("Nothing is recorded yet.",)))
     assert len(small) < 50_000
     assert "Nothing is recorded yet." in small
     assert "<figure" not in small
     read = Read(small)
-    assert [h["id"] for tag, h in read.elements if tag == "section"] == ["verdict", "downloads"]
+    assert [h["id"] for tag, h in read.elements if tag == "section"] == ["notes", "made"]
 
 
-@pytest.mark.slow
-def test_the_script_is_kept_in_the_cache_and_is_not_strange_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LRD_HARNESS_CACHE", str(tmp_path))
-    parts.library.cache_clear()
-    script = parts.library()
-    (kept,) = inventory.small_files(tmp_path)
-    assert kept.read_text(encoding="utf-8") == script
-    assert inventory.strangers(tmp_path) == []
-    assert "</script" not in script
-    kept.write_text("// kept", encoding="utf-8")
-    parts.library.cache_clear()
-    assert parts.library() == "// kept"
-    (tmp_path / "scripts" / "other.js").touch()
-    assert [path.name for path in inventory.strangers(tmp_path)] == ["other.js"]
-    # where nothing can be kept, the page is made all the same
-    kept.unlink()
-    monkeypatch.setattr("lrd_harness.plugins.reporters._page.write_text", _full)
-    parts.library.cache_clear()
-    assert parts.library() == script
-    parts.library.cache_clear()
-
-
-def _full(path: Path, text: str) -> None:
-    raise StorageFull("no space")
+def test_a_figure_that_fails_costs_itself_alone() -> None:
+    first, second, *_ = figures.figures(BOARD)
+    broken = replace(first, chart={**first.chart, "layer": [{"mark": "none such"}]})
+    lines: list[str] = []
+    with told_to(lines.append):
+        text = parts.page(BOARD, [broken, second])
+    (line,) = lines
+    assert line.startswith("The figure 'predictors' could not be drawn: ")
+    assert text.count("could not be drawn; its data are below") == 1
+    assert text.count("<svg") == 2  # for a wide page and for a phone
+    assert [block["file"] for block in Read(text).blocks()[1:3]] == ["predictors", "ranks"]

@@ -25,6 +25,7 @@ from lrd_harness.store.tables import literal_names, unguarded
 from lrd_harness.testing import check_reporter
 
 forms: Any = importlib.import_module("lrd_harness.plugins.reporters.forms")
+data: Any = importlib.import_module("lrd_harness.plugins.reporters._data")
 sheets: Any = importlib.import_module("lrd_harness.plugins.reporters._sheets")
 
 TEXTS = ("table", "md", "csv", "json", "layers", "pruning", "checkpoints", "latex", "html")
@@ -251,7 +252,29 @@ def test_csv_is_a_table_with_full_numbers(form: str, name: str) -> None:
     for row, other in zip(rows, expected, strict=True):
         for key, cell in other.items():
             value = row[unguarded(key)] if key in row else row[f"'{key}"]
-            assert unguarded(value) == ("" if cell is None else str(cell))
+            assert unguarded(value) == ("" if cell is None else str(data.written_number(cell)))
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0.7928000000000001, "0.7928"),  # 79.28 / 100
+        (0.1 + 0.2, "0.3"),
+        (-0.9999999999999999, "-1.0"),
+        (1e-7 + 1e-22, "1e-07"),
+        (1234567.8000000003, "1234567.8"),
+        (1 / 3, "0.3333333333333333"),
+        (0.5653333333333334, "0.5653333333333334"),
+        (0.123456789012, "0.123456789012"),
+        (5e-324, "5e-324"),
+        (0.0, "0.0"),
+        (12, "12"),
+    ],
+)
+def test_numbers_are_written_without_the_noise_of_their_last_bits(number: Any, text: str) -> None:
+    assert write("csv", single(Column("a"), a=[number])) == f"a\n{text}\n"
+    rows = json.loads(write("json", single(Column("a"), a=[number])))["tables"]
+    assert str(next(iter(rows.values()))["rows"][0]["a"]) == text
 
 
 def test_csv_guards_formulas_unless_names_are_to_be_literal() -> None:
@@ -273,13 +296,14 @@ def test_csv_of_cells_that_are_no_numbers_and_of_a_table_that_is_asked_for_alone
 def test_json_holds_everything_but_single_values() -> None:
     document = json.loads(write("json", ODD))
     assert (document["schema"], document["version"]) == ("lrd-harness/leaderboard", 2)
-    assert (document["title"], document["facts"]) == (ODD.title, {"kind": "embedding"})
+    assert (document["title"], document["facts"]) == (ODD.title, dict(ODD.facts))
     assert (document["notes"], document["errors"]) == (list(ODD.notes), list(ODD.errors))
     assert list(document["tables"]) == [t.name for t in ODD.tables if t.name != "values"]
     for name, part in document["tables"].items():
         table = ODD.table(name)
         assert part["rows"] == [
-            {c.name: row.get(c.name) for c in table.columns} for row in table.rows
+            {c.name: data.written_number(row.get(c.name)) for c in table.columns}
+            for row in table.rows
         ]
         assert part["columns"][0].keys() == {"name", "label", "unit", "best"}
 
@@ -305,7 +329,7 @@ def spread(board: Report) -> Table:
 
 
 NEW = replace(BOARD, tables=(*BOARD.tables, spread(BOARD)))
-RANGE = NEW.table("spread").rows[0]["range"]
+RANGE = 0.175
 
 
 @pytest.mark.parametrize("form", ["table", "md", "latex", "html"])

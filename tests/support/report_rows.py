@@ -91,7 +91,11 @@ def report(
     )
     errors = (f"{names[0]} · Sts · gfmi: NotFinite: state 3",)
     title = f"Leaderboard: {len(names)} models"
-    whole = Report(title, tuple(tables), notes, errors, {"kind": "embedding"})
+    answer = (f"{names[0]} is best of {len(names)}.", "No metric predicts the order.")
+    run = {"command": 'lrd-harness run "a b"', "begun": "2026-01-02T03:04:05+00:00"}
+    run |= {"finished": None, "versions": {"torch": "2", "mteb": "3", "none": None}}
+    facts = {"kind": "embedding", "run": run}
+    whole = Report(title, tuple(tables), notes, errors, facts, answer=answer)
     return whole if parts is None else whole.only(parts)
 
 

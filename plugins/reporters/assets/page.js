@@ -1,88 +1,66 @@
 "use strict";
 // Figures, downloads, light and dark, print; tables.js, in front of this, has the tables.
 (() => {
-  const { Table, make, save } = lrdTables;
-  const tables = [];
+  const { Table, make, save, drawn, data } = lrdTables;
   const root = document.documentElement;
-  const data = (id) => JSON.parse(document.getElementById(id).textContent);
-  const pause = () => new Promise((done) => setTimeout(done));
+  const SVG = "http://www.w3.org/2000/svg";
 
-  // A specification made to fit: as many panels beside each other as there is room for.
-  const fitted = (held, width) => {
-    const chart = structuredClone(held.chart);
-    const narrow = width < 520;
-    chart.datasets = { rows: held.rows };
-    chart.config.legend.columns = Math.max(1, Math.floor(width / (narrow ? 170 : 240)));
-    chart.config.legend.layout = { bottom: { direction: narrow ? "vertical" : "horizontal" } };
-    if (narrow) chart.config.axis.labelLimit = 110;
-    if (held.facets) {
-      const room = Math.min(3, Math.max(1, Math.floor(width / 270)));
-      const most = Math.ceil(held.facets / Math.ceil(held.facets / room)); // rows of equal length
-      const panel = Math.min(420, Math.floor(width / most) - 68);
-      const square = chart.spec.width === chart.spec.height;
-      chart.columns = most;
-      chart.spec.width = panel;
-      if (square) chart.spec.height = Math.min(panel, 280);
-      chart.config.header.labelLimit = panel;
-    } else {
-      chart.width = Math.min(820, width);
-      chart.autosize = { type: "fit-x", contains: "padding" };
-    }
-    return chart;
+  // The picture as a file of its own: with its title, on white.
+  const picture = (figure, title) => {
+    const drawing = figure.querySelector(".wide svg").cloneNode(true);
+    const { width, height } = drawing.viewBox.baseVal;
+    const node = (name, attributes, ...children) => {
+      const made = document.createElementNS(SVG, name);
+      Object.entries(attributes).forEach(([key, value]) => made.setAttribute(key, value));
+      made.append(...children);
+      return made;
+    };
+    drawing.setAttribute("y", 36);
+    const size = { width, height: height + 36 };
+    const text = { x: 6, y: 22, "font-family": "sans-serif", "font-size": 15, "font-weight": "bold" };
+    const ground = node("rect", { ...size, fill: "white" });
+    const whole = node("svg", { ...size, viewBox: `0 0 ${width} ${height + 36}` }, ground, node("text", text, title), drawing);
+    return new XMLSerializer().serializeToString(whole);
   };
 
-  const options = {
-    actions: false, ast: true, defaultStyle: false, renderer: "svg",
-    tooltip: { disableDefaultStyle: true },
+  const words = (value) => (value === null ? "-" : String(value));
+
+  // What a mark is of is told where it is pointed at.
+  const tip = make("table", { id: "tip" });
+  document.body.append(tip);
+  const hide = () => (tip.className = "");
+  const tell = (event, { names, rows }) => {
+    const row = rows[event.target.dataset.row];
+    if (!row) return hide();
+    tip.replaceChildren(...names.map((name, i) => {
+      const cells = [make("td", { className: "key", textContent: name }), make("td", { textContent: words(row[i]) })];
+      return make("tr", {}, ...cells);
+    }));
+    tip.className = "visible";
+    const { width, height } = tip.getBoundingClientRect();
+    const fit = (at, size, room) => Math.max(4, Math.min(at + 12, room - size - 4));
+    tip.style.left = `${fit(event.clientX, width, innerWidth)}px`;
+    tip.style.top = `${fit(event.clientY, height, innerHeight)}px`;
   };
 
-  // The picture as a file of its own: with its title, on white, as `--format figures` has it.
-  const picture = async (figure, held) => {
-    const title = { text: held.title, anchor: "start", fontSize: 15, offset: 12 };
-    const chart = { ...fitted(held, figure.width), background: "white", title };
-    const made = await window.vegaEmbed(make("div"), chart, options);
-    const svg = await made.view.toSVG();
-    made.finalize();
-    return svg.replaceAll('class="mark-rect', 'shape-rendering="crispEdges" class="mark-rect');
-  };
-
-  const show = async (figure, held) => {
-    const plot = figure.querySelector(".plot");
-    figure.width = plot.clientWidth;
-    figure.shown?.finalize();
-    figure.shown = await window.vegaEmbed(plot, fitted(held, figure.width), options);
-    plot.setAttribute("role", "img"); // which the library takes for a document of its own
-    plot.setAttribute("aria-label", held.alt);
-  };
-
-  // A figure that fails costs itself alone: its data are there all the same.
-  const tried = async (figure, held) => {
-    try {
-      await show(figure, held);
-    } catch (error) {
-      const plot = figure.querySelector(".plot");
-      plot.removeAttribute("role");
-      plot.removeAttribute("aria-label");
-      plot.textContent = "This figure could not be drawn; its data are below.";
-      figure.querySelector(".svg")?.remove();
-      console.warn(held.title, error);
-    }
-  };
-
-  const equip = (figure, held) => {
+  const equip = (figure) => {
+    const held = data(figure.dataset.from);
     const bar = make("div", { className: "controls" });
-    const button = make("button", { type: "button", className: "svg", textContent: "SVG" });
-    button.setAttribute("aria-label", `Download as SVG: ${held.title}`);
-    button.onclick = async () => save([await picture(figure, held)], `${held.file}.svg`, "image/svg+xml");
-    bar.append(button);
+    const plot = figure.querySelector("div.plot");
+    if (plot) {
+      const button = make("button", { type: "button", textContent: "SVG" });
+      button.setAttribute("aria-label", `Download as SVG: ${held.title}`);
+      button.onclick = () => save([picture(figure, held.title)], `${held.file}.svg`, "image/svg+xml");
+      bar.append(button);
+      plot.onpointerover = (event) => tell(event, held);
+      plot.onpointerleave = hide;
+    }
     const details = make("details", {}, make("summary", { textContent: "The data of this figure" }));
     details.ontoggle = () => {
       if (!details.open || details.querySelector("table")) return;
-      const names = Object.keys(held.rows[0]);
-      const cell = (row, name) => (row[name] === null ? "-" : String(row[name]));
-      const columns = names.map((name, i) => ({
-        heading: [name], key: i === 0, cells: held.rows.map((row) => cell(row, name)),
-        align: held.rows.some((row) => typeof row[name] === "string") ? "left" : "right",
+      const columns = held.names.map((name, i) => ({
+        heading: [name], key: i === 0, cells: held.rows.map((row) => words(row[i])),
+        align: held.rows.some((row) => typeof row[i] === "string") ? "left" : "right",
       }));
       const table = make("table", {}, make("caption", { className: "hidden", textContent: held.title }));
       const scroll = make("div", { className: "scroll", tabIndex: 0 }, table);
@@ -93,38 +71,9 @@
     };
     figure.append(bar, details);
   };
+  document.querySelectorAll("figure[data-from]").forEach(equip);
 
-  const begin = async () => {
-    for (const place of document.querySelectorAll("section.sheet")) {
-      tables.push(new Table(place, data(place.dataset.from)));
-      await pause();
-    }
-    const figures = [...document.querySelectorAll("figure[data-from]")].map((f) => [f, data(f.dataset.from)]);
-    for (const [figure, held] of figures) {
-      equip(figure, held);
-      await tried(figure, held);
-      await pause();
-    }
-    let waiting = 0;
-    addEventListener("resize", () => {
-      clearTimeout(waiting);
-      waiting = setTimeout(async () => {
-        for (const [figure, held] of figures) {
-          if (Math.abs(figure.width - figure.querySelector(".plot").clientWidth) > 40) await tried(figure, held);
-        }
-      }, 250);
-    });
-  };
-
-  const start = async () => {
-    try {
-      await begin();
-    } finally {
-      root.dataset.ready = "yes";
-    }
-  };
-
-  const print = (on) => tables.forEach((table) => table.print(on));
+  const print = (on) => drawn.forEach((table) => table.print(on));
   addEventListener("beforeprint", () => print(true));
   addEventListener("afterprint", () => print(false));
   matchMedia("print").addEventListener("change", (event) => print(event.matches));
@@ -147,5 +96,5 @@
       save([await new Response(whole).blob()], button.dataset.download, button.dataset.type);
     };
   }
-  document.readyState === "loading" ? addEventListener("DOMContentLoaded", start) : start();
+  root.dataset.ready = "yes";
 })();

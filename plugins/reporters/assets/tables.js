@@ -253,5 +253,14 @@ const lrdTables = (() => {
     }
   }
 
-  return { Table, make, save };
+  const data = (id) => JSON.parse(document.getElementById(id).textContent);
+
+  // The table that was read last, drawn while the rest is being read.
+  const drawn = [];
+  const next = () => {
+    const place = document.currentScript.parentElement;
+    drawn.push(new Table(place, data(place.dataset.from)));
+  };
+
+  return { Table, make, save, data, drawn, next };
 })();
