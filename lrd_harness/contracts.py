@@ -286,14 +286,16 @@ class TaskOptions:
     """What a run tells every task.
 
     data: the folder of local data, DIR/TASK/SPLIT.jsonl. For lm-eval's tasks: num_fewshot (None:
-    the task's own), limit (documents a task, below 1 a share; None: all), include_path (a folder
-    of tasks of one's own), log_samples (whether result files list every document). text_column: of
-    a table of own texts.
+    the task's own), limit (documents of each single task, below 1 a share; None: all),
+    max_questions (of a group in all, below 1 a share), include_path (a folder of tasks of one's
+    own), log_samples (whether result files list every document). text_column: of a table of own
+    texts.
     """
 
     data: Path | None = None
     num_fewshot: int | None = None
     limit: float | None = None
+    max_questions: float | None = None
     include_path: Path | None = None
     log_samples: bool = False
     text_column: str = "text"

@@ -109,6 +109,10 @@ TEMPLATES = {
     "lies above all of them in up to 1 of {cases} cases by luck (--random-seeds draws more).",
     "pruning_uneven": "At one budget the rules were not all scored on the same models and tasks: "
     "see the number of pairs; their medians do not compare exactly.",
+    "pruning_generation": "{model}: its perplexity is {perplexity_full:,.1f} whole and up to "
+    "{perplexity:,.1f} pruned. Scores of choices and of embeddings can hide that a model no longer "
+    "makes text: save the one you will use (`lrd-harness prune ... --save DIR`) and try it on a "
+    "task of generation (`lm_eval --model hf --model_args pretrained=DIR --tasks gsm8k`).",
     "pruning_same_count": "{model}: {budgets} each come to {blocks}.",
     "pruning_same_blocks": "{model}: the same blocks were chosen by several rules and scored once: "
     "{sets}.",

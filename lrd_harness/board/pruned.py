@@ -33,7 +33,8 @@ Scores = Mapping[str, ScoreRow]  # task -> the score of the last layer
 class Run(NamedTuple):
     """A rule with one seed (None of a rule that draws nothing): the blocks it removes.
 
-    change: %, over the row's tasks, None where one of these is not scored; saved: %.
+    change: %, over the row's tasks, None where one of these is not scored; saved: %; perplexity:
+    of a language model, and of the whole one on the same texts, where they were read.
     """
 
     seed: int | None
@@ -42,6 +43,8 @@ class Run(NamedTuple):
     change: float | None
     parameters_saved: float | None
     latency_saved: float | None
+    perplexity: float | None = None
+    perplexity_full: float | None = None
 
 
 class PrunedRow(NamedTuple):
@@ -172,7 +175,8 @@ def _row(model: _Model, rule: str, budget: float) -> PrunedRow:
         change = model.change(choice.variant, tasks)
         parameters = _saved(size.parameters, size.parameters_full)
         latency = _saved(size.latency, size.latency_full)
-        runs.append(Run(choice.seed, choice.variant, choice.removed, change, parameters, latency))
+        saved = change, parameters, latency, size.perplexity, size.perplexity_full
+        runs.append(Run(choice.seed, choice.variant, choice.removed, *saved))
     for task in tasks:
         full, score, random_score = (
             median([model.mean(variant, [task]) for variant in variants])
@@ -208,6 +212,8 @@ def _row(model: _Model, rule: str, budget: float) -> PrunedRow:
         "beats_random": verdict,
         "parameters_saved": median([run.parameters_saved for run in runs]),
         "latency_saved": median([run.latency_saved for run in runs]),
+        "perplexity": median([run.perplexity for run in runs]),
+        "perplexity_full": median([run.perplexity_full for run in runs]),
         "missing": "; ".join(missing),
     }
     return PrunedRow(model.label, line, tuple(runs), tasks, missing, by_task)
@@ -258,6 +264,10 @@ _MODEL = (
     'seeds the median. beats random: "yes" above random\'s median, "clearly" above the whole '
     f"interval: lowest to highest over its seeds, from {QUANTILES} seeds on 2.5 % to 97.5 % "
     "quantile. latency: of one forward pass, as measured; a few percent are noise."
+)
+_PERPLEXITY = (
+    "perplexity: of the next token, on a sample of the tasks' texts, the same for all; of several "
+    "seeds the median."
 )
 _CHANGES = (
     Column("change", unit="%", best="max", form="+z.2f"),
@@ -313,6 +323,8 @@ def _of_model(name: str, rows: Sequence[PrunedRow], rule: tuple[Column, ...], bo
         Column("score", error="stderr", **scored),
         *hidden("stderr"),
         *_CHANGES,
+        Column("perplexity", best="min", form=",.1f"),
+        Column("perplexity_full", "whole model's perplexity", best="min", form=",.1f"),
         Column("interval", "random's change", unit="%", rest=1),
         Column("parameters_saved", "parameters saved", form=".1f", rest=1, **form),
         Column("latency_saved", "latency saved", form="z.1f", rest=1, **form),
@@ -333,7 +345,9 @@ def _of_model(name: str, rows: Sequence[PrunedRow], rule: tuple[Column, ...], bo
         lines.append({column.name: line[column.name] for column in columns})
     kind = "likelihood" if rows[0].line["kind"] == "base" else "embedding"
     title = f"Pruning: {rows[0].label}" + (f", {kind} tasks" if both else "")
-    return Table(name, title, filled(columns, lines), lines, (_CHANGE, _MODEL))
+    read = any(line["perplexity"] is not None for line in lines)
+    caption = (_CHANGE, _MODEL, *([_PERPLEXITY] if read else ()))
+    return Table(name, title, filled(columns, lines), lines, caption)
 
 
 def pruning_cautions(results: Results, rows: Sequence[PrunedRow]) -> Iterator[Caution]:
@@ -354,7 +368,8 @@ def pruning_cautions(results: Results, rows: Sequence[PrunedRow]) -> Iterator[Ca
         yield Caution("pruning_uneven")
     for label, group in groupby(rows, key=lambda row: row.label):  # a model's stand together
         of_model = list(group)
-        for code, numbers in (*_shared(of_model), *_missing(results, of_model)):
+        codes = *_generation(of_model), *_shared(of_model), *_missing(results, of_model)
+        for code, numbers in codes:
             yield Caution(code, {"model": label, **numbers})
     candidates: dict[tuple[str, ...], set[tuple[int, ...]]] = defaultdict(set)
     versions: dict[str, set[str]] = defaultdict(set)
@@ -370,6 +385,16 @@ def pruning_cautions(results: Results, rows: Sequence[PrunedRow]) -> Iterator[Ca
 
 
 Codes = Iterator[tuple[str, Row]]  # cautions on one model: code and numbers
+
+
+def _generation(rows: Sequence[PrunedRow]) -> Codes:
+    """How far the perplexity of a language model rises, which its scores may not show."""
+    runs = [run for row in rows for run in row.runs]
+    read = [run for run in runs if None not in (run.perplexity, run.perplexity_full)]
+    if read:
+        worst = max(read, key=lambda run: run.perplexity or 0)
+        both = {"perplexity": worst.perplexity, "perplexity_full": worst.perplexity_full}
+        yield "pruning_generation", both
 
 
 def _shared(rows: Sequence[PrunedRow]) -> Codes:

@@ -7,15 +7,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from math import inf, isfinite
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from lrd_harness.capture.embeddings import batches
+from lrd_harness.capture.embeddings import Progress, batches
 from lrd_harness.capture.samples import sampled
 from lrd_harness.capture.walk import Removed, Walk
 from lrd_harness.contracts import BlockValues, Encoded, Text
+from lrd_harness.errors import UnitError
 from lrd_harness.measuring import float64
 from lrd_harness.models.readout import last
 from lrd_harness.models.text_model import TextModel
@@ -24,6 +27,7 @@ similarity = partial(torch.nn.functional.cosine_similarity, dim=-1)
 GREEDY_TEXTS = 32  # each is run through a variant for every candidate, again and again
 ROUNDS = 5  # passes that are timed
 TIMED_TEXTS = 8  # one batch of them
+PERPLEXITY_TEXTS, PERPLEXITY_TOKENS = 64, 2048  # at most; each goes through every variant's head
 
 
 class ModelEvidence:
@@ -59,7 +63,7 @@ class ModelEvidence:
     def _tokens(self) -> tuple[list[float], Tensor]:
         """Block influences, and the angles between all pairs of states (L + 1, L + 1)."""
         cosines, angles, tokens = torch.zeros(()), torch.zeros(()), 0
-        for batch in self._batches(self._texts):
+        for batch in _batches(self.model, self._texts, self.batch_tokens):
             more_cosines, more_angles, more_tokens = self._compared(batch)
             cosines, angles = cosines + more_cosines, angles + more_angles
             tokens += more_tokens
@@ -96,7 +100,7 @@ class ModelEvidence:
         sums = dict.fromkeys(new, 0.0)
         texts = sampled(self._texts, GREEDY_TEXTS)
         walk = Walk(self.model.backbone)
-        for batch in self._batches(texts) if new else ():
+        for batch in _batches(self.model, texts, self.batch_tokens) if new else ():
             pooled = self._pooled(walk, batch, [(), *new])
             for removed in new:
                 sums[removed] += float(similarity(pooled[()], pooled[removed]).double().sum())
@@ -115,12 +119,6 @@ class ModelEvidence:
 
         walk.run(self.model.inputs(features), variants, seen)
         return pooled
-
-    def _batches(self, texts: Sequence[Text]) -> Iterator[list[Encoded]]:
-        encoded = sorted(self.model.tokenize(texts), key=lambda e: -len(e["input_ids"]))
-        lengths = [len(e["input_ids"]) for e in encoded]
-        for run in batches(lengths, self.batch_tokens, alike=self.model.padding == "none"):
-            yield encoded[run.start : run.stop]
 
 
 class _Profiles(Mapping[str, BlockValues]):
@@ -169,6 +167,59 @@ def pass_latency(model: TextModel, texts: Sequence[Text]) -> Latency:
     spans = [[b - a for a, b in pairwise(m)] for m in marks[1:]]
     blocks = tuple(statistics.median(times) for times in zip(*spans, strict=True))
     return Latency(statistics.median(whole[1:]), blocks)
+
+
+def perplexities(
+    model: TextModel,
+    texts: Sequence[Text],
+    variants: Sequence[Removed],
+    batch_tokens: int,
+    progress: Progress = lambda done, total: None,
+) -> dict[Removed, float | None]:
+    """The perplexity of each variant, () being the whole model, on some of the texts.
+
+    exp of the mean of -log P(token | those before it) over all tokens but the first of a text; the
+    same texts for all. {} for a model without a language-model head; None where it is not finite.
+    Raises UnitError where no text has two tokens.
+    """
+    head, some = model.head, sampled(list(texts), PERPLEXITY_TEXTS)
+    if head is None:
+        return {}
+    walk, surprise, tokens, done = Walk(model.backbone), dict.fromkeys(variants, 0.0), 0, 0
+    for batch in _batches(model, some, batch_tokens, PERPLEXITY_TOKENS):
+        features = model.features(batch)
+        mask = features["attention_mask"].bool()
+        before = mask[:, :-1] & mask[:, 1:]  # the positions that another token of the text follows
+        after = features["input_ids"][:, 1:][before].unsqueeze(1)
+
+        def seen(
+            removed: Removed, state: Tensor, before: Tensor = before, after: Tensor = after
+        ) -> None:
+            normed = model.normed(state[:, : before.shape[1]][before])
+            surprise[removed] -= float(head.log_probabilities(normed, after)[0].double().sum())
+
+        if len(after):
+            walk.run(model.inputs(features), variants, seen)
+        tokens, done = tokens + len(after), done + len(batch)
+        progress(done, len(some))
+    if not tokens:
+        raise UnitError("no text has a second token to be predicted")
+    with np.errstate(over="ignore"):
+        values = {removed: float(np.exp(nats / tokens)) for removed, nats in surprise.items()}
+    return {removed: value if isfinite(value) else None for removed, value in values.items()}
+
+
+def _batches(
+    model: TextModel, texts: Sequence[Text], batch_tokens: int, most: float = inf
+) -> Iterator[list[Encoded]]:
+    """The texts, longest first; most: tokens of all, the first text being taken in any case."""
+    encoded = list(model.tokenize(texts))
+    ends = accumulate(len(e["input_ids"]) for e in encoded)
+    within = max(1, sum(end <= most for end in ends))
+    ordered = sorted(encoded[:within], key=lambda e: -len(e["input_ids"]))
+    lengths = [len(e["input_ids"]) for e in ordered]
+    for run in batches(lengths, batch_tokens, alike=model.padding == "none"):
+        yield ordered[run.start : run.stop]
 
 
 def _now(device: torch.device) -> float:

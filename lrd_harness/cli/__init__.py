@@ -34,6 +34,7 @@ from lrd_harness.store.files import full
 from lrd_harness.store.tables import literal_names
 
 TRACEBACK = "LRD_HARNESS_TRACEBACK"  # set to have unforeseen faults with their tracebacks
+LM_EVAL = "lm-eval"  # the command that hands on what follows it
 LOUD = "lm_eval mteb sentence_transformers transformers datasets huggingface_hub".split()
 
 COMMANDS = {  # the module whose function NAME_command runs it, and its line in the help
@@ -48,6 +49,7 @@ COMMANDS = {  # the module whose function NAME_command runs it, and its line in 
     ),
     "probe": ("texts", "change texts step by step and measure every layer at each step"),
     "compare": ("texts", "how alike two models are, layer by layer: a base and a tuned one"),
+    LM_EVAL: ("run", "lm-eval's own command, with a model up to a layer as `--model lrd`"),
     "leaderboard": ("leaderboard", "print the leaderboard of a run, or of CSV files"),
     "plugins": ("listings", "list metrics, adapters, tasks, rules and reporters"),
     "suites": ("listings", "list suites, or show one"),
@@ -71,8 +73,10 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse does, of arguments that are declared by now."""
         name, self._command = self._command, ""
+        if name == LM_EVAL and args and args[0] not in ("-h", "--help"):
+            return argparse.Namespace(lm_eval=list(args), verbose=True), []
         if name:
-            declare = getattr(options, name)
+            declare = getattr(options, name.replace("-", "_"))
             self.description = inspect.getdoc(declare)
             self.epilog = help.EPILOGS.get(name)
             declare(self)
@@ -134,7 +138,8 @@ def _run(arguments: argparse.Namespace, typed: list[str]) -> int:
         _hush()
     module = importlib.import_module(f"lrd_harness.cli.{COMMANDS[arguments.command][0]}")
     with told_to(_once()), literal_names(getattr(arguments, "literal_names", False)):
-        code: int = getattr(module, f"{arguments.command}_command")(arguments)
+        name = arguments.command.replace("-", "_")
+        code: int = getattr(module, f"{name}_command")(arguments)
     return code
 
 

@@ -42,7 +42,7 @@ def suite_of(arguments: argparse.Namespace) -> Suite:
             models = tuple(replace(m, **{part: None}) for m in models)  # type: ignore[arg-type]
     tasks = (*arguments.tasks, *([f"texts:{arguments.texts}"] if arguments.texts else ()))
     if tasks:  # what the suite says of its own language-model tasks goes with them
-        settings = replace(settings, limit=None, num_fewshot=None)
+        settings = replace(settings, limit=None, max_questions=None, num_fewshot=None)
     plugins = tuple(names(arguments.plugins)) or chosen.plugins
     kept = chosen.parameters.items()
     parameters = {name: dict(v) for name, v in kept if plugins is None or name in plugins}

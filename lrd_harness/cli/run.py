@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from lrd_harness.runner.merge import merge
 from lrd_harness.store import inventory, location
 from lrd_harness.store.files import write_text
 
+LRD, LAYER_LM = "lrd", "lrd_harness.lm_eval:LayerLM"  # as in setup.cfg
 STARTING = 10.0  # seconds that it takes at most until a command begins
 
 
@@ -130,6 +132,21 @@ def plan_command(arguments: argparse.Namespace) -> int:
         except OSError as error:
             raise UserError(f"{arguments.json} cannot be written ({error.strerror})") from None
     return 1 if estimate.faults else 0
+
+
+def lm_eval_command(arguments: argparse.Namespace) -> int:
+    """Run lm-eval's own command line, which knows `--model lrd`. Returns the exit code."""
+    from lm_eval.__main__ import cli_evaluate
+    from lm_eval.api.registry import model_registry
+
+    if LRD not in model_registry:  # lm-eval has read the entry point, from the release after 0.4.13
+        model_registry.register(LRD, target=LAYER_LM)
+    typed, sys.argv = sys.argv, [arguments.command, *arguments.lm_eval]
+    try:
+        cli_evaluate()
+    finally:
+        sys.argv = typed
+    return 0
 
 
 def merge_command(arguments: argparse.Namespace) -> int:

@@ -127,12 +127,13 @@ def make_plan(suite: Suite, plugins: Plugins, stage: Stage, prune: bool = False)
     for model in models:
         if model.depth is not None:
             _check_depth(model.name, model.depth, settings, pruning)
-    if compared := [task.name for task in tasks if task.likelihood]:
-        if not any(model.adapter.likelihoods for model in models):
-            raise UserError(
-                f"{compared[0]} needs a language model: none of the models is read as one "
-                "(decoder:MODEL reads a causal language model so)"
-            )
+    compared = [task.name for task in tasks if task.likelihood]
+    if compared and not any(model.adapter.likelihoods for model in models):
+        raise UserError(
+            f"{compared[0]} needs a language model: none of the models is read as one "
+            "(decoder:MODEL reads a causal language model so)"
+        )
+    if compared or prune:  # of a pruned language model the perplexity is read as well
         models = [
             replace(model, options=replace(model.options, head=model.adapter.likelihoods))
             for model in models
@@ -180,6 +181,7 @@ def resolve_tasks(suite: Suite, plugins: Plugins) -> list[Task]:
         data=_folder(settings.task_data, "task data"),
         num_fewshot=settings.num_fewshot,
         limit=settings.limit,
+        max_questions=settings.max_questions,
         include_path=_folder(settings.include_path, "lm-eval tasks"),
         log_samples=settings.log_samples,
         text_column=settings.text_column,

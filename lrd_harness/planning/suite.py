@@ -69,17 +69,17 @@ def _layers(value: Any) -> str | tuple[int, ...]:
     return tuple(sorted({int(w) for w in written}))
 
 
-def _limit(value: Any) -> Any:
-    """lm-eval's limit: a number of documents, or a share of them below 1."""
+def _limit(value: Any, info: ValidationInfo) -> Any:
+    """As lm-eval's limit: a number of documents, or a share of them below 1."""
     if value is None:
         return None
-    shown = errors.shown(value)
+    name, shown = info.field_name, errors.shown(value)
     if not _is_number(value) or not value > 0:
-        raise ValueError(f"limit is {shown}, not a number above 0")
+        raise ValueError(f"{name} is {shown}, not a number above 0")
     if value > errors.COUNT:
-        raise ValueError(f"limit is {shown}: at most {errors.COUNT:,} is possible")
+        raise ValueError(f"{name} is {shown}: at most {errors.COUNT:,} is possible")
     if value >= 1 and value != int(value):
-        raise ValueError(f"limit is {value}: neither a whole number nor a share below 1")
+        raise ValueError(f"{name} is {value}: neither a whole number nor a share below 1")
     return value
 
 
@@ -115,6 +115,7 @@ def _budgets(value: Any) -> tuple[float, ...]:
 
 
 Word = Annotated[str, Field(pattern=r"\S")]
+Limit = Annotated[int | float | None, BeforeValidator(_limit)]
 Names = Annotated[tuple[str, ...] | None, BeforeValidator(_names)]
 
 
@@ -144,10 +145,16 @@ class Settings:
     num_fewshot: int | None = _count(
         None, "lm-eval tasks: examples in each prompt", 0, errors.EXAMPLES, WHAT
     )
-    limit: Annotated[int | float | None, BeforeValidator(_limit)] = _option(
+    limit: Limit = _option(
         None,
-        "lm-eval tasks: documents per task, below 1 a share of them; of the offline MMLU "
-        "questions in all, spread over its 57 subjects",
+        "lm-eval tasks and MMLU: documents of each task (subject), below 1 a share of them",
+        "N",
+        WHAT,
+    )
+    max_questions: Limit = _option(
+        None,
+        "lm-eval tasks and MMLU: documents of a group in all, drawn from its tasks (subjects) in "
+        "proportion to their sizes; below 1 a share",
         "N",
         WHAT,
     )

@@ -185,7 +185,22 @@ def read_run(out: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read ({error})") from None
     if fault := run_fault(run):
         raise UserError(f"{path} is not a run's: {fault}")
-    return run
+    return _as_of_now(run)
+
+
+def _as_of_now(run: dict[str, Any]) -> dict[str, Any]:
+    """With the settings by their names of now: of the offline MMLU, `limit` counted questions in
+    all. Where it counted documents of other tasks as well, no setting of now says the same.
+    """
+    settings = run.get("settings", {})
+    limit, tasks = settings.get("limit"), {task["name"] for task in run.get("tasks", ())}
+    if limit is None or "max_questions" in settings or "MMLU" not in tasks:
+        return run
+    if any(task.startswith("lm-eval:") for task in tasks):
+        now: dict[str, Any] = {"max_questions": f"{limit} for MMLU alone"}
+    else:
+        now = {"limit": None, "max_questions": limit}
+    return {**run, "settings": {**settings, **now}}
 
 
 def recorded_run(out: Path) -> dict[str, Any]:

@@ -224,7 +224,8 @@ class VariantRow(Row):
     """A pruned model: what is left of its parameters and of its time.
 
     removed: 1-based; latency: seconds of one forward pass, latency_full: of the whole model's on
-    the same texts; None where not measured.
+    the same texts; perplexity, perplexity_full alike, on a sample of the texts that blocks are
+    chosen on; None where not measured, as of a model without a language-model head.
     """
 
     removed: tuple[Whole, ...]
@@ -232,6 +233,8 @@ class VariantRow(Row):
     parameters_full: Whole | None = None
     latency: Number | None = None
     latency_full: Number | None = None
+    perplexity: Number | None = None
+    perplexity_full: Number | None = None
 
 
 COLUMNS: Mapping[str, str] = {

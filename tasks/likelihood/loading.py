@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 COMPARED = ("multiple_choice", "loglikelihood")
 ASKED = {"generate_until": "generates text", "loglikelihood_rolling": "scores whole documents"}
 MMLU = "cais/mmlu"
+IGNORED = {"__pycache__", ".ipynb_checkpoints"}  # folders that lm-eval does not look into
 
 
 @functools.cache
@@ -257,12 +258,11 @@ def files(folder: Path) -> Files:
     Raises UserError for a file that ends lm-eval itself: one that is nested too deeply, or whose
     name is no text.
     """
-    from lm_eval.tasks._index import TaskIndex
-    from lm_eval.tasks._yaml_loader import load_yaml
+    from lm_eval.tasks.manager import load_yaml
 
     names: dict[str, list[Path]] = {}
     broken: dict[Path, str] = {}
-    for path in TaskIndex._iter_yaml_files(folder):
+    for path in sorted(p for p in folder.rglob("*.yaml") if not IGNORED & {*p.parts}):
         try:
             _check_depth(path)
             config = load_yaml(path, resolve_func=False)
@@ -345,7 +345,8 @@ def fault_of(error: BaseException) -> str:
     for frame, _ in traceback.walk_tb(error.__traceback__):
         function, variables = frame.f_code.co_name, frame.f_locals
         if function == "build_all_requests" and "doc_id" in variables:
-            where = f"document {variables['doc_id']}: "
+            number, drawn = variables["doc_id"], variables.get("samples")
+            where = f"document {drawn[number] if drawn else number}: "
         elif function == "__init__" and "test_doc" in variables:  # lm-eval tries the first
             where = "document 0: "
             if variables.get("test_choice") is not None:
@@ -368,7 +369,9 @@ def check_documents(
     source = Path(str((task.config.metadata or {}).get("config_source")))
     if task.OUTPUT_TYPE != "multiple_choice" or not source.is_relative_to(folder):
         return
-    twice = "acc_mutual_info" in task._metric_fn_list  # requests without a context, to correct by
+    listed = task.config.metric_list or ()
+    # requests without a context, to correct by
+    twice = any(metric.get("metric") == "acc_mutual_info" for metric in listed)
     for number, document in documents:
         try:
             choices = task.doc_to_choice(document)

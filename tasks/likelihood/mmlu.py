@@ -97,6 +97,13 @@ def packaged() -> Rows:
     return rows
 
 
+def within(size: int, limit: float | None) -> int:
+    """How many of a task's documents are asked for, as lm-eval counts: below 1 a share, up."""
+    if limit is None:
+        return size
+    return min(size, math.ceil(size * limit) if limit < 1 else int(limit))
+
+
 def stratified(sizes: Mapping[str, int], total: float, seed: int = SEED) -> dict[str, list[int]]:
     """Which rows of each subject to take, ascending, chosen at random within each subject.
 

@@ -35,6 +35,7 @@ from lrd_harness.errors import UserError
 from lrd_harness.store import location
 from lrd_harness.store.folders import fitting
 
+from . import mmlu
 from .loading import check_documents, plainly
 
 SEED = 1234  # lm-eval's own, for few-shot examples that are drawn at random
@@ -111,15 +112,41 @@ class Loaded:
                 shots = min(shots, self.examples.get(name, shots))
             shots = _set_fewshot(task, shots)
             with plainly(f"lm-eval:{self.name}: {name} with {shots} examples in its prompts"):
-                limit = get_sample_size(task, options.limit)
-                task.build_all_requests(limit=limit, rank=0, world_size=1)
-            _check_requests(name, task.instances)
+                which = self.documents[name]
+                task.build_all_requests(**which, rank=0, world_size=1)
+            numbers = which.get("samples")  # lm-eval counts those that were drawn
+            _check_requests(name, task.instances, numbers)
             if options.include_path is not None:
-                documents = task.doc_iterator(rank=0, limit=limit, world_size=1)
+                found = task.doc_iterator(**which, rank=0, world_size=1)
+                documents = ((numbers[i] if numbers else i, document) for i, document in found)
                 check_documents(name, task, documents, options.include_path)
             instances[name] = task.instances
-            task.build_all_requests = functools.partial(_again, task, list(task.instances))
+            task.build_all_requests = functools.partial(_again, task)
         return instances
+
+    @functools.cached_property
+    def documents(self) -> Mapping[str, Mapping[str, Any]]:
+        """Which documents of each task are asked for, as lm-eval takes it: `limit` or `samples`.
+
+        Raises UserError where there are to be fewer in all than there are tasks.
+        """
+        limit, most = self.options.limit, self.options.max_questions
+        if most is None:
+            return {name: {"limit": get_sample_size(t, limit)} for name, t in self.tasks.items()}
+        sizes = {name: mmlu.within(len(t.eval_docs), limit) for name, t in self.tasks.items()}
+        chosen = mmlu.stratified(sizes, most)
+        if len(chosen) < len(sizes):
+            raise UserError(
+                f"lm-eval:{self.name} has {len(sizes)} parts, and each needs a question: "
+                f"max_questions is {most}"
+            )
+        return {name: {"samples": numbers} for name, numbers in chosen.items()}
+
+    @property
+    def samples(self) -> dict[str, list[int]] | None:
+        """The numbers of the documents that were drawn of each task; None where none were."""
+        drawn = {name: [*which.get("samples", ())] for name, which in self.documents.items()}
+        return drawn if self.options.max_questions is not None else None
 
     @property
     def requests(self) -> list[Continuation]:
@@ -137,10 +164,12 @@ class Loaded:
         return [context for context in prompts.values() if context.strip()] or [*prompts.values()]
 
 
-def _again(task: Any, instances: Sequence[Instance], **_: Any) -> None:
-    """In place of making the prompts of a task once more: the same, unanswered."""
-    task._instances = [copy.copy(instance) for instance in instances]
-    for instance in task._instances:
+def _again(task: Any, **_: Any) -> None:
+    """In place of making the prompts of a task once more: the same, unanswered.
+
+    The lists and mappings of earlier answers are left to those who hold them.
+    """
+    for instance in task.instances:
         instance.resps, instance.filtered_resps = [], {}
 
 
@@ -157,12 +186,15 @@ def _set_fewshot(task: Any, shots: int | None) -> int:
     return usual or 0
 
 
-def _check_requests(name: str, instances: Sequence[Instance]) -> None:
+def _check_requests(
+    name: str, instances: Sequence[Instance], numbers: Sequence[int] | None
+) -> None:
     for instance in instances:
         if instance.request_type != "loglikelihood" or len(instance.args) != 2:
             raise UserError(f"lm-eval:{name} asks for more than log-likelihoods of texts")
         if not instance.args[1].strip():
-            where = f"lm-eval:{name}: document {instance.doc_id}: choice {instance.idx}"
+            number = numbers[instance.doc_id] if numbers else instance.doc_id
+            where = f"lm-eval:{name}: document {number}: choice {instance.idx}"
             raise UserError(f"{where} is empty, so there is no continuation to score")
 
 
@@ -237,7 +269,8 @@ def evaluate(loaded: Loaded, view: LikelihoodView) -> Score:
     results: Any = lm_eval.evaluate(
         lm=_Layer(view),
         task_dict=cast("Any", loaded.record),
-        limit=cast("Any", options.limit),
+        limit=cast("Any", options.limit) if options.max_questions is None else None,
+        samples=loaded.samples,
         bootstrap_iters=BOOTSTRAP,
         log_samples=options.log_samples,
     )
@@ -245,6 +278,7 @@ def evaluate(loaded: Loaded, view: LikelihoodView) -> Score:
         "model": "lrd-harness",
         "model_args": {"pretrained": view.name, "revision": view.revision, **view.experiments[0]},
         "limit": options.limit,
+        "max_questions": options.max_questions,
         **loaded.about,
         "bootstrap_iters": BOOTSTRAP,
         "fewshot_seed": SEED,

@@ -90,7 +90,7 @@ def test_every_layer(family: str, tmp_path: Path, place: Path) -> None:
 def test_a_real_model_on_real_questions(smollm2_folder: Path, tmp_path: Path) -> None:
     """SmolLM2 on a sample of the offline MMLU: the whole model, and its first 3 blocks."""
     out = tmp_path / "out"
-    more = ("--limit", "2", "--log-samples", "--plugins", "nrs", "--layers", "3,30")
+    more = ("--max-questions", "2", "--log-samples", "--plugins", "nrs", "--layers", "3,30")
     assert running.run(out, [smollm2_folder], tmp_path, *more, tasks=["MMLU"]) == 1
     (error,) = running.records(out, "error")  # texts too few for a metric, not for a score
     assert error["error"].startswith("NotEnoughTexts")

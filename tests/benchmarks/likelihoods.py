@@ -64,7 +64,7 @@ def main() -> None:
     layers = model.info.blocks + 1
     print(f"{'examples':>8} {'questions':>9} {'layers':>6} {'stock':>8} {'all':>8} {'ratio':>6}")
     for number in options.fewshot:
-        loaded = tasks.load_offline(TaskOptions(limit=options.questions, num_fewshot=number))
+        loaded = tasks.load_offline(TaskOptions(None, number, max_questions=options.questions))
         task = tasks.wrap("MMLU", "", lambda loaded=loaded: loaded)
         task.requests()  # the prompts are made here, for both
         every, accuracy = timed(ours, task, model)

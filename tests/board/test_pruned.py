@@ -169,6 +169,22 @@ def test_tables_for_people_and_programs() -> None:
     assert of(by_name["pruning_tasks"].rows[0], "task", "full", "change") == ("t1", 0.8, 0)
 
 
+def test_perplexity_stands_beside_the_whole_models_where_it_was_read() -> None:
+    assert "pruning_generation" not in told(SWEEP)  # as of a run of before
+    assert "perplexity" not in {c.name for c in tables(SWEEP)["pruning.1"].columns if c.shown}
+    variants = tuple(
+        replace(v, perplexity=10.0 * v.removed[0], perplexity_full=30.0) for v in SWEEP.variants
+    )
+    read = replace(SWEEP, variants=variants)  # of 8, which gfmi removes, nothing is recorded
+    table = tables(read)["pruning.1"]
+    assert table.column("rule") == ["gfmi", "nrs", "random", "frenet"]
+    assert table.column("perplexity") == [None, 60, 60, 50]  # of random: 40, 60, 70
+    assert table.column("perplexity_full") == [None, 30, 30, 30]
+    assert any("sample of the tasks' texts" in sentence for sentence in table.caption)
+    (caution,) = told(read)["pruning_generation"]
+    assert caution == {"model": "a", "perplexity": 70, "perplexity_full": 30}
+
+
 def test_a_missing_score_leaves_the_tasks_that_both_have() -> None:
     run = without(SWEEP, "without 5", "t2")
     frenet = row(run, "frenet")

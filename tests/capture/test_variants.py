@@ -19,11 +19,13 @@ from test_likelihoods import ENDS, QUESTIONS
 
 from lrd_harness.capture import embeddings as capturing
 from lrd_harness.capture.embeddings import Captured, Embeddings
+from lrd_harness.capture.evidence import perplexities
 from lrd_harness.capture.likelihoods import Likelihoods
 from lrd_harness.capture.pruned import Variants
 from lrd_harness.capture.samples import Questions
 from lrd_harness.capture.walk import Removed
 from lrd_harness.contracts import Continuation, Task, Text
+from lrd_harness.errors import UnitError
 from lrd_harness.models.cut import remove
 from lrd_harness.models.text_model import TextModel
 from lrd_harness.store.store import Store
@@ -189,3 +191,28 @@ def test_likelihoods_are_those_of_the_pruned_model(
             assert value == pytest.approx(expected, abs=1e-4, rel=1e-5)
             likeliest = [int(logits[s].argmax()) for s in spots]
             assert greedy == (likeliest == list(end))
+
+
+@pytest.mark.parametrize("family", ["GPT2", "Llama"])
+def test_perplexities_are_those_that_transformers_has(
+    family: str, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """Of each variant as a model of its own: exp of the mean loss over all predicted tokens."""
+    model = made(tmp_path, family, head=True)
+    texts = [*TEXTS, Text("")]  # of the last one, no token is predicted
+    found = perplexities(model, texts, VARIANTS, 60)
+    assert list(found) == VARIANTS
+    ids = [torch.tensor([e["input_ids"]]) for e in model.tokenize(texts)]
+    for removed in VARIANTS:
+        whole, losses = pruned(model, removed).whole, []
+        for tokens in ids:
+            if tokens.shape[1] > 1:
+                with torch.inference_mode():
+                    loss = whole(input_ids=tokens, labels=tokens).loss
+                losses += [float(loss)] * (tokens.shape[1] - 1)
+        assert found[removed] == pytest.approx(np.exp(np.mean(losses)), rel=1e-4)
+    monkeypatch.setattr("lrd_harness.capture.evidence.PERPLEXITY_TEXTS", 5)
+    assert perplexities(model, texts, [()], 60) != {(): found[()]}
+    assert perplexities(made(tmp_path), texts, VARIANTS, 60) == {}
+    with pytest.raises(UnitError, match="no text has a second token"):
+        perplexities(model, [Text("")], VARIANTS, 60)

@@ -37,8 +37,8 @@ TAUGHT = {
     "--norm --max-texts --max-length --dtype --attention --padding --device --batch-tokens --quiet "
     "--verbose quickstart frenet,gfmi METRIC.NAME=VALUE pypi:PACKAGE==VERSION decoder:gpt2 "
     "texts:FILE.jsonl LRD_HARNESS_CACHE DIR/TASK/SPLIT.jsonl mean-no-sink runs/SUITE-DATE "
-    "--num-fewshot --limit --include-path --log-samples lm-eval:NAME --prune --budgets "
-    "--random-seeds --protect --prune-tasks --view-texts --shard",
+    "--num-fewshot --limit --max-questions --include-path --log-samples lm-eval:NAME --prune "
+    "--budgets --random-seeds --protect --prune-tasks --view-texts --shard",
     "prune": "--rule --budget --texts --blocks 7,12-14 --protect --seed --save --save-mergekit "
     "--scores --pooling --max-length --device numbered from 1",
     "layer": "--texts --by dime --save --set --load --max-texts --view-texts --pooling --norm "
@@ -47,6 +47,7 @@ TAUGHT = {
     "probe": "--kind repetition random length --texts --task --plugins --shares --lengths --seed "
     "--max-texts --output",
     "compare": "--texts --task --plugins --draws --output --max-texts",
+    "lm-eval": "--model lrd pretrained layer run --help --use_cache dtype=float32 exit codes:",
     "leaderboard": "OUT --format table md csv json --output FILE --actual --values --models-info "
     "--model model,layer,task,score model,layer,task,name,value -checkpoints.csv percent "
     "model,parameters_millions,width,blocks,family",

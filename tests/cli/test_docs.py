@@ -62,7 +62,7 @@ def test_blocks_run_in_order(
                 program, *arguments = shlex.split(line)
                 assert program == "lrd-harness"
                 assert main(arguments) == 0, line
-        elif language == "python" and file:
+        elif file:
             (tmp_path / file).write_text(code)
         elif language == "python":
             exec(compile(code, page, "exec"), names)

@@ -308,9 +308,9 @@ def test_lm_eval_tasks(place: Place, data: st.DataObject) -> None:
 
 COMMANDS = {
     "run": "--suite --models --tasks --plugins --load --set --layers --task-data --num-fewshot "
-    "--limit --include-path --output --shard --pooling --norm --max-texts --view-texts "
-    "--max-length --dtype --attention --padding --device --device-map --batch-tokens --prune "
-    "--budgets --random-seeds --protect --prune-tasks --processes",
+    "--limit --max-questions --include-path --output --shard --pooling --norm --max-texts "
+    "--view-texts --max-length --dtype --attention --padding --device --device-map --batch-tokens "
+    "--prune --budgets --random-seeds --protect --prune-tasks --processes",
     "select": "--models --texts --output --max-texts --seed --pooling --plugins",
     "prune": "--rule --budget --texts --blocks --protect --seed --load --save --save-mergekit "
     "--scores --pooling --max-length --device",

@@ -289,3 +289,21 @@ def test_all_numbers_as_one_frame() -> None:
     assert metric.layer.isna().tolist() == [True, True, False, False]
     assert len(Results().frame) == 0
     assert [*Results().frame.columns] == [*COLUMNS]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "settings", "now"),
+    [
+        (["MMLU"], {"limit": 12}, {"limit": None, "max_questions": 12}),
+        (["MMLU", "lm-eval:piqa"], {"limit": 9}, {"max_questions": "9 for MMLU alone"}),
+        (["lm-eval:piqa"], {"limit": 9}, {}),
+        (["MMLU"], {"limit": None}, {}),
+        (["MMLU"], {"limit": 12, "max_questions": None}, {}),  # a run of now
+    ],
+)
+def test_a_limit_of_before_is_read_as_it_was_meant(
+    tasks: list[str], settings: dict[str, Any], now: dict[str, Any], tmp_path: Path
+) -> None:
+    run = {"settings": settings, "tasks": [{"name": name} for name in tasks]}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    assert journals.read_run(tmp_path)["settings"] == settings | now

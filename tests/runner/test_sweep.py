@@ -128,6 +128,12 @@ def test_a_language_model_is_pruned_on_both_kinds_of_task(
     assert running.run(out, [deep / "llama"], deep / "data", *more, *prune, tasks=tasks) == 0
     pruned = scores(out)
     assert {task for _, task in pruned} == set(tasks)
+    (read,) = running.records(out, "variant")
+    assert read["perplexity"] > 1 < read["perplexity_full"] != read["perplexity"]
+    rows = [
+        line for line in (out / "leaderboard.md").read_text().splitlines() if "| last |" in line
+    ]
+    assert sum(f"| {read['perplexity']:,.1f} |" in line for line in rows) == 2  # of both kinds
     command = ["prune", str(deep / "llama"), "--blocks", "5", "--save", str(saved), "--quiet"]
     assert main(command) == 0
     assert running.run(again, [saved], deep / "data", *more, tasks=tasks) == 0

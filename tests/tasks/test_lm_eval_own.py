@@ -258,6 +258,7 @@ def test_options_of_the_offline_task(
         (gpt, tmp_path, ("--num-fewshot", "6"), "MMLU has 5 examples a subject at most, not 6"),
         (gpt, tmp_path, ("--limit", "0"), "limit is 0, not a number above 0"),
         (gpt, tmp_path, ("--limit", "1.5"), "limit is 1.5"),
+        (gpt, tmp_path, ("--max-questions", "-1"), "max_questions is -1, not a number above 0"),
         (gpt, data, (), "lm-eval:mmlu"),
         (tmp_path / "none", tmp_path, (), "none"),
     ):
@@ -266,13 +267,70 @@ def test_options_of_the_offline_task(
 
 
 def test_a_suites_limit_goes_with_its_tasks() -> None:
-    for typed, limit in (
-        (["run"], 114),
-        (["run", "--tasks", "lm-eval:hellaswag"], None),
-        (["run", "--suite", "mmlu", "--tasks", "MMLU", "--limit", "9"], 9),
+    for typed, counts in (
+        (["run"], (None, 114)),
+        (["run", "--tasks", "lm-eval:hellaswag"], (None, None)),
+        (["run", "--suite", "mmlu", "--tasks", "MMLU", "--limit", "9"], (9, None)),
+        (["run", "--tasks", "MMLU", "--max-questions", "0.5"], (None, 0.5)),
     ):
         chosen = suite_of(parser().parse_args(typed)).settings
-        assert (chosen.limit, chosen.num_fewshot) == (limit, None)
+        assert (chosen.limit, chosen.max_questions, chosen.num_fewshot) == (*counts, None)
+
+
+def asked(task: Any) -> list[str]:
+    return [request.context for request in task.requests() if request.continuation == " cat"]
+
+
+class FewRight:
+    """A view that is right in the documents of `few` alone, which asks twice the same."""
+
+    name, revision, experiments, constant = "fake", "0", ({},), False
+
+    def loglikelihoods(self, requests: Any) -> list[tuple[float, bool]]:
+        return [(float((" cat" in r[1]) == ("few" in r[0])), False) for r in requests]
+
+
+def test_a_limit_counts_documents_and_max_questions_counts_in_all(tmp_path: Path) -> None:
+    for name, count in (("few", 4), ("many", 12)):
+        write(tmp_path, [{**ROW, "q": f"{name}{i}"} for i in range(count)], name)
+    mean = [{"metric": "acc", "weight_by_size": True}]
+    group = {"group": "both", "task": ["few", "many"], "aggregate_metric_list": mean}
+    (tmp_path / "both.yaml").write_text(yaml.safe_dump(group))
+    whole = [f"few{i}" for i in range(4)], [f"many{i}" for i in range(12)]
+
+    def first(few: int, many: int) -> list[str]:
+        return [*whole[0][:few], *whole[1][:many]]
+
+    assert asked(prepare(tmp_path, "both")) == first(4, 12)
+    assert asked(prepare(tmp_path, "both", limit=3)) == first(3, 3)
+    assert asked(prepare(tmp_path, "both", limit=0.5)) == first(2, 6)
+    for options, few, many in (
+        ({"max_questions": 8}, 2, 6),
+        ({"max_questions": 0.25}, 1, 3),
+        ({"max_questions": 4, "limit": 4}, 2, 2),
+        ({"max_questions": 99}, 4, 12),
+    ):
+        chosen = asked(prepare(tmp_path, "both", **options))
+        within = first(4, 4) if "limit" in options else first(4, 12)
+        assert chosen == [text for text in within if text in set(chosen)]  # in order, none twice
+        assert [sum(t.startswith(n) for t in chosen) for n in ("few", "many")] == [few, many]
+        task = prepare(tmp_path, "both", log_samples=True, **options)
+        scores = [task.evaluate(FewRight()) for _ in range(2)]  # of two layers, as it were
+        assert [score.main for score in scores] == [few / (few + many)] * 2
+        for score in scores:
+            logged = score.native["samples"]["many"]
+            assert [row["doc_id"] for row in logged] == [int(t[4:]) for t in chosen[few:]]
+            assert {len(answers) for row in logged for answers in row["resps"]} == {1}
+    said = refusal(tmp_path, "both", max_questions=1)
+    assert said == "lm-eval:both has 2 parts, and each needs a question: max_questions is 1"
+
+
+def test_a_fault_names_the_document_that_was_drawn(tmp_path: Path) -> None:
+    rows = [{**ROW, "q": f"text {i}"} for i in range(40)]
+    rows[17]["gold"] = 9
+    write(tmp_path, rows)
+    for most in (39, 40):  # 39 are all but one, which is not that
+        assert "document 17: its target" in refusal(tmp_path, max_questions=most)
 
 
 @pytest.mark.slow

@@ -1,0 +1,104 @@
+"""A model up to one of its layers as lm-eval's own kind of model: `--model lrd`.
+
+It is lm-eval's `hf` on the model without the blocks behind that layer, so that every option of `hf`
+and every kind of task is there, generation included.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lm_eval.models.huggingface import HFLM
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from lrd_harness import manager
+from lrd_harness.errors import UserError
+from lrd_harness.models.backbone import Backbone, body, hidden_of
+from lrd_harness.models.cut import remove
+from lrd_harness.models.loading import load, origin, quiet, refuse_missing
+from lrd_harness.models.text_model import NO_HEAD
+from lrd_harness.planning.resolve import PlannedModel, device, resolve_model
+from lrd_harness.planning.suite import ModelEntry, Settings
+from lrd_harness.progress import Display
+
+_TEXT = "The quick brown fox jumps over the lazy dog."
+
+
+class LayerLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
+    """lm-eval's `hf` on a model that ends at a layer, its final norm and head kept.
+
+    pretrained : a folder, `pypi:PACKAGE==VERSION` or a hub id, as for `lrd-harness run`.
+    layer : the state that the head reads, 0 (the embeddings) to L; by default L, the whole model.
+    revision : of a hub id, as `@REVISION` behind it.
+    options : those of `hf`. By default the device is an accelerator where there is one.
+
+    Raises UserError, before weights are loaded, for a model without a language-model head and for a
+    layer that it does not have; and where the blocks behind the layer cannot be taken out.
+    """
+
+    def __init__(
+        self,
+        pretrained: str = "",
+        layer: int | None = None,
+        revision: str | None = None,
+        **options: Any,
+    ) -> None:
+        planned = _planned(f"{pretrained}@{revision}" if revision else pretrained)
+        _check_layer(planned, layer, planned.depth)
+        checkpoint = planned.checkpoint
+        with quiet():
+            _, _, missing = load(
+                AutoModelForCausalLM, checkpoint.path, origin(checkpoint), device_map="meta"
+            )
+        refuse_missing(planned.name, missing)
+        where = {"revision": checkpoint.revision} if checkpoint.hub else {}
+        options.setdefault("device", device(Settings()))
+        super().__init__(pretrained=checkpoint.path, **where, **options)
+        if layer is not None:
+            ids = torch.tensor([self.tok_encode(_TEXT)], device=self.device)
+            blocks = Backbone(
+                body(self.model), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            ).blocks
+            _check_layer(planned, layer, len(blocks))
+            _truncate(self.model, blocks, layer)
+
+
+def _planned(name: str) -> PlannedModel:
+    """The model of that name, read by an adapter that knows heads. Raises UserError."""
+    if not name:
+        raise UserError("lrd: say which model, as in --model_args pretrained=NAME,layer=8")
+    stage = Display(quiet=True).stage
+    planned = resolve_model(ModelEntry(name), Settings(), manager.load(), stage)
+    if not planned.adapter.likelihoods:
+        raise UserError(f"{planned.name}: {NO_HEAD}")
+    return planned
+
+
+def _check_layer(planned: PlannedModel, layer: Any, depth: int | None) -> None:
+    known = type(layer) is int and layer >= 0 and (depth is None or layer <= depth)
+    if layer is not None and not known:
+        raise UserError(f"layer={layer!r}: {planned.name} has layers 0 to {depth or 'its last'}")
+
+
+def _truncate(model: Any, blocks: Any, layer: int) -> None:
+    """Take out the blocks behind a layer, in place."""
+    if layer:
+        if layer < len(blocks):
+            remove(model, blocks, range(layer + 1, len(blocks) + 1))
+        return
+    # no model is without a block, and the first one keeps count of the tokens when text is made
+    if len(blocks) > 1:
+        blocks = remove(model, blocks, range(2, len(blocks) + 1))
+    taken: list[Tensor] = []
+
+    def enter(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        taken.append((args[0] if args else kwargs["hidden_states"]).clone())
+
+    def leave(_: Any, args: Any, output: Any) -> Any:
+        state = taken.pop().to(hidden_of(output).device)
+        return (state, *output[1:]) if isinstance(output, tuple) else state
+
+    blocks[0].register_forward_pre_hook(enter, with_kwargs=True)
+    blocks[0].register_forward_hook(leave)
