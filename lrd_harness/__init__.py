@@ -14,13 +14,20 @@ if (Path(__file__).parent.parent / "setup.cfg").is_file():
 if TYPE_CHECKING:
     import pandas as pd
 
+    from lrd_harness.api import Results as Results
+    from lrd_harness.api import Shown
+    from lrd_harness.api import compare as compare
+    from lrd_harness.api import layer as layer
+    from lrd_harness.api import open as open
+    from lrd_harness.api import prune as prune
+    from lrd_harness.api import run as run
+    from lrd_harness.api import select as select
     from lrd_harness.contracts import Adapter as Adapter
     from lrd_harness.contracts import Choice as Choice
     from lrd_harness.contracts import Metric as Metric
     from lrd_harness.contracts import Task as Task
     from lrd_harness.hookspecs import hookimpl as hookimpl
     from lrd_harness.measuring import Arrays
-    from lrd_harness.report import Report
     from lrd_harness.runner.encoder import mteb_model as mteb_model
     from lrd_harness.scores import Scores
     from lrd_harness.scores import summaries as summaries
@@ -40,6 +47,7 @@ _EXPORTS = {
         ("UserError UnitError NotEnoughTexts NotEnoughTokens NotFinite DegenerateState").split(),
         "errors",
     ),
+    **dict.fromkeys("Results compare layer open prune run select".split(), "api"),
 }
 
 
@@ -104,7 +112,7 @@ def values(out: str | Path) -> pd.DataFrame:
     return folder.shown(Path(out)).frame
 
 
-def leaderboard(out: str | Path) -> Report:
+def leaderboard(out: str | Path) -> Shown:
     """The leaderboard of a run as tables, as `lrd-harness leaderboard OUT` prints them.
 
     Raises UserError where the folder is not a run's, or is damaged.
@@ -115,7 +123,6 @@ def leaderboard(out: str | Path) -> Report:
     Traceback (most recent call last):
     lrd_harness.errors.UserError: no such folder: no-such-folder
     """
-    from lrd_harness.board.leaderboard import report
-    from lrd_harness.runner import folder
+    from lrd_harness.api import Results
 
-    return report(folder.shown(Path(out)))
+    return Results(out).leaderboard()

@@ -71,6 +71,8 @@ def say(line: str) -> None:
 
 
 LONGEST = 300  # characters of a message
+# libraries whose own warnings stay off the terminal
+LOUD = "lm_eval mteb sentence_transformers transformers datasets huggingface_hub".split()
 
 
 class UserError(Exception):

@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from lrd_harness.errors import unknown
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Cell = str | int | float | bool | None
 Row = Mapping[str, Any]  # column name -> Cell; a list of numbers where a column says `form="list"`
@@ -80,6 +85,13 @@ class Table:
             raise KeyError(name)
         return [row.get(name) for row in self.rows]
 
+    @property
+    def frame(self) -> pd.DataFrame:
+        """All rows and all columns, those too that people do not see, with full numbers."""
+        import pandas as pd
+
+        return pd.DataFrame({c.name: self.column(c.name) for c in self.columns})
+
 
 def listing(name: str, title: str, rows: Sequence[Row], *keys: str) -> Table:
     """A table for programs, which people do not see: a column for each name in the first row.
@@ -133,6 +145,14 @@ class Report:
     def get(self, name: str) -> Table | None:
         """The table of that name, or None."""
         return next((table for table in self.tables if table.name == name), None)
+
+    def frame(self, name: str) -> pd.DataFrame:
+        """The table of that name as a data frame. Raises UserError where there is none."""
+        table = self.get(name)
+        if table is None:
+            known = [table.name for table in self.tables]
+            raise unknown("table", name, known, f"There are {', '.join(known)}.")
+        return table.frame
 
     def only(self, names: Sequence[str]) -> Report:
         """The same report with these tables alone, in this order. Raises KeyError."""

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from lrd_harness import __version__
 from lrd_harness.cli import help, options
 from lrd_harness.errors import (
+    LOUD,
     Elsewhere,
     PluginFault,
     UserError,
@@ -35,7 +36,6 @@ from lrd_harness.store.tables import literal_names
 
 TRACEBACK = "LRD_HARNESS_TRACEBACK"  # set to have unforeseen faults with their tracebacks
 LM_EVAL = "lm-eval"  # the command that hands on what follows it
-LOUD = "lm_eval mteb sentence_transformers transformers datasets huggingface_hub".split()
 
 COMMANDS = {  # the module whose function NAME_command runs it, and its line in the help
     "run": ("run", "measure and evaluate models, print the leaderboard"),
@@ -45,8 +45,9 @@ COMMANDS = {  # the module whose function NAME_command runs it, and its line in 
     "prune": ("texts", "take blocks out of a model and save what is left"),
     "layer": (
         "texts",
-        "choose a layer of a model on your texts, without labels; save the model cut there",
+        "which layer of a model, without labels; save the model cut there",
     ),
+    "states": ("texts", "the vectors of your texts at chosen layers, as a file"),
     "probe": ("texts", "change texts step by step and measure every layer at each step"),
     "compare": ("texts", "how alike two models are, layer by layer: a base and a tuned one"),
     LM_EVAL: ("run", "lm-eval's own command, with a model up to a layer as `--model lrd`"),

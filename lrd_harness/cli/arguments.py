@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from shutil import get_terminal_size
 from typing import Any
 
@@ -12,7 +11,7 @@ from lrd_harness import manager
 from lrd_harness.board import answers
 from lrd_harness.errors import UserError, tell
 from lrd_harness.manager import Plugins
-from lrd_harness.planning import suite
+from lrd_harness.planning.resolve import asked
 from lrd_harness.planning.suite import Pruning, Settings, Suite, settings_of
 from lrd_harness.report import Cell, Column, Report, Table
 from lrd_harness.store.documents import yaml_value
@@ -30,32 +29,15 @@ def typed_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def suite_of(arguments: argparse.Namespace) -> Suite:
     """The suite of `run`, with the parts that the command line replaces."""
-    if arguments.suite is None and arguments.models and (arguments.tasks or arguments.texts):
-        chosen = Suite("custom")
-    else:
-        chosen = suite.load(arguments.suite or "quickstart")
-    settings, models, typed = chosen.settings, chosen.models, typed_settings(arguments)
-    if arguments.models:
-        models = suite.entries(arguments.models, COMMAND_LINE)
-    for part in ("pooling", "max_length"):  # what is typed replaces what the suite's models say
-        if part in typed:
-            models = tuple(replace(m, **{part: None}) for m in models)  # type: ignore[arg-type]
-    tasks = (*arguments.tasks, *([f"texts:{arguments.texts}"] if arguments.texts else ()))
-    if tasks:  # what the suite says of its own language-model tasks goes with them
-        settings = replace(settings, limit=None, max_questions=None, num_fewshot=None)
-    plugins = tuple(names(arguments.plugins)) or chosen.plugins
-    kept = chosen.parameters.items()
-    parameters = {name: dict(v) for name, v in kept if plugins is None or name in plugins}
-    for metric, values in parameters_of(arguments.set).items():
-        parameters.setdefault(metric, {}).update(values)
-    return replace(
-        chosen,
-        models=models,
-        tasks=tasks or chosen.tasks,
-        plugins=plugins,
-        parameters=parameters,
-        settings=suite.settings(typed, COMMAND_LINE, settings),
-        pruning=suite.pruning(_pruning(arguments), COMMAND_LINE, chosen.pruning),
+    return asked(
+        arguments.suite,
+        arguments.models,
+        (*arguments.tasks, *([f"texts:{arguments.texts}"] if arguments.texts else ())),
+        names(arguments.plugins),
+        parameters_of(arguments.set),
+        typed_settings(arguments),
+        _pruning(arguments),
+        COMMAND_LINE,
     )
 
 

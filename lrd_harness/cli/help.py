@@ -130,16 +130,30 @@ parameters, memory, disk and latency. Rules: `lrd-harness plugins`.
 --output: prune.csv, one row per figure, and prune.json.""",
     "layer": """\
 examples:
-  lrd-harness layer MODEL --texts FILE
+  lrd-harness layer MODEL
+      of a decoder the layer nearest to depth 0.8, of an encoder the last one
+  lrd-harness layer MODEL --texts FILE --save DIR
+      saved, and compared with the whole model on your texts
   lrd-harness layer MODEL --texts FILE --by dime,prompt_entropy,infonce
-  lrd-harness layer MODEL --texts FILE --by dime --save DIR
+      what metrics choose, beside that rule
   lrd-harness run --models MODEL --tasks STSBenchmark --plugins dime,infonce
-      what each metric's layer gains where there are labels
+      what each metric's layer and the rule's gain where there are labels
 
 DIR is an ordinary checkpoint that ends at the chosen layer: transformers,
-sentence-transformers and lm-eval load it. Where the last layer is chosen, it is
-the whole model. Metrics that choose a layer: `lrd-harness plugins`.
+sentence-transformers and lm-eval load it. Where the last layer is chosen,
+nothing is saved: it is the model itself, and a line says where that lies.
+Metrics that choose a layer: `lrd-harness plugins`.
 exit codes: 0 done; 1 done, but a metric failed; 2 bad input.""",
+    "states": """\
+examples:
+  lrd-harness states MODEL --texts FILE.jsonl --output states.parquet
+  lrd-harness states MODEL --texts FILE --layers 4,8 --output states.safetensors
+
+Arrays, or columns of a Parquet file, are called layer_0 (what enters the first
+block) to layer_L; row i is text i, copies too. Model, revision, norm and
+pooling are in the file's metadata. lrd_harness.open(MODEL).encode(texts) gives
+the same in Python. A file of this command is written over, no other.
+exit codes: 0 done; 2 bad input.""",
     "leaderboard": """\
 forms (--format), by default as --output ends, else table:
   table        for a terminal
@@ -148,6 +162,7 @@ forms (--format), by default as --output ends, else table:
   json         everything, for programs                     .json
   latex        booktabs tables, to be \\input                .tex
   html         a page that needs no network                 .html
+  fragment     HTML without a page, as notebooks show it
   layers       scores and metric profiles by layer          -layers.csv
   pruning      scores of pruned models                      -pruning.csv
   checkpoints  metrics over training steps                  -checkpoints.csv

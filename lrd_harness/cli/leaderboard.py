@@ -111,7 +111,7 @@ def _reporter(arguments: argparse.Namespace) -> Reporter:
 def _report(arguments: argparse.Namespace, reporter: Reporter, say: Say) -> Report:
     """The leaderboard, one table of it, or one model layer by layer.
 
-    Of columns that are named without their table, it is the one that the form is of, or the ranking.
+    Columns named without their table are of the one that the form is of, or of the ranking.
     """
     results, source = _results(arguments, say)
     if arguments.model is not None:

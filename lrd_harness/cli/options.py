@@ -93,14 +93,14 @@ def probe(sub: Any) -> None:
 
 
 def layer(sub: Any) -> None:
-    """Measure every layer of a model on texts without labels, let a metric choose one,
-    and save the model cut off there.
+    """Take the layer of a model that a one-line rule names, or that metrics choose on
+    texts without labels; and save the model cut off there.
     """
     _add(sub, "model", "MODEL", MODEL)
-    by = "metrics that choose (dime); the first one's layer is saved; all: every one"
-    _add(sub, "--by", "METRIC", by, nargs="+", default=["dime"])
+    by = "metrics that choose, as dime, the first one decides; all: every one (default: the rule)"
+    _add_many(sub, "--by", "METRIC", by)
     _add(sub, "--save", "DIR", "write the model, cut at that layer", type=named)
-    _add_study(sub, "layer", "beside those of --by", "view_texts")
+    _add_study(sub, "layer", "none, beside those of --by", "view_texts")
 
 
 def prune(sub: Any) -> None:
@@ -118,6 +118,14 @@ def prune(sub: Any) -> None:
     _add(what, "--save-mergekit", "FILE", "write a mergekit configuration of it", type=named)
     _add(what, "--scores", "OUT", "a run with --prune: its scores, how it read", type=named)
     _add_study(sub, "prune")
+
+
+def states(sub: Any) -> None:
+    """Read texts once and write the pooled vectors of chosen layers to a file, one row
+    a text, for programs of your own.
+    """
+    _add(sub, "model", "MODEL", MODEL)
+    _add_study(sub, "states", "", "layers")
 
 
 def leaderboard(sub: Any) -> None:
@@ -234,18 +242,23 @@ def _add_study(sub: Any, command: str, metrics: str = "", *more: str) -> None:
     _add(sub, "--task", "TASK", f"the texts of a task ({STUDY_TASK}, 50 news documents)")
     if metrics:
         _add_many(sub, "--plugins", "METRIC", f"metrics ({metrics})")
-    _add_many(sub, "--set", "METRIC.NAME=VALUE", "a metric's parameter")
+    if command != "states":
+        _add_many(sub, "--set", "METRIC.NAME=VALUE", "a metric's parameter")
     _add_many(sub, "--load", "FILE.py", "plugins of your own, file or module")
     if command in ("select", "compare"):
         usual = "as many as a minute allows, at most 100" if command == "select" else "100"
         _add(sub, "--draws", "N", f"half-samples ({usual}; 0: none)", type=int)
-    if command != "layer":
+    if command not in ("layer", "states"):
         _add(sub, "--seed", "N", "of what is drawn (0)", type=int)
-    _add(sub, "--output", "DIR", "also write .csv and .json there", type=named)
-    _add_flag(sub, "--literal-names", LITERAL)
+    if command == "states":
+        forms = ".safetensors, .npz or .parquet, written whole or not at all"
+        _add(sub, "--output", "FILE", forms, type=named, required=True)
+    else:
+        _add(sub, "--output", "DIR", "also write .csv and .json there", type=named)
+        _add_flag(sub, "--literal-names", LITERAL)
     _add_flag(sub, "--quiet", "no progress")
     read = ("pooling", "norm", "max_length", "device", "max_texts", *more)
-    _add_settings(sub, read, max_texts=STUDY_TEXTS[command])
+    _add_settings(sub, read, max_texts="all" if command == "states" else STUDY_TEXTS[command])
 
 
 def _add_settings(sub: Any, only: Sequence[str] = (), **defaults: Any) -> None:

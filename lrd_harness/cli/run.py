@@ -24,9 +24,8 @@ from lrd_harness.progress import Display
 from lrd_harness.results import journal
 from lrd_harness.runner import folder
 from lrd_harness.runner.cost import Estimator
-from lrd_harness.runner.loop import execute
+from lrd_harness.runner.loop import execute, prepare
 from lrd_harness.runner.merge import merge
-from lrd_harness.store import inventory, location
 from lrd_harness.store.files import write_text
 
 LRD, LAYER_LM = "lrd", "lrd_harness.lm_eval:LayerLM"  # as in setup.cfg
@@ -52,22 +51,12 @@ def run_command(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
     """In one process of those that run it."""
-    inventory.make_room(location.cache_dir())
     display = Display(quiet=arguments.quiet or not ranks.main)
     whole, shard, plugins = processes.together(ranks, lambda: _planned(arguments, display))
-    plan = shards.cut(whole, shard) if shard else whole
-    suffix = shard.suffix if shard else ""
-
-    def prepare() -> Path:
-        return folder.prepare(arguments.output, plan, suffix) if ranks.main else Path()
-
-    out = ranks.first(processes.together(ranks, prepare))
-    folder.check_shared(ranks, [out, location.cache_dir()])
-    plan = folder.renamed(out, plan)
-    display.line(f"{_count(plan, ranks)} into {out}")
+    run = prepare(whole, arguments.output, display, shard, ranks)
+    plan, out = run.plan, run.out
     try:
-        kept = shards.recorded(out, shard, folder.renamed(out, whole))
-        failed = execute(plan, out, display, ranks, kept)
+        failed = execute(plan, out, display, ranks, run.slices)
         ranks.wait()
         if not ranks.main:
             return 0
@@ -98,13 +87,6 @@ def _planned(arguments: argparse.Namespace, display: Display) -> tuple[Plan, Sha
 def _interrupted(out: Path | None) -> None:
     where = f" with --output {out}" if out else ""
     tell(f"\nInterrupted. The same command{where} goes on where it stopped.")
-
-
-def _count(plan: Plan, ranks: Ranks) -> str:
-    counts = {"model": plan.models, "task": plan.tasks, "metric": plan.metrics}
-    parts = [f"{len(v)} {k}{'' if len(v) == 1 else 's'}" for k, v in counts.items()]
-    by = f" in {ranks.world} processes" if ranks.world > 1 else ""
-    return f"{parts[0]} × {parts[1]}, {parts[2]},{by}"
 
 
 def plan_command(arguments: argparse.Namespace) -> int:

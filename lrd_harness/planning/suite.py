@@ -36,7 +36,9 @@ COMPARED = "texts on which tokens and outputs are compared"
 BLOCKS = "pruning (with --prune: blocks removed by rules, and scores)"
 STRICT = ConfigDict(strict=True)
 STUDY_TASK = "LeeDocumentSTS"  # texts that need no hub, for studies without texts of one's own
-STUDY_TEXTS = {"select": 500, "compare": 500, "probe": 200, "layer": 5000, "prune": 5000}  # at most
+# at most, by study
+STUDY_TEXTS = {"select": 500, "compare": 500, "probe": 200, "layer": 5000, "prune": 5000}
+STUDY_TEXTS |= {"states": errors.COUNT}
 Record = TypeVar("Record")
 
 
@@ -350,7 +352,7 @@ def parse_suite(text: str, name: str, where: str) -> Suite:
     return Suite(
         name=name,
         models=entries(_list(parts, "models", where), where),
-        tasks=tuple(_name(task, "tasks", where) for task in _list(parts, "tasks", where)),
+        tasks=tuple(checked_name(task, "tasks", where) for task in _list(parts, "tasks", where)),
         plugins=plugins,
         parameters=parameters,
         settings=settings(parts.get("settings") or {}, where),
@@ -367,7 +369,8 @@ def _list(parts: Mapping[str, Any], key: str, where: str) -> Sequence[Any]:
     return value or []
 
 
-def _name(value: Any, key: str, where: str) -> str:
+def checked_name(value: Any, key: str, where: str) -> str:
+    """A name in a list. Raises UserError for what is none, and for an empty one."""
     if not isinstance(value, str):
         raise UserError(f"{where}: '{value}' in '{key}' is not a name")
     if not value.strip():
@@ -384,7 +387,7 @@ def entries(values: Iterable[Any], where: str) -> tuple[ModelEntry, ...]:
         fields = {"model": value} if isinstance(value, str) else value
         if not isinstance(fields, dict) or not isinstance(fields.get("model"), str):
             raise UserError(f"{where}: '{value}' in 'models' is neither a name nor has a 'model'")
-        of = f"model {_name(fields['model'], 'models', where)}"
+        of = f"model {checked_name(fields['model'], 'models', where)}"
         entry = _read(ModelEntry, fields, f"key for {of} in {where}", f"{where}: {of}")
         models += [dataclasses.replace(entry, model=name) for name in expand(entry.model, where)]
     return tuple(models)

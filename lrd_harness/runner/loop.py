@@ -6,7 +6,7 @@ import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,60 @@ from lrd_harness.capture.samples import Questions, Sampling
 from lrd_harness.contracts import Model, Task
 from lrd_harness.errors import UserError, told_to
 from lrd_harness.models import registry, text_model
+from lrd_harness.planning import shards
 from lrd_harness.planning.resolve import Plan, PlannedModel
+from lrd_harness.planning.shards import Shard
 from lrd_harness.planning.suite import Settings
 from lrd_harness.processes import ALONE, Ranks, together
 from lrd_harness.progress import Display
 from lrd_harness.runner import folder, units
 from lrd_harness.runner.sweep import Sweep
 from lrd_harness.runner.units import Context, Ledger
+from lrd_harness.store import inventory
 from lrd_harness.store.location import cache_dir
 
 Kind = type[Embeddings] | type[Likelihoods]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run whose folder is there. slices: what run.json says of the slices of a run."""
+
+    plan: Plan
+    out: Path
+    slices: Mapping[str, Any]
+
+
+def prepare(
+    whole: Plan,
+    output: Path | None,
+    display: Display,
+    shard: Shard | None = None,
+    ranks: Ranks = ALONE,
+) -> Prepared:
+    """Make room and the folder of a run, or of a slice of it; say how much is to be done.
+
+    output: None for one named after the suite. Raises UserError as `folder.prepare` does.
+    """
+    inventory.make_room(cache_dir())
+    plan = shards.cut(whole, shard) if shard else whole
+    suffix = shard.suffix if shard else ""
+
+    def made() -> Path:
+        return folder.prepare(output, plan, suffix) if ranks.main else Path()
+
+    out = ranks.first(together(ranks, made))
+    folder.check_shared(ranks, [out, cache_dir()])
+    plan = folder.renamed(out, plan)
+    display.line(f"{_count(plan, ranks)} into {out}")
+    return Prepared(plan, out, shards.recorded(out, shard, folder.renamed(out, whole)))
+
+
+def _count(plan: Plan, ranks: Ranks) -> str:
+    counts = {"model": plan.models, "task": plan.tasks, "metric": plan.metrics}
+    parts = [f"{len(v)} {k}{'' if len(v) == 1 else 's'}" for k, v in counts.items()]
+    by = f" in {ranks.world} processes" if ranks.world > 1 else ""
+    return f"{parts[0]} × {parts[1]}, {parts[2]},{by}"
 
 
 def execute(

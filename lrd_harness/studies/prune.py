@@ -1,25 +1,23 @@
-"""A model made smaller on one's own texts: a rule's blocks taken out, or all behind one layer."""
+"""A model made smaller on one's own texts: blocks taken out, chosen by a rule or by hand."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
 from lrd_harness.blocks import Later, block_profiles, candidates, checked, count, name_of, written
-from lrd_harness.board.layers import OTHER, pick
 from lrd_harness.capture.evidence import ModelEvidence
 from lrd_harness.capture.layers import planes
 from lrd_harness.capture.samples import sampled
-from lrd_harness.contracts import Metric, ModelOptions, Pruner, Text
+from lrd_harness.contracts import Checkpoint, ModelOptions, Pruner, Text
 from lrd_harness.errors import PluginFault, UserError, unknown
-from lrd_harness.measuring import MIN_TEXTS, PlannedMetric
 from lrd_harness.models import save
 from lrd_harness.models.cut import parameters, parse_blocks, remove
 from lrd_harness.models.find import known_as, of_modules
@@ -30,15 +28,14 @@ from lrd_harness.models.text_model import TextModel
 from lrd_harness.planning.resolve import PlannedModel
 from lrd_harness.planning.suite import Pruning
 from lrd_harness.progress import Display
-from lrd_harness.report import Column, Report, Table
+from lrd_harness.report import Report, Table
 from lrd_harness.results import database
 from lrd_harness.results.journal import read_run
-from lrd_harness.scores import Scores, split_scores
+from lrd_harness.scores import split_scores
+from lrd_harness.store.files import write_text
 from lrd_harness.studies import fidelity
 from lrd_harness.studies.fidelity import Fidelity, Outputs
-from lrd_harness.studies.values import Design, LayerScore, Sample, fault, layer_score, opened
-
-COLUMNS = "model revision metric score best layer depth value chosen n".split()
+from lrd_harness.studies.values import Design, Sample, fault, opened
 
 
 @dataclass(frozen=True)
@@ -306,6 +303,24 @@ def prune(
     )
 
 
+def check_new(file: Path, output: Path | None) -> None:
+    """Raise UserError unless the file can be written beside a folder for the model."""
+    if file.exists():
+        raise UserError(f"{file} is there already")
+    if not os.access(file.absolute().parent, os.W_OK):
+        raise UserError(f"{file}: its folder is not there, or cannot be written to")
+    if output is not None and output.absolute() in (file.absolute(), *file.absolute().parents):
+        raise UserError(f"{file} and --save {output} are in each other's way")
+
+
+def write_mergekit(file: Path, checkpoint: Checkpoint, report: Report) -> None:
+    """Write what `prune` has removed as mergekit's configuration."""
+    origin = f"{checkpoint.path}@{checkpoint.revision}" if checkpoint.hub else checkpoint.path
+    config, facts = checkpoint.config, report.facts
+    dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    write_text(file, save.mergekit(origin, facts["blocks"], facts["removed"], dtype))
+
+
 def _scores(run: Path, model: str, removed: Sequence[int]) -> Mapping[str, tuple[float, float]]:
     """Task -> the original's score and the pruned model's, out of a run's results."""
     scores = database.load(run).scores
@@ -316,80 +331,3 @@ def _scores(run: Path, model: str, removed: Sequence[int]) -> Mapping[str, tuple
         has = sorted({f"{row.model} {row.variant}" for row in scores if row.variant != "full"})
         raise unknown(f"scores in {run}", f"{model} {name_of(removed)}", has)
     return {task: (full[task], score) for task, score in left.items() if task in full}
-
-
-def check_choosing(items: Sequence[PlannedMetric]) -> None:
-    """Raise UserError for a metric that chooses no layer."""
-    for item in items:
-        if item.metric.layer_choice is None:
-            raise UserError(
-                f"metric {item.metric.name} chooses no layer: it has no score that is known to be "
-                "best at one"
-            )
-
-
-def check_texts(design: Design) -> None:
-    """Raise UserError for too few texts to choose a layer on."""
-    if design.texts < MIN_TEXTS:
-        raise UserError(
-            f"{design.task.name} has {design.texts} distinct texts; to choose a layer takes at "
-            f"least {MIN_TEXTS}"
-        )
-
-
-def choose_layer(shrinking: Shrinking, design: Design) -> Report:
-    """The layer that each metric chooses, on a task's texts.
-
-    Table "layers" has the values, "*" at the layer that is chosen; table "choices" has the choices,
-    the first metric's first. Layer 0, the embeddings alone, is measured and not chosen: it is no
-    model to be kept.
-    """
-    model, blocks = shrinking.planned.name, shrinking.blocks
-    sample = Sample(model, shrinking.model, design, shrinking.display)
-    every: list[dict[str, Any]] = []
-    of = {"model": model, "revision": shrinking.planned.checkpoint.revision}
-    rows: list[dict[str, Any]] = [{"layer": i, "depth": i / blocks} for i in range(blocks + 1)]
-    columns = [Column("layer", key=True), Column("depth", key=True, form=".2f")]
-    choices, faults = [], []
-    for item in design.items:
-        name = item.metric.name
-        try:
-            scores, n = sample.measure(item)
-            score, choice = _chosen(item.metric, scores)
-        except Exception as error:  # a stranger's metric; the others go on
-            faults.append(f"{name}: {fault(error, name)}")
-            continue
-        choices.append({**choice, "texts": n})
-        columns.append(Column(score.title))
-        for row in rows:
-            value, mark = score.values.get(row["layer"]), "*" * (row["layer"] == choice["layer"])
-            row[score.title] = None if value is None else f"{value:#.4g}{mark}"
-            by = {"metric": name, "score": score.name, "best": score.best}
-            at = {"layer": row["layer"], "depth": row["depth"], "value": value}
-            every.append({**of, **by, **at, "chosen": bool(mark), "n": n})
-    names = ("metric", "score", "best", "layer", "other", "texts")
-    caption = (
-        "layer: the one of 1 to L with the best score, lowest (min) or highest (max); other: "
-        "the one with the worst.",
-        "Layer 0 is the embeddings alone and is not chosen. No label was seen: what the choice is "
-        "worth shows on a labelled task (`lrd-harness run --layers all`).",
-    )
-    title = f"Layers of {model}"
-    keyed = tuple(Column(name, key=name == "metric") for name in names)
-    tables = (
-        Table("layers", f"{title} (*: chosen)", tuple(columns), rows if choices else []),
-        Table("choices", f"Layers chosen, of 1 to {blocks}", keyed, choices, caption),
-        Table("layer", "Values", tuple(map(Column, COLUMNS)), every, shown=False),
-    )
-    facts = {**of, "blocks": blocks, **design.facts, "errors": faults}
-    return Report(title, tables, errors=tuple(faults), facts=facts)
-
-
-def _chosen(metric: Metric, scores: Scores) -> tuple[LayerScore, dict[str, Any]]:
-    score = layer_score(metric, scores)
-    inner = {layer: v for layer, v in score.values.items() if layer and v is not None}
-    if not inner:
-        raise UserError("has no value at any layer above 0")
-    assert score.best is not None
-    ends = {"layer": pick(inner, score.best), "other": pick(inner, OTHER[score.best])}
-    return score, {"metric": metric.name, "score": score.name, "best": score.best, **ends}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from lrd_harness.contracts import Task
 from lrd_harness.errors import UserError
 from lrd_harness.manager import Plugins
 from lrd_harness.measuring import PlannedMetric
+from lrd_harness.models import save
 from lrd_harness.planning import resolve, suite
 from lrd_harness.planning.parameters import resolve_metrics
 from lrd_harness.planning.resolve import PlannedModel
@@ -21,7 +23,9 @@ from lrd_harness.planning.suite import STUDY_TASK, STUDY_TEXTS, ModelEntry, Suit
 from lrd_harness.progress import Display
 from lrd_harness.report import Report
 from lrd_harness.store.files import make_folder
-from lrd_harness.studies import compare, probe, select, values
+from lrd_harness.studies import compare, fidelity, layer, probe, prune, select, states, values
+from lrd_harness.studies.prune import Shrinking, Wish
+from lrd_harness.studies.states import Opened, of_strings
 from lrd_harness.studies.values import Design
 
 VIEWED = ("layer",)  # studies of which the setting view_texts is an option
@@ -32,9 +36,10 @@ class Study:
 
     Parameters
     ----------
-    kind : "select", "compare", "probe", "layer" or "prune"
+    kind : "select", "compare", "probe", "layer", "prune" or "states"
         Which study; its usual metrics and number of texts are taken where none are given.
-    texts, task : a file of texts, or the name of a task; one of them, else 50 news documents.
+    texts, task : a file of texts or the texts themselves, or the name of a task; one of them, else
+        50 news documents.
     metrics : names; ("all",) stands for all that the study can use.
     parameters : of metrics, by name.
     settings : fields of `Settings`, as max_texts, norm, pooling, max_length, device.
@@ -51,33 +56,38 @@ class Study:
         kind: str,
         plugins: Plugins,
         *,
-        texts: str | Path | None = None,
+        texts: str | Path | Sequence[str] | None = None,
         task: str | None = None,
         metrics: Sequence[str] = (),
         parameters: Mapping[str, Mapping[str, Any]] | None = None,
         settings: Mapping[str, Any] | None = None,
         output: Path | None = None,
         draws: int | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         display: Display | None = None,
         where: str = "command line",
     ) -> None:
         self.kind, self.plugins, self.output = kind, plugins, output
         if draws is None and kind != "select":
             draws = values.MOST_DRAWS if kind == "compare" else 0
-        self.draws, self.seed, self.display = draws, seed, display or Display()
-        if texts and task:
+        self.draws, self.seed, self.display = draws, seed or 0, display or Display()
+        self._seeded, self._where = seed is not None, where
+        self._own = None if isinstance(texts, str | Path | None) else of_strings(texts)
+        if texts is not None and task is not None:
             raise UserError("give either --texts or --task")
         typed = {**(settings or {})}
-        if "text_column" in typed and not texts:
+        if "text_column" in typed and texts is None:
             raise UserError("--text-column needs --texts")
-        errors.check_whole(seed, "--seed", 0, errors.SEED)
-        errors.check_whole(max(0, draws or 0), "--draws", 0, errors.DRAWS)
+        errors.check_whole(self.seed, "--seed", 0, errors.SEED)
+        if draws is not None and (not isinstance(draws, int) or draws > 0):
+            errors.check_whole(draws, "--draws", 0, errors.DRAWS)
         typed = {"max_texts": STUDY_TEXTS[kind], **typed}
         self.settings = suite.settings(typed, where)
         resolve.check_settings(self.settings)
-        self._texts, self._task = texts, f"texts:{texts}" if texts else task or STUDY_TASK
-        self.named = bool(texts or task)  # whether the texts were, or are the usual ones
+        file = isinstance(texts, str | Path)
+        self._texts, self._task = texts, f"texts:{texts}" if file else task or STUDY_TASK
+        # whether the texts were, or are the usual ones
+        self.named = texts is not None or task is not None
         self._parameters = parameters or {}
         self._metrics: tuple[str, ...] | None = tuple(metrics)
 
@@ -105,17 +115,23 @@ class Study:
     @cached_property
     def task(self) -> Task:
         """Whose texts these are; a file is read. Raises UserError for names that there are not."""
+        if self._own is not None:
+            return self._own
         chosen = Suite(self.kind, (), (self._task,), settings=self.settings)
         tasks = resolve.resolve_tasks(chosen, self.plugins)
         if len(tasks) != 1:
             some = ", ".join(task.name for task in tasks[:3])
             raise UserError(f"--task stands for {len(tasks)} tasks ({some} ...): name one of them")
-        return resolve.checked_task(tasks[0], self.display.stage) if self._texts else tasks[0]
+        if self._texts is None:
+            return tasks[0]
+        return resolve.checked_task(tasks[0], self.display.stage)
 
     def design(self, items: Sequence[PlannedMetric]) -> Design:
         """What is measured: the metrics on the texts. Raises UserError for texts out of reach."""
         settings, task = self.settings, self.task
-        checked = task if self._texts else resolve.checked_task(task, self.display.stage)
+        checked = (
+            task if self._texts is not None else resolve.checked_task(task, self.display.stage)
+        )
         # where that is no option, all texts get views
         views = settings.view_texts if self.kind in VIEWED else settings.max_texts
         device = resolve.device(settings)
@@ -156,6 +172,122 @@ class Study:
         if a.checkpoint.path != b.checkpoint.path:  # one may be compared as two adapters read it
             a, b = resolve.distinct([a, b])
         return compare.compare(a, b, self._told(self.design(items)), self.display)
+
+    def layer(self, name: str, by: Sequence[str] = (), save_to: Path | None = None) -> Report:
+        """Take a layer of a model, and keep the model cut there. Raises UserError.
+
+        by: metrics of which the first that chooses one decides, "all" for every one; without any
+        the one-line rule does. save_to: as `layer.choose` has it.
+        """
+        if save_to is not None:
+            save.check_free(save_to)
+        metrics = [*by, *(self._metrics or ())]
+        if "all" in metrics:
+            metrics = [metric.name for metric in self.plugins.all("metric") if metric.layer_choice]
+        items = self.needed(metrics)
+        layer.check_choosing(items)
+        self.check_output(layer.COLUMNS)
+        design, missing = None, list[str]()
+        if items:
+            design = self.design(items)
+        elif save_to or self.named:
+            design, missing = self._compared()
+        (model,) = self.models(name)
+        self.plugins.tell()
+        if design is not None and items:
+            layer.check_texts(design)
+        opened = Shrinking(fidelity.with_head(model) if save_to else model, self.display)
+        report = layer.choose(opened, design, bool(by), save_to)
+        return replace(report, notes=(*missing, *report.notes))
+
+    def prune(
+        self,
+        name: str,
+        *,
+        rule: str | None = None,
+        budget: float | None = None,
+        blocks: str | None = None,
+        protect: int | None = None,
+        save_to: Path | None = None,
+        mergekit: Path | None = None,
+        scores: Path | None = None,
+    ) -> Report:
+        """Take blocks out of a model, and keep what is left. Raises UserError.
+
+        Either a rule at a budget, or blocks as 7,12-14. save_to: a new folder; mergekit: a new
+        file of mergekit's configuration; scores: a run whose scores go into the model card.
+        """
+        if (rule is None) == (blocks is None):
+            raise UserError("give either --rule with --budget, or --blocks")
+        if rule is not None and budget is None:
+            raise UserError("--rule needs a --budget, as 0.15")
+        of_rules = {"budget": budget, "seed": self._seeded or None, "protect": protect}
+        for option, value in of_rules.items():
+            if rule is None and value is not None:
+                raise UserError(f"--{option} needs --rule")
+        if save_to is not None:
+            save.check_free(save_to)
+        if mergekit is not None:
+            prune.check_new(mergekit, save_to)
+        self.check_output([column.name for column in fidelity.COLUMNS])
+        which: Wish | str = str(blocks)
+        design, missing = None, list[str]()
+        if rule is not None and budget is not None:
+            record = self.plugins.get("pruning rule", rule)
+            limits = suite.pruning({"protect": protect, "budgets": budget}, self._where)
+            design = self.design(self.needed(record.metrics)) if self.named else None
+            which = Wish(record, budget, design, self.seed, limits)
+        if design is None:
+            design, missing = self._compared()
+        self.plugins.tell()
+        (model,) = self.models(name)
+        source = self.task.name.removeprefix("texts:") if self.named else None
+        more: dict[str, Any] = {"output": save_to, "texts": source, "run": scores}
+        report = prune.prune(model, which, design, self.display, **more)
+        made = [f"Saved to {save_to}."] if save_to else []
+        if mergekit is not None:
+            prune.write_mergekit(mergekit, model.checkpoint, report)
+            made.append(f"mergekit configuration in {mergekit}.")
+        hint = "Nothing was saved: --save DIR keeps the smaller model."
+        answer = (*report.answer, *(made or [hint]))
+        return replace(report, answer=answer, notes=(*missing, *report.notes))
+
+    def states(self, name: str, file: Path) -> Report:
+        """Write the pooled states of the texts at the layers of the settings to a file.
+
+        Every text is a row, copies too, in the order of the file. Raises UserError as
+        `states.check_free` does, and for layers that the model has not.
+        """
+        states.check_free(file)
+        design = self.design(())
+        (model,) = self.models(name)
+        if model.depth is not None:
+            resolve.check_depth(model.name, model.depth, self.settings)
+        self.plugins.tell()
+        return states.write(self._opened(model), design.task, self.settings, file)
+
+    def opened(self, name: str) -> Opened:
+        """A model, opened to read any texts. Raises UserError as `models` and its adapter do."""
+        (model,) = self.models(name)
+        self.plugins.tell()
+        return self._opened(model)
+
+    def _opened(self, model: PlannedModel) -> Opened:
+        device = resolve.device(self.settings)
+        tokens = self.settings.batch_tokens or batch_size(device)
+        return Opened(model, self.settings.norm, tokens, self.display)
+
+    def _compared(self) -> tuple[Design | None, list[str]]:
+        """The texts on which a changed model is compared with the whole one; a note without any.
+
+        Raises UserError for texts that were named and are out of reach.
+        """
+        try:
+            return self.design(()), []
+        except UserError as error:
+            if self.named:
+                raise
+            return None, [f"it is not compared with the original, for want of texts: {error}"]
 
     def probe(self, name: str, kind: str, steps: Sequence[float] | None = None) -> Report:
         """Measure a model on texts that are changed. Raises UserError as `probe.study` does."""

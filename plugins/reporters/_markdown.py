@@ -1,11 +1,14 @@
 """Markdown: a report as GitHub shows it, and the folder `cards` of Hugging Face model cards.
 
+The form `fragment` is the same as HTML without a page around it, as cells of notebooks show it.
+
 A card is MODEL/README.md. Its metadata are made by huggingface_hub (`model-index`), which reads
 them back with `ModelCard.load`: one result per task, the main score of the last layer, 0 to 1.
 """
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -46,6 +49,30 @@ def markdown(report: Report) -> str:
     for title, lines in sentences(report):
         parts += [f"## {title}", _listed(lines)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def fragment(report: Report) -> str:
+    """HTML of the answer, the tables with their captions, notes and errors."""
+    parts = [_element("h3", report.title)] if report.title else []
+    parts.append(_items(report.answer))
+    for sheet in sheets(report):
+        heads = [_element("th", " ".join(column.heading)) for column in sheet.columns]
+        cells = zip(*(column.cells for column in sheet.columns), strict=True)
+        rows = [heads, *([_element("td", cell) for cell in row] for row in cells)]
+        lines = "\n".join(f"<tr>{''.join(row)}</tr>" for row in rows)
+        parts += [_element("h4", sheet.title), f"<table>\n{lines}\n</table>"]
+        parts.append(_items(sheet.caption))
+    for title, items in sentences(report):
+        parts += [_element("h4", title), _items(items)]
+    return "".join(f"{part}\n" for part in parts if part)
+
+
+def _element(name: str, text: str) -> str:
+    return f"<{name}>{html.escape(plain(text))}</{name}>"
+
+
+def _items(lines: Sequence[str]) -> str:
+    return f"<ul>{''.join(_element('li', line) for line in lines)}</ul>" if lines else ""
 
 
 def _listed(lines: Sequence[str]) -> str:

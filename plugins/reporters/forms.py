@@ -25,6 +25,7 @@ def lrd_reporters() -> Sequence[Reporter]:
         ("checkpoints", partial(_csv, "checkpoints"), "-checkpoints.csv", "over training steps"),
         ("latex", _later("_latex", "latex"), ".tex", "booktabs tables for a paper"),
         ("html", _later("_page", "page"), ".html", "a page that needs no network"),
+        ("fragment", _later("_markdown", "fragment"), "", "HTML without a page, as in notebooks"),
     ]
     folders = [
         ("figures", _later("_figures", "figure_files"), "the page's figures as SVG and PNG"),

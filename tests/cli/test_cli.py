@@ -41,8 +41,9 @@ TAUGHT = {
     "--budgets --random-seeds --protect --prune-tasks --view-texts --shard",
     "prune": "--rule --budget --texts --blocks 7,12-14 --protect --seed --save --save-mergekit "
     "--scores --pooling --max-length --device numbered from 1",
-    "layer": "--texts --by dime --save --set --load --max-texts --view-texts --pooling --norm "
-    "--max-length --device",
+    "layer": "--texts --by dime depth 0.8 --save --set --load --max-texts --view-texts --pooling "
+    "--norm --max-length --device",
+    "states": "--texts --task --layers --output --norm --pooling .safetensors .npz .parquet",
     "select": "--models --texts --task --plugins --draws --max-texts --output --seed --device",
     "probe": "--kind repetition random length --texts --task --plugins --shares --lengths --seed "
     "--max-texts --output",

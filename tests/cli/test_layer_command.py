@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from types import SimpleNamespace as NS
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ from lrd_harness import measure
 from lrd_harness.cli import main
 from lrd_harness.contracts import Choice, Metric, Text
 from lrd_harness.errors import UnitError
+from lrd_harness.store.location import cache_dir
+from lrd_harness.studies import layer as study
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -64,8 +68,9 @@ def test_the_saved_model_ends_at_the_chosen_layer(
     more = [part for name, value in pooling.items() for part in (f"--{name}", value)]
     assert layer(deep, model, "--by", "peak,dataset_entropy", "--save", cut, *more) == 0
     printed = capsys.readouterr().out
+    assert printed.startswith(f"Layer 2 of 4 of local/{model}")
     assert choices(printed)["peak"][:3] == ["peak", "max", "2"]
-    assert "blocks 1-2 of 4" in printed
+    assert "blocks 1-2 of 4" in " ".join(printed.split())
     whole, short = (tiny.open_model(f, **pooling) for f in (deep / model, cut))
     assert short.info.blocks == 2
     texts = [Text(t) for t in tiny.sentences(5, seed=3)]
@@ -112,28 +117,64 @@ def test_layer_0_is_not_chosen(deep: Path, capsys: Any, monkeypatch: pytest.Monk
     assert choices(capsys.readouterr().out)["peak"] == ["peak", "max", "1", "4", "24"]
 
 
+@pytest.mark.parametrize(("model", "number"), [("bert", 4), ("llama", 3), ("st", 4)])
+def test_without_a_metric_the_rule_takes_a_layer(
+    model: str, number: int, deep: Path, tmp_path: Path, capsys: Any
+) -> None:
+    """Of a decoder that at depth 0.8, of an encoder the last, which is not saved once more."""
+    assert layer(deep, model, "--save", tmp_path / "cut", "--output", tmp_path) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    facts = json.loads((tmp_path / "layer.json").read_text())
+    assert (facts["layer"], facts["chosen_by"]) == (number, "one-line rule")
+    if number == 4:
+        assert printed.startswith(f"The last layer, 4 of 4, of local/{model}: the model as it is")
+        assert f"Nothing was saved: the whole model is {deep / model}." in printed
+        assert not (tmp_path / "cut").exists()
+        return
+    assert printed.startswith(f"Layer 3 of 4 of local/{model} • The one-line rule: of a decoder")
+    assert tiny.open_model(tmp_path / "cut").info.blocks == 3
+    assert "the rule `one-line rule`" in (tmp_path / "cut" / "README.md").read_text()
+    assert "Against the original, on 24 texts" in printed
+
+
+def test_no_text_is_read_for_the_rule_alone(deep: Path, capsys: Any) -> None:
+    assert main(["layer", str(deep / "llama"), "--quiet"]) == 0
+    assert "Layer 3 of 4" in capsys.readouterr().out
+    assert not (cache_dir() / "states").exists()
+
+
+@pytest.mark.parametrize(
+    ("family", "pooling", "likelihoods", "expected"),
+    [
+        ("own", "mean", False, (5, "the last layer, as nothing says what kind")),
+        ("own", "mean", True, (4, "of a decoder")),
+        ("own", "last", False, (4, "of a decoder")),
+        ("qwen3", "mean", False, (4, "of a decoder")),
+        ("modernbert", "cls", False, (5, "of an encoder")),
+    ],
+)
+def test_the_rule_knows_models_of_any_adapter(
+    family: str, pooling: str, likelihoods: bool, expected: tuple[int, str]
+) -> None:
+    opened = NS(info=NS(family=family, pooling=pooling), parts=NS(adapter="mine"))
+    planned = NS(name="m", checkpoint=NS(revision="r"), adapter=NS(likelihoods=likelihoods))
+    found = study.rule(NS(planned=planned, model=opened, blocks=5))  # type: ignore[arg-type]
+    assert found.layer == expected[0]
+    assert found.text.startswith(expected[1])
+
+
 @pytest.mark.parametrize("model", ["llama", "st"])
-def test_where_the_last_layer_is_chosen_the_whole_model_is_saved(
+def test_where_a_metric_chooses_the_last_layer_nothing_is_saved(
     model: str, deep: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     peak_at(monkeypatch, 4)
     saved = tmp_path / "saved"
     assert layer(deep, model, "--by", "peak", "--save", saved) == 0
-    assert "the whole model, since peak chooses its last layer" in capsys.readouterr().out
-    card = (saved / "README.md").read_text()
-    assert "kept whole by lrd-harness: the metric `peak` chose its last layer" in card
-    assert "pruned" not in card
-    whole, again = (tiny.open_model(f) for f in (deep / model, saved))
-    assert again.info == whole.info
-    batch = whole.tokenize([Text(t) for t in tiny.sentences(5, seed=3)])
-    for key, state in whole.states(batch).items():
-        torch.testing.assert_close(again.states(batch)[key], state, rtol=1e-5, atol=1e-5)
-    if model == "llama":
-        heads = (
-            transformers.AutoModelForCausalLM.from_pretrained(f).get_output_embeddings().weight
-            for f in (deep / model, saved)
-        )
-        torch.testing.assert_close(*heads)
+    printed = capsys.readouterr().out
+    assert printed.startswith("The last layer, 4 of 4")
+    (beside,) = re.findall(r"^one-line rule .*$", printed, re.MULTILINE)
+    assert beside.split()[4] == {"llama": "3", "st": "4"}[model]
+    assert not saved.exists()
 
 
 def test_a_metric_that_fails_costs_itself_only(
@@ -147,7 +188,8 @@ def test_a_metric_that_fails_costs_itself_only(
     assert layer(deep, "bert", "--by", "bad,effective_rank") == 1
     printed = capsys.readouterr()
     assert "error: bad: UnitError: out of luck\n" in printed.err  # its name once
-    assert list(choices(printed.out)) == ["effective_rank"]
+    assert list(choices(printed.out)) == ["effective_rank", "one-line"]
     for save, end in (((), ""), (("--save", deep / "no"), ", so nothing was saved")):
         assert layer(deep, "bert", "--by", "bad", *save) == 2
-        assert f"no metric has chosen a layer{end}\n" in capsys.readouterr().err
+        said = f"bad: UnitError: out of luck: no metric has chosen a layer{end}"
+        assert running.one_line(capsys) == said

@@ -46,9 +46,9 @@ BAD = {
     "probe one --kind random --set curvature.skip=-1": "skip",
     "probe one --kind random --texts few": "a probe needs at least 8 texts with words, got 5",
     "layer one --by cosine": "metric cosine chooses no layer",
-    "layer one --set dime.alpha=0": "metric dime: alpha must be above 0, not 0",
+    "layer one --by dime --set dime.alpha=0": "metric dime: alpha must be above 0, not 0",
     "layer one --save full": "is not empty",
-    "layer one --texts few": "has 5 distinct texts; to choose a layer takes at least 8",
+    "layer one --by dime --texts few": "has 5 distinct texts; to choose a layer takes at least 8",
 }
 
 

@@ -315,6 +315,7 @@ COMMANDS = {
     "prune": "--rule --budget --texts --blocks --protect --seed --load --save --save-mergekit "
     "--scores --pooling --max-length --device",
     "layer": "--texts --task --by --save --max-texts --set --pooling --norm --max-length",
+    "states": "--texts --task --layers --output --max-texts --norm --pooling --max-length",
     "probe": "--kind --lengths --shares --seed --output --pooling --max-texts",
     "compare": "--texts --task --plugins --output --seed --max-texts",
     "leaderboard": "--actual --values --models-info --model --format --output",

@@ -28,7 +28,8 @@ forms: Any = importlib.import_module("lrd_harness.plugins.reporters.forms")
 data: Any = importlib.import_module("lrd_harness.plugins.reporters._data")
 sheets: Any = importlib.import_module("lrd_harness.plugins.reporters._sheets")
 
-TEXTS = ("table", "md", "csv", "json", "layers", "pruning", "checkpoints", "latex", "html")
+TEXTS = ("table", "md", "csv", "json", "layers", "pruning", "checkpoints", "latex")
+TEXTS += ("html", "fragment")
 FOLDERS = ("figures", "tidy", "cards")
 SUFFIXES = ["", ".md", ".csv", ".json", "-layers.csv", "-pruning.csv", "-checkpoints.csv"]
 FORMS = {reporter.name: reporter for reporter in forms.lrd_reporters()}
@@ -50,7 +51,7 @@ def test_the_hook_gives_the_built_in_forms() -> None:
     reporters = forms.lrd_reporters()
     assert all(isinstance(r, Reporter) and r.description for r in reporters)
     assert [r.name for r in reporters] == [*TEXTS, *FOLDERS]
-    assert [r.suffix for r in reporters] == [*SUFFIXES, ".tex", ".html", "", "", ""]
+    assert [r.suffix for r in reporters] == [*SUFFIXES, ".tex", ".html", "", "", "", ""]
 
 
 @pytest.mark.slow

@@ -1,0 +1,246 @@
+"""The pooled states of texts at the layers of one model, as arrays and as files."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lrd_harness.capture.embeddings import Embeddings
+from lrd_harness.capture.layers import planes
+from lrd_harness.capture.samples import Questions, Sampling
+from lrd_harness.contracts import Model, Norm, Request, Task, Text
+from lrd_harness.errors import COUNT, UserError
+from lrd_harness.planning import suite
+from lrd_harness.planning.resolve import PlannedModel
+from lrd_harness.planning.suite import Settings
+from lrd_harness.progress import Display
+from lrd_harness.report import Column, Report, Table
+from lrd_harness.store.files import write_bytes
+from lrd_harness.studies.values import MADE_BY, opened
+
+MAKER = "lrd-harness states"
+COLUMNS = (
+    Column("layer", key=True),
+    Column("name"),
+    Column("texts", form=",d"),
+    Column("width", unit="dims"),
+)
+NORMS = {
+    "hf": "as the blocks write them, the last one through the final norm (as hidden_states are)",
+    "raw": "as the blocks write them",
+    "final": "through the final norm",
+}
+
+
+class Opened:
+    """An opened model that gives the pooled states of any texts, as metrics see them.
+
+    name: as results call it; layers: range(L + 1), 0 being what enters the first block; norm: of
+    the states unless others are asked for; model: the model itself.
+    Texts are read once: their states are kept in the cache, as those of commands are.
+    """
+
+    def __init__(
+        self, planned: PlannedModel, norm: Norm, batch_tokens: int, display: Display
+    ) -> None:
+        self.name, self.norm, self.revision = planned.name, norm, planned.checkpoint.revision
+        self.model: Model = opened(planned, display)
+        self.layers = range(self.model.info.blocks + 1)
+        self._display = display
+        sampling = Sampling(norm, device=planned.options.device)
+        self._reading = Embeddings(self.model, Questions(COUNT), batch_tokens, sampling)
+
+    def __repr__(self) -> str:
+        info = self.model.info
+        return (
+            f"<{self.name}: layers 0 to {info.blocks}, {info.width} dims, {info.pooling} pooling>"
+        )
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        layers: Iterable[int] | None = None,
+        norm: Norm | None = None,
+    ) -> np.ndarray:
+        """The pooled states of texts (L + 1, n, d) float32; row i is of text i, copies too.
+
+        Parameters
+        ----------
+        texts : a list of strings.
+        layers : 0..L; by default all.
+        norm : "hf" (raw states but the last one, which goes through the final norm, as
+            transformers gives hidden_states), "raw" or "final"; by default as it was opened.
+
+        Raises UserError for what is no list of texts, for layers that there are not, and where the
+        layers are not all of one width: `layers` then chooses those that are.
+        """
+        task = of_strings(texts)
+        chosen = self.chosen(self.layers if layers is None else layers)
+        states = self.read(task, list(task.texts()), chosen, norm)
+        widths = {layer: state.shape[1] for layer, state in zip(chosen, states, strict=True)}
+        if len(set(widths.values())) > 1:
+            shown = ", ".join(f"{layer}: {width}" for layer, width in widths.items())
+            raise UserError(
+                f"the layers of {self.name} are of several widths ({shown}): "
+                "encode those of one width, as layers=[0]"
+            )
+        return np.stack(states)
+
+    def chosen(self, layers: Iterable[int]) -> list[int]:
+        """These layers, checked. Raises UserError for one that there is not, and for none."""
+        numbers = list(layers) if isinstance(layers, Iterable) else [layers]
+        for layer in numbers:
+            if isinstance(layer, bool) or not isinstance(layer, int) or layer not in self.layers:
+                raise UserError(f"{self.name} has layers 0 to {self.layers[-1]}, no layer {layer}")
+        if not numbers:
+            raise UserError("no layers: the list is empty")
+        return numbers
+
+    def read(
+        self,
+        task: Task,
+        requests: Sequence[Request],
+        layers: Sequence[int],
+        norm: Norm | None = None,
+    ) -> list[np.ndarray]:
+        """Of each layer the states (n, d_l) float32 of a task's texts, read if need be.
+
+        Raises UserError for an unknown norm.
+        """
+        norm = suite.settings({"norm": norm or self.norm}, "encode").norm
+        texts = [Text(r.text, self.model.prompt(task, r.prompt_type)) for r in requests]
+        with self._display.stage(f"{self.name}: reading all layers", "texts") as advance:
+            self._reading.read(texts, advance)
+        store, places = self._reading.plain, planes(self.model, norm)
+        if cut := store.truncated(texts):
+            most = self.model.info.max_length
+            self._display.line(f"{cut:,} texts are longer than {most:,} tokens and were cut there")
+        return [np.asarray(store.read(texts, places[layer]), np.float32) for layer in layers]
+
+
+def of_strings(texts: Sequence[str]) -> Task:
+    """Texts as a task without labels. Raises UserError for what is no list of texts."""
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise UserError("texts are a list of strings")
+    listed = list(texts)
+    for number, text in enumerate(listed, 1):
+        if not isinstance(text, str):
+            raise UserError(f"text {number} is no string but a {type(text).__name__}")
+    if not listed:
+        raise UserError("no texts: the list is empty")
+    requests = [Request(text) for text in listed]
+    return Task(f"{len(listed):,} texts", lambda: requests, evaluate=None)
+
+
+def write(model: Opened, task: Task, settings: Settings, file: Path) -> Report:
+    """Write states to a file whose ending says its form; table "states" says what is in it.
+
+    Arrays (safetensors, npz) and columns (Parquet, one list a row, beside the column text) are
+    called layer_0 and so on; the rows are the texts in their order. What they are of is in the
+    file's metadata. Raises UserError for layers that there are not, and where it cannot be written.
+    """
+    every = list(model.layers)
+    named = {"all": every, "last": every[-1:]}
+    layers = settings.layers
+    numbers = model.chosen(named[layers] if isinstance(layers, str) else layers)
+    every_text = list(task.texts())
+    requests = every_text[: settings.max_texts]
+    states = model.read(task, requests, numbers)
+    arrays = {f"layer_{n}": state for n, state in zip(numbers, states, strict=True)}
+    facts = {
+        MADE_BY: MAKER,
+        "model": model.name,
+        "revision": model.revision,
+        "layers": numbers,
+        "norm": model.norm,
+        "pooling": model.model.info.pooling,
+        "texts": len(requests),
+        "task": task.name,
+        "max_length": model.model.info.max_length,
+    }
+    content = FORMS[file.suffix.lower()](arrays, [r.text for r in requests], facts)
+    try:
+        write_bytes(file, content)
+    except OSError as error:
+        raise UserError(f"{file} cannot be written ({error.strerror})") from None
+    rows = [
+        {"layer": n, "name": name, "texts": len(array), "width": array.shape[1]}
+        for n, (name, array) in zip(numbers, arrays.items(), strict=True)
+    ]
+    how = f"States {NORMS[model.norm]}; {facts['pooling']} pooling. Row i is text i"
+    cut = f", the first of {len(every_text):,}" if len(requests) < len(every_text) else ""
+    answer = (f"{how}{cut}.",)
+    title = f"States of {len(requests):,} texts at {len(numbers)} layers in {file}"
+    return Report(title, (Table("states", title, COLUMNS, rows),), answer=answer, facts=facts)
+
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def _safetensors(arrays: Arrays, texts: Sequence[str], facts: Mapping[str, Any]) -> bytes:
+    from safetensors.numpy import save
+
+    words = {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
+    return save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, metadata=words)
+
+
+def _npz(arrays: Arrays, texts: Sequence[str], facts: Mapping[str, Any]) -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, metadata=np.array(json.dumps(facts)), **arrays)  # type: ignore[arg-type]
+    return stream.getvalue()
+
+
+def _parquet(arrays: Arrays, texts: Sequence[str], facts: Mapping[str, Any]) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns: dict[str, Any] = {"text": pa.array(texts, pa.large_string())}
+    for name, array in arrays.items():
+        n, d = array.shape
+        places = pa.array(np.arange(n + 1, dtype=np.int64) * d)
+        columns[name] = pa.LargeListArray.from_arrays(places, pa.array(array.ravel()))
+    table = pa.table(columns).replace_schema_metadata({"lrd_harness": json.dumps(facts)})
+    stream = io.BytesIO()
+    pq.write_table(table, stream)
+    return stream.getvalue()
+
+
+FORMS = {".safetensors": _safetensors, ".npz": _npz, ".parquet": _parquet}
+
+
+def facts_of(file: Path) -> dict[str, Any]:
+    """What a file that `write` has written says of itself; {} for others."""
+    try:
+        if file.suffix.lower() == ".safetensors":
+            from safetensors import safe_open
+
+            with safe_open(file, "numpy") as opened:
+                return dict(opened.metadata() or {})
+        if file.suffix.lower() == ".npz":
+            with np.load(file, allow_pickle=False) as arrays:
+                return dict(json.loads(str(arrays["metadata"])))
+        import pyarrow.parquet as pq
+
+        return dict(json.loads((pq.read_schema(file).metadata or {})[b"lrd_harness"]))
+    except Exception:  # whatever the libraries raise for a file of another kind
+        return {}
+
+
+def check_free(file: Path) -> None:
+    """Raise UserError for an ending that no form has, a missing folder, and another's file.
+
+    A file of the same command is written over.
+    """
+    if file.suffix.lower() not in FORMS:
+        raise UserError(f"{file}: no form ends so (there are {', '.join(FORMS)})")
+    if not file.parent.is_dir():
+        raise UserError(f"{file}: its folder is not there")
+    there = file.exists() or file.is_symlink()
+    if there and not (file.is_file() and facts_of(file).get(MADE_BY) == MAKER):
+        raise UserError(f"{file} is there already and was not made by {MAKER}")
