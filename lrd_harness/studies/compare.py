@@ -126,7 +126,7 @@ def compare(a: PlannedModel, b: PlannedModel, design: Design, display: Display) 
     return Report(
         f"{a.name} and {b.name}",
         tuple(tables),
-        answer=(both.answer,) if both and both.answer else (),
+        answer=both.answer if both else (),
         errors=tuple("{side}, {metric}: {error}".format(**row) for row in faults),
         facts=facts,
     )

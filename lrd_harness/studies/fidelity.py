@@ -159,15 +159,8 @@ class _Reader:
             rows.update(zip(here, read["vectors"], strict=True))
 
         alike = bool(self.model.head) and getattr(self.model, "padding", "") == "none"
-        forward(
-            self.model,
-            texts,
-            self.run,
-            keep,
-            batch_tokens=batch_tokens,
-            progress=progress,
-            alike=alike,
-        )
+        how: dict[str, Any] = {"batch_tokens": batch_tokens, "progress": progress, "alike": alike}
+        forward(self.model, texts, self.run, keep, **how)
         return np.stack([rows[text] for text in texts])
 
     def run(self, batch: Sequence[Encoded]) -> dict[str, Tensor]:
@@ -197,7 +190,7 @@ def next_tokens(
     assert b.head is not None
     figures = NextTokens()
     rows = max(1, LOGIT_BYTES // (4 * a.head.vocabulary))
-    for tokens in of_b:
+    for tokens in filter(of_b.__contains__, a.ids):
         for start in range(0, len(tokens) - 1, rows):  # a row more than is predicted from
             here = slice(start, start + rows + 1)
             sides = ((a, of_a[tokens]), (b, of_b[tokens]))
@@ -277,8 +270,8 @@ class Fidelity:
         return [dict(zip(names, row, strict=True)) for row in rows if row[3] is not None]
 
     @property
-    def answer(self) -> str:
-        """The figures in a sentence; "" without any."""
+    def answer(self) -> tuple[str, ...]:
+        """The figures in a sentence, if there are any."""
         f, parts = self.figures, []
         if "knn_overlap" in f:
             near, chance = f["knn_overlap"], f["chance"]
@@ -293,7 +286,7 @@ class Fidelity:
                 f"of the next token is {f['kl']:.2g} nats"
             )
         text = "; ".join(parts).replace("%", " %")
-        return f"{text[:1].upper()}{text[1:]}." if text else ""
+        return (f"{text[0].upper()}{text[1:]}.",) if text else ()
 
     def table(self, name: str, *more: str) -> Table:
         """The figures; more: sentences for its caption."""

@@ -152,7 +152,8 @@ def _cut(
     shrunk = shrinking.shrink(pruned, design, save)
     made, found = [f"Saved to {save}: {what}."], shrunk.fidelity
     if found and found.answer:
-        made.append(f"Against the whole model: {found.answer[0].lower()}{found.answer[1:]}")
+        (said,) = found.answer
+        made.append(f"Against the whole model: {said[0].lower()}{said[1:]}")
     tables = [found.table("fidelity")] if found else []
     return made, tables, tuple(f"{note[:1].upper()}{note[1:]}." for note in shrunk.notes)
 

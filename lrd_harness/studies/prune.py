@@ -250,24 +250,13 @@ def prune(
 ) -> Report:
     """Take blocks out of a model; what that costs and saves, and, if there is a folder, keep it.
 
-    Parameters
-    ----------
-    which : a rule's, or numbers as 7,12-14.
-    design : the texts on which the model is compared with what is left of it; None: it is not.
-    output : a folder that is new or empty.
-    texts : the name of the texts, for the model card.
-    run : a run with the same model without these blocks, whose scores go into the card.
-
-    Returns
-    -------
-    Report
-        Its title says what was removed; table "prune" has the figures of `Fidelity`; `facts` say
-        the rest, "removed" among it; notes are of how a saved model is read.
-
-    Raises UserError for blocks that cannot go, and as `Shrinking` does.
+    which: a rule's, or numbers as 7,12-14; design: the texts on which the model is compared with
+    what is left of it, None to compare nothing; output: a folder that is new or empty; texts: their
+    name, for the model card; run: of the same model without these blocks, whose scores go into the
+    card. The report's title says what was removed; table "prune" has the figures of `Fidelity`,
+    `facts` the rest; notes are of how a saved model is read. Raises UserError for blocks that
+    cannot go, and as `Shrinking` does.
     """
-    if isinstance(which, str) and planned.depth:
-        parse_blocks(which, planned.depth)  # which may be wrong before anything is opened
     if run is not None and (run / "run.json").exists():
         planned = as_scored(planned, run)
     opened = Shrinking(fidelity.with_head(planned), display)
@@ -286,7 +275,7 @@ def prune(
     return Report(
         title,
         (table,),
-        answer=(found.answer,) if found and found.answer else (),
+        answer=found.answer if found else (),
         notes=tuple(shrunk.notes),
         facts={
             **(design.facts if design else {}),

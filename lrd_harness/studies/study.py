@@ -16,6 +16,7 @@ from lrd_harness.errors import UserError
 from lrd_harness.manager import Plugins
 from lrd_harness.measuring import PlannedMetric
 from lrd_harness.models import save
+from lrd_harness.models.cut import parse_blocks
 from lrd_harness.planning import resolve, suite
 from lrd_harness.planning.parameters import resolve_metrics
 from lrd_harness.planning.resolve import PlannedModel
@@ -235,12 +236,16 @@ class Study:
         if rule is not None and budget is not None:
             record = self.plugins.get("pruning rule", rule)
             limits = suite.pruning({"protect": protect, "budgets": budget}, self._where)
+            if record.metrics and not self.named:
+                raise UserError(f"the rule {rule} chooses on texts: give --texts FILE")
             design = self.design(self.needed(record.metrics)) if self.named else None
             which = Wish(record, budget, design, self.seed, limits)
+        (model,) = self.models(name)
+        if blocks is not None and model.depth:
+            parse_blocks(blocks, model.depth)  # before texts are loaded and models opened
         if design is None:
             design, missing = self._compared()
         self.plugins.tell()
-        (model,) = self.models(name)
         source = self.task.name.removeprefix("texts:") if self.named else None
         more: dict[str, Any] = {"output": save_to, "texts": source, "run": scores}
         report = prune.prune(model, which, design, self.display, **more)

@@ -134,7 +134,6 @@ def test_damaged_weights_and_rows(place: Place, tmp_path: Path) -> None:
         ("select", "--models", "{folder}/bert-one", *TEXTS),
         ("layer", "{folder}/bert-one", "--by", "nothing", *TEXTS),
         ("probe", "{folder}/bert-one", "--kind", "shuffle", *TEXTS),
-        ("compare", "{folder}/bert-one", "{folder}/bert-two", *TEXTS),
         ("prune", "{folder}/bert-one", "--blocks", "9"),
         ("prune", "{folder}/bert-one", "--rule", "gfmi", "--budget", "0.5"),
         ("suites", "no-such-suite"),
