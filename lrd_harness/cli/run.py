@@ -28,7 +28,7 @@ from lrd_harness.runner.loop import execute, prepare
 from lrd_harness.runner.merge import merge
 from lrd_harness.store.files import write_text
 
-LRD, LAYER_LM = "lrd", "lrd_harness.lm_eval:LayerLM"  # as in setup.cfg
+LRD, LAYER_LM = "lrd", "lrd_harness.runner.layer_lm:LayerLM"  # as in setup.cfg
 STARTING = 10.0  # seconds that it takes at most until a command begins
 
 

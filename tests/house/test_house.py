@@ -28,7 +28,7 @@ FLOOR = {
     "cli": 5,
     "doors": 6,
 }
-DOORS = {f"lrd_harness{name}" for name in ("", ".__main__", ".api", ".lm_eval", ".testing")}
+DOORS = {f"lrd_harness{name}" for name in ("", ".__main__", ".api", ".testing")}
 OPEN = {  # what plugins and tasks may import besides the surface
     "plugins": {"models", "capture", "store"},
     "tasks": {"models", "capture", "store"},
