@@ -285,11 +285,9 @@ class Task:
 class TaskOptions:
     """What a run tells every task.
 
-    data: the folder of local data, DIR/TASK/SPLIT.jsonl. For lm-eval's tasks: num_fewshot (None:
-    the task's own), limit (documents of each single task, below 1 a share; None: all),
-    max_questions (of a group in all, below 1 a share), include_path (a folder of tasks of one's
-    own), log_samples (whether result files list every document). text_column: of a table of own
-    texts.
+    data: local data, DIR/TASK/SPLIT.jsonl. text_column: of a table of own texts. For lm-eval:
+    num_fewshot (None: the task's own), limit (documents a task, below 1 a share), max_questions (of
+    a group in all), include_path (tasks of one's own), log_samples (list documents in files).
     """
 
     data: Path | None = None

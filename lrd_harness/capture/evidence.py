@@ -182,11 +182,13 @@ def perplexities(
     same texts for all. {} for a model without a language-model head; None where it is not finite.
     Raises UnitError where no text has two tokens.
     """
-    head, some = model.head, sampled(list(texts), PERPLEXITY_TEXTS)
+    head = model.head
     if head is None:
         return {}
+    some = sampled(list(texts), PERPLEXITY_TEXTS)
+    read = list(_batches(model, some, batch_tokens, PERPLEXITY_TOKENS))
     walk, surprise, tokens, done = Walk(model.backbone), dict.fromkeys(variants, 0.0), 0, 0
-    for batch in _batches(model, some, batch_tokens, PERPLEXITY_TOKENS):
+    for batch in read:
         features = model.features(batch)
         mask = features["attention_mask"].bool()
         before = mask[:, :-1] & mask[:, 1:]  # the positions that another token of the text follows
@@ -201,7 +203,7 @@ def perplexities(
         if len(after):
             walk.run(model.inputs(features), variants, seen)
         tokens, done = tokens + len(after), done + len(batch)
-        progress(done, len(some))
+        progress(done, sum(map(len, read)))
     if not tokens:
         raise UnitError("no text has a second token to be predicted")
     with np.errstate(over="ignore"):

@@ -34,6 +34,7 @@ WIDTH = 250  # pixels of a facet in the files; the page fits facets to the scree
 STYLE = Path(__file__).parent / "assets" / "figures.json"
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])  # that Altair writes
 DATA = alt.NamedData(name="rows")  # of every chart
+ROW = alt.Description("row:N")  # of marks: the number of their row, where a page draws them
 STROKE = alt.Legend(symbolType="stroke", symbolSize=600)  # long enough to tell dashes apart
 MODELS = 30  # lines of a facet
 APART = 8  # models, or groups of them, that are told apart by colours of their own
@@ -130,38 +131,25 @@ def _shared(part: Any) -> Any:
 
 def colour(rows: Rows, field: str, title: str | None = None) -> alt.Color:
     """The values of a field in the palette's colours, in the order of the rows."""
-    names = distinct(rows, field)
-    scale = alt.Scale(domain=names, range=[COLOURS[i % len(COLOURS)] for i in range(len(names))])
-    return alt.Color(f"{field}:N", title=title or field, scale=scale, legend=STROKE)
+    return alt.Color(f"{field}:N", **_scaled(rows, field, title, COLOURS, 0))
 
 
 def dash(rows: Rows, field: str, title: str | None = None) -> alt.StrokeDash:
-    """The values of a field in dash patterns, so that lines differ in grey print too."""
+    """The values of a field in dash patterns, others for those whose colours come up again."""
+    return alt.StrokeDash(f"{field}:N", **_scaled(rows, field, title, DASHES, 1))
+
+
+def _scaled(rows: Rows, field: str, title: str | None, looks: Any, shift: int) -> dict[str, Any]:
     names = distinct(rows, field)
-    scale = alt.Scale(domain=names, range=[_dash(i) for i in range(len(names))])
-    return alt.StrokeDash(f"{field}:N", title=title or field, scale=scale, legend=STROKE)
-
-
-def _dash(i: int) -> list[int]:
-    """The pattern of the i-th line, another one than that of the last line of its colour."""
-    return DASHES[(i + i // len(COLOURS)) % len(DASHES)]
+    each = [looks[(i + i // len(looks) * shift) % len(looks)] for i in range(len(names))]
+    scale = alt.Scale(domain=names, range=each)
+    return {"title": title or field, "scale": scale, "legend": STROKE}
 
 
 def ordered(rows: Sequence[dict[str, Any]], field: str) -> list[dict[str, Any]]:
     """The rows with the place of their panel, 0 first, as "order": panels as they first come up."""
     places = {name: i for i, name in enumerate(distinct(rows, field))}
     return [{**row, "order": places[row[field]]} for row in rows]
-
-
-def tips(rows: Rows, names: Sequence[str]) -> list[alt.Tooltip]:
-    """What is shown of a mark that is pointed at; words where any row has one."""
-    words = {name for name in names if any(isinstance(row[name], str) for row in rows)}
-    return [
-        alt.Tooltip(name, type="nominal")
-        if name in words
-        else alt.Tooltip(name, type="quantitative", format=".4~g")
-        for name in names
-    ]
 
 
 def counted(number: int, noun: str) -> str:
@@ -210,7 +198,7 @@ def curves(side: Side) -> Figure | None:
         color=colour(rows, by),
         strokeDash=dash(rows, "family"),
         detail="model:N",
-        tooltip=tips(rows, ("model", "family", "name", "layer", "value")),
+        description=ROW,
     )
     title = "scores and metrics, layer by layer"
     return side.figure("curves", title, caption, rows, faceted(chart, "name"))
@@ -222,9 +210,9 @@ def faceted(cell: Any, by: str, height: int = 150, width: int = WIDTH, free: str
     free: the scales that are each panel's own, "y" or "xy"; "" for none.
     """
     panels = alt.Facet(f"{by}:N", sort=alt.EncodingSortField("order", op="min"), title=None)
-    chart = cell.properties(width=width, height=height).facet(
-        panels, columns=3, data=DATA, bounds="flush", spacing={"column": GUTTER, "row": ROWS_APART}
-    )
+    sized = cell.properties(width=width, height=height)
+    apart = {"column": GUTTER, "row": ROWS_APART}
+    chart = sized.facet(panels, columns=3, data=DATA, bounds="flush", spacing=apart)
     if free:
         chart = chart.resolve_scale(**dict.fromkeys(free, "independent"))
     return chart.resolve_axis(x="independent", y="independent")
@@ -331,7 +319,7 @@ def _bands(rows: Rows, grouping: str) -> Any:
         y=alt.Y("mean:Q", title=None, scale=scale),
         color=shade,
         strokeDash=dash(rows, "group", grouping),
-        tooltip=tips(rows, ("name", "group", "depth", "mean", "models")),
+        description=ROW,
     )
     shades = [band.encode(x=x, y=bottom, y2="top", color=shade)]
     return alt.layer(*(shades if len(distinct(rows, "group")) <= BANDS else []), line)
@@ -454,7 +442,7 @@ def _map(
     cell = cell.encode(
         y=alt.Y("layer:O", sort="descending", axis=_LAYERS),
         color=alt.Color(f"{shade}:Q", title=of, scale=scale, legend=legend),
-        tooltip=tips(rows, list(rows[0])),
+        description=ROW,
         **across,
     )
     chart = faceted(cell, "model", PIXELS, PIXELS, free="xy")

@@ -25,6 +25,7 @@ from ._charts import (
     DATA,
     GREY,
     GUTTER,
+    ROW,
     VEGA_LITE,
     WIDTH,
     Figure,
@@ -41,7 +42,6 @@ from ._charts import (
     family,
     groups,
     ordered,
-    tips,
 )
 from ._data import valued
 
@@ -55,7 +55,7 @@ SIZES = ("log parameters", "log width", "depth")  # baselines that need no metri
 KINDS = ("metric", "baseline", "control")
 SHAPES = ("circle", "square", "triangle-up")
 RANDOM = "random"  # the pruning rule that the others are beside
-# In an SVG: what _traced has a mark say, other words for who cannot see it, a colour, a name.
+# In an SVG: the number of a mark's row, other words for who cannot see it, a colour, a name.
 MARK = re.compile(r' aria-label="(\d+)" role="graphics-symbol" aria-roledescription="[^"]*"')
 UNSAID = re.compile(
     r' (?:aria-[a-z]+|role|pointer-events)="[^"]*"|<path class="foreground"[^>]* display="none"/>'
@@ -132,8 +132,8 @@ def inline(figure: Figure, width: int) -> str:
 
     Marks that can be pointed at say which of the rows they are of: data-row="0", ...
     """
-    chart = _traced(fitted(figure, width))
-    chart["config"]["aria"] = False
+    chart = fitted(figure, width)
+    chart["config"] |= {"aria": False, "mark": {"aria": True}}
     chart["datasets"] = {"rows": [{**row, "row": i} for i, row in enumerate(figure.rows)]}
     svg: str = vl_convert.vegalite_to_svg(chart, vl_version=VEGA_LITE)
     svg = MARK.sub(r' data-row="\1"', svg)
@@ -144,20 +144,6 @@ def inline(figure: Figure, width: int) -> str:
         lambda m: f"{m[1]}{figure.name}-{width}-{names.setdefault(m[2], len(names))}",
         UNSAID.sub("", svg),
     )
-
-
-def _traced(part: Any) -> Any:
-    """With the number of its row in place of the tips of a mark."""
-    if isinstance(part, list):
-        return [_traced(item) for item in part]
-    if not isinstance(part, dict):
-        return part
-    part = {key: _traced(item) for key, item in part.items()}
-    if part.get("encoding", {}).pop("tooltip", None):
-        part["encoding"]["description"] = {"field": "row", "type": "nominal"}
-        mark = part["mark"] if isinstance(part["mark"], dict) else {"type": part["mark"]}
-        part["mark"] = {**mark, "aria": True}
-    return part
 
 
 def predictors(side: Side) -> Figure | None:
@@ -225,7 +211,6 @@ def _dots(rows: Rows, bar: Any, what: str) -> Any:
     low = min(0.0, *(row["low"] if row["low"] is not None else row["rho"] for row in rows))
     x = alt.Scale(domain=[-1 if low < -0.5 else -0.5 if low < 0 else 0, 1], nice=False)
     base = alt.Chart(DATA)
-    tooltip = tips(rows, list(rows[0]))
     spans = base.mark_rule(strokeWidth=2, opacity=0.7).encode(
         x=alt.X("low:Q", scale=x),
         x2="high",
@@ -237,7 +222,7 @@ def _dots(rows: Rows, bar: Any, what: str) -> Any:
         y=y,
         color=alt.Color("kind:N", title=None),
         shape=alt.Shape("kind:N", title=None, scale=alt.Scale(domain=kinds, range=shapes)),
-        tooltip=tooltip,
+        description=ROW,
     )
     rule = alt.Chart(DATA).mark_rule(color=GREY, strokeDash=[5, 4], strokeWidth=1.5)
     rules = [rule.encode(x=alt.datum(bar["rho"]))] if bar else []
@@ -309,10 +294,9 @@ def _scatter(rows: Rows, models: int) -> Any:
     diagonal = alt.Data(values=[{"a": 1, "b": highest}])  # type: ignore[no-untyped-call]
     line = alt.Chart(diagonal).mark_rule(color=GREY, strokeDash=[5, 4], opacity=0.45)
     line = line.encode(x=alt.X("a:Q", scale=right), y=alt.Y("a:Q", scale=down), x2="b", y2="b")
-    names = ("model", "family", "predictor", "actual rank", "predicted rank", "score")
     points = alt.Chart(DATA)
     points = points.mark_point(filled=True, size=60 if few else 25, opacity=0.9 if few else 0.5)
-    points = points.encode(x=x, y=y, color=alt.value(COLOURS[0]), tooltip=tips(rows, names))
+    points = points.encode(x=x, y=y, color=alt.value(COLOURS[0]), description=ROW)
     layers: list[Any] = [line, points]
     if few:
         for side, align, dx in (("false", "left", 7), ("true", "right", -7)):
@@ -378,13 +362,12 @@ def _budgets(rows: Rows) -> Any:
     median = base.mark_line(color=GREY, strokeDash=[3, 3]).transform_filter(of)
     median = median.encode(x=x, y=alt.Y("random median:Q", title=title))
     lines = base.mark_line(point=alt.OverlayMarkDef(size=45), strokeWidth=1.8)
-    names = ("panel", "rule", "budget", "blocks removed", "change", "random median")
     drawn = lines.transform_filter("datum.rule != 'random'").encode(
         x=x,
         y=alt.Y("change:Q", title=title),
         color=colour(rules, "rule"),
         strokeDash=dash(rules, "rule"),
-        tooltip=tips(rows, names),
+        description=ROW,
     )
     zero = base.mark_rule(color=GREY, strokeWidth=1).encode(y=alt.datum(0))
     return faceted(alt.layer(band, median, zero, drawn), "panel", 170, free="")

@@ -86,7 +86,7 @@ def page(report: Report, drawn: Sequence[Figure] | None = None) -> str:
         style=Markup(_asset("page.css")),
         scripts=[Markup(script) for script in scripts],
         about=ABOUT if any("predicted." in c.name for c in _ranking(report)) else "",
-        answer=report.answer,
+        answer=_answer(report),
         sections=_sections(report, drawn),
         made=_made(report),
         downloads=_downloads(report),
@@ -106,7 +106,8 @@ def _sections(report: Report, drawn: Sequence[Figure]) -> list[Part]:
         for ident, title in SECTIONS.items()
     }
     ids = count(1)
-    for note in report.notes:
+    of_base = (line for line in report.answer[1:] if line.startswith(BASE))
+    for note in dict.fromkeys((*of_base, *report.notes)):
         parts["base" if note.startswith(BASE) else "notes"]["notes"].append(note)
     parts["notes"]["notes"].sort(key=lambda note: LEAD not in note)
     for figure in drawn:
@@ -124,6 +125,12 @@ def _sections(report: Report, drawn: Sequence[Figure]) -> list[Part]:
         errors = Sheet("errors", "What failed", (lines,))
         parts["errors"]["sheets"].append(_table(errors, next(ids)))
     return [part for part in parts.values() if any(part[name] for name in names)]
+
+
+def _answer(report: Report) -> list[str]:
+    """The answer without what the sections on notes and on base models say."""
+    below = {line for line in report.answer if line in report.notes or line.startswith(BASE)}
+    return [*report.answer[:1], *(line for line in report.answer[1:] if line not in below)]
 
 
 def _ranking(report: Report) -> tuple[Column, ...]:

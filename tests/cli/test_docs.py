@@ -141,4 +141,4 @@ def test_names_and_settings_are_in_the_docs() -> None:
         assert f"| `{metric.name}` |" in TEXT["docs/metrics.md"]
         if metric.selection:
             assert f"`{metric.selection.score}`" in TEXT["docs/metrics.md"]
-    assert f"\n{settings_table()}\n" in TEXT["docs/usage.md"]
+    assert f"\n{settings_table()}" in TEXT["docs/usage.md"]

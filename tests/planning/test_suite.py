@@ -140,7 +140,7 @@ def test_shipped_suites_that_need_no_hub() -> None:
     offline = importlib.import_module("lrd_harness.tasks.offline.tasks")
     quick, mmlu = suite.load("quickstart"), suite.load("mmlu")
     assert quick.tasks == (*offline.QUICKSTART, "MMLU")
-    assert (quick.settings, len(quick.models)) == (Settings(limit=114), 4)
+    assert (quick.settings, len(quick.models)) == (Settings(max_questions=114), 4)
     assert quick.models[3].pooling == "mean-no-sink"
     assert (mmlu.tasks, mmlu.settings) == (("MMLU",), Settings(num_fewshot=5))
     for entry in (*quick.models, *mmlu.models):

@@ -98,6 +98,15 @@ def test_the_answer_stands_first_then_the_ranking_then_figures_then_notes() -> N
     assert idents == known
 
 
+def test_what_the_sections_say_stands_there_alone() -> None:
+    more = ("Base models: a is best.", BOARD.notes[0], "It is clear.")
+    told = replace(BOARD, tables=(), answer=(*BOARD.answer, *more))
+    text = parts.page(told, [])
+    assert [text.count(line) for line in more] == [1, 1, 1]
+    assert text.index("It is clear.") < text.index("<nav ") < text.index(more[1])
+    assert text.index('<section id="base"') < text.index(more[0]) < text.index("Base models: few.")
+
+
 def test_every_section_table_and_figure_is_in_the_contents() -> None:
     links = [str(a["href"])[1:] for tag, a in READ.elements if tag == "a"]
     shown = ("section", "figure", "h3")

@@ -20,9 +20,9 @@ from stock import ENDINGS, LAST_WORD
 from lrd_harness.cli import main
 from lrd_harness.cli import run as command
 from lrd_harness.errors import UserError
-from lrd_harness.runner.layer_lm import LayerLM
 from lrd_harness.models.find import find
 from lrd_harness.models.save import save
+from lrd_harness.runner.layer_lm import LayerLM
 
 SPEAKS, WHOLE = "tiny_speaks", "tiny_whole_texts"
 SPEAK = """
