@@ -34,8 +34,9 @@ OPEN = {  # what plugins and tasks may import besides the surface
     "tasks": {"models", "capture", "store"},
 }
 # Lowered as the rooms get shorter, raised only in a change that says why.
-# Answers to users (fidelity, Python, mteb, lm-eval): 8 modules, 1,200 lines, as many of tests.
-MODULES, LINES, LONGEST, TESTS = 147, 30_900, 450, 28_700
+# Answers to users (fidelity, Python, states, mteb, lm-eval, intervals of ranks) took 12 modules and
+# 3,900 lines, more than was planned: each is refused, documented and tested as the rest is.
+MODULES, LINES, LONGEST, TESTS = 151, 33_650, 450, 29_900
 
 
 def modules() -> dict[str, Path]:
@@ -120,7 +121,7 @@ def test_budgets() -> None:
     assert [name for name, length in lengths.items() if length > LONGEST] == []
     assert (
         sum(1 for name in MODULE if name.count(".") == 1 and room(name) in ("surface", "doors"))
-        <= 14
+        <= 15
     )
     assert tests <= TESTS
 

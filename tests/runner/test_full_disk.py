@@ -135,7 +135,7 @@ def test_a_library_that_meets_a_full_disk_stops_the_run(
 ) -> None:
     """As mteb does when it writes its own result."""
 
-    def refuse(*_: Any) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "result.json")
 
     monkeypatch.setattr("mteb.cache.ResultCache.save_to_cache", refuse)
