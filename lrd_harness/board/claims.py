@@ -122,9 +122,9 @@ def claim_table(claims: Sequence[Row]) -> Table:
         unit = None if row["value"] is None else row["unit"]
         of_number = {"interval": span(row["low"], row["high"], "+z.3g"), "unit": unit}
         rows.append(row | of_number | {"cases": cases})
-        judged = f"{row['statement']} {row['verdict'].capitalize()}: "
-        exact = "" if row["value"] is None else judged
-        said.append(f"{row['predictor']} ({row['paper']}): {exact}{row['reason']}.")
+        if row["value"] is not None:
+            verdict = f"{row['verdict'].capitalize()}: {row['reason']}."
+            said.append(f"{row['predictor']} ({row['paper']}): {row['statement']} {verdict}")
     title = "The papers' claims on this run"
     return Table("claim", title, columns, rows, (_VERDICTS, _TESTS, *said), shown)
 
