@@ -291,10 +291,12 @@ def prune(
 
 
 OPTIONS = ("texts", "task", "metrics", "parameters", "output", "draws", "seed", "load", "quiet")
-LACKS = {  # which of the options a study has no use for
+LACKS = {  # which of the options and settings a study has no use for
+    "select": ("view_texts",),
+    "compare": ("view_texts",),
     "layer": ("draws", "seed"),
-    "prune": ("draws", "metrics"),
-    "states": OPTIONS[:-2],
+    "prune": ("draws", "metrics", "view_texts"),
+    "states": (*OPTIONS[:-2], "max_texts", "view_texts", "text_column", "task_data"),
 }
 READ = (  # settings of studies: how a model is read, and which texts
     "pooling norm max_length dtype attention padding device device_map batch_tokens max_texts "
@@ -338,7 +340,7 @@ def _command(options: Mapping[str, Any], parameters: Parameters) -> list[str]:
     words = ["lrd-harness", "run"]
     for name, value in options.items():
         values = [] if value is True else list(map(str, _several(value)))
-        if value not in (None, False, "") and (values or value is True):
+        if value is not None and value is not False and (values or value is True):
             words += [f"--{name.replace('_', '-')}", *map(location.word, values)]
     sets = [f"{m}.{k}={v}" for m, values in parameters.items() for k, v in values.items()]
     return [*words, *(["--set", *sets] if sets else [])]

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from textwrap import wrap
 
+import numpy as np
+
 from lrd_harness.board import agreement, statistics
 from lrd_harness.board.agreement import Agreement, Selection
 from lrd_harness.board.cautions import Caution, count
@@ -96,11 +98,11 @@ def _first(
     few = "is" if len(panel.tasks) == 1 else "are"
     second = f"{ranked[1]} ({scores[1]:.4f})"
     level, next_one = standing.level_with_first(), standing.level_with_next()[0]
-    if scores[0] == scores[1]:
-        apart = f", level with {ranked[1]}"
-    elif level:
-        more = f" and {count(len(level) - 1, 'other')}" if len(level) > 1 else ""
-        apart = f", but cannot be told from {ranked[level[0]]}{more}"
+    equal = np.flatnonzero(scores[1:] == scores[0]) + 1
+    if beside := equal.tolist() or level:
+        more = f" and {count(len(beside) - 1, 'other')}" if len(beside) > 1 else ""
+        how = "level with" if len(equal) else "but cannot be told from"
+        apart = f", {how} {ranked[beside[0]]}{more}"
     elif next_one is None:
         apart = f", before {second}; {tasks} {few} too few to tell them apart"
     else:
@@ -128,6 +130,9 @@ def _predicted(
     known = [(p.name, rho) for p in selecting if (rho := rhos[p.name]) is not None]
     if known:
         name, rho = max(known, key=lambda pair: pair[1])
+        if rho <= 0:
+            yield Caution("predicted_not", {"name": name, "rho": f"rho {rho:+z.2f}"})
+            return
         size = max((of_size for s in SIZES if (of_size := rhos.get(s)) is not None), default=None)
         beside = "" if size is None else f", size {size:+z.2f}"
         verdict = "of so few models any order says little"

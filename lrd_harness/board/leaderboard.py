@@ -49,9 +49,12 @@ def report(results: Results, common: bool = False) -> Report:
     """The leaderboard of the whole models (variant "full"), and of pruned ones; holes are told.
 
     Tables that programs read besides are not shown. common: whether only the tasks count that all
-    models have. Raises UserError where there is none, and ValueError only for results that
-    `database.load` would not give.
+    models have; pruned ones are compared with their own whole model, on all of its tasks. Raises
+    UserError where there is none, and ValueError only for results that `database.load` would not
+    give.
     """
+    sweep = pruned.build_pruned(results)
+    of_pruning = [*map(str, pruned.pruning_cautions(results, sweep))]
     results, said = standing.on_common_tasks(results) if common else (results, [])
     sides = split(results)
     labels = panels.model_labels(results.models)
@@ -60,7 +63,6 @@ def report(results: Results, common: bool = False) -> Report:
     boards = [main, base] if base else [main]
     of_boards = [board.results for board in boards]
     picks = [pick for board in boards if board.choice for pick in board.choice.picks]
-    sweep = pruned.build_pruned(results)
 
     def beside(cautions: Iterable[Caution]) -> list[str]:
         return [f"Base models: {caution}" for caution in cautions]
@@ -68,7 +70,7 @@ def report(results: Results, common: bool = False) -> Report:
     errors = sorted(results.errors, key=lambda error: error.variant != "full")
     notes = [str(caution) for caution in (*said, *main.all_cautions)]
     notes += beside(base.all_cautions) if base else []
-    notes += map(str, pruned.pruning_cautions(results, sweep))
+    notes += of_pruning
     failed = [Caution("failed", {"units": count(len(errors), "unit")})] if errors else []
     mine, others = [*map(str, main.answer)], beside(base.answer) if base else []
     answer = [*mine[:1], *others[:1], *map(str, (*said, *failed)), *mine[1:], *others[1:]]

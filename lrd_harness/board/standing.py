@@ -161,7 +161,7 @@ def missing_cautions(panel: Panel, named: int = NAMED) -> Iterator[Caution]:
     if shared.all() or models.sum() < 2:
         return
     there = (~np.isnan(panel.scores.last[:, models])).sum(axis=0)
-    numbers = {"n": int(models.sum()), "all": len(shared), "tasks": int(shared.sum())}
+    numbers: dict[str, Any] = {"n": int(models.sum()), "all": len(shared)}
     if not shared.any():
         fewest = panel.labels[int(np.flatnonzero(models)[there.argmin()])]
         yield Caution("none_common", numbers | {"model": fewest, "held": int(there.min())})
@@ -178,6 +178,7 @@ def missing_cautions(panel: Panel, named: int = NAMED) -> Iterator[Caution]:
     said = [sentence for *_, sentence in moves[:named]]
     said += [f"and {more} more"] if (more := len(moves) - named) > 0 else []
     numbers["lacking"] = int((there < len(shared)).sum())
+    numbers["tasks"] = count(int(shared.sum()), "task")
     yield Caution("missing", numbers | {"moves": ", ".join(said)})
 
 
@@ -207,11 +208,7 @@ def on_common_tasks(results: Results) -> tuple[Results, list[Caution]]:
         name: tuple(row for row in getattr(results, name) if row.task not in dropped)
         for name in ("scores", "metrics", "undefined")
     }
-    sweeps = (
-        replace(row, tasks=tuple(task for task in row.tasks if task not in dropped))
-        for row in results.sweeps
-    )
-    return replace(results, **rows, sweeps=tuple(sweeps)), said
+    return replace(results, **rows), said
 
 
 def outlying(panel: Panel) -> list[Row]:

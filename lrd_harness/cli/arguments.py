@@ -8,7 +8,6 @@ from shutil import get_terminal_size
 from typing import Any
 
 from lrd_harness import manager
-from lrd_harness.board import answers
 from lrd_harness.errors import UserError, tell
 from lrd_harness.manager import Plugins
 from lrd_harness.planning.resolve import asked
@@ -102,7 +101,10 @@ def show(
 
     full: not only its answer and ranking; again: the command that prints all.
     """
-    report = report if full else answers.brief(report, again, get_terminal_size().columns)
+    if not full:
+        from lrd_harness.board.answers import brief  # brings scipy, which listings do without
+
+        report = brief(report, again, get_terminal_size().columns)
     print(plugins.get("reporter", "table").write(report), end="")
     for fault in faults:
         tell(f"error: {fault}")

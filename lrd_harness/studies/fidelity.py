@@ -224,8 +224,9 @@ class Fidelity:
                 raise UnitError(reason)
         except UnitError as error:
             notes.append(f"No figures of next tokens: {error}.")
-        if "tokens" in figures and len(a.states) < len(a.ids):
-            some = f"{len(a.states):,} of the {len(a.ids):,} texts, drawn by a seed"
+        read = sum(map(a.states.__contains__, a.ids))  # several texts may be the same tokens
+        if "tokens" in figures and read < len(a.ids):
+            some = f"{read:,} of the {len(a.ids):,} texts, drawn by a seed"
             notes.append(f"Next tokens: {int(figures['tokens']):,}, of {some}.")
         return figures, notes
 

@@ -6,11 +6,16 @@ that it depends on, so that it is used for nothing else, and it is looked after 
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
 import json
+import sysconfig
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +29,7 @@ from lrd_harness.store import location
 from lrd_harness.store.store import Plane, Store, text_key
 from lrd_harness.studies.values import Design, Measurement, Rows, fault
 
+LIBRARIES = {*map(sysconfig.get_path, ("stdlib", "purelib", "platlib"))}
 MEASURED: Plane = ("measured", 0)  # (rows, numbers) float64
 WHOLE = "all texts"  # the name of their row; halves go by their number and seed
 PILOT, ENOUGH = 3, 1.0  # halves that say how long one takes, or as many as take so many seconds
@@ -59,11 +65,12 @@ def digest(texts: Iterable[Text]) -> str:
 
 
 def code(metric: Metric) -> str | None:
-    """A checksum of what computes a metric: of its file, or of all files of its package.
+    """A checksum of what computes a metric: of its file, or of all files of its package, and of the
+    modules that these import, but for this package's and installed ones, which have a version.
 
     None where it has no file of its own or depends on what was around it when it was made.
     """
-    content = hashlib.sha256(lrd_harness.__version__.encode())
+    files: set[Path] = set()
     for function in filter(None, (metric.measure, metric.finish)):
         function = inspect.unwrap(function)
         if not inspect.isfunction(function) or function.__closure__:
@@ -72,10 +79,44 @@ def code(metric: Metric) -> str | None:
             file = Path(inspect.getsourcefile(function) or "")
             package = (file.parent / "__init__.py").is_file()
             for part in sorted(file.parent.glob("*.py")) if package else [file]:
-                content.update(part.read_bytes())
-        except (OSError, TypeError):
+                _add(part, function.__module__.rpartition(".")[0], files)
+        except (OSError, TypeError, SyntaxError):
             return None
+    content = hashlib.sha256(lrd_harness.__version__.encode())
+    for part in sorted(files):
+        content.update(part.read_bytes())
     return content.hexdigest()[:32]
+
+
+def _add(file: Path, package: str, files: set[Path]) -> None:
+    """Add a file of a package, and those of the modules that it imports which have no version."""
+    if file in files:
+        return
+    files.add(file)
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        modules: list[str] = []
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            dot = "" if base.endswith(".") else "."
+            modules = [base, *(f"{base}{dot}{alias.name}" for alias in node.names)]
+        for module in modules:
+            with suppress(ImportError, ValueError, AttributeError):  # what is no module
+                name = resolve_name(module, package)
+                top = name.partition(".")[0]
+                if top == "lrd_harness" or _versioned(find_spec(top)):  # which imports nothing
+                    continue
+                if (spec := find_spec(name)) and str(spec.origin).endswith(".py"):
+                    _add(Path(str(spec.origin)), spec.parent or "", files)
+
+
+def _versioned(module: ModuleSpec | None) -> bool:
+    """Whether it is Python's or of an installed package, and so is of a version; also if absent."""
+    if module is None or module.origin in ("built-in", "frozen"):
+        return True
+    place = Path(module.origin or next(iter(module.submodule_search_locations or ()), ""))
+    return any(map(place.is_relative_to, LIBRARIES))
 
 
 def kept_scores(

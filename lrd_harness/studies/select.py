@@ -217,19 +217,19 @@ def _origin(
     if parent is None:
         return None
     about = {"measured": "fidelity", "parent": f"{parent.name}@{parent.revision}"}
-    kept, reason = Kept(model.identity, {**about, "texts": digest(texts)}), ""
-    figures = {name: row[0] for name, row in kept.read(FIGURES).items()}
-    if not figures:
-        try:
-            found = to_parent(planned, design, display, model)
-            if isinstance(found, Fidelity):
-                reason = " ".join(found.notes)
-                figures = {n: found.figures[n] for n in FIGURES if n in found.figures}
-                kept.write({name: [value] for name, value in figures.items()})
-            else:
-                reason = found or ""
-        except Exception as error:  # which costs these figures only
-            reason = fault(error)
+    figures, reason = dict[str, float](), ""
+    try:
+        kept = Kept(model.identity, {**about, "texts": digest(texts)})
+        figures = {name: row[0] for name, row in kept.read(FIGURES).items()}
+        found = None if figures else to_parent(planned, design, display, model)
+        if isinstance(found, Fidelity):
+            reason = " ".join(found.notes)
+            figures = {n: found.figures[n] for n in FIGURES if n in found.figures}
+            kept.write({name: [value] for name, value in figures.items()})
+        else:
+            reason = found or ""
+    except Exception as error:  # which costs these figures only
+        reason = fault(error)
     name = location.place(parent.name) if os.path.isabs(parent.name) else parent.name
     return Origin(name, parent.removed, figures, location.text(reason))
 

@@ -158,6 +158,8 @@ class Study:
     def select(self, names: Sequence[str]) -> Report:
         """Rank models on the texts. Raises UserError as `select.select` does."""
         usual = [m.name for m in self.plugins.all("metric") if m.selection is not None]
+        if self._metrics == ("all",):  # of those that rank models, which these are
+            self._metrics = ()
         items = self.items(usual)
         select.check_metrics(items)
         self.check_output(select.COLUMNS)
@@ -232,13 +234,14 @@ class Study:
             prune.check_new(mergekit, save_to)
         self.check_output([column.name for column in fidelity.COLUMNS])
         which: Wish | str = str(blocks)
+        record = self.plugins.get("pruning rule", rule) if rule is not None else None
+        items = self.needed(record.metrics if record else ())
         design, missing = None, list[str]()
-        if rule is not None and budget is not None:
-            record = self.plugins.get("pruning rule", rule)
+        if record is not None and budget is not None:
             limits = suite.pruning({"protect": protect, "budgets": budget}, self._where)
             if record.metrics and not self.named:
                 raise UserError(f"the rule {rule} chooses on texts: give --texts FILE")
-            design = self.design(self.needed(record.metrics)) if self.named else None
+            design = self.design(items) if self.named else None
             which = Wish(record, budget, design, self.seed, limits)
         (model,) = self.models(name)
         if blocks is not None and model.depth:

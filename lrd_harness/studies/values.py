@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from math import isfinite
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -171,6 +171,14 @@ class Design:
             raise UserError(f"{what} at least {MIN_TEXTS} texts, got {self.texts}")
         _ = self.halves
 
+    @cached_property
+    def held(self) -> Callable[[StoredStates], list[np.ndarray]]:
+        """Reads the states of all layers into memory, as each half is measured on some of them.
+
+        Those of one model stay there, the pooled ones and those of views.
+        """
+        return lru_cache(maxsize=2)(_in_memory)
+
     @property
     def facts(self) -> dict[str, Any]:
         """What a file says of it."""
@@ -269,22 +277,24 @@ class Sample:
         if item.metric.needs == "tokens":
             tokens = samples.tokens(item)
             return lambda rows: tokens.finished(texts if rows is None else [texts[i] for i in rows])
-        states = self._pooled
+        stored, held = self.states, self._design.held
         if item.metric.needs == "views":  # (n, q, d_l) of each layer
-            views, shape = samples.views(self.texts, [item]), (n, item.metric.views, -1)
-            states = [self._reading.store.read(views, p).reshape(shape) for p in self._planes]
+            views, count = samples.views(texts, [item]), item.metric.views
+            stored = StoredStates(self._reading.store, views, self._planes, views=count)
 
         def measure(rows: Rows | None) -> tuple[Scores, int]:
             chosen = np.arange(n) if rows is None else rows
-            some = _Some(states, chosen, device)
+            some = _Some(held(stored), chosen, device)
             return measuring.measure(item.metric, some, **item.parameters), len(chosen)
 
         return measure
 
-    @cached_property
-    def _pooled(self) -> list[np.ndarray]:
-        """By layer, float32: held in memory, as each half is measured on some of them."""
-        return [self._reading.store.read(self.texts, plane) for plane in self._planes]
+
+def _in_memory(stored: StoredStates) -> list[np.ndarray]:
+    """By layer, float32: (n, d_l), of views (n, q, d_l)."""
+    layers = (stored.store.read(stored.texts, plane) for plane in stored.chosen)
+    count = stored.views
+    return [rows.reshape(-1, count, rows.shape[1]) if count else rows for rows in layers]
 
 
 class _Some:

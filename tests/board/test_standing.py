@@ -8,6 +8,7 @@ from textwrap import wrap
 
 import numpy as np
 import pytest
+from pruning_rows import BLOCKS, SWEEP
 from scipy import stats
 
 from lrd_harness import UserError
@@ -112,6 +113,19 @@ def test_missing_scores_are_said_and_common_tasks_rank_all() -> None:
     assert kept == {"t0", "t1", "likely-t0", "likely-t1", "likely-t2"}
 
 
+def test_pruned_models_are_compared_on_all_of_their_tasks() -> None:
+    """Each with its own whole model, whatever tasks others lack."""
+    last = {"layer": BLOCKS, "layers": BLOCKS, "task": "t3"}
+    more = (ScoreRow(model="a", score=0.5, **last), ScoreRow(model="b", score=0.6, **last))
+    models = (*SWEEP.models, ModelRow(model="b", blocks=BLOCKS))
+    run = replace(SWEEP, models=models, scores=(*SWEEP.scores, *more))
+    every, common = report(run), report(run, common=True)
+    assert common.table("ranking").column("rank") == [1, 2]
+    for name in ("pruning_summary", "pruning", "pruning_runs"):
+        assert common.table(name) == every.table(name)
+    assert not any("has no scores" in note for note in common.notes)
+
+
 def test_without_a_common_task_one_line_says_so() -> None:
     scores = np.array([[0.9, np.nan, 0.7], [np.nan, 0.85, 0.9]])
     with pytest.raises(UserError, match="--common: No task was scored for all of the 3 models"):
@@ -187,6 +201,8 @@ def codes(run: Results) -> list[str]:
         (measured(made(9, 12), 1), ["first", "predicted"], "better than size"),
         (measured(made(9, 12), -1), ["first", "predicted_not"], "No metric predicts the order"),
         (measured(made(9, 3), 1), ["first", "predicted", "under_five"], "of so few models"),
+        (measured(made(9, 3), -1), ["first", "predicted_not", "under_five"], "frenet, has rho -"),
+        (of(np.full((6, 3), 0.5)), ["first", "under_five"], "level with m1 and 1 other."),
         (UNSCORED, ["first_predicted", "no_scores"], "m0 is predicted to be best"),
         (replace(UNSCORED, metrics=()), ["no_scores"], "No task was scored"),
     ],

@@ -197,6 +197,15 @@ def test_of_many_tokens_some_texts_are_drawn(folder: Path, monkeypatch: pytest.M
     assert "of the 60 texts, drawn by a seed" in caption
 
 
+def test_texts_of_the_same_tokens_are_all_read(folder: Path) -> None:
+    """As those that differ behind the longest length."""
+    twice, short = [*TEXTS, *(f"{text} and more" for text in TEXTS)], {"max_length": 4}
+    how: Any = {"texts": twice, "settings": short, "display": Display(quiet=True)}
+    report = Study("prune", load(), **how).prune(str(folder / "gpt"), blocks="2")
+    assert report.facts["fidelity"]["tokens"] == 120 * 3
+    assert "drawn by a seed" not in " ".join(report.table("prune").caption)
+
+
 @pytest.mark.slow
 def test_few_texts_cost_figures_alone(folder: Path, tmp_path: Path, capsys: Any) -> None:
     tiny.write_rows(tmp_path / "few.jsonl", [{"text": text} for text in TEXTS[:9]])

@@ -119,7 +119,9 @@ def places(cache: Path) -> set[str]:
     return {part.path.name for part in inventory.stores(cache)}
 
 
-def test_kept_scores_are_those_of_the_same_question(own_cache: Path, tmp_path: Path) -> None:
+def test_kept_scores_are_those_of_the_same_question(
+    own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each thing that changes a score changes where it is kept."""
     file = tmp_path / "mine.py"
     file.write_text(CODE)
@@ -144,6 +146,16 @@ def test_kept_scores_are_those_of_the_same_question(own_cache: Path, tmp_path: P
     file.write_text(CODE.replace("std", "var"))
     keep(PlannedMetric(metric(), {}))
     assert len(places(own_cache)) == 9
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "shared").mkdir()
+    helper = tmp_path / "shared" / "numbers.py"
+    helper.write_text("POWER = 2")
+    within = CODE.replace("    return", "    from shared import numbers\n    return", 1)
+    file.write_text(f"import scipy.stats\n{within}")
+    for power, count in ((2, 10), (2, 10), (3, 11)):
+        helper.write_text(f"POWER = {power}")
+        keep(PlannedMetric(metric(), {}))
+        assert len(places(own_cache)) == count
     assert inventory.texts(inventory.stores(own_cache)) == 0
 
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from lrd_harness import manager
 from lrd_harness.contracts import Choice, Metric, Text
 from lrd_harness.errors import UnitError, UserError
 from lrd_harness.measuring import PlannedMetric
@@ -24,6 +25,7 @@ from lrd_harness.studies.select import (
     selection_score,
     share,
 )
+from lrd_harness.studies.study import Study
 from lrd_harness.studies.values import Design, Measurement
 from lrd_harness.studies.verdict import Candidate, Origin, cautions, ranked, size_ranks
 
@@ -317,6 +319,12 @@ def test_scores_that_differ_in_the_seventh_digit_do_not_look_level() -> None:
     models = [candidate(name, value, [0.0, 1.0]) for name, value in values.items()]
     board = report(models, design(2))
     assert board.table("scores.m").columns[1].form == "#.7g"
+
+
+def test_all_stands_for_the_metrics_that_rank_models() -> None:
+    study = Study("select", manager.load(), texts=["a", "b"], metrics=("all",))
+    with pytest.raises(UserError, match="no such folder"):  # and none for a metric
+        study.select(["./no", "./none"])
 
 
 def test_models_that_are_there_twice() -> None:

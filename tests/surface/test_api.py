@@ -14,7 +14,7 @@ import running
 import tiny
 
 import lrd_harness
-from lrd_harness import UserError
+from lrd_harness import UserError, api
 from lrd_harness.capture.layers import planes
 from lrd_harness.cli import main
 from lrd_harness.contracts import Text
@@ -53,15 +53,18 @@ def test_a_run_gives_what_the_command_gives(
     assert set(ranking.score) == set(results.scores[results.scores.layer == 3].score)
     assert repr(results).splitlines()[0] == printed.splitlines()[0]
     assert "<td>local/bert</td>" in results._repr_html_()
-    figure = results.figure("ranks")
+    figure = results.figure("curves")
     assert figure.startswith(b"<svg")
     assert figure._repr_svg_() == figure.decode()
     assert str(figure) == f"<SVG of {len(figure):,} bytes>"
-    with pytest.raises(UserError, match="unknown figure 'rank'"):
-        results.figure("rank")
+    with pytest.raises(UserError, match="unknown figure 'curve'"):
+        results.figure("curve")
     before = running.records(Path("called"), "score", "metric")
     again = lrd_harness.run(**{**asked, "output": Path("called")}, quiet=True)
     assert running.records(Path("called"), "score", "metric") == before  # nothing anew
+    assert api._command({"models": ["a"], "num_fewshot": 0, "prune": True, "full": False}, {}) == (
+        "lrd-harness run --models a --num-fewshot 0 --prune".split()
+    )
     command = json.loads(Path("called/run.json").read_text())["command"]
     assert command[:5] == ["lrd-harness", "run", "--models", "bert", "gpt"]
     assert command[-2:] == ["--pooling", "mean"]
@@ -135,6 +138,11 @@ REFUSED = {
     "no layers: the list is empty": lambda m: m.encode(["a"], layers=[]),
     "unknown norm in encode 'hff'. Did you mean hf?": lambda m: m.encode(["a"], norm="hff"),
     "unknown option of states 'nrom'. Did you mean norm?": lambda m: lrd_harness.open("x", nrom=1),
+    "unknown option of states 'max_texts'": lambda m: lrd_harness.open("x", max_texts=9),
+    "unknown option of compare 'view_texts'": lambda m: lrd_harness.compare("x", "y", view_texts=9),
+    "nrs is not measured here": lambda m: lrd_harness.prune(
+        "x", blocks="1", parameters={"nrs": {"k": 3}}
+    ),
     "unknown option of layer 'draws'": lambda m: lrd_harness.layer("x", draws=2),
     "unknown option of run 'modles'. Did you mean models": lambda m: lrd_harness.run(modles=["x"]),
     "budgets needs prune": lambda m: lrd_harness.run(["x"], ["y"], budgets=[0.1]),

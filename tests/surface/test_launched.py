@@ -46,7 +46,7 @@ def test_the_option_and_torchrun(own: Path, tmp_path: Path) -> None:
     """
     file = tmp_path / "at_exit.py"
     file.write_text(AT_EXIT.format(folder=str(tmp_path)))
-    tasks, metrics = TASKS[:1], ("--plugins", "nrs", "--load", str(file))
+    tasks, metrics = TASKS[:1], ("--plugins", "nrs", "--load", str(file), "--full")
     first, second = tmp_path / "first", tmp_path / "second"
     asked = command(own, first, *metrics, "--processes", "2", tasks=tasks, models=["bert"])
     asked.remove("--quiet")
