@@ -10,7 +10,7 @@ import functools
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -81,7 +81,7 @@ class Results:
     """
 
     def __init__(self, output: Place) -> None:
-        self.output = _path(output)
+        self.output = errors.named(_model(output))
         self._rows = folder.shown(self.output)
 
     def __repr__(self) -> str:
@@ -197,7 +197,7 @@ def run(
     where = _path(output)
     display, plugins = Display(quiet=quiet), _plugins(load)
     typed, pruned = _split(settings)
-    own = [f"texts:{os.fspath(texts)}"] if texts is not None else []
+    own = [f"texts:{_path(texts)}"] if texts is not None else []
     chosen = asked(
         suite if suite is None else _model(suite),
         [m if isinstance(m, Mapping) else _model(m) for m in _several(models)],
@@ -280,7 +280,7 @@ def prune(
     """
     model = _model(model)
     if blocks is not None and not isinstance(blocks, str):
-        blocks = ",".join(map(str, blocks)) if isinstance(blocks, Sequence) else str(blocks)
+        blocks = ",".join(map(str, blocks)) if isinstance(blocks, Iterable) else str(blocks)
     files = {"save_to": save, "mergekit": save_mergekit, "scores": scores}
     places = {name: _path(file) for name, file in files.items()}
     how = {"rule": rule, "budget": budget, "blocks": blocks, "protect": protect}
@@ -309,7 +309,7 @@ def _study(kind: str, options: Mapping[str, Any]) -> Study:
     known = [name for name in (*OPTIONS, *READ) if name not in LACKS.get(kind, ())]
     for name in options:
         if name not in known:
-            raise unknown(f"option of {kind}", name, known)
+            raise unknown(f"option of {'open' if kind == 'states' else kind}", name, known)
     typed = {name: value for name, value in options.items() if name in READ}
     own = {name: value for name, value in options.items() if name not in READ}
     texts, output = own.pop("texts", None), own.pop("output", None)

@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,20 @@ def check_whole(value: Any, what: str, least: int, most: int) -> None:
         raise UserError(f"{what} {shown(value)}{mark} not a whole number of at least {least}")
     if value > most:
         raise UserError(f"{what} {shown(value)}: at most {most:,} is possible")
+
+
+def layer_number(layer: Any, name: str, last: int | None) -> int:
+    """A state 0..L of a model, whose L may not be known. Raises UserError for what is none.
+
+    >>> layer_number(7, "local/a", 6)
+    Traceback (most recent call last):
+    lrd_harness.errors.UserError: local/a has layers 0 to 6, no layer 7
+    """
+    whole = isinstance(layer, Integral) and not isinstance(layer, bool)  # numpy's, too
+    if not whole or layer < 0 or (last is not None and layer > last):
+        end = "its last" if last is None else last
+        raise UserError(f"{name} has layers 0 to {end}, no layer {layer!r:.60}")
+    return int(layer)
 
 
 def processes() -> int:

@@ -151,7 +151,7 @@ class Report:
         table = self.get(name)
         if table is None:
             known = [table.name for table in self.tables]
-            raise unknown("table", name, known, f"There are {', '.join(known)}.")
+            raise unknown("table", name, known, f"It has: {', '.join(known)}.")
         return table.frame
 
     def only(self, names: Sequence[str]) -> Report:

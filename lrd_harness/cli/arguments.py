@@ -10,7 +10,6 @@ from typing import Any
 from lrd_harness import manager
 from lrd_harness.errors import UserError, tell
 from lrd_harness.manager import Plugins
-from lrd_harness.planning.resolve import asked
 from lrd_harness.planning.suite import Pruning, Settings, Suite, settings_of
 from lrd_harness.report import Cell, Column, Report, Table
 from lrd_harness.store.documents import yaml_value
@@ -28,6 +27,8 @@ def typed_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def suite_of(arguments: argparse.Namespace) -> Suite:
     """The suite of `run`, with the parts that the command line replaces."""
+    from lrd_harness.planning.resolve import asked  # brings torch, which listings do without
+
     return asked(
         arguments.suite,
         arguments.models,

@@ -118,6 +118,7 @@ def plan_command(arguments: argparse.Namespace) -> int:
 
 def lm_eval_command(arguments: argparse.Namespace) -> int:
     """Run lm-eval's own command line, which knows `--model lrd`. Returns the exit code."""
+    import lm_eval.models  # noqa: F401  # lists its own, which it does later only if there is none
     from lm_eval.__main__ import cli_evaluate
     from lm_eval.api.registry import model_registry
 

@@ -167,8 +167,10 @@ class Backbone:
     def unchanged(self) -> Iterator[None]:
         """Put the model back as it was behind the block; within it, passes may build on others."""
         outermost, self._within = not self._within, True
+        kind = next(self.module.parameters(), torch.empty(0)).device.type
         try:
-            yield
+            with torch.autocast(kind, enabled=False):  # a caller's, which would change the states
+                yield
         finally:
             if outermost:
                 self._within = False

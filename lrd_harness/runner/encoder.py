@@ -13,6 +13,7 @@ from lrd_harness.capture.samples import Questions
 from lrd_harness.contracts import Text
 from lrd_harness.errors import UserError, tell, told_to
 from lrd_harness.models import text_model
+from lrd_harness.models.loading import quiet
 from lrd_harness.planning import resolve, suite
 from lrd_harness.planning.resolve import PlannedModel
 from lrd_harness.progress import Display
@@ -30,7 +31,8 @@ class MtebModel(LayerEncoder):
 
     def __init__(self, planned: PlannedModel, reader: Embeddings, layer: int | None) -> None:
         blocks = reader.model.info.blocks
-        _check(planned.name, layer, blocks)
+        if layer is not None:
+            layer = errors.layer_number(layer, planned.name, blocks)
         self.layer, self.layers = layer, range(blocks + 1)
         self._planned, self._reader, self._display = planned, reader, Display(quiet=True)
         experiment = {**({} if layer is None else {"layer": layer}), **planned.experiment}
@@ -54,20 +56,13 @@ class MtebModel(LayerEncoder):
             self._reader.read(texts, advance)
 
 
-def _check(name: str, layer: int | None, blocks: int) -> None:
-    """Raise UserError for what is no layer of a model of so many blocks."""
-    whole = isinstance(layer, int) and not isinstance(layer, bool)
-    if layer is not None and not (whole and 0 <= layer <= blocks):
-        raise UserError(f"{name} has layers 0 to {blocks}, no layer {layer!r:.60}")
-
-
 def mteb_model(
     name: str,
     layer: int | None = None,
     *,
     adapter: str | None = None,
     prompts: Mapping[str, str] | None = None,
-    load: Sequence[str] = (),
+    load: str | Sequence[str] = (),
     **settings: Any,
 ) -> MtebModel:
     """A model at a layer, for `mteb.evaluate`, which then files the scores that `run` files.
@@ -83,7 +78,7 @@ def mteb_model(
     adapter, prompts : optional
         The name of the adapter that opens the model; prompts by mteb's keys, which replace all
         others.
-    load : sequence of str
+    load : str or sequence of str
         Modules or files of plugins, as the option --load takes them.
     **settings
         pooling, max_length, dtype, attention, padding, device, device_map and batch_tokens, as the
@@ -100,8 +95,9 @@ def mteb_model(
     """
     for setting in settings.keys() - set(READING):
         raise errors.unknown("setting of mteb_model", setting, READING)
-    with told_to(tell):
-        plugins = manager.load(tuple(map(manager.from_name, load)))
+    files = [load] if isinstance(load, str) else load
+    with told_to(tell), quiet():
+        plugins = manager.load(tuple(map(manager.from_name, files)))
         chosen = suite.settings(settings, WHERE)
         resolve.check_settings(chosen)
         fields = {"model": name, "adapter": adapter, "prompts": prompts}
@@ -109,8 +105,8 @@ def mteb_model(
         if len(entries) != 1:
             raise UserError(f"{name} names {len(entries)} models: give one")
         planned = resolve.resolve_model(entries[0], chosen, plugins, Display().stage)
-        if planned.depth is not None:
-            _check(planned.name, layer, planned.depth)
+        if layer is not None:
+            errors.layer_number(layer, planned.name, planned.depth)
         text_model.exact()
         model = planned.open()
     budget, sampling = reader_settings(chosen, planned, model)

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from lrd_harness import manager
-from lrd_harness.errors import UserError
+from lrd_harness.errors import UserError, layer_number
 from lrd_harness.models.backbone import Backbone, body, hidden_of
 from lrd_harness.models.cut import remove
 from lrd_harness.models.loading import load, origin, quiet, refuse_missing
@@ -46,7 +46,8 @@ class LayerLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         **options: Any,
     ) -> None:
         planned = _planned(f"{pretrained}@{revision}" if revision else pretrained)
-        _check_layer(planned, layer, planned.depth)
+        if layer is not None:
+            layer_number(layer, planned.name, planned.depth)
         checkpoint = planned.checkpoint
         with quiet():
             _, _, missing = load(
@@ -61,8 +62,7 @@ class LayerLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
             blocks = Backbone(
                 body(self.model), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
             ).blocks
-            _check_layer(planned, layer, len(blocks))
-            _truncate(self.model, blocks, layer)
+            _truncate(self.model, blocks, layer_number(layer, planned.name, len(blocks)))
 
 
 def _planned(name: str) -> PlannedModel:
@@ -74,12 +74,6 @@ def _planned(name: str) -> PlannedModel:
     if not planned.adapter.likelihoods:
         raise UserError(f"{planned.name}: {NO_HEAD}")
     return planned
-
-
-def _check_layer(planned: PlannedModel, layer: Any, depth: int | None) -> None:
-    known = type(layer) is int and layer >= 0 and (depth is None or layer <= depth)
-    if layer is not None and not known:
-        raise UserError(f"layer={layer!r}: {planned.name} has layers 0 to {depth or 'its last'}")
 
 
 def _truncate(model: Any, blocks: Any, layer: int) -> None:

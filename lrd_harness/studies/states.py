@@ -14,7 +14,7 @@ from lrd_harness.capture.embeddings import Embeddings
 from lrd_harness.capture.layers import planes
 from lrd_harness.capture.samples import Questions, Sampling
 from lrd_harness.contracts import Model, Norm, Request, Task, Text
-from lrd_harness.errors import COUNT, UserError
+from lrd_harness.errors import COUNT, UserError, layer_number
 from lrd_harness.planning import suite
 from lrd_harness.planning.resolve import PlannedModel
 from lrd_harness.planning.suite import Settings
@@ -94,10 +94,9 @@ class Opened:
 
     def chosen(self, layers: Iterable[int]) -> list[int]:
         """These layers, checked. Raises UserError for one that there is not, and for none."""
-        numbers = list(layers) if isinstance(layers, Iterable) else [layers]
-        for layer in numbers:
-            if isinstance(layer, bool) or not isinstance(layer, int) or layer not in self.layers:
-                raise UserError(f"{self.name} has layers 0 to {self.layers[-1]}, no layer {layer}")
+        several = isinstance(layers, Iterable) and not isinstance(layers, str)
+        every = layers if several else [layers]
+        numbers = [layer_number(n, self.name, self.layers[-1]) for n in every]
         if not numbers:
             raise UserError("no layers: the list is empty")
         return numbers
@@ -131,7 +130,7 @@ def of_strings(texts: Sequence[str]) -> Task:
     listed = list(texts)
     for number, text in enumerate(listed, 1):
         if not isinstance(text, str):
-            raise UserError(f"text {number} is no string but a {type(text).__name__}")
+            raise UserError(f"text {number} is no string: its type is {type(text).__name__}")
     if not listed:
         raise UserError("no texts: the list is empty")
     requests = [Request(text) for text in listed]

@@ -89,6 +89,7 @@ def test_one_pass_serves_all_layers(
         ({"adapter": "none"}, "unknown adapter 'none'"),
         ({"prompts": ["a"]}, "prompts is not a mapping"),
         ({"load": ["no_such_module"]}, "no_such_module"),
+        ({"load": "no_such_module"}, "plugin no_such_module cannot be loaded"),
     ],
 )
 def test_bad_input_is_one_line_before_the_model_is_opened(

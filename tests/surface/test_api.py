@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import running
 import tiny
+import torch
 
 import lrd_harness
 from lrd_harness import UserError, api
@@ -120,25 +121,28 @@ def test_a_model_gives_the_states_that_metrics_see(place: Path) -> None:
     assert (model.name, list(model.layers)) == ("local/gpt [mean]", [0, 1, 2, 3])
     texts = [*TEXTS[:3], "", TEXTS[0]]
     for norm in ("hf", "raw", "final"):
-        states = model.encode(texts, norm=norm)  # type: ignore[arg-type]
+        with torch.autocast("cpu", torch.bfloat16):  # a caller's changes no states
+            states = model.encode(texts, norm=norm)  # type: ignore[arg-type]
         assert (states.shape, states.dtype) == ((4, 5, whole.info.width), np.float32)
         alone = [whole.states(whole.tokenize([Text(text)])) for text in texts]
         expected = [[one[plane][0] for one in alone] for plane in planes(whole, norm)]
         np.testing.assert_allclose(states, np.array(expected), rtol=1e-4, atol=1e-5)
         np.testing.assert_array_equal(states[:, 0], states[:, 4])
-    np.testing.assert_array_equal(model.encode(texts, layers=[3, 1]), model.encode(texts)[[3, 1]])
+    for some in ([3, 1], np.array([3, 1])):
+        np.testing.assert_array_equal(model.encode(texts, layers=some), model.encode(texts)[[3, 1]])
 
 
 REFUSED = {
     "texts are a list of strings": lambda m: m.encode("one text"),
-    "text 2 is no string but a int": lambda m: m.encode(["a", 2]),
+    "text 2 is no string: its type is int": lambda m: m.encode(["a", 2]),
     "no texts: the list is empty": lambda m: m.encode([]),
     "local/bert has layers 0 to 3, no layer 4": lambda m: m.encode(["a"], layers=[4]),
     "no layer True": lambda m: m.encode(["a"], layers=[True]),
+    "has layers 0 to 3, no layer 'all'": lambda m: m.encode(["a"], layers="all"),
     "no layers: the list is empty": lambda m: m.encode(["a"], layers=[]),
     "unknown norm in encode 'hff'. Did you mean hf?": lambda m: m.encode(["a"], norm="hff"),
-    "unknown option of states 'nrom'. Did you mean norm?": lambda m: lrd_harness.open("x", nrom=1),
-    "unknown option of states 'max_texts'": lambda m: lrd_harness.open("x", max_texts=9),
+    "unknown option of open 'nrom'. Did you mean norm?": lambda m: lrd_harness.open("x", nrom=1),
+    "unknown option of open 'max_texts'": lambda m: lrd_harness.open("x", max_texts=9),
     "unknown option of compare 'view_texts'": lambda m: lrd_harness.compare("x", "y", view_texts=9),
     "nrs is not measured here": lambda m: lrd_harness.prune(
         "x", blocks="1", parameters={"nrs": {"k": 3}}
@@ -150,6 +154,8 @@ REFUSED = {
     "unknown task 'SciFct'": lambda m: lrd_harness.run(["x"], tasks="SciFct", quiet=True),
     "unknown suite 'no'": lambda m: lrd_harness.run(suite="no", quiet=True),
     "3 is no path": lambda m: lrd_harness.run(["x"], output=3),  # type: ignore[arg-type]
+    "['a text'] is no path": lambda m: lrd_harness.run(["x"], texts=["a text"]),  # type: ignore[arg-type]
+    "None is no name": lambda m: lrd_harness.Results(None),  # type: ignore[arg-type]
     "unknown metric 'nr'": lambda m: lrd_harness.run(["x"], ["SciFact"], "nr", quiet=True),
     "call: pooling is 3, not a text": lambda m: lrd_harness.layer("x", pooling=3),
     "give either --rule with": lambda m: lrd_harness.prune("x"),

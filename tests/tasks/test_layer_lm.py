@@ -6,6 +6,8 @@ import configparser
 import functools
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -124,10 +126,10 @@ def test_the_embeddings_alone_go_on_with_a_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "layer", "reason"),
     [
-        ("gpt", 4, "layer=4: local/gpt has layers 0 to 3"),
-        ("gpt", -1, "layer=-1: local/gpt has layers 0 to 3"),
-        ("gpt", "last", "layer='last': local/gpt has layers 0 to 3"),
-        ("gpt", True, "layer=True: local/gpt has layers 0 to 3"),
+        ("gpt", 4, "local/gpt has layers 0 to 3, no layer 4"),
+        ("gpt", -1, "local/gpt has layers 0 to 3, no layer -1"),
+        ("gpt", "last", "local/gpt has layers 0 to 3, no layer 'last'"),
+        ("gpt", True, "local/gpt has layers 0 to 3, no layer True"),
         ("bert", 1, "local/bert: its weights hold no language-model head, so it"),
         ("headless", 1, "local/headless: its weights lack 1 tensors, as lm_head.weight"),
         ("", 1, "say which model"),
@@ -168,7 +170,19 @@ def test_the_command_hands_the_rest_to_lm_eval(
     assert len(written) == 3
     assert stock.difference(written, stock.answers(samples)[:3]) < 1e-5
     assert main(typed(4)) == 2
-    assert capsys.readouterr().err.splitlines()[-1].endswith("has layers 0 to 3")
+    assert capsys.readouterr().err.splitlines()[-1].endswith("has layers 0 to 3, no layer 4")
+
+
+def test_models_of_lm_eval_itself_are_still_there() -> None:
+    """In a process of its own: lm-eval lists them once, where there is no other yet."""
+    program = (
+        "import lm_eval.__main__ as m; from lm_eval.api.registry import get_model as get; "
+        "from lrd_harness.cli import main; "
+        "m.cli_evaluate = lambda: print(get('hf').__name__, get('lrd').__name__); "
+        "main(['lm-eval', '--model', 'hf'])"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ran.stdout == "HFLM LayerLM\n", ran.stderr
 
 
 def test_what_later_releases_of_lm_eval_find() -> None:
