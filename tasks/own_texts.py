@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lrd_harness.contracts import Request, Task, TaskFamily, TaskOptions
-from lrd_harness.errors import UserError, named, plain
+from lrd_harness.errors import UserError, named, plain, say
 from lrd_harness.hookspecs import hookimpl
 from lrd_harness.store.tables import column_places, records
 
@@ -90,6 +90,8 @@ def read_texts(path: Path, column: str) -> list[str]:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: cannot be read ({error})") from None
         texts = [line.rstrip("\r") for line in lines if line.strip()]
+        if blank := len("\n".join(lines).rstrip().split("\n")) - len(texts):
+            say(f"{path}: blank lines left out: {blank:,}")
     if not texts:
         raise UserError(f"{path}: no texts")
     return texts

@@ -165,7 +165,6 @@ def make_plan(suite: Suite, plugins: Plugins, stage: Stage, prune: bool = False)
     if prune:
         pruning = resolve_pruning(suite.pruning, tasks, [m.metric.name for m in metrics], plugins)
     models = distinct([resolve_model(entry, settings, plugins, stage) for entry in suite.models])
-    tasks = [checked_task(task, stage) for task in tasks]
     for model in models:
         if model.depth is not None:
             check_depth(model.name, model.depth, settings, pruning)
@@ -173,8 +172,9 @@ def make_plan(suite: Suite, plugins: Plugins, stage: Stage, prune: bool = False)
     if compared and not any(model.adapter.likelihoods for model in models):
         raise UserError(
             f"{compared[0]} needs a language model: none of the models is read as one "
-            "(decoder:MODEL reads a causal language model so)"
+            "(decoder:MODEL reads a causal language model so, --tasks names other tasks)"
         )
+    tasks = [checked_task(task, stage) for task in tasks]
     if compared or prune:  # of a pruned language model the perplexity is read as well
         models = [
             replace(model, options=replace(model.options, head=model.adapter.likelihoods))

@@ -40,7 +40,10 @@ COLUMNS = (
 LAYERS = (
     Column("layer", key=True),
     Column("layer_b", "layer of B", key=True),
-    *(Column(name, form=".4g") for name in ("cosine", "rsa", "knn_overlap", "cka")),
+    Column("cosine", form=".4g"),
+    Column("rsa", "rank correlation", form=".4g"),
+    Column("knn_overlap", "10 nearest", form=".4g"),
+    Column("cka", "CKA", form=".4g"),
 )
 SHOWN = (
     Column("layer", key=True),
@@ -53,7 +56,7 @@ SHOWN = (
     Column("mark", " "),
 )
 
-
+STATES = "As above, of states before any scaling to length 1, which CKA sees."
 UNEQUAL = (
     "The models are not equally deep: a layer of A stands beside the one of B that is nearest in "
     "relative depth (layer / blocks), nothing being interpolated."
@@ -108,7 +111,7 @@ def compare(a: PlannedModel, b: PlannedModel, design: Design, display: Display) 
     both = of_a.outputs and of_b.outputs and Fidelity(of_a.outputs, of_b.outputs)
     states = _alike(of_a.states, of_b.states, depths) if of_a.states and of_b.states else []
     tables = [both.table("fidelity", "original: A; changed: B.")] if both else []
-    tables.append(Table("alike", "How alike the states of layers are", LAYERS, states))
+    tables.append(Table("alike", "How alike the states of layers are", LAYERS, states, (STATES,)))
     tables += [_table(first.whole, rows) for first, _ in pairs]
     tables = [_equal(table) if depths[0] == depths[1] else table for table in tables if table.rows]
     if tables:

@@ -119,7 +119,7 @@ class Opened:
         store, places = self._reading.plain, planes(self.model, norm)
         if cut := store.truncated(texts):
             most = self.model.info.max_length
-            self._display.line(f"{cut:,} texts are longer than {most:,} tokens and were cut there")
+            self._display.line(f"cut at {most:,} tokens: {cut:,} of {len(texts):,} texts")
         return [np.asarray(store.read(texts, places[layer]), np.float32) for layer in layers]
 
 

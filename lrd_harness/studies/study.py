@@ -80,8 +80,8 @@ class Study:
         if "text_column" in typed and texts is None:
             raise UserError("--text-column needs --texts")
         errors.check_whole(self.seed, "--seed", 0, errors.SEED)
-        if draws is not None and (not isinstance(draws, int) or draws > 0):
-            errors.check_whole(draws, "--draws", 0, errors.DRAWS)
+        if draws is not None:
+            values.check_draws(draws)
         typed = {"max_texts": STUDY_TEXTS[kind], **typed}
         self.settings = suite.settings(typed, where)
         resolve.check_settings(self.settings)
@@ -267,10 +267,11 @@ class Study:
         `states.check_free` does, and for layers that the model has not.
         """
         states.check_free(file)
-        design = self.design(())
+        _ = self.task
         (model,) = self.models(name)
         if model.depth is not None:
             resolve.check_depth(model.name, model.depth, self.settings)
+        design = self.design(())
         self.plugins.tell()
         return states.write(self._opened(model), design.task, self.settings, file)
 

@@ -18,7 +18,7 @@ from lrd_harness.capture.embeddings import Embeddings
 from lrd_harness.capture.layers import StoredStates, planes
 from lrd_harness.capture.samples import Questions, Sampling
 from lrd_harness.contracts import Metric, Model, Task
-from lrd_harness.errors import UnitError, UserError
+from lrd_harness.errors import DRAWS, UnitError, UserError, check_whole
 from lrd_harness.measuring import MIN_TEXTS, PlannedMetric
 from lrd_harness.planning.resolve import PlannedModel
 from lrd_harness.progress import Display
@@ -103,13 +103,19 @@ def captioned(tables: Sequence[Table], caption: Sequence[str]) -> list[Table]:
     return [*tables[:-1], *(replace(table, caption=tuple(caption)) for table in tables[-1:])]
 
 
+def check_draws(draws: int) -> None:
+    """Raise UserError for a number of draws that no interval can be made of."""
+    check_whole(draws, "--draws", 0, DRAWS)
+    if draws == 1:
+        raise UserError("1 draws: intervals need at least 2 (0: no intervals)")
+
+
 def halves(n: int, draws: int, seed: int = 0) -> list[Rows]:
     """`draws` halves of n texts: ascending numbers (n // 2,). Half i depends on (seed, i) only.
 
     Raises UserError for fewer than 16 texts, and for 1 draw, which has no spread.
     """
-    if draws < 0 or draws == 1:
-        raise UserError(f"{draws} draws: intervals need at least 2 (0: no intervals)")
+    check_draws(draws)
     if draws and n < LEAST:
         raise UserError(f"intervals need at least {LEAST} texts, got {n}: give more, or --draws 0")
     orders = (np.random.default_rng([seed, i]).permutation(n) for i in range(draws))

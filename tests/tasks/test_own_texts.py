@@ -18,7 +18,7 @@ import tiny
 from running import one_line
 
 from lrd_harness.contracts import TaskOptions
-from lrd_harness.errors import UserError
+from lrd_harness.errors import UserError, told_to
 
 own_texts: Any = importlib.import_module("lrd_harness.tasks.own_texts")
 
@@ -60,9 +60,12 @@ def test_the_column_of_a_table(form: str, tmp_path: Path) -> None:
 
 
 def test_plain_lines_stay_as_they_are(tmp_path: Path) -> None:
+    said: list[str] = []
     for name in ("x.txt", "x.md", "x"):
         (tmp_path / name).write_bytes("id,text\r\n\r\n1,fir\x85st\r\n".encode())
-        assert read(tmp_path / name) == ["id,text", "1,fir\x85st"]
+        with told_to(said.append):
+            assert read(tmp_path / name) == ["id,text", "1,fir\x85st"]
+        assert said.pop() == f"{tmp_path / name}: blank lines left out: 1"
 
 
 FAULTS = [
