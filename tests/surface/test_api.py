@@ -215,4 +215,4 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     )
     assert "(3, 3, 128)" in capsys.readouterr().out
     assert shown[1].shape == (7, 2)  # layers 0 to 6
-    assert [len(value.shown) for value in shown[5:]] == [2, 1, 3, 3]
+    assert [len(value.shown) for value in shown[5:]] == [2, 1, 3, 4]
