@@ -23,7 +23,7 @@ TEMPLATES = {
     "predicted_size": "No metric {none}; one has to beat size: {name}, {rho}.",
     "failed": "{units} failed, so that values are missing: see the errors.",
     # of a whole board
-    "missing": "{lacking} of {n} models lack scores. By the {tasks} that all have "
+    "missing": "Scores are missing for {lacking} of {n} models. By the {tasks} that all have "
     "(--common), ranks would be: {moves}.",
     "none_common": "No task was scored for all of the {n} models; {model} has fewest scores, "
     "{held} of {all}.",

@@ -124,7 +124,7 @@ class Standing:
                 f"all {what}, widened to Student's t."
             )
         elif tasks > 1:
-            parts.append(f"The rank has no interval: that is over tasks, from {LEAST} on.")
+            parts.append(f"Ranks have no intervals: these take {LEAST} tasks.")
         by = [f"the paired t test over tasks has p ≥ {statistics.ALPHA:g}"] * (tasks >= LEAST)
         if self._means[0]["stderr"] is not None:
             by.append("they differ by less than 2 standard errors over the questions")
