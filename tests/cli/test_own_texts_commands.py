@@ -264,4 +264,4 @@ def test_where_all_fails_no_value_is_shown(folder: Path, tmp_path: Path, capsys:
     assert run(folder, typed, tmp_path / "out") == 1
     assert "• No model could be ranked." in capsys.readouterr().out.splitlines()
     document = json.loads((tmp_path / "out" / "select.json").read_text())
-    assert (document["values"], document["remarks"]) == ([], ["No model could be ranked."])
+    assert (document["values"], document["answer"]) == ([], ["No model could be ranked."])
