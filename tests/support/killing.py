@@ -99,11 +99,22 @@ def damage(cache: Path, draw: random.Random) -> None:
         shard.write_bytes(data[: draw.choice([len(data), len(data) // 2])])
 
 
+class _Undrawn:
+    """Draws nothing."""
+
+    def vegalite_to_svg(self, chart: Any, **options: Any) -> str:
+        return "<svg></svg>"
+
+
 def main(job: dict[str, Any]) -> list[int]:
     """All attempts, the last of them not killed."""
+    from lrd_harness.plugins.reporters import _figures
+
     from lrd_harness.cli import main as run
 
-    # once in this process, elsewhere, so that the children need not import anything
+    # once in this process, elsewhere, so that the children need not import anything; without
+    # figures, as the library that draws them has threads, which a child would wait for in vain
+    vl_convert, _figures.vl_convert = _figures.vl_convert, _Undrawn()
     os.environ["LRD_HARNESS_CACHE"] = job["cache"] + "-warm"
     out = job["command"].index("--output") + 1
     warm = [*job["command"][:out], job["command"][out] + "-warm", *job["command"][out + 1 :]]
@@ -111,6 +122,7 @@ def main(job: dict[str, Any]) -> list[int]:
     begun = time.monotonic()
     assert run([*warm[:out], warm[out] + "2", *warm[out + 1 :]]) == 0
     whole = 2 * (time.monotonic() - begun)  # that one had the states already
+    _figures.vl_convert = vl_convert
     draw = random.Random(job["seed"])
     codes = []
     for number in range(job["kills"]):
