@@ -138,13 +138,20 @@ class Results:
 @contextmanager
 def _hushed() -> Iterator[None]:
     """Without the libraries' warnings and bars, which go on afterwards as they were."""
+    import datasets  # which mteb brings in any case
+
     levels = {name: logging.getLogger(name).level for name in errors.LOUD}
+    bars = datasets.is_progress_bar_enabled()
+    if bars:
+        datasets.disable_progress_bars()
     for name in levels:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         with quiet_loading(), warnings.catch_warnings(action="ignore"):
             yield
     finally:
+        if bars:
+            datasets.enable_progress_bars()
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
 

@@ -212,7 +212,7 @@ def test_what_to_know_is_told(
     tiny.save(family, tmp_path / "full", causal=family == "Llama")
     assert prune(tmp_path / "full", tmp_path / "cut", pooling=pooling) == 0
     captured = capsys.readouterr()
-    assert (captured.out.count("note: "), captured.err) == (int(bool(line)), "")
+    assert captured.err == ""
     for text in (captured.out, (tmp_path / "cut" / "README.md").read_text()):
         assert line in text
         assert ("SentenceTransformer(DIR)" in text) == bool(line)

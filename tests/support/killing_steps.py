@@ -69,6 +69,8 @@ def listing(job: dict[str, Any]) -> list[str]:
 def faults(job: dict[str, Any]) -> list[str]:
     """What is amiss after a kill and the same command again, a line each."""
     anew(job)
+    child(job, None)  # which fills the cache, so that all that follow take the same steps
+    anew(job)
     reading, writing = os.pipe()
     code = child(job, None, writing)
     os.close(writing)
