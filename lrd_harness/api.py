@@ -21,8 +21,8 @@ from lrd_harness.board import answers, leaderboard
 from lrd_harness.errors import UserError, told_to, unknown
 from lrd_harness.manager import Plugins
 from lrd_harness.models.loading import quiet as quiet_loading
-from lrd_harness.planning.resolve import asked, make_plan
-from lrd_harness.planning.suite import Pruning, Settings, settings_of
+from lrd_harness.planning.resolve import make_plan
+from lrd_harness.planning.suite import Pruning, Settings, build_suite, settings_of
 from lrd_harness.progress import Display
 from lrd_harness.report import Report
 from lrd_harness.runner import folder, loop
@@ -205,7 +205,7 @@ def run(
     display, plugins = Display(quiet=quiet), _plugins(load)
     typed, pruned = _split(settings)
     own = [f"texts:{_path(texts)}"] if texts is not None else []
-    chosen = asked(
+    chosen = build_suite(
         suite if suite is None else _model(suite),
         [m if isinstance(m, Mapping) else _model(m) for m in _several(models)],
         [*_names(tasks), *own],

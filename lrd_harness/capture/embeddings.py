@@ -89,9 +89,9 @@ def as_budget(tokens: int | Budget) -> Budget:
     return tokens if isinstance(tokens, Budget) else Budget(tokens)
 
 
-def batch_size(device: str) -> int:
-    """The tokens of a batch that suit a device, padding included."""
-    return BATCH_TOKENS.get(device.split(":")[0], 4096)
+def batch_size(device: str, wanted: int = 0) -> int:
+    """The tokens of a batch, padding included: so many, or what suits the device."""
+    return wanted or BATCH_TOKENS.get(device.split(":")[0], 4096)
 
 
 def remembered(root: Path, identity: Mapping[str, str], device: str, tokens: int) -> Budget:

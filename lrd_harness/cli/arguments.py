@@ -10,7 +10,7 @@ from typing import Any
 from lrd_harness import manager
 from lrd_harness.errors import UserError, tell
 from lrd_harness.manager import Plugins
-from lrd_harness.planning.suite import Pruning, Settings, Suite, settings_of
+from lrd_harness.planning.suite import Pruning, Settings, Suite, build_suite, settings_of
 from lrd_harness.report import Cell, Column, Report, Table
 from lrd_harness.store.documents import yaml_value
 
@@ -27,9 +27,7 @@ def typed_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def suite_of(arguments: argparse.Namespace) -> Suite:
     """The suite of `run`, with the parts that the command line replaces."""
-    from lrd_harness.planning.resolve import asked  # brings torch, which listings do without
-
-    return asked(
+    return build_suite(
         arguments.suite,
         arguments.models,
         (*arguments.tasks, *([f"texts:{arguments.texts}"] if arguments.texts else ())),

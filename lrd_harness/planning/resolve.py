@@ -29,7 +29,6 @@ from lrd_harness.measuring import PlannedMetric
 from lrd_harness.models.find import find
 from lrd_harness.models.readout import POOLINGS
 from lrd_harness.models.wheels import Progress, shown_by
-from lrd_harness.planning import suite as suites
 from lrd_harness.planning.parameters import resolve_metrics
 from lrd_harness.planning.suite import ModelEntry, Pruning, Settings, Suite, known_models
 from lrd_harness.store.files import full
@@ -103,47 +102,6 @@ class Plan:
     tasks: tuple[Task, ...]
     metrics: tuple[PlannedMetric, ...]
     pruning: PlannedPruning | None = None
-
-
-def asked(
-    name: str | None,
-    models: Sequence[Any] = (),
-    tasks: Sequence[str] = (),
-    plugins: Sequence[str] = (),
-    parameters: Mapping[str, Mapping[str, Any]] | None = None,
-    typed: Mapping[str, Any] | None = None,
-    pruned: Mapping[str, Any] | None = None,
-    where: str = "command line",
-) -> Suite:
-    """A suite with the parts that a command line or a call replaces.
-
-    name: None for the quickstart, or for no suite at all where there are models and tasks; typed:
-    settings; pruned: what is said of pruning. Raises UserError as suites and settings do.
-    """
-    alone = name is None and models and tasks
-    chosen = Suite("custom") if alone else suites.load(name or "quickstart")
-    kept, base, typed = chosen.models, chosen.settings, typed or {}
-    if models:
-        kept = suites.entries(models, where)
-    for part in ("pooling", "max_length"):  # what is typed replaces what the suite's models say
-        if part in typed:
-            kept = tuple(replace(m, **{part: None}) for m in kept)  # type: ignore[arg-type]
-    if tasks:  # what the suite says of its own language-model tasks goes with them
-        base = replace(base, limit=None, max_questions=None, num_fewshot=None)
-    metrics = tuple(plugins) or chosen.plugins
-    own = chosen.parameters.items()
-    merged = {metric: dict(v) for metric, v in own if metrics is None or metric in metrics}
-    for metric, values in (parameters or {}).items():
-        merged.setdefault(metric, {}).update(values)
-    return replace(
-        chosen,
-        models=kept,
-        tasks=tuple(suites.checked_name(task, "tasks", where) for task in tasks) or chosen.tasks,
-        plugins=metrics,
-        parameters=merged,
-        settings=suites.settings(typed, where, base),
-        pruning=suites.pruning(pruned or {}, where, chosen.pruning),
-    )
 
 
 def make_plan(suite: Suite, plugins: Plugins, stage: Stage, prune: bool = False) -> Plan:

@@ -362,6 +362,46 @@ def parse_suite(text: str, name: str, where: str) -> Suite:
     )
 
 
+def build_suite(
+    name: str | None,
+    models: Sequence[Any] = (),
+    tasks: Sequence[str] = (),
+    plugins: Sequence[str] = (),
+    parameters: Mapping[str, Mapping[str, Any]] | None = None,
+    typed: Mapping[str, Any] | None = None,
+    pruned: Mapping[str, Any] | None = None,
+    where: str = "command line",
+) -> Suite:
+    """A suite with the parts that a command line or a call replaces.
+
+    name: None for the quickstart, or for no suite at all where there are models and tasks; typed:
+    settings; pruned: what is said of pruning. Raises UserError as suites and settings do.
+    """
+    alone = name is None and models and tasks
+    chosen = Suite("custom") if alone else load(name or "quickstart")
+    kept, base, typed = chosen.models, chosen.settings, typed or {}
+    if models:
+        kept = entries(models, where)
+    for part in ("pooling", "max_length"):  # what is typed replaces what the suite's models say
+        if part in typed:
+            kept = tuple(dataclasses.replace(m, **{part: None}) for m in kept)  # type: ignore[arg-type]
+    if tasks:  # what the suite says of its own language-model tasks goes with them
+        base = dataclasses.replace(base, limit=None, max_questions=None, num_fewshot=None)
+    metrics = tuple(plugins) or chosen.plugins
+    of = {m: dict(v) for m, v in chosen.parameters.items() if metrics is None or m in metrics}
+    for metric, values in (parameters or {}).items():
+        of.setdefault(metric, {}).update(values)
+    return dataclasses.replace(
+        chosen,
+        models=kept,
+        tasks=tuple(checked_name(task, "tasks", where) for task in tasks) or chosen.tasks,
+        plugins=metrics,
+        parameters=of,
+        settings=settings(typed, where, base),
+        pruning=pruning(pruned or {}, where, chosen.pruning),
+    )
+
+
 def _list(parts: Mapping[str, Any], key: str, where: str) -> Sequence[Any]:
     value = parts.get(key)
     if value is not None and not isinstance(value, list):

@@ -133,7 +133,7 @@ def reader_settings(
 ) -> tuple[Budget, Sampling]:
     """How a run reads a model: the tokens of a batch, and what metrics see."""
     device = planned.options.device
-    tokens = settings.batch_tokens or batch_size(device)
+    tokens = batch_size(device, settings.batch_tokens)
     budget = remembered(cache_dir() / "budgets", model.identity, device, tokens)
     return budget, Sampling(settings.norm, settings.view_texts, device)
 

@@ -173,12 +173,8 @@ class _Measured:
 
     def measure(self, design: Design) -> None:
         """Measure the metrics of a design. One that fails costs itself only."""
-        planned, model, display = (
-            self._shrinking.planned,
-            self._shrinking.model,
-            self._shrinking.display,
-        )
-        sample = Sample(planned.name, model, design, display)
+        shrinking, planned = self._shrinking, self._shrinking.planned
+        sample = Sample(planned.name, shrinking.model, design, shrinking.display)
         of = {"model": planned.name, "revision": planned.checkpoint.revision}
         for item in design.items:
             name = item.metric.name
@@ -207,10 +203,8 @@ class _Measured:
         )
         names = ("metric", "score", "best", "layer", "other", "texts")
         keyed = tuple(Column(name, key=name == "metric") for name in names)
-        title, chosen = (
-            "Values by layer (*: chosen)",
-            f"Layers chosen, of 1 to {self._shrinking.blocks}",
-        )
+        title = "Values by layer (*: chosen)"
+        chosen = f"Layers chosen, of 1 to {self._shrinking.blocks}"
         return [
             Table("choices", chosen, keyed, choices, caption, bool(self.choices)),
             Table("layers", title, tuple(self._columns), self._rows if self.choices else []),

@@ -106,21 +106,21 @@ def select(models: Sequence[PlannedModel], design: Design, display: Display) -> 
     check_models(models)
     check_metrics(design.items)
     design.check("to rank models takes")
-    found: list[tuple[Candidate, dict[str, Resampled]]] = []
+    candidates: list[tuple[Candidate, dict[str, Resampled]]] = []
     for planned in models:
-        found.append(_candidate(planned, design, display, [] if found else models))
+        candidates.append(_candidate(planned, design, display, [] if candidates else models))
         gc.collect()  # no two models in memory at once
-    half = sum(one.seconds for _, measured in found for one in measured.values())
+    half = sum(score.seconds for _, scores in candidates for score in scores.values())
     chosen = design.draws is None
     if chosen:
         design = replace(design, draws=affordable(half))
         display.line(f"{design.draws} half-samples: about {duration((design.draws or 0) * half)}")
-    for candidate, measured in found:
-        for name, one in measured.items():
+    for candidate, scores in candidates:
+        for name, score in scores.items():
             stage = f"{candidate.name}: {name}, half-samples"
             with display.stage(stage, "draws") as advance:
-                candidate.scores[name] = one.measured(design.draws or 0, advance)
-    return report([candidate for candidate, _ in found], design, half if chosen else 0.0)
+                candidate.scores[name] = score.measured(design.draws or 0, advance)
+    return report([candidate for candidate, _ in candidates], design, half if chosen else 0.0)
 
 
 def affordable(half: float) -> int:
@@ -182,9 +182,9 @@ def _candidate(
             with display.stage(f"{planned.name}: {name}"):
                 take = partial(selection_score, item.metric)
                 kept = kept_scores(model.identity, item, design, texts)
-                one = Resampled(sample.statistic(item), take, design, kept)
-                one.pilot()
-                measured[name] = one
+                score = Resampled(sample.statistic(item), take, design, kept)
+                score.pilot()
+                measured[name] = score
         except Exception as error:
             candidate.faults[name] = fault(error)
     return candidate, measured
@@ -293,11 +293,8 @@ def report(candidates: Sequence[Candidate], design: Design, half: float = 0.0) -
     )
     first = "first: in what share of half-samples, each moved to its score on all texts, no model "
     shares = [f"{first}is before it."] if any(row["first"] is not None for row in rows) else []
-    sure = (
-        ["from, to: 95 % intervals over texts."]
-        if any(row["low"] is not None for row in rows)
-        else []
-    )
+    interval = "from, to: 95 % intervals over texts."
+    sure = [interval] if any(row["low"] is not None for row in rows) else []
     tables = (
         _ranks(rankings, placed, design.texts),
         _origins(candidates),

@@ -129,15 +129,14 @@ class Study:
 
     def design(self, items: Sequence[PlannedMetric]) -> Design:
         """What is measured: the metrics on the texts. Raises UserError for texts out of reach."""
-        settings, task = self.settings, self.task
-        checked = (
-            task if self._texts is not None else resolve.checked_task(task, self.display.stage)
-        )
+        settings, checked = self.settings, self.task
+        if self._texts is None:
+            checked = resolve.checked_task(checked, self.display.stage)
         # where that is no option, all texts get views
         views = settings.view_texts if self.kind in VIEWED else settings.max_texts
         device = resolve.device(settings)
         how = Questions(settings.max_texts), Sampling(settings.norm, views, device)
-        tokens = settings.batch_tokens or batch_size(device)
+        tokens = batch_size(device, settings.batch_tokens)
         return Design(checked, items, *how, self.draws, self.seed, tokens)
 
     def needed(self, metrics: Sequence[str]) -> list[PlannedMetric]:
@@ -283,7 +282,7 @@ class Study:
 
     def _opened(self, model: PlannedModel) -> Opened:
         device = resolve.device(self.settings)
-        tokens = self.settings.batch_tokens or batch_size(device)
+        tokens = batch_size(device, self.settings.batch_tokens)
         return Opened(model, self.settings.norm, tokens, self.display)
 
     def _compared(self) -> tuple[Design | None, list[str]]:

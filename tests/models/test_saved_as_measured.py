@@ -213,6 +213,7 @@ def test_what_to_know_is_told(
     assert prune(tmp_path / "full", tmp_path / "cut", pooling=pooling) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
+    assert captured.out.count("SentenceTransformer(DIR)") == bool(line)
     for text in (captured.out, (tmp_path / "cut" / "README.md").read_text()):
         assert line in text
         assert ("SentenceTransformer(DIR)" in text) == bool(line)
