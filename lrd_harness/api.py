@@ -22,7 +22,8 @@ from lrd_harness.errors import UserError, told_to, unknown
 from lrd_harness.manager import Plugins
 from lrd_harness.models.loading import quiet as quiet_loading
 from lrd_harness.planning.resolve import make_plan
-from lrd_harness.planning.suite import Pruning, Settings, build_suite, settings_of
+from lrd_harness.planning.settings import Pruning, Settings, settings_of
+from lrd_harness.planning.suite import build_suite
 from lrd_harness.progress import Display
 from lrd_harness.report import Report
 from lrd_harness.runner import folder, loop

@@ -239,7 +239,7 @@ class Continuation(NamedTuple):
 
 
 class TokenPairs(NamedTuple):
-    """Requests as tokens. pairs: context and continuation; max_length: tokens that a pass takes."""
+    """Requests as (context, continuation) tokens; max_length: tokens that a pass takes."""
 
     pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
     max_length: int
@@ -253,9 +253,8 @@ class Task:
     evaluate: the real score of a model view; None for texts without labels.
     requests: all texts that `evaluate` will ask for; by default found by a dry run of `evaluate`.
         Of a likelihood task, all Continuations, and not found by itself.
-    type: the kind of task, in mteb's words ("STS", "Classification", ...), or LIKELIHOOD.
+    type: the kind of task, in mteb's words ("STS", ...), or LIKELIHOOD; prompt: mteb's instruction.
     tokenize: of a likelihood task, its requests as a model's tokens; the same for all such tasks.
-    prompt: mteb's instruction for the task, if it has one.
     check: raises UserError, cheaply and before any model is opened, if the data are out of reach.
     fingerprint: a hash of its data, where they are the user's own and may change between runs.
     save: writes a score's native result file for this view under the run's output folder.
@@ -285,9 +284,8 @@ class Task:
 class TaskOptions:
     """What a run tells every task.
 
-    data: local data, DIR/TASK/SPLIT.jsonl. text_column: of a table of own texts. For lm-eval:
-    num_fewshot (None: the task's own), limit (documents a task, below 1 a share), max_questions (of
-    a group in all), include_path (tasks of one's own), log_samples (list documents in files).
+    data: local data, DIR/TASK/SPLIT.jsonl. text_column: of a table of own texts. For lm-eval: the
+    settings of these names (None: the task's own; limits below 1 are shares of the documents).
     """
 
     data: Path | None = None
@@ -303,11 +301,9 @@ class TaskOptions:
 class TaskFamily:
     """Tasks that are made on demand from a name (hook `lrd_tasks`): `mteb:STSBenchmark`.
 
-    names: the names known without network (for listings and "did you mean").
-    open: a task from its name, or several where the name stands for several; raises KeyError for a
-        name that the family does not know.
-    bare: whether the names may be typed without the family's prefix.
-    offline: whether its tasks need no hub.
+    names: those known without network. open: a task from its name, or the several tasks that it
+        stands for; raises KeyError for a name that the family does not know.
+    bare: whether names may be typed without the family's prefix; offline: whether no hub is needed.
     """
 
     name: str
@@ -323,7 +319,9 @@ class Checkpoint:
 
     name: as results call it; path: a local folder or hub id that transformers can load;
     revision: commit, version or content hash; config: its config.json; files: file names in it;
-    content: a checksum of what it is, where the revision is a mere version.
+    content: a checksum of what it is, where the revision is a mere version; peft: adapters of
+    weights (LoRA and the like) that go onto it in this order, config their adapter_config.json;
+    code: its own code that may run, the sha256 of each file by its name; {}: none.
     """
 
     name: str
@@ -333,6 +331,8 @@ class Checkpoint:
     files: frozenset[str]
     hub: bool = False
     content: str = ""
+    peft: tuple[Checkpoint, ...] = ()
+    code: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -340,6 +340,7 @@ class ModelOptions:
     """How a model is opened and read. None: as the model was made to be used.
 
     device_map: how accelerate spreads the model over devices ("auto"); None: all on `device`.
+    attention_mask: what a decoder's token sees, "causal" the tokens before it, "bidirectional" all;
     head: whether a language-model head is wanted, for likelihood tasks.
     """
 
@@ -349,6 +350,7 @@ class ModelOptions:
     device: str = "cpu"
     device_map: str | Mapping[str, Any] | None = None
     attention: str | None = None
+    attention_mask: Literal["causal", "bidirectional"] | None = None
     padding: Literal["right", "left"] = "right"
     prompts: Mapping[str, str] | None = None
     head: bool = False
@@ -361,8 +363,7 @@ class Adapter:
     claims: whether it can open this checkpoint; adapters are asked in order of `priority`,
         highest first, and the first that claims it opens it, unless the user names one.
     likelihoods: whether the models that it opens can have a language-model head.
-    check: raises UserError, cheaply and before anything is loaded, for a checkpoint that it cannot
-        read or that says it is something else.
+    check: raises UserError, before anything is loaded, for a checkpoint that it cannot read.
     """
 
     name: str
@@ -407,10 +408,9 @@ class Pruner:
 
     choose: `choose(evidence, candidates, m, seed)` returns m of the candidate blocks, which are
         given in ascending order and numbered from 1; ties go to the deeper block.
-    metrics: the metrics whose profiles it reads from `evidence.profiles`.
-    seeded: whether `seed` changes the choice, so that the rule is evaluated for several.
+    metrics: whose profiles it reads; seeded: whether `seed` changes the choice.
     nested: whether the blocks chosen for a smaller m are always among those for a larger one.
-    version: raise it when choices change; it is recorded with each choice.
+    version: raise it when choices change.
     """
 
     name: str

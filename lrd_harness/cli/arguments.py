@@ -10,7 +10,8 @@ from typing import Any
 from lrd_harness import manager
 from lrd_harness.errors import UserError, tell
 from lrd_harness.manager import Plugins
-from lrd_harness.planning.suite import Pruning, Settings, Suite, build_suite, settings_of
+from lrd_harness.planning.settings import Pruning, Settings, settings_of
+from lrd_harness.planning.suite import Suite, build_suite
 from lrd_harness.report import Cell, Column, Report, Table
 from lrd_harness.store.documents import yaml_value
 

@@ -10,6 +10,7 @@ from lrd_harness import manager
 from lrd_harness.cli.arguments import load, show, table
 from lrd_harness.contracts import Task, TaskFamily, TaskOptions
 from lrd_harness.errors import PluginFault
+from lrd_harness.planning import settings as records
 from lrd_harness.planning import suite
 from lrd_harness.report import Report
 
@@ -86,7 +87,10 @@ def suites_command(arguments: argparse.Namespace) -> int:
     ]
     settings = [
         (name, ", ".join(map(str, value)) if isinstance(value, tuple) else str(value))
-        for part, usual in ((chosen.settings, suite.Settings()), (chosen.pruning, suite.Pruning()))
+        for part, usual in (
+            (chosen.settings, records.Settings()),
+            (chosen.pruning, records.Pruning()),
+        )
         for name, value in vars(part).items()
         if value != getattr(usual, name)
     ]

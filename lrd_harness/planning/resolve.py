@@ -30,7 +30,8 @@ from lrd_harness.models.find import find
 from lrd_harness.models.readout import POOLINGS
 from lrd_harness.models.wheels import Progress, shown_by
 from lrd_harness.planning.parameters import resolve_metrics
-from lrd_harness.planning.suite import ModelEntry, Pruning, Settings, Suite, known_models
+from lrd_harness.planning.settings import Pruning, Settings
+from lrd_harness.planning.suite import READING, ModelEntry, Suite, known_models
 from lrd_harness.store.files import full
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
@@ -277,7 +278,7 @@ def resolve_model(
     adapter: Adapter | None = plugins.get("adapter", chosen) if chosen else None
     _check_pooling(entry.pooling, entry.model)
     with stage(name) as progress, in_one_line(f"model {name} cannot be read"):
-        checkpoint = find(name, progress, known_models)
+        checkpoint = find(name, progress, known_models, settings.trust_remote_code)
     if adapter is None:
         adapters = sorted(plugins.all("adapter"), key=lambda a: -a.priority)
         adapter = next((a for a in adapters if _claims(a, checkpoint)), None)
@@ -292,11 +293,12 @@ def resolve_model(
         device=device(settings),
         device_map=settings.device_map,
         attention=settings.attention,
+        attention_mask=entry.attention_mask or settings.attention_mask,
         padding=settings.padding,
         prompts=entry.prompts,
     )
     entry = replace(entry, model=name, adapter=chosen)
-    read = replace(entry, pooling=options.pooling, max_length=options.max_length)
+    read = replace(entry, **{part: getattr(options, part) for part in READING})
     # as typed, where that names a revision: two of them may be in one run
     shown = name if name.partition("@")[0] == checkpoint.name else checkpoint.name
     return PlannedModel(

@@ -15,6 +15,7 @@ from lrd_harness.errors import UserError, tell, told_to
 from lrd_harness.models import text_model
 from lrd_harness.models.loading import quiet
 from lrd_harness.planning import resolve, suite
+from lrd_harness.planning import settings as records
 from lrd_harness.planning.resolve import PlannedModel
 from lrd_harness.progress import Display
 from lrd_harness.runner.loop import reader_settings
@@ -98,7 +99,7 @@ def mteb_model(
     files = [load] if isinstance(load, str) else load
     with told_to(tell), quiet():
         plugins = manager.load(tuple(map(manager.from_name, files)))
-        chosen = suite.settings(settings, WHERE)
+        chosen = records.settings(settings, WHERE)
         resolve.check_settings(chosen)
         fields = {"model": name, "adapter": adapter, "prompts": prompts}
         entries = suite.entries([{k: v for k, v in fields.items() if v is not None}], WHERE)

@@ -20,7 +20,8 @@ from lrd_harness.models.cut import remove
 from lrd_harness.models.loading import load, origin, quiet, refuse_missing
 from lrd_harness.models.text_model import NO_HEAD
 from lrd_harness.planning.resolve import PlannedModel, device, resolve_model
-from lrd_harness.planning.suite import ModelEntry, Settings
+from lrd_harness.planning.settings import Settings
+from lrd_harness.planning.suite import ModelEntry
 from lrd_harness.progress import Display
 
 _TEXT = "The quick brown fox jumps over the lazy dog."

@@ -25,8 +25,8 @@ from lrd_harness.errors import UserError, told_to
 from lrd_harness.models import registry, text_model
 from lrd_harness.planning import shards
 from lrd_harness.planning.resolve import Plan, PlannedModel
+from lrd_harness.planning.settings import Settings
 from lrd_harness.planning.shards import Shard
-from lrd_harness.planning.suite import Settings
 from lrd_harness.processes import ALONE, Ranks, together
 from lrd_harness.progress import Display
 from lrd_harness.runner import folder, units

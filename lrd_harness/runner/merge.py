@@ -14,7 +14,7 @@ from typing import Any
 
 from lrd_harness.errors import UserError
 from lrd_harness.planning import shards
-from lrd_harness.planning.suite import Settings
+from lrd_harness.planning.settings import Settings
 from lrd_harness.results import database, journal
 from lrd_harness.results.journal import read_run
 from lrd_harness.runner.folder import begun, make, surroundings

@@ -26,7 +26,7 @@ from lrd_harness.models.save import Pruned
 from lrd_harness.models.sentence_modules import Measured
 from lrd_harness.models.text_model import TextModel
 from lrd_harness.planning.resolve import PlannedModel
-from lrd_harness.planning.suite import Pruning
+from lrd_harness.planning.settings import Pruning
 from lrd_harness.progress import Display
 from lrd_harness.report import Report, Table
 from lrd_harness.results import database

@@ -15,9 +15,9 @@ from lrd_harness.capture.layers import planes
 from lrd_harness.capture.samples import Questions, Sampling
 from lrd_harness.contracts import Model, Norm, Request, Task, Text
 from lrd_harness.errors import COUNT, UserError, layer_number
-from lrd_harness.planning import suite
+from lrd_harness.planning import settings as records
 from lrd_harness.planning.resolve import PlannedModel
-from lrd_harness.planning.suite import Settings
+from lrd_harness.planning.settings import Settings
 from lrd_harness.progress import Display
 from lrd_harness.report import Column, Report, Table
 from lrd_harness.store.files import write_bytes
@@ -112,7 +112,7 @@ class Opened:
 
         Raises UserError for an unknown norm.
         """
-        norm = suite.settings({"norm": norm or self.norm}, "encode").norm
+        norm = records.settings({"norm": norm or self.norm}, "encode").norm
         texts = [Text(r.text, self.model.prompt(task, r.prompt_type)) for r in requests]
         with self._display.stage(f"{self.name}: reading all layers", "texts") as advance:
             self._reading.read(texts, advance)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ from lrd_harness.manager import Plugins
 from lrd_harness.measuring import PlannedMetric
 from lrd_harness.models import save
 from lrd_harness.models.cut import parse_blocks
-from lrd_harness.planning import resolve, suite
+from lrd_harness.planning import resolve
+from lrd_harness.planning import settings as records
 from lrd_harness.planning.parameters import resolve_metrics
 from lrd_harness.planning.resolve import PlannedModel
-from lrd_harness.planning.suite import STUDY_TASK, STUDY_TEXTS, ModelEntry, Suite
+from lrd_harness.planning.settings import STUDY_TASK, STUDY_TEXTS
+from lrd_harness.planning.suite import READING, ModelEntry, Suite
 from lrd_harness.progress import Display
 from lrd_harness.report import Report
 from lrd_harness.store.files import make_folder
@@ -83,7 +85,7 @@ class Study:
         if draws is not None:
             values.check_draws(draws)
         typed = {"max_texts": STUDY_TEXTS[kind], **typed}
-        self.settings = suite.settings(typed, where)
+        self.settings = records.settings(typed, where)
         resolve.check_settings(self.settings)
         file = isinstance(texts, str | Path)
         self._texts, self._task = texts, f"texts:{texts}" if file else task or STUDY_TASK
@@ -95,8 +97,8 @@ class Study:
     def models(self, *names: str) -> list[PlannedModel]:
         """Models by name. Raises UserError for one that is not found."""
         settings, known = self.settings, (self.settings, self.plugins, self.display.stage)
-        how = partial(ModelEntry, pooling=settings.pooling, max_length=settings.max_length)
-        return [resolve.resolve_model(how(name), *known) for name in names]
+        how = {part: getattr(settings, part) for part in READING}
+        return [resolve.resolve_model(ModelEntry(name, **how), *known) for name in names]
 
     def items(self, usual: Sequence[str] | None = None) -> list[PlannedMetric]:
         """The metrics; where none are named, the usual ones, or all that need no views.
@@ -237,7 +239,7 @@ class Study:
         items = self.needed(record.metrics if record else ())
         design, missing = None, list[str]()
         if record is not None and budget is not None:
-            limits = suite.pruning({"protect": protect, "budgets": budget}, self._where)
+            limits = records.pruning({"protect": protect, "budgets": budget}, self._where)
             if record.metrics and not self.named:
                 raise UserError(f"the rule {rule} chooses on texts: give --texts FILE")
             design = self.design(items) if self.named else None

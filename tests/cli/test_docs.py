@@ -12,6 +12,7 @@ import yaml
 
 from lrd_harness import manager
 from lrd_harness.cli import COMMANDS, main, parser
+from lrd_harness.planning import settings as records
 from lrd_harness.planning import suite
 
 ROOT = Path(__file__).parents[2]
@@ -118,8 +119,8 @@ def test_commands_that_need_the_hub_parse() -> None:
 def settings_table() -> str:
     """All settings of a suite, in Markdown: name, option of `run`, default, and what it is."""
     lines = ["| setting | option | default | what it is |", "|---|---|---|---|"]
-    for part, record in (("settings", suite.Settings), ("pruning", suite.Pruning)):
-        for name, field in suite.settings_of(record).items():
+    for part, record in (("settings", records.Settings), ("pruning", records.Pruning)):
+        for name, field in records.settings_of(record).items():
             default, least = field["default"], field.get("minimum")
             values = default if isinstance(default, list) else [] if default is None else [default]
             cells = (

@@ -24,7 +24,8 @@ from lrd_harness.measuring import PlannedMetric
 from lrd_harness.planning import resolve
 from lrd_harness.planning.parameters import resolve_metrics
 from lrd_harness.planning.resolve import Plan, make_plan
-from lrd_harness.planning.suite import ModelEntry, Settings, Suite
+from lrd_harness.planning.settings import Settings
+from lrd_harness.planning.suite import ModelEntry, Suite
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def test_names_that_are_alike_are_told_apart(
     assert names(plan(place, *labelled)) == ["local/a/model [cls]", "local/b/model [cls]"]
     config = json.loads((place / "gpt" / "config.json").read_text())
 
-    def find(name: str, progress: Any, known: Any) -> Checkpoint:
+    def find(name: str, *_: Any) -> Checkpoint:
         hub_id, _, revision = name.partition("@")
         return Checkpoint(hub_id, hub_id, revision or "main0", config, frozenset(), hub=True)
 

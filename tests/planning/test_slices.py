@@ -18,8 +18,9 @@ from lrd_harness.contracts import Adapter, Checkpoint, ModelOptions, Task
 from lrd_harness.errors import UserError
 from lrd_harness.planning import shards
 from lrd_harness.planning.resolve import Plan, PlannedModel, PlannedPruning
+from lrd_harness.planning.settings import Pruning, Settings
 from lrd_harness.planning.shards import Shard
-from lrd_harness.planning.suite import Pruning, Settings, Suite
+from lrd_harness.planning.suite import Suite
 
 
 def plan(models: int, tasks: int, prune: bool = False, encoders: int = 0) -> Plan:

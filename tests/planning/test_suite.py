@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from lrd_harness.errors import UserError
 from lrd_harness.models.wheels import KNOWN
 from lrd_harness.planning import suite
-from lrd_harness.planning.suite import ModelEntry, Settings
+from lrd_harness.planning.settings import Settings
+from lrd_harness.planning.suite import ModelEntry
 
 FULL = """
 name: mine
