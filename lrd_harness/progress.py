@@ -95,7 +95,7 @@ class Display:
         unit: "bytes", or what is counted ("texts"). A stage in which nothing was to do is silent;
         a long one gives a sign of life each minute where there is no terminal.
         """
-        stage = Stage(plain(text), unit, time.monotonic())
+        stage, within = Stage(plain(text), unit, time.monotonic()), bool(self._stages)
         shown = Progress(*_columns(unit), console=self.console, transient=True)
         self._stages.append(stage)
         try:
@@ -111,7 +111,8 @@ class Display:
                 yield advance
         finally:
             self._stages.remove(stage)
-        if said := stage.end(time.monotonic()):
+        said = stage.end(time.monotonic())
+        if said and not (within and stage.seen is None):  # the one around it says how long it took
             self.line(said)
 
     @contextmanager

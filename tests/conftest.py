@@ -7,14 +7,21 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 sys.path[:0] = [str(folder) for folder in Path(__file__).parent.iterdir() if folder.is_dir()]
+import hub_server  # noqa: E402
+
 pytest_plugins = ["fixtures_packages", "browsing"]
-# No test asks the hub: nothing answers at this address, and nothing of the user's cache is read.
-os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
+# No test asks the hub: nothing answers at this address but where a test has a hub of its own there
+# (fixture `hub`), and nothing of the user's cache is read.
+HUB = hub_server.reserved()
+os.environ["HF_ENDPOINT"] = "http://{}:{}".format(*HUB.getsockname())
+for name in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_TOKEN"):
+    os.environ.pop(name, None)
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="lrd-harness-hub-")
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -62,6 +69,22 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (cache / name).symlink_to(shared / name, target_is_directory=True)
     monkeypatch.setenv("LRD_HARNESS_CACHE", str(cache))
     return cache
+
+
+@pytest.fixture(autouse=True)
+def _hub_is_asked_anew() -> None:
+    """Whatever a test before has met."""
+    if "lrd_harness.models.hub" in sys.modules:
+        sys.modules["lrd_harness.models.hub"]._silent.clear()
+
+
+@pytest.fixture
+def hub() -> Iterator[hub_server.Hub]:
+    """A hub that answers, until its `stop` is called, where all libraries ask; an empty cache."""
+    for name in ("hub", "datasets"):
+        shutil.rmtree(Path(os.environ["HF_HOME"], name), ignore_errors=True)
+    with hub_server.serving(HUB.getsockname()[1]) as serving:
+        yield serving
 
 
 @pytest.fixture(scope="session")

@@ -148,6 +148,7 @@ def _hush() -> None:
     """Keep the libraries' warnings and bars off the terminal: progress and errors are ours."""
     for name in ("TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY"):
         os.environ.setdefault(name, "error")
+    os.environ.setdefault("DATASETS_VERBOSITY", "critical")  # what it raises is told of in our line
     for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
         os.environ.setdefault(name, "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

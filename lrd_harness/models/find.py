@@ -299,10 +299,15 @@ def content_hash(folder: Path) -> str:
 
 
 def _from_hub(hub_id: str, revision: str | None, known: Known) -> Checkpoint:
-    record = hub.record(hub_id, revision, known)
-    if record is None:
-        path = hub.cached(hub_id, revision, known)
-        return _from_folder(path, hub_id, path.name)
+    try:
+        record = hub.record(hub_id, revision, known)
+    except hub.NoAnswer as silence:
+        path = hub.cached(hub_id, revision, known, str(silence))
+        try:
+            return _from_folder(path, hub_id, path.name)
+        except UserError as fault:
+            part = f"{hub_id}: of what is on this machine of it: {fault}; {silence}"
+            raise UserError(part) from None
     sha = str(record.sha)
     files = frozenset(file.rfilename for file in record.siblings or ())
     source = Source(hub_id, files, lambda name: dict(_read_json(hub.download(hub_id, name, sha))))

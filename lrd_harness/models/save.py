@@ -21,6 +21,7 @@ from lrd_harness.errors import UserError, first_line, named
 from lrd_harness.models.backbone import Backbone, body
 from lrd_harness.models.cut import kept_blocks, remove
 from lrd_harness.models.find import Parent, local_file, name_of, of_modules
+from lrd_harness.models.hub import fetched
 from lrd_harness.models.loading import load, origin, quiet, refuse_missing
 from lrd_harness.models.registry import tokenizer_arguments
 from lrd_harness.models.sentence_modules import Measured, add, fit, section
@@ -94,6 +95,7 @@ class _OfModules:
 
 
 def _open(checkpoint: Checkpoint, measured: Measured | None) -> _Plain | _OfModules:
+    checkpoint = fetched(checkpoint)
     where = origin(checkpoint)
     if of_modules(checkpoint) if measured is None else not measured.plain:
         tokenizing = tokenizer_arguments(measured.name) if measured else {}

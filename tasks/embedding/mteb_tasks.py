@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from lrd_harness.contracts import ModelView, Request, Score, Task, TaskFamily, TaskOptions
 from lrd_harness.errors import UserError
 from lrd_harness.hookspecs import hookimpl
-from lrd_harness.models import registry
+from lrd_harness.models import hub, registry
 from lrd_harness.models.find import content_hash
 
 from . import local_data
@@ -24,28 +24,17 @@ ENCODING: Any = {"batch_size": 512, "show_progress_bar": False}
 
 def check_reachable(metadata: Any, folder: Path | None) -> None:
     """Raises UserError if the data are neither in the hub's cache nor on a hub within reach."""
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import HfHubHTTPError
-
     path = metadata.dataset["path"]
     if Path(path).exists():
         return
-    cached = Path(constants.HF_HUB_CACHE) / f"datasets--{path.replace('/', '--')}" / "snapshots"
-    if cached.is_dir() and any(cached.iterdir()):
-        return
     looked = f" and not in {folder / metadata.name}" if folder else ""
     try:
-        HfApi().dataset_info(path, revision=metadata.dataset.get("revision"), timeout=20)
-    except HfHubHTTPError as error:
-        reason = f"the hub refuses them ({str(error).splitlines()[0]})"
-    except Exception:  # every transport has its own errors; all mean that nothing answers
-        reason = "the hub is out of reach"
-    else:
-        return
-    raise UserError(
-        f"{metadata.name}: its data ({path}) are not on this machine{looked}, and {reason}. "
-        f"--task-data DIR reads DIR/{metadata.name}/SPLIT.jsonl instead."
-    )
+        hub.check_data(path, metadata.dataset.get("revision"))
+    except UserError as error:
+        raise UserError(
+            f"{metadata.name}: its data ({path}) are not on this machine{looked}, and {error}. "
+            f"--task-data DIR reads DIR/{metadata.name}/SPLIT.jsonl instead."
+        ) from None
 
 
 def wrap(
@@ -209,7 +198,8 @@ def _open(name: str, options: TaskOptions) -> Task:
             local_data.load(task, part if part.is_dir() else local)
             return
         try:
-            task.load_data()
+            with hub.at_once():
+                task.load_data()
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(f"{task.metadata.name}: its data cannot be loaded: {reason}") from None

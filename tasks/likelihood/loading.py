@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from lrd_harness.errors import UserError
+from lrd_harness.models import hub
 from lrd_harness.store.documents import json_value, read_file
 
 from . import mmlu
@@ -149,10 +150,14 @@ def load(
     Raises UserError for data out of reach.
     """
     with named(manager, name, include):
-        for leaf in leaves(manager, name):
-            check_data(manager.task_index[leaf].cfg or {})
+        configs = [manager.task_index[leaf].cfg or {} for leaf in leaves(manager, name)]
+        for config in configs:
+            check_data(config)
+        if rows is None:
+            _check_hub(name, configs)
         tasks = name if rows is None else _build(manager, name, rows, where)
-        return dict(manager.load(tasks))
+        with hub.at_once():
+            return dict(manager.load(tasks))
 
 
 def named(
@@ -317,6 +322,25 @@ def check_data(config: Mapping[str, Any]) -> None:
             path = Path(name) if isinstance(name, str) and "://" not in name else None
             if path is not None and path.suffix in (".json", ".jsonl") and path.is_file():
                 _check_rows(path)
+
+
+def _check_hub(name: str, configs: Iterable[Mapping[str, Any]]) -> None:
+    """Raise UserError for a data set that neither the hub gives nor its cache."""
+    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as packaged
+
+    asked = {}
+    for config in configs:
+        options, path = config.get("dataset_kwargs"), config.get("dataset_path")
+        given = options if isinstance(options, dict) else {}
+        here = "custom_dataset" in config or "data_files" in given or path in packaged
+        if isinstance(path, str) and not (here or path.endswith(".py") or Path(path).exists()):
+            asked[path] = given.get("revision")
+    for path, revision in asked.items():
+        try:
+            hub.check_data(path, revision)
+        except UserError as error:
+            line = f"lm-eval:{name}: its data ({path}) are not on this machine, and {error}"
+            raise UserError(line) from None
 
 
 def _check_rows(path: Path) -> None:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import huggingface_hub
 import pytest
 import tiny
-from huggingface_hub import errors as hub
 from odd_checkpoints import Info, at_the_hub, change, hub_says
 
 from lrd_harness import manager
@@ -135,57 +132,20 @@ def test_names_that_are_none(name: str) -> None:
     assert name.partition("@")[0].removeprefix("pypi:") in fault(name)
 
 
-RESPONSE: Any = SimpleNamespace(headers={}, request=None)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "line"),
     [
-        (hub.RepositoryNotFoundError("no", response=RESPONSE), "neither a folder nor on the hub"),
-        (hub.RevisionNotFoundError("no", response=RESPONSE), "org/it has no revision 'v9'"),
-        (hub.GatedRepoError("no", response=RESPONSE), "org/it is gated"),
-        (hub.HfHubHTTPError("503 busy\nmore", response=RESPONSE), "the hub refuses it (503 busy)"),
-        (ConnectionError("refused"), "the hub is out of reach"),
         (Info("config.json", "pytorch_model.bin"), "org/it has no weights as safetensors"),
         (Info("config.json", "model.safetensors"), "org/it has no tokenizer"),
         (Info("model.safetensors"), "org/it on the hub is no transformers model"),
     ],
 )
-def test_what_the_hub_answers(
+def test_repositories_that_are_no_model(
     answer: Any, line: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_the_hub(folder, monkeypatch)
     hub_says(monkeypatch, answer)
     assert line in fault("org/it@v9")
-
-
-def test_a_model_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub_says(monkeypatch, Info("config.json", "model.safetensors", "vocab.txt"))
-    config = tmp_path / "config.json"
-    config.write_text(json.dumps({"model_type": "bert"}))
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: str(config))
-    model = find("org/it@v9")
-    # the name alone, so that mteb's own prompts of the model are found; the commit tells revisions
-    assert (model.name, model.path, model.revision) == ("org/it", "org/it", "0123abc")
-    assert model.hub
-
-    def lost(*_: Any, **__: Any) -> str:
-        raise OSError("connection lost\nmidway")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lost)
-    assert "config.json cannot be downloaded (connection lost)" in fault("org/it")
-
-
-def test_a_model_in_the_hub_cache_needs_no_hub(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hub_says(monkeypatch, ConnectionError("refused"))
-    snapshot = tiny.save("Bert", tmp_path / "snapshots" / "0123abc")
-    config = str(snapshot / "config.json")
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: config)
-    model = find("org/it")
-    assert (model.name, model.path, model.revision) == ("org/it", str(snapshot), "0123abc")
 
 
 @pytest.mark.parametrize(
