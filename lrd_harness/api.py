@@ -308,7 +308,7 @@ LACKS = {  # which of the options and settings a study has no use for
 }
 READ = (  # settings of studies: how a model is read, and which texts
     "pooling norm max_length dtype attention padding device device_map batch_tokens max_texts "
-    "view_texts text_column task_data"
+    "view_texts text_column task_data trust_remote_code"
 ).split()
 
 

@@ -102,7 +102,8 @@ class Model(Protocol):
     def embed(self, pooled: torch.Tensor) -> torch.Tensor:
         """From pooled states (n, d) to the model's output: Dense, Normalize and the like.
 
-        A model whose output depends on it takes `prompt_type` as well, "query", "document" or None.
+        A model whose output depends on them takes `prompt_type` ("query", "document" or None) and
+        `task` (a Task or None) as well.
         """
 
 

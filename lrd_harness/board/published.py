@@ -20,7 +20,7 @@ from lrd_harness.board.cautions import count
 from lrd_harness.board.external import Cell, Say, Scores, read_values, some
 from lrd_harness.errors import UserError
 from lrd_harness.models import registry
-from lrd_harness.models.registry import hub_name
+from lrd_harness.models.wrappers import hub_name
 from lrd_harness.results.rows import Results
 from lrd_harness.store.tables import Line, read_sheet
 

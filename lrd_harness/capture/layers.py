@@ -79,7 +79,7 @@ class LayerView:
             self._first = pooled[:1] if self._first is None else self._first
             spread = (pooled - self._first).abs().amax()
             self._same &= bool(spread <= SAME * pooled.abs().amax())
-        return embedded(self.model.embed, pooled, prompt_type).numpy()
+        return embedded(self.model.embed, pooled, prompt_type, task).numpy()
 
 
 class StoredLikelihoods:

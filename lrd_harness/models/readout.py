@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrd_harness.contracts import PromptType
+from lrd_harness.contracts import PromptType, Task
 from lrd_harness.errors import UserError, unknown
 from lrd_harness.models.backbone import hooked
 
@@ -61,11 +61,16 @@ def pooling_named(name: str) -> Pool:
 
 
 def embedded(
-    embed: Callable[..., Tensor], pooled: Tensor, prompt_type: PromptType | None
+    embed: Callable[..., Tensor],
+    pooled: Tensor,
+    prompt_type: PromptType | None,
+    task: Task | None = None,
 ) -> Tensor:
-    """What a model's `embed` makes of pooled states; one that takes a prompt type is told it."""
-    takes = "prompt_type" in inspect.signature(embed).parameters
-    return embed(pooled, prompt_type=prompt_type) if takes else embed(pooled)
+    """What a model's `embed` makes of pooled states; it is told the prompt type and the task, if it
+    takes them."""
+    takes = inspect.signature(embed).parameters
+    told = {"prompt_type": prompt_type, "task": task}
+    return embed(pooled, **{name: value for name, value in told.items() if name in takes})
 
 
 class NoPooler(nn.Module):

@@ -166,27 +166,31 @@ def refuse_kind(where: str, settings: Mapping[str, Any]) -> None:
         )
 
 
-def refuse_unread(source: Source, modules: Sequence[Module]) -> None:
+def refuse_unread(source: Source, modules: Sequence[Module], own_code: bool = False) -> None:
     """Refuse modules that cannot be read, or not as they are meant, and weights that are pickled.
 
-    A transformer, a pooling, and modules that work on the pooled vector can be read.
+    A transformer, a pooling, and modules that work on the pooled vector can be read; whether those
+    of the model's own code do so shows when it is opened.
     """
     if SETTINGS in source.files:
         refuse_kind(source.where, source.read(SETTINGS))
+    own = {module for module in modules if own_code and not module.type.startswith(LIBRARY)}
     for module in modules:
-        _refuse_foreign(source.where, module.type, LIST)
+        if module not in own:
+            _refuse_foreign(source.where, module.type, LIST)
         refuse_kind(source.where, {"model_type": _KIND_OF.get(module.name)})
     _refuse_first(source.where, modules)
     kinds = ", ".join(module.name for module in modules)
-    if len(modules) < 2 or modules[1].name != "Pooling":
+    if len(modules) < 2 or (modules[1].name != "Pooling" and modules[1] not in own):
         what = "no layers to read" if len(modules) < 2 else f"its {modules[1].name} is not read"
         raise UserError(f"{source.where}: no pooling after the transformer ({kinds}): {what}")
     _refuse_transformer(source, modules[0])
     spelled = [m.name for m in modules[1:4]] == ["Pooling", "Dense", "Pooling"] and (
-        source.read(_within(modules[2].path, "config.json")).get("module_output_name") == LENGTH
+        source.read(within(modules[2].path, "config.json")).get("module_output_name") == LENGTH
     )
     for module in [modules[2], *modules[4:]] if spelled else modules[2:]:
-        _refuse_behind(source, module)
+        if module not in own:
+            _refuse_behind(source, module)
 
 
 def _refuse_foreign(where: str, name: str, file: str, trusted: str = LIBRARY) -> None:
@@ -200,7 +204,7 @@ def _refuse_foreign(where: str, name: str, file: str, trusted: str = LIBRARY) ->
 
 def _refuse_transformer(source: Source, module: Module) -> None:
     """Refuse a transformer that reads queries and documents, or its last state, in another way."""
-    name = _within(module.path, "sentence_bert_config.json")
+    name = within(module.path, "sentence_bert_config.json")
     settings = source.read(name) if name in source.files else {}
     for key in _SIDED:
         if settings.get(key) is not None:
@@ -218,28 +222,28 @@ def _refuse_behind(source: Source, module: Module) -> None:
     where = source.where
     if module.name not in _BEHIND:
         raise UserError(f"{where}: its module {module.name} behind the pooling is not read")
-    if module.name in ("Dense", "LayerNorm") and _within(module.path, WEIGHTS) not in source.files:
-        pickled = _within(module.path, "pytorch_model.bin") in source.files
+    if module.name in ("Dense", "LayerNorm") and within(module.path, WEIGHTS) not in source.files:
+        pickled = within(module.path, "pytorch_model.bin") in source.files
         place = "as pytorch_model.bin alone, which can run code" if pickled else "nowhere"
         raise UserError(
             f"{where}: its module {module.path} has its weights {place}; only safetensors are read "
             "(save the model anew with sentence-transformers)"
         )
     if module.name == "Dense":
-        name = _within(module.path, "config.json")
+        name = within(module.path, "config.json")
         settings = source.read(name)
         if settings.get("module_input_name") == "token_embeddings":
             raise UserError(f"{where}: its module {module.path} works on tokens, which is not read")
         # sentence-transformers would take its default in place of a function that it does not trust
         _refuse_foreign(where, str(settings.get("activation_function", "torch.")), name, "torch.")
     if module.name in ROUTERS:
-        name = _within(module.path, "router_config.json")
+        name = within(module.path, "router_config.json")
         if name not in source.files:
-            name = _within(module.path, "config.json")
+            name = within(module.path, "config.json")
         types = source.read(name).get("types")
         if not isinstance(types, dict):
             raise UserError(f"{where}: {name} lists no modules")
-        parts = [{"type": kind, "path": _within(module.path, path)} for path, kind in types.items()]
+        parts = [{"type": kind, "path": within(module.path, path)} for path, kind in types.items()]
         for part in modules_of(parts, f"{where}: {name}"):
             _refuse_foreign(where, part.type, name)
             _refuse_behind(source, part)
@@ -251,8 +255,6 @@ TOKENIZER = re.compile(
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 ADAPTER = "adapter_config.json"
-_AUTO: tuple[str, ...] = ("AutoModel", "AutoConfig", "AutoTokenizer")
-_PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 _PROMPTS = re.compile("PROMPT|P_TUNING|PREFIX|CPT")  # adapters that put tokens before the text
 SPLIT = re.compile(r".*-\d{5}-of-\d{5}\.gguf")
 _ANEW = "save the model anew with transformers (save_pretrained)"
@@ -271,11 +273,15 @@ _FORMS = {  # names of files -> what they are, and how to go on
 
 @dataclass(frozen=True)
 class Source:
-    """A folder or a hub repository. where: as messages name it; read: the JSON of a file in it."""
+    """A folder or a hub repository.
+
+    where: as messages name it; read: the JSON of a file in it; fetch: the file on this machine.
+    """
 
     where: str
     files: frozenset[str]
     read: Callable[[str], Mapping[str, Any]]
+    fetch: Callable[[str], Path] = Path
 
     def below(self, inner: str) -> frozenset[str]:
         """The names of the files in a folder of it, "" for itself, without those further down."""
@@ -290,7 +296,7 @@ def refuse_other_kinds(source: Source, inner: str) -> None:
         raise UserError(
             f"{source.where} is a pipeline of diffusers (model_index.json), not a language model"
         )
-    for name in dict.fromkeys([_within(inner, ADAPTER), ADAPTER]):
+    for name in dict.fromkeys([within(inner, ADAPTER), ADAPTER]):
         if name in source.files:
             settings = source.read(name)
             kind = _short(settings.get("peft_type") or "of an unknown kind")
@@ -332,14 +338,13 @@ def examined(source: Source, first: str, without: str) -> tuple[str, dict[str, A
     first: where modules.json has the transformer; without: what is said where no config.json is.
     """
     refuse_other_kinds(source, first)
-    places = (path for path in (first, "") if _within(path, "config.json") in source.files)
+    places = (path for path in (first, "") if within(path, "config.json") in source.files)
     inner = next(places, None)
     if inner is None:
         refuse_missing_config(source, without)
     _refuse_weights(source, inner)
-    config = dict(source.read(_within(inner, "config.json")))
+    config = dict(source.read(within(inner, "config.json")))
     _refuse_unknown(source.where, config)
-    _refuse_custom_code(source, inner, config)
     return inner, config
 
 
@@ -349,13 +354,11 @@ def _refuse_unknown(where: str, config: Mapping[str, Any]) -> None:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     kind = config.get("model_type")
+    own = config.get("auto_map")
     if not isinstance(kind, str) or kind in CONFIG_MAPPING:
         return
-    if "auto_map" in config:
-        raise UserError(
-            f"{where}: a model of type '{kind}' needs its own code (trust_remote_code), "
-            "which is not run"
-        )
+    if isinstance(own, Mapping) and "AutoConfig" in own:  # of its own code
+        return
     version = transformers.__version__
     raise UserError(f"{where}: transformers {version} knows no model of type '{kind}'")
 
@@ -365,7 +368,7 @@ def _refuse_weights(source: Source, inner: str) -> None:
     here = source.below(inner)
     names = {WEIGHTS, INDEX}
     if any(name.endswith(".safetensors") for name in here):  # config.json may name another one
-        config = source.read(_within(inner, "config.json"))
+        config = source.read(within(inner, "config.json"))
         names.add(str(config.get("transformers_weights")))
     if not here & names:
         other = _form(here) or _form(source.files)
@@ -380,43 +383,9 @@ def _refuse_weights(source: Source, inner: str) -> None:
         raise UserError(line)
 
 
-def _refuse_custom_code(source: Source, inner: str, config: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint whose configuration or tokenizer is made by code that comes with it.
-
-    transformers' own nearest class may differ in a mask or an end token: nothing tells.
-    """
-    used, names = _AUTO, ["tokenizer_config.json"]
-    if LIST in source.files:  # sentence-transformers makes a whole processor
-        used, names = (*_AUTO, "AutoProcessor"), [*names, *_PROCESSORS]
-    paths = {_within(folder, name) for name in names for folder in (inner, "")} & source.files
-    contents = [(path, source.read(path)) for path in sorted(paths)]
-    for file, content in [(_within(inner, "config.json"), config), *contents]:
-        # transformers itself fails on null
-        if "auto_map" in content and not isinstance(content["auto_map"], Mapping | list):
-            raise UserError(f"{source.where}: the auto_map of {file} is no table of classes")
-        code = _custom_class(content.get("auto_map"), used)
-        if code:
-            raise UserError(
-                f"{source.where} names code of its own in the auto_map of {file} ({_short(code)}), "
-                "which is not run (trust_remote_code); if transformers' own class will do, take "
-                "auto_map out of a copy"
-            )
-
-
-def _within(folder: str, name: str) -> str:
+def within(folder: str, name: str) -> str:
     """The path of a file in a folder, "" for the root."""
     return f"{folder}/{name}" if folder else name
-
-
-def _custom_class(auto_map: Any, used: tuple[str, ...]) -> str:
-    """The class that an auto_map names for what is used here; "" without any."""
-    if isinstance(auto_map, list):  # of old tokenizers: slow class, fast class
-        auto_map = {"AutoTokenizer": auto_map}
-    for auto in sorted(auto_map or (), reverse=True):  # the tokenizer and the model first
-        if auto.startswith(used):
-            classes = auto_map[auto] if isinstance(auto_map[auto], list) else [auto_map[auto]]
-            return next((str(c) for c in classes if c), auto)
-    return ""
 
 
 def _form(files: Iterable[str]) -> tuple[str, str] | None:

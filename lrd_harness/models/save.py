@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ import yaml
 from lrd_harness.blocks import runs, written
 from lrd_harness.contracts import Checkpoint
 from lrd_harness.errors import UserError, first_line, named
+from lrd_harness.models import own_code
 from lrd_harness.models.backbone import Backbone, body
 from lrd_harness.models.cut import kept_blocks, remove
 from lrd_harness.models.find import Parent, local_file, name_of, of_modules
 from lrd_harness.models.hub import fetched
-from lrd_harness.models.loading import load, origin, quiet, refuse_missing
-from lrd_harness.models.registry import tokenizer_arguments
+from lrd_harness.models.loading import fill_buffers, load, origin, quiet, refuse_missing
 from lrd_harness.models.sentence_modules import Measured, add, fit, section
+from lrd_harness.models.wrappers import tokenizer_arguments
 from lrd_harness.store import files
 
 LOCAL = {"local_files_only": True}
@@ -38,10 +40,11 @@ class _Plain:
     Raises UserError for weights that are not there.
     """
 
-    def __init__(self, path: str, kind: Any, where: Mapping[str, Any] = LOCAL) -> None:
+    def __init__(self, path: str, kind: Any, where: Mapping[str, Any]) -> None:
         model, self.tokenizer, missing = load(kind, path, where, dtype="auto")
         refuse_missing(path, missing)
         self.root = model.eval()
+        self.trust = {"trust_remote_code": where["trust_remote_code"]}
 
     def write(self, folder: Path) -> None:
         model = self.root
@@ -54,7 +57,7 @@ class _Plain:
         self.tokenizer.save_pretrained(folder)
 
     def reopen(self, folder: Path) -> _Plain:
-        return _Plain(str(folder), type(self.root))
+        return _Plain(str(folder), type(self.root), LOCAL | self.trust)
 
     def answer(self) -> Any:
         inner = self.root.get_encoder() if self.root.config.is_encoder_decoder else self.root
@@ -67,7 +70,7 @@ class _OfModules:
     def __init__(
         self,
         path: str,
-        where: Mapping[str, Any] = LOCAL,
+        where: Mapping[str, Any],
         tokenizing: Mapping[str, Any] | None = None,
     ) -> None:
         from sentence_transformers import SentenceTransformer
@@ -82,13 +85,16 @@ class _OfModules:
         self.root: Any = getattr(self.model[0], "auto_model", None)
         if self.root is None:
             raise UserError(f"{path}: its first module is no transformer")
+        if where["trust_remote_code"]:
+            fill_buffers(self.root)
         self.tokenizer = self.model.tokenizer
+        self.trust = {"trust_remote_code": where["trust_remote_code"]}
 
     def write(self, folder: Path) -> None:
         self.model.save(str(folder), create_model_card=False)
 
     def reopen(self, folder: Path) -> _OfModules:
-        return _OfModules(str(folder))
+        return _OfModules(str(folder), LOCAL | self.trust)
 
     def answer(self) -> Any:
         return self.model.encode([_TEXT], convert_to_tensor=True, show_progress_bar=False)
@@ -108,8 +114,8 @@ def _open(checkpoint: Checkpoint, measured: Measured | None) -> _Plain | _OfModu
 
     names = checkpoint.config.get("architectures") or ()
     kinds = (getattr(transformers, name, None) for name in names)
-    models = (k for k in kinds if isinstance(k, type) and issubclass(k, PreTrainedModel))
-    if kind := next(models, None):  # the first one that it says it was saved from
+    models = [k for k in kinds if isinstance(k, type) and issubclass(k, PreTrainedModel)]
+    if kind := next(iter(own_code.auto_classes(checkpoint) or models), None):  # it was saved from
         with suppress(UserError):  # its head has no weights: what is below is what there is
             return _Plain(checkpoint.path, kind, where)
     return _Plain(checkpoint.path, transformers.AutoModel, where)
@@ -148,7 +154,7 @@ def save(
     folder = named(str(folder)).absolute()
     check_free(folder)
     try:
-        with quiet():
+        with quiet(), own_code.running(checkpoint):
             opened = _open(checkpoint, measured)
             if removed:
                 blocks = Backbone(body(opened.root), _probe(opened.tokenizer)).blocks
@@ -195,13 +201,14 @@ def _write(
             part = work / folder.name  # with the permissions that a new folder has
             part.mkdir()
             opened.write(part)
+            lines += own_code.keep(part, checkpoint, partial(local_file, checkpoint))
             if GENERATION in checkpoint.files:  # transformers would write valid settings only
                 shutil.copyfile(local_file(checkpoint, GENERATION), part / GENERATION)
             _compare(opened, part, checkpoint.name, not removed)
             if measured is not None:
                 name, revision = name_of(checkpoint), checkpoint.revision
                 parent = Parent(name=name, revision=revision, removed=list(removed))
-                lines = add(part, measured, opened.tokenizer, opened.root, parent)
+                lines += add(part, measured, opened.tokenizer, opened.root, parent)
                 card += section(measured, lines)
             (part / "README.md").write_text(card, encoding="utf-8")
             files.usual_modes(part)

@@ -16,7 +16,8 @@ from lrd_harness.models.backbone import rounding
 from lrd_harness.models.find import FILE, Parent, Saved
 from lrd_harness.models.readout import NoPooler
 from lrd_harness.models.recognition import LENGTH, LIST, SETTINGS
-from lrd_harness.models.registry import instructed, loader_arguments, saved_prompts
+from lrd_harness.models.registry import instructed, saved_prompts
+from lrd_harness.models.wrappers import Wrapper, loader_arguments, loader_of
 
 NO_SINK = "mean-no-sink"
 MODES = {"mean": "mean", "cls": "cls", "last": "lasttoken"}  # our poolings, by its names
@@ -43,7 +44,7 @@ class Measured:
     name: by which mteb may know it; plain: whether the checkpoint below any modules was read;
     pooling, max_length: in use; options: as it was opened; poolers: modules that were left out as
     they have no weights; embed: texts -> (n, d) float32, each text alone; alone: whether padding,
-    or longer texts of a batch, change the states of a text.
+    or longer texts of a batch, change the states of a text; own_code: whether code of its own runs.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Measured:
     poolers: Sequence[str]
     embed: Callable[[Sequence[Text]], np.ndarray]
     alone: bool = False
+    own_code: bool = False
 
 
 def pooled_by(modules: Sequence[Any]) -> tuple[str | None, list[Any]]:
@@ -114,8 +116,8 @@ def add(folder: Path, measured: Measured, tokenizer: Any, root: Any, parent: Par
     options = measured.options
     prompts, default = saved_prompts(measured.name, {}, None, options.prompts)
     lines: list[str] = []
-    how = ("pooling", "max_length", "attention", "prompts")
-    saved = Saved(parent=parent.model_copy(update={n: getattr(options, n) for n in how}))
+    read = ("pooling", "max_length", "attention", "prompts")
+    saved = Saved(parent=parent.model_copy(update={n: getattr(options, n) for n in read}))
     if measured.plain:
         saved.plain, saved.attention = True, options.attention
         saved.pooling, saved.max_length = measured.pooling, measured.max_length
@@ -129,6 +131,13 @@ def add(folder: Path, measured: Measured, tokenizer: Any, root: Any, parent: Par
         lines.append(
             "prompts depend on the task: give SentenceTransformer(DIR).encode those that mteb "
             f"makes for {measured.name}"
+        )
+    how = loader_of(measured.name)
+    if how.changes and not measured.plain:
+        saved.instructions = measured.name
+        lines.append(
+            f"mteb's {how.wrapper.__name__} changes the vectors of SentenceTransformer(DIR), and "
+            "so does the harness where it reads DIR"
         )
     _write_json(folder / FILE, saved.model_dump(exclude_unset=True))
     return lines + _fitted(folder, measured, tokenizer, root)
@@ -240,14 +249,23 @@ def _set(folder: Path, settings: Mapping[str, Any], side: str) -> None:
 
 def _gives(folder: Path, measured: Measured, batch_size: int) -> bool:
     """Whether sentence-transformers makes of the folder what was measured, in such batches."""
+    import torch
     from sentence_transformers import SentenceTransformer
 
+    wrapper = Wrapper(measured.name)
     try:
-        model: Any = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+        model: Any = SentenceTransformer(
+            str(folder),
+            device="cpu",
+            local_files_only=True,
+            trust_remote_code=measured.own_code,
+        )
         for prompt in {"", next(filter(None, model.prompts.values()), "")}:
             vectors = model.encode(
                 list(TEXTS), prompt=prompt, batch_size=batch_size, show_progress_bar=False
             )
+            if not measured.plain:
+                vectors = wrapper.output(torch.from_numpy(vectors), None, None).numpy()
             expected = measured.embed([Text(text, prompt) for text in TEXTS])
             off = np.linalg.norm(vectors - expected, axis=1) / np.linalg.norm(expected, axis=1)
             if not (off <= rounding(measured.options.dtype)).all():

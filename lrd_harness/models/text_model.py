@@ -24,7 +24,9 @@ from lrd_harness.contracts import (
 from lrd_harness.errors import UserError, short
 from lrd_harness.models.backbone import Backbone, Watch, rounding
 from lrd_harness.models.lengths import length_limit
+from lrd_harness.models.own_code import digest
 from lrd_harness.models.readout import ONE_TOKEN, Head, embedded, pooling_named
+from lrd_harness.models.wrappers import route
 
 NO_HEAD = "its weights hold no language-model head, so it cannot compare continuations"
 PlaneKey = tuple[str, int]  # ("raw" or "final", layer)
@@ -59,9 +61,9 @@ class Parts:
 
     encode: (texts, max_length) -> token features of texts as the model was made to read them, cut
         to so many tokens, without padding; there may be a "prompt_length", the number of leading
-        tokens that `pool` is to leave out;
+        tokens that `pool` is to leave out, and "told", a number by name for the module itself;
     pool: (state (b, T, d), features) -> (b, d); embed: pooled -> the model's output, which may
-        take a `prompt_type`, "query" or "document";
+        take a `prompt_type`, "query" or "document", and a `task`;
     max_length: tokens of a text that are wanted; the model may bear fewer;
     prompt: the prompt of a task's texts; similarity: how its outputs are compared;
     whole: the model with its language-model head, around `module`, where that is wanted.
@@ -145,6 +147,7 @@ class TextModel:
             "attention": str(getattr(config, "_attn_implementation", None)),
             "padding": self.padding,
             **({"content": checkpoint.content} if checkpoint.content else {}),
+            **({"code": digest(checkpoint.code)} if checkpoint.code else {}),
         }
 
     def prompt(self, task: Task, prompt_type: str | None) -> str:
@@ -204,7 +207,7 @@ class TextModel:
         at_limit = [i for i, e in enumerate(encoded) if len(e["input_ids"]) >= self.max_length]
         cut = [False] * len(encoded)
         if at_limit and callable(self.tokenizer):
-            full = [_readable(texts[i].prompt + texts[i].text) for i in at_limit]
+            full = [_readable(route(texts[i].prompt).prompt + texts[i].text) for i in at_limit]
             ids = self.tokenizer(full, verbose=False)["input_ids"]
             for i, tokens in zip(at_limit, ids, strict=True):
                 cut[i] = len(tokens) > self.max_length
@@ -216,9 +219,13 @@ class TextModel:
         In "final" planes, of models that have one, the final norm is applied to the token states,
         before they are pooled. observe: adds planes of its own, made of the token states.
         """
-        if self.padding == "none":
-            return _by_length(batch, lambda alike: self._forward(alike, "right", observe))
-        return self._forward(batch, self.padding, observe)
+        side: Side = "right" if self.padding == "none" else self.padding
+        return _apart(batch, self._kind, lambda alike: self._forward(alike, side, observe))
+
+    def _kind(self, encoded: Encoded) -> object:
+        """Texts that share it can be read in one pass."""
+        length = len(encoded["input_ids"]) if self.padding == "none" else 0
+        return length, *encoded.get("told", ())
 
     def _forward(
         self, batch: Sequence[Encoded], side: Side, observe: Observe | None = None
@@ -295,10 +302,13 @@ class TextModel:
                 return side
         return "none"
 
-    def embed(self, pooled: Tensor, prompt_type: PromptType | None = None) -> Tensor:
+    def embed(
+        self, pooled: Tensor, prompt_type: PromptType | None = None, task: Task | None = None
+    ) -> Tensor:
         """From pooled states (n, d) to the model's output: Dense, Normalize and the like."""
         with torch.inference_mode():
-            return embedded(self.parts.embed, pooled.to(self.device), prompt_type).float().cpu()
+            output = embedded(self.parts.embed, pooled.to(self.device), prompt_type, task)
+            return output.float().cpu()
 
     def features(self, batch: Sequence[Encoded], side: Side | None = None) -> dict[str, Any]:
         """Token features padded to one (b, T) batch on a side, by default `padding`.
@@ -320,6 +330,15 @@ class TextModel:
             features[name] = torch.tensor(rows, device=self.device)
         if any("prompt_length" in e for e in batch):
             features["prompt_length"] = [int(e.get("prompt_length", 0)) for e in batch]
+        told = [e.get("told", {}) for e in batch]
+        if len({frozenset(numbers) for numbers in told}) > 1:
+            raise UserError(
+                f"{self.checkpoint.name} cannot read these texts in one pass: some with an adapter "
+                "of its own and some without"
+            )
+        for name in told[0]:
+            numbers = [row[name] for row in told]
+            features.setdefault("told", {})[name] = torch.tensor(numbers, device=self.device)
         return features
 
     def _token(self, *names: str) -> int:
@@ -337,6 +356,7 @@ class TextModel:
         """Those of the features of a batch, padded on a side, that the backbone itself takes."""
         names = ["input_ids", "attention_mask"] + ["token_type_ids"] * self._typed
         inputs = {name: features[name] for name in names if name in features}
+        inputs |= features.get("told", {})
         if self._positions and (side or self.padding) == "left":
             counted = features["attention_mask"]
             if self._padding_idx is None:
@@ -347,11 +367,17 @@ class TextModel:
         return inputs
 
 
-def _by_length(batch: Sequence[Encoded], run: Callable[[Sequence[Encoded]], Planes]) -> Planes:
-    """Run texts of equal length together, so without padding, and put the rows in order again."""
-    rows: dict[int, list[int]] = {}
+def _apart(
+    batch: Sequence[Encoded],
+    kind: Callable[[Encoded], object],
+    run: Callable[[Sequence[Encoded]], Planes],
+) -> Planes:
+    """Run texts of one kind together, and put the rows in order again."""
+    rows: dict[object, list[int]] = {}
     for i, features in enumerate(batch):
-        rows.setdefault(len(features["input_ids"]), []).append(i)
+        rows.setdefault(kind(features), []).append(i)
+    if len(rows) == 1:
+        return run(batch)
     parts = [run([batch[i] for i in alike]) for alike in rows.values()]
     order = torch.tensor([i for alike in rows.values() for i in alike]).argsort()
     joined = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}

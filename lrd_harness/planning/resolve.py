@@ -26,7 +26,8 @@ from lrd_harness.errors import PluginFault, UserError, described, named, say, th
 from lrd_harness.guard import Owner, guard
 from lrd_harness.manager import Plugins, names_of
 from lrd_harness.measuring import PlannedMetric
-from lrd_harness.models.find import find
+from lrd_harness.models import own_code
+from lrd_harness.models.find import find, name_of
 from lrd_harness.models.hub import fetched
 from lrd_harness.models.readout import POOLINGS
 from lrd_harness.models.wheels import Progress, shown_by
@@ -73,7 +74,7 @@ class PlannedModel:
 
     def open(self) -> Model:
         """The opened model, for every command. Raises UserError where it cannot be opened."""
-        with in_one_line(f"{self.name} cannot be opened"):
+        with in_one_line(f"{self.name} cannot be opened"), own_code.running(self.checkpoint):
             return self.adapter.open(fetched(self.checkpoint), self.options)
 
     def takes(self, task: Task) -> bool:
@@ -128,6 +129,7 @@ def make_plan(suite: Suite, plugins: Plugins, stage: Stage, prune: bool = False)
         models = distinct(
             [resolve_model(entry, settings, plugins, stage) for entry in suite.models]
         )
+    check_trusted(models, settings, plugins)
     for model in models:
         if model.depth is not None:
             check_depth(model.name, model.depth, settings, pruning)
@@ -282,7 +284,7 @@ def resolve_model(
     adapter: Adapter | None = plugins.get("adapter", chosen) if chosen else None
     _check_pooling(entry.pooling, entry.model)
     with stage(name) as progress, in_one_line(f"model {name} cannot be read"):
-        checkpoint = find(name, progress, known_models, settings.trust_remote_code)
+        checkpoint = find(name, progress, known_models, _trusted(settings, plugins))
     if adapter is None:
         adapters = sorted(plugins.all("adapter"), key=lambda a: -a.priority)
         adapter = next((a for a in adapters if _claims(a, checkpoint)), None)
@@ -313,6 +315,19 @@ def resolve_model(
         label=", ".join(filter(None, [read.label, options.dtype.replace("float32", "")])),
         depth=depth_of(checkpoint.config),
     )
+
+
+def check_trusted(models: Sequence[PlannedModel], settings: Settings, plugins: Plugins) -> None:
+    """Raise UserError for a name whose code may run that is none of the models'."""
+    found = {name_of(model.checkpoint): model.checkpoint for model in models}
+    own_code.check_named(_trusted(settings, plugins), found)
+
+
+def _trusted(settings: Settings, plugins: Plugins) -> list[str]:
+    """The names whose code may run, without the prefixes of adapters."""
+    prefixes = tuple(f"{name}:" for name in plugins.names("adapter"))
+    names = settings.trust_remote_code
+    return [n.partition(":")[2] if n.startswith(prefixes) else n for n in names]
 
 
 def _claims(adapter: Adapter, checkpoint: Checkpoint) -> bool:

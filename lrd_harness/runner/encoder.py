@@ -22,6 +22,7 @@ from lrd_harness.runner.loop import reader_settings
 
 WHERE = "mteb_model"  # where an argument stands, in messages
 READING = "pooling max_length dtype attention padding device device_map batch_tokens".split()
+READING.append("trust_remote_code")
 
 
 class MtebModel(LayerEncoder):
@@ -82,8 +83,8 @@ def mteb_model(
     load : str or sequence of str
         Modules or files of plugins, as the option --load takes them.
     **settings
-        pooling, max_length, dtype, attention, padding, device, device_map and batch_tokens, as the
-        options of a run.
+        pooling, max_length, dtype, attention, padding, device, device_map, batch_tokens and
+        trust_remote_code, as the options of a run.
 
     Raises UserError for a model that cannot be found or opened, a layer that it has not got, and
     settings that are unknown or wrong.
@@ -106,6 +107,7 @@ def mteb_model(
         if len(entries) != 1:
             raise UserError(f"{name} names {len(entries)} models: give one")
         planned = resolve.resolve_model(entries[0], chosen, plugins, Display().stage)
+        resolve.check_trusted([planned], chosen, plugins)
         if layer is not None:
             errors.layer_number(layer, planned.name, planned.depth)
         text_model.exact()

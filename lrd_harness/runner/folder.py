@@ -184,11 +184,14 @@ def _unlike(out: Path, plan: Plan, alone: bool = False) -> str:
         before = settings.get(name, usual.get(name))  # in a folder from before it could be set
         if before != value:
             return f"{out} holds a run with {name} {before}, not {value}"
-    contents = {entry.get("name"): entry.get("content") for entry in run.get("models", [])}
+    entries = {entry.get("name"): entry for entry in run.get("models", [])}
     for model in plan.models:
-        content = contents.get(model.name)  # not in older folders
-        if content and content != model.checkpoint.content:
+        entry, found = entries.get(model.name, {}), model.checkpoint
+        content = entry.get("content")  # not in older folders
+        if content and content != found.content:
             return f"{out} holds results of {model.name} with other content of the same version"
+        if entry.get("revision") == found.revision and entry.get("code", {}) != dict(found.code):
+            return f"{out} holds results of {model.name} with other code of its own"
     data, now_there = run.get("data", {}), fingerprints(plan)
     models, tasks = ({e.get("name") for e in run.get(kind, [])} for kind in ("models", "tasks"))
     for task in plan.tasks:
@@ -254,12 +257,14 @@ def write_run(
 def _model(planned: PlannedModel) -> dict[str, Any]:
     """A model as run.json has it."""
     path, content = planned.checkpoint.path, planned.checkpoint.content
+    code = dict(planned.checkpoint.code)
     return {
         "name": planned.name,
         "path": path if planned.checkpoint.hub else location.place(path),
         "place": location.mark(path),
         "revision": planned.checkpoint.revision,
         **({"content": content} if content else {}),
+        **({"code": code} if code else {}),
         "label": planned.label,
         "adapter": planned.adapter.name,
         "options": dataclasses.asdict(planned.options),

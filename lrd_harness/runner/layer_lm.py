@@ -6,6 +6,7 @@ and every kind of task is there, generation included.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from lrd_harness import manager
 from lrd_harness.errors import UserError, layer_number
+from lrd_harness.models import own_code
 from lrd_harness.models.backbone import Backbone, body, hidden_of
 from lrd_harness.models.cut import remove
 from lrd_harness.models.loading import load, origin, quiet, refuse_missing
@@ -33,6 +35,7 @@ class LayerLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
     pretrained : a folder, `pypi:PACKAGE==VERSION` or a hub id, as for `lrd-harness run`.
     layer : the state that the head reads, 0 (the embeddings) to L; by default L, the whole model.
     revision : of a hub id, as `@REVISION` behind it.
+    trust_remote_code : whether code of the model's own may run, of a hub id at a commit alone.
     options : those of `hf`. By default the device is an accelerator where there is one.
 
     Raises UserError, before weights are loaded, for a model without a language-model head and for a
@@ -44,20 +47,27 @@ class LayerLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         pretrained: str = "",
         layer: int | None = None,
         revision: str | None = None,
+        trust_remote_code: bool = False,
         **options: Any,
     ) -> None:
-        planned = _planned(f"{pretrained}@{revision}" if revision else pretrained)
+        name = f"{pretrained}@{revision}" if revision else pretrained
+        planned = _planned(name, [name] if trust_remote_code else [])
         if layer is not None:
             layer_number(layer, planned.name, planned.depth)
         checkpoint = planned.checkpoint
-        with quiet():
-            _, _, missing = load(
-                AutoModelForCausalLM, checkpoint.path, origin(checkpoint), device_map="meta"
-            )
-        refuse_missing(planned.name, missing)
-        where = {"revision": checkpoint.revision} if checkpoint.hub else {}
+        own, where = own_code.auto_classes(checkpoint), origin(checkpoint)
+        if own and AutoModelForCausalLM not in own:  # transformers would take a class of its own
+            raise UserError(f"{planned.name}: {NO_HEAD}")
         options.setdefault("device", device(Settings()))
-        super().__init__(pretrained=checkpoint.path, **where, **options)
+        with own_code.running(checkpoint):
+            with quiet():
+                _, _, missing = load(
+                    AutoModelForCausalLM, checkpoint.path, where, device_map="meta"
+                )
+            refuse_missing(planned.name, missing)
+            options |= {"trust_remote_code": where["trust_remote_code"]}
+            options |= {"revision": checkpoint.revision} if checkpoint.hub else {}
+            super().__init__(pretrained=checkpoint.path, **options)
         if layer is not None:
             ids = torch.tensor([self.tok_encode(_TEXT)], device=self.device)
             blocks = Backbone(
@@ -66,12 +76,13 @@ class LayerLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
             _truncate(self.model, blocks, layer_number(layer, planned.name, len(blocks)))
 
 
-def _planned(name: str) -> PlannedModel:
+def _planned(name: str, trusted: Sequence[str]) -> PlannedModel:
     """The model of that name, read by an adapter that knows heads. Raises UserError."""
     if not name:
         raise UserError("lrd: say which model, as in --model_args pretrained=NAME,layer=8")
     stage = Display(quiet=True).stage
-    planned = resolve_model(ModelEntry(name), Settings(), manager.load(), stage)
+    settings = Settings(trust_remote_code=tuple(trusted))
+    planned = resolve_model(ModelEntry(name), settings, manager.load(), stage)
     if not planned.adapter.likelihoods:
         raise UserError(f"{planned.name}: {NO_HEAD}")
     return planned

@@ -310,8 +310,9 @@ def to_parent(
     if parent is None:
         return None
     try:
-        checkpoint = find(parent.name)
-        if checkpoint.revision != parent.revision:
+        checkpoint = find(parent.name, trusted=[parent.name] if planned.checkpoint.code else [])
+        known = set(planned.checkpoint.code.values())  # the same code is trusted as well
+        if checkpoint.revision != parent.revision or not known.issuperset(checkpoint.code.values()):
             return f"its parent {parent.name} is no longer the one that it was made from"
         options = parent.fill(planned.options)
         original = replace(planned, name=checkpoint.name, checkpoint=checkpoint, options=options)

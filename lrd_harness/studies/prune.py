@@ -172,6 +172,7 @@ class Shrinking:
             poolers=left_out(parts.module),
             embed=embed,
             alone=model.padding == "none",
+            own_code=bool(checkpoint.code),
         )
 
     def report(

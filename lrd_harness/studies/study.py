@@ -98,7 +98,9 @@ class Study:
         """Models by name. Raises UserError for one that is not found."""
         settings, known = self.settings, (self.settings, self.plugins, self.display.stage)
         how = {part: getattr(settings, part) for part in READING}
-        return [resolve.resolve_model(ModelEntry(name, **how), *known) for name in names]
+        models = [resolve.resolve_model(ModelEntry(name, **how), *known) for name in names]
+        resolve.check_trusted(models, settings, self.plugins)
+        return models
 
     def items(self, usual: Sequence[str] | None = None) -> list[PlannedMetric]:
         """The metrics; where none are named, the usual ones, or all that need no views.

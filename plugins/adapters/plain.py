@@ -13,6 +13,7 @@ from lrd_harness.errors import UserError
 from lrd_harness.hookspecs import hookimpl
 from lrd_harness.models.find import as_saved, known_as, read_json
 from lrd_harness.models.loading import computing, load, origin, refuse_missing
+from lrd_harness.models.own_code import auto_classes
 from lrd_harness.models.recognition import LIST, SETTINGS, refuse_kind
 
 UNLIMITED = 8192  # tokens of a text, where a model says nothing
@@ -116,15 +117,19 @@ def _load(checkpoint: Checkpoint, options: ModelOptions) -> tuple[Any, Any, Any]
     from lrd_harness.models.backbone import body, has_head
 
     kind: Any = AutoModelForCausalLM if options.head else _encoder_class(checkpoint) or AutoModel
+    if own := auto_classes(checkpoint):  # of any other class transformers would take its own
+        wanted = [AutoModelForCausalLM] if options.head else []
+        kind = next((auto for auto in (*wanted, AutoModel) if auto in own), own[0])
     where, how = origin(checkpoint), computing(options)
     loaded, tokenizer, missing = load(kind, checkpoint.path, where, **how)
     coded = loaded.config.is_encoder_decoder or kind is not AutoModel
-    module = body(loaded) if options.head or coded or has_head(loaded) else loaded
+    module = body(loaded) if coded or has_head(loaded) else loaded
     # of an encoder-decoder only the encoder is read
     used = {id(p) for p in module.parameters()}
     unread = {name for name, p in loaded.named_parameters() if id(p) not in used}
     refuse_missing(checkpoint.name, set(missing) - unread)
-    return module, tokenizer, loaded if options.head and not missing else None
+    headed = options.head and kind is AutoModelForCausalLM
+    return module, tokenizer, loaded if headed and not missing else None
 
 
 def _encoder_class(checkpoint: Checkpoint) -> Any:

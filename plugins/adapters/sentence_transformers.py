@@ -6,11 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lrd_harness.contracts import Adapter, Checkpoint, Model, ModelOptions, PromptType, Text
+from lrd_harness.contracts import (
+    Adapter,
+    Checkpoint,
+    Model,
+    ModelOptions,
+    PromptType,
+    Task,
+    Text,
+)
 from lrd_harness.errors import UserError
 from lrd_harness.hookspecs import hookimpl
 from lrd_harness.models.find import known_as, of_modules, read_json
-from lrd_harness.models.loading import check_whole, computing, origin
+from lrd_harness.models.loading import check_whole, computing, fill_buffers, origin
 from lrd_harness.models.recognition import LIST, Module, Source, modules_of, refuse_unread
 
 from .plain import UNLIMITED, check_quantised
@@ -20,6 +28,7 @@ if TYPE_CHECKING:
 
     from lrd_harness.models.text_model import TextModel
 
+Wrapped = Callable[["Tensor", Task | None, PromptType | None], "Tensor"]  # wrappers.Wrapper.output
 
 STATES = {"method": "forward", "method_output_name": "last_hidden_state"}
 
@@ -27,7 +36,7 @@ STATES = {"method": "forward", "method_output_name": "last_hidden_state"}
 def check(checkpoint: Checkpoint) -> None:
     """Raise UserError unless it is a transformer, a pooling, and modules on the pooled vector."""
     source = Source(checkpoint.name, checkpoint.files, partial(read_json, checkpoint))
-    refuse_unread(source, _modules(checkpoint))
+    refuse_unread(source, _modules(checkpoint), own_code=bool(checkpoint.code))
     check_quantised(checkpoint)
 
 
@@ -43,17 +52,22 @@ def open_model(checkpoint: Checkpoint, options: ModelOptions) -> Model:
     from lrd_harness.models.registry import prompt_rule
     from lrd_harness.models.sentence_modules import pooled_by
     from lrd_harness.models.text_model import Parts, TextModel, by_mask
+    from lrd_harness.models.wrappers import Wrapper
 
     chosen = by_mask(options.pooling) if options.pooling else None
     check(checkpoint)
     model = _load(checkpoint, options)
     backbone, pooling = _backbone(model[0], checkpoint.name), model[1]
+    if checkpoint.code:
+        fill_buffers(backbone)
     spelled, after = pooled_by(list(model))
     if spelled and chosen is None:
         chosen = by_mask(spelled)
     check_whole(checkpoint, backbone, subfolder=_modules(checkpoint)[0].path)
     length = model.max_seq_length
     usual = int(length) if length and length < 10**6 else UNLIMITED
+    known, prompts = known_as(checkpoint), (model.prompts, model.default_prompt_name)
+    wrapped = Wrapper(known, *prompts).output
     opened = TextModel(
         checkpoint,
         options,
@@ -61,20 +75,37 @@ def open_model(checkpoint: Checkpoint, options: ModelOptions) -> Model:
             adapter="sentence-transformers",
             module=backbone,
             tokenizer=model.tokenizer,
-            encode=_encoder(model, with_prompt_length=not pooling.include_prompt),
+            encode=_encoder(model, with_prompt_length=not getattr(pooling, "include_prompt", True)),
             pool=chosen or _pool(pooling),
             pooling=options.pooling or spelled or _pooling_name(pooling),
             max_length=options.max_length or usual,
-            prompt=prompt_rule(
-                known_as(checkpoint), model.prompts, model.default_prompt_name, options.prompts
-            ),
-            embed=_output(model, after),
+            prompt=prompt_rule(known, *prompts, options.prompts, routes=_takes_task(model)),
+            embed=_output(model, after, wrapped),
             similarity=str(getattr(model, "similarity_fn_name", None) or "cosine"),
         ),
     )
     if options.pooling:
         _check_width(opened, after)
+    elif checkpoint.code:
+        _check_output(opened, model, wrapped)
     return opened
+
+
+def _check_output(opened: TextModel, model: Any, wrapped: Wrapped) -> None:
+    """Raise UserError unless the last layer gives what encode() does, whatever its code does."""
+    from lrd_harness.models.backbone import rounding
+    from lrd_harness.models.sentence_modules import TEXTS
+
+    last = ("final" if opened.has_final_norm else "raw", opened.info.blocks)
+    for text in TEXTS:
+        ours = opened.embed(opened.states(opened.tokenize([Text(text)]))[last])
+        theirs = model.encode([text], prompt="", convert_to_tensor=True, show_progress_bar=False)
+        theirs = wrapped(theirs, None, None).float().cpu()
+        if not (ours - theirs).norm() <= rounding(opened.options.dtype) * theirs.norm():
+            raise UserError(
+                f"{opened.checkpoint.name}: its own code makes another vector of a text than its "
+                "modules do one after the other, so that layers cannot be read as it reads them"
+            )
 
 
 def _check_width(model: TextModel, after: Sequence[Any]) -> None:
@@ -91,7 +122,7 @@ def _check_width(model: TextModel, after: Sequence[Any]) -> None:
 def _load(checkpoint: Checkpoint, options: ModelOptions) -> Any:
     import sentence_transformers as st
 
-    from lrd_harness.models.registry import loader_arguments, tokenizer_arguments
+    from lrd_harness.models.wrappers import loader_arguments, tokenizer_arguments
 
     loading = loader_arguments(checkpoint.name)
     model = st.SentenceTransformer(
@@ -99,6 +130,7 @@ def _load(checkpoint: Checkpoint, options: ModelOptions) -> Any:
         device=options.device if options.device_map is None else None,
         truncate_dim=loading.get("embed_dim"),
         processor_kwargs=tokenizer_arguments(checkpoint.name),
+        config_kwargs=dict(loading.get("config_kwargs", {})),
         model_kwargs={"use_safetensors": True, **computing(options)},
         **origin(checkpoint),
     )
@@ -111,42 +143,50 @@ def _load(checkpoint: Checkpoint, options: ModelOptions) -> Any:
 
 def _backbone(transformer: Any, name: str) -> Any:
     """The transformers model whose last state is pooled, the same for queries and documents."""
+    modalities = getattr(transformer, "modality_config", {})
     for modality in ("text", "message"):
-        read = transformer.modality_config.get(modality, STATES)
+        read = modalities.get(modality, STATES)
         if {key: read.get(key) for key in STATES} != STATES:
             raise UserError(f"{name} pools something else than its last state ({read})")
     sided = getattr(transformer, "_chat_template_declares_task", bool)  # not in all versions
-    if "message" in transformer.modality_config and sided():
+    if "message" in modalities and sided():
         raise UserError(
             f"{name}: its chat template writes queries and documents in different ways, which is "
             "not done here"
         )
+    if not hasattr(transformer, "auto_model"):
+        raise UserError(f"{name}: its own {type(transformer).__name__} shows no model (auto_model)")
     transformer.unpad_inputs = False
     return transformer.auto_model
 
 
-def _output(model: Any, after: Sequence[Any]) -> Callable[[Tensor, PromptType | None], Tensor]:
-    """What comes after the pooling, and the cut to the model's output width.
+def _output(
+    model: Any, after: Sequence[Any], wrapped: Wrapped
+) -> Callable[[Tensor, PromptType | None, Task | None], Tensor]:
+    """What comes after the pooling: modules, the cut to the output width, and mteb's wrapper.
 
     A router sends queries and documents, or either kind of text, through modules of their own.
     """
     from sentence_transformers.base.modules import Router
 
-    modality = model.preprocess(["a"])["modality"]
+    modality = model.preprocess(["a"]).get("modality", "text")
 
-    def embed(pooled: Tensor, prompt_type: PromptType | None = None) -> Tensor:
+    def embed(
+        pooled: Tensor, prompt_type: PromptType | None = None, task: Task | None = None
+    ) -> Tensor:
         features: Any = {"sentence_embedding": pooled.to(model.dtype), "modality": modality}
         for module in after:
             routed = {"task": prompt_type} if isinstance(module, Router) else {}
             features = module(features, **routed)
         output: Tensor = features["sentence_embedding"]
-        return output[:, : model.truncate_dim] if model.truncate_dim else output
+        output = output[:, : model.truncate_dim] if model.truncate_dim else output
+        return wrapped(output, task, prompt_type)
 
     return embed
 
 
 def _pooling_name(pooling: Any) -> str:
-    mode = pooling.pooling_mode
+    mode = getattr(pooling, "pooling_mode", type(pooling).__name__)
     modes = [mode] if isinstance(mode, str) else list(mode)
     return "+".join("last" if m == "lasttoken" else m for m in modes)
 
@@ -175,13 +215,18 @@ def _encoder(
     model: Any, *, with_prompt_length: bool
 ) -> Callable[[Sequence[Text], int], list[dict[str, Any]]]:
     """sentence-transformers' own preprocessing, its padding taken off again."""
+    from lrd_harness.models.wrappers import route
 
     def encode(texts: Sequence[Text], max_length: int) -> list[dict[str, Any]]:
         model.max_seq_length = max_length
         encoded: list[dict[str, Any]] = [{} for _ in texts]
         for prompt in dict.fromkeys(t.prompt for t in texts):
             chosen = [i for i, t in enumerate(texts) if t.prompt == prompt]
-            features = model.preprocess([texts[i].text for i in chosen], prompt=prompt or None)
+            asked = route(prompt)
+            features = model.preprocess(
+                [texts[i].text for i in chosen], prompt=asked.prompt or None
+            )
+            told = _told(model[0], features, asked.adapter) if asked.adapter else {}
             keep = features["attention_mask"].bool()
             for row, i in enumerate(chosen):
                 for name in ("input_ids", "token_type_ids"):
@@ -189,9 +234,52 @@ def _encoder(
                         encoded[i][name] = features[name][row][keep[row]].tolist()
                 if with_prompt_length and "prompt_length" in features:
                     encoded[i]["prompt_length"] = features["prompt_length"]
+                if told:
+                    encoded[i]["told"] = {name: rows[row] for name, rows in told.items()}
         return encoded
 
     return encode
+
+
+def _takes_task(model: Any) -> bool:
+    """Whether the first module takes the name of a task, for which it has an adapter of weights."""
+    listed = (model.module_kwargs or {}).get("0", ())
+    return "task" in {*listed, *getattr(model[0], "forward_kwargs", ())}
+
+
+def _told(module: Any, features: Mapping[str, Any], task: str) -> dict[str, list[Any]]:
+    """What the first module tells its transformers model of a task: of each text a number by name.
+
+    Raises UserError where it tells something else, which would then be missing.
+    """
+    import torch
+
+    class Seen(Exception):
+        """The pass is over: what it would begin with has been seen."""
+
+    told: dict[str, Any] = {}
+
+    def see(*_: Any, **arguments: Any) -> None:
+        told.update({name: value for name, value in arguments.items() if name not in features})
+        raise Seen
+
+    model = module.auto_model
+    before = {k: v for k, v in vars(model).items() if k == "forward"}
+    model.forward = see
+    try:
+        module(dict(features), task=task)
+    except Seen:
+        pass
+    finally:
+        del model.forward
+        vars(model).update(before)
+    n = len(features["input_ids"])
+    rows = {k: v for k, v in told.items() if isinstance(v, torch.Tensor)}
+    if not rows or any(value.shape != (n,) for value in rows.values()):
+        raise UserError(
+            f"{type(module).__name__} reads the task {task} in a way that is not followed here"
+        )
+    return {name: value.tolist() for name, value in rows.items()}
 
 
 @hookimpl

@@ -98,8 +98,13 @@ def test_weights_in_several_files(folder: Path) -> None:
 
 def test_kinds_of_model_that_transformers_does_not_know(folder: Path) -> None:
     config = folder / "config.json"
-    change(config, auto_map={"AutoModel": "custom.Model"}, model_type="strange")
-    assert "type 'strange' needs its own code" in fault(folder)
+    change(config, auto_map={"AutoConfig": "custom.Config"}, model_type="strange")
+    assert fault(folder).endswith(
+        "names code of its own in the auto_map of config.json (custom.Config), which is not run "
+        "unless you trust it (--trust-remote-code and this folder)"
+    )
+    change(config, auto_map={"AutoModel": "custom.Model"})  # nor does its code
+    assert "knows no model of type 'strange'" in fault(folder)
     config.write_text(json.dumps({"model_type": "strange"}))
     assert "knows no model of type 'strange'" in fault(folder)
 

@@ -19,7 +19,8 @@ from sentence_transformers import SentenceTransformer
 
 from lrd_harness.contracts import Task
 from lrd_harness.errors import told_to
-from lrd_harness.models.registry import loader_arguments, loader_of, prompt_rule
+from lrd_harness.models.registry import prompt_rule
+from lrd_harness.models.wrappers import loader_arguments, loader_of
 
 TASKS = [
     "STSBenchmark",
@@ -42,6 +43,8 @@ class Recorder(SentenceTransformer):  # type: ignore[misc]
         self.__dict__ |= {"prompts": dict(prompts or STOCK), "default_prompt_name": default}
         self.__dict__ |= {name: {} for name in ("_modules", "_parameters", "_buffers")}
         self.__dict__ |= {"used": [], "truncate_dim": None, "max_seq_length": None}
+
+    tokenizer = SimpleNamespace()  # of which NV-Embed's wrapper sets attributes
 
     def encode(self, inputs: Any, prompt: Any = None, prompt_name: Any = None, **_: Any) -> Any:
         self.used.append(self._resolve_prompt(prompt, prompt_name))
@@ -109,6 +112,12 @@ def check_as_mteb(rule: Any, wrapper: Any, model: Recorder) -> None:
         "SamilPwC-AXNode-GenAI/PwC-Embedding_expr",
         "dmis-lab/UltraBERT-Embed-150M",
         "zeroentropy/zembed-1",
+        "nomic-ai/nomic-embed-text-v1.5",
+        "jinaai/jina-embeddings-v3",
+        "jinaai/jina-embeddings-v5-text-nano",
+        "nvidia/NV-Embed-v2",
+        "HIT-TMG/KaLM-embedding-multilingual-mini-instruct-v1",
+        "hotchpotch/bekko-embedding-v1-a8m",
     ],
 )
 def test_models_that_mteb_knows(
@@ -194,17 +203,20 @@ WRAPPERS = (InstructSentenceTransformerModel, SentenceTransformerEncoderWrapper)
 def test_every_loader_of_mtebs_registry() -> None:
     """One of its wrappers, a function around one that is in the table, or one that is told of."""
     around: set[str] = set()
+    followed: set[str] = set()
     for meta in mteb.get_model_metas():
         how, loader = loader_of(meta.name), meta.loader
         assert how.arguments.items() >= (meta.loader_kwargs or {}).items(), meta.name
         if isinstance(loader, type):
-            kinds = [wrapper for wrapper in WRAPPERS if issubclass(loader, wrapper)]
-            assert [how.instructs, how.wraps] == [wrapper in kinds for wrapper in WRAPPERS]
-            assert (how.special is None) == (loader in WRAPPERS), meta.name
+            kinds = [issubclass(loader, wrapper) for wrapper in WRAPPERS]
+            assert [bool(how.wrapper) and issubclass(how.wrapper, k) for k in WRAPPERS] == kinds
+            followed |= {loader.__name__} if any(kinds) and how.special is None else set()
+            assert how.special in (None, loader.__name__)
         elif isinstance(loader, FunctionType):
             code = inspect.unwrap(loader).__code__
             made = [wrapper.__name__ in code.co_names for wrapper in WRAPPERS]
-            assert [how.instructs, how.wraps] == made, f"{meta.name}: no such loader in the table"
+            kinds = [how.wrapper is wrapper for wrapper in WRAPPERS]
+            assert kinds == made, f"{meta.name}: no such loader in the table"
             assert (how.special is None) == any(made)
             around |= {code.co_name} if any(made) else set()
         else:
@@ -217,13 +229,23 @@ def test_every_loader_of_mtebs_registry() -> None:
         "ultrabert_embed_loader",
         "voyage_4_nano_loader",
     ]
+    assert sorted(followed - {wrapper.__name__ for wrapper in WRAPPERS}) == [
+        "BekkoEncoderWrapper",
+        "JinaV5TextWrapper",
+        "JinaWrapper",
+        "KALMWrapper",
+        "NomicWrapper",
+        "_NVEmbedWrapper",
+    ]
 
 
 @pytest.mark.parametrize(
     ("name", "loader"),
     [
         ("McGill-NLP/LLM2Vec-Sheared-LLaMA-mntp-supervised", "loader_inner"),
-        ("HIT-TMG/KaLM-embedding-multilingual-mini-instruct-v1", "KALMWrapper"),
+        ("WhereIsAI/UAE-Large-V1", "UAEWrapper"),
+        ("jinaai/jina-embeddings-v3", "JinaWrapper"),  # read without its adapters
+        ("nomic-ai/nomic-embed-text-v1.5", None),
         ("intfloat/e5-small-v2", None),
         ("Qwen/Qwen3-Embedding-0.6B", None),
         ("local/model", None),

@@ -80,7 +80,7 @@ def test_code_of_its_own_for_a_type_that_transformers_knows(
         line = fault(model)
         assert f"names code of its own in the auto_map of {file} ({named}), which is not" in line
         assert "take auto_map out of a copy" in line
-        with pytest.raises(UserError, match="trust_remote_code"):
+        with pytest.raises(UserError, match="--trust-remote-code"):
             tiny.open_model(model)
         change(model / file, auto_map={})
         assert opens(model)

@@ -1,0 +1,344 @@
+"""Code that comes with a model: which files it is, whether it may run, and that no other does.
+
+transformers and sentence-transformers run what a model names in an `auto_map`, or as the types in
+its modules.json. Here it is refused unless the user names the model; then the checksums of all its
+files belong to the model, and only files of these checksums run.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import hashlib
+import importlib
+import json
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
+
+from lrd_harness.contracts import Checkpoint
+from lrd_harness.errors import UserError, named, short, there
+from lrd_harness.models import hub
+from lrd_harness.models.recognition import LIBRARY, LIST, Source, modules_of, within
+from lrd_harness.store.documents import json_value, read_file
+
+Fetch = Callable[[str], Path]  # where a file of a folder or repository lies
+OPTION = "--trust-remote-code"
+GENERATE = "custom_generate/generate.py"  # runs where a model is opened, named nowhere
+_AUTO: tuple[str, ...] = ("AutoModel", "AutoConfig", "AutoTokenizer")
+_PROCESSORS = ("processor_config.json", "preprocessor_config.json")
+_CLASS = re.compile(r"(?:([\w.-]+/[\w.-]+)--)?([\w/-]+)\.(\w+)")
+_COMMIT = re.compile("[0-9a-f]{40}")
+_Registry = dict[Any, Any]
+_REGISTERED: dict[str, list[_Registry]] = {}  # by the code that did it
+
+
+def code_of(
+    checkpoint: Checkpoint, source: Source, inner: str, typed: str, trusted: Collection[str]
+) -> dict[str, str]:
+    """The code that runs when a model is opened: sha256 by file; {} where it has none.
+
+    A file of another repository is called REPOSITORY@COMMIT/FILE. Nothing is run.
+
+    Parameters
+    ----------
+    inner : the folder of the transformer, "" for the root.
+    typed : the name that stands for this very model, as the user would trust it.
+    trusted : what the user trusts: models, and REPOSITORY@COMMIT for code that lies elsewhere.
+
+    Raises UserError for code that is not trusted, that is not there, and that is not pinned.
+    """
+    classes = _classes(source, inner, checkpoint.config)
+    if not classes:
+        return {}
+    file, first = classes[0]
+    if not is_trusted(checkpoint, typed, trusted):
+        _refuse(source.where, checkpoint, typed, f"{file} ({short(first, 60)})", trusted)
+    code: dict[str, str] = {}
+    for file, name in classes:
+        match = _CLASS.fullmatch(name)
+        if match is None or ".." in name:
+            raise UserError(f"{source.where}: {file} names no class of a file ({short(name, 60)})")
+        repository, module, _ = match.groups()
+        start, fetch = "", partial(_own, source)
+        if repository not in (None, checkpoint.name):
+            commit = _pinned(source.where, repository, trusted)
+            start = f"{repository}@{commit}/"
+            fetch = partial(hub.download, repository, revision=commit)
+        _follow(f"{module}.py", start, fetch, code)
+    if GENERATE in source.files:
+        _follow(GENERATE, "", partial(_own, source), code)
+    return code
+
+
+def is_trusted(checkpoint: Checkpoint, typed: str, trusted: Collection[str]) -> bool:
+    """Whether one of the names is this model's: a folder by any path, others as they are typed."""
+    if typed in trusted:
+        return True
+    local = checkpoint.name.startswith("local/")
+    return local and any(
+        there(name) and named(name).resolve() == Path(checkpoint.path).resolve() for name in trusted
+    )
+
+
+def _refuse(
+    where: str, checkpoint: Checkpoint, typed: str, what: str, trusted: Collection[str]
+) -> NoReturn:
+    known = {name.partition("@")[0] for name in trusted}
+    if checkpoint.name in known - {name for name in trusted if name.startswith("pypi:")}:
+        raise UserError(
+            f"{checkpoint.name}: its code is run at a commit alone, and that is now "
+            f"{checkpoint.revision}: {OPTION} {typed}"
+        )
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    hint = ""
+    if checkpoint.config.get("model_type") in CONFIG_MAPPING and LIST not in what:
+        hint = "; if transformers' own class will do, take auto_map out of a copy"
+    name = "and this folder" if checkpoint.name.startswith("local/") else typed
+    raise UserError(
+        f"{where} names code of its own in {what}, which is not run unless you trust it "
+        f"({OPTION} {name}){hint}"
+    )
+
+
+def check_named(trusted: Collection[str], models: Mapping[str, Checkpoint]) -> None:
+    """Raise UserError for a trusted name that is no model's here, nor of a model's code.
+
+    models: by the names that stand for them.
+    """
+    for name in trusted:
+        of_code = any(key.startswith(f"{name}/") for c in models.values() for key in c.code)
+        if not of_code and not any(is_trusted(c, typed, [name]) for typed, c in models.items()):
+            raise UserError(
+                f"{OPTION} {name}: that is none of the models here, which are {', '.join(models)}"
+            )
+
+
+def _pinned(where: str, repository: str, trusted: Collection[str]) -> str:
+    """The commit at which the user trusts a repository."""
+    for name in trusted:
+        base, _, commit = name.partition("@")
+        if base == repository and _COMMIT.fullmatch(commit):
+            return commit
+    raise UserError(
+        f"{where} takes its code from {repository}, which is to be named too, with the 40 digits "
+        f"of a commit: {OPTION} ... {repository}@COMMIT"
+    )
+
+
+def _classes(source: Source, inner: str, config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Where a class of its own is named, and the class: the tokenizer's and the model's first."""
+    used, names = _AUTO, ["tokenizer_config.json"]
+    if LIST in source.files:  # sentence-transformers makes a whole processor
+        used, names = (*_AUTO, "AutoProcessor"), [*names, *_PROCESSORS]
+    paths = {within(folder, name) for name in names for folder in (inner, "")} & source.files
+    contents = [(within(inner, "config.json"), config)]
+    contents += [(path, source.read(path)) for path in sorted(paths)]
+    classes = []
+    for file, content in contents:
+        mapped = content.get("auto_map", {})
+        if not isinstance(mapped, Mapping | list):  # transformers itself fails on null
+            raise UserError(f"{source.where}: the auto_map of {file} is no table of classes")
+        classes += [(f"the auto_map of {file}", name) for name in _mapped(mapped, used)]
+    if LIST in source.files:
+        listed = modules_of(json_value(read_file(source.fetch(LIST))), f"{source.where}: {LIST}")
+        classes += [(LIST, m.type) for m in listed if not m.type.startswith(LIBRARY)]
+    return classes
+
+
+def _mapped(mapped: Mapping[str, Any] | Sequence[Any], used: tuple[str, ...]) -> Iterator[str]:
+    """The classes that an auto_map names for what is used here."""
+    if isinstance(mapped, Mapping):
+        for auto in sorted((key for key in mapped if key.startswith(used)), reverse=True):
+            classes = mapped[auto] if isinstance(mapped[auto], list) else [mapped[auto]]
+            yield from (str(name) for name in classes if name)
+    else:  # of old tokenizers: slow class, fast class
+        yield from (str(name) for name in mapped if name)
+
+
+def _own(source: Source, file: str) -> Path:
+    if file not in source.files:
+        raise UserError(f"{source.where}: its own code asks for {short(file, 60)}, which it lacks")
+    return source.fetch(file)
+
+
+def _follow(file: str, start: str, fetch: Fetch, code: dict[str, str]) -> None:
+    """Add a file, and all that it imports by a relative name, to the code."""
+    from transformers.dynamic_module_utils import get_relative_imports
+
+    if start + file in code:
+        return
+    path = fetch(file)
+    code[start + file] = _sha256(path)
+    for name in sorted(get_relative_imports(path)):
+        _follow((PurePosixPath(file).parent / f"{name}.py").as_posix(), start, fetch, code)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def digest(code: Mapping[str, str]) -> str:
+    """One checksum of all files of a model's code."""
+    return hashlib.sha256(json.dumps(sorted(code.items())).encode()).hexdigest()
+
+
+def auto_classes(checkpoint: Checkpoint) -> list[Any]:
+    """transformers' Auto classes for which a model has a class of its own that may run.
+
+    The one that it was saved from comes first.
+    """
+    import transformers
+
+    mapped, saved = checkpoint.config.get("auto_map"), checkpoint.config.get("architectures") or ()
+    if not checkpoint.code or not isinstance(mapped, Mapping):
+        return []
+    names = [name for name in mapped if name.startswith("AutoModel")]
+    names.sort(key=lambda name: str(mapped[name]).rpartition(".")[2] not in saved)
+    return [getattr(transformers, name) for name in names if hasattr(transformers, name)]
+
+
+@contextmanager
+def running(checkpoint: Checkpoint) -> Iterator[None]:
+    """While a model is opened or saved: its code may run, and no other, whoever asks for it.
+
+    Files are copied to a folder of this process, and compared with what was found before. What the
+    code registers with transformers, as the class of a type of model, is not left to other models.
+    Raises UserError for other files, also for those that have changed; nobody is ever asked.
+    """
+    dynamic = _dynamic()
+    users: list[Any] = [dynamic, importlib.import_module("transformers.generation.utils")]
+    _copy()  # before it is replaced
+    copied, patience = dynamic.get_cached_module_file, dynamic.TIME_OUT_REMOTE_CODE
+    registries, mark = _registries(), digest(checkpoint.code)
+    before = [dict(registry) for registry in registries]
+    if checkpoint.code:
+        _use(_folder())
+    for user in users:
+        user.get_cached_module_file = partial(_checked, checkpoint)
+    dynamic.TIME_OUT_REMOTE_CODE = 0
+    for registry in registries:  # of code that was run by others, which may have changed since
+        for key in [key for key, kinds in registry.items() if _of_code(kinds)]:
+            del registry[key]
+    for registry, kept in zip(registries, _REGISTERED.get(mark, ()), strict=False):
+        registry.update(kept)
+    try:
+        yield
+    finally:
+        _REGISTERED[mark] = [dict(registry) for registry in registries]
+        for registry, kept in zip(registries, before, strict=True):
+            registry.clear()
+            registry.update(kept)
+        dynamic.TIME_OUT_REMOTE_CODE = patience
+        for user in users:
+            user.get_cached_module_file = copied
+
+
+@functools.cache
+def _copy() -> Callable[..., str]:
+    """transformers' own function that copies code to where it is run."""
+    function: Callable[..., str] = _dynamic().get_cached_module_file
+    return function
+
+
+def _dynamic() -> Any:
+    return importlib.import_module("transformers.dynamic_module_utils")
+
+
+@functools.cache
+def _folder() -> str:
+    """Where this process runs code: nothing of earlier ones, which may have been edited."""
+    folder = tempfile.mkdtemp(prefix="lrd-harness-code-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _use(folder: str) -> None:
+    """Have transformers copy code to this folder, and Python import it from there."""
+    dynamic = _dynamic()
+    if folder != dynamic.HF_MODULES_CACHE:
+        dynamic.HF_MODULES_CACHE = folder
+        sys.path.insert(0, folder)
+        package = dynamic.TRANSFORMERS_DYNAMIC_MODULE_NAME
+        for name in [name for name in sys.modules if name.split(".")[0] == package]:
+            del sys.modules[name]  # of another folder
+
+
+def _checked(checkpoint: Checkpoint, place: Any, file: str, *more: Any, **how: Any) -> str:
+    """transformers' function for the code of one model."""
+    dynamic = _dynamic()
+    local = Path(place).is_dir()
+    pins = {key.split("@")[0]: key.split("@")[1][:40] for key in checkpoint.code if "@" in key}
+    pins[checkpoint.name] = checkpoint.revision
+    if not checkpoint.code or not (local or place in pins):
+        raise UserError(f"{checkpoint.name}: the code {short(f'{place}/{file}', 90)} is not run")
+    if not local:
+        how["revision"] = pins[place]
+    copy = _copy()(place, file, *more, **how)
+    path = Path(dynamic.HF_MODULES_CACHE) / copy
+    for each in [path, *map(Path, dynamic.get_relative_import_files(path))]:
+        if _sha256(each) not in checkpoint.code.values():
+            raise UserError(
+                f"{checkpoint.name}: its code {each.name} is not what it was when the model was "
+                "found: begin again"
+            )
+    return copy
+
+
+def _registries() -> list[_Registry]:
+    """The tables in which transformers keeps classes that others register."""
+    from transformers.models.auto import configuration_auto, modeling_auto, tokenization_auto
+
+    tables: dict[int, _Registry] = {}
+    for module in (configuration_auto, modeling_auto, tokenization_auto):
+        for name, value in vars(module).items():
+            of_tokenizers = name.startswith("REGISTERED")
+            table = value if of_tokenizers else getattr(value, "_extra_content", None)
+            if isinstance(table, dict):
+                tables[id(table)] = table
+    return list(tables.values())
+
+
+def _of_code(kinds: Any) -> bool:
+    """Whether a class, or one of a slow and a fast tokenizer's, comes from a model's code."""
+    package = f"{_dynamic().TRANSFORMERS_DYNAMIC_MODULE_NAME}."
+    several = kinds if isinstance(kinds, tuple) else (kinds,)
+    return any(str(getattr(kind, "__module__", "")).startswith(package) for kind in several)
+
+
+def keep(folder: Path, checkpoint: Checkpoint, fetch: Fetch) -> list[str]:
+    """Put the code of a model beside it where it was saved; says so, in a sentence.
+
+    Raises UserError where it cannot be whole there.
+    """
+    if not checkpoint.code:
+        return []
+    sums: dict[Path, str] = {}
+    for key, checksum in checkpoint.code.items():
+        repository, pinned, rest = key.partition("@")
+        file = rest[41:] if pinned else key
+        origin = hub.download(repository, file, rest[:40]) if pinned else fetch(file)
+        to = folder / file
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(origin, to)
+        if sums.setdefault(to, checksum) != checksum or _sha256(to) != checksum:
+            raise UserError(f"{checkpoint.name}: its code {file} has changed, or there are two")
+    for path in folder.rglob("*.json"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and "auto_map" in content:
+            local = re.sub(r'"[\w.-]+/[\w.-]+--', '"', json.dumps(content["auto_map"]))
+            content["auto_map"] = json.loads(local)
+            text = json.dumps(content, indent=2, ensure_ascii=False)
+            path.write_text(f"{text}\n", encoding="utf-8")
+    files = ", ".join(sorted(path.relative_to(folder).as_posix() for path in sums))
+    return [
+        f"its own code goes with it ({files}): DIR opens where that is trusted "
+        f"({OPTION} DIR, or trust_remote_code=True elsewhere)"
+    ]

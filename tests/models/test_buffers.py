@@ -1,0 +1,114 @@
+"""What a model's own code computes beside its weights is there, whatever transformers leaves."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+
+from lrd_harness.contracts import ModelOptions, Text
+from lrd_harness.models import own_code
+from lrd_harness.models.find import find
+
+CODE = """
+import torch
+from transformers import BertConfig, BertModel
+from transformers.models.bert.modeling_bert import BertLayer
+
+
+class TurnedConfig(BertConfig):
+    model_type = "turned-bert"
+
+
+class Turn(BertLayer):
+    def __init__(self, config, layer_idx=None):
+        super().__init__(config, layer_idx=layer_idx)
+        width = config.hidden_size
+        angles = 1.0 / 100 ** (torch.arange(width) / width)
+        self.register_buffer("angles", angles, persistent=False)
+        self.register_buffer("numbers", torch.arange(512), persistent=False)
+
+    def forward(self, hidden_states, *arguments, **options):
+        places = self.numbers[: hidden_states.shape[1], None]
+        turned = hidden_states * torch.cos(places * self.angles)
+        return super().forward(turned.to(hidden_states.dtype), *arguments, **options)
+
+
+class TurnedModel(BertModel):
+    config_class = TurnedConfig
+
+    def __init__(self, config):
+        super().__init__(config, add_pooling_layer=False)
+        turned = [Turn(config, number) for number in range(config.num_hidden_layers)]
+        self.encoder.layer = torch.nn.ModuleList(turned)
+        self.post_init()
+"""
+
+
+def made_by_its_code(folder: Path) -> Any:
+    """The model as its class builds it, with the weights of the folder."""
+    spec: Any = importlib.util.spec_from_file_location("turned", folder / "modeling_turned.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.TurnedConfig(**json.loads((folder / "config.json").read_text()))
+    model = module.TurnedModel(config).eval()
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    return model
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / "model"
+    place.mkdir()
+    (place / "modeling_turned.py").write_text(CODE)
+    (place / "config.json").write_text(json.dumps({**tiny.SMALL, "model_type": "turned-bert"}))
+    spec: Any = importlib.util.spec_from_file_location("turned", place / "modeling_turned.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    torch.manual_seed(0)
+    model = module.TurnedModel(module.TurnedConfig(**tiny.SMALL))
+    tiny.enlarge(model, "Bert", uneven=True)
+    model.save_pretrained(place)
+    tiny.tokenizer().save_pretrained(place)
+    config = json.loads((place / "config.json").read_text())
+    kinds = {"AutoConfig": "TurnedConfig", "AutoModel": "TurnedModel"}
+    config["auto_map"] = {auto: f"modeling_turned.{name}" for auto, name in kinds.items()}
+    (place / "config.json").write_text(json.dumps(config))
+    return place
+
+
+@pytest.mark.parametrize("modules", [False, True])
+def test_buffers_are_what_the_code_computes(folder: Path, tmp_path: Path, modules: bool) -> None:
+    expected = made_by_its_code(folder)
+    if modules:
+        first = Transformer(
+            str(folder),
+            model_kwargs={"trust_remote_code": True},
+            config_kwargs={"trust_remote_code": True},
+        )
+        SentenceTransformer(modules=[first, Pooling(32)]).save(str(tmp_path / "st"))
+        (tmp_path / "st" / "config.json").write_text((folder / "config.json").read_text())
+        (tmp_path / "st" / "modeling_turned.py").write_text(CODE)
+        folder = tmp_path / "st"
+    found = find(str(folder), trusted=[str(folder)])
+    with own_code.running(found):
+        model = tiny.adapter_of(found).open(found, ModelOptions())
+    for name, buffer in expected.named_buffers():
+        torch.testing.assert_close(model.parts.module.get_buffer(name), buffer)
+    (encoded,) = model.tokenize([Text("some words to be read")])
+    ids = torch.tensor([encoded["input_ids"]])
+    with torch.inference_mode():
+        states = expected(input_ids=ids, output_hidden_states=True).hidden_states
+    for layer, state in enumerate(states):
+        ours = model.states([encoded])["raw", layer].numpy()
+        np.testing.assert_allclose(ours, state.mean(1).numpy(), atol=1e-5)
