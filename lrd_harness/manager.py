@@ -34,6 +34,7 @@ BUILT_IN = (
     "lrd_harness.plugins.metrics.views",
     "lrd_harness.plugins.metrics.cosine",
     "lrd_harness.plugins.metrics.subspace_distance",
+    "lrd_harness.plugins.adapters.llm2vec",
     "lrd_harness.plugins.adapters.sentence_transformers",
     "lrd_harness.plugins.adapters.plain",
     "lrd_harness.plugins.pruners",

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, PositiveInt, ValidationError
 
@@ -45,6 +45,7 @@ class Reading(BaseModel, strict=True):
     pooling: str | None = None
     max_length: PositiveInt | None = None
     attention: str | None = None
+    attention_mask: Literal["causal", "bidirectional"] | None = None
     prompts: dict[str, str] | None = None
 
     def fill(self, options: ModelOptions) -> ModelOptions:
@@ -54,6 +55,7 @@ class Reading(BaseModel, strict=True):
             pooling=options.pooling or self.pooling,
             max_length=options.max_length or self.max_length,
             attention=options.attention or self.attention,
+            attention_mask=options.attention_mask or self.attention_mask,
             prompts=self.prompts if options.prompts is None else options.prompts,
         )
 

@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 from lrd_harness.contracts import Checkpoint
 from lrd_harness.errors import UserError, named, short, there
 from lrd_harness.models import hub
-from lrd_harness.models.recognition import LIBRARY, LIST, Source, modules_of, within
+from lrd_harness.models.recognition import LIBRARY, LIST, LLM2VEC, Source, modules_of, within
 from lrd_harness.store.documents import json_value, read_file
 
 Fetch = Callable[[str], Path]  # where a file of a folder or repository lies
@@ -146,7 +146,8 @@ def _classes(source: Source, inner: str, config: Mapping[str, Any]) -> list[tupl
         mapped = content.get("auto_map", {})
         if not isinstance(mapped, Mapping | list):  # transformers itself fails on null
             raise UserError(f"{source.where}: the auto_map of {file} is no table of classes")
-        classes += [(f"the auto_map of {file}", name) for name in _mapped(mapped, used)]
+        where, foreign = f"the auto_map of {file}", _mapped(mapped, used)
+        classes += [(where, name) for name in foreign if not LLM2VEC.search(name)]
     if LIST in source.files:
         listed = modules_of(json_value(read_file(source.fetch(LIST))), f"{source.where}: {LIST}")
         classes += [(LIST, m.type) for m in listed if not m.type.startswith(LIBRARY)]

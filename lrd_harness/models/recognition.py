@@ -255,6 +255,8 @@ TOKENIZER = re.compile(
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 ADAPTER = "adapter_config.json"
+# a class of LLM2Vec's own, for which transformers' class of the family does as well
+LLM2VEC = re.compile(r"(modeling_\w+_encoder\.\w+EncoderModel|bidirectional_\w+\.\w+Bi\w+)$")
 _PROMPTS = re.compile("PROMPT|P_TUNING|PREFIX|CPT")  # adapters that put tokens before the text
 SPLIT = re.compile(r".*-\d{5}-of-\d{5}\.gguf")
 _ANEW = "save the model anew with transformers (save_pretrained)"

@@ -21,6 +21,7 @@ from lrd_harness.contracts import Checkpoint
 from lrd_harness.errors import UserError, first_line, named
 from lrd_harness.models import own_code
 from lrd_harness.models.backbone import Backbone, body
+from lrd_harness.models.bidirectional import choose
 from lrd_harness.models.cut import kept_blocks, remove
 from lrd_harness.models.find import Parent, local_file, name_of, of_modules
 from lrd_harness.models.hub import fetched
@@ -156,6 +157,8 @@ def save(
     try:
         with quiet(), own_code.running(checkpoint):
             opened = _open(checkpoint, measured)
+            if measured is not None:
+                choose(opened.root, measured.options.attention_mask)
             if removed:
                 blocks = Backbone(body(opened.root), _probe(opened.tokenizer)).blocks
                 remove(opened.root, blocks, removed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,8 @@ class Measured:
     name: by which mteb may know it; plain: whether the checkpoint below any modules was read;
     pooling, max_length: in use; options: as it was opened; poolers: modules that were left out as
     they have no weights; embed: texts -> (n, d) float32, each text alone; alone: whether padding,
-    or longer texts of a batch, change the states of a text; own_code: whether code of its own runs.
+    or longer texts of a batch, change the states of a text; own_code: whether code of its own runs;
+    beside: what else is to be said in JSON files, by their names.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Measured:
     embed: Callable[[Sequence[Text]], np.ndarray]
     alone: bool = False
     own_code: bool = False
+    beside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def pooled_by(modules: Sequence[Any]) -> tuple[str | None, list[Any]]:
@@ -111,13 +113,17 @@ def add(folder: Path, measured: Measured, tokenizer: Any, root: Any, parent: Par
     measured. tokenizer, root: the checkpoint's; parent: what it was made from, which is then read
     by the same options.
     """
+    for name, content in measured.beside.items():
+        file = folder / name
+        there = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        _write_json(file, {**there, **content})
     if measured.plain and measured.pooling not in (*MODES, NO_SINK):  # of an adapter of one's own
         return [_other(root, measured)]
     options = measured.options
     prompts, default = saved_prompts(measured.name, {}, None, options.prompts)
     lines: list[str] = []
-    read = ("pooling", "max_length", "attention", "prompts")
-    saved = Saved(parent=parent.model_copy(update={n: getattr(options, n) for n in read}))
+    how = ("pooling", "max_length", "attention", "attention_mask", "prompts")
+    saved = Saved(parent=parent.model_copy(update={n: getattr(options, n) for n in how}))
     if measured.plain:
         saved.plain, saved.attention = True, options.attention
         saved.pooling, saved.max_length = measured.pooling, measured.max_length

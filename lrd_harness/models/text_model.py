@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from lrd_harness.contracts import (
 )
 from lrd_harness.errors import UserError, short
 from lrd_harness.models.backbone import Backbone, Watch, rounding
+from lrd_harness.models.bidirectional import NO_LIKELIHOODS, check, choose, look_ahead
 from lrd_harness.models.lengths import length_limit
 from lrd_harness.models.own_code import digest
 from lrd_harness.models.readout import ONE_TOKEN, Head, embedded, pooling_named
@@ -61,12 +62,14 @@ class Parts:
 
     encode: (texts, max_length) -> token features of texts as the model was made to read them, cut
         to so many tokens, without padding; there may be a "prompt_length", the number of leading
-        tokens that `pool` is to leave out, and "told", a number by name for the module itself;
+        tokens that `pool` is to leave out, "told", a number by name for the module itself, and a
+        "cut", whether words were left out before;
     pool: (state (b, T, d), features) -> (b, d); embed: pooled -> the model's output, which may
         take a `prompt_type`, "query" or "document", and a `task`;
     max_length: tokens of a text that are wanted; the model may bear fewer;
     prompt: the prompt of a task's texts; similarity: how its outputs are compared;
-    whole: the model with its language-model head, around `module`, where that is wanted.
+    whole: the model with its language-model head, around `module`, where that is wanted;
+    beside: by file name, what goes into a JSON file of a folder that the model is saved to.
     """
 
     adapter: str
@@ -80,6 +83,7 @@ class Parts:
     embed: Callable[..., Tensor] = lambda pooled: pooled
     similarity: str = "cosine"
     whole: torch.nn.Module | None = None
+    beside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def by_mask(name: str) -> Callable[[Tensor, Mapping[str, Any]], Tensor]:
@@ -106,10 +110,14 @@ class TextModel:
         self._padding_idx = getattr(getattr(parts.module, "embeddings", None), "padding_idx", None)
         self._rows: int | None = None
         self.max_length = parts.max_length
+        choose(parts.module, options.attention_mask)
         probe = self._probe()
         inputs = self.inputs(self.features([probe], "right"), "right")
         self.backbone = Backbone(parts.module, inputs)
         self._rows = self.backbone.vocabulary
+        self.look_ahead = cache(partial(look_ahead, self.backbone, inputs))
+        if options.attention_mask is not None:
+            check(checkpoint.name, self.backbone, self.look_ahead(), options.attention_mask)
         self.length_limit = cache(partial(length_limit, self.backbone, inputs))
         self.max_length = self.length_limit(parts.max_length)
         self._check_cut()
@@ -117,7 +125,9 @@ class TextModel:
         self.has_final_norm = self.final_norm is not None
         self.head: Head | None = None
         self.headless = NO_HEAD
-        if parts.whole is not None:
+        if parts.whole is not None and any(self.look_ahead()):
+            self.headless = NO_LIKELIHOODS
+        elif parts.whole is not None:
             try:
                 normed = self.backbone.run(inputs, lambda layer, state: None)
                 self.head = Head(parts.whole, inputs, normed)
@@ -148,6 +158,7 @@ class TextModel:
             "padding": self.padding,
             **({"content": checkpoint.content} if checkpoint.content else {}),
             **({"code": digest(checkpoint.code)} if checkpoint.code else {}),
+            **({"attention_mask": mask} if (mask := self.options.attention_mask) else {}),
         }
 
     def prompt(self, task: Task, prompt_type: str | None) -> str:
@@ -205,12 +216,12 @@ class TextModel:
     def truncated(self, texts: Sequence[Text], encoded: Sequence[Encoded]) -> list[bool]:
         """Of each text, whether it was longer than the model takes."""
         at_limit = [i for i, e in enumerate(encoded) if len(e["input_ids"]) >= self.max_length]
-        cut = [False] * len(encoded)
+        cut = [bool(features.get("cut")) for features in encoded]
         if at_limit and callable(self.tokenizer):
             full = [_readable(route(texts[i].prompt).prompt + texts[i].text) for i in at_limit]
             ids = self.tokenizer(full, verbose=False)["input_ids"]
             for i, tokens in zip(at_limit, ids, strict=True):
-                cut[i] = len(tokens) > self.max_length
+                cut[i] |= len(tokens) > self.max_length
         return cut
 
     def states(self, batch: Sequence[Encoded], observe: Observe | None = None) -> Planes:

@@ -27,6 +27,7 @@ from lrd_harness.guard import Owner, guard
 from lrd_harness.manager import Plugins, names_of
 from lrd_harness.measuring import PlannedMetric
 from lrd_harness.models import own_code
+from lrd_harness.models.bidirectional import NO_LIKELIHOODS, says_bidirectional
 from lrd_harness.models.find import find, name_of
 from lrd_harness.models.hub import fetched
 from lrd_harness.models.readout import POOLINGS
@@ -79,7 +80,21 @@ class PlannedModel:
 
     def takes(self, task: Task) -> bool:
         """Whether this kind of model can do the task at all."""
-        return self.adapter.likelihoods or not task.likelihood
+        return self.likelihoods or not task.likelihood
+
+    @property
+    def likelihoods(self) -> bool:
+        """Whether it can compare continuations, if its weights have a head."""
+        return not self.headless
+
+    @property
+    def headless(self) -> str:
+        """Why it cannot compare continuations, whatever its weights have; "" where it may."""
+        if not self.adapter.likelihoods:
+            return "no language model"
+        chosen = self.options.attention_mask
+        ahead = chosen == "bidirectional" if chosen else says_bidirectional(self.checkpoint.config)
+        return NO_LIKELIHOODS if ahead else ""
 
 
 @dataclass(frozen=True)
@@ -134,7 +149,9 @@ def make_plan(suite: Suite, plugins: Plugins, stage: Stage, prune: bool = False)
         if model.depth is not None:
             check_depth(model.name, model.depth, settings, pruning)
     compared = [task.name for task in tasks if task.likelihood]
-    if compared and not any(model.adapter.likelihoods for model in models):
+    if compared and not any(model.likelihoods for model in models):
+        for model in (model for model in models if model.adapter.likelihoods):
+            raise UserError(f"{compared[0]} cannot be run on {model.name}: {model.headless}")
         raise UserError(
             f"{compared[0]} needs a language model: none of the models is read as one "
             "(decoder:MODEL reads a causal language model so, --tasks names other tasks)"
@@ -142,7 +159,7 @@ def make_plan(suite: Suite, plugins: Plugins, stage: Stage, prune: bool = False)
     tasks = [checked_task(task, stage) for task in tasks]
     if compared or prune:  # of a pruned language model the perplexity is read as well
         models = [
-            replace(model, options=replace(model.options, head=model.adapter.likelihoods))
+            replace(model, options=replace(model.options, head=model.likelihoods))
             for model in models
         ]
     plugins.tell()

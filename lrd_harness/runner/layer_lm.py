@@ -83,8 +83,9 @@ def _planned(name: str, trusted: Sequence[str]) -> PlannedModel:
     stage = Display(quiet=True).stage
     settings = Settings(trust_remote_code=tuple(trusted))
     planned = resolve_model(ModelEntry(name), settings, manager.load(), stage)
-    if not planned.adapter.likelihoods:
-        raise UserError(f"{planned.name}: {NO_HEAD}")
+    if not planned.likelihoods:
+        why = planned.headless if planned.adapter.likelihoods else NO_HEAD
+        raise UserError(f"{planned.name}: {why}")
     return planned
 
 

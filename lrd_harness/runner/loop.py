@@ -205,8 +205,8 @@ class ModelRun:
         self._read(model, Embeddings, [task for task in tasks if not task.likelihood])
         compared = [task for task in tasks if task.likelihood]
         names = ", ".join(task.name for task in self.plan.tasks if task.likelihood)
-        if names and not self.planned.adapter.likelihoods:
-            context.display.line(f"{context.place}: no language model, so not evaluated on {names}")
+        if names and (why := self.planned.headless):
+            context.display.line(f"{context.place}: {why}, so not evaluated on {names}")
         if model.head is not None:
             self._read(model, Likelihoods, compared)
         elif self.ranks.main:

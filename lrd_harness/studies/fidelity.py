@@ -87,7 +87,7 @@ class Outputs:
 
 def with_head(planned: PlannedModel) -> PlannedModel:
     """The model, to be opened with its language-model head if it has one."""
-    return replace(planned, options=replace(planned.options, head=planned.adapter.likelihoods))
+    return replace(planned, options=replace(planned.options, head=planned.likelihoods))
 
 
 def outputs(

@@ -27,6 +27,7 @@ from lrd_harness.models.sentence_modules import Measured
 from lrd_harness.models.text_model import TextModel
 from lrd_harness.planning.resolve import PlannedModel
 from lrd_harness.planning.settings import Pruning
+from lrd_harness.planning.suite import READING
 from lrd_harness.progress import Display
 from lrd_harness.report import Report, Table
 from lrd_harness.results import database
@@ -87,7 +88,7 @@ def _other(entry: Entry, planned: PlannedModel) -> str:
     """What the run has read otherwise than was chosen; "" if nothing."""
     if entry.adapter != planned.adapter.name:
         return f"the adapter {entry.adapter}, not {planned.adapter.name}"
-    for name in ("pooling", "max_length"):
+    for name in READING:
         before, chosen = getattr(entry.options, name), getattr(planned.options, name)
         if chosen is not None and before != chosen:
             return f"{name} {before or 'by default'}, not {chosen}"
@@ -166,6 +167,7 @@ class Shrinking:
         return Measured(
             name=known_as(checkpoint),
             plain=parts.adapter in ("encoder", "decoder") or not of_modules(checkpoint),
+            beside=parts.beside,
             pooling=model.info.pooling,
             max_length=model.info.max_length,
             options=model.options,

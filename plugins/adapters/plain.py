@@ -49,7 +49,10 @@ def _is_decoder(checkpoint: Checkpoint) -> bool:
 
 def open_decoder(checkpoint: Checkpoint, options: ModelOptions) -> Model:
     """Open a causal model, with its head only where likelihood tasks want it."""
-    return open_plain(checkpoint, options, adapter="decoder", default_pooling="last")
+    from lrd_harness.models.bidirectional import says_bidirectional
+
+    usual = "mean" if says_bidirectional(checkpoint.config) else "last"
+    return open_plain(checkpoint, options, adapter="decoder", default_pooling=usual)
 
 
 def open_encoder(checkpoint: Checkpoint, options: ModelOptions) -> Model:
@@ -92,7 +95,7 @@ def open_plain(
     options = as_saved(checkpoint, options)
     pooling = options.pooling or default_pooling
     pool = by_mask(pooling)
-    module, tokenizer, whole = _load(checkpoint, options)
+    module, tokenizer, whole = load_plain(checkpoint, options)
     return TextModel(
         checkpoint,
         options,
@@ -110,7 +113,7 @@ def open_plain(
     )
 
 
-def _load(checkpoint: Checkpoint, options: ModelOptions) -> tuple[Any, Any, Any]:
+def load_plain(checkpoint: Checkpoint, options: ModelOptions) -> tuple[Any, Any, Any]:
     """The backbone, its tokenizer, and the model with its head, None where there is none."""
     from transformers import AutoModel, AutoModelForCausalLM
 

@@ -71,6 +71,7 @@ def agree(folder: Path, measured: TextModel, prompt: str = "", **encoding: Any) 
         ("Llama", {}),
         ("Llama", {**SINK, "max_length": 17}),
         ("GPT2", {"pooling": "mean"}),
+        ("Qwen2", {"pooling": "mean", "attention_mask": "bidirectional"}),
         ("Mamba", {"max_length": 9}),
         ("Bert", {"pooling": "cls", "max_length": 11}),
         ("T5", {"pooling": "last"}),

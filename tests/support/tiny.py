@@ -153,6 +153,7 @@ ADAPTERS = {
     "sentence-transformers": functools.partial(_adapter, "sentence_transformers", 0),
     "encoder": functools.partial(_adapter, "plain", 0),
     "decoder": functools.partial(_adapter, "plain", 1),
+    "llm2vec": functools.partial(_adapter, "llm2vec", 0),
 }
 
 
