@@ -115,7 +115,32 @@ class NotEnoughTokens(UnitError):
 
 
 class NotFinite(UnitError):
-    """NaN or infinity in the states."""
+    """NaN or infinity in the states.
+
+    layer: in which, where that is known.
+    """
+
+    layer: int | None = None
+
+
+def not_finite(layer: int | None, dtype: object, what: str = "the states") -> NotFinite:
+    """The error that says where NaN or infinity was met, and what may help.
+
+    dtype: of the model, as "float16" or torch.float16; "" where it is not known.
+
+    >>> print(not_finite(3, "float16"))
+    NaN or infinity in the states of layer 3: float16 ends at 65,504, try --dtype bfloat16
+    """
+    place = "" if layer is None else f" of layer {layer}"
+    advice = {
+        "float16": ": float16 ends at 65,504, try --dtype bfloat16",
+        "bfloat16": ": try --dtype float32",
+        "float32": ", in float32 as well: its weights may hold them",
+    }
+    text = f"NaN or infinity in {what}{place}{advice.get(str(dtype).removeprefix('torch.'), '')}"
+    error = NotFinite(text)
+    error.layer = layer
+    return error
 
 
 class StatesLost(UnitError):

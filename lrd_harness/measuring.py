@@ -83,7 +83,9 @@ class Check:
             return UnitError(f"{name}: layer {layer} has {here} rows, others have {others}")
         self.rows = rows
         if not is_finite(state):
-            return NotFinite(f"{name}: NaN or infinity in layer {layer}")
+            error = NotFinite(f"{name}: NaN or infinity in layer {layer}")
+            error.layer = layer
+            return error
         if self.first_sound is not None and layer > self.first_sound and is_degenerate(state):
             return DegenerateState(f"{name}: layer {layer} is the same for most texts")
         return None

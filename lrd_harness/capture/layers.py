@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from lrd_harness.contracts import Continuation, Experiments, Model, Norm, PromptType, Task, Text
-from lrd_harness.errors import NotFinite
+from lrd_harness.errors import not_finite
+from lrd_harness.measuring import is_finite
 from lrd_harness.models.readout import embedded
 from lrd_harness.store.store import Plane, Store
 
@@ -33,6 +34,12 @@ def planes(model: Model, norm: Norm) -> list[Plane]:
 def key(request: Continuation) -> Text:
     """A request as the store's text; the mark keeps it apart from a context's own states."""
     return Text(request.continuation, f"\0{request.context}")
+
+
+def check_finite(states: torch.Tensor, layer: int, store: Store) -> None:
+    """Raise NotFinite for NaN or infinity in states of a layer that a store holds."""
+    if not is_finite(states):
+        raise not_finite(layer, store.identity.get("dtype", ""))
 
 
 @dataclass(eq=False)
@@ -73,8 +80,7 @@ class LayerView:
             self.fetch(prompted)
         plane = planes(self.model, "final")[self.layer]
         pooled = torch.from_numpy(self.store.read(prompted, plane))
-        if not torch.isfinite(pooled).all():
-            raise NotFinite(f"NaN or infinity in the states of layer {self.layer}")
+        check_finite(pooled, self.layer, self.store)
         if len(pooled):
             self._first = pooled[:1] if self._first is None else self._first
             spread = (pooled - self._first).abs().amax()
@@ -86,7 +92,7 @@ class StoredLikelihoods:
     """What the store holds of requests, all layers; read once for all layers of a task."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
+        self._store, self.dtype = store, store.identity.get("dtype", "")
         self._latest: tuple[list[Continuation], np.ndarray, np.ndarray] | None = None
 
     def of(self, requests: Sequence[Continuation]) -> tuple[np.ndarray, np.ndarray]:
@@ -119,7 +125,7 @@ class LikelihoodLayer:
         """
         values, greedy = (columns[:, self.layer] for columns in self.stored.of(requests))
         if not np.isfinite(values).all():
-            raise NotFinite(f"NaN or infinity in the log-likelihoods of layer {self.layer}")
+            raise not_finite(self.layer, self.stored.dtype, "the log-likelihoods")
         return list(zip(values.tolist(), (greedy > 0).tolist(), strict=True))
 
 
@@ -140,8 +146,13 @@ class StoredStates:
     def __len__(self) -> int:
         return len(self.chosen)
 
+    def rows(self, layer: int) -> np.ndarray:
+        """A layer as it is stored, (n, d_l) or (n q, d_l) float32. Raises NotFinite."""
+        rows = self.store.read(self.texts, self.chosen[layer])
+        check_finite(torch.from_numpy(rows), layer, self.store)
+        return rows
+
     def __getitem__(self, layer: int) -> torch.Tensor:
         device = "cpu" if self.device.startswith("mps") else self.device  # which has no float64
-        rows = self.store.read(self.texts, self.chosen[layer])
-        state = torch.from_numpy(rows).to(device, torch.float64)
+        state = torch.from_numpy(self.rows(layer)).to(device, torch.float64)
         return state.view(-1, self.views, state.shape[-1]) if self.views else state

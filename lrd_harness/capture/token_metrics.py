@@ -69,8 +69,9 @@ class TokenValues:
             scores = measuring.measure(self.item.metric, states, **self.item.parameters)
             row[1:] = np.concatenate([np.atleast_1d(v) for v in self._checked(scores).values()])
             row[0] = DONE
-        except errors.NotFinite:
+        except errors.NotFinite as error:
             row[0] = NOT_FINITE
+            row[1:] = np.nan if error.layer is None else error.layer
         except errors.UnitError:
             row[0] = LEFT_OUT
         except Exception as error:  # a stranger's metric, whose other texts would do the same
@@ -124,8 +125,11 @@ class TokenValues:
         if self.fault is not None:
             raise self.fault
         rows = self.store.read(texts, ROW)
-        if (rows[:, 0] == NOT_FINITE).any():
-            raise errors.NotFinite(f"{name}: NaN or infinity in the states of a token")
+        if (wrong := rows[:, 0] == NOT_FINITE).any():
+            layers = rows[wrong, 1]  # NaN where it is not known
+            layer = None if np.isnan(layers).all() else int(np.nanmin(layers))
+            dtype = self.store.identity.get("dtype", "")
+            raise errors.not_finite(layer, dtype, "the tokens' states")
         done = rows[rows[:, 0] == DONE, 1:]
         if np.isinf(done).any():
             raise errors.NotFinite(f"{name} gives infinity for a text")

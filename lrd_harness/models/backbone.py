@@ -6,6 +6,7 @@ pass, and the find is checked against the model's own output.
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lrd_harness.errors import UserError
+from lrd_harness.errors import UserError, not_finite
 
 LARGE = 16 * 2**20  # bytes; packed weights may be buffers
 _PLAIN = (bool, int, float, str, bytes)
@@ -236,11 +237,21 @@ class _EnoughError(Exception):
 
 
 def _last_hidden_state(module: nn.Module, features: Mapping[str, Tensor]) -> Tensor:
-    """The model's own output state; no cache is kept, since nothing is generated."""
-    caches = getattr(getattr(module, "config", None), "use_cache", False)
-    output = module(**features, **({"use_cache": False} if caches else {}))
+    """The model's own output state."""
+    output = _output(module, features)
     state: Tensor = output[0] if isinstance(output, tuple) else output.last_hidden_state
     return state
+
+
+def _output(module: nn.Module, features: Mapping[str, Tensor], **more: bool) -> Any:
+    """What a pass gives.
+
+    No cache is kept: nothing is generated, and a block that is run again would find itself in it.
+    """
+    caches = getattr(getattr(module, "config", None), "use_cache", False)
+    if caches or "use_cache" in inspect.signature(module.forward).parameters:
+        more["use_cache"] = False
+    return module(**features, **more)
 
 
 def _check_runs(module: nn.Module, probe: Mapping[str, Tensor]) -> int | None:
@@ -311,11 +322,12 @@ def _find_blocks(module: nn.Module, probe: Mapping[str, Tensor]) -> tuple[nn.Mod
     lists = [m for m in module.modules() if isinstance(m, nn.ModuleList) and len(m)]
     shape = probe["input_ids"].shape
     calls: Counter[int] = Counter()
+    given: dict[int, Any] = {}
 
     def count(member: nn.Module, args: Any, output: Any) -> None:
-        state = hidden_of(output)
-        if isinstance(state, Tensor) and state.dim() == 3 and state.shape[:2] == shape:
-            calls[id(member)] += 1
+        given[id(member)] = state = hidden_of(output)
+        if isinstance(state, Tensor) and state.dim() == 3 and len(state) == shape[0]:
+            calls[id(member)] += state.shape[1] >= shape[1]
 
     members = {id(member): member for blocks in lists for member in blocks}
     with torch.inference_mode(), hooked(members.values(), count):
@@ -327,10 +339,26 @@ def _find_blocks(module: nn.Module, probe: Mapping[str, Tensor]) -> tuple[nn.Mod
         if expected and number == expected and number % len(blocks) == 0:
             return blocks, number
     if not any(counts):
-        name = type(module).__name__
-        raise UserError(f"{name} has no blocks that are called in sequence: not a transformer")
+        tokens = ", ".join(map(str, shape))
+        raise UserError(
+            f"{type(module).__name__} has no blocks to read: a list of modules was looked for that "
+            f"hand a state of each token, ({tokens}, d), to each other; {_lists(module, given)}"
+        )
     best = counts.index(max(counts))
     return lists[best], counts[best]
+
+
+def _lists(module: nn.Module, given: Mapping[int, Any]) -> str:
+    """What the members of a model's outermost lists of modules gave, of three of them."""
+    said: dict[str, str] = {}
+    for path, blocks in module.named_modules():
+        within = any(path.startswith(f"{other}.") for other in said)
+        if not isinstance(blocks, nn.ModuleList) or not len(blocks) or within:
+            continue
+        output = next((given[id(member)] for member in blocks if id(member) in given), None)
+        what = f"give {tuple(output.shape)}" if isinstance(output, Tensor) else "give none"
+        said[path] = f"its {path} ({len(blocks)} {type(blocks[0]).__name__}) {what}"
+    return ", ".join([*said.values()][:3]) or "it has no list of modules"
 
 
 def _find_final_norm(backbone: Backbone, probe: Mapping[str, Tensor]) -> nn.Module | None:
@@ -346,17 +374,23 @@ def _find_final_norm(backbone: Backbone, probe: Mapping[str, Tensor]) -> nn.Modu
     leaves = [m for m in backbone.module.modules() if not list(m.children()) and id(m) not in inner]
     with hooked(leaves, follow):
         last = backbone.run(probe, lambda layer, state: states.update({layer: state}))
+    tokens = last.shape[1]  # Longformer fills up its window behind them
     current, chain = states[backbone.calls], []
+    alike = same if bool(last.isfinite().all()) else _is  # any NaN is like another
     for module, before, after in trail:
-        if same(current, last):  # what comes after it, as a pooler, reads the output
+        if alike(current[:, :tokens], last):  # what comes after it, as a pooler, reads the output
             break
-        if same(before, current) and not same(after, before):
+        if alike(before, current) and not alike(after, before):
             chain.append(module)
             current = after
-    if not same(current, last):
+    if not alike(current[:, :tokens], last):
+        name, blocks = type(backbone.module).__name__, type(backbone.blocks[0]).__name__
+        if alike is _is:
+            at = min(layer for layer, state in states.items() if not state.isfinite().all())
+            raise UserError(f"{name}: {not_finite(at, last.dtype)}, already on a short text")
         raise UserError(
-            f"{type(backbone.module).__name__}: its output does not follow from its last block "
-            "by modules of its own, so layers of it cannot be read"
+            f"{name}: its output does not follow from its last block by modules of its own (taken "
+            f"for blocks: {len(backbone.blocks)} {blocks}), so layers of it cannot be read"
         )
     return nn.Sequential(*chain) if len(chain) > 1 else next(iter(chain), None)
 
@@ -369,14 +403,21 @@ def _check_states(backbone: Backbone, probe: Mapping[str, Tensor]) -> None:
     """
     try:
         with torch.inference_mode():
-            output = backbone.module(**probe, output_hidden_states=True)
+            output = _output(backbone.module, probe, output_hidden_states=True)
     except Exception:  # a model that does not offer them, or not like this
         return
     theirs = getattr(output, "hidden_states", None)
-    if not isinstance(theirs, (tuple, list)) or len(theirs) != backbone.calls + 1:
+    if not isinstance(theirs, (tuple, list)) or not theirs:
         return
+    name = type(backbone.module).__name__
+    if len(theirs) != backbone.calls + 1:  # of stages with blocks of their own, say
+        raise UserError(
+            f"{name}: transformers gives {len(theirs)} hidden states and its blocks make "
+            f"{backbone.calls + 1}, so its layers cannot be read"
+        )
     states: dict[int, Tensor] = {}
-    last = backbone.run(probe, lambda layer, state: states.update({layer: state.clone()}))
+    n = theirs[0].shape[1]
+    last = backbone.run(probe, lambda layer, state: states.update({layer: state[:, :n].clone()}))
     ends = [states[backbone.calls], last]
     for first in (0, 1):
         pairs = [(layer, theirs[layer - first]) for layer in range(first, backbone.calls + first)]
@@ -386,7 +427,7 @@ def _check_states(backbone: Backbone, probe: Mapping[str, Tensor]) -> None:
         if first == 0:
             at = wrong[0] if wrong else backbone.calls
     raise UserError(
-        f"{type(backbone.module).__name__}: state {at} as its blocks hand it on is not "
+        f"{name}: state {at} as its blocks hand it on is not "
         f"hidden_states[{at}] of transformers, so its layers cannot be read"
     )
 
@@ -394,6 +435,10 @@ def _check_states(backbone: Backbone, probe: Mapping[str, Tensor]) -> None:
 def rounding(dtype: str) -> float:
     """By which share of their length pooled states may be off: in half precision a few per cent."""
     return 1e-3 if dtype == "float32" else 0.05
+
+
+def _is(a: Tensor, b: Tensor) -> bool:
+    return a.data_ptr() == b.data_ptr() and a.shape == b.shape
 
 
 def same(a: Tensor, b: Tensor) -> bool:

@@ -10,6 +10,7 @@ import copy
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from torch import nn
@@ -18,7 +19,7 @@ from transformers import PreTrainedConfig
 from lrd_harness.errors import UserError
 
 # Names that configurations, and some modules, give to the number of blocks.
-COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
+COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_encoder_layers")
 # Names under which modules keep their block's number; caches of keys and values go by it.
 NUMBERS = ("layer_idx", "layer_id", "layer_index", "layer_number", "layer_num", "block_idx")
 # Settings of models whose last blocks use the keys and values of others, or whose embedding has a
@@ -222,7 +223,8 @@ def _lower_counts(owner: Any, blocks: int, left: int) -> None:
     for name in _count_names(owner):
         value = getattr(owner, name, None)
         if type(value) is int and value == blocks:
-            setattr(owner, name, left)
+            with suppress(NotImplementedError):  # ProphetNet has it made of another
+                setattr(owner, name, left)
 
 
 def _fit(config: Any, blocks: int, kept: Sequence[int]) -> None:

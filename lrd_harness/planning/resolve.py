@@ -30,6 +30,7 @@ from lrd_harness.models import own_code
 from lrd_harness.models.bidirectional import NO_LIKELIHOODS, says_bidirectional
 from lrd_harness.models.find import find, name_of
 from lrd_harness.models.hub import fetched
+from lrd_harness.models.purposes import refuse_scorers
 from lrd_harness.models.readout import POOLINGS
 from lrd_harness.models.wheels import Progress, shown_by
 from lrd_harness.planning.parameters import resolve_metrics
@@ -309,6 +310,8 @@ def resolve_model(
         raise UserError(f"no adapter claims {name}: it is no model that any plugin can open")
     if adapter.check is not None:
         adapter.check(checkpoint)
+    if chosen is None and adapter.name in ("encoder", "decoder"):
+        refuse_scorers(checkpoint, adapter.name)
     options = ModelOptions(
         pooling=entry.pooling or settings.pooling,
         max_length=entry.max_length or settings.max_length,

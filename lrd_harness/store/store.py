@@ -164,6 +164,7 @@ class Store:
     """
 
     def __init__(self, root: Path, identity: Mapping[str, str]) -> None:
+        self.identity = dict(identity)
         self._described = described(identity)
         self._whose = f"{identity['model']}: " if "model" in identity else ""
         self._root = root

@@ -17,7 +17,7 @@ from lrd_harness.capture.fidelity import MOST, NextTokens, alike, chosen
 from lrd_harness.capture.layers import planes
 from lrd_harness.capture.samples import SEED
 from lrd_harness.contracts import Encoded, Model, Text
-from lrd_harness.errors import UnitError, UserError
+from lrd_harness.errors import NotFinite, UnitError, UserError, not_finite
 from lrd_harness.models.find import find, parent_of, weight_bytes
 from lrd_harness.models.readout import LOGIT_BYTES, Head
 from lrd_harness.models.text_model import TextModel
@@ -83,6 +83,7 @@ class Outputs:
     head: Head | None
     why: str
     device: torch.device | str
+    dtype: str = ""
 
 
 def with_head(planned: PlannedModel) -> PlannedModel:
@@ -127,7 +128,8 @@ def outputs(
     vectors = model.embed(torch.from_numpy(pooled)).numpy()
     why, device = model.headless if planned.options.head else "", getattr(model, "device", "cpu")
     read = reader.states, alone.states
-    return Outputs(planned.name, vectors, size, ids, *read, model.head, why, device)
+    dtype = planned.options.dtype
+    return Outputs(planned.name, vectors, size, ids, *read, model.head, why, device, dtype)
 
 
 def _ids(encoded: Encoded) -> Ids:
@@ -212,6 +214,10 @@ class Fidelity:
         figures: dict[str, float] = {}
         notes: list[str] = []
         try:
+            for side in (a, b):
+                if not np.isfinite(side.vectors).all():
+                    wrong = not_finite(int(side.size["blocks"] or 0), side.dtype)
+                    raise NotFinite(f"{side.name}: {wrong}")
             figures |= alike(a.vectors, b.vectors)
         except UnitError as error:
             notes.append(f"No figures of vectors: {error}.")

@@ -14,7 +14,7 @@ from lrd_harness.capture.embeddings import Embeddings
 from lrd_harness.capture.layers import planes
 from lrd_harness.capture.samples import Questions, Sampling
 from lrd_harness.contracts import Model, Norm, Request, Task, Text
-from lrd_harness.errors import COUNT, UserError, layer_number
+from lrd_harness.errors import COUNT, UserError, layer_number, not_finite
 from lrd_harness.planning import settings as records
 from lrd_harness.planning.resolve import PlannedModel
 from lrd_harness.planning.settings import Settings
@@ -120,7 +120,13 @@ class Opened:
         if cut := store.truncated(texts):
             most = self.model.info.max_length
             self._display.line(f"cut at {most:,} tokens: {cut:,} of {len(texts):,} texts")
-        return [np.asarray(store.read(texts, places[layer]), np.float32) for layer in layers]
+        states = [np.asarray(store.read(texts, places[layer]), np.float32) for layer in layers]
+        for layer, state in zip(layers, states, strict=True):
+            if not np.isfinite(state).all():  # they are the user's all the same
+                dtype = store.identity.get("dtype", "")
+                self._display.line(f"{self.name}: {not_finite(layer, dtype)}")
+                break
+        return states
 
 
 def of_strings(texts: Sequence[str]) -> Task:

@@ -299,7 +299,7 @@ class Sample:
 
 def _in_memory(stored: StoredStates) -> list[np.ndarray]:
     """By layer, float32: (n, d_l), of views (n, q, d_l)."""
-    layers = (stored.store.read(stored.texts, plane) for plane in stored.chosen)
+    layers = map(stored.rows, range(len(stored)))
     count = stored.views
     return [rows.reshape(-1, count, rows.shape[1]) if count else rows for rows in layers]
 

@@ -14,6 +14,7 @@ from lrd_harness.hookspecs import hookimpl
 from lrd_harness.models.find import as_saved, known_as, read_json
 from lrd_harness.models.loading import computing, load, origin, refuse_missing
 from lrd_harness.models.own_code import auto_classes
+from lrd_harness.models.purposes import refuse_senses
 from lrd_harness.models.recognition import LIST, SETTINGS, refuse_kind
 
 UNLIMITED = 8192  # tokens of a text, where a model says nothing
@@ -190,27 +191,8 @@ def check_plain(checkpoint: Checkpoint) -> None:
                 f"and makes no embedding of one (to read it all the same, take {key} out of a "
                 "copy's config.json)"
             )
-    _check_senses(checkpoint)
+    refuse_senses(checkpoint)
     check_quantised(checkpoint)
-
-
-def _check_senses(checkpoint: Checkpoint) -> None:
-    """Raise UserError for a model of images or sound alone, and for two towers side by side."""
-    import transformers
-    from transformers.models.auto import modeling_auto as auto
-
-    kind = str(checkpoint.config.get("model_type"))
-    names = auto.MODEL_MAPPING_NAMES.get(kind, "")
-    name = names if isinstance(names, str) else names[0]
-    modalities = getattr(getattr(transformers, name, None), "input_modalities", "text")
-    senses = [modalities] if isinstance(modalities, str) else list(modalities)
-    if "text" not in senses:
-        raise UserError(f"{checkpoint.name} reads no text: {name} takes {' and '.join(senses)}")
-    if kind in auto.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES:
-        raise UserError(
-            f"{checkpoint.name} compares images with texts ({name}), each in a tower of its own, "
-            "and is not read"
-        )
 
 
 def check_quantised(checkpoint: Checkpoint) -> None:

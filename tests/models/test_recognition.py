@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,13 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Router, Transformer
 from sentence_transformers.sentence_transformer import modules as sentence
 
+from lrd_harness import manager
 from lrd_harness.contracts import Text
 from lrd_harness.errors import UserError
+from lrd_harness.planning.resolve import resolve_model
+from lrd_harness.planning.settings import Settings
+from lrd_harness.planning.suite import ModelEntry
+from lrd_harness.progress import Display
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +233,7 @@ TOWERS = {"text_config": WORDS, "vision_config": VISION}
     ("config", "line"),
     [
         (transformers.ViTConfig(**VISION), "reads no text: ViTModel takes image"),
-        (transformers.HubertConfig(**SIZES), "reads no text: HubertModel takes audio"),
+        (transformers.HubertConfig(**SIZES), "hears or speaks (HubertModel)"),
         (transformers.CLIPConfig(**TOWERS), "compares images with texts (CLIPModel)"),
         (transformers.SiglipConfig(**TOWERS), "compares images with texts (SiglipModel)"),
     ],
@@ -241,6 +247,54 @@ def test_models_of_images_and_of_sound(config: Any, line: str, tmp_path: Path) -
     assert "it is made for images or sound" in said
     tiny.tokenizer().save_pretrained(tmp_path)
     assert line in fault(tmp_path)
+
+
+SOUND = "whisper wav2vec2 clap musicgen speecht5 qwen2_audio vits encodec voxtral moshi"
+
+
+@pytest.mark.parametrize("kind", SOUND.split())
+def test_every_kind_of_sound(kind: str, folder: Path) -> None:
+    change(folder / "config.json", model_type=kind, architectures=None)
+    assert "models of sound are not read" in fault(folder)
+
+
+PAIRS, WORDS_OF = "CrossEncoder", "SparseEncoder"
+SCORERS = [  # the name of the folder, its head, the labels of that, its card; and what it is
+    ("my-reranker", "BertForSequenceClassification", 1, "", PAIRS),
+    ("model", "BertForSequenceClassification", 1, "tags: [cross-encoder]", PAIRS),
+    ("model", "BertForSequenceClassification", 1, "pipeline_tag: text-ranking", PAIRS),
+    ("Qwen-Reranker", "LlamaForCausalLM", 2, "", "reranker"),
+    ("monot5", "T5ForConditionalGeneration", 2, "", "reranker"),
+    ("splade-v3", "BertForMaskedLM", 2, "", WORDS_OF),
+    ("model", "DistilBertForMaskedLM", 2, "tags: [sparse-encoder, x]", WORDS_OF),
+    ("my-reranker", "BertModel", 2, "", ""),  # says so, and has no head for it
+    ("my-reranker", "BertForSequenceClassification", 3, "", ""),
+    ("model", "BertForSequenceClassification", 1, "tags: [sparse]", ""),
+    ("model", "BertForMaskedLM", 2, "tags: [fill-mask", ""),  # a card that is no YAML
+]
+
+
+@pytest.mark.parametrize(("name", "head", "labels", "card", "kind"), SCORERS)
+def test_models_that_say_that_they_score(
+    name: str, head: str, labels: int, card: str, kind: str, tmp_path: Path
+) -> None:
+    tiny.save("Llama" if "Causal" in head else "Bert", tmp_path / name)
+    id2label = {str(label): f"LABEL_{label}" for label in range(labels)}
+    change(tmp_path / name / "config.json", architectures=[head], id2label=id2label)
+    if card:
+        (tmp_path / name / "README.md").write_text(f"---\n{card}\n---\n# It\n")
+    how = {"settings": Settings(), "plugins": manager.load(), "stage": Display(quiet=True).stage}
+    resolve = partial(resolve_model, **how)
+    if kind:
+        with pytest.raises(
+            UserError, match=f"says that it is a {kind} .*coder:NAME reads"
+        ) as error:
+            resolve(ModelEntry(model=str(tmp_path / name)))
+        assert "\n" not in str(error.value)
+    else:
+        assert resolve(ModelEntry(model=str(tmp_path / name))).adapter.name == "encoder"
+    chosen = resolve(ModelEntry(model=f"encoder:{tmp_path / name}"))
+    assert chosen.adapter.name == "encoder"
 
 
 def test_a_tower_of_texts_is_read(tmp_path: Path) -> None:
