@@ -17,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from lrd_harness.errors import UserError
+from lrd_harness.models import quantised
 
 # Names that configurations, and some modules, give to the number of blocks.
 COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_encoder_layers")
@@ -113,11 +114,9 @@ def parameters(module: nn.Module, blocks: nn.ModuleList, removed: Sequence[int])
     Raises UserError as `remove` does.
     """
     _, _, handed = _plan(module, blocks, removed)
-    before = sum(p.numel() for p in module.parameters())
-    gone = sum(p.numel() for number in removed for p in blocks[number - 1].parameters())
-    saved = sum(
-        p.numel() for source, _ in handed for m in _biases(source).values() for p in m.parameters()
-    )
+    before = quantised.parameters(module)
+    gone = sum(quantised.parameters(blocks[number - 1]) for number in removed)
+    saved = sum(quantised.parameters(m) for source, _ in handed for m in _biases(source).values())
     return before, before - gone + saved
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from lrd_harness.contracts import Checkpoint, ModelOptions
 from lrd_harness.errors import UserError, first_line
+from lrd_harness.models.quantised import placing
 from lrd_harness.store import files, manifest
 
 # Kinds of byte-level tokenizer (`tokenizer.ggml.pre`) that split numbers into digits before
@@ -31,10 +32,11 @@ def origin(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def computing(options: ModelOptions) -> dict[str, Any]:
+def computing(checkpoint: Checkpoint, options: ModelOptions) -> dict[str, Any]:
     """What transformers' loaders are told of precision, attention and devices."""
     chosen = {"attn_implementation": options.attention, "device_map": options.device_map}
-    return {"dtype": options.dtype} | {k: v for k, v in chosen.items() if v is not None}
+    told = {"dtype": options.dtype} | {k: v for k, v in chosen.items() if v is not None}
+    return told | placing(checkpoint, options.device_map, options.device)
 
 
 def load(
@@ -102,17 +104,17 @@ def refuse_missing(name: str, missing: Collection[str]) -> None:
 def check_whole(checkpoint: Checkpoint, module: Any, subfolder: str = "") -> None:
     """Raise UserError if a model that was loaded from this checkpoint was not filled by it.
 
-    For loaders that do not say: the names are compared on the meta device, no weight is read.
+    For loaders that do not say: the names are compared on the meta device, no weight is read but
+    those that are packed, which know no such device.
     """
-    if getattr(module, "hf_quantizer", None):
-        return  # weights that are packed under other names
+    packed = placing(checkpoint, None, module.device)
     _, loading = type(module).from_pretrained(
         checkpoint.path,
-        config=module.config,
+        config=None if packed else module.config,
         subfolder=subfolder,
         use_safetensors=True,
         output_loading_info=True,
-        device_map="meta",
+        **{"device_map": "meta", **packed},
         **origin(checkpoint),
     )
     refuse_missing(checkpoint.name, _missing(module, loading))

@@ -19,7 +19,7 @@ import yaml
 from lrd_harness.blocks import runs, written
 from lrd_harness.contracts import Checkpoint
 from lrd_harness.errors import UserError, first_line, named
-from lrd_harness.models import own_code
+from lrd_harness.models import own_code, quantised
 from lrd_harness.models.backbone import Backbone, body
 from lrd_harness.models.bidirectional import choose
 from lrd_harness.models.cut import kept_blocks, remove
@@ -41,10 +41,12 @@ class _Plain:
     Raises UserError for weights that are not there.
     """
 
-    def __init__(self, path: str, kind: Any, where: Mapping[str, Any]) -> None:
-        model, self.tokenizer, missing = load(kind, path, where, dtype="auto")
+    def __init__(
+        self, path: str, kind: Any, where: Mapping[str, Any], placed: Mapping[str, Any] = {}
+    ) -> None:
+        model, self.tokenizer, missing = load(kind, path, where, dtype="auto", **placed)
         refuse_missing(path, missing)
-        self.root = model.eval()
+        self.root, self.placed = quantised.writable(model.eval()), placed
         self.trust = {"trust_remote_code": where["trust_remote_code"]}
 
     def write(self, folder: Path) -> None:
@@ -58,7 +60,7 @@ class _Plain:
         self.tokenizer.save_pretrained(folder)
 
     def reopen(self, folder: Path) -> _Plain:
-        return _Plain(str(folder), type(self.root), LOCAL | self.trust)
+        return _Plain(str(folder), type(self.root), LOCAL | self.trust, self.placed)
 
     def answer(self) -> Any:
         inner = self.root.get_encoder() if self.root.config.is_encoder_decoder else self.root
@@ -73,6 +75,7 @@ class _OfModules:
         path: str,
         where: Mapping[str, Any],
         tokenizing: Mapping[str, Any] | None = None,
+        placed: Mapping[str, Any] = {},
     ) -> None:
         from sentence_transformers import SentenceTransformer
 
@@ -80,7 +83,7 @@ class _OfModules:
             path,
             device="cpu",
             processor_kwargs=dict(tokenizing or {}),
-            model_kwargs={"dtype": "auto", "use_safetensors": True},
+            model_kwargs={"dtype": "auto", "use_safetensors": True, **placed},
             **where,
         ).eval()
         self.root: Any = getattr(self.model[0], "auto_model", None)
@@ -88,6 +91,7 @@ class _OfModules:
             raise UserError(f"{path}: its first module is no transformer")
         if where["trust_remote_code"]:
             fill_buffers(self.root)
+        self.root, self.placed = quantised.writable(self.root), placed
         self.tokenizer = self.model.tokenizer
         self.trust = {"trust_remote_code": where["trust_remote_code"]}
 
@@ -95,7 +99,7 @@ class _OfModules:
         self.model.save(str(folder), create_model_card=False)
 
     def reopen(self, folder: Path) -> _OfModules:
-        return _OfModules(str(folder), LOCAL | self.trust)
+        return _OfModules(str(folder), LOCAL | self.trust, placed=self.placed)
 
     def answer(self) -> Any:
         return self.model.encode([_TEXT], convert_to_tensor=True, show_progress_bar=False)
@@ -103,10 +107,10 @@ class _OfModules:
 
 def _open(checkpoint: Checkpoint, measured: Measured | None) -> _Plain | _OfModules:
     checkpoint = fetched(checkpoint)
-    where = origin(checkpoint)
+    where, placed = origin(checkpoint), quantised.placing(checkpoint, None, "cpu")
     if of_modules(checkpoint) if measured is None else not measured.plain:
         tokenizing = tokenizer_arguments(measured.name) if measured else {}
-        opened = _OfModules(checkpoint.path, where, tokenizing)
+        opened = _OfModules(checkpoint.path, where, tokenizing, placed)
         if measured is not None:
             fit(opened.model, measured)
         return opened
@@ -118,8 +122,8 @@ def _open(checkpoint: Checkpoint, measured: Measured | None) -> _Plain | _OfModu
     models = [k for k in kinds if isinstance(k, type) and issubclass(k, PreTrainedModel)]
     if kind := next(iter(own_code.auto_classes(checkpoint) or models), None):  # it was saved from
         with suppress(UserError):  # its head has no weights: what is below is what there is
-            return _Plain(checkpoint.path, kind, where)
-    return _Plain(checkpoint.path, transformers.AutoModel, where)
+            return _Plain(checkpoint.path, kind, where, placed)
+    return _Plain(checkpoint.path, transformers.AutoModel, where, placed)
 
 
 def _probe(tokenizer: Any) -> dict[str, torch.Tensor]:
@@ -207,7 +211,7 @@ def _write(
             lines += own_code.keep(part, checkpoint, partial(local_file, checkpoint))
             if GENERATION in checkpoint.files:  # transformers would write valid settings only
                 shutil.copyfile(local_file(checkpoint, GENERATION), part / GENERATION)
-            _compare(opened, part, checkpoint.name, not removed)
+            _compare(opened, part, checkpoint, not removed)
             if measured is not None:
                 name, revision = name_of(checkpoint), checkpoint.revision
                 parent = Parent(name=name, revision=revision, removed=list(removed))
@@ -225,19 +229,26 @@ def _write(
     return lines
 
 
-def _compare(opened: _Plain | _OfModules, folder: Path, name: str, whole: bool) -> None:
+def _compare(
+    opened: _Plain | _OfModules, folder: Path, checkpoint: Checkpoint, whole: bool
+) -> None:
     """Raise UserError if the folder gives other tokens or states than the model in memory.
 
     Some families build a block by its place (ModernBERT's first has no norm before its attention),
     so that there is no configuration for what is left.
     """
-    kind = type(opened.root).__name__
+    kind, name = type(opened.root).__name__, checkpoint.name
     misfit = UserError(
         f"{name} cannot be kept as a checkpoint: read again, a {kind} gives other states"
         if whole
         else f"{name} without these blocks cannot be kept as a checkpoint: "
         f"{kind} builds its blocks by their place"
     )
+    if packing := quantised.method(checkpoint):
+        misfit = UserError(
+            f"{name} cannot be kept as a checkpoint: transformers does not write what it has read "
+            f"of quantised weights ({packing}); save the original, and quantise that"
+        )
     try:
         again = opened.reopen(folder)
     except UserError:  # tensors of a block of another kind

@@ -122,8 +122,8 @@ def add(folder: Path, measured: Measured, tokenizer: Any, root: Any, parent: Par
     options = measured.options
     prompts, default = saved_prompts(measured.name, {}, None, options.prompts)
     lines: list[str] = []
-    how = ("pooling", "max_length", "attention", "attention_mask", "prompts")
-    saved = Saved(parent=parent.model_copy(update={n: getattr(options, n) for n in how}))
+    read = ("pooling", "max_length", "attention", "attention_mask", "prompts")
+    saved = Saved(parent=parent.model_copy(update={n: getattr(options, n) for n in read}))
     if measured.plain:
         saved.plain, saved.attention = True, options.attention
         saved.pooling, saved.max_length = measured.pooling, measured.max_length

@@ -22,6 +22,7 @@ from lrd_harness.contracts import (
     Text,
 )
 from lrd_harness.errors import UserError, short
+from lrd_harness.models import quantised
 from lrd_harness.models.backbone import Backbone, Watch, rounding
 from lrd_harness.models.bidirectional import NO_LIKELIHOODS, check, choose, look_ahead
 from lrd_harness.models.lengths import length_limit
@@ -149,7 +150,7 @@ class TextModel:
         self.padding = self._sound_padding(probe)
         states = self.states([probe])
         self.info = ModelInfo(
-            parameters=sum(p.numel() for p in parts.module.parameters()),
+            parameters=quantised.parameters(parts.module),
             blocks=self.backbone.calls,
             width=states["raw", self.backbone.calls].shape[1],
             pooling=parts.pooling,
@@ -318,7 +319,7 @@ class TextModel:
             tokens = 2
         cut = max(1, tokens // 3)
         short = [{k: v[:cut] if isinstance(v, list) else v for k, v in probe.items()}]
-        near = rounding(self.options.dtype)  # states that are no numbers say nothing of padding
+        near = rounding(self._precision())  # states that are no numbers say nothing of padding
         alone = [i for i in self._forward(short, "right").items() if i[1].isfinite().all()]
         sides: tuple[Side, Side] = (chosen, "right" if chosen == "left" else "left")
         for side in sides:
@@ -326,6 +327,10 @@ class TextModel:
             if all((padded[key][-1:] - v).norm() <= near * v.norm() for key, v in alone):
                 return side
         return "none"
+
+    def _precision(self) -> str:
+        """That of the computing: of packed weights a half one, whatever is around them."""
+        return "float16" if quantised.method(self.checkpoint) else self.options.dtype
 
     def embed(
         self, pooled: Tensor, prompt_type: PromptType | None = None, task: Task | None = None

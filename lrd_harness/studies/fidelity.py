@@ -19,6 +19,7 @@ from lrd_harness.capture.samples import SEED
 from lrd_harness.contracts import Encoded, Model, Text
 from lrd_harness.errors import NotFinite, UnitError, UserError, not_finite
 from lrd_harness.models.find import find, parent_of, weight_bytes
+from lrd_harness.models.quantised import in_memory
 from lrd_harness.models.readout import LOGIT_BYTES, Head
 from lrd_harness.models.text_model import TextModel
 from lrd_harness.planning.resolve import PlannedModel
@@ -117,11 +118,10 @@ def outputs(
             alone.run([{"input_ids": list(tokens)}])
         latency = 1000 * pass_latency(model, texts).full if isinstance(model, TextModel) else None
     parts = getattr(model, "parts", None)
-    weights = [*parts.module.parameters(), *parts.module.buffers()] if parts else []
     size = {
         "blocks": model.info.blocks,
         "parameters": model.info.parameters / 1e6,
-        "memory": sum(weight.nbytes for weight in weights) / 1e6 or None,
+        "memory": in_memory(parts.module) / 1e6 if parts else None,
         "disk": None if changed else weight_bytes(planned.checkpoint) / 1e6 or None,
         "latency": latency,
     }

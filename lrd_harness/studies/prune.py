@@ -18,7 +18,7 @@ from lrd_harness.capture.layers import planes
 from lrd_harness.capture.samples import sampled
 from lrd_harness.contracts import Checkpoint, ModelOptions, Pruner, Text
 from lrd_harness.errors import PluginFault, UserError, unknown
-from lrd_harness.models import save
+from lrd_harness.models import quantised, save
 from lrd_harness.models.cut import parameters, parse_blocks, remove
 from lrd_harness.models.find import known_as, of_modules
 from lrd_harness.models.readout import left_out
@@ -182,7 +182,7 @@ class Shrinking:
     ) -> Pruned:
         """What a model card says; scores out of a run that has evaluated the same variant."""
         checkpoint, module = self.planned.checkpoint, self.model.parts.module
-        whole = sum(p.numel() for p in module.parameters())
+        whole = quantised.parameters(module)
         left = parameters(module, self.model.blocks, removed) if removed else (whole, whole)
         return Pruned(
             model=checkpoint.path if checkpoint.hub else checkpoint.name,

@@ -11,6 +11,7 @@ from typing import Any
 from lrd_harness.contracts import Adapter, Checkpoint, Model, ModelOptions, Text
 from lrd_harness.errors import UserError
 from lrd_harness.hookspecs import hookimpl
+from lrd_harness.models import quantised
 from lrd_harness.models.find import as_saved, known_as, read_json
 from lrd_harness.models.loading import computing, load, origin, refuse_missing
 from lrd_harness.models.own_code import auto_classes
@@ -124,7 +125,7 @@ def load_plain(checkpoint: Checkpoint, options: ModelOptions) -> tuple[Any, Any,
     if own := auto_classes(checkpoint):  # of any other class transformers would take its own
         wanted = [AutoModelForCausalLM] if options.head else []
         kind = next((auto for auto in (*wanted, AutoModel) if auto in own), own[0])
-    where, how = origin(checkpoint), computing(options)
+    where, how = origin(checkpoint), computing(checkpoint, options)
     loaded, tokenizer, missing = load(kind, checkpoint.path, where, **how)
     coded = loaded.config.is_encoder_decoder or kind is not AutoModel
     module = body(loaded) if coded or has_head(loaded) else loaded
@@ -171,7 +172,7 @@ def _encoder(tokenizer: Any) -> Callable[[Sequence[Text], int], list[dict[str, A
 
 
 def check_plain(checkpoint: Checkpoint) -> None:
-    """Raise UserError for what is no model of texts, or embeds none, and see check_quantised.
+    """Raise UserError for what is no model of texts, or embeds none, and see quantised.check.
 
     A model with a head for classes is read: its hidden states are what its head sees. A folder with
     modules.json is read for its transformer, where the user wants that.
@@ -192,30 +193,7 @@ def check_plain(checkpoint: Checkpoint) -> None:
                 "copy's config.json)"
             )
     refuse_senses(checkpoint)
-    check_quantised(checkpoint)
-
-
-def check_quantised(checkpoint: Checkpoint) -> None:
-    """Raise UserError for weights quantised in a way that transformers cannot undo here.
-
-    It skips one that it does not know, and reads packed numbers as weights.
-    """
-    settings = checkpoint.config.get("quantization_config")
-    if settings is None:
-        return
-    from transformers.quantizers.auto import AutoHfQuantizer
-
-    method = str(settings.get("quant_method") if isinstance(settings, dict) else settings)
-    try:
-        AutoHfQuantizer.from_config(settings, pre_quantized=True).validate_environment(
-            device_map=None, dtype=None, weights_only=True
-        )
-    except Exception as error:  # a package that lacks, a device that lacks, a method not known
-        reason = " ".join((str(error) or type(error).__name__).split()).split(". ")[0][:120]
-        raise UserError(
-            f"{checkpoint.name}: its weights are quantised ({method[:40]}) and cannot be read "
-            f"here: {reason}"
-        ) from error
+    quantised.check(checkpoint)
 
 
 @hookimpl

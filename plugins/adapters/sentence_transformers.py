@@ -17,11 +17,12 @@ from lrd_harness.contracts import (
 )
 from lrd_harness.errors import UserError
 from lrd_harness.hookspecs import hookimpl
+from lrd_harness.models import quantised
 from lrd_harness.models.find import known_as, of_modules, read_json
 from lrd_harness.models.loading import check_whole, computing, fill_buffers, origin
 from lrd_harness.models.recognition import LIST, Module, Source, modules_of, refuse_unread
 
-from .plain import UNLIMITED, check_quantised
+from .plain import UNLIMITED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +38,7 @@ def check(checkpoint: Checkpoint) -> None:
     """Raise UserError unless it is a transformer, a pooling, and modules on the pooled vector."""
     source = Source(checkpoint.name, checkpoint.files, partial(read_json, checkpoint))
     refuse_unread(source, _modules(checkpoint), own_code=bool(checkpoint.code))
-    check_quantised(checkpoint)
+    quantised.check(checkpoint)
 
 
 def _modules(checkpoint: Checkpoint) -> list[Module]:
@@ -125,13 +126,14 @@ def _load(checkpoint: Checkpoint, options: ModelOptions) -> Any:
     from lrd_harness.models.wrappers import loader_arguments, tokenizer_arguments
 
     loading = loader_arguments(checkpoint.name)
+    how = computing(checkpoint, options)
     model = st.SentenceTransformer(
         checkpoint.path,
-        device=options.device if options.device_map is None else None,
+        device=None if "device_map" in how else options.device,
         truncate_dim=loading.get("embed_dim"),
         processor_kwargs=tokenizer_arguments(checkpoint.name),
         config_kwargs=dict(loading.get("config_kwargs", {})),
-        model_kwargs={"use_safetensors": True, **computing(options)},
+        model_kwargs={"use_safetensors": True, **how},
         **origin(checkpoint),
     )
     if loading.get("max_seq_length"):

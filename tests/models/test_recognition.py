@@ -197,24 +197,23 @@ def test_folders_without_configuration(names: list[str], line: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({"quant_method": "gptq", "bits": 4}, "(gptq)"),
-        ({"quant_method": "awq", "bits": 4, "group_size": 128}, "(awq)"),
-        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "(bitsandbytes)"),
+        ({"quant_method": "gptq", "bits": 4}, "(gptq), which needs optimum and gptqmodel: pip in"),
+        ({"quant_method": "awq", "bits": 4}, "(awq), which needs gptqmodel: pip install gptqmodel"),
+        ({"load_in_4bit": True}, "(bitsandbytes), which needs bitsandbytes: pip install bitsandb"),
+        ({"quant_method": "quanto"}, "which needs optimum-quanto: pip install optimum-quanto"),
+        ({"quant_method": "aqlm"}, 'pip install "aqlm[gpu,cpu]"'),
+        ({"quant_method": "compressed-tensors"}, "pip install compressed-tensors"),
         ({"quant_method": "strange"}, "(strange) and cannot be read here: Unknown"),
-        ({}, "cannot be read here"),
-        ("gptq", "(gptq) and cannot be read here"),
+        ({}, "(unknown) and cannot be read here"),
+        ("gptq", "(gptq), which needs optimum"),
     ],
 )
 def test_quantised_weights(
     settings: Any, line: str, folder: Path, packed_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """transformers skips a way that it does not know, and reads packed numbers as weights."""
-    from transformers.quantizers import quantizer_awq, quantizer_gptq
-
-    for module in (quantizer_awq, quantizer_gptq):
-        monkeypatch.setattr(module, "is_gptqmodel_available", lambda: False, raising=False)
-        monkeypatch.setattr(module, "is_optimum_available", lambda: False, raising=False)
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    for package in ("optimum", "gptqmodel", "bitsandbytes", "aqlm", "compressed_tensors"):
+        monkeypatch.setitem(sys.modules, package, None)
     for model in (folder, packed_folder):
         change(model / "config.json", quantization_config=settings)
         said = fault(model)

@@ -76,7 +76,7 @@ def test_output_width(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     meta = mteb.get_model_meta("intfloat/multilingual-e5-large-instruct").model_copy(
         update={"loader_kwargs": arguments}
     )
-    monkeypatch.setattr(mteb, "get_model_meta", lambda name: meta)
+    monkeypatch.setattr(mteb, "get_model_meta", lambda name, **_: meta)
     model = tiny.open_model(folder)
     by_mteb: Any = meta.loader(str(folder), revision=None, **arguments)
     vectors = tiny.embeddings(model, [Text(t, "read: ") for t in WORDS])
