@@ -276,7 +276,8 @@ def _measure_sample(metric: Metric, arrays: Arrays, parameters: Mapping[str, Any
         values = metric.measure(states[start:], **parameters)
     except UnitError as error:
         # The metric counts from the first state that it was given: say so, or the number misleads.
-        if start and error.args and "layer" in str(error) and error is not check.raised:
+        numbered = error is check.raised or getattr(error, "layer", None) is not None
+        if start and error.args and "layer" in str(error) and not numbered:
             error.args = (f"{error} (counted from layer {start}, the first sound one)",)
         raise
     return _complete(metric, values, total, start)

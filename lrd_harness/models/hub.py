@@ -77,7 +77,9 @@ def _answer(ask: Callable[[], Any], refusal: Callable[[Exception], UserError | N
         raise NoAnswer(said)
     for wait in (*WAITS, 0.0):
         try:
-            return ask()
+            answer = ask()
+            _silent.clear()
+            return answer
         except Exception as error:  # every transport has its own errors
             busy, wished = _busy(error), _wished(error)
             if not busy and (refused := refusal(error)):
@@ -297,14 +299,14 @@ def _kept(path: str) -> set[str]:
 
 @contextmanager
 def at_once() -> Iterator[None]:
-    """Within the block, libraries do not ask a hub again that has just given no answer."""
+    """Within the block, libraries do not ask a hub that gave no answer when it was last asked."""
     import datasets
     from huggingface_hub import constants
 
     places: list[Any] = [constants, datasets.config]
     before = [place.HF_HUB_OFFLINE for place in places]
     try:
-        for place in places if _silence() else ():
+        for place in places if _silent else ():
             place.HF_HUB_OFFLINE = True
         yield
     finally:

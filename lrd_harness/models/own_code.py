@@ -30,19 +30,22 @@ from lrd_harness.store.documents import json_value, read_file
 
 Fetch = Callable[[str], Path]  # where a file of a folder or repository lies
 OPTION = "--trust-remote-code"
+PACKAGE = "transformers_modules"  # in which transformers imports code of models
 GENERATE = "custom_generate/generate.py"  # runs where a model is opened, named nowhere
 _AUTO: tuple[str, ...] = ("AutoModel", "AutoConfig", "AutoTokenizer")
 _PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 _CLASS = re.compile(r"(?:([\w.-]+/[\w.-]+)--)?([\w/-]+)\.(\w+)")
+# code that became a class of transformers, which reads the model without it
+_TAKEN_OVER = re.compile(r"tiiuae/falcon-\w+--(configuration|modeling)_falcon\.Falcon")
 _COMMIT = re.compile("[0-9a-f]{40}")
-_Registry = dict[Any, Any]
-_REGISTERED: dict[str, list[_Registry]] = {}  # by the code that did it
+_Table = dict[Any, Any]
+_REGISTERED: dict[str, list[_Table]] = {}  # by the code that did it
 
 
 def code_of(
     checkpoint: Checkpoint, source: Source, inner: str, typed: str, trusted: Collection[str]
 ) -> dict[str, str]:
-    """The code that runs when a model is opened: sha256 by file; {} where it has none.
+    """The code that runs when a model is opened: sha256 by file; {} where none has to.
 
     A file of another repository is called REPOSITORY@COMMIT/FILE. Nothing is run.
 
@@ -59,7 +62,11 @@ def code_of(
         return {}
     file, first = classes[0]
     if not is_trusted(checkpoint, typed, trusted):
-        _refuse(source.where, checkpoint, typed, f"{file} ({short(first, 60)})", trusted)
+        here = f"{checkpoint.name}--"
+        if all(_TAKEN_OVER.match(name if "--" in name else here + name) for _, name in classes):
+            return {}
+        what = f"{source.where} names code of its own in {file} ({short(first, 60)})"
+        _refuse(what, checkpoint, typed, trusted)
     code: dict[str, str] = {}
     for file, name in classes:
         match = _CLASS.fullmatch(name)
@@ -87,11 +94,9 @@ def is_trusted(checkpoint: Checkpoint, typed: str, trusted: Collection[str]) -> 
     )
 
 
-def _refuse(
-    where: str, checkpoint: Checkpoint, typed: str, what: str, trusted: Collection[str]
-) -> NoReturn:
-    known = {name.partition("@")[0] for name in trusted}
-    if checkpoint.name in known - {name for name in trusted if name.startswith("pypi:")}:
+def _refuse(what: str, checkpoint: Checkpoint, typed: str, trusted: Collection[str]) -> NoReturn:
+    of_hub = not checkpoint.name.startswith(("local/", "pypi:"))
+    if of_hub and checkpoint.name in {name.partition("@")[0] for name in trusted}:
         raise UserError(
             f"{checkpoint.name}: its code is run at a commit alone, and that is now "
             f"{checkpoint.revision}: {OPTION} {typed}"
@@ -102,10 +107,7 @@ def _refuse(
     if checkpoint.config.get("model_type") in CONFIG_MAPPING and LIST not in what:
         hint = "; if transformers' own class will do, take auto_map out of a copy"
     name = "and this folder" if checkpoint.name.startswith("local/") else typed
-    raise UserError(
-        f"{where} names code of its own in {what}, which is not run unless you trust it "
-        f"({OPTION} {name}){hint}"
-    )
+    raise UserError(f"{what}, which is not run unless you trust it ({OPTION} {name}){hint}")
 
 
 def check_named(trusted: Collection[str], models: Mapping[str, Checkpoint]) -> None:
@@ -214,67 +216,50 @@ def running(checkpoint: Checkpoint) -> Iterator[None]:
     code registers with transformers, as the class of a type of model, is not left to other models.
     Raises UserError for other files, also for those that have changed; nobody is ever asked.
     """
-    dynamic = _dynamic()
-    users: list[Any] = [dynamic, importlib.import_module("transformers.generation.utils")]
-    _copy()  # before it is replaced
+    dynamic: Any = importlib.import_module("transformers.dynamic_module_utils")
+    users = [dynamic, importlib.import_module("transformers.generation.utils")]
     copied, patience = dynamic.get_cached_module_file, dynamic.TIME_OUT_REMOTE_CODE
-    registries, mark = _registries(), digest(checkpoint.code)
-    before = [dict(registry) for registry in registries]
+    tables, mark = _tables(), digest(checkpoint.code)
     if checkpoint.code:
-        _use(_folder())
+        _fresh_folder()
     for user in users:
-        user.get_cached_module_file = partial(_checked, checkpoint)
+        user.get_cached_module_file = partial(_checked, checkpoint, copied)
     dynamic.TIME_OUT_REMOTE_CODE = 0
-    for registry in registries:  # of code that was run by others, which may have changed since
-        for key in [key for key, kinds in registry.items() if _of_code(kinds)]:
-            del registry[key]
-    for registry, kept in zip(registries, _REGISTERED.get(mark, ()), strict=False):
-        registry.update(kept)
+    for table in tables:  # what others ran may have changed since
+        _taken(table)
+    for table, registered in zip(tables, _REGISTERED.get(mark, ()), strict=False):
+        table.update(registered)
     try:
         yield
     finally:
-        _REGISTERED[mark] = [dict(registry) for registry in registries]
-        for registry, kept in zip(registries, before, strict=True):
-            registry.clear()
-            registry.update(kept)
+        _REGISTERED[mark] = [_taken(table) for table in tables]
         dynamic.TIME_OUT_REMOTE_CODE = patience
         for user in users:
             user.get_cached_module_file = copied
 
 
 @functools.cache
-def _copy() -> Callable[..., str]:
-    """transformers' own function that copies code to where it is run."""
-    function: Callable[..., str] = _dynamic().get_cached_module_file
-    return function
-
-
-def _dynamic() -> Any:
-    return importlib.import_module("transformers.dynamic_module_utils")
-
-
-@functools.cache
-def _folder() -> str:
-    """Where this process runs code: nothing of earlier ones, which may have been edited."""
+def _fresh_folder() -> None:
+    """From now on this process runs code in a new folder: copies of others may be edited."""
+    dynamic: Any = importlib.import_module("transformers.dynamic_module_utils")
     folder = tempfile.mkdtemp(prefix="lrd-harness-code-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    dynamic.HF_MODULES_CACHE = folder
+    sys.path.insert(0, folder)
+    for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
+        del sys.modules[name]
 
 
-def _use(folder: str) -> None:
-    """Have transformers copy code to this folder, and Python import it from there."""
-    dynamic = _dynamic()
-    if folder != dynamic.HF_MODULES_CACHE:
-        dynamic.HF_MODULES_CACHE = folder
-        sys.path.insert(0, folder)
-        package = dynamic.TRANSFORMERS_DYNAMIC_MODULE_NAME
-        for name in [name for name in sys.modules if name.split(".")[0] == package]:
-            del sys.modules[name]  # of another folder
-
-
-def _checked(checkpoint: Checkpoint, place: Any, file: str, *more: Any, **how: Any) -> str:
-    """transformers' function for the code of one model."""
-    dynamic = _dynamic()
+def _checked(
+    checkpoint: Checkpoint,
+    copied: Callable[..., str],
+    place: Any,
+    file: str,
+    *more: Any,
+    **how: Any,
+) -> str:
+    """As transformers' function that copies code to where it is run, for one model's alone."""
+    dynamic: Any = importlib.import_module("transformers.dynamic_module_utils")
     local = Path(place).is_dir()
     pins = {key.split("@")[0]: key.split("@")[1][:40] for key in checkpoint.code if "@" in key}
     pins[checkpoint.name] = checkpoint.revision
@@ -282,7 +267,7 @@ def _checked(checkpoint: Checkpoint, place: Any, file: str, *more: Any, **how: A
         raise UserError(f"{checkpoint.name}: the code {short(f'{place}/{file}', 90)} is not run")
     if not local:
         how["revision"] = pins[place]
-    copy = _copy()(place, file, *more, **how)
+    copy = copied(place, file, *more, **how)
     path = Path(dynamic.HF_MODULES_CACHE) / copy
     for each in [path, *map(Path, dynamic.get_relative_import_files(path))]:
         if _sha256(each) not in checkpoint.code.values():
@@ -293,11 +278,11 @@ def _checked(checkpoint: Checkpoint, place: Any, file: str, *more: Any, **how: A
     return copy
 
 
-def _registries() -> list[_Registry]:
+def _tables() -> list[_Table]:
     """The tables in which transformers keeps classes that others register."""
     from transformers.models.auto import configuration_auto, modeling_auto, tokenization_auto
 
-    tables: dict[int, _Registry] = {}
+    tables: dict[int, _Table] = {}
     for module in (configuration_auto, modeling_auto, tokenization_auto):
         for name, value in vars(module).items():
             of_tokenizers = name.startswith("REGISTERED")
@@ -307,11 +292,14 @@ def _registries() -> list[_Registry]:
     return list(tables.values())
 
 
-def _of_code(kinds: Any) -> bool:
-    """Whether a class, or one of a slow and a fast tokenizer's, comes from a model's code."""
-    package = f"{_dynamic().TRANSFORMERS_DYNAMIC_MODULE_NAME}."
-    several = kinds if isinstance(kinds, tuple) else (kinds,)
-    return any(str(getattr(kind, "__module__", "")).startswith(package) for kind in several)
+def _taken(table: _Table) -> _Table:
+    """The classes that come from models' code, taken out of a table."""
+
+    def of_code(kinds: Any) -> bool:
+        several = kinds if isinstance(kinds, tuple) else (kinds,)  # slow and fast tokenizer
+        return any(str(getattr(k, "__module__", "")).startswith(f"{PACKAGE}.") for k in several)
+
+    return {key: table.pop(key) for key in [key for key in table if of_code(table[key])]}
 
 
 def keep(folder: Path, checkpoint: Checkpoint, fetch: Fetch) -> list[str]:

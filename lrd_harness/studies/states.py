@@ -14,7 +14,7 @@ from lrd_harness.capture.embeddings import Embeddings
 from lrd_harness.capture.layers import planes
 from lrd_harness.capture.samples import Questions, Sampling
 from lrd_harness.contracts import Model, Norm, Request, Task, Text
-from lrd_harness.errors import COUNT, UserError, layer_number, not_finite
+from lrd_harness.errors import COUNT, UserError, layer_number, not_finite, tell
 from lrd_harness.planning import settings as records
 from lrd_harness.planning.resolve import PlannedModel
 from lrd_harness.planning.settings import Settings
@@ -124,7 +124,7 @@ class Opened:
         for layer, state in zip(layers, states, strict=True):
             if not np.isfinite(state).all():  # they are the user's all the same
                 dtype = store.identity.get("dtype", "")
-                self._display.line(f"{self.name}: {not_finite(layer, dtype)}")
+                tell(f"lrd-harness: {self.name}: {not_finite(layer, dtype)}")
                 break
         return states
 

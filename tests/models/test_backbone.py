@@ -145,9 +145,30 @@ class Plain(nn.Module):
         return SimpleNamespace(last_hidden_state=last, hidden_states=offered)
 
 
+class Split(nn.Module):
+    """A block that writes two streams of states, or none of a token."""
+
+    def forward(self, state: Tensor) -> Tensor:
+        return torch.stack([state, state], 2)
+
+
+def streams(module: Any, state: Tensor) -> Tensor:
+    return sum(split(state) for split in module.blocks).sum(2)
+
+
 class Image(nn.Module):
     def forward(self, pixel_values: Tensor) -> Tensor:
         return pixel_values
+
+
+def split() -> nn.Module:
+    """A model whose blocks hand on two streams of states, as hyper-connections do."""
+    module = Plain(streams, blocks=0)
+    module.blocks = nn.ModuleList(Split() for _ in range(2))
+    module.forward = lambda input_ids, **_: SimpleNamespace(  # type: ignore[method-assign]
+        last_hidden_state=streams(module, module.embed(input_ids))
+    )
+    return module
 
 
 @pytest.mark.parametrize(
@@ -155,7 +176,9 @@ class Image(nn.Module):
     [
         (Plain(lambda _, state: 3 * state), "does not follow from its last block"),
         (Plain(lambda _, state: state.mean(1)), "no state for each token"),
-        (Plain(blocks=0), "no blocks"),
+        (Plain(blocks=0), r"no blocks .* \(1, 9, d\), to each other; it has no list of modules"),
+        (split(), r"no blocks .*; its blocks \(2 Split\) give \(1, 9, 2, 8\)"),
+        (Plain(offers=lambda states: states * 2), "gives 8 hidden states and its blocks make 4"),
         (Image(), "cannot be run on tokens"),
     ],
 )
@@ -190,6 +213,31 @@ def test_what_reads_the_output_is_no_norm() -> None:
 
     module = Plain(end)
     assert Backbone(module, probe()).final_norm is module.norm
+
+
+@pytest.mark.parametrize(
+    ("family", "size"), [("XLNet", "d_head"), ("XLM", "gelu"), ("SqueezeBert", "embedding_size")]
+)
+def test_families_whose_blocks_hand_on_something_else(family: str, size: str) -> None:
+    module = module_of(family, **{size: 8 if size == "d_head" else 32})
+    with pytest.raises(UserError, match=r"to each other; its|output does not follow") as error:
+        Backbone(module, probe())
+    assert len(str(error.value)) < 250
+
+
+@pytest.mark.parametrize("family", ["Llama", "T5", "Mamba"])
+def test_a_norm_is_found_behind_states_that_are_no_numbers(family: str) -> None:
+    module = module_of(family)
+    expected = Backbone(module, probe()).final_norm
+    with torch.no_grad():
+        for weight in Backbone(module, probe()).blocks[2].parameters():
+            weight.fill_(torch.nan)
+    backbone = Backbone(module, probe())
+    assert backbone.final_norm is not None
+    states, _ = states_of(backbone, probe())
+    with torch.inference_mode():
+        torch.testing.assert_close(backbone.final_norm(states[1]), expected(states[1]))
+    assert [bool(state.isfinite().all()) for state in states] == [True, True, True, False]
 
 
 def test_no_hook_stays_when_a_pass_fails() -> None:

@@ -1,4 +1,4 @@
-"""What a model's own code computes beside its weights is there, whatever transformers leaves."""
+"""Code of models that was written for other versions of transformers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import transformers
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from lrd_harness.contracts import ModelOptions, Text
+from lrd_harness.contracts import Checkpoint, ModelOptions, Text
+from lrd_harness.errors import UserError
 from lrd_harness.models import own_code
 from lrd_harness.models.find import find
+from lrd_harness.models.recognition import Source
 
 CODE = """
 import torch
@@ -112,3 +115,32 @@ def test_buffers_are_what_the_code_computes(folder: Path, tmp_path: Path, module
     for layer, state in enumerate(states):
         ours = model.states([encoded])["raw", layer].numpy()
         np.testing.assert_allclose(ours, state.mean(1).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "refused"),
+    [
+        ("tiiuae/falcon-7b", "", False),
+        ("mine/falcon-tuned", "tiiuae/falcon-7b--", False),
+        ("mine/falcon-tuned", "", True),  # whatever it has made of it
+        ("tiiuae/falcon-7b", "mine/falcon--", True),
+    ],
+)
+def test_code_that_became_a_class_of_transformers(
+    name: str, code: str, refused: bool, tmp_path: Path
+) -> None:
+    folder = tiny.save("Falcon", tmp_path / "model", causal=True)
+    config = json.loads((folder / "config.json").read_text())
+    kinds = {"AutoConfig": "configuration_falcon.FalconConfig"}
+    kinds |= {"AutoModelForCausalLM": "modeling_falcon.FalconForCausalLM"}
+    config["auto_map"] = {auto: code + kind for auto, kind in kinds.items()}
+    (folder / "config.json").write_text(json.dumps(config))
+    source = Source(name, frozenset(p.name for p in folder.iterdir()), lambda file: config)
+    found = Checkpoint(name, str(folder), "0" * 40, config, source.files)
+    if refused:
+        with pytest.raises(UserError, match="names code of its own"):
+            own_code.code_of(found, source, "", name, ())
+    else:
+        assert own_code.code_of(found, source, "", name, ()) == {}
+        model = tiny.adapter_of(found).open(found, ModelOptions())
+        assert type(model.parts.module) is transformers.FalconModel

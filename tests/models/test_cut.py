@@ -212,6 +212,19 @@ def test_the_position_bias_goes_to_the_new_first_block_or_keeps_its_own() -> Non
     assert len(encoder.block) == BLOCKS
 
 
+def test_a_configuration_that_makes_its_count_of_another() -> None:
+    names = ("hidden_size", "vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")
+    counts = {"num_encoder_layers": BLOCKS, "num_decoder_layers": 2}
+    heads = {"num_encoder_attention_heads": 4, "num_decoder_attention_heads": 4}
+    config = transformers.ProphetNetConfig(**{n: tiny.SMALL[n] for n in names}, **counts, **heads)
+    torch.manual_seed(0)
+    model = transformers.AutoModel.from_config(config).eval()
+    expected = by_hand(model.get_encoder(), (1, 3, 5))
+    remove(model, Backbone(model.get_encoder(), probe()).blocks, (2, 4))
+    assert (model.config.num_encoder_layers, model.config.num_decoder_layers) == (3, 2)
+    torch.testing.assert_close(state_of(model.get_encoder()), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_blocks_that_share_weights_stay() -> None:
     albert = transformers.AutoModel.from_config(tiny.config("Albert", num_hidden_layers=5)).eval()
     tied, entwined = model_of("Llama"), model_of("Llama")

@@ -16,9 +16,12 @@ import pytest
 import tiny
 from hub_server import TOKEN, Fault, Hub
 from rich.console import Console
+from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
+from transformers import AutoModel
 
 from lrd_harness import manager
+from lrd_harness.cli import main
 from lrd_harness.contracts import Text
 from lrd_harness.errors import UserError
 from lrd_harness.models import hub as asking
@@ -291,7 +294,45 @@ def test_a_silent_hub_is_asked_again_after_a_while(
     assert hub.count("/api/models") == 1
     monkeypatch.setattr(asking, "SILENCE", 0.0)
     hub.faults = []
+    with asking.at_once():
+        assert huggingface_hub.constants.is_offline_mode()
+    assert not huggingface_hub.constants.is_offline_mode()
     same("org/it", models / "bert")
+    with asking.at_once():
+        assert not huggingface_hub.constants.is_offline_mode()
+
+
+@pytest.mark.parametrize("kind", ["sharded", "in a folder of its own"])
+def test_weights_in_other_places(kind: str, hub: Hub, models: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    if kind == "sharded":
+        whole = AutoModel.from_pretrained(models / "bert")
+        whole.save_pretrained(folder, max_shard_size="50KB")
+        tiny.tokenizer().save_pretrained(folder)
+        assert len([*folder.glob("*.safetensors")]) > 2
+    else:
+        tiny.to_subfolder(tiny.save_st(folder, dense=8, num_hidden_layers=2))
+    hub.repository("org/it").push(folder)
+    same("org/it", folder)
+    assert hub.count("GET /cdn/") == len([*folder.rglob("*.safetensors")])
+
+
+@pytest.mark.slow
+def test_what_is_saved_of_a_model_of_the_hub(hub: Hub, models: Path, tmp_path: Path) -> None:
+    """Is what is saved of its folder, and names the repository and the commit."""
+    commit = hub.repository("org/gpt").push(models / "gpt")
+    for name, kept in (("org/gpt", "a"), (str(models / "gpt"), "b")):
+        assert main(["prune", name, "--blocks", "1", "--save", str(tmp_path / kept)]) == 0
+    one, other = (load_file(tmp_path / kept / "model.safetensors") for kept in "ab")
+    assert one.keys() == other.keys()
+    assert all(one[key].equal(other[key]) for key in one)
+    card = (tmp_path / "a" / "README.md").read_text()
+    assert "base_model: org/gpt" in card
+    assert commit in card
+    hub.stop()
+    asking._silent.clear()
+    assert main(["prune", "org/gpt", "--blocks", "2", "--save", str(tmp_path / "c")]) == 0
+    assert find(str(tmp_path / "c")).config["n_layer"] == 1
 
 
 def test_many_models_are_looked_up_under_one_line(

@@ -23,6 +23,7 @@ from torch import Tensor
 from lrd_harness.capture.walk import Walk
 from lrd_harness.contracts import Text
 from lrd_harness.errors import UserError
+from lrd_harness.models.backbone import Backbone
 from lrd_harness.models.cut import remove
 from lrd_harness.models.text_model import by_mask
 
@@ -291,3 +292,24 @@ def test_truncated_and_pruned(family: str) -> None:
         places = [n for n, part in module.named_modules() if part is model.blocks]
         remove(cut, cut.get_submodule(places[0]), out)
         close(run(cut, encoded).last_hidden_state, expected)
+
+
+def test_blocks_of_a_model_of_images_and_texts_keep_no_cache() -> None:
+    """Their texts are read, and a block that is run again must not meet what it wrote before."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "mlp_dim": 32}
+    vision = {**sizes, "output_channels": 16, "image_size": 32, "patch_size": 16}
+    text = tiny.config("Qwen2", num_hidden_layers=L)
+    config = transformers.GotOcr2Config(text_config=text, vision_config=vision)
+    torch.manual_seed(0)
+    model = transformers.AutoModel.from_config(config).eval()
+    ids = torch.randint(7, len(tiny.VOCAB), (2, 9))
+    features = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    backbone, states = Backbone(model, features), []
+    Walk(backbone).run(features, [(2,)], lambda _, state: states.append(state.clone()))
+    shorter = transformers.Qwen2Model(tiny.config("Qwen2", num_hidden_layers=L - 1)).eval()
+    remove(model, backbone.blocks, (2,))
+    shorter.load_state_dict(model.language_model.state_dict())
+    with torch.inference_mode():
+        expected = shorter(**features).last_hidden_state
+        close(backbone.final_norm(states[0]), expected)  # type: ignore[misc]
+        close(model(**features).last_hidden_state, expected)

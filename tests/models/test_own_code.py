@@ -50,13 +50,10 @@ def folder(tmp_path: Path, mark: Path) -> Path:
 @pytest.fixture(autouse=True)
 def nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
-    own_code._use(own_code._folder())  # references, too, leave nothing elsewhere
-    registries = own_code._registries()
-    before = [dict(registry) for registry in registries]
+    own_code._fresh_folder()  # references, too, leave nothing elsewhere
     yield
-    for registry, kept in zip(registries, before, strict=True):  # nor among transformers' classes
-        registry.clear()
-        registry.update(kept)
+    for table in own_code._tables():  # nor among transformers' classes
+        own_code._taken(table)
 
 
 def planned(name: Path | str, *trusted: Path | str, head: bool = False) -> PlannedModel:
@@ -146,6 +143,7 @@ def test_never_runs_unless_it_is_named(
 
 def test_an_adapter_that_trusts_by_itself(folder: Path, mark: Path) -> None:
     """Whoever asks for it: code that was not found and recorded does not run."""
+    copied = dynamic.get_cached_module_file
     for checkpoint in (find(str(folder), trusted=[str(folder)]), find(str(tiny_like(folder)))):
         stranger = replace(checkpoint, code={})
         with own_code.running(stranger), pytest.raises(UserError, match=r"\.py is not run"):
@@ -153,7 +151,7 @@ def test_an_adapter_that_trusts_by_itself(folder: Path, mark: Path) -> None:
         with own_code.running(stranger), pytest.raises(ValueError, match="trust_remote_code"):
             transformers.AutoConfig.from_pretrained(folder)
     assert not mark.exists()
-    assert dynamic.get_cached_module_file is own_code._copy()
+    assert dynamic.get_cached_module_file is copied
 
 
 def tiny_like(folder: Path) -> Path:
@@ -228,6 +226,7 @@ def test_names_that_trust_models_from_elsewhere(checkpoint: Checkpoint, folder: 
             code(name)
 
 
+@pytest.mark.slow
 def test_a_model_of_the_hub(
     folder: Path, mark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,6 +234,7 @@ def test_a_model_of_the_hub(
     expected = reference(folder)
     mark.unlink()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     info = Info(*(path.name for path in folder.iterdir()))
     info.sha = COMMIT
     hub_says(monkeypatch, info)
@@ -288,6 +288,7 @@ def test_code_of_another_repository(
     """It is trusted at a commit as well, and which one it was belongs to the model."""
     expected = reference(folder)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     published(folder, "org/code", {COMMIT: "1.0", OTHER: "2.0"}, tmp_path / "hub")
     first, second = (planned(folder, folder, f"org/code@{c}") for c in (COMMIT, OTHER))
     assert sorted(first.checkpoint.code) == [f"org/code@{COMMIT}/{name}" for name in CODE]

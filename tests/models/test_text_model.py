@@ -141,6 +141,22 @@ def test_a_small_limit_hides_no_fault_of_padding(
             torch.testing.assert_close(together[plane][row], state[0])
 
 
+def test_short_chunks_of_mamba_2(tmp_path: Path) -> None:
+    """256 tokens of a chunk are filled up for each text: states are the same in chunks of 64."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": len(tiny.VOCAB)}
+    heads = {"num_heads": 8, "head_dim": 8, "n_groups": 1, "state_size": 4}
+    config = transformers.Mamba2Config(**sizes, **heads, pad_token_id=0)
+    folder = tiny.save_config(config, tmp_path / "m", max_length=256)
+    model = tiny.open_model(folder, pooling="last", max_length=256)
+    assert {block.mixer.chunk_size for block in model.blocks} == {64}
+    (encoded,) = model.tokenize([Text("ab " * 90)])
+    ids = torch.tensor([encoded["input_ids"]])
+    with torch.inference_mode():
+        stock = transformers.AutoModel.from_pretrained(folder)(input_ids=ids).last_hidden_state
+    assert ids.shape[1] == 180
+    torch.testing.assert_close(model.states([encoded])["final", 2], stock[:, -1])
+
+
 def retokenized(folder: Path, change: str, token: Any) -> None:
     """Let a model's tokenizer know a token more than its embedding has rows for."""
     tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
