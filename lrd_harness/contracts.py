@@ -320,9 +320,8 @@ class Checkpoint:
 
     name: as results call it; path: a local folder or hub id that transformers can load;
     revision: commit, version or content hash; config: its config.json; files: file names in it;
-    content: a checksum of what it is, where the revision is a mere version; peft: adapters of
-    weights (LoRA and the like) that go onto it in this order, config their adapter_config.json;
-    code: its own code that may run, the sha256 of each file by its name; {}: none.
+    content: a checksum, where the revision is a mere version; peft: adapters of weights that go
+    onto `base` in this order, config their adapter_config.json; code: sha256 by file of own code.
     """
 
     name: str
@@ -333,6 +332,7 @@ class Checkpoint:
     hub: bool = False
     content: str = ""
     peft: tuple[Checkpoint, ...] = ()
+    base: Checkpoint | None = None
     code: Mapping[str, str] = field(default_factory=dict)
 
 

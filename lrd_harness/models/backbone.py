@@ -244,10 +244,7 @@ def _last_hidden_state(module: nn.Module, features: Mapping[str, Tensor]) -> Ten
 
 
 def _output(module: nn.Module, features: Mapping[str, Tensor], **more: bool) -> Any:
-    """What a pass gives.
-
-    No cache is kept: nothing is generated, and a block that is run again would find itself in it.
-    """
+    """What a pass gives, without a cache: a block that is run again would find itself in it."""
     caches = getattr(getattr(module, "config", None), "use_cache", False)
     if caches or "use_cache" in inspect.signature(module.forward).parameters:
         more["use_cache"] = False

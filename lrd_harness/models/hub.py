@@ -19,7 +19,7 @@ from typing import Any
 
 from lrd_harness.contracts import Checkpoint
 from lrd_harness.errors import UserError, first_line, say, unknown
-from lrd_harness.models.recognition import LIST
+from lrd_harness.models.recognition import ADAPTER, LIST
 from lrd_harness.models.wheels import Progress, progress_of
 from lrd_harness.store import files
 
@@ -184,9 +184,13 @@ def fetched(checkpoint: Checkpoint) -> Checkpoint:
 
     Downloads what is not there, which `shown_by` may show. Raises UserError, and StorageFull.
     """
-    adapters = tuple(map(fetched, checkpoint.peft))
+    if checkpoint.base is not None:
+        base, adapters = fetched(checkpoint.base), tuple(map(fetched, checkpoint.peft))
+        files = base.files.union(*(adapter.files for adapter in adapters))
+        whole = replace(checkpoint, base=base, peft=adapters, files=files)
+        return replace(whole, path=base.path, hub=base.hub)
     if not checkpoint.hub:
-        return replace(checkpoint, peft=adapters)
+        return checkpoint
     name, revision, needed = checkpoint.path, checkpoint.revision, wanted(checkpoint.files)
     folder = _cache(name) / "snapshots" / revision
     lacking = [file for file in sorted(needed) if not (folder / file).is_file()]
@@ -194,7 +198,7 @@ def fetched(checkpoint: Checkpoint) -> Checkpoint:
         bar = _bar(progress_of(name), _size(name, revision, lacking))
         for file in lacking:
             download(name, file, revision, bar)
-    return replace(checkpoint, path=str(folder), files=needed, hub=False, peft=adapters)
+    return replace(checkpoint, path=str(folder), files=needed, hub=False)
 
 
 def _size(name: str, revision: str, wanted: Collection[str]) -> int | None:
@@ -253,7 +257,7 @@ def cached(hub_id: str, revision: str | None, known: Known, reason: str) -> Path
     """
     from huggingface_hub import try_to_load_from_cache
 
-    for file in ("config.json", LIST):  # old sentence-transformers models lack the first
+    for file in ("config.json", LIST, ADAPTER):  # old models and adapters lack the first
         path = try_to_load_from_cache(hub_id, file, revision=revision)
         if isinstance(path, str):
             _tell(reason)

@@ -8,12 +8,22 @@ import importlib
 import importlib.util
 import warnings
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from lrd_harness.contracts import Checkpoint, ModelOptions
 from lrd_harness.errors import UserError, first_line
+from lrd_harness.models.peft_adapters import (
+    TOKENIZERS,
+    base_of,
+    found_base,
+    is_adapter,
+    merge,
+    provider,
+)
 from lrd_harness.models.quantised import placing
+from lrd_harness.models.recognition import LIST
 from lrd_harness.store import files, manifest
 
 # Kinds of byte-level tokenizer (`tokenizer.ggml.pre`) that split numbers into digits before
@@ -26,7 +36,7 @@ _PROBE = "In 2024,  3 of the 7 samples weren't read: a naïve test!"
 def origin(checkpoint: Checkpoint) -> dict[str, Any]:
     """What the libraries' loaders are told of where a checkpoint lies, and of its own code."""
     return {
-        "revision": checkpoint.revision if checkpoint.hub else None,
+        "revision": base_of(checkpoint).revision if checkpoint.hub else None,
         "local_files_only": not checkpoint.hub,
         "trust_remote_code": bool(checkpoint.code),
     }
@@ -40,18 +50,59 @@ def computing(checkpoint: Checkpoint, options: ModelOptions) -> dict[str, Any]:
 
 
 def load(
-    kind: Any, path: str, where: Mapping[str, Any], **arguments: Any
+    kind: Any,
+    path: str,
+    where: Mapping[str, Any],
+    checkpoint: Checkpoint | None = None,
+    **arguments: Any,
 ) -> tuple[Any, Any, list[str]]:
-    """A model of a class, its tokenizer, and the weights that are missing, but for poolers'."""
+    """A model of a class, its tokenizer, and the weights that are missing, but for poolers'.
+
+    checkpoint: whose adapters of weights are merged into the model, if it has any.
+    """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(path, **where)
+    if checkpoint and checkpoint.peft:
+        tokenizer = adapted_tokenizer(checkpoint)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(path, **where)
     model, loading = kind.from_pretrained(
         path, use_safetensors=True, output_loading_info=True, **arguments, **where
     )
     if where.get("trust_remote_code"):
         fill_buffers(model)
+    if checkpoint:
+        merge(model, checkpoint)
     return model, tokenizer, _missing(model, loading)
+
+
+def adapted_tokenizer(checkpoint: Checkpoint, **arguments: Any) -> Any:
+    """The tokenizer of the last adapter that brings one, else that of the base."""
+    from transformers import AutoTokenizer
+
+    holder = provider(checkpoint, *TOKENIZERS)
+    return AutoTokenizer.from_pretrained(holder.path, **origin(holder), **arguments)
+
+
+def load_modules(
+    path: str, where: Mapping[str, Any], checkpoint: Checkpoint | None = None, **arguments: Any
+) -> Any:
+    """A SentenceTransformer; checkpoint: as in `load`."""
+    from sentence_transformers import SentenceTransformer
+
+    if not checkpoint or not checkpoint.peft:
+        return SentenceTransformer(path, **arguments, **where)
+    holder = provider(checkpoint, LIST)
+    based = is_adapter(holder)
+    with found_base(base_of(checkpoint), origin(base_of(checkpoint))) if based else nullcontext():
+        model: Any = SentenceTransformer(holder.path, **arguments, **origin(holder))
+    if provider(checkpoint, *TOKENIZERS) != holder:
+        length = model.max_seq_length
+        told = arguments.get("processor_kwargs") or {}
+        model[0].processor = adapted_tokenizer(checkpoint, **told)
+        model.max_seq_length = length
+    merge(model[0].auto_model, checkpoint)
+    return model
 
 
 def fill_buffers(model: Any) -> None:
@@ -108,14 +159,17 @@ def check_whole(checkpoint: Checkpoint, module: Any, subfolder: str = "") -> Non
     those that are packed, which know no such device.
     """
     packed = placing(checkpoint, None, module.device)
+    config, told = module.config, origin(checkpoint)
+    if checkpoint.peft:  # which may have brought an embedding with more rows
+        config = type(config).from_pretrained(checkpoint.path, subfolder=subfolder, **told)
     _, loading = type(module).from_pretrained(
         checkpoint.path,
-        config=None if packed else module.config,
+        config=None if packed else config,
         subfolder=subfolder,
         use_safetensors=True,
         output_loading_info=True,
         **{"device_map": "meta", **packed},
-        **origin(checkpoint),
+        **told,
     )
     refuse_missing(checkpoint.name, _missing(module, loading))
 

@@ -61,7 +61,7 @@ def code_of(
     if not classes:
         return {}
     file, first = classes[0]
-    if not is_trusted(checkpoint, typed, trusted):
+    if not is_trusted(typed, trusted):
         here = f"{checkpoint.name}--"
         if all(_TAKEN_OVER.match(name if "--" in name else here + name) for _, name in classes):
             return {}
@@ -84,13 +84,12 @@ def code_of(
     return code
 
 
-def is_trusted(checkpoint: Checkpoint, typed: str, trusted: Collection[str]) -> bool:
+def is_trusted(typed: str, trusted: Collection[str]) -> bool:
     """Whether one of the names is this model's: a folder by any path, others as they are typed."""
-    if typed in trusted:
-        return True
-    local = checkpoint.name.startswith("local/")
-    return local and any(
-        there(name) and named(name).resolve() == Path(checkpoint.path).resolve() for name in trusted
+    folder = Path(typed)
+    return typed in trusted or (
+        folder.is_absolute()
+        and any(there(name) and named(name).resolve() == folder.resolve() for name in trusted)
     )
 
 
@@ -113,11 +112,12 @@ def _refuse(what: str, checkpoint: Checkpoint, typed: str, trusted: Collection[s
 def check_named(trusted: Collection[str], models: Mapping[str, Checkpoint]) -> None:
     """Raise UserError for a trusted name that is no model's here, nor of a model's code.
 
-    models: by the names that stand for them.
+    models: by the names that stand for them, those with adapters as BASE+ADAPTER.
     """
     for name in trusted:
         of_code = any(key.startswith(f"{name}/") for c in models.values() for key in c.code)
-        if not of_code and not any(is_trusted(c, typed, [name]) for typed, c in models.items()):
+        parts = {part for typed in models for part in (typed, *typed.split("+"))}
+        if not of_code and not any(is_trusted(part, [name]) for part in parts):
             raise UserError(
                 f"{OPTION} {name}: that is none of the models here, which are {', '.join(models)}"
             )
@@ -262,7 +262,7 @@ def _checked(
     dynamic: Any = importlib.import_module("transformers.dynamic_module_utils")
     local = Path(place).is_dir()
     pins = {key.split("@")[0]: key.split("@")[1][:40] for key in checkpoint.code if "@" in key}
-    pins[checkpoint.name] = checkpoint.revision
+    pins |= dict.fromkeys((checkpoint.name, checkpoint.path), checkpoint.revision)
     if not checkpoint.code or not (local or place in pins):
         raise UserError(f"{checkpoint.name}: the code {short(f'{place}/{file}', 90)} is not run")
     if not local:

@@ -257,7 +257,6 @@ INDEX = f"{WEIGHTS}.index.json"
 ADAPTER = "adapter_config.json"
 # a class of LLM2Vec's own, for which transformers' class of the family does as well
 LLM2VEC = re.compile(r"(modeling_\w+_encoder\.\w+EncoderModel|bidirectional_\w+\.\w+Bi\w+)$")
-_PROMPTS = re.compile("PROMPT|P_TUNING|PREFIX|CPT")  # adapters that put tokens before the text
 SPLIT = re.compile(r".*-\d{5}-of-\d{5}\.gguf")
 _ANEW = "save the model anew with transformers (save_pretrained)"
 _OLD = "transformers 4 can convert it"
@@ -292,25 +291,12 @@ class Source:
         return frozenset(name for name in names if "/" not in name)
 
 
-def refuse_other_kinds(source: Source, inner: str) -> None:
-    """Refuse a pipeline of models, and an adapter that changes a model which lies elsewhere."""
+def refuse_other_kinds(source: Source) -> None:
+    """Refuse a pipeline of models."""
     if "model_index.json" in source.files:
         raise UserError(
             f"{source.where} is a pipeline of diffusers (model_index.json), not a language model"
         )
-    for name in dict.fromkeys([within(inner, ADAPTER), ADAPTER]):
-        if name in source.files:
-            settings = source.read(name)
-            kind = _short(settings.get("peft_type") or "of an unknown kind")
-            base = settings.get("base_model_name_or_path")
-            of = f" for {_short(base)}" if base else ""
-            advice = " and none that can be merged into one"
-            if not _PROMPTS.search(kind):
-                advice = ": load it with peft, merge_and_unload() it, save_pretrained() the result "
-                advice += "and give that folder"
-            raise UserError(
-                f"{source.where} holds a PEFT adapter ({kind}){of}, not a whole model{advice}"
-            )
 
 
 def refuse_missing_config(source: Source, kind: str) -> NoReturn:
@@ -339,7 +325,7 @@ def examined(source: Source, first: str, without: str) -> tuple[str, dict[str, A
 
     first: where modules.json has the transformer; without: what is said where no config.json is.
     """
-    refuse_other_kinds(source, first)
+    refuse_other_kinds(source)
     places = (path for path in (first, "") if within(path, "config.json") in source.files)
     inner = next(places, None)
     if inner is None:

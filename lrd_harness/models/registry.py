@@ -26,6 +26,8 @@ from lrd_harness.models.wrappers import (
 DATE = re.compile(r"\d{4}(-\d{2}){0,2}", re.ASCII)
 Prompt = Callable[[Task, str | None], str]
 
+_TOKENIZING = ("tokenizer_kwargs", "processor_kwargs")
+
 
 @functools.cache
 def _english() -> Mapping[str, Any]:
@@ -97,6 +99,19 @@ def prompt_rule(
         return routed(Asked(text, asked.adapter)) if routes else text
 
     return prompt
+
+
+def loader_arguments(model_name: str) -> Mapping[str, Any]:
+    """What mteb tells sentence-transformers when it loads this model; {} where it does not."""
+    how = loader_of(model_name)
+    return {} if how.wrapper is None else how.arguments
+
+
+def tokenizer_arguments(model_name: str) -> dict[str, Any]:
+    """What mteb tells the tokenizer of a sentence-transformers model."""
+    arguments = loader_arguments(model_name)
+    of_tokenizer = {n: v for key in _TOKENIZING for n, v in arguments.get(key, {}).items()}
+    return of_tokenizer | ({"add_eos_token": True} if arguments.get("add_eos_token") else {})
 
 
 def saved_prompts(

@@ -25,9 +25,16 @@ from lrd_harness.models.bidirectional import choose
 from lrd_harness.models.cut import kept_blocks, remove
 from lrd_harness.models.find import Parent, local_file, name_of, of_modules
 from lrd_harness.models.hub import fetched
-from lrd_harness.models.loading import fill_buffers, load, origin, quiet, refuse_missing
+from lrd_harness.models.loading import (
+    fill_buffers,
+    load,
+    load_modules,
+    origin,
+    quiet,
+    refuse_missing,
+)
+from lrd_harness.models.registry import tokenizer_arguments
 from lrd_harness.models.sentence_modules import Measured, add, fit, section
-from lrd_harness.models.wrappers import tokenizer_arguments
 from lrd_harness.store import files
 
 LOCAL = {"local_files_only": True}
@@ -42,9 +49,14 @@ class _Plain:
     """
 
     def __init__(
-        self, path: str, kind: Any, where: Mapping[str, Any], placed: Mapping[str, Any] = {}
+        self,
+        path: str,
+        kind: Any,
+        where: Mapping[str, Any],
+        placed: Mapping[str, Any] = {},
+        checkpoint: Checkpoint | None = None,
     ) -> None:
-        model, self.tokenizer, missing = load(kind, path, where, dtype="auto", **placed)
+        model, self.tokenizer, missing = load(kind, path, where, checkpoint, dtype="auto", **placed)
         refuse_missing(path, missing)
         self.root, self.placed = quantised.writable(model.eval()), placed
         self.trust = {"trust_remote_code": where["trust_remote_code"]}
@@ -76,15 +88,15 @@ class _OfModules:
         where: Mapping[str, Any],
         tokenizing: Mapping[str, Any] | None = None,
         placed: Mapping[str, Any] = {},
+        checkpoint: Checkpoint | None = None,
     ) -> None:
-        from sentence_transformers import SentenceTransformer
-
-        self.model: Any = SentenceTransformer(
+        self.model: Any = load_modules(
             path,
+            where,
+            checkpoint,
             device="cpu",
             processor_kwargs=dict(tokenizing or {}),
             model_kwargs={"dtype": "auto", "use_safetensors": True, **placed},
-            **where,
         ).eval()
         self.root: Any = getattr(self.model[0], "auto_model", None)
         if self.root is None:
@@ -110,7 +122,7 @@ def _open(checkpoint: Checkpoint, measured: Measured | None) -> _Plain | _OfModu
     where, placed = origin(checkpoint), quantised.placing(checkpoint, None, "cpu")
     if of_modules(checkpoint) if measured is None else not measured.plain:
         tokenizing = tokenizer_arguments(measured.name) if measured else {}
-        opened = _OfModules(checkpoint.path, where, tokenizing, placed)
+        opened = _OfModules(checkpoint.path, where, tokenizing, placed, checkpoint)
         if measured is not None:
             fit(opened.model, measured)
         return opened
@@ -122,8 +134,8 @@ def _open(checkpoint: Checkpoint, measured: Measured | None) -> _Plain | _OfModu
     models = [k for k in kinds if isinstance(k, type) and issubclass(k, PreTrainedModel)]
     if kind := next(iter(own_code.auto_classes(checkpoint) or models), None):  # it was saved from
         with suppress(UserError):  # its head has no weights: what is below is what there is
-            return _Plain(checkpoint.path, kind, where, placed)
-    return _Plain(checkpoint.path, transformers.AutoModel, where, placed)
+            return _Plain(checkpoint.path, kind, where, placed, checkpoint)
+    return _Plain(checkpoint.path, transformers.AutoModel, where, placed, checkpoint)
 
 
 def _probe(tokenizer: Any) -> dict[str, torch.Tensor]:
@@ -164,7 +176,11 @@ def save(
             if measured is not None:
                 choose(opened.root, measured.options.attention_mask)
             if removed:
-                blocks = Backbone(body(opened.root), _probe(opened.tokenizer)).blocks
+                blocks: Any = Backbone(body(opened.root), _probe(opened.tokenizer)).blocks
+                if quantised.method(checkpoint):  # a pass may pack weights anew, with a loss
+                    name = next(n for n, m in opened.root.named_modules() if m is blocks)
+                    opened = _open(checkpoint, measured)
+                    blocks = opened.root.get_submodule(name)
                 remove(opened.root, blocks, removed)
             lines = _write(opened, checkpoint, folder, card, measured, removed)
     except UserError:
@@ -216,6 +232,9 @@ def _write(
                 name, revision = name_of(checkpoint), checkpoint.revision
                 parent = Parent(name=name, revision=revision, removed=list(removed))
                 lines += add(part, measured, opened.tokenizer, opened.root, parent)
+                if checkpoint.peft:
+                    merged = ", ".join(adapter.name for adapter in checkpoint.peft)
+                    lines.append(f"merged into its weights, and not needed beside it: {merged}")
                 card += section(measured, lines)
             (part / "README.md").write_text(card, encoding="utf-8")
             files.usual_modes(part)

@@ -16,8 +16,8 @@ from lrd_harness.models.backbone import rounding
 from lrd_harness.models.find import FILE, Parent, Saved
 from lrd_harness.models.readout import NoPooler
 from lrd_harness.models.recognition import LENGTH, LIST, SETTINGS
-from lrd_harness.models.registry import instructed, saved_prompts
-from lrd_harness.models.wrappers import Wrapper, loader_arguments, loader_of
+from lrd_harness.models.registry import instructed, loader_arguments, saved_prompts
+from lrd_harness.models.wrappers import Wrapper, loader_of
 
 NO_SINK = "mean-no-sink"
 MODES = {"mean": "mean", "cls": "cls", "last": "lasttoken"}  # our poolings, by its names
@@ -234,7 +234,9 @@ def _settings(folder: Path, measured: Measured, tokenizer: Any, root: Any) -> di
     if str(root.dtype) != f"torch.{options.dtype}":
         model["dtype"] = options.dtype
     if not measured.plain:
-        written: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        written: dict[str, Any] = {"max_seq_length": measured.max_length}
+        if file.is_file():  # a transformer of the model's own code writes what it likes
+            written = json.loads(file.read_text(encoding="utf-8"))
         return written | {"model_args": model}
     try:
         rows = len(root.get_input_embeddings().weight)

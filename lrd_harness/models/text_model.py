@@ -27,6 +27,7 @@ from lrd_harness.models.backbone import Backbone, Watch, rounding
 from lrd_harness.models.bidirectional import NO_LIKELIHOODS, check, choose, look_ahead
 from lrd_harness.models.lengths import length_limit
 from lrd_harness.models.own_code import digest
+from lrd_harness.models.peft_adapters import recorded
 from lrd_harness.models.readout import ONE_TOKEN, Head, embedded, pooling_named
 from lrd_harness.models.wrappers import route
 
@@ -171,6 +172,7 @@ class TextModel:
             "attention": str(getattr(config, "_attn_implementation", None)),
             "padding": self.padding,
             **({"content": checkpoint.content} if checkpoint.content else {}),
+            **({"peft": " + ".join(recorded(checkpoint))} if checkpoint.peft else {}),
             **({"code": digest(checkpoint.code)} if checkpoint.code else {}),
             **({"attention_mask": mask} if (mask := self.options.attention_mask) else {}),
         }

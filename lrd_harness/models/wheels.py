@@ -137,6 +137,7 @@ def _fault(member: zipfile.ZipInfo) -> str:
 
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all if they are known
 
+_CONFIGS = ("config.json", "adapter_config.json")  # of a model, of an adapter of weights
 _REQUIREMENT = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==([A-Za-z0-9][\w.!+-]*)")
 _POLL = 0.1  # seconds between looks at a download
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -219,13 +220,16 @@ def wheel_sha256(requirement: str) -> str:
 
 
 def model_folder(requirement: str, *, progress: Progress | None = None) -> Path:
-    """The folder in the package that holds its model: config.json and *.safetensors, or one .gguf.
+    """The folder in the package with its model or adapter: JSON and *.safetensors, or one .gguf.
 
     Raises UserError, also if there is no model or more than one at the same depth.
     """
     folder = fetch(requirement, progress=progress)
     weights = folder.rglob("*.safetensors")
-    models = sorted({path.parent for path in weights if (path.parent / "config.json").is_file()})
+    described = (
+        path.parent for path in weights if any((path.parent / f).is_file() for f in _CONFIGS)
+    )
+    models = sorted(set(described))
     models = models or sorted(folder.rglob("*.gguf"))
     depth = min((len(path.parts) for path in models), default=0)
     models = [path for path in models if len(path.parts) == depth]

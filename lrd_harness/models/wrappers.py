@@ -17,7 +17,6 @@ from lrd_harness.contracts import Task
 if TYPE_CHECKING:
     from torch import Tensor
 
-_TOKENIZING = ("tokenizer_kwargs", "processor_kwargs")
 # The names under which sentence-transformers' encode_query and encode_document look.
 ROLES: Mapping[str, Sequence[str]] = {
     "query": ("query",),
@@ -116,19 +115,6 @@ def _loader_functions() -> Mapping[str, tuple[bool, Mapping[str, Any]]]:
         "voyage_models.voyage_4_nano_loader": (False, {}),
         "sentence_transformer_wrapper.sentence_transformers_loader": (False, {}),
     }
-
-
-def loader_arguments(model_name: str) -> Mapping[str, Any]:
-    """What mteb tells sentence-transformers when it loads this model; {} where it does not."""
-    how = loader_of(model_name)
-    return {} if how.wrapper is None else how.arguments
-
-
-def tokenizer_arguments(model_name: str) -> dict[str, Any]:
-    """What mteb tells the tokenizer of a sentence-transformers model."""
-    arguments = loader_arguments(model_name)
-    of_tokenizer = {n: v for key in _TOKENIZING for n, v in arguments.get(key, {}).items()}
-    return of_tokenizer | ({"add_eos_token": True} if arguments.get("add_eos_token") else {})
 
 
 class Asked(NamedTuple):

@@ -30,6 +30,7 @@ from lrd_harness.models import own_code
 from lrd_harness.models.bidirectional import NO_LIKELIHOODS, says_bidirectional
 from lrd_harness.models.find import find, name_of
 from lrd_harness.models.hub import fetched
+from lrd_harness.models.peft_adapters import base_of, uppermost
 from lrd_harness.models.purposes import refuse_scorers
 from lrd_harness.models.readout import POOLINGS
 from lrd_harness.models.wheels import Progress, shown_by
@@ -295,7 +296,7 @@ def resolve_model(
     prefix, colon, rest = name.partition(":")
     if colon and prefix in plugins.names("adapter"):
         name, chosen = rest, prefix
-    elif colon and prefix != "pypi" and not there(name):
+    elif colon and prefix.rpartition("+")[2] != "pypi" and not there(name):
         plugins.check_borne("adapter", prefix)
         known = ["pypi", *plugins.names("adapter")]
         raise unknown(f"prefix of model '{entry.model}'", prefix, known)
@@ -339,7 +340,8 @@ def resolve_model(
 
 def check_trusted(models: Sequence[PlannedModel], settings: Settings, plugins: Plugins) -> None:
     """Raise UserError for a name whose code may run that is none of the models'."""
-    found = {name_of(model.checkpoint): model.checkpoint for model in models}
+    both = (c for model in models for c in (model.checkpoint, base_of(model.checkpoint)))
+    found = {name_of(checkpoint): checkpoint for checkpoint in both}
     own_code.check_named(_trusted(settings, plugins), found)
 
 
@@ -367,8 +369,11 @@ def distinct(models: list[PlannedModel]) -> list[PlannedModel]:
     apart = []
     for model in models:
         alike = [other.checkpoint for other in models if other.name == model.name]
-        paths = [checkpoint.path for checkpoint in alike]
-        if paths.count(model.checkpoint.path) > 1 and len({c.revision for c in alike}) == 1:
+        paths = [uppermost(checkpoint).path for checkpoint in alike]
+        if (
+            paths.count(uppermost(model.checkpoint).path) > 1
+            and len({c.revision for c in alike}) == 1
+        ):
             raise UserError(f"model {model.name} is named twice")
         apart.append(set_apart(model, _depth(paths)) if len(alike) > 1 else model)
     return apart
@@ -376,10 +381,11 @@ def distinct(models: list[PlannedModel]) -> list[PlannedModel]:
 
 def set_apart(model: PlannedModel, depth: int) -> PlannedModel:
     """The model by so many names from the end of its path; by its revision if it is no folder."""
-    checkpoint = model.checkpoint
+    checkpoint, last = model.checkpoint, uppermost(model.checkpoint)
     name = f"{checkpoint.name}@{checkpoint.revision}"
-    if checkpoint.name.startswith("local/"):
-        name = f"local/{'/'.join(Path(checkpoint.path).parts[-depth:])}"
+    if last.name.startswith("local/"):
+        below = checkpoint.name.removesuffix(last.name)  # BASE+, where that was typed
+        name = f"{below}local/{'/'.join(Path(last.path).parts[-depth:])}"
     return replace(model, name=model.name.replace(checkpoint.name, name, 1))
 
 

@@ -24,6 +24,7 @@ from lrd_harness.contracts import Task
 from lrd_harness.errors import Elsewhere, StorageFull, UserError, described, plain
 from lrd_harness.manager import Plugins
 from lrd_harness.measuring import PlannedMetric
+from lrd_harness.models.peft_adapters import recorded, uppermost
 from lrd_harness.planning import shards
 from lrd_harness.planning.resolve import Plan, PlannedModel, set_apart
 from lrd_harness.planning.settings import Settings
@@ -79,11 +80,12 @@ def renamed(out: Path, plan: Plan) -> Plan:
     linked = {_identity(entry): entry["name"] for entry in entries if not entry.get("place")}
 
     def name(model: PlannedModel) -> str:
-        mine, path = _model(model), Path(model.checkpoint.path)
+        last = uppermost(model.checkpoint)
+        mine, path = _model(model), Path(last.path)
         target = mine | {"place": location.mark(path.resolve())}
         if known := names.get(_identity(mine)) or linked.get(_identity(target)):
             return str(known)
-        parts = len(path.parts) if model.checkpoint.name.startswith("local/") else 0
+        parts = len(path.parts) if last.name.startswith("local/") else 0
         longer = [set_apart(model, n).name for n in range(2, parts)]
         here = {mine["revision"], mine["place"]}
         free = (n for n in (model.name, *longer) if n not in taken or taken[n] & here)
@@ -256,14 +258,15 @@ def write_run(
 
 def _model(planned: PlannedModel) -> dict[str, Any]:
     """A model as run.json has it."""
-    path, content = planned.checkpoint.path, planned.checkpoint.content
-    code = dict(planned.checkpoint.code)
+    checkpoint = planned.checkpoint
+    path, content, code = checkpoint.path, checkpoint.content, dict(checkpoint.code)
     return {
         "name": planned.name,
         "path": path if planned.checkpoint.hub else location.place(path),
-        "place": location.mark(path),
-        "revision": planned.checkpoint.revision,
+        "place": location.mark(uppermost(checkpoint).path),
+        "revision": checkpoint.revision,
         **({"content": content} if content else {}),
+        **({"peft": recorded(checkpoint)} if checkpoint.peft else {}),
         **({"code": code} if code else {}),
         "label": planned.label,
         "adapter": planned.adapter.name,

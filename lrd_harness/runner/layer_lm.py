@@ -19,7 +19,8 @@ from lrd_harness.errors import UserError, layer_number
 from lrd_harness.models import own_code
 from lrd_harness.models.backbone import Backbone, body, hidden_of
 from lrd_harness.models.cut import remove
-from lrd_harness.models.loading import load, origin, quiet, refuse_missing
+from lrd_harness.models.loading import adapted_tokenizer, load, origin, quiet, refuse_missing
+from lrd_harness.models.peft_adapters import merge
 from lrd_harness.models.text_model import NO_HEAD
 from lrd_harness.planning.resolve import PlannedModel, device, resolve_model
 from lrd_harness.planning.settings import Settings
@@ -66,8 +67,11 @@ class LayerLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
                 )
             refuse_missing(planned.name, missing)
             options |= {"trust_remote_code": where["trust_remote_code"]}
-            options |= {"revision": checkpoint.revision} if checkpoint.hub else {}
+            options |= {"revision": where["revision"]} if checkpoint.hub else {}
+            if checkpoint.peft:
+                options.setdefault("tokenizer", adapted_tokenizer(checkpoint))
             super().__init__(pretrained=checkpoint.path, **options)
+            merge(self.model, checkpoint)
         if layer is not None:
             ids = torch.tensor([self.tok_encode(_TEXT)], device=self.device)
             blocks = Backbone(

@@ -21,6 +21,7 @@ from lrd_harness.errors import PluginFault, UserError, unknown
 from lrd_harness.models import quantised, save
 from lrd_harness.models.cut import parameters, parse_blocks, remove
 from lrd_harness.models.find import known_as, of_modules
+from lrd_harness.models.peft_adapters import base_of
 from lrd_harness.models.readout import left_out
 from lrd_harness.models.save import Pruned
 from lrd_harness.models.sentence_modules import Measured
@@ -185,12 +186,12 @@ class Shrinking:
         whole = quantised.parameters(module)
         left = parameters(module, self.model.blocks, removed) if removed else (whole, whole)
         return Pruned(
-            model=checkpoint.path if checkpoint.hub else checkpoint.name,
+            model=checkpoint.path if checkpoint.hub and not checkpoint.peft else checkpoint.name,
             revision=checkpoint.revision,
             blocks=self.blocks,
             removed=removed,
             parameters=left,
-            hub=checkpoint.hub,
+            hub=checkpoint.hub and not checkpoint.peft,
             rule=wish.rule.name if wish else None,
             budget=wish.budget if wish else None,
             seed=wish.seed if wish and wish.rule.seeded else None,
@@ -307,7 +308,12 @@ def check_new(file: Path, output: Path | None) -> None:
 
 def write_mergekit(file: Path, checkpoint: Checkpoint, report: Report) -> None:
     """Write what `prune` has removed as mergekit's configuration."""
-    origin = f"{checkpoint.path}@{checkpoint.revision}" if checkpoint.hub else checkpoint.path
+    if len(checkpoint.peft) > 1:
+        raise UserError(f"{file}: mergekit takes one adapter, and {checkpoint.name} has several")
+    origin = "+".join(
+        f"{part.path}@{part.revision}" if part.hub else part.path
+        for part in (base_of(checkpoint), *checkpoint.peft)
+    )
     config, facts = checkpoint.config, report.facts
     dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     write_text(file, save.mergekit(origin, facts["blocks"], facts["removed"], dtype))

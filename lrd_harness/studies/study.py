@@ -17,6 +17,7 @@ from lrd_harness.manager import Plugins
 from lrd_harness.measuring import PlannedMetric
 from lrd_harness.models import save
 from lrd_harness.models.cut import parse_blocks
+from lrd_harness.models.peft_adapters import uppermost
 from lrd_harness.planning import resolve
 from lrd_harness.planning import settings as records
 from lrd_harness.planning.parameters import resolve_metrics
@@ -175,7 +176,9 @@ class Study:
         items = self.items()
         self.check_output(compare.COLUMNS)
         a, b = self.models(name_a, name_b)
-        if a.checkpoint.path != b.checkpoint.path:  # one may be compared as two adapters read it
+        if (
+            uppermost(a.checkpoint).path != uppermost(b.checkpoint).path
+        ):  # one may be compared as two adapters read it
             a, b = resolve.distinct([a, b])
         return compare.compare(a, b, self._told(self.design(items)), self.display)
 

@@ -152,6 +152,7 @@ def open_model(checkpoint: Checkpoint, options: ModelOptions) -> Model:
     """Open the model with a bidirectional mask, adapters merged; its last layer is the model's."""
     from lrd_harness.models.text_model import Parts, TextModel, by_mask
 
+    check(checkpoint)
     read, options = reading(checkpoint), as_saved(checkpoint, options)
     mask = options.attention_mask or "bidirectional"
     options = replace(options, attention_mask=mask, head=False)

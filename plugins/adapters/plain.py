@@ -126,7 +126,7 @@ def load_plain(checkpoint: Checkpoint, options: ModelOptions) -> tuple[Any, Any,
         wanted = [AutoModelForCausalLM] if options.head else []
         kind = next((auto for auto in (*wanted, AutoModel) if auto in own), own[0])
     where, how = origin(checkpoint), computing(checkpoint, options)
-    loaded, tokenizer, missing = load(kind, checkpoint.path, where, **how)
+    loaded, tokenizer, missing = load(kind, checkpoint.path, where, checkpoint, **how)
     coded = loaded.config.is_encoder_decoder or kind is not AutoModel
     module = body(loaded) if coded or has_head(loaded) else loaded
     # of an encoder-decoder only the encoder is read

@@ -18,8 +18,8 @@ from lrd_harness.contracts import (
 from lrd_harness.errors import UserError
 from lrd_harness.hookspecs import hookimpl
 from lrd_harness.models import quantised
-from lrd_harness.models.find import known_as, of_modules, read_json
-from lrd_harness.models.loading import check_whole, computing, fill_buffers, origin
+from lrd_harness.models.find import known_as, listed_as, of_modules, read_json
+from lrd_harness.models.loading import check_whole, computing, fill_buffers, load_modules, origin
 from lrd_harness.models.recognition import LIST, Module, Source, modules_of, refuse_unread
 
 from .plain import UNLIMITED
@@ -121,20 +121,19 @@ def _check_width(model: TextModel, after: Sequence[Any]) -> None:
 
 
 def _load(checkpoint: Checkpoint, options: ModelOptions) -> Any:
-    import sentence_transformers as st
+    from lrd_harness.models.registry import loader_arguments, tokenizer_arguments
 
-    from lrd_harness.models.wrappers import loader_arguments, tokenizer_arguments
-
-    loading = loader_arguments(checkpoint.name)
+    loading = loader_arguments(listed_as(checkpoint))
     how = computing(checkpoint, options)
-    model = st.SentenceTransformer(
+    model = load_modules(
         checkpoint.path,
+        origin(checkpoint),
+        checkpoint,
         device=None if "device_map" in how else options.device,
         truncate_dim=loading.get("embed_dim"),
-        processor_kwargs=tokenizer_arguments(checkpoint.name),
+        processor_kwargs=tokenizer_arguments(listed_as(checkpoint)),
         config_kwargs=dict(loading.get("config_kwargs", {})),
         model_kwargs={"use_safetensors": True, **how},
-        **origin(checkpoint),
     )
     if loading.get("max_seq_length"):
         model.max_seq_length = loading["max_seq_length"]

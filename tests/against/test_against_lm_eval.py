@@ -14,6 +14,7 @@ from stock import ANATOMY, ENDINGS, LAST_WORD
 pytestmark = pytest.mark.slow
 
 TASKS = [ANATOMY, ENDINGS, LAST_WORD]
+EXPERTS = {"num_experts": 2, "num_key_value_heads": 2}
 FAMILIES: dict[str, dict[str, Any]] = {
     "GPTNeoX": {},
     "GPT2": {"n_positions": 1024, "n_layer": 2},
@@ -23,7 +24,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "Mamba": {},
     "Mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1, "state_size": 4},
     "Rwkv": {"attention_hidden_size": 32, "context_length": 1024},
-    "Jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2},
+    "Jamba": {"attn_layer_period": 2, "attn_layer_offset": 0, **EXPERTS},
     "OPT": {"max_position_embeddings": 1024},
     "Cohere": {"logit_scale": 0.3},
     "Granite": {"logits_scaling": 5.0, "embedding_multiplier": 3.0, "residual_multiplier": 0.5},

@@ -15,7 +15,8 @@ import running
 import tiny
 import torch
 import transformers
-from odd_checkpoints import TEXTS, Info, change, hub_says
+from hub_server import Hub
+from odd_checkpoints import TEXTS, change
 from sentence_transformers import SentenceTransformer
 from transformers import dynamic_module_utils as dynamic
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -34,6 +35,7 @@ from lrd_harness.progress import Display
 
 COMMIT, OTHER = "0123456789" * 4, "abcdef0123" * 4
 CODE = ["blocks_tiny.py", "configuration_tiny.py", "modeling_tiny.py"]
+BARE = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 KIND = "tiny_of_its_own"
 
 
@@ -227,26 +229,40 @@ def test_names_that_trust_models_from_elsewhere(checkpoint: Checkpoint, folder: 
 
 
 @pytest.mark.slow
-def test_a_model_of_the_hub(
-    folder: Path, mark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_models_of_the_hub(
+    folder: Path, mark: Path, tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the commit that is recorded, even where a library asks for none."""
+    """At the commit that is trusted, for its own code and for that of another repository."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     expected = reference(folder)
     mark.unlink()
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    info = Info(*(path.name for path in folder.iterdir()))
-    info.sha = COMMIT
-    hub_says(monkeypatch, info)
-    shutil.copytree(folder, tmp_path / "hub" / "models--org--m" / "snapshots" / COMMIT)
-    with pytest.raises(UserError, match=f"org/m names .*--trust-remote-code org/m@{COMMIT}"):
+    old = hub.repository("org/m").push(folder)
+    with pytest.raises(UserError, match=f"org/m names .*--trust-remote-code org/m@{old}"):
         planned("org/m")
+    model = planned("org/m", f"org/m@{old}")
+    assert (model.checkpoint.hub, sorted(model.checkpoint.code)) == (True, CODE)
     assert not mark.exists()
-    for name in ("org/m", f"org/m@{COMMIT}"):
-        model = planned(name, f"org/m@{COMMIT}")
-        assert (model.checkpoint.hub, sorted(model.checkpoint.code)) == (True, CODE)
     assert torch.allclose(states(model.open())[1], expected[1], atol=1e-5)
     assert mark.exists()
+
+    mapped = {auto: f"org/m--{name}" for auto, name in coded.AUTO_MAP.items()}
+    change(folder / "config.json", auto_map=mapped)
+    files = {name: (folder / name).read_bytes() for name in BARE}
+    plain = hub.repository("org/plain").push(files)
+    (folder / "blocks_tiny.py").write_text(coded.BLOCKS.replace("SCALE = 1.0", "SCALE = 2.0"))
+    new = hub.repository("org/m").push(folder)  # the branch moves
+    with pytest.raises(UserError, match=f"run at a commit alone, and that is now {new}"):
+        planned("org/m", f"org/m@{old}")
+    read = {}
+    for name, *trusted in (
+        (f"org/m@{old}", f"org/m@{old}"),
+        ("org/m", f"org/m@{new}"),
+        ("org/plain", f"org/plain@{plain}", f"org/m@{old}"),
+    ):
+        read[name] = states(planned(name, *trusted).open())[1]
+    assert torch.allclose(read[f"org/m@{old}"], expected[1], atol=1e-5)
+    assert torch.allclose(read["org/plain"], expected[1], atol=1e-5)
+    assert not torch.allclose(read["org/m"], expected[1], atol=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -383,13 +399,34 @@ def with_modules(folder: Path, *own: str, code: str = coded.SENTENCE) -> Path:
     return folder
 
 
+def with_transformer(folder: Path) -> Path:
+    """A sentence-transformers model whose transformer is a module of its own."""
+    coded.save(folder)
+    (folder / "modules_of_its_own.py").write_text(coded.TRANSFORMER)
+    pooling = {"word_embedding_dimension": 16, "pooling_mode_mean_tokens": True}
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    types = ["modules_of_its_own.Transformer", "sentence_transformers.models.Pooling"]
+    modules = [
+        {"idx": i, "name": str(i), "path": "1_Pooling" if i else "", "type": kind}
+        for i, kind in enumerate(types)
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    return folder
+
+
 @pytest.mark.slow
-def test_modules_of_its_own(tmp_path: Path) -> None:
-    folder = with_modules(tmp_path / "st", "modules_of_its_own.Halved")
-    with pytest.raises(UserError, match=r"code of its own in modules.json \(modules_of_its_own.H"):
+@pytest.mark.parametrize("kind", ["Halved", "Transformer"])
+def test_modules_of_its_own(kind: str, tmp_path: Path) -> None:
+    folder = tmp_path / "st"
+    if kind == "Transformer":
+        with_transformer(folder)
+    else:
+        with_modules(folder, "modules_of_its_own.Halved")
+    with pytest.raises(UserError, match="code of its own in "):
         planned(folder)
     model = planned(folder, folder)
-    assert list(model.checkpoint.code) == ["modules_of_its_own.py"]
+    assert "modules_of_its_own.py" in model.checkpoint.code
     theirs: Any = SentenceTransformer(str(folder), device="cpu", trust_remote_code=True)
     ours = vectors(model.open())
     assert torch.allclose(ours, torch.tensor(theirs.encode(TEXTS)), atol=1e-5)

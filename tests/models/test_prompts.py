@@ -21,8 +21,8 @@ from sentence_transformers import SentenceTransformer
 
 from lrd_harness.contracts import Task
 from lrd_harness.errors import told_to
-from lrd_harness.models.registry import prompt_rule
-from lrd_harness.models.wrappers import loader_arguments, loader_of
+from lrd_harness.models.registry import loader_arguments, prompt_rule
+from lrd_harness.models.wrappers import loader_of
 
 TASKS = [
     "STSBenchmark",

@@ -27,6 +27,7 @@ from sentence_transformers.sentence_transformer import modules as sentence
 from lrd_harness import manager
 from lrd_harness.contracts import Text
 from lrd_harness.errors import UserError
+from lrd_harness.models.find import find
 from lrd_harness.planning.resolve import resolve_model
 from lrd_harness.planning.settings import Settings
 from lrd_harness.planning.suite import ModelEntry
@@ -121,24 +122,19 @@ def test_adapters_wherever_they_lie(plain: Path, of_modules: Path, tmp_path: Pat
     alone = lora(tmp_path / "alone", plain)
     beside = Path(shutil.copytree(alone, tmp_path / "beside"))
     shutil.copy(plain / "config.json", beside)
-    whole = Path(shutil.copytree(plain, tmp_path / "whole"))
-    shutil.copy(alone / "adapter_config.json", whole)
     model = SentenceTransformer(str(of_modules), device="cpu")
     model.add_adapter(peft.LoraConfig(target_modules=["query"], r=2))
     model.save(str(tmp_path / "packed"))
-    for folder in (alone, beside, whole, tmp_path / "packed"):
-        line = fault(folder)
-        assert "holds a PEFT adapter (LORA) for " in line
-        assert "merge_and_unload()" in line
-    change(whole / "adapter_config.json", peft_type="PROMPT_TUNING")
-    assert "none that can be merged" in fault(whole)
-    # what the line says is to be done
-    base: Any = transformers.AutoModel.from_pretrained(plain)
-    merged: Any = peft.PeftModel.from_pretrained(base, str(alone)).merge_and_unload()
-    merged.save_pretrained(tmp_path / "merged")
-    tiny.tokenizer().save_pretrained(tmp_path / "merged")
-    lora(tmp_path / "merged" / "checkpoint-5", plain)  # further down is no part of the model
-    assert opens(tmp_path / "merged")
+    for folder in (alone, beside, tmp_path / "packed"):
+        assert len(find(str(folder)).peft) == 1
+        assert opens(folder)
+    whole = Path(shutil.copytree(plain, tmp_path / "whole"))
+    shutil.copy(alone / "adapter_config.json", whole)
+    assert "only adapter_model.safetensors is read: it lacks them" in fault(whole)
+    lora(tmp_path / "whole" / "checkpoint-5", plain)  # further down is no part of the model
+    (whole / "adapter_config.json").unlink()
+    assert opens(whole)
+    assert not find(str(whole)).peft
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,40 @@ class Halved(Module):
     def load(cls, model_name_or_path, **kwargs):
         return cls()
 """
+TRANSFORMER = """
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+
+class Transformer(nn.Module):  # as jina-embeddings-v3 has it
+    save_in_root = True
+
+    def __init__(self, name, model_args=None, tokenizer_args=None, config_args=None, **more):
+        super().__init__()
+        config = AutoConfig.from_pretrained(name, **(config_args or {}))
+        self.auto_model = AutoModel.from_pretrained(name, config=config, **(model_args or {}))
+        self.tokenizer = AutoTokenizer.from_pretrained(name, **(tokenizer_args or {}))
+        self.max_seq_length = 64
+
+    def forward(self, features, task=None):
+        read = {name: features[name] for name in ("input_ids", "attention_mask")}
+        return {**features, "token_embeddings": self.auto_model(**read).last_hidden_state}
+
+    def get_word_embedding_dimension(self):
+        return self.auto_model.config.hidden_size
+
+    def tokenize(self, texts):
+        how = {"padding": True, "truncation": True, "return_tensors": "pt"}
+        return self.tokenizer(list(texts), max_length=self.max_seq_length, **how)
+
+    def save(self, path, safe_serialization=True):
+        self.auto_model.save_pretrained(path)
+        self.tokenizer.save_pretrained(path)
+
+    @classmethod
+    def load(cls, path):
+        return cls(path)
+"""
 AUTO_MAP = {
     "AutoConfig": "configuration_tiny.TinyConfig",
     "AutoModel": "modeling_tiny.TinyModel",
