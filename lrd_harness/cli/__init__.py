@@ -55,7 +55,7 @@ COMMANDS = {  # the module whose function NAME_command runs it, and its line in 
     "plugins": ("listings", "list metrics, adapters, tasks, rules and reporters"),
     "suites": ("listings", "list suites, or show one"),
     "tasks": ("listings", "list tasks"),
-    "models": ("listings", "list known models, and how to name others"),
+    "models": ("listings", "list known models; tell how a model will be read, and why"),
     "cache": ("cache", "show, verify or clear what is kept between runs"),
 }
 

@@ -95,9 +95,14 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) ->
 
 
 def show(
-    report: Report, plugins: Plugins, faults: Sequence[str] = (), full: bool = True, again: str = ""
+    report: Report,
+    plugins: Plugins,
+    faults: Sequence[str] = (),
+    full: bool = True,
+    again: str = "",
+    form: str = "table",
 ) -> None:
-    """Print a report, as the reporter `table` writes it; and faults on standard error.
+    """Print a report, as the reporter of that form writes it; and faults on standard error.
 
     full: not only its answer and ranking; again: the command that prints all.
     """
@@ -105,6 +110,6 @@ def show(
         from lrd_harness.board.answers import brief  # brings scipy, which listings do without
 
         report = brief(report, again, get_terminal_size().columns)
-    print(plugins.get("reporter", "table").write(report), end="")
+    print(plugins.get("reporter", form).write(report), end="")
     for fault in faults:
         tell(f"error: {fault}")

@@ -154,6 +154,15 @@ block) to layer_L; row i is text i, copies too. Model, revision, norm and
 pooling are in the file's metadata. lrd_harness.open(MODEL).encode(texts) gives
 the same in Python. A file of this command is written over, no other.
 exit codes: 0 done; 2 bad input.""",
+    "models": """\
+examples:
+  lrd-harness models ./mine
+  lrd-harness models gpt2 decoder:./mine --format json
+      in the table `models`, a row for each
+
+Each is opened, and so downloaded; its weights are read and no texts but a few
+words. exit codes: 0 done; 1 some models cannot be read; 2 none of them can, or
+bad input.""",
     "leaderboard": """\
 forms (--format), by default as --output ends, else table:
   table        for a terminal

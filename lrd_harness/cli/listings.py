@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from lrd_harness import manager
-from lrd_harness.cli.arguments import load, show, table
+from lrd_harness.cli.arguments import COMMAND_LINE, load, show, table, typed_settings
 from lrd_harness.contracts import Task, TaskFamily, TaskOptions
-from lrd_harness.errors import PluginFault
+from lrd_harness.errors import PluginFault, UserError, tell
 from lrd_harness.planning import settings as records
 from lrd_harness.planning import suite
+from lrd_harness.progress import Display
 from lrd_harness.report import Report
 
 MODELS = """\
@@ -143,7 +145,9 @@ def tasks_command(arguments: argparse.Namespace) -> int:
 
 
 def models_command(arguments: argparse.Namespace) -> int:
-    """List the models that the shipped suites name. Returns the exit code."""
+    """List the models that suites name, or tell of those given. Returns the exit code."""
+    if arguments.models:
+        return _described(arguments)
     suites: dict[str, list[str]] = {}  # by model
     for loaded in map(suite.load, suite.shipped()):
         for entry in loaded.models:
@@ -153,3 +157,22 @@ def models_command(arguments: argparse.Namespace) -> int:
     show(Report("Models", (table("Models", ("model", "in suite"), rows),)), manager.load())
     print(MODELS)
     return 0
+
+
+def _described(arguments: argparse.Namespace) -> int:
+    """What there is to know of models. Returns the exit code."""
+    from lrd_harness.studies.description import describe
+
+    plugins, form = load(arguments), arguments.format or "table"
+    if plugins.get("reporter", form).write is None:
+        raise UserError(f"--format {form} writes a folder: choose one that prints")
+    settings = records.settings(typed_settings(arguments), COMMAND_LINE)
+    models = suite.entries(arguments.models, COMMAND_LINE)
+    report = describe(models, settings, plugins, Display(quiet=arguments.quiet))
+    if report.shown or form != "table":
+        show(replace(report, errors=()) if form == "table" else report, plugins, form=form)
+    if len(models) == 1 and report.errors:
+        raise UserError(report.errors[0])
+    for fault in report.errors:
+        tell(f"error: {fault}")
+    return 2 if len(report.errors) == len(models) else int(bool(report.errors))

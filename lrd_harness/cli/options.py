@@ -166,7 +166,15 @@ def tasks(sub: Any) -> None:
 
 
 def models(sub: Any) -> None:
-    """List the models that the shipped suites name."""
+    """List the models that the shipped suites name; of a MODEL, tell what the harness
+    sees of it: how it is read and why so, what it can do, or why it cannot be read.
+    """
+    _add(sub, "models", "MODEL", f"{MODEL} (several: a table each)", nargs="*")
+    _add(sub, "--format", "FORM", "table, json, csv, md or another form that prints (table)")
+    _add_many(sub, "--load", "FILE.py", "adapters of your own, file or module")
+    _add_flag(sub, "--quiet", "no progress")
+    read = "pooling max_length norm dtype attention attention_mask trust_remote_code device"
+    _add_settings(sub, read.split())
 
 
 def cache(sub: Any) -> None:
@@ -279,7 +287,7 @@ def _add_settings(sub: Any, only: Sequence[str] = (), **defaults: Any) -> None:
             default, text = defaults.get(name, field["default"]), field["text"]
             if isinstance(default, list):
                 text += f" ({', '.join(map(str, default))})"
-            elif default is not None and default is not False:
+            elif default is not None and default is not False and default != ():
                 text += f" ({default})"
             how: dict[str, Any] = {"metavar": field["metavar"], "type": kinds.get(field["type"])}
             if field["type"] == "boolean":

@@ -289,19 +289,23 @@ def name_of(checkpoint: Checkpoint) -> str:
     return f"{checkpoint.name}{mark}{checkpoint.revision}"
 
 
-def weight_bytes(checkpoint: Checkpoint) -> int:
-    """Bytes of the weights of an opened checkpoint on disk; 0 where they cannot be found."""
+def weight_files(checkpoint: Checkpoint) -> list[Path]:
+    """The files of a checkpoint's weights that are on this machine, without other forms of them."""
     from huggingface_hub import try_to_load_from_cache
 
-    total = 0
-    for name in (name for name in checkpoint.files if name.endswith(".safetensors")):
-        holder = provider(checkpoint, name)
-        path: Any = Path(holder.path) / name
-        if holder.hub:  # other forms of the same weights are not loaded
-            path = try_to_load_from_cache(holder.path, name, revision=holder.revision)
-        if isinstance(path, str | Path):
-            total += Path(path).stat().st_size
-    return total
+    paths: list[Any] = []
+    for name in sorted(hub.wanted(checkpoint.files)):
+        if name.endswith(".safetensors"):
+            holder = provider(checkpoint, name)
+            where = {"repo_id": holder.path, "revision": holder.revision}
+            here: Any = Path(holder.path) / name
+            paths.append(try_to_load_from_cache(filename=name, **where) if holder.hub else here)
+    return [Path(path) for path in paths if isinstance(path, str | Path)]
+
+
+def weight_bytes(checkpoint: Checkpoint) -> int:
+    """Bytes of the weights of an opened checkpoint on disk; 0 where they cannot be found."""
+    return sum(path.stat().st_size for path in weight_files(checkpoint))
 
 
 def known_as(checkpoint: Checkpoint) -> str:
@@ -380,8 +384,7 @@ def _from_hub(
         try:
             return _from_folder(path, hub_id, path.name, trusted)
         except UserError as fault:
-            part = f"{hub_id}: of what is on this machine of it: {fault}; {silence}"
-            raise UserError(part) from None
+            raise UserError(f"{fault} (as far as it is on this machine; {silence})") from None
     sha = str(record.sha)
     files = frozenset(file.rfilename for file in record.siblings or ())
     fetch = partial(hub.download, hub_id, revision=sha)

@@ -141,9 +141,14 @@ def _missing(model: Any, loading: Mapping[str, Any]) -> list[str]:
     """The weights that the checkpoint has not got; poolers without are left out of the model."""
     from lrd_harness.models.readout import leave_out
 
-    missing = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
+    missing = absent(loading)
     leave_out(model, missing)
     return sorted(key for key in missing if "pooler" not in key)
+
+
+def absent(loading: Mapping[str, Any]) -> set[str]:
+    """The weights that transformers did not find in the checkpoint, or not in their shape."""
+    return {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
 
 
 def refuse_missing(name: str, missing: Collection[str]) -> None:
@@ -159,19 +164,29 @@ def check_whole(checkpoint: Checkpoint, module: Any, subfolder: str = "") -> Non
     those that are packed, which know no such device.
     """
     packed = placing(checkpoint, None, module.device)
-    config, told = module.config, origin(checkpoint)
+    config = module.config
     if checkpoint.peft:  # which may have brought an embedding with more rows
-        config = type(config).from_pretrained(checkpoint.path, subfolder=subfolder, **told)
-    _, loading = type(module).from_pretrained(
+        config = type(config).from_pretrained(
+            checkpoint.path, subfolder=subfolder, **origin(checkpoint)
+        )
+    config = None if packed else config
+    _, loading = on_meta(checkpoint, type(module), subfolder, config=config, **packed)
+    refuse_missing(checkpoint.name, _missing(module, loading))
+
+
+def on_meta(
+    checkpoint: Checkpoint, kind: Any, subfolder: str = "", **more: Any
+) -> tuple[Any, Mapping[str, Any]]:
+    """A model of a class without its weights, and what transformers says of loading them."""
+    model, loading = kind.from_pretrained(
         checkpoint.path,
-        config=None if packed else config,
         subfolder=subfolder,
         use_safetensors=True,
         output_loading_info=True,
-        **{"device_map": "meta", **packed},
-        **told,
+        **{"device_map": "meta", **more},
+        **origin(checkpoint),
     )
-    refuse_missing(checkpoint.name, _missing(module, loading))
+    return model, loading
 
 
 def convert(file: Path, to: Path) -> Path:

@@ -82,7 +82,8 @@ class Parts:
     max_length: tokens of a text that are wanted; the model may bear fewer;
     prompt: the prompt of a task's texts; similarity: how its outputs are compared;
     whole: the model with its language-model head, around `module`, where that is wanted;
-    beside: by file name, what goes into a JSON file of a folder that the model is saved to.
+    beside: by file name, what goes into a JSON file of a folder that the model is saved to;
+    pooling_from: what says how it is pooled; lengths: what says of how many tokens a text may be.
     """
 
     adapter: str
@@ -97,6 +98,8 @@ class Parts:
     similarity: str = "cosine"
     whole: torch.nn.Module | None = None
     beside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    pooling_from: str = ""
+    lengths: Mapping[str, int] = field(default_factory=dict)
 
 
 def by_mask(name: str) -> Callable[[Tensor, Mapping[str, Any]], Tensor]:

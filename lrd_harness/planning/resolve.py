@@ -61,7 +61,10 @@ def in_one_line(what: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class PlannedModel:
-    """A model that a run will open. name: as results call it; depth: L, if the config says it."""
+    """A model that a run will open.
+
+    name: as results call it; depth: L, if the config says it; named: whether the adapter is.
+    """
 
     name: str
     checkpoint: Checkpoint
@@ -69,11 +72,19 @@ class PlannedModel:
     options: ModelOptions
     label: str
     depth: int | None
+    named: bool = False
 
     @property
     def experiment(self) -> dict[str, str]:
         """How the model is read, where that is not its own way, as part of an experiment's name."""
         return {"reading": self.label} if self.label else {}
+
+    def check(self) -> None:
+        """Raise UserError, before anything is loaded, for what its adapter cannot read."""
+        if self.adapter.check is not None:
+            self.adapter.check(self.checkpoint)
+        if not self.named and self.adapter.name in ("encoder", "decoder"):
+            refuse_scorers(self.checkpoint, self.adapter.name)
 
     def open(self) -> Model:
         """The opened model, for every command. Raises UserError where it cannot be opened."""
@@ -291,6 +302,15 @@ def resolve_pruning(
 def resolve_model(
     entry: ModelEntry, settings: Settings, plugins: Plugins, stage: Stage
 ) -> PlannedModel:
+    """A model of a suite that can be read. Raises UserError as `found_model` and adapters do."""
+    model = found_model(entry, settings, plugins, stage)
+    model.check()
+    return model
+
+
+def found_model(
+    entry: ModelEntry, settings: Settings, plugins: Plugins, stage: Stage
+) -> PlannedModel:
     """A model of a suite: found, and its adapter chosen. Raises UserError if there is none."""
     name, chosen = entry.model, entry.adapter
     prefix, colon, rest = name.partition(":")
@@ -305,14 +325,9 @@ def resolve_model(
     with stage(name) as progress, in_one_line(f"model {name} cannot be read"):
         checkpoint = find(name, progress, known_models, _trusted(settings, plugins))
     if adapter is None:
-        adapters = sorted(plugins.all("adapter"), key=lambda a: -a.priority)
-        adapter = next((a for a in adapters if _claims(a, checkpoint)), None)
+        adapter = next(claiming(checkpoint, plugins), None)
     if adapter is None:
         raise UserError(f"no adapter claims {name}: it is no model that any plugin can open")
-    if adapter.check is not None:
-        adapter.check(checkpoint)
-    if chosen is None and adapter.name in ("encoder", "decoder"):
-        refuse_scorers(checkpoint, adapter.name)
     options = ModelOptions(
         pooling=entry.pooling or settings.pooling,
         max_length=entry.max_length or settings.max_length,
@@ -335,7 +350,14 @@ def resolve_model(
         options=options,
         label=", ".join(filter(None, [read.label, options.dtype.replace("float32", "")])),
         depth=depth_of(checkpoint.config),
+        named=chosen is not None,
     )
+
+
+def claiming(checkpoint: Checkpoint, plugins: Plugins) -> Iterator[Adapter]:
+    """The adapters that claim a checkpoint, the first one that which opens it."""
+    adapters = sorted(plugins.all("adapter"), key=lambda a: -a.priority)
+    return (adapter for adapter in adapters if _claims(adapter, checkpoint))
 
 
 def check_trusted(models: Sequence[PlannedModel], settings: Settings, plugins: Plugins) -> None:

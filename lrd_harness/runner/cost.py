@@ -27,6 +27,7 @@ from lrd_harness.contracts import Continuation, Model, Request, Task, Text
 from lrd_harness.errors import described
 from lrd_harness.measuring import PlannedMetric
 from lrd_harness.models import text_model
+from lrd_harness.models.inspection import slow_path
 from lrd_harness.models.readout import embedded
 from lrd_harness.models.wheels import Progress, shown_by
 from lrd_harness.planning.resolve import Plan, PlannedModel
@@ -52,7 +53,8 @@ class ModelCost:
 
     texts: distinct ones that are asked for (of likelihood tasks: requests); stored: of these, those
     that need no pass; passes, tokens: to be run; disk: bytes that the store will grow by; units:
-    scores and metrics to be made; spans: seconds by stage; faults: what could not be estimated.
+    scores and metrics to be made; spans: seconds by stage; faults: what could not be estimated;
+    slow: why it is read slowly, "" for most; speed: tokens that were read in a second.
     """
 
     name: str
@@ -64,6 +66,8 @@ class ModelCost:
     units: int = 0
     spans: dict[str, Span] = field(default_factory=lambda: dict.fromkeys(STAGES, Span()))
     faults: list[str] = field(default_factory=list)
+    slow: str = ""
+    speed: float | None = None
 
     @property
     def span(self) -> Span:
@@ -118,6 +122,10 @@ class Estimate:
         rows = [{"stage": s, **_time(span)} for s, span in spans.items() if span.high > 0.5]
         stages = Table("stages", "Where the time goes", tuple(columns), rows)
         notes = [f"The run will take about {self.span}."]
+        for model in self.models:
+            if model.slow and model.speed:
+                speed = f"about {model.speed:,.0f} tokens a second"
+                notes.append(f"{model.name} is read by {model.slow}: {speed} here.")
         if spans["pruning"].high:
             notes.append(
                 "Pruning is a rough guess: which rules choose the same blocks is not known yet."
@@ -172,6 +180,7 @@ class Estimator:
         if model is None:
             return
         opening = Span.about(time.perf_counter() - begun)
+        cost.slow = slow_path(model.parts.module) if isinstance(model, text_model.TextModel) else ""
         tasks = context.pending(model.info.blocks, self.plan.tasks)
         if self.plan.pruning is not None and (sweep := Sweep(context)).pending():
             tasks = [t for t in self.plan.tasks if t in tasks or t in sweep.tasks()]
@@ -265,7 +274,7 @@ class Reckoning:
         return calibration.calibrate(texts, size, read)
 
     def _spend(self, reading: Reading) -> None:
-        self.reading = reading
+        self.reading, self.cost.speed = reading, reading.tokens / max(reading.seconds, 1e-6)
         self.cost.passes += round(reading.passes)
         self.cost.tokens += round(reading.tokens)
         self.cost.disk += round(reading.disk)

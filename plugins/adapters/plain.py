@@ -12,7 +12,7 @@ from lrd_harness.contracts import Adapter, Checkpoint, Model, ModelOptions, Text
 from lrd_harness.errors import UserError
 from lrd_harness.hookspecs import hookimpl
 from lrd_harness.models import quantised
-from lrd_harness.models.find import as_saved, known_as, read_json
+from lrd_harness.models.find import FILE, as_saved, known_as, read_json
 from lrd_harness.models.loading import computing, load, origin, refuse_missing
 from lrd_harness.models.own_code import auto_classes
 from lrd_harness.models.purposes import refuse_senses
@@ -97,7 +97,10 @@ def open_plain(
     options = as_saved(checkpoint, options)
     pooling = options.pooling or default_pooling
     pool = by_mask(pooling)
+    saved = as_saved(checkpoint, ModelOptions())
+    says = POOLING if adapter == "encoder" and POOLING in checkpoint.files else ""
     module, tokenizer, whole = load_plain(checkpoint, options)
+    lengths = stated_lengths(module, tokenizer.model_max_length)
     return TextModel(
         checkpoint,
         options,
@@ -108,9 +111,11 @@ def open_plain(
             encode=_encoder(tokenizer),
             pool=pool,
             pooling=pooling,
-            max_length=options.max_length or usual_length(module, tokenizer.model_max_length),
+            max_length=options.max_length or min(lengths.values()),
             prompt=prompt_rule(known_as(checkpoint), chosen=options.prompts),
             whole=whole,
+            pooling_from=FILE if saved.pooling else says,
+            lengths=lengths | ({FILE: saved.max_length} if saved.max_length else {}),
         ),
     )
 
@@ -150,14 +155,15 @@ def _encoder_class(checkpoint: Checkpoint) -> Any:
     return None
 
 
-def usual_length(module: Any, of_tokenizer: float | None) -> int:
-    """The most tokens of a text that tokenizer and config.json speak of, the less of both."""
+def stated_lengths(module: Any, of_tokenizer: float | None) -> dict[str, int]:
+    """The most tokens of a text that tokenizer and config.json speak of, by who does."""
     from lrd_harness.models.backbone import text_config
 
-    stated = (getattr(text_config(module), name, None) for name in LENGTHS)
-    limits: list[float] = [value for value in stated if type(value) is int and value > 0]
-    least = min([*limits, of_tokenizer or float("inf")])
-    return int(least) if 0 < least < 10**6 else UNLIMITED
+    config = text_config(module)
+    stated = {f"{name} of config.json": getattr(config, name, None) for name in LENGTHS}
+    limits = {"its tokenizer": of_tokenizer} | {k: v for k, v in stated.items() if type(v) is int}
+    sound = {name: int(value) for name, value in limits.items() if value and 0 < value < 10**6}
+    return sound or {"a usual limit, as nothing states one": UNLIMITED}
 
 
 def _encoder(tokenizer: Any) -> Callable[[Sequence[Text], int], list[dict[str, Any]]]:

@@ -22,7 +22,7 @@ from lrd_harness.models.find import known_as, listed_as, of_modules, read_json
 from lrd_harness.models.loading import check_whole, computing, fill_buffers, load_modules, origin
 from lrd_harness.models.recognition import LIST, Module, Source, modules_of, refuse_unread
 
-from .plain import UNLIMITED
+from .plain import UNLIMITED, stated_lengths
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,6 +83,8 @@ def open_model(checkpoint: Checkpoint, options: ModelOptions) -> Model:
             prompt=prompt_rule(known, *prompts, options.prompts, routes=_takes_task(model)),
             embed=_output(model, after, wrapped),
             similarity=str(getattr(model, "similarity_fn_name", None) or "cosine"),
+            pooling_from=f"{_modules(checkpoint)[1].path}/config.json",
+            lengths=_lengths(checkpoint, backbone, length),
         ),
     )
     if options.pooling:
@@ -118,6 +120,18 @@ def _check_width(model: TextModel, after: Sequence[Any]) -> None:
             f"{model.checkpoint.name}: pooled by {model.info.pooling} its vectors have {width} "
             f"dimensions, and its module {type(after[0]).__name__} takes {takes}"
         )
+
+
+def _lengths(checkpoint: Checkpoint, backbone: Any, length: float | None) -> dict[str, int]:
+    """What says of how many tokens a text may be; mteb first, then the library's own file."""
+    from lrd_harness.models.registry import loader_arguments
+
+    file = f"{_modules(checkpoint)[0].path}/sentence_bert_config.json".lstrip("/")
+    settings = read_json(checkpoint, file) if file in checkpoint.files else {}
+    stated = {"mteb": loader_arguments(checkpoint.name).get("max_seq_length")}
+    stated[file] = settings.get("max_seq_length")
+    lengths = {name: n for name, n in stated.items() if type(n) is int and n == length}
+    return {**lengths, **stated_lengths(backbone, None if lengths else length)}
 
 
 def _load(checkpoint: Checkpoint, options: ModelOptions) -> Any:

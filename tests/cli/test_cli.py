@@ -55,7 +55,7 @@ TAUGHT = {
     "plugins": "registered could not be loaded",
     "suites": "NAME|FILE",
     "tasks": "word",
-    "models": "suites",
+    "models": "suites MODEL --format json --load --pooling --max-length --dtype exit codes:",
     "cache": "info verify clear LRD_HARNESS_CACHE LRD_HARNESS_CACHE_LIMIT",
 }
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import re
 import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import coded
 import huggingface_hub
 import numpy as np
 import pytest
@@ -55,8 +57,9 @@ def pauses(monkeypatch: Patch) -> list[float]:
     return waited
 
 
-def planned(name: str) -> PlannedModel:
-    return resolve_model(ModelEntry(name), Settings(), manager.load(), Display(quiet=True).stage)
+def planned(name: str, *trusted: str) -> PlannedModel:
+    stage, settings = Display(quiet=True).stage, Settings(trust_remote_code=trusted)
+    return resolve_model(ModelEntry(name), settings, manager.load(), stage)
 
 
 def states(model: Any) -> list[Any]:
@@ -70,9 +73,9 @@ def same(name: str, folder: Path) -> None:
         np.testing.assert_array_equal(np.asarray(mine), np.asarray(theirs))
 
 
-def fault(name: str) -> str:
+def fault(name: str, *trusted: str) -> str:
     with pytest.raises(UserError) as error:
-        planned(name).open()
+        planned(name, *trusted).open()
     line = str(error.value)
     assert "\n" not in line
     return line
@@ -264,8 +267,7 @@ def test_no_hub(hub: Hub, models: Path, pauses: list[float]) -> None:
     hub.stop()
     for name, folder in (("org/it", "bert"), ("org/it@step1", "other")):
         same(name, models / folder)
-    assert fault("org/part").startswith("org/part: of what is on this machine of it: ")
-    assert fault("org/part").endswith("; the hub is out of reach")
+    assert fault("org/part").endswith("(as far as it is on this machine; the hub is out of reach)")
     assert not pauses
     with pytest.raises(UserError, match=r"org/part: its model.safetensors cannot be .*refused\)"):
         asking.fetched(found)
@@ -333,6 +335,31 @@ def test_what_is_saved_of_a_model_of_the_hub(hub: Hub, models: Path, tmp_path: P
     asking._silent.clear()
     assert main(["prune", "org/gpt", "--blocks", "2", "--save", str(tmp_path / "c")]) == 0
     assert find(str(tmp_path / "c")).config["n_layer"] == 1
+
+
+def test_code_of_its_own_from_the_hub(hub: Hub, tmp_path: Path) -> None:
+    """It runs where its commit is trusted, by itself and for other weights, and without the hub."""
+    mark = tmp_path / "ran"
+    folder = coded.save(tmp_path / "own", mark)
+    commit = hub.repository("org/own").push(folder)
+    files = {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix != ".py"}
+    config = json.loads(files["config.json"])
+    config["auto_map"] = {k: f"org/own--{name}" for k, name in config["auto_map"].items()}
+    other = hub.repository("org/weights").push({**files, "config.json": json.dumps(config)})
+    assert f"--trust-remote-code org/own@{commit}" in fault("org/own")
+    assert "takes its code from org/own" in fault(f"org/weights@{other}", f"org/weights@{other}")
+    trusted = [f"{name}@{sha}" for name, sha in (("org/own", commit), ("org/weights", other))]
+    for name in trusted:
+        planned(name, *trusted)
+    assert not mark.exists()
+    here = states(planned(str(folder), str(folder)).open())
+    assert mark.exists()
+    for stop in (lambda: None, hub.stop):
+        stop()
+        for name in trusted:
+            model = planned(name, *trusted).open()
+            for mine, theirs in zip(states(model), here, strict=True):
+                np.testing.assert_array_equal(mine, theirs)
 
 
 def test_many_models_are_looked_up_under_one_line(

@@ -172,3 +172,18 @@ def test_spans_in_words() -> None:
     spans = {(180, 360): "3-6 min", (0.1, 0.4): "< 1 s", (20, 45): "20-45 s"}
     spans |= {(5000, 9000): "1.4-2.5 h", (86_400 * 3, 86_400 * 5): "3-5 d"}
     assert {ends: str(Span(*ends)) for ends in spans} == spans
+
+
+def test_a_slow_path_is_told_of(place: Path, tmp_path: Path, capsys: Any) -> None:
+    """Of a model whose kernels are missing, with the speed that the trial had; of no other."""
+    mamba = tiny.save("Mamba", tmp_path / "mamba")
+    command = running.command(tmp_path / "out", [mamba, place / "bert"], place / "data")
+    plan = plan_of(command, tmp_path / "plan.json")
+    slow, usual = plan["models"]
+    assert "mamba-ssm" in slow["slow"]
+    assert usual["slow"] == ""
+    low, high = (slow["spans"]["reading"][end] for end in ("low", "high"))
+    assert slow["tokens"] / high < slow["speed"] < slow["tokens"] / low
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"about {slow['speed']:,.0f} tokens a second here" in printed
+    assert printed.count("tokens a second") == 1
