@@ -102,8 +102,7 @@ class Model(Protocol):
     def embed(self, pooled: torch.Tensor) -> torch.Tensor:
         """From pooled states (n, d) to the model's output: Dense, Normalize and the like.
 
-        A model whose output depends on them takes `prompt_type` ("query", "document" or None) and
-        `task` (a Task or None) as well.
+        May also take what that depends on: `prompt_type` (or None), `task` (a Task or None).
         """
 
 

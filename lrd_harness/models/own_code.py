@@ -149,7 +149,7 @@ def _classes(source: Source, inner: str, config: Mapping[str, Any]) -> list[tupl
         if not isinstance(mapped, Mapping | list):  # transformers itself fails on null
             raise UserError(f"{source.where}: the auto_map of {file} is no table of classes")
         where, foreign = f"the auto_map of {file}", _mapped(mapped, used)
-        classes += [(where, name) for name in foreign if not LLM2VEC.search(name)]
+        classes += [(where, name) for name in foreign if not LLM2VEC.fullmatch(name)]
     if LIST in source.files:
         listed = modules_of(json_value(read_file(source.fetch(LIST))), f"{source.where}: {LIST}")
         classes += [(LIST, m.type) for m in listed if not m.type.startswith(LIBRARY)]

@@ -256,7 +256,12 @@ WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 ADAPTER = "adapter_config.json"
 # a class of LLM2Vec's own, for which transformers' class of the family does as well
-LLM2VEC = re.compile(r"(modeling_\w+_encoder\.\w+EncoderModel|bidirectional_\w+\.\w+Bi\w+)$")
+_KIN = "(llama|mistral|gemma2?|qwen[23])"
+LLM2VEC = re.compile(
+    rf"(.*[./-])?(modeling_{_KIN}_encoder\.{_KIN}EncoderModel|"
+    rf"bidirectional_{_KIN}\.{_KIN}Bi(Model|ForMNTP))",
+    re.IGNORECASE,
+)
 SPLIT = re.compile(r".*-\d{5}-of-\d{5}\.gguf")
 _ANEW = "save the model anew with transformers (save_pretrained)"
 _OLD = "transformers 4 can convert it"

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 from lrd_harness import errors
 from lrd_harness.contracts import Task
 from lrd_harness.errors import UserError
-from lrd_harness.planning.resolve import Plan, PlannedModel
+from lrd_harness.planning.models import PlannedModel
+from lrd_harness.planning.resolve import Plan
 from lrd_harness.results.journal import recorded_run
 
 T = TypeVar("T")

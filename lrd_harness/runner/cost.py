@@ -30,7 +30,8 @@ from lrd_harness.models import text_model
 from lrd_harness.models.inspection import slow_path
 from lrd_harness.models.readout import embedded
 from lrd_harness.models.wheels import Progress, shown_by
-from lrd_harness.planning.resolve import Plan, PlannedModel
+from lrd_harness.planning.models import PlannedModel
+from lrd_harness.planning.resolve import Plan
 from lrd_harness.progress import Display
 from lrd_harness.report import Column, Report, Table
 from lrd_harness.runner import calibration

@@ -14,9 +14,10 @@ from lrd_harness.contracts import Text
 from lrd_harness.errors import UserError, tell, told_to
 from lrd_harness.models import text_model
 from lrd_harness.models.loading import quiet
-from lrd_harness.planning import resolve, suite
+from lrd_harness.planning import models as planned_models
 from lrd_harness.planning import settings as records
-from lrd_harness.planning.resolve import PlannedModel
+from lrd_harness.planning import suite
+from lrd_harness.planning.models import PlannedModel
 from lrd_harness.progress import Display
 from lrd_harness.runner.loop import reader_settings
 
@@ -101,13 +102,13 @@ def mteb_model(
     with told_to(tell), quiet():
         plugins = manager.load(tuple(map(manager.from_name, files)))
         chosen = records.settings(settings, WHERE)
-        resolve.check_settings(chosen)
+        planned_models.check_settings(chosen)
         fields = {"model": name, "adapter": adapter, "prompts": prompts}
         entries = suite.entries([{k: v for k, v in fields.items() if v is not None}], WHERE)
         if len(entries) != 1:
             raise UserError(f"{name} names {len(entries)} models: give one")
-        planned = resolve.resolve_model(entries[0], chosen, plugins, Display().stage)
-        resolve.check_trusted([planned], chosen, plugins)
+        planned = planned_models.resolve_model(entries[0], chosen, plugins, Display().stage)
+        planned_models.check_trusted([planned], chosen, plugins)
         if layer is not None:
             errors.layer_number(layer, planned.name, planned.depth)
         text_model.exact()

@@ -26,7 +26,8 @@ from lrd_harness.manager import Plugins
 from lrd_harness.measuring import PlannedMetric
 from lrd_harness.models.peft_adapters import recorded, uppermost
 from lrd_harness.planning import shards
-from lrd_harness.planning.resolve import Plan, PlannedModel, set_apart
+from lrd_harness.planning.models import PlannedModel, set_apart
+from lrd_harness.planning.resolve import Plan
 from lrd_harness.planning.settings import Settings
 from lrd_harness.processes import Ranks, together
 from lrd_harness.report import Report

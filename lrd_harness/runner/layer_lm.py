@@ -22,7 +22,7 @@ from lrd_harness.models.cut import remove
 from lrd_harness.models.loading import adapted_tokenizer, load, origin, quiet, refuse_missing
 from lrd_harness.models.peft_adapters import merge
 from lrd_harness.models.text_model import NO_HEAD
-from lrd_harness.planning.resolve import PlannedModel, device, resolve_model
+from lrd_harness.planning.models import PlannedModel, device, resolve_model
 from lrd_harness.planning.settings import Settings
 from lrd_harness.planning.suite import ModelEntry
 from lrd_harness.progress import Display

@@ -25,7 +25,8 @@ from lrd_harness.errors import UserError, told_to
 from lrd_harness.models import registry, text_model
 from lrd_harness.models.wheels import shown_by
 from lrd_harness.planning import shards
-from lrd_harness.planning.resolve import Plan, PlannedModel
+from lrd_harness.planning.models import PlannedModel
+from lrd_harness.planning.resolve import Plan
 from lrd_harness.planning.settings import Settings
 from lrd_harness.planning.shards import Shard
 from lrd_harness.processes import ALONE, Ranks, together

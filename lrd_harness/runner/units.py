@@ -21,7 +21,8 @@ from lrd_harness.capture.likelihoods import Reader
 from lrd_harness.contracts import Task
 from lrd_harness.errors import Elsewhere, described
 from lrd_harness.measuring import PlannedMetric
-from lrd_harness.planning.resolve import Plan, PlannedModel
+from lrd_harness.planning.models import PlannedModel
+from lrd_harness.planning.resolve import Plan
 from lrd_harness.processes import ALONE, Ranks
 from lrd_harness.progress import Advance, Display
 from lrd_harness.results import database, journal

@@ -14,7 +14,7 @@ from lrd_harness.capture.fidelity import alike
 from lrd_harness.capture.layers import StoredStates
 from lrd_harness.contracts import ModelInfo
 from lrd_harness.errors import UnitError
-from lrd_harness.planning.resolve import PlannedModel
+from lrd_harness.planning.models import PlannedModel
 from lrd_harness.progress import Display
 from lrd_harness.report import Column, Report, Row, Table
 from lrd_harness.studies import fidelity

@@ -23,8 +23,9 @@ from lrd_harness.models.find import known_as, weight_bytes, weight_files
 from lrd_harness.models.readout import embedded
 from lrd_harness.models.text_model import TextModel
 from lrd_harness.models.wrappers import loader_of, route
+from lrd_harness.planning import models as planned_models
 from lrd_harness.planning import resolve
-from lrd_harness.planning.resolve import PlannedModel
+from lrd_harness.planning.models import PlannedModel
 from lrd_harness.planning.settings import Settings
 from lrd_harness.planning.suite import ModelEntry, Suite
 from lrd_harness.progress import Display
@@ -62,7 +63,7 @@ def describe(
 
     Beside a table for each model there is `models`, for programs, with a row for each.
     """
-    resolve.check_settings(settings)
+    planned_models.check_settings(settings)
     tasks = resolve.resolve_tasks(Suite("models", tasks=PROMPTED), plugins)
     known: dict[str, Facts] = {entry.model: {} for entry in entries}
     found, answer, errors = {}, [], []
@@ -70,7 +71,7 @@ def describe(
     @contextmanager
     def attempt(model: str) -> Iterator[None]:
         try:
-            with resolve.in_one_line(f"{model} cannot be read"):
+            with planned_models.in_one_line(f"{model} cannot be read"):
                 yield
         except UserError as error:
             named = PurePath(model).name in str(error)
@@ -78,9 +79,9 @@ def describe(
 
     for entry in entries:
         with attempt(entry.model):
-            found[entry.model] = resolve.found_model(entry, settings, plugins, display.stage)
+            found[entry.model] = planned_models.found_model(entry, settings, plugins, display.stage)
     if not errors:
-        resolve.check_trusted(list(found.values()), settings, plugins)
+        planned_models.check_trusted(list(found.values()), settings, plugins)
     for model, planned in found.items():
         with attempt(model):
             known[model] |= of_files(planned, plugins)
@@ -128,7 +129,7 @@ def of_files(planned: PlannedModel, plugins: Plugins) -> Facts:
         "family": Fact(config.get("model_type")),
         "adapter": Fact(planned.adapter.name, _adapter(planned, plugins)),
         "blocks": Fact(planned.depth),
-        "width": Fact(resolve.width_of(config)),
+        "width": Fact(planned_models.width_of(config)),
         "quantised": Fact(quantised.method(checkpoint) or None, _quantised(checkpoint)),
         "adapters of weights": Fact(parts or None),
         "code of its own": Fact(code or None),
@@ -152,7 +153,7 @@ def _weights(checkpoint: Checkpoint, dtype: str) -> Facts:
 def _adapter(planned: PlannedModel, plugins: Plugins) -> str:
     """Which adapter opens it, why, and which others could."""
     adapter = planned.adapter
-    claiming = [a.name for a in resolve.claiming(planned.checkpoint, plugins)]
+    claiming = [a.name for a in planned_models.claiming(planned.checkpoint, plugins)]
     others = [name for name in claiming if name != adapter.name]
     why = "as named" if planned.named else "the first that claims it"
     more = f"; {' and '.join(others)} would, too ({others[0]}:MODEL)" if others else ""

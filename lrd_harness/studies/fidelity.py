@@ -22,7 +22,7 @@ from lrd_harness.models.find import find, parent_of, weight_bytes
 from lrd_harness.models.quantised import in_memory
 from lrd_harness.models.readout import LOGIT_BYTES, Head
 from lrd_harness.models.text_model import TextModel
-from lrd_harness.planning.resolve import PlannedModel
+from lrd_harness.planning.models import PlannedModel
 from lrd_harness.progress import Display
 from lrd_harness.report import Column, Row, Table
 from lrd_harness.studies.values import Design, fault, opened

@@ -20,7 +20,7 @@ from lrd_harness.capture.samples import Samples, Sampling
 from lrd_harness.contracts import Encoded, Model, Text
 from lrd_harness.errors import UserError, unknown
 from lrd_harness.measuring import MIN_TEXTS, PlannedMetric
-from lrd_harness.planning.resolve import PlannedModel
+from lrd_harness.planning.models import PlannedModel
 from lrd_harness.progress import Display
 from lrd_harness.report import Cell, Column, Report, Table
 from lrd_harness.scores import Scores, split_scores

@@ -26,7 +26,7 @@ from lrd_harness.models.readout import left_out
 from lrd_harness.models.save import Pruned
 from lrd_harness.models.sentence_modules import Measured
 from lrd_harness.models.text_model import TextModel
-from lrd_harness.planning.resolve import PlannedModel
+from lrd_harness.planning.models import PlannedModel
 from lrd_harness.planning.settings import Pruning
 from lrd_harness.planning.suite import READING
 from lrd_harness.progress import Display

@@ -29,8 +29,8 @@ from lrd_harness.contracts import Metric, Model, Text
 from lrd_harness.errors import UnitError, UserError
 from lrd_harness.measuring import PlannedMetric
 from lrd_harness.models.find import parent_of
-from lrd_harness.planning import resolve
-from lrd_harness.planning.resolve import PlannedModel
+from lrd_harness.planning import models as planned_models
+from lrd_harness.planning.models import PlannedModel
 from lrd_harness.progress import Advance, Display, duration
 from lrd_harness.report import Column, Report, Row, Table
 from lrd_harness.scores import Scores
@@ -240,7 +240,7 @@ def estimate(models: Sequence[PlannedModel], seconds: float) -> str:
     The others are reckoned by their blocks and the square of their width, where configs say them.
     """
     weights = [
-        (model.depth or 0) * (resolve.width_of(model.checkpoint.config) or 0) ** 2
+        (model.depth or 0) * (planned_models.width_of(model.checkpoint.config) or 0) ** 2
         for model in models
     ]
     first = weights[0] or 1

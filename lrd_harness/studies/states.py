@@ -16,7 +16,7 @@ from lrd_harness.capture.samples import Questions, Sampling
 from lrd_harness.contracts import Model, Norm, Request, Task, Text
 from lrd_harness.errors import COUNT, UserError, layer_number, not_finite, tell
 from lrd_harness.planning import settings as records
-from lrd_harness.planning.resolve import PlannedModel
+from lrd_harness.planning.models import PlannedModel
 from lrd_harness.planning.settings import Settings
 from lrd_harness.progress import Display
 from lrd_harness.report import Column, Report, Table

@@ -18,10 +18,11 @@ from lrd_harness.measuring import PlannedMetric
 from lrd_harness.models import save
 from lrd_harness.models.cut import parse_blocks
 from lrd_harness.models.peft_adapters import uppermost
+from lrd_harness.planning import models as planned_models
 from lrd_harness.planning import resolve
 from lrd_harness.planning import settings as records
+from lrd_harness.planning.models import PlannedModel
 from lrd_harness.planning.parameters import resolve_metrics
-from lrd_harness.planning.resolve import PlannedModel
 from lrd_harness.planning.settings import STUDY_TASK, STUDY_TEXTS
 from lrd_harness.planning.suite import READING, ModelEntry, Suite
 from lrd_harness.progress import Display
@@ -87,7 +88,7 @@ class Study:
             values.check_draws(draws)
         typed = {"max_texts": STUDY_TEXTS[kind], **typed}
         self.settings = records.settings(typed, where)
-        resolve.check_settings(self.settings)
+        planned_models.check_settings(self.settings)
         file = isinstance(texts, str | Path)
         self._texts, self._task = texts, f"texts:{texts}" if file else task or STUDY_TASK
         # whether the texts were, or are the usual ones
@@ -99,8 +100,8 @@ class Study:
         """Models by name. Raises UserError for one that is not found."""
         settings, known = self.settings, (self.settings, self.plugins, self.display.stage)
         how = {part: getattr(settings, part) for part in READING}
-        models = [resolve.resolve_model(ModelEntry(name, **how), *known) for name in names]
-        resolve.check_trusted(models, settings, self.plugins)
+        models = [planned_models.resolve_model(ModelEntry(name, **how), *known) for name in names]
+        planned_models.check_trusted(models, settings, self.plugins)
         return models
 
     def items(self, usual: Sequence[str] | None = None) -> list[PlannedMetric]:
@@ -139,7 +140,7 @@ class Study:
             checked = resolve.checked_task(checked, self.display.stage)
         # where that is no option, all texts get views
         views = settings.view_texts if self.kind in VIEWED else settings.max_texts
-        device = resolve.device(settings)
+        device = planned_models.device(settings)
         how = Questions(settings.max_texts), Sampling(settings.norm, views, device)
         tokens = batch_size(device, settings.batch_tokens)
         return Design(checked, items, *how, self.draws, self.seed, tokens)
@@ -167,7 +168,7 @@ class Study:
         items = self.items(usual)
         select.check_metrics(items)
         self.check_output(select.COLUMNS)
-        models = resolve.distinct(self.models(*names))
+        models = planned_models.distinct(self.models(*names))
         select.check_models(models)
         return select.select(models, self._told(self.design(items)), self.display)
 
@@ -179,7 +180,7 @@ class Study:
         if (
             uppermost(a.checkpoint).path != uppermost(b.checkpoint).path
         ):  # one may be compared as two adapters read it
-            a, b = resolve.distinct([a, b])
+            a, b = planned_models.distinct([a, b])
         return compare.compare(a, b, self._told(self.design(items)), self.display)
 
     def layer(self, name: str, by: Sequence[str] = (), save_to: Path | None = None) -> Report:
@@ -288,7 +289,7 @@ class Study:
         return self._opened(model)
 
     def _opened(self, model: PlannedModel) -> Opened:
-        device = resolve.device(self.settings)
+        device = planned_models.device(self.settings)
         tokens = batch_size(device, self.settings.batch_tokens)
         return Opened(model, self.settings.norm, tokens, self.display)
 

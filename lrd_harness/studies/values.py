@@ -21,7 +21,7 @@ from lrd_harness.contracts import Metric, Model, Task
 from lrd_harness.errors import DRAWS, UnitError, UserError, check_whole
 from lrd_harness.measuring import MIN_TEXTS, PlannedMetric
 from lrd_harness.models.wheels import shown_by
-from lrd_harness.planning.resolve import PlannedModel
+from lrd_harness.planning.models import PlannedModel
 from lrd_harness.progress import Display
 from lrd_harness.report import Report, Table
 from lrd_harness.scores import Scores, split_scores

@@ -80,11 +80,11 @@ def claims(checkpoint: Checkpoint) -> bool:
         mapping = part.config.get("auto_mapping")
         if isinstance(mapping, Mapping):
             place = f"{mapping.get('parent_library')}.{mapping.get('base_model_class')}"
-            if LLM2VEC.search(place):
+            if LLM2VEC.fullmatch(place):
                 return True
     tables = (config.get("auto_map") for config in _configs(checkpoint))
     named = [table.get("AutoModel") for table in tables if isinstance(table, Mapping)]
-    return any(isinstance(name, str) and LLM2VEC.search(name) for name in named)
+    return any(isinstance(name, str) and LLM2VEC.fullmatch(name) for name in named)
 
 
 def _configs(checkpoint: Checkpoint) -> Iterator[Mapping[str, Any]]:

@@ -18,7 +18,8 @@ from lrd_harness import manager
 from lrd_harness.contracts import Text
 from lrd_harness.errors import UserError
 from lrd_harness.models.bidirectional import NO_LIKELIHOODS
-from lrd_harness.planning.resolve import Plan, make_plan, resolve_model
+from lrd_harness.planning.models import resolve_model
+from lrd_harness.planning.resolve import Plan, make_plan
 from lrd_harness.planning.settings import Settings
 from lrd_harness.planning.suite import ModelEntry, Suite
 from lrd_harness.progress import Display

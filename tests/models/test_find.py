@@ -15,7 +15,7 @@ from lrd_harness import manager
 from lrd_harness.errors import UserError
 from lrd_harness.models.find import content_hash, find
 from lrd_harness.models.recognition import check_sizes
-from lrd_harness.planning.resolve import resolve_model
+from lrd_harness.planning.models import resolve_model
 from lrd_harness.planning.settings import Settings
 from lrd_harness.planning.suite import ModelEntry, known_models
 from lrd_harness.progress import Display

@@ -29,7 +29,8 @@ from lrd_harness.errors import UserError
 from lrd_harness.models import hub as asking
 from lrd_harness.models.find import find
 from lrd_harness.models.wheels import shown_by
-from lrd_harness.planning.resolve import PlannedModel, make_plan, resolve_model
+from lrd_harness.planning.models import PlannedModel, resolve_model
+from lrd_harness.planning.resolve import make_plan
 from lrd_harness.planning.settings import Settings
 from lrd_harness.planning.suite import ModelEntry, Suite
 from lrd_harness.progress import Display

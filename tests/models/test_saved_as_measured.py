@@ -25,7 +25,7 @@ from lrd_harness.models.find import FILE
 from lrd_harness.models.save import save
 from lrd_harness.models.sentence_modules import Measured
 from lrd_harness.models.text_model import TextModel
-from lrd_harness.planning.resolve import resolve_model
+from lrd_harness.planning.models import resolve_model
 from lrd_harness.planning.settings import Settings
 from lrd_harness.planning.suite import ModelEntry
 from lrd_harness.progress import Display

@@ -21,7 +21,7 @@ from lrd_harness.cli.arguments import suite_of
 from lrd_harness.contracts import Checkpoint, Metric
 from lrd_harness.errors import UserError
 from lrd_harness.measuring import PlannedMetric
-from lrd_harness.planning import resolve
+from lrd_harness.planning import models as planned_models
 from lrd_harness.planning.parameters import resolve_metrics
 from lrd_harness.planning.resolve import Plan, make_plan
 from lrd_harness.planning.settings import Settings
@@ -93,7 +93,7 @@ def test_names_that_are_alike_are_told_apart(
         hub_id, _, revision = name.partition("@")
         return Checkpoint(hub_id, hub_id, revision or "main0", config, frozenset(), hub=True)
 
-    monkeypatch.setattr(resolve, "find", find)
+    monkeypatch.setattr(planned_models, "find", find)
     hub = plan(place, "org/p@step1", "org/p@step2", "org/p")
     assert names(hub) == ["org/p@step1", "org/p@step2", "org/p"]
     assert {model.checkpoint.name for model in hub.models} == {"org/p"}
@@ -109,7 +109,7 @@ def test_names_that_are_alike_are_told_apart(
     ],
 )
 def test_depths(config: dict[str, Any], depth: int | None) -> None:
-    assert resolve.depth_of(config) == depth
+    assert planned_models.depth_of(config) == depth
 
 
 M, D = "{place}/a/model", "{place}/data"

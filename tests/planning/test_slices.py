@@ -17,7 +17,8 @@ from lrd_harness.cli import main
 from lrd_harness.contracts import Adapter, Checkpoint, ModelOptions, Task
 from lrd_harness.errors import UserError
 from lrd_harness.planning import shards
-from lrd_harness.planning.resolve import Plan, PlannedModel, PlannedPruning
+from lrd_harness.planning.models import PlannedModel
+from lrd_harness.planning.resolve import Plan, PlannedPruning
 from lrd_harness.planning.settings import Pruning, Settings
 from lrd_harness.planning.shards import Shard
 from lrd_harness.planning.suite import Suite

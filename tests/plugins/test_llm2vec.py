@@ -168,6 +168,14 @@ def test_its_own_code_is_not_needed(name: str, tmp_path: Path) -> None:
     (tmp_path / FILE).unlink()
     change(tmp_path / "config.json", auto_map={"AutoModel": name})
     assert tiny.open_model(tmp_path).identity["adapter"] == "llm2vec"
+    change(
+        tmp_path / "config.json", auto_map={"AutoModel": "llama_bidirectional_model.LlamaBiModel"}
+    )
+    with pytest.raises(UserError, match="names code of its own"):
+        tiny.open_model(tmp_path)
+    change(tmp_path / "config.json", auto_map={})
+    assert tiny.open_model(tmp_path).identity["adapter"] == "decoder"
+    assert tiny.open_model(tmp_path, "llm2vec").info.pooling == "mean-no-instruction"
 
 
 @pytest.mark.slow
@@ -185,3 +193,38 @@ def test_a_saved_model_is_read_as_it_was(options: dict[str, str], tmp_path: Path
     torch.testing.assert_close(
         torch.tensor(tiny.embeddings(again, texts)), torch.tensor(expected), atol=1e-5, rtol=1e-5
     )
+
+
+def adapter(onto: Any, folder: Path, seed: int, **noted: Any) -> Any:
+    """Train nothing, save random LoRA weights as LLM2Vec does; the model with them merged."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    how = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    adapted = get_peft_model(onto, how)
+    adapted.save_pretrained(folder)
+    change(folder / "adapter_config.json", **noted)
+    return adapted.merge_and_unload()
+
+
+def test_adapters_of_weights(tmp_path: Path) -> None:
+    """An adapter beside the config.json of its base, and one that goes onto it."""
+    base, mntp, top = (tmp_path / name for name in ("base", "x-mntp", "x-mntp-supervised"))
+    save(base)
+    (base / FILE).unlink()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    library = "llm2vec.models.bidirectional_llama"
+    mapping = {"base_model_class": "LlamaBiModel", "parent_library": library}
+    noted = {"base_model_name_or_path": str(base), "auto_mapping": mapping}
+    merged = adapter(transformers.AutoModel.from_pretrained(base), mntp, 1, **noted)
+    (mntp / "config.json").write_text((base / "config.json").read_text())
+    change(mntp / "config.json", auto_map={"AutoModel": CLASSES[0]}, _name_or_path=LLAMA2)
+    for name, whole in ((str(mntp), merged), (f"{mntp}+{top}", None)):
+        whole = whole or adapter(merged, top, 2, **noted)
+        model = tiny.open_model(name)
+        assert model.identity["adapter"] == "llm2vec"
+        vectors = tiny.embeddings(model, [Text(text, prompt) for prompt, text in PAIRS])
+        expected = torch.stack([reference(whole, tokenizer, pair, LLAMA2) for pair in PAIRS])
+        torch.testing.assert_close(torch.tensor(vectors), expected, atol=1e-5, rtol=1e-5)
+    with pytest.raises(UserError, match=r"goes onto .*x-mntp, .* give .*-mntp\+.*-supervised"):
+        tiny.open_model(str(top))

@@ -12,8 +12,8 @@ import tiny
 
 import lrd_harness
 from lrd_harness.errors import UserError
-from lrd_harness.planning import resolve
-from lrd_harness.planning.resolve import PlannedModel
+from lrd_harness.planning import models as planned_models
+from lrd_harness.planning.models import PlannedModel
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_bad_input_is_one_line_before_the_model_is_opened(
 def test_a_depth_that_the_configuration_does_not_say(
     folder: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resolve, "depth_of", lambda config: None)
+    monkeypatch.setattr(planned_models, "depth_of", lambda config: None)
     with pytest.raises(UserError, match="has layers 0 to 2, no layer 3"):
         lrd_harness.mteb_model(str(folder), layer=3)
 

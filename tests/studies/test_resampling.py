@@ -17,7 +17,7 @@ from lrd_harness.cli import main
 from lrd_harness.contracts import Choice, Metric, Text
 from lrd_harness.errors import UnitError
 from lrd_harness.measuring import PlannedMetric
-from lrd_harness.planning.resolve import depth_of
+from lrd_harness.planning.models import depth_of
 from lrd_harness.progress import Display
 from lrd_harness.scores import Scores
 from lrd_harness.store import inventory

@@ -82,7 +82,7 @@ def test_bad_input_opens_no_model(
     typed: str, place: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "lrd_harness.planning.resolve.PlannedModel.open", lambda self: pytest.fail("opened")
+        "lrd_harness.planning.models.PlannedModel.open", lambda self: pytest.fail("opened")
     )
     np.savez(tmp_path / "strange.npz", a=np.ones(2))
     pd.DataFrame({"text": ["a"]}).to_parquet(tmp_path / "strange.parquet")

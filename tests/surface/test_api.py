@@ -179,7 +179,7 @@ def bert(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Opened:
 @pytest.mark.parametrize("said", REFUSED)
 def test_wrong_input_is_one_line(said: str, bert: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     """And it is found before a model is looked for."""
-    monkeypatch.setattr("lrd_harness.planning.resolve.find", lambda *_: pytest.fail("looked for"))
+    monkeypatch.setattr("lrd_harness.planning.models.find", lambda *_: pytest.fail("looked for"))
     with pytest.raises(UserError) as caught:
         REFUSED[said](bert)  # type: ignore[no-untyped-call]
     assert said in str(caught.value)
