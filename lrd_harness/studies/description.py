@@ -20,6 +20,7 @@ from lrd_harness.errors import UserError, described
 from lrd_harness.manager import Plugins
 from lrd_harness.models import inspection, quantised
 from lrd_harness.models.find import known_as, weight_bytes, weight_files
+from lrd_harness.models.peft_adapters import base_of
 from lrd_harness.models.readout import embedded
 from lrd_harness.models.text_model import TextModel
 from lrd_harness.models.wrappers import loader_of, route
@@ -122,6 +123,7 @@ def of_files(planned: PlannedModel, plugins: Plugins) -> Facts:
     listed = config.get("architectures")
     kinds = ", ".join(map(str, listed)) if isinstance(listed, list) else None
     parts = ", ".join(f"{adapter.name} ({adapter.revision:.12})" for adapter in checkpoint.peft)
+    base = base_of(checkpoint)
     code = ", ".join(f"{name} (sha256 {sha:.12})" for name, sha in checkpoint.code.items())
     return {
         "revision": Fact(checkpoint.revision),
@@ -131,7 +133,9 @@ def of_files(planned: PlannedModel, plugins: Plugins) -> Facts:
         "blocks": Fact(planned.depth),
         "width": Fact(planned_models.width_of(config)),
         "quantised": Fact(quantised.method(checkpoint) or None, _quantised(checkpoint)),
-        "adapters of weights": Fact(parts or None),
+        "adapters of weights": Fact(parts, f"{parts}, on {base.name} ({base.revision:.12})")
+        if parts
+        else NONE,
         "code of its own": Fact(code or None),
         **_weights(checkpoint, planned.options.dtype),
     }

@@ -176,6 +176,8 @@ def open_model(checkpoint: Checkpoint, options: ModelOptions) -> Model:
             pool=by_mask(options.pooling) if options.pooling else _pool(pooling),
             pooling=options.pooling or pooling,
             max_length=length,
+            pooling_from=FILE,
+            lengths={FILE: read.max_length},
             prompt=_prompt(options.prompts),
             beside=beside,
         ),

@@ -252,3 +252,17 @@ def test_a_model_of_the_hub(hub: Hub, tmp_path: Path, capsys: Shown) -> None:
     told = {name: value for name, value in row.items() if name not in ("model", "revision")}
     assert told == {name: local[name] for name in told}
     assert told["disk"] == (folder / "model.safetensors").stat().st_size
+
+
+def test_an_adapter_of_weights_is_told_with_its_base(tmp_path: Path, capsys: Shown) -> None:
+    peft = pytest.importorskip("peft")
+    base = tiny.save("Llama", tmp_path / "base", causal=True)
+    how = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    model = peft.get_peft_model(whole(base, "LlamaForCausalLM"), how)
+    model.save_pretrained(tmp_path / "lora")
+    row, told = one(capsys, tmp_path / "lora")
+    assert told["adapters of weights"].startswith("local/lora (")
+    assert told["adapters of weights"].endswith(", on local/base")
+    assert row["stored_parameters"] == whole(base, "LlamaForCausalLM").num_parameters()
+    sizes = (tmp_path / "lora").rglob("*.safetensors"), base.rglob("*.safetensors")
+    assert row["disk"] == sum(file.stat().st_size for files in sizes for file in files)
