@@ -258,7 +258,9 @@ def test_data_that_are_out_of_reach(
     monkeypatch.setattr("datasets.load_dataset", fails)
     assert run(tmp_path / "out", place, tasks=["lm-eval:piqa"]) == 2
     said = one_line(capsys)
-    assert said == "lm-eval:piqa cannot be prepared: Couldn't reach 'baber/piqa' on the Hub"
+    assert said == (
+        "lm-eval:piqa: its data (baber/piqa) are not on this machine, and the hub is out of reach"
+    )
 
 
 @pytest.mark.parametrize(
