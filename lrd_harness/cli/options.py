@@ -265,7 +265,7 @@ def _add_study(sub: Any, command: str, metrics: str = "", *more: str) -> None:
         _add(sub, "--output", "DIR", "also write .csv and .json there", type=named)
         _add_flag(sub, "--literal-names", LITERAL)
     _add_flag(sub, "--quiet", "no progress")
-    read = "pooling norm max_length attention_mask trust_remote_code device max_texts".split()
+    read = "pooling norm max_length attention_mask dtype trust_remote_code device max_texts".split()
     _add_settings(
         sub, [*read, *more], max_texts="all" if command == "states" else STUDY_TEXTS[command]
     )
