@@ -334,6 +334,12 @@ class Checkpoint:
     base: Checkpoint | None = None
     code: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def architectures(self) -> list[str]:
+        """The classes that its config.json names."""
+        listed = self.config.get("architectures")
+        return [str(name) for name in listed] if isinstance(listed, list) else []
+
 
 @dataclass(frozen=True)
 class ModelOptions:

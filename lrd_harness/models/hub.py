@@ -11,11 +11,12 @@ import importlib
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from lrd_harness.contracts import Checkpoint
 from lrd_harness.errors import UserError, first_line, say, unknown
@@ -73,6 +74,8 @@ def record(name: str, revision: str | None = None, known: Known | None = None) -
 
 def _answer(ask: Callable[[], Any], refusal: Callable[[Exception], UserError | None]) -> Any:
     """What the hub answers. Raises NoAnswer, and what `refusal` makes of its other errors."""
+    from huggingface_hub import constants
+
     if said := _silence():
         raise NoAnswer(said)
     for wait in (*WAITS, 0.0):
@@ -88,19 +91,15 @@ def _answer(ask: Callable[[], Any], refusal: Callable[[Exception], UserError | N
             break
         time.sleep(max(wait, wished))
     asks = f" and asks to be left alone for {wished:.0f} s" if wished > PATIENCE else ""
-    _silent[:] = [(time.monotonic(), f"{busy}{asks}" if busy else _out_of_reach())]
-    raise NoAnswer(_silence())
+    offline = " (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else ""
+    said = f"{busy}{asks}" if busy else f"the hub is out of reach{offline}"
+    _silent[:] = [(time.monotonic(), said)]
+    raise NoAnswer(said)
 
 
 def _silence() -> str:
     """Why the hub is not to be asked, as it has just given no answer; "" where it is."""
     return next((said for since, said in _silent if time.monotonic() - since < SILENCE), "")
-
-
-def _out_of_reach() -> str:
-    from huggingface_hub import constants
-
-    return f"the hub is out of reach{' (HF_HUB_OFFLINE)' if constants.HF_HUB_OFFLINE else ''}"
 
 
 def _status(error: BaseException | None) -> int:
@@ -307,15 +306,10 @@ def at_once() -> Iterator[None]:
     import datasets
     from huggingface_hub import constants
 
-    places: list[Any] = [constants, datasets.config]
-    before = [place.HF_HUB_OFFLINE for place in places]
-    try:
-        for place in places if _silent else ():
-            place.HF_HUB_OFFLINE = True
+    with ExitStack() as stack:
+        for place in (constants, datasets.config) if _silent else ():
+            stack.enter_context(patch.object(place, "HF_HUB_OFFLINE", True))
         yield
-    finally:
-        for place, offline in zip(places, before, strict=True):
-            place.HF_HUB_OFFLINE = offline
 
 
 def _cache(name: str, kind: str = "model") -> Path:

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterable
 from math import prod
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -21,7 +20,7 @@ from lrd_harness.contracts import Checkpoint
 from lrd_harness.errors import UserError
 from lrd_harness.models.cut import parameters
 from lrd_harness.models.find import read_json, weight_files
-from lrd_harness.models.loading import absent, on_meta
+from lrd_harness.models.loading import absent, listed_classes, on_meta
 from lrd_harness.models.own_code import running
 from lrd_harness.models.recognition import LIST, modules_of
 
@@ -44,25 +43,20 @@ def values_in(files: Iterable[Path]) -> Counter[str]:
     return counts
 
 
-def held(checkpoint: Checkpoint, module: nn.Module) -> int:
+def stored_parameters(checkpoint: Checkpoint, module: nn.Module) -> int:
     """How many parameters a checkpoint holds, heads and further modules too; tied ones once.
 
     They are those of the class that config.json names, else of the module's.
     """
-    import transformers
-
-    listed = checkpoint.config.get("architectures")
-    kind: Any = getattr(transformers, str(listed[0]), None) if isinstance(listed, list) else None
-    family = getattr(getattr(kind, "config_class", None), "model_type", None)
+    family = checkpoint.config.get("model_type")
+    listed = (k for k in listed_classes(checkpoint) if k.config_class.model_type == family)
     folder, others = "", set[str]()
     if LIST in checkpoint.files:  # in old models the transformer has a folder of its own
         first, *rest = modules_of(read_json(checkpoint, LIST, list), LIST)
         folder = first.path if f"{first.path}/config.json" in checkpoint.files else ""
         others = {module.path for module in rest} - {folder}
-    if family is None or family != checkpoint.config.get("model_type"):
-        kind = type(module)
     with running(checkpoint):
-        model, loading = on_meta(checkpoint, kind, folder)
+        model, loading = on_meta(checkpoint, next(listed, type(module)), folder)
     missing = absent(loading)
     behind = [path for path in weight_files(checkpoint) if path.parent.name in others]
     own: int = sum(p.numel() for name, p in model.named_parameters() if name not in missing)

@@ -49,34 +49,27 @@ def computing(checkpoint: Checkpoint, options: ModelOptions) -> dict[str, Any]:
     return told | placing(checkpoint, options.device_map, options.device)
 
 
-def load(
-    kind: Any,
-    path: str,
-    where: Mapping[str, Any],
-    checkpoint: Checkpoint | None = None,
-    **arguments: Any,
-) -> tuple[Any, Any, list[str]]:
+def load(kind: Any, checkpoint: Checkpoint, **arguments: Any) -> tuple[Any, Any, list[str]]:
     """A model of a class, its tokenizer, and the weights that are missing, but for poolers'.
 
-    checkpoint: whose adapters of weights are merged into the model, if it has any.
+    Adapters of weights that the checkpoint has are merged into the model.
     """
-    from transformers import AutoTokenizer
-
-    if checkpoint and checkpoint.peft:
-        tokenizer = adapted_tokenizer(checkpoint)
-    else:
-        tokenizer = AutoTokenizer.from_pretrained(path, **where)
+    where, tokenizer = origin(checkpoint), load_tokenizer(checkpoint)
     model, loading = kind.from_pretrained(
-        path, use_safetensors=True, output_loading_info=True, **arguments, **where
+        checkpoint.path, use_safetensors=True, output_loading_info=True, **arguments, **where
     )
-    if where.get("trust_remote_code"):
-        fill_buffers(model)
-    if checkpoint:
-        merge(model, checkpoint)
+    complete(model, checkpoint)
     return model, tokenizer, _missing(model, loading)
 
 
-def adapted_tokenizer(checkpoint: Checkpoint, **arguments: Any) -> Any:
+def complete(model: Any, checkpoint: Checkpoint) -> None:
+    """Add what transformers does not load of a checkpoint, in place."""
+    if checkpoint.code:
+        fill_buffers(model)
+    merge(model, checkpoint)
+
+
+def load_tokenizer(checkpoint: Checkpoint, **arguments: Any) -> Any:
     """The tokenizer of the last adapter that brings one, else that of the base."""
     from transformers import AutoTokenizer
 
@@ -84,25 +77,20 @@ def adapted_tokenizer(checkpoint: Checkpoint, **arguments: Any) -> Any:
     return AutoTokenizer.from_pretrained(holder.path, **origin(holder), **arguments)
 
 
-def load_modules(
-    path: str, where: Mapping[str, Any], checkpoint: Checkpoint | None = None, **arguments: Any
-) -> Any:
-    """A SentenceTransformer; checkpoint: as in `load`."""
+def load_modules(checkpoint: Checkpoint, **arguments: Any) -> Any:
+    """A SentenceTransformer, in evaluation mode; adapters of weights as in `load`."""
     from sentence_transformers import SentenceTransformer
 
-    if not checkpoint or not checkpoint.peft:
-        return SentenceTransformer(path, **arguments, **where)
-    holder = provider(checkpoint, LIST)
-    based = is_adapter(holder)
-    with found_base(base_of(checkpoint), origin(base_of(checkpoint))) if based else nullcontext():
+    holder, base = provider(checkpoint, LIST), base_of(checkpoint)
+    with found_base(base, origin(base)) if is_adapter(holder) else nullcontext():
         model: Any = SentenceTransformer(holder.path, **arguments, **origin(holder))
     if provider(checkpoint, *TOKENIZERS) != holder:
         length = model.max_seq_length
-        told = arguments.get("processor_kwargs") or {}
-        model[0].processor = adapted_tokenizer(checkpoint, **told)
+        model[0].processor = load_tokenizer(checkpoint, **arguments["processor_kwargs"])
         model.max_seq_length = length
-    merge(model[0].auto_model, checkpoint)
-    return model
+    if (inner := getattr(model[0], "auto_model", None)) is not None:
+        complete(inner, checkpoint)
+    return model.eval()
 
 
 def fill_buffers(model: Any) -> None:
@@ -155,6 +143,17 @@ def refuse_missing(name: str, missing: Collection[str]) -> None:
     """Raise UserError for weights that are not there, so that they would be random."""
     if missing:
         raise UserError(f"{name}: its weights lack {len(missing)} tensors, as {min(missing)}")
+
+
+def listed_classes(checkpoint: Checkpoint) -> list[Any]:
+    """transformers' classes that config.json names."""
+    import transformers
+
+    kinds: Any = (getattr(transformers, name, None) for name in checkpoint.architectures)
+    models = (
+        k for k in kinds if isinstance(k, type) and issubclass(k, transformers.PreTrainedModel)
+    )
+    return [k for k in models if k.config_class]
 
 
 def check_whole(checkpoint: Checkpoint, module: Any, subfolder: str = "") -> None:

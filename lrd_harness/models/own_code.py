@@ -16,11 +16,13 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
+from unittest.mock import patch
 
 from lrd_harness.contracts import Checkpoint
 from lrd_harness.errors import UserError, named, short, there
@@ -148,22 +150,16 @@ def _classes(source: Source, inner: str, config: Mapping[str, Any]) -> list[tupl
         mapped = content.get("auto_map", {})
         if not isinstance(mapped, Mapping | list):  # transformers itself fails on null
             raise UserError(f"{source.where}: the auto_map of {file} is no table of classes")
-        where, foreign = f"the auto_map of {file}", _mapped(mapped, used)
+        if isinstance(mapped, Mapping):  # by Auto class; in old tokenizers slow class, fast class
+            mapped = [mapped[key] for key in sorted(mapped, reverse=True) if key.startswith(used)]
+        lists = [names if isinstance(names, list) else [names] for names in mapped]
+        foreign = [str(name) for name in chain(*lists) if name]
+        where = f"the auto_map of {file}"
         classes += [(where, name) for name in foreign if not LLM2VEC.fullmatch(name)]
     if LIST in source.files:
         listed = modules_of(json_value(read_file(source.fetch(LIST))), f"{source.where}: {LIST}")
         classes += [(LIST, m.type) for m in listed if not m.type.startswith(LIBRARY)]
     return classes
-
-
-def _mapped(mapped: Mapping[str, Any] | Sequence[Any], used: tuple[str, ...]) -> Iterator[str]:
-    """The classes that an auto_map names for what is used here."""
-    if isinstance(mapped, Mapping):
-        for auto in sorted((key for key in mapped if key.startswith(used)), reverse=True):
-            classes = mapped[auto] if isinstance(mapped[auto], list) else [mapped[auto]]
-            yield from (str(name) for name in classes if name)
-    else:  # of old tokenizers: slow class, fast class
-        yield from (str(name) for name in mapped if name)
 
 
 def _own(source: Source, file: str) -> Path:
@@ -200,7 +196,7 @@ def auto_classes(checkpoint: Checkpoint) -> list[Any]:
     """
     import transformers
 
-    mapped, saved = checkpoint.config.get("auto_map"), checkpoint.config.get("architectures") or ()
+    mapped, saved = checkpoint.config.get("auto_map"), checkpoint.architectures
     if not checkpoint.code or not isinstance(mapped, Mapping):
         return []
     names = [name for name in mapped if name.startswith("AutoModel")]
@@ -218,24 +214,22 @@ def running(checkpoint: Checkpoint) -> Iterator[None]:
     """
     dynamic: Any = importlib.import_module("transformers.dynamic_module_utils")
     users = [dynamic, importlib.import_module("transformers.generation.utils")]
-    copied, patience = dynamic.get_cached_module_file, dynamic.TIME_OUT_REMOTE_CODE
+    checked = partial(_checked, checkpoint, dynamic.get_cached_module_file)
     tables, mark = _tables(), digest(checkpoint.code)
     if checkpoint.code:
         _fresh_folder()
-    for user in users:
-        user.get_cached_module_file = partial(_checked, checkpoint, copied)
-    dynamic.TIME_OUT_REMOTE_CODE = 0
-    for table in tables:  # what others ran may have changed since
-        _taken(table)
-    for table, registered in zip(tables, _REGISTERED.get(mark, ()), strict=False):
-        table.update(registered)
-    try:
-        yield
-    finally:
-        _REGISTERED[mark] = [_taken(table) for table in tables]
-        dynamic.TIME_OUT_REMOTE_CODE = patience
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(dynamic, "TIME_OUT_REMOTE_CODE", 0))
         for user in users:
-            user.get_cached_module_file = copied
+            stack.enter_context(patch.object(user, "get_cached_module_file", checked))
+        for table in tables:  # what others ran may have changed since
+            _taken(table)
+        for table, registered in zip(tables, _REGISTERED.get(mark, ()), strict=False):
+            table.update(registered)
+        try:
+            yield
+        finally:
+            _REGISTERED[mark] = [_taken(table) for table in tables]
 
 
 @functools.cache

@@ -57,8 +57,7 @@ def refuse_scorers(checkpoint: Checkpoint, adapter: str) -> None:
     number, of words or of a language model is no fault in itself: only with such a name or card.
     """
     config = checkpoint.config
-    listed = config.get("architectures")
-    heads = " ".join(map(str, listed if isinstance(listed, list) else ()))
+    heads = " ".join(checkpoint.architectures)
     labels = config.get("id2label") or config.get("num_labels")
     one = labels == 1 or (isinstance(labels, dict) and len(labels) == 1)
     by_head = [  # whose head, and what is looked for in its name and card
@@ -67,14 +66,14 @@ def refuse_scorers(checkpoint: Checkpoint, adapter: str) -> None:
         ("MaskedLM" in heads, _SPARSE, "SparseEncoder", "weighs the words of"),
     ]
     for head, said, kind, does in by_head:
-        if head and (sign := next(filter(said.search, _said(checkpoint)), None)):
+        if head and (sign := next(filter(said.search, _labels(checkpoint)), None)):
             raise UserError(
                 f"{checkpoint.name} says that it is a {kind} ({sign[:60]}): it {does} texts and "
                 f"makes no embedding of one; {adapter}:NAME reads its layers all the same"
             )
 
 
-def _said(checkpoint: Checkpoint) -> Collection[str]:
+def _labels(checkpoint: Checkpoint) -> Collection[str]:
     """The name of a model, in lower case, and the tags of its card."""
     from huggingface_hub.repocard import metadata_load
 

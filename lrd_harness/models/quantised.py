@@ -13,25 +13,10 @@ from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from lrd_harness.contracts import Checkpoint
-from lrd_harness.errors import UserError
+from lrd_harness.errors import UserError, short
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-# method -> what pip installs for it, and the module that this brings
-PACKAGES = {
-    "aqlm": {"aqlm[gpu,cpu]": "aqlm"},
-    "auto-round": {"auto-round": "auto_round"},
-    "awq": {"gptqmodel": "gptqmodel"},
-    "bitsandbytes": {"bitsandbytes": "bitsandbytes"},
-    "compressed-tensors": {"compressed-tensors": "compressed_tensors"},
-    "gptq": {"optimum": "optimum", "gptqmodel": "gptqmodel"},
-    "hqq": {"hqq": "hqq"},
-    "quanto": {"optimum-quanto": "optimum.quanto"},
-    "spqr": {"spqr_quant[gpu]": "spqr_quant"},
-    "torchao": {"torchao": "torchao"},
-    "vptq": {"vptq": "vptq"},
-}
 
 
 def method(checkpoint: Checkpoint) -> str:
@@ -52,10 +37,6 @@ def check(checkpoint: Checkpoint) -> None:
     kind = method(checkpoint)
     if not kind:
         return
-    said = f"{checkpoint.name}: its weights are quantised ({kind})"
-    if lacking := [name for name, module in PACKAGES.get(kind, {}).items() if not _there(module)]:
-        names = " ".join(f'"{name}"' if "[" in name else name for name in lacking)
-        raise UserError(f"{said}, which needs {' and '.join(lacking)}: pip install {names}")
     from transformers.quantizers.auto import AutoHfQuantizer
 
     _quieten(kind)
@@ -65,15 +46,11 @@ def check(checkpoint: Checkpoint) -> None:
             device_map=None, dtype=None, weights_only=True
         )
     except Exception as error:  # a package or a device that lacks, a method not known
-        reason = " ".join((str(error) or type(error).__name__).split()).split(". ")[0][:120]
-        raise UserError(f"{said} and cannot be read here: {reason}") from error
-
-
-def _there(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # the package around it
-        return False
+        reason = short(" ".join(str(error).split()) or type(error).__name__, 120)
+        raise UserError(
+            f"{checkpoint.name}: its weights are quantised ({kind}), which cannot be read here: "
+            f"{reason}"
+        ) from error
 
 
 def placing(checkpoint: Checkpoint, device_map: Any, device: Any) -> dict[str, Any]:
@@ -88,7 +65,7 @@ def _quieten(kind: str) -> None:
     """Keep the libraries' own lines out of a command's answer; what is wrong is an error here."""
     # which says with every product that it computes in half precision
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    if "gptqmodel" in PACKAGES.get(kind, ()) and _there("gptqmodel"):
+    if kind in ("gptq", "awq") and importlib.util.find_spec("gptqmodel"):
         with redirect_stdout(sys.stderr):
             logger = importlib.import_module("gptqmodel.utils.logger").setup_logger()
             logger.setLevel(logging.ERROR)

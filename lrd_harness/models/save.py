@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,9 @@ from lrd_harness.models.cut import kept_blocks, remove
 from lrd_harness.models.find import Parent, local_file, name_of, of_modules
 from lrd_harness.models.hub import fetched
 from lrd_harness.models.loading import (
-    fill_buffers,
+    listed_classes,
     load,
     load_modules,
-    origin,
     quiet,
     refuse_missing,
 )
@@ -37,7 +36,6 @@ from lrd_harness.models.registry import tokenizer_arguments
 from lrd_harness.models.sentence_modules import Measured, add, fit, section
 from lrd_harness.store import files
 
-LOCAL = {"local_files_only": True}
 GENERATION = "generation_config.json"
 _TEXT = "The quick brown fox jumps over the lazy dog."
 
@@ -48,18 +46,11 @@ class _Plain:
     Raises UserError for weights that are not there.
     """
 
-    def __init__(
-        self,
-        path: str,
-        kind: Any,
-        where: Mapping[str, Any],
-        placed: Mapping[str, Any] = {},
-        checkpoint: Checkpoint | None = None,
-    ) -> None:
-        model, self.tokenizer, missing = load(kind, path, where, checkpoint, dtype="auto", **placed)
-        refuse_missing(path, missing)
-        self.root, self.placed = quantised.writable(model.eval()), placed
-        self.trust = {"trust_remote_code": where["trust_remote_code"]}
+    def __init__(self, checkpoint: Checkpoint, kind: Any) -> None:
+        placed = quantised.placing(checkpoint, None, "cpu")
+        model, self.tokenizer, missing = load(kind, checkpoint, dtype="auto", **placed)
+        refuse_missing(checkpoint.path, missing)
+        self.checkpoint, self.root = checkpoint, quantised.writable(model.eval())
 
     def write(self, folder: Path) -> None:
         model = self.root
@@ -72,7 +63,7 @@ class _Plain:
         self.tokenizer.save_pretrained(folder)
 
     def reopen(self, folder: Path) -> _Plain:
-        return _Plain(str(folder), type(self.root), LOCAL | self.trust, self.placed)
+        return _Plain(_saved(self.checkpoint, folder), type(self.root))
 
     def answer(self) -> Any:
         inner = self.root.get_encoder() if self.root.config.is_encoder_decoder else self.root
@@ -82,60 +73,49 @@ class _Plain:
 class _OfModules:
     """The same as sentence-transformers opens it; root: the transformers model inside."""
 
-    def __init__(
-        self,
-        path: str,
-        where: Mapping[str, Any],
-        tokenizing: Mapping[str, Any] | None = None,
-        placed: Mapping[str, Any] = {},
-        checkpoint: Checkpoint | None = None,
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, tokenizing: Mapping[str, Any]) -> None:
+        placed = quantised.placing(checkpoint, None, "cpu")
         self.model: Any = load_modules(
-            path,
-            where,
             checkpoint,
             device="cpu",
-            processor_kwargs=dict(tokenizing or {}),
+            processor_kwargs=dict(tokenizing),
             model_kwargs={"dtype": "auto", "use_safetensors": True, **placed},
-        ).eval()
-        self.root: Any = getattr(self.model[0], "auto_model", None)
-        if self.root is None:
-            raise UserError(f"{path}: its first module is no transformer")
-        if where["trust_remote_code"]:
-            fill_buffers(self.root)
-        self.root, self.placed = quantised.writable(self.root), placed
+        )
+        root = getattr(self.model[0], "auto_model", None)
+        if root is None:
+            raise UserError(f"{checkpoint.path}: its first module is no transformer")
+        self.checkpoint, self.root = checkpoint, quantised.writable(root)
         self.tokenizer = self.model.tokenizer
-        self.trust = {"trust_remote_code": where["trust_remote_code"]}
 
     def write(self, folder: Path) -> None:
         self.model.save(str(folder), create_model_card=False)
 
     def reopen(self, folder: Path) -> _OfModules:
-        return _OfModules(str(folder), LOCAL | self.trust, placed=self.placed)
+        return _OfModules(_saved(self.checkpoint, folder), {})
 
     def answer(self) -> Any:
         return self.model.encode([_TEXT], convert_to_tensor=True, show_progress_bar=False)
 
 
+def _saved(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
+    """What has been written of a checkpoint, its adapters merged."""
+    return replace(checkpoint, path=str(folder), base=None, peft=())
+
+
 def _open(checkpoint: Checkpoint, measured: Measured | None) -> _Plain | _OfModules:
     checkpoint = fetched(checkpoint)
-    where, placed = origin(checkpoint), quantised.placing(checkpoint, None, "cpu")
     if of_modules(checkpoint) if measured is None else not measured.plain:
-        tokenizing = tokenizer_arguments(measured.name) if measured else {}
-        opened = _OfModules(checkpoint.path, where, tokenizing, placed, checkpoint)
+        opened = _OfModules(checkpoint, tokenizer_arguments(measured.name) if measured else {})
         if measured is not None:
             fit(opened.model, measured)
         return opened
-    import transformers
-    from transformers import PreTrainedModel
+    from transformers import AutoModel
 
-    names = checkpoint.config.get("architectures") or ()
-    kinds = (getattr(transformers, name, None) for name in names)
-    models = [k for k in kinds if isinstance(k, type) and issubclass(k, PreTrainedModel)]
-    if kind := next(iter(own_code.auto_classes(checkpoint) or models), None):  # it was saved from
+    kinds = own_code.auto_classes(checkpoint) or listed_classes(checkpoint)
+    for kind in kinds[:1]:  # it was saved from
         with suppress(UserError):  # its head has no weights: what is below is what there is
-            return _Plain(checkpoint.path, kind, where, placed, checkpoint)
-    return _Plain(checkpoint.path, transformers.AutoModel, where, placed, checkpoint)
+            return _Plain(checkpoint, kind)
+    return _Plain(checkpoint, AutoModel)
 
 
 def _probe(tokenizer: Any) -> dict[str, torch.Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from functools import partialmethod
 from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -167,16 +168,13 @@ class _StandIn:
             return torch.nn.functional.normalize(self.vectors, p=2, dim=1)  # type: ignore[arg-type]
         return self.vectors
 
-    def encode_query(self, sentences: Sequence[str], **options: Any) -> Any:
-        return self._encode_as("query", sentences, **options)
-
-    def encode_document(self, sentences: Sequence[str], **options: Any) -> Any:
-        return self._encode_as("document", sentences, **options)
-
     def _encode_as(self, role: str, sentences: Sequence[str], **options: Any) -> Any:
         if options.get("prompt") is None and options.get("prompt_name") is None:
             options["prompt_name"] = next((n for n in ROLES[role] if n in self.prompts), None)
         return self.encode(sentences, **options)
+
+    encode_query = partialmethod(_encode_as, "query")
+    encode_document = partialmethod(_encode_as, "document")
 
 
 class Wrapper:

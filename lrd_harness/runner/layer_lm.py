@@ -19,8 +19,15 @@ from lrd_harness.errors import UserError, layer_number
 from lrd_harness.models import own_code
 from lrd_harness.models.backbone import Backbone, body, hidden_of
 from lrd_harness.models.cut import remove
-from lrd_harness.models.loading import adapted_tokenizer, load, origin, quiet, refuse_missing
-from lrd_harness.models.peft_adapters import merge
+from lrd_harness.models.loading import (
+    absent,
+    complete,
+    load_tokenizer,
+    on_meta,
+    origin,
+    quiet,
+    refuse_missing,
+)
 from lrd_harness.models.text_model import NO_HEAD
 from lrd_harness.planning.models import PlannedModel, device, resolve_model
 from lrd_harness.planning.settings import Settings
@@ -62,16 +69,14 @@ class LayerLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         options.setdefault("device", device(Settings()))
         with own_code.running(checkpoint):
             with quiet():
-                _, _, missing = load(
-                    AutoModelForCausalLM, checkpoint.path, where, device_map="meta"
-                )
-            refuse_missing(planned.name, missing)
+                _, loading = on_meta(checkpoint, AutoModelForCausalLM)
+            refuse_missing(planned.name, absent(loading))
             options |= {"trust_remote_code": where["trust_remote_code"]}
             options |= {"revision": where["revision"]} if checkpoint.hub else {}
             if checkpoint.peft:
-                options.setdefault("tokenizer", adapted_tokenizer(checkpoint))
+                options.setdefault("tokenizer", load_tokenizer(checkpoint))
             super().__init__(pretrained=checkpoint.path, **options)
-            merge(self.model, checkpoint)
+            complete(self.model, checkpoint)
         if layer is not None:
             ids = torch.tensor([self.tok_encode(_TEXT)], device=self.device)
             blocks = Backbone(

@@ -120,14 +120,12 @@ def _summary(facts: Facts) -> str:
 def of_files(planned: PlannedModel, plugins: Plugins) -> Facts:
     """What is known before a model is opened."""
     checkpoint, config = planned.checkpoint, planned.checkpoint.config
-    listed = config.get("architectures")
-    kinds = ", ".join(map(str, listed)) if isinstance(listed, list) else None
     parts = ", ".join(f"{adapter.name} ({adapter.revision:.12})" for adapter in checkpoint.peft)
     base = base_of(checkpoint)
     code = ", ".join(f"{name} (sha256 {sha:.12})" for name, sha in checkpoint.code.items())
     return {
         "revision": Fact(checkpoint.revision),
-        "architecture": Fact(kinds or config.get("model_type")),
+        "architecture": Fact(", ".join(checkpoint.architectures) or config.get("model_type")),
         "family": Fact(config.get("model_type")),
         "adapter": Fact(planned.adapter.name, _adapter(planned, plugins)),
         "blocks": Fact(planned.depth),
@@ -219,7 +217,7 @@ def _attempted(make: Callable[[], Fact]) -> Fact:
 def _stored(checkpoint: Checkpoint, root: nn.Module) -> Fact:
     if quantised.method(checkpoint):
         return NONE  # its numbers are packed
-    number = inspection.held(checkpoint, root)
+    number = inspection.stored_parameters(checkpoint, root)
     return Fact(number, f"{number:,} in the files, heads too, tied ones once")
 
 

@@ -13,7 +13,7 @@ from lrd_harness.errors import UserError
 from lrd_harness.hookspecs import hookimpl
 from lrd_harness.models import quantised
 from lrd_harness.models.find import FILE, as_saved, known_as, read_json
-from lrd_harness.models.loading import computing, load, origin, refuse_missing
+from lrd_harness.models.loading import computing, listed_classes, load, refuse_missing
 from lrd_harness.models.own_code import auto_classes
 from lrd_harness.models.purposes import refuse_senses
 from lrd_harness.models.recognition import LIST, SETTINGS, refuse_kind
@@ -41,9 +41,8 @@ def _is_decoder(checkpoint: Checkpoint) -> bool:
     from transformers.models.auto import modeling_auto as auto
 
     config = checkpoint.config
-    kind, listed = str(config.get("model_type")), config.get("architectures")
-    architectures = map(str, listed if isinstance(listed, list) else ())
-    causal = any("CausalLM" in name or "LMHead" in name for name in architectures)
+    kind, names = str(config.get("model_type")), checkpoint.architectures
+    causal = any("CausalLM" in name or "LMHead" in name for name in names)
     causal |= kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     encoder = kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.get("is_decoder")
     return bool(causal and not encoder and not config.get("is_encoder_decoder"))
@@ -130,8 +129,7 @@ def load_plain(checkpoint: Checkpoint, options: ModelOptions) -> tuple[Any, Any,
     if own := auto_classes(checkpoint):  # of any other class transformers would take its own
         wanted = [AutoModelForCausalLM] if options.head else []
         kind = next((auto for auto in (*wanted, AutoModel) if auto in own), own[0])
-    where, how = origin(checkpoint), computing(checkpoint, options)
-    loaded, tokenizer, missing = load(kind, checkpoint.path, where, checkpoint, **how)
+    loaded, tokenizer, missing = load(kind, checkpoint, **computing(checkpoint, options))
     coded = loaded.config.is_encoder_decoder or kind is not AutoModel
     module = body(loaded) if coded or has_head(loaded) else loaded
     # of an encoder-decoder only the encoder is read
@@ -144,15 +142,9 @@ def load_plain(checkpoint: Checkpoint, options: ModelOptions) -> tuple[Any, Any,
 
 def _encoder_class(checkpoint: Checkpoint) -> Any:
     """The class of an encoder-decoder's encoder alone, to which AutoModel would give a decoder."""
-    import transformers
-
-    listed = checkpoint.config.get("architectures")
-    for name in listed if isinstance(listed, list) else ():
-        kind = getattr(transformers, name, None) if str(name).endswith("EncoderModel") else None
-        if isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel):
-            family = getattr(kind.config_class, "model_type", None)
-            return kind if family == checkpoint.config.get("model_type") else None
-    return None
+    family = checkpoint.config.get("model_type")
+    kinds = (k for k in listed_classes(checkpoint) if k.__name__.endswith("EncoderModel"))
+    return next((k for k in kinds if k.config_class.model_type == family), None)
 
 
 def stated_lengths(module: Any, of_tokenizer: float | None) -> dict[str, int]:
@@ -186,8 +178,7 @@ def check_plain(checkpoint: Checkpoint) -> None:
     config, name = checkpoint.config, checkpoint.name
     if LIST not in checkpoint.files and SETTINGS in checkpoint.files:
         refuse_kind(name, read_json(checkpoint, SETTINGS))
-    architectures = config.get("architectures")
-    if isinstance(architectures, list) and "HF_ColBERT" in architectures:
+    if "HF_ColBERT" in checkpoint.architectures:
         raise UserError(
             f"{name} is a ColBERT model: it makes a vector of each token, none of texts"
         )

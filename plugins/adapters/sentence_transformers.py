@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from lrd_harness.contracts import (
     Adapter,
@@ -19,7 +21,7 @@ from lrd_harness.errors import UserError
 from lrd_harness.hookspecs import hookimpl
 from lrd_harness.models import quantised
 from lrd_harness.models.find import known_as, listed_as, of_modules, read_json
-from lrd_harness.models.loading import check_whole, computing, fill_buffers, load_modules, origin
+from lrd_harness.models.loading import check_whole, computing, load_modules
 from lrd_harness.models.recognition import LIST, Module, Source, modules_of, refuse_unread
 
 from .plain import UNLIMITED, stated_lengths
@@ -59,8 +61,6 @@ def open_model(checkpoint: Checkpoint, options: ModelOptions) -> Model:
     check(checkpoint)
     model = _load(checkpoint, options)
     backbone, pooling = _backbone(model[0], checkpoint.name), model[1]
-    if checkpoint.code:
-        fill_buffers(backbone)
     spelled, after = pooled_by(list(model))
     if spelled and chosen is None:
         chosen = by_mask(spelled)
@@ -140,8 +140,6 @@ def _load(checkpoint: Checkpoint, options: ModelOptions) -> Any:
     loading = loader_arguments(listed_as(checkpoint))
     how = computing(checkpoint, options)
     model = load_modules(
-        checkpoint.path,
-        origin(checkpoint),
         checkpoint,
         device=None if "device_map" in how else options.device,
         truncate_dim=loading.get("embed_dim"),
@@ -153,7 +151,7 @@ def _load(checkpoint: Checkpoint, options: ModelOptions) -> Any:
         model.max_seq_length = loading["max_seq_length"]
     if not loading.get("include_prompt", True):
         model.set_pooling_include_prompt(include_prompt=False)
-    return model.eval()
+    return model
 
 
 def _backbone(transformer: Any, name: str) -> Any:
@@ -237,11 +235,9 @@ def _encoder(
         encoded: list[dict[str, Any]] = [{} for _ in texts]
         for prompt in dict.fromkeys(t.prompt for t in texts):
             chosen = [i for i, t in enumerate(texts) if t.prompt == prompt]
-            asked = route(prompt)
-            features = model.preprocess(
-                [texts[i].text for i in chosen], prompt=asked.prompt or None
-            )
-            told = _told(model[0], features, asked.adapter) if asked.adapter else {}
+            text, adapter = route(prompt)
+            features = model.preprocess([texts[i].text for i in chosen], prompt=text or None)
+            told = _told(model[0], features, adapter) if adapter else {}
             keep = features["attention_mask"].bool()
             for row, i in enumerate(chosen):
                 for name in ("input_ids", "token_type_ids"):
@@ -278,16 +274,8 @@ def _told(module: Any, features: Mapping[str, Any], task: str) -> dict[str, list
         told.update({name: value for name, value in arguments.items() if name not in features})
         raise Seen
 
-    model = module.auto_model
-    before = {k: v for k, v in vars(model).items() if k == "forward"}
-    model.forward = see
-    try:
+    with patch.object(module.auto_model, "forward", see), suppress(Seen):
         module(dict(features), task=task)
-    except Seen:
-        pass
-    finally:
-        del model.forward
-        vars(model).update(before)
     n = len(features["input_ids"])
     rows = {k: v for k, v in told.items() if isinstance(v, torch.Tensor)}
     if not rows or any(value.shape != (n,) for value in rows.values()):

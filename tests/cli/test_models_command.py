@@ -12,6 +12,7 @@ import tiny
 import torch
 import transformers
 from hub_server import Hub
+from odd_checkpoints import change
 from sentence_transformers import SentenceTransformer
 
 from lrd_harness.cli import main
@@ -129,9 +130,8 @@ def test_what_files_say_is_told_of_a_model_that_cannot_be_opened(
 ) -> None:
     """Alone: its table, and the reason as the command's own line."""
     folder = tiny.save("Llama", tmp_path / "model")
-    config = json.loads((folder / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "xyz", "bits": 4}
-    (folder / "config.json").write_text(json.dumps(config))
+    settings = {"quant_method": "xyz", "bits": 4}
+    change(folder / "config.json", quantization_config=settings)
     assert main(["models", str(folder), "--quiet"]) == 2
     out, err = capsys.readouterr()
     assert "xyz, 4 bits" in out

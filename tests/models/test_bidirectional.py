@@ -18,9 +18,7 @@ from lrd_harness import manager
 from lrd_harness.contracts import Text
 from lrd_harness.errors import UserError
 from lrd_harness.models.bidirectional import NO_LIKELIHOODS
-from lrd_harness.planning.models import resolve_model
 from lrd_harness.planning.resolve import Plan, make_plan
-from lrd_harness.planning.settings import Settings
 from lrd_harness.planning.suite import ModelEntry, Suite
 from lrd_harness.progress import Display
 
@@ -159,8 +157,7 @@ def test_likelihoods_need_a_causal_mask(tmp_path: Path) -> None:
     for entry in (typed, ModelEntry(str(tmp_path / "both"))):
         with pytest.raises(UserError, match=f"MMLU cannot be run on local/.*: {NO_LIKELIHOODS}"):
             plan(entry)
-    settings = Settings(attention_mask="causal")
-    model = resolve_model(ModelEntry(str(tmp_path / "both")), settings, manager.load(), stage)
+    model = tiny.planned(tmp_path / "both", attention_mask="causal")
     assert model.likelihoods
     head = replace(model, options=replace(model.options, head=True)).open().head
     assert head is not None

@@ -12,6 +12,7 @@ import pytest
 import tiny
 import torch
 import transformers
+from odd_checkpoints import change
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
@@ -59,14 +60,13 @@ class TurnedModel(BertModel):
 
 
 def made_by_its_code(folder: Path) -> Any:
-    """The model as its class builds it, with the weights of the folder."""
+    """The model as its class builds it of the folder's configuration; its weights are random."""
     spec: Any = importlib.util.spec_from_file_location("turned", folder / "modeling_turned.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    torch.manual_seed(0)
     config = module.TurnedConfig(**json.loads((folder / "config.json").read_text()))
-    model = module.TurnedModel(config).eval()
-    model.load_state_dict(load_file(folder / "model.safetensors"))
-    return model
+    return module.TurnedModel(config).eval()
 
 
 @pytest.fixture
@@ -75,24 +75,20 @@ def folder(tmp_path: Path) -> Path:
     place.mkdir()
     (place / "modeling_turned.py").write_text(CODE)
     (place / "config.json").write_text(json.dumps({**tiny.SMALL, "model_type": "turned-bert"}))
-    spec: Any = importlib.util.spec_from_file_location("turned", place / "modeling_turned.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    torch.manual_seed(0)
-    model = module.TurnedModel(module.TurnedConfig(**tiny.SMALL))
+    model = made_by_its_code(place)
     tiny.enlarge(model, "Bert", uneven=True)
     model.save_pretrained(place)
     tiny.tokenizer().save_pretrained(place)
-    config = json.loads((place / "config.json").read_text())
     kinds = {"AutoConfig": "TurnedConfig", "AutoModel": "TurnedModel"}
-    config["auto_map"] = {auto: f"modeling_turned.{name}" for auto, name in kinds.items()}
-    (place / "config.json").write_text(json.dumps(config))
+    mapped = {auto: f"modeling_turned.{name}" for auto, name in kinds.items()}
+    change(place / "config.json", auto_map=mapped)
     return place
 
 
 @pytest.mark.parametrize("modules", [False, True])
 def test_buffers_are_what_the_code_computes(folder: Path, tmp_path: Path, modules: bool) -> None:
     expected = made_by_its_code(folder)
+    expected.load_state_dict(load_file(folder / "model.safetensors"))
     if modules:
         first = Transformer(
             str(folder),

@@ -78,6 +78,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "RobertaPreLayerNorm": {},
     "T5": T5,
     "UMT5": T5,
+    "XLMRoberta": {},
     "XLMRobertaXL": {},
 }
 DECODERS: dict[str, dict[str, Any]] = {
@@ -243,6 +244,7 @@ def test_states(family: str) -> None:
     together = model.states(texts)
     normed = ("final" if model.has_final_norm else "raw"), L
     assert model.info.blocks == L
+    assert len(model.blocks) == (1 if family == "Albert" else L)
     for row, encoded in enumerate(texts):
         alone, output = model.states([encoded]), run(theirs, encoded)
         for plane, states in alone.items():

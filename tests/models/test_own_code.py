@@ -15,27 +15,21 @@ import running
 import tiny
 import torch
 import transformers
-from hub_server import Hub
 from odd_checkpoints import TEXTS, change
 from sentence_transformers import SentenceTransformer
 from transformers import dynamic_module_utils as dynamic
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from lrd_harness import manager
 from lrd_harness.cli import main
 from lrd_harness.contracts import Checkpoint, Text
 from lrd_harness.errors import UserError
 from lrd_harness.models import own_code
 from lrd_harness.models.find import find
 from lrd_harness.models.recognition import Source
-from lrd_harness.planning.models import PlannedModel, check_trusted, resolve_model
-from lrd_harness.planning.settings import Settings
-from lrd_harness.planning.suite import ModelEntry
-from lrd_harness.progress import Display
+from lrd_harness.planning.models import PlannedModel
 
 COMMIT, OTHER = "0123456789" * 4, "abcdef0123" * 4
 CODE = ["blocks_tiny.py", "configuration_tiny.py", "modeling_tiny.py"]
-BARE = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 KIND = "tiny_of_its_own"
 
 
@@ -60,10 +54,7 @@ def nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def planned(name: Path | str, *trusted: Path | str, head: bool = False) -> PlannedModel:
     """The model as a run plans it, where these names are trusted."""
-    settings = Settings(trust_remote_code=tuple(map(str, trusted)))
-    plugins = manager.load()
-    model = resolve_model(ModelEntry(str(name)), settings, plugins, Display(quiet=True).stage)
-    check_trusted([model], settings, plugins)
+    model = tiny.planned(name, *trusted)
     return replace(model, options=replace(model.options, head=head))
 
 
@@ -226,43 +217,6 @@ def test_names_that_trust_models_from_elsewhere(checkpoint: Checkpoint, folder: 
     for name in ("org/m", "org/m@main", f"org/m@{OTHER}"):
         with pytest.raises(UserError, match=rf"commit alone.*{typed}|names code"):
             code(name)
-
-
-@pytest.mark.slow
-def test_models_of_the_hub(
-    folder: Path, mark: Path, tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At the commit that is trusted, for its own code and for that of another repository."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    expected = reference(folder)
-    mark.unlink()
-    old = hub.repository("org/m").push(folder)
-    with pytest.raises(UserError, match=f"org/m names .*--trust-remote-code org/m@{old}"):
-        planned("org/m")
-    model = planned("org/m", f"org/m@{old}")
-    assert (model.checkpoint.hub, sorted(model.checkpoint.code)) == (True, CODE)
-    assert not mark.exists()
-    assert torch.allclose(states(model.open())[1], expected[1], atol=1e-5)
-    assert mark.exists()
-
-    mapped = {auto: f"org/m--{name}" for auto, name in coded.AUTO_MAP.items()}
-    change(folder / "config.json", auto_map=mapped)
-    files = {name: (folder / name).read_bytes() for name in BARE}
-    plain = hub.repository("org/plain").push(files)
-    (folder / "blocks_tiny.py").write_text(coded.BLOCKS.replace("SCALE = 1.0", "SCALE = 2.0"))
-    new = hub.repository("org/m").push(folder)  # the branch moves
-    with pytest.raises(UserError, match=f"run at a commit alone, and that is now {new}"):
-        planned("org/m", f"org/m@{old}")
-    read = {}
-    for name, *trusted in (
-        (f"org/m@{old}", f"org/m@{old}"),
-        ("org/m", f"org/m@{new}"),
-        ("org/plain", f"org/plain@{plain}", f"org/m@{old}"),
-    ):
-        read[name] = states(planned(name, *trusted).open())[1]
-    assert torch.allclose(read[f"org/m@{old}"], expected[1], atol=1e-5)
-    assert torch.allclose(read["org/plain"], expected[1], atol=1e-5)
-    assert not torch.allclose(read["org/m"], expected[1], atol=1e-2)
 
 
 @pytest.mark.parametrize(

