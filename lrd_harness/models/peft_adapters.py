@@ -33,7 +33,7 @@ _ROOT = "base_model.model."  # what peft puts before the names of a model's modu
 # kinds that add to the text or to the pass, and settings that do more than change weights
 _UNMERGED = re.compile("PROMPT|P_TUNING|PREFIX|CPT|CARTRIDGE|ADAPTION|XLORA|POLY|SHADOW|LILY")
 _BEYOND = ("layer_replication", "alora_invocation_tokens", "arrow_config")
-
+_DRAWN = "pissa_niter"
 _UNUSED = re.compile("pooler|vblora_vector_bank")  # on which no state depends; kept elsewhere
 
 
@@ -80,6 +80,11 @@ def examined(source: Source, first: str) -> dict[str, Any]:
         raise UserError(f"{holds} that cannot be merged into the weights of a model: not read")
     if key := next(filter(config.get, _BEYOND), None):
         raise UserError(f"{holds} that does more than change weights ({key}): not read")
+    if (begun := str(config.get("init_lora_weights"))).startswith(_DRAWN):
+        raise UserError(
+            f"{holds} for a base that peft splits anew, with random numbers, whenever it is read "
+            f"({short(begun, 40)}): not read; let peft convert it to LoRA"
+        )
     if str(PurePosixPath(path).with_name(WEIGHTS)) not in source.files:
         pickled = str(PurePosixPath(path).with_name("adapter_model.bin")) in source.files
         what = "adapter_model.bin is a pickle, which can run code" if pickled else "it lacks them"
@@ -198,8 +203,24 @@ def _merge(model: Any, folder: Path) -> str:
     for keys, what in ((lacking, "it lacks weights"), (strange, "weights that match nothing")):
         if keys:
             return f"{what} ({len(keys)}, as {min(keys)})"
+    _untie(model)
     adapted.merge_and_unload(safe_merge=True)
     return ""
+
+
+def _untie(model: Any) -> None:
+    """Give a head weights of its own where an adapter changes it, or the embedding it shares.
+
+    Into shared ones peft would merge what is for either of them. It notes that in the config.
+    """
+    try:
+        words, head = model.get_input_embeddings(), model.get_output_embeddings()
+    except (AttributeError, NotImplementedError):  # a model without one of them
+        return
+    layer = getattr(head, "base_layer", head)
+    changed = hasattr(words, "base_layer") or layer is not head
+    if changed and getattr(layer, "weight", None) is words.weight:
+        layer.weight = type(layer.weight)(layer.weight.detach().clone())
 
 
 def _target(model: Any, names: Sequence[str]) -> tuple[nn.Module | None, str]:
@@ -228,9 +249,12 @@ def _headless(body: Any, prefix: str) -> Any:
     """A module around a model without its head, named as it is in the one with a head."""
     from torch import nn
 
-    whole: Any = nn.Module()
-    whole.config, whole.is_gradient_checkpointing = body.config, False  # what peft asks
-    whole.add_module(prefix, body)
+    class Whole(nn.Module):
+        def __getattr__(self, name: str) -> Any:  # peft and transformers ask much of a model
+            return getattr(body, name) if name != prefix else body
+
+    whole = Whole()
+    whole._modules[prefix] = body
     return whole
 
 

@@ -160,6 +160,8 @@ def section(measured: Measured, lines: Sequence[str]) -> str:
     ]
     if options.attention is not None:
         listed.append(f"attention: {options.attention}")
+    if options.attention_mask is not None:
+        listed.append(f"attention mask: {options.attention_mask}")
     if any(prompts.values()):
         listed.append(f"prompts: {json.dumps(prompts, ensure_ascii=False)}")
     body = "\n".join(f"- {line}" for line in (*listed, *lines))

@@ -193,8 +193,13 @@ def _unlike(out: Path, plan: Plan, alone: bool = False) -> str:
         content = entry.get("content")  # not in older folders
         if content and content != found.content:
             return f"{out} holds results of {model.name} with other content of the same version"
-        if entry.get("revision") == found.revision and entry.get("code", {}) != dict(found.code):
+        if entry.get("revision") != found.revision:
+            continue
+        if entry.get("code", {}) != dict(found.code):
             return f"{out} holds results of {model.name} with other code of its own"
+        adapter = model.adapter.name  # may be another one with other plugins or versions
+        if (before := entry.get("adapter", adapter)) != adapter:
+            return f"{out} holds results of {model.name} as read by {before}, not {adapter}"
     data, now_there = run.get("data", {}), fingerprints(plan)
     models, tasks = ({e.get("name") for e in run.get(kind, [])} for kind in ("models", "tasks"))
     for task in plan.tasks:

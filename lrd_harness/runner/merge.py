@@ -97,8 +97,10 @@ def _check(runs: Mapping[Path, Run]) -> None:
         for entry in run.get("models", []):
             if "content" in entry:  # of a package, whose version does not tell it
                 values["content of ", entry["name"]] = entry["content"]
-            code = entry.get("code", {})  # of one revision: it may lie in another repository
-            values[f"code at {entry.get('revision')} of ", entry["name"]] = code
+            at, code = entry.get("revision"), entry.get("code", {})  # of another repository, maybe
+            values[f"code at {at} of ", entry["name"]] = code
+            if "adapter" in entry:
+                values[f"adapter at {at} of ", entry["name"]] = entry["adapter"]
         for entry in run.get("metrics", []):
             values["metric ", entry["name"]] = {k: entry[k] for k in ("version", "parameters")}
         if run.get("pruning"):

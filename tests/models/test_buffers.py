@@ -23,6 +23,7 @@ from lrd_harness.errors import UserError
 from lrd_harness.models import own_code
 from lrd_harness.models.find import find
 from lrd_harness.models.recognition import Source
+from lrd_harness.runner.layer_lm import LayerLM
 
 CODE = """
 import torch
@@ -111,6 +112,44 @@ def test_buffers_are_what_the_code_computes(folder: Path, tmp_path: Path, module
     for layer, state in enumerate(states):
         ours = model.states([encoded])["raw", layer].numpy()
         np.testing.assert_allclose(ours, state.mean(1).numpy(), atol=1e-5)
+
+
+LM = """
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+
+class LiftedConfig(GPT2Config):
+    model_type = "lifted-gpt2"
+
+
+class LiftedLMHeadModel(GPT2LMHeadModel):
+    config_class = LiftedConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.register_buffer("lift", torch.arange(config.vocab_size) / 10, persistent=False)
+        self.post_init()
+
+    def forward(self, *arguments, **options):
+        output = super().forward(*arguments, **options)
+        output.logits = output.logits + self.lift
+        return output
+"""
+
+
+def test_in_lm_eval(tmp_path: Path) -> None:
+    folder = tiny.save("GPT2", tmp_path / "lm", causal=True)
+    ids = torch.tensor([[7, 8, 9, 10]])
+    plain = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    (folder / "modeling_lifted.py").write_text(LM)
+    kinds = {"AutoConfig": "LiftedConfig", "AutoModelForCausalLM": "LiftedLMHeadModel"}
+    mapped = {auto: f"modeling_lifted.{name}" for auto, name in kinds.items()}
+    change(folder / "config.json", model_type="lifted-gpt2", auto_map=mapped)
+    lm: Any = LayerLM(str(folder), trust_remote_code=True, device="cpu")
+    with torch.inference_mode():
+        wanted = plain(ids).logits + torch.arange(len(tiny.VOCAB)) / 10
+        torch.testing.assert_close(lm.model(ids).logits, wanted)
 
 
 @pytest.mark.parametrize(

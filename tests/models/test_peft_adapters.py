@@ -221,6 +221,7 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda f: bad(f, alora_invocation_tokens=[7]),
         "(alora_invocation_tokens): not read",
     ),
+    "drawn": (lambda f: bad(f, init_lora_weights="pissa_niter_4"), "whenever it is read (pissa_ni"),
     "no base": (lambda f: bad(f, base_model_name_or_path=None), "does not say what it goes onto"),
     "lost base": (
         lambda f: bad(f, base_model_name_or_path="/no/where"),
@@ -338,6 +339,45 @@ def test_likelihoods_and_what_is_saved(kind: str, llama: Path, tmp_path: Path) -
         layer.self_attn.layer_idx = number
     merged.config.layer_types = None
     assert same(states(tmp_path / "cut", "decoder"), expected(merged, llama))
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "embedding": {"target_modules": ["embed_tokens"]},
+    "head": {"target_modules": ["lm_head", "q_proj"]},
+    "both as one": {"target_modules": ["embed_tokens"], "ensure_weight_tying": True},
+    "saved": {"modules_to_save": ["embed_tokens"]},
+    "tokens": {"trainable_token_indices": [8, 9]},
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_head_that_shares_the_embedding(what: str, tmp_path: Path) -> None:
+    """What is for one of them is not merged into the other, whether the head is read or not."""
+    base = tiny.save("Llama", tmp_path / "base", causal=True, tie_word_embeddings=True)
+    config = peft.LoraConfig(task_type="CAUSAL_LM", **{**LINEAR, **CHANGES[what]})
+    model = adapter(base, tmp_path / "a", config)
+    for head in (False, True):
+        assert same(states(tmp_path / "a", "decoder", head=head), expected(model, base))
+    save(find(str(tmp_path / "a")), [], tmp_path / "saved", "")
+    whole = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    lm: Any = LayerLM(str(tmp_path / "a"), device="cpu")
+    ids = torch.tensor([[7, 8, 9, 10]])
+    with torch.inference_mode():
+        wanted = model(ids).logits
+        assert torch.allclose(whole(ids).logits, wanted, atol=1e-3)
+        assert torch.allclose(lm.model(ids).logits, wanted, atol=1e-3)
+
+
+@pytest.mark.parametrize("experts", [False, True])
+def test_a_mixture_of_experts(experts: bool, tmp_path: Path) -> None:
+    sizes = {**tiny.SMALL, "num_key_value_heads": 2, "num_local_experts": 4}
+    made = transformers.MixtralConfig(**sizes, num_experts_per_tok=2)
+    base = tiny.save_config(made, tmp_path / "base", auto=transformers.AutoModelForCausalLM)
+    inner = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"] if experts else None
+    config = peft.LoraConfig(task_type="CAUSAL_LM", target_parameters=inner, **LINEAR)
+    model = adapter(base, tmp_path / "a", config)
+    for head in (False, True):
+        assert same(states(tmp_path / "a", "decoder", head=head), expected(model, base))
 
 
 def test_a_layer_in_lm_eval(llama: Path, tmp_path: Path) -> None:

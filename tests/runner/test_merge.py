@@ -122,6 +122,7 @@ def test_runs_that_are_not_of_one(slices: Path, tmp_path: Path) -> None:
             {"tasks": [{"name": task, "type": "STS"}], "data": {task: "changed"}},
             f"data of {task} is {before} there and changed here",
         ),
+        ({"models": [{**run["models"][0], "adapter": "mine"}]}, "encoder there and mine here"),
     ):
         (other / "run.json").write_text(json.dumps({**run, **changed}))
         with pytest.raises(UserError, match="they are not of one run: ") as fault:

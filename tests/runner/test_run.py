@@ -113,6 +113,11 @@ def test_settings_and_data_of_another_run(place: Path, tmp_path: Path, capsys: S
     file.write_text("\n".join(file.read_text().splitlines()[1:]))
     assert run(out) == 2
     assert "results of STSBenchmark on data that have changed since" in one_line(capsys)
+    file = out / "run.json"
+    file.write_text(file.read_text().replace('"adapter": "encoder"', '"adapter": "mine"'))
+    shutil.copytree(place / "data" / "STSBenchmark", data / "STSBenchmark", dirs_exist_ok=True)
+    assert run(out) == 2
+    assert "results of local/bert as read by mine, not encoder" in one_line(capsys)
     assert records(out) == before
 
     other = tmp_path / "other"
