@@ -204,9 +204,10 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UserE
     >>> str(unknown("metric", "frennet", ["frenet", "nrs"]))
     "unknown metric 'frennet'. Did you mean frenet?"
     """
-    near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.5)
+    others = sorted({*known} - {name})
+    near = difflib.get_close_matches(name, others, n=3, cutoff=0.5)
     if not near:
-        lower = {k.lower(): k for k in sorted(known)}
+        lower = {k.lower(): k for k in others}
         near = [lower[n] for n in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
     meant = f" Did you mean {' or '.join(near)}?" if near else ""
     return UserError(f"unknown {kind} '{name}'.{meant}{' ' + hint if hint else ''}")

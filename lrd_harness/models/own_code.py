@@ -27,6 +27,7 @@ from unittest.mock import patch
 from lrd_harness.contracts import Checkpoint
 from lrd_harness.errors import UserError, named, short, there
 from lrd_harness.models import hub
+from lrd_harness.models.peft_adapters import base_of
 from lrd_harness.models.recognition import LIBRARY, LIST, LLM2VEC, Source, modules_of, within
 from lrd_harness.store.documents import json_value, read_file
 
@@ -84,6 +85,19 @@ def code_of(
     if GENERATE in source.files:
         _follow(GENERATE, "", partial(_own, source), code)
     return code
+
+
+def refuse_with_adapter(source: Source, inner: str) -> None:
+    """Raise UserError for code that comes with an adapter of weights; that of its base may run.
+
+    Without it transformers would take a tokenizer of its own, which may be another one.
+    """
+    for file, name in _classes(source, inner, {}):
+        raise UserError(
+            f"{source.where} is an adapter that names code of its own in {file} "
+            f"({short(name, 60)}), which is not run: take it out of a copy, if the class of "
+            "transformers will do"
+        )
 
 
 def is_trusted(typed: str, trusted: Collection[str]) -> bool:
@@ -210,16 +224,26 @@ def running(checkpoint: Checkpoint) -> Iterator[None]:
 
     Files are copied to a folder of this process, and compared with what was found before. What the
     code registers with transformers, as the class of a type of model, is not left to other models.
+    Nor do kernels of anybody on the hub, which the files of a model may name as its attention.
     Raises UserError for other files, also for those that have changed; nobody is ever asked.
     """
     dynamic: Any = importlib.import_module("transformers.dynamic_module_utils")
     users = [dynamic, importlib.import_module("transformers.generation.utils")]
-    checked = partial(_checked, checkpoint, dynamic.get_cached_module_file)
+    kernels: Any = importlib.import_module("transformers.integrations.hub_kernels")
+    kernel, checked = (
+        kernels.get_kernel,
+        partial(_checked, checkpoint, dynamic.get_cached_module_file),
+    )
     tables, mark = _tables(), digest(checkpoint.code)
     if checkpoint.code:
         _fresh_folder()
+
+    def of_hub(name: str, **how: Any) -> Any:
+        return kernel(name, **how | dict.fromkeys(how.keys() & {"allow_all_kernels"}, False))
+
     with ExitStack() as stack:
         stack.enter_context(patch.object(dynamic, "TIME_OUT_REMOTE_CODE", 0))
+        stack.enter_context(patch.object(kernels, "get_kernel", of_hub))
         for user in users:
             stack.enter_context(patch.object(user, "get_cached_module_file", checked))
         for table in tables:  # what others ran may have changed since
@@ -254,9 +278,9 @@ def _checked(
 ) -> str:
     """As transformers' function that copies code to where it is run, for one model's alone."""
     dynamic: Any = importlib.import_module("transformers.dynamic_module_utils")
-    local = Path(place).is_dir()
+    local, base = Path(place).is_dir(), base_of(checkpoint)
     pins = {key.split("@")[0]: key.split("@")[1][:40] for key in checkpoint.code if "@" in key}
-    pins |= dict.fromkeys((checkpoint.name, checkpoint.path), checkpoint.revision)
+    pins |= dict.fromkeys((base.name, base.path), base.revision)
     if not checkpoint.code or not (local or place in pins):
         raise UserError(f"{checkpoint.name}: the code {short(f'{place}/{file}', 90)} is not run")
     if not local:

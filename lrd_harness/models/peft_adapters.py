@@ -32,7 +32,7 @@ WEIGHTS = "adapter_model.safetensors"
 _ROOT = "base_model.model."  # what peft puts before the names of a model's modules
 # kinds that add to the text or to the pass, and settings that do more than change weights
 _UNMERGED = re.compile("PROMPT|P_TUNING|PREFIX|CPT|CARTRIDGE|ADAPTION|XLORA|POLY|SHADOW|LILY")
-_BEYOND = ("layer_replication", "alora_invocation_tokens", "arrow_config")
+_BEYOND = ("layer_replication", "alora_invocation_tokens", "arrow_config", "megatron_config")
 _DRAWN = "pissa_niter"
 _UNUSED = re.compile("pooler|vblora_vector_bank")  # on which no state depends; kept elsewhere
 

@@ -9,7 +9,7 @@ import importlib.util
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from lrd_harness.contracts import Checkpoint
@@ -76,6 +76,23 @@ def writable(model: Any) -> Any:
     if getattr(model, "hf_quantizer", None):
         vars(model).pop("_weight_conversions", None)  # of which some have no way back
     return model
+
+
+@contextmanager
+def token_by_token(module: nn.Module) -> Iterator[None]:
+    """Have each token computed by itself in the block.
+
+    bitsandbytes in 8 bits looks for outliers in all tokens of a batch, and so mixes them.
+    """
+    states: list[Any] = [getattr(part, "state", None) for part in module.modules()]
+    thresholds = {id(s): (s, s.threshold) for s in states if hasattr(s, "threshold")}
+    try:
+        for state, _ in thresholds.values():
+            state.threshold = 0.0
+        yield
+    finally:
+        for state, threshold in thresholds.values():
+            state.threshold = threshold
 
 
 def parameters(module: nn.Module) -> int:

@@ -32,6 +32,7 @@ from lrd_harness.models.loading import (
     quiet,
     refuse_missing,
 )
+from lrd_harness.models.peft_adapters import base_of
 from lrd_harness.models.registry import tokenizer_arguments
 from lrd_harness.models.sentence_modules import Measured, add, fit, section
 from lrd_harness.store import files
@@ -204,7 +205,7 @@ def _write(
             part = work / folder.name  # with the permissions that a new folder has
             part.mkdir()
             opened.write(part)
-            lines += own_code.keep(part, checkpoint, partial(local_file, checkpoint))
+            lines += own_code.keep(part, checkpoint, partial(local_file, base_of(checkpoint)))
             if GENERATION in checkpoint.files:  # transformers would write valid settings only
                 shutil.copyfile(local_file(checkpoint, GENERATION), part / GENERATION)
             _compare(opened, part, checkpoint, not removed)

@@ -83,7 +83,8 @@ class Parts:
     prompt: the prompt of a task's texts; similarity: how its outputs are compared;
     whole: the model with its language-model head, around `module`, where that is wanted;
     beside: by file name, what goes into a JSON file of a folder that the model is saved to;
-    pooling_from: what says how it is pooled; lengths: what says of how many tokens a text may be.
+    pooling_from: what says how it is pooled; lengths: what says of how many tokens a text may be;
+    prompt_from: whose prompts they are.
     """
 
     adapter: str
@@ -100,6 +101,7 @@ class Parts:
     beside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     pooling_from: str = ""
     lengths: Mapping[str, int] = field(default_factory=dict)
+    prompt_from: str = "its own"
 
 
 def by_mask(name: str) -> Callable[[Tensor, Mapping[str, Any]], Tensor]:

@@ -118,7 +118,8 @@ def found_model(
     elif colon and prefix.rpartition("+")[2] != "pypi" and not there(name):
         plugins.check_borne("adapter", prefix)
         known = ["pypi", *plugins.names("adapter")]
-        raise unknown(f"prefix of model '{entry.model}'", prefix, known)
+        hint = f"Before the colon of '{entry.model}' goes one of {', '.join(known)}."
+        raise unknown("prefix", prefix, known, hint)
     adapter: Adapter | None = plugins.get("adapter", chosen) if chosen else None
     _check_pooling(entry.pooling, entry.model)
     with stage(name) as progress, in_one_line(f"model {name} cannot be read"):

@@ -76,7 +76,9 @@ def renamed(out: Path, plan: Plan) -> Plan:
     entries = run.get("models", [])
     names = {_identity(entry): entry["name"] for entry in entries}
     # a model that was trained further, or moved, keeps its name
-    taken = {entry["name"]: {entry["revision"], _place(entry)} for entry in entries}
+    taken: dict[str, set[str]] = {}
+    for entry in entries:
+        taken.setdefault(entry["name"], set()).update((entry["revision"], _place(entry)))
     # runs of earlier versions took a link for its target
     linked = {_identity(entry): entry["name"] for entry in entries if not entry.get("place")}
 
@@ -187,14 +189,14 @@ def _unlike(out: Path, plan: Plan, alone: bool = False) -> str:
         before = settings.get(name, usual.get(name))  # in a folder from before it could be set
         if before != value:
             return f"{out} holds a run with {name} {before}, not {value}"
-    entries = {entry.get("name"): entry for entry in run.get("models", [])}
+    entries = {(e.get("name"), e.get("revision")): e for e in run.get("models", [])}
     for model in plan.models:
-        entry, found = entries.get(model.name, {}), model.checkpoint
+        found = model.checkpoint
+        if (entry := entries.get((model.name, found.revision))) is None:
+            continue
         content = entry.get("content")  # not in older folders
         if content and content != found.content:
             return f"{out} holds results of {model.name} with other content of the same version"
-        if entry.get("revision") != found.revision:
-            continue
         if entry.get("code", {}) != dict(found.code):
             return f"{out} holds results of {model.name} with other code of its own"
         adapter = model.adapter.name  # may be another one with other plugins or versions
@@ -240,8 +242,12 @@ def write_run(
         }
 
     def joined(kind: str, entries: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """Entries of earlier calls and of this one; the newer one of a name counts."""
-        return list({entry["name"]: entry for entry in [*run.get(kind, []), *entries]}.values())
+        """Entries of earlier calls and of this one; the newer one of a name counts.
+
+        Of a model each revision stays, as its results do.
+        """
+        every = [*run.get(kind, []), *entries]
+        return list({(e["name"], e.get("revision")): e for e in every}.values())
 
     whole = {
         "schema": 1,

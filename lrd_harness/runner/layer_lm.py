@@ -28,6 +28,7 @@ from lrd_harness.models.loading import (
     quiet,
     refuse_missing,
 )
+from lrd_harness.models.peft_adapters import parts
 from lrd_harness.models.text_model import NO_HEAD
 from lrd_harness.planning.models import PlannedModel, device, resolve_model
 from lrd_harness.planning.settings import Settings
@@ -59,7 +60,7 @@ class LayerLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         **options: Any,
     ) -> None:
         name = f"{pretrained}@{revision}" if revision else pretrained
-        planned = _planned(name, [name] if trust_remote_code else [])
+        planned = _planned(name, parts(name) if trust_remote_code else [])
         if layer is not None:
             layer_number(layer, planned.name, planned.depth)
         checkpoint = planned.checkpoint

@@ -298,7 +298,8 @@ def _prompts(planned: PlannedModel, model: Model, tasks: Sequence[Task]) -> Fact
         return Fact("none")
     how = loader_of(known_as(planned.checkpoint))
     known = how.instructs or how.routes or how.prompts
-    by = f"mteb's ({how.wrapper.__name__})" if how.wrapper and known else "its own"
+    by = f"mteb's ({how.wrapper.__name__})" if how.wrapper and known else ""
+    by = by or getattr(getattr(model, "parts", None), "prompt_from", "its own")
     if len(set(prompts.values())) == 1:
         prompts = {"every text": next(iter(prompts.values()))}
     said = ", ".join(f"{name} {prompt}" for name, prompt in prompts.items())

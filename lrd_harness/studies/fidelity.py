@@ -18,6 +18,7 @@ from lrd_harness.capture.layers import planes
 from lrd_harness.capture.samples import SEED
 from lrd_harness.contracts import Encoded, Model, Text
 from lrd_harness.errors import NotFinite, UnitError, UserError, not_finite
+from lrd_harness.models import peft_adapters
 from lrd_harness.models.find import find, parent_of, weight_bytes
 from lrd_harness.models.quantised import in_memory
 from lrd_harness.models.readout import LOGIT_BYTES, Head
@@ -316,7 +317,8 @@ def to_parent(
     if parent is None:
         return None
     try:
-        checkpoint = find(parent.name, trusted=[parent.name] if planned.checkpoint.code else [])
+        trusted = peft_adapters.parts(parent.name) if planned.checkpoint.code else []
+        checkpoint = find(parent.name, trusted=trusted)
         known = set(planned.checkpoint.code.values())  # the same code is trusted as well
         if checkpoint.revision != parent.revision or not known.issuperset(checkpoint.code.values()):
             return f"its parent {parent.name} is no longer the one that it was made from"

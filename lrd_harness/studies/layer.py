@@ -155,7 +155,7 @@ def _cut(
         (said,) = found.answer
         made.append(f"Against the whole model: {said[0].lower()}{said[1:]}")
     tables = [found.table("fidelity")] if found else []
-    return made, tables, tuple(f"{note[:1].upper()}{note[1:]}." for note in shrunk.notes)
+    return made, tables, shrunk.sentences
 
 
 class _Measured:

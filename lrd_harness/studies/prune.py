@@ -241,6 +241,11 @@ class Shrunk:
     fidelity: Fidelity | None
     notes: Sequence[str]
 
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The notes, as a Report has them."""
+        return tuple(f"{note[:1].upper()}{note[1:]}." for note in self.notes)
+
 
 def prune(
     planned: PlannedModel,
@@ -280,7 +285,7 @@ def prune(
         title,
         (table,),
         answer=found.answer if found else (),
-        notes=tuple(shrunk.notes),
+        notes=shrunk.sentences,
         facts={
             **(design.facts if design else {}),
             "model": planned.name,

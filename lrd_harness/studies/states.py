@@ -124,7 +124,7 @@ class Opened:
         for layer, state in zip(layers, states, strict=True):
             if not np.isfinite(state).all():  # they are the user's all the same
                 dtype = store.identity.get("dtype", "")
-                tell(f"lrd-harness: {self.name}: {not_finite(layer, dtype)}")
+                tell(f"note: {self.name}: {not_finite(layer, dtype)}")
                 break
         return states
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FILE = "llm2vec_config.json"
+DEFAULT = "LLM2Vec's own default"  # where FILE does not say it
 INSTRUCTION = "-no-instruction"  # behind the name of a pooling that leaves the instruction out
 # LLM2Vec's names of poolings, and ours
 POOLINGS = {
@@ -162,6 +163,7 @@ def open_model(checkpoint: Checkpoint, options: ModelOptions) -> Model:
         pooling += INSTRUCTION
     base = next((name for name in names(checkpoint) if name in {**MARKERS, **ENDS}), "")
     length = options.max_length or read.max_length
+    said = dict.fromkeys(read.model_fields_set, FILE)
     beside: dict[str, dict[str, Any]] = {FILE: {**read.model_dump(), "max_length": length}}
     if base:
         beside["config.json"] = {"_name_or_path": base}
@@ -176,9 +178,10 @@ def open_model(checkpoint: Checkpoint, options: ModelOptions) -> Model:
             pool=by_mask(options.pooling) if options.pooling else _pool(pooling),
             pooling=options.pooling or pooling,
             max_length=length,
-            pooling_from=FILE,
-            lengths={FILE: read.max_length},
+            pooling_from=said.get("pooling_mode", DEFAULT),
+            lengths={said.get("max_length", DEFAULT): read.max_length},
             prompt=_prompt(options.prompts),
+            prompt_from="its own" if options.prompts else "mteb's instructions",
             beside=beside,
         ),
     )

@@ -242,6 +242,18 @@ def test_a_mask_is_told_as_it_was_tried(tmp_path: Path, capsys: Shown) -> None:
     assert "bidirectional mask" in told["likelihoods"]
 
 
+def test_defaults_of_llm2vec_are_not_said_to_be_of_a_file(tmp_path: Path, capsys: Shown) -> None:
+    folder = tiny.save("Llama", tmp_path / "model")
+    _, told = one(capsys, f"llm2vec:{folder}")
+    assert told["pooling"] == "mean-no-instruction, by LLM2Vec's own default"
+    assert told["context limit"].startswith("512 tokens by LLM2Vec's own default")
+    assert told["prompts"].startswith("mteb's instructions: STSBenchmark 'Retrieve semantically")
+    (folder / "llm2vec_config.json").write_text('{"max_length": 100}')
+    _, told = one(capsys, folder)
+    assert told["pooling"].endswith("by LLM2Vec's own default")
+    assert told["context limit"].startswith("100 tokens by llm2vec_config.json")
+
+
 def test_a_model_of_the_hub(hub: Hub, tmp_path: Path, capsys: Shown) -> None:
     """Its files are here once it is opened; other forms of its weights are not looked at."""
     folder = tiny.save("Bert", tmp_path / "model")

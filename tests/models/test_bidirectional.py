@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,33 @@ def test_decoders_that_are_bidirectional_by_their_configuration(tmp_path: Path) 
     )  # fmt: skip
     named = tiny.open_model(plain, "decoder", head=True)
     assert (named.head, named.headless) == (None, NO_LIKELIHOODS)
+
+
+def test_what_mixes_the_tokens_of_a_batch_is_no_mask(tmp_path: Path) -> None:
+    """As bitsandbytes in 8 bits, which looks for outliers in all of them."""
+    model = tiny.open_model(tiny.save("Llama", tmp_path))
+    projection: Any = model.blocks[1].self_attn.v_proj
+    projection.state = SimpleNamespace(threshold=6.0)
+
+    def mixed(module: Any, _: Any, output: torch.Tensor) -> torch.Tensor:
+        return output + bool(module.state.threshold) * output.mean()
+
+    projection.register_forward_hook(mixed)
+    assert model.look_ahead.__wrapped__() == [False] * 3
+    assert projection.state.threshold == 6.0
+
+
+def test_rounding_is_no_mask(tmp_path: Path) -> None:
+    """As of experts, which round by how many tokens they are given."""
+    model = tiny.open_model(tiny.save("Llama", tmp_path))
+    passes: list[None] = []
+
+    def rounded(module: Any, _: Any, output: torch.Tensor) -> torch.Tensor:
+        passes.append(None)
+        return output + 2.5e-6 * (len(passes) % 2)  # before and after a token is changed
+
+    model.blocks[1].mlp.register_forward_hook(rounded)
+    assert model.look_ahead.__wrapped__() == [False] * 3
 
 
 def test_likelihoods_need_a_causal_mask(tmp_path: Path) -> None:

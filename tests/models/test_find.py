@@ -126,6 +126,10 @@ def test_no_hub_within_reach() -> None:
     said = "is not on this machine, and the hub is out of reach. Did you mean sentence-transformers"
     with pytest.raises(UserError, match=f"{said}/all-MiniLM-L6-v2"):
         find("sentence-transformers/all-MiniLM-L6-v3", known=known_models)
+    for name in ("gpt2", "Qwen/Qwen3-Embedding-0.6B"):  # known, so that nothing else was meant
+        with pytest.raises(UserError, match=f"model '{name}' is not on this machine") as caught:
+            find(name, known=known_models)
+        assert "Did you mean" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["a b/c", "a/b/c", "org/..x", "org/a--b", "pypi:nothing", "a/b@"])

@@ -20,12 +20,12 @@ from hub_server import TOKEN, Fault, Hub
 from rich.console import Console
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
-from transformers import AutoModel
+from transformers import AutoModel, AutoTokenizer
 
 from lrd_harness import manager
 from lrd_harness.cli import main
 from lrd_harness.contracts import Text
-from lrd_harness.errors import UserError
+from lrd_harness.errors import UserError, told_to
 from lrd_harness.models import hub as asking
 from lrd_harness.models.find import find
 from lrd_harness.models.wheels import shown_by
@@ -199,6 +199,31 @@ def test_a_transfer_that_breaks_off(hub: Hub, models: Path, pauses: list[float])
     same("org/that", models / "other")
 
 
+def test_weights_are_downloaded_last(hub: Hub, models: Path, pauses: list[float]) -> None:
+    """So that without a hub nothing opens of which a file that says how to read it is missing."""
+    hub.repository("org/it").push(models / "bert")
+    hub.faults = [Fault("HEAD .*/tokenizer.json", 500)]
+    assert "its tokenizer.json cannot be downloaded" in fault("org/it")
+    hub.stop()
+    assert "no weights as safetensors" in fault("org/it")
+
+
+def test_a_cache_that_others_filled_in_part(hub: Hub, models: Path) -> None:
+    """They leave modules.json out, so that the model is another one: the user is told."""
+    for name, more in (("part", {}), ("whole", {".gitattributes": b""})):
+        files = {p.relative_to(models / "st").as_posix(): p for p in (models / "st").rglob("*.*")}
+        hub.repository(f"org/{name}").push({k: p.read_bytes() for k, p in files.items()} | more)
+    AutoModel.from_pretrained("org/part")
+    AutoTokenizer.from_pretrained("org/part")
+    tiny.planned("org/whole").open()
+    hub.stop()
+    for name, adapter in (("part", "encoder"), ("whole", "sentence-transformers")):
+        told: list[str] = []
+        with told_to(told.append):
+            assert tiny.planned(f"org/{name}").adapter.name == adapter
+        assert (name == "part") == ("perhaps without its modules.json" in " ".join(told))
+
+
 REFUSED = {
     "unknown": (
         "org/bart",
@@ -263,7 +288,7 @@ def test_no_hub(hub: Hub, models: Path, pauses: list[float]) -> None:
         same(name, models / folder)
     assert fault("org/part").endswith("(as far as it is on this machine; the hub is out of reach)")
     assert not pauses
-    with pytest.raises(UserError, match=r"org/part: its model.safetensors cannot be .*refused\)"):
+    with pytest.raises(UserError, match=r"org/part: its tokenizer.json cannot be .*refused\)"):
         asking.fetched(found)
     assert "model 'org/it' is not on this machine at v9, and the hub is out of" in fault(
         "org/it@v9"

@@ -15,6 +15,7 @@ import running
 import tiny
 import torch
 import transformers
+from hub_server import Hub
 from odd_checkpoints import TEXTS, change
 from sentence_transformers import SentenceTransformer
 from transformers import dynamic_module_utils as dynamic
@@ -147,6 +148,29 @@ def test_an_adapter_that_trusts_by_itself(folder: Path, mark: Path) -> None:
     assert dynamic.get_cached_module_file is copied
 
 
+def test_kernels_of_anybody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files of a model may ask transformers for one that is on the hub: it is code as well."""
+    from transformers.integrations import hub_kernels
+
+    allowed = []
+
+    def get_kernel(name: str, trust_remote_code: bool, **_: Any) -> None:
+        allowed.append((name, trust_remote_code))
+        raise ValueError(f"{name} is not trusted")
+
+    monkeypatch.setattr(hub_kernels, "is_kernels_available", lambda: True)
+    monkeypatch.setattr(hub_kernels, "get_kernel_hub", get_kernel, raising=False)
+    folder = tiny.save_st(tmp_path / "st")
+    file = folder / "sentence_bert_config.json"
+    named = {"attn_implementation": "somebody/kernel", "allow_all_kernels": True}
+    file.write_text(json.dumps({"max_seq_length": 32, "model_args": named}))
+    before = hub_kernels.get_kernel
+    with pytest.raises(UserError, match="somebody/kernel is not trusted"):
+        planned(folder).open()
+    assert allowed == [("somebody/kernel", False)]
+    assert hub_kernels.get_kernel is before
+
+
 def tiny_like(folder: Path) -> Path:
     return tiny.save("Bert", folder.with_name("bert"))
 
@@ -273,6 +297,13 @@ def test_code_of_another_repository(
     assert main([*typed, f"org/code@{COMMIT}"]) == 0
     (entry,) = json.loads((tmp_path / "out" / "run.json").read_text())["models"]
     assert entry["code"] == dict(first.checkpoint.code)
+    capsys.readouterr()
+    assert main([*typed, f"org/code@{OTHER}"]) == 2
+    assert "holds results of local/model with other code of its own" in running.one_line(capsys)
+
+    (folder / "more.txt").write_text("another revision, whose results stand beside the others")
+    assert main([*typed, f"org/code@{COMMIT}"]) == 0
+    (folder / "more.txt").unlink()
     capsys.readouterr()
     assert main([*typed, f"org/code@{OTHER}"]) == 2
     assert "holds results of local/model with other code of its own" in running.one_line(capsys)
@@ -431,3 +462,51 @@ def test_on_the_side_of_lm_eval(tmp_path: Path, mark: Path) -> None:
     state = whole(ids, output_hidden_states=True).hidden_states[2]
     expected = whole.lm_head(whole.model.last(state))
     assert torch.allclose(model.model(ids).logits, expected, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_adapters_of_weights(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They go onto a base whose code is trusted; code that lies beside them never runs."""
+    import peft
+
+    from lrd_harness.runner.layer_lm import LayerLM
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    folder = coded.save(tmp_path / "model", causal=True)
+    mapped = {auto: f"org/m--{name}" for auto, name in coded.AUTO_MAP.items()}
+    change(folder / "config.json", auto_map=mapped)
+    base = f"org/m@{hub.repository('org/m').push(folder)}"
+    change(folder / "config.json", auto_map=coded.AUTO_MAP)
+    lora, beside = tmp_path / "lora", tmp_path / "ran_beside"
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    config = peft.LoraConfig(r=2, target_modules=["linear"], init_lora_weights=False)
+    peft.get_peft_model(model, config).save_pretrained(lora)
+    for name in ("config.json", *CODE):  # as trainers copy them, and may change them
+        shutil.copyfile(folder / name, lora / name)
+    with (lora / "modeling_tiny.py").open("a") as file:
+        file.write(f"\nPath({str(beside)!r}).touch()\n")
+
+    both = f"{base}+{lora}"
+    with pytest.raises(UserError, match="org/m names code of its own"):
+        planned(both, lora)
+    ours = states(planned(both, base).open())
+    assert not torch.allclose(ours[1], states(planned(folder, folder).open())[1], atol=1e-3)
+    whole = LayerLM(pretrained=both, device="cpu", trust_remote_code=True)
+    assert len(whole.model.model.layers) == 3
+    small = tmp_path / "small"
+    typed = ["prune", both, "--blocks", "3", "--save", str(small), "--quiet"]
+    assert main([*typed, "--trust-remote-code", base]) == 0
+    assert states(planned(small, small).open())[1].equal(ours[1])
+    found = find(both, trusted=[base])
+    assert {name: own_code._sha256(small / name) for name in CODE} == dict(found.code)
+    assert not beside.exists()
+
+    shutil.copyfile(folder / "tokenizer.json", lora / "tokenizer.json")
+    tokenizer = {"AutoTokenizer": ["modeling_tiny.T", None]}
+    (lora / "tokenizer_config.json").write_text(json.dumps({"auto_map": tokenizer}))
+    for trusted in ([base], [base, lora], [base, both]):
+        with pytest.raises(
+            UserError, match=r"is an adapter that names code .* \(modeling_tiny.T\)"
+        ):
+            planned(both, *trusted)
+    assert not beside.exists()

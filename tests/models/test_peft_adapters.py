@@ -222,10 +222,14 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
         "(alora_invocation_tokens): not read",
     ),
     "drawn": (lambda f: bad(f, init_lora_weights="pissa_niter_4"), "whenever it is read (pissa_ni"),
+    "module of any name": (  # which older versions of peft import
+        lambda f: bad(f, megatron_config={"a": 1}, megatron_core="antigravity"),
+        "(megatron_config): not read",
+    ),
     "no base": (lambda f: bad(f, base_model_name_or_path=None), "does not say what it goes onto"),
     "lost base": (
         lambda f: bad(f, base_model_name_or_path="/no/where"),
-        "local/a is an adapter for /no/where; name its base, as in BASE+ADAPTER (/no/where: no",
+        "local/a is an adapter for /no/where: give BASE+ADAPTER (/no/where: no",
     ),
     "itself": (lambda f: bad(f, base_model_name_or_path=str(f)), "an adapter for itself"),
     "lacking": (

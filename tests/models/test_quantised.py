@@ -160,6 +160,7 @@ def test_bitsandbytes(how: dict[str, Any], of_bits: Any, tmp_path: Path) -> None
     base, small = of_bits(**how)
     whole, read = tiny.open_model(base), tiny.open_model(small)
     assert read.info.parameters == whole.info.parameters
+    assert not any(read.look_ahead())
     assert in_memory(read.parts.module) < in_memory(whole.parts.module) / 3
     again: Any = transformers.AutoModel.from_pretrained(small)
     for name, weight in again.dequantize().named_parameters():  # transformers' own way back

@@ -116,8 +116,9 @@ M, D = "{place}/a/model", "{place}/data"
 # what is typed after `run --task-data D --output OUT`, and what the line says
 WRONG = {
     "--models org/nothing --tasks SciFact": "model 'org/nothing' is not on this machine",
-    "--models decodr:{place}/gpt --tasks SciFact": "unknown prefix of model 'decodr:{place}/gpt' "
-    "'decodr'. Did you mean decoder",
+    "--models decodr:{place}/gpt --tasks SciFact": "unknown prefix 'decodr'. Did you mean decoder",
+    "--models https://hub/gpt --tasks SciFact": "unknown prefix 'https'. Before the colon of "
+    "'https://hub/gpt' goes one of pypi, ",
     f"--models {M} {{place}}/a/../a/model --tasks SciFact": "model local/model is named twice",
     f"--models {M} --tasks mteb:SciFct": "unknown mteb task 'SciFct'. Did you mean SciFact",
     f"--models {M} --tasks mtb:SciFact": "unknown kind of task 'mtb'. Did you mean mteb",

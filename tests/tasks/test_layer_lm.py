@@ -131,7 +131,7 @@ def test_the_embeddings_alone_go_on_with_a_text(tmp_path: Path) -> None:
         ("gpt", "last", "local/gpt has layers 0 to 3, no layer 'last'"),
         ("gpt", True, "local/gpt has layers 0 to 3, no layer True"),
         ("bert", 1, "local/bert: its weights hold no language-model head, so it"),
-        ("headless", 1, "local/headless: its weights lack 1 tensors, as lm_head.weight"),
+        ("headless", 1, "local/headless: its weights lack 1 tensor, lm_head.weight"),
         ("", 1, "say which model"),
         ("none", 1, "no such folder"),
     ],
