@@ -67,8 +67,8 @@ class Model(Protocol):
     """An opened model (made by an adapter; text_model.TextModel does most of the work).
 
     identity: everything that changes a state, apart from prompt and text;
-    similarity: how its outputs are compared ("cosine", "dot", "euclidean", "manhattan");
-    head: None where none was wanted or there is none; headless: then why.
+    similarity: of its outputs ("cosine", "dot", "euclidean", "manhattan"); head: None where none
+    was wanted or there is none; headless: then why.
     """
 
     info: ModelInfo
@@ -95,8 +95,8 @@ class Model(Protocol):
     ) -> Mapping[tuple[str, int], torch.Tensor]:
         """One forward pass: ("raw" or "final", layer) -> pooled states (b, d_l) float32.
 
-        observe: is given the token states of the same pass; what it returns is added. A model that
-        does not take it can have no token metrics.
+        observe: is given the token states of the same pass; what it returns is added. Without it
+        there are no token metrics.
         """
 
     def embed(self, pooled: torch.Tensor) -> torch.Tensor:
@@ -109,7 +109,7 @@ class Model(Protocol):
 class BlockModel(Model, Protocol):
     """An opened model whose blocks can be run by themselves, for variants without some of them.
 
-    padding: the side on which shorter texts are padded, "none" for texts of equal length only.
+    padding: the side of shorter texts that is padded, "none" for texts of equal length only.
     """
 
     backbone: Any
@@ -128,10 +128,7 @@ class BlockModel(Model, Protocol):
 
 
 class LanguageModel(BlockModel, Protocol):
-    """An opened model with a language-model head, for likelihood tasks.
-
-    whole: the model with its head, as transformers has it; head: never None.
-    """
+    """An opened model with a head, for likelihood tasks; whole: as transformers has it."""
 
     whole: torch.nn.Module | None
     device: torch.device
@@ -173,18 +170,16 @@ class Metric:
         from score name to a float (model level) or a list. With S states given, a list of S values
         belongs to the states, of S - 1 to the steps between them (named by the earlier state), of
         S - 2 to the inner states. A list of lists is kept as it is, one row per state. A score
-        `start` says how many states are left out of the lists, at their beginning.
-        Keyword parameters with defaults are the metric's settings.
-        A token metric sees one text at a time, S states of equal width as one tensor (S, T, d). It
-        gives the same scores in the same lengths for every text, NaN where a layer has no value,
-        and raises UnitError for a text that it cannot be computed on, which is left out.
+        `start` says how many states the lists leave out, at their beginning. Keywords with
+        defaults are the metric's settings.
+        A token metric sees one text at a time, S states of equal width as one tensor (S, T, d), and
+        gives the same scores in the same lengths for all, NaN where a layer has no value;
+        UnitError leaves a text out.
     needs: what `measure` is called on. selection: the model-level score that ranks models.
-    layer_choice: the per-layer score that chooses a layer, and which of its values is chosen.
-    views: how many augmented views a `needs="views"` metric asks for.
+    layer_choice: the per-layer score that chooses a layer; views: how many a "views" metric needs.
     finish: for token metrics, from all texts' values to one result; by default each layer's mean.
     invariances: laws the conformance kit checks: "rotation", "scaling", "permutation".
-    version: raise it when values change; it is recorded with each value.
-    unit: of the selection score ("radians"), for those who read it; "" where it has none.
+    version: raise it when values change; unit: of the selection score ("radians"), "" for none.
     """
 
     name: str
@@ -207,7 +202,7 @@ class Text(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A text that a task, or one of several parts of it, asks an encoder for; without prompt."""
+    """A text, without prompt, that a task or one of its parts asks an encoder for."""
 
     text: str
     prompt_type: PromptType | None = None
@@ -219,8 +214,8 @@ class Score:
     """A task's result at one layer.
 
     main: the task's main score, 0..1 for mteb's; name: what that score is called;
-    stderr: its standard error over the task's documents; chance: what guessing gets; scores:
-    further scores by name; native: the evaluating library's own result object.
+    stderr: over the task's documents; chance: what guessing gets; scores: further ones by name;
+    native: the evaluating library's own result object.
     """
 
     main: float
@@ -251,13 +246,13 @@ class Task:
 
     texts: the texts without labels, for metrics; of a likelihood task its contexts.
     evaluate: the real score of a model view; None for texts without labels.
-    requests: all texts that `evaluate` will ask for; by default found by a dry run of `evaluate`.
-        Of a likelihood task, all Continuations, and not found by itself.
+    requests: all texts that `evaluate` will ask for, by default found by a dry run; of a likelihood
+        task all Continuations.
     type: the kind of task, in mteb's words ("STS", ...), or LIKELIHOOD; prompt: mteb's instruction.
     tokenize: of a likelihood task, its requests as a model's tokens; the same for all such tasks.
     check: raises UserError, cheaply and before any model is opened, if the data are out of reach.
-    fingerprint: a hash of its data, where they are the user's own and may change between runs.
-    save: writes a score's native result file for this view under the run's output folder.
+    fingerprint: a hash of data that are the user's own and may change between runs; save: writes a
+        score's native result file for this view under the run's output folder.
     place: of a task called after a file, where that lies: what tells it from others of its name.
     """
 
@@ -345,9 +340,8 @@ class Checkpoint:
 class ModelOptions:
     """How a model is opened and read. None: as the model was made to be used.
 
-    device_map: how accelerate spreads the model over devices ("auto"); None: all on `device`.
-    attention_mask: what a decoder's token sees, "causal" the tokens before it, "bidirectional" all;
-    head: whether a language-model head is wanted, for likelihood tasks.
+    device_map: how accelerate spreads the model over devices ("auto"); None: all on `device`;
+    attention_mask: what a decoder's tokens see; head: whether one is wanted, for likelihood tasks.
     """
 
     pooling: str | None = None
@@ -412,8 +406,8 @@ class Evidence(Protocol):
 class Pruner:
     """A rule that chooses blocks to remove (hook `lrd_pruners`).
 
-    choose: `choose(evidence, candidates, m, seed)` returns m of the candidate blocks, which are
-        given in ascending order and numbered from 1; ties go to the deeper block.
+    choose: `choose(evidence, candidates, m, seed)` returns m of the candidate blocks, given in
+        ascending order and numbered from 1; ties go to the deeper block.
     metrics: whose profiles it reads; seeded: whether `seed` changes the choice.
     nested: whether the blocks chosen for a smaller m are always among those for a larger one.
     version: raise it when choices change.
@@ -432,13 +426,11 @@ class Pruner:
 class Reporter:
     """A form of a report (hook `lrd_reporters`): a text, or a folder of files.
 
-    write: a Report as text in this form; "" where it has nothing to show. A report has any tables,
-        those of the leaderboard or another's: a form that needs one asks `report.get(name)`.
-    suffix: of the file that a run keeps the text in, as ".md"; "" for none.
-    files: a Report as files (path, contents), the path relative to the folder that the user names
-        and written with /; see folders.safe_name for parts made of names. A folder is written on
-        demand only: `lrd-harness leaderboard OUT --format NAME --output DIR`.
-    description: one line for listings.
+    write: a Report as text in this form; "" where it has nothing to show, since a report may have
+        any tables: a form that needs one asks `report.get(name)`.
+    suffix: of the file that a run keeps the text in, as ".md"; description: one line for listings.
+    files: a Report as files (path, contents), the path with / below the folder that the user names
+        (`lrd-harness leaderboard OUT --format NAME --output DIR`).
 
     Raises ValueError unless exactly one of write and files is given; a folder has no suffix.
     """
