@@ -307,8 +307,8 @@ LACKS = {  # which of the options and settings a study has no use for
     "states": (*OPTIONS[:-2], "max_texts", "view_texts", "text_column", "task_data"),
 }
 READ = (  # settings of studies: how a model is read, and which texts
-    "pooling norm max_length dtype attention padding device device_map batch_tokens max_texts "
-    "view_texts text_column task_data trust_remote_code"
+    "pooling norm max_length dtype attention attention_mask padding device device_map batch_tokens "
+    "max_texts view_texts text_column task_data trust_remote_code"
 ).split()
 
 

@@ -167,14 +167,17 @@ def download(hub_id: str, file: str, revision: str, bar: Any = None) -> Path:
     try:
         return Path(hf_hub_download(hub_id, file, revision=revision, **told))
     except Exception as error:  # every transport has its own errors
-        raise files.full(error) or _lost(error, hub_id, file) from None
+        raise files.full(error) or _lost(error, hub_id, file, revision) from None
 
 
-def _lost(error: Exception, name: str, file: str) -> UserError:
+def _lost(error: Exception, name: str, file: str, revision: str) -> UserError:
     """What the user is told where a download fails."""
+    from huggingface_hub.errors import RevisionNotFoundError
+
     if busy := _busy(error):
         return UserError(f"{name}: its {file} cannot be downloaded: {busy}")
-    refused = _refusal(error, name, None, tuple) if _status(error) in (401, 403) else None
+    whole = _status(error) in (401, 403) or isinstance(error, RevisionNotFoundError)
+    refused = _refusal(error, name, revision, tuple) if whole else None
     reason = first_line(error.__cause__ or error)
     return refused or UserError(f"{name}: its {file} cannot be downloaded ({reason})")
 

@@ -244,10 +244,9 @@ def _compare(name: str, model: Any, tokenizer: Any, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    again: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True
-    )
-    read = AutoTokenizer.from_pretrained(folder, local_files_only=True)(_PROBE)["input_ids"]
+    source = {"local_files_only": True, "trust_remote_code": False}
+    again: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **source)
+    read = AutoTokenizer.from_pretrained(folder, **source)(_PROBE)["input_ids"]
     if read != tokenizer(_PROBE)["input_ids"]:
         raise UserError(f"{name}: the converted tokenizer differs from the one that was read")
     with torch.inference_mode():

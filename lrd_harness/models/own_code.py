@@ -17,12 +17,11 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
-from unittest.mock import patch
 
 from lrd_harness.contracts import Checkpoint
 from lrd_harness.errors import UserError, named, short, there
@@ -230,30 +229,27 @@ def running(checkpoint: Checkpoint) -> Iterator[None]:
     dynamic: Any = importlib.import_module("transformers.dynamic_module_utils")
     users = [dynamic, importlib.import_module("transformers.generation.utils")]
     kernels: Any = importlib.import_module("transformers.integrations.hub_kernels")
-    kernel, checked = (
-        kernels.get_kernel,
-        partial(_checked, checkpoint, dynamic.get_cached_module_file),
-    )
-    tables, mark = _tables(), digest(checkpoint.code)
+    copied, patience = dynamic.get_cached_module_file, dynamic.TIME_OUT_REMOTE_CODE
+    kernel, tables, mark = kernels.get_kernel, _tables(), digest(checkpoint.code)
     if checkpoint.code:
         _fresh_folder()
-
-    def of_hub(name: str, **how: Any) -> Any:
-        return kernel(name, **how | dict.fromkeys(how.keys() & {"allow_all_kernels"}, False))
-
-    with ExitStack() as stack:
-        stack.enter_context(patch.object(dynamic, "TIME_OUT_REMOTE_CODE", 0))
-        stack.enter_context(patch.object(kernels, "get_kernel", of_hub))
+    for user in users:
+        user.get_cached_module_file = partial(_checked, checkpoint, copied)
+    dynamic.TIME_OUT_REMOTE_CODE = 0
+    kernels.get_kernel = lambda name, **how: kernel(
+        name, **how | dict.fromkeys(how.keys() & {"allow_all_kernels"}, False)
+    )
+    for table in tables:  # what others ran may have changed since
+        _taken(table)
+    for table, registered in zip(tables, _REGISTERED.get(mark, ()), strict=False):
+        table.update(registered)
+    try:
+        yield
+    finally:
+        _REGISTERED[mark] = [_taken(table) for table in tables]
+        dynamic.TIME_OUT_REMOTE_CODE, kernels.get_kernel = patience, kernel
         for user in users:
-            stack.enter_context(patch.object(user, "get_cached_module_file", checked))
-        for table in tables:  # what others ran may have changed since
-            _taken(table)
-        for table, registered in zip(tables, _REGISTERED.get(mark, ()), strict=False):
-            table.update(registered)
-        try:
-            yield
-        finally:
-            _REGISTERED[mark] = [_taken(table) for table in tables]
+            user.get_cached_module_file = copied
 
 
 @functools.cache

@@ -13,10 +13,25 @@ from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from lrd_harness.contracts import Checkpoint
-from lrd_harness.errors import UserError, short
+from lrd_harness.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+# method -> what pip installs for it, and the module that this brings
+PACKAGES = {
+    "aqlm": {"aqlm[gpu,cpu]": "aqlm"},
+    "auto-round": {"auto-round": "auto_round"},
+    "awq": {"gptqmodel": "gptqmodel"},
+    "bitsandbytes": {"bitsandbytes": "bitsandbytes"},
+    "compressed-tensors": {"compressed-tensors": "compressed_tensors"},
+    "gptq": {"optimum": "optimum", "gptqmodel": "gptqmodel"},
+    "hqq": {"hqq": "hqq"},
+    "quanto": {"optimum-quanto": "optimum.quanto"},
+    "spqr": {"spqr_quant[gpu]": "spqr_quant"},
+    "torchao": {"torchao": "torchao"},
+    "vptq": {"vptq": "vptq"},
+}
 
 
 def method(checkpoint: Checkpoint) -> str:
@@ -37,6 +52,10 @@ def check(checkpoint: Checkpoint) -> None:
     kind = method(checkpoint)
     if not kind:
         return
+    said = f"{checkpoint.name}: its weights are quantised ({kind})"
+    if lacking := [name for name, module in PACKAGES.get(kind, {}).items() if not _there(module)]:
+        names = " ".join(f'"{name}"' if "[" in name else name for name in lacking)
+        raise UserError(f"{said}, which needs {' and '.join(lacking)}: pip install {names}")
     from transformers.quantizers.auto import AutoHfQuantizer
 
     _quieten(kind)
@@ -46,11 +65,15 @@ def check(checkpoint: Checkpoint) -> None:
             device_map=None, dtype=None, weights_only=True
         )
     except Exception as error:  # a package or a device that lacks, a method not known
-        reason = short(" ".join(str(error).split()) or type(error).__name__, 120)
-        raise UserError(
-            f"{checkpoint.name}: its weights are quantised ({kind}), which cannot be read here: "
-            f"{reason}"
-        ) from error
+        reason = " ".join((str(error) or type(error).__name__).split()).split(". ")[0][:120]
+        raise UserError(f"{said} and cannot be read here: {reason}") from error
+
+
+def _there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package around it
+        return False
 
 
 def placing(checkpoint: Checkpoint, device_map: Any, device: Any) -> dict[str, Any]:
@@ -65,7 +88,7 @@ def _quieten(kind: str) -> None:
     """Keep the libraries' own lines out of a command's answer; what is wrong is an error here."""
     # which says with every product that it computes in half precision
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    if kind in ("gptq", "awq") and importlib.util.find_spec("gptqmodel"):
+    if "gptqmodel" in PACKAGES.get(kind, ()) and _there("gptqmodel"):
         with redirect_stdout(sys.stderr):
             logger = importlib.import_module("gptqmodel.utils.logger").setup_logger()
             logger.setLevel(logging.ERROR)
@@ -80,18 +103,18 @@ def writable(model: Any) -> Any:
 
 @contextmanager
 def token_by_token(module: nn.Module) -> Iterator[None]:
-    """Have each token computed by itself in the block.
+    """Have each token computed by itself within the block.
 
     bitsandbytes in 8 bits looks for outliers in all tokens of a batch, and so mixes them.
     """
     states: list[Any] = [getattr(part, "state", None) for part in module.modules()]
-    thresholds = {id(s): (s, s.threshold) for s in states if hasattr(s, "threshold")}
+    thresholds = [(state, state.threshold) for state in states if hasattr(state, "threshold")]
     try:
-        for state, _ in thresholds.values():
+        for state, _ in thresholds:
             state.threshold = 0.0
         yield
     finally:
-        for state, threshold in thresholds.values():
+        for state, threshold in thresholds:
             state.threshold = threshold
 
 

@@ -22,8 +22,10 @@ from lrd_harness.progress import Display
 from lrd_harness.runner.loop import reader_settings
 
 WHERE = "mteb_model"  # where an argument stands, in messages
-READING = "pooling max_length dtype attention padding device device_map batch_tokens".split()
-READING.append("trust_remote_code")
+READING = (
+    "pooling max_length dtype attention attention_mask padding device device_map batch_tokens "
+    "trust_remote_code"
+).split()
 
 
 class MtebModel(LayerEncoder):
@@ -84,8 +86,8 @@ def mteb_model(
     load : str or sequence of str
         Modules or files of plugins, as the option --load takes them.
     **settings
-        pooling, max_length, dtype, attention, padding, device, device_map, batch_tokens and
-        trust_remote_code, as the options of a run.
+        pooling, max_length, dtype, attention, attention_mask, padding, device, device_map,
+        batch_tokens and trust_remote_code, as the options of a run.
 
     Raises UserError for a model that cannot be found or opened, a layer that it has not got, and
     settings that are unknown or wrong.

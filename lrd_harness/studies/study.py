@@ -177,9 +177,8 @@ class Study:
         items = self.items()
         self.check_output(compare.COLUMNS)
         a, b = self.models(name_a, name_b)
-        if (
-            uppermost(a.checkpoint).path != uppermost(b.checkpoint).path
-        ):  # one may be compared as two adapters read it
+        paths = {uppermost(model.checkpoint).path for model in (a, b)}
+        if len(paths) == 2:  # one may be compared as two adapters read it
             a, b = planned_models.distinct([a, b])
         return compare.compare(a, b, self._told(self.design(items)), self.display)
 

@@ -36,7 +36,10 @@ OPEN = {  # what plugins and tasks may import besides the surface
 # Lowered as the rooms get shorter, raised only in a change that says why.
 # Answers to users (fidelity, Python, states, mteb, lm-eval, intervals of ranks) took 12 modules and
 # 3,900 lines, more than was planned: each is refused, documented and tested as the rest is.
-MODULES, LINES, LONGEST, TESTS = 151, 33_650, 450, 29_900
+# Every kind of text model (the hub, adapters of weights, masks, own code, packed weights, mteb's
+# wrappers, a look at a model before a run) took 12 modules and 2,900 lines, more than was planned
+# too: most are refusals by name of what would else be read wrongly without a word.
+MODULES, LINES, LONGEST, TESTS = 163, 36_500, 450, 33_750
 
 
 def modules() -> dict[str, Path]:

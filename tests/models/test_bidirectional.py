@@ -15,6 +15,7 @@ import transformers
 from odd_checkpoints import change
 from sentence_transformers import SentenceTransformer
 
+import lrd_harness
 from lrd_harness import manager
 from lrd_harness.contracts import Text
 from lrd_harness.errors import UserError
@@ -143,6 +144,17 @@ def test_decoders_that_are_bidirectional_by_their_configuration(tmp_path: Path) 
     )  # fmt: skip
     named = tiny.open_model(plain, "decoder", head=True)
     assert (named.head, named.headless) == (None, NO_LIKELIHOODS)
+
+
+def test_a_mask_from_python(tmp_path: Path) -> None:
+    """In a notebook and on mteb's side, under another name than without."""
+    folder = str(tiny.save("Llama", tmp_path / "model"))
+    read = tiny.open_model(folder, "decoder", **BOTH)
+    wanted = read.states(read.tokenize(TEXTS))["final", 3].numpy()
+    opened = lrd_harness.open(folder, quiet=True, **BOTH)
+    assert np.allclose(opened.encode(WORDS)[-1], wanted, atol=1e-5)
+    model = lrd_harness.mteb_model(folder, **BOTH)
+    assert model.mteb_model_meta.experiment_name == "reading_bidirectional"
 
 
 def test_what_mixes_the_tokens_of_a_batch_is_no_mask(tmp_path: Path) -> None:

@@ -29,7 +29,9 @@ from lrd_harness.errors import UserError, told_to
 from lrd_harness.models import hub as asking
 from lrd_harness.models.find import find
 from lrd_harness.models.wheels import shown_by
+from lrd_harness.planning.models import PlannedModel, resolve_model
 from lrd_harness.planning.resolve import make_plan
+from lrd_harness.planning.settings import Settings
 from lrd_harness.planning.suite import ModelEntry, Suite
 from lrd_harness.progress import Display
 
@@ -56,20 +58,25 @@ def pauses(monkeypatch: Patch) -> list[float]:
     return waited
 
 
+def planned(name: str, *trusted: str) -> PlannedModel:
+    stage, settings = Display(quiet=True).stage, Settings(trust_remote_code=trusted)
+    return resolve_model(ModelEntry(name), settings, manager.load(), stage)
+
+
 def states(model: Any) -> list[Any]:
     return list(model.states(model.tokenize(list(map(Text, TEXTS)))).values())
 
 
 def same(name: str, folder: Path) -> None:
     """That the model of that name is that of the folder."""
-    found = states(tiny.planned(name).open())
-    for mine, theirs in zip(found, states(tiny.planned(str(folder)).open()), strict=True):
+    found = states(planned(name).open())
+    for mine, theirs in zip(found, states(planned(str(folder)).open()), strict=True):
         np.testing.assert_array_equal(np.asarray(mine), np.asarray(theirs))
 
 
 def fault(name: str, *trusted: str) -> str:
     with pytest.raises(UserError) as error:
-        tiny.planned(name, *trusted).open()
+        planned(name, *trusted).open()
     line = str(error.value)
     assert "\n" not in line
     return line
@@ -100,7 +107,7 @@ def test_what_is_downloaded(hub: Hub, models: Path) -> None:
     files = {p.name: p.read_bytes() for p in (models / "gpt").iterdir()}
     more = ("pytorch_model.bin", "model.fp16.safetensors", "onnx/model.onnx", "logo.png")
     hub.repository("org/gpt").push({**files, **dict.fromkeys(more, b"0")})
-    model = tiny.planned("org/gpt")
+    model = planned("org/gpt")
     assert not hub.count("safetensors|/cdn/")
     opened = model.open()
     assert hub.count("GET /cdn/") == 1
@@ -133,7 +140,7 @@ def test_which_files_are_read(read: str, passed_over: str) -> None:
 
 def test_a_model_of_modules(hub: Hub, models: Path) -> None:
     hub.repository("org/st").push(models / "st")
-    model = tiny.planned("org/st").open()
+    model = planned("org/st").open()
     theirs = SentenceTransformer(str(models / "st"), device="cpu")
     np.testing.assert_allclose(
         tiny.embeddings(model, map(Text, TEXTS)), theirs.encode(TEXTS), atol=1e-6
@@ -173,7 +180,7 @@ def test_a_busy_hub_is_asked_again(kind: str, hub: Hub, models: Path, pauses: li
 def test_a_file_that_a_busy_hub_does_not_give(hub: Hub, models: Path, pauses: list[float]) -> None:
     hub.repository("org/it").push(models / "bert")
     hub.faults = [Fault("HEAD .*tokenizer.json", 503)]
-    model = tiny.planned("org/it")
+    model = planned("org/it")
     with pytest.raises(UserError, match=r"org/it: its tokenizer.json cannot be .* busy \(503 "):
         model.open()
     assert pauses
@@ -192,7 +199,7 @@ def test_a_transfer_that_breaks_off(hub: Hub, models: Path, pauses: list[float])
     assert len(pauses) == 3
     hub.repository("org/that").push(models / "other")
     hub.faults = [Fault("GET /cdn/", None, times=1), Fault("GET /cdn/", 500)]
-    model = tiny.planned("org/that")
+    model = planned("org/that")
     with pytest.raises(UserError, match=r"its model.safetensors cannot .* busy \(500 "):
         model.open()
     hub.faults = []
@@ -281,8 +288,8 @@ def test_no_hub(hub: Hub, models: Path, pauses: list[float]) -> None:
     repository.push(models / "bert")
     hub.repository("org/part").push(models / "bert")
     for name in ("org/it", "org/it@step1"):
-        tiny.planned(name).open()
-    found = tiny.planned("org/part").checkpoint
+        planned(name).open()
+    found = planned("org/part").checkpoint
     hub.stop()
     for name, folder in (("org/it", "bert"), ("org/it@step1", "other")):
         same(name, models / folder)
@@ -297,7 +304,7 @@ def test_no_hub(hub: Hub, models: Path, pauses: list[float]) -> None:
 
 def test_offline_by_the_users_wish(hub: Hub, models: Path, monkeypatch: Patch) -> None:
     hub.repository("org/it").push(models / "bert")
-    tiny.planned("org/it").open()
+    planned("org/it").open()
     asked = len(hub.asked)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     same("org/it", models / "bert")
@@ -367,17 +374,20 @@ def test_code_of_its_own_from_the_hub(hub: Hub, tmp_path: Path) -> None:
     other = hub.repository("org/weights").push({**files, "config.json": json.dumps(config)})
     assert f"--trust-remote-code org/own@{commit}" in fault("org/own")
     assert "takes its code from org/own" in fault(f"org/weights@{other}", f"org/weights@{other}")
-    own, weights = f"org/own@{commit}", f"org/weights@{other}"
-    trusted = {own: [own], weights: [own, weights]}
+    lost = f"org/own@{'0' * 40}"
+    assert f"org/own has no revision '{'0' * 40}'" in fault(
+        f"org/weights@{other}", lost, f"org/weights@{other}"
+    )
+    trusted = [f"{name}@{sha}" for name, sha in (("org/own", commit), ("org/weights", other))]
     for name in trusted:
-        tiny.planned(name, *trusted[name])
+        planned(name, *trusted)
     assert not mark.exists()
-    here = states(tiny.planned(str(folder), str(folder)).open())
+    here = states(planned(str(folder), str(folder)).open())
     assert mark.exists()
     for stop in (lambda: None, hub.stop):
         stop()
         for name in trusted:
-            model = tiny.planned(name, *trusted[name]).open()
+            model = planned(name, *trusted).open()
             for mine, theirs in zip(states(model), here, strict=True):
                 np.testing.assert_array_equal(mine, theirs)
 
