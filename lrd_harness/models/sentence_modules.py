@@ -142,8 +142,8 @@ def add(folder: Path, measured: Measured, tokenizer: Any, root: Any, parent: Par
     if how.changes and not measured.plain:
         saved.instructions = measured.name
         lines.append(
-            f"mteb's {how.wrapper.__name__} changes the vectors of SentenceTransformer(DIR), and "
-            "so does the harness where it reads DIR"
+            "vectors of SentenceTransformer(DIR) are not the last step: mteb's "
+            f"{how.wrapper.__name__} changes them, and so does the harness where it reads DIR"
         )
     _write_json(folder / FILE, saved.model_dump(exclude_unset=True))
     return lines + _fitted(folder, measured, tokenizer, root)
