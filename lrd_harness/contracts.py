@@ -149,6 +149,7 @@ class LanguageModel(BlockModel, Protocol):
 
 PromptType = Literal["query", "document"]
 Norm = Literal["raw", "final", "hf"]
+Mask = Literal["causal", "bidirectional"]
 Values = Mapping[str, "float | Sequence[float] | Sequence[Sequence[float]]"]
 LIKELIHOOD = "LogLikelihood"  # the type of tasks that compare continuations by their probability
 
@@ -350,7 +351,7 @@ class ModelOptions:
     device: str = "cpu"
     device_map: str | Mapping[str, Any] | None = None
     attention: str | None = None
-    attention_mask: Literal["causal", "bidirectional"] | None = None
+    attention_mask: Mask | None = None
     padding: Literal["right", "left"] = "right"
     prompts: Mapping[str, str] | None = None
     head: bool = False

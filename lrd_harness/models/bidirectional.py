@@ -8,16 +8,16 @@ second token's is another, and what it makes of the first token tells whether th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
 from lrd_harness.blocks import written
+from lrd_harness.contracts import Mask
 from lrd_harness.errors import UserError
 from lrd_harness.models.backbone import Backbone, hidden_of, hooked, same, text_config
 from lrd_harness.models.quantised import token_by_token
 
-Mask = Literal["causal", "bidirectional"]
 NO_LIKELIHOODS = (
     "a model with a bidirectional mask, whose tokens see what they would have to predict"
 )

@@ -12,11 +12,11 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, PositiveInt, ValidationError
 
-from lrd_harness.contracts import Checkpoint, ModelOptions
+from lrd_harness.contracts import Checkpoint, Mask, ModelOptions
 from lrd_harness.errors import UserError, named, say, there
 from lrd_harness.models import hub, own_code, peft_adapters
 from lrd_harness.models.hub import Known
@@ -47,7 +47,7 @@ class Reading(BaseModel, strict=True):
     pooling: str | None = None
     max_length: PositiveInt | None = None
     attention: str | None = None
-    attention_mask: Literal["causal", "bidirectional"] | None = None
+    attention_mask: Mask | None = None
     prompts: dict[str, str] | None = None
 
     def fill(self, options: ModelOptions) -> ModelOptions:

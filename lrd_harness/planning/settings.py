@@ -22,7 +22,7 @@ from pydantic.dataclasses import dataclass
 
 from lrd_harness import errors
 from lrd_harness.blocks import BUDGETS, Indexing, count
-from lrd_harness.contracts import Norm
+from lrd_harness.contracts import Mask, Norm
 from lrd_harness.errors import UserError, unknown
 
 WHAT = "what to run"
@@ -112,7 +112,6 @@ def _budgets(value: Any) -> tuple[float, ...]:
 
 
 Word = Annotated[str, Field(pattern=r"\S")]
-Mask = Literal["causal", "bidirectional"]
 Limit = Annotated[int | float | None, BeforeValidator(_limit)]
 Names = Annotated[tuple[str, ...] | None, BeforeValidator(_names)]
 Trusted = Annotated[tuple[str, ...], BeforeValidator(_names)]

@@ -14,10 +14,10 @@ from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from lrd_harness import errors
+from lrd_harness.contracts import Mask
 from lrd_harness.errors import UserError, named, unknown
 from lrd_harness.planning.settings import (
     STRICT,
-    Mask,
     Pruning,
     Settings,
     Word,

@@ -128,7 +128,7 @@ def _lengths(checkpoint: Checkpoint, backbone: Any, length: float | None) -> dic
 
     file = f"{_modules(checkpoint)[0].path}/sentence_bert_config.json".lstrip("/")
     settings = read_json(checkpoint, file) if file in checkpoint.files else {}
-    stated = {"mteb": loader_arguments(checkpoint.name).get("max_seq_length")}
+    stated = {"mteb": loader_arguments(listed_as(checkpoint)).get("max_seq_length")}
     stated[file] = settings.get("max_seq_length")
     lengths = {name: n for name, n in stated.items() if type(n) is int and n == length}
     return {**lengths, **stated_lengths(backbone, None if lengths else length)}
