@@ -56,7 +56,8 @@ class ModelInfo:
     family: str
 
 
-Encoded = Mapping[str, Any]  # one text's token features: {"input_ids": [...], ...}
+# one text's token features, {"input_ids": [...], ...}, or {"image": Image, "tokens": T}
+Encoded = Mapping[str, Any]
 # States 0..L of a batch, (b, T, d_l) each as written, and its mask (b, T) -> planes (b, m) to keep
 Observe = Callable[
     ["Sequence[torch.Tensor]", "torch.Tensor"], "Mapping[tuple[str, int], torch.Tensor]"
@@ -64,11 +65,10 @@ Observe = Callable[
 
 
 class Model(Protocol):
-    """An opened model (made by an adapter; text_model.TextModel does most of the work).
+    """An opened model (made by an adapter; models/opened.py does most of the work).
 
-    identity: everything that changes a state, apart from prompt and text;
-    similarity: of its outputs ("cosine", "dot", "euclidean", "manhattan"); head: None where none
-    was wanted or there is none; headless: then why.
+    identity: all that changes a state, but prompt and text; similarity: of its outputs ("cosine",
+    "dot", "euclidean", "manhattan"); head: None without one; headless: then why.
     """
 
     info: ModelInfo
@@ -95,15 +95,11 @@ class Model(Protocol):
     ) -> Mapping[tuple[str, int], torch.Tensor]:
         """One forward pass: ("raw" or "final", layer) -> pooled states (b, d_l) float32.
 
-        observe: is given the token states of the same pass; what it returns is added. Without it
-        there are no token metrics.
+        observe: is given the pass's token states, and what it returns is added; for token metrics.
         """
 
     def embed(self, pooled: torch.Tensor) -> torch.Tensor:
-        """From pooled states (n, d) to the model's output: Dense, Normalize and the like.
-
-        May also take what that depends on: `prompt_type` (or None), `task` (a Task or None).
-        """
+        """From pooled states (n, d) to the model's output; see models/readout.embedded."""
 
 
 class BlockModel(Model, Protocol):
@@ -150,6 +146,7 @@ class LanguageModel(BlockModel, Protocol):
 PromptType = Literal["query", "document"]
 Norm = Literal["raw", "final", "hf"]
 Mask = Literal["causal", "bidirectional"]
+Modality = Literal["text", "image"]
 Values = Mapping[str, "float | Sequence[float] | Sequence[Sequence[float]]"]
 LIKELIHOOD = "LogLikelihood"  # the type of tasks that compare continuations by their probability
 
@@ -196,14 +193,14 @@ class Metric:
 
 
 class Text(NamedTuple):
-    """A text as a model reads it: the prompt is put before the text."""
+    """A text as a model reads it, under its prompt; or an images.Image, which has none."""
 
     text: str
     prompt: str = ""
 
 
 class Request(NamedTuple):
-    """A text, without prompt, that a task or one of its parts asks an encoder for."""
+    """A text or image, without prompt, that a task or one of its parts asks an encoder for."""
 
     text: str
     prompt_type: PromptType | None = None
@@ -255,6 +252,7 @@ class Task:
     fingerprint: a hash of data that are the user's own and may change between runs; save: writes a
         score's native result file for this view under the run's output folder.
     place: of a task called after a file, where that lies: what tells it from others of its name.
+    modality: what its texts are; where "image", each is an images.Image.
     """
 
     name: str
@@ -269,6 +267,7 @@ class Task:
     fingerprint: Callable[[], str] | None = None
     tokenize: Callable[[LanguageModel, Sequence[Continuation]], TokenPairs] | None = None
     place: str = ""
+    modality: Modality = "text"
 
     @property
     def likelihood(self) -> bool:
@@ -314,9 +313,9 @@ class Checkpoint:
     """A model found, before it is opened.
 
     name: as results call it; path: a local folder or hub id that transformers can load;
-    revision: commit, version or content hash; config: its config.json; files: file names in it;
-    content: a checksum, where the revision is a mere version; peft: adapters of weights that go
-    onto `base` in this order, config their adapter_config.json; code: sha256 by file of own code.
+    revision: commit, version or content hash, content: a checksum beside a mere version;
+    config: its config.json; files: file names in it; code: sha256 by file of own code;
+    peft: adapters of weights that go onto `base` in this order, config their adapter_config.json.
     """
 
     name: str
@@ -365,6 +364,7 @@ class Adapter:
         highest first, and the first that claims it opens it, unless the user names one.
     likelihoods: whether the models that it opens can have a language-model head.
     check: raises UserError, before anything is loaded, for a checkpoint that it cannot read.
+    modality: what its models read.
     """
 
     name: str
@@ -374,6 +374,7 @@ class Adapter:
     description: str = ""
     likelihoods: bool = False
     check: Callable[[Checkpoint], None] | None = None
+    modality: Modality = "text"
 
 
 BlockValues = Sequence["float | None"]

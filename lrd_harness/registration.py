@@ -81,6 +81,7 @@ SPECIAL: dict[str, Kind] = {  # fields that are more than their type says
     "description": ("a text", lambda value: isinstance(value, str)),
     "measure": ("a function of states, its parameters known", _is_measure),
     "needs": ('"pooled", "tokens" or "views"', lambda v: v in ("pooled", "tokens", "views")),
+    "modality": ('"text" or "image"', lambda v: v in ("text", "image")),
     "priority": ("a finite number", _is_number),
     "prompt": ("a text or a mapping of them", lambda v: isinstance(v, str | Mapping)),
     "suffix": (

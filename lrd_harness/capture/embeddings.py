@@ -22,6 +22,7 @@ from lrd_harness.capture.token_metrics import Watched
 from lrd_harness.contracts import Encoded, Experiments, Model, Request, Task, Text
 from lrd_harness.errors import StorageFull, UserError
 from lrd_harness.measuring import PlannedMetric
+from lrd_harness.models.opened import token_count
 from lrd_harness.processes import ALONE, Ranks
 from lrd_harness.store.documents import json_value
 from lrd_harness.store.files import write_text
@@ -281,7 +282,7 @@ def forward(
         part = texts[start : start + 512]
         encoded += model.tokenize(part)
         cut += model.truncated(part, encoded[start:])
-    lengths = [len(e["input_ids"]) for e in encoded]
+    lengths = [token_count(e) for e in encoded]
     order = sorted(range(len(texts)), key=lambda i: -lengths[i])
     gpus: set[torch.device] = set()
 

@@ -20,6 +20,7 @@ from lrd_harness.capture.walk import Removed, Walk
 from lrd_harness.contracts import BlockValues, Encoded, Text
 from lrd_harness.errors import UnitError
 from lrd_harness.measuring import float64
+from lrd_harness.models.opened import token_count
 from lrd_harness.models.readout import last
 from lrd_harness.models.text_model import TextModel
 
@@ -151,11 +152,11 @@ class Latency:
 
 def pass_latency(model: TextModel, texts: Sequence[Text]) -> Latency:
     """The latency on texts of middling length; the first pass, which warms up, is left out."""
-    ordered = sorted(model.tokenize(texts), key=lambda e: len(e["input_ids"]))
+    ordered = sorted(model.tokenize(texts), key=lambda e: token_count(e))
     first = max(0, (len(ordered) - TIMED_TEXTS) // 2)
     batch = ordered[first : first + TIMED_TEXTS]
     if model.padding == "none":
-        batch = [e for e in batch if len(e["input_ids"]) == len(batch[0]["input_ids"])]
+        batch = [e for e in batch if token_count(e) == token_count(batch[0])]
     inputs = model.inputs(model.features(batch))
     whole: list[float] = []
     marks: list[list[float]] = []
@@ -216,10 +217,10 @@ def _batches(
 ) -> Iterator[list[Encoded]]:
     """The texts, longest first; most: tokens of all, the first text being taken in any case."""
     encoded = list(model.tokenize(texts))
-    ends = accumulate(len(e["input_ids"]) for e in encoded)
+    ends = accumulate(token_count(e) for e in encoded)
     within = max(1, sum(end <= most for end in ends))
-    ordered = sorted(encoded[:within], key=lambda e: -len(e["input_ids"]))
-    lengths = [len(e["input_ids"]) for e in ordered]
+    ordered = sorted(encoded[:within], key=lambda e: -token_count(e))
+    lengths = [token_count(e) for e in ordered]
     for run in batches(lengths, batch_tokens, alike=model.padding == "none"):
         yield ordered[run.start : run.stop]
 

@@ -1,4 +1,4 @@
-"""What every adapter opens: texts in, pooled states of all layers out, in one forward pass."""
+"""What adapters open of texts: tokens of a text, padding, prompts, and likelihoods by a head."""
 
 from __future__ import annotations
 
@@ -16,42 +16,24 @@ from lrd_harness.contracts import (
     Encoded,
     ModelInfo,
     ModelOptions,
-    Observe,
-    PromptType,
     Task,
     Text,
 )
 from lrd_harness.errors import UserError, short
 from lrd_harness.models import quantised
-from lrd_harness.models.backbone import Backbone, Watch, rounding
+from lrd_harness.models.backbone import rounding
 from lrd_harness.models.bidirectional import NO_LIKELIHOODS, check, choose, look_ahead
 from lrd_harness.models.lengths import length_limit
-from lrd_harness.models.own_code import digest
-from lrd_harness.models.peft_adapters import recorded
-from lrd_harness.models.readout import ONE_TOKEN, Head, embedded, pooling_named
+from lrd_harness.models.opened import ModelParts, OpenedModel, Planes
+from lrd_harness.models.readout import Head, pooling_named
 from lrd_harness.models.wrappers import route
 
 NO_HEAD = "its weights hold no language-model head, so it cannot compare continuations"
-PlaneKey = tuple[str, int]  # ("raw" or "final", layer)
-Planes = dict[PlaneKey, Tensor]
 Side = Literal["right", "left", "none"]
 _SENTENCE = "The quick brown fox jumps over the lazy dog."
 CHUNK = 64
 _PROBE = 13  # tokens of a probe; a number that no width or number of heads is likely to be
 _TRIED_CUT = 64  # tokens; whether longer texts are cut is not tried
-
-
-def to_device(module: torch.nn.Module, options: ModelOptions) -> torch.device:
-    """Bring a model to its device, in evaluation mode; the device that its tokens go to.
-
-    One that was spread over several devices when it was loaded stays where it is.
-    """
-    module.eval()
-    if options.device_map is None:
-        module.to(options.device)
-        return torch.device(options.device)
-    devices = (p.device for p in module.parameters() if p.device.type != "meta")  # meta: offloaded
-    return next(devices, torch.device(options.device))
 
 
 def shorten_chunks(module: torch.nn.Module) -> None:
@@ -64,42 +46,23 @@ def shorten_chunks(module: torch.nn.Module) -> None:
             mixer.chunk_size = min(CHUNK, mixer.chunk_size)
 
 
-def exact() -> None:
-    """No TF32: on a GPU it would keep ten bits of a float32's digits in metrics and states."""
-    torch.set_float32_matmul_precision("highest")
-
-
-@dataclass
-class Parts:
-    """What adapters differ in.
+@dataclass(kw_only=True)
+class Parts(ModelParts):
+    """What adapters of texts differ in, beside what ModelParts has.
 
     encode: (texts, max_length) -> token features of texts as the model was made to read them, cut
         to so many tokens, without padding; there may be a "prompt_length", the number of leading
         tokens that `pool` is to leave out, "told", a number by name for the module itself, and a
         "cut", whether words were left out before;
-    pool: (state (b, T, d), features) -> (b, d); embed: pooled -> the model's output, which may
-        take a `prompt_type`, "query" or "document", and a `task`;
     max_length: tokens of a text that are wanted; the model may bear fewer;
-    prompt: the prompt of a task's texts; similarity: how its outputs are compared;
-    whole: the model with its language-model head, around `module`, where that is wanted;
-    beside: by file name, what goes into a JSON file of a folder that the model is saved to;
-    pooling_from: what says how it is pooled; lengths: what says of how many tokens a text may be;
-    prompt_from: whose prompts they are.
+    prompt: the prompt of a task's texts; prompt_from: whose prompts they are;
+    lengths: what says of how many tokens a text may be.
     """
 
-    adapter: str
-    module: torch.nn.Module
     tokenizer: Any
     encode: Callable[[Sequence[Text], int], list[dict[str, Any]]]
-    pool: Callable[[Tensor, Mapping[str, Any]], Tensor]
-    pooling: str
     max_length: int
     prompt: Callable[[Task, str | None], str]
-    embed: Callable[..., Tensor] = lambda pooled: pooled
-    similarity: str = "cosine"
-    whole: torch.nn.Module | None = None
-    beside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    pooling_from: str = ""
     lengths: Mapping[str, int] = field(default_factory=dict)
     prompt_from: str = "its own"
 
@@ -110,17 +73,18 @@ def by_mask(name: str) -> Callable[[Tensor, Mapping[str, Any]], Tensor]:
     return lambda state, features: pool(state, features["attention_mask"])
 
 
-class TextModel:
-    """An opened model (contracts.Model) around a transformers backbone.
+class TextModel(OpenedModel):
+    """An opened model of texts (contracts.BlockModel; with a head contracts.LanguageModel).
 
     Raises UserError from Backbone where the module is no transformer that can be read by layer.
     """
 
+    parts: Parts
+    padding: Side
+
     def __init__(self, checkpoint: Checkpoint, options: ModelOptions, parts: Parts) -> None:
-        self.checkpoint, self.options, self.parts = checkpoint, options, parts
+        super().__init__(checkpoint, options, parts)
         self.tokenizer = parts.tokenizer
-        self.similarity, self.whole = parts.similarity, parts.whole
-        self.device = to_device(parts.whole or parts.module, options)
         if self.device.type == "cpu":
             shorten_chunks(parts.module)
         names = inspect.signature(parts.module.forward).parameters
@@ -133,7 +97,7 @@ class TextModel:
         choose(parts.module, options.attention_mask)
         probe = self._probe()
         inputs = self.inputs(self.features([probe], "right"), "right")
-        self.backbone = Backbone(parts.module, inputs)
+        self.look(inputs)
         self._rows = self.backbone.vocabulary
         self.look_ahead = cache(partial(look_ahead, self.backbone, inputs))
         if options.attention_mask is not None:
@@ -141,8 +105,6 @@ class TextModel:
         self.length_limit = cache(partial(length_limit, self.backbone, inputs))
         self.max_length = self.length_limit(parts.max_length)
         self._check_cut()
-        self.blocks, self.final_norm = self.backbone.blocks, self.backbone.final_norm
-        self.has_final_norm = self.final_norm is not None
         self.head: Head | None = None
         self.headless = NO_HEAD
         if parts.whole is not None and any(self.look_ahead()):
@@ -163,24 +125,8 @@ class TextModel:
             max_length=self.max_length,
             family=str(checkpoint.config.get("model_type", type(parts.module).__name__)),
         )
-        self.identity = self._identity()
-
-    def _identity(self) -> dict[str, str]:
-        checkpoint, config = self.checkpoint, getattr(self.parts.module, "config", None)
-        return {
-            "model": checkpoint.path if checkpoint.hub else checkpoint.name,
-            "revision": checkpoint.revision,
-            "adapter": self.parts.adapter,
-            "pooling": self.parts.pooling,
-            "max_length": str(self.max_length),
-            "dtype": self.options.dtype,
-            "attention": str(getattr(config, "_attn_implementation", None)),
-            "padding": self.padding,
-            **({"content": checkpoint.content} if checkpoint.content else {}),
-            **({"peft": " + ".join(recorded(checkpoint))} if checkpoint.peft else {}),
-            **({"code": digest(checkpoint.code)} if checkpoint.code else {}),
-            **({"attention_mask": mask} if (mask := self.options.attention_mask) else {}),
-        }
+        read = {"max_length": str(self.max_length), "padding": self.padding}
+        self.identity = self.described() | read
 
     def prompt(self, task: Task, prompt_type: str | None) -> str:
         """The prompt that goes before a text of this task."""
@@ -245,71 +191,10 @@ class TextModel:
                 cut[i] |= len(tokens) > self.max_length
         return cut
 
-    def states(self, batch: Sequence[Encoded], observe: Observe | None = None) -> Planes:
-        """One forward pass: pooled states (b, d_l) float32 by ("raw" | "final", layer 0..L).
-
-        In "final" planes, of models that have one, the final norm is applied to the token states,
-        before they are pooled. observe: adds planes of its own, made of the token states.
-        """
-        side: Side = "right" if self.padding == "none" else self.padding
-        return _apart(batch, self._kind, lambda alike: self._forward(alike, side, observe))
-
-    def _kind(self, encoded: Encoded) -> object:
+    def kind(self, encoded: Encoded) -> object:
         """Texts that share it can be read in one pass."""
         length = len(encoded["input_ids"]) if self.padding == "none" else 0
         return length, *encoded.get("told", ())
-
-    def _forward(
-        self, batch: Sequence[Encoded], side: Side, observe: Observe | None = None
-    ) -> Planes:
-        features = self.features(batch, side)
-        planes: Planes = {}
-        tokens: list[Tensor] = []
-
-        def watch(layer: int, state: Tensor) -> None:
-            state = _of_tokens(state.to(self.device), features)
-            planes.update({(k, layer): v for k, v in self.pooled(state, features).items()})
-            if observe is not None:
-                tokens.append(state.clone())  # some families write over it in the next block
-
-        self.backbone.run(self.inputs(features, side), watch)
-        if observe is not None:
-            with torch.inference_mode():
-                planes.update(observe(tokens, features["attention_mask"]))
-        return planes
-
-    def pooled(self, state: Tensor, features: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Of a state (b, T, d), "raw" and, where there is a final norm, "final", (b, d) float32."""
-        state = _of_tokens(state, features)
-        raw = self.parts.pool(state, features)
-        planes = {"raw": raw.float()}
-        if self.final_norm is not None:
-            # a pooling that takes one token and a norm of single tokens can change places
-            if self.parts.pooling in ONE_TOKEN:
-                normed = self.normed(raw.to(state.dtype))
-            else:
-                normed = self.parts.pool(self.final_norm(state).to(self.device), features)
-            planes["final"] = normed.float()
-        return planes
-
-    def normed(self, state: Tensor) -> Tensor:
-        """The final norm of single tokens' states (m, d); without one, the states as they are."""
-        if self.final_norm is None:
-            return state
-        normed: Tensor = self.final_norm(state.unsqueeze(1)).squeeze(1).to(self.device)
-        return normed
-
-    def watch(self, batch: Sequence[Encoded], seen: Watch) -> None:
-        """One forward pass without pooling: `seen(l, state)` of state 0..L, (b, T, d_l), as it is.
-
-        Texts are padded as `features` does.
-        """
-        features = self.features(batch)
-
-        def watch(layer: int, state: Tensor) -> None:
-            seen(layer, _of_tokens(state.to(self.device), features))
-
-        self.backbone.run(self.inputs(features), watch)
 
     def _sound_padding(self, probe: Mapping[str, Any]) -> Side:
         """The side on which padding changes no state: the chosen one, else the other, else none.
@@ -327,25 +212,21 @@ class TextModel:
         cut = max(1, tokens // 3)
         short = [{k: v[:cut] if isinstance(v, list) else v for k, v in probe.items()}]
         near = rounding(self._precision())  # states that are no numbers say nothing of padding
-        alone = [i for i in self._forward(short, "right").items() if i[1].isfinite().all()]
+        alone = [i for i in self._padded(short, "right").items() if i[1].isfinite().all()]
         sides: tuple[Side, Side] = (chosen, "right" if chosen == "left" else "left")
         for side in sides:
-            padded = self._forward([probe, *short], side)
+            padded = self._padded([probe, *short], side)
             if all((padded[key][-1:] - v).norm() <= near * v.norm() for key, v in alone):
                 return side
         return "none"
 
+    def _padded(self, batch: Sequence[Encoded], side: Side) -> Planes:
+        features = self.features(batch, side)
+        return self.forward(features, self.inputs(features, side))
+
     def _precision(self) -> str:
         """That of the computing: of packed weights a half one, whatever is around them."""
         return "float16" if quantised.method(self.checkpoint) else self.options.dtype
-
-    def embed(
-        self, pooled: Tensor, prompt_type: PromptType | None = None, task: Task | None = None
-    ) -> Tensor:
-        """From pooled states (n, d) to the model's output: Dense, Normalize and the like."""
-        with torch.inference_mode():
-            output = embedded(self.parts.embed, pooled.to(self.device), prompt_type, task)
-            return output.float().cpu()
 
     def features(self, batch: Sequence[Encoded], side: Side | None = None) -> dict[str, Any]:
         """Token features padded to one (b, T) batch on a side, by default `padding`.
@@ -402,28 +283,6 @@ class TextModel:
                 counted = counted * (features["input_ids"] != self._padding_idx)
                 inputs["position_ids"] = counted.cumsum(1) * counted + self._padding_idx
         return inputs
-
-
-def _apart(
-    batch: Sequence[Encoded],
-    kind: Callable[[Encoded], object],
-    run: Callable[[Sequence[Encoded]], Planes],
-) -> Planes:
-    """Run texts of one kind together, and put the rows in order again."""
-    rows: dict[object, list[int]] = {}
-    for i, features in enumerate(batch):
-        rows.setdefault(kind(features), []).append(i)
-    if len(rows) == 1:
-        return run(batch)
-    parts = [run([batch[i] for i in alike]) for alike in rows.values()]
-    order = torch.tensor([i for alike in rows.values() for i in alike]).argsort()
-    joined = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-    return {key: rows[order.to(rows.device)] for key, rows in joined.items()}
-
-
-def _of_tokens(state: Tensor, features: Mapping[str, Any]) -> Tensor:
-    """The state without what a model adds behind the tokens (BigBird fills its last block)."""
-    return state[:, : features["attention_mask"].shape[1]]
 
 
 def _readable(text: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lrd_harness.contracts import Adapter, Checkpoint, Model, ModelOptions, Task
+from lrd_harness.contracts import Adapter, Checkpoint, Modality, Model, ModelOptions, Task
 from lrd_harness.errors import PluginFault, UserError, described, say, there, unknown
 from lrd_harness.guard import Owner, guard
 from lrd_harness.manager import Plugins
@@ -81,7 +81,12 @@ class PlannedModel:
 
     def takes(self, task: Task) -> bool:
         """Whether this kind of model can do the task at all."""
-        return self.likelihoods or not task.likelihood
+        return self.modality == task.modality and (self.likelihoods or not task.likelihood)
+
+    @property
+    def modality(self) -> Modality:
+        """What it reads."""
+        return self.adapter.modality
 
     @property
     def likelihoods(self) -> bool:

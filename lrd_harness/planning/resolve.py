@@ -91,6 +91,12 @@ def make_plan(suite: Suite, plugins: Plugins, stage: Stage, prune: bool = False)
             f"{compared[0]} needs a language model: none of the models is read as one "
             "(decoder:MODEL reads a causal language model so, --tasks names other tasks)"
         )
+    for task in tasks:
+        if all(model.modality != task.modality for model in models):
+            raise UserError(f"{task.name} is of {task.modality}s: none of the models reads these")
+    for model in models:
+        if all(model.modality != task.modality for task in tasks):
+            raise UserError(f"{model.name} reads {model.modality}s: none of the tasks is of these")
     tasks = [checked_task(task, stage) for task in tasks]
     if compared or prune:  # of a pruned language model the perplexity is read as well
         models = [

@@ -22,7 +22,7 @@ from lrd_harness.capture.likelihoods import Likelihoods, Reader
 from lrd_harness.capture.samples import Questions, Sampling
 from lrd_harness.contracts import Model, Task
 from lrd_harness.errors import UserError, told_to
-from lrd_harness.models import registry, text_model
+from lrd_harness.models import opened, registry
 from lrd_harness.models.wheels import shown_by
 from lrd_harness.planning import shards
 from lrd_harness.planning.models import PlannedModel
@@ -93,7 +93,7 @@ def execute(
     Units that the folder's journals hold are skipped; a fault in a unit is recorded and does not
     end the run. slices: what run.json says of the slices of a run.
     """
-    text_model.exact()
+    opened.exact()
     ledger = together(ranks, lambda: Ledger(out))
     questions = Questions(plan.settings.max_texts)
     captured: dict[str, Captured] = {}  # what was read by this call, by model

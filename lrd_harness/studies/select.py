@@ -29,6 +29,7 @@ from lrd_harness.contracts import Metric, Model, Text
 from lrd_harness.errors import UnitError, UserError
 from lrd_harness.measuring import PlannedMetric
 from lrd_harness.models.find import parent_of
+from lrd_harness.models.opened import token_count
 from lrd_harness.planning import models as planned_models
 from lrd_harness.planning.models import PlannedModel
 from lrd_harness.progress import Advance, Display, duration
@@ -92,7 +93,7 @@ def cost(
         tokens = run(sample)
         spent.append(time.perf_counter() - begun)
     advance(len(spent), len(spent))
-    every = 1000 * sum(len(encoded["input_ids"]) for encoded in model.tokenize(texts)) / len(texts)
+    every = 1000 * sum(token_count(encoded) for encoded in model.tokenize(texts)) / len(texts)
     return {"tokens_1000": every, "seconds_1000": every * min(spent) / max(tokens, 1)}
 
 

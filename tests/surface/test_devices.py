@@ -11,7 +11,7 @@ import tiny
 import torch
 
 from lrd_harness.contracts import Text
-from lrd_harness.models.text_model import exact
+from lrd_harness.models.opened import exact
 
 TEXTS = [Text(t) for t in tiny.sentences(6)]
 

@@ -1,0 +1,231 @@
+"""What every opened model does: a batch in, pooled states of all layers out, in one forward pass.
+
+What of texts and of images is different is how they become the first state, and how a state is
+pooled: text_model.py and image_model.py.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrd_harness.contracts import Checkpoint, Encoded, ModelOptions, Observe, PromptType, Task, Text
+from lrd_harness.models.backbone import Backbone, Watch
+from lrd_harness.models.own_code import digest
+from lrd_harness.models.peft_adapters import recorded
+from lrd_harness.models.readout import ONE_TOKEN, embedded
+
+PlaneKey = tuple[str, int]  # ("raw" or "final", layer)
+Planes = dict[PlaneKey, Tensor]
+
+
+@dataclass(kw_only=True)
+class ModelParts:
+    """What adapters differ in, of texts and of images.
+
+    pool: (state (b, T, d), features) -> (b, d); embed: pooled -> the model's output, which may
+        take a `prompt_type`, "query" or "document", and a `task`;
+    similarity: how outputs are compared; pooling_from: what says how it is pooled;
+    whole: the model with its language-model head, around `module`, where that is wanted;
+    beside: by file name, what goes into a JSON file of a folder that the model is saved to.
+    """
+
+    adapter: str
+    module: torch.nn.Module
+    pool: Callable[[Tensor, Mapping[str, Any]], Tensor]
+    pooling: str
+    embed: Callable[..., Tensor] = lambda pooled: pooled
+    similarity: str = "cosine"
+    whole: torch.nn.Module | None = None
+    beside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    pooling_from: str = ""
+
+
+def to_device(module: torch.nn.Module, options: ModelOptions) -> torch.device:
+    """Bring a model to its device, in evaluation mode; the device that its inputs go to.
+
+    One that was spread over several devices when it was loaded stays where it is.
+    """
+    module.eval()
+    if options.device_map is None:
+        module.to(options.device)
+        return torch.device(options.device)
+    devices = (p.device for p in module.parameters() if p.device.type != "meta")  # meta: offloaded
+    return next(devices, torch.device(options.device))
+
+
+def exact() -> None:
+    """No TF32: on a GPU it would keep ten bits of a float32's digits in metrics and states."""
+    torch.set_float32_matmul_precision("highest")
+
+
+def token_count(encoded: Encoded) -> int:
+    """The tokens of a text or an image, without padding."""
+    return len(encoded["input_ids"]) if "input_ids" in encoded else int(encoded["tokens"])
+
+
+class OpenedModel(ABC):
+    """An opened model (contracts.BlockModel) around a transformers backbone.
+
+    A kind of input says how a batch becomes `features`, among them the attention_mask (b, T) of
+    the tokens that there are, and which of these the backbone takes.
+    """
+
+    parts: ModelParts
+    backbone: Backbone
+    padding: str
+
+    def __init__(self, checkpoint: Checkpoint, options: ModelOptions, parts: ModelParts) -> None:
+        self.checkpoint, self.options = checkpoint, options
+        self.device = to_device(parts.whole or parts.module, options)
+        self.similarity, self.whole = parts.similarity, parts.whole
+        self.parts = parts
+
+    @abstractmethod
+    def tokenize(self, texts: Sequence[Text]) -> list[Encoded]:
+        """What stands for each text or image until it is read; see `token_count`."""
+
+    @abstractmethod
+    def truncated(self, texts: Sequence[Text], encoded: Sequence[Encoded]) -> list[bool]:
+        """Of each, whether the model sees a part of it only."""
+
+    @abstractmethod
+    def features(self, batch: Sequence[Encoded]) -> dict[str, Any]:
+        """A batch as tensors, padded where that is needed."""
+
+    @abstractmethod
+    def inputs(self, features: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Those of the features that the backbone itself takes."""
+
+    @abstractmethod
+    def prompt(self, task: Task, prompt_type: str | None) -> str:
+        """The prompt that goes before a text of this task; "" before an image."""
+
+    def kind(self, encoded: Encoded) -> object:
+        """Those that share it can be read in one pass."""
+        return None
+
+    def look(self, inputs: Mapping[str, Tensor]) -> None:
+        """Find the blocks and the final norm. Raises UserError as Backbone does."""
+        self.backbone = Backbone(self.parts.module, inputs)
+        self.blocks, self.final_norm = self.backbone.blocks, self.backbone.final_norm
+        self.has_final_norm = self.final_norm is not None
+
+    def described(self) -> dict[str, str]:
+        """What changes a state, of models of any kind."""
+        checkpoint, config = self.checkpoint, getattr(self.parts.module, "config", None)
+        return {
+            "model": checkpoint.path if checkpoint.hub else checkpoint.name,
+            "revision": checkpoint.revision,
+            "adapter": self.parts.adapter,
+            "pooling": self.parts.pooling,
+            "dtype": self.options.dtype,
+            "attention": str(getattr(config, "_attn_implementation", None)),
+            **({"content": checkpoint.content} if checkpoint.content else {}),
+            **({"peft": " + ".join(recorded(checkpoint))} if checkpoint.peft else {}),
+            **({"code": digest(checkpoint.code)} if checkpoint.code else {}),
+            **({"attention_mask": mask} if (mask := self.options.attention_mask) else {}),
+        }
+
+    def states(self, batch: Sequence[Encoded], observe: Observe | None = None) -> Planes:
+        """One forward pass: pooled states (b, d_l) float32 by ("raw" | "final", layer 0..L).
+
+        In "final" planes, of models that have one, the final norm is applied to the token states,
+        before they are pooled. observe: adds planes of its own, made of the token states.
+        """
+
+        def run(alike: Sequence[Encoded]) -> Planes:
+            features = self.features(alike)
+            return self.forward(features, self.inputs(features), observe)
+
+        return _apart(batch, self.kind, run)
+
+    def forward(
+        self,
+        features: Mapping[str, Any],
+        inputs: Mapping[str, Tensor],
+        observe: Observe | None = None,
+    ) -> Planes:
+        """The planes of one batch of one kind; see `states`."""
+        planes: Planes = {}
+        tokens: list[Tensor] = []
+
+        def watch(layer: int, state: Tensor) -> None:
+            state = _of_tokens(state.to(self.device), features)
+            planes.update({(k, layer): v for k, v in self.pooled(state, features).items()})
+            if observe is not None:
+                tokens.append(state.clone())  # some families write over it in the next block
+
+        self.backbone.run(inputs, watch)
+        if observe is not None:
+            with torch.inference_mode():
+                planes.update(observe(tokens, features["attention_mask"]))
+        return planes
+
+    def pooled(self, state: Tensor, features: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Of a state (b, T, d), "raw" and, where there is a final norm, "final", (b, d) float32."""
+        state = _of_tokens(state, features)
+        raw = self.parts.pool(state, features)
+        planes = {"raw": raw.float()}
+        if self.final_norm is not None:
+            # a pooling that takes one token and a norm of single tokens can change places
+            if self.parts.pooling in ONE_TOKEN:
+                normed = self.normed(raw.to(state.dtype))
+            else:
+                normed = self.parts.pool(self.final_norm(state).to(self.device), features)
+            planes["final"] = normed.float()
+        return planes
+
+    def normed(self, state: Tensor) -> Tensor:
+        """The final norm of single tokens' states (m, d); without one, the states as they are."""
+        if self.final_norm is None:
+            return state
+        normed: Tensor = self.final_norm(state.unsqueeze(1)).squeeze(1).to(self.device)
+        return normed
+
+    def watch(self, batch: Sequence[Encoded], seen: Watch) -> None:
+        """One forward pass without pooling: `seen(l, state)` of state 0..L, (b, T, d_l), as it is.
+
+        The batch is padded as `features` does.
+        """
+        features = self.features(batch)
+
+        def watch(layer: int, state: Tensor) -> None:
+            seen(layer, _of_tokens(state.to(self.device), features))
+
+        self.backbone.run(self.inputs(features), watch)
+
+    def embed(
+        self, pooled: Tensor, prompt_type: PromptType | None = None, task: Task | None = None
+    ) -> Tensor:
+        """From pooled states (n, d) to the model's output: Dense, Normalize and the like."""
+        with torch.inference_mode():
+            output = embedded(self.parts.embed, pooled.to(self.device), prompt_type, task)
+            return output.float().cpu()
+
+
+def _apart(
+    batch: Sequence[Encoded],
+    kind: Callable[[Encoded], object],
+    run: Callable[[Sequence[Encoded]], Planes],
+) -> Planes:
+    """Run those of one kind together, and put the rows in order again."""
+    rows: dict[object, list[int]] = {}
+    for i, features in enumerate(batch):
+        rows.setdefault(kind(features), []).append(i)
+    if len(rows) == 1:
+        return run(batch)
+    parts = [run([batch[i] for i in alike]) for alike in rows.values()]
+    order = torch.tensor([i for alike in rows.values() for i in alike]).argsort()
+    joined = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    return {key: rows[order.to(rows.device)] for key, rows in joined.items()}
+
+
+def _of_tokens(state: Tensor, features: Mapping[str, Any]) -> Tensor:
+    """The state without what a model adds behind the tokens (BigBird fills its last block)."""
+    return state[:, : features["attention_mask"].shape[1]]
