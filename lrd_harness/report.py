@@ -6,6 +6,7 @@ LaTeX, the tidy export and the page; tests and downloads find it by its name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 Cell = str | int | float | bool | None
 Row = Mapping[str, Any]  # column name -> Cell; a list of numbers where a column says `form="list"`
+
+_OF_TEXTS = (  # but in names of files and tasks
+    r"(?P<option>--texts FILE)|(?<![\w./:`-])(?P<a>a )?text(?P<s>s?)(?![\w/-]|:\S|\.\w)"
+)
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,24 @@ class Table:
         return pd.DataFrame({c.name: self.column(c.name) for c in self.columns})
 
 
+def worded(sentence: str, modality: str, *names: str) -> str:
+    """What is said of texts, said of the inputs of a modality; these names in it stay as they are.
+
+    >>> worded("texts: of a text's 10 nearest texts, by --texts FILE", "image", "texts")
+    "texts: of an image's 10 nearest images, by --images DIR"
+    """
+    if modality == "text":
+        return sentence
+    kept = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True) if name)
+
+    def say(match: re.Match[str]) -> str:
+        if match["kept"] or match["option"]:
+            return match["kept"] or "--images DIR"
+        return f"{'an ' * bool(match['a'])}image{match['s']}"
+
+    return re.sub(rf"(?<!\w)(?P<kept>{kept or '(?!)'})(?!\w)|{_OF_TEXTS}", say, sentence)
+
+
 def listing(name: str, title: str, rows: Sequence[Row], *keys: str) -> Table:
     """A table for programs, which people do not see: a column for each name in the first row.
 
@@ -153,6 +176,26 @@ class Report:
             known = [table.name for table in self.tables]
             raise unknown("table", name, known, f"It has: {', '.join(known)}.")
         return table.frame
+
+    def of(self, modality: str, *names: str) -> Report:
+        """The same report, worded for inputs of a modality; these names stay as they are."""
+        if modality == "text":
+            return self
+
+        def say(sentence: str) -> str:
+            return worded(sentence, modality, *names)
+
+        def table(of: Table) -> Table:
+            columns = (replace(c, label=say(c.label or c.name)) for c in of.columns)
+            rows = [{**r, "label": say(r["label"])} if "label" in r else r for r in of.rows]
+            caption = tuple(map(say, of.caption))
+            return Table(of.name, say(of.title), tuple(columns), rows, caption, of.shown)
+
+        answer, notes, errors = (
+            tuple(map(say, part)) for part in (self.answer, self.notes, self.errors)
+        )
+        tables = tuple(map(table, self.tables))
+        return Report(say(self.title), tables, notes, errors, self.facts, answer=answer)
 
     def only(self, names: Sequence[str]) -> Report:
         """The same report with these tables alone, in this order. Raises KeyError."""

@@ -1,4 +1,4 @@
-"""What pruning rules know of a model, computed on a sample of texts, and how long a pass takes."""
+"""What pruning rules know of a model, computed on a sample of inputs, and how long a pass takes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ from lrd_harness.capture.walk import Removed, Walk
 from lrd_harness.contracts import BlockValues, Encoded, Text
 from lrd_harness.errors import UnitError
 from lrd_harness.measuring import float64
-from lrd_harness.models.opened import token_count
+from lrd_harness.models.opened import OpenedModel, token_count
 from lrd_harness.models.readout import last
-from lrd_harness.models.text_model import TextModel
 
 similarity = partial(torch.nn.functional.cosine_similarity, dim=-1)
 GREEDY_TEXTS = 32  # each is run through a variant for every candidate, again and again
@@ -40,7 +39,7 @@ class ModelEvidence:
 
     def __init__(
         self,
-        model: TextModel,
+        model: OpenedModel,
         texts: Sequence[Text],
         profiles: Mapping[str, BlockValues],
         batch_tokens: int,
@@ -57,7 +56,10 @@ class ModelEvidence:
         return list(self._tokens[0])
 
     def angle(self, first: int, last: int) -> float:
-        """Mean arccos(cosine) / pi at the last token, what enters `first` to what `last` writes."""
+        """Mean arccos(cosine) / pi, what enters `first` to what `last` writes, at the last token.
+
+        Tokens of images have no such order: there it is that of pooled states.
+        """
         return float(self._tokens[1][first - 1, last])
 
     @cached_property
@@ -72,17 +74,20 @@ class ModelEvidence:
 
     def _compared(self, batch: Sequence[Encoded]) -> tuple[Tensor, Tensor, int]:
         """Sums over a batch: each block's cosines (L,), angles (L + 1, L + 1); and its tokens."""
-        mask = float64(self.model.features(batch)["attention_mask"])
+        features = self.model.features(batch)
+        mask = float64(features["attention_mask"])
         cosines = torch.zeros(self.blocks, dtype=torch.float64)
         before: list[Tensor] = []
         ends: list[Tensor] = []
 
         def seen(layer: int, state: Tensor) -> None:
+            end = None if "input_ids" in features else self.model.pooled(state, features)["raw"]
             state = float64(state)  # in float32 what an idle block changes is lost
             if layer:
                 cosines[layer - 1] = float((similarity(before.pop(), state) * mask).sum())
             before.append(state)
-            ends.append(torch.nn.functional.normalize(last(state, mask), dim=-1).cpu())
+            end = last(state, mask) if end is None else float64(end)
+            ends.append(torch.nn.functional.normalize(end, dim=-1).cpu())
 
         self.model.watch(batch, seen)
         stacked = torch.stack(ends)  # (L + 1, b, d)
@@ -150,9 +155,9 @@ class Latency:
         return max(0.0, self.full - sum(self.blocks[block - 1] for block in removed))
 
 
-def pass_latency(model: TextModel, texts: Sequence[Text]) -> Latency:
+def pass_latency(model: OpenedModel, texts: Sequence[Text]) -> Latency:
     """The latency on texts of middling length; the first pass, which warms up, is left out."""
-    ordered = sorted(model.tokenize(texts), key=lambda e: token_count(e))
+    ordered = sorted(model.tokenize(texts), key=token_count)
     first = max(0, (len(ordered) - TIMED_TEXTS) // 2)
     batch = ordered[first : first + TIMED_TEXTS]
     if model.padding == "none":
@@ -171,7 +176,7 @@ def pass_latency(model: TextModel, texts: Sequence[Text]) -> Latency:
 
 
 def perplexities(
-    model: TextModel,
+    model: OpenedModel,
     texts: Sequence[Text],
     variants: Sequence[Removed],
     batch_tokens: int,
@@ -213,7 +218,7 @@ def perplexities(
 
 
 def _batches(
-    model: TextModel, texts: Sequence[Text], batch_tokens: int, most: float = inf
+    model: OpenedModel, texts: Sequence[Text], batch_tokens: int, most: float = inf
 ) -> Iterator[list[Encoded]]:
     """The texts, longest first; most: tokens of all, the first text being taken in any case."""
     encoded = list(model.tokenize(texts))

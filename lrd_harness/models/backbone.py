@@ -17,83 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lrd_harness.errors import UserError, not_finite
-
-LARGE = 16 * 2**20  # bytes; packed weights may be buffers
-_PLAIN = (bool, int, float, str, bytes)
-
-
-class Snapshot:
-    """A module and all within it as they are now: parts, buffers and attributes; not weights.
-
-    Some families change as they run, so that a text's states would depend on those read before it:
-    BigBird turns to full attention for good once it has seen a short text, and rotary frequencies
-    of longrope and dynamic NTK stay as the longest text left them.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        self._take()
-
-    def _take(self) -> None:
-        module = self._module
-        self._versions = _versions(module)
-        attributes = [(vars(owner), dict(vars(owner))) for owner in _owners(module)]
-        self._hooks: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
-        self._dicts: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
-        for name, value in (item for _, copy in attributes for item in copy.items()):
-            if isinstance(value, dict):
-                kept = self._hooks if "_hooks" in name else self._dicts
-                kept.append((value, dict(value)))
-        self._dicts += attributes
-        buffers = {id(b): b for m in module.modules() for b in m._buffers.values() if b is not None}
-        self._buffers = [
-            (b, b.detach().clone()) for b in buffers.values() if not b.is_meta and b.nbytes <= LARGE
-        ]
-
-    def restore(self, hooks: bool = False) -> bool:
-        """Put everything back; returns whether a pass would not have been the same without that.
-
-        hooks: whether those that were registered meanwhile go, too. What was made and kept for
-        later, as tables that grow with the texts, changes no pass. A model that has changed its
-        weights (RWKV scales them before its first pass) has done so for good, and is left so.
-        """
-        written = _versions(self._module)
-        if any(written.get(weight, n) != n for weight, n in self._versions.items()):
-            self._take()
-            return False
-        changed = False
-        for buffer, values in self._buffers:
-            if not torch.allclose(buffer, values, rtol=0, atol=0, equal_nan=True):
-                changed = True
-                with torch.inference_mode(buffer.is_inference()):
-                    buffer.copy_(values)
-        for now, before in [*(self._hooks if hooks else []), *self._dicts]:
-            if now.keys() != before.keys() or any(now[key] is not before[key] for key in before):
-                changed |= any(_differs(now.get(key), value) for key, value in before.items())
-                now.clear()  # in place, since a module holds on to its own dictionaries
-                now.update(before)
-        return changed
-
-
-def _owners(module: nn.Module) -> list[Any]:
-    """The modules, and the configurations that they read."""
-    owners: dict[int, Any] = {}
-    for owner in module.modules():
-        config = getattr(owner, "config", None)
-        owners |= {id(o): o for o in (owner, config) if hasattr(o, "__dict__")}
-    return list(owners.values())
-
-
-def _versions(module: nn.Module) -> dict[int, int]:
-    """How often each weight was written to, by its identity; meta weights are elsewhere."""
-    weights = (p for p in module.parameters() if not p.is_meta and not p.is_inference())
-    return {id(p): p._version for p in weights}
-
-
-def _differs(now: Any, before: Any) -> bool:
-    if isinstance(before, nn.Module):
-        return now is not before
-    return isinstance(before, _PLAIN) and (type(now) is not type(before) or now != before)
+from lrd_harness.models.snapshot import Snapshot
 
 
 def text_config(module: nn.Module) -> Any:
@@ -109,6 +33,9 @@ def follows_length(module: nn.Module) -> bool:
     return any(isinstance(k, str) and ("dynamic" in k or k == "longrope") for k in kinds)
 
 
+# Names that configurations, and some modules, give to the number of blocks.
+COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_encoder_layers", "depth")
+_DECODERS = ("decoder_layers", "num_decoder_layers")  # of one that stands alone
 Watch = Callable[[int, Tensor], None]
 
 
@@ -128,8 +55,8 @@ class Backbone:
         self.module = module.eval()
         self._snapshot, self._within = Snapshot(module), False
         try:
-            self.vocabulary = _check_runs(module, probe)
-            self.blocks, self.calls = _find_blocks(module, probe)
+            self.vocabulary, shape = _check_runs(module, probe)
+            self.blocks, self.calls = _find_blocks(module, probe, shape)
             self.by_length = False
             self.final_norm = _find_final_norm(self, probe)
         finally:
@@ -251,14 +178,19 @@ def _output(module: nn.Module, features: Mapping[str, Tensor], **more: bool) -> 
     return module(**features, **more)
 
 
-def _check_runs(module: nn.Module, probe: Mapping[str, Tensor]) -> int | None:
-    """Raise UserError unless the module runs on tokens. Returns the rows of their embedding.
+def _check_runs(module: nn.Module, probe: Mapping[str, Tensor]) -> tuple[int | None, torch.Size]:
+    """Raise UserError unless the module runs and gives a state for each token.
+
+    Returns the rows of the tokens' embedding, None where it is given images, and (b, T).
 
     Operations are watched, since some modules flatten the tokens first, and some hand them to a
     table of positions for their number alone.
     """
-    name, tokens = type(module).__name__, probe["input_ids"].flatten().cpu()
+    name, ids = type(module).__name__, probe.get("input_ids")
+    tokens = torch.empty(0) if ids is None else ids.flatten().cpu()
     rows: list[int] = []
+
+    _check_stages(module)
 
     def note(operation: Any, args: Sequence[Any]) -> None:
         if operation is torch.ops.aten.embedding.default:
@@ -270,16 +202,37 @@ def _check_runs(module: nn.Module, probe: Mapping[str, Tensor]) -> int | None:
         with torch.inference_mode(), Operations(note):
             state = _last_hidden_state(module, probe)
     except Exception as error:
-        most = int(tokens.max())
-        if rows and most >= min(rows):
+        if rows and (most := int(tokens.max())) >= min(rows):
             raise UserError(
                 f"{name} has an embedding of {min(rows)} tokens, and its tokenizer gives the "
                 f"token {most}: it is another model's"
             ) from error
-        raise UserError(f"{name} cannot be run on tokens: {error}") from error
-    if state.dim() != 3 or state.shape[:2] != probe["input_ids"].shape:
-        raise UserError(f"{name} gives no state for each token: not a transformer")
-    return min(rows, default=None)
+        of = "images" if ids is None else "tokens"
+        raise UserError(f"{name} cannot be run on {of}: {error}") from error
+    wanted = tuple(ids.shape) if ids is not None else (len(next(iter(probe.values()))), "T")
+    shape = tuple(getattr(state, "shape", ()))
+    if len(shape) != 3 or shape[:1] != wanted[:1] or (ids is not None and shape[:2] != wanted):
+        raise UserError(
+            f"{name} gives no state for each token, ({wanted[0]}, {wanted[1]}, d), but "
+            f"{shape or type(state).__name__}: not a transformer that can be read by layer"
+        )
+    return min(rows, default=None), state.shape[:2]
+
+
+def _check_stages(module: nn.Module) -> None:
+    """Raise UserError for a model whose configuration lists stages of so many blocks each.
+
+    A stage has a width and a resolution of its own, and its blocks are handed other tokens.
+    """
+    config = getattr(module, "config", None)
+    for name in ("depths", "depth"):
+        depths = getattr(config, name, None)
+        if isinstance(depths, (list, tuple)) and len(depths) > 1:
+            raise UserError(
+                f"{type(module).__name__} is made of {len(depths)} stages ({name} "
+                f"{', '.join(map(str, depths))}), each of its own width and resolution: only "
+                "models of equal blocks can be read by layer"
+            )
 
 
 class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's has no types
@@ -314,10 +267,11 @@ def hooked(modules: Iterable[nn.Module], leave: Any, enter: Any = None) -> Itera
         yield
 
 
-def _find_blocks(module: nn.Module, probe: Mapping[str, Tensor]) -> tuple[nn.ModuleList, int]:
+def _find_blocks(
+    module: nn.Module, probe: Mapping[str, Tensor], shape: torch.Size
+) -> tuple[nn.ModuleList, int]:
     """The outermost ModuleList whose members hand a (b, T, d) state on to each other."""
     lists = [m for m in module.modules() if isinstance(m, nn.ModuleList) and len(m)]
-    shape = probe["input_ids"].shape
     calls: Counter[int] = Counter()
     given: dict[int, Any] = {}
 
@@ -332,17 +286,39 @@ def _find_blocks(module: nn.Module, probe: Mapping[str, Tensor]) -> tuple[nn.Mod
     counts = [sum(calls[id(member)] for member in blocks) for blocks in lists]
     expected = getattr(text_config(module), "num_hidden_layers", None)
     # modules() walks from the outside in, so ties go to the outermost list
-    for blocks, number in zip(lists, counts, strict=True):
-        if expected and number == expected and number % len(blocks) == 0:
-            return blocks, number
+    found = list(zip(lists, counts, strict=True))
+    likely = [(m, n) for m, n in found if expected and n == expected and n % len(m) == 0]
     if not any(counts):
         tokens = ", ".join(map(str, shape))
         raise UserError(
             f"{type(module).__name__} has no blocks to read: a list of modules was looked for that "
             f"hand a state of each token, ({tokens}, d), to each other; {_lists(module, given)}"
         )
-    best = counts.index(max(counts))
-    return lists[best], counts[best]
+    blocks, number = likely[0] if likely else found[counts.index(max(counts))]
+    _check_whole(module, blocks, number, [member for i, member in members.items() if i in given])
+    return blocks, number
+
+
+def _check_whole(
+    module: nn.Module, blocks: nn.ModuleList, calls: int, run: Sequence[nn.Module]
+) -> None:
+    """Raise UserError where these are not all of the model's blocks, but a part or groups of them.
+
+    run: the members of any list of modules that are called in a pass.
+    """
+    configs = (getattr(module, "config", None), text_config(module))
+    counts = [getattr(config, name, None) for config in configs for name in (*COUNTS, *_DECODERS)]
+    declared = sorted({n for n in counts if type(n) is int and n > 0})
+    kinds, within = {type(block) for block in blocks}, set(blocks.modules())
+    others = sum(type(member) in kinds and member not in within for member in run)
+    kind = type(blocks[0]).__name__
+    if declared and not {calls, len(blocks)} & {*declared}:
+        what = f"its configuration tells of {declared[-1]} blocks, and {calls} {kind} are run"
+    elif others:
+        what = f"{others} more {kind} are run than the {len(blocks)} that were taken for its blocks"
+    else:
+        return
+    raise UserError(f"{type(module).__name__}: {what}, so its layers cannot be read")
 
 
 def _lists(module: nn.Module, given: Mapping[int, Any]) -> str:
@@ -371,6 +347,12 @@ def _find_final_norm(backbone: Backbone, probe: Mapping[str, Tensor]) -> nn.Modu
     leaves = [m for m in backbone.module.modules() if not list(m.children()) and id(m) not in inner]
     with hooked(leaves, follow):
         last = backbone.run(probe, lambda layer, state: states.update({layer: state}))
+    lengths = sorted({state.shape[1] for state in states.values()})
+    if len(lengths) > 1:
+        raise UserError(
+            f"{type(backbone.module).__name__}: its blocks make {lengths[0]} tokens of "
+            f"{lengths[-1]}, so its layers cannot be read"
+        )
     tokens = last.shape[1]  # Longformer fills up its window behind them
     current, chain = states[backbone.calls], []
     alike = same if bool(last.isfinite().all()) else _is  # any NaN is like another

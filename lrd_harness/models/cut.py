@@ -18,14 +18,17 @@ from transformers import PreTrainedConfig
 
 from lrd_harness.errors import UserError
 from lrd_harness.models import quantised
+from lrd_harness.models.backbone import COUNTS
 
-# Names that configurations, and some modules, give to the number of blocks.
-COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_encoder_layers")
 # Names under which modules keep their block's number; caches of keys and values go by it.
 NUMBERS = ("layer_idx", "layer_id", "layer_index", "layer_number", "layer_num", "block_idx")
 # Settings of models whose last blocks use the keys and values of others, or whose embedding has a
-# part for each block (Gemma 3n and 4).
-ENTWINED = ("num_kv_shared_layers", "hidden_size_per_layer_input")
+# part for each block (Gemma 3n and 4), or that add positions behind each block (YOLOS).
+ENTWINED = (
+    *("num_kv_shared_layers", "hidden_size_per_layer_input"),
+    "use_mid_position_embeddings",
+)
+UNRELATED = ("architectures", "keys_to_ignore_at_inference", "_out_indices", "_out_features")
 BIAS = "relative_attention_bias"  # T5: made in the first block for all
 
 
@@ -144,12 +147,17 @@ def _around(module: nn.Module, blocks: nn.ModuleList) -> list[nn.Module]:
 
 
 def _configs(modules: Sequence[nn.Module]) -> list[Any]:
-    """The configurations that these modules read; some copy theirs, most share one."""
-    configs: dict[int, Any] = {}
-    for module in modules:
-        config = getattr(module, "config", None)
-        parts = (config, getattr(config, "text_config", None))
-        configs |= {id(part): part for part in parts if isinstance(part, PreTrainedConfig)}
+    """The configurations that these modules read; some copy theirs, most share one.
+
+    That of a model of texts is a part of its model's, unless these are modules of images (CLIP).
+    """
+    every = (getattr(module, "config", None) for module in modules)
+    configs = {id(config): config for config in every if isinstance(config, PreTrainedConfig)}
+    for config in list(configs.values()):
+        texts = getattr(config, "text_config", None)
+        of_images = id(getattr(config, "vision_config", None)) in configs
+        if isinstance(texts, PreTrainedConfig) and not of_images:
+            configs[id(texts)] = texts
     return list(configs.values())
 
 
@@ -231,7 +239,7 @@ def _fit(config: Any, blocks: int, kept: Sequence[int]) -> None:
     now = {number - 1: index for index, number in enumerate(kept)}
     for name, value in list(vars(config).items()):
         # lists of tokens and names may have as many entries as there are blocks
-        unrelated = "token" in name or name in ("architectures", "keys_to_ignore_at_inference")
+        unrelated = "token" in name or name in UNRELATED
         if unrelated or not isinstance(value, list | tuple) or not value:
             continue
         if len(value) == blocks:
@@ -248,4 +256,10 @@ def _fit(config: Any, blocks: int, kept: Sequence[int]) -> None:
     dense = getattr(config, "first_k_dense_replace", None)  # DeepSeek: the first k have no experts
     if type(dense) is int:
         config.first_k_dense_replace = sum(number <= dense for number in kept)
+    states = getattr(config, "stage_names", None)  # which a model gives that is used in another
+    if isinstance(states, list) and len(states) == blocks + 1:
+        left = {0: 0, **{number: state for state, number in enumerate(kept, 1)}}
+        given = [left[i] for i in (i % len(states) for i in config.out_indices) if i in left]
+        config.stage_names = states[: len(kept) + 1]
+        config.out_indices = given or [len(kept)]
     _lower_counts(config, blocks, len(kept))

@@ -14,11 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrd_harness.contracts import Checkpoint, Encoded, ModelOptions, Observe, PromptType, Task, Text
+from lrd_harness.contracts import (
+    Checkpoint,
+    Encoded,
+    ModelInfo,
+    ModelOptions,
+    Observe,
+    PromptType,
+    Task,
+    Text,
+)
 from lrd_harness.models.backbone import Backbone, Watch
 from lrd_harness.models.own_code import digest
 from lrd_harness.models.peft_adapters import recorded
-from lrd_harness.models.readout import ONE_TOKEN, embedded
+from lrd_harness.models.readout import ONE_TOKEN, Head, embedded
 
 PlaneKey = tuple[str, int]  # ("raw" or "final", layer)
 Planes = dict[PlaneKey, Tensor]
@@ -79,6 +88,8 @@ class OpenedModel(ABC):
     parts: ModelParts
     backbone: Backbone
     padding: str
+    info: ModelInfo
+    head: Head | None = None
 
     def __init__(self, checkpoint: Checkpoint, options: ModelOptions, parts: ModelParts) -> None:
         self.checkpoint, self.options = checkpoint, options

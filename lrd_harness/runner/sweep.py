@@ -23,7 +23,7 @@ from lrd_harness.capture.walk import Removed
 from lrd_harness.contracts import Model, Pruner, Task, Text
 from lrd_harness.errors import UnitError, UserError
 from lrd_harness.models import cut
-from lrd_harness.models.text_model import TextModel
+from lrd_harness.models.opened import OpenedModel
 from lrd_harness.runner import units
 from lrd_harness.runner.units import Context
 
@@ -106,7 +106,7 @@ class Sweep:
         """Do all that is not done yet. readers: of the kinds of tasks that are scored."""
         context = self.context
         allowed = self._allowed(model)
-        if not allowed or not isinstance(model, TextModel):
+        if not allowed or not isinstance(model, OpenedModel):
             return
         texts = self._texts(readers) if context.ranks.main else []
         if context.ranks.main:
@@ -124,7 +124,7 @@ class Sweep:
         """The blocks that may go; [] where none may, which is recorded once for the model."""
         context, settings = self.context, self.pruning.settings
         with context.attempt(context.unit("prune")):
-            if not isinstance(model, TextModel):
+            if not isinstance(model, OpenedModel):
                 raise UserError("its adapter shows no blocks that could be taken out")
             allowed = blocks.candidates(model.info.blocks, settings.protect)
             for budget in settings.budgets:
@@ -150,7 +150,7 @@ class Sweep:
                 return sampled(list(every), self.pruning.settings.texts)
         return []
 
-    def _evidence(self, model: TextModel, texts: list[Text], batch_tokens: int) -> ModelEvidence:
+    def _evidence(self, model: OpenedModel, texts: list[Text], batch_tokens: int) -> ModelEvidence:
         """Recorded profiles, averaged over the tasks, and what is computed on the texts."""
         if not texts:
             raise UnitError("there are no texts to choose blocks on")
@@ -171,7 +171,7 @@ class Sweep:
         return ModelEvidence(model, texts, blocks.averaged(profiles), batch_tokens)
 
     def _choose(
-        self, model: TextModel, texts: list[Text], allowed: list[int], batch_tokens: int
+        self, model: OpenedModel, texts: list[Text], allowed: list[int], batch_tokens: int
     ) -> None:
         """Have the rules choose which blocks to remove, and record each choice."""
         context = self.context
@@ -205,7 +205,7 @@ class Sweep:
             advance(len(self.choices), len(self.choices))
 
     def _sizes(
-        self, model: TextModel, texts: list[Text], variants: Sequence[Removed], batch_tokens: int
+        self, model: OpenedModel, texts: list[Text], variants: Sequence[Removed], batch_tokens: int
     ) -> None:
         """Record of each variant how many parameters it has, how long a pass takes, and, of a
         language model, its perplexity.
@@ -239,7 +239,7 @@ class Sweep:
             )
 
     def _score(
-        self, model: TextModel, reader: Reader, tasks: Sequence[Task], variants: Sequence[Removed]
+        self, model: OpenedModel, reader: Reader, tasks: Sequence[Task], variants: Sequence[Removed]
     ) -> None:
         """Capture what the variants lack, then evaluate each of them on each task."""
         context = self.context

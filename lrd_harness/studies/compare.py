@@ -132,7 +132,7 @@ def compare(a: PlannedModel, b: PlannedModel, design: Design, display: Display) 
         answer=both.answer if both else (),
         errors=tuple("{side}, {metric}: {error}".format(**row) for row in faults),
         facts=facts,
-    )
+    ).of(a.modality, a.name, b.name)
 
 
 def _caption(a: Side, b: Side, rows: Sequence[Row], design: Design) -> Iterator[str]:

@@ -20,9 +20,9 @@ from lrd_harness.contracts import Encoded, Model, Text
 from lrd_harness.errors import NotFinite, UnitError, UserError, not_finite
 from lrd_harness.models import peft_adapters
 from lrd_harness.models.find import find, parent_of, weight_bytes
+from lrd_harness.models.opened import OpenedModel
 from lrd_harness.models.quantised import in_memory
 from lrd_harness.models.readout import LOGIT_BYTES, Head
-from lrd_harness.models.text_model import TextModel
 from lrd_harness.planning.models import PlannedModel
 from lrd_harness.progress import Display
 from lrd_harness.report import Column, Row, Table
@@ -104,9 +104,9 @@ def outputs(
     if (n := len(requests)) > MOST:
         requests = [requests[i] for i in chosen(n)]
     texts = [Text(r.text, model.prompt(design.task, r.prompt_type)) for r in requests]
-    ids = [_ids(encoded) for encoded in model.tokenize(texts)]
+    ids = [_ids(encoded) for encoded in model.tokenize(texts)] if model.head else []
     reader = _Reader(model, set(_drawn(ids, TOKENS) if model.head else ()))
-    with display.stage(f"{planned.name}: reading its outputs", "texts") as advance:
+    with display.stage(f"{planned.name}: reading its outputs", design.unit) as advance:
         if changed or model.head:
             pooled = reader.read(texts, design.batch_tokens, advance)
         else:
@@ -117,7 +117,7 @@ def outputs(
         alone = _Reader(model, set(_drawn(more, AGAIN)))
         for tokens in alone.wanted:
             alone.run([{"input_ids": list(tokens)}])
-        latency = 1000 * pass_latency(model, texts).full if isinstance(model, TextModel) else None
+        latency = 1000 * pass_latency(model, texts).full if isinstance(model, OpenedModel) else None
     parts = getattr(model, "parts", None)
     size = {
         "blocks": model.info.blocks,
@@ -298,7 +298,7 @@ class Fidelity:
 
     def table(self, name: str, *more: str) -> Table:
         """The figures; more: sentences for its caption."""
-        title, f = f"Against the original, on {len(self.original.ids):,} texts", self.figures
+        title, f = f"Against the original, on {len(self.original.vectors):,} texts", self.figures
         said = {READ: bool(f), COSINES: "texts" in f, AGAINST_ITSELF: "kl" in f}
         caption = (*(text for text, fits in said.items() if fits), *self.notes, *more)
         return Table(name, title, COLUMNS, self.rows, caption)

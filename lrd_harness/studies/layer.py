@@ -41,8 +41,8 @@ def check_texts(design: Design) -> None:
     """Raise UserError for too few texts to choose a layer on."""
     if design.texts < MIN_TEXTS:
         raise UserError(
-            f"{design.task.name} has {design.texts} distinct texts; to choose a layer takes at "
-            f"least {MIN_TEXTS}"
+            f"{design.task.name} has {design.texts} distinct {design.unit}; to choose a layer takes "
+            f"at least {MIN_TEXTS}"
         )
 
 
@@ -130,7 +130,7 @@ def choose(shrinking: Shrinking, design: Design | None, by: bool, save: Path | N
         notes=notes,
         errors=tuple(measured.faults),
         facts=facts,
-    )
+    ).of(planned.modality, planned.name)
 
 
 def _cut(

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,16 +22,16 @@ from lrd_harness.errors import PluginFault, UserError, unknown
 from lrd_harness.models import quantised, save
 from lrd_harness.models.cut import parameters, parse_blocks, remove
 from lrd_harness.models.find import known_as, of_modules
+from lrd_harness.models.opened import OpenedModel
 from lrd_harness.models.peft_adapters import base_of
 from lrd_harness.models.readout import left_out
 from lrd_harness.models.save import Pruned
 from lrd_harness.models.sentence_modules import Measured
-from lrd_harness.models.text_model import TextModel
 from lrd_harness.planning.models import PlannedModel
 from lrd_harness.planning.settings import Pruning
 from lrd_harness.planning.suite import READING
 from lrd_harness.progress import Display
-from lrd_harness.report import Report, Table
+from lrd_harness.report import Report, Table, worded
 from lrd_harness.results import database
 from lrd_harness.results.journal import read_run
 from lrd_harness.scores import split_scores
@@ -120,7 +121,7 @@ class Shrinking:
     def __init__(self, planned: PlannedModel, display: Display) -> None:
         self.planned, self.display = planned, display
         model = opened(planned, display)
-        if not isinstance(model, TextModel):
+        if not isinstance(model, OpenedModel):
             raise UserError(f"{planned.name}: its adapter shows no blocks that could be taken out")
         self.model, self.blocks = model, model.info.blocks
         self.read = False  # whether a rule has read texts
@@ -141,7 +142,8 @@ class Shrinking:
 
     def _evidence(self, wish: Wish) -> ModelEvidence:
         if wish.design is None:
-            raise UserError(f"the rule {wish.rule.name} chooses on texts: give --texts FILE")
+            given = worded("texts: give --texts FILE", self.planned.modality)
+            raise UserError(f"the rule {wish.rule.name} chooses on {given}")
         self.read = True
         sample = Sample(self.planned.name, self.model, wish.design, self.display)
         profiles: dict[str, list[float | None]] = {}
@@ -157,7 +159,8 @@ class Shrinking:
         checkpoint, parts = self.planned.checkpoint, self.model.parts
         if removed:
             remove(parts.module, self.model.blocks, removed)
-            self.model = TextModel(self.model.checkpoint, self.model.options, parts)
+            kind: Any = type(self.model)
+            self.model = kind(self.model.checkpoint, self.model.options, parts)
         model, last = self.model, planes(self.model, "final")[-1]
 
         def embed(texts: Sequence[Text]) -> np.ndarray:
@@ -214,8 +217,8 @@ class Shrinking:
         found = Fidelity(original, changed) if original and changed else None
         if output is not None:
             if design and found:
-                name = design.task.name.removeprefix("texts:")
-                on = f"{len(found.original.ids):,} texts of {name}"
+                name = design.task.name.removeprefix(f"{design.unit}:")
+                on = f"{len(found.original.vectors):,} {design.unit} of {name}"
                 pruned = replace(pruned, compared=on, fidelity=found.rows)
             card, checkpoint = save.card(pruned), self.planned.checkpoint
             with self.display.stage("saving"):
@@ -298,7 +301,7 @@ def prune(
             "parameters": list(pruned.parameters),
             "fidelity": found.figures if found else {},
         },
-    )
+    ).of(planned.modality, planned.name)
 
 
 def check_new(file: Path, output: Path | None) -> None:

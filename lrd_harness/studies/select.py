@@ -33,7 +33,7 @@ from lrd_harness.models.opened import token_count
 from lrd_harness.planning import models as planned_models
 from lrd_harness.planning.models import PlannedModel
 from lrd_harness.progress import Advance, Display, duration
-from lrd_harness.report import Column, Report, Row, Table
+from lrd_harness.report import Column, Report, Row, Table, worded
 from lrd_harness.scores import Scores
 from lrd_harness.store import location
 from lrd_harness.studies import verdict
@@ -286,7 +286,7 @@ def report(candidates: Sequence[Candidate], design: Design, half: float = 0.0) -
     said = list(verdict.cautions(every, placed, design, half))
     answer, notes = (
         tuple(
-            verdict.SENTENCES[code].format(**of)
+            worded(verdict.SENTENCES[code].format(**of), design.task.modality, *costs)
             for code, of in said
             if (code in verdict.ANSWER) is first
         )
@@ -311,7 +311,8 @@ def report(candidates: Sequence[Candidate], design: Design, half: float = 0.0) -
     facts = {**design.facts, "device": design.sampling.device, "models": models}
     facts |= {"answer": answer, "remarks": notes, "errors": faults}
     errors = tuple(faults)
-    return Report("Models for your texts", tables, notes, errors, facts, answer=answer)
+    told = Report("Models for your texts", tables, notes, errors, facts, answer=answer)
+    return told.of(design.task.modality, *costs)
 
 
 def _ranks(rankings: Rankings, placed: Sequence[Candidate], texts: int) -> Table:

@@ -23,7 +23,7 @@ from lrd_harness.measuring import MIN_TEXTS, PlannedMetric
 from lrd_harness.models.wheels import shown_by
 from lrd_harness.planning.models import PlannedModel
 from lrd_harness.progress import Display
-from lrd_harness.report import Report, Table
+from lrd_harness.report import Report, Table, worded
 from lrd_harness.scores import Scores, split_scores
 from lrd_harness.store import location
 from lrd_harness.store.documents import json_value, read_file
@@ -158,6 +158,11 @@ class Design:
     seed: int
     batch_tokens: int
 
+    @property
+    def unit(self) -> str:
+        """What the texts are: "texts" or "images"."""
+        return worded("texts", self.task.modality)
+
     @cached_property
     def texts(self) -> int:
         """How many texts there are."""
@@ -167,7 +172,10 @@ class Design:
     def halves(self) -> list[Rows]:
         """The half-samples, the same for all models. Raises UserError as `halves` does."""
         draws = MOST_DRAWS if self.draws is None else self.draws
-        return halves(self.texts, draws, self.seed)
+        try:
+            return halves(self.texts, draws, self.seed)
+        except UserError as error:
+            raise UserError(worded(str(error), self.task.modality)) from None
 
     def check(self, what: str) -> None:
         """Raise UserError for too few texts to do it or to draw halves of, before models are read.
@@ -175,7 +183,7 @@ class Design:
         what: is done with at least 8 texts, as "a comparison needs".
         """
         if self.texts < MIN_TEXTS:
-            raise UserError(f"{what} at least {MIN_TEXTS} texts, got {self.texts}")
+            raise UserError(f"{what} at least {MIN_TEXTS} {self.unit}, got {self.texts}")
         _ = self.halves
 
     @cached_property
@@ -249,7 +257,7 @@ class Sample:
         self._reading = Embeddings(model, design.questions, design.batch_tokens, design.sampling)
         self.texts, task = self._reading.sample(design.task), design.task
         if design.items:
-            with display.stage(f"{name}: reading all layers", "texts") as advance:
+            with display.stage(f"{name}: reading all layers", design.unit) as advance:
                 self._reading.capture({task: self.texts}, advance, {task: design.items})
         self._planes = planes(model, design.sampling.norm)
         self.states = StoredStates(self._reading.store, self.texts, self._planes)

@@ -206,7 +206,8 @@ def cautions(
             model = best(before, key=itemgetter("halved"))["model"]
             yield "overtaken", {"metric": metric, "model": model}
     yield _size(tops, placed)
-    yield "panel", {}
+    if design.task.modality == "text":  # of which the panel is
+        yield "panel", {}
     if len(placed) < FEW:
         yield "few", {"n": len(placed)}
 

@@ -45,7 +45,7 @@ def lrd_metrics():
 def design(draws: int | None = None, seed: int = 0, **sampling: Any) -> Design:
     how: Any = SimpleNamespace(**{"norm": "hf", "device": "cpu", "view_texts": 20, **sampling})
     questions: Any = SimpleNamespace(sample=lambda task: TEXTS)
-    task: Any = SimpleNamespace(name="t")
+    task: Any = SimpleNamespace(name="t", modality="text")
     return Design(task, [], questions, how, draws, seed, 100)
 
 

@@ -44,7 +44,7 @@ def design(draws: int, texts: int = 20, names: Any = ("m",)) -> Design:
     items = [PlannedMetric(metric(name), {}) for name in names]
     questions: Any = SimpleNamespace(sample=lambda task: [""] * texts)
     sampling: Any = SimpleNamespace(norm="hf", device="cpu")
-    task: Any = SimpleNamespace(name="t")
+    task: Any = SimpleNamespace(name="t", modality="text")
     return Design(task, items, questions, sampling, draws, 0, 100)
 
 
