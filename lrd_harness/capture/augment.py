@@ -14,6 +14,9 @@ from itertools import count as numbers
 from random import Random
 from unicodedata import ucd_3_2_0 as characters
 
+from lrd_harness.capture.image_views import image_views
+from lrd_harness.images import Image
+
 SEED = 42
 SHORTEST = 3  # characters of a text that can have views
 RATES = (0.05, 0.10)  # the share of its letters and digits that a view edits, drawn for each view
@@ -28,8 +31,11 @@ def views(text: str, count: int, seed: int = SEED) -> list[str]:
 
     No two views are equal, nor equal to the text, not even in lower case and with runs of white
     space as one blank (white space counts where the text is nothing else). No view is empty. A
-    text of fewer than 3 characters is too short: its views are the text itself.
+    text of fewer than 3 characters is too short: its views are the text itself. An image has views
+    of its own kind, see image_views.py.
     """
+    if isinstance(text, Image):
+        return [*image_views(text, count, seed)]
     if len(text) < SHORTEST:
         return [text] * count
     noise = _Noise(text, seed)
