@@ -177,6 +177,7 @@ def run(
     *,
     suite: str | None = None,
     texts: Place | None = None,
+    images: Place | None = None,
     output: Place | None = None,
     parameters: Parameters | None = None,
     load: Names = (),
@@ -192,7 +193,7 @@ def run(
     models, tasks, metrics : names, as --models, --tasks and --plugins take them; what is not given
         is the suite's. A model may be a mapping, as in a suite's YAML.
     suite : a suite's name or file; by default the quickstart, where models or tasks are not given.
-    texts : a file of texts without labels, which becomes a task.
+    texts, images : a file of texts, a folder of images without labels, which becomes a task.
     output : the folder; by default runs/SUITE-DATE.
     parameters : of metrics, as {"nrs": {"k": 10}}.
     load : plugins of your own, files or modules.
@@ -205,7 +206,8 @@ def run(
     where = _path(output)
     display, plugins = Display(quiet=quiet), _plugins(load)
     typed, pruned = _split(settings)
-    own = [f"texts:{_path(texts)}"] if texts is not None else []
+    places = {"texts": texts, "images": images}
+    own = [f"{kind}:{_path(place)}" for kind, place in places.items() if place is not None]
     chosen = build_suite(
         suite if suite is None else _model(suite),
         [m if isinstance(m, Mapping) else _model(m) for m in _several(models)],
@@ -218,7 +220,7 @@ def run(
     )
     prune = "prune" in settings and settings["prune"] is not False
     prepared = loop.prepare(make_plan(chosen, plugins, display.stage, prune), where, display)
-    options = {"suite": suite, "models": _several(models), "tasks": _names(tasks), "texts": texts}
+    options = {"suite": suite, "models": _several(models), "tasks": _names(tasks), **places}
     options |= {"plugins": _names(metrics, ","), "output": where, **settings}
     about = {**prepared.slices, "command": _command(options, _parameters(parameters))}
     loop.execute(prepared.plan, prepared.out, display, slices=about)
@@ -232,19 +234,19 @@ def run(
 def open(model: Place, **options: Any) -> Opened:
     """Open a model: its `encode(texts)` gives the pooled states of all layers (L + 1, n, d).
 
-    options: load, quiet, and settings as norm, pooling, max_length, device, dtype.
-    Raises UserError.
+    A model of images encodes paths and PIL images. options: load, quiet, and settings as norm,
+    pooling, max_length, device, dtype. Raises UserError.
     """
     return _study("states", options).opened(_model(model))
 
 
 @_called
 def select(models: Sequence[Place], **options: Any) -> Shown:
-    """Rank models for texts without labels, as `lrd-harness select`.
+    """Rank models for texts or images without labels, as `lrd-harness select`.
 
-    options: texts (a list of strings, or a file) or task; metrics, parameters, draws, seed,
-    output (a folder for select.csv and .json), load, quiet, and settings as max_texts, norm,
-    pooling, device. Raises UserError.
+    options: texts (a list of strings, or a file), images (a list of paths or PIL images, or a
+    folder) or task; metrics, parameters, draws, seed, output (a folder for select.csv and .json),
+    load, quiet, and settings as max_texts, norm, pooling, device. Raises UserError.
     """
     names = [_model(model) for model in _several(models)]
     return _finished(_study("select", options), lambda study: study.select(names))
@@ -263,7 +265,7 @@ def layer(model: Place, by: Names = (), *, save: Place | None = None, **options:
 
 @_called
 def compare(a: Place, b: Place, **options: Any) -> Shown:
-    """Two models on the same texts, as `lrd-harness compare`; options: as of `select`."""
+    """Two models on the same texts or images, as `lrd-harness compare`; options: as of `select`."""
     names = _model(a), _model(b)
     return _finished(_study("compare", options), lambda study: study.compare(*names))
 
@@ -298,7 +300,7 @@ def prune(
     )
 
 
-OPTIONS = ("texts", "task", "metrics", "parameters", "output", "draws", "seed", "load", "quiet")
+OPTIONS = "texts images task metrics parameters output draws seed load quiet".split()
 LACKS = {  # which of the options and settings a study has no use for
     "select": ("view_texts",),
     "compare": ("view_texts",),
@@ -320,14 +322,16 @@ def _study(kind: str, options: Mapping[str, Any]) -> Study:
             raise unknown(f"option of {'open' if kind == 'states' else kind}", name, known)
     typed = {name: value for name, value in options.items() if name in READ}
     own = {name: value for name, value in options.items() if name not in READ}
-    texts, output = own.pop("texts", None), own.pop("output", None)
+    output = own.pop("output", None)
+    for name in ("texts", "images"):
+        if isinstance(own.get(name), os.PathLike):
+            own[name] = os.fspath(own[name])
     plugins, quiet = _plugins(own.pop("load", ())), bool(own.pop("quiet", False))
     own["parameters"] = _parameters(own.get("parameters"))
     own["metrics"] = _names(own.get("metrics", ()), ",")
     return Study(
         kind,
         plugins,
-        texts=os.fspath(texts) if isinstance(texts, os.PathLike) else texts,
         settings=typed,
         output=_path(output),
         display=Display(quiet=quiet),
@@ -358,7 +362,7 @@ def _split(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]
     """Keywords of a run as settings and as what is said of pruning. Raises UserError."""
     fields = {PRUNING.get(name, name): name for name in settings_of(Pruning)}
     known = [*settings_of(Settings), *fields]
-    others = ["models", "tasks", "metrics", "suite", "texts", "output", "parameters", "load"]
+    others = "models tasks metrics suite texts images output parameters load".split()
     for name in settings:
         if name not in known:
             raise unknown("option of run", name, [*others, *known])

@@ -42,6 +42,7 @@ BUILT_IN = (
     "lrd_harness.tasks.embedding.mteb_tasks",
     "lrd_harness.tasks.offline.tasks",
     "lrd_harness.tasks.likelihood.lm_eval_tasks",
+    "lrd_harness.tasks.own_images",
     "lrd_harness.tasks.own_texts",
 )
 

@@ -18,6 +18,8 @@ MOST_RELEVANT = 1_000_000
 RELEVANCE = f"a whole number from 0 to {MOST_RELEVANT:,}"
 PAIR_LABEL = "0 or 1, or a list of these"
 CLASS = "a class (a text or a whole number), or a list of these"
+ONE_CLASS = "a class (a text or a whole number)"
+FILE = "the name of a file"
 GROUP = "a label (a text or a number), or a list of these"
 
 
@@ -49,6 +51,8 @@ KINDS: dict[str, Test] = {
     PAIR_LABEL: _nested(lambda v: isinstance(v, (bool, int, float)) and v in (0, 1), least=1),
     # a fraction is no class that a classifier can learn
     CLASS: _nested(lambda v: isinstance(v, (str, bool)) or (_number(v) and v == int(v))),
+    ONE_CLASS: lambda v: not isinstance(v, list) and KINDS[CLASS](v),
+    FILE: lambda value: isinstance(value, str) and bool(value.strip("\0 ")) and "\0" not in value,
     GROUP: _nested(lambda v: isinstance(v, (str, bool)) or _number(v)),
     "anything": lambda value: True,
 }

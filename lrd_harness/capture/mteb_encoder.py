@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import datasets
 from datasets import Dataset, DatasetDict
 from mteb.models import ModelMeta
 from mteb.models.abs_encoder import AbsEncoder
@@ -16,8 +18,9 @@ from mteb.models.model_meta import ScoringFunction
 from mteb.types import Array, PromptType
 from sentence_transformers.util import SimilarityFunction
 
-from lrd_harness.contracts import ModelView, Task
+from lrd_harness.contracts import Modality, ModelView, Task
 from lrd_harness.errors import UserError
+from lrd_harness.images import Image, key_of, opened
 from lrd_harness.store.folders import fitting
 
 
@@ -51,10 +54,76 @@ def eager(data: Any) -> Any:
     return data
 
 
+class Gallery:
+    """The images of data sets by what stands for them in their columns.
+
+    mteb hands a column of images on row by row, and each would be decoded anew for every layer and
+    every classifier. Here an image is decoded once, when it is first asked for: a classifier is
+    trained on few of the images that there are.
+    """
+
+    def __init__(self) -> None:
+        self._columns: list[tuple[Dataset, str]] = []
+        self._images: dict[str, Image] = {}
+
+    def keep(self, data: Any, name: str) -> Any:
+        """The same data with columns of strings in place of images; name: of data, in messages."""
+        if isinstance(data, dict):
+            images = {k: part for k, part in data.items() if k not in JUDGEMENTS}
+            parts = {k: self.keep(part, f"{name}, {k}") for k, part in images.items()}
+            return DatasetDict(parts) if isinstance(data, DatasetDict) else {**data, **parts}
+        if not isinstance(data, Dataset):
+            return data
+        for column, feature in data.features.items():
+            if isinstance(feature, datasets.Image):
+                number, rows = len(self._columns), range(len(data))
+                files = data.select_columns(column).cast_column(column, FILES)
+                self._columns.append((files, name))
+                data = data.remove_columns(column).add_column(
+                    column, [f"{number}:{i}" for i in rows]
+                )
+        return data
+
+    def __getitem__(self, reference: str) -> Image:
+        """The image that a string in a column stands for.
+
+        Raises UserError for what is no image, naming its file, or data and row.
+        """
+        if reference not in self._images:
+            number, row = map(int, reference.split(":"))
+            data, name = self._columns[number]
+            self._images[reference] = _of_row(data, row, f"{name}, row {row + 1}")
+        return self._images[reference]
+
+
+FILES = datasets.Image(decode=False)
+JUDGEMENTS = ("relevant_docs", "top_ranked")  # of retrieval, beside corpus and queries
+
+
+def _of_row(files: Dataset, row: int, name: str) -> Image:
+    """The image of a row of a data set's one column: the path or the bytes of a file."""
+
+    def file() -> Mapping[str, Any]:
+        (cell,) = files[row].values()
+        return cell or {}
+
+    if path := not file().get("bytes") and file().get("path"):
+        return Image.of(Path(path))
+
+    def picture() -> Any:
+        return opened(file().get("bytes") or b"", name)
+
+    return Image.derived(
+        key_of(picture()), picture, name
+    )  # the bytes stay where the data have them
+
+
 _SCORING = {function.value: function for function in ScoringFunction}
 
 
-def model_meta(view: ModelView, experiment: Mapping[str, Any]) -> ModelMeta:
+def model_meta(
+    view: ModelView, experiment: Mapping[str, Any], modality: Modality = "text"
+) -> ModelMeta:
     """mteb's record of a view; a layer is an experiment of the model."""
     return ModelMeta.create_empty(
         overwrites={
@@ -62,6 +131,7 @@ def model_meta(view: ModelView, experiment: Mapping[str, Any]) -> ModelMeta:
             "revision": view.revision,
             "similarity_fn_name": _SCORING.get(view.similarity),
             "experiment_kwargs": dict(experiment) or None,
+            "modalities": [modality],
         }
     )
 
@@ -69,12 +139,19 @@ def model_meta(view: ModelView, experiment: Mapping[str, Any]) -> ModelMeta:
 class LayerEncoder(AbsEncoder):
     """mteb's encoder protocol over a model view, which looks texts up where it has them.
 
-    task: whose prompts texts get; None: those of the task that mteb evaluates.
+    task: whose prompts texts get; None: those of the task that mteb evaluates. gallery: what
+    columns of images were replaced by; None where they are as mteb has them.
     """
 
-    def __init__(self, view: ModelView, task: Task | None = None) -> None:
-        self.view, self.task = view, task
-        self.mteb_model_meta = model_meta(view, view.experiments[0])
+    def __init__(
+        self,
+        view: ModelView,
+        task: Task | None = None,
+        modality: Modality = "text",
+        gallery: Gallery | None = None,
+    ) -> None:
+        self.view, self.task, self.modality, self.gallery = view, task, modality, gallery
+        self.mteb_model_meta = model_meta(view, view.experiments[0], modality)
         self._pairs = SimilarityFunction.to_similarity_pairwise_fn(view.similarity)
         self._all = SimilarityFunction.to_similarity_fn(view.similarity)
 
@@ -87,15 +164,22 @@ class LayerEncoder(AbsEncoder):
         precision: str = "float32",
         **kwargs: Any,
     ) -> Array:
-        """Embeddings (n, d) float32 of all texts of the loader, in order.
+        """Embeddings (n, d) float32 of all texts or images of the loader, in order.
 
         Raises UserError for another precision, which mteb would name in its results.
         """
         if precision != "float32":
             raise UserError(f"precision {precision}: layers are given in float32 only")
-        texts = [text for batch in inputs for text in batch["text"]]
+        texts = self._images(inputs) if self.modality == "image" else _texts(inputs)
         task = self.task or _task(task_metadata)
         return self.view.encode(texts, task, prompt_type.value if prompt_type else None)
+
+    def _images(self, loader: Any) -> list[Image]:
+        gallery, data = self.gallery, loader.dataset
+        if gallery is None:
+            gallery = Gallery()
+            data = gallery.keep(data, "mteb's data")
+        return [gallery[reference] for reference in data["image"]]
 
     def similarity(self, embeddings1: Array, embeddings2: Array) -> Array:
         """All pairs, compared as the model compares."""
@@ -104,6 +188,10 @@ class LayerEncoder(AbsEncoder):
     def similarity_pairwise(self, embeddings1: Array, embeddings2: Array) -> Array:
         """Row by row, compared as the model compares."""
         return self._pairs(embeddings1, embeddings2)
+
+
+def _texts(loader: Any) -> list[str]:
+    return [text for batch in loader for text in batch["text"]]
 
 
 def _task(about: Any) -> Task:

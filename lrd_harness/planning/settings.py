@@ -30,7 +30,9 @@ HOW = "how models are read (default: as each was made to be)"
 COMPARED = "texts on which tokens and outputs are compared"
 BLOCKS = "pruning (with --prune: blocks removed by rules, and scores)"
 STRICT = ConfigDict(strict=True)
-STUDY_TASK = "LeeDocumentSTS"  # texts that need no hub, for studies without texts of one's own
+# what needs no hub, for studies without inputs of one's own, by what models read
+STUDY_TASKS = {"text": "LeeDocumentSTS", "image": "DigitsImageClustering"}
+STUDY_DIGITS = 200  # of these at most: an image takes as long as a long text
 # at most, by study
 STUDY_TEXTS = {"select": 500, "compare": 500, "probe": 200, "layer": 5000, "prune": 5000}
 STUDY_TEXTS |= {"states": errors.COUNT}

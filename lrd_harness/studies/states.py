@@ -1,10 +1,11 @@
-"""The pooled states of texts at the layers of one model, as arrays and as files."""
+"""The pooled states of texts or images at the layers of one model, as arrays and as files."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import numpy as np
 from lrd_harness.capture.embeddings import Embeddings
 from lrd_harness.capture.layers import planes
 from lrd_harness.capture.samples import Questions, Sampling
-from lrd_harness.contracts import Model, Norm, Request, Task, Text
-from lrd_harness.errors import COUNT, UserError, layer_number, not_finite, tell
+from lrd_harness.contracts import Modality, Model, Norm, Request, Task, Text
+from lrd_harness.errors import COUNT, UserError, layer_number, named, not_finite, tell
+from lrd_harness.images import Image
 from lrd_harness.planning import settings as records
 from lrd_harness.planning.models import PlannedModel
 from lrd_harness.planning.settings import Settings
@@ -24,12 +26,6 @@ from lrd_harness.store.files import write_bytes
 from lrd_harness.studies.values import MADE_BY, opened
 
 MAKER = "lrd-harness states"
-COLUMNS = (
-    Column("layer", key=True),
-    Column("name"),
-    Column("texts", form=",d"),
-    Column("width", unit="dims"),
-)
 NORMS = {
     "hf": "as the blocks write them, the last one through the final norm (as hidden_states are)",
     "raw": "as the blocks write them",
@@ -38,10 +34,10 @@ NORMS = {
 
 
 class Opened:
-    """An opened model that gives the pooled states of any texts, as metrics see them.
+    """An opened model that gives the pooled states of any texts or images, as metrics see them.
 
     name: as results call it; layers: range(L + 1), 0 being what enters the first block; norm: of
-    the states unless others are asked for; model: the model itself.
+    the states unless others are asked for; modality: what it reads; model: the model itself.
     Texts are read once: their states are kept in the cache, as those of commands are.
     """
 
@@ -49,6 +45,7 @@ class Opened:
         self, planned: PlannedModel, norm: Norm, batch_tokens: int, display: Display
     ) -> None:
         self.name, self.norm, self.revision = planned.name, norm, planned.checkpoint.revision
+        self.modality = planned.modality
         self.model: Model = opened(planned, display)
         self.layers = range(self.model.info.blocks + 1)
         self._display = display
@@ -63,24 +60,26 @@ class Opened:
 
     def encode(
         self,
-        texts: Sequence[str],
+        texts: Sequence[Any],
         *,
         layers: Iterable[int] | None = None,
         norm: Norm | None = None,
     ) -> np.ndarray:
         """The pooled states of texts (L + 1, n, d) float32; row i is of text i, copies too.
 
+        Of a model of images, those of images.
+
         Parameters
         ----------
-        texts : a list of strings.
+        texts : a list of strings; of images, a list of paths or PIL images.
         layers : 0..L; by default all.
         norm : "hf" (raw states but the last one, which goes through the final norm, as
             transformers gives hidden_states), "raw" or "final"; by default as it was opened.
 
-        Raises UserError for what is no list of texts, for layers that there are not, and where the
+        Raises UserError for what is no list of these, for layers that there are not, and where the
         layers are not all of one width: `layers` then chooses those that are.
         """
-        task = of_strings(texts)
+        task = of_inputs(texts, self.modality)
         chosen = self.chosen(self.layers if layers is None else layers)
         states = self.read(task, list(task.texts()), chosen, norm)
         widths = {layer: state.shape[1] for layer, state in zip(chosen, states, strict=True)}
@@ -114,7 +113,8 @@ class Opened:
         """
         norm = records.settings({"norm": norm or self.norm}, "encode").norm
         texts = [Text(r.text, self.model.prompt(task, r.prompt_type)) for r in requests]
-        with self._display.stage(f"{self.name}: reading all layers", "texts") as advance:
+        stage = f"{self.name}: reading all layers"
+        with self._display.stage(stage, f"{task.modality}s") as advance:
             self._reading.read(texts, advance)
         store, places = self._reading.plain, planes(self.model, norm)
         if cut := store.truncated(texts):
@@ -129,33 +129,56 @@ class Opened:
         return states
 
 
-def of_strings(texts: Sequence[str]) -> Task:
-    """Texts as a task without labels. Raises UserError for what is no list of texts."""
-    if isinstance(texts, str) or not isinstance(texts, Iterable):
-        raise UserError("texts are a list of strings")
-    listed = list(texts)
-    for number, text in enumerate(listed, 1):
-        if not isinstance(text, str):
-            raise UserError(f"text {number} is no string: its type is {type(text).__name__}")
-    if not listed:
-        raise UserError("no texts: the list is empty")
-    requests = [Request(text) for text in listed]
-    return Task(f"{len(listed):,} texts", lambda: requests, evaluate=None)
+def of_inputs(inputs: Any, modality: Modality = "text") -> Task:
+    """Texts, or images as paths or PIL images, as a task without labels. Raises UserError."""
+    read, what = READ[modality]
+    if isinstance(inputs, str | bytes) or not isinstance(inputs, Iterable):
+        raise UserError(f"{modality}s are a list of {what}")
+    requests = [Request(read(item, number)) for number, item in enumerate(inputs, 1)]
+    if not requests:
+        raise UserError(f"no {modality}s: the list is empty")
+    name = f"{len(requests):,} {modality}s"
+    return Task(name, lambda: requests, evaluate=None, modality=modality)
+
+
+def _string(text: Any, number: int) -> str:
+    if not isinstance(text, str):
+        raise UserError(f"text {number} is no string: its type is {type(text).__name__}")
+    return text
+
+
+def _image(image: Any, number: int) -> Image:
+    if isinstance(image, Image):
+        return image
+    if isinstance(image, str | os.PathLike):
+        return Image.of(named(os.fspath(image)), os.fspath(image))
+    if not hasattr(image, "convert"):  # what every PIL image has
+        kind = type(image).__name__
+        raise UserError(f"image {number} is no path and no PIL image: its type is {kind}")
+    return Image.of(image, f"image {number}")
+
+
+READ: dict[Modality, tuple[Callable[[Any, int], str], str]] = {
+    "text": (_string, "strings"),
+    "image": (_image, "paths or PIL images"),
+}
 
 
 def write(model: Opened, task: Task, settings: Settings, file: Path) -> Report:
     """Write states to a file whose ending says its form; table "states" says what is in it.
 
-    Arrays (safetensors, npz) and columns (Parquet, one list a row, beside the column text) are
-    called layer_0 and so on; the rows are the texts in their order. What they are of is in the
-    file's metadata. Raises UserError for layers that there are not, and where it cannot be written.
+    Arrays (safetensors, npz) and columns (Parquet, one list a row, beside text or image) are
+    called layer_0 and so on; the rows are the inputs in their order, images by their names. What
+    they are of is in the file's metadata. Raises UserError for layers that there are not, and where
+    it cannot be written.
     """
     every = list(model.layers)
     named = {"all": every, "last": every[-1:]}
     layers = settings.layers
     numbers = model.chosen(named[layers] if isinstance(layers, str) else layers)
-    every_text = list(task.texts())
-    requests = every_text[: settings.max_texts]
+    one, several = task.modality, f"{task.modality}s"
+    every_input = list(task.texts())
+    requests = every_input[: settings.max_texts]
     states = model.read(task, requests, numbers)
     arrays = {f"layer_{n}": state for n, state in zip(numbers, states, strict=True)}
     facts = {
@@ -165,47 +188,51 @@ def write(model: Opened, task: Task, settings: Settings, file: Path) -> Report:
         "layers": numbers,
         "norm": model.norm,
         "pooling": model.model.info.pooling,
-        "texts": len(requests),
+        several: len(requests),
         "task": task.name,
         "max_length": model.model.info.max_length,
     }
-    content = FORMS[file.suffix.lower()](arrays, [r.text for r in requests], facts)
+    inputs = [r.text.name if isinstance(r.text, Image) else r.text for r in requests]
+    content = FORMS[file.suffix.lower()](arrays, {one: inputs}, facts)
     try:
         write_bytes(file, content)
     except OSError as error:
         raise UserError(f"{file} cannot be written ({error.strerror})") from None
     rows = [
-        {"layer": n, "name": name, "texts": len(array), "width": array.shape[1]}
+        {"layer": n, "name": name, several: len(array), "width": array.shape[1]}
         for n, (name, array) in zip(numbers, arrays.items(), strict=True)
     ]
-    how = f"States {NORMS[model.norm]}; {facts['pooling']} pooling. Row i is text i"
-    cut = f", the first of {len(every_text):,}" if len(requests) < len(every_text) else ""
+    how = f"States {NORMS[model.norm]}; {facts['pooling']} pooling. Row i is {one} i"
+    cut = f", the first of {len(every_input):,}" if len(requests) < len(every_input) else ""
     answer = (f"{how}{cut}.",)
-    title = f"States of {len(requests):,} texts at {len(numbers)} layers in {file}"
-    return Report(title, (Table("states", title, COLUMNS, rows),), answer=answer, facts=facts)
+    title = f"States of {len(requests):,} {several} at {len(numbers)} layers in {file}"
+    counts = Column(several, form=",d"), Column("width", unit="dims")
+    columns = (Column("layer", key=True), Column("name"), *counts)
+    return Report(title, (Table("states", title, columns, rows),), answer=answer, facts=facts)
 
 
 Arrays = Mapping[str, np.ndarray]
+Inputs = Mapping[str, Sequence[str]]  # the one column beside them
 
 
-def _safetensors(arrays: Arrays, texts: Sequence[str], facts: Mapping[str, Any]) -> bytes:
+def _safetensors(arrays: Arrays, inputs: Inputs, facts: Mapping[str, Any]) -> bytes:
     from safetensors.numpy import save
 
     words = {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
     return save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, metadata=words)
 
 
-def _npz(arrays: Arrays, texts: Sequence[str], facts: Mapping[str, Any]) -> bytes:
+def _npz(arrays: Arrays, inputs: Inputs, facts: Mapping[str, Any]) -> bytes:
     stream = io.BytesIO()
     np.savez(stream, metadata=np.array(json.dumps(facts)), **arrays)  # type: ignore[arg-type]
     return stream.getvalue()
 
 
-def _parquet(arrays: Arrays, texts: Sequence[str], facts: Mapping[str, Any]) -> bytes:
+def _parquet(arrays: Arrays, inputs: Inputs, facts: Mapping[str, Any]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns: dict[str, Any] = {"text": pa.array(texts, pa.large_string())}
+    columns: dict[str, Any] = {n: pa.array(i, pa.large_string()) for n, i in inputs.items()}
     for name, array in arrays.items():
         n, d = array.shape
         places = pa.array(np.arange(n + 1, dtype=np.int64) * d)

@@ -1,4 +1,4 @@
-"""A study on one's own texts, as commands and notebooks ask for it: resolved, checked, then run."""
+"""A study on one's own texts or images, as commands and notebooks ask for it: checked, then run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from lrd_harness import errors
 from lrd_harness.capture.embeddings import batch_size
 from lrd_harness.capture.samples import Questions, Sampling
-from lrd_harness.contracts import Task
+from lrd_harness.contracts import Modality, Task
 from lrd_harness.errors import UserError
 from lrd_harness.manager import Plugins
 from lrd_harness.measuring import PlannedMetric
@@ -23,28 +23,29 @@ from lrd_harness.planning import resolve
 from lrd_harness.planning import settings as records
 from lrd_harness.planning.models import PlannedModel
 from lrd_harness.planning.parameters import resolve_metrics
-from lrd_harness.planning.settings import STUDY_TASK, STUDY_TEXTS
+from lrd_harness.planning.settings import STUDY_DIGITS, STUDY_TASKS, STUDY_TEXTS
 from lrd_harness.planning.suite import READING, ModelEntry, Suite
 from lrd_harness.progress import Display
 from lrd_harness.report import Report
 from lrd_harness.store.files import make_folder
 from lrd_harness.studies import compare, fidelity, layer, probe, prune, select, states, values
 from lrd_harness.studies.prune import Shrinking, Wish
-from lrd_harness.studies.states import Opened, of_strings
+from lrd_harness.studies.states import Opened, of_inputs
 from lrd_harness.studies.values import Design
 
 VIEWED = ("layer",)  # studies of which the setting view_texts is an option
 
 
 class Study:
-    """The texts, metrics and settings of one study; bad ones are refused before a model is opened.
+    """The inputs, metrics and settings of one study; bad ones are refused before a model is opened.
 
     Parameters
     ----------
     kind : "select", "compare", "probe", "layer", "prune" or "states"
         Which study; its usual metrics and number of texts are taken where none are given.
-    texts, task : a file of texts or the texts themselves, or the name of a task; one of them, else
-        50 news documents.
+    texts, images, task : a file of texts or the texts themselves; a folder of images, or paths and
+        PIL images; or the name of a task. One of them, else, as the models read texts or images,
+        50 news documents or 200 written digits.
     metrics : names; ("all",) stands for all that the study can use.
     parameters : of metrics, by name.
     settings : fields of `Settings`, as max_texts, norm, pooling, max_length, device.
@@ -62,6 +63,7 @@ class Study:
         plugins: Plugins,
         *,
         texts: str | Path | Sequence[str] | None = None,
+        images: str | Path | Sequence[Any] | None = None,
         task: str | None = None,
         metrics: Sequence[str] = (),
         parameters: Mapping[str, Mapping[str, Any]] | None = None,
@@ -77,31 +79,53 @@ class Study:
             draws = values.MOST_DRAWS if kind == "compare" else 0
         self.draws, self.seed, self.display = draws, seed or 0, display or Display()
         self._seeded, self._where = seed is not None, where
-        self._own = None if isinstance(texts, str | Path | None) else of_strings(texts)
-        if texts is not None and task is not None:
-            raise UserError("give either --texts or --task")
+        given = {"--texts": texts, "--images": images, "--task": task}
+        options = [option for option, what in given.items() if what is not None]
+        if len(options) > 1:
+            raise UserError(f"give either {options[0]} or {options[1]}")
         typed = {**(settings or {})}
         if "text_column" in typed and texts is None:
             raise UserError("--text-column needs --texts")
         errors.check_whole(self.seed, "--seed", 0, errors.SEED)
         if draws is not None:
             values.check_draws(draws)
+        self._most = typed.get("max_texts")
         typed = {"max_texts": STUDY_TEXTS[kind], **typed}
         self.settings = records.settings(typed, where)
         planned_models.check_settings(self.settings)
-        file = isinstance(texts, str | Path)
-        self._texts, self._task = texts, f"texts:{texts}" if file else task or STUDY_TASK
-        # whether the texts were, or are the usual ones
-        self.named = texts is not None or task is not None
+        # whether the inputs were, or are the usual ones, which depend on what the models read
+        self.named = bool(options)
+        self._usual = STUDY_TASKS["text"]
+        self._own: Task | None = None
+        self._task, self._files = task, task is None and self.named
+        of: dict[Modality, Any] = {"text": texts, "image": images}
+        for modality, inputs in of.items():
+            if isinstance(inputs, str | Path):
+                self._task = f"{modality}s:{inputs}"
+            elif inputs is not None:
+                self._own = of_inputs(inputs, modality)
         self._parameters = parameters or {}
         self._metrics: tuple[str, ...] | None = tuple(metrics)
 
     def models(self, *names: str) -> list[PlannedModel]:
-        """Models by name. Raises UserError for one that is not found."""
+        """Models by name, which read what the task has.
+
+        Raises UserError for one that is not found, and for what reads something else.
+        """
         settings, known = self.settings, (self.settings, self.plugins, self.display.stage)
         how = {part: getattr(settings, part) for part in READING}
         models = [planned_models.resolve_model(ModelEntry(name, **how), *known) for name in names]
         planned_models.check_trusted(models, settings, self.plugins)
+        first = models[0]
+        self._usual = STUDY_TASKS[first.modality]
+        if first.modality == "image" and self._most is None and not self.named:
+            self.settings = replace(settings, max_texts=STUDY_DIGITS)
+        whose, read = f"{first.name} reads", first.modality
+        if self.named:
+            whose, read = f"{self.task.name} has", self.task.modality
+        for model in models:
+            if model.modality != read:
+                raise UserError(f"{whose} {read}s, and {model.name} reads {model.modality}s")
         return models
 
     def items(self, usual: Sequence[str] | None = None) -> list[PlannedMetric]:
@@ -121,22 +145,23 @@ class Study:
 
     @cached_property
     def task(self) -> Task:
-        """Whose texts these are; a file is read. Raises UserError for names that there are not."""
+        """Whose inputs these are; a file is read. Raises UserError for names that there are not.
+
+        Where none was named, it is asked for once the models are known.
+        """
         if self._own is not None:
             return self._own
-        chosen = Suite(self.kind, (), (self._task,), settings=self.settings)
+        chosen = Suite(self.kind, (), (self._task or self._usual,), settings=self.settings)
         tasks = resolve.resolve_tasks(chosen, self.plugins)
         if len(tasks) != 1:
             some = ", ".join(task.name for task in tasks[:3])
             raise UserError(f"--task stands for {len(tasks)} tasks ({some} ...): name one of them")
-        if self._texts is None:
-            return tasks[0]
-        return resolve.checked_task(tasks[0], self.display.stage)
+        return resolve.checked_task(tasks[0], self.display.stage) if self._files else tasks[0]
 
     def design(self, items: Sequence[PlannedMetric]) -> Design:
-        """What is measured: the metrics on the texts. Raises UserError for texts out of reach."""
+        """What is measured: the metrics on the inputs. Raises UserError for inputs out of reach."""
         settings, checked = self.settings, self.task
-        if self._texts is None:
+        if not self._files:
             checked = resolve.checked_task(checked, self.display.stage)
         # where that is no option, all texts get views
         views = settings.view_texts if self.kind in VIEWED else settings.max_texts
@@ -153,9 +178,14 @@ class Study:
         chosen = Suite(self.kind, (), (), metrics, self._parameters, self.settings)
         return resolve_metrics(chosen, self.plugins)
 
+    def _look(self) -> None:
+        """Have the task that was named. Raises UserError as `task` does."""
+        if self.named:
+            _ = self.task
+
     def check_output(self, columns: Sequence[str]) -> None:
         """Make the folder for what is written. Raises UserError where that cannot be."""
-        _ = self.task  # which has to be known before a folder is made
+        self._look()  # before a folder is made
         if self.output is not None:
             values.check_free(self.output, self.kind, columns)
             make_folder(self.output)
@@ -196,12 +226,12 @@ class Study:
         items = self.needed(metrics)
         layer.check_choosing(items)
         self.check_output(layer.COLUMNS)
+        (model,) = self.models(name)
         design, missing = None, list[str]()
         if items:
             design = self.design(items)
         elif save_to or self.named:
             design, missing = self._compared()
-        (model,) = self.models(name)
         self.plugins.tell()
         if design is not None and items:
             layer.check_texts(design)
@@ -246,7 +276,9 @@ class Study:
         if record is not None and budget is not None:
             limits = records.pruning({"protect": protect, "budgets": budget}, self._where)
             if record.metrics and not self.named:
-                raise UserError(f"the rule {rule} chooses on texts: give --texts FILE")
+                raise UserError(
+                    f"the rule {rule} chooses on texts: give --texts FILE (--images DIR)"
+                )
             design = self.design(items) if self.named else None
             which = Wish(record, budget, design, self.seed, limits)
         (model,) = self.models(name)
@@ -255,7 +287,8 @@ class Study:
         if design is None:
             design, missing = self._compared()
         self.plugins.tell()
-        source = self.task.name.removeprefix("texts:") if self.named else None
+        task = self.task if self.named else None
+        source = task.name.removeprefix(f"{task.modality}s:") if task else None
         more: dict[str, Any] = {"output": save_to, "texts": source, "run": scores}
         report = prune.prune(model, which, design, self.display, **more)
         made = [f"Saved to {save_to}."] if save_to else []
@@ -273,7 +306,7 @@ class Study:
         `states.check_free` does, and for layers that the model has not.
         """
         states.check_free(file)
-        _ = self.task
+        self._look()
         (model,) = self.models(name)
         if model.depth is not None:
             resolve.check_depth(model.name, model.depth, self.settings)

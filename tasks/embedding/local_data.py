@@ -1,21 +1,34 @@
 """Task data from a local folder, in the hub's columns or in those of mteb's task type already.
 
 DIR/TASK/SPLIT.jsonl, for retrieval and reranking corpus, queries, qrels and top_ranked.jsonl, each
-also under DIR/TASK/SPLIT/; of tasks with several languages DIR/TASK/SUBSET/...
+also under DIR/TASK/SPLIT/; of tasks with several languages DIR/TASK/SUBSET/... Rows of tasks on
+images name files, relative to the folder that the rows are in (local_images.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lrd_harness.tasks.rows import CLASS, GROUP, KINDS, PAIR_LABEL, RELEVANCE, first_row, read_rows
+from lrd_harness.tasks.rows import (
+    CLASS,
+    FILE,
+    GROUP,
+    KINDS,
+    ONE_CLASS,
+    PAIR_LABEL,
+    RELEVANCE,
+    first_row,
+    read_rows,
+)
 
 from lrd_harness.errors import UserError
 
+from . import local_images
+
 LABELS = {"Regression": "a number", "Clustering": GROUP}
-LABELLED = {CLASS, GROUP, PAIR_LABEL, "a number", "a list of numbers"}
+LABELLED = {CLASS, ONE_CLASS, GROUP, PAIR_LABEL, "a number", "a list of numbers"}
 
 QUERY = {"query": "a text", "positive": "a text or a list of texts"}
 QUERY["negative"] = QUERY["positive"]
@@ -81,7 +94,8 @@ def evaluated(task: Any) -> Iterator[tuple[str, Any]]:
 
 def _columns(task: Any) -> dict[str, str]:
     """The columns that the task's type needs in every row, and the kind of each."""
-    texts = "a text or a list of texts"
+    images = local_images.columns(task)
+    texts, text = (FILE, FILE) if images else ("a text or a list of texts", "a text")
     if hasattr(task, "human_summaries_column_name"):
         return {
             task.text_column_name: "a text",
@@ -93,10 +107,11 @@ def _columns(task: Any) -> dict[str, str]:
         named = (task.input1_column_name, task.input2_column_name)
         return {**dict.fromkeys(named, texts), task.label_column_name: PAIR_LABEL}
     if hasattr(task, "input_column_name"):
-        kind = LABELS.get(task.metadata.type, CLASS)
+        kind = ONE_CLASS if images and not local_images.multilabel(task) else CLASS
+        kind = LABELS.get(task.metadata.type, kind)
         return {task.input_column_name: texts, task.label_column_name: kind}
     if hasattr(task, "column_names"):
-        return {**dict.fromkeys(task.column_names, "a text"), "score": "a number"}
+        return {**dict.fromkeys(task.column_names, text), "score": "a number"}
     return {}
 
 
@@ -104,6 +119,9 @@ def _splits(task: Any, folder: Path, columns: Mapping[str, str]) -> dict[str, An
     needed = set(task.eval_splits)
     if hasattr(task, "train_split") and not getattr(task, "is_cross_validation", False):
         needed.add(task.train_split)
+    images = local_images.columns(task)
+    if images and (found := local_images.by_class(task, folder, needed)):
+        return {split: _dataset(folder, rows, images) for split, rows in found.items()}
     for split in sorted(needed):
         if not (folder / f"{split}.jsonl").is_file():
             raise UserError(f"{folder}: no {split}.jsonl, which {task.metadata.name} needs")
@@ -111,9 +129,12 @@ def _splits(task: Any, folder: Path, columns: Mapping[str, str]) -> dict[str, An
     for file in sorted(folder.glob("*.jsonl")):
         # the hub's own columns, where they are not mteb's: whatever the first row has
         first = dict.fromkeys(first_row(file), "anything")
-        rows = read_rows(file, columns if columns.keys() <= first.keys() else first)
+        rows = read_rows(file, columns if images or columns.keys() <= first.keys() else first)
         _check_lengths(task, file, rows)
-        splits[file.stem] = _dataset(file, (row for _, row in rows))
+        named = [local_images.place(row, images, file, number) for number, row in rows]
+        if task.metadata.type == "ImageClustering":
+            local_images.number(named, task.label_column_name)
+        splits[file.stem] = _dataset(file, named, images)
     return splits
 
 
@@ -131,11 +152,14 @@ def _check_lengths(task: Any, file: Path, rows: list[tuple[int, dict[str, Any]]]
                 raise UserError(f"{file}, row {number}: {len(left)} '{a}' but {len(right)} '{b}'")
 
 
-def _dataset(file: Path, rows: Iterable[dict[str, Any]]) -> Any:
-    from datasets import Dataset
+def _dataset(file: Path, rows: Iterable[dict[str, Any]], images: Sequence[str] = ()) -> Any:
+    from datasets import Dataset, Image
 
     try:
-        return Dataset.from_list(list(rows))
+        data = Dataset.from_list(list(rows))
+        for column in set(images).intersection(data.column_names):
+            data = data.cast_column(column, Image())
+        return data
     except (ValueError, TypeError, OverflowError) as error:  # pyarrow's are among them
         raise UserError(f"{file}: {str(error).splitlines()[0]}") from None
 
@@ -144,7 +168,8 @@ def _retrieval(task: Any, folder: Path, split: str) -> dict[str, Any]:
     def file(name: str) -> Path:
         return folder / split / name if (folder / split / name).is_file() else folder / name
 
-    corpus, queries = _by_id(file("corpus.jsonl")), _by_id(file("queries.jsonl"))
+    images = local_images.columns(task)
+    corpus, queries = (_by_id(file(f"{part}.jsonl"), images) for part in ("corpus", "queries"))
     relevant: dict[str, dict[str, int]] = {}
     qrels = file("qrels.jsonl")
     judged = {"query-id": "an id", "corpus-id": "an id", "score": RELEVANCE}
@@ -173,23 +198,24 @@ def _retrieval(task: Any, folder: Path, split: str) -> dict[str, Any]:
     elif task.metadata.type == "Reranking":
         raise UserError(f"{folder}: no top_ranked.jsonl, which {task.metadata.name} needs")
     return {
-        "corpus": _dataset(file("corpus.jsonl"), corpus.values()),
-        "queries": _dataset(file("queries.jsonl"), queries.values()),
+        "corpus": _dataset(file("corpus.jsonl"), corpus.values(), images),
+        "queries": _dataset(file("queries.jsonl"), queries.values(), images),
         "relevant_docs": relevant,
         "top_ranked": ranked,
     }
 
 
-def _by_id(file: Path) -> dict[str, dict[str, Any]]:
+def _by_id(file: Path, images: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Documents or queries by id, which is text in mteb and may be spelt `_id`."""
     rows: dict[str, dict[str, Any]] = {}
     name = "_id" if "_id" in first_row(file) else "id"
-    for number, row in read_rows(file, {name: "an id", "text": "a text"}):
+    content = dict.fromkeys(images, FILE) or {"text": "a text"}
+    for number, row in read_rows(file, {name: "an id", **content}):
         key = str(row.pop(name))
         if key in rows:
             raise UserError(f"{file}, row {number}: id '{key}' is there twice")
-        title = {"title": row.get("title") or ""} if file.stem == "corpus" else {}
-        rows[key] = {**row, "id": key, **title}
+        title = {"title": row.get("title") or ""} if file.stem == "corpus" and not images else {}
+        rows[key] = {**local_images.place(row, images, file, number), "id": key, **title}
     return rows
 
 

@@ -5,9 +5,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
-from lrd_harness.contracts import ModelView, Request, Score, Task, TaskFamily, TaskOptions
+from lrd_harness.contracts import (
+    Modality,
+    ModelView,
+    Request,
+    Score,
+    Task,
+    TaskFamily,
+    TaskOptions,
+)
 from lrd_harness.errors import UserError
 from lrd_harness.hookspecs import hookimpl
 from lrd_harness.models import hub, registry
@@ -18,8 +26,66 @@ from . import local_data
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
 
+    from lrd_harness.capture.mteb_encoder import Gallery
+
+RANKINGS = (
+    *("Retrieval", "Reranking", "InstructionRetrieval", "InstructionReranking"),
+    "Any2AnyRetrieval",
+)
+# of each type of task, mteb's class, main score and category
+TYPES = {
+    "Classification": ("AbsTaskClassification", "accuracy", "t2c"),
+    "Clustering": ("AbsTaskClustering", "v_measure", "t2c"),
+    "PairClassification": ("AbsTaskPairClassification", "max_ap", "t2t"),
+    "Reranking": ("AbsTaskRetrieval", "map_at_1000", "t2t"),
+    "Retrieval": ("AbsTaskRetrieval", "ndcg_at_10", "t2t"),
+    "STS": ("AbsTaskSTS", "cosine_spearman", "t2t"),
+    "ImageClassification": ("AbsTaskClassification", "accuracy", "i2c"),
+    "ImageClustering": ("AbsTaskClusteringLegacy", "nmi", "i2c"),
+    "Any2AnyRetrieval": ("AbsTaskRetrieval", "ndcg_at_10", "i2i"),
+    "VisualSTS(eng)": ("AbsTaskSTS", "cosine_spearman", "i2i"),
+}
+# what tasks on images have in mteb, where its classes are made for texts
+_LABELLED = {"input_column_name": "image", "label_column_name": "label"}
+IMAGES: Mapping[str, Mapping[str, Any]] = {
+    "ImageClassification": {**_LABELLED, "samples_per_label": 16, "n_experiments": 5},
+    "ImageClustering": _LABELLED,
+    "VisualSTS(eng)": {"column_names": ("image1", "image2")},
+}
 # what mteb files of how it was called; its default batches are small, and texts are read in others
 ENCODING: Any = {"batch_size": 512, "show_progress_bar": False}
+
+
+def define(
+    name: str,
+    kind: str,
+    dataset: Mapping[str, str],
+    attributes: Mapping[str, Any],
+    **about: Any,
+) -> type[AbsTask]:
+    """The mteb class of a task that mteb has not got, evaluated on the split test.
+
+    kind: one of `TYPES`; dataset: path and revision, attributes: of the class; about: what else its
+    metadata say.
+    """
+    from mteb import abstasks
+    from mteb.abstasks.task_metadata import TaskMetadata
+
+    base, main_score, category = TYPES[kind]
+    metadata = TaskMetadata(
+        name=name,
+        type=kind,  # type: ignore[arg-type]
+        dataset=dataset,  # type: ignore[arg-type]
+        category=category,  # type: ignore[arg-type]
+        modalities=["image" if category.startswith("i") else "text"],
+        eval_splits=["test"],
+        eval_langs=["eng-Latn"],
+        main_score=main_score,
+        **about,
+    )
+    members = {"metadata": metadata, **IMAGES.get(kind, {}), **attributes}
+    defined: type[AbsTask] = type(name, (getattr(abstasks, base),), members)
+    return defined
 
 
 def check_reachable(metadata: Any, folder: Path | None) -> None:
@@ -47,14 +113,22 @@ def wrap(
     load: Callable[[Any], None] = lambda task: task.load_data(),
     check: Callable[[], None] | None = None,
     local: Path | None = None,
+    modality: Modality = "text",
 ) -> Task:
     """A Task around a mteb task.
 
     make: a new mteb task object each call. mteb's task objects are stateful (clustering draws
     from a generator that it keeps), so every layer gets a new one; the data are loaded once.
     load: fills a task object with its data; check: by default loads them, so that data that are
-    missing or malformed show before any model is opened.
+    missing or malformed show before any model is opened. modality: of images, those that will be
+    asked for are decoded then.
     """
+
+    @functools.cache
+    def gallery() -> Gallery | None:
+        from lrd_harness.capture.mteb_encoder import Gallery
+
+        return Gallery() if modality == "image" else None
 
     @functools.cache
     def loaded() -> Any:
@@ -63,37 +137,43 @@ def wrap(
         task = make()
         for part in _parts(task):
             load(part)
-            if not hasattr(part, "convert_v1_dataset_format_to_v2"):  # retrieval has no labels
+            if retrieval := hasattr(part, "convert_v1_dataset_format_to_v2"):
+                part.convert_v1_dataset_format_to_v2(num_proc=None)
+            if images := gallery():
+                part.dataset = images.keep(part.dataset, part.metadata.name)
+            if not retrieval:  # which has no labels
                 part.dataset = eager(part.dataset)
         return task
 
     def fresh() -> Any:
         task = make()
         for new, old in zip(_parts(task), _parts(loaded()), strict=True):
-            if hasattr(old, "convert_v1_dataset_format_to_v2"):
-                old.convert_v1_dataset_format_to_v2(num_proc=None)
             new.dataset, new.data_loaded = old.dataset, True
         return task
+
+    def look() -> None:
+        requests() if modality == "image" else loaded()
 
     @functools.cache
     def requests() -> Sequence[Request]:
         from lrd_harness.capture.samples import Listener
 
         listener = Listener(task)
-        _evaluate(fresh(), listener, task)
+        _evaluate(fresh(), listener, task, gallery())
         return listener.requests
 
     task = Task(
         name=name,
-        texts=lambda: _texts(fresh(), requests),
-        evaluate=lambda view: _evaluate(fresh(), view, task),
+        texts=lambda: _texts(fresh(), requests, gallery()),
+        evaluate=lambda view: _evaluate(fresh(), view, task, gallery()),
         type=type,
         prompt=prompt,
         requests=requests,
         description=description,
-        check=check or (lambda: loaded()),
-        save=_save,
+        check=check or look,
+        save=functools.partial(_save, modality),
         fingerprint=None if local is None else lambda: content_hash(local)[:16],
+        modality=modality,
     )
     return task
 
@@ -103,14 +183,14 @@ def _parts(task: Any) -> list[Any]:
     return list(task.tasks) if getattr(task, "is_aggregate", False) else [task]
 
 
-def _evaluate(mteb_task: Any, view: ModelView, task: Task) -> Score:
+def _evaluate(mteb_task: Any, view: ModelView, task: Task, gallery: Gallery | None) -> Score:
     import mteb
 
     from lrd_harness.capture.mteb_encoder import LayerEncoder
 
     whole = _parts(mteb_task)[0] is mteb_task  # else each part has prompts of its own
     results = mteb.evaluate(
-        cast("Any", LayerEncoder(view, task if whole else None)),
+        cast("Any", LayerEncoder(view, task if whole else None, task.modality, gallery)),
         mteb_task,
         cache=None,
         co2_tracker=False,
@@ -136,10 +216,12 @@ def _flat(scores: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, float]
     return flat
 
 
-def _texts(mteb_task: Any, requests: Callable[[], Sequence[Request]]) -> Sequence[Request]:
+def _texts(
+    mteb_task: Any, requests: Callable[[], Sequence[Request]], gallery: Gallery | None
+) -> Sequence[Request]:
     """The texts for metrics: classified and clustered ones, documents, or both sides of pairs."""
-    kind = mteb_task.metadata.type
-    if kind in ("Retrieval", "Reranking", "InstructionRetrieval", "InstructionReranking"):
+    kind = mteb_task.metadata.type.removeprefix("Image")
+    if kind in RANKINGS:
         return [request for request in requests() if request.prompt_type == "document"]
     if kind not in ("Classification", "MultilabelClassification", "Clustering"):
         return requests()
@@ -147,7 +229,7 @@ def _texts(mteb_task: Any, requests: Callable[[], Sequence[Request]]) -> Sequenc
     column = getattr(mteb_task, "input_column_name", "sentences")
     for _, data in local_data.evaluated(mteb_task):
         texts.update(dict.fromkeys(_strings(data[column])))
-    return [Request(text) for text in texts]
+    return [Request(text if gallery is None else gallery[text]) for text in texts]
 
 
 def _strings(values: Iterable[Any]) -> Iterable[str]:
@@ -156,7 +238,7 @@ def _strings(values: Iterable[Any]) -> Iterable[str]:
         yield from [value] if isinstance(value, str) else _strings(value)
 
 
-def _save(score: Score, view: ModelView, out: Path) -> None:
+def _save(modality: Modality, score: Score, view: ModelView, out: Path) -> None:
     """Write mteb's own result file in mteb's own layout under out/mteb/results."""
     from mteb.cache import ResultCache
 
@@ -164,7 +246,7 @@ def _save(score: Score, view: ModelView, out: Path) -> None:
 
     cache = ResultCache(out / "mteb")
     for experiment in view.experiments:
-        meta = model_meta(view, experiment)
+        meta = model_meta(view, experiment, modality)
         cache.save_to_cache(score.native, meta, encode_kwargs=ENCODING)
 
 
@@ -172,9 +254,13 @@ def _save(score: Score, view: ModelView, out: Path) -> None:
 def _names() -> Mapping[str, str]:
     import mteb
 
-    tasks = mteb.get_tasks(
-        modalities=["text"], exclusive_modality_filter=True, exclude_superseded=False
-    )
+    tasks = [
+        task
+        for modality in get_args(Modality)
+        for task in mteb.get_tasks(
+            modalities=[modality], exclusive_modality_filter=True, exclude_superseded=False
+        )
+    ]
     return {t.metadata.name: t.metadata.type for t in tasks}
 
 
@@ -217,10 +303,41 @@ def _open(name: str, options: TaskOptions) -> Task:
         load=load,
         check=check if local is None else None,
         local=local,
+        modality="image" if "image" in metadata.modalities else "text",
+    )
+
+
+def _open_own(kind: str, name: str, options: TaskOptions) -> Task:
+    """A task on images of one's own, in DIR/NAME of the local data.
+
+    Raises UserError where that is no folder.
+    """
+    family, folder = kind.partition("(")[0], options.data and options.data / name
+    if folder is None:
+        raise UserError(f"{family}:{name} is read from DIR/{name}: name DIR with --task-data")
+    if name != folder.name or not folder.is_dir():
+        raise UserError(f"{family}:{name}: no folder {folder}")
+    description = f"images in {folder.name}, labelled by the user"
+    about = {"path": "local", "revision": "local"}
+    defined = define(f"{name}{family}", kind, about, {}, description=description)
+    return wrap(
+        defined,
+        name=f"{family}:{name}",
+        type=kind,
+        description=description,
+        load=lambda task: local_data.load(task, folder),
+        local=folder,
+        modality="image",
     )
 
 
 @hookimpl
 def lrd_tasks() -> list[TaskFamily]:
-    """Every text task of mteb, with or without the prefix `mteb:`."""
-    return [TaskFamily("mteb", names=_names, open=_open, bare=True)]
+    """Every task of mteb on texts or on images, with or without the prefix `mteb:`; own ones."""
+    own = {
+        kind.partition("(")[0]: functools.partial(_open_own, kind)
+        for kind, (*_, category) in TYPES.items()
+        if category.startswith("i")
+    }
+    families = [TaskFamily(family, names=dict, open=make) for family, make in own.items()]
+    return [TaskFamily("mteb", names=_names, open=_open, bare=True), *families]

