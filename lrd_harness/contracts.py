@@ -252,7 +252,7 @@ class Task:
     fingerprint: a hash of data that are the user's own and may change between runs; save: writes a
         score's native result file for this view under the run's output folder.
     place: of a task called after a file, where that lies: what tells it from others of its name.
-    modality: what its texts are; where "image", each is an images.Image.
+    modality: what its texts are; where "image", each is an images.Image, the type one of images.
     """
 
     name: str

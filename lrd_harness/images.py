@@ -28,6 +28,10 @@ PREFIX = "image:"
 DRAWINGS = ("EPS", "WMF", "EMF")  # lines, not pixels; pillow would start other programs for them
 GREYS = {"L;2": 85, "L;4": 17}  # from 2 and 4 bits to 8, as pillow reads pixels
 SCALES = (1, 255, 65535)  # what white is where a mode does not say
+TASK_TYPES = (  # how the types of tasks on images begin, in mteb's words; "Images" have no labels
+    *("Image", "Visual", "Vision", "Any2Any"),
+    *("ZeroShotClassification", "Compositionality", "DocumentUnderstanding"),
+)
 
 
 class Image(str):

@@ -26,6 +26,7 @@ from lrd_harness.contracts import (
     TaskFamily,
 )
 from lrd_harness.guard import Owner, guarded
+from lrd_harness.images import TASK_TYPES
 from lrd_harness.scores import number, plain
 
 MOST_NAME = 200  # characters of a name, which becomes part of files' names
@@ -121,6 +122,11 @@ def registered(record: Any, kind: str, owner: Owner, version: str = "") -> Any:
             raise TypeError(f"{field.name} of {whose} {fault}")
     if isinstance(record, Task) and record.likelihood and not (record.tokenize and record.requests):
         raise TypeError(f"{whose} compares continuations: it needs tokenize and requests")
+    if isinstance(record, Task):
+        images = record.type.startswith(TASK_TYPES)
+        if images != (record.modality == "image"):
+            like = f"{'like' if images else 'unlike'} those of images: {', '.join(TASK_TYPES)}"
+            raise TypeError(f"type of {whose} of {record.modality}s is {record.type}, {like}")
     changed: dict[str, Any] = {
         name: guarded(
             getattr(record, name),

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Cell = str | int | float | bool | None
 Row = Mapping[str, Any]  # column name -> Cell; a list of numbers where a column says `form="list"`
+# Kinds of tasks that have a board of their own -> how it calls its models. Where it stands beside
+# another, names of its tables begin with the kind ("base.ranking"), its sentences with the words.
+BOARDS: Mapping[str, str] = {"base": "Base models", "image": "Image models"}
 
 _OF_TEXTS = (  # but in names of files and tasks
     r"(?P<option>--texts FILE)|(?<![\w./:`-])(?P<a>a )?text(?P<s>s?)(?![\w/-]|:\S|\.\w)"
@@ -114,6 +117,25 @@ def worded(sentence: str, modality: str, *names: str) -> str:
         return f"{'an ' * bool(match['a'])}image{match['s']}"
 
     return re.sub(rf"(?<!\w)(?P<kept>{kept or '(?!)'})(?!\w)|{_OF_TEXTS}", say, sentence)
+
+
+def placed(name: str) -> tuple[str, str]:
+    """Of which board a table is, "" for the main one, and its name there.
+
+    >>> placed("image.ranking"), placed("pruning.1")
+    (('image', 'ranking'), ('', 'pruning.1'))
+    """
+    board, _, rest = name.partition(".")
+    return (board, rest) if board in BOARDS else ("", name)
+
+
+def inputs(board: str) -> str:
+    """What the tasks of a kind are made of.
+
+    >>> inputs("image"), inputs("base")
+    ('images', 'texts')
+    """
+    return "images" if board == "image" else "texts"
 
 
 def listing(name: str, title: str, rows: Sequence[Row], *keys: str) -> Table:

@@ -25,8 +25,7 @@ from lrd_harness.board.random_removal import Contest, contest
 from lrd_harness.board.statistics import span
 from lrd_harness.board.training import runs
 from lrd_harness.report import Column, Table
-from lrd_harness.results.kinds import Kind
-from lrd_harness.results.rows import Key, Results
+from lrd_harness.results.rows import Key, Kind, Results
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not enough data"
 FEW_MODELS = 10  # models: fewer order themselves by chance too easily

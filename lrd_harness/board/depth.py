@@ -24,8 +24,8 @@ from lrd_harness.board.layer_choice import LEAST
 from lrd_harness.board.layers import SCORE, Row, curves, hidden, present, roles
 from lrd_harness.board.statistics import span
 from lrd_harness.report import Column, Table
-from lrd_harness.results.kinds import Kind, model_kind
-from lrd_harness.results.rows import Key, MetricRow, ModelRow, Results, ScoreRow
+from lrd_harness.results.kinds import model_kind
+from lrd_harness.results.rows import Key, Kind, MetricRow, ModelRow, Results, ScoreRow
 
 GRID = np.arange(101) / 100  # k / 100 as layer / L is rounded: equal depths are equal
 GROUPINGS = ("all", "kind", "family", "task type")

@@ -15,9 +15,18 @@ from lrd_harness import manager
 from lrd_harness.board import external
 from lrd_harness.board.cautions import count
 from lrd_harness.board.external import Cell, Say, Scores, some
-from lrd_harness.contracts import LIKELIHOOD, Choice, Metric
+from lrd_harness.contracts import Choice, Metric
 from lrd_harness.errors import UserError
-from lrd_harness.results.rows import Key, MetricRow, ModelRow, Profile, Results, Row, ScoreRow
+from lrd_harness.results.rows import (
+    Key,
+    MetricRow,
+    ModelRow,
+    Profile,
+    Results,
+    Row,
+    ScoreRow,
+    kind_of,
+)
 
 RowType = TypeVar("RowType", bound=Row)
 
@@ -249,17 +258,17 @@ def _whole(rows: Iterable[RowType]) -> tuple[RowType, ...]:
 def _lacking(results: Results, replaced: Sequence[ScoreRow]) -> set[Key]:
     """Models on a board that lack the file's last-layer score on one of the file's tasks there.
 
-    Likelihood tasks have a board of their own: what a model lacks on the other one is no loss.
+    Kinds of tasks have boards of their own: what a model lacks on another one is no loss.
     """
     rows: list[ScoreRow | MetricRow] = [*results.scores, *replaced, *results.metrics]
-    boards = {(row.key, row.task_type == LIKELIHOOD) for row in rows}
-    tasks = {(row.task, row.task_type == LIKELIHOOD) for row in replaced}
+    boards = {(row.key, kind_of(row.task_type)) for row in rows}
+    tasks = {(row.task, kind_of(row.task_type)) for row in replaced}
     scored = {(row.key, row.task) for row in replaced if row.last}
     return {
         key
-        for key, base in boards
-        for task, of_base in tasks
-        if base == of_base and (key, task) not in scored
+        for key, board in boards
+        for task, kind in tasks
+        if board == kind and (key, task) not in scored
     }
 
 

@@ -20,8 +20,8 @@ from lrd_harness.board.cautions import Caution, count, names
 from lrd_harness.board.layers import OTHER, SCORE, Row, curves, hidden, records, roles
 from lrd_harness.board.training import runs
 from lrd_harness.report import Column, Table
-from lrd_harness.results.kinds import DECODERS, Kind, model_kind
-from lrd_harness.results.rows import Key, Results
+from lrd_harness.results.kinds import DECODERS, model_kind
+from lrd_harness.results.rows import Key, Kind, Results
 
 ALPHA = 0.05  # two-sided, for all metrics together
 FEW_PAIRS, FEW_RUNS = 30, 5  # below either, what is seen is an illustration

@@ -13,6 +13,7 @@ import pandas as pd
 
 from lrd_harness.errors import unknown
 from lrd_harness.report import Column, Table
+from lrd_harness.results.kinds import KINDS, TASKS
 from lrd_harness.results.rows import Key, MetricRow, Results
 
 Row = dict[str, Any]
@@ -131,7 +132,7 @@ def layer_table(
     """The scores and profiles of a model, one row per layer.
 
     The mean score is over the embedding tasks alone where there are some, and so is every profile
-    that was measured on one; None where a task lacks the layer.
+    that was measured on one; None where a task lacks the layer. Of other kinds alike.
 
     revision: the newest of the model where it is None. Raises UserError for a model that is not in
     the results.
@@ -143,14 +144,14 @@ def layer_table(
         raise unknown("model", name, {key.model for key in keys})
     lines = curves(results, variant).dropna(subset="value")
     lines = lines[(lines.model == model) & (lines.revision == matches[-1].revision)]
-    tasks = set(lines.task)
-    likelihood = results.likelihood_tasks & tasks
-    apart = likelihood if likelihood < tasks else frozenset[str]()
+    kinds = {task: results.kinds.get(task, KINDS[0]) for task in lines.task}
+    main = min(kinds.values(), key=KINDS.index, default=KINDS[0])
+    apart = {task for task, kind in kinds.items() if kind != main}
     columns = [Column("layer", key=True)]
     cells: dict[str, LayerScores] = {}
     for source, of_source in lines.groupby("source", sort=False):
-        main = of_source[~of_source.task.isin(apart)]
-        cells[source] = mean_by_layer(of_source if main.empty and source != SCORE else main)
+        of_main = of_source[~of_source.task.isin(apart)]
+        cells[source] = mean_by_layer(of_source if of_main.empty and source != SCORE else of_main)
         if source != SCORE:
             columns.append(Column(source, source, form="#.4g"))
             continue
@@ -169,9 +170,10 @@ def layer_table(
     if apart:
         scored = lines[lines.source == SCORE].task.unique()
         names = ", ".join(task for task in scored if task in apart)
+        other = " and ".join(TASKS[kind] for kind in KINDS if kind in {kinds[t] for t in apart})
         caption.append(
-            "Means are over the embedding tasks alone, of scores and of every profile that was "
-            f"measured on one; likelihood tasks: {names}."
+            f"Means are over the {TASKS[main]} tasks alone, of scores and of every profile that "
+            f"was measured on one; {other} tasks: {names}."
         )
     return Table("model_layers", f"Layers of {model}", tuple(columns), rows, tuple(caption))
 

@@ -1,7 +1,7 @@
 """Results to a Report: the tables of every statistic, and what must be said beside them.
 
-Likelihood tasks have a board of their own, made in the same way, whose tables are named "base.NAME"
-where there are embedding tasks too.
+Likelihood tasks and tasks on images have boards of their own, made in the same way, whose tables
+are named "base.NAME" and "image.NAME" where they stand beside another board.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from lrd_harness.board import (
 from lrd_harness.board import panel as panels
 from lrd_harness.board.cautions import Caution, count
 from lrd_harness.board.layers import Row
-from lrd_harness.report import Column, Report, Table, listing
-from lrd_harness.results.kinds import Kind, model_kind, split
-from lrd_harness.results.rows import Key, Results
+from lrd_harness.report import BOARDS, Column, Report, Table, listing
+from lrd_harness.results.kinds import model_kind, split
+from lrd_harness.results.rows import Key, Kind, Results
 
 STANDING = "rank_low rank_high level_with_next".split()
 INFO = "revision parameters blocks width pooling max_length family".split()  # of a model's row
@@ -58,54 +58,49 @@ def report(results: Results, common: bool = False) -> Report:
     results, said = standing.on_common_tasks(results) if common else (results, [])
     sides = split(results)
     labels = panels.model_labels(results.models)
-    main = Board(sides.main, sides.kind, labels)
-    base = Board(sides.base, "base", labels, "base.") if sides.base else None
-    boards = [main, base] if base else [main]
-    of_boards = [board.results for board in boards]
+    boards = [Board(side, kind, labels, bool(i)) for i, (kind, side) in enumerate(sides.items())]
+    main, *others = boards
     picks = [pick for board in boards if board.choice for pick in board.choice.picks]
-
-    def beside(cautions: Iterable[Caution]) -> list[str]:
-        return [f"Base models: {caution}" for caution in cautions]
-
     errors = sorted(results.errors, key=lambda error: error.variant != "full")
-    notes = [str(caution) for caution in (*said, *main.all_cautions)]
-    notes += beside(base.all_cautions) if base else []
+    notes = [str(caution) for caution in said]
+    notes += [note for board in boards for note in board.sentences(board.all_cautions)]
     notes += of_pruning
     failed = [Caution("failed", {"units": count(len(errors), "unit")})] if errors else []
-    mine, others = [*map(str, main.answer)], beside(base.answer) if base else []
-    answer = [*mine[:1], *others[:1], *map(str, (*said, *failed)), *mine[1:], *others[1:]]
+    answers = [board.sentences(board.answer) for board in boards]
+    firsts, rests = ([s for part in answers for s in part[at]] for at in (slice(1), slice(1, None)))
+    answer = [*firsts, *map(str, (*said, *failed)), *rests]
     return Report(
         title=main.title,
         answer=tuple(answer),
         tables=(
             *(table for board in boards for table in board.tables(sweep)),
             *pruned.pruning_tables(sweep),
-            models_table(main, base),
-            layers.layers_table(of_boards, picks),
-            training.checkpoints_table(of_boards),
-            values.values_table(of_boards),
+            models_table(boards),
+            layers.layers_table([*sides.values()], picks),
+            training.checkpoints_table([*sides.values()]),
+            values.values_table(sides),
             values.errors_table(errors),
         ),
         notes=tuple(notes),
         errors=tuple(map(values.error_line, errors)),
-        facts={"kind": main.kind, **main.facts, **({"base": base.facts} if base else {})},
+        facts={"kind": main.kind, **main.facts, **{other.kind: other.facts for other in others}},
     )
 
 
 class Board:
     """All that is made of the models and the tasks of one kind.
 
-    labels: what tables call the models; prefix: of the names of its tables, "" unless it stands
-    beside another board. selecting: the selection scores; left_out: how many models are in no
+    labels: what tables call the models; beside: whether it stands beside another board. prefix: of
+    the names of its tables. selecting: the selection scores; left_out: how many models are in no
     family of two.
     """
 
     def __init__(
-        self, results: Results, kind: Kind, labels: Mapping[Key, str], prefix: str = ""
+        self, results: Results, kind: Kind, labels: Mapping[Key, str], beside: bool = False
     ) -> None:
-        self.results, self.kind, self.prefix = results, kind, prefix
+        self.results, self.kind, self.prefix = results, kind, f"{kind}." if beside else ""
         self.base = kind == "base"
-        self.what = "base models" if self.base else "models"
+        self.what = BOARDS.get(kind, "models").lower()
         self.panel = panels.build_panel(results, labels)
         self.selecting = [predictor for predictor in self.panel.predictors if predictor.selection]
         self.choice = layer_choice.build_choice(results, kind)
@@ -115,7 +110,7 @@ class Board:
         self.combined = unseen.build_combined(self.panel)
         self.families, self.left_out = families.family_tables(self.panel, self.what)
         counts = count(len(self.panel.models), "model"), count(len(self.panel.tasks), "task")
-        self.title = f"{'Base models' if self.base else 'Leaderboard'}: {', '.join(counts)}"
+        self.title = f"{BOARDS.get(kind, 'Leaderboard')}: {', '.join(counts)}"
 
     @property
     def facts(self) -> Row:
@@ -163,8 +158,7 @@ class Board:
             *depth.profile_tables(depth.build_profiles(self.results, self.kind)),
             claims.claim_table(verdicts),
         ]
-        if self.prefix:
-            titled = [replace(table, title=f"Base models: {table.title}") for table in titled]
+        titled = [replace(table, title=self._named(table.title)) for table in titled]
         tables = [
             self._ranking_table(),
             self._scores_table(),
@@ -177,6 +171,14 @@ class Board:
             *training.checkpoint_tables(self.results),
         ]
         yield from (replace(table, name=f"{self.prefix}{table.name}") for table in tables)
+
+    def _named(self, text: str) -> str:
+        """A title or a sentence, behind what the models are where it stands beside others."""
+        return f"{BOARDS[self.kind]}: {text}" if self.prefix else text
+
+    def sentences(self, of_board: Iterable[Caution]) -> list[str]:
+        """Cautions in words."""
+        return [self._named(str(caution)) for caution in of_board]
 
     @cached_property
     def all_cautions(self) -> list[Caution]:
@@ -317,8 +319,8 @@ class Board:
             "oracle).",
         )
         shown = bool(self.rows) and len(tasks) > (0 if self.base else 1)
-        title = "Base models: scores by task" if self.base else "Scores by task"
-        return Table("scores", title, tuple(columns), self.rows, caption, shown)
+        title = f"{BOARDS[self.kind]}: scores" if self.kind in BOARDS else "Scores"
+        return Table("scores", f"{title} by task", tuple(columns), self.rows, caption, shown)
 
     def _listings(self) -> list[Table]:
         """Models, tasks and metrics, for programs."""
@@ -348,7 +350,7 @@ class Board:
     def wide(self) -> tuple[list[str], dict[tuple[str, str], Row]]:
         """Columns of the table "models", and the cells of each model and revision.
 
-        Ranks, what is known of the models, means, those by task, and notes.
+        Ranks, what is known of the models (columns of the main board), means, those by task, notes.
         """
         scores = ["score", *["stderr", "chance"] * self.base, "best_layer", "best_score"]
         ranks = [
@@ -358,7 +360,7 @@ class Board:
         ]
         means = ["tasks", *scores, *["best_stderr"] * self.base, *(p.score for p in self.selecting)]
         by_task = [f"{name}.{task.name}" for task in self.panel.tasks for name in scores]
-        info = [] if self.prefix else ["model", *INFO]
+        info = ["model", *INFO]
         names = {name: name for name in (*ranks, *info, *means, *by_task, "notes")}
         names |= {name: f"{self.prefix}{name}" for name in (*ranks, *means, "notes")}
         rows = {}
@@ -367,7 +369,7 @@ class Board:
             cells = row | {"model": row["name"]}
             cells["notes"] = "; ".join(note.removesuffix(".") for note in notes)
             rows[row["name"], row["revision"]] = {names[name]: cells[name] for name in names}
-        return list(names.values()), rows
+        return [name for name in names.values() if not self.prefix or name not in info], rows
 
 
 def _cells(scores: panels.Scores) -> dict[str, list[Any]]:
@@ -393,18 +395,19 @@ def _level(rows: Sequence[Row]) -> Iterator[Caution]:
         yield Caution("level", {"pairs": "; ".join(pairs)})
 
 
-def models_table(main: Board, base: Board | None) -> Table:
-    """One row per model, numbers in full, for programs; behind the notes the base board's columns.
+def models_table(boards: Sequence[Board]) -> Table:
+    """One row per model, numbers in full, for programs; behind the notes other boards' columns.
 
-    Of likelihood tasks also standard errors and chance. Where there are embedding tasks too, the
-    columns of the likelihood tasks are behind the notes: base.rank, base.predicted.METRIC, ...,
-    then score.TASK, ..., and base.notes; empty for models without such tasks.
+    Of likelihood tasks also standard errors and chance. Of a board beside the first the columns
+    are base.rank, base.predicted.METRIC, ..., then score.TASK, ..., and base.notes; empty for
+    models without such tasks.
     """
-    names, rows = main.wide()
-    if base and base.rows:
-        of_base, base_rows = base.wide()
-        names += of_base
-        for key, cells in base_rows.items():
-            rows[key] |= cells
+    names: list[str] = []
+    rows: dict[tuple[str, str], Row] = {}
+    for board in boards:
+        columns_of_board, of_board = board.wide()
+        names += columns_of_board if of_board or not names else []
+        for key, cells in of_board.items():
+            rows[key] = rows.get(key, {}) | cells
     columns = tuple(Column(name, key=name == "model") for name in names)
     return Table("models", "Models", columns, list(rows.values()), shown=False)

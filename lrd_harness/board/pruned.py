@@ -1,7 +1,7 @@
 """Pruned models beside the whole ones, and each rule beside random removal.
 
-A change is that of a mean score, in percent of the whole model's on the same tasks. Embedding and
-likelihood tasks are kept apart. Blocks are numbered from 1.
+A change is that of a mean score, in percent of the whole model's on the same tasks. Kinds of tasks
+are kept apart. Blocks are numbered from 1.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from lrd_harness.board.layers import Row, filled, hidden
 from lrd_harness.board.panel import model_labels
 from lrd_harness.board.statistics import mean_of_all, mean_stderr, median, span
 from lrd_harness.report import Column, Table
-from lrd_harness.results.kinds import Kind
-from lrd_harness.results.rows import Key, PruningRow, Results, ScoreRow, VariantRow
+from lrd_harness.results.kinds import KINDS, TASKS
+from lrd_harness.results.rows import Key, Kind, PruningRow, Results, ScoreRow, VariantRow
 
 RANDOM = "random"  # the rule that the others are compared with
 QUANTILES = 20  # seeds from which on its interval is of quantiles
@@ -101,10 +101,10 @@ def build_pruned(results: Results) -> list[PrunedRow]:
     return rows
 
 
-def _place(line: Row) -> tuple[bool, float, float]:
-    """Embedding tasks first, then by budget, then the least loss first."""
+def _place(line: Row) -> tuple[int, float, float]:
+    """By kind of task, then by budget, then the least loss first."""
     loss = inf if line["change"] is None else -line["change"]
-    return line["kind"] == "base", line["budget"], loss
+    return KINDS.index(line["kind"]), line["budget"], loss
 
 
 def percent(score: float | None, full: float | None) -> float | None:
@@ -148,7 +148,6 @@ def _models(results: Results) -> Iterator[_Model]:
     swept = {row.task for row in results.scores if row.variant != "full" and row.last}
     swept |= {row.task for row in results.errors if row.variant != "full" and row.task}
     swept |= {row.task for row in results.undefined if row.variant != "full"}
-    likelihood = results.likelihood_tasks
     labels = model_labels(results.models)
     for place, rules in choices.items():
         key = Key(place[0], place[1], "full")
@@ -157,9 +156,10 @@ def _models(results: Results) -> Iterator[_Model]:
         sizes = {row.variant: row for row in results.variants if row.key[:2] == place}
         label = labels.get(key, key.model)
         listed = {rule: list(seeds.values()) for rule, seeds in rules.items()}
-        for base in sorted({t in likelihood for t in tasks} or {set() < swept <= likelihood}):
-            of_kind = tuple(task for task in tasks if (task in likelihood) == base)
-            kind: Kind = "base" if base else "embedding"
+        kinds = {task: results.kinds.get(task, KINDS[0]) for task in tasks or of_sweep}
+        several = sorted(set(kinds.values()), key=KINDS.index)
+        for kind in several if tasks or len(several) == 1 else KINDS[:1]:
+            of_kind = tuple(task for task in tasks if kinds[task] == kind)
             yield _Model(key, label, kind, of_kind, scores[place], sizes, listed)
 
 
@@ -343,8 +343,8 @@ def _of_model(name: str, rows: Sequence[PrunedRow], rule: tuple[Column, ...], bo
         line["scored"] = f"{len(row.tasks)}/{len(row.tasks) + len(row.missing)}"
         line["interval"] = span(line["random_low"], line["random_high"])
         lines.append({column.name: line[column.name] for column in columns})
-    kind = "likelihood" if rows[0].line["kind"] == "base" else "embedding"
-    title = f"Pruning: {rows[0].label}" + (f", {kind} tasks" if both else "")
+    title = f"Pruning: {rows[0].label}"
+    title += f", {TASKS[rows[0].line['kind']]} tasks" if both else ""
     read = any(line["perplexity"] is not None for line in lines)
     caption = (_CHANGE, _MODEL, *([_PERPLEXITY] if read else ()))
     return Table(name, title, filled(columns, lines), lines, caption)

@@ -187,11 +187,10 @@ def on_common_tasks(results: Results) -> tuple[Results, list[Caution]]:
 
     A model without any score does not count. Raises UserError where no task is left of any kind.
     """
-    sides = split(results)
     dropped: set[str] = set()
     said: list[Caution] = []
     gaps: list[str] = []
-    for side in filter(None, (sides.main, sides.base)):
+    for side in split(results).values():
         panel = build_panel(side)
         models, shared = _scored(panel)
         if shared.any():

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 from lrd_harness import manager
 from lrd_harness.board.layers import last_layers
-from lrd_harness.report import Column, Table
-from lrd_harness.results.rows import ErrorRow, Key, Results, Row
+from lrd_harness.report import Column, Table, inputs
+from lrd_harness.results.rows import ErrorRow, Key, Kind, Results, Row
 
 # model .. max_length are of the model, of a pruned one the whole model's.
 # kind: "score" (a task's main score), "subscore", "metric" (a value of a model), "profile" (a value
@@ -36,10 +36,10 @@ Line = dict[str, Any]
 Value = tuple[Key, str, Line]  # model, kind, the other cells
 
 
-def values_table(sides: Sequence[Results]) -> Table:
+def values_table(sides: Mapping[Kind, Results]) -> Table:
     """Scores, metrics, what belongs to models, and why values are missing."""
     columns = tuple(Column(name, key=name in ("model", "task", "name")) for name in COLUMNS)
-    rows = [line for results in sides for line in _lines(results)]
+    rows = [line for kind, results in sides.items() for line in _lines(results, kind)]
     return Table("values", "Every value", columns, rows, shown=False)
 
 
@@ -67,9 +67,10 @@ def units() -> dict[tuple[str, str], str]:
     return {(m.name, m.selection.score): m.unit for m in known if m.selection is not None}
 
 
-def _lines(results: Results) -> Iterator[Line]:
+def _lines(results: Results, board: Kind) -> Iterator[Line]:
     models, last = {row.key: row for row in results.models}, last_layers(results)
-    walks = (_of_scores(results), _of_metrics(results), _of_models(results), _missing(results))
+    of_models = _of_models(results, inputs(board))
+    walks = (_of_scores(results), _of_metrics(results), of_models, _missing(results))
     for key, kind, cells in chain(*walks):
         line = {**key._asdict(), "kind": kind} | cells
         if row := models.get(key) or models.get(key._replace(variant="full")):
@@ -122,12 +123,12 @@ def _best(choice: tuple[str, str] | None, name: str) -> str | None:
     return choice[1] if choice is not None and choice[0] == name else None
 
 
-def _of_models(results: Results) -> Iterator[Value]:
+def _of_models(results: Results, unit_of_passes: str) -> Iterator[Value]:
     """Counters of the forward passes, sizes and times of pruned models, and what was removed."""
     calls: Counter[Key] = Counter()
     for row in results.captures:
         for name in COUNTERS:
-            unit = name if name in ("tokens", "seconds") else "texts"
+            unit = name if name in ("tokens", "seconds") else unit_of_passes
             cells = {"name": name, "value": float(getattr(row, name)), "unit": unit}
             yield row.key, "capture", {**cells, "place": calls[row.key]}
         calls[row.key] += 1

@@ -41,7 +41,8 @@ def _columns(cls: type[Row]) -> str:
 
 
 # All but `records` begin with model, revision, variant ("full", or a pruned one). Scores and
-# metrics of likelihood tasks, task_type "LogLikelihood", are not to be averaged with the others.
+# metrics of likelihood tasks, task_type "LogLikelihood", and of tasks on images are not to be
+# averaged with the others.
 _KEY = "model TEXT, revision TEXT, variant TEXT"
 TABLES = {
     # each unit's record as the journal holds it

@@ -1,60 +1,61 @@
 """Kinds of tasks and of models, and dates of release.
 
-Embedding tasks and likelihood tasks are kept apart: an embedding score asks of a layer's states how
-alike texts are, a likelihood score asks the language-model head what comes next; means over both,
-or ranks from both, would mean nothing.
+Embedding tasks, likelihood tasks and tasks on images are kept apart: an embedding score asks of a
+layer's states how alike texts are, a likelihood score asks the language-model head what comes next,
+and a model of images reads no text; means over several kinds, or ranks from them, say nothing.
 """
 
 from __future__ import annotations
 
 import calendar
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from datetime import date
-from typing import Literal
+from typing import Any, Literal, get_args
 
-from lrd_harness.results.rows import MetricRow, ModelRow, Results, ScoreRow
+from lrd_harness.results.rows import Kind, MetricRow, ModelRow, Results, ScoreRow
 
-Kind = Literal["embedding", "base"]
 ModelKind = Literal["encoder", "decoder embedder", "base model"]
+KINDS: tuple[Kind, ...] = get_args(Kind)  # in the order of their boards
+TASKS: Mapping[Kind, str] = {"embedding": "embedding", "base": "likelihood", "image": "image"}
+_OF_TASKS = ("scores", "metrics", "undefined")
+_OF_MODELS = ("errors", "captures", "prunings", "variants", "sweeps")
 
 
-@dataclass(frozen=True)
-class Sides:
-    """Results by kind of task.
+def split(results: Results) -> dict[Kind, Results]:
+    """The results of each kind of task that there is, by kind; of one kind alone as they are.
 
-    kind: of the rows in `main`: "base" where there are likelihood tasks only.
-    main: all that is not in `base`: also errors, captures, and rows of tasks of unknown type.
-    base: the rows of likelihood tasks, and the models that have any; None where there are none, or
-        where they are in `main`.
+    The first is the main one: it has all that is in no other, also models without any task and
+    rows of tasks of unknown type. A model that has tasks on images alone is with these, with all
+    that is known of it; all others are on the main side.
     """
-
-    kind: Kind
-    main: Results
-    base: Results | None = None
-
-
-def split(results: Results) -> Sides:
-    """The two sides. Without both kinds of task the results are `main` as they are."""
-    is_base = results.is_base
-    rows: list[ScoreRow | MetricRow] = [*results.scores, *results.metrics]
-    bases = {is_base(row) for row in rows if row.variant == "full"}
-    if len(bases) < 2:
-        return Sides("base" if True in bases else "embedding", results)
-
-    def side(base: bool) -> Results:
-        return replace(
-            results,
-            scores=tuple(row for row in results.scores if is_base(row) == base),
-            metrics=tuple(row for row in results.metrics if is_base(row) == base),
-            undefined=tuple(row for row in results.undefined if is_base(row) == base),
-        )
-
-    base = side(True)
-    keys = {row.key for row in (*base.scores, *base.metrics, *base.undefined)}
-    models = tuple(row for row in results.models if row.key in keys)
-    others = Results(models, base.scores, base.metrics, undefined=base.undefined)
-    return Sides("embedding", side(False), others)
+    of_tasks: list[ScoreRow | MetricRow] = [*results.scores, *results.metrics]
+    there = {results.kind(row) for row in of_tasks if row.variant == "full"} or {KINDS[0]}
+    main, *others = (kind for kind in KINDS if kind in there)
+    if not others:
+        return {main: results}
+    parts: dict[Kind, dict[str, list[Any]]] = {kind: {} for kind in (main, *others)}
+    keys: dict[Kind, set[Any]] = {kind: set() for kind in parts}
+    for name in _OF_TASKS:
+        for row in getattr(results, name):
+            kind = of if (of := results.kind(row)) in there else main
+            parts[kind].setdefault(name, []).append(row)
+            keys[kind].add(row.key[:2])
+    if "image" in keys:
+        failed = (row for row in results.errors if results.kinds.get(row.task or "") == "image")
+        keys["image"] |= {row.key[:2] for row in failed}
+    images = keys.get("image", set()).difference(*(keys[k] for k in parts if k != "image"))
+    keys[main] |= {row.key[:2] for row in results.models} - images
+    for kind, part in parts.items():
+        if kind in (main, "image"):
+            for name in _OF_MODELS:
+                rows = getattr(results, name)
+                part[name] = [row for row in rows if (row.key[:2] in images) == (kind == "image")]
+        part["models"] = [row for row in results.models if row.key[:2] in keys[kind]]
+    return {
+        kind: Results(**{name: tuple(rows) for name, rows in part.items()})
+        for kind, part in parts.items()
+    }
 
 
 # Beginnings of transformers' model types, and of the families of published panels.
@@ -65,7 +66,7 @@ _ENCODERS = (
 ).split()
 _DECODERS = (
     "bloom cohere deepseek falcon gemma glm gpt granite internlm llama mamba minicpm mistral "
-    "mixtral nemotron olmo opt phi pythia qwen rwkv smollm stablelm starcoder yi"
+    "imagegpt mixtral nemotron olmo opt phi pythia qwen rwkv smollm stablelm starcoder yi"
 ).split()
 
 
@@ -75,7 +76,7 @@ def model_kind(model: ModelRow, board: Kind = "embedding") -> ModelKind | None:
     On a board of likelihood tasks all are base models: their head is what is scored. On a board of
     embedding tasks a causal language model as it is (adapter "decoder") is a base model as well. Of
     others a decoder is one that pools the last token, or whose family is one of decoders, however
-    it attends now.
+    it attends now. A model of images is an encoder, but for these.
     """
     if board == "base" or model.adapter == "decoder":
         return "base model"
@@ -84,6 +85,8 @@ def model_kind(model: ModelRow, board: Kind = "embedding") -> ModelKind | None:
     family = (model.family or "").lower().replace("xlm-", "").replace("xlm_", "")
     if model.pooling in ("last", "lasttoken") or family.startswith(tuple(_DECODERS)):
         return "decoder embedder"
+    if board == "image" or model.adapter == "image":
+        return "encoder"
     return "encoder" if family.startswith(tuple(_ENCODERS)) else None
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, WrapValidator
 
+from lrd_harness import images
 from lrd_harness.contracts import LIKELIHOOD
 
 if TYPE_CHECKING:
@@ -31,6 +32,18 @@ Depth = Annotated[int, Field(strict=True, ge=0, le=100_000)]  # of layers or blo
 # a metric of another author may keep a list (a histogram) beside numbers
 Value = Annotated[Number, WrapValidator(_number_or_list)]
 Best = tuple[str, Literal["max", "min"]]  # the name of a score, and which of its values is better
+Kind = Literal["embedding", "base", "image"]  # of tasks: each has a board of its own
+
+
+def kind_of(task_type: str) -> Kind:
+    """The kind of the tasks of a type.
+
+    >>> [kind_of(of) for of in ("STS", "LogLikelihood", "ImageClassification", "VisualSTS(eng)")]
+    ['embedding', 'base', 'image', 'image']
+    """
+    if task_type == LIKELIHOOD:
+        return "base"
+    return "image" if task_type.startswith(images.TASK_TYPES) else "embedding"
 
 
 class Key(NamedTuple):
@@ -270,7 +283,8 @@ class Results:
         Columns, all there also where there are no rows:
 
         model, revision, variant: the key of a model; variant "full", or a pruned one.
-        side: "base" for likelihood tasks, else "embedding"; they are never averaged.
+        side: "base" for likelihood tasks, "image" for tasks on images, else "embedding"; they are
+            never averaged.
         task, task_type: "" where the type is not recorded.
         kind: "score" (a task's main score), "subscore" (a further one), "value" (a metric's value
             of the whole model), "profile" (its value of a layer).
@@ -286,25 +300,25 @@ class Results:
         rows = [*self._of_scores(), *self._of_metrics()]
         return pd.DataFrame.from_records(rows, columns=[*COLUMNS]).astype(dict(COLUMNS))
 
-    def is_base(self, row: ScoreRow | MetricRow | UndefinedRow) -> bool:
-        """Whether a row is of a likelihood task."""
-        kind = getattr(row, "task_type", "")
-        return bool(kind == LIKELIHOOD) if kind else row.task in self.likelihood_tasks
+    def kind(self, row: ScoreRow | MetricRow | UndefinedRow) -> Kind:
+        """The kind of a row's task; "embedding" where nothing tells."""
+        task_type = getattr(row, "task_type", "")
+        return kind_of(task_type) if task_type else self.kinds.get(row.task, "embedding")
 
     @functools.cached_property
-    def likelihood_tasks(self) -> frozenset[str]:
-        """The names of the likelihood tasks, by scores and metrics; a score has the last word.
+    def kinds(self) -> Mapping[str, Kind]:
+        """Task -> its kind, where scores or metrics know its type; a score has the last word.
 
         Metrics recorded before they said their task's type leave it to the scores.
         """
         types = {row.task: row.task_type for row in self.metrics if row.task_type}
         types |= {row.task: row.task_type for row in self.scores if row.task_type}
-        return frozenset(task for task, kind in types.items() if kind == LIKELIHOOD)
+        return {task: kind_of(task_type) for task, task_type in types.items()}
 
     def _of_scores(self) -> Iterator[tuple[Any, ...]]:
         """The rows of the frame that are made of scores."""
         for row in {(row.key, row.task, row.layer): row for row in self.scores}.values():
-            of = *row.key, self._side(row), row.task, row.task_type
+            of = *row.key, self.kind(row), row.task, row.task_type
             scores = [("score", row.score_name, row.score)]
             scores += [("subscore", name, score) for name, score in row.scores.items()]
             about = row.stderr, row.chance, None, None
@@ -316,7 +330,7 @@ class Results:
         depths = {row.key: row.blocks for row in self.models}
         depths |= {row.key: row.layers for row in self.scores}  # a pruned model has fewer
         for row in {(row.key, row.task, row.metric): row for row in self.metrics}.values():
-            of = *row.key, self._side(row), row.task, row.task_type
+            of = *row.key, self.kind(row), row.task, row.task_type
             values: list[tuple[str, str, int | None, float | None]] = [
                 ("value", name, None, value)
                 for name, value in row.values.items()
@@ -328,9 +342,6 @@ class Results:
             about = None, None, row.n, row.start
             for kind, name, layer, value in values:
                 yield *of, kind, row.metric, name, layer, depths.get(row.key), value, *about
-
-    def _side(self, row: ScoreRow | MetricRow) -> str:
-        return "base" if self.is_base(row) else "embedding"
 
 
 # by the kind that a record says it is of: ScoreRow is "score"

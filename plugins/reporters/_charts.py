@@ -19,9 +19,9 @@ import numpy as np
 import pandas as pd
 
 from lrd_harness.errors import plain
-from lrd_harness.report import Report, Row, Table
+from lrd_harness.report import BOARDS, Report, Row, Table, inputs
 
-from ._data import valued
+from ._data import PREFIXES, counted, family, valued
 
 Rows = Sequence[Mapping[str, Any]]
 # Okabe and Ito's colours, which colour-blind readers tell apart, without black and yellow and a
@@ -69,10 +69,15 @@ class Figure:
 
 @dataclass(frozen=True)
 class Side:
-    """A report's tables of embedding models, or with prefix "base." those of base models."""
+    """A report's tables of its main board, or with a prefix of one beside it: "base.", "image."."""
 
     report: Report
     prefix: str = ""
+
+    @property
+    def inputs(self) -> str:
+        """What its models read: "texts" or "images"."""
+        return inputs(self.prefix[:-1] or self.report.facts.get("kind", ""))
 
     def get(self, name: str) -> Table | None:
         """Its table of that name."""
@@ -90,17 +95,20 @@ class Side:
         return {(row["name"], row["revision"]): row for row in rows}
 
     @cached_property
-    def _base_tasks(self) -> set[str]:
-        tasks = self.report.get("base.tasks")
-        return {row["task"] for row in tasks.rows} if tasks else set()
+    def _boards(self) -> dict[str, str]:
+        """Task -> the prefix of the board that ranks by its scores."""
+        tables = {prefix: self.report.get(f"{prefix}tasks") for prefix in PREFIXES}
+        return {row["task"]: prefix for prefix, t in tables.items() if t for row in t.rows}
 
     def has_task(self, task: str) -> bool:
-        """Whether a task is of this side: base models have likelihood tasks."""
-        return (task in self._base_tasks) == bool(self.prefix)
+        """Whether a task is of this side; one without scores reads what the side's models read."""
+        prefix = self._boards.get(task)
+        return self.prefix != "base." if prefix is None else prefix == self.prefix
 
     def figure(self, name: str, title: str, caption: str, rows: Rows, chart: Any) -> Figure:
-        """A figure; that it is of base models, its name and title say."""
-        title = f"Base models: {title}" if self.prefix else title[:1].upper() + title[1:]
+        """A figure; of which models it is beside others, its name and title say."""
+        of = BOARDS.get(self.prefix[:-1])
+        title = f"{of}: {title}" if of else title[:1].upper() + title[1:]
         subjects = distinct(rows, next(iter(rows[0])))
         names = ", ".join(map(str, subjects[:FACETS])) + " and others" * (len(subjects) > FACETS)
         specification = {
@@ -109,7 +117,7 @@ class Side:
             "description": f"{title}: {names}.",
             "config": json.loads(STYLE.read_text(encoding="utf-8")),
         }
-        name = f"base-{name}" if self.prefix else name
+        name = self.prefix.replace(".", "-") + name
         alt = specification["description"]
         return Figure(name, title, caption, alt, rows, specification, "facet" in specification)
 
@@ -152,20 +160,10 @@ def ordered(rows: Sequence[dict[str, Any]], field: str) -> list[dict[str, Any]]:
     return [{**row, "order": places[row[field]]} for row in rows]
 
 
-def counted(number: int, noun: str) -> str:
-    """A number with its noun: "1 model", "2 models"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def depth_axis(title: str) -> alt.X:
     """Depth from 0 to 1."""
     scale, axis = alt.Scale(domain=[0, 1]), alt.Axis(tickCount=4)
     return alt.X("depth:Q", title=title, scale=scale, axis=axis)
-
-
-def family(row: Row) -> str:
-    """The family of a model, "unknown" where it is."""
-    return plain(row.get("family") or "unknown")
 
 
 def source_name(source: str) -> str:
@@ -346,7 +344,7 @@ def distances(side: Side) -> Figure | None:
 
 
 def entropies(side: Side) -> Figure | None:
-    """How the texts' entropies spread in each layer: a map per model."""
+    """How the entropies of texts or images spread in each layer: a map per model."""
     metric, maps = _maps(side, square=False)
     rows = []
     for model, grid in maps:
@@ -355,15 +353,16 @@ def entropies(side: Side) -> Figure | None:
             for i, share in enumerate(shares):
                 ends = {"from": i / len(shares), "to": (i + 1) / len(shares)}
                 rows.append({"model": model, "layer": layer, **ends, "share": share})
+    inputs = side.inputs
     caption = (
-        f"{plain(metric)} of single texts, as a share of its bound (0 to 1), layer by layer from "
-        "the input (bottom) to the last layer (top): the brighter, the more of the texts lie "
-        "there (% of texts, all tasks)."
+        f"{plain(metric)} of single {inputs}, as a share of its bound (0 to 1), layer by layer "
+        f"from the input (bottom) to the last layer (top): the brighter, the more of the {inputs} "
+        f"lie there (% of {inputs}, all tasks)."
     )
     along = "share of the bound (0 to 1)"
     x = {"x": alt.X("from:Q", scale=alt.Scale(domain=[0, 1]), title=along), "x2": "to"}
-    title = "the entropies of single texts"
-    return _map(side, "entropies", title, caption, rows, x, "share", "% of texts")
+    title = f"the entropies of single {inputs}"
+    return _map(side, "entropies", title, caption, rows, x, "share", f"% of {inputs}")
 
 
 def _maps(side: Side, square: bool) -> tuple[str, list[tuple[str, pd.DataFrame]]]:

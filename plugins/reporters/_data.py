@@ -16,9 +16,10 @@ from itertools import chain, count
 from typing import Any, TypeVar
 
 from lrd_harness.errors import plain
-from lrd_harness.report import Report, Row, Table
+from lrd_harness.report import BOARDS, Report, Row, Table, placed
 from lrd_harness.store.tables import written
 
+PREFIXES = ("", *(f"{board}." for board in BOARDS))  # of the tables of each board
 SCHEMA, VERSION = "lrd-harness/leaderboard", 2
 Named = TypeVar("Named", bound=Hashable)
 # Columns of values.parquet that are numbers; the others are texts.
@@ -26,7 +27,7 @@ VALUES: Mapping[str, type] = {
     **dict.fromkeys(("parameters", "blocks", "width", "max_length", "layer", "place", "n"), int),
     **dict.fromkeys(("depth", "value", "stderr", "chance", "seconds"), float),
 }
-# board: "embedding" or "base"; about: what it is a statistic of, the table's name or the word that
+# board: the kind of tasks; about: what it is a statistic of, the table's name or the word that
 # stands for it; predictor: the row's key; statistic: the column; n: models, or pairs with tasks.
 STATISTICS = ("board", "about", "predictor", "kind", "best", "task", "other", "statistic")
 NUMBERS: Mapping[str, type] = {"value": float, "n": float}
@@ -123,6 +124,16 @@ def valued(value: Any) -> Any:
     return value if isinstance(value, (str, int)) else None
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: "1 model", "2 models"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def family(row: Row) -> str:
+    """The family of a model, "unknown" where it is."""
+    return plain(row.get("family") or "unknown")
+
+
 def written_number(value: Any) -> Any:
     """A number of few digits without the noise of its last bits; all others as they are.
 
@@ -177,13 +188,13 @@ def _clean(cell: Any, kind: type | None = None) -> Any:
 def statistics(report: Report) -> Iterator[dict[str, Any]]:
     """Every number of every table of statistics; what is not defined has no row."""
     for table in report.tables:
-        name = table.name.removeprefix("base.")
+        board, name = placed(table.name)
+        board = board or report.facts.get("kind", "embedding")
         if name in NO_STATISTICS or name.startswith(NO_STATISTICS_OF):
             continue
-        base = name != table.name or report.facts.get("kind") == "base"
         about = ABOUT.get(name, name)
         for row in table.rows:
-            named = {"board": "base" if base else "embedding", "about": about, **_named(table, row)}
+            named = {"board": board, "about": about, **_named(table, row)}
             for column in table.columns:
                 value = valued(row.get(column.name))
                 if type(value) in (int, float) and column.name != "n":

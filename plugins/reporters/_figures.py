@@ -32,18 +32,16 @@ from ._charts import (
     Rows,
     Side,
     colour,
-    counted,
     curves,
     dash,
     distances,
     distinct,
     entropies,
     faceted,
-    family,
     groups,
     ordered,
 )
-from ._data import valued
+from ._data import PREFIXES, counted, family, valued
 
 SCALE = 2  # PNG pixels a unit
 WIDE, NARROW = 900, 340  # pixels of a figure on a page
@@ -65,7 +63,7 @@ NAMED = re.compile(r'((?<= )id="|url\(#)([^")]+)')
 
 
 def figures(report: Report) -> list[Figure]:
-    """All figures that there are tables for, those of the base models behind the others."""
+    """All figures that there are tables for, board by board."""
     makers: list[Callable[[Side], Figure | None]] = [
         predictors,
         ranks,
@@ -74,8 +72,8 @@ def figures(report: Report) -> list[Figure]:
         distances,
         entropies,
     ]
-    prefixes = ["", *(["base."] if report.get("base.ranking") else [])]
-    sides = [Side(report, prefix) for prefix in prefixes]
+    beside = [prefix for prefix in PREFIXES[1:] if report.get(f"{prefix}ranking")]
+    sides = [Side(report, prefix) for prefix in ("", *beside)]
     drawings = [maker(side) for side in sides for maker in makers]
     return [figure for figure in [*drawings, pruning(report)] if figure]
 

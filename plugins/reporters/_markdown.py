@@ -15,17 +15,17 @@ from typing import Any, NamedTuple
 
 from lrd_harness.contracts import LIKELIHOOD
 from lrd_harness.errors import plain
-from lrd_harness.report import Column, Report, Row, Table
+from lrd_harness.report import Column, Report, Row, Table, inputs
 from lrd_harness.store.folders import safe_names
 
-from ._data import valued
+from ._data import PREFIXES, valued
 from ._sheets import NONE, places, sentences, sheets
 
 # What Markdown would read as markup. An underscore within a word is none and stays readable.
 _MARKUP = re.compile(r"([\\`*\[\]{}|~#$!])|((?<![^\W_])_|_(?![^\W_]))")
 TYPES = {LIKELIHOOD: "text-generation"}  # the hub's word; of the others mteb's is used there
 CAUTION = (
-    "Predicted ranks come from measures of the model's states on texts without labels. They are "
+    "Predicted ranks come from measures of the model's states on {} without labels. They are "
     "useful only where they order models better than size alone does: see the leaderboard of the "
     "run for how well they did, and with how many models."
 )
@@ -102,18 +102,18 @@ SCORES = (
 class Board(NamedTuple):
     """Of one kind of tasks: those that have scores, and for each predictor every model's place."""
 
-    title: str
+    kind: str
     tasks: Sequence[Row]
     places: Mapping[str, Sequence[str]]
 
 
 def cards(report: Report) -> Iterator[tuple[str, bytes]]:
-    """A card for each model that has a score; embedding and language-model tasks in one card."""
+    """A card for each model that has a score; tasks of all kinds in one card."""
     models, known = report.get("models"), report.get("model_info")
     if models is None or known is None:
         return
     labels: dict[Any, str] = {(row["name"], row["revision"]): row["model"] for row in known.rows}
-    boards = [_board(report, models, prefix) for prefix in ("", "base.")]
+    boards = [_board(report, models, prefix) for prefix in PREFIXES]
     texts: dict[str, str] = {}
     for i, row in enumerate(models.rows):
         tasks = [task for board in boards for task in board.tasks if _score(row, task) is not None]
@@ -127,9 +127,8 @@ def cards(report: Report) -> Iterator[tuple[str, bytes]]:
 
 
 def _board(report: Report, models: Table, prefix: str) -> Board:
-    """prefix: "base." for the likelihood tasks beside embedding tasks."""
+    """That whose tables have the prefix; without any tasks where there is none."""
     tasks, metrics = report.get(f"{prefix}tasks"), report.get(f"{prefix}metrics")
-    base = prefix or report.facts.get("kind") == "base"
     columns = {
         f"{m['metric']} ({m['score']})": f"predicted.{m['metric']}"
         for m in (metrics.rows if metrics else ())
@@ -139,8 +138,8 @@ def _board(report: Report, models: Table, prefix: str) -> Board:
         name: places([valued(row.get(prefix + column)) for row in models.rows])
         for name, column in columns.items()
     }
-    title = "Base model: scores by task" if base else "Scores by task"
-    return Board(title, tasks.rows if tasks else (), ranks)
+    kind = prefix[:-1] or report.facts.get("kind", "embedding")
+    return Board(kind, tasks.rows if tasks else (), ranks)
 
 
 def _score(row: Row, task: Row, column: str = "score") -> Any:
@@ -171,7 +170,8 @@ def _tables(board: Board, place: int, row: Row) -> Iterator[Table]:
     ]
     if not scores:
         return
-    yield Table("scores", board.title, SCORES, scores, (f"Scores are 0 to 1. {ORACLE}",))
+    title = "Base model: scores by task" if board.kind == "base" else "Scores by task"
+    yield Table("scores", title, SCORES, scores, (f"Scores are 0 to 1. {ORACLE}",))
     of = {name: sum(rank != NONE for rank in ranks) for name, ranks in board.places.items()}
     ranked = [
         {"predictor": name, "rank": ranks[place], "of": of[name]}
@@ -180,7 +180,8 @@ def _tables(board: Board, place: int, row: Row) -> Iterator[Table]:
     ]
     if {rank["predictor"] for rank in ranked} - {ACTUAL}:
         columns = (Column("predictor", key=True), Column("rank"), Column("of", "models ranked"))
-        yield Table("ranks", "Predicted ranks", columns, ranked, (CAUTION,))
+        caution = CAUTION.format(inputs(board.kind))
+        yield Table("ranks", "Predicted ranks", columns, ranked, (caution,))
 
 
 def _card(label: str, row: Row, results: list[dict[str, Any]], tables: tuple[Table, ...]) -> str:

@@ -24,7 +24,7 @@ from markupsafe import Markup
 
 import lrd_harness
 from lrd_harness.errors import plain, say
-from lrd_harness.report import Column, Report, Table
+from lrd_harness.report import BOARDS, Column, Report, Table, placed
 
 from ._charts import Figure
 from ._data import as_csv, as_json
@@ -38,7 +38,6 @@ THEME = (
     'matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";'
 )
 NEXT = "lrdTables.next();"  # behind each table, so that it is there before the first paint
-BASE = "Base models: "  # how notes on them begin
 LEAD = "has to beat"  # the note that is read first says so
 FIRST = ("rank", "model", "score")  # columns of a ranking that a phone shows without scrolling
 HELPERS = ("order", "label", "right")  # fields of figures that place marks, and tell nothing
@@ -47,7 +46,7 @@ SECTIONS = {
     "figures": "Figures",
     "notes": "What to keep in mind",
     "tables": "More tables",
-    "base": "Base models",
+    **BOARDS,
     "pruning": "Pruned models",
     "training": "Training runs",
     "errors": "Errors",
@@ -106,12 +105,13 @@ def _sections(report: Report, drawn: Sequence[Figure]) -> list[Part]:
         for ident, title in SECTIONS.items()
     }
     ids = count(1)
-    of_base = (line for line in report.answer[1:] if line.startswith(BASE))
-    for note in dict.fromkeys((*of_base, *report.notes)):
-        parts["base" if note.startswith(BASE) else "notes"]["notes"].append(note)
+    apart = (line for line in report.answer[1:] if _board(line))
+    for note in dict.fromkeys((*apart, *report.notes)):
+        parts[_board(note) or "notes"]["notes"].append(note)
     parts["notes"]["notes"].sort(key=lambda note: LEAD not in note)
     for figure in drawn:
-        place = "base" if figure.name.startswith("base-") else "figures"
+        board = figure.name.partition("-")[0]
+        place = board if board in BOARDS else "figures"
         place = "pruning" if figure.name == "pruning" else place
         parts[place]["figures"].append(_drawing(figure, next(ids)))
     arranged = replace(report, tables=tuple(map(_arranged, report.tables)))
@@ -127,9 +127,14 @@ def _sections(report: Report, drawn: Sequence[Figure]) -> list[Part]:
     return [part for part in parts.values() if any(part[name] for name in names)]
 
 
+def _board(line: str) -> str:
+    """The board beside the main one that a sentence is on, or ""."""
+    return next((board for board, of in BOARDS.items() if line.startswith(f"{of}: ")), "")
+
+
 def _answer(report: Report) -> list[str]:
-    """The answer without what the sections on notes and on base models say."""
-    below = {line for line in report.answer if line in report.notes or line.startswith(BASE)}
+    """The answer without what the sections on notes and on other boards say."""
+    below = {line for line in report.answer if line in report.notes or _board(line)}
     return [*report.answer[:1], *(line for line in report.answer[1:] if line not in below)]
 
 
@@ -141,22 +146,23 @@ def _ranking(report: Report) -> tuple[Column, ...]:
 
 def _arranged(table: Table) -> Table:
     """A ranking with the columns in front that say most; another table as it is."""
-    if table.name.removeprefix("base.") != "ranking":
+    board, name = placed(table.name)
+    if name != "ranking":
         return table
     places = {name: place for place, name in enumerate(FIRST)}
 
     def place(column: Column) -> tuple[int, int]:
-        return places.get(column.name.removeprefix("base."), len(FIRST)), column.rest
+        return places.get(column.name.removeprefix(f"{board}."), len(FIRST)), column.rest
 
     return replace(table, columns=tuple(sorted(table.columns, key=place)))
 
 
 def _table_place(name: str) -> str:
     """The section of a table; the first one of "tables" is the ranking."""
-    table = name.removeprefix("base.")
+    board, table = placed(name)
     if table.startswith(("pruning", "checkpoints")):
         return "pruning" if table.startswith("pruning") else "training"
-    return "tables" if table == name else "base"
+    return board or "tables"
 
 
 def _table(sheet: Sheet, ident: int) -> Part:

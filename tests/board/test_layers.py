@@ -69,8 +69,7 @@ def test_means_of_a_model_are_over_its_embedding_tasks() -> None:
 
 
 def test_programs_get_one_row_per_model_task_and_layer() -> None:
-    sides = split(likelihood())
-    both = [side for side in (sides.main, sides.base) if side]
+    both = list(split(likelihood()).values())
     chosen = [choice for side in both if (choice := build_choice(side))]
     picks = [row for choice in chosen for row in choice.picks]
     table = layers_table(both, picks)
