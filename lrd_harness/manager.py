@@ -37,6 +37,7 @@ BUILT_IN = (
     "lrd_harness.plugins.adapters.llm2vec",
     "lrd_harness.plugins.adapters.sentence_transformers",
     "lrd_harness.plugins.adapters.plain",
+    "lrd_harness.plugins.adapters.image",
     "lrd_harness.plugins.pruners",
     "lrd_harness.plugins.reporters.forms",
     "lrd_harness.tasks.embedding.mteb_tasks",

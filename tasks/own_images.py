@@ -49,6 +49,7 @@ def open_folder(name: str, options: TaskOptions) -> Task:
         place=f"images:{path}",
         texts=images,
         evaluate=None,
+        type="Images",
         modality="image",
         description=f"images in {path.name}, without labels",
         check=check,

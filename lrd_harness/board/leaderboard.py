@@ -73,7 +73,7 @@ def report(results: Results, common: bool = False) -> Report:
         title=main.title,
         answer=tuple(answer),
         tables=(
-            *(table for board in boards for table in board.tables(sweep)),
+            *(table for board in boards for table in board.tables(sweep, boards)),
             *pruned.pruning_tables(sweep),
             models_table(boards),
             layers.layers_table([*sides.values()], picks),
@@ -150,8 +150,24 @@ class Board:
             guide = f"predicted.{self.selecting[0].name}"
         return sorted(rows, key=lambda r: (inf if r[guide] is None else r[guide], -r["tasks"]))
 
-    def tables(self, sweep: Sequence[pruned.PrunedRow]) -> Iterator[Table]:
-        """In the order in which people read them. sweep: the pruned models of both kinds."""
+    @property
+    def info(self) -> list[Row]:
+        """What is recorded of each model, in the order of the rows."""
+        names, models = ("model", "name", *INFO, "adapter", "released"), self.panel.models
+        return [
+            {name: row[name] for name in names}
+            | {"kind": model_kind(models[row["place"]], self.kind)}
+            for row in self.rows
+        ]
+
+    def tables(self, sweep: Sequence[pruned.PrunedRow], boards: Sequence[Board]) -> Iterator[Table]:
+        """In the order in which people read them. sweep: the pruned models of all kinds.
+
+        boards: all of them; the table "model_info" of the main one has their models too.
+        """
+        known = {(row["name"], row["revision"]): row for row in self.info}
+        for row in (row for board in boards if not self.prefix for row in board.info):
+            known.setdefault((row["name"], row["revision"]), row)
         verdicts = claims.build_claims(self.kind, self.selection, self.choice, self.results, sweep)
         titled = [
             *layer_choice.choice_tables(self.choice),
@@ -166,6 +182,7 @@ class Board:
             *agreement.agreement_tables(self.selection, self.what),
             *self.families,
             *unseen.combined_tables(self.combined, self.panel, self.what),
+            listing("model_info", "Models as recorded", [*known.values()], "model"),
             *self._listings(),
             *titled,
             *training.checkpoint_tables(self.results),
@@ -323,13 +340,8 @@ class Board:
         return Table("scores", f"{title} by task", tuple(columns), self.rows, caption, shown)
 
     def _listings(self) -> list[Table]:
-        """Models, tasks and metrics, for programs."""
-        names, units = ["model", "name", *INFO, "adapter", "released"], values.units()
-        models = [
-            {name: row[name] for name in names}
-            | {"kind": model_kind(self.panel.models[row["place"]], self.kind)}
-            for row in self.rows
-        ]
+        """Tasks, metrics and odd scores, for programs."""
+        units = values.units()
         tasks = [
             {"task": name, "type": kind, "score_name": score, "models": n, "chance": chance}
             for name, kind, score, n, chance in self.panel.tasks
@@ -341,7 +353,6 @@ class Board:
             for score in [p.score.removeprefix(f"{p.name}.")]
         ]
         return [
-            listing("model_info", "Models as recorded", models, "model"),
             listing("tasks", "Tasks", tasks, "task"),
             listing("metrics", "Metrics that rank models", metrics, "metric"),
             listing("outlying_scores", "Outlying scores", self.outlying, "model", "task"),

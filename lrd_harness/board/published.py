@@ -102,7 +102,7 @@ def read(models: Sequence[HubModel], tasks: Sequence[str], say: Say, rest: str) 
     unscored = [task for task in tasks if task not in {cell.task for cell in cells}]
     if unscored:
         say(f"{SOURCE}: none on {some(unscored)}: {rest}")
-    types = {name: str(task.metadata.type) for name, task in known.items()}
+    types = {name: registry.task_type(task.metadata) for name, task in known.items()}
     names = {name: str(task.metadata.main_score) for name, task in known.items()}
     return Scores(SOURCE, tuple(cells), types, names)
 

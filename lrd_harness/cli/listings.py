@@ -15,6 +15,7 @@ from lrd_harness.planning import settings as records
 from lrd_harness.planning import suite
 from lrd_harness.progress import Display
 from lrd_harness.report import Report
+from lrd_harness.results.rows import kind_of
 
 MODELS = """\
 Any other model goes by one of these names:
@@ -25,8 +26,10 @@ Any other model goes by one of these names:
 
 TASKS = """\
 Other tasks go by one of these names:
-  STSBenchmark, mteb:STSBenchmark  any text task of mteb, its data from the hub
-                                   or from --task-data DIR/STSBenchmark/
+  STSBenchmark, mteb:STSBenchmark  any task of mteb on texts or on images, its data
+                                   from the hub or --task-data DIR/STSBenchmark/
+  ImageClassification:NAME         own images in --task-data DIR/NAME/; also
+                                   ImageClustering, Any2AnyRetrieval, VisualSTS
   lm-eval:mmlu                     any task or group of lm-eval that compares
                                    continuations (mmlu, hellaswag, arc_easy ...)
   texts:FILE.jsonl                 own texts without labels, for metrics alone
@@ -133,6 +136,7 @@ def tasks_command(arguments: argparse.Namespace) -> int:
             (name, kind)
             for name, kind in known.items()
             if (word == kind.lower() if by_type else word in name.lower())
+            or word == kind_of(kind) == "image"
         ]
         for title, known in types.items()
     }

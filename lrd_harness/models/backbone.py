@@ -46,14 +46,15 @@ class Backbone:
     than len(blocks) where blocks share weights, as in ALBERT); final_norm (None if the last block's
     output is the model's output); vocabulary (rows of the embedding that token ids are looked up
     in, None where there is no such table); by_length (whether a pass depends on the longest text
-    of its batch, or changes the model: after each pass the model is then put back as it was).
+    of its batch, or changes the model: after each pass the model is then put back as it was);
+    written (whether a state is what a block writes, and not what the next one reads).
 
     Raises UserError for a module that cannot be read by layer. It is left as it was found.
     """
 
     def __init__(self, module: nn.Module, probe: Mapping[str, Tensor]) -> None:
         self.module = module.eval()
-        self._snapshot, self._within = Snapshot(module), False
+        self._snapshot, self._within, self.written = Snapshot(module), False, False
         try:
             self.vocabulary, shape = _check_runs(module, probe)
             self.blocks, self.calls = _find_blocks(module, probe, shape)
@@ -63,7 +64,10 @@ class Backbone:
             changed = self._snapshot.restore(hooks=True)
         self.by_length = changed or follows_length(module)
         try:
-            _check_states(self, probe)
+            if wrong := _disagreement(self, probe):
+                self.written = True
+                if _disagreement(self, probe):
+                    raise UserError(f"{type(module).__name__}: {wrong}")
         finally:
             self._snapshot.restore(hooks=True)
 
@@ -71,7 +75,8 @@ class Backbone:
         """One forward pass; `watch(l, state)` sees state 0..L, (b, T, d_l).
 
         State l is what block l + 1 reads, and the last one what block L writes: some models work on
-        a state between two blocks (DeBERTa's convolution behind its first).
+        a state between two blocks (DeBERTa's convolution behind its first). Where transformers'
+        list has it as block l writes it (YOLOS adds positions behind each), it is that.
 
         Returns the model's last_hidden_state (b, T, d_L).
         """
@@ -79,13 +84,14 @@ class Backbone:
 
         def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             nonlocal entered
-            watch(entered, args[0] if args else kwargs["hidden_states"])
+            if not (entered and self.written):
+                watch(entered, args[0] if args else kwargs["hidden_states"])
             entered += 1
 
         def leave(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             nonlocal left
             left += 1
-            if left == self.calls:
+            if left == self.calls or self.written:
                 watch(left, hidden_of(output))
 
         with torch.inference_mode(), self.unchanged(), hooked(self.blocks, leave, enter):
@@ -374,8 +380,8 @@ def _find_final_norm(backbone: Backbone, probe: Mapping[str, Tensor]) -> nn.Modu
     return nn.Sequential(*chain) if len(chain) > 1 else next(iter(chain), None)
 
 
-def _check_states(backbone: Backbone, probe: Mapping[str, Tensor]) -> None:
-    """Raise UserError where transformers' own list of hidden states holds others than these.
+def _disagreement(backbone: Backbone, probe: Mapping[str, Tensor]) -> str:
+    """What is wrong where transformers' own list of hidden states holds others than these, or "".
 
     Its last one may be normed. In some families (Mamba, RWKV) the list begins with state 1, and
     what the last block writes stands in it twice, normed and not.
@@ -384,14 +390,13 @@ def _check_states(backbone: Backbone, probe: Mapping[str, Tensor]) -> None:
         with torch.inference_mode():
             output = _output(backbone.module, probe, output_hidden_states=True)
     except Exception:  # a model that does not offer them, or not like this
-        return
+        return ""
     theirs = getattr(output, "hidden_states", None)
     if not isinstance(theirs, (tuple, list)) or not theirs:
-        return
-    name = type(backbone.module).__name__
+        return ""
     if len(theirs) != backbone.calls + 1:  # of stages with blocks of their own, say
-        raise UserError(
-            f"{name}: transformers gives {len(theirs)} hidden states and its blocks make "
+        return (
+            f"transformers gives {len(theirs)} hidden states and its blocks make "
             f"{backbone.calls + 1}, so its layers cannot be read"
         )
     states: dict[int, Tensor] = {}
@@ -402,12 +407,12 @@ def _check_states(backbone: Backbone, probe: Mapping[str, Tensor]) -> None:
         pairs = [(layer, theirs[layer - first]) for layer in range(first, backbone.calls + first)]
         wrong = [layer for layer, state in pairs if not same(states[layer], state)]
         if not wrong and any(same(end, theirs[-1]) for end in ends):
-            return
+            return ""
         if first == 0:
             at = wrong[0] if wrong else backbone.calls
-    raise UserError(
-        f"{name}: state {at} as its blocks hand it on is not "
-        f"hidden_states[{at}] of transformers, so its layers cannot be read"
+    return (
+        f"state {at} as its blocks hand it on is not hidden_states[{at}] of transformers, so its "
+        "layers cannot be read"
     )
 
 

@@ -238,8 +238,8 @@ def _fit(config: Any, blocks: int, kept: Sequence[int]) -> None:
     """Let a configuration say what is left, in lists of one entry per block, or of blocks, too."""
     now = {number - 1: index for index, number in enumerate(kept)}
     for name, value in list(vars(config).items()):
-        # lists of tokens and names may have as many entries as there are blocks
-        unrelated = "token" in name or name in UNRELATED
+        # lists of tokens and names, heights and widths may have as many entries as there are blocks
+        unrelated = name in UNRELATED or "token" in name or name.startswith(("image_", "patch_"))
         if unrelated or not isinstance(value, list | tuple) or not value:
             continue
         if len(value) == blocks:

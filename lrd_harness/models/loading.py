@@ -54,12 +54,22 @@ def load(kind: Any, checkpoint: Checkpoint, **arguments: Any) -> tuple[Any, Any,
 
     Adapters of weights that the checkpoint has are merged into the model.
     """
-    where, tokenizer = origin(checkpoint), load_tokenizer(checkpoint)
+    tokenizer = load_tokenizer(checkpoint)
+    model, missing = load_model(kind, checkpoint, **arguments)
+    return model, tokenizer, missing
+
+
+def load_model(kind: Any, checkpoint: Checkpoint, **arguments: Any) -> tuple[Any, list[str]]:
+    """The same without a tokenizer."""
     model, loading = kind.from_pretrained(
-        checkpoint.path, use_safetensors=True, output_loading_info=True, **arguments, **where
+        checkpoint.path,
+        use_safetensors=True,
+        output_loading_info=True,
+        **arguments,
+        **origin(checkpoint),
     )
     complete(model, checkpoint)
-    return model, tokenizer, _missing(model, loading)
+    return model, _missing(model, loading)
 
 
 def complete(model: Any, checkpoint: Checkpoint) -> None:

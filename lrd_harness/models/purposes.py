@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from contextlib import suppress
-from typing import Any
 
 from lrd_harness.contracts import Checkpoint
 from lrd_harness.errors import UserError
 from lrd_harness.models.find import local_file
+from lrd_harness.models.modality import reads_images, senses_of, two_towers
 
 # models of sound by their types, and by the tasks that transformers lists them for
 _SOUND = re.compile(
@@ -28,25 +28,20 @@ _CARD = "README.md"
 
 def refuse_senses(checkpoint: Checkpoint) -> None:
     """Raise UserError for a model of images or sound alone, and for two towers side by side."""
-    import transformers
     from transformers.models.auto import modeling_auto as auto
 
     where, kind = checkpoint.name, str(checkpoint.config.get("model_type"))
-    names = auto.MODEL_MAPPING_NAMES.get(kind, "")
-    name = names if isinstance(names, str) else names[0]
-    modalities: Any = "text"
-    with suppress(ImportError):  # a class whose package is not installed
-        modalities = getattr(getattr(transformers, name, None), "input_modalities", "text")
-    senses = [modalities] if isinstance(modalities, str) else list(modalities)
+    name, senses = senses_of(checkpoint.config)
     tasks = (task for names, task in vars(auto).items() if _SOUND_TASK.fullmatch(names))
     if _SOUND.search(kind) or any(kind in task for task in tasks):
         raise UserError(f"{where} hears or speaks ({name or kind}): models of sound are not read")
+    seen = reads_images(checkpoint.config, checkpoint.files)
+    onwards = " (image:NAME reads how it sees)" if seen else ", and is not read"
     if "text" not in senses:
-        raise UserError(f"{where} reads no text: {name} takes {' and '.join(senses)}")
-    if kind in auto.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES:
+        raise UserError(f"{where} reads no text: {name} takes {' and '.join(senses)}{onwards}")
+    if two_towers(checkpoint.config):
         raise UserError(
-            f"{where} compares images with texts ({name}), each in a tower of its own, "
-            "and is not read"
+            f"{where} compares images with texts ({name}), each in a tower of its own{onwards}"
         )
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from itertools import chain, repeat
 from typing import Any
 
 import torch
@@ -16,10 +17,11 @@ from torch import Tensor, nn
 
 from lrd_harness.contracts import PromptType, Task
 from lrd_harness.errors import UserError, unknown
-from lrd_harness.models.backbone import hooked
+from lrd_harness.models.backbone import Backbone, hooked, same
 
 LOGIT_BYTES = 64 * 2**20  # float32 logits in memory at once: 64 rows of a vocabulary of 256k
 Pool = Callable[[Tensor, Tensor], Tensor]
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 def mean(state: Tensor, mask: Tensor) -> Tensor:
@@ -51,6 +53,10 @@ def last(state: Tensor, mask: Tensor) -> Tensor:
 
 POOLINGS: dict[str, Pool] = {"mean": mean, "cls": first, "last": last, "mean-no-sink": mean_no_sink}
 ONE_TOKEN = ("cls", "last")  # those that take a single token's state
+
+
+# of images by `ImageModel`: patches are what "mean" takes, and a pooler is the model's own
+OF_IMAGES = ("cls", "mean", "cls-mean", "pooler")
 
 
 def pooling_named(name: str) -> Pool:
@@ -95,6 +101,61 @@ def leave_out(module: nn.Module, holes: Collection[str]) -> None:
 def left_out(module: nn.Module) -> list[str]:
     """The names of the poolers that were taken out of the model."""
     return [name for name, child in module.named_modules() if isinstance(child, NoPooler)]
+
+
+class Pooler:
+    """The model's own pooler, run on a state put in the place of its last one, (b, T, d) -> (b, m).
+
+    inputs: what the backbone takes, of a few images. Raises UserError where there is no pooler, and
+    where what it gives does not follow from the last state alone.
+    """
+
+    def __init__(self, backbone: Backbone, inputs: Mapping[str, Tensor]) -> None:
+        self._module, self._blocks = backbone.module, backbone.blocks
+        norm = backbone.final_norm  # of several modules the last one writes the state
+        self._norm = norm[-1] if isinstance(norm, nn.Sequential) else norm
+        self._name, written = type(self._module).__name__, []
+        with hooked([self._blocks[-1]], lambda block, args, output: written.append(output)):
+            last = backbone.run(inputs, lambda layer, state: None)
+        self._answer = written[-1]
+        with torch.inference_mode():
+            pooled = self._pooled(inputs)
+        if left_out(self._module) or not isinstance(pooled, Tensor) or pooled.dim() != 2:
+            raise UserError(f"{self._name} has no pooler, or its weights are not there")
+        if not same(self(last, inputs), pooled):
+            raise UserError(f"{self._name}: what its pooler gives does not follow from its state")
+
+    def __call__(self, state: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """What the pooler makes of a state, behind the final norm, of images with these inputs."""
+        alone = inputs if len(inputs) > 1 else {k: v[:1] for k, v in inputs.items()}
+        answer = self._answer
+        answer = (state, *answer[1:]) if isinstance(answer, (tuple, list)) else state
+        with torch.inference_mode(), ExitStack() as stack:
+            for block in self._blocks:  # none of which is run
+                stack.enter_context(_answering(block, lambda *_, **__: answer))
+            if self._norm is not None:
+                first = chain([state], repeat(None))  # BLIP's pooler applies the norm again
+                norm = self._norm.forward
+                stack.enter_context(
+                    _answering(self._norm, lambda x: norm(x) if (s := next(first)) is None else s)
+                )
+            pooled: Tensor = self._pooled(alone)
+        return pooled
+
+    def _pooled(self, inputs: Mapping[str, Tensor]) -> Any:
+        return getattr(self._module(**inputs), "pooler_output", None)
+
+
+@contextmanager
+def _answering(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Within it, a module does this in place of its own forward, and no hook of it is told."""
+    before = {k: v for k, v in vars(module).items() if k == "forward" or k in _HOOKS}
+    vars(module).update({name: {} for name in _HOOKS}, forward=forward)
+    try:
+        yield
+    finally:
+        del module.forward
+        vars(module).update(before)
 
 
 class Head:
@@ -143,13 +204,8 @@ class Head:
     def _put(self, state: Tensor) -> Iterator[None]:
         """Let the part of the model below the head answer with this state (1, m, d)."""
         answer = self._answer(last_hidden_state=state)
-        before = {k: v for k, v in vars(self._inside).items() if k == "forward"}
-        self._inside.forward = lambda *args, **kwargs: answer
-        try:
+        with _answering(self._inside, lambda *args, **kwargs: answer):
             yield
-        finally:
-            del self._inside.forward
-            vars(self._inside).update(before)
 
 
 def _reader(

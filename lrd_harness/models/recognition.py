@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from lrd_harness import errors
 from lrd_harness.errors import UserError
+from lrd_harness.models.modality import PROCESSORS, TOKENIZER, reads_images
 
 COUNT = re.compile(r"(num|n)_(\w+_)?(layers?|blocks)|(num_)?(encoder|decoder)_layers|depth")
 PARTS = re.compile(r"(num|n)_(\w+_)?(experts|groups|heads)")  # of a block, which may have none
@@ -249,9 +250,6 @@ def _refuse_behind(source: Source, module: Module) -> None:
             _refuse_behind(source, part)
 
 
-TOKENIZER = re.compile(
-    r"tokenizer.*|special_tokens_map\.json|vocab.*|merges.*|bpe\..*|.*\.(model|spm|vocab|tiktoken)"
-)
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 ADAPTER = "adapter_config.json"
@@ -338,6 +336,7 @@ def examined(source: Source, first: str, without: str) -> tuple[str, dict[str, A
     _refuse_weights(source, inner)
     config = dict(source.read(within(inner, "config.json")))
     _refuse_unknown(source.where, config)
+    _refuse_unprepared(source, inner, config)
     return inner, config
 
 
@@ -357,7 +356,7 @@ def _refuse_unknown(where: str, config: Mapping[str, Any]) -> None:
 
 
 def _refuse_weights(source: Source, inner: str) -> None:
-    """Refuse weights that transformers would not take from safetensors, and a lost tokenizer."""
+    """Refuse weights that transformers would not take from safetensors."""
     here = source.below(inner)
     names = {WEIGHTS, INDEX}
     if any(name.endswith(".safetensors") for name in here):  # config.json may name another one
@@ -369,10 +368,21 @@ def _refuse_weights(source: Source, inner: str) -> None:
         raise UserError(
             f"{source.where} has no weights as safetensors, the only kind that is read{what}"
         )
-    if not any(TOKENIZER.fullmatch(f.rpartition("/")[2]) for f in source.files):
+
+
+def _refuse_unprepared(source: Source, inner: str, config: Mapping[str, Any]) -> None:
+    """Refuse a model without what makes tokens of texts, or pixels of images."""
+    here = source.below(inner)
+    if reads_images(config, source.files):
+        if here.isdisjoint(PROCESSORS):
+            raise UserError(
+                f"{source.where} has no {PROCESSORS[0]}, which says how an image is brought to the "
+                "size and the colours that the model was made for"
+            )
+    elif not any(TOKENIZER.fullmatch(f.rpartition("/")[2]) for f in source.files):
         line = f"{source.where} has no tokenizer (tokenizer.json, vocab.txt or the like)"
-        if "preprocessor_config.json" in here:
-            line += "; it is made for images or sound (preprocessor_config.json)"
+        if PROCESSORS[0] in here:
+            line += f"; it is made for images or sound ({PROCESSORS[0]})"
         raise UserError(line)
 
 

@@ -56,6 +56,12 @@ def task(name: str) -> Any:
     return loaded
 
 
+def task_type(metadata: Any) -> str:
+    """The type of a task, in mteb's words; of texts alone never that of tasks on images."""
+    start = "" if "image" in metadata.modalities else "Any2Any"
+    return str(metadata.type).removeprefix(start)
+
+
 def released(model: str) -> str | None:
     """The release date that mteb's registry has for a model, as exact as it is known.
 

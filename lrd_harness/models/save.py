@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,19 @@ from lrd_harness.models.bidirectional import choose
 from lrd_harness.models.cut import kept_blocks, remove
 from lrd_harness.models.find import Parent, local_file, name_of, of_modules
 from lrd_harness.models.hub import fetched
+from lrd_harness.models.image_processors import load_processor, noise, pixels
 from lrd_harness.models.loading import (
     listed_classes,
     load,
+    load_model,
     load_modules,
     quiet,
     refuse_missing,
 )
+from lrd_harness.models.modality import PROCESSORS, TOKENIZER
 from lrd_harness.models.peft_adapters import base_of
 from lrd_harness.models.registry import tokenizer_arguments
-from lrd_harness.models.sentence_modules import Measured, add, fit, section
+from lrd_harness.models.sentence_modules import Measured, Tower, add, fit, section
 from lrd_harness.store import files
 
 GENERATION = "generation_config.json"
@@ -61,17 +65,27 @@ class _Plain:
         except ValueError:  # transformers would not write it; the original's file is copied
             model.generation_config = type(model.generation_config)()
         model.save_pretrained(folder)
+        self.write_reader(folder)
+
+    def write_reader(self, folder: Path) -> None:
+        """What makes inputs of texts or images."""
         self.tokenizer.save_pretrained(folder)
 
     def reopen(self, folder: Path) -> _Plain:
         return _Plain(_saved(self.checkpoint, folder), type(self.root))
 
+    def blocks(self) -> Any:
+        return Backbone(body(self.root), self.probe()).blocks
+
+    def probe(self) -> dict[str, torch.Tensor]:
+        return _probe(self.tokenizer)
+
     def answer(self) -> Any:
         inner = self.root.get_encoder() if self.root.config.is_encoder_decoder else self.root
-        return inner(**_probe(self.tokenizer))[0]
+        return inner(**self.probe())[0]
 
 
-class _OfModules:
+class _OfModules(_Plain):
     """The same as sentence-transformers opens it; root: the transformers model inside."""
 
     def __init__(self, checkpoint: Checkpoint, tokenizing: Mapping[str, Any]) -> None:
@@ -98,12 +112,52 @@ class _OfModules:
         return self.model.encode([_TEXT], convert_to_tensor=True, show_progress_bar=False)
 
 
+class _OfImages(_Plain):
+    """A model of images, with its head or the tower of texts beside it; answer: for noise."""
+
+    def __init__(self, checkpoint: Checkpoint, kind: Any, tower: Tower) -> None:
+        placed = quantised.placing(checkpoint, None, "cpu")
+        model, missing = load_model(kind, checkpoint, dtype="auto", **placed)
+        refuse_missing(checkpoint.path, missing)
+        self.checkpoint, self.root = checkpoint, quantised.writable(model.eval())
+        self._tower, self.tokenizer = tower, None
+
+    def write_reader(self, folder: Path) -> None:
+        for name in self.checkpoint.files:
+            if name in PROCESSORS or TOKENIZER.fullmatch(name):
+                shutil.copyfile(local_file(self.checkpoint, name), folder / name)
+
+    @property
+    def _body(self) -> Any:
+        inner = (m for m in self.root.modules() if type(m).__name__ == self._tower.kind)
+        return next(inner, self.root)
+
+    def blocks(self) -> Any:
+        return self._body.get_submodule(self._tower.blocks)
+
+    def reopen(self, folder: Path) -> _OfImages:
+        return _OfImages(_saved(self.checkpoint, folder), type(self.root), self._tower)
+
+    def probe(self) -> dict[str, torch.Tensor]:
+        takes = signature(self._body.forward).parameters
+        return {
+            name: values.to(self.root.dtype) if values.is_floating_point() else values
+            for name, values in pixels(load_processor(self.checkpoint), noise()).items()
+            if name in takes
+        }
+
+    def answer(self) -> Any:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)  # a masked autoencoder draws what it sees
+            return self._body(**self.probe())[0]
+
+
 def _saved(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     """What has been written of a checkpoint, its adapters merged."""
     return replace(checkpoint, path=str(folder), base=None, peft=())
 
 
-def _open(checkpoint: Checkpoint, measured: Measured | None) -> _Plain | _OfModules:
+def _open(checkpoint: Checkpoint, measured: Measured | None) -> _Plain:
     checkpoint = fetched(checkpoint)
     if of_modules(checkpoint) if measured is None else not measured.plain:
         opened = _OfModules(checkpoint, tokenizer_arguments(measured.name) if measured else {})
@@ -112,11 +166,13 @@ def _open(checkpoint: Checkpoint, measured: Measured | None) -> _Plain | _OfModu
         return opened
     from transformers import AutoModel
 
+    tower = measured.tower if measured else None
+    opening = partial(_OfImages, tower=tower) if tower else _Plain
     kinds = own_code.auto_classes(checkpoint) or listed_classes(checkpoint)
     for kind in kinds[:1]:  # it was saved from
         with suppress(UserError):  # its head has no weights: what is below is what there is
-            return _Plain(checkpoint, kind)
-    return _Plain(checkpoint, AutoModel)
+            return opening(checkpoint, kind)
+    return opening(checkpoint, AutoModel)
 
 
 def _probe(tokenizer: Any) -> dict[str, torch.Tensor]:
@@ -157,7 +213,7 @@ def save(
             if measured is not None:
                 choose(opened.root, measured.options.attention_mask)
             if removed:
-                blocks: Any = Backbone(body(opened.root), _probe(opened.tokenizer)).blocks
+                blocks: Any = opened.blocks()
                 if quantised.method(checkpoint):  # a pass may pack weights anew, with a loss
                     name = next(n for n, m in opened.root.named_modules() if m is blocks)
                     opened = _open(checkpoint, measured)
@@ -189,7 +245,7 @@ def check_free(folder: Path) -> None:
 
 
 def _write(
-    opened: _Plain | _OfModules,
+    opened: _Plain,
     checkpoint: Checkpoint,
     folder: Path,
     card: str,
@@ -229,9 +285,7 @@ def _write(
     return lines
 
 
-def _compare(
-    opened: _Plain | _OfModules, folder: Path, checkpoint: Checkpoint, whole: bool
-) -> None:
+def _compare(opened: _Plain, folder: Path, checkpoint: Checkpoint, whole: bool) -> None:
     """Raise UserError if the folder gives other tokens or states than the model in memory.
 
     Some families build a block by its place (ModernBERT's first has no norm before its attention),
@@ -253,8 +307,8 @@ def _compare(
         again = opened.reopen(folder)
     except UserError:  # tensors of a block of another kind
         raise misfit from None
-    tokens, before = (_probe(m.tokenizer)["input_ids"] for m in (again, opened))
-    if not torch.equal(tokens, before):
+    read, before = again.probe(), opened.probe()
+    if not all(torch.equal(read[name], before[name]) for name in before):
         raise UserError(f"{name}: its tokenizer changes when it is saved")
     with torch.inference_mode():
         first, second = opened.answer(), again.answer()
@@ -285,7 +339,8 @@ class Pruned:
     model: the original, as the user named it; hub: whether that is a hub id; blocks: its L;
     removed: block numbers, 1..L, none of a model that was kept whole; parameters: before, after;
     metric: which chose the layer that the model ends at, if one did; rule, budget, seed, protect:
-    how the blocks were chosen, None if by hand or as usual; texts: what the rule read;
+    how the blocks were chosen, None if by hand or as usual; texts: what the rule read, and unit:
+    what these are, "texts" or "images";
     compared: the texts on which it was compared with the original; fidelity: rows of figures with
     label, original and changed; scores: task -> (the original's, the pruned model's), as the tasks
     count them;
@@ -304,6 +359,7 @@ class Pruned:
     seed: int | None = None
     protect: int | None = None
     texts: str | None = None
+    unit: str = "texts"
     compared: str | None = None
     fidelity: Sequence[Mapping[str, Any]] = ()
     scores: Mapping[str, tuple[float, float]] = field(default_factory=dict)

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,6 +37,13 @@ TEXTS = (
 )
 
 
+class Tower(NamedTuple):
+    """Where blocks of images lie: in a module of this class, under this name."""
+
+    kind: str
+    blocks: str
+
+
 @dataclass(frozen=True)
 class Measured:
     """How a model was read, and what the model that is saved gives.
@@ -45,7 +52,7 @@ class Measured:
     pooling, max_length: in use; options: as it was opened; poolers: modules that were left out as
     they have no weights; embed: texts -> (n, d) float32, each text alone; alone: whether padding,
     or longer texts of a batch, change the states of a text; own_code: whether code of its own runs;
-    beside: what else is to be said in JSON files, by their names.
+    beside: what else is to be said in JSON files, by their names; tower: of a model of images.
     """
 
     name: str
@@ -58,6 +65,7 @@ class Measured:
     alone: bool = False
     own_code: bool = False
     beside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tower: Tower | None = None
 
 
 def pooled_by(modules: Sequence[Any]) -> tuple[str | None, list[Any]]:
@@ -117,13 +125,17 @@ def add(folder: Path, measured: Measured, tokenizer: Any, root: Any, parent: Par
         file = folder / name
         there = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         _write_json(file, {**there, **content})
-    if measured.plain and measured.pooling not in (*MODES, NO_SINK):  # of an adapter of one's own
-        return [_other(root, measured)]
+    if measured.plain and not measured.tower and measured.pooling not in (*MODES, NO_SINK):
+        return [_other(root, measured)]  # of an adapter of one's own
     options = measured.options
     prompts, default = saved_prompts(measured.name, {}, None, options.prompts)
     lines: list[str] = []
     read = ("pooling", "max_length", "attention", "attention_mask", "prompts")
     saved = Saved(parent=parent.model_copy(update={n: getattr(options, n) for n in read}))
+    if measured.tower:  # which sentence-transformers would pool otherwise
+        saved.pooling, saved.attention = measured.pooling, options.attention
+        _write_json(folder / FILE, saved.model_dump(exclude_unset=True))
+        return []
     if measured.plain:
         saved.plain, saved.attention = True, options.attention
         saved.pooling, saved.max_length = measured.pooling, measured.max_length
@@ -155,7 +167,9 @@ def section(measured: Measured, lines: Sequence[str]) -> str:
     prompts = saved_prompts(measured.name, {}, None, options.prompts)[0]
     listed = [
         f"pooling: `{measured.pooling}`",
-        f"tokens of a text: {measured.max_length} at most",
+        f"tokens of an image: {measured.max_length}"
+        if measured.tower
+        else f"tokens of a text: {measured.max_length} at most",
         f"computed in: {options.dtype}",
     ]
     if options.attention is not None:

@@ -19,9 +19,10 @@ from lrd_harness.models import own_code
 from lrd_harness.models.bidirectional import NO_LIKELIHOODS, says_bidirectional
 from lrd_harness.models.find import find, name_of
 from lrd_harness.models.hub import fetched
+from lrd_harness.models.modality import two_towers
 from lrd_harness.models.peft_adapters import base_of, uppermost
 from lrd_harness.models.purposes import refuse_scorers
-from lrd_harness.models.readout import POOLINGS
+from lrd_harness.models.readout import OF_IMAGES, POOLINGS
 from lrd_harness.models.wheels import Progress
 from lrd_harness.planning.settings import Settings
 from lrd_harness.planning.suite import READING, ModelEntry, known_models
@@ -69,10 +70,24 @@ class PlannedModel:
 
     def check(self) -> None:
         """Raise UserError, before anything is loaded, for what its adapter cannot read."""
+        self._check_reading()
         if self.adapter.check is not None:
             self.adapter.check(self.checkpoint)
         if not self.named and self.adapter.name in ("encoder", "decoder"):
             refuse_scorers(self.checkpoint, self.adapter.name)
+
+    def _check_reading(self) -> None:
+        """Raise UserError for a choice of reading that is not for what the model reads."""
+        pooling = self.options.pooling
+        known = [*POOLINGS] if self.modality == "text" else OF_IMAGES
+        if pooling is not None and pooling not in known:
+            hint = f"It reads {self.modality}s: choose from {', '.join(known)}."
+            raise unknown(f"pooling of {self.checkpoint.name}", pooling, known, hint)
+        for name in ("max_length", "attention_mask", "prompts") * (self.modality == "image"):
+            if getattr(self.options, name) is not None:
+                raise UserError(
+                    f"{self.checkpoint.name} reads images: {name} is for models of texts"
+                )
 
     def open(self) -> Model:
         """The opened model, for every command. Raises UserError where it cannot be opened."""
@@ -237,8 +252,9 @@ def check_settings(settings: Settings) -> None:
 
 
 def _check_pooling(name: str | None, where: str) -> None:
-    if name is not None and name not in POOLINGS:
-        raise unknown(f"pooling in {where}", name, POOLINGS, f"Choose from {', '.join(POOLINGS)}.")
+    known = dict.fromkeys((*POOLINGS, *OF_IMAGES))
+    if name is not None and name not in known:
+        raise unknown(f"pooling in {where}", name, known, f"Choose from {', '.join(known)}.")
 
 
 def device(settings: Settings) -> str:
@@ -263,7 +279,7 @@ def width_of(config: Mapping[str, Any]) -> int | None:
 
 
 def _stated(config: Mapping[str, Any], *names: str) -> int | None:
-    nested = config.get("text_config")
+    nested = config.get("vision_config" if two_towers(config) else "text_config")
     parts = (config, nested if isinstance(nested, dict) else {})
     stated = (part.get(name) for part in parts for name in names)
     return next((int(number) for number in stated if isinstance(number, int)), None)

@@ -66,7 +66,7 @@ _ENCODERS = (
 ).split()
 _DECODERS = (
     "bloom cohere deepseek falcon gemma glm gpt granite internlm llama mamba minicpm mistral "
-    "imagegpt mixtral nemotron olmo opt phi pythia qwen rwkv smollm stablelm starcoder yi"
+    "mixtral nemotron olmo opt phi pythia qwen rwkv smollm stablelm starcoder yi"
 ).split()
 
 
@@ -76,16 +76,17 @@ def model_kind(model: ModelRow, board: Kind = "embedding") -> ModelKind | None:
     On a board of likelihood tasks all are base models: their head is what is scored. On a board of
     embedding tasks a causal language model as it is (adapter "decoder") is a base model as well. Of
     others a decoder is one that pools the last token, or whose family is one of decoders, however
-    it attends now. A model of images is an encoder, but for these.
+    it attends now; of models of images one that pools the last patch, or an ImageGPT.
     """
     if board == "base" or model.adapter == "decoder":
         return "base model"
     if model.adapter == "encoder":
         return "encoder"
     family = (model.family or "").lower().replace("xlm-", "").replace("xlm_", "")
-    if model.pooling in ("last", "lasttoken") or family.startswith(tuple(_DECODERS)):
+    decoders = ("imagegpt",) if board == "image" else tuple(_DECODERS)
+    if model.pooling in ("last", "lasttoken") or family.startswith(decoders):
         return "decoder embedder"
-    if board == "image" or model.adapter == "image":
+    if board == "image":
         return "encoder"
     return "encoder" if family.startswith(tuple(_ENCODERS)) else None
 

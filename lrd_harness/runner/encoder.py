@@ -44,20 +44,21 @@ class MtebModel(LayerEncoder):
         checkpoint, state = planned.checkpoint, blocks if layer is None else layer
         view = reader.view(state, checkpoint.name, checkpoint.revision, [experiment])
         view.fetch = self._read
-        super().__init__(view)
+        super().__init__(view, modality=planned.modality)
 
     def at(self, layer: int | None) -> MtebModel:
         """The same opened model at another layer. Raises UserError where it has no such layer."""
         return MtebModel(self._planned, self._reader, layer)
 
     def encode(self, inputs: Any, *, show_progress_bar: bool = True, **kwargs: Any) -> Any:
-        """Embeddings (n, d) float32 of all texts of the loader, in order; see LayerEncoder."""
+        """Embeddings (n, d) float32 of the loader's texts or images, in order; see LayerEncoder."""
         self._display = Display(quiet=not (show_progress_bar and sys.stderr.isatty()))
         return super().encode(inputs, **kwargs)
 
     def _read(self, texts: Sequence[Text]) -> None:
         """Have the states of all layers of these texts."""
-        with self._display.stage(f"{self._planned.name}: reading all layers", "texts") as advance:
+        kind = f"{self._planned.modality}s"
+        with self._display.stage(f"{self._planned.name}: reading all layers", kind) as advance:
             self._reader.read(texts, advance)
 
 

@@ -41,8 +41,8 @@ def check_texts(design: Design) -> None:
     """Raise UserError for too few texts to choose a layer on."""
     if design.texts < MIN_TEXTS:
         raise UserError(
-            f"{design.task.name} has {design.texts} distinct {design.unit}; to choose a layer takes "
-            f"at least {MIN_TEXTS}"
+            f"{design.task.name} has {design.texts} distinct {design.unit}; "
+            f"to choose a layer takes at least {MIN_TEXTS}"
         )
 
 
@@ -66,7 +66,8 @@ def rule(shrinking: Shrinking) -> Rule:
             pooling=info.pooling,
             # an adapter of one's own that gives likelihoods opens language models as well
             adapter="decoder" if planned.adapter.likelihoods else shrinking.model.parts.adapter,
-        )
+        ),
+        "image" if planned.modality == "image" else "embedding",
     )
     last = "of an encoder, the last layer"
     if kind is None:

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from lrd_harness.models.opened import OpenedModel
 from lrd_harness.models.peft_adapters import base_of
 from lrd_harness.models.readout import left_out
 from lrd_harness.models.save import Pruned
-from lrd_harness.models.sentence_modules import Measured
+from lrd_harness.models.sentence_modules import Measured, Tower
 from lrd_harness.planning.models import PlannedModel
 from lrd_harness.planning.settings import Pruning
 from lrd_harness.planning.suite import READING
@@ -157,6 +158,8 @@ class Shrinking:
     def measured(self, removed: Sequence[int]) -> Measured:
         """How the model is read, and what it gives without the blocks: they are taken out of it."""
         checkpoint, parts = self.planned.checkpoint, self.model.parts
+        names = {id(m): name for name, m in parts.module.named_modules()}
+        tower = Tower(type(parts.module).__name__, names[id(self.model.blocks)])
         if removed:
             remove(parts.module, self.model.blocks, removed)
             kind: Any = type(self.model)
@@ -170,7 +173,7 @@ class Shrinking:
 
         return Measured(
             name=known_as(checkpoint),
-            plain=parts.adapter in ("encoder", "decoder") or not of_modules(checkpoint),
+            plain=parts.adapter in ("encoder", "decoder", "image") or not of_modules(checkpoint),
             beside=parts.beside,
             pooling=model.info.pooling,
             max_length=model.info.max_length,
@@ -179,6 +182,7 @@ class Shrinking:
             embed=embed,
             alone=model.padding == "none",
             own_code=bool(checkpoint.code),
+            tower=tower if self.planned.modality == "image" else None,
         )
 
     def report(
@@ -200,6 +204,7 @@ class Shrinking:
             seed=wish.seed if wish and wish.rule.seeded else None,
             protect=wish.pruning.protect if wish else None,
             texts=texts if self.read else None,
+            unit=worded("texts", self.planned.modality),
             scores=_scores(run, self.planned.name, removed) if run else {},
             library="sentence-transformers" if of_modules(checkpoint) else "transformers",
         )
@@ -219,7 +224,9 @@ class Shrinking:
             if design and found:
                 name = design.task.name.removeprefix(f"{design.unit}:")
                 on = f"{len(found.original.vectors):,} {design.unit} of {name}"
-                pruned = replace(pruned, compared=on, fidelity=found.rows)
+                said = partial(worded, modality=self.planned.modality)
+                rows = [{**row, "label": said(row["label"])} for row in found.rows]
+                pruned = replace(pruned, compared=on, fidelity=rows)
             card, checkpoint = save.card(pruned), self.planned.checkpoint
             with self.display.stage("saving"):
                 save.save(checkpoint, pruned.removed, output, card, measured, notes.append)

@@ -137,8 +137,8 @@ def of_inputs(inputs: Any, modality: Modality = "text") -> Task:
     requests = [Request(read(item, number)) for number, item in enumerate(inputs, 1)]
     if not requests:
         raise UserError(f"no {modality}s: the list is empty")
-    name = f"{len(requests):,} {modality}s"
-    return Task(name, lambda: requests, evaluate=None, modality=modality)
+    name, kind = f"{len(requests):,} {modality}s", f"{modality.capitalize()}s"
+    return Task(name, lambda: requests, evaluate=None, type=kind, modality=modality)
 
 
 def _string(text: Any, number: int) -> str:

@@ -276,9 +276,8 @@ class Study:
         if record is not None and budget is not None:
             limits = records.pruning({"protect": protect, "budgets": budget}, self._where)
             if record.metrics and not self.named:
-                raise UserError(
-                    f"the rule {rule} chooses on texts: give --texts FILE (--images DIR)"
-                )
+                where = "give --texts FILE or --images DIR"
+                raise UserError(f"the rule {rule} chooses on texts: {where}")
             design = self.design(items) if self.named else None
             which = Wish(record, budget, design, self.seed, limits)
         (model,) = self.models(name)

@@ -261,7 +261,7 @@ def _names() -> Mapping[str, str]:
             modalities=[modality], exclusive_modality_filter=True, exclude_superseded=False
         )
     ]
-    return {t.metadata.name: t.metadata.type for t in tasks}
+    return {t.metadata.name: registry.task_type(t.metadata) for t in tasks}
 
 
 def _open(name: str, options: TaskOptions) -> Task:

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+from pathlib import Path
 
 import numpy as np
 import PIL.Image as pil
 import PIL.ImageEnhance as enhance
 import pytest
+import tiny
+import torch
+import transformers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from lrd_harness.plugins.metrics.views import lrd_metrics
 
+import lrd_harness
 from lrd_harness.capture import image_views
 from lrd_harness.capture.augment import SEED, views
+from lrd_harness.capture.embeddings import Embeddings
+from lrd_harness.capture.samples import Questions, Sampling
+from lrd_harness.contracts import Request, Task
 from lrd_harness.images import Image
+from lrd_harness.measuring import PlannedMetric
 
 RAMPS = np.zeros((90, 120, 3), np.uint8)  # red and green say where a pixel was
 RAMPS[..., 0], RAMPS[..., 1], RAMPS[..., 2] = np.arange(120) * 2, np.arange(90)[:, None] * 2, 90
@@ -123,3 +133,50 @@ def test_some_views_are_grey_and_some_keep_their_colours() -> None:
     kept = sum(bool((pixels[20:-20, 20:-20, 2] == 90).all()) for pixels in shown)
     assert 10 < grey < 32
     assert 8 < kept < 30
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small DINOv2 of 2 blocks."""
+    place = tmp_path_factory.mktemp("dinov2")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.Dinov2Config(**sizes, image_size=16, patch_size=4)
+    model = transformers.Dinov2Model(config)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "norm" in name or "layer_scale" in name:
+                weight.normal_(1, 0.5)
+    model.save_pretrained(place)
+    transformers.ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(place)
+    return place
+
+
+@pytest.mark.slow
+def test_metrics_of_views_are_those_of_views_read_by_transformers(
+    folder: Path, tmp_path: Path
+) -> None:
+    drawn = np.random.default_rng(1).integers(0, 256, (12, 9, 14, 3), np.uint8)
+    images = [image(values) for values in drawn]
+    task = Task("Own", lambda: [Request(i) for i in images], None, modality="image")
+    planned = [PlannedMetric(metric, {}) for metric in lrd_metrics()]
+    sampling = Sampling(view_texts=9)
+    opened = tiny.open_model(folder)
+    reader = Embeddings(opened, Questions(100), 64, sampling, root=tmp_path)
+    reader.capture({task: reader.ask(task, False, True)}, lambda *_: None, {task: planned})
+    assert (reader.captured.texts, reader.captured.forwarded) == (12 + 9 * 16,) * 2
+    plain = transformers.AutoModel.from_pretrained(folder).eval()
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    rows = []
+    for one in images[:9]:
+        inputs = processor([view.open() for view in views(one, 16)], return_tensors="pt")
+        with torch.no_grad():
+            found = plain(**inputs, output_hidden_states=True)
+        rows.append(torch.stack([*found.hidden_states[:-1], found.last_hidden_state])[:, :, 0])
+    states = torch.stack(rows, 1).numpy()
+    for item in planned:
+        scores, n = reader.samples.measure(item, reader.sample(task))
+        expected = lrd_harness.measure(item.metric.name, states[:, :, : item.metric.views])
+        assert n == 9
+        for name, values in expected.items():
+            np.testing.assert_allclose(scores[name], values, rtol=1e-3, atol=1e-4)

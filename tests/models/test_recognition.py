@@ -6,6 +6,7 @@ Also which models of sentence-transformers are read, and by which name the other
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from functools import partial
@@ -26,6 +27,7 @@ from sentence_transformers.sentence_transformer import modules as sentence
 from lrd_harness import manager
 from lrd_harness.contracts import Text
 from lrd_harness.errors import UserError
+from lrd_harness.models.find import find
 from lrd_harness.planning.models import resolve_model
 from lrd_harness.planning.settings import Settings
 from lrd_harness.planning.suite import ModelEntry
@@ -208,13 +210,12 @@ TOWERS = {"text_config": WORDS, "vision_config": VISION}
 @pytest.mark.parametrize(
     ("config", "line"),
     [
-        (transformers.ViTConfig(**VISION), "reads no text: ViTModel takes image"),
         (transformers.HubertConfig(**SIZES), "hears or speaks (HubertModel)"),
-        (transformers.CLIPConfig(**TOWERS), "compares images with texts (CLIPModel)"),
-        (transformers.SiglipConfig(**TOWERS), "compares images with texts (SiglipModel)"),
+        (transformers.AltCLIPConfig(**TOWERS), "compares images with texts (AltCLIPModel)"),
+        (transformers.BlipConfig(**TOWERS), "compares images with texts (BlipModel)"),
     ],
 )
-def test_models_of_images_and_of_sound(config: Any, line: str, tmp_path: Path) -> None:
+def test_models_of_sound_and_towers_not_read(config: Any, line: str, tmp_path: Path) -> None:
     config.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"\2\0\0\0\0\0\0\0{}")
     (tmp_path / "preprocessor_config.json").write_text("{}")
@@ -223,6 +224,23 @@ def test_models_of_images_and_of_sound(config: Any, line: str, tmp_path: Path) -
     assert "it is made for images or sound" in said
     tiny.tokenizer().save_pretrained(tmp_path)
     assert line in fault(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "line"),
+    [
+        (transformers.ViTConfig(**VISION), "reads no text: ViTModel takes image (image:NAME"),
+        (transformers.CLIPConfig(**TOWERS), "(CLIPModel), each in a tower of its own (image:NAME"),
+        (transformers.SiglipConfig(**TOWERS), "(SiglipModel), each in a tower of its own (image:"),
+    ],
+)
+def test_models_of_images_as_models_of_texts(config: Any, line: str, tmp_path: Path) -> None:
+    config.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"\2\0\0\0\0\0\0\0{}")
+    assert "has no preprocessor_config.json, which says how an image" in fault(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    with pytest.raises(UserError, match=re.escape(line)):
+        tiny.ADAPTERS["encoder"]().check(find(str(tmp_path)))
 
 
 SOUND = "whisper wav2vec2 clap musicgen speecht5 qwen2_audio vits encodec voxtral moshi"

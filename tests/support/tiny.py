@@ -169,6 +169,7 @@ ADAPTERS = {
     "encoder": functools.partial(_adapter, "plain", 0),
     "decoder": functools.partial(_adapter, "plain", 1),
     "llm2vec": functools.partial(_adapter, "llm2vec", 0),
+    "image": functools.partial(_adapter, "image", 0),
 }
 
 

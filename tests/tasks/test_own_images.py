@@ -46,7 +46,7 @@ def test_all_images_below_a_folder_in_the_order_of_their_paths(tmp_path: Path) -
         task = opened(folder)
     others = "4 (a/Thumbs.db, clip.mpg, drawing.svg, ...)"
     assert said == [f"{folder}: files left out that PIL reads no images from: {others}"]
-    assert (task.name, task.modality, task.evaluate) == ("images:photos", "image", None)
+    assert (task.name, task.type, task.evaluate) == ("images:photos", "Images", None)
     read: list[Any] = [request.text for request in task.texts()]
     assert [image.name for image in read] == [str(p) for p in sorted(folder / n for n in names)]
     for image in read:

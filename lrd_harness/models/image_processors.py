@@ -1,0 +1,94 @@
+"""How an image becomes what a model reads: transformers' own processor, on PIL alone."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from torch import Tensor
+
+from lrd_harness.contracts import Checkpoint
+from lrd_harness.errors import UserError, first_line, short
+from lrd_harness.models.find import read_json
+from lrd_harness.models.loading import origin
+from lrd_harness.models.modality import PROCESSORS
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+MOST_PIXELS = 2**25
+_DINOV3 = "DINOv3ViTImageProcessor"  # which transformers has for torchvision alone
+_UNKNOWN = ("image_processor_type", "processor_class", "auto_map")  # settings that change no pixel
+
+
+def load_processor(checkpoint: Checkpoint) -> Any:
+    """The image processor of a checkpoint. Raises UserError where it cannot be used here."""
+    from transformers import AutoImageProcessor, ViTImageProcessorPil
+
+    where, auto = origin(checkpoint), cast(Any, AutoImageProcessor)
+    try:
+        settings = read_json(checkpoint, PROCESSORS[0]) if PROCESSORS[0] in checkpoint.files else {}
+        if str(settings.get("image_processor_type")).removesuffix("Fast") == _DINOV3:
+            usual = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+            return ViTImageProcessorPil.from_dict(usual | dict(settings))
+        return auto.from_pretrained(checkpoint.path, backend="pil", **where)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a file that is damaged or foreign raises
+        reason = short(first_line(error), 160)
+        raise UserError(
+            f"{checkpoint.name}: its image processor cannot be used: {reason}"
+        ) from error
+
+
+def settings_of(processor: Any) -> dict[str, str]:
+    """What of a processor changes the states."""
+    numbers = {k: v for k, v in processor.to_dict().items() if k not in _UNKNOWN and v is not None}
+    return {
+        "processor": f"{type(processor).__name__} ({getattr(processor, 'backend', 'own')})",
+        "processor_settings": json.dumps(numbers, sort_keys=True, default=str),
+    }
+
+
+def pixels(processor: Any, pictures: Sequence[Picture]) -> Mapping[str, Tensor]:
+    """What a model reads of RGB images, by the names that it takes it under, (b, ...) each.
+
+    Each goes through the processor alone, since some are padded to the largest beside them. Raises
+    UserError for a processor that does not bring all to one size.
+    """
+    import torch
+
+    read = [processor(images=[picture], return_tensors="pt") for picture in pictures]
+    shapes = {name: dict.fromkeys(tuple(one[name].shape[1:]) for one in read) for name in read[0]}
+    several = next((sizes for sizes in shapes.values() if len(sizes) > 1), None)
+    if several:
+        sizes = " and ".join("x".join(map(str, size)) for size in [*several][:2])
+        raise UserError(
+            f"{type(processor).__name__} makes {sizes} of images of different shapes: only what "
+            f"brings all to one size can be read (size and crop_size in {PROCESSORS[0]})"
+        )
+    return {name: torch.cat([one[name] for one in read]) for name in shapes}
+
+
+def check_shape(processor: Any, name: str, width: int, height: int) -> None:
+    """Raise UserError for an image of which the processor would make a giant before it crops it."""
+    edge = getattr(getattr(processor, "size", None), "shortest_edge", None)
+    if edge and edge**2 * max(width, height) > MOST_PIXELS * min(width, height):
+        long = edge * max(width, height) // min(width, height)
+        raise UserError(
+            f"{name}: {width}x{height} pixels, of which {type(processor).__name__} would make an "
+            f"image of {edge}x{long} before it crops it: too long for its width"
+        )
+
+
+def noise() -> list[Picture]:
+    """Images that differ everywhere, of two shapes: what is alike in their states is no patch."""
+    from PIL import Image as pil
+
+    shapes = [(96, 64), (64, 96), (80, 80), (72, 80)]
+    drawn = random.Random(0)
+    return [
+        pil.frombytes("RGB", shape, drawn.randbytes(3 * shape[0] * shape[1])) for shape in shapes
+    ]

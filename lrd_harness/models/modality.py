@@ -1,0 +1,69 @@
+"""Whether a model reads texts or images, told by its configuration before anything is loaded."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from typing import Any
+
+TOKENIZER = re.compile(
+    r"tokenizer.*|special_tokens_map\.json|vocab.*|merges.*|bpe\..*|.*\.(model|spm|vocab|tiktoken)"
+)
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # of images and sound
+
+
+def senses_of(config: Mapping[str, Any]) -> tuple[str, Collection[str]]:
+    """transformers' class of a model, "" without one, and what it takes: text, image, audio ..."""
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+    names = MODEL_MAPPING_NAMES.get(str(config.get("model_type")), "")
+    name = names if isinstance(names, str) else names[0]
+    listed = str((config.get("architectures") or [""])[0])
+    if not name or listed.endswith("VisionModelWithProjection"):  # for which there is no Auto class
+        name = listed
+    modalities: Any = "text"
+    with suppress(ImportError):  # a class whose package is not installed
+        modalities = getattr(getattr(transformers, name, None), "input_modalities", "text")
+    return name, [modalities] if isinstance(modalities, str) else list(modalities)
+
+
+def two_towers(config: Mapping[str, Any]) -> bool:
+    """Whether it compares images with texts, each in a tower of its own."""
+    from transformers.models.auto import modeling_auto as auto
+
+    kind = config.get("model_type")
+    return kind in auto.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES
+
+
+def vision_class(config: Mapping[str, Any]) -> tuple[Any, bool]:
+    """The class that a model of images is opened with; whether that is one of two towers.
+
+    With its projection, where it has one. None where there is no such class.
+    """
+    import transformers
+
+    name, _ = senses_of(config)
+    kind: Any = getattr(transformers, name, None)
+    if two_towers(config):
+        read: Any = getattr(kind, "get_image_features", None)
+        projects = read and "visual_projection" in inspect.unwrap(read).__code__.co_names
+        tower = name.removesuffix("Model") + "VisionModel" + "WithProjection" * bool(projects)
+        return getattr(transformers, tower, None) if read else None, True
+    return kind, False
+
+
+def reads_images(config: Mapping[str, Any], files: Collection[str]) -> bool:
+    """Whether it is a model of images alone, or has a tower of them that can be read.
+
+    Of code of its own it is told by its files: an image processor, and no tokenizer.
+    """
+    name, senses = senses_of(config)
+    if not name or ("auto_map" in config and "image" not in senses):
+        own = not any(TOKENIZER.fullmatch(file.rpartition("/")[2]) for file in files)
+        return "auto_map" in config and own and not {*PROCESSORS}.isdisjoint(files)
+    if two_towers(config):
+        return vision_class(config)[0] is not None
+    return "image" in senses and "text" not in senses
