@@ -95,9 +95,9 @@ def values(out: str | Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        model, revision, variant ("full", or "without 3,7-9"), side ("embedding" or "base"), task,
-        task_type, source ("score" or the name of a metric), name, layer (none for values of the
-        whole model), layers, value, stderr, chance, n, start.
+        model, revision, variant ("full", or "without 3,7-9"), side ("embedding", "base" or
+        "image"), task, task_type, source ("score" or the name of a metric), name, layer (none for
+        values of the whole model), layers, value, stderr, chance, n, start.
 
     Raises UserError where the folder is not a run's, or is damaged.
 

@@ -397,7 +397,7 @@ class Evidence(Protocol):
 
     def angle(self, first: int, last: int) -> float:
         """Mean over the texts of arccos(cosine) / pi, 0..1, between what enters block `first` and
-        what block `last` writes, at the last token (arXiv 2403.17887)."""
+        what block `last` writes, at the last token (arXiv 2403.17887), of images as pooled."""
 
     def agreements(self, sets: Sequence[Sequence[int]]) -> Sequence[float]:
         """Of each set of blocks, the mean over texts of the cosine, -1..1, between the pooled last

@@ -66,7 +66,7 @@ class Column:
 class Table:
     """Rows under named columns.
 
-    name: how it is found, unique in its report: "ranking", "agreement", "base.ranking".
+    name: how it is found, unique in its report: "ranking", "agreement", "image.ranking".
     title: what it is, for people.
     rows: one mapping per row, from column name to cell; None where there is no value.
     caption: sentences on how to read it: what its columns mean, units, what is uncertain.
@@ -104,8 +104,8 @@ class Table:
 def worded(sentence: str, modality: str, *names: str) -> str:
     """What is said of texts, said of the inputs of a modality; these names in it stay as they are.
 
-    >>> worded("texts: of a text's 10 nearest texts, by --texts FILE", "image", "texts")
-    "texts: of an image's 10 nearest images, by --images DIR"
+    >>> worded("my/texts: a text's 10 nearest texts, by --texts FILE", "image")
+    "my/texts: an image's 10 nearest images, by --images DIR"
     """
     if modality == "text":
         return sentence

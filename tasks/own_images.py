@@ -16,11 +16,11 @@ from typing import NoReturn
 from lrd_harness.contracts import Request, Task, TaskFamily, TaskOptions
 from lrd_harness.errors import UserError, named, plain, say
 from lrd_harness.hookspecs import hookimpl
-from lrd_harness.images import LACKING, Image
+from lrd_harness.images import DRAWINGS, LACKING, Image
 
 LONGEST = 150  # characters of a folder's name in that of its task
 SHOWN = 3  # files that a message names
-OTHERS = {"BUFR", "GRIB", "HDF5", "MPEG"}  # what PIL knows by name and cannot read
+OTHERS = {"BUFR", "GRIB", "HDF5", "MPEG", *DRAWINGS}  # what PIL knows by name and cannot read
 
 
 def open_folder(name: str, options: TaskOptions) -> Task:

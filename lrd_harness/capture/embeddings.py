@@ -21,6 +21,7 @@ from lrd_harness.capture.samples import Questions, Samples, Sampling
 from lrd_harness.capture.token_metrics import Watched
 from lrd_harness.contracts import Encoded, Experiments, Model, Request, Task, Text
 from lrd_harness.errors import StorageFull, UserError
+from lrd_harness.images import Image
 from lrd_harness.measuring import PlannedMetric
 from lrd_harness.models.opened import token_count
 from lrd_harness.processes import ALONE, Ranks
@@ -444,5 +445,5 @@ def described(every: Sequence[Any], distinct: Iterable[str], truncated: int) -> 
 
 
 def size(text: Text) -> int:
-    """About how long it takes to read a text."""
-    return len(text.prompt) + len(text.text)
+    """About how long it takes to read a text; of images all take the same."""
+    return 1 if isinstance(text.text, Image) else len(text.prompt) + len(text.text)

@@ -75,19 +75,19 @@ class ModelEvidence:
     def _compared(self, batch: Sequence[Encoded]) -> tuple[Tensor, Tensor, int]:
         """Sums over a batch: each block's cosines (L,), angles (L + 1, L + 1); and its tokens."""
         features = self.model.features(batch)
-        mask = float64(features["attention_mask"])
+        mask, of_texts = float64(features["attention_mask"]), "input_ids" in features
         cosines = torch.zeros(self.blocks, dtype=torch.float64)
         before: list[Tensor] = []
         ends: list[Tensor] = []
 
         def seen(layer: int, state: Tensor) -> None:
-            end = None if "input_ids" in features else self.model.pooled(state, features)["raw"]
+            pooled = None if of_texts else self.model.pooled(state, features)["raw"]
             state = float64(state)  # in float32 what an idle block changes is lost
+            end = last(state, mask) if pooled is None else float64(pooled)
+            ends.append(torch.nn.functional.normalize(end, dim=-1).cpu())
             if layer:
                 cosines[layer - 1] = float((similarity(before.pop(), state) * mask).sum())
             before.append(state)
-            end = last(state, mask) if end is None else float64(end)
-            ends.append(torch.nn.functional.normalize(end, dim=-1).cpu())
 
         self.model.watch(batch, seen)
         stacked = torch.stack(ends)  # (L + 1, b, d)

@@ -26,8 +26,9 @@ Any other model goes by one of these names:
 
 TASKS = """\
 Other tasks go by one of these names:
-  STSBenchmark, mteb:STSBenchmark  any task of mteb on texts or on images, its data
-                                   from the hub or --task-data DIR/STSBenchmark/
+  STSBenchmark, mteb:STSBenchmark  any task of mteb on texts or on images, its
+                                   data from the hub or from --task-data
+                                   DIR/STSBenchmark/
   ImageClassification:NAME         own images in --task-data DIR/NAME/; also
                                    ImageClustering, Any2AnyRetrieval, VisualSTS
   lm-eval:mmlu                     any task or group of lm-eval that compares

@@ -105,7 +105,9 @@ def plan_command(arguments: argparse.Namespace) -> int:
     out = folder.choose(arguments.output, plan, suffix)
     spent = time.perf_counter() - begun
     estimate = Estimator(folder.renamed(out, plan), out, display, spent).estimate()
-    show(estimate.report(), plugins)
+    modalities = {model.modality for model in plan.models}
+    names = [model.name for model in plan.models]
+    show(estimate.report().of("image" if modalities == {"image"} else "text", *names), plugins)
     for fault in estimate.faults:
         tell(f"not estimated: {fault}")
     if arguments.json is not None:

@@ -196,7 +196,7 @@ def _check_runs(module: nn.Module, probe: Mapping[str, Tensor]) -> tuple[int | N
     tokens = torch.empty(0) if ids is None else ids.flatten().cpu()
     rows: list[int] = []
 
-    _check_stages(module)
+    _check_stack(module, ids is None)
 
     def note(operation: Any, args: Sequence[Any]) -> None:
         if operation is torch.ops.aten.embedding.default:
@@ -225,20 +225,26 @@ def _check_runs(module: nn.Module, probe: Mapping[str, Tensor]) -> tuple[int | N
     return min(rows, default=None), state.shape[:2]
 
 
-def _check_stages(module: nn.Module) -> None:
-    """Raise UserError for a model whose configuration lists stages of so many blocks each.
+def _check_stack(module: nn.Module, images: bool) -> None:
+    """Raise UserError for a model whose configuration says that it is no stack of equal blocks.
 
-    A stage has a width and a resolution of its own, and its blocks are handed other tokens.
+    A stage has a width and a resolution of its own. Of a model that finds things in images the
+    output is of its decoder alone, whose first state is the same for all images.
     """
     config = getattr(module, "config", None)
+    parts = ""
     for name in ("depths", "depth"):
         depths = getattr(config, name, None)
         if isinstance(depths, (list, tuple)) and len(depths) > 1:
-            raise UserError(
-                f"{type(module).__name__} is made of {len(depths)} stages ({name} "
-                f"{', '.join(map(str, depths))}), each of its own width and resolution: only "
-                "models of equal blocks can be read by layer"
-            )
+            numbers = ", ".join(map(str, depths))
+            parts = f"{len(depths)} stages ({name} {numbers}), each of its own width and resolution"
+    if images and getattr(config, "is_encoder_decoder", False):
+        parts = "an encoder of images and a decoder of something else"
+    if parts:
+        raise UserError(
+            f"{type(module).__name__} is made of {parts}: only a stack of equal blocks can be read "
+            "by layer"
+        )
 
 
 class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's has no types

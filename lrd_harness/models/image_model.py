@@ -46,9 +46,10 @@ class ImageParts(ModelParts):
 class ImageModel(OpenedModel):
     """An opened model of images (contracts.BlockModel).
 
-    patches: (T,), which tokens are patches. Raises UserError from Backbone where the module is no
-    transformer that can be read by layer, for images that it does not take, and for a pooling that
-    it has not got.
+    size: of what its processor makes of an image; patches: (T,), which tokens are patches.
+
+    Raises UserError from Backbone where the module is no transformer that can be read by layer, for
+    a processor that does not suit it, and for a pooling that it has not got.
     """
 
     parts: ImageParts
@@ -62,6 +63,7 @@ class ImageModel(OpenedModel):
         self._takes = inspect.signature(parts.module.forward).parameters
         self._keep_all()
         inputs = self._pixels(noise())
+        self.size = tuple(next(iter(inputs.values())).shape[1:])
         self.look({name: values[:1] for name, values in inputs.items()})
         self.patches = self._patches(inputs)
         self.parts = replace(parts, **self._pooling(inputs))
@@ -127,13 +129,14 @@ class ImageModel(OpenedModel):
             config.mask_ratio = 0.0
 
     def _patches(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Which tokens of state 0 differ between images, (T,)."""
+        """Which tokens of state 0 differ between images, (T,); all where a mask tells of others."""
         first: list[Tensor] = []
         self.backbone.run(
             inputs, lambda layer, state: None if layer else first.append(state.float())
         )
         spread = (first[0] - first[0].mean(0)).norm(dim=-1).amax(0)
-        patches: Tensor = spread > 1e-4 * first[0].norm(dim=-1).amax(0)
+        differ: Tensor = spread > 1e-4 * first[0].norm(dim=-1).amax(0)
+        patches = torch.ones_like(differ) if _MASK in inputs else differ
         if not patches.any():
             raise UserError(f"{self.checkpoint.name}: its first state is the same for all images")
         return patches.to(self.device)

@@ -84,11 +84,15 @@ def check_shape(processor: Any, name: str, width: int, height: int) -> None:
 
 
 def noise() -> list[Picture]:
-    """Images that differ everywhere, of two shapes: what is alike in their states is no patch."""
+    """Images that differ everywhere, of several shapes: what is alike in their states is no patch.
+
+    Each is of another brightness, in which they still differ when they are made small.
+    """
     from PIL import Image as pil
 
-    shapes = [(96, 64), (64, 96), (80, 80), (72, 80)]
-    drawn = random.Random(0)
-    return [
-        pil.frombytes("RGB", shape, drawn.randbytes(3 * shape[0] * shape[1])) for shape in shapes
-    ]
+    drawn, pictures = random.Random(0), []
+    for light, (width, height) in enumerate([(96, 64), (64, 96), (80, 80), (72, 80)]):
+        values = drawn.randbytes(3 * width * height)
+        dim = bytes(64 * light + value // 4 for value in values)
+        pictures.append(pil.frombytes("RGB", (width, height), dim))
+    return pictures

@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 from lrd_harness.contracts import Checkpoint
 from lrd_harness.errors import UserError, named, short, there
 from lrd_harness.models import hub
+from lrd_harness.models.modality import PROCESSORS, reads_images
 from lrd_harness.models.peft_adapters import base_of
 from lrd_harness.models.recognition import LIBRARY, LIST, LLM2VEC, Source, modules_of, within
 from lrd_harness.store.documents import json_value, read_file
@@ -35,7 +36,6 @@ OPTION = "--trust-remote-code"
 PACKAGE = "transformers_modules"  # in which transformers imports code of models
 GENERATE = "custom_generate/generate.py"  # runs where a model is opened, named nowhere
 _AUTO: tuple[str, ...] = ("AutoModel", "AutoConfig", "AutoTokenizer")
-_PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 _CLASS = re.compile(r"(?:([\w.-]+/[\w.-]+)--)?([\w/-]+)\.(\w+)")
 # code that became a class of transformers, which reads the model without it
 _TAKEN_OVER = re.compile(r"tiiuae/falcon-\w+--(configuration|modeling)_falcon\.Falcon")
@@ -154,7 +154,9 @@ def _classes(source: Source, inner: str, config: Mapping[str, Any]) -> list[tupl
     """Where a class of its own is named, and the class: the tokenizer's and the model's first."""
     used, names = _AUTO, ["tokenizer_config.json"]
     if LIST in source.files:  # sentence-transformers makes a whole processor
-        used, names = (*_AUTO, "AutoProcessor"), [*names, *_PROCESSORS]
+        used, names = (*_AUTO, "AutoProcessor"), [*names, *PROCESSORS]
+    elif reads_images(config, source.files):
+        used, names = (*_AUTO, "AutoImageProcessor"), [*PROCESSORS]
     paths = {within(folder, name) for name in names for folder in (inner, "")} & source.files
     contents = [(within(inner, "config.json"), config)]
     contents += [(path, source.read(path)) for path in sorted(paths)]
@@ -294,10 +296,15 @@ def _checked(
 
 def _tables() -> list[_Table]:
     """The tables in which transformers keeps classes that others register."""
-    from transformers.models.auto import configuration_auto, modeling_auto, tokenization_auto
+    from transformers.models.auto import (
+        configuration_auto,
+        image_processing_auto,
+        modeling_auto,
+        tokenization_auto,
+    )
 
     tables: dict[int, _Table] = {}
-    for module in (configuration_auto, modeling_auto, tokenization_auto):
+    for module in (configuration_auto, image_processing_auto, modeling_auto, tokenization_auto):
         for name, value in vars(module).items():
             of_tokenizers = name.startswith("REGISTERED")
             table = value if of_tokenizers else getattr(value, "_extra_content", None)

@@ -131,7 +131,7 @@ class Settings:
     norm: Norm = _option("hf", "states for metrics")
     task_data: Word | None = _option(None, "local data: DIR/TASK/SPLIT.jsonl", "DIR", WHAT)
     pooling: Word | None = _option(
-        None, "cls, mean, last, or mean-no-sink (mean without position 0)"
+        None, "cls, mean, last, mean-no-sink (without position 0); of images cls-mean, pooler"
     )
     max_length: int | None = _count(None, "tokens that a text is cut to", 1)
     dtype: Literal["float32", "bfloat16", "float16"] = _option("float32", "precision")

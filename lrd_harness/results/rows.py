@@ -301,9 +301,19 @@ class Results:
         return pd.DataFrame.from_records(rows, columns=[*COLUMNS]).astype(dict(COLUMNS))
 
     def kind(self, row: ScoreRow | MetricRow | UndefinedRow) -> Kind:
-        """The kind of a row's task; "embedding" where nothing tells."""
-        task_type = getattr(row, "task_type", "")
-        return kind_of(task_type) if task_type else self.kinds.get(row.task, "embedding")
+        """The kind of a row's task; where nothing tells, that of a model of images alone."""
+        if task_type := getattr(row, "task_type", ""):
+            return kind_of(task_type)
+        unknown: Kind = "image" if row.key[:2] in self._of_images else "embedding"
+        return self.kinds.get(row.task, unknown)
+
+    @functools.cached_property
+    def _of_images(self) -> set[tuple[str, str]]:
+        """Model and revision of those whose tasks of known type are all on images."""
+        rows: list[MetricRow | ScoreRow] = [*self.metrics, *self.scores]
+        kinds = {(row.key[:2], self.kinds.get(row.task)) for row in rows}
+        others = {key for key, kind in kinds if kind in ("embedding", "base")}
+        return {key for key, kind in kinds if kind == "image"} - others
 
     @functools.cached_property
     def kinds(self) -> Mapping[str, Kind]:

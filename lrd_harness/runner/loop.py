@@ -235,7 +235,9 @@ class ModelRun:
         reader = self._reader(model, kind) if tasks else None
         if reader is None:
             return
-        with context.display.stage(f"{context.place}: collecting texts", "tasks") as advance:
+        with context.display.stage(
+            f"{context.place}: collecting {context.inputs}", "tasks"
+        ) as advance:
             requests = context.ask(reader, tasks, bool(self.plan.metrics), advance)
         for task in requests:
             context.mend(context.unit(task.name, "texts"))
@@ -270,7 +272,8 @@ class ModelRun:
 
         def capture() -> dict[Task, Exception]:
             measured = {task: context.unmeasured(task) for task in requests}
-            with context.display.stage(f"{context.place}: reading all layers", "texts") as advance:
+            stage = f"{context.place}: reading all layers"
+            with context.display.stage(stage, context.inputs) as advance:
                 return reader.capture(requests, self.ranks.adding(advance), measured)
 
         faults = context.everywhere(context.unit("forward"), capture)

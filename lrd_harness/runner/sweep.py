@@ -273,7 +273,7 @@ class Sweep:
 
         def capture() -> bool:
             stage = f"{context.place}: {variants} pruned models"
-            with context.display.stage(stage, "texts") as advance:
+            with context.display.stage(stage, context.inputs) as advance:
                 self.captured += pruned.capture(requests, context.ranks.adding(advance))
             return True
 

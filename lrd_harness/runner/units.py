@@ -25,6 +25,7 @@ from lrd_harness.planning.models import PlannedModel
 from lrd_harness.planning.resolve import Plan
 from lrd_harness.processes import ALONE, Ranks
 from lrd_harness.progress import Advance, Display
+from lrd_harness.report import worded
 from lrd_harness.results import database, journal
 from lrd_harness.scores import split_scores
 from lrd_harness.store import location
@@ -112,6 +113,11 @@ class Context:
         """How the model is read, where that is not its own way; of an experiment's name."""
         return self.planned.experiment
 
+    @property
+    def inputs(self) -> str:
+        """What the model reads, in progress: "texts" or "images"."""
+        return worded("texts", self.planned.modality)
+
     def unit(self, *parts: object) -> str:
         """The name under which a finished piece of work is known; settings are a folder's own."""
         model = f"{self.planned.name}@{self.planned.checkpoint.revision}"
@@ -142,7 +148,7 @@ class Context:
         if isinstance(error, Elsewhere):  # no fault of this unit: the run is at its end
             raise error
         self.ledger.failed.add(key)
-        text = location.text(described(error))
+        text = worded(location.text(described(error)), self.planned.modality, self.planned.name)
         place = ", ".join(f"{k} {v}" for k, v in where.items() if v is not None)
         line = text or type(error).__name__
         self.display.line(f"error: {self.planned.name}{': ' if place else ''}{place}: {line}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -20,9 +21,10 @@ from lrd_harness.errors import UserError, described
 from lrd_harness.manager import Plugins
 from lrd_harness.models import inspection, quantised
 from lrd_harness.models.find import known_as, weight_bytes, weight_files
+from lrd_harness.models.image_model import ImageModel
+from lrd_harness.models.opened import OpenedModel
 from lrd_harness.models.peft_adapters import base_of
 from lrd_harness.models.readout import embedded
-from lrd_harness.models.text_model import TextModel
 from lrd_harness.models.wrappers import loader_of, route
 from lrd_harness.planning import models as planned_models
 from lrd_harness.planning import resolve
@@ -38,7 +40,8 @@ from lrd_harness.studies.values import opened
 COLUMNS = (Column("fact", key=True), Column("told"), Column("value", shown=False))
 ORDER = (
     *("revision", "architecture", "family", "adapter", "blocks", "width", "final norm"),
-    *("attention mask", "pooling", "prompts", "context limit", "parameters", "stored parameters"),
+    *("attention mask", "pooling", "prompts", "context limit", "images", "parameters"),
+    "stored parameters",
     *("dtype", "quantised", "memory", "disk", "adapters of weights", "code of its own"),
     *("likelihoods", "pruning", "speed"),
 )
@@ -111,9 +114,13 @@ def _table(model: str, facts: Facts) -> Table:
 
 def _summary(facts: Facts) -> str:
     of: dict[str, Any] = {name: fact.value for name, fact in facts.items()}
+    if "images" in of:
+        reads = f"images of {of['images']:,} tokens"
+    else:
+        reads = f"texts of at most {of['context limit']:,} tokens"
     return (
-        f"{of['blocks']} blocks of width {of['width']}, pooled by {of['pooling']}, texts of at "
-        f"most {of['context limit']:,} tokens, {of['parameters']:,} parameters"
+        f"{of['blocks']} blocks of width {of['width']}, pooled by {of['pooling']}, {reads}, "
+        f"{of['parameters']:,} parameters"
     )
 
 
@@ -155,8 +162,9 @@ def _weights(checkpoint: Checkpoint, dtype: str) -> Facts:
 def _adapter(planned: PlannedModel, plugins: Plugins) -> str:
     """Which adapter opens it, why, and which others could."""
     adapter = planned.adapter
-    claiming = [a.name for a in planned_models.claiming(planned.checkpoint, plugins)]
-    others = [name for name in claiming if name != adapter.name]
+    claiming = planned_models.claiming(planned.checkpoint, plugins)
+    alike = [a.name for a in claiming if a.modality == adapter.modality]
+    others = [name for name in alike if name != adapter.name]
     why = "as named" if planned.named else "the first that claims it"
     more = f"; {' and '.join(others)} would, too ({others[0]}:MODEL)" if others else ""
     return f"{adapter.name}, {why}: {adapter.description}{more}"
@@ -188,13 +196,16 @@ def of_model(
         "final norm": lambda: _final_norm(model, settings),
         "attention mask": lambda: _mask(model),
         "pooling": lambda: Fact(info.pooling, _pooling(planned, model)),
-        "prompts": lambda: _prompts(planned, model, tasks),
-        "context limit": lambda: Fact(info.max_length, _length(planned, model)),
         "parameters": lambda: Fact(info.parameters, f"{info.parameters:,} below any head"),
         "likelihoods": lambda: _likelihoods(planned, model, without),
     }
+    if isinstance(model, ImageModel):
+        facts["images"] = partial(_images, model)
+    else:
+        facts["prompts"] = lambda: _prompts(planned, model, tasks)
+        facts["context limit"] = lambda: Fact(info.max_length, _length(planned, model))
     on_disk: Facts = {}
-    if isinstance(model, TextModel):
+    if isinstance(model, OpenedModel):
         checkpoint, root = model.checkpoint, model.parts.whole or model.parts.module
         on_disk = _weights(checkpoint, planned.options.dtype)  # of the hub, now that it is here
         facts |= {
@@ -226,7 +237,14 @@ def _memory(root: nn.Module) -> Fact:
     return Fact(size, f"{location.shown(size)} of weights, as read")
 
 
-def _pruning(model: TextModel) -> Fact:
+def _images(model: ImageModel) -> Fact:
+    """What becomes of an image, and by what."""
+    tokens, patches = len(model.patches), int(model.patches.sum())
+    size, made = "x".join(map(str, model.size)), model.identity["processor"]
+    return Fact(tokens, f"{size} by {made}; {tokens} tokens, of which {patches} are patches")
+
+
+def _pruning(model: OpenedModel) -> Fact:
     allowed, reason = inspection.removable(model.parts.module, model.blocks)
     if not allowed:
         return Fact(False, f"no: {reason}")

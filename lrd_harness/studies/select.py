@@ -168,7 +168,8 @@ def _candidate(
         with display.stage(f"{planned.name}: speed", "passes") as advance:
             candidate.cost |= _kept_cost(model, texts, design, advance)
         if ahead:
-            display.line(estimate(ahead, candidate.cost["seconds_1000"] * len(texts) / 1000))
+            seconds = candidate.cost["seconds_1000"] * len(texts) / 1000
+            display.line(worded(estimate(ahead, seconds), task.modality))
     except Exception as error:
         candidate.faults[TIMING] = fault(error)
     try:

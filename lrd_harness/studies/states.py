@@ -148,14 +148,12 @@ def _string(text: Any, number: int) -> str:
 
 
 def _image(image: Any, number: int) -> Image:
-    if isinstance(image, Image):
-        return image
+    if isinstance(image, Image) or hasattr(image, "convert"):  # which every PIL image has
+        return Image.of(image, f"image {number}")
     if isinstance(image, str | os.PathLike):
         return Image.of(named(os.fspath(image)), os.fspath(image))
-    if not hasattr(image, "convert"):  # what every PIL image has
-        kind = type(image).__name__
-        raise UserError(f"image {number} is no path and no PIL image: its type is {kind}")
-    return Image.of(image, f"image {number}")
+    kind = type(image).__name__
+    raise UserError(f"image {number} is no path and no PIL image: its type is {kind}")
 
 
 READ: dict[Modality, tuple[Callable[[Any, int], str], str]] = {

@@ -343,6 +343,7 @@ class Study:
         probe.check(kind, items)
         self.check_output(probe.COLUMNS)
         (model,) = self.models(name)
+        probe.check_model(model)
         return probe.study(model, self._told(self.design(items)), kind, steps, self.display)
 
     def _told(self, design: Design) -> Design:

@@ -87,7 +87,7 @@ def escape(text: str) -> str:
 
 FACTS = {
     **{name: name for name in ("revision", "parameters", "blocks", "width", "pooling")},
-    "max_length": "longest text (tokens)",
+    "max_length": "longest {} (tokens)",
 }
 FACT = (Column("property", key=True), Column("value", form=",d"))
 SCORES = (
@@ -116,11 +116,13 @@ def cards(report: Report) -> Iterator[tuple[str, bytes]]:
     boards = [_board(report, models, prefix) for prefix in PREFIXES]
     texts: dict[str, str] = {}
     for i, row in enumerate(models.rows):
-        tasks = [task for board in boards for task in board.tasks if _score(row, task) is not None]
-        if tasks:
+        scored = [(b, t) for b in boards for t in b.tasks if _score(row, t) is not None]
+        if scored:
             label = labels.get((row["model"], row["revision"]), str(row["model"]))
             tables = tuple(table for board in boards for table in _tables(board, i, row))
-            texts[label] = _card(label, row, [_result(row, task) for task in tasks], tables)
+            about = _facts(row, inputs(scored[0][0].kind).removesuffix("s"))
+            results = [_result(row, task) for _, task in scored]
+            texts[label] = _card(label, results, (about, *tables))
     folders = safe_names(texts)
     for label, card in texts.items():
         yield f"{folders[label]}/README.md", card.encode("utf-8", "backslashreplace")
@@ -184,7 +186,18 @@ def _tables(board: Board, place: int, row: Row) -> Iterator[Table]:
         yield Table("ranks", "Predicted ranks", columns, ranked, (caution,))
 
 
-def _card(label: str, row: Row, results: list[dict[str, Any]], tables: tuple[Table, ...]) -> str:
+def _facts(row: Row, read: str) -> Table:
+    """What the model is. read: what it reads, one of these."""
+    values = {name: valued(row.get(name)) for name in FACTS}
+    facts = [
+        {"property": FACTS[name].format(read), "value": value}
+        for name, value in values.items()
+        if value
+    ]
+    return Table("facts", "The model", FACT, facts, ("Evaluated layer by layer with lrd-harness.",))
+
+
+def _card(label: str, results: list[dict[str, Any]], tables: tuple[Table, ...]) -> str:
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
     data = ModelCardData(
@@ -192,9 +205,5 @@ def _card(label: str, row: Row, results: list[dict[str, Any]], tables: tuple[Tab
         eval_results=[EvalResult(**result) for result in results],
         tags=["lrd-harness"],
     )
-    values = {name: valued(row.get(name)) for name in FACTS}
-    facts = [{"property": FACTS[name], "value": value} for name, value in values.items() if value]
-    caption = ("Evaluated layer by layer with lrd-harness.",)
-    about = Table("facts", "The model", FACT, facts, caption)
-    text = markdown(Report(label, (about, *tables)))
+    text = markdown(Report(label, tables))
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}"))

@@ -315,11 +315,11 @@ def _open_own(kind: str, name: str, options: TaskOptions) -> Task:
     family, folder = kind.partition("(")[0], options.data and options.data / name
     if folder is None:
         raise UserError(f"{family}:{name} is read from DIR/{name}: name DIR with --task-data")
-    if name != folder.name or not folder.is_dir():
+    if name in ("", "..") or Path(name).name != name or not folder.is_dir():
         raise UserError(f"{family}:{name}: no folder {folder}")
     description = f"images in {folder.name}, labelled by the user"
     about = {"path": "local", "revision": "local"}
-    defined = define(f"{name}{family}", kind, about, {}, description=description)
+    defined = define(f"{family}-{name}", kind, about, {}, description=description)
     return wrap(
         defined,
         name=f"{family}:{name}",

@@ -13,8 +13,8 @@ from lrd_harness.board.depth import Profiles, build_profiles, profile_tables
 from lrd_harness.board.layers import Row
 from lrd_harness.board.leaderboard import report
 from lrd_harness.contracts import LIKELIHOOD
-from lrd_harness.results.kinds import Kind, model_kind
-from lrd_harness.results.rows import ModelRow, Results
+from lrd_harness.results.kinds import model_kind
+from lrd_harness.results.rows import Kind, ModelRow, Results
 
 
 def profiles_of(results: Results, kind: Kind = "embedding") -> Profiles:

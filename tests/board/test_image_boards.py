@@ -94,6 +94,7 @@ def written(results: Report, form: str) -> Any:
     return load().get("reporter", form).write(results)
 
 
+@pytest.mark.slow
 def test_every_type_of_mteb_s_is_on_the_board_of_what_its_tasks_are_made_of() -> None:
     import mteb
 
@@ -102,13 +103,11 @@ def test_every_type_of_mteb_s_is_on_the_board_of_what_its_tasks_are_made_of() ->
         if known in (["text"], ["image"]):
             expected = "image" if known == ["image"] else "embedding"
             assert kind_of(registry.task_type(task.metadata)) == expected, task.metadata.name
-    assert (kind_of("Images"), kind_of("Texts"), kind_of(LIKELIHOOD)) == (
-        "image",
-        "embedding",
-        "base",
-    )
+    kinds = [kind_of(of) for of in ("Images", "Texts", LIKELIHOOD, "")]
+    assert kinds == ["image", "embedding", "base", "embedding"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("others", [(OF_TEXTS,), (OF_CHOICES,), (OF_TEXTS, OF_CHOICES)])
 def test_images_beside_texts_leave_both_boards_as_they_are(others: tuple[Results, ...]) -> None:
     both, texts, images = (report(joined(*p)) for p in ((*others, OF_IMAGES), others, (OF_IMAGES,)))
@@ -140,6 +139,7 @@ def test_images_beside_texts_leave_both_boards_as_they_are(others: tuple[Results
         assert sorted(rows) == sorted(json.dumps(row, sort_keys=True) for row in parts)
 
 
+@pytest.mark.slow
 def test_a_run_of_images_alone_says_so() -> None:
     board = report(OF_IMAGES)
     assert board.facts["kind"] == "image"
@@ -159,6 +159,7 @@ def test_a_run_of_images_alone_says_so() -> None:
     assert [words for words in said if re.search(r"\btexts?\b", words)] == []
 
 
+@pytest.mark.slow
 def test_the_page_and_the_files_show_the_board_apart() -> None:
     both = report(ALL)
     page = written(both, "html")
@@ -201,6 +202,18 @@ def test_a_model_layer_by_layer_and_the_frame() -> None:
     assert sides["base"] == {*CHOICES}
 
 
+def test_metrics_without_types_go_with_their_models() -> None:
+    """As of old runs, and of the file of values of a run whose file of scores has types."""
+    untyped = replace(ALL, metrics=tuple(replace(row, task_type="") for row in ALL.metrics))
+    for (kind, side), (found, of_untyped) in zip(
+        split(ALL).items(), split(untyped).items(), strict=True
+    ):
+        assert kind == found
+        rows = [(row.model, row.task) for row in side.metrics]
+        assert [(row.model, row.task) for row in of_untyped.metrics] == rows
+
+
+@pytest.mark.slow
 def test_pruned_models_are_compared_by_kind_of_task() -> None:
     images = {"groups": 0.8, "vsts": 0.4}
     of: dict[str, Any] = {"model": "p", "task_type": "ImageClassification"}
@@ -266,6 +279,7 @@ def journaled(folder: Path, results: Results) -> str:
     return str(folder)
 
 
+@pytest.mark.slow
 def test_a_recorded_run_its_tables_by_name_and_a_file_of_scores(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -295,6 +309,7 @@ def test_a_recorded_run_its_tables_by_name_and_a_file_of_scores(
     assert (wide["p"]["score.groups"], wide["p"]["image.tasks"], scores) == (0.7, 3, {})
 
 
+@pytest.mark.slow
 def test_published_scores_of_image_models(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,8 +26,8 @@ from lrd_harness.board.layer_choice import (
 )
 from lrd_harness.board.layers import Row
 from lrd_harness.board.leaderboard import report
-from lrd_harness.results.kinds import Kind, model_kind, rule_layer
-from lrd_harness.results.rows import ModelRow, Profile, Results
+from lrd_harness.results.kinds import model_kind, rule_layer
+from lrd_harness.results.rows import Kind, ModelRow, Profile, Results
 
 CURVES = st.lists(
     st.lists(st.integers(0, 8).map(lambda v: v / 8), min_size=5, max_size=5), min_size=1, max_size=5

@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import tiny
 import torch
 import transformers
+from PIL import Image as pil
 from torch import Tensor, nn
 
 from lrd_harness.capture.walk import Walk
+from lrd_harness.contracts import Text
 from lrd_harness.errors import UserError
+from lrd_harness.images import Image
 from lrd_harness.models.backbone import Backbone
 from lrd_harness.models.cut import parameters, remove
 
@@ -76,8 +81,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "MetaClip2VisionModel": {},
     "OwlViTVisionModel": {},
     "PixioModel": {},
+    "Sapiens2Model": {},
     "Siglip2VisionModel": {"num_patches": PATCHES},
     "SiglipVisionModel": {},
+    "Tipsv2VisionModel": {},
     "VJEPA2Model": VIDEO,
     "ViTMAEModel": {"mask_ratio": 0.0},
     "ViTMSNModel": {},
@@ -85,6 +92,16 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "YolosModel": YOLOS,
     "YolosModel+between": {**YOLOS, "use_mid_position_embeddings": True},
 }
+
+
+QUICK = (
+    *("Aimv2VisionModel+head", "BeitModel", "CLIPVisionModelWithProjection", "Dinov2Model"),
+    *("Siglip2VisionModel", "ViTMAEModel", "ViTModel", "YolosModel"),
+)
+
+
+def names(families: Iterable[str]) -> list[Any]:
+    return tiny.rest_slow(families, *QUICK)
 
 
 def built(family: str, blocks: int = L) -> Any:
@@ -183,7 +200,7 @@ def test_states(family: str) -> None:
             close(state[row], expected[0])
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "YolosModel+between"])
+@pytest.mark.parametrize("family", names(f for f in FAMILIES if f != "YolosModel+between"))
 def test_truncated_and_pruned(family: str, tmp_path: Path) -> None:
     """State 2 is the last one of the first two blocks, and blocks are taken out, and saved."""
     model, features = built(family), inputs(family, drawn())
@@ -210,6 +227,102 @@ def test_truncated_and_pruned(family: str, tmp_path: Path) -> None:
         close(again.last_hidden_state, expected.last_hidden_state)
 
 
+def images_of(sizes: Sequence[tuple[int, int]] = ((40, 30), (32, 32), (20, 50))) -> list[Image]:
+    draw = np.random.default_rng(0)
+    arrays = [draw.integers(0, 256, (h, w, 3), dtype=np.uint8) for w, h in sizes]
+    return [Image.of(pil.fromarray(array)) for array in arrays]
+
+
+def folder_of(family: str, folder: Path) -> Path:
+    """The model with a processor that brings images to its size."""
+    model, size = built(family), {"height": PIXELS, "width": PIXELS}
+    processor: Any = transformers.ViTImageProcessorPil(size=size)
+    if family == "Siglip2VisionModel":
+        processor = transformers.Siglip2ImageProcessorPil(patch_size=PATCH, max_num_patches=PATCHES)
+    if family == "ImageGPTModel":
+        size, colours = {"height": 4, "width": 4}, np.random.default_rng(1).uniform(-1, 1, (8, 3))
+        processor = transformers.ImageGPTImageProcessorPil(clusters=colours.tolist(), size=size)
+    if family == "ViTMAEModel":
+        model.config.mask_ratio = 0.75  # as it comes
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+AROUND = {  # tokens before the patches and behind them, where these are not CLS alone
+    **dict.fromkeys(("Aimv2VisionModel", "Aimv2VisionModel+head", "IJepaModel"), (0, 0)),
+    **dict.fromkeys(("Idefics3VisionTransformer", "ImageGPTModel"), (0, 0)),
+    **dict.fromkeys(("Siglip2VisionModel", "SiglipVisionModel"), (0, 0)),
+    "DeiTModel": (2, 0),
+    **dict.fromkeys(("DINOv3ViTModel", "Dinov2WithRegistersModel"), (5, 0)),
+    "PixioModel": (8, 0),
+    "Sapiens2Model": (9, 0),
+    "Tipsv2VisionModel": (2, 0),
+    "YolosModel": (1, 3),
+}
+WITHOUT_POOLER = (
+    *("Aimv2VisionModel", "Data2VecVisionModel", "GitVisionModel", "IJepaModel", "ImageGPTModel"),
+    *("Idefics3VisionTransformer", "InternVLVisionModel", "ViTMAEModel", "ViTMSNModel"),
+)
+# without what is made for videos, and what cannot be built of fewer blocks
+ADAPTED = [f for f in FAMILIES if f not in ("VJEPA2Model", "YolosModel+between")]
+
+
+@pytest.mark.parametrize("family", names(ADAPTED))
+def test_poolings(family: str, tmp_path: Path) -> None:
+    """CLS, patches without other tokens, and the model's own pooler, of every state."""
+    folder, images = folder_of(family, tmp_path), images_of()
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    features = dict(processor([image.open() for image in images], return_tensors="pt"))
+    if family == "ViTMAEModel":
+        features["noise"] = torch.arange(PATCHES).repeat(len(images), 1).float()
+    output, short = theirs(built(family), features), theirs(without(family, (3, 4)), features)
+    before, behind = AROUND.get(family, (1, 0))
+    seen = features.get("pixel_attention_mask", torch.ones(len(images), PATCHES)).unsqueeze(2)
+
+    def patches(state: Tensor) -> Tensor:
+        part = state[:, before : before + PATCHES]
+        assert part.shape[1] == state.shape[1] - before - behind
+        return (part * seen).sum(1) / seen.sum(1)
+
+    pools: dict[str, Any] = {"mean": patches}
+    if before:
+        pools["cls"] = lambda state: state[:, 0]
+        pools["cls-mean"] = lambda state: torch.cat([state[:, 0], patches(state)], 1)
+    for name, pool in pools.items():
+        model = tiny.open_model(folder, pooling=name)
+        encoded = model.tokenize([Text(image) for image in images])
+        planes, end = model.states(encoded), "final" if model.has_final_norm else "raw"
+        for layer in range(L):
+            close(planes["raw", layer], pool(output.hidden_states[layer]))
+        close(planes[end, 2], pool(short.last_hidden_state))
+        close(planes[end, L], pool(output.last_hidden_state))
+    for rows in ([1], [2, 0]):
+        again = model.states([encoded[row] for row in rows])
+        for plane, states_of_all in planes.items():
+            close(again[plane], states_of_all[rows])
+    if family in WITHOUT_POOLER:
+        with pytest.raises(UserError, match="no pooler"):
+            tiny.open_model(folder, pooling="pooler")
+        return
+    model = tiny.open_model(folder, pooling="pooler")
+    planes = model.states(encoded)
+    place = "image_embeds" if family.endswith("WithProjection") else "pooler_output"
+    close(model.embed(planes[end, L]), output[place])
+    close(model.embed(planes[end, 2]), short[place])
+
+
+def test_a_masked_autoencoder_gives_the_same_again(tmp_path: Path) -> None:
+    """Its patches are dropped and put in another order by chance, unless that is prevented."""
+    folder, planes = folder_of("ViTMAEModel", tmp_path), []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model = tiny.open_model(folder, pooling="cls")
+        planes.append(model.states(model.tokenize([Text(image) for image in images_of()])))
+    for plane, state in planes[0].items():
+        assert torch.equal(state, planes[1][plane])
+
+
 STAGES = """Bit ConvNext ConvNextV2 Cvt DINOv3ConvNext DonutSwin FocalNet GLPN GroupViTVision Hiera
 Levit PoolFormer Pvt PvtV2 RegNet ResNet Segformer SwiftFormer Swin Swin2SR Swinv2""".split()
 
@@ -220,8 +333,18 @@ def test_models_of_stages_are_refused_by_name(family: str) -> None:
     config = getattr(transformers, f"{family}Config")()
     with torch.device("meta"):
         model = getattr(transformers, f"{family}Model")._from_config(config)
-    with pytest.raises(UserError, match=rf"{family}Model is made of \d stages .* equal blocks"):
+    with pytest.raises(UserError, match=rf"{family}Model is made of \d stages .* of equal blocks"):
         Backbone(model, {"pixel_values": drawn(1)})
+
+
+def test_a_decoder_of_objects_is_not_read_for_the_model() -> None:
+    sizes = {"embedding_size": 8, "hidden_sizes": [8] * 4, "depths": [1] * 4}
+    convolutions = transformers.ResNetConfig(**sizes, out_features=["stage4"])
+    config = transformers.DetrConfig(use_timm_backbone=False, backbone_config=convolutions)
+    with torch.device("meta"):
+        model = transformers.DetrModel(config)
+    with pytest.raises(UserError, match="DetrModel is made of an encoder of images and a decoder"):
+        Backbone(model, {"pixel_values": drawn(2)})
 
 
 class Config(SimpleNamespace):

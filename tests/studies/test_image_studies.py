@@ -1,22 +1,28 @@
-"""Studies of models of images, against transformers: what is saved, compared, chosen and refused."""
+"""Studies of models of images beside transformers: what is saved, compared, chosen, refused."""
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import running
 import tiny
 import torch
 import transformers
+from odd_checkpoints import change
 from PIL import Image as pil
+from safetensors.torch import save_file
+from test_image_models import OWN, save
 from torch import Tensor, nn
 
-from lrd_harness.blocks import runs
+from lrd_harness.blocks import candidates
 from lrd_harness.capture.fidelity import alike
-from lrd_harness.errors import UserError
+from lrd_harness.cli import main
 from lrd_harness.manager import load
 from lrd_harness.models.find import FILE, find
 from lrd_harness.progress import Display
@@ -29,11 +35,8 @@ SMALL |= {"num_attention_heads": 2, "patch_size": 4}
 TEXTS = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": L, "projection_dim": 8}
 TEXTS |= {"num_attention_heads": 2, "vocab_size": 50, "eos_token_id": 2, "bos_token_id": 1}
 TOWERS = {"vision_config": {**SMALL, "projection_dim": 8}, "text_config": TEXTS}
-DECODER = {
-    "decoder_hidden_size": 16,
-    "decoder_num_hidden_layers": L,
-    "decoder_intermediate_size": 8,
-}
+DECODER = {"decoder_hidden_size": 16, "decoder_num_hidden_layers": L}
+DECODER |= {"decoder_intermediate_size": 8, "decoder_num_attention_heads": 2}
 # with what they were trained for; that is kept, too
 FAMILIES: dict[str, dict[str, Any]] = {
     "ViTForImageClassification": {},
@@ -42,7 +45,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "BeitForImageClassification": {"use_relative_position_bias": True},
     "BeitModel": {"use_mean_pooling": False},
     "DeiTForImageClassificationWithTeacher": {},
-    "ViTMAEForPreTraining": {**DECODER, "decoder_num_attention_heads": 2},
+    "ViTMAEForPreTraining": DECODER,
     "IJepaModel": {},
     "Aimv2VisionModel": {"use_head": True},
     "CLIPVisionModelWithProjection": {"projection_dim": 8},
@@ -67,15 +70,12 @@ def pictures(n: int, seed: int = 0) -> list[pil.Image]:
 IMAGES = pictures(56)
 
 
-def made(family: str, folder: Path, **more: Any) -> Path:
+def made(family: str, folder: Path) -> Path:
     """A model of that class, whose norms do something, with its processor."""
     kind = getattr(transformers, family)
     torch.manual_seed(0)
-    model = kind(
-        kind.config_class(
-            **({} if "vision_config" in FAMILIES[family] else SMALL), **FAMILIES[family], **more
-        )
-    )
+    own = FAMILIES.get(family, {})
+    model = kind(kind.config_class(**({} if "vision_config" in own else SMALL), **own))
     for name, weight in model.named_parameters():
         if "norm" in name.lower():
             nn.init.uniform_(weight, 0.5, 1.5)
@@ -83,7 +83,7 @@ def made(family: str, folder: Path, **more: Any) -> Path:
             nn.init.normal_(weight, std=0.2)
     model.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
-    if "vision_config" in FAMILIES[family]:
+    if "vision_config" in own:
         tiny.tokenizer().save_pretrained(folder)
     return folder
 
@@ -143,7 +143,7 @@ def test_the_saved_model_is_the_pruned_one(family: str, tmp_path: Path) -> None:
         torch.testing.assert_close(given, expected, rtol=1e-5, atol=1e-5)
         kind = getattr(transformers, family)
         first, second = (opened(path, kind).state_dict() for path in (full, folder))
-        beside = [name for name in second if ".layer" not in name or "text_model" in name]
+        beside = [n for n in second if not re.search(r"layers?\.\d", n) or "text_model" in n]
         assert all(torch.equal(first[name], second[name]) for name in beside)
         assert find(str(folder)).config["architectures"] == [family]
         card = (folder / "README.md").read_text()
@@ -156,4 +156,208 @@ def test_the_saved_model_is_the_pruned_one(family: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(read[0], whole.encode(IMAGES[:5])[0], rtol=1e-4, atol=1e-5)
         parent = json.loads((folder / FILE).read_text())["parent"]
         assert parent["removed"] == list(removed)
-        assert runs(removed)
+
+
+@pytest.mark.slow
+def test_code_of_its_own_and_patches_of_any_number(tmp_path: Path) -> None:
+    """Code goes with a model, its processor's too; padding among patches changes nothing."""
+    own, cut = made("ViTModel", tmp_path / "own"), tmp_path / "cut"
+    save_file(opened(own).state_dict(), own / "model.safetensors", {"format": "pt"})
+    (own / "own.py").write_text(OWN.replace("MARK", repr(str(tmp_path / "mark"))))
+    change(
+        own / "config.json",
+        model_type="own_eyes",
+        auto_map={"AutoModel": "own.OwnModel", "AutoConfig": "own.OwnConfig"},
+    )
+    turned = {"auto_map": {"AutoImageProcessor": "own.OwnProcessor"}}
+    change(own / "preprocessor_config.json", image_processor_type="OwnProcessor", **turned)
+    study("prune", settings={"trust_remote_code": [str(own)]}).prune(
+        str(own), blocks="2", save_to=cut
+    )
+    trusting: Any = {"trust_remote_code": True}
+    sides = [
+        (
+            transformers.AutoModel.from_pretrained(folder, **trusting).eval(),
+            transformers.AutoImageProcessor.from_pretrained(folder, **trusting),
+        )
+        for folder in (own, cut)
+    ]
+    (full, turning), (smaller, again) = sides
+    inputs, same = (p(IMAGES[:3], return_tensors="pt") for p in (turning, again))
+    assert torch.equal(inputs["pixel_values"], same["pixel_values"])
+    with torch.inference_mode():
+        expected = without(full, (2,))(**inputs).last_hidden_state
+        torch.testing.assert_close(smaller(**inputs).last_hidden_state, expected)
+
+    save("Siglip2VisionModel", tmp_path / "any")
+    study("prune").prune(str(tmp_path / "any"), blocks="1", save_to=tmp_path / "less")
+    any_, less = (opened(tmp_path / n, transformers.Siglip2VisionModel) for n in ("any", "less"))
+    del any_.encoder.layers[0]
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "less", backend="pil")
+    inputs = processor(IMAGES[:3], return_tensors="pt")
+    with torch.inference_mode():
+        assert torch.equal(any_(**inputs).last_hidden_state, less(**inputs).last_hidden_state)
+
+
+@pytest.mark.parametrize(("pooling", "dtype"), [("cls-mean", "float32"), ("mean", "bfloat16")])
+def test_it_is_pooled_as_before_in_its_own_precision(
+    pooling: str, dtype: str, tmp_path: Path
+) -> None:
+    full = made("ViTForImageClassification", tmp_path / "full")
+    kind = transformers.ViTForImageClassification
+    kind.from_pretrained(full, dtype=getattr(torch, dtype)).save_pretrained(full)
+    how = study("prune", settings={"pooling": pooling})
+    how.prune(str(full), blocks="1", save_to=tmp_path / "cut")
+    assert str(kind.from_pretrained(tmp_path / "cut", dtype="auto").dtype) == f"torch.{dtype}"
+    assert study("states").opened(str(tmp_path / "cut")).model.info.pooling == pooling
+    assert f"- pooling: `{pooling}`" in (tmp_path / "cut" / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """DINOv2, CLIP and ViT, and a model of texts."""
+    place = tmp_path_factory.mktemp("studies")
+    for name, family in (("dino", "Dinov2Model"), ("clip", "CLIPModel"), ("vit", "ViTModel")):
+        made(family, place / name)
+    tiny.save("Bert", place / "bert", hidden_size=16, intermediate_size=16)
+    return place
+
+
+def tokens(model: Any, folder: Path) -> tuple[Tensor, ...]:
+    """hidden_states of all images, by transformers."""
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    with torch.inference_mode():
+        output = model(**processor(IMAGES, return_tensors="pt"), output_hidden_states=True)
+    return tuple(state.double() for state in output.hidden_states)
+
+
+def vectors(folder: Path, layer: int, removed: tuple[int, ...] = ()) -> Tensor:
+    """CLS of a layer of a model, blocks taken out, behind the final norm, of all images."""
+    model = without(opened(folder), removed) if removed else opened(folder)
+    state = tokens(model, folder)[layer]
+    with torch.inference_mode():
+        normed: Tensor = model.layernorm(state.float())[:, 0].double()
+    return normed
+
+
+def as_metrics_see(folder: Path) -> list[Tensor]:
+    """CLS of every layer, the last one normed, which is how transformers' text models have it."""
+    inner = [state[:, 0] for state in tokens(opened(folder), folder)[:L]]
+    return [*inner, vectors(folder, L)]
+
+
+@pytest.mark.slow
+def test_a_layer_that_a_metric_chooses(models: Path, tmp_path: Path) -> None:
+    """Values are those of the metric on transformers' states, and what is saved ends there."""
+    full = models / "dino"
+    report = study("layer").layer(str(full), ["effective_rank"], tmp_path / "cut")
+    states = as_metrics_see(full)
+    ranks = load().get("metric", "effective_rank").measure(states[1:])["effective_rank"]
+    rows = [row for row in report.table("layer").rows if row["layer"] and row["value"] is not None]
+    assert [row["value"] for row in rows] == pytest.approx(ranks, rel=1e-4)
+    layer = int(np.argmax(ranks)) + 1
+    assert report.facts["layer"] == layer < L
+    cut = vectors(tmp_path / "cut", layer)
+    torch.testing.assert_close(cut, vectors(full, layer))
+    expected = alike(states[L], cut)
+    found = {row["figure"]: row for row in report.table("fidelity").rows}
+    assert {name: found[name]["changed"] for name in ("cosine", "rsa", "cka")} == pytest.approx(
+        {name: expected[name] for name in ("cosine", "rsa", "cka")}, rel=1e-3
+    )
+    assert found["knn_overlap"]["label"] == "10 nearest images in common"
+    assert found["latency"]["changed"] > 0
+
+
+@pytest.mark.slow
+def test_two_models_of_images(models: Path) -> None:
+    a, b = models / "dino", models / "vit"
+    report = study("compare", metrics=["effective_rank"], draws=10).compare(str(a), str(b))
+    sides = as_metrics_see(a), as_metrics_see(b)
+    for row, *states in zip(report.table("alike").rows, *sides, strict=True):
+        figures = alike(*states)
+        assert {name: row[name] for name in figures} == pytest.approx(figures, rel=1e-3, abs=1e-4)
+    said = [*report.answer, *report.notes, report.title, *(t.title for t in report.shown)]
+    said += [c.heading for t in report.shown for c in t.columns]
+    said += [line for table in report.shown for line in table.caption]
+    assert not [line for line in said if "text" in line]
+    assert any("56 images" in line for line in said)
+
+
+def scores(rule: str, folder: Path) -> list[float]:
+    """Of blocks 1 to L, how little each changes, by transformers' states."""
+    states, last = tokens(opened(folder), folder), vectors(folder, L)
+    cosine = nn.functional.cosine_similarity
+    if rule == "greedy":
+        less = [vectors(folder, L - 1, (block,)) for block in range(1, L + 1)]
+        return [float(cosine(last, left, dim=-1).mean()) for left in less]
+    if rule == "angular":
+        states = tuple(state[:, 0] for state in states)
+    cosines = [cosine(*pair, dim=-1).clamp(-1, 1) for pair in itertools.pairwise(states)]
+    return [-float((c.arccos() if rule == "angular" else -c).mean()) for c in cosines]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["angular", "block_influence", "greedy"])
+def test_rules_that_look_into_the_model(rule: str, models: Path) -> None:
+    """They look at the CLS token, at all tokens, and at what is left without a block."""
+    report = study("prune").prune(str(models / "dino"), rule=rule, budget=0.5)
+    least = max(candidates(L), key=lambda block: scores(rule, models / "dino")[block - 1])
+    assert report.facts["removed"] == [least]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["gfmi", "frenet", "nrs", "composite", "last", "random"])
+def test_rules_choose_on_images(rule: str, models: Path) -> None:
+    report = study("prune").prune(str(models / "clip"), rule=rule, budget=0.5)
+    assert len(report.facts["removed"]) == 1
+    chose = "The rule chose on these very images" in " ".join(report.table("prune").caption)
+    assert chose == (rule not in ("last", "random"))
+
+
+@pytest.mark.slow
+def test_scores_of_pruned_models_are_those_of_saved_ones(models: Path, tmp_path: Path) -> None:
+    """A variant of a run is the model that is saved without the same blocks, read in another."""
+
+    def run(model: Path, out: Path, *more: str) -> None:
+        typed = ("--layers", "last", "--plugins", "frenet", "--max-texts", "60", *more)
+        assert running.run(out, [model], tmp_path, *typed, tasks=["DigitsImageClassification"]) == 0
+
+    out, smaller = tmp_path / "out", tmp_path / "smaller"
+    run(models / "clip", out, "--prune", "frenet", "--budgets", "0.5")
+    (row,) = (r for r in running.records(out, "score") if r["variant"] != "full")
+    (variant,) = running.records(out, "variant")
+    assert variant["latency"] > 0
+    more: dict[str, Any] = {"blocks": row["variant"].removeprefix("without "), "scores": out}
+    report = study("prune").prune(str(models / "clip"), **more, save_to=smaller)
+    assert report.facts["parameters"] == [variant["parameters_full"], variant["parameters"]]
+    assert "| DigitsImageClassification | " in (smaller / "README.md").read_text()
+    run(smaller, tmp_path / "again")
+    (again,) = running.records(tmp_path / "again", "score")
+    assert again["score"] == pytest.approx(row["score"], abs=1e-9)
+
+
+REFUSED = {
+    "probe vit --kind random": "local/vit reads images, and a probe changes the tokens of texts",
+    "compare vit bert": "local/vit reads images, and local/bert reads texts",
+    "compare bert vit": "local/bert reads texts, and local/vit reads images",
+    "layer bert --save new --images pictures": "has images, and local/bert reads texts",
+    "prune vit --blocks 1 --save new --texts texts.txt": "has texts, and local/vit reads images",
+    "prune vit --blocks 5 --save new": "block 5 does not exist: the model has blocks 1 to 4",
+    "prune vit --rule gfmi --budget 0.5": "--images DIR",
+    "run --models vit --tasks lm-eval:piqa": "piqa",
+}
+
+
+@pytest.mark.parametrize("typed", tiny.rest_slow(list(REFUSED), *list(REFUSED)[:-1]))
+def test_what_goes_not_together_is_refused(
+    typed: str, models: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """In one line, before a model is opened."""
+    monkeypatch.chdir(models)
+    (models / "pictures").mkdir(exist_ok=True)
+    IMAGES[0].save(models / "pictures" / "a.png")
+    (models / "texts.txt").write_text("\n".join(tiny.sentences(60)))
+    monkeypatch.setattr(transformers.AutoModel, "from_pretrained", None)
+    assert main([*typed.split(), "--quiet"]) == 2
+    assert REFUSED[typed] in running.one_line(capsys)
+    assert not (models / "new").exists()

@@ -48,9 +48,9 @@ def expected(model: Path, pictures: list[Image.Image]) -> np.ndarray:
     return np.stack([state[:, 0].numpy() for state in states])
 
 
-@pytest.mark.parametrize("name", ["one", "two"])
-def test_paths_and_pil_images_are_encoded(name: str, folder: Path) -> None:
-    model = lrd_harness.open(folder / name, quiet=True)
+@pytest.mark.parametrize(("name", "tokens"), [("one", 0), ("two", 1)])  # 1: each image alone
+def test_paths_and_pil_images_are_encoded(name: str, tokens: int, folder: Path) -> None:
+    model = lrd_harness.open(folder / name, batch_tokens=tokens, quiet=True)
     files = in_order(folder)
     shade = Image.new("LA", (9, 30), (0, 51))  # a black that a fifth is left of
     pictures = [Image.open(file).convert("RGB") for file in files[:3]]

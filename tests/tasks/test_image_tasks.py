@@ -303,6 +303,7 @@ DRAWN = "Any2AnyRetrieval:Drawn"
 # task, what is done to its folder, what the one line says
 FAULTS: list[tuple[str, Callable[[Path], Any], str]] = [
     ("ImageClassification:None", lambda f: None, "ImageClassification:None: no folder "),
+    *((f"ImageClassification:{n}", lambda f: None, ": no folder ") for n in ("", "..", ".")),
     ("VisualSTS:../Pairs", lambda f: None, "VisualSTS:../Pairs: no folder "),
     (
         ROWS,
@@ -336,7 +337,11 @@ FAULTS: list[tuple[str, Callable[[Path], Any], str]] = [
     (PAIRS, row("Pairs/test.jsonl", 2, image2=...), "Pairs/test.jsonl, row 2: no 'image2'"),
     (PAIRS, row("Pairs/test.jsonl", 2, image2="x.png"), "row 2: 'image2' names no file: x.png"),
     (PAIRS, row("Pairs/test.jsonl", 2, score="much"), "row 2: 'score' is not a number"),
-    (PAIRS, moved("Pairs/test.jsonl", "Pairs/dev.jsonl"), "no test.jsonl, which"),
+    (
+        PAIRS,
+        moved("Pairs/test.jsonl", "Pairs/dev.jsonl"),
+        "no test.jsonl, which VisualSTS-Pairs needs",
+    ),
     (DRAWN, row("Drawn/corpus.jsonl", 5, image="x.png"), "corpus.jsonl, row 5: 'image' names no"),
     (DRAWN, row("Drawn/queries.jsonl", 5, image=...), "queries.jsonl, row 5: no 'image'"),
     (DRAWN, row("Drawn/qrels.jsonl", 5, **{"corpus-id": "x"}), "qrels.jsonl, row 5: id 'x' is not"),
@@ -353,3 +358,86 @@ def test_what_is_wrong_is_named_in_one_line(
         open_task(name, folder)
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_classes_without_splits_are_halved(tmp_path: Path) -> None:
+    """What is trained on is not tested on; clustering takes all; what is no image is left out."""
+    for label, pictures in drawings(7).items():
+        (tmp_path / "Halved" / label / "deeper").mkdir(parents=True)
+        for i, picture in enumerate(pictures):
+            picture.save(tmp_path / "Halved" / label / ("deeper" if i % 2 else ".") / f"{i}.png")
+        (tmp_path / "Halved" / label / "notes.txt").write_text("no image")
+        (tmp_path / "Halved" / label / ".hidden.png").write_bytes(b"no image")
+    (tmp_path / "Halved" / ".git" / "x").mkdir(parents=True)
+    task = open_task("ImageClassification:Halved", tmp_path)
+    trained, tested = {r.text for r in task.requests()}, {r.text for r in task.texts()}
+    assert len(trained) == 21
+    assert len(tested) == 12
+    again = open_task("ImageClassification:Halved", tmp_path)
+    assert [r.text for r in again.requests()] == [r.text for r in task.requests()]
+    assert {r.text for r in open_task("ImageClustering:Halved", tmp_path).texts()} == trained
+    fingerprint = task.fingerprint
+    assert fingerprint is not None
+    before = fingerprint()
+    drawings(1, 9)["red"][0].save(tmp_path / "Halved" / "red" / "0.png")
+    assert fingerprint() != before
+    (tmp_path / "Halved" / "blue").mkdir()
+    picture.save(tmp_path / "Halved" / "blue" / "0.png")
+    with pytest.raises(UserError, match="blue: one image, which cannot be both trained"):
+        open_task("ImageClassification:Halved", tmp_path)
+
+
+@pytest.mark.slow
+def test_images_with_several_labels(folder: Path) -> None:
+    rows = [
+        {"image": f"drawn/test-{c}-{i}.png", "classes": [n, 3] if i % 2 else [n]}
+        for n, c in enumerate(sorted(COLOURS))
+        for i in range(6)
+    ]
+    (folder / "Rows").rename(folder / "VOC2007")
+    for split in ("train", "test"):
+        write_rows(folder / "VOC2007" / f"{split}.jsonl", rows)
+    stock = mteb.get_task("VOC2007")
+    data = {s: table(folder, "VOC2007", ("image",), s) for s in SPLITS}
+    expected = by_mteb(stock, datasets.DatasetDict(data))
+    stock = open_task("VOC2007", folder)
+    assert stock.evaluate is not None
+    assert stock.evaluate(VIEW).main == pytest.approx(expected)
+
+
+def test_a_task_of_several(folder: Path) -> None:
+    """An aggregate's parts have folders of their own; its score is mteb's mean."""
+    name = "VisualSTS17Eng"
+    part = mteb.get_task(name).tasks[0].metadata.name
+    (folder / name).mkdir()
+    (folder / "STS12VisualSTS").rename(folder / name / part)
+    task = open_task(name, folder)
+    alone = SCORED["VisualSTS:Pairs"]
+    expected = by_mteb(alone[0](), datasets.DatasetDict(alone[1](folder)))
+    assert task.evaluate is not None
+    assert task.evaluate(VIEW).main == pytest.approx(expected)
+    assert len({request.text for request in task.texts()}) <= 18
+
+
+def test_colours_are_brought_to_rgb(tmp_path: Path) -> None:
+    """mteb hands images on in any mode; what is transparent shows white."""
+    clear = Image.new("RGBA", (4, 4), (200, 0, 0, 0))
+    stored = datasets.Dataset.from_dict({"image": [clear, clear.convert("L")], "label": [0, 1]})
+    gallery = encoder.Gallery()
+    kept = gallery.keep(datasets.DatasetDict(test=stored), "Mixed")["test"]
+    assert kept["label"] == [0, 1]
+    seen = [gallery[reference].open() for reference in kept["image"]]
+    assert [picture.mode for picture in seen] == ["RGB", "RGB"]
+    assert [picture.getpixel((0, 0)) for picture in seen] == [(255,) * 3, (60,) * 3]
+    assert gallery[kept["image"][0]] is gallery[kept["image"][0]]
+    broken = stored.cast_column("image", datasets.Image(decode=False)).to_list()
+    rows = [broken[0], {"image": {"bytes": b"none", "path": None}, "label": 1}, {"label": 2}]
+    lost = datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
+    kept = gallery.keep({"default": {"test": {"corpus": lost, "relevant_docs": {}}}}, "Lost")
+    references = kept["default"]["test"]["corpus"]["image"]
+    assert gallery[references[0]] == gallery["0:0"]  # alike in size and pixels
+    for number in (1, 2):
+        with pytest.raises(
+            UserError, match=rf"Lost, default, test, corpus, row {number + 1}: no im"
+        ):
+            _ = gallery[references[number]]

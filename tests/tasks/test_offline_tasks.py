@@ -48,7 +48,7 @@ def texts_of(columns: Mapping[str, Any]) -> list[list[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", [n for n in TASKS if not n.startswith("Digits")])  # images
 def test_texts(name: str, read: Read, real_packages: Path) -> None:
     for texts in texts_of(read(name)):
         assert len(texts) >= 8

@@ -39,12 +39,12 @@ def test_all_images_below_a_folder_in_the_order_of_their_paths(tmp_path: Path) -
     pixels = {name: draw(folder / name, i) for i, name in enumerate(names)}
     for name in (".hidden.png", ".git/x.png", "a/.thumbs/y.png", "a/._z.png"):
         draw(folder / name, 0)
-    for name in ("labels.csv", "a/Thumbs.db", "clip.mpg", "drawing.svg"):
+    for name in ("labels.csv", "a/Thumbs.db", "clip.mpg", "b.eps", "drawing.svg"):
         (folder / name).write_text("no image")
     said: list[str] = []
     with told_to(said.append):
         task = opened(folder)
-    others = "4 (a/Thumbs.db, clip.mpg, drawing.svg, ...)"
+    others = "5 (a/Thumbs.db, b.eps, clip.mpg, ...)"
     assert said == [f"{folder}: files left out that PIL reads no images from: {others}"]
     assert (task.name, task.type, task.evaluate) == ("images:photos", "Images", None)
     read: list[Any] = [request.text for request in task.texts()]

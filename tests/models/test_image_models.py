@@ -1,0 +1,355 @@
+"""Image models from folders on disk, against transformers' own model and image processor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+import transformers
+from odd_checkpoints import change, fault
+from PIL import Image as pil
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lrd_harness.cli import main
+from lrd_harness.contracts import Text
+from lrd_harness.errors import UserError
+from lrd_harness.images import Image
+from lrd_harness.models.find import find
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+SIDE, L, WIDTH = 32, 3, 16
+SMALL = {"hidden_size": WIDTH, "num_hidden_layers": L, "num_attention_heads": 2}
+SMALL |= {"intermediate_size": 24, "image_size": SIDE, "patch_size": 8}
+WORDS = {"hidden_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 9}
+WORDS |= {"intermediate_size": 8, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+SQUARE = {"size": {"height": SIDE, "width": SIDE}}
+TOWERS = {"vision_config": SMALL, "text_config": WORDS}
+PATCHES = {"patch_size": 8, "max_num_patches": 16}
+# class, its configuration, its processor -> how it is pooled, and where its patches lie
+FAMILIES: dict[str, tuple[dict[str, Any], str, slice]] = {
+    "BeitModel": ({}, "pooler", slice(1, None)),
+    "BlipVisionModel": ({}, "cls", slice(1, None)),
+    "CLIPModel": ({**TOWERS, "projection_dim": 6}, "pooler", slice(1, None)),
+    "CLIPVisionModelWithProjection": ({"projection_dim": 6}, "pooler", slice(1, None)),
+    "Data2VecVisionForImageClassification": ({}, "pooler", slice(1, None)),
+    "DeiTModel": ({}, "cls", slice(2, None)),
+    "Dinov2ForImageClassification": ({}, "cls", slice(1, None)),
+    "DINOv3ViTModel": ({"num_register_tokens": 3}, "cls", slice(4, None)),
+    "IJepaModel": ({}, "mean", slice(0, None)),
+    "Siglip2VisionModel": ({"num_patches": 16}, "pooler", slice(0, None)),
+    "SiglipModel": (TOWERS, "pooler", slice(0, None)),
+    "ViTMAEModel": ({}, "cls", slice(1, None)),
+    "YolosModel": ({"image_size": [SIDE, SIDE], "num_detection_tokens": 3}, "cls", slice(1, 17)),
+}
+
+
+def save(name: str, folder: Path, **changes: Any) -> Any:
+    """A random model with uneven norms and its processor, as an ordinary folder; the model."""
+    kind = getattr(transformers, name)
+    settings = {**FAMILIES[name][0], **changes} if name in FAMILIES else changes
+    torch.manual_seed(0)
+    both = settings if "vision_config" in settings else {**SMALL, **settings}
+    model = kind(kind.config_class(**both)).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(0, 0.2) if weight.dim() > 1 else weight.add_(torch.rand_like(weight))
+    model.save_pretrained(folder)
+    if name == "Siglip2VisionModel":
+        transformers.Siglip2ImageProcessorPil(**PATCHES).save_pretrained(folder)
+    else:
+        transformers.ViTImageProcessorPil(**SQUARE).save_pretrained(folder)
+    return model
+
+
+def picture(seed: int, width: int = 40, height: int = 30) -> Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.of(pil.fromarray(pixels), f"picture {seed}")
+
+
+IMAGES = [picture(0), picture(1, 30, 40), picture(2, 7, 7)]
+
+
+def states(model: Any, images: list[Image]) -> dict[tuple[str, int], Tensor]:
+    read: dict[tuple[str, int], Tensor] = model.states(model.tokenize([Text(i) for i in images]))
+    return read
+
+
+def output(model: Any, images: list[Image]) -> Tensor:
+    last = ("final" if model.has_final_norm else "raw", model.info.blocks)
+    embedded: Tensor = model.embed(states(model, images)[last])
+    return embedded
+
+
+def below_head(whole: Any) -> Any:
+    return whole.base_model if "Classification" in type(whole).__name__ else whole
+
+
+def read_by(whole: Any, folder: Path, **how: Any) -> Any:
+    """What transformers' own model makes of what its own processor makes of the images."""
+    processor: Any = transformers.AutoImageProcessor
+    pixels = processor.from_pretrained(folder)([i.open() for i in IMAGES], return_tensors="pt")
+    if "MAE" in type(whole).__name__:
+        whole.config.mask_ratio, how["noise"] = 0.0, torch.arange(16).repeat(3, 1).float()
+    with torch.no_grad():
+        if hasattr(whole, "get_image_features"):
+            return whole.get_image_features(**pixels, **how)
+        return whole(**pixels, **how)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_a_model_was_made_for(name: str, tmp_path: Path) -> None:
+    """The output of the last layer, and which tokens are patches."""
+    whole, (_, pooling, patches) = save(name, tmp_path), FAMILIES[name]
+    model = tiny.open_model(tmp_path)
+    read = read_by(below_head(whole), tmp_path)
+    if pooling == "pooler":
+        expected = read.image_embeds if "Projection" in name else read.pooler_output
+    elif pooling == "cls":
+        expected = read.last_hidden_state[:, 0]
+    else:
+        expected = read.last_hidden_state.mean(1)
+    assert model.info.pooling == pooling
+    torch.testing.assert_close(output(model, IMAGES), expected)
+    tokens = model.info.max_length
+    assert model.patches.nonzero().flatten().tolist() == [*range(tokens)][patches]
+
+
+POOLED = ["DeiTModel", "Dinov2ForImageClassification", "DINOv3ViTModel", "YolosModel"]
+
+
+@pytest.mark.parametrize("name", [*POOLED, "CLIPVisionModelWithProjection", "ViTMAEModel"])
+@pytest.mark.parametrize("pooling", ["cls", "mean", "cls-mean"])
+def test_pooling_of_every_state(name: str, pooling: str, tmp_path: Path) -> None:
+    whole, (_, _, patches) = save(name, tmp_path), FAMILIES[name]
+    model = tiny.open_model(tmp_path, pooling=pooling)
+    read = read_by(below_head(whole), tmp_path, output_hidden_states=True)
+    norm = model.final_norm
+    ours = states(model, IMAGES)
+
+    def pooled(state: Tensor) -> Tensor:
+        parts = {"cls": state[:, 0], "mean": state[:, patches].mean(1)}
+        return torch.cat([parts[part] for part in pooling.split("-")], 1)
+
+    for layer, state in enumerate(read.hidden_states):
+        torch.testing.assert_close(ours["raw", layer], pooled(state))
+        if norm is not None:
+            torch.testing.assert_close(ours["final", layer], pooled(norm(state)).detach())
+    torch.testing.assert_close(model.embed(ours["raw", 1]), ours["raw", 1])  # no projection
+
+
+POOLERS = "BeitModel BlipVisionModel CLIPModel Dinov2Model Siglip2VisionModel SiglipModel ViTModel"
+
+
+@pytest.mark.parametrize("name", POOLERS.split())
+def test_the_pooler_on_an_inner_state(name: str, tmp_path: Path) -> None:
+    """As in a model that is made with fewer blocks, of the same weights."""
+    whole = save(name, tmp_path)
+    model = tiny.open_model(tmp_path, pooling="pooler")
+    ours, plane = states(model, IMAGES), "final" if model.has_final_norm else "raw"
+    for layer in range(1, L + 1):
+        config = json.loads((tmp_path / "config.json").read_text())
+        config.get("vision_config", config)["num_hidden_layers"] = layer
+        for name_of_stages in ("out_features", "out_indices", "stage_names"):
+            config.pop(name_of_stages, None)
+        shorter = type(whole)(whole.config_class.from_dict(config)).eval()
+        shorter.load_state_dict(whole.state_dict(), strict=False)
+        expected = read_by(shorter, tmp_path).pooler_output
+        torch.testing.assert_close(model.embed(ours[plane, layer]), expected)
+
+
+def test_poolers_without_weights_are_never_read(tmp_path: Path) -> None:
+    for kind, usual in [("BeitModel", "mean"), ("ViTModel", "cls")]:
+        whole = save(kind, tmp_path)
+        weights = {k: v for k, v in whole.state_dict().items() if "pooler" not in k}
+        whole.save_pretrained(tmp_path, state_dict=weights)
+        assert tiny.open_model(tmp_path).info.pooling == usual
+        with pytest.raises(UserError, match="has no pooler, or its weights are not there"):
+            tiny.open_model(tmp_path, pooling="pooler")
+    save("SiglipModel", tmp_path)
+    whole = transformers.SiglipModel.from_pretrained(tmp_path)
+    del whole.vision_model.head
+    whole.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"its weights lack \d+ tensors, as (vision_model\.)?head"):
+        tiny.open_model(tmp_path)
+
+
+def test_patches_that_are_padding_are_not_pooled(tmp_path: Path) -> None:
+    """NaFlex: the image of one patch has 16 tokens in a batch, 15 of them padding."""
+    whole = save("Siglip2VisionModel", tmp_path)
+    model = tiny.open_model(tmp_path, pooling="mean")
+    wide = [picture(3, 64, 8), *IMAGES]
+    pixels = model.processor([i.open() for i in wide], return_tensors="pt")
+    with torch.no_grad():
+        last = whole(**pixels).last_hidden_state
+    mask = pixels["pixel_attention_mask"].bool()
+    assert not mask.all()
+    expected = torch.stack([state[row].mean(0) for state, row in zip(last, mask, strict=True)])
+    torch.testing.assert_close(output(model, wide), expected)
+
+
+def test_masked_autoencoders_read_the_same_each_time(tmp_path: Path) -> None:
+    save("ViTMAEModel", tmp_path)
+    first, second = tiny.open_model(tmp_path), tiny.open_model(tmp_path)
+    for key, read in states(first, IMAGES).items():
+        assert torch.equal(read, states(first, IMAGES)[key])
+        assert torch.equal(read, states(second, IMAGES)[key])
+
+
+def test_half_precision(tmp_path: Path) -> None:
+    save("CLIPModel", tmp_path)
+    whole, half = tiny.open_model(tmp_path), tiny.open_model(tmp_path, dtype="bfloat16")
+    assert next(half.parts.module.parameters()).dtype == torch.bfloat16
+    near = output(half, IMAGES) - output(whole, IMAGES)
+    assert near.norm() < 0.05 * output(whole, IMAGES).norm()
+
+
+def test_processors_that_torchvision_alone_has(tmp_path: Path) -> None:
+    """DINOv3's: its numbers, with pillow's resizing."""
+    save("DINOv3ViTModel", tmp_path)
+    mean, std = [0.4, 0.5, 0.6], [0.2, 0.3, 0.4]
+    settings = {"image_processor_type": "DINOv3ViTImageProcessorFast", **SQUARE}
+    settings |= {"image_mean": mean, "image_std": std, "resample": 2, "rescale_factor": 1 / 255}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    model = tiny.open_model(tmp_path)
+    read = model.features(model.tokenize([Text(i) for i in IMAGES]))["pixels"]["pixel_values"]
+    small = [np.asarray(i.open().resize((SIDE, SIDE), pil.Resampling.BILINEAR)) for i in IMAGES]
+    expected = (np.stack(small) / 255 - mean) / std
+    np.testing.assert_allclose(read.permute(0, 2, 3, 1).numpy(), expected, atol=1e-6)
+    del settings["image_mean"], settings["image_std"]
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    assert list(tiny.open_model(tmp_path).processor.image_mean) == [0.485, 0.456, 0.406]
+    change(tmp_path / "preprocessor_config.json", image_processor_type="Sapiens2ImageProcessor")
+    with pytest.raises(UserError, match="its image processor cannot be used: ") as caught:
+        tiny.open_model(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"do_resize": False}, "ViTImageProcessorPil makes 3x64x96 and 3x96x64 of images of diff"),
+        ({"size": {"height": 16, "width": 16}}, r"Input image size (16*16) doesn't match model"),
+        ({"image_processor_type": "None"}, "its image processor cannot be used: "),
+        ({"image_mean": [0.5]}, "cannot be opened: "),
+    ],
+)
+def test_processors_that_do_not_fit(settings: Any, line: str, tmp_path: Path) -> None:
+    save("ViTModel", tmp_path)
+    change(tmp_path / "preprocessor_config.json", **settings)
+    with pytest.raises(UserError) as caught:
+        tiny.planned(tmp_path).open()
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_told_of_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save("CLIPModel", tmp_path)
+    assert main(["models", str(tmp_path), "--quiet", "--format", "json"]) == 0
+    tables = json.loads(capsys.readouterr().out)["tables"]
+    (row,) = tables.pop("models")["rows"]
+    assert (row["images"], row["blocks"], row["context_limit"]) == (17, L, None)
+    ((_, table),) = tables.items()
+    told = {fact["fact"]: fact["told"] for fact in table["rows"]}
+    assert "would, too" not in told["adapter"]
+    assert told["width"] == f"{WIDTH}; its output has 6"
+    assert told["pooling"] == "pooler, by get_image_features, as in mteb"
+    pixels = f"3x{SIDE}x{SIDE} by ViTImageProcessorPil (pil); 17 tokens, of which 16 are patches"
+    assert told["images"] == pixels
+
+
+def test_models_that_read_colours_as_tokens(tmp_path: Path) -> None:
+    """ImageGPT: each pixel of a small image is a token, and all of them are patches."""
+    sizes = {"vocab_size": 513, "n_positions": 64, "n_embd": WIDTH, "n_layer": L, "n_head": 2}
+    whole = transformers.ImageGPTModel(transformers.ImageGPTConfig(**sizes)).eval()
+    whole.save_pretrained(tmp_path)
+    colours = np.random.default_rng(0).uniform(-1, 1, (512, 3))
+    processor = transformers.ImageGPTImageProcessorPil(
+        clusters=colours, size={"height": 8, "width": 8}
+    )
+    processor.save_pretrained(tmp_path)
+    model = tiny.open_model(tmp_path)
+    assert (model.info.pooling, model.patches.sum()) == ("mean", 64)
+    expected = read_by(whole, tmp_path).last_hidden_state.mean(1)
+    torch.testing.assert_close(output(model, IMAGES), expected)
+
+
+def test_another_size_is_interpolated_where_the_model_does(tmp_path: Path) -> None:
+    whole = save("Dinov2Model", tmp_path)
+    before = tiny.open_model(tmp_path)
+    change(tmp_path / "preprocessor_config.json", size={"height": 48, "width": 48})
+    model = tiny.open_model(tmp_path)
+    assert (before.info.max_length, model.info.max_length) == (17, 37)
+    assert model.identity != before.identity
+    expected = read_by(whole, tmp_path).last_hidden_state[:, 0]
+    torch.testing.assert_close(output(model, IMAGES), expected)
+
+
+def test_images_of_odd_shapes(tmp_path: Path) -> None:
+    save("ViTModel", tmp_path)
+    cropping = {"size": {"shortest_edge": SIDE}, "crop_size": SQUARE["size"]}
+    transformers.CLIPImageProcessorPil(**cropping).save_pretrained(tmp_path)
+    model = tiny.open_model(tmp_path)
+    odd = [picture(0, 1, 1), picture(1, 3, 1), picture(2, 1, 3), picture(3, 3, 3), *IMAGES]
+    together = output(model, odd)
+    for image, row in zip(odd, together, strict=True):
+        torch.testing.assert_close(output(model, [image])[0], row)
+    with pytest.raises(UserError, match=r"picture 9: 1x40000 pixels, of which CLIPImageProc"):
+        model.tokenize([Text(picture(9, 1, 40000))])
+    with pytest.raises(UserError, match="reads images: 'a word' is none"):
+        model.tokenize([Text("a word")])
+
+
+def test_what_is_no_model_of_images(tmp_path: Path) -> None:
+    save("IJepaModel", tmp_path / "ijepa")
+    with pytest.raises(UserError, match=r"unknown pooling 'cls'.*has: mean\."):
+        tiny.open_model(tmp_path / "ijepa", pooling="cls")
+    for setting, chosen in [("max_length", 8), ("attention_mask", "causal"), ("pooling", "last")]:
+        with pytest.raises(UserError, match=rf"(reads images: {setting}|'last'.*It reads images)"):
+            tiny.planned(tmp_path / "ijepa", **{setting: chosen})
+    tiny.save("Bert", tmp_path / "bert")
+    with pytest.raises(UserError, match=r"unknown pooling of .*'pooler'.*It reads texts: choose"):
+        tiny.planned(tmp_path / "bert", pooling="pooler")
+    with pytest.raises(UserError, match="is no model of images alone"):
+        tiny.ADAPTERS["image"]().check(find(str(tmp_path / "bert")))
+    (tmp_path / "ijepa" / "preprocessor_config.json").unlink()
+    assert "has no preprocessor_config.json" in fault(tmp_path / "ijepa")
+
+
+OWN = """
+from pathlib import Path
+from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
+Path(MARK).touch()
+class OwnConfig(ViTConfig):
+    model_type = "own_eyes"
+class OwnModel(ViTModel):
+    config_class = OwnConfig
+class OwnProcessor(ViTImageProcessorPil):
+    def preprocess(self, images, *args, **kwargs):
+        return super().preprocess([i.rotate(180) for i in images], *args, **kwargs)
+"""
+
+
+def test_code_of_its_own(tmp_path: Path) -> None:
+    folder, mark = tmp_path / "own", tmp_path / "ran"
+    whole = save("ViTModel", folder)
+    (folder / "own.py").write_text(OWN.replace("MARK", repr(str(mark))))
+    save_file(whole.state_dict(), folder / "model.safetensors", {"format": "pt"})
+    auto = {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}
+    change(folder / "config.json", model_type="own_eyes", auto_map=auto)
+    processor = {"auto_map": {"AutoImageProcessor": "own.OwnProcessor"}}
+    change(folder / "preprocessor_config.json", image_processor_type="OwnProcessor", **processor)
+    with pytest.raises(UserError, match="which is not run unless you trust it"):
+        tiny.planned(folder)
+    assert not mark.exists()
+    model = tiny.planned(folder, folder).open()
+    assert mark.exists()
+    turned = [Image.of(i.open().rotate(180)) for i in IMAGES]
+    transformers.ViTImageProcessorPil(**SQUARE).save_pretrained(tmp_path)
+    whole.save_pretrained(tmp_path)
+    torch.testing.assert_close(output(model, IMAGES), output(tiny.open_model(tmp_path), turned))
