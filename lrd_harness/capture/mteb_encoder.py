@@ -76,12 +76,10 @@ class Gallery:
             return data
         for column, feature in data.features.items():
             if isinstance(feature, datasets.Image):
-                number, rows = len(self._columns), range(len(data))
                 files = data.select_columns(column).cast_column(column, FILES)
+                references = [f"{len(self._columns)}:{row}" for row in range(len(data))]
                 self._columns.append((files, name))
-                data = data.remove_columns(column).add_column(
-                    column, [f"{number}:{i}" for i in rows]
-                )
+                data = data.remove_columns(column).add_column(column, references)
         return data
 
     def __getitem__(self, reference: str) -> Image:
@@ -113,9 +111,8 @@ def _of_row(files: Dataset, row: int, name: str) -> Image:
     def picture() -> Any:
         return opened(file().get("bytes") or b"", name)
 
-    return Image.derived(
-        key_of(picture()), picture, name
-    )  # the bytes stay where the data have them
+    # the bytes stay where the data have them
+    return Image.derived(key_of(picture()), picture, name)
 
 
 _SCORING = {function.value: function for function in ScoringFunction}
@@ -139,18 +136,15 @@ def model_meta(
 class LayerEncoder(AbsEncoder):
     """mteb's encoder protocol over a model view, which looks texts up where it has them.
 
-    task: whose prompts texts get; None: those of the task that mteb evaluates. gallery: what
-    columns of images were replaced by; None where they are as mteb has them.
+    task: whose prompts texts get; None: those of the task that mteb evaluates. gallery: of what
+    reads images, where those are that columns of strings stand for.
     """
 
     def __init__(
-        self,
-        view: ModelView,
-        task: Task | None = None,
-        modality: Modality = "text",
-        gallery: Gallery | None = None,
+        self, view: ModelView, task: Task | None = None, gallery: Gallery | None = None
     ) -> None:
-        self.view, self.task, self.modality, self.gallery = view, task, modality, gallery
+        self.view, self.task, self.gallery = view, task, gallery
+        modality: Modality = "text" if gallery is None else "image"
         self.mteb_model_meta = model_meta(view, view.experiments[0], modality)
         self._pairs = SimilarityFunction.to_similarity_pairwise_fn(view.similarity)
         self._all = SimilarityFunction.to_similarity_fn(view.similarity)
@@ -170,16 +164,13 @@ class LayerEncoder(AbsEncoder):
         """
         if precision != "float32":
             raise UserError(f"precision {precision}: layers are given in float32 only")
-        texts = self._images(inputs) if self.modality == "image" else _texts(inputs)
+        if self.gallery is None:
+            texts = [text for batch in inputs for text in batch["text"]]
+        else:
+            references = self.gallery.keep(inputs.dataset, "mteb's data")["image"]
+            texts = [self.gallery[reference] for reference in references]
         task = self.task or _task(task_metadata)
         return self.view.encode(texts, task, prompt_type.value if prompt_type else None)
-
-    def _images(self, loader: Any) -> list[Image]:
-        gallery, data = self.gallery, loader.dataset
-        if gallery is None:
-            gallery = Gallery()
-            data = gallery.keep(data, "mteb's data")
-        return [gallery[reference] for reference in data["image"]]
 
     def similarity(self, embeddings1: Array, embeddings2: Array) -> Array:
         """All pairs, compared as the model compares."""
@@ -188,10 +179,6 @@ class LayerEncoder(AbsEncoder):
     def similarity_pairwise(self, embeddings1: Array, embeddings2: Array) -> Array:
         """Row by row, compared as the model compares."""
         return self._pairs(embeddings1, embeddings2)
-
-
-def _texts(loader: Any) -> list[str]:
-    return [text for batch in loader for text in batch["text"]]
 
 
 def _task(about: Any) -> Task:

@@ -196,7 +196,7 @@ def _check_runs(module: nn.Module, probe: Mapping[str, Tensor]) -> tuple[int | N
     tokens = torch.empty(0) if ids is None else ids.flatten().cpu()
     rows: list[int] = []
 
-    _check_stack(module, ids is None)
+    check_stack(module, ids is None)
 
     def note(operation: Any, args: Sequence[Any]) -> None:
         if operation is torch.ops.aten.embedding.default:
@@ -225,7 +225,7 @@ def _check_runs(module: nn.Module, probe: Mapping[str, Tensor]) -> tuple[int | N
     return min(rows, default=None), state.shape[:2]
 
 
-def _check_stack(module: nn.Module, images: bool) -> None:
+def check_stack(module: nn.Module, images: bool) -> None:
     """Raise UserError for a model whose configuration says that it is no stack of equal blocks.
 
     A stage has a width and a resolution of its own. Of a model that finds things in images the

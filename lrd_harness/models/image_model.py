@@ -19,6 +19,7 @@ from lrd_harness.contracts import Checkpoint, Encoded, ModelInfo, ModelOptions, 
 from lrd_harness.errors import UserError, short, unknown
 from lrd_harness.images import RULE, Image
 from lrd_harness.models import quantised
+from lrd_harness.models.backbone import check_stack
 from lrd_harness.models.image_processors import check_shape, noise, pixels, settings_of
 from lrd_harness.models.opened import ModelParts, OpenedModel
 from lrd_harness.models.readout import Pooler, mean
@@ -61,13 +62,15 @@ class ImageModel(OpenedModel):
         weights = (p.dtype for p in parts.module.parameters() if p.dtype.is_floating_point)
         self._dtype = next(weights, torch.float32)
         self._takes = inspect.signature(parts.module.forward).parameters
+        check_stack(parts.module, images=True)  # whatever its processor does
         self._keep_all()
         inputs = self._pixels(noise())
         self.size = tuple(next(iter(inputs.values())).shape[1:])
-        self.look({name: values[:1] for name, values in inputs.items()})
+        first = {name: values[:2] for name, values in inputs.items()}
+        self.look(first)
         self.patches = self._patches(inputs)
         self.parts = replace(parts, **self._pooling(inputs))
-        width = self.forward(self._features(inputs), inputs)["raw", self.backbone.calls].shape[1]
+        width = self.forward(self._features(first), first)["raw", self.backbone.calls].shape[1]
         self.info = ModelInfo(
             parameters=quantised.parameters(parts.module),
             blocks=self.backbone.calls,
@@ -111,11 +114,16 @@ class ImageModel(OpenedModel):
         return dict(features["pixels"])
 
     def _pixels(self, pictures: Sequence[Any]) -> dict[str, Tensor]:
+        made = pixels(self.processor, pictures)
         inputs = {
             name: values.to(self.device, self._dtype if values.is_floating_point() else None)
-            for name, values in pixels(self.processor, pictures).items()
+            for name, values in made.items()
             if name in self._takes
         }
+        if not inputs:
+            takes, maker = next(iter(self._takes), "nothing"), type(self.processor).__name__
+            what = f"{type(self.parts.module).__name__} takes {takes}"
+            raise UserError(f"{self.checkpoint.name}: {what}, and {maker} makes {', '.join(made)}")
         if "noise" in self._takes:  # by which patches are put in order
             module: Any = self.parts.module
             n = module.embeddings.patch_embeddings.num_patches

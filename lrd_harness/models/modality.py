@@ -21,7 +21,8 @@ def senses_of(config: Mapping[str, Any]) -> tuple[str, Collection[str]]:
 
     names = MODEL_MAPPING_NAMES.get(str(config.get("model_type")), "")
     name = names if isinstance(names, str) else names[0]
-    listed = str((config.get("architectures") or [""])[0])
+    classes = config.get("architectures")
+    listed = str(classes[0]) if isinstance(classes, list) and classes else ""
     if not name or listed.endswith("VisionModelWithProjection"):  # for which there is no Auto class
         name = listed
     modalities: Any = "text"
@@ -34,14 +35,15 @@ def two_towers(config: Mapping[str, Any]) -> bool:
     """Whether it compares images with texts, each in a tower of its own."""
     from transformers.models.auto import modeling_auto as auto
 
-    kind = config.get("model_type")
+    kind = str(config.get("model_type"))
     return kind in auto.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 
 def vision_class(config: Mapping[str, Any]) -> tuple[Any, bool]:
     """The class that a model of images is opened with; whether that is one of two towers.
 
-    With its projection, where it has one. None where there is no such class.
+    With its projection, where it has one. None where there is no such class, and for a tower whose
+    weights lie elsewhere in a checkpoint of both (BLIP-2, ALIGN).
     """
     import transformers
 
@@ -51,7 +53,8 @@ def vision_class(config: Mapping[str, Any]) -> tuple[Any, bool]:
         read: Any = getattr(kind, "get_image_features", None)
         projects = read and "visual_projection" in inspect.unwrap(read).__code__.co_names
         tower = name.removesuffix("Model") + "VisionModel" + "WithProjection" * bool(projects)
-        return getattr(transformers, tower, None) if read else None, True
+        kind = getattr(transformers, tower, None) if read else None
+        return kind if getattr(kind, "base_model_prefix", "") == "vision_model" else None, True
     return kind, False
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from lrd_harness import errors, manager
 from lrd_harness.capture.embeddings import Embeddings
-from lrd_harness.capture.mteb_encoder import LayerEncoder
+from lrd_harness.capture.mteb_encoder import Gallery, LayerEncoder
 from lrd_harness.capture.samples import Questions
 from lrd_harness.contracts import Text
 from lrd_harness.errors import UserError, tell, told_to
@@ -44,7 +44,7 @@ class MtebModel(LayerEncoder):
         checkpoint, state = planned.checkpoint, blocks if layer is None else layer
         view = reader.view(state, checkpoint.name, checkpoint.revision, [experiment])
         view.fetch = self._read
-        super().__init__(view, modality=planned.modality)
+        super().__init__(view, gallery=Gallery() if planned.modality == "image" else None)
 
     def at(self, layer: int | None) -> MtebModel:
         """The same opened model at another layer. Raises UserError where it has no such layer."""

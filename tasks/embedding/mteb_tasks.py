@@ -18,6 +18,7 @@ from lrd_harness.contracts import (
 )
 from lrd_harness.errors import UserError
 from lrd_harness.hookspecs import hookimpl
+from lrd_harness.images import TASK_TYPES
 from lrd_harness.models import hub, registry
 from lrd_harness.models.find import content_hash
 
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
 
     from lrd_harness.capture.mteb_encoder import Gallery
 
-RANKINGS = (
-    *("Retrieval", "Reranking", "InstructionRetrieval", "InstructionReranking"),
-    "Any2AnyRetrieval",
-)
 # of each type of task, mteb's class, main score and category
 TYPES = {
     "Classification": ("AbsTaskClassification", "accuracy", "t2c"),
@@ -113,16 +110,15 @@ def wrap(
     load: Callable[[Any], None] = lambda task: task.load_data(),
     check: Callable[[], None] | None = None,
     local: Path | None = None,
-    modality: Modality = "text",
 ) -> Task:
     """A Task around a mteb task.
 
     make: a new mteb task object each call. mteb's task objects are stateful (clustering draws
     from a generator that it keeps), so every layer gets a new one; the data are loaded once.
     load: fills a task object with its data; check: by default loads them, so that data that are
-    missing or malformed show before any model is opened. modality: of images, those that will be
-    asked for are decoded then.
+    missing or malformed show before any model is opened, and images that cannot be read.
     """
+    modality: Modality = "image" if type.startswith(TASK_TYPES) else "text"
 
     @functools.cache
     def gallery() -> Gallery | None:
@@ -190,7 +186,7 @@ def _evaluate(mteb_task: Any, view: ModelView, task: Task, gallery: Gallery | No
 
     whole = _parts(mteb_task)[0] is mteb_task  # else each part has prompts of its own
     results = mteb.evaluate(
-        cast("Any", LayerEncoder(view, task if whole else None, task.modality, gallery)),
+        cast("Any", LayerEncoder(view, task if whole else None, gallery)),
         mteb_task,
         cache=None,
         co2_tracker=False,
@@ -221,7 +217,7 @@ def _texts(
 ) -> Sequence[Request]:
     """The texts for metrics: classified and clustered ones, documents, or both sides of pairs."""
     kind = mteb_task.metadata.type.removeprefix("Image")
-    if kind in RANKINGS:
+    if kind.endswith(("Retrieval", "Reranking")):
         return [request for request in requests() if request.prompt_type == "document"]
     if kind not in ("Classification", "MultilabelClassification", "Clustering"):
         return requests()
@@ -303,7 +299,6 @@ def _open(name: str, options: TaskOptions) -> Task:
         load=load,
         check=check if local is None else None,
         local=local,
-        modality="image" if "image" in metadata.modalities else "text",
     )
 
 
@@ -327,7 +322,6 @@ def _open_own(kind: str, name: str, options: TaskOptions) -> Task:
         description=description,
         load=lambda task: local_data.load(task, folder),
         local=folder,
-        modality="image",
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lrd_harness.errors import UserError
+from lrd_harness.images import LACKING
 from lrd_harness.models import wheels
 from lrd_harness.store.documents import read_file, yaml_value
 
@@ -249,7 +250,10 @@ def _labelled(train: Sequence[Labelled], test: Sequence[Labelled], level: int = 
 
 def digits(*splits: str) -> Columns:
     """Handwritten digits, 8 x 8 in 17 greys, of each 32 to be trained on and 50 to be tested on."""
-    from PIL import Image
+    try:
+        from PIL import Image
+    except ImportError:
+        raise UserError(LACKING) from None
     from sklearn.datasets import load_digits
 
     drawn = load_digits()

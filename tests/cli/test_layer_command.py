@@ -157,7 +157,8 @@ def test_the_rule_knows_models_of_any_adapter(
     family: str, pooling: str, likelihoods: bool, expected: tuple[int, str]
 ) -> None:
     opened = NS(info=NS(family=family, pooling=pooling), parts=NS(adapter="mine"))
-    planned = NS(name="m", checkpoint=NS(revision="r"), adapter=NS(likelihoods=likelihoods))
+    adapter = NS(likelihoods=likelihoods)
+    planned = NS(name="m", checkpoint=NS(revision="r"), adapter=adapter, modality="text")
     found = study.rule(NS(planned=planned, model=opened, blocks=5))  # type: ignore[arg-type]
     assert found.layer == expected[0]
     assert found.text.startswith(expected[1])

@@ -230,6 +230,9 @@ def test_processors_that_torchvision_alone_has(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+NOTHING = "ViTModel takes nothing that ImageGPTImageProcessorPil makes"
+
+
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
@@ -237,6 +240,7 @@ def test_processors_that_torchvision_alone_has(tmp_path: Path) -> None:
         ({"size": {"height": 16, "width": 16}}, r"Input image size (16*16) doesn't match model"),
         ({"image_processor_type": "None"}, "its image processor cannot be used: "),
         ({"image_mean": [0.5]}, "cannot be opened: "),
+        ({"image_processor_type": "ImageGPTImageProcessor", "clusters": [[0, 0, 0]]}, NOTHING),
     ],
 )
 def test_processors_that_do_not_fit(settings: Any, line: str, tmp_path: Path) -> None:
@@ -246,6 +250,24 @@ def test_processors_that_do_not_fit(settings: Any, line: str, tmp_path: Path) ->
         tiny.planned(tmp_path).open()
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_stack_whatever_its_processor_makes(tmp_path: Path) -> None:
+    sizes = {"image_size": [SIDE, SIDE], "embed_dim": 8, "num_heads": [1] * 4}
+    hiera = transformers.HieraModel(transformers.HieraConfig(depths=[1] * 4, **sizes))
+    hiera.save_pretrained(tmp_path)
+    for settings in (SQUARE, {"size": {"shortest_edge": SIDE}}):
+        transformers.ViTImageProcessorPil(**settings).save_pretrained(tmp_path)
+        with pytest.raises(UserError, match="HieraModel is made of 4 stages"):
+            tiny.open_model(tmp_path)
+
+
+def test_a_processor_of_other_inputs(tmp_path: Path) -> None:
+    sizes = {"vocab_size": 9, "n_positions": 16, "n_embd": 8, "n_layer": 1, "n_head": 1}
+    transformers.ImageGPTModel(transformers.ImageGPTConfig(**sizes)).save_pretrained(tmp_path)
+    transformers.ViTImageProcessorPil(**SQUARE).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="ImageGPTModel takes input_ids, and ViTImageProcessorPil"):
+        tiny.open_model(tmp_path)
 
 
 def test_what_is_told_of_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

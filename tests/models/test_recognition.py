@@ -213,6 +213,8 @@ TOWERS = {"text_config": WORDS, "vision_config": VISION}
         (transformers.HubertConfig(**SIZES), "hears or speaks (HubertModel)"),
         (transformers.AltCLIPConfig(**TOWERS), "compares images with texts (AltCLIPModel)"),
         (transformers.BlipConfig(**TOWERS), "compares images with texts (BlipModel)"),
+        (transformers.AlignConfig(), "(AlignModel), each in a tower of its own, and is not read"),
+        (transformers.Blip2Config(), "(Blip2Model), each in a tower of its own, and is not read"),
     ],
 )
 def test_models_of_sound_and_towers_not_read(config: Any, line: str, tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -441,3 +443,14 @@ def test_colours_are_brought_to_rgb(tmp_path: Path) -> None:
             UserError, match=rf"Lost, default, test, corpus, row {number + 1}: no im"
         ):
             _ = gallery[references[number]]
+
+
+@pytest.mark.parametrize("name", ["DigitsImageClustering", CLASSES, ROWS])
+def test_without_pillow_a_line_says_what_to_install(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    monkeypatch.setattr(datasets.config, "PIL_AVAILABLE", False)
+    digits = {task.name: task.check for task in offline.lrd_tasks()}
+    with pytest.raises(UserError, match=r'pip install "lrd-harness\[vision\]"$'):
+        (digits.get(name) or functools.partial(open_task, name, folder))()
