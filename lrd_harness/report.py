@@ -208,16 +208,14 @@ class Report:
             return worded(sentence, modality, *names)
 
         def table(of: Table) -> Table:
-            columns = (replace(c, label=say(c.label or c.name)) for c in of.columns)
+            columns = tuple(replace(c, label=say(c.label or c.name)) for c in of.columns)
             rows = [{**r, "label": say(r["label"])} if "label" in r else r for r in of.rows]
-            caption = tuple(map(say, of.caption))
-            return Table(of.name, say(of.title), tuple(columns), rows, caption, of.shown)
+            return Table(
+                of.name, say(of.title), columns, rows, tuple(map(say, of.caption)), of.shown
+            )
 
-        answer, notes, errors = (
-            tuple(map(say, part)) for part in (self.answer, self.notes, self.errors)
-        )
-        tables = tuple(map(table, self.tables))
-        return Report(say(self.title), tables, notes, errors, self.facts, answer=answer)
+        said = {n: tuple(map(say, getattr(self, n))) for n in ("answer", "notes", "errors")}
+        return replace(self, title=say(self.title), tables=tuple(map(table, self.tables)), **said)
 
     def only(self, names: Sequence[str]) -> Report:
         """The same report with these tables alone, in this order. Raises KeyError."""

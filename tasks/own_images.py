@@ -68,17 +68,16 @@ def read_images(folder: Path) -> list[Image]:
     if not files:
         raise UserError(f"{folder}: no images")
     images: list[Image] = []
-    faults: list[tuple[Path, UserError]] = []
+    faults: dict[Path, UserError] = {}
     for file in files:
         try:
             images.append(Image.of(file, str(file)))
         except UserError as error:
-            faults.append((file, error))
-    if len(faults) > 1:
-        more = _listed(folder, [file for file, _ in faults[1:]])
-        raise UserError(f"{faults[0][1]}; nor can others be read: {more}")
+            faults[file] = error
     if faults:
-        raise faults[0][1]
+        first, *rest = faults
+        more = f"; nor can others be read: {_listed(folder, rest)}" if rest else ""
+        raise UserError(f"{faults[first]}{more}")
     return images
 
 

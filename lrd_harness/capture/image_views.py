@@ -60,21 +60,15 @@ class _Views:
         self._attempts: list[int] = []  # by view, which of its draws differs from all before
 
     def __getitem__(self, i: int) -> Picture:
+        if i < len(self._attempts):
+            return self._draw(i, self._attempts[i])
         while len(self._attempts) <= i:
-            last = self._next()
-            if len(self._attempts) > i:
-                return last
-        return self._draw(i, self._attempts[i])
-
-    def _next(self) -> Picture:
-        """The view after those that are known."""
-        i = len(self._attempts)
-        for attempt in range(_TRIES):
-            made = self._draw(i, attempt)
-            if (key := key_of(made)) not in self._seen:
-                break
-        self._seen.add(key)
-        self._attempts.append(attempt)
+            for attempt in range(_TRIES):
+                made = self._draw(len(self._attempts), attempt)
+                if (key := key_of(made)) not in self._seen:
+                    break
+            self._seen.add(key)
+            self._attempts.append(attempt)
         return made
 
     def _draw(self, i: int, attempt: int) -> Picture:

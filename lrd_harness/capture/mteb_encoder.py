@@ -101,17 +101,16 @@ JUDGEMENTS = ("relevant_docs", "top_ranked")  # of retrieval, beside corpus and 
 def _of_row(files: Dataset, row: int, name: str) -> Image:
     """The image of a row of a data set's one column: the path or the bytes of a file."""
 
-    def file() -> Mapping[str, Any]:
+    def source() -> Path | bytes:
         (cell,) = files[row].values()
-        return cell or {}
-
-    if path := not file().get("bytes") and file().get("path"):
-        return Image.of(Path(path))
+        file = cell or {}
+        return file.get("bytes") or (Path(file["path"]) if file.get("path") else b"")
 
     def picture() -> Any:
-        return opened(file().get("bytes") or b"", name)
+        return opened(source(), name)  # the bytes stay where the data have them
 
-    # the bytes stay where the data have them
+    if isinstance(path := source(), Path):
+        return Image.of(path)
     return Image.derived(key_of(picture()), picture, name)
 
 

@@ -7,15 +7,14 @@ registers, and tokens of distillation and detection.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lrd_harness.contracts import Checkpoint, Encoded, ModelInfo, ModelOptions, Task, Text
+from lrd_harness.contracts import Checkpoint, Encoded, ModelInfo, ModelOptions, Text
 from lrd_harness.errors import UserError, short, unknown
 from lrd_harness.images import RULE, Image
 from lrd_harness.models import quantised
@@ -28,20 +27,17 @@ HEADLESS = "it reads images, and compares no continuations"
 _MASK = "pixel_attention_mask"  # of patches that are padding
 
 
-def _unpooled(state: Tensor, features: Mapping[str, Any]) -> Tensor:
-    raise NotImplementedError("an image model chooses its pooling when it is opened")
-
-
 @dataclass(kw_only=True)
 class ImageParts(ModelParts):
     """What adapters of images differ in.
 
-    processor: transformers', which makes pixels of images; pooling: "" for what suits the model.
+    processor: transformers', which makes pixels of images; pooling: "" for what suits the model,
+    which chooses how to `pool` when it is opened.
     """
 
     processor: Any
     pooling: str = ""
-    pool: Callable[[Tensor, Mapping[str, Any]], Tensor] = _unpooled
+    pool: Any = None
 
 
 class ImageModel(OpenedModel):
@@ -63,7 +59,8 @@ class ImageModel(OpenedModel):
         self._dtype = next(weights, torch.float32)
         self._takes = inspect.signature(parts.module.forward).parameters
         check_stack(parts.module, images=True)  # whatever its processor does
-        self._keep_all()
+        if "noise" in self._takes:  # a masked autoencoder sees all patches behind its training
+            parts.module.config.mask_ratio = 0.0
         inputs = self._pixels(noise())
         self.size = tuple(next(iter(inputs.values())).shape[1:])
         first = {name: values[:2] for name, values in inputs.items()}
@@ -81,10 +78,6 @@ class ImageModel(OpenedModel):
         )
         self.identity = self.described() | settings_of(self.processor) | {"colours": RULE}
 
-    def prompt(self, task: Task, prompt_type: str | None) -> str:
-        """None goes before an image."""
-        return ""
-
     def tokenize(self, texts: Sequence[Text]) -> list[Encoded]:
         """Of each image itself, and how many tokens it has: pixels of a batch are enough."""
         for text in texts:
@@ -94,10 +87,6 @@ class ImageModel(OpenedModel):
                 )
             check_shape(self.processor, text.text.name, *text.text.size)
         return [{"image": text.text, "tokens": len(self.patches)} for text in texts]
-
-    def truncated(self, texts: Sequence[Text], encoded: Sequence[Encoded]) -> list[bool]:
-        """None is; what its processor crops away it was made not to see."""
-        return [False] * len(texts)
 
     def features(self, batch: Sequence[Encoded]) -> dict[str, Any]:
         """A batch's "pixels", and which of its tokens (b, T) there are, and are patches."""
@@ -130,12 +119,6 @@ class ImageModel(OpenedModel):
             inputs["noise"] = torch.arange(n, device=self.device).repeat(len(pictures), 1).float()
         return inputs
 
-    def _keep_all(self) -> None:
-        """Let a masked autoencoder see all patches, as it does behind its training."""
-        config = self.parts.module.config
-        if "noise" in self._takes and hasattr(config, "mask_ratio"):
-            config.mask_ratio = 0.0
-
     def _patches(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Which tokens of state 0 differ between images, (T,); all where a mask tells of others."""
         first: list[Tensor] = []
@@ -155,9 +138,10 @@ class ImageModel(OpenedModel):
         has_cls, name_of = not self.patches[0], self.checkpoint.name
         pools: dict[str, Any] = {"mean": _mean}
         if has_cls:
-            pools |= {"cls": _cls, "cls-mean": _cls_mean}
+            pools |= {"cls": lambda state, _: state[:, 0], "cls-mean": _cls_mean}
         try:
-            pools["pooler"] = partial(_by_pooler, Pooler(self.backbone, inputs))
+            pooler = Pooler(self.backbone, inputs)
+            pools["pooler"] = lambda state, features: pooler(state, features["pixels"])
         except UserError:
             if name == "pooler":
                 raise
@@ -175,17 +159,9 @@ class ImageModel(OpenedModel):
         return {"pooling": name, "pool": pools[name], "pooling_from": why, "embed": embed}
 
 
-def _cls(state: Tensor, features: Mapping[str, Any]) -> Tensor:
-    return state[:, 0]
-
-
 def _mean(state: Tensor, features: Mapping[str, Any]) -> Tensor:
     return mean(state, features["patches"])
 
 
 def _cls_mean(state: Tensor, features: Mapping[str, Any]) -> Tensor:
     return torch.cat([state[:, 0].float(), _mean(state, features).float()], 1)
-
-
-def _by_pooler(pooler: Pooler, state: Tensor, features: Mapping[str, Any]) -> Tensor:
-    return pooler(state, features["pixels"])

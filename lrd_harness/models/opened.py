@@ -102,10 +102,6 @@ class OpenedModel(ABC):
         """What stands for each text or image until it is read; see `token_count`."""
 
     @abstractmethod
-    def truncated(self, texts: Sequence[Text], encoded: Sequence[Encoded]) -> list[bool]:
-        """Of each, whether the model sees a part of it only."""
-
-    @abstractmethod
     def features(self, batch: Sequence[Encoded]) -> dict[str, Any]:
         """A batch as tensors, padded where that is needed."""
 
@@ -113,9 +109,13 @@ class OpenedModel(ABC):
     def inputs(self, features: Mapping[str, Any]) -> dict[str, Tensor]:
         """Those of the features that the backbone itself takes."""
 
-    @abstractmethod
+    def truncated(self, texts: Sequence[Text], encoded: Sequence[Encoded]) -> list[bool]:
+        """Of each, whether the model sees a part of it only: of no image."""
+        return [False] * len(texts)
+
     def prompt(self, task: Task, prompt_type: str | None) -> str:
-        """The prompt that goes before a text of this task; "" before an image."""
+        """The prompt that goes before a text of this task; none before an image."""
+        return ""
 
     def kind(self, encoded: Encoded) -> object:
         """Those that share it can be read in one pass."""

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from lrd_harness.capture.layers import LayerView, LikelihoodLayer
 from lrd_harness.capture.likelihoods import Reader
 from lrd_harness.contracts import Task
-from lrd_harness.errors import Elsewhere, described
+from lrd_harness.errors import Elsewhere, UnitError, described
 from lrd_harness.measuring import PlannedMetric
 from lrd_harness.planning.models import PlannedModel
 from lrd_harness.planning.resolve import Plan
@@ -116,7 +116,7 @@ class Context:
     @property
     def inputs(self) -> str:
         """What the model reads, in progress: "texts" or "images"."""
-        return worded("texts", self.planned.modality)
+        return f"{self.planned.modality}s"
 
     def unit(self, *parts: object) -> str:
         """The name under which a finished piece of work is known; settings are a folder's own."""
@@ -148,7 +148,9 @@ class Context:
         if isinstance(error, Elsewhere):  # no fault of this unit: the run is at its end
             raise error
         self.ledger.failed.add(key)
-        text = worded(location.text(described(error)), self.planned.modality, self.planned.name)
+        text = location.text(described(error))
+        if isinstance(error, UnitError):  # others name files
+            text = worded(text, self.planned.modality)
         place = ", ".join(f"{k} {v}" for k, v in where.items() if v is not None)
         line = text or type(error).__name__
         self.display.line(f"error: {self.planned.name}{': ' if place else ''}{place}: {line}")

@@ -204,7 +204,7 @@ class Shrinking:
             seed=wish.seed if wish and wish.rule.seeded else None,
             protect=wish.pruning.protect if wish else None,
             texts=texts if self.read else None,
-            unit=worded("texts", self.planned.modality),
+            unit=f"{self.planned.modality}s",
             scores=_scores(run, self.planned.name, removed) if run else {},
             library="sentence-transformers" if of_modules(checkpoint) else "transformers",
         )

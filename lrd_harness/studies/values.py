@@ -161,7 +161,7 @@ class Design:
     @property
     def unit(self) -> str:
         """What the texts are: "texts" or "images"."""
-        return worded("texts", self.task.modality)
+        return f"{self.task.modality}s"
 
     @cached_property
     def texts(self) -> int:

@@ -2,15 +2,20 @@
 
 DIR/TASK/SPLIT.jsonl, for retrieval and reranking corpus, queries, qrels and top_ranked.jsonl, each
 also under DIR/TASK/SPLIT/; of tasks with several languages DIR/TASK/SUBSET/... Rows of tasks on
-images name files, relative to the folder that the rows are in (local_images.py).
+images name files, relative to the folder that the rows are in; or DIR/TASK/SPLIT/CLASS/FILE, or
+DIR/TASK/CLASS/FILE: a classification is then trained on one half of each class and tested on the
+other.
 """
 
 from __future__ import annotations
 
+import os.path
+import random
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lrd_harness.tasks.own_images import image_files
 from lrd_harness.tasks.rows import (
     CLASS,
     FILE,
@@ -23,10 +28,11 @@ from lrd_harness.tasks.rows import (
     read_rows,
 )
 
-from lrd_harness.errors import UserError
+from lrd_harness.errors import UserError, say
 
-from . import local_images
-
+SEED = 42  # of the halves of classes
+Row = dict[str, Any]
+Splits = dict[str, dict[str, list[Path]]]  # files by split and class
 LABELS = {"Regression": "a number", "Clustering": GROUP}
 LABELLED = {CLASS, ONE_CLASS, GROUP, PAIR_LABEL, "a number", "a list of numbers"}
 
@@ -94,7 +100,7 @@ def evaluated(task: Any) -> Iterator[tuple[str, Any]]:
 
 def _columns(task: Any) -> dict[str, str]:
     """The columns that the task's type needs in every row, and the kind of each."""
-    images = local_images.columns(task)
+    images = _image_columns(task)
     texts, text = (FILE, FILE) if images else ("a text or a list of texts", "a text")
     if hasattr(task, "human_summaries_column_name"):
         return {
@@ -107,7 +113,7 @@ def _columns(task: Any) -> dict[str, str]:
         named = (task.input1_column_name, task.input2_column_name)
         return {**dict.fromkeys(named, texts), task.label_column_name: PAIR_LABEL}
     if hasattr(task, "input_column_name"):
-        kind = ONE_CLASS if images and not local_images.multilabel(task) else CLASS
+        kind = ONE_CLASS if images and not _multilabel(task) else CLASS
         kind = LABELS.get(task.metadata.type, kind)
         return {task.input_column_name: texts, task.label_column_name: kind}
     if hasattr(task, "column_names"):
@@ -119,8 +125,8 @@ def _splits(task: Any, folder: Path, columns: Mapping[str, str]) -> dict[str, An
     needed = set(task.eval_splits)
     if hasattr(task, "train_split") and not getattr(task, "is_cross_validation", False):
         needed.add(task.train_split)
-    images = local_images.columns(task)
-    if images and (found := local_images.by_class(task, folder, needed)):
+    images = _image_columns(task)
+    if images and (found := _by_class(task, folder, needed)):
         return {split: _dataset(folder, rows, images) for split, rows in found.items()}
     for split in sorted(needed):
         if not (folder / f"{split}.jsonl").is_file():
@@ -131,9 +137,9 @@ def _splits(task: Any, folder: Path, columns: Mapping[str, str]) -> dict[str, An
         first = dict.fromkeys(first_row(file), "anything")
         rows = read_rows(file, columns if images or columns.keys() <= first.keys() else first)
         _check_lengths(task, file, rows)
-        named = [local_images.place(row, images, file, number) for number, row in rows]
+        named = [_placed(row, images, file, number) for number, row in rows]
         if task.metadata.type == "ImageClustering":
-            local_images.number(named, task.label_column_name)
+            _number(named, task.label_column_name)
         splits[file.stem] = _dataset(file, named, images)
     return splits
 
@@ -168,7 +174,7 @@ def _retrieval(task: Any, folder: Path, split: str) -> dict[str, Any]:
     def file(name: str) -> Path:
         return folder / split / name if (folder / split / name).is_file() else folder / name
 
-    images = local_images.columns(task)
+    images = _image_columns(task)
     corpus, queries = (_by_id(file(f"{part}.jsonl"), images) for part in ("corpus", "queries"))
     relevant: dict[str, dict[str, int]] = {}
     qrels = file("qrels.jsonl")
@@ -215,7 +221,7 @@ def _by_id(file: Path, images: Sequence[str]) -> dict[str, dict[str, Any]]:
         if key in rows:
             raise UserError(f"{file}, row {number}: id '{key}' is there twice")
         title = {"title": row.get("title") or ""} if file.stem == "corpus" and not images else {}
-        rows[key] = {**local_images.place(row, images, file, number), "id": key, **title}
+        rows[key] = {**_placed(row, images, file, number), "id": key, **title}
     return rows
 
 
@@ -223,3 +229,113 @@ def _check_ids(file: Path, number: int, ids: Iterable[str], known: Container[str
     for identifier in ids:
         if identifier not in known:
             raise UserError(f"{file}, row {number}: id '{identifier}' is not in {of}.jsonl")
+
+
+def _image_columns(task: Any) -> tuple[str, ...]:
+    """The columns of a mteb task that hold images; none of a task on texts."""
+    if task.metadata.modalities != ["image"]:
+        return ()
+    if hasattr(task, "column_names"):
+        return tuple(task.column_names)
+    return (getattr(task, "input_column_name", "image"),)
+
+
+def _multilabel(task: Any) -> bool:
+    """Whether an image may have several labels."""
+    from mteb.abstasks import AbsTaskMultilabelClassification
+
+    return isinstance(task, AbsTaskMultilabelClassification)
+
+
+def _number(rows: Iterable[Row], label: str) -> None:
+    """Put numbers in place of labels, in their order: mteb's clusters of images are numbered."""
+    names = sorted({row[label] for row in rows})
+    for row in rows:
+        row[label] = names.index(row[label])
+
+
+def _placed(row: Row, images: Iterable[str], rows: Path, number: int) -> Row:
+    """A row of the file `rows` with whole paths in place of the names of its images.
+
+    Raises UserError, with file and row, for a name that leads out of the file's folder, and for
+    one of no file.
+    """
+    placed = dict(row)
+    for column in (column for column in images if column in row):
+        name = os.path.normpath(row[column])
+        placed[column] = str(rows.parent / name)
+        if os.path.isabs(name) or name.split(os.sep)[0] == os.pardir:
+            raise UserError(
+                f"{rows}, row {number}: '{column}' leads out of the folder: {name:.120}"
+            )
+        if not os.path.isfile(placed[column]):
+            raise UserError(f"{rows}, row {number}: '{column}' names no file: {name:.120}")
+    return placed
+
+
+def _by_class(task: Any, folder: Path, splits: Iterable[str]) -> dict[str, list[Row]] | None:
+    """Rows by split, where the folder has a folder for each class; None where it has rows.
+
+    Classes are numbered in the order of their names. Raises UserError for a split without classes,
+    a class without images, and one to be told apart that there is nothing to learn of.
+    """
+    needed = sorted(splits)
+    rows = any((folder / f"{split}.jsonl").is_file() for split in needed)
+    if rows or not hasattr(task, "input_column_name") or _multilabel(task):
+        return None
+    if any((folder / split).is_dir() for split in needed):
+        found = {split: _classes(folder / split) for split in needed}
+    else:
+        found = _halves(_classes(folder), needed)
+    names = sorted({name for classes in found.values() for name in classes})
+    if len(names) < 2:
+        raise UserError(f"{folder}: one class alone, {names[0]}")
+    trained = found.get(getattr(task, "train_split", ""), names)
+    if lacking := [name for name in names if name not in trained]:
+        raise UserError(f"{folder / task.train_split}: no class {lacking[0]}, which is tested on")
+    column = _image_columns(task)[0]
+    return {
+        split: [
+            {column: str(file), task.label_column_name: names.index(name)}
+            for name, files in classes.items()
+            for file in files
+        ]
+        for split, classes in found.items()
+    }
+
+
+def _classes(folder: Path) -> dict[str, list[Path]]:
+    """The images of each class, by name; says what other files there are."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder, nor {folder.name}.jsonl beside it")
+    shown = (path for path in sorted(folder.iterdir()) if path.name[0] != ".")
+    found = {path.name: image_files(path) for path in shown if path.is_dir()}
+    if not found:
+        raise UserError(
+            f"{folder}: no {folder.name}.jsonl beside it and no folders of classes in it"
+        )
+    for name, (files, others) in found.items():
+        if others:
+            say(f"{folder / name}: files left out that are no images: {len(others):,}")
+        if not files:
+            raise UserError(f"{folder / name}: no images")
+    return {name: files for name, (files, _) in found.items()}
+
+
+def _halves(classes: Mapping[str, list[Path]], splits: Sequence[str]) -> Splits:
+    """Of each class one half to be trained on and the other to be tested on, drawn with a seed.
+
+    All is to be tested on where nothing is trained. Raises UserError for a class of one image.
+    """
+    if len(splits) == 1:
+        return {splits[0]: dict(classes)}
+    halves: Splits = {split: {} for split in splits}
+    for name, files in classes.items():
+        if len(files) < len(splits):
+            raise UserError(
+                f"{files[0].parent}: one image, which cannot be both trained and tested on"
+            )
+        drawn = random.Random(SEED).sample(files, len(files))
+        for i, split in enumerate(splits):
+            halves[split][name] = sorted(drawn[i :: len(splits)])
+    return halves

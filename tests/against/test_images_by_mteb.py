@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import running
-import torch
+import tiny_images
 from mteb.models.model_implementations.clip_models import CLIPModel as ClipOfMteb
 from mteb.models.model_implementations.dino_models import DINOModel
 from mteb.models.model_implementations.siglip_models import SiglipModelWrapper
@@ -24,9 +24,6 @@ from test_against_mteb import by_mteb, scores
 import lrd_harness
 
 pytestmark = pytest.mark.slow
-WIDTH = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
-VISION = {**WIDTH, "num_hidden_layers": 3, "image_size": 32, "patch_size": 8}
-WORDS = {**WIDTH, "num_hidden_layers": 1, "vocab_size": 300}
 NUMBERS = {"size": {"height": 32, "width": 32}, "do_center_crop": False}
 TASKS = ("ImageClassification:Drawn", "ImageClustering:Drawn", "DigitsImageClustering")
 
@@ -39,38 +36,25 @@ def vocabulary() -> Any:
     return CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[])
 
 
-def save(folder: Path, model: Any, processor: Any) -> Path:
-    """Any model in a folder, its norms no identity."""
-    torch.manual_seed(5)
-    for name, weights in model.named_parameters():
-        if "norm" in name:
-            torch.nn.init.normal_(weights, 0.8, 0.3)
-    model.eval().save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+def dino() -> tuple[Any, Any]:
+    from transformers import BitImageProcessorPil
+
+    return tiny_images.built("Dinov2Model"), BitImageProcessorPil(**NUMBERS)
 
 
-def dino(folder: Path) -> Path:
-    from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
+def clip() -> tuple[Any, Any]:
+    from transformers import CLIPImageProcessorPil, CLIPProcessor
 
-    config = Dinov2Config(**VISION, mlp_ratio=2)
-    return save(folder, Dinov2Model(config), BitImageProcessorPil(**NUMBERS))
-
-
-def clip(folder: Path) -> Path:
-    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
-
-    config = CLIPConfig(vision_config=VISION, text_config=WORDS, projection_dim=12)
-    images = CLIPImageProcessorPil(**NUMBERS)
-    return save(folder, CLIPModel(config), CLIPProcessor(images, vocabulary()))
+    model = tiny_images.built("CLIPModel", **tiny_images.TOWERS, projection_dim=12)
+    return model, CLIPProcessor(CLIPImageProcessorPil(**NUMBERS), vocabulary())
 
 
-def siglip(folder: Path) -> Path:
-    from transformers import SiglipConfig, SiglipImageProcessorPil, SiglipModel, SiglipProcessor
+def siglip() -> tuple[Any, Any]:
+    from transformers import SiglipImageProcessorPil, SiglipProcessor
 
-    config = SiglipConfig(vision_config=VISION, text_config=WORDS)
     images = SiglipImageProcessorPil(size=NUMBERS["size"])
-    return save(folder, SiglipModel(config), SiglipProcessor(images, vocabulary()))
+    model = tiny_images.built("SiglipModel", **tiny_images.TOWERS)
+    return model, SiglipProcessor(images, vocabulary())
 
 
 @pytest.fixture(scope="module")
@@ -105,20 +89,22 @@ def of_mteb(name: str, data: Path) -> Any:
     ("make", "wrapper"), [(dino, DINOModel), (clip, ClipOfMteb), (siglip, SiglipModelWrapper)]
 )
 def test_the_last_layer_is_scored_as_mteb_scores_it(
-    make: Callable[[Path], Path], wrapper: Any, data: Path, tmp_path: Path, own_cache: Path
+    make: Callable[[], tuple[Any, Any]], wrapper: Any, data: Path, tmp_path: Path, own_cache: Path
 ) -> None:
-    folder, out = make(tmp_path / "model"), tmp_path / "out"
+    folder, out = tmp_path / "model", tmp_path / "out"
+    for part in make():
+        part.save_pretrained(folder)
     assert (
-        running.run(out, [folder], data, "--plugins", "frenet", "--layers", "1,3", tasks=TASKS) == 0
+        running.run(out, [folder], data, "--plugins", "frenet", "--layers", "1,4", tasks=TASKS) == 0
     )
     mine = scores(out)
-    assert {layer for _, layer in mine} == {1, 3}
+    assert {layer for _, layer in mine} == {1, 4}
     stock = wrapper(str(folder), None)
     meta = {"name": "a/b", "revision": "1", "modalities": ["image"]}
     stock.mteb_model_meta = ModelMeta.create_empty(overwrites=meta)
     whole = lrd_harness.mteb_model(str(folder))
     for name in TASKS:
         expected = by_mteb(stock, of_mteb(name, data))
-        assert mine[name, 3] == pytest.approx(expected, abs=0.002), name
+        assert mine[name, 4] == pytest.approx(expected, abs=0.002), name
         assert by_mteb(whole, of_mteb(name, data)) == pytest.approx(expected, abs=0.002), name
     assert len({round(score, 6) for score in mine.values()}) > len(TASKS)  # the layers do differ

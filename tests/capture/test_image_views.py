@@ -11,6 +11,7 @@ import PIL.Image as pil
 import PIL.ImageEnhance as enhance
 import pytest
 import tiny
+import tiny_images
 import torch
 import transformers
 from hypothesis import example, given, settings
@@ -137,18 +138,8 @@ def test_some_views_are_grey_and_some_keep_their_colours() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small DINOv2 of 2 blocks."""
     place = tmp_path_factory.mktemp("dinov2")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = transformers.Dinov2Config(**sizes, image_size=16, patch_size=4)
-    model = transformers.Dinov2Model(config)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "norm" in name or "layer_scale" in name:
-                weight.normal_(1, 0.5)
-    model.save_pretrained(place)
-    transformers.ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(place)
+    tiny_images.save("Dinov2Model", place)
     return place
 
 

@@ -22,13 +22,12 @@ REFUSED = {
     "layer one --images photos --texts texts": "give either --texts or --images",
     "layer one --images photos --task LeeDocumentSTS": "give either --images or --task",
     "layer one --images photos --text-column x": "--text-column needs --texts",
-    "layer one --images nowhere": "nowhere: no such folder",
-    "layer one --images texts": "texts is a file, not a folder of images",
-    "layer one --images empty": "empty: no images",
     "states one --images broken --output s.npz": "broken/a.png: no image that can be read",
     "layer one --texts texts --save shorter": "has texts, and local/one reads images",
     "layer bert --images photos": "images:photos has images, and local/bert reads texts",
     "states one --task LeeDocumentSTS --output s.npz": "has texts, and local/one reads images",
+    "probe one --kind random": "local/one reads images, and a probe changes the tokens of texts",
+    "prune one --blocks 5 --save new": "block 5 does not exist: the model has blocks 1 to 4",
     "select --models one bert": "local/one reads images, and local/bert reads texts",
     "select --models one two bert --images photos": "has images, and local/bert reads texts",
     "compare bert one": "local/bert reads texts, and local/one reads images",
@@ -49,15 +48,14 @@ REFUSED = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Models of images and one of texts, pictures, few of them, a broken one, and texts."""
     place = tmp_path_factory.mktemp("image-options")
-    tiny_images.save("Dinov2", place / "one")
-    tiny_images.save("Dinov2", place / "two", seed=1)
+    tiny_images.save("Dinov2Model", place / "one")
+    tiny_images.save("Dinov2Model", place / "two", seed=1)
     tiny.save("Bert", place / "bert")
     pictures = tiny_images.pictures(40)
     tiny_images.write(place / "photos", pictures)
     tiny_images.write(place / "few", pictures[:5])
     (place / "broken").mkdir()
     (place / "broken" / "a.png").write_bytes((place / "few" / "000.png").read_bytes()[:200])
-    (place / "empty").mkdir()
     (place / "texts").write_text("\n".join(tiny.sentences(20)))
     return place
 
@@ -105,5 +103,5 @@ def test_a_plan_counts_what_the_run_then_does(
     first, after = costs
     for name, seen in counters.items():
         assert first[name] == (seen["texts"], seen["forwarded"], seen["tokens"])
-    assert first["local/one"][2] == 10 * first["local/one"][1]  # 9 patches and CLS
+    assert first["local/one"][2] == 17 * first["local/one"][1]  # 16 patches and CLS
     assert {passes for _, passes, _ in after.values()} == {0}

@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+import tiny_images
 import torch
 import transformers
 from PIL import Image as pil
+from tiny_images import BLOCKS, PATCH, PATCHES, SIDE, SMALL
 from torch import Tensor, nn
 
 from lrd_harness.capture.walk import Walk
@@ -27,16 +29,7 @@ from lrd_harness.images import Image
 from lrd_harness.models.backbone import Backbone
 from lrd_harness.models.cut import parameters, remove
 
-L, PIXELS, PATCH = 4, 32, 8
-PATCHES = (PIXELS // PATCH) ** 2
-SMALL = {
-    "hidden_size": 16,
-    "num_hidden_layers": L,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "image_size": PIXELS,
-    "patch_size": PATCH,
-}
+L, PIXELS = BLOCKS, SIDE
 SQUARES = {"image_size": [PIXELS, PIXELS], "patch_size": [PATCH, PATCH]}
 VIDEO = {
     "crop_size": PIXELS,
@@ -105,18 +98,8 @@ def names(families: Iterable[str]) -> list[Any]:
 
 
 def built(family: str, blocks: int = L) -> Any:
-    """A random model, its norms with weights of their own, so that one too many or few shows."""
-    kind = getattr(transformers, family.partition("+")[0])
-    settings = {**SMALL, **FAMILIES[family], "num_hidden_layers": blocks}
-    torch.manual_seed(0)
-    model = kind._from_config(kind.config_class(**settings)).eval()
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.dim() == 1:
-                weight.add_(torch.rand_like(weight) / 2)
-            else:
-                weight.normal_(0, 0.2)
-    return model
+    settings = {**FAMILIES[family], "num_hidden_layers": blocks}
+    return tiny_images.built(family.partition("+")[0], **settings)
 
 
 def inputs(family: str, images: Tensor) -> dict[str, Any]:
@@ -234,18 +217,8 @@ def images_of(sizes: Sequence[tuple[int, int]] = ((40, 30), (32, 32), (20, 50)))
 
 
 def folder_of(family: str, folder: Path) -> Path:
-    """The model with a processor that brings images to its size."""
-    model, size = built(family), {"height": PIXELS, "width": PIXELS}
-    processor: Any = transformers.ViTImageProcessorPil(size=size)
-    if family == "Siglip2VisionModel":
-        processor = transformers.Siglip2ImageProcessorPil(patch_size=PATCH, max_num_patches=PATCHES)
-    if family == "ImageGPTModel":
-        size, colours = {"height": 4, "width": 4}, np.random.default_rng(1).uniform(-1, 1, (8, 3))
-        processor = transformers.ImageGPTImageProcessorPil(clusters=colours.tolist(), size=size)
-    if family == "ViTMAEModel":
-        model.config.mask_ratio = 0.75  # as it comes
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    settings = {k: v for k, v in FAMILIES[family].items() if k != "mask_ratio"}  # as it comes
+    tiny_images.save(family.partition("+")[0], folder, **settings)
     return folder
 
 
@@ -279,6 +252,7 @@ def test_poolings(family: str, tmp_path: Path) -> None:
     output, short = theirs(built(family), features), theirs(without(family, (3, 4)), features)
     before, behind = AROUND.get(family, (1, 0))
     seen = features.get("pixel_attention_mask", torch.ones(len(images), PATCHES)).unsqueeze(2)
+    assert bool((seen == 0).any()) == (family == "Siglip2VisionModel")
 
     def patches(state: Tensor) -> Tensor:
         part = state[:, before : before + PATCHES]

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+import tiny_images
 import torch
 import transformers
 from odd_checkpoints import change, fault
 from PIL import Image as pil
-from safetensors.torch import save_file
+from tiny_images import BLOCKS, SIDE, SQUARE, TOWERS, WIDTH
 from torch import Tensor
 
 from lrd_harness.cli import main
@@ -23,14 +24,6 @@ from lrd_harness.images import Image
 from lrd_harness.models.find import find
 
 pytestmark = pytest.mark.usefixtures("own_cache")
-SIDE, L, WIDTH = 32, 3, 16
-SMALL = {"hidden_size": WIDTH, "num_hidden_layers": L, "num_attention_heads": 2}
-SMALL |= {"intermediate_size": 24, "image_size": SIDE, "patch_size": 8}
-WORDS = {"hidden_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 9}
-WORDS |= {"intermediate_size": 8, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-SQUARE = {"size": {"height": SIDE, "width": SIDE}}
-TOWERS = {"vision_config": SMALL, "text_config": WORDS}
-PATCHES = {"patch_size": 8, "max_num_patches": 16}
 # class, its configuration, its processor -> how it is pooled, and where its patches lie
 FAMILIES: dict[str, tuple[dict[str, Any], str, slice]] = {
     "BeitModel": ({}, "pooler", slice(1, None)),
@@ -41,6 +34,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], str, slice]] = {
     "DeiTModel": ({}, "cls", slice(2, None)),
     "Dinov2ForImageClassification": ({}, "cls", slice(1, None)),
     "DINOv3ViTModel": ({"num_register_tokens": 3}, "cls", slice(4, None)),
+    "ImageGPTModel": ({"vocab_size": 9, "n_positions": 16}, "mean", slice(0, None)),
     "IJepaModel": ({}, "mean", slice(0, None)),
     "Siglip2VisionModel": ({"num_patches": 16}, "pooler", slice(0, None)),
     "SiglipModel": (TOWERS, "pooler", slice(0, None)),
@@ -49,22 +43,8 @@ FAMILIES: dict[str, tuple[dict[str, Any], str, slice]] = {
 }
 
 
-def save(name: str, folder: Path, **changes: Any) -> Any:
-    """A random model with uneven norms and its processor, as an ordinary folder; the model."""
-    kind = getattr(transformers, name)
-    settings = {**FAMILIES[name][0], **changes} if name in FAMILIES else changes
-    torch.manual_seed(0)
-    both = settings if "vision_config" in settings else {**SMALL, **settings}
-    model = kind(kind.config_class(**both)).eval()
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.normal_(0, 0.2) if weight.dim() > 1 else weight.add_(torch.rand_like(weight))
-    model.save_pretrained(folder)
-    if name == "Siglip2VisionModel":
-        transformers.Siglip2ImageProcessorPil(**PATCHES).save_pretrained(folder)
-    else:
-        transformers.ViTImageProcessorPil(**SQUARE).save_pretrained(folder)
-    return model
+def save(name: str, folder: Path) -> Any:
+    return tiny_images.save(name, folder, **(FAMILIES[name][0] if name in FAMILIES else {}))
 
 
 def picture(seed: int, width: int = 40, height: int = 30) -> Image:
@@ -120,49 +100,6 @@ def test_what_a_model_was_made_for(name: str, tmp_path: Path) -> None:
     assert model.patches.nonzero().flatten().tolist() == [*range(tokens)][patches]
 
 
-POOLED = ["DeiTModel", "Dinov2ForImageClassification", "DINOv3ViTModel", "YolosModel"]
-
-
-@pytest.mark.parametrize("name", [*POOLED, "CLIPVisionModelWithProjection", "ViTMAEModel"])
-@pytest.mark.parametrize("pooling", ["cls", "mean", "cls-mean"])
-def test_pooling_of_every_state(name: str, pooling: str, tmp_path: Path) -> None:
-    whole, (_, _, patches) = save(name, tmp_path), FAMILIES[name]
-    model = tiny.open_model(tmp_path, pooling=pooling)
-    read = read_by(below_head(whole), tmp_path, output_hidden_states=True)
-    norm = model.final_norm
-    ours = states(model, IMAGES)
-
-    def pooled(state: Tensor) -> Tensor:
-        parts = {"cls": state[:, 0], "mean": state[:, patches].mean(1)}
-        return torch.cat([parts[part] for part in pooling.split("-")], 1)
-
-    for layer, state in enumerate(read.hidden_states):
-        torch.testing.assert_close(ours["raw", layer], pooled(state))
-        if norm is not None:
-            torch.testing.assert_close(ours["final", layer], pooled(norm(state)).detach())
-    torch.testing.assert_close(model.embed(ours["raw", 1]), ours["raw", 1])  # no projection
-
-
-POOLERS = "BeitModel BlipVisionModel CLIPModel Dinov2Model Siglip2VisionModel SiglipModel ViTModel"
-
-
-@pytest.mark.parametrize("name", POOLERS.split())
-def test_the_pooler_on_an_inner_state(name: str, tmp_path: Path) -> None:
-    """As in a model that is made with fewer blocks, of the same weights."""
-    whole = save(name, tmp_path)
-    model = tiny.open_model(tmp_path, pooling="pooler")
-    ours, plane = states(model, IMAGES), "final" if model.has_final_norm else "raw"
-    for layer in range(1, L + 1):
-        config = json.loads((tmp_path / "config.json").read_text())
-        config.get("vision_config", config)["num_hidden_layers"] = layer
-        for name_of_stages in ("out_features", "out_indices", "stage_names"):
-            config.pop(name_of_stages, None)
-        shorter = type(whole)(whole.config_class.from_dict(config)).eval()
-        shorter.load_state_dict(whole.state_dict(), strict=False)
-        expected = read_by(shorter, tmp_path).pooler_output
-        torch.testing.assert_close(model.embed(ours[plane, layer]), expected)
-
-
 def test_poolers_without_weights_are_never_read(tmp_path: Path) -> None:
     for kind, usual in [("BeitModel", "mean"), ("ViTModel", "cls")]:
         whole = save(kind, tmp_path)
@@ -177,28 +114,6 @@ def test_poolers_without_weights_are_never_read(tmp_path: Path) -> None:
     whole.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"its weights lack \d+ tensors, as (vision_model\.)?head"):
         tiny.open_model(tmp_path)
-
-
-def test_patches_that_are_padding_are_not_pooled(tmp_path: Path) -> None:
-    """NaFlex: the image of one patch has 16 tokens in a batch, 15 of them padding."""
-    whole = save("Siglip2VisionModel", tmp_path)
-    model = tiny.open_model(tmp_path, pooling="mean")
-    wide = [picture(3, 64, 8), *IMAGES]
-    pixels = model.processor([i.open() for i in wide], return_tensors="pt")
-    with torch.no_grad():
-        last = whole(**pixels).last_hidden_state
-    mask = pixels["pixel_attention_mask"].bool()
-    assert not mask.all()
-    expected = torch.stack([state[row].mean(0) for state, row in zip(last, mask, strict=True)])
-    torch.testing.assert_close(output(model, wide), expected)
-
-
-def test_masked_autoencoders_read_the_same_each_time(tmp_path: Path) -> None:
-    save("ViTMAEModel", tmp_path)
-    first, second = tiny.open_model(tmp_path), tiny.open_model(tmp_path)
-    for key, read in states(first, IMAGES).items():
-        assert torch.equal(read, states(first, IMAGES)[key])
-        assert torch.equal(read, states(second, IMAGES)[key])
 
 
 def test_half_precision(tmp_path: Path) -> None:
@@ -275,7 +190,7 @@ def test_what_is_told_of_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["models", str(tmp_path), "--quiet", "--format", "json"]) == 0
     tables = json.loads(capsys.readouterr().out)["tables"]
     (row,) = tables.pop("models")["rows"]
-    assert (row["images"], row["blocks"], row["context_limit"]) == (17, L, None)
+    assert (row["images"], row["blocks"], row["context_limit"]) == (17, BLOCKS, None)
     ((_, table),) = tables.items()
     told = {fact["fact"]: fact["told"] for fact in table["rows"]}
     assert "would, too" not in told["adapter"]
@@ -283,22 +198,6 @@ def test_what_is_told_of_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert told["pooling"] == "pooler, by get_image_features, as in mteb"
     pixels = f"3x{SIDE}x{SIDE} by ViTImageProcessorPil (pil); 17 tokens, of which 16 are patches"
     assert told["images"] == pixels
-
-
-def test_models_that_read_colours_as_tokens(tmp_path: Path) -> None:
-    """ImageGPT: each pixel of a small image is a token, and all of them are patches."""
-    sizes = {"vocab_size": 513, "n_positions": 64, "n_embd": WIDTH, "n_layer": L, "n_head": 2}
-    whole = transformers.ImageGPTModel(transformers.ImageGPTConfig(**sizes)).eval()
-    whole.save_pretrained(tmp_path)
-    colours = np.random.default_rng(0).uniform(-1, 1, (512, 3))
-    processor = transformers.ImageGPTImageProcessorPil(
-        clusters=colours, size={"height": 8, "width": 8}
-    )
-    processor.save_pretrained(tmp_path)
-    model = tiny.open_model(tmp_path)
-    assert (model.info.pooling, model.patches.sum()) == ("mean", 64)
-    expected = read_by(whole, tmp_path).last_hidden_state.mean(1)
-    torch.testing.assert_close(output(model, IMAGES), expected)
 
 
 def test_another_size_is_interpolated_where_the_model_does(tmp_path: Path) -> None:
@@ -343,29 +242,9 @@ def test_what_is_no_model_of_images(tmp_path: Path) -> None:
     assert "has no preprocessor_config.json" in fault(tmp_path / "ijepa")
 
 
-OWN = """
-from pathlib import Path
-from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
-Path(MARK).touch()
-class OwnConfig(ViTConfig):
-    model_type = "own_eyes"
-class OwnModel(ViTModel):
-    config_class = OwnConfig
-class OwnProcessor(ViTImageProcessorPil):
-    def preprocess(self, images, *args, **kwargs):
-        return super().preprocess([i.rotate(180) for i in images], *args, **kwargs)
-"""
-
-
 def test_code_of_its_own(tmp_path: Path) -> None:
     folder, mark = tmp_path / "own", tmp_path / "ran"
-    whole = save("ViTModel", folder)
-    (folder / "own.py").write_text(OWN.replace("MARK", repr(str(mark))))
-    save_file(whole.state_dict(), folder / "model.safetensors", {"format": "pt"})
-    auto = {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}
-    change(folder / "config.json", model_type="own_eyes", auto_map=auto)
-    processor = {"auto_map": {"AutoImageProcessor": "own.OwnProcessor"}}
-    change(folder / "preprocessor_config.json", image_processor_type="OwnProcessor", **processor)
+    whole = tiny_images.save_own_code(folder, mark)
     with pytest.raises(UserError, match="which is not run unless you trust it"):
         tiny.planned(folder)
     assert not mark.exists()

@@ -12,29 +12,21 @@ import numpy as np
 import pytest
 import running
 import tiny
+import tiny_images
 import torch
 import transformers
-from odd_checkpoints import change
-from PIL import Image as pil
-from safetensors.torch import save_file
-from test_image_models import OWN, save
+from tiny_images import BLOCKS as L
+from tiny_images import TOWERS
 from torch import Tensor, nn
 
 from lrd_harness.blocks import candidates
 from lrd_harness.capture.fidelity import alike
-from lrd_harness.cli import main
 from lrd_harness.manager import load
 from lrd_harness.models.find import FILE, find
 from lrd_harness.progress import Display
 from lrd_harness.studies.study import Study
 
 pytestmark = pytest.mark.usefixtures("own_cache")
-L, SIDE = 4, 16
-SMALL = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": L, "image_size": SIDE}
-SMALL |= {"num_attention_heads": 2, "patch_size": 4}
-TEXTS = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": L, "projection_dim": 8}
-TEXTS |= {"num_attention_heads": 2, "vocab_size": 50, "eos_token_id": 2, "bos_token_id": 1}
-TOWERS = {"vision_config": {**SMALL, "projection_dim": 8}, "text_config": TEXTS}
 DECODER = {"decoder_hidden_size": 16, "decoder_num_hidden_layers": L}
 DECODER |= {"decoder_intermediate_size": 8, "decoder_num_attention_heads": 2}
 # with what they were trained for; that is kept, too
@@ -52,37 +44,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "CLIPModel": {**TOWERS, "projection_dim": 8},
     "SiglipModel": TOWERS,
 }
-PROCESSOR = {"do_resize": True, "do_normalize": True, "image_mean": [0.4] * 3, "do_rescale": True}
-PROCESSOR |= {"image_std": [0.3] * 3, "size": {"height": SIDE, "width": SIDE}}
-PROCESSOR |= {"image_processor_type": "ViTImageProcessor"}
-
-
-def pictures(n: int, seed: int = 0) -> list[pil.Image]:
-    """Coloured squares on noise, of several sizes."""
-    draw, made = np.random.default_rng(seed), []
-    for _ in range(n):
-        pixels = draw.integers(0, 256, (*draw.integers(12, 24, 2), 3), dtype=np.uint8)
-        pixels[2:9, 3:11] = draw.integers(0, 256, 3)
-        made.append(pil.fromarray(pixels))
-    return made
-
-
-IMAGES = pictures(56)
+IMAGES = tiny_images.pictures(56)
 
 
 def made(family: str, folder: Path) -> Path:
-    """A model of that class, whose norms do something, with its processor."""
-    kind = getattr(transformers, family)
-    torch.manual_seed(0)
+    """A model of that class with its processor, of two towers with a tokenizer too."""
     own = FAMILIES.get(family, {})
-    model = kind(kind.config_class(**({} if "vision_config" in own else SMALL), **own))
-    for name, weight in model.named_parameters():
-        if "norm" in name.lower():
-            nn.init.uniform_(weight, 0.5, 1.5)
-        elif weight.dim() > 1:
-            nn.init.normal_(weight, std=0.2)
-    model.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    tiny_images.save(family, folder, **own)
     if "vision_config" in own:
         tiny.tokenizer().save_pretrained(folder)
     return folder
@@ -161,16 +129,8 @@ def test_the_saved_model_is_the_pruned_one(family: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_code_of_its_own_and_patches_of_any_number(tmp_path: Path) -> None:
     """Code goes with a model, its processor's too; padding among patches changes nothing."""
-    own, cut = made("ViTModel", tmp_path / "own"), tmp_path / "cut"
-    save_file(opened(own).state_dict(), own / "model.safetensors", {"format": "pt"})
-    (own / "own.py").write_text(OWN.replace("MARK", repr(str(tmp_path / "mark"))))
-    change(
-        own / "config.json",
-        model_type="own_eyes",
-        auto_map={"AutoModel": "own.OwnModel", "AutoConfig": "own.OwnConfig"},
-    )
-    turned = {"auto_map": {"AutoImageProcessor": "own.OwnProcessor"}}
-    change(own / "preprocessor_config.json", image_processor_type="OwnProcessor", **turned)
+    own, cut = tmp_path / "own", tmp_path / "cut"
+    tiny_images.save_own_code(own, tmp_path / "mark")
     study("prune", settings={"trust_remote_code": [str(own)]}).prune(
         str(own), blocks="2", save_to=cut
     )
@@ -189,7 +149,7 @@ def test_code_of_its_own_and_patches_of_any_number(tmp_path: Path) -> None:
         expected = without(full, (2,))(**inputs).last_hidden_state
         torch.testing.assert_close(smaller(**inputs).last_hidden_state, expected)
 
-    save("Siglip2VisionModel", tmp_path / "any")
+    tiny_images.save("Siglip2VisionModel", tmp_path / "any", num_patches=16)
     study("prune").prune(str(tmp_path / "any"), blocks="1", save_to=tmp_path / "less")
     any_, less = (opened(tmp_path / n, transformers.Siglip2VisionModel) for n in ("any", "less"))
     del any_.encoder.layers[0]
@@ -215,11 +175,10 @@ def test_it_is_pooled_as_before_in_its_own_precision(
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """DINOv2, CLIP and ViT, and a model of texts."""
+    """DINOv2, CLIP and ViT."""
     place = tmp_path_factory.mktemp("studies")
     for name, family in (("dino", "Dinov2Model"), ("clip", "CLIPModel"), ("vit", "ViTModel")):
         made(family, place / name)
-    tiny.save("Bert", place / "bert", hidden_size=16, intermediate_size=16)
     return place
 
 
@@ -334,30 +293,3 @@ def test_scores_of_pruned_models_are_those_of_saved_ones(models: Path, tmp_path:
     run(smaller, tmp_path / "again")
     (again,) = running.records(tmp_path / "again", "score")
     assert again["score"] == pytest.approx(row["score"], abs=1e-9)
-
-
-REFUSED = {
-    "probe vit --kind random": "local/vit reads images, and a probe changes the tokens of texts",
-    "compare vit bert": "local/vit reads images, and local/bert reads texts",
-    "compare bert vit": "local/bert reads texts, and local/vit reads images",
-    "layer bert --save new --images pictures": "has images, and local/bert reads texts",
-    "prune vit --blocks 1 --save new --texts texts.txt": "has texts, and local/vit reads images",
-    "prune vit --blocks 5 --save new": "block 5 does not exist: the model has blocks 1 to 4",
-    "prune vit --rule gfmi --budget 0.5": "--images DIR",
-    "run --models vit --tasks lm-eval:piqa": "piqa",
-}
-
-
-@pytest.mark.parametrize("typed", tiny.rest_slow(list(REFUSED), *list(REFUSED)[:-1]))
-def test_what_goes_not_together_is_refused(
-    typed: str, models: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    """In one line, before a model is opened."""
-    monkeypatch.chdir(models)
-    (models / "pictures").mkdir(exist_ok=True)
-    IMAGES[0].save(models / "pictures" / "a.png")
-    (models / "texts.txt").write_text("\n".join(tiny.sentences(60)))
-    monkeypatch.setattr(transformers.AutoModel, "from_pretrained", None)
-    assert main([*typed.split(), "--quiet"]) == 2
-    assert REFUSED[typed] in running.one_line(capsys)
-    assert not (models / "new").exists()

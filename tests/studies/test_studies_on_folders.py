@@ -27,8 +27,8 @@ PICTURES = tiny_images.pictures(24)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two models, and pictures of which one is there twice."""
     place = tmp_path_factory.mktemp("own-images")
-    tiny_images.save("Dinov2", place / "one")
-    tiny_images.save("ViT", place / "two", seed=1, add_pooling_layer=False)
+    tiny_images.save("Dinov2Model", place / "one")
+    tiny_images.save("ViTMSNModel", place / "two", seed=1)
     tiny_images.write(place / "photos", [*PICTURES, PICTURES[3]])
     return place
 
