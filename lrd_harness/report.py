@@ -214,7 +214,7 @@ class Report:
                 of.name, say(of.title), columns, rows, tuple(map(say, of.caption)), of.shown
             )
 
-        said = {n: tuple(map(say, getattr(self, n))) for n in ("answer", "notes", "errors")}
+        said: Any = {n: tuple(map(say, getattr(self, n))) for n in ("answer", "notes", "errors")}
         return replace(self, title=say(self.title), tables=tuple(map(table, self.tables)), **said)
 
     def only(self, names: Sequence[str]) -> Report:

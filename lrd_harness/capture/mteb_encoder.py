@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import torch
 from datasets import Dataset, DatasetDict
 from mteb.models import ModelMeta
 from mteb.models.abs_encoder import AbsEncoder
@@ -169,7 +170,9 @@ class LayerEncoder(AbsEncoder):
             references = self.gallery.keep(inputs.dataset, "mteb's data")["image"]
             texts = [self.gallery[reference] for reference in references]
         task = self.task or _task(task_metadata)
-        return self.view.encode(texts, task, prompt_type.value if prompt_type else None)
+        vectors = self.view.encode(texts, task, prompt_type.value if prompt_type else None)
+        # as mteb's wrappers of image models do: its classifiers are then fitted in float64
+        return vectors if self.gallery is None else torch.from_numpy(vectors)
 
     def similarity(self, embeddings1: Array, embeddings2: Array) -> Array:
         """All pairs, compared as the model compares."""

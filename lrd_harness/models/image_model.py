@@ -60,7 +60,8 @@ class ImageModel(OpenedModel):
         self._takes = inspect.signature(parts.module.forward).parameters
         check_stack(parts.module, images=True)  # whatever its processor does
         if "noise" in self._takes:  # a masked autoencoder sees all patches behind its training
-            parts.module.config.mask_ratio = 0.0
+            config: Any = parts.module.config
+            config.mask_ratio = 0.0
         inputs = self._pixels(noise())
         self.size = tuple(next(iter(inputs.values())).shape[1:])
         first = {name: values[:2] for name, values in inputs.items()}
