@@ -218,5 +218,15 @@ class Report:
         return replace(self, title=say(self.title), tables=tuple(map(table, self.tables)), **said)
 
     def only(self, names: Sequence[str]) -> Report:
-        """The same report with these tables alone, in this order. Raises KeyError."""
-        return replace(self, tables=tuple(replace(self.table(n), shown=True) for n in names))
+        """The same report with these tables alone, in this order. Raises KeyError.
+
+        Of a table that is for programs, people see all columns.
+        """
+        tables = [replace(self.table(name), shown=True) for name in names]
+        for i, table in enumerate(tables):
+            if not any(column.shown for column in table.columns):
+                columns = [
+                    replace(c, shown=True, key=c.key or not n) for n, c in enumerate(table.columns)
+                ]
+                tables[i] = replace(table, columns=tuple(columns))
+        return replace(self, tables=tuple(tables))

@@ -340,6 +340,14 @@ def test_people_see_it_with_its_unit_and_caption(form: str) -> None:
         assert part in text
 
 
+@pytest.mark.parametrize("form", ["table", "md", "latex"])
+def test_a_table_for_programs_is_seen_whole_where_it_is_asked_for(form: str) -> None:
+    alone = single(*(Column(name, shown=False) for name in ("gain", "loss")), gain=[7], loss=[9])
+    (table,) = alone.tables
+    text = write(form, alone.only([table.name]))
+    assert all(part in text for part in ("gain", "loss", "7", "9"))
+
+
 def test_programs_get_it_in_full_and_the_tidy_form_as_statistics() -> None:
     assert json.loads(write("json", NEW))["tables"]["spread"]["rows"][0]["range"] == RANGE
     assert write("csv", NEW.only(["spread"])) == f"predictor,range,n\nall models,{RANGE!r},8\n"
