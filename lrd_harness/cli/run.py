@@ -106,7 +106,7 @@ def plan_command(arguments: argparse.Namespace) -> int:
     spent = time.perf_counter() - begun
     estimate = Estimator(folder.renamed(out, plan), out, display, spent).estimate()
     modalities = {model.modality for model in plan.models}
-    names = [model.name for model in plan.models]
+    names = [*(model.name for model in plan.models), *(task.name for task in plan.tasks)]
     show(estimate.report().of("image" if modalities == {"image"} else "text", *names), plugins)
     for fault in estimate.faults:
         tell(f"not estimated: {fault}")

@@ -32,8 +32,11 @@ def load_processor(checkpoint: Checkpoint) -> Any:
         settings = read_json(checkpoint, PROCESSORS[0]) if PROCESSORS[0] in checkpoint.files else {}
         if str(settings.get("image_processor_type")).removesuffix("Fast") == _DINOV3:
             usual = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
-            return ViTImageProcessorPil.from_dict(usual | dict(settings))
-        return auto.from_pretrained(checkpoint.path, backend="pil", **where)
+            processor: Any = ViTImageProcessorPil.from_dict(usual | dict(settings))
+        else:
+            processor = auto.from_pretrained(checkpoint.path, backend="pil", **where)
+        _check_sizes(processor.to_dict())
+        return processor
     except UserError:
         raise
     except Exception as error:  # whatever a file that is damaged or foreign raises
@@ -41,6 +44,16 @@ def load_processor(checkpoint: Checkpoint) -> Any:
         raise UserError(
             f"{checkpoint.name}: its image processor cannot be used: {reason}"
         ) from error
+
+
+def _check_sizes(settings: Mapping[str, Any]) -> None:
+    """Raise ValueError for sizes at which one image would fill the memory."""
+    for name in ("size", "crop_size", "pad_size"):
+        size = settings.get(name) or {}
+        edge = size.get("shortest_edge")
+        height, width = (size.get(side) or edge or 0 for side in ("height", "width"))
+        if height * width > MOST_PIXELS:
+            raise ValueError(f"{name} is {height:,} x {width:,} pixels")
 
 
 def settings_of(processor: Any) -> dict[str, str]:
@@ -56,11 +69,16 @@ def pixels(processor: Any, pictures: Sequence[Picture]) -> Mapping[str, Tensor]:
     """What a model reads of RGB images, by the names that it takes it under, (b, ...) each.
 
     Each goes through the processor alone, since some are padded to the largest beside them. Raises
-    UserError for a processor that does not bring all to one size.
+    UserError for a processor that does not bring all to one size, or whose settings are wrong.
     """
     import torch
 
-    read = [processor(images=[picture], return_tensors="pt") for picture in pictures]
+    try:
+        read = [processor(images=[picture], return_tensors="pt") for picture in pictures]
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{type(processor).__name__} makes no pixels of an image: {first_line(error):.160}"
+        ) from error
     shapes = {name: dict.fromkeys(tuple(one[name].shape[1:]) for one in read) for name in read[0]}
     several = next((sizes for sizes in shapes.values() if len(sizes) > 1), None)
     if several:

@@ -131,7 +131,7 @@ def choose(shrinking: Shrinking, design: Design | None, by: bool, save: Path | N
         notes=notes,
         errors=tuple(measured.faults),
         facts=facts,
-    ).of(planned.modality, planned.name)
+    ).of(planned.modality, planned.name, planned.checkpoint.path, str(save or ""))
 
 
 def _cut(

@@ -7,15 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
-from lrd_harness.contracts import (
-    Modality,
-    ModelView,
-    Request,
-    Score,
-    Task,
-    TaskFamily,
-    TaskOptions,
-)
+from lrd_harness.contracts import Modality, ModelView, Request, Score, Task, TaskFamily, TaskOptions
 from lrd_harness.errors import UserError
 from lrd_harness.hookspecs import hookimpl
 from lrd_harness.images import TASK_TYPES
@@ -54,11 +46,7 @@ ENCODING: Any = {"batch_size": 512, "show_progress_bar": False}
 
 
 def define(
-    name: str,
-    kind: str,
-    dataset: Mapping[str, str],
-    attributes: Mapping[str, Any],
-    **about: Any,
+    name: str, kind: str, dataset: Mapping[str, str], attributes: Mapping[str, Any], **about: Any
 ) -> type[AbsTask]:
     """The mteb class of a task that mteb has not got, evaluated on the split test.
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pruning_rows import BLOCKS, SWEEP, choice, named, pruned, whole
-from selection_panels import by
+from selection_panels import by, joined
 
 import lrd_harness
 from lrd_harness.board.layers import layer_table
@@ -69,11 +69,6 @@ def made(names: str, types: dict[str, str], adapter: str, free: str = "") -> Res
                 of = {"layer": layer, "layers": LAYERS, "score": value, "score_name": "accuracy"}
                 scores.append(ScoreRow(**where, **of))
     return Results(tuple(models), tuple(scores), tuple(metrics))
-
-
-def joined(*parts: Results) -> Results:
-    rows = {f.name: tuple(r for p in parts for r in getattr(p, f.name)) for f in fields(Results)}
-    return Results(**rows)
 
 
 OF_TEXTS = made("abcdef", TEXTS, "encoder", free="Texts")

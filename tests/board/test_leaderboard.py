@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
 import pytest
-from selection_panels import by
+from selection_panels import by, joined
 
 from lrd_harness.board import cautions
 from lrd_harness.board.leaderboard import Board, report
@@ -66,13 +66,6 @@ def panel(models: str = "abc", **parts: Any) -> Results:
         ),
     }
     return Results(**(known | parts))
-
-
-def joined(*parts: Results) -> Results:
-    """All rows; of a model that is there twice the last."""
-    rows = {f.name: tuple(r for p in parts for r in getattr(p, f.name)) for f in fields(Results)}
-    rows["models"] = tuple({row.key: row for row in rows["models"]}.values())
-    return Results(**rows)
 
 
 def said(results: Results, kind: Any = "embedding") -> dict[str, list[Any]]:

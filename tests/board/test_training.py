@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from selection_panels import joined
 
 from lrd_harness import cli
 from lrd_harness.board.leaderboard import report
@@ -160,15 +161,6 @@ def measured(name: str, scores: Any, values: Any, task: str = "X", kind: str = "
             if s is not None
         ),
         metrics=(metric,),
-    )
-
-
-def joined(*parts: Results) -> Results:
-    models = {row.key: row for part in parts for row in part.models}
-    return Results(
-        models=tuple(models.values()),
-        scores=tuple(row for part in parts for row in part.scores),
-        metrics=tuple(row for part in parts for row in part.metrics),
     )
 
 

@@ -145,7 +145,7 @@ def test_processors_that_torchvision_alone_has(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-NOTHING = "ViTModel takes nothing that ImageGPTImageProcessorPil makes"
+NOTHING = "ViTModel takes pixel_values, and ImageGPTImageProcessorPil makes input_ids"
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,10 @@ NOTHING = "ViTModel takes nothing that ImageGPTImageProcessorPil makes"
         ({"do_resize": False}, "ViTImageProcessorPil makes 3x64x96 and 3x96x64 of images of diff"),
         ({"size": {"height": 16, "width": 16}}, r"Input image size (16*16) doesn't match model"),
         ({"image_processor_type": "None"}, "its image processor cannot be used: "),
-        ({"image_mean": [0.5]}, "cannot be opened: "),
+        ({"image_mean": [0.5]}, "ViTImageProcessorPil makes no pixels of an image: mean must have"),
+        ({"size": {"height": -1, "width": 5}}, "ViTImageProcessorPil makes no pixels of an image"),
+        ({"size": {"height": 10**6, "width": 10**6}}, "size is 1,000,000 x 1,000,000 pixels"),
+        ({"crop_size": 10**5}, "crop_size is 100,000 x 100,000 pixels"),
         ({"image_processor_type": "ImageGPTImageProcessor", "clusters": [[0, 0, 0]]}, NOTHING),
     ],
 )

@@ -209,14 +209,15 @@ def as_metrics_see(folder: Path) -> list[Tensor]:
 def test_a_layer_that_a_metric_chooses(models: Path, tmp_path: Path) -> None:
     """Values are those of the metric on transformers' states, and what is saved ends there."""
     full = models / "dino"
-    report = study("layer").layer(str(full), ["effective_rank"], tmp_path / "cut")
+    report = study("layer").layer(str(full), ["effective_rank"], tmp_path / "a text cut")
     states = as_metrics_see(full)
     ranks = load().get("metric", "effective_rank").measure(states[1:])["effective_rank"]
     rows = [row for row in report.table("layer").rows if row["layer"] and row["value"] is not None]
     assert [row["value"] for row in rows] == pytest.approx(ranks, rel=1e-4)
     layer = int(np.argmax(ranks)) + 1
     assert report.facts["layer"] == layer < L
-    cut = vectors(tmp_path / "cut", layer)
+    assert any(line.startswith(f"Saved to {tmp_path}/a text cut: ") for line in report.answer)
+    cut = vectors(tmp_path / "a text cut", layer)
     torch.testing.assert_close(cut, vectors(full, layer))
     expected = alike(states[L], cut)
     found = {row["figure"]: row for row in report.table("fidelity").rows}

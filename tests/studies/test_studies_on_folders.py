@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from PIL import Image
 import lrd_harness
 from lrd_harness import measure
 from lrd_harness.cli import main
-from lrd_harness.errors import UserError
+from lrd_harness.errors import NotEnoughTexts, UserError
+from lrd_harness.runner.units import Context
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 PICTURES = tiny_images.pictures(24)
@@ -135,3 +137,17 @@ def test_a_run_counts_images_and_measures_them(folder: Path, tmp_path: Path) -> 
     files = [file for file in in_order(folder) if file.name != "024.png"]  # the copy
     right = measure("effective_rank", lrd_harness.open(folder / "one", quiet=True).encode(files))
     np.testing.assert_allclose(profile.value.iloc[-3:], right["effective_rank"][-3:], rtol=1e-9)
+
+
+def test_lines_of_faults_say_images_but_not_in_names_of_files() -> None:
+    lines: list[str] = []
+    context: Any = SimpleNamespace(
+        planned=SimpleNamespace(modality="image", name="m"),
+        ledger=SimpleNamespace(failed=set()),
+        display=SimpleNamespace(line=lines.append),
+        record=lambda *_, **__: None,
+    )
+    for error in (NotEnoughTexts("dime needs 2 texts"), UserError("pages of text /a.png: changed")):
+        Context.fail(context, "unit", error)
+    expected = ["NotEnoughTexts: dime needs 2 images", "pages of text /a.png: changed"]
+    assert [line.removeprefix("error: m: ") for line in lines] == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any, Literal
 
 import numpy as np
@@ -96,3 +97,10 @@ def of_size(models: int, tasks: int, noise: float, seed: int = 0) -> Values:
 def by(report: Report, table: str, key: str = "predictor") -> dict[Any, Any]:
     """The rows of a table by one of its columns, the last where several have the same."""
     return {row[key]: row for row in report.table(table).rows}
+
+
+def joined(*parts: Results) -> Results:
+    """All rows; of a model that is there twice the last."""
+    rows = {f.name: tuple(r for p in parts for r in getattr(p, f.name)) for f in fields(Results)}
+    rows["models"] = tuple({row.key: row for row in rows["models"]}.values())
+    return Results(**rows)
