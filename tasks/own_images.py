@@ -58,18 +58,10 @@ def open_folder(name: str, options: TaskOptions) -> Task:
 
 
 def read_images(folder: Path) -> list[Image]:
-    """The images of a folder, one or more; says what other files there are.
-
-    Raises UserError for a folder without any, and for images that cannot be read (files named).
-    """
-    files, others = image_files(folder)
-    if others:
-        say(f"{folder}: files left out that PIL reads no images from: {_listed(folder, others)}")
-    if not files:
-        raise UserError(f"{folder}: no images")
+    """The images of a folder. Raises UserError as `image_files` does, and names what is damaged."""
     images: list[Image] = []
     faults: dict[Path, UserError] = {}
-    for file in files:
+    for file in image_files(folder):
         try:
             images.append(Image.of(file, str(file)))
         except UserError as error:
@@ -81,11 +73,11 @@ def read_images(folder: Path) -> list[Image]:
     return images
 
 
-def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The files in a folder and below it, in order: images, by their endings, and others.
+def image_files(folder: Path) -> list[Path]:
+    """The images in a folder and below it, by their endings, in order; says what else there is.
 
-    Links are followed, each folder is entered once. Raises UserError for what is no folder, or
-    cannot be read.
+    Links are followed, each folder is entered once. Raises UserError for what is no folder or
+    cannot be read, and where there are no images.
     """
     if folder.is_file():
         raise UserError(f"{folder} is a file, not a folder of images")
@@ -103,7 +95,12 @@ def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
         for file in (Path(place, name) for name in files if name[0] != "."):
             known = file.suffix.lower() in endings and not file.is_fifo()
             (images if known else others).append(file)
-    return sorted(images), sorted(others)
+    if others:
+        left = _listed(folder, sorted(others))
+        say(f"{folder}: files left out that PIL reads no images from: {left}")
+    if not images:
+        raise UserError(f"{folder}: no images")
+    return sorted(images)
 
 
 def _endings() -> set[str]:

@@ -42,8 +42,8 @@ def two_towers(config: Mapping[str, Any]) -> bool:
 def vision_class(config: Mapping[str, Any]) -> tuple[Any, bool]:
     """The class that a model of images is opened with; whether that is one of two towers.
 
-    With its projection, where it has one. None where there is no such class, and for a tower whose
-    weights lie elsewhere in a checkpoint of both (BLIP-2, ALIGN).
+    With its projection, where the checkpoint has one. None where there is no such class, and for a
+    tower whose weights lie elsewhere in a checkpoint of both (BLIP-2, ALIGN).
     """
     import transformers
 
@@ -52,9 +52,14 @@ def vision_class(config: Mapping[str, Any]) -> tuple[Any, bool]:
     if two_towers(config):
         read: Any = getattr(kind, "get_image_features", None)
         projects = read and "visual_projection" in inspect.unwrap(read).__code__.co_names
-        tower = name.removesuffix("Model") + "VisionModel" + "WithProjection" * bool(projects)
-        kind = getattr(transformers, tower, None) if read else None
-        return kind if getattr(kind, "base_model_prefix", "") == "vision_model" else None, True
+        tower = name.removesuffix("Model") + "VisionModel"
+        kind = getattr(transformers, tower + "WithProjection" * bool(projects), None)
+        if read is None or getattr(kind, "base_model_prefix", "") != "vision_model":
+            return None, True
+        listed = str((config.get("architectures") or [""])[0])
+        if listed.endswith("ForImageClassification"):  # its head is in place of a projection
+            kind = getattr(transformers, tower)
+        return kind, True
     return kind, False
 
 

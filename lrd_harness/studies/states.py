@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,35 +131,27 @@ class Opened:
 
 def of_inputs(inputs: Any, modality: Modality = "text") -> Task:
     """Texts, or images as paths or PIL images, as a task without labels. Raises UserError."""
-    read, what = READ[modality]
     if isinstance(inputs, str | bytes) or not isinstance(inputs, Iterable):
+        what = "strings" if modality == "text" else "paths or PIL images"
         raise UserError(f"{modality}s are a list of {what}")
-    requests = [Request(read(item, number)) for number, item in enumerate(inputs, 1)]
+    requests = [Request(_read(item, number, modality)) for number, item in enumerate(inputs, 1)]
     if not requests:
         raise UserError(f"no {modality}s: the list is empty")
     name, kind = f"{len(requests):,} {modality}s", f"{modality.capitalize()}s"
     return Task(name, lambda: requests, evaluate=None, type=kind, modality=modality)
 
 
-def _string(text: Any, number: int) -> str:
-    if not isinstance(text, str):
-        raise UserError(f"text {number} is no string: its type is {type(text).__name__}")
-    return text
-
-
-def _image(image: Any, number: int) -> Image:
-    if isinstance(image, Image) or hasattr(image, "convert"):  # which every PIL image has
-        return Image.of(image, f"image {number}")
-    if isinstance(image, str | os.PathLike):
-        return Image.of(named(os.fspath(image)), os.fspath(image))
-    kind = type(image).__name__
-    raise UserError(f"image {number} is no path and no PIL image: its type is {kind}")
-
-
-READ: dict[Modality, tuple[Callable[[Any, int], str], str]] = {
-    "text": (_string, "strings"),
-    "image": (_image, "paths or PIL images"),
-}
+def _read(item: Any, number: int, modality: Modality) -> str:
+    """An item of a list as a text or an image."""
+    image = modality == "image"
+    if image and (isinstance(item, Image) or hasattr(item, "convert")):  # as every PIL image has
+        return Image.of(item, f"image {number}")
+    if image and isinstance(item, str | os.PathLike):
+        return Image.of(named(os.fspath(item)), os.fspath(item))
+    if not image and isinstance(item, str):
+        return item
+    what = "no path and no PIL image" if image else "no string"
+    raise UserError(f"{modality} {number} is {what}: its type is {type(item).__name__}")
 
 
 def write(model: Opened, task: Task, settings: Settings, file: Path) -> Report:

@@ -23,7 +23,7 @@ from lrd_harness.measuring import MIN_TEXTS, PlannedMetric
 from lrd_harness.models.wheels import shown_by
 from lrd_harness.planning.models import PlannedModel
 from lrd_harness.progress import Display
-from lrd_harness.report import Report, Table, worded
+from lrd_harness.report import Report, Table
 from lrd_harness.scores import Scores, split_scores
 from lrd_harness.store import location
 from lrd_harness.store.documents import json_value, read_file
@@ -111,14 +111,15 @@ def check_draws(draws: int) -> None:
         raise UserError("1 draws: intervals need at least 2 (0: no intervals)")
 
 
-def halves(n: int, draws: int, seed: int = 0) -> list[Rows]:
+def halves(n: int, draws: int, seed: int = 0, unit: str = "texts") -> list[Rows]:
     """`draws` halves of n texts: ascending numbers (n // 2,). Half i depends on (seed, i) only.
 
-    Raises UserError for fewer than 16 texts, and for 1 draw, which has no spread.
+    Raises UserError for fewer than 16, called by `unit`, and for 1 draw, which has no spread.
     """
     check_draws(draws)
     if draws and n < LEAST:
-        raise UserError(f"intervals need at least {LEAST} texts, got {n}: give more, or --draws 0")
+        least = f"at least {LEAST} {unit}, got {n}"
+        raise UserError(f"intervals need {least}: give more, or --draws 0")
     orders = (np.random.default_rng([seed, i]).permutation(n) for i in range(draws))
     return [np.sort(order[: n // 2]) for order in orders]
 
@@ -172,10 +173,7 @@ class Design:
     def halves(self) -> list[Rows]:
         """The half-samples, the same for all models. Raises UserError as `halves` does."""
         draws = MOST_DRAWS if self.draws is None else self.draws
-        try:
-            return halves(self.texts, draws, self.seed)
-        except UserError as error:
-            raise UserError(worded(str(error), self.task.modality)) from None
+        return halves(self.texts, draws, self.seed, self.unit)
 
     def check(self, what: str) -> None:
         """Raise UserError for too few texts to do it or to draw halves of, before models are read.

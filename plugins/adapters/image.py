@@ -44,7 +44,7 @@ def open_images(checkpoint: Checkpoint, options: ModelOptions) -> Model:
     options, processor = as_saved(checkpoint, options), load_processor(checkpoint)
     kind, tower = vision_class(checkpoint.config)
     how = computing(checkpoint, options)
-    if tower and "projection_dim" in checkpoint.config:
+    if "Projection" in getattr(kind, "__name__", "") and "projection_dim" in checkpoint.config:
         how["projection_dim"] = checkpoint.config["projection_dim"]
     if checkpoint.code or kind is None:
         kind = AutoModel

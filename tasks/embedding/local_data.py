@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os.path
 import random
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from lrd_harness.tasks.rows import (
     read_rows,
 )
 
-from lrd_harness.errors import UserError, say
+from lrd_harness.errors import UserError
 
 SEED = 42  # of the halves of classes
 Row = dict[str, Any]
@@ -131,16 +131,20 @@ def _splits(task: Any, folder: Path, columns: Mapping[str, str]) -> dict[str, An
     for split in sorted(needed):
         if not (folder / f"{split}.jsonl").is_file():
             raise UserError(f"{folder}: no {split}.jsonl, which {task.metadata.name} needs")
-    splits = {}
+    splits, classes = {}, {}
     for file in sorted(folder.glob("*.jsonl")):
         # the hub's own columns, where they are not mteb's: whatever the first row has
         first = dict.fromkeys(first_row(file), "anything")
         rows = read_rows(file, columns if images or columns.keys() <= first.keys() else first)
         _check_lengths(task, file, rows)
         named = [_placed(row, images, file, number) for number, row in rows]
+        if ONE_CLASS in columns.values() or task.metadata.type == "ImageClustering":
+            classes[file.stem] = {row[task.label_column_name] for row in named}
         if task.metadata.type == "ImageClustering":
             _number(named, task.label_column_name)
         splits[file.stem] = _dataset(file, named, images)
+    if images and classes:
+        _check_classes(task, folder, {split: classes[split] for split in needed})
     return splits
 
 
@@ -277,7 +281,7 @@ def _by_class(task: Any, folder: Path, splits: Iterable[str]) -> dict[str, list[
     """Rows by split, where the folder has a folder for each class; None where it has rows.
 
     Classes are numbered in the order of their names. Raises UserError for a split without classes,
-    a class without images, and one to be told apart that there is nothing to learn of.
+    a class without images, and as `_check_classes` does.
     """
     needed = sorted(splits)
     rows = any((folder / f"{split}.jsonl").is_file() for split in needed)
@@ -287,12 +291,7 @@ def _by_class(task: Any, folder: Path, splits: Iterable[str]) -> dict[str, list[
         found = {split: _classes(folder / split) for split in needed}
     else:
         found = _halves(_classes(folder), needed)
-    names = sorted({name for classes in found.values() for name in classes})
-    if len(names) < 2:
-        raise UserError(f"{folder}: one class alone, {names[0]}")
-    trained = found.get(getattr(task, "train_split", ""), names)
-    if lacking := [name for name in names if name not in trained]:
-        raise UserError(f"{folder / task.train_split}: no class {lacking[0]}, which is tested on")
+    names = _check_classes(task, folder, found)
     column = _image_columns(task)[0]
     return {
         split: [
@@ -302,6 +301,21 @@ def _by_class(task: Any, folder: Path, splits: Iterable[str]) -> dict[str, list[
         ]
         for split, classes in found.items()
     }
+
+
+def _check_classes(task: Any, folder: Path, found: Mapping[str, Collection[Any]]) -> list[Any]:
+    """All classes, by name. Raises UserError for one alone, and for one tested but not trained.
+
+    found: the classes of each split.
+    """
+    names = sorted({name for classes in found.values() for name in classes}, key=str)
+    train = getattr(task, "train_split", "")
+    if len(names) < 2:
+        raise UserError(f"{folder}: one class alone, {names[0]}")
+    trained = found.get(train, names)
+    if lacking := [name for name in names if name not in trained]:
+        raise UserError(f"{folder / train}: no class {lacking[0]}, which is tested on")
+    return names
 
 
 def _classes(folder: Path) -> dict[str, list[Path]]:
@@ -314,12 +328,7 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
         raise UserError(
             f"{folder}: no {folder.name}.jsonl beside it and no folders of classes in it"
         )
-    for name, (files, others) in found.items():
-        if others:
-            say(f"{folder / name}: files left out that are no images: {len(others):,}")
-        if not files:
-            raise UserError(f"{folder / name}: no images")
-    return {name: files for name, (files, _) in found.items()}
+    return found
 
 
 def _halves(classes: Mapping[str, list[Path]], splits: Sequence[str]) -> Splits:

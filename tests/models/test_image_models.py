@@ -29,6 +29,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], str, slice]] = {
     "BeitModel": ({}, "pooler", slice(1, None)),
     "BlipVisionModel": ({}, "cls", slice(1, None)),
     "CLIPModel": ({**TOWERS, "projection_dim": 6}, "pooler", slice(1, None)),
+    "CLIPForImageClassification": ({**TOWERS, "projection_dim": 6}, "pooler", slice(1, None)),
     "CLIPVisionModelWithProjection": ({"projection_dim": 6}, "pooler", slice(1, None)),
     "Data2VecVisionForImageClassification": ({}, "pooler", slice(1, None)),
     "DeiTModel": ({}, "cls", slice(2, None)),
@@ -67,6 +68,8 @@ def output(model: Any, images: list[Image]) -> Tensor:
 
 
 def below_head(whole: Any) -> Any:
+    if "CLIPForImage" in type(whole).__name__:
+        return whole.vision_model
     return whole.base_model if "Classification" in type(whole).__name__ else whole
 
 

@@ -13,12 +13,15 @@ import running
 import tiny_images
 import torch
 import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 import lrd_harness
 from lrd_harness import measure
 from lrd_harness.cli import main
 from lrd_harness.errors import NotEnoughTexts, UserError
+from lrd_harness.report import worded
 from lrd_harness.runner.units import Context
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -151,3 +154,12 @@ def test_lines_of_faults_say_images_but_not_in_names_of_files() -> None:
         Context.fail(context, "unit", error)
     expected = ["NotEnoughTexts: dime needs 2 images", "pages of text /a.png: changed"]
     assert [line.removeprefix("error: m: ") for line in lines] == expected
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(["text", "texts", "a", " ", "/", ".", ":", "-", "x"]), min_size=1))
+def test_no_name_is_worded_for_images(parts: list[str]) -> None:
+    name = "".join(parts)
+    said = worded(f"Of {name}, 5 texts; {name} is first", "image", name)
+    assert said.startswith(f"Of {name}, 5 ")
+    assert said.endswith(f"; {name} is first")

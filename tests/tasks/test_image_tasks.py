@@ -260,6 +260,14 @@ def single(folder: Path) -> None:
         (folder / "Own" / part).rename(folder / part.replace("/", "-"))
 
 
+def alike(folder: Path) -> None:
+    """All rows are of one class."""
+    for split in ("train", "test"):
+        file = folder / "Rows" / f"{split}.jsonl"
+        rows = [{**json.loads(line), "label": "red"} for line in file.read_text().splitlines()]
+        file.write_text("\n".join(map(json.dumps, rows)))
+
+
 CLASSES, ROWS, PAIRS = "ImageClassification:Own", "ImageClassification:Rows", "VisualSTS:Pairs"
 DRAWN = "Any2AnyRetrieval:Drawn"
 # task, what is done to its folder, what the one line says
@@ -276,6 +284,9 @@ FAULTS: list[tuple[str, Callable[[Path], Any], str]] = [
     (ROWS, row("Rows/test.jsonl", 1, image=...), "Rows/test.jsonl, row 1: no 'image'"),
     (ROWS, row("Rows/train.jsonl", 5, label=...), "Rows/train.jsonl, row 5: no 'label'"),
     (ROWS, row("Rows/test.jsonl", 1, label=["red"]), "row 1: 'label' is not a class"),
+    (ROWS, row("Rows/test.jsonl", 4, label="blue"), "Rows/train: no class blue, which is tested"),
+    (ROWS, alike, "Rows: one class alone, red"),
+    (ROWS.replace("Classification", "Clustering"), alike, "Rows: one class alone, red"),
     (ROWS, moved("Rows/train.jsonl", "Rows/elsewhere"), "no train.jsonl, which"),
     (ROWS, written("Rows/drawn/test-red-1.png"), "Rows/drawn/test-red-1.png: no image that can"),
     (CLASSES, written("Own/test/red/1.png"), "Own/test/red/1.png: no image that can be read"),

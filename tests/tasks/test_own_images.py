@@ -62,12 +62,14 @@ def test_links_are_followed_and_no_folder_is_entered_twice(tmp_path: Path) -> No
         (folder / name).symlink_to(target, target_is_directory=True)
     (tmp_path / "link").symlink_to(folder)
     os.mkfifo(folder / "pipe.png")  # which would be waited for
-    files, others = own_images.image_files(tmp_path / "link")
+    said: list[str] = []
+    with told_to(said.append):
+        files = own_images.image_files(tmp_path / "link")
     assert [file.relative_to(tmp_path / "link").as_posix() for file in files] == [
         "a/x.png",
         "b/y.png",
     ]
-    assert [file.name for file in others] == ["pipe.png"]
+    assert [line.partition(" from: ")[2] for line in said] == ["1 (pipe.png)"]
 
 
 def test_what_a_task_is_called_and_known_by(tmp_path: Path, monkeypatch: Any) -> None:
