@@ -143,9 +143,9 @@ class ImageModel(OpenedModel):
         try:
             pooler = Pooler(self.backbone, inputs)
             pools["pooler"] = lambda state, features: pooler(state, features["pixels"])
-        except UserError:
+        except UserError as error:
             if name == "pooler":
-                raise
+                raise UserError(f"{error} (--pooling chooses: {', '.join(pools)})") from None
         if not name:
             config = self.parts.module.config
             if "pooler" in pools and not (has_cls and self.has_final_norm):

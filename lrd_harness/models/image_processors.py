@@ -49,7 +49,8 @@ def load_processor(checkpoint: Checkpoint) -> Any:
 def _check_sizes(settings: Mapping[str, Any]) -> None:
     """Raise ValueError for sizes at which one image would fill the memory."""
     for name in ("size", "crop_size", "pad_size"):
-        size = settings.get(name) or {}
+        size = settings.get(name)
+        size = size if isinstance(size, Mapping) else {"shortest_edge": size}
         edge = size.get("shortest_edge")
         height, width = (size.get(side) or edge or 0 for side in ("height", "width"))
         if height * width > MOST_PIXELS:

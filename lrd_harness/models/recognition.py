@@ -87,7 +87,7 @@ _FIRST = {
     "SparseStaticEmbedding": "a static embedding: one weight per token, and no layers to read",
     "WordEmbeddings": "word vectors, without layers to read",
     "BoW": "a bag of words, without layers to read",
-    "CLIPModel": "a pair of towers for images and texts, which is not read",
+    "CLIPModel": "a pair of towers for images and texts: {path}, given instead, is read for images",
     **dict.fromkeys(
         ROUTERS, "a Router: it sends queries and documents through different models, each its own"
     ),
@@ -152,6 +152,7 @@ def _refuse_first(where: str, modules: Sequence[Module]) -> None:
     first = modules[0]
     if first.type.startswith(LIBRARY) and not first.name.endswith("Transformer"):
         what = _FIRST.get(first.name, f"{first.type[:80]}, which is not read")
+        what = what.replace("{path}", f"its folder {first.path}".rstrip())
         kinds = ", ".join(module.name for module in modules)
         raise UserError(f"{where}: its first module is no transformer ({kinds}) but {what}")
 

@@ -300,7 +300,8 @@ def evaluate(
     with context.attempt(key, **place):
         score = task.evaluate(view)
         if not math.isfinite(score.main) and view.constant:
-            context.record("undefined", key, **place, error="every text has the same state there")
+            alike = f"every {task.modality} has the same state there"
+            context.record("undefined", key, **place, error=alike)
             return
         for what, value in (
             ("its main score", score.main),

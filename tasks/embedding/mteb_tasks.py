@@ -172,7 +172,8 @@ def _evaluate(mteb_task: Any, view: ModelView, task: Task, gallery: Gallery | No
 
     from lrd_harness.capture.mteb_encoder import LayerEncoder
 
-    whole = _parts(mteb_task)[0] is mteb_task  # else each part has prompts of its own
+    # else each part has prompts of its own, or they go by a type that results do not have
+    whole = _parts(mteb_task)[0] is mteb_task and mteb_task.metadata.type == task.type
     results = mteb.evaluate(
         cast("Any", LayerEncoder(view, task if whole else None, gallery)),
         mteb_task,

@@ -248,6 +248,15 @@ def test_what_is_no_model_of_images(tmp_path: Path) -> None:
     assert "has no preprocessor_config.json" in fault(tmp_path / "ijepa")
 
 
+def test_a_tower_without_its_pooler(tmp_path: Path) -> None:
+    seeing = {**TOWERS, "vision_config": {**tiny_images.SMALL, "vision_use_head": False}}
+    whole = tiny_images.save("SiglipModel", tmp_path, **seeing)
+    with pytest.raises(UserError, match=r"has no pooler.* \(--pooling chooses: mean\)"):
+        tiny.open_model(tmp_path)
+    read = read_by(whole.vision_model, tmp_path).last_hidden_state.mean(1)
+    torch.testing.assert_close(output(tiny.open_model(tmp_path, pooling="mean"), IMAGES), read)
+
+
 def test_code_of_its_own(tmp_path: Path) -> None:
     folder, mark = tmp_path / "own", tmp_path / "ran"
     whole = tiny_images.save_own_code(folder, mark)

@@ -345,6 +345,12 @@ def test_encoders_of_others_and_of_old_versions(folder: Path, plain: Path, tmp_p
         assert f"is a {kind}" in fault(model)
 
 
+def test_towers_in_a_folder_of_sentence_transformers(tmp_path: Path) -> None:
+    listed = {"type": "sentence_transformers.models.CLIPModel", "path": "0_CLIPModel"}
+    (tmp_path / "modules.json").write_text(json.dumps([listed]))
+    assert "its folder 0_CLIPModel, given instead, is read for images" in fault(tmp_path)
+
+
 def test_models_that_do_not_begin_with_a_transformer(plain: Path, tmp_path: Path) -> None:
     towers = [Transformer(str(plain)), sentence.Pooling(32)]
     static = sentence.StaticEmbedding(tiny.tokenizer(), embedding_dim=16)

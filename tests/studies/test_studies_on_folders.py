@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -163,3 +164,15 @@ def test_no_name_is_worded_for_images(parts: list[str]) -> None:
     said = worded(f"Of {name}, 5 texts; {name} is first", "image", name)
     assert said.startswith(f"Of {name}, 5 ")
     assert said.endswith(f"; {name} is first")
+
+
+def test_one_state_of_all_images_is_said_of_images(folder: Path, tmp_path: Path) -> None:
+    """State 0 under CLS, on a task whose score is not defined there."""
+    pairs = [{"image1": f"{i:03}.png", "image2": f"a/{i + 1:03}.png"} for i in range(0, 24, 2)]
+    rows = [json.dumps({**pair, "score": i % 5}) for i, pair in enumerate(pairs)]
+    (folder / "photos" / "test.jsonl").write_text("\n".join(rows))
+    out, task = tmp_path / "out", "VisualSTS:photos"
+    metrics = ("--plugins", "frenet")
+    assert running.run(out, [folder / "one"], folder, *metrics, tasks=[task]) == 0
+    (undefined,) = running.records(out, "undefined")
+    assert (undefined["layer"], undefined["error"]) == (0, "every image has the same state there")

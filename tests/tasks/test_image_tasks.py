@@ -22,6 +22,7 @@ from PIL import Image
 from lrd_harness import images
 from lrd_harness.contracts import Task, TaskOptions
 from lrd_harness.errors import UserError
+from lrd_harness.models.registry import prompt_rule
 
 mteb_tasks: Any = importlib.import_module("lrd_harness.tasks.embedding.mteb_tasks")
 offline: Any = importlib.import_module("lrd_harness.tasks.offline.tasks")
@@ -373,6 +374,24 @@ def test_a_task_of_several(folder: Path) -> None:
     assert task.evaluate is not None
     assert task.evaluate(VIEW).main == pytest.approx(expected)
     assert len({request.text for request in task.texts()}) <= 18
+
+
+def test_texts_of_a_type_of_images_have_the_prompts_that_mteb_gives_them(tmp_path: Path) -> None:
+    """WebQAT2TRetrieval is on texts alone; results call it Retrieval."""
+    folder = tmp_path / "WebQAT2TRetrieval"
+    folder.mkdir()
+    for part in ("corpus", "queries"):
+        rows = [json.dumps({"id": f"{part}{i}", "text": f"{part} {i}"}) for i in range(3)]
+        (folder / f"{part}.jsonl").write_text("\n".join(rows))
+    row = {"query-id": "queries0", "corpus-id": "corpus1", "score": 1}
+    (folder / "qrels.jsonl").write_text(json.dumps(row))
+    task = open_task(folder.name, tmp_path)
+    assert (task.type, task.modality) == ("Retrieval", "text")
+    saved = {"Any2AnyRetrieval-query": "ask: ", "Any2AnyRetrieval": "read: ", "Retrieval": "no: "}
+    prompt = prompt_rule("a/b", saved)
+    assert task.requests is not None
+    asked = {(r.prompt_type, prompt(r.part or task, r.prompt_type)) for r in task.requests()}
+    assert asked == {("query", "ask: "), ("document", "read: ")}
 
 
 def test_colours_are_brought_to_rgb(tmp_path: Path) -> None:
