@@ -125,8 +125,11 @@ def registered(record: Any, kind: str, owner: Owner, version: str = "") -> Any:
     if isinstance(record, Task):
         images = record.type.startswith(TASK_TYPES)
         if images != (record.modality == "image"):
-            like = f"{'like' if images else 'unlike'} those of images: {', '.join(TASK_TYPES)}"
-            raise TypeError(f"type of {whose} of {record.modality}s is {record.type}, {like}")
+            fit = "a type of images, as ImageClassification, or Images where there are no labels"
+            if images:
+                fit = 'modality="image"'
+            said = f"{whose} of {record.modality}s has the type {record.type}"
+            raise TypeError(f"{said}: give {fit}")
     changed: dict[str, Any] = {
         name: guarded(
             getattr(record, name),

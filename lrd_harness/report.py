@@ -208,11 +208,10 @@ class Report:
             return worded(sentence, modality, *names)
 
         def table(of: Table) -> Table:
-            columns = tuple(replace(c, label=say(c.label or c.name)) for c in of.columns)
-            rows = [{**r, "label": say(r["label"])} if "label" in r else r for r in of.rows]
-            return Table(
-                of.name, say(of.title), columns, rows, tuple(map(say, of.caption)), of.shown
-            )
+            columns = (replace(c, label=say(c.label or c.name)) for c in of.columns)
+            rows = [{**r, **{k: say(r[k]) for k in ("label", "stage") if k in r}} for r in of.rows]
+            caption = tuple(map(say, of.caption))
+            return Table(of.name, say(of.title), tuple(columns), rows, caption, of.shown)
 
         said: Any = {n: tuple(map(say, getattr(self, n))) for n in ("answer", "notes", "errors")}
         return replace(self, title=say(self.title), tables=tuple(map(table, self.tables)), **said)

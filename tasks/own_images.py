@@ -68,7 +68,7 @@ def read_images(folder: Path) -> list[Image]:
             faults[file] = error
     if faults:
         first, *rest = faults
-        more = f"; nor can others be read: {_listed(folder, rest)}" if rest else ""
+        more = f"; further ones: {_listed(folder, rest)}" if rest else ""
         raise UserError(f"{faults[first]}{more}")
     return images
 
@@ -96,8 +96,8 @@ def image_files(folder: Path) -> list[Path]:
             known = file.suffix.lower() in endings and not file.is_fifo()
             (images if known else others).append(file)
     if others:
-        left = _listed(folder, sorted(others))
-        say(f"{folder}: files left out that PIL reads no images from: {left}")
+        left_out = "files left out, as pillow reads no images from them"
+        say(f"{folder}: {left_out}: {_listed(folder, sorted(others))}")
     if not images:
         raise UserError(f"{folder}: no images")
     return sorted(images)

@@ -17,6 +17,8 @@ examples:
   lrd-harness layer ./mine --texts FILE --by dime --save shorter
   lrd-harness probe ./mine --kind repetition
   lrd-harness compare ./base ./tuned --texts FILE
+  lrd-harness run --suite vision --models ./dinov2
+      models of images, on written digits; your own: --images DIR
   lrd-harness leaderboard out --format md
       print a finished run again
 """
@@ -27,7 +29,8 @@ models: a hub id (with @REVISION if wanted), a folder, or pypi:PACKAGE==VERSION
 tasks: mteb's names, offline tasks (`lrd-harness tasks`), lm-eval:NAME for tasks
   of lm-eval that compare continuations (mmlu, hellaswag, arc_easy ...), or
   texts:FILE.jsonl for own texts without labels; or .csv, .tsv, .parquet, lines;
-  images:DIR for own images. A model does the tasks that have what it reads.
+  images:DIR for own images, ImageClassification:NAME and others for labelled
+  ones (`lrd-harness tasks`). A model does the tasks that have what it reads.
 A run that was interrupted goes on when the same command is given again.
 Downloads and states are kept in the user's cache folder; the variable
 LRD_HARNESS_CACHE moves it.
@@ -138,6 +141,7 @@ examples:
       saved, and compared with the whole model on your texts
   lrd-harness layer MODEL --texts FILE --by dime,prompt_entropy,infonce
       what metrics choose, beside that rule
+  lrd-harness layer MODEL --images DIR --by dime
   lrd-harness run --models MODEL --tasks STSBenchmark --plugins dime,infonce
       what each metric's layer and the rule's gain where there are labels
 
@@ -164,8 +168,8 @@ examples:
       in the table `models`, a row for each
 
 Each is opened, and so downloaded; its weights are read and no texts but a few
-words. exit codes: 0 done; 1 some models cannot be read; 2 none of them can, or
-bad input.""",
+words, no images but two of noise. exit codes: 0 done; 1 some models cannot be
+read; 2 none of them can, or bad input.""",
     "leaderboard": """\
 forms (--format), by default as --output ends, else table:
   table        for a terminal

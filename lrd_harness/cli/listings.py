@@ -34,6 +34,7 @@ Other tasks go by one of these names:
   lm-eval:mmlu                     any task or group of lm-eval that compares
                                    continuations (mmlu, hellaswag, arc_easy ...)
   texts:FILE.jsonl                 own texts without labels, for metrics alone
+  images:DIR                       own images, likewise
 `lrd-harness tasks WORD` searches them, as `tasks sts` or `tasks banking`."""
 
 

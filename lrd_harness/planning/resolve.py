@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -192,11 +193,15 @@ def _open_task(name: str, plugins: Plugins, options: TaskOptions) -> Task | Sequ
         plugins.check_borne("task", prefix)
         raise unknown("kind of task", prefix, families)
     known = set(records) - set(families)
-    for family in (family for family in families.values() if family.bare):
+    bare = [family for family in families.values() if family.bare]
+    for family in bare:
         if name in (names := names_of(family)):
             return family.open(name, options)
         known.update(names)
     plugins.check_borne("task", name)
+    for family in bare:
+        with suppress(KeyError):  # one that it knows and refuses, with the reason
+            return family.open(name, options)
     raise unknown("task", name, known, "`lrd-harness tasks` lists them.")
 
 

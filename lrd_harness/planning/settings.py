@@ -129,7 +129,9 @@ class Settings:
     max_texts: int = _count(5000, "texts a metric is measured on at most", 8)
     view_texts: int = _count(1000, "of these, texts that get augmented views", 8)
     norm: Norm = _option("hf", "states for metrics")
-    task_data: Word | None = _option(None, "local data: DIR/TASK/SPLIT.jsonl", "DIR", WHAT)
+    task_data: Word | None = _option(
+        None, "local data: DIR/TASK/SPLIT.jsonl, of images also DIR/NAME/CLASS/", "DIR", WHAT
+    )
     pooling: Word | None = _option(
         None, "cls, mean, last, mean-no-sink (without position 0); of images cls-mean, pooler"
     )

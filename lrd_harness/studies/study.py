@@ -33,6 +33,7 @@ from lrd_harness.studies.prune import Shrinking, Wish
 from lrd_harness.studies.states import Opened, of_inputs
 from lrd_harness.studies.values import Design
 
+GIVEN = {"text": "--texts FILE", "image": "--images DIR"}
 VIEWED = ("layer",)  # studies of which the setting view_texts is an option
 
 
@@ -122,10 +123,13 @@ class Study:
             self.settings = replace(settings, max_texts=STUDY_DIGITS)
         whose, read = f"{first.name} reads", first.modality
         if self.named:
-            whose, read = f"{self.task.name} has", self.task.modality
+            whose = "given are" if self._own else f"{self.task.name} has"
+            read = self.task.modality
         for model in models:
             if model.modality != read:
-                raise UserError(f"{whose} {read}s, and {model.name} reads {model.modality}s")
+                alone = self.named and all(other.modality != read for other in models)
+                hint = f": give {GIVEN[model.modality]}" if alone else ""
+                raise UserError(f"{whose} {read}s, and {model.name} reads {model.modality}s{hint}")
         return models
 
     def items(self, usual: Sequence[str] | None = None) -> list[PlannedMetric]:

@@ -252,8 +252,15 @@ def _names() -> Mapping[str, str]:
 def _open(name: str, options: TaskOptions) -> Task:
     """A task of mteb's registry, as its English benchmark has it; else English, and split test.
 
-    Raises KeyError for a name that mteb does not know.
+    Raises KeyError for a name that mteb does not know, UserError for a task on texts and images
+    together, on sound or on video.
     """
+    if name not in _names():
+        of = " and ".join(registry.task(name).metadata.modalities)
+        raise UserError(
+            f"{name} is a task of mteb on {of}: only those on texts alone or images alone can be "
+            "run. `lrd-harness tasks image` lists those on images."
+        )
     kind = _names()[name]
 
     def make() -> AbsTask:

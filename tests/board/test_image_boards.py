@@ -257,7 +257,7 @@ def test_a_type_that_would_put_a_task_on_another_board_is_refused(
     task_type: str, modality: Any
 ) -> None:
     task = Task("t", list, None, type=task_type, modality=modality)
-    with pytest.raises(TypeError, match=f"of {modality}s is {task_type}, .*like those of images"):
+    with pytest.raises(TypeError, match=f"of {modality}s has the type {task_type}: give"):
         registered(task, "task", Owner("x", __file__))
 
 

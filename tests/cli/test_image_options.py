@@ -23,7 +23,7 @@ REFUSED = {
     "layer one --images photos --task LeeDocumentSTS": "give either --images or --task",
     "layer one --images photos --text-column x": "--text-column needs --texts",
     "states one --images broken --output s.npz": "broken/a.png: no image that can be read",
-    "layer one --texts texts --save shorter": "has texts, and local/one reads images",
+    "layer one --texts texts --save shorter": "and local/one reads images: give --images DIR",
     "layer bert --images photos": "images:photos has images, and local/bert reads texts",
     "states one --task LeeDocumentSTS --output s.npz": "has texts, and local/one reads images",
     "probe one --kind random": "local/one reads images, and a probe changes the tokens of texts",
@@ -39,6 +39,8 @@ REFUSED = {
     f"run --models one --texts texts {RUN}": "texts:texts is of texts: none of the models",
     f"run --models one bert --images photos {RUN}": "local/bert reads texts: none of the tasks",
     f"run --models one --tasks images:photos --images photos {RUN}": "is named twice",
+    f"run --models one --tasks Winoground {RUN}": "Winoground is a task of mteb on text and image",
+    f"run --models one --tasks mteb:Winoground {RUN}": "Winoground is a task of mteb on text and",
     f"run --models one --tasks images: {RUN}": "images: names no folder",
     f"plan --models one --images broken {RUN}": "broken/a.png: no image that can be read",
 }

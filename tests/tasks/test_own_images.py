@@ -45,7 +45,7 @@ def test_all_images_below_a_folder_in_the_order_of_their_paths(tmp_path: Path) -
     with told_to(said.append):
         task = opened(folder)
     others = "5 (a/Thumbs.db, b.eps, clip.mpg, ...)"
-    assert said == [f"{folder}: files left out that PIL reads no images from: {others}"]
+    assert said == [f"{folder}: files left out, as pillow reads no images from them: {others}"]
     assert (task.name, task.type, task.evaluate) == ("images:photos", "Images", None)
     read: list[Any] = [request.text for request in task.texts()]
     assert [image.name for image in read] == [str(p) for p in sorted(folder / n for n in names)]
