@@ -174,7 +174,7 @@ def test_processors_that_do_not_fit(settings: Any, line: str, tmp_path: Path) ->
 
 
 def test_what_is_no_stack_whatever_its_processor_makes(tmp_path: Path) -> None:
-    sizes = {"image_size": [SIDE, SIDE], "embed_dim": 8, "num_heads": [1] * 4}
+    sizes: Any = {"image_size": [SIDE, SIDE], "embed_dim": 8, "num_heads": [1] * 4}
     hiera = transformers.HieraModel(transformers.HieraConfig(depths=[1] * 4, **sizes))
     hiera.save_pretrained(tmp_path)
     for settings in (SQUARE, {"size": {"shortest_edge": SIDE}}):
@@ -184,7 +184,7 @@ def test_what_is_no_stack_whatever_its_processor_makes(tmp_path: Path) -> None:
 
 
 def test_a_processor_of_other_inputs(tmp_path: Path) -> None:
-    sizes = {"vocab_size": 9, "n_positions": 16, "n_embd": 8, "n_layer": 1, "n_head": 1}
+    sizes: Any = {"vocab_size": 9, "n_positions": 16, "n_embd": 8, "n_layer": 1, "n_head": 1}
     transformers.ImageGPTModel(transformers.ImageGPTConfig(**sizes)).save_pretrained(tmp_path)
     transformers.ViTImageProcessorPil(**SQUARE).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="ImageGPTModel takes input_ids, and ViTImageProcessorPil"):

@@ -69,7 +69,7 @@ def test_links_are_followed_and_no_folder_is_entered_twice(tmp_path: Path) -> No
         "a/x.png",
         "b/y.png",
     ]
-    assert [line.partition(" from: ")[2] for line in said] == ["1 (pipe.png)"]
+    assert [line.partition(" from them: ")[2] for line in said] == ["1 (pipe.png)"]
 
 
 def test_what_a_task_is_called_and_known_by(tmp_path: Path, monkeypatch: Any) -> None:
