@@ -39,7 +39,11 @@ OPEN = {  # what plugins and tasks may import besides the surface
 # Every kind of text model (the hub, adapters of weights, masks, own code, packed weights, mteb's
 # wrappers, a look at a model before a run) took 12 modules and 2,900 lines, more than was planned
 # too: most are refusals by name of what would else be read wrongly without a word.
-MODULES, LINES, LONGEST, TESTS = 163, 36_500, 450, 33_750
+# Images (models, processors, poolings, every mode of a file, views, tasks, folders, a board) took 9
+# modules and 1,950 lines, where 7 and 900 were planned: half of it is refusals by name as well, and
+# the same way from the command line into a folder of images that texts have into a file. One of
+# them, images.py, is of the surface, which has 16 modules: an author's task gives such images.
+MODULES, LINES, LONGEST, TESTS = 172, 38_450, 450, 36_800
 
 
 def modules() -> dict[str, Path]:
@@ -124,7 +128,7 @@ def test_budgets() -> None:
     assert [name for name, length in lengths.items() if length > LONGEST] == []
     assert (
         sum(1 for name in MODULE if name.count(".") == 1 and room(name) in ("surface", "doors"))
-        <= 15
+        <= 16
     )
     assert tests <= TESTS
 
