@@ -16,6 +16,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import tiny
+import tiny_images
 from hub_server import TOKEN, Fault, Hub
 from rich.console import Console
 from safetensors.torch import load_file
@@ -26,6 +27,7 @@ from lrd_harness import manager
 from lrd_harness.cli import main
 from lrd_harness.contracts import Text
 from lrd_harness.errors import UserError, told_to
+from lrd_harness.images import Image
 from lrd_harness.models import hub as asking
 from lrd_harness.models.find import find
 from lrd_harness.models.wheels import shown_by
@@ -100,6 +102,23 @@ def test_a_model_by_id_branch_and_commit(hub: Hub, models: Path) -> None:
             commit,
         )
         same(name, models / folder)
+
+
+@pytest.mark.parametrize("family", ["Dinov2Model", "CLIPModel"])
+def test_a_model_of_images(family: str, hub: Hub, tmp_path: Path) -> None:
+    towers = tiny_images.TOWERS if family == "CLIPModel" else {}
+    tiny_images.save(family, tmp_path, **towers)
+    hub.repository("org/eyes").push(tmp_path)
+    texts = [Text(Image.of(picture)) for picture in tiny_images.pictures(3)]
+    planes = []
+    for name in ("org/eyes", str(tmp_path)):
+        model: Any = planned(name).open()
+        planes.append([*model.states(model.tokenize(texts)).values()])
+    for mine, theirs in zip(*planes, strict=True):
+        np.testing.assert_array_equal(np.asarray(mine), np.asarray(theirs))
+    asked = len(hub.asked)
+    planned("org/eyes").open()
+    assert not [line for line in hub.asked[asked:] if "safetensors" in line or "/cdn/" in line]
 
 
 def test_what_is_downloaded(hub: Hub, models: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 import running
 import stock
 import tiny
+import tiny_images
 import yaml
 from hub_server import Fault, Hub
 from mteb.results import TaskResult
@@ -102,6 +103,30 @@ def test_a_run_of_which_all_comes_from_the_hub(
     assert not waited  # as the libraries would by themselves, 23 s for each data set
     said = capsys.readouterr().err
     assert said.count("the hub is out of reach: what its cache has is read") == 1
+
+
+def test_images_of_the_hub_and_of_a_folder(hub: Hub, tmp_path: Path, monkeypatch: Patch) -> None:
+    """mteb's CIFAR10 in small, as Parquet with images, and the same images as files."""
+    import datasets
+
+    stock.own_alone(monkeypatch)
+    tiny_images.save("Dinov2Model", tmp_path / "dino")
+    (tmp_path / "own").mkdir()
+    pictures, about = tiny_images.pictures(40), mteb.get_task("CIFAR10").metadata.dataset
+    files = {}
+    for split, mine in (("train", pictures[:20]), ("test", pictures[20:])):
+        labels = [i % 2 for i in range(len(mine))]
+        rows = datasets.Dataset.from_dict({"img": mine, "label": labels})
+        rows.cast_column("img", datasets.Image()).to_parquet(parquet := tmp_path / split)
+        files[f"plain_text/{split}-00000-of-00001.parquet"] = parquet.read_bytes()
+        for i, (picture, label) in enumerate(zip(mine, labels, strict=True)):
+            folder = tmp_path / "data" / "CIFAR10" / split / str(label)
+            folder.mkdir(parents=True, exist_ok=True)
+            picture.save(folder / f"{i:02}.png")
+    hub.repository(about["path"], "datasets").push(files, sha=about["revision"])
+    assert run(tmp_path, "out", [str(tmp_path / "dino")], "CIFAR10") == 0
+    assert run(tmp_path, "local", [str(tmp_path / "dino")], "CIFAR10", data=True) == 0
+    assert scores(tmp_path / "out") == scores(tmp_path / "local")
 
 
 DATA = {
