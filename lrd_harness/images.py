@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrd_harness.errors import UserError, plain
+from lrd_harness.errors import UserError, first_line, plain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +27,6 @@ LACKING = 'images need pillow: pip install "lrd-harness[vision]"'
 PREFIX = "image:"
 DRAWINGS = ("EPS", "WMF", "EMF")  # lines, not pixels; pillow would start other programs for them
 GREYS = {"L;2": 85, "L;4": 17}  # from 2 and 4 bits to 8, as pillow reads pixels
-SCALES = (1, 255, 65535)  # what white is where a mode does not say
 TASK_TYPES = (  # how the types of tasks on images begin, in mteb's words; "Images" have no labels
     *("Image", "Visual", "Vision", "Any2Any"),
     *("ZeroShotClassification", "Compositionality", "DocumentUnderstanding"),
@@ -54,7 +53,8 @@ class Image(str):
             return source
         if isinstance(source, str | os.PathLike):
             source = Path(source).absolute()
-        name = name or (str(source) if isinstance(source, Path) else "an image")
+            name = name or str(source)
+        name = name or "an image"
         picture = opened(source, name)
         key = key_of(picture)
         if not isinstance(source, Path | bytes):
@@ -113,7 +113,7 @@ def opened(source: Any, name: str) -> Picture:
     except PIL.UnidentifiedImageError:
         reason = f"of no format that pillow {PIL.__version__} knows"
     except Exception as error:  # whatever a decoder raises
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = getattr(error, "strerror", None) or first_line(error)
     raise UserError(f"{plain(name)}: no image that can be read ({plain(reason):.120})")
 
 
@@ -182,7 +182,7 @@ def in_eight_bits(values: np.ndarray, mode: str, kind: str | None, hidden: Any) 
     if not np.isfinite([low, high]).all():
         raise ValueError("NaN or infinity among its values")
     sixteen = mode.startswith("I;16") or (mode == "I" and kind in ("PNG", "PPM"))
-    scales = SCALES[2:] if sixteen else SCALES[mode == "I" :]
+    scales = (65535,) if sixteen else (255, 65535) if mode == "I" else (1, 255, 65535)
     black = min(low, 0.0)
     white = next((scale for scale in scales if high <= scale and low >= 0), max(high, 0.0))
     grey = np.rint((values.astype(np.float64) - black) * 255 / (white - black)).astype(np.uint8)

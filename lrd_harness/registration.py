@@ -123,11 +123,10 @@ def registered(record: Any, kind: str, owner: Owner, version: str = "") -> Any:
     if isinstance(record, Task) and record.likelihood and not (record.tokenize and record.requests):
         raise TypeError(f"{whose} compares continuations: it needs tokenize and requests")
     if isinstance(record, Task):
-        images = record.type.startswith(TASK_TYPES)
+        fit = "a type of images, as ImageClassification, or Images where there are no labels"
+        if images := record.type.startswith(TASK_TYPES):
+            fit = 'modality="image"'
         if images != (record.modality == "image"):
-            fit = "a type of images, as ImageClassification, or Images where there are no labels"
-            if images:
-                fit = 'modality="image"'
             said = f"{whose} of {record.modality}s has the type {record.type}"
             raise TypeError(f"{said}: give {fit}")
     changed: dict[str, Any] = {

@@ -81,10 +81,9 @@ class ModelEvidence:
         ends: list[Tensor] = []
 
         def seen(layer: int, state: Tensor) -> None:
-            pooled = None if of_texts else self.model.pooled(state, features)["raw"]
+            end = last(state, mask) if of_texts else self.model.pooled(state, features)["raw"]
+            ends.append(torch.nn.functional.normalize(float64(end), dim=-1).cpu())
             state = float64(state)  # in float32 what an idle block changes is lost
-            end = last(state, mask) if pooled is None else float64(pooled)
-            ends.append(torch.nn.functional.normalize(end, dim=-1).cpu())
             if layer:
                 cosines[layer - 1] = float((similarity(before.pop(), state) * mask).sum())
             before.append(state)

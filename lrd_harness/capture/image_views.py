@@ -52,9 +52,7 @@ class _Views:
     """An image opened once for its views; view i is found after those before it."""
 
     def __init__(self, image: Image, seed: int) -> None:
-        picture = image.open()
-        size = _within(picture.size)
-        self._picture = picture if size == picture.size else picture.resize(size)
+        self._picture = image.open().resize(_within(image.size))
         self._name = f"{VERSION}\n{seed}\n{image}"
         self._seen = {key_of(self._picture)}
         self._attempts: list[int] = []  # by view, which of its draws differs from all before
@@ -128,11 +126,9 @@ def _view(image: Image, seed: int, i: int) -> Picture:
 
 def _within(size: tuple[int, int]) -> tuple[int, int]:
     """The size of an image's views."""
-    width, height = size
-    longer = max(size)
-    if longer <= LONGEST:
-        return size
-    return max(1, width * LONGEST // longer), max(1, height * LONGEST // longer)
+    longer = max(*size, LONGEST)
+    width, height = (max(1, side * LONGEST // longer) for side in size)
+    return width, height
 
 
 def _part(side: int, share: float, place: float) -> tuple[int, int]:

@@ -55,6 +55,10 @@ def eager(data: Any) -> Any:
     return data
 
 
+FILES = datasets.Image(decode=False)
+JUDGEMENTS = ("relevant_docs", "top_ranked")  # of retrieval, beside corpus and queries
+
+
 class Gallery:
     """The images of data sets by what stands for them in their columns.
 
@@ -95,32 +99,24 @@ class Gallery:
         return self._images[reference]
 
 
-FILES = datasets.Image(decode=False)
-JUDGEMENTS = ("relevant_docs", "top_ranked")  # of retrieval, beside corpus and queries
-
-
 def _of_row(files: Dataset, row: int, name: str) -> Image:
-    """The image of a row of a data set's one column: the path or the bytes of a file."""
+    """The image of a row of a data set's one column; its bytes stay where the data have them."""
+    file = _file(files, row)
+    if isinstance(file, Path):
+        return Image.of(file)
+    return Image.derived(key_of(opened(file, name)), lambda: opened(_file(files, row), name), name)
 
-    def source() -> Path | bytes:
-        (cell,) = files[row].values()
-        file = cell or {}
-        return file.get("bytes") or (Path(file["path"]) if file.get("path") else b"")
 
-    def picture() -> Any:
-        return opened(source(), name)  # the bytes stay where the data have them
-
-    if isinstance(path := source(), Path):
-        return Image.of(path)
-    return Image.derived(key_of(picture()), picture, name)
+def _file(files: Dataset, row: int) -> Path | bytes:
+    (cell,) = files[row].values()
+    cell = cell or {}
+    return cell.get("bytes") or (Path(cell["path"]) if cell.get("path") else b"")
 
 
 _SCORING = {function.value: function for function in ScoringFunction}
 
 
-def model_meta(
-    view: ModelView, experiment: Mapping[str, Any], modality: Modality = "text"
-) -> ModelMeta:
+def model_meta(view: ModelView, experiment: Mapping[str, Any], modality: Modality) -> ModelMeta:
     """mteb's record of a view; a layer is an experiment of the model."""
     return ModelMeta.create_empty(
         overwrites={

@@ -195,7 +195,6 @@ def _check_runs(module: nn.Module, probe: Mapping[str, Tensor]) -> tuple[int | N
     name, ids = type(module).__name__, probe.get("input_ids")
     tokens = torch.empty(0) if ids is None else ids.flatten().cpu()
     rows: list[int] = []
-
     check_stack(module, ids is None)
 
     def note(operation: Any, args: Sequence[Any]) -> None:
@@ -215,11 +214,12 @@ def _check_runs(module: nn.Module, probe: Mapping[str, Tensor]) -> tuple[int | N
             ) from error
         of = "images" if ids is None else "tokens"
         raise UserError(f"{name} cannot be run on {of}: {error}") from error
-    wanted = tuple(ids.shape) if ids is not None else (len(next(iter(probe.values()))), "T")
     shape = tuple(getattr(state, "shape", ()))
-    if len(shape) != 3 or shape[:1] != wanted[:1] or (ids is not None and shape[:2] != wanted):
+    b = len(next(iter(probe.values())))
+    length = "T" if ids is None else ids.shape[1]
+    if len(shape) != 3 or shape[0] != b or length not in ("T", shape[1]):
         raise UserError(
-            f"{name} gives no state for each token, ({wanted[0]}, {wanted[1]}, d), but "
+            f"{name} gives no state for each token, ({b}, {length}, d), but "
             f"{shape or type(state).__name__}: not a transformer that can be read by layer"
         )
     return min(rows, default=None), state.shape[:2]
@@ -231,8 +231,7 @@ def check_stack(module: nn.Module, images: bool) -> None:
     A stage has a width and a resolution of its own. Of a model that finds things in images the
     output is of its decoder alone, whose first state is the same for all images.
     """
-    config = getattr(module, "config", None)
-    parts = ""
+    config, parts = getattr(module, "config", None), ""
     for name in ("depths", "depth"):
         depths = getattr(config, name, None)
         if isinstance(depths, (list, tuple)) and len(depths) > 1:
@@ -241,10 +240,8 @@ def check_stack(module: nn.Module, images: bool) -> None:
     if images and getattr(config, "is_encoder_decoder", False):
         parts = "an encoder of images and a decoder of something else"
     if parts:
-        raise UserError(
-            f"{type(module).__name__} is made of {parts}: only a stack of equal blocks can be read "
-            "by layer"
-        )
+        whole = f"{type(module).__name__} is made of {parts}"
+        raise UserError(f"{whole}: only a stack of equal blocks can be read by layer")
 
 
 class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's has no types
@@ -298,15 +295,15 @@ def _find_blocks(
     counts = [sum(calls[id(member)] for member in blocks) for blocks in lists]
     expected = getattr(text_config(module), "num_hidden_layers", None)
     # modules() walks from the outside in, so ties go to the outermost list
-    found = list(zip(lists, counts, strict=True))
-    likely = [(m, n) for m, n in found if expected and n == expected and n % len(m) == 0]
     if not any(counts):
         tokens = ", ".join(map(str, shape))
         raise UserError(
             f"{type(module).__name__} has no blocks to read: a list of modules was looked for that "
             f"hand a state of each token, ({tokens}, d), to each other; {_lists(module, given)}"
         )
-    blocks, number = likely[0] if likely else found[counts.index(max(counts))]
+    found = list(zip(lists, counts, strict=True))
+    likely = (pair for pair in found if 0 < pair[1] == expected and expected % len(pair[0]) == 0)
+    blocks, number = next(likely, found[counts.index(max(counts))])
     _check_whole(module, blocks, number, [member for i, member in members.items() if i in given])
     return blocks, number
 
@@ -324,7 +321,7 @@ def _check_whole(
     kinds, within = {type(block) for block in blocks}, set(blocks.modules())
     others = sum(type(member) in kinds and member not in within for member in run)
     kind = type(blocks[0]).__name__
-    if declared and not {calls, len(blocks)} & {*declared}:
+    if declared and {calls, len(blocks)}.isdisjoint(declared):
         what = f"its configuration tells of {declared[-1]} blocks, and {calls} {kind} are run"
     elif others:
         what = f"{others} more {kind} are run than the {len(blocks)} that were taken for its blocks"

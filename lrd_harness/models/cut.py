@@ -24,10 +24,7 @@ from lrd_harness.models.backbone import COUNTS
 NUMBERS = ("layer_idx", "layer_id", "layer_index", "layer_number", "layer_num", "block_idx")
 # Settings of models whose last blocks use the keys and values of others, or whose embedding has a
 # part for each block (Gemma 3n and 4), or that add positions behind each block (YOLOS).
-ENTWINED = (
-    *("num_kv_shared_layers", "hidden_size_per_layer_input"),
-    "use_mid_position_embeddings",
-)
+ENTWINED = ("num_kv_shared_layers", "hidden_size_per_layer_input", "use_mid_position_embeddings")
 UNRELATED = ("architectures", "keys_to_ignore_at_inference", "_out_indices", "_out_features")
 BIAS = "relative_attention_bias"  # T5: made in the first block for all
 

@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrd_harness.contracts import Checkpoint, Encoded, ModelInfo, ModelOptions, Text
+from lrd_harness.contracts import Checkpoint, Encoded, ModelOptions, Text
 from lrd_harness.errors import UserError, short, unknown
 from lrd_harness.images import RULE, Image
-from lrd_harness.models import quantised
 from lrd_harness.models.backbone import check_stack
 from lrd_harness.models.image_processors import check_shape, noise, pixels, settings_of
 from lrd_harness.models.opened import ModelParts, OpenedModel
@@ -54,30 +53,20 @@ class ImageModel(OpenedModel):
     def __init__(self, checkpoint: Checkpoint, options: ModelOptions, parts: ImageParts) -> None:
         super().__init__(checkpoint, options, parts)
         self.processor, self.tokenizer = parts.processor, None
-        self.head, self.headless, self.padding = None, HEADLESS, "right"
-        weights = (p.dtype for p in parts.module.parameters() if p.dtype.is_floating_point)
-        self._dtype = next(weights, torch.float32)
-        self._takes = inspect.signature(parts.module.forward).parameters
-        check_stack(parts.module, images=True)  # whatever its processor does
-        if "noise" in self._takes:  # a masked autoencoder sees all patches behind its training
-            config: Any = parts.module.config
-            config.mask_ratio = 0.0
+        self.headless, self.padding = HEADLESS, "right"
+        module: Any = parts.module
+        check_stack(module, images=True)  # whatever its processor does
+        self._masks = "noise" in inspect.signature(module.forward).parameters
+        if self._masks:  # behind its training a masked autoencoder sees all patches
+            module.config.mask_ratio = 0.0
         inputs = self._pixels(noise())
         self.size = tuple(next(iter(inputs.values())).shape[1:])
         first = {name: values[:2] for name, values in inputs.items()}
         self.look(first)
         self.patches = self._patches(inputs)
         self.parts = replace(parts, **self._pooling(inputs))
-        width = self.forward(self._features(first), first)["raw", self.backbone.calls].shape[1]
-        self.info = ModelInfo(
-            parameters=quantised.parameters(parts.module),
-            blocks=self.backbone.calls,
-            width=width,
-            pooling=self.parts.pooling,
-            max_length=len(self.patches),
-            family=str(checkpoint.config.get("model_type", type(parts.module).__name__)),
-        )
-        self.identity = self.described() | settings_of(self.processor) | {"colours": RULE}
+        read = {**settings_of(self.processor), "colours": RULE}
+        self.describe(self.forward(self._features(first), first), len(self.patches), read)
 
     def tokenize(self, texts: Sequence[Text]) -> list[Encoded]:
         """Of each image itself, and how many tokens it has: pixels of a batch are enough."""
@@ -95,8 +84,7 @@ class ImageModel(OpenedModel):
 
     def _features(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
         rows = len(next(iter(inputs.values())))
-        mask = torch.ones(rows, len(self.patches), dtype=torch.long, device=self.device)
-        mask = inputs[_MASK].long() if _MASK in inputs else mask
+        mask = inputs.get(_MASK, torch.ones(rows, len(self.patches), device=self.device)).long()
         return {"pixels": inputs, "attention_mask": mask, "patches": mask * self.patches}
 
     def inputs(self, features: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -104,18 +92,10 @@ class ImageModel(OpenedModel):
         return dict(features["pixels"])
 
     def _pixels(self, pictures: Sequence[Any]) -> dict[str, Tensor]:
-        made = pixels(self.processor, pictures)
-        inputs = {
-            name: values.to(self.device, self._dtype if values.is_floating_point() else None)
-            for name, values in made.items()
-            if name in self._takes
-        }
-        if not inputs:
-            takes, maker = next(iter(self._takes), "nothing"), type(self.processor).__name__
-            what = f"{type(self.parts.module).__name__} takes {takes}"
-            raise UserError(f"{self.checkpoint.name}: {what}, and {maker} makes {', '.join(made)}")
-        if "noise" in self._takes:  # by which patches are put in order
-            module: Any = self.parts.module
+        module: Any = self.parts.module
+        made = pixels(self.processor, pictures, module)
+        inputs = {name: values.to(self.device) for name, values in made.items()}
+        if self._masks:  # noise puts patches in order
             n = module.embeddings.patch_embeddings.num_patches
             inputs["noise"] = torch.arange(n, device=self.device).repeat(len(pictures), 1).float()
         return inputs
@@ -124,7 +104,7 @@ class ImageModel(OpenedModel):
         """Which tokens of state 0 differ between images, (T,); all where a mask tells of others."""
         first: list[Tensor] = []
         self.backbone.run(
-            inputs, lambda layer, state: None if layer else first.append(state.float())
+            inputs, lambda layer, state: None if layer else first.append(state.float().clone())
         )
         spread = (first[0] - first[0].mean(0)).norm(dim=-1).amax(0)
         differ: Tensor = spread > 1e-4 * first[0].norm(dim=-1).amax(0)

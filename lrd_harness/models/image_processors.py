@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import random
 from collections.abc import Mapping, Sequence
@@ -66,11 +67,12 @@ def settings_of(processor: Any) -> dict[str, str]:
     }
 
 
-def pixels(processor: Any, pictures: Sequence[Picture]) -> Mapping[str, Tensor]:
-    """What a model reads of RGB images, by the names that it takes it under, (b, ...) each.
+def pixels(processor: Any, pictures: Sequence[Picture], module: Any) -> dict[str, Tensor]:
+    """What a module reads of RGB images, by the names that it takes it under, (b, ...) each.
 
     Each goes through the processor alone, since some are padded to the largest beside them. Raises
-    UserError for a processor that does not bring all to one size, or whose settings are wrong.
+    UserError for a processor that does not bring all to one size, whose settings are wrong, or that
+    makes nothing that the module takes.
     """
     import torch
 
@@ -88,7 +90,12 @@ def pixels(processor: Any, pictures: Sequence[Picture]) -> Mapping[str, Tensor]:
             f"{type(processor).__name__} makes {sizes} of images of different shapes: only what "
             f"brings all to one size can be read (size and crop_size in {PROCESSORS[0]})"
         )
-    return {name: torch.cat([one[name] for one in read]) for name in shapes}
+    takes = inspect.signature(module.forward).parameters
+    joined = {name: torch.cat([one[name] for one in read]) for name in shapes if name in takes}
+    if not joined:
+        what = f"{type(module).__name__} takes {next(iter(takes), 'nothing')}"
+        raise UserError(f"{what}, and {type(processor).__name__} makes {', '.join(shapes)}")
+    return {k: v.to(module.dtype) if v.is_floating_point() else v for k, v in joined.items()}
 
 
 def check_shape(processor: Any, name: str, width: int, height: int) -> None:

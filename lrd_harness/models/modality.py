@@ -14,6 +14,11 @@ TOKENIZER = re.compile(
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # of images and sound
 
 
+def has_tokenizer(files: Collection[str]) -> bool:
+    """Whether a file of a tokenizer is among these, in whatever folder."""
+    return any(TOKENIZER.fullmatch(file.rpartition("/")[2]) for file in files)
+
+
 def senses_of(config: Mapping[str, Any]) -> tuple[str, Collection[str]]:
     """transformers' class of a model, "" without one, and what it takes: text, image, audio ..."""
     import transformers
@@ -21,14 +26,19 @@ def senses_of(config: Mapping[str, Any]) -> tuple[str, Collection[str]]:
 
     names = MODEL_MAPPING_NAMES.get(str(config.get("model_type")), "")
     name = names if isinstance(names, str) else names[0]
-    classes = config.get("architectures")
-    listed = str(classes[0]) if isinstance(classes, list) and classes else ""
+    listed = _saved_as(config)
     if not name or listed.endswith("VisionModelWithProjection"):  # for which there is no Auto class
         name = listed
     modalities: Any = "text"
     with suppress(ImportError):  # a class whose package is not installed
         modalities = getattr(getattr(transformers, name, None), "input_modalities", "text")
     return name, [modalities] if isinstance(modalities, str) else list(modalities)
+
+
+def _saved_as(config: Mapping[str, Any]) -> str:
+    """The class of which the checkpoint was saved, "" where it does not say."""
+    classes = config.get("architectures")
+    return str(classes[0]) if isinstance(classes, list) and classes else ""
 
 
 def two_towers(config: Mapping[str, Any]) -> bool:
@@ -39,8 +49,8 @@ def two_towers(config: Mapping[str, Any]) -> bool:
     return kind in auto.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 
-def vision_class(config: Mapping[str, Any]) -> tuple[Any, bool]:
-    """The class that a model of images is opened with; whether that is one of two towers.
+def vision_class(config: Mapping[str, Any]) -> Any:
+    """The class that a model of images is opened with; of two towers that of images.
 
     With its projection, where the checkpoint has one. None where there is no such class, and for a
     tower whose weights lie elsewhere in a checkpoint of both (BLIP-2, ALIGN).
@@ -49,18 +59,17 @@ def vision_class(config: Mapping[str, Any]) -> tuple[Any, bool]:
 
     name, _ = senses_of(config)
     kind: Any = getattr(transformers, name, None)
-    if two_towers(config):
-        read: Any = getattr(kind, "get_image_features", None)
-        projects = read and "visual_projection" in inspect.unwrap(read).__code__.co_names
-        tower = name.removesuffix("Model") + "VisionModel"
-        kind = getattr(transformers, tower + "WithProjection" * bool(projects), None)
-        if read is None or getattr(kind, "base_model_prefix", "") != "vision_model":
-            return None, True
-        listed = str((config.get("architectures") or [""])[0])
-        if listed.endswith("ForImageClassification"):  # its head is in place of a projection
-            kind = getattr(transformers, tower)
-        return kind, True
-    return kind, False
+    if not two_towers(config):
+        return kind
+    read: Any = getattr(kind, "get_image_features", None)
+    projects = read and "visual_projection" in inspect.unwrap(read).__code__.co_names
+    tower = name.removesuffix("Model") + "VisionModel"
+    kind = getattr(transformers, tower + "WithProjection" * bool(projects), None)
+    if read is None or getattr(kind, "base_model_prefix", "") != "vision_model":
+        return None
+    if _saved_as(config).endswith("ForImageClassification"):  # its head is in place of a projection
+        kind = getattr(transformers, tower)
+    return kind
 
 
 def reads_images(config: Mapping[str, Any], files: Collection[str]) -> bool:
@@ -70,8 +79,8 @@ def reads_images(config: Mapping[str, Any], files: Collection[str]) -> bool:
     """
     name, senses = senses_of(config)
     if not name or ("auto_map" in config and "image" not in senses):
-        own = not any(TOKENIZER.fullmatch(file.rpartition("/")[2]) for file in files)
-        return "auto_map" in config and own and not {*PROCESSORS}.isdisjoint(files)
+        prepared = not {*PROCESSORS}.isdisjoint(files) and not has_tokenizer(files)
+        return "auto_map" in config and prepared
     if two_towers(config):
-        return vision_class(config)[0] is not None
+        return vision_class(config) is not None
     return "image" in senses and "text" not in senses

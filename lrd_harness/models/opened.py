@@ -24,13 +24,13 @@ from lrd_harness.contracts import (
     Task,
     Text,
 )
+from lrd_harness.models import quantised
 from lrd_harness.models.backbone import Backbone, Watch
 from lrd_harness.models.own_code import digest
 from lrd_harness.models.peft_adapters import recorded
 from lrd_harness.models.readout import ONE_TOKEN, Head, embedded
 
-PlaneKey = tuple[str, int]  # ("raw" or "final", layer)
-Planes = dict[PlaneKey, Tensor]
+Planes = dict[tuple[str, int], Tensor]  # by "raw" or "final", and layer
 
 
 @dataclass(kw_only=True)
@@ -127,20 +127,30 @@ class OpenedModel(ABC):
         self.blocks, self.final_norm = self.backbone.blocks, self.backbone.final_norm
         self.has_final_norm = self.final_norm is not None
 
-    def described(self) -> dict[str, str]:
-        """What changes a state, of models of any kind."""
-        checkpoint, config = self.checkpoint, getattr(self.parts.module, "config", None)
-        return {
+    def describe(self, states: Planes, max_length: int, read: Mapping[str, str]) -> None:
+        """Set info and identity, when inputs can be read; read: what else changes a state."""
+        checkpoint, module = self.checkpoint, self.parts.module
+        self.info = ModelInfo(
+            parameters=quantised.parameters(module),
+            blocks=self.backbone.calls,
+            width=states["raw", self.backbone.calls].shape[1],
+            pooling=self.parts.pooling,
+            max_length=max_length,
+            family=str(checkpoint.config.get("model_type", type(module).__name__)),
+        )
+        attention = getattr(getattr(module, "config", None), "_attn_implementation", None)
+        self.identity = {
             "model": checkpoint.path if checkpoint.hub else checkpoint.name,
             "revision": checkpoint.revision,
             "adapter": self.parts.adapter,
             "pooling": self.parts.pooling,
             "dtype": self.options.dtype,
-            "attention": str(getattr(config, "_attn_implementation", None)),
+            "attention": str(attention),
             **({"content": checkpoint.content} if checkpoint.content else {}),
             **({"peft": " + ".join(recorded(checkpoint))} if checkpoint.peft else {}),
             **({"code": digest(checkpoint.code)} if checkpoint.code else {}),
             **({"attention_mask": mask} if (mask := self.options.attention_mask) else {}),
+            **read,
         }
 
     def states(self, batch: Sequence[Encoded], observe: Observe | None = None) -> Planes:
@@ -149,12 +159,18 @@ class OpenedModel(ABC):
         In "final" planes, of models that have one, the final norm is applied to the token states,
         before they are pooled. observe: adds planes of its own, made of the token states.
         """
-
-        def run(alike: Sequence[Encoded]) -> Planes:
-            features = self.features(alike)
-            return self.forward(features, self.inputs(features), observe)
-
-        return _apart(batch, self.kind, run)
+        kinds: dict[object, list[int]] = {}
+        for row, encoded in enumerate(batch):
+            kinds.setdefault(self.kind(encoded), []).append(row)
+        parts = []
+        for rows in kinds.values():
+            features = self.features([batch[row] for row in rows])
+            parts.append(self.forward(features, self.inputs(features), observe))
+        if len(parts) == 1:
+            return parts[0]
+        order = torch.tensor([row for rows in kinds.values() for row in rows]).argsort()
+        joined = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+        return {key: states[order.to(states.device)] for key, states in joined.items()}
 
     def forward(
         self,
@@ -218,23 +234,6 @@ class OpenedModel(ABC):
         with torch.inference_mode():
             output = embedded(self.parts.embed, pooled.to(self.device), prompt_type, task)
             return output.float().cpu()
-
-
-def _apart(
-    batch: Sequence[Encoded],
-    kind: Callable[[Encoded], object],
-    run: Callable[[Sequence[Encoded]], Planes],
-) -> Planes:
-    """Run those of one kind together, and put the rows in order again."""
-    rows: dict[object, list[int]] = {}
-    for i, features in enumerate(batch):
-        rows.setdefault(kind(features), []).append(i)
-    if len(rows) == 1:
-        return run(batch)
-    parts = [run([batch[i] for i in alike]) for alike in rows.values()]
-    order = torch.tensor([i for alike in rows.values() for i in alike]).argsort()
-    joined = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-    return {key: rows[order.to(rows.device)] for key, rows in joined.items()}
 
 
 def _of_tokens(state: Tensor, features: Mapping[str, Any]) -> Tensor:

@@ -53,8 +53,6 @@ def last(state: Tensor, mask: Tensor) -> Tensor:
 
 POOLINGS: dict[str, Pool] = {"mean": mean, "cls": first, "last": last, "mean-no-sink": mean_no_sink}
 ONE_TOKEN = ("cls", "last")  # those that take a single token's state
-
-
 # of images by `ImageModel`: patches are what "mean" takes, and a pooler is the model's own
 OF_IMAGES = ("cls", "mean", "cls-mean", "pooler")
 
@@ -114,22 +112,23 @@ class Pooler:
         self._module, self._blocks = backbone.module, backbone.blocks
         norm = backbone.final_norm  # of several modules the last one writes the state
         self._norm = norm[-1] if isinstance(norm, nn.Sequential) else norm
-        self._name, written = type(self._module).__name__, []
+        name, written = type(self._module).__name__, []
         with hooked([self._blocks[-1]], lambda block, args, output: written.append(output)):
             last = backbone.run(inputs, lambda layer, state: None)
         self._answer = written[-1]
         with torch.inference_mode():
             pooled = self._pooled(inputs)
         if left_out(self._module) or not isinstance(pooled, Tensor) or pooled.dim() != 2:
-            raise UserError(f"{self._name} has no pooler, or its weights are not there")
+            raise UserError(f"{name} has no pooler, or its weights are not there")
         if not same(self(last, inputs), pooled):
-            raise UserError(f"{self._name}: what its pooler gives does not follow from its state")
+            raise UserError(f"{name}: what its pooler gives does not follow from its state")
 
     def __call__(self, state: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         """What the pooler makes of a state, behind the final norm, of images with these inputs."""
+        # one image will do to be embedded for nothing, unless there is a mask for each
         alone = inputs if len(inputs) > 1 else {k: v[:1] for k, v in inputs.items()}
-        answer = self._answer
-        answer = (state, *answer[1:]) if isinstance(answer, (tuple, list)) else state
+        written = self._answer
+        answer = (state, *written[1:]) if isinstance(written, (tuple, list)) else state
         with torch.inference_mode(), ExitStack() as stack:
             for block in self._blocks:  # none of which is run
                 stack.enter_context(_answering(block, lambda *_, **__: answer))

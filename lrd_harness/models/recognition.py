@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from lrd_harness import errors
 from lrd_harness.errors import UserError
-from lrd_harness.models.modality import PROCESSORS, TOKENIZER, reads_images
+from lrd_harness.models.modality import PROCESSORS, TOKENIZER, has_tokenizer, reads_images
 
 COUNT = re.compile(r"(num|n)_(\w+_)?(layers?|blocks)|(num_)?(encoder|decoder)_layers|depth")
 PARTS = re.compile(r"(num|n)_(\w+_)?(experts|groups|heads)")  # of a block, which may have none
@@ -380,7 +380,7 @@ def _refuse_unprepared(source: Source, inner: str, config: Mapping[str, Any]) ->
                 f"{source.where} has no {PROCESSORS[0]}, which says how an image is brought to the "
                 "size and the colours that the model was made for"
             )
-    elif not any(TOKENIZER.fullmatch(f.rpartition("/")[2]) for f in source.files):
+    elif not has_tokenizer(source.files):
         line = f"{source.where} has no tokenizer (tokenizer.json, vocab.txt or the like)"
         if PROCESSORS[0] in here:
             line += f"; it is made for images or sound ({PROCESSORS[0]})"

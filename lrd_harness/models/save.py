@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +28,9 @@ from lrd_harness.models.hub import fetched
 from lrd_harness.models.image_processors import load_processor, noise, pixels
 from lrd_harness.models.loading import (
     listed_classes,
-    load,
     load_model,
     load_modules,
+    load_tokenizer,
     quiet,
     refuse_missing,
 )
@@ -51,9 +50,11 @@ class _Plain:
     Raises UserError for weights that are not there.
     """
 
-    def __init__(self, checkpoint: Checkpoint, kind: Any) -> None:
+    def __init__(self, checkpoint: Checkpoint, kind: Any, tower: Tower | None = None) -> None:
         placed = quantised.placing(checkpoint, None, "cpu")
-        model, self.tokenizer, missing = load(kind, checkpoint, dtype="auto", **placed)
+        self.tower = tower
+        self.tokenizer: Any = None if tower else load_tokenizer(checkpoint)
+        model, missing = load_model(kind, checkpoint, dtype="auto", **placed)
         refuse_missing(checkpoint.path, missing)
         self.checkpoint, self.root = checkpoint, quantised.writable(model.eval())
 
@@ -72,7 +73,7 @@ class _Plain:
         self.tokenizer.save_pretrained(folder)
 
     def reopen(self, folder: Path) -> _Plain:
-        return _Plain(_saved(self.checkpoint, folder), type(self.root))
+        return type(self)(_saved(self.checkpoint, folder), type(self.root), self.tower)
 
     def blocks(self) -> Any:
         return Backbone(body(self.root), self.probe()).blocks
@@ -115,12 +116,7 @@ class _OfModules(_Plain):
 class _OfImages(_Plain):
     """A model of images, with its head or the tower of texts beside it; answer: for noise."""
 
-    def __init__(self, checkpoint: Checkpoint, kind: Any, tower: Tower) -> None:
-        placed = quantised.placing(checkpoint, None, "cpu")
-        model, missing = load_model(kind, checkpoint, dtype="auto", **placed)
-        refuse_missing(checkpoint.path, missing)
-        self.checkpoint, self.root = checkpoint, quantised.writable(model.eval())
-        self._tower, self.tokenizer = tower, None
+    tower: Tower
 
     def write_reader(self, folder: Path) -> None:
         for name in self.checkpoint.files:
@@ -129,22 +125,14 @@ class _OfImages(_Plain):
 
     @property
     def _body(self) -> Any:
-        inner = (m for m in self.root.modules() if type(m).__name__ == self._tower.kind)
+        inner = (m for m in self.root.modules() if type(m).__name__ == self.tower.kind)
         return next(inner, self.root)
 
     def blocks(self) -> Any:
-        return self._body.get_submodule(self._tower.blocks)
-
-    def reopen(self, folder: Path) -> _OfImages:
-        return _OfImages(_saved(self.checkpoint, folder), type(self.root), self._tower)
+        return self._body.get_submodule(self.tower.blocks)
 
     def probe(self) -> dict[str, torch.Tensor]:
-        takes = signature(self._body.forward).parameters
-        return {
-            name: values.to(self.root.dtype) if values.is_floating_point() else values
-            for name, values in pixels(load_processor(self.checkpoint), noise()).items()
-            if name in takes
-        }
+        return pixels(load_processor(self.checkpoint), noise(), self._body)
 
     def answer(self) -> Any:
         with torch.random.fork_rng():
@@ -167,12 +155,12 @@ def _open(checkpoint: Checkpoint, measured: Measured | None) -> _Plain:
     from transformers import AutoModel
 
     tower = measured.tower if measured else None
-    opening = partial(_OfImages, tower=tower) if tower else _Plain
+    opening = _OfImages if tower else _Plain
     kinds = own_code.auto_classes(checkpoint) or listed_classes(checkpoint)
     for kind in kinds[:1]:  # it was saved from
         with suppress(UserError):  # its head has no weights: what is below is what there is
-            return opening(checkpoint, kind)
-    return opening(checkpoint, AutoModel)
+            return opening(checkpoint, kind, tower)
+    return opening(checkpoint, AutoModel, tower)
 
 
 def _probe(tokenizer: Any) -> dict[str, torch.Tensor]:

@@ -14,7 +14,6 @@ from torch import Tensor
 from lrd_harness.contracts import (
     Checkpoint,
     Encoded,
-    ModelInfo,
     ModelOptions,
     Task,
     Text,
@@ -116,17 +115,8 @@ class TextModel(OpenedModel):
             except UserError as error:
                 self.headless = str(error)
         self.padding = self._sound_padding(probe)
-        states = self.states([probe])
-        self.info = ModelInfo(
-            parameters=quantised.parameters(parts.module),
-            blocks=self.backbone.calls,
-            width=states["raw", self.backbone.calls].shape[1],
-            pooling=parts.pooling,
-            max_length=self.max_length,
-            family=str(checkpoint.config.get("model_type", type(parts.module).__name__)),
-        )
         read = {"max_length": str(self.max_length), "padding": self.padding}
-        self.identity = self.described() | read
+        self.describe(self.states([probe]), self.max_length, read)
 
     def prompt(self, task: Task, prompt_type: str | None) -> str:
         """The prompt that goes before a text of this task."""

@@ -78,16 +78,14 @@ class PlannedModel:
 
     def _check_reading(self) -> None:
         """Raise UserError for a choice of reading that is not for what the model reads."""
-        pooling = self.options.pooling
+        pooling, whose = self.options.pooling, self.checkpoint.name
         known = [*POOLINGS] if self.modality == "text" else OF_IMAGES
         if pooling is not None and pooling not in known:
             hint = f"It reads {self.modality}s: choose from {', '.join(known)}."
-            raise unknown(f"pooling of {self.checkpoint.name}", pooling, known, hint)
-        for name in ("max_length", "attention_mask", "prompts") * (self.modality == "image"):
-            if getattr(self.options, name) is not None:
-                raise UserError(
-                    f"{self.checkpoint.name} reads images: {name} is for models of texts"
-                )
+            raise unknown(f"pooling of {whose}", pooling, known, hint)
+        for name in ("max_length", "attention_mask", "prompts"):
+            if self.modality == "image" and getattr(self.options, name) is not None:
+                raise UserError(f"{whose} reads images: {name} is for models of texts")
 
     def open(self) -> Model:
         """The opened model, for every command. Raises UserError where it cannot be opened."""

@@ -12,9 +12,7 @@ from lrd_harness.hookspecs import hookimpl
 from lrd_harness.images import LACKING
 from lrd_harness.models import quantised
 from lrd_harness.models.find import as_saved
-from lrd_harness.models.modality import reads_images, vision_class
-
-_TOWER = "get_image_features, as in mteb"
+from lrd_harness.models.modality import reads_images, two_towers, vision_class
 
 
 def _claims(checkpoint: Checkpoint) -> bool:
@@ -42,8 +40,7 @@ def open_images(checkpoint: Checkpoint, options: ModelOptions) -> Model:
     from lrd_harness.models.loading import computing, load_model, refuse_missing
 
     options, processor = as_saved(checkpoint, options), load_processor(checkpoint)
-    kind, tower = vision_class(checkpoint.config)
-    how = computing(checkpoint, options)
+    kind, how = vision_class(checkpoint.config), computing(checkpoint, options)
     if "Projection" in getattr(kind, "__name__", "") and "projection_dim" in checkpoint.config:
         how["projection_dim"] = checkpoint.config["projection_dim"]
     if checkpoint.code or kind is None:
@@ -52,7 +49,9 @@ def open_images(checkpoint: Checkpoint, options: ModelOptions) -> Model:
         how["add_pooling_layer"] = True
     module, missing = load_model(kind, checkpoint, **how)
     refuse_missing(checkpoint.name, missing)
-    more: dict[str, Any] = {"pooling": "pooler", "pooling_from": _TOWER} if tower else {}
+    more: dict[str, Any] = {}
+    if two_towers(checkpoint.config):
+        more |= {"pooling": "pooler", "pooling_from": "get_image_features, as in mteb"}
     projection = getattr(module, "visual_projection", None)
     if projection is not None:
         more["whole"], module = module, module.vision_model

@@ -183,14 +183,6 @@ def test_what_is_no_stack_whatever_its_processor_makes(tmp_path: Path) -> None:
             tiny.open_model(tmp_path)
 
 
-def test_a_processor_of_other_inputs(tmp_path: Path) -> None:
-    sizes: Any = {"vocab_size": 9, "n_positions": 16, "n_embd": 8, "n_layer": 1, "n_head": 1}
-    transformers.ImageGPTModel(transformers.ImageGPTConfig(**sizes)).save_pretrained(tmp_path)
-    transformers.ViTImageProcessorPil(**SQUARE).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="ImageGPTModel takes input_ids, and ViTImageProcessorPil"):
-        tiny.open_model(tmp_path)
-
-
 def test_what_is_told_of_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save("CLIPModel", tmp_path)
     assert main(["models", str(tmp_path), "--quiet", "--format", "json"]) == 0
