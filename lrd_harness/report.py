@@ -221,11 +221,13 @@ class Report:
 
         Of a table that is for programs, people see all columns.
         """
-        tables = [replace(self.table(name), shown=True) for name in names]
-        for i, table in enumerate(tables):
-            if not any(column.shown for column in table.columns):
-                columns = [
-                    replace(c, shown=True, key=c.key or not n) for n, c in enumerate(table.columns)
-                ]
-                tables[i] = replace(table, columns=tuple(columns))
-        return replace(self, tables=tuple(tables))
+
+        def seen(table: Table) -> Table:
+            columns = table.columns
+            if not any(column.shown for column in columns):
+                columns = tuple(
+                    replace(c, shown=True, key=c.key or not n) for n, c in enumerate(columns)
+                )
+            return replace(table, columns=columns, shown=True)
+
+        return replace(self, tables=tuple(seen(self.table(name)) for name in names))

@@ -18,7 +18,8 @@ from lrd_harness.errors import UserError, named, plain, say
 from lrd_harness.hookspecs import hookimpl
 from lrd_harness.images import DRAWINGS, LACKING, Image
 
-LONGEST = 150  # characters of a folder's name in that of its task
+from .own_texts import LONGEST
+
 SHOWN = 3  # files that a message names
 OTHERS = {"BUFR", "GRIB", "HDF5", "MPEG", *DRAWINGS}  # what PIL knows by name and cannot read
 
@@ -45,7 +46,7 @@ def open_folder(name: str, options: TaskOptions) -> Task:
 
     shown = plain(path.name if path.is_absolute() and path.name else path)
     return Task(
-        name=f"images:{shown if len(shown) <= LONGEST else shown[-LONGEST:]}",
+        name=f"images:{shown[-LONGEST:]}",
         place=f"images:{path}",
         texts=images,
         evaluate=None,

@@ -23,7 +23,7 @@ JSON_LINES = (".jsonl", ".ndjson", ".json")
 DELIMITERS = {".csv": None, ".tsv": "\t", ".tab": "\t"}  # None: as the header shows
 PARQUET = (".parquet", ".pq")
 SHOWN = 8  # columns that a message names
-LONGEST = 150  # characters of a file's name in that of its task
+LONGEST = 150  # characters of the name of a file or folder in that of its task
 
 
 def open_file(name: str, options: TaskOptions) -> Task:
@@ -57,7 +57,7 @@ def open_file(name: str, options: TaskOptions) -> Task:
 
     shown = plain(path.name if path.is_absolute() else name)
     return Task(
-        name=f"texts:{shown if len(shown) <= LONGEST else shown[-LONGEST:]}",
+        name=f"texts:{shown[-LONGEST:]}",
         place=f"texts:{name}",
         texts=texts,
         evaluate=None,

@@ -145,7 +145,7 @@ def layer_table(
     lines = curves(results, variant).dropna(subset="value")
     lines = lines[(lines.model == model) & (lines.revision == matches[-1].revision)]
     kinds = {task: results.kinds.get(task, KINDS[0]) for task in lines.task}
-    main = min(kinds.values(), key=KINDS.index, default=KINDS[0])
+    main, *others = [kind for kind in KINDS if kind in kinds.values()] or KINDS[:1]
     apart = {task for task, kind in kinds.items() if kind != main}
     columns = [Column("layer", key=True)]
     cells: dict[str, LayerScores] = {}
@@ -170,7 +170,7 @@ def layer_table(
     if apart:
         scored = lines[lines.source == SCORE].task.unique()
         names = ", ".join(task for task in scored if task in apart)
-        other = " and ".join(TASKS[kind] for kind in KINDS if kind in {kinds[t] for t in apart})
+        other = " and ".join(TASKS[kind] for kind in others)
         caption.append(
             f"Means are over the {TASKS[main]} tasks alone, of scores and of every profile that "
             f"was measured on one; {other} tasks: {names}."

@@ -67,8 +67,9 @@ def report(results: Results, common: bool = False) -> Report:
     notes += of_pruning
     failed = [Caution("failed", {"units": count(len(errors), "unit")})] if errors else []
     answers = [board.sentences(board.answer) for board in boards]
-    firsts, rests = ([s for part in answers for s in part[at]] for at in (slice(1), slice(1, None)))
-    answer = [*firsts, *map(str, (*said, *failed)), *rests]
+    answer = [sentence for of_board in answers for sentence in of_board[:1]]
+    answer += map(str, (*said, *failed))
+    answer += [sentence for of_board in answers for sentence in of_board[1:]]
     return Report(
         title=main.title,
         answer=tuple(answer),
@@ -165,9 +166,10 @@ class Board:
 
         boards: all of them; the table "model_info" of the main one has their models too.
         """
-        known = {(row["name"], row["revision"]): row for row in self.info}
-        for row in (row for board in boards if not self.prefix for row in board.info):
-            known.setdefault((row["name"], row["revision"]), row)
+        known: dict[tuple[str, str], Row] = {}
+        for board in [self] if self.prefix else boards:
+            for row in board.info:
+                known.setdefault((row["name"], row["revision"]), row)
         verdicts = claims.build_claims(self.kind, self.selection, self.choice, self.results, sweep)
         titled = [
             *layer_choice.choice_tables(self.choice),
@@ -419,6 +421,6 @@ def models_table(boards: Sequence[Board]) -> Table:
         columns_of_board, of_board = board.wide()
         names += columns_of_board if of_board or not names else []
         for key, cells in of_board.items():
-            rows[key] = rows.get(key, {}) | cells
+            rows.setdefault(key, {}).update(cells)
     columns = tuple(Column(name, key=name == "model") for name in names)
     return Table("models", "Models", columns, list(rows.values()), shown=False)

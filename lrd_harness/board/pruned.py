@@ -157,8 +157,8 @@ def _models(results: Results) -> Iterator[_Model]:
         label = labels.get(key, key.model)
         listed = {rule: list(seeds.values()) for rule, seeds in rules.items()}
         kinds = {task: results.kinds.get(task, KINDS[0]) for task in tasks or of_sweep}
-        several = sorted(set(kinds.values()), key=KINDS.index)
-        for kind in several if tasks or len(several) == 1 else KINDS[:1]:
+        there = [kind for kind in KINDS if kind in kinds.values()]
+        for kind in there if tasks or len(there) == 1 else KINDS[:1]:
             of_kind = tuple(task for task in tasks if kinds[task] == kind)
             yield _Model(key, label, kind, of_kind, scores[place], sizes, listed)
 

@@ -38,19 +38,20 @@ def split(results: Results) -> dict[Kind, Results]:
     keys: dict[Kind, set[Any]] = {kind: set() for kind in parts}
     for name in _OF_TASKS:
         for row in getattr(results, name):
-            kind = of if (of := results.kind(row)) in there else main
+            kind = results.kind(row)
+            kind = kind if kind in there else main
             parts[kind].setdefault(name, []).append(row)
             keys[kind].add(row.key[:2])
-    if "image" in keys:
-        failed = (row for row in results.errors if results.kinds.get(row.task or "") == "image")
-        keys["image"] |= {row.key[:2] for row in failed}
+    for error in results.errors:
+        if "image" in parts and results.kinds.get(error.task or "") == "image":
+            keys["image"].add(error.key[:2])
     images = keys.get("image", set()).difference(*(keys[k] for k in parts if k != "image"))
     keys[main] |= {row.key[:2] for row in results.models} - images
+    for name in _OF_MODELS:
+        for row in getattr(results, name):
+            kind = "image" if row.key[:2] in images else main
+            parts[kind].setdefault(name, []).append(row)
     for kind, part in parts.items():
-        if kind in (main, "image"):
-            for name in _OF_MODELS:
-                rows = getattr(results, name)
-                part[name] = [row for row in rows if (row.key[:2] in images) == (kind == "image")]
         part["models"] = [row for row in results.models if row.key[:2] in keys[kind]]
     return {
         kind: Results(**{name: tuple(rows) for name, rows in part.items()})

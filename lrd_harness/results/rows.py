@@ -312,7 +312,7 @@ class Results:
         """Model and revision of those whose tasks of known type are all on images."""
         rows: list[MetricRow | ScoreRow] = [*self.metrics, *self.scores]
         kinds = {(row.key[:2], self.kinds.get(row.task)) for row in rows}
-        others = {key for key, kind in kinds if kind in ("embedding", "base")}
+        others = {key for key, kind in kinds if kind not in ("image", None)}
         return {key for key, kind in kinds if kind == "image"} - others
 
     @functools.cached_property

@@ -235,9 +235,8 @@ class ModelRun:
         reader = self._reader(model, kind) if tasks else None
         if reader is None:
             return
-        with context.display.stage(
-            f"{context.place}: collecting {context.inputs}", "tasks"
-        ) as advance:
+        stage = f"{context.place}: collecting {context.inputs}"
+        with context.display.stage(stage, "tasks") as advance:
             requests = context.ask(reader, tasks, bool(self.plan.metrics), advance)
         for task in requests:
             context.mend(context.unit(task.name, "texts"))

@@ -262,14 +262,6 @@ def check(kind: str, items: Sequence[PlannedMetric]) -> None:
             raise UserError(f"{item.metric.name} compares augmented views, and a probe has none")
 
 
-def check_model(planned: PlannedModel) -> None:
-    """Raise UserError for a model that reads no tokens that could be changed."""
-    if planned.modality != "text":
-        raise UserError(
-            f"{planned.name} reads {planned.modality}s, and a probe changes the tokens of texts"
-        )
-
-
 def study(
     planned: PlannedModel,
     design: Design,

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -158,8 +157,10 @@ class Shrinking:
     def measured(self, removed: Sequence[int]) -> Measured:
         """How the model is read, and what it gives without the blocks: they are taken out of it."""
         checkpoint, parts = self.planned.checkpoint, self.model.parts
-        names = {id(m): name for name, m in parts.module.named_modules()}
-        tower = Tower(type(parts.module).__name__, names[id(self.model.blocks)])
+        tower = None
+        if self.planned.modality == "image":
+            names = {id(module): name for name, module in parts.module.named_modules()}
+            tower = Tower(type(parts.module).__name__, names[id(self.model.blocks)])
         if removed:
             remove(parts.module, self.model.blocks, removed)
             kind: Any = type(self.model)
@@ -182,7 +183,7 @@ class Shrinking:
             embed=embed,
             alone=model.padding == "none",
             own_code=bool(checkpoint.code),
-            tower=tower if self.planned.modality == "image" else None,
+            tower=tower,
         )
 
     def report(
@@ -224,8 +225,8 @@ class Shrinking:
             if design and found:
                 name = design.task.name.removeprefix(f"{design.unit}:")
                 on = f"{len(found.original.vectors):,} {design.unit} of {name}"
-                said = partial(worded, modality=self.planned.modality)
-                rows = [{**row, "label": said(row["label"])} for row in found.rows]
+                modality = self.planned.modality
+                rows = [{**row, "label": worded(row["label"], modality)} for row in found.rows]
                 pruned = replace(pruned, compared=on, fidelity=rows)
             card, checkpoint = save.card(pruned), self.planned.checkpoint
             with self.display.stage("saving"):

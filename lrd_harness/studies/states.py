@@ -143,14 +143,14 @@ def of_inputs(inputs: Any, modality: Modality = "text") -> Task:
 
 def _read(item: Any, number: int, modality: Modality) -> str:
     """An item of a list as a text or an image."""
-    image = modality == "image"
-    if image and (isinstance(item, Image) or hasattr(item, "convert")):  # as every PIL image has
+    if modality == "text":
+        if isinstance(item, str):
+            return item
+    elif isinstance(item, Image) or hasattr(item, "convert"):  # as every PIL image has
         return Image.of(item, f"image {number}")
-    if image and isinstance(item, str | os.PathLike):
+    elif isinstance(item, str | os.PathLike):
         return Image.of(named(os.fspath(item)), os.fspath(item))
-    if not image and isinstance(item, str):
-        return item
-    what = "no path and no PIL image" if image else "no string"
+    what = "no string" if modality == "text" else "no path and no PIL image"
     raise UserError(f"{modality} {number} is {what}: its type is {type(item).__name__}")
 
 

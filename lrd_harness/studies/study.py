@@ -90,7 +90,7 @@ class Study:
         errors.check_whole(self.seed, "--seed", 0, errors.SEED)
         if draws is not None:
             values.check_draws(draws)
-        self._most = typed.get("max_texts")
+        self._limited = "max_texts" in typed
         typed = {"max_texts": STUDY_TEXTS[kind], **typed}
         self.settings = records.settings(typed, where)
         planned_models.check_settings(self.settings)
@@ -119,7 +119,7 @@ class Study:
         planned_models.check_trusted(models, settings, self.plugins)
         first = models[0]
         self._usual = STUDY_TASKS[first.modality]
-        if first.modality == "image" and self._most is None and not self.named:
+        if first.modality == "image" and not (self._limited or self.named):
             self.settings = replace(settings, max_texts=STUDY_DIGITS)
         whose, read = f"{first.name} reads", first.modality
         if self.named:
@@ -347,7 +347,9 @@ class Study:
         probe.check(kind, items)
         self.check_output(probe.COLUMNS)
         (model,) = self.models(name)
-        probe.check_model(model)
+        if model.modality != "text":
+            kind = f"{model.modality}s"
+            raise UserError(f"{model.name} reads {kind}, and a probe changes the tokens of texts")
         return probe.study(model, self._told(self.design(items)), kind, steps, self.display)
 
     def _told(self, design: Design) -> Design:

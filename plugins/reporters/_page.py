@@ -110,9 +110,8 @@ def _sections(report: Report, drawn: Sequence[Figure]) -> list[Part]:
         parts[_board(note) or "notes"]["notes"].append(note)
     parts["notes"]["notes"].sort(key=lambda note: LEAD not in note)
     for figure in drawn:
-        board = figure.name.partition("-")[0]
-        place = board if board in BOARDS else "figures"
-        place = "pruning" if figure.name == "pruning" else place
+        place = figure.name.partition("-")[0]  # a board, or "pruning"
+        place = place if place in (*BOARDS, "pruning") else "figures"
         parts[place]["figures"].append(_drawing(figure, next(ids)))
     arranged = replace(report, tables=tuple(map(_arranged, report.tables)))
     for sheet in sheets(arranged):

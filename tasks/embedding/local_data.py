@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os.path
 import random
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,6 @@ from lrd_harness.errors import UserError
 
 SEED = 42  # of the halves of classes
 Row = dict[str, Any]
-Splits = dict[str, dict[str, list[Path]]]  # files by split and class
 LABELS = {"Regression": "a number", "Clustering": GROUP}
 LABELLED = {CLASS, ONE_CLASS, GROUP, PAIR_LABEL, "a number", "a list of numbers"}
 
@@ -100,7 +100,7 @@ def evaluated(task: Any) -> Iterator[tuple[str, Any]]:
 
 def _columns(task: Any) -> dict[str, str]:
     """The columns that the task's type needs in every row, and the kind of each."""
-    images = _image_columns(task)
+    images = _of_images(task)
     texts, text = (FILE, FILE) if images else ("a text or a list of texts", "a text")
     if hasattr(task, "human_summaries_column_name"):
         return {
@@ -125,26 +125,37 @@ def _splits(task: Any, folder: Path, columns: Mapping[str, str]) -> dict[str, An
     needed = set(task.eval_splits)
     if hasattr(task, "train_split") and not getattr(task, "is_cross_validation", False):
         needed.add(task.train_split)
-    images = _image_columns(task)
-    if images and (found := _by_class(task, folder, needed)):
-        return {split: _dataset(folder, rows, images) for split, rows in found.items()}
+    images = [column for column, kind in columns.items() if kind == FILE]
+    classes = ONE_CLASS in columns.values()
+    if classes and not any((folder / f"{split}.jsonl").is_file() for split in needed):
+        splits = _by_class(task, folder, sorted(needed))
+    else:
+        splits = _by_split(task, folder, needed, columns, images)
+    if classes:
+        _number_classes(task, folder, {split: splits[split] for split in needed})
+    return {
+        split: _dataset(folder / f"{split}.jsonl", rows, images) for split, rows in splits.items()
+    }
+
+
+def _by_split(
+    task: Any,
+    folder: Path,
+    needed: Iterable[str],
+    columns: Mapping[str, str],
+    images: Sequence[str],
+) -> dict[str, list[Row]]:
+    """The rows of every file of rows, by its name."""
     for split in sorted(needed):
         if not (folder / f"{split}.jsonl").is_file():
             raise UserError(f"{folder}: no {split}.jsonl, which {task.metadata.name} needs")
-    splits, classes = {}, {}
+    splits = {}
     for file in sorted(folder.glob("*.jsonl")):
         # the hub's own columns, where they are not mteb's: whatever the first row has
         first = dict.fromkeys(first_row(file), "anything")
         rows = read_rows(file, columns if images or columns.keys() <= first.keys() else first)
         _check_lengths(task, file, rows)
-        named = [_placed(row, images, file, number) for number, row in rows]
-        if ONE_CLASS in columns.values() or task.metadata.type == "ImageClustering":
-            classes[file.stem] = {row[task.label_column_name] for row in named}
-        if task.metadata.type == "ImageClustering":
-            _number(named, task.label_column_name)
-        splits[file.stem] = _dataset(file, named, images)
-    if images and classes:
-        _check_classes(task, folder, {split: classes[split] for split in needed})
+        splits[file.stem] = [_placed(row, images, file, number) for number, row in rows]
     return splits
 
 
@@ -167,7 +178,7 @@ def _dataset(file: Path, rows: Iterable[dict[str, Any]], images: Sequence[str] =
 
     try:
         data = Dataset.from_list(list(rows))
-        for column in set(images).intersection(data.column_names):
+        for column in images:
             data = data.cast_column(column, Image())
         return data
     except (ValueError, TypeError, OverflowError) as error:  # pyarrow's are among them
@@ -178,7 +189,7 @@ def _retrieval(task: Any, folder: Path, split: str) -> dict[str, Any]:
     def file(name: str) -> Path:
         return folder / split / name if (folder / split / name).is_file() else folder / name
 
-    images = _image_columns(task)
+    images = ["image"] if _of_images(task) else []
     corpus, queries = (_by_id(file(f"{part}.jsonl"), images) for part in ("corpus", "queries"))
     relevant: dict[str, dict[str, int]] = {}
     qrels = file("qrels.jsonl")
@@ -235,13 +246,8 @@ def _check_ids(file: Path, number: int, ids: Iterable[str], known: Container[str
             raise UserError(f"{file}, row {number}: id '{identifier}' is not in {of}.jsonl")
 
 
-def _image_columns(task: Any) -> tuple[str, ...]:
-    """The columns of a mteb task that hold images; none of a task on texts."""
-    if task.metadata.modalities != ["image"]:
-        return ()
-    if hasattr(task, "column_names"):
-        return tuple(task.column_names)
-    return (getattr(task, "input_column_name", "image"),)
+def _of_images(task: Any) -> bool:
+    return bool(task.metadata.modalities == ["image"])
 
 
 def _multilabel(task: Any) -> bool:
@@ -251,13 +257,6 @@ def _multilabel(task: Any) -> bool:
     return isinstance(task, AbsTaskMultilabelClassification)
 
 
-def _number(rows: Iterable[Row], label: str) -> None:
-    """Put numbers in place of labels, in their order: mteb's clusters of images are numbered."""
-    names = sorted({row[label] for row in rows})
-    for row in rows:
-        row[label] = names.index(row[label])
-
-
 def _placed(row: Row, images: Iterable[str], rows: Path, number: int) -> Row:
     """A row of the file `rows` with whole paths in place of the names of its images.
 
@@ -265,7 +264,7 @@ def _placed(row: Row, images: Iterable[str], rows: Path, number: int) -> Row:
     one of no file.
     """
     placed = dict(row)
-    for column in (column for column in images if column in row):
+    for column in images:
         name = os.path.normpath(row[column])
         placed[column] = str(rows.parent / name)
         if os.path.isabs(name) or name.split(os.sep)[0] == os.pardir:
@@ -277,45 +276,37 @@ def _placed(row: Row, images: Iterable[str], rows: Path, number: int) -> Row:
     return placed
 
 
-def _by_class(task: Any, folder: Path, splits: Iterable[str]) -> dict[str, list[Row]] | None:
-    """Rows by split, where the folder has a folder for each class; None where it has rows.
+def _by_class(task: Any, folder: Path, needed: Sequence[str]) -> dict[str, list[Row]]:
+    """Rows by split of a folder that has a folder for each class.
 
-    Classes are numbered in the order of their names. Raises UserError for a split without classes,
-    a class without images, and as `_check_classes` does.
+    Raises UserError for a split without classes and a class without images.
     """
-    needed = sorted(splits)
-    rows = any((folder / f"{split}.jsonl").is_file() for split in needed)
-    if rows or not hasattr(task, "input_column_name") or _multilabel(task):
-        return None
     if any((folder / split).is_dir() for split in needed):
         found = {split: _classes(folder / split) for split in needed}
     else:
         found = _halves(_classes(folder), needed)
-    names = _check_classes(task, folder, found)
-    column = _image_columns(task)[0]
+    image, label = task.input_column_name, task.label_column_name
     return {
-        split: [
-            {column: str(file), task.label_column_name: names.index(name)}
-            for name, files in classes.items()
-            for file in files
-        ]
+        split: [{image: str(file), label: name} for name in classes for file in classes[name]]
         for split, classes in found.items()
     }
 
 
-def _check_classes(task: Any, folder: Path, found: Mapping[str, Collection[Any]]) -> list[Any]:
-    """All classes, by name. Raises UserError for one alone, and for one tested but not trained.
+def _number_classes(task: Any, folder: Path, splits: Mapping[str, list[Row]]) -> None:
+    """Put numbers in place of classes, in their order: mteb takes no names of clusters or of two.
 
-    found: the classes of each split.
+    Raises UserError for one class alone, and for one tested but not trained.
     """
-    names = sorted({name for classes in found.values() for name in classes}, key=str)
-    train = getattr(task, "train_split", "")
+    label, train = task.label_column_name, getattr(task, "train_split", "")
+    found = {split: {row[label] for row in rows} for split, rows in splits.items()}
+    names = sorted(set().union(*found.values()), key=lambda name: (isinstance(name, str), name))
     if len(names) < 2:
         raise UserError(f"{folder}: one class alone, {names[0]}")
-    trained = found.get(train, names)
-    if lacking := [name for name in names if name not in trained]:
+    if lacking := [name for name in names if name not in found.get(train, names)]:
         raise UserError(f"{folder / train}: no class {lacking[0]}, which is tested on")
-    return names
+    numbers = {name: number for number, name in enumerate(names)}
+    for row in chain.from_iterable(splits.values()):
+        row[label] = numbers[row[label]]
 
 
 def _classes(folder: Path) -> dict[str, list[Path]]:
@@ -331,20 +322,23 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _halves(classes: Mapping[str, list[Path]], splits: Sequence[str]) -> Splits:
+def _halves(
+    classes: Mapping[str, list[Path]], splits: Sequence[str]
+) -> dict[str, dict[str, list[Path]]]:
     """Of each class one half to be trained on and the other to be tested on, drawn with a seed.
 
     All is to be tested on where nothing is trained. Raises UserError for a class of one image.
     """
     if len(splits) == 1:
         return {splits[0]: dict(classes)}
-    halves: Splits = {split: {} for split in splits}
+    drawn = {}
     for name, files in classes.items():
         if len(files) < len(splits):
             raise UserError(
                 f"{files[0].parent}: one image, which cannot be both trained and tested on"
             )
-        drawn = random.Random(SEED).sample(files, len(files))
-        for i, split in enumerate(splits):
-            halves[split][name] = sorted(drawn[i :: len(splits)])
-    return halves
+        drawn[name] = random.Random(SEED).sample(files, len(files))
+    return {
+        split: {name: sorted(files[i :: len(splits)]) for name, files in drawn.items()}
+        for i, split in enumerate(splits)
+    }

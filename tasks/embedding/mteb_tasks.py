@@ -69,8 +69,7 @@ def define(
         **about,
     )
     members = {"metadata": metadata, **IMAGES.get(kind, {}), **attributes}
-    defined: type[AbsTask] = type(name, (getattr(abstasks, base),), members)
-    return defined
+    return type(name, (getattr(abstasks, base),), members)
 
 
 def check_reachable(metadata: Any, folder: Path | None) -> None:
@@ -239,14 +238,13 @@ def _save(modality: Modality, score: Score, view: ModelView, out: Path) -> None:
 def _names() -> Mapping[str, str]:
     import mteb
 
-    tasks = [
-        task
+    return {
+        task.metadata.name: registry.task_type(task.metadata)
         for modality in get_args(Modality)
         for task in mteb.get_tasks(
             modalities=[modality], exclusive_modality_filter=True, exclude_superseded=False
         )
-    ]
-    return {t.metadata.name: registry.task_type(t.metadata) for t in tasks}
+    }
 
 
 def _open(name: str, options: TaskOptions) -> Task:
@@ -255,13 +253,12 @@ def _open(name: str, options: TaskOptions) -> Task:
     Raises KeyError for a name that mteb does not know, UserError for a task on texts and images
     together, on sound or on video.
     """
-    if name not in _names():
+    if (kind := _names().get(name)) is None:
         of = " and ".join(registry.task(name).metadata.modalities)
         raise UserError(
             f"{name} is a task of mteb on {of}: only those on texts alone or images alone can be "
             "run. `lrd-harness tasks image` lists those on images."
         )
-    kind = _names()[name]
 
     def make() -> AbsTask:
         return cast("AbsTask", registry.task(name))
@@ -309,10 +306,9 @@ def _open_own(kind: str, name: str, options: TaskOptions) -> Task:
     if name in ("", "..") or Path(name).name != name or not folder.is_dir():
         raise UserError(f"{family}:{name}: no folder {folder}")
     description = f"images in {folder.name}, labelled by the user"
-    about = {"path": "local", "revision": "local"}
-    defined = define(f"{family}-{name}", kind, about, {}, description=description)
+    local = {"path": "local", "revision": "local"}
     return wrap(
-        defined,
+        define(f"{family}-{name}", kind, local, {}, description=description),
         name=f"{family}:{name}",
         type=kind,
         description=description,
@@ -324,10 +320,9 @@ def _open_own(kind: str, name: str, options: TaskOptions) -> Task:
 @hookimpl
 def lrd_tasks() -> list[TaskFamily]:
     """Every task of mteb on texts or on images, with or without the prefix `mteb:`; own ones."""
-    own = {
-        kind.partition("(")[0]: functools.partial(_open_own, kind)
+    own = [
+        TaskFamily(kind.partition("(")[0], names=dict, open=functools.partial(_open_own, kind))
         for kind, (*_, category) in TYPES.items()
         if category.startswith("i")
-    }
-    families = [TaskFamily(family, names=dict, open=make) for family, make in own.items()]
-    return [TaskFamily("mteb", names=_names, open=_open, bare=True), *families]
+    ]
+    return [TaskFamily("mteb", names=_names, open=_open, bare=True), *own]

@@ -40,7 +40,6 @@ REFUSED = {
     f"run --models one bert --images photos {RUN}": "local/bert reads texts: none of the tasks",
     f"run --models one --tasks images:photos --images photos {RUN}": "is named twice",
     f"run --models one --tasks Winoground {RUN}": "Winoground is a task of mteb on text and image",
-    f"run --models one --tasks mteb:Winoground {RUN}": "Winoground is a task of mteb on text and",
     f"run --models one --tasks images: {RUN}": "images: names no folder",
     f"plan --models one --images broken {RUN}": "broken/a.png: no image that can be read",
 }
