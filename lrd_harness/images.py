@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 RULE = "RGB, upright, transparent over white"  # in the identity of states: other rules, others
-LACKING = 'images need pillow: pip install "lrd-harness[vision]"'
 PREFIX = "image:"
 DRAWINGS = ("EPS", "WMF", "EMF")  # lines, not pixels; pillow would start other programs for them
 GREYS = {"L;2": 85, "L;4": 17}  # from 2 and 4 bits to 8, as pillow reads pixels
@@ -94,13 +93,27 @@ def reopened(source: Path | bytes, name: str, key: str) -> Picture:
     return picture
 
 
+def on_images(task_type: str) -> bool:
+    """Whether tasks of a type are on images.
+
+    >>> on_images("VisualSTS(eng)"), on_images("STS")
+    (True, False)
+    """
+    return task_type.startswith(TASK_TYPES)
+
+
+def pillow() -> Any:
+    """PIL.Image, which users of texts alone may lack. Raises UserError, saying what to install."""
+    try:
+        import PIL.Image
+    except ImportError:
+        raise UserError('images need pillow: pip install "lrd-harness[vision]"') from None
+    return PIL.Image
+
+
 def opened(source: Any, name: str) -> Picture:
     """A Path, the bytes of a file or a PIL image as a PIL image in RGB. Raises UserError."""
-    try:
-        import PIL
-        import PIL.Image as pil
-    except ImportError:
-        raise UserError(LACKING) from None
+    pil = pillow()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large images, and of odd data beside the pixels
@@ -110,8 +123,8 @@ def opened(source: Any, name: str) -> Picture:
                 if picture.format in DRAWINGS:
                     raise ValueError("a drawing of lines; save it as PNG")
                 return in_rgb(picture)
-    except PIL.UnidentifiedImageError:
-        reason = f"of no format that pillow {PIL.__version__} knows"
+    except pil.UnidentifiedImageError:
+        reason = f"of no format that pillow {pil.__version__} knows"
     except Exception as error:  # whatever a decoder raises
         reason = getattr(error, "strerror", None) or first_line(error)
     raise UserError(f"{plain(name)}: no image that can be read ({plain(reason):.120})")

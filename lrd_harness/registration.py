@@ -26,7 +26,7 @@ from lrd_harness.contracts import (
     TaskFamily,
 )
 from lrd_harness.guard import Owner, guarded
-from lrd_harness.images import TASK_TYPES
+from lrd_harness.images import on_images
 from lrd_harness.scores import number, plain
 
 MOST_NAME = 200  # characters of a name, which becomes part of files' names
@@ -124,7 +124,7 @@ def registered(record: Any, kind: str, owner: Owner, version: str = "") -> Any:
         raise TypeError(f"{whose} compares continuations: it needs tokenize and requests")
     if isinstance(record, Task):
         fit = "a type of images, as ImageClassification, or Images where there are no labels"
-        if images := record.type.startswith(TASK_TYPES):
+        if images := on_images(record.type):
             fit = 'modality="image"'
         if images != (record.modality == "image"):
             said = f"{whose} of {record.modality}s has the type {record.type}"

@@ -16,7 +16,7 @@ from typing import NoReturn
 from lrd_harness.contracts import Request, Task, TaskFamily, TaskOptions
 from lrd_harness.errors import UserError, named, plain, say
 from lrd_harness.hookspecs import hookimpl
-from lrd_harness.images import DRAWINGS, LACKING, Image
+from lrd_harness.images import DRAWINGS, Image, pillow
 
 from .own_texts import LONGEST
 
@@ -106,10 +106,7 @@ def image_files(folder: Path) -> list[Path]:
 
 def _endings() -> set[str]:
     """The endings of images that PIL can read."""
-    try:
-        from PIL import Image as pil
-    except ImportError:
-        raise UserError(LACKING) from None
+    pil = pillow()
     known = pil.registered_extensions()
     return {ending for ending, form in known.items() if form in pil.OPEN and form not in OTHERS}
 

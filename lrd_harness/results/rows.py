@@ -43,7 +43,7 @@ def kind_of(task_type: str) -> Kind:
     """
     if task_type == LIKELIHOOD:
         return "base"
-    return "image" if task_type.startswith(images.TASK_TYPES) else "embedding"
+    return "image" if images.on_images(task_type) else "embedding"
 
 
 class Key(NamedTuple):

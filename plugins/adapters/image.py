@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 from typing import Any
 
 from lrd_harness.contracts import Adapter, Checkpoint, Model, ModelOptions
 from lrd_harness.errors import UserError
 from lrd_harness.hookspecs import hookimpl
-from lrd_harness.images import LACKING
+from lrd_harness.images import pillow
 from lrd_harness.models import quantised
 from lrd_harness.models.find import as_saved
 from lrd_harness.models.modality import reads_images, two_towers, vision_class
@@ -23,8 +22,7 @@ def check_images(checkpoint: Checkpoint) -> None:
     """Raise UserError for what is no model of images, and see quantised.check."""
     if not _claims(checkpoint):
         raise UserError(f"{checkpoint.name} is no model of images alone, nor a pair of towers")
-    if importlib.util.find_spec("PIL") is None:
-        raise UserError(LACKING)
+    pillow()
     quantised.check(checkpoint)
 
 

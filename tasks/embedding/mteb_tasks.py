@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 from lrd_harness.contracts import Modality, ModelView, Request, Score, Task, TaskFamily, TaskOptions
 from lrd_harness.errors import UserError
 from lrd_harness.hookspecs import hookimpl
-from lrd_harness.images import TASK_TYPES
+from lrd_harness.images import on_images
 from lrd_harness.models import hub, registry
 from lrd_harness.models.find import content_hash
 
@@ -105,7 +105,7 @@ def wrap(
     load: fills a task object with its data; check: by default loads them, so that data that are
     missing or malformed show before any model is opened, and images that cannot be read.
     """
-    modality: Modality = "image" if type.startswith(TASK_TYPES) else "text"
+    modality: Modality = "image" if on_images(type) else "text"
 
     @functools.cache
     def gallery() -> Gallery | None:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lrd_harness.errors import UserError
-from lrd_harness.images import LACKING
+from lrd_harness.images import pillow
 from lrd_harness.models import wheels
 from lrd_harness.store.documents import read_file, yaml_value
 
@@ -250,10 +250,7 @@ def _labelled(train: Sequence[Labelled], test: Sequence[Labelled], level: int = 
 
 def digits(*splits: str) -> Columns:
     """Handwritten digits, 8 x 8 in 17 greys, of each 32 to be trained on and 50 to be tested on."""
-    try:
-        from PIL import Image
-    except ImportError:
-        raise UserError(LACKING) from None
+    from_array = pillow().fromarray
     from sklearn.datasets import load_digits
 
     drawn = load_digits()
@@ -261,7 +258,7 @@ def digits(*splits: str) -> Columns:
     rows = [Labelled(str(i), (str(digit),)) for i, digit in enumerate(drawn.target)]
     return {
         split: {
-            "image": [Image.fromarray(shades[int(i)]) for i in columns["text"]],
+            "image": [from_array(shades[int(i)]) for i in columns["text"]],
             "label": columns["label"],
         }
         for split, columns in classification(rows, train=32, test=50).items()
