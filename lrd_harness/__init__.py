@@ -38,8 +38,8 @@ _EXPORTS = {
     "mteb_model": "runner.encoder",
     **dict.fromkeys(
         (
-            "Adapter Checkpoint Choice Metric ModelInfo ModelOptions ModelView Pruner Reporter "
-            "Request Score Task TaskFamily TaskOptions Text"
+            "Adapter Checkpoint Choice Command Metric ModelInfo ModelOptions ModelView PanelMetric "
+            "Pruner Reporter Request Score Task TaskFamily TaskOptions Text"
         ).split(),
         "contracts",
     ),

@@ -10,9 +10,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
+from lrd_harness.measures import BlockValues as BlockValues
+from lrd_harness.measures import Choice as Choice
+from lrd_harness.measures import Evidence as Evidence
+from lrd_harness.measures import Metric as Metric
+from lrd_harness.measures import PanelMetric as PanelMetric
+from lrd_harness.measures import PanelValues as PanelValues
+from lrd_harness.measures import Pruner as Pruner
+from lrd_harness.measures import Values as Values
 from lrd_harness.report import Report
 
 if TYPE_CHECKING:
+    import argparse
+
     import numpy as np
     import torch
 
@@ -147,49 +157,7 @@ PromptType = Literal["query", "document"]
 Norm = Literal["raw", "final", "hf"]
 Mask = Literal["causal", "bidirectional"]
 Modality = Literal["text", "image"]
-Values = Mapping[str, "float | Sequence[float] | Sequence[Sequence[float]]"]
 LIKELIHOOD = "LogLikelihood"  # the type of tasks that compare continuations by their probability
-
-
-class Choice(NamedTuple):
-    """A score and which of its values is the better one."""
-
-    score: str
-    best: Literal["max", "min"] = "max"
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A label-free measure of a model's states (hook `lrd_metrics`).
-
-    measure: `measure(states, **parameters)` gets the states of one sample, a sequence of float64
-        tensors (n, d_l), finite, n >= 8, leading degenerate states already left out; with
-        `needs="tokens"` one text's (T, d_l), with `needs="views"` (n, q, d_l). Returns a mapping
-        from score name to a float (model level) or a list. With S states given, a list of S values
-        belongs to the states, of S - 1 to the steps between them (named by the earlier state), of
-        S - 2 to the inner states. A list of lists is kept as it is, one row per state. A score
-        `start` says how many states the lists leave out, at their beginning. Keywords with
-        defaults are the metric's settings.
-        A token metric sees one text at a time, S states of equal width as one tensor (S, T, d), and
-        gives the same scores in the same lengths for all, NaN where a layer has no value;
-        UnitError leaves a text out.
-    needs: what `measure` is called on. selection: the model-level score that ranks models.
-    layer_choice: the per-layer score that chooses a layer; views: how many a "views" metric needs.
-    finish: for token metrics, from all texts' values to one result; by default each layer's mean.
-    invariances: laws the conformance kit checks: "rotation", "scaling", "permutation".
-    version: raise it when values change; unit: of the selection score ("radians"), "" for none.
-    """
-
-    name: str
-    measure: Callable[..., Values]
-    needs: Literal["pooled", "tokens", "views"] = "pooled"
-    selection: Choice | None = None
-    layer_choice: Choice | None = None
-    views: int = 0
-    finish: Callable[[Sequence[Values]], Values] | None = None
-    invariances: frozenset[str] = frozenset()
-    version: str = "1"
-    unit: str = ""
 
 
 class Text(NamedTuple):
@@ -253,6 +221,7 @@ class Task:
         score's native result file for this view under the run's output folder.
     place: of a task called after a file, where that lies: what tells it from others of its name.
     modality: what its texts are; where "image", each is an images.Image, the type one of images.
+    labels: the class of each of `texts`, in their order, for metrics that need labels.
     """
 
     name: str
@@ -268,6 +237,7 @@ class Task:
     tokenize: Callable[[LanguageModel, Sequence[Continuation]], TokenPairs] | None = None
     place: str = ""
     modality: Modality = "text"
+    labels: Callable[[], Sequence[Any]] | None = None
 
     @property
     def likelihood(self) -> bool:
@@ -377,53 +347,6 @@ class Adapter:
     modality: Modality = "text"
 
 
-BlockValues = Sequence["float | None"]
-
-
-class Evidence(Protocol):
-    """What is known of one model, computed when it is first asked for; n texts, L blocks.
-
-    In a run `profiles` are means over the tasks' samples; the rest is of a part of these texts.
-    """
-
-    @property
-    def blocks(self) -> int:
-        """L."""
-
-    @property
-    def profiles(self) -> Mapping[str, BlockValues]:
-        """Values of all L blocks by METRIC.SCORE ("frenet.speed"), and "block_influence": 1 - the
-        mean cosine over tokens of the states before and after the block (arXiv 2403.03853)."""
-
-    def angle(self, first: int, last: int) -> float:
-        """Mean over the texts of arccos(cosine) / pi, 0..1, between what enters block `first` and
-        what block `last` writes, at the last token (arXiv 2403.17887), of images as pooled."""
-
-    def agreements(self, sets: Sequence[Sequence[int]]) -> Sequence[float]:
-        """Of each set of blocks, the mean over texts of the cosine, -1..1, between the pooled last
-        states of the model without them and of the full model."""
-
-
-@dataclass(frozen=True)
-class Pruner:
-    """A rule that chooses blocks to remove (hook `lrd_pruners`).
-
-    choose: `choose(evidence, candidates, m, seed)` returns m of the candidate blocks, given in
-        ascending order and numbered from 1; ties go to the deeper block.
-    metrics: whose profiles it reads; seeded: whether `seed` changes the choice.
-    nested: whether the blocks chosen for a smaller m are always among those for a larger one.
-    version: raise it when choices change.
-    """
-
-    name: str
-    choose: Callable[[Evidence, Sequence[int], int, int], Sequence[int]]
-    metrics: tuple[str, ...] = ()
-    seeded: bool = False
-    nested: bool = True
-    description: str = ""
-    version: str = "1"
-
-
 @dataclass(frozen=True)
 class Reporter:
     """A form of a report (hook `lrd_reporters`): a text, or a folder of files.
@@ -448,3 +371,19 @@ class Reporter:
             raise ValueError(f"reporter '{self.name}' needs either write or files, and not both")
         if self.files is not None and self.suffix:
             raise ValueError(f"reporter '{self.name}' makes a folder, which has no suffix")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A sub-command of `lrd-harness` (hook `lrd_commands`).
+
+    run: is given what was parsed, and returns the exit code, None for 0; it prints to standard
+        output what its user asked for. UserError ends it with one line and exit code 2.
+    arguments: declares its arguments, on an argparse parser; --load is there already.
+    description: one line for the help.
+    """
+
+    name: str
+    run: Callable[[argparse.Namespace], int | None]
+    arguments: Callable[[argparse.ArgumentParser], object] | None = None
+    description: str = ""

@@ -9,7 +9,16 @@ from collections.abc import Sequence
 
 import pluggy
 
-from lrd_harness.contracts import Adapter, Metric, Pruner, Reporter, Task, TaskFamily
+from lrd_harness.contracts import (
+    Adapter,
+    Command,
+    Metric,
+    PanelMetric,
+    Pruner,
+    Reporter,
+    Task,
+    TaskFamily,
+)
 
 hookspec = pluggy.HookspecMarker("lrd_harness")
 hookimpl = pluggy.HookimplMarker("lrd_harness")
@@ -18,6 +27,12 @@ hookimpl = pluggy.HookimplMarker("lrd_harness")
 @hookspec
 def lrd_metrics() -> Sequence[Metric]:
     """Metrics: label-free measures of a model's states."""
+    raise NotImplementedError
+
+
+@hookspec
+def lrd_panel_metrics() -> Sequence[PanelMetric]:
+    """Panel metrics: label-free measures of several models on the same texts."""
     raise NotImplementedError
 
 
@@ -42,4 +57,10 @@ def lrd_pruners() -> Sequence[Pruner]:
 @hookspec
 def lrd_reporters() -> Sequence[Reporter]:
     """Forms of the leaderboard: texts, or folders of files."""
+    raise NotImplementedError
+
+
+@hookspec
+def lrd_commands() -> Sequence[Command]:
+    """Sub-commands of `lrd-harness`."""
     raise NotImplementedError

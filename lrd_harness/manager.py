@@ -17,7 +17,16 @@ from typing import Any
 import pluggy
 
 from lrd_harness import hookspecs
-from lrd_harness.contracts import Adapter, Metric, Pruner, Reporter, Task, TaskFamily
+from lrd_harness.contracts import (
+    Adapter,
+    Command,
+    Metric,
+    PanelMetric,
+    Pruner,
+    Reporter,
+    Task,
+    TaskFamily,
+)
 from lrd_harness.errors import PluginFault, UserError, named, plain, say, unknown
 from lrd_harness.guard import Owner, guard
 from lrd_harness.registration import registered
@@ -49,10 +58,12 @@ BUILT_IN = (
 
 KINDS: dict[str, tuple[str, Any]] = {
     "metric": ("lrd_metrics", Metric),
+    "panel metric": ("lrd_panel_metrics", PanelMetric),
     "adapter": ("lrd_adapters", Adapter),
     "task": ("lrd_tasks", (Task, TaskFamily)),
     "pruning rule": ("lrd_pruners", Pruner),
     "reporter": ("lrd_reporters", Reporter),
+    "command": ("lrd_commands", Command),
 }
 
 
@@ -199,7 +210,7 @@ def _collect(
     source: _Source, kind: str, hook: str, types: Any, function: Callable[[], Any]
 ) -> None:
     """Call one hook of a plugin, and check and guard what it gives; the first fault is kept."""
-    version = source.version if kind in ("metric", "pruning rule") else ""
+    version = source.version if kind in ("metric", "panel metric", "pruning rule") else ""
     records = source.records.setdefault(kind, [])
     try:
         with guard(source.owner, hook, function):

@@ -15,8 +15,10 @@ from typing import Any, get_args
 from lrd_harness.contracts import (
     Adapter,
     Choice,
+    Command,
     Continuation,
     Metric,
+    PanelMetric,
     PromptType,
     Pruner,
     Reporter,
@@ -27,7 +29,8 @@ from lrd_harness.contracts import (
 )
 from lrd_harness.guard import Owner, guarded
 from lrd_harness.images import on_images
-from lrd_harness.scores import number, plain
+from lrd_harness.measures import Needs
+from lrd_harness.scores import Of, number, plain
 
 MOST_NAME = 200  # characters of a name, which becomes part of files' names
 SUFFIX = re.compile(r"([-.][\w.-]*\w)?", re.ASCII)
@@ -40,7 +43,7 @@ METHODS = (
     *("features", "inputs", "pooled", "watch", "normed"),
 )
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a pair, which no tokenizer takes
-Record = Metric | Adapter | Task | TaskFamily | Pruner | Reporter
+Record = Metric | PanelMetric | Command | Adapter | Task | TaskFamily | Pruner | Reporter
 Kind = tuple[str, Callable[[Any], bool]]  # what a value has to be, in words, and whether it is
 
 
@@ -72,6 +75,11 @@ def _is_measure(value: Any) -> bool:
         return False
 
 
+def _is_of(value: Any) -> bool:
+    of = value.values() if isinstance(value, Mapping) else (value,)
+    return all(item in get_args(Of) for item in of)
+
+
 def _names(*kinds: type[Collection[Any]]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, kinds) and all(map(_is_name, value))
 
@@ -81,7 +89,9 @@ SPECIAL: dict[str, Kind] = {  # fields that are more than their type says
     **dict.fromkeys(("name", "version", "type"), NAME),
     "description": ("a text", lambda value: isinstance(value, str)),
     "measure": ("a function of states, its parameters known", _is_measure),
-    "needs": ('"pooled", "tokens" or "views"', lambda v: v in ("pooled", "tokens", "views")),
+    "needs": (f"one of {', '.join(get_args(Needs))}", lambda v: v in get_args(Needs)),
+    "of": ('what lists belong to, as "states", or that by score', _is_of),
+    "states": ('"last" or "all"', lambda v: v in ("last", "all")),
     "modality": ('"text" or "image"', lambda v: v in ("text", "image")),
     "priority": ("a finite number", _is_number),
     "prompt": ("a text or a mapping of them", lambda v: isinstance(v, str | Mapping)),
@@ -161,12 +171,17 @@ def _code(record: Record, kind: str, owner: Owner) -> dict[str, Callable[..., An
             "requests": _continuations if record.likelihood else _requests,
             "evaluate": _score,
             "fingerprint": _text,
+            "labels": _list,
             **dict.fromkeys(("check", "save", "tokenize"), None),
         }
     if isinstance(record, TaskFamily):
         return {"names": _mapping, "open": partial(_tasks, kind, owner)}
     if isinstance(record, Pruner):
         return {"choose": _list}
+    if isinstance(record, PanelMetric):
+        return {"measure": _mapping}
+    if isinstance(record, Command):
+        return {"run": None, "arguments": None}
     return {"write": _text, "files": _files}
 
 

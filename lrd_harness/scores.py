@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from lrd_harness.errors import NotFinite, UnitError
 
 EXACT = 2**53  # beyond which floats are no longer all integers
-Of = Literal["states", "steps", "inner states"]
+Of = Literal["states", "steps", "inner states", "blocks"]
 
 
 class Profile(list[Any]):
