@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,9 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *_EXPORTS])
 
 
-def measure(metric: str | Metric, states: Arrays, /, **parameters: Any) -> Scores:
+def measure(
+    metric: str | Metric, states: Arrays, labels: Sequence[Any] | None = None, /, **parameters: Any
+) -> Scores:
     """The scores of one metric on one sample: `measuring.measure`, by the metric's name too.
 
     Raises UserError for an unknown metric, and what `measuring.measure` raises.
@@ -80,8 +83,8 @@ def measure(metric: str | Metric, states: Arrays, /, **parameters: Any) -> Score
 
     if isinstance(metric, str):
         record: Metric = manager.load().get("metric", metric)
-        return measuring.measure(record, states, **parameters)
-    return measuring.measure(metric, states, **parameters)
+        return measuring.measure(record, states, labels, **parameters)
+    return measuring.measure(metric, states, labels, **parameters)
 
 
 def values(out: str | Path) -> pd.DataFrame:

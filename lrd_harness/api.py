@@ -406,7 +406,7 @@ def _parameters(given: Parameters | None) -> Parameters:
 
 
 def _plugins(load: Names) -> Plugins:
-    return manager.load(tuple(map(manager.from_name, _names(load))))
+    return manager.load_named(_names(load))
 
 
 @overload

@@ -136,7 +136,8 @@ def block_profiles(
 
     profiles: by score {"layers": state numbers, "values": ...}, as `split_scores` gives and
     the journal holds them. start: the first state that was measured, the record's own `start`;
-    with it the length of a profile says whether it is of states, steps or inner states.
+    with it the length of a profile says whether it is of states, steps or inner states; one of
+    "blocks" says so itself ("of"), and is taken as it is.
     indexing="block": of a profile over steps the step from state l-1 to l, over
     inner states the mean of those at l-1 and l, over states that at l.
     indexing="paper": the value at state l is taken for block l's, a step's being the mean of the
@@ -152,10 +153,13 @@ def block_profiles(
     of_blocks: dict[str, list[float | None]] = {}
     for score, profile in profiles.items():
         layers, values = profile["layers"], profile["values"]
-        measured = L + 1 - start
-        if list(layers) != Profile.fitted(values, measured, start).layers:
-            raise ValueError(f"{metric}.{score} is not a profile of {L} blocks from {start} on")
-        at = dict(zip(layers, values, strict=True))
+        alone = profile.get("of") == "blocks"
+        first = start + alone  # state l stands for block l, which writes it
+        measured = L + 1 - first
+        fits = list(layers) == Profile.fitted(values, measured, first).layers
+        if not fits or (alone and len(values) < measured):
+            raise ValueError(f"{metric}.{score} is not a profile of {L} blocks from {first} on")
+        at = {n: v for n, v in zip(layers, values, strict=True) if v is not None}
         places = _PLACES["paper" if indexing == "paper" else "block"][measured - len(values)]
         of_blocks[f"{metric}.{score}"] = [
             _mean(at[block + place] for place in places if block + place in at)

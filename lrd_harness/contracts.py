@@ -283,7 +283,7 @@ class Checkpoint:
     """A model found, before it is opened.
 
     name: as results call it; path: a local folder or hub id that transformers can load;
-    revision: commit, version or content hash, content: a checksum beside a mere version;
+    revision: commit, version or content hash; content: a checksum beside a mere version;
     config: its config.json; files: file names in it; code: sha256 by file of own code;
     peft: adapters of weights that go onto `base` in this order, config their adapter_config.json.
     """

@@ -79,16 +79,17 @@ def guarded(
     role: str,
     checked: Callable[[Any], Any] | None = None,
     passing: tuple[type[Exception], ...] = (),
+    printing: bool = False,
 ) -> Callable[..., Any]:
     """The function, with `Guard` around each call of it.
 
     checked: makes of an answer what the core works with; what it raises is the plugin's fault.
-    passing: further errors that the contract allows.
+    passing: further errors that the contract allows; printing: it is to print, as a command is.
     """
 
     @functools.wraps(function)
     def call(*arguments: Any, **keywords: Any) -> Any:
-        with guard(owner, role, function, passing):
+        with guard(owner, role, function, passing, printing):
             answer = function(*arguments, **keywords)
             return answer if checked is None else checked(answer)
 
@@ -97,7 +98,11 @@ def guarded(
 
 @contextmanager
 def guard(
-    owner: Owner, role: str, function: object = None, passing: tuple[type[Exception], ...] = ()
+    owner: Owner,
+    role: str,
+    function: object = None,
+    passing: tuple[type[Exception], ...] = (),
+    printing: bool = False,
 ) -> Iterator[None]:
     """Within the block runs a plugin's code, which can neither end nor move the process.
 
@@ -111,7 +116,7 @@ def guard(
         if owner.built_in:
             yield
         else:
-            with _apart():
+            with _apart(printing):
                 yield
     except BaseException as error:
         if _passes(error, owner, passing):
@@ -134,14 +139,17 @@ def _passes(error: BaseException, owner: Owner, passing: tuple[type[Exception], 
 
 
 @contextmanager
-def _apart() -> Iterator[None]:
-    """What is printed goes to standard error; the working folder is kept."""
+def _apart(printing: bool) -> Iterator[None]:
+    """What is printed goes to standard error, unless it is to; the working folder is kept."""
     folder = None
     with suppress(OSError):  # it may have been removed
         folder = os.getcwd()
     try:
-        with _printing_elsewhere(), redirect_stdout(_Lent(sys.stderr)):
+        if printing:
             yield
+        else:
+            with _printing_elsewhere(), redirect_stdout(_Lent(sys.stderr)):
+                yield
     finally:
         if folder is not None:
             with suppress(OSError):

@@ -8,8 +8,11 @@ import importlib.metadata
 import importlib.util
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,6 +46,7 @@ BUILT_IN = (
     "lrd_harness.plugins.metrics.views",
     "lrd_harness.plugins.metrics.cosine",
     "lrd_harness.plugins.metrics.subspace_distance",
+    "lrd_harness.plugins.metrics.mutual_knn",
     "lrd_harness.plugins.adapters.llm2vec",
     "lrd_harness.plugins.adapters.sentence_transformers",
     "lrd_harness.plugins.adapters.plain",
@@ -55,6 +59,12 @@ BUILT_IN = (
     "lrd_harness.tasks.own_images",
     "lrd_harness.tasks.own_texts",
 )
+
+# Of lrd-harness itself, which no plugin can take.
+COMMANDS = (
+    "run plan merge select prune layer states probe compare lm-eval leaderboard plugins suites "
+    "tasks models cache"
+).split()
 
 KINDS: dict[str, tuple[str, Any]] = {
     "metric": ("lrd_metrics", Metric),
@@ -162,13 +172,17 @@ class _Source:
 
     def names(self) -> list[tuple[str, str]]:
         """Kind and name of each of its records, and of the files that a run keeps."""
-        names = [(kind, r.name) for kind, records in self.records.items() for r in records]
+        # metrics and panel metrics are named alike in --plugins
+        kinds = {kind: kind.removeprefix("panel ") for kind in self.records}
+        names = [(kinds[k], r.name) for k, records in self.records.items() for r in records]
         suffixes = [r.suffix for r in self.records.get("reporter", ()) if r.suffix]
         return [*names, *((KEPT, f"leaderboard{suffix}") for suffix in suffixes)]
 
 
 def load(extra: tuple[object, ...] = ()) -> Plugins:
     """All built-in and installed plugins, and `extra` ones (modules or objects with hooks).
+
+    Those that the command's user has named (`naming`) are there as well.
 
     A plugin that cannot be loaded, or gives a record that is none, is listed as broken; so is one
     with a name that another of the same kind has: a built-in one then bears it, of two others none.
@@ -187,7 +201,7 @@ def load(extra: tuple[object, ...] = ()) -> Plugins:
         module = importlib.import_module(name)
         manager.register(module, name)
         sources[id(module)] = _Source(name, Owner.of(module, name, built_in=True))
-    for number, plugin in enumerate(extra):
+    for number, plugin in enumerate((*_named.get()(), *extra)):
         if not manager.is_registered(plugin):
             # not pluggy's default for an object, which is a number: it stands in error messages
             name = str(getattr(plugin, "__name__", None) or repr(plugin))
@@ -206,6 +220,31 @@ def load(extra: tuple[object, ...] = ()) -> Plugins:
     return plugins
 
 
+def load_named(names: Iterable[str]) -> Plugins:
+    """`load`, with plugins that a user names. Raises UserError as `from_name` does."""
+    return load(_modules(names))
+
+
+_named: ContextVar[Callable[[], tuple[ModuleType, ...]]] = ContextVar("named", default=tuple)
+
+
+@contextmanager
+def naming(names: Sequence[str]) -> Iterator[None]:
+    """Within the block `load` brings these too, imported once, when it is first called."""
+    token = _named.set(cache(lambda: _modules(names)))
+    try:
+        yield
+    finally:
+        _named.reset(token)
+
+
+def _modules(names: Iterable[str]) -> tuple[ModuleType, ...]:
+    once: dict[object, str] = {}
+    for name in names:
+        once.setdefault(named(name).resolve() if name.endswith(".py") else name, name)
+    return tuple(map(from_name, once.values()))
+
+
 def _collect(
     source: _Source, kind: str, hook: str, types: Any, function: Callable[[], Any]
 ) -> None:
@@ -220,7 +259,7 @@ def _collect(
             for record in answer:
                 if not isinstance(record, types):
                     raise TypeError(f"{hook} returned {type(record).__name__}, not a {kind}")
-                if record.name in [other.name for other in records]:
+                if (kind.removeprefix("panel "), record.name) in source.names():
                     raise ValueError(f"{hook} returned two of the name '{record.name}'")
                 records.append(registered(record, kind, source.owner, version))
     except PluginFault as fault:
@@ -241,6 +280,8 @@ def _uncontested(plugins: Plugins, sources: Iterable[_Source]) -> list[_Source]:
     # those that clash with built-in ones first: they are then in no other's way
     for built_in in (True, False):
         bearers: dict[tuple[str, str], list[Owner]] = defaultdict(list)
+        ours = Owner("lrd-harness", built_in=True)
+        bearers |= {("command", name): [ours] for name in COMMANDS}
         for source in kept:
             for key in dict.fromkeys(source.names()):
                 bearers[key].append(source.owner)

@@ -35,13 +35,13 @@ class Metric:
         (n, q, d_l), noisy copies of the texts; "halves", (n, 2, d_l), the two halves of each text;
         "attention", one text's maps (h, T, T), block by block; "labels", pooled states, and as
         second argument the classes of the texts (n,), whole numbers from 0: only on tasks that have
-        labels, and shown as a control.
+        labels, and shown as a control. Where it sees one text at a time (tokens of S states of
+        equal width as one tensor (S, T, d)), it gives the same scores in the same lengths for all,
+        NaN where a layer has no value; UnitError leaves a text out.
     of: what its lists belong to, all of them or by name of score: "states" (S values where S are
         given), "steps" between them (S - 1, named by the earlier state), "inner states" (S - 2),
-        "blocks" (L, of which block l writes state l). By default the length tells, blocks apart.
-        A token metric sees one text at a time, S states of equal width as one tensor (S, T, d), and
-        gives the same scores in the same lengths for all, NaN where a layer has no value;
-        UnitError leaves a text out; one of attention likewise.
+        "blocks" (S - 1: block l writes state l). By default the length tells, blocks apart; lists
+        of an attention metric, which is given L maps, are of blocks.
     selection: the model-level score that ranks models.
     layer_choice: the per-layer score that chooses a layer; views: how many a "views" metric needs.
     finish: for metrics that see one text at a time, from all texts' values to one result; by

@@ -9,18 +9,27 @@ import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from lrd_harness.contracts import Metric, Values
-from lrd_harness.errors import DegenerateState, NotEnoughTexts, NotFinite, UnitError, unknown
-from lrd_harness.scores import Profile, Scores, mean_of_texts, plain, summaries
+from lrd_harness.contracts import Metric, PanelMetric, Values
+from lrd_harness.errors import (
+    DegenerateState,
+    NotEnoughTexts,
+    NotFinite,
+    UnitError,
+    UserError,
+    unknown,
+)
+from lrd_harness.scores import Of, Profile, Scores, mean_of_texts, plain, summaries
 
 if TYPE_CHECKING:
     import torch
 
+Measure = TypeVar("Measure", Metric, PanelMetric)
 MIN_TEXTS = 8
 SAME_ROW = 1e-6  # relative distance below which two rows are the same
-_DIMENSIONS = {"pooled": 2, "tokens": 2, "views": 3}
+_DIMENSIONS = {"pooled": 2, "tokens": 2, "views": 3, "halves": 3, "attention": 3, "labels": 2}
+PER_TEXT = ("tokens", "attention")  # what metrics that see one text at a time need
 
 
 class Arrays(Protocol):
@@ -58,7 +67,7 @@ class Check:
 
     def __init__(self, metric: Metric) -> None:
         self.metric = metric
-        self.rows: tuple[int, ...] = ()  # (n,), (T,) or (n, q) of the first state read
+        self.rows: tuple[int, ...] = ()  # (n,), (T,), (n, q) or (T, T) of the first one read
         self.first_sound: int | None = None  # known once the leading states have been looked at
         self.raised: UnitError | None = None
         self._passed: set[int] = set()
@@ -72,19 +81,22 @@ class Check:
         self._passed.add(layer)
 
     def _fault(self, layer: int, state: torch.Tensor) -> UnitError | None:
-        name, n = self.metric.name, len(state) if state.ndim else 0
-        if state.ndim != _DIMENSIONS[self.metric.needs]:
-            return UnitError(f"{name}: layer {layer} has shape {tuple(state.shape)}")
-        if self.metric.needs != "tokens" and n < MIN_TEXTS:
+        name, n, needs = self.metric.name, len(state) if state.ndim else 0, self.metric.needs
+        maps = needs == "attention"  # (h, T, T) of block 1..L
+        place = f"block {layer + 1}" if maps else f"layer {layer}"
+        shape = tuple(state.shape)
+        if len(shape) != _DIMENSIONS[needs] or (maps and shape[1] != shape[2]):
+            return UnitError(f"{name}: {place} has shape {shape}")
+        if needs not in PER_TEXT and n < MIN_TEXTS:
             return NotEnoughTexts(f"{name} needs at least {MIN_TEXTS} texts, got {n}")
-        rows = tuple(state.shape[:-1])
+        rows = shape[1:] if maps else shape[:-1]
         if rows != (self.rows or rows):
             here, others = (" x ".join(map(str, r)) for r in (rows, self.rows))
-            return UnitError(f"{name}: layer {layer} has {here} rows, others have {others}")
+            return UnitError(f"{name}: {place} has {here} rows, others have {others}")
         self.rows = rows
         if not is_finite(state):
-            error = NotFinite(f"{name}: NaN or infinity in layer {layer}")
-            error.layer = layer
+            error = NotFinite(f"{name}: NaN or infinity in {place}")
+            error.layer = layer + maps
             return error
         if self.first_sound is not None and layer > self.first_sound and is_degenerate(state):
             return DegenerateState(f"{name}: layer {layer} is the same for most texts")
@@ -155,7 +167,27 @@ def float64(array: Any) -> torch.Tensor:
     return torch.from_numpy(np.array(array, dtype=np.float64, order="C"))
 
 
-def measure(metric: Metric, states: Arrays, /, **parameters: Any) -> Scores:
+def copies(metric: Metric) -> int:
+    """How many rows a metric has of each text, q of (n, q, d): views or halves; 0 for (n, d)."""
+    return {"views": metric.views, "halves": 2}.get(metric.needs, 0)
+
+
+def classes(labels: Any) -> torch.Tensor:
+    """Labels as classes (n,) int64, numbered from 0 as they first come.
+
+    >>> classes(["b", "a", "b"]).tolist()
+    [0, 1, 0]
+    """
+    import torch
+
+    numbers: dict[Any, int] = {}
+    every = labels.tolist() if hasattr(labels, "tolist") else labels
+    return torch.tensor([numbers.setdefault(label, len(numbers)) for label in every])
+
+
+def measure(
+    metric: Metric, states: Arrays, labels: Sequence[Any] | None = None, /, **parameters: Any
+) -> Scores:
     """The scores of one metric on one sample.
 
     Parameters
@@ -164,20 +196,24 @@ def measure(metric: Metric, states: Arrays, /, **parameters: Any) -> Scores:
         The record of a metric; `lrd_harness.measure` takes its name as well.
     states : sequence of S arrays
         numpy or torch arrays of any float type, read one at a time: (n, d_l) pooled states, one
-        text's (T, d_l) for a token metric (or one (S, T, d)), (n, q, d_l) for a view metric.
+        text's (T, d_l) for a token metric (or one (S, T, d)), (n, q, d_l) for a view metric and for
+        halves, q being 2; for attention one text's L maps (h, T, T) of block 1..L.
         Tensors stay on their device; arithmetic is in float64.
+    labels : sequence of n texts or whole numbers
+        For a metric that needs labels, and only for it.
     **parameters
         The metric's own settings, by default its paper's.
 
     Returns
     -------
     Scores
-        Floats (of the model) and Profiles (per state, step or inner state), by score name. A pooled
-        or view metric starts at the first sound state (see `distinct_rows`), and every profile of
-        numbers gets its `summaries`. A token metric's values for one text are lists as it gave
+        Floats (of the model) and Profiles (of states, steps, inner states or blocks), by score
+        name. A metric of many texts starts at the first sound state (see `distinct_rows`), and
+        every profile of numbers gets its `summaries`. One text's values are lists as it gave
         them, NaN where a layer has none: `finish` makes one result of all texts' values.
 
-    Raises UserError for an unknown parameter; UnitError for what the metric cannot be
+    Raises UserError for an unknown parameter and for labels that do not suit; UnitError for what
+    the metric cannot be
     computed on: NotEnoughTexts below 8 texts, NotFinite for NaN or infinity, DegenerateState for a
     state that is the same for most texts above the first sound one, or fewer than two sound states.
 
@@ -191,14 +227,18 @@ def measure(metric: Metric, states: Arrays, /, **parameters: Any) -> Scores:
     ('steps', 4)
     """
     check_parameters(metric, parameters)
-    if metric.needs == "tokens":
-        values = metric.measure(_token_states(metric, states), **parameters)
-        return Scores(plain(values, metric.name), len(states))
-    return _measure_sample(metric, states, parameters)
+    if (labels is None) == (metric.needs == "labels"):
+        raise UserError(
+            f"{metric.name} {'takes no' if metric.needs != 'labels' else 'needs'} labels"
+        )
+    if metric.needs in PER_TEXT:
+        values = metric.measure(_text_states(metric, states), **parameters)
+        return Scores(plain(values, metric.name), len(states) + (metric.needs == "attention"))
+    return _measure_sample(metric, states, labels, parameters)
 
 
 def finish(metric: Metric, values: Sequence[Scores]) -> Scores:
-    """One result of a token metric, from the values that `measure` gave for each text.
+    """One result of a metric that sees one text at a time, of what `measure` gave for each.
 
     By the metric's own `finish`; by default the mean over the texts of every score, in each layer
     over the texts that have a value there, NaN where none has. Profiles get their `summaries`.
@@ -223,7 +263,7 @@ def _complete(metric: Metric, values: Values, states: int, start: int = 0) -> Sc
     A metric that left out states itself says so by a score `start`. A list gets summaries unless
     the metric gave one of its own; a list of lists, as a histogram, has none.
     Raises as `plain` does, and UnitError for a bad `start`, a missing selection score, or a list
-    that belongs to no layers.
+    that does not fit what the metric's lists belong to.
     """
     scores = plain(values, metric.name)
     left_out, sound = scores.pop("start", 0), range(states - start + 1)
@@ -239,18 +279,30 @@ def _complete(metric: Metric, values: Values, states: int, start: int = 0) -> Sc
                 scores = {**added, **scores}
     if metric.selection and not isinstance(scores.get(metric.selection.score), int | float):
         raise UnitError(f"{metric.name} gave no score {metric.selection.score}, which ranks it")
+    of: Of | None = "blocks" if metric.needs == "attention" else None
     for name, value in scores.items():
         if isinstance(value, list):
-            scores[name] = Profile.fitted(value, states - first, first)
+            said = metric.of.get(name) if isinstance(metric.of, Mapping) else metric.of
+            try:
+                scores[name] = Profile.fitted(value, states - first, first, said or of)
+            except UnitError as error:
+                raise UnitError(f"{metric.name}.{name}: {error}") from None
     return Scores(scores, states, first)
 
 
-def _token_states(metric: Metric, arrays: Arrays) -> torch.Tensor | list[torch.Tensor]:
-    """One text's states, checked: a tensor (S, T, d), or S of (T, d_l) where widths differ."""
+def _text_states(metric: Metric, arrays: Arrays) -> torch.Tensor | Sequence[torch.Tensor]:
+    """One text's states, checked: a tensor (S, T, d), or S of (T, d_l) where widths differ.
+
+    Of attention the L maps (h, T, T), converted when they are read.
+    """
     import torch
 
     if not len(arrays):
-        raise UnitError(f"{metric.name} got no states")
+        raise UnitError(
+            f"{metric.name} got no {'maps' if metric.needs == 'attention' else 'states'}"
+        )
+    if metric.needs == "attention":
+        return States(arrays, Check(metric), range(len(arrays)))
     if hasattr(arrays, "ndim"):  # one array of all layers, converted and looked at as a whole
         whole = float64(arrays)
         if whole.ndim == 3 and is_finite(whole):
@@ -259,7 +311,9 @@ def _token_states(metric: Metric, arrays: Arrays) -> torch.Tensor | list[torch.T
     return torch.stack(states) if len({state.shape for state in states}) == 1 else states
 
 
-def _measure_sample(metric: Metric, arrays: Arrays, parameters: Mapping[str, Any]) -> Scores:
+def _measure_sample(
+    metric: Metric, arrays: Arrays, labels: Sequence[Any] | None, parameters: Mapping[str, Any]
+) -> Scores:
     """Leave out the leading degenerate states, measure the others, say where they start."""
     check = Check(metric)
     total, start = len(arrays), 0
@@ -272,8 +326,13 @@ def _measure_sample(metric: Metric, arrays: Arrays, parameters: Mapping[str, Any
             f"{total - start} of {total} do, the first {start} are the same for most texts"
         )
     check.first_sound = start
+    given: list[Any] = [states[start:]]
+    if labels is not None:
+        if len(labels) != check.rows[0]:
+            raise UserError(f"{metric.name} got {len(labels)} labels of {check.rows[0]} texts")
+        given.append(classes(labels).to(states[start].device))
     try:
-        values = metric.measure(states[start:], **parameters)
+        values = metric.measure(*given, **parameters)
     except UnitError as error:
         # The metric counts from the first state that it was given: say so, or the number misleads.
         numbered = error is check.raised or getattr(error, "layer", None) is not None
@@ -283,8 +342,19 @@ def _measure_sample(metric: Metric, arrays: Arrays, parameters: Mapping[str, Any
     return _complete(metric, values, total, start)
 
 
-def check_parameters(metric: Metric, parameters: Mapping[str, Any]) -> None:
+def settings_of(metric: Metric | PanelMetric) -> list[inspect.Parameter]:
+    """What `measure` takes behind the states, and the labels or families where it is given them."""
+    every = inspect.signature(metric.measure).parameters.values()
+    given = 2 if isinstance(metric, PanelMetric) or metric.needs == "labels" else 1
+    return list(every)[given:]
+
+
+def check_parameters(
+    metric: Metric | PanelMetric, parameters: Mapping[str, Any], *more: str
+) -> None:
     """Raise UserError for a parameter that the metric does not have, naming those it has.
+
+    more: names of settings beside its own.
 
     Examples
     --------
@@ -292,10 +362,10 @@ def check_parameters(metric: Metric, parameters: Mapping[str, Any]) -> None:
     Traceback (most recent call last):
     lrd_harness.errors.UserError: unknown parameter of metric own 'kk'. Did you mean k? It has: k.
     """
-    signature = inspect.signature(metric.measure).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in signature):
+    settings = settings_of(metric)
+    if any(p.kind is p.VAR_KEYWORD for p in settings):
         return
-    known = [p.name for p in list(signature)[1:]]
+    known = [*(p.name for p in settings), *more]
     hint = f"It has: {', '.join(known)}." if known else "It has none."
     for name in parameters:
         if name not in known:
@@ -303,10 +373,10 @@ def check_parameters(metric: Metric, parameters: Mapping[str, Any]) -> None:
 
 
 @dataclass(frozen=True)
-class PlannedMetric:
-    """A metric with the parameters that it is called with."""
+class Planned(Generic[Measure]):
+    """A metric, or a panel metric, with the parameters that it is called with."""
 
-    metric: Metric
+    metric: Measure
     parameters: Mapping[str, Any]
 
     @property
@@ -319,3 +389,7 @@ class PlannedMetric:
             except (TypeError, ValueError):
                 written[name] = str(value)
         return written
+
+
+PlannedMetric = Planned[Metric]
+PlannedPanel = Planned[PanelMetric]

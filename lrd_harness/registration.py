@@ -30,7 +30,7 @@ from lrd_harness.contracts import (
 from lrd_harness.guard import Owner, guarded
 from lrd_harness.images import on_images
 from lrd_harness.measures import Needs
-from lrd_harness.scores import Of, number, plain
+from lrd_harness.scores import Of, number, plain, plain_panel
 
 MOST_NAME = 200  # characters of a name, which becomes part of files' names
 SUFFIX = re.compile(r"([-.][\w.-]*\w)?", re.ASCII)
@@ -42,6 +42,11 @@ METHODS = (
     *("prompt", "tokenize", "truncated", "states", "embed"),
     *("features", "inputs", "pooled", "watch", "normed"),
 )
+PASSING: dict[type, tuple[type[Exception], ...]] = {  # what code may raise besides
+    TaskFamily: (KeyError,),  # for a name that it does not know
+    Command: (BrokenPipeError,),  # whoever reads what it prints has read enough
+}
+WORD = re.compile(r"\w[\w.-]*")  # what a command is called
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a pair, which no tokenizer takes
 Record = Metric | PanelMetric | Command | Adapter | Task | TaskFamily | Pruner | Reporter
 Kind = tuple[str, Callable[[Any], bool]]  # what a value has to be, in words, and whether it is
@@ -130,6 +135,8 @@ def registered(record: Any, kind: str, owner: Owner, version: str = "") -> Any:
     for field in fields(record):
         if fault := _fault(record, field):
             raise TypeError(f"{field.name} of {whose} {fault}")
+    if isinstance(record, Command) and not WORD.fullmatch(record.name):
+        raise TypeError(f"name of {whose} is not a word that can be typed as one")
     if isinstance(record, Task) and record.likelihood and not (record.tokenize and record.requests):
         raise TypeError(f"{whose} compares continuations: it needs tokenize and requests")
     if isinstance(record, Task):
@@ -145,7 +152,8 @@ def registered(record: Any, kind: str, owner: Owner, version: str = "") -> Any:
             owner,
             f"{kind} {record.name}",
             partial(checked, what=name) if checked is not None else None,
-            (KeyError,) if isinstance(record, TaskFamily) else (),  # for a name it does not know
+            PASSING.get(type(record), ()),
+            isinstance(record, Command),
         )
         for name, checked in _code(record, kind, owner).items()
         if getattr(record, name) is not None
@@ -179,9 +187,9 @@ def _code(record: Record, kind: str, owner: Owner) -> dict[str, Callable[..., An
     if isinstance(record, Pruner):
         return {"choose": _list}
     if isinstance(record, PanelMetric):
-        return {"measure": _mapping}
+        return {"measure": lambda scores, what: plain_panel(scores, record.name)}
     if isinstance(record, Command):
-        return {"run": None, "arguments": None}
+        return {"run": _exit_code, "arguments": None}
     return {"write": _text, "files": _files}
 
 
@@ -266,6 +274,12 @@ def _score(answer: Any, what: str) -> Score:
     stderr = None if stderr is None else float(number(stderr, "the standard error"))
     chance = None if chance is None else float(number(chance, "the chance score"))
     return replace(score, main=main, stderr=stderr, chance=chance)
+
+
+def _exit_code(answer: Any, what: str) -> int:
+    if answer is not None and not (_is_whole(answer) and answer < 256):
+        raise TypeError(f"{what} gave {_short(answer)}, no exit code: None, or 0 to 255")
+    return int(answer or 0)
 
 
 def _files(answer: Any, what: str) -> list[tuple[str, bytes]]:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import isfinite, isinf, isnan
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 from lrd_harness.errors import NotFinite, UnitError
 
+LEFT_OUT = {"left_out", "too_short"}  # scores that count the texts without a value
 EXACT = 2**53  # beyond which floats are no longer all integers
 Of = Literal["states", "steps", "inner states", "blocks"]
+FEWER: Mapping[Of, int] = {"states": 0, "steps": 1, "inner states": 2, "blocks": 1}  # than states
 
 
 class Profile(list[Any]):
     """The values of a score along the layers: a list that says what its values belong to.
 
     of: S values belong to the S "states" that were measured, S - 1 to the "steps" between
-    neighbours, S - 2 to the "inner states", all but the first and the last; start: the first state
-    that was measured, 0..L; values: numbers, or a list of numbers each (a histogram).
+    neighbours, S - 2 to the "inner states", all but the first and the last, S - 1 to the "blocks"
+    that write all but the first; start: the first state that was measured, 0..L; values: numbers,
+    or a list of numbers each (a histogram).
 
     Examples
     --------
@@ -31,24 +34,35 @@ class Profile(list[Any]):
         self.of, self.start = of, start
 
     @classmethod
-    def fitted(cls, values: Sequence[Any], states: int, start: int = 0) -> Profile:
+    def fitted(
+        cls, values: Sequence[Any], states: int, start: int = 0, of: Of | None = None
+    ) -> Profile:
         """The profile that a list is which a metric gave for `states` states from `start` on.
 
-        Raises UnitError for a list of another length than S, S - 1 or S - 2.
+        of: what the metric says that it belongs to; else the length tells, of S, S - 1 or S - 2.
+        Raises UnitError for a list of another length.
         """
-        fewer = states - len(values)
-        if not 0 <= fewer <= 2:
+        told: dict[int, Of] = {0: "states", 1: "steps", 2: "inner states"}
+        said = of or told.get(states - len(values))
+        if said is None:
             raise UnitError(
                 f"a list of {len(values)} values fits neither {states} states nor the steps "
                 "between them"
             )
-        of: Of = get_args(Of)[fewer]
-        return cls(of, start, values)
+        if len(values) != states - FEWER[said]:
+            of_them = f"{states - FEWER[said]} {said}"
+            raise UnitError(
+                f"a list of {len(values)} values, declared as of {said}: {of_them} are there"
+            )
+        return cls(said, start, values)
 
     @property
     def layers(self) -> list[int]:
-        """The numbers of the states that the values belong to; a step has that of its earlier."""
-        first = self.start + (self.of == "inner states")
+        """The numbers of the states that the values belong to; a step has that of its earlier.
+
+        Of blocks their own numbers, each that of the state that it writes.
+        """
+        first = self.start + (self.of in ("inner states", "blocks"))
         return list(range(first, first + len(self)))
 
 
@@ -106,13 +120,38 @@ def plain(values: Mapping[str, Any], name: str) -> dict[str, Any]:
     >>> plain({"speed": np.array([1, 2]), "start": np.int64(1)}, "own")
     {'speed': [1.0, 2.0], 'start': 1}
     """
+    return {score: _plain(value, f"{name}.{score}") for score, value in _scores(values, name)}
+
+
+def plain_panel(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """As `plain`, of a panel metric: numbers, mappings by model to numbers, or to such mappings.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> plain_panel({"chance": np.float64(0.5), "like": {"a": {"b": 1}, "b": {"a": 1}}}, "own")
+    {'chance': 0.5, 'like': {'a': {'b': 1}, 'b': {'a': 1}}}
+    """
+    return {score: _by_model(value, f"{name}.{score}") for score, value in _scores(values, name)}
+
+
+def _scores(values: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """The scores that a metric gave, their names checked."""
     if not isinstance(values, Mapping):
         kind = type(values).__name__
         raise TypeError(f"{name} gave {kind}, not a mapping from names of scores to numbers")
-    for score in values:
+    for score, value in values.items():
         if not isinstance(score, str) or not score.isprintable() or not score.strip():
             raise TypeError(f"{name} gave a score named {ascii(score)[:60]}, which is no name")
-    return {str(score): _plain(value, f"{name}.{score}") for score, value in values.items()}
+        yield str(score), value
+
+
+def _by_model(value: Any, what: str, depth: int = 2) -> Any:
+    if not isinstance(value, Mapping) or not depth:
+        return number(value, what)
+    if 0 < sum(isinstance(of_model, Mapping) for of_model in value.values()) < len(value):
+        raise TypeError(f"{what} holds numbers and mappings side by side")
+    return {model: _by_model(v, f"{what} of {model}", depth - 1) for model, v in value.items()}
 
 
 def _plain(value: Any, what: str) -> Any:
@@ -190,7 +229,8 @@ class Split(NamedTuple):
 def split_scores(scores: Scores) -> Split:
     """Model-level values, and per-layer ones with the layers that they belong to.
 
-    NaN in a profile says that the layer has no value, and becomes None. Raises NotFinite for any
+    NaN in a profile says that the layer has no value, and becomes None. A profile of blocks says
+    so, where others' lengths tell what they are of. Raises NotFinite for any
     other number that is not finite, which no table can hold, and UnitError for no score at all.
 
     Examples
@@ -199,7 +239,7 @@ def split_scores(scores: Scores) -> Split:
     >>> split.values, split.profiles
     ({'a': 0.5}, {'b': {'layers': [1, 2], 'values': [2.0, None]}})
     """
-    if scores.keys() <= {"left_out"}:
+    if scores.keys() <= LEFT_OUT:
         raise UnitError("no score was given")
     split = Split({}, {}, {})
     # before any number: what is wrong in a profile shows in its summaries, too
@@ -214,12 +254,13 @@ def split_scores(scores: Scores) -> Split:
                 split.tables[name] = {"layers": value.layers, "rows": list(value)}
             else:
                 values = [None if isnan(number) else number for number in value]
-                split.profiles[name] = {"layers": value.layers, "values": values}
+                of: dict[str, Any] = {"of": "blocks"} if value.of == "blocks" else {}
+                split.profiles[name] = {"layers": value.layers, "values": values, **of}
         elif isinstance(value, list) or not isfinite(value):
             raise NotFinite(f"the score {name} is {value}")
         else:
             split.values[name] = value
     some = any(v is not None for p in split.profiles.values() for v in p["values"])
-    if not (some or split.tables or split.values.keys() - {"left_out"}):
+    if not (some or split.tables or split.values.keys() - LEFT_OUT):
         raise UnitError("no score has a value in any layer")
     return split

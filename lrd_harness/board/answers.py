@@ -42,7 +42,7 @@ def build_answer(
     said: Sequence[Caution],
 ) -> Iterator[Caution]:
     """In a few sentences. rows: of the board, in its order; said: all of its cautions."""
-    selecting = [predictor for predictor in panel.predictors if predictor.selection]
+    selecting = panel.selecting
     yield from _first(rows, panel, standing, selecting)
     if len(standing.ranked) > 2:
         yield from _predicted(panel, selecting, selection)

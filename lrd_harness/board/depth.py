@@ -128,7 +128,7 @@ def correlate(lines: pd.DataFrame, groups: pd.DataFrame) -> list[Row]:
 
     Spearman's rho over the layers of one model on one task that both have, 4 at least and neither
     constant: its median and quartiles over `pairs` models x tasks. Layers are aligned by their
-    numbers: a step's value stands with the state that it leaves.
+    numbers: a step's value stands with the state that it leaves, a block's with that it writes.
     """
     of, sources = pd.factorize(lines.source)
     table = np.full((len(groups), len(sources), lines.layer.max() + 1), np.nan)

@@ -15,7 +15,7 @@ from lrd_harness import manager
 from lrd_harness.board import external
 from lrd_harness.board.cautions import count
 from lrd_harness.board.external import Cell, Say, Scores, some
-from lrd_harness.contracts import Choice, Metric
+from lrd_harness.contracts import Choice, Metric, PanelMetric
 from lrd_harness.errors import UserError
 from lrd_harness.results.rows import (
     Key,
@@ -141,7 +141,8 @@ def _metric_rows(
     cells: Iterable[Cell], depths: Mapping[str, int], types: Mapping[str, str]
 ) -> Iterator[MetricRow]:
     """One per (model, task, metric), with the choices of a metric of that name, if there is one."""
-    metrics: list[Metric] = manager.load().all("metric")
+    plugins = manager.load()
+    metrics: list[Metric | PanelMetric] = plugins.all("metric") + plugins.all("panel metric")
     registered = {metric.name: metric for metric in metrics}
     numbers: dict[tuple[str, str, str], dict[str, dict[int | None, float]]] = {}
     for layer, cell in _unique(cells, depths):
@@ -164,7 +165,9 @@ def _metric_rows(
             n=0,  # how many texts is not in the file
             start=min((profile.layers[0] for profile in profiles.values()), default=0),
             selection=_ranking(record.selection, values) if record else None,
-            layer_choice=_ranking(record.layer_choice, profiles) if record else None,
+            layer_choice=_ranking(getattr(record, "layer_choice", None), profiles),
+            control=getattr(record, "needs", "") == "labels",
+            pairs={} if isinstance(record, PanelMetric) else None,
             values=values,
             profiles=profiles,
         )

@@ -17,7 +17,7 @@ from scipy.stats import t
 
 from lrd_harness.board import statistics
 from lrd_harness.board.cautions import Caution, count, names
-from lrd_harness.board.layers import OTHER, SCORE, Row, curves, hidden, records, roles
+from lrd_harness.board.layers import LABELS, OTHER, SCORE, Row, curves, hidden, records, roles
 from lrd_harness.board.training import runs
 from lrd_harness.report import Column, Table
 from lrd_harness.results.kinds import DECODERS, model_kind
@@ -68,7 +68,8 @@ def build_choice(results: Results, kind: Kind = "embedding") -> LayerChoice | No
     """Of the whole models (variant "full"); None where none has two scored layers on a task.
 
     A metric without a `layer_choice` is judged by its first profile, highest first. The metrics
-    that gain most come first, in either direction, then the controls. kind: of the tasks.
+    that gain most come first, in either direction, then those that use labels, then the other
+    controls. kind: of the tasks.
     """
     if all(row.last for row in results.scores):
         return None
@@ -94,16 +95,17 @@ def build_choice(results: Results, kind: Kind = "embedding") -> LayerChoice | No
         outcomes = best[best.whole], reverse[reverse.whole]
         chosen[role.metric] = outcomes[0]
         star, ends = "" if role.published else "*", ("", ", reverse")
+        of_kind = "control" if role.control else "metric"
         gains = [
-            _gain(role.source, "metric", of_direction)
+            _gain(role.source, of_kind, of_direction)
             | _lead(of_direction, rivals)
             | {"rule": role.metric, "best": end, "published": role.published}
             | {"picks": f"arg{end}{star}{reverse_of}", "first": end == role.best}
             for end, of_direction, reverse_of in zip(directions, outcomes, ends, strict=True)
         ]
-        correlation = _correlation(role.source, "metric", measured, "value")
+        correlation = _correlation(role.source, of_kind, measured, "value")
         picks = places.loc[best.index].assign(
-            metric=role.metric,
+            metric=role.metric + LABELS * role.control,
             score=role.profile,
             best=role.best,
             layer=best.layer,
@@ -113,6 +115,7 @@ def build_choice(results: Results, kind: Kind = "embedding") -> LayerChoice | No
         )
         of_metrics.append((gains, correlation, records(picks)))
     of_metrics.sort(key=lambda rows: inf if rows[0][0]["gain"] is None else -rows[0][0]["gain"])
+    of_metrics.sort(key=lambda rows: str(rows[1]["kind"]), reverse=True)  # metrics, then controls
     return LayerChoice(
         cells,
         chosen,

@@ -21,13 +21,14 @@ LayerScores = Mapping[int, float]  # layer -> score
 Direction = Literal["max", "min"]
 OTHER: Mapping[Direction, Direction] = {"max": "min", "min": "max"}
 SCORE = "score"  # the source that is the task's main score
+LABELS = " (uses labels, in-sample)"  # behind the name of what is no label-free metric
 
 
 class Role(NamedTuple):
     """What a metric is for.
 
     profile: the one that chooses its layer, else its first; best: which value chooses; published:
-    whether the metric itself says so; ranks: whether it ranks models.
+    whether the metric itself says so; ranks: whether it ranks models; control: it uses labels.
     """
 
     metric: str
@@ -35,25 +36,29 @@ class Role(NamedTuple):
     best: Direction
     published: bool
     ranks: bool
+    control: bool = False
 
     @property
     def source(self) -> str:
-        return f"{self.metric}.{self.profile}"
+        return f"{self.metric}.{self.profile}{LABELS * self.control}"
 
 
 def curves(results: Results, variant: str = "full") -> pd.DataFrame:
     """Every layer of every curve, the scores' first; layers ascending.
 
     place: number of the model and task, which are model, revision, task; source: "score" or
-    METRIC.PROFILE; value: NaN where there is none; layers: L, NaN where it is not known; depth:
-    layer / L; along: from 0 to 1 between the layers where the curve may have values.
+    METRIC.PROFILE, of a control with `LABELS`; value: NaN where there is none; layers: L, NaN
+    where it is not known; depth: layer / L; along: from 0 to 1 between the layers where the curve
+    may have values.
     """
     frame = results.frame
-    frame = frame[(frame.variant == variant) & frame.kind.isin(["score", "profile"])]
-    scores = frame.kind == "score"
+    kinds = ["score", "profile", "control profile"]
+    frame = frame[(frame.variant == variant) & frame.kind.isin(kinds)]
+    scores, control = frame.kind == "score", frame.kind == kinds[2]
+    names = frame.source + "." + frame.name
     lines = frame[["model", "revision", "task", "value"]].assign(
         place=frame.groupby(["model", "revision", "task"], sort=False).ngroup(),
-        source=frame.source.where(scores, frame.source + "." + frame.name),
+        source=frame.source.where(scores, names.where(~control, names + LABELS)),
         layer=frame.layer.astype(np.int64),
         layers=frame.layers.astype(np.float64),
     )
@@ -88,7 +93,8 @@ def roles(rows: Iterable[MetricRow]) -> dict[str, Role]:
             role = by_metric.get(row.metric, first)
             if row.layer_choice and not role.published:
                 role = Role(row.metric, *row.layer_choice, True, role.ranks)
-            by_metric[row.metric] = role._replace(ranks=role.ranks or row.selection is not None)
+            ranks = role.ranks or (row.selection is not None and not row.control)
+            by_metric[row.metric] = role._replace(ranks=ranks, control=row.control)
     return by_metric
 
 
@@ -165,7 +171,8 @@ def layer_table(
     caption = [
         "Layer 0: what enters the first block; layer l: what block l writes. Scores: the task's "
         "main score at that layer, 0 to 1. Other columns: the metric's profile, the mean over its "
-        "tasks, in its own unit; empty where a task has none."
+        "tasks, in its own unit, of a block in the row of the state that it writes; empty where a "
+        "task has none."
     ]
     if apart:
         scored = lines[lines.source == SCORE].task.unique()

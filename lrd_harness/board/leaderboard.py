@@ -29,6 +29,7 @@ from lrd_harness.board import (
     standing,
     statistics,
     training,
+    unranked,
     unseen,
     values,
 )
@@ -103,7 +104,7 @@ class Board:
         self.base = kind == "base"
         self.what = BOARDS.get(kind, "models").lower()
         self.panel = panels.build_panel(results, labels)
-        self.selecting = [predictor for predictor in self.panel.predictors if predictor.selection]
+        self.selecting = self.panel.selecting
         self.choice = layer_choice.build_choice(results, kind)
         self.selection = agreement.build_selection(self.panel)
         self.standing = standing.Standing(self.panel)
@@ -170,8 +171,10 @@ class Board:
         for board in [self] if self.prefix else boards:
             for row in board.info:
                 known.setdefault((row["name"], row["revision"]), row)
+        order = [row["place"] for row in self.rows]
         verdicts = claims.build_claims(self.kind, self.selection, self.choice, self.results, sweep)
         titled = [
+            *unranked.unranked_tables(self.results, self.panel, order, self.kind),
             *layer_choice.choice_tables(self.choice),
             *depth.profile_tables(depth.build_profiles(self.results, self.kind)),
             claims.claim_table(verdicts),

@@ -19,6 +19,7 @@ import numpy as np
 from scipy import stats
 
 from lrd_harness.board import statistics
+from lrd_harness.board.layers import LABELS
 from lrd_harness.report import Column, Table
 from lrd_harness.results import kinds
 from lrd_harness.results.rows import Key, ModelRow, Results
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 Kind = Literal["metric", "baseline", "control"]
 # Model-level scores that are judged beside the selection scores; of all, the higher is the better.
 OTHERS = (("frenet", "d0L_normalised"), ("gfmi", "mean_auc_adjusted"))
+VALUES = ("value", "control value")  # of models, in the frame of results
 SIZES = LOG_PARAMETERS, LOG_WIDTH, DEPTH = "log parameters", "log width", "depth"
 FRENET_RANK, RELEASED = "frenet.rank", "released later"
 DATED = 4  # models whose release date is known, for it to be a baseline
@@ -50,7 +52,7 @@ class Predictor:
     """What may order models.
 
     name: "frenet" for the metric's selection score, else as `score`: "gfmi.mean_auc_adjusted",
-        "log parameters".
+        "log parameters"; of what uses labels both end in `LABELS`.
     selection: whether it is a metric's selection score.
     values: (tasks, models) as measured, NaN where there is none; of what is one number per model
         and the same for every task (1, models), with tasks None.
@@ -126,8 +128,8 @@ class Scores(NamedTuple):
 class Panel:
     """The whole models (variant "full") of one kind of task.
 
-    labels: what tables call the models; predictors: selection scores first. scores: by task and
-    model (tasks, models); means: over the tasks that a model has (models,).
+    labels: what tables call the models; predictors: selection scores first, controls last. scores:
+    by task and model (tasks, models); means: over the tasks that a model has (models,).
     layers: how many layers the best ones were chosen from, at most, and whether all from as many.
     """
 
@@ -143,6 +145,11 @@ class Panel:
     def actual(self) -> np.ndarray:
         """The mean score of each model that has every task, else NaN: (models,)."""
         return np.where(np.isnan(self.scores.last).any(axis=0), np.nan, self.means.last)
+
+    @property
+    def selecting(self) -> list[Predictor]:
+        """The selection scores of metrics without labels."""
+        return [p for p in self.predictors if p.selection and p.kind == "metric"]
 
     def named(self, place: int) -> dict[str, Any]:
         """Cells that say which model it is."""
@@ -184,7 +191,7 @@ def build_panel(results: Results, labels: Mapping[Key, str] | None = None) -> Pa
             TaskColumn(name, kind, score, n, None if np.isnan(chance) else chance)
             for (name, kind, score, chance), n in zip(of_task.itertuples(), scored, strict=True)
         ),
-        predictors=tuple(_predictors(results, frame[frame.kind == "value"], models)),
+        predictors=tuple(_predictors(results, frame[frame.kind.isin(VALUES)], models)),
         scores=scores,
         means=means,
         layers=layers,
@@ -237,23 +244,26 @@ def _scored(rows: pd.DataFrame, tasks: int, models: int) -> tuple[Scores, Scores
 def _predictors(
     results: Results, values: pd.DataFrame, models: Sequence[ModelRow]
 ) -> Iterable[Predictor]:
-    """Selection scores, others of metrics, then the baselines. values: of whole models."""
+    """Selection scores, others of metrics, the baselines, controls. values: of whole models."""
 
     def measured(
         metric: str, score: str, kind: Kind, best: Literal["max", "min"], selection: bool = False
     ) -> Predictor:
         rows = values[(values.source == metric) & (values.name == score)]
+        rows = rows[rows.kind == VALUES[kind == "control"]]
         tasks = tuple(rows.task.unique())
         cells = np.full((len(tasks), len(models)), np.nan)
         cells[[tasks.index(task) for task in rows.task], rows.place] = rows.value
+        mark = LABELS * (kind == "control")
         name = metric if selection else f"{metric}.{score}"
-        return Predictor(name, f"{metric}.{score}", kind, best, cells, tasks, selection)
+        full = f"{metric}.{score}{mark}"
+        return Predictor(name + mark, full, kind, best, cells, tasks, selection)
 
-    selections: dict[str, tuple[str, Literal["max", "min"]]] = {}
+    selections: dict[tuple[str, bool], tuple[str, Literal["max", "min"]]] = {}
     for row in results.metrics:
         if row.selection and row.variant == "full" and row.selection[0] in row.values:
-            selections.setdefault(row.metric, row.selection)
-    chosen = [(metric, *selection) for metric, selection in selections.items()]
+            selections.setdefault((row.metric, row.control), row.selection)
+    chosen = [(metric, *of) for (metric, control), of in selections.items() if not control]
     for name, score, best in chosen:
         yield measured(name, score, "metric", best, True)
     for name, score in OTHERS:
@@ -266,6 +276,9 @@ def _predictors(
     days = [kinds.middle(row.released) if row.released else np.nan for row in models]
     if len(days) - np.isnan(days).sum() >= DATED:
         yield Predictor(RELEASED, RELEASED, "baseline", "max", np.array([days]))
+    for (metric, control), (score, best) in selections.items():
+        if control:
+            yield measured(metric, score, "control", best, True)
 
 
 def sizes(models: Sequence[ModelRow]) -> dict[str, np.ndarray]:

@@ -221,11 +221,13 @@ def trajectories(results: Results) -> list[Trajectory]:
         rows = [row for row in results.metrics if row.key in keys]
         sources: list[tuple[str, str, layers.Direction | None]] = [(layers.SCORE, "", "max")]
         for role in layers.roles(rows).values():
-            sources.append((role.source, role.metric, role.best if role.published else None))
+            chooses = role.published and not role.control
+            sources.append((role.source, role.metric, role.best if chooses else None))
         scores, *metrics = (
             MeanCurve(*of, *_means(lines[lines.source == of[0]], keys)) for of in sources
         )
-        selections = {row.metric: row.selection for row in reversed(rows) if row.selection}
+        free = [row for row in rows if not row.control]  # of labels
+        selections = {row.metric: row.selection for row in reversed(free) if row.selection}
         selected = {}
         for metric in dict.fromkeys(row.metric for row in rows if row.metric in selections):
             score, end = selections[metric]

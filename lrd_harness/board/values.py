@@ -16,7 +16,9 @@ from lrd_harness.results.rows import ErrorRow, Key, Kind, Results, Row
 
 # model .. max_length are of the model, of a pruned one the whole model's.
 # kind: "score" (a task's main score), "subscore", "metric" (a value of a model), "profile" (a value
-# of a layer), "table" (one of several values of a layer, `place` its number from 0), "capture"
+# of a layer, `of` "blocks" where that is of the block that writes it), "table" (one of several
+# values of a layer, `place` its number from 0), the same behind "control " of metrics that use
+# labels, "pair" (a value of a model beside another one, whose name is in text), "capture"
 # (counters of the forward passes of one call, `place` which of the model's calls), "variant" (what
 # is left of a pruned model), "pruning" (a rule's choice: value is the budget, text the blocks that
 # go), "undefined" and "error" (why there is no value: text).
@@ -27,7 +29,7 @@ COLUMNS = (
     *("model", "revision", "variant"),
     *OF_MODEL,
     *"task task_type kind source name layer depth place value n unit best stderr chance".split(),
-    *("seconds", "version", "parameters_of_metric", "text"),
+    *("seconds", "version", "parameters_of_metric", "text", "of"),
 )
 ERRORS = "model revision variant task layer metric rule error".split()
 COUNTERS = "texts forwarded tokens truncated empty duplicates seconds".split()
@@ -63,7 +65,8 @@ def error_line(error: ErrorRow) -> str:
 @functools.cache
 def units() -> dict[tuple[str, str], str]:
     """The units of the selection scores of the metrics that are here."""
-    known = manager.load().all("metric")
+    plugins = manager.load()
+    known = plugins.all("metric") + plugins.all("panel metric")
     return {(m.name, m.selection.score): m.unit for m in known if m.selection is not None}
 
 
@@ -101,22 +104,27 @@ def _of_metrics(results: Results) -> Iterator[Value]:
         common = _some(row, "task", "task_type", "n", "seconds", "version")
         parameters = json.dumps(row.parameters, sort_keys=True, default=str)
         common |= {"source": row.metric, "parameters_of_metric": parameters}
+        of = "control " * row.control
         for name, value in row.values.items():
             of_score = {
                 "unit": known.get((row.metric, name), ""),
                 "best": _best(row.selection, name),
             }
-            yield row.key, "metric", {**common, "name": name, "value": value, **of_score}
+            yield row.key, f"{of}metric", {**common, "name": name, "value": value, **of_score}
         for name, profile in row.profiles.items():
             of_profile = {**common, "name": name, "best": _best(row.layer_choice, name)}
+            of_profile["of"] = profile.of or None
             for layer, of_layer in zip(profile.layers, profile.values, strict=True):
                 if of_layer is not None:
-                    yield row.key, "profile", {**of_profile, "layer": layer, "value": of_layer}
+                    yield row.key, f"{of}profile", {**of_profile, "layer": layer, "value": of_layer}
         for name, table in row.tables.items():
             for layer, numbers in zip(table.layers, table.rows, strict=True):
                 for place, number in enumerate(numbers):
                     cells = {"name": name, "layer": layer, "place": place, "value": number}
-                    yield row.key, "table", common | cells
+                    yield row.key, f"{of}table", common | cells
+        for name, others in (row.pairs or {}).items():
+            for other, value in others.items():
+                yield row.key, "pair", {**common, "name": name, "value": value, "text": other}
 
 
 def _best(choice: tuple[str, str] | None, name: str) -> str | None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.metadata
 import inspect
 import logging
 import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from lrd_harness import __version__
 from lrd_harness.cli import help, options
@@ -24,6 +25,7 @@ from lrd_harness.errors import (
     UserError,
     check_typed,
     described,
+    plain,
     short,
     tell,
     told_to,
@@ -33,6 +35,9 @@ from lrd_harness.processes import SPAWNED
 from lrd_harness.store import location
 from lrd_harness.store.files import full
 from lrd_harness.store.tables import literal_names
+
+if TYPE_CHECKING:
+    from lrd_harness.contracts import Command
 
 TRACEBACK = "LRD_HARNESS_TRACEBACK"  # set to have unforeseen faults with their tracebacks
 LM_EVAL = "lm-eval"  # the command that hands on what follows it
@@ -52,7 +57,7 @@ COMMANDS = {  # the module whose function NAME_command runs it, and its line in 
     "compare": ("texts", "how alike two models are, layer by layer: a base and a tuned one"),
     LM_EVAL: ("run", "lm-eval's own command, with a model up to a layer as `--model lrd`"),
     "leaderboard": ("leaderboard", "print the leaderboard of a run, or of CSV files"),
-    "plugins": ("listings", "list metrics, adapters, tasks, rules and reporters"),
+    "plugins": ("plugins", "list plugins; make a package for one of yours, check or show one"),
     "suites": ("listings", "list suites, or show one"),
     "tasks": ("listings", "list tasks"),
     "models": ("listings", "list known models; tell how a model will be read, and why"),
@@ -75,7 +80,8 @@ class Parser(argparse.ArgumentParser):
         """As argparse does, of arguments that are declared by now."""
         name, self._command = self._command, ""
         if name == LM_EVAL and args and args[0] not in ("-h", "--help"):
-            return argparse.Namespace(lm_eval=list(args), verbose=True), []
+            load, words = _loaded(args)
+            return argparse.Namespace(lm_eval=words, load=load, verbose=True), []
         if name:
             declare = getattr(options, name.replace("-", "_"))
             self.description = inspect.getdoc(declare)
@@ -90,14 +96,24 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, short(f"lrd-harness: {where}{message} (see {self.prog} --help)") + "\n")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+def parser(more: Iterable[Command] = ()) -> argparse.ArgumentParser:
+    """The whole command line; more: commands that plugins bring."""
     top = Parser(prog="lrd-harness", description=help.ABOUT, epilog=help.EXAMPLES)
     top.add_argument("--version", action="version", version=f"lrd-harness {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (_, line) in COMMANDS.items():
         commands.add_parser(name, command=name, help=line)
+    for record in more:
+        commands.add_parser(record.name, help=short(record.description).replace("%", "%%"))
     return top
+
+
+def _loaded(typed: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What is given to --load, and the other words."""
+    only = Parser(prog="lrd-harness", add_help=False, allow_abbrev=False)
+    options.add_load(only)
+    known, others = only.parse_known_args(typed)
+    return known.load, others
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -109,6 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_typed(typed)
         if where := _empty(typed):
             raise UserError(f"{where} is empty: is a variable not set?")
+        if _brought(typed):
+            return _run_brought(typed)
         return _run(parser().parse_args(typed), typed)
     except Elsewhere:
         time.sleep(1)  # the process that tells of it is to have told before all are ended
@@ -131,14 +149,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _bad(str(full(error) or _unforeseen(error)))
 
 
+def _brought(typed: Sequence[str]) -> bool:
+    """Whether a command of a plugin may be meant, or help is wanted, and plugins are there."""
+    if not typed or typed[0] in (*COMMANDS, "--version"):
+        return False
+    named = "--load" in [word.partition("=")[0] for word in typed]
+    return named or bool(importlib.metadata.entry_points(group="lrd_harness"))
+
+
+def _run_brought(typed: list[str]) -> int:
+    """Run a command of a plugin; or print help that lists them, and end for what is none."""
+    from lrd_harness.manager import naming
+
+    if typed[0].partition("=")[0] == "--load":
+        raise UserError("--load stands behind a command, as lrd-harness run --load FILE.py")
+    location.redirect()
+    _hush()
+    with told_to(_once()), naming(_loaded(typed)[0]):
+        commands = importlib.import_module("lrd_harness.cli.plugins").commands(typed[0])
+        record: Command | None = next((c for c in commands if c.name == typed[0]), None)
+        if record is None:
+            return _run(parser(commands).parse_args(typed), typed)
+        return record.run(_own_arguments(record, typed[1:])) or 0
+
+
+def _own_arguments(record: Command, typed: list[str]) -> argparse.Namespace:
+    """What was typed behind a command of a plugin. Raises PluginFault for a fault of its own."""
+    own = Parser(prog=f"lrd-harness {record.name}", description=plain(record.description))
+    options.add_load(own)
+    if record.arguments is not None:
+        record.arguments(own)
+    try:
+        return own.parse_args(typed)
+    except UserError:
+        raise
+    except Exception as error:  # of a type=, or of a help that cannot be formatted
+        code = getattr(inspect.unwrap(record.run), "__code__", None)
+        place = Owner(record.name, root=Path(code.co_filename) if code else None).place(error)
+        raise PluginFault(described(error), place, f"command {record.name}") from error
+
+
 def _run(arguments: argparse.Namespace, typed: list[str]) -> int:
     """Run what was parsed. Where libraries write, and what they tell, they ask when imported."""
+    from lrd_harness.manager import naming  # brings pluggy, which help does without
+
     arguments.typed = typed
     location.redirect()
     if not getattr(arguments, "verbose", False):
         _hush()
     module = importlib.import_module(f"lrd_harness.cli.{COMMANDS[arguments.command][0]}")
-    with told_to(_once()), literal_names(getattr(arguments, "literal_names", False)):
+    literal = literal_names(getattr(arguments, "literal_names", False))
+    with told_to(_once()), literal, naming(arguments.load):
         name = arguments.command.replace("-", "_")
         code: int = getattr(module, f"{name}_command")(arguments)
     return code

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from shutil import get_terminal_size
 from typing import Any
 
-from lrd_harness import manager
 from lrd_harness.errors import UserError, tell
 from lrd_harness.manager import Plugins
 from lrd_harness.planning.settings import Pruning, Settings, settings_of
@@ -82,11 +81,6 @@ def parameters_of(items: Sequence[str]) -> dict[str, dict[str, Any]]:
             value = text
         parameters.setdefault(metric, {})[name] = value
     return parameters
-
-
-def load(arguments: argparse.Namespace) -> Plugins:
-    """The plugins, those of --load with them."""
-    return manager.load(tuple(map(manager.from_name, arguments.load)))
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Table:

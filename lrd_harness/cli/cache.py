@@ -13,6 +13,7 @@ from pathlib import Path
 from lrd_harness import manager
 from lrd_harness.cli.arguments import show, table
 from lrd_harness.errors import UserError, tell
+from lrd_harness.manager import Plugins
 from lrd_harness.progress import Display
 from lrd_harness.report import Cell, Report
 from lrd_harness.store import files, inventory, location
@@ -24,9 +25,9 @@ SECONDS = {"h": 3600, "d": 86_400, "w": 604_800}
 
 def cache_command(arguments: argparse.Namespace) -> int:
     """Show, verify or clear the cache. Returns the exit code."""
-    folder = location.cache_dir().resolve()
+    plugins, folder = manager.load(), location.cache_dir().resolve()
     if arguments.action == "info":
-        info(folder)
+        info(folder, plugins)
     elif arguments.action == "verify":
         return verify(folder, arguments.repair)
     else:
@@ -38,7 +39,7 @@ def _size(items: Iterable[Item | Stored]) -> str:
     return location.shown(sum(item.size for item in items))
 
 
-def info(folder: Path) -> None:
+def info(folder: Path, plugins: Plugins) -> None:
     """Print where the cache is and what is in it."""
     inventory.remove_leftovers(folder)
     limit, stores = location.limit(), inventory.stores(folder)
@@ -58,7 +59,7 @@ def info(folder: Path) -> None:
     kept = table("Kept between runs", ("kind", "number", "size", "limit"), kinds)
     states = table("States", ("model", "texts", "size", "last used"), models)
     print(f"{folder}\n")
-    show(Report("Cache", (kept, states)), manager.load())
+    show(Report("Cache", (kept, states)), plugins)
     _name_strangers(folder)
 
 

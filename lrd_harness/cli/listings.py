@@ -1,15 +1,14 @@
-"""`lrd-harness plugins`, `suites`, `tasks` and `models`: what there is to name."""
+"""`lrd-harness suites`, `tasks` and `models`: what there is to name."""
 
 from __future__ import annotations
 
 import argparse
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
 from lrd_harness import manager
-from lrd_harness.cli.arguments import COMMAND_LINE, load, show, table, typed_settings
-from lrd_harness.contracts import Task, TaskFamily, TaskOptions
+from lrd_harness.cli.arguments import COMMAND_LINE, show, table, typed_settings
+from lrd_harness.contracts import Task, TaskOptions
 from lrd_harness.errors import PluginFault, UserError, tell
 from lrd_harness.planning import settings as records
 from lrd_harness.planning import suite
@@ -36,41 +35,6 @@ Other tasks go by one of these names:
   texts:FILE.jsonl                 own texts without labels, for metrics alone
   images:DIR                       own images, likewise
 `lrd-harness tasks WORD` searches them, as `tasks sts` or `tasks banking`."""
-
-
-def plugins_command(arguments: argparse.Namespace) -> int:
-    """List the plugins. Returns the exit code."""
-    plugins = load(arguments)
-    tables = []
-    for kind, entries in plugins.entries.items():
-        rows = []
-        for entry in entries.values():
-            ours = entry.provider.startswith("lrd_harness.")
-            origin = "" if ours else f" (from {entry.provider})"
-            rows.append((entry.record.name, _about(kind, entry.record) + origin))
-        tables.append(table(f"{kind.capitalize()}s", ("name", "what it is"), rows))
-    broken = [(fault.name, f"{fault.reason} (from {fault.provider})") for fault in plugins.broken]
-    tables.append(table("Broken plugins", ("entry point", "why"), broken))
-    show(Report("Plugins", tuple(tables)), plugins)
-    return 0
-
-
-def _about(kind: str, record: Any) -> str:
-    if isinstance(record, TaskFamily):
-        return f"a family of tasks, {record.name}:NAME"
-    if kind == "metric" and record.selection is not None:
-        better = "higher" if record.selection.best == "max" else "lower"
-        return f"ranks models by {record.selection.score}, {better} is better"
-    if kind == "metric" and record.layer_choice is not None:
-        end = "lowest" if record.layer_choice.best == "min" else "highest"
-        return f"chooses a layer, where {record.layer_choice.score} is {end}"
-    if kind == "metric":
-        return "ranks no models, chooses no layer"
-    if kind == "reporter":
-        kept = f"kept as leaderboard{record.suffix}" if record.suffix else "printed"
-        where = kept if record.files is None else "a folder, --output DIR"
-        return f"{record.description}; {where}" if record.description else where
-    return str(getattr(record, "description", ""))
 
 
 def suites_command(arguments: argparse.Namespace) -> int:
@@ -169,7 +133,7 @@ def _described(arguments: argparse.Namespace) -> int:
     """What there is to know of models. Returns the exit code."""
     from lrd_harness.studies.description import describe
 
-    plugins, form = load(arguments), arguments.format or "table"
+    plugins, form = manager.load(), arguments.format or "table"
     if plugins.get("reporter", form).write is None:
         raise UserError(f"--format {form} writes a folder: choose one that prints")
     settings = records.settings(typed_settings(arguments), COMMAND_LINE)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 from lrd_harness.cli.help import EPILOGS
 from lrd_harness.errors import named
 
+TEMPLATES = Path(__file__).parents[1] / "templates"  # KIND.py.txt, the smallest example of a kind
 MODEL = "a hub id, folder, or pypi:PACKAGE==VERSION"
 METRICS = (
     "metric plugins, as frenet,gfmi, or all (default: all that need no augmented views, which "
@@ -53,6 +56,7 @@ def merge(sub: Any) -> None:
     """
     _add(sub, "outs", "OUT", "the folders of the runs", type=named, nargs="+")
     _add(sub, "--output", "OUT", "the joint folder", type=named, required=True)
+    add_load(sub)
     _add_flag(sub, "--full", FULL)
     _add_flag(sub, "--literal-names", LITERAL)
 
@@ -62,6 +66,7 @@ def lm_eval(sub: Any) -> None:
     up to one of its layers, on every task that lm-eval has, generation included.
     """
     _add(sub, "lm_eval", "...", "lm-eval's own arguments", nargs="*")
+    add_load(sub)
 
 
 def select(sub: Any) -> None:
@@ -145,17 +150,33 @@ def leaderboard(sub: Any) -> None:
     _add(sub, "--columns", "NAME,...", columns)
     _add(sub, "--format", "FORM", "one of the forms below")
     _add(sub, "--output", "FILE", "write to a file instead, or to a folder DIR", type=named)
+    add_load(sub)
     _add_flag(sub, "--literal-names", LITERAL)
 
 
 def plugins(sub: Any) -> None:
-    """List every registered plugin, and those that could not be loaded."""
-    _add_many(sub, "--load", "FILE.py", "list plugins of your own too")
+    """List every registered plugin, and those that could not be loaded; make a package
+    for one of your own, or show what one offers.
+    """
+    add_load(sub)
+    does = sub.add_subparsers(dest="action", metavar="ACTION")
+    what = "make a package with the smallest example of a kind: code, test, README"
+    new = does.add_parser("new", help=what, description=f"{what.capitalize()}.")
+    kinds = sorted(path.name.partition(".")[0] for path in TEMPLATES.glob("*.py.txt"))
+    _add(new, "kind", "KIND", ", ".join(kinds), choices=kinds)
+    _add(new, "name", "NAME", "what it is to be called, as my_metric")
+    _add(new, "--output", "DIR", "the folder of the package (NAME)", type=named)
+    what = "what it offers, from where, its version and its parameters"
+    show = does.add_parser("show", help=what, description=f"Show {what}.")
+    _add(show, "name", "NAME|FILE.py", "of any kind; or a distribution, or a file")
+    for action in (new, show):
+        add_load(action, argparse.SUPPRESS)
 
 
 def suites(sub: Any) -> None:
     """List the shipped suites; with a name or a file, show what that suite runs."""
     _add(sub, "suite", "NAME|FILE", None, nargs="?")
+    add_load(sub)
 
 
 def tasks(sub: Any) -> None:
@@ -163,6 +184,7 @@ def tasks(sub: Any) -> None:
     type, or with that word in the name (`lrd-harness tasks sts`).
     """
     _add(sub, "word", None, "a type, or part of a name", nargs="?")
+    add_load(sub)
 
 
 def models(sub: Any) -> None:
@@ -171,7 +193,7 @@ def models(sub: Any) -> None:
     """
     _add(sub, "models", "MODEL", f"{MODEL} (several: a table each)", nargs="*")
     _add(sub, "--format", "FORM", "table, json, csv, md or another form that prints (table)")
-    _add_many(sub, "--load", "FILE.py", "adapters of your own, file or module")
+    add_load(sub)
     _add_flag(sub, "--quiet", "no progress")
     read = "pooling max_length norm dtype attention attention_mask trust_remote_code device"
     _add_settings(sub, read.split())
@@ -187,7 +209,7 @@ def cache(sub: Any) -> None:
     limit): at the start of a run, what was not used for longest makes room.
     """
     does = sub.add_subparsers(dest="action", metavar="ACTION", required=True)
-    does.add_parser("info", help="where it is, and how large", description=sub.description)
+    info = does.add_parser("info", help="where it is, and how large", description=sub.description)
     what = "read all states and compare their checksums"
     verify = does.add_parser("verify", help=what, description=f"{what.capitalize()}.")
     verify.epilog = EPILOGS["cache verify"]
@@ -202,6 +224,14 @@ def cache(sub: Any) -> None:
     _add(clear, "--model", "NAME", "only states of this model, NAME[@REVISION]")
     _add(clear, "--older-than", "AGE", "only what was not used, or downloaded, since")
     _add_flag(clear, "--yes", "do not ask")
+    for action in (info, verify, clear):
+        add_load(action)
+
+
+def add_load(sub: Any, default: Any = None) -> None:
+    """The option that every command has."""
+    more: dict[str, Any] = {"nargs": "+", "action": "extend", "default": default or []}
+    _add(sub, "--load", "FILE.py", "plugins of your own, file or module", **more)
 
 
 def _add(group: Any, name: str, metavar: str | None, help: str | None, **more: Any) -> None:
@@ -233,7 +263,7 @@ def _add_run(sub: Any) -> None:
     images = "your images, without labels: as the task images:DIR"
     _add(what, "--images", "DIR", images, default="")
     _add_many(what, "--plugins", "METRIC", METRICS)
-    _add_many(what, "--load", "FILE.py", "plugins of your own, file or module")
+    add_load(what)
     _add_many(what, "--set", "METRIC.NAME=VALUE", "a metric's parameter")
     _add(what, "--output", "OUT", "default: runs/SUITE-DATE", type=named)
     _add(what, "--shard", "I/N", SHARD)
@@ -259,7 +289,7 @@ def _add_study(sub: Any, command: str, metrics: str = "", *more: str) -> None:
         _add_many(sub, "--plugins", "METRIC", f"metrics ({metrics})")
     if command != "states":
         _add_many(sub, "--set", "METRIC.NAME=VALUE", "a metric's parameter")
-    _add_many(sub, "--load", "FILE.py", "plugins of your own, file or module")
+    add_load(sub)
     if command in ("select", "compare"):
         usual = "as many as a minute allows, at most 100" if command == "select" else "100"
         _add(sub, "--draws", "N", f"half-samples ({usual}; 0: none)", type=int)

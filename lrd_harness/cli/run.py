@@ -13,7 +13,7 @@ import psutil
 
 from lrd_harness import errors, manager, processes
 from lrd_harness.cli import main
-from lrd_harness.cli.arguments import load, show, suite_of
+from lrd_harness.cli.arguments import show, suite_of
 from lrd_harness.errors import UserError, tell
 from lrd_harness.manager import Plugins
 from lrd_harness.planning import shards
@@ -79,7 +79,7 @@ def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
 def _planned(arguments: argparse.Namespace, display: Display) -> tuple[Plan, Shard | None, Plugins]:
     """The plan of what was typed, which slice of it, and the plugins. Raises UserError."""
     shard = shards.parse(arguments.shard) if arguments.shard else None
-    plugins, suite = load(arguments), suite_of(arguments)
+    plugins, suite = manager.load(), suite_of(arguments)
     prune = arguments.prune_rules is not None
     return make_plan(suite, plugins, display.stage, prune), shard, plugins
 
@@ -120,6 +120,7 @@ def plan_command(arguments: argparse.Namespace) -> int:
 
 def lm_eval_command(arguments: argparse.Namespace) -> int:
     """Run lm-eval's own command line, which knows `--model lrd`. Returns the exit code."""
+    manager.load().tell()
     import lm_eval.models  # noqa: F401  # lists its own, which it does later only if there is none
     from lm_eval.__main__ import cli_evaluate
     from lm_eval.api.registry import model_registry
@@ -136,11 +137,10 @@ def lm_eval_command(arguments: argparse.Namespace) -> int:
 
 def merge_command(arguments: argparse.Namespace) -> int:
     """Join the runs and print the leaderboard of all. Returns the exit code."""
-    out = arguments.output
+    plugins, out = manager.load(), arguments.output
+    plugins.tell()
     for remark in merge(arguments.outs, out):
         tell(remark)
-    plugins = manager.load()
-    plugins.tell()
     board, faults = folder.write_views(out, plugins)
     show(board, plugins, faults, arguments.full, f"lrd-harness leaderboard {out} --full")
     tell(f"\nAll of it is in {out}.")

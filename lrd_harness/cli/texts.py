@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lrd_harness import errors
-from lrd_harness.cli.arguments import COMMAND_LINE, load, names, parameters_of, show, typed_settings
+from lrd_harness import errors, manager
+from lrd_harness.cli.arguments import COMMAND_LINE, names, parameters_of, show, typed_settings
 from lrd_harness.errors import UserError, tell
 from lrd_harness.progress import Display
 from lrd_harness.report import Report
@@ -18,7 +18,7 @@ def _study(arguments: argparse.Namespace, metrics: Sequence[str]) -> Study:
     """What was typed, resolved. metrics: the names that were."""
     return Study(
         arguments.command,
-        load(arguments),
+        manager.load(),
         texts=arguments.texts,
         images=getattr(arguments, "images", None),
         task=arguments.task,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -10,10 +9,20 @@ from typing import Any
 import numpy as np
 
 from lrd_harness import errors
-from lrd_harness.contracts import Metric
+from lrd_harness.contracts import Metric, PanelMetric
 from lrd_harness.errors import UnitError, UserError, described, unknown
 from lrd_harness.manager import Plugins
-from lrd_harness.measuring import PlannedMetric, check_parameters, measure
+from lrd_harness.measuring import (
+    PER_TEXT,
+    Planned,
+    PlannedMetric,
+    PlannedPanel,
+    check_parameters,
+    copies,
+    measure,
+    settings_of,
+)
+from lrd_harness.panels import LAYER, has_layer, measure_panel
 from lrd_harness.planning.suite import Suite
 
 LENGTHS = (12, 5, 9, 5, 7, 12)  # tokens of the texts that a token metric is tried on
@@ -26,39 +35,69 @@ KINDS: Mapping[type, str] = {  # what a parameter has to be, by its default
 
 
 def resolve_metrics(suite: Suite, plugins: Plugins) -> list[PlannedMetric]:
-    """The metric plugins of a suite; where it names none, all that need no augmented views.
+    """The metrics of a suite that look at one model; see `resolve_measures`.
 
-    "all" stands for all of them.
+    Raises UserError where a panel metric is named.
     """
-    every = plugins.all("metric")
+    metrics, panel = resolve_measures(suite, plugins)
+    for item in panel:
+        if item.metric.name in (suite.plugins or ()):
+            raise UserError(
+                f"{item.metric.name} compares several models: name it in --plugins of "
+                "`lrd-harness run`, which takes texts:FILE for a task, too"
+            )
+    return metrics
+
+
+def resolve_measures(
+    suite: Suite, plugins: Plugins
+) -> tuple[list[PlannedMetric], list[PlannedPanel]]:
+    """The metrics of a suite, and its panel metrics.
+
+    Where it names none, all metrics that need no augmented views; "all" stands for all of both.
+    """
+    every, panel = plugins.all("metric"), plugins.names("panel metric")
     if suite.plugins is None:
-        names = [metric.name for metric in every if metric.needs != "views"]
+        names = [metric.name for metric in every if metric.needs in ("pooled", "tokens")]
     else:
-        parts = ([m.name for m in every] if n == "all" else [n] for n in suite.plugins)
+        whole = [*(metric.name for metric in every), *panel]
+        parts = (whole if name == "all" else [name] for name in suite.plugins)
         names = list(dict.fromkeys(name for part in parts for name in part))
-    planned = []
-    for name in names:
-        metric, typed = plugins.get("metric", name), suite.parameters.get(name, {})
-        check_parameters(metric, typed)
-        parameters = _parameters(metric, typed)
-        if typed:
-            _try(metric, parameters)
-        planned.append(PlannedMetric(metric, parameters))
+    planned = [_planned(name, plugins, suite.parameters.get(name, {})) for name in names]
     for name in suite.parameters:
-        if name not in names and name in plugins.names("metric"):
+        if name not in names and name in (*plugins.names("metric"), *panel):
             raise UserError(f"{name} is not measured here, so it takes no parameter")
         if name not in names:
             raise unknown("metric to set a parameter of", name, names)
-    return planned
+    several = [item for item in planned if isinstance(item.metric, PanelMetric)]
+    return [item for item in planned if item not in several], several
 
 
-def _parameters(metric: Metric, typed: Mapping[str, Any]) -> dict[str, Any]:
+def _planned(name: str, plugins: Plugins, typed: Mapping[str, Any]) -> Any:
+    """A metric or panel metric with its parameters, tried where some were typed."""
+    panel, metrics = plugins.names("panel metric"), plugins.names("metric")
+    if name not in (*metrics, *panel):
+        plugins.check_borne("metric", name)
+        raise unknown("metric", name, [*metrics, *panel], "`lrd-harness plugins` lists them all.")
+    metric = plugins.get("panel metric" if name in panel else "metric", name)
+    layer = {LAYER: "last"} if name in panel and has_layer(metric) else {}
+    check_parameters(metric, typed, *layer)
+    if LAYER in layer and (chosen := typed.get(LAYER, "last")) != "last":
+        errors.check_whole(chosen, f"parameter {LAYER} of metric {name} is", 0, errors.BLOCKS)
+        layer[LAYER] = chosen
+    own = {key: value for key, value in typed.items() if key not in layer}
+    parameters = _parameters(metric, own)
+    if own:
+        _try(metric, parameters)
+    return Planned(metric, parameters | layer)
+
+
+def _parameters(metric: Metric | PanelMetric, typed: Mapping[str, Any]) -> dict[str, Any]:
     """All parameters of a metric: those that were typed over its defaults.
 
     Raises UserError for a value that is not of its default's kind.
     """
-    known = inspect.signature(metric.measure).parameters.values()
-    parameters = {p.name: p.default for p in known if p.default is not p.empty}
+    parameters = {p.name: p.default for p in settings_of(metric) if p.default is not p.empty}
     for name, value in typed.items():
         what, default = f"parameter {name} of metric {metric.name}", parameters.get(name)
         if isinstance(default, float) and isinstance(value, str):
@@ -84,10 +123,13 @@ def _fits(value: Any, default: Any) -> bool:
     return number and (value == value if isinstance(default, float) else value % 1 == 0)
 
 
-def _try(metric: Metric, parameters: Mapping[str, Any]) -> None:
+def _try(metric: Metric | PanelMetric, parameters: Mapping[str, Any]) -> None:
     """Measure a small sample, so that values that the metric refuses show at once, as UserError."""
     try:
-        measure(metric, random_sample(metric), **parameters)
+        if isinstance(metric, PanelMetric):
+            measure_panel(metric, random_panel(metric), **parameters)
+        else:
+            measure(metric, random_sample(metric), random_labels(metric), **parameters)
     except UnitError:
         return  # the sample is too small for these values, which says nothing against them
     except UserError as error:
@@ -108,11 +150,33 @@ def random_sample(metric: Metric) -> list[np.ndarray]:
     """Random states of 5 layers that the metric can be measured on.
 
     Pooled (48, 12), one text's (12, 12), or views (48, q, 12), q as many as it asks for, the views
-    of a text near each other.
+    of a text near each other, as are its halves; of attention a text's maps in 4 blocks,
+    (3, 12, 12), each row of which sums to 1.
     """
-    states = random_states(LENGTHS[0] if metric.needs == "tokens" else 48)
-    if metric.needs != "views":
+    states = random_states(LENGTHS[0] if metric.needs in PER_TEXT else 48)
+    if metric.needs == "attention":
+        return random_maps(LENGTHS[0])
+    if metric.needs not in ("views", "halves"):
         return states
-    shape = len(states), 48, max(2, metric.views), 12
+    shape = len(states), 48, max(2, copies(metric)), 12
     noise = np.random.default_rng(1).normal(size=shape)
     return [s[:, None] + 0.3 * some for s, some in zip(states, noise, strict=True)]
+
+
+def random_panel(metric: PanelMetric, models: int = 4, n: int = 48) -> dict[str, Any]:
+    """Random states of models of several widths on the same texts, as the metric is given them."""
+    states = {f"model {i}": random_states(n, width=8 + i, seed=i) for i in range(1, models + 1)}
+    return {m: s if metric.states == "all" else s[-1] for m, s in states.items()}
+
+
+def random_maps(tokens: int, blocks: int = 4, heads: int = 3, seed: int = 0) -> list[np.ndarray]:
+    """Attention maps (heads, T, T) float64 of a text, in which a token sees those before it."""
+    weights = np.random.default_rng(seed).exponential(size=(blocks, heads, tokens, tokens))
+    weights = np.tril(weights)
+    return list(weights / weights.sum(-1, keepdims=True))
+
+
+def random_labels(metric: Metric) -> list[int] | None:
+    """Labels of the texts of `random_sample`, 4 classes; None for a metric that needs none."""
+    draw = np.random.default_rng(2)
+    return draw.integers(4, size=48).tolist() if metric.needs == "labels" else None

@@ -15,10 +15,11 @@ from lrd_harness.contracts import (
     TaskFamily,
     TaskOptions,
 )
-from lrd_harness.errors import PluginFault, UserError, named, unknown
+from lrd_harness.errors import PluginFault, UserError, layer_number, named, unknown
 from lrd_harness.manager import Plugins, names_of
-from lrd_harness.measuring import PlannedMetric
+from lrd_harness.measuring import PlannedMetric, PlannedPanel
 from lrd_harness.models.wheels import shown_by
+from lrd_harness.panels import state_of
 from lrd_harness.planning.models import (
     PlannedModel,
     Stage,
@@ -28,7 +29,7 @@ from lrd_harness.planning.models import (
     resolve_model,
     tails_apart,
 )
-from lrd_harness.planning.parameters import resolve_metrics
+from lrd_harness.planning.parameters import resolve_measures
 from lrd_harness.planning.settings import Pruning, Settings
 from lrd_harness.planning.suite import Suite
 
@@ -56,6 +57,12 @@ class Plan:
     tasks: tuple[Task, ...]
     metrics: tuple[PlannedMetric, ...]
     pruning: PlannedPruning | None = None
+    panel: tuple[PlannedPanel, ...] = ()
+
+    @property
+    def measures(self) -> tuple[PlannedMetric | PlannedPanel, ...]:
+        """All metrics, in the order of their names in tables."""
+        return *self.metrics, *self.panel
 
 
 def make_plan(suite: Suite, plugins: Plugins, stage: Stage, prune: bool = False) -> Plan:
@@ -70,7 +77,7 @@ def make_plan(suite: Suite, plugins: Plugins, stage: Stage, prune: bool = False)
             raise UserError(f"suite {suite.name} has no {what}: give them with --{what}")
     settings = suite.settings
     check_settings(settings)
-    metrics = tuple(resolve_metrics(suite, plugins))
+    metrics, panel = resolve_measures(suite, plugins)
     with stage("tasks"):  # lm-eval's index takes some seconds
         tasks = resolve_tasks(suite, plugins)
     pruning = None
@@ -84,6 +91,9 @@ def make_plan(suite: Suite, plugins: Plugins, stage: Stage, prune: bool = False)
     for model in models:
         if model.depth is not None:
             check_depth(model.name, model.depth, settings, pruning)
+            for item in panel:
+                if not isinstance(layer := state_of(item), str):
+                    layer_number(layer, model.name, model.depth)
     compared = [task.name for task in tasks if task.likelihood]
     if compared and not any(model.likelihoods for model in models):
         for model in (model for model in models if model.adapter.likelihoods):
@@ -98,6 +108,10 @@ def make_plan(suite: Suite, plugins: Plugins, stage: Stage, prune: bool = False)
     for model in models:
         if all(model.modality != task.modality for task in tasks):
             raise UserError(f"{model.name} reads {model.modality}s: none of the tasks is of these")
+    for name in (item.metric.name for item in panel):
+        shared = any(sum(model.takes(task) for model in models) > 1 for task in tasks)
+        if name in (suite.plugins or ()) and not shared:
+            raise UserError(f"{name} compares models: no task here is read by two of them")
     tasks = [checked_task(task, stage) for task in tasks]
     if compared or prune:  # of a pruned language model the perplexity is read as well
         models = [
@@ -105,7 +119,8 @@ def make_plan(suite: Suite, plugins: Plugins, stage: Stage, prune: bool = False)
             for model in models
         ]
     plugins.tell()
-    return Plan(suite, settings, tuple(models), tuple(tasks), metrics, pruning)
+    measures = tuple(metrics), pruning, tuple(panel)
+    return Plan(suite, settings, tuple(models), tuple(tasks), *measures)
 
 
 def check_depth(

@@ -62,7 +62,8 @@ def cut(plan: Plan, shard: Shard) -> Plan:
 
     The pairs of the plan, model by model, are cut into runs that differ by one pair at most, so
     that few models are opened twice. Slices with pruning are of whole models, since rules look at
-    all tasks of a model. More slices than pairs leave some of them empty.
+    all tasks of a model. More slices than pairs leave some of them empty. None has all models of a
+    task, so panel metrics are left out.
     Raises UserError for more slices than models with pruning.
     """
     # of a model that can do none of the tasks the first, so that it is in a slice as well
@@ -81,7 +82,7 @@ def cut(plan: Plan, shard: Shard) -> Plan:
     models = (SlicedModel(**vars(m), only=only[m.name]) for m in plan.models if m.name in only)
     there = {task for _, task in chosen}
     left = (task for task in plan.tasks if task.name in there)
-    return replace(plan, models=tuple(models), tasks=tuple(left))
+    return replace(plan, models=tuple(models), tasks=tuple(left), panel=())
 
 
 def _dealt(things: list[T], shard: Shard) -> list[T]:

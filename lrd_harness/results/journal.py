@@ -261,6 +261,7 @@ class Run(Part, total=False):
     models: tuple[Model, ...]
     tasks: tuple[Named, ...]
     metrics: tuple[Measured, ...]
+    panels: Mapping[str, Mapping[str, tuple[str, ...]]]
     data: Mapping[str, str]
     pruning: Mapping[str, Any] | None
     merged: Mapping[str, Part]

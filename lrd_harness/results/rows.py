@@ -55,10 +55,14 @@ class Key(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """A score per layer: values[i] belongs to state (or block, or step) layers[i]."""
+    """A score per layer: values[i] belongs to state (or step) layers[i].
+
+    of: "blocks" where that is a block, told by the state that it writes; "" where it is not said.
+    """
 
     layers: tuple[Whole, ...]
     values: tuple[Number | None, ...]
+    of: str = ""
 
 
 class Table(NamedTuple):
@@ -71,7 +75,7 @@ class Table(NamedTuple):
 def _even(value: Any, check: Callable[[Any], Any]) -> Any:
     if not isinstance(value, dict):
         raise ValueError("is no mapping")
-    layers, values = by_layer = check(value)
+    layers, values, *_ = by_layer = check(value)
     if len(layers) != len(values):
         raise ValueError("has lists of unequal length")
     return by_layer
@@ -138,7 +142,9 @@ class MetricRow(Row):
 
     task_type: "" in records that were made before metrics said it. layer_choice: the profile that
     chooses a layer, and which of its values does. tables: several numbers per layer, as a
-    histogram.
+    histogram. control: whether it uses the task's labels. pairs: of a panel metric, by name of
+    score this model's value with each other model of the panel, which parameters["panel"] lists as
+    NAME@REVISION; {} where it gives none, None of a metric of one model.
     """
 
     task: str
@@ -154,6 +160,8 @@ class MetricRow(Row):
     tables: Mapping[str, Annotated[Table, WrapValidator(_even)]] = field(default_factory=dict)
     seconds: Number = 0.0
     task_type: str = ""
+    control: bool = False
+    pairs: Mapping[str, Mapping[str, Number]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,9 +295,11 @@ class Results:
             never averaged.
         task, task_type: "" where the type is not recorded.
         kind: "score" (a task's main score), "subscore" (a further one), "value" (a metric's value
-            of the whole model), "profile" (its value of a layer).
+            of the whole model), "profile" (its value of a layer); of a metric that uses labels
+            "control value" and "control profile".
         source: "score" for both kinds of score, else the metric's name. name: the score's name.
-        layer: 0..L, nullable; NA for the kind "value". layers: L, NA where it is not known.
+        layer: 0..L, nullable, of a block that of the state it writes; NA for values of the model.
+            layers: L, NA where it is not known.
         value: the number; NaN where a profile has none. stderr, chance: of main scores, or NaN.
         n: the texts that a metric was measured on. start: its first sound state. NA for scores.
 
@@ -351,6 +361,7 @@ class Results:
                 values += [("profile", name, layer, value) for layer, value in by_layer]
             about = None, None, row.n, row.start
             for kind, name, layer, value in values:
+                kind = f"control {kind}" if row.control else kind
                 yield *of, kind, row.metric, name, layer, depths.get(row.key), value, *about
 
 

@@ -87,10 +87,14 @@ class ModelCost:
 
 @dataclass
 class Estimate:
-    """What a run will cost. common: seconds apart from models, to begin and to collect texts."""
+    """What a run will cost. common: seconds apart from models, to begin and to collect texts.
+
+    panel: the panel metrics, which are not estimated.
+    """
 
     models: list[ModelCost]
     common: Span
+    panel: Sequence[str] = ()
 
     @property
     def span(self) -> Span:
@@ -131,6 +135,9 @@ class Estimate:
             notes.append(
                 "Pruning is a rough guess: which rules choose the same blocks is not known yet."
             )
+        if self.panel:
+            named = ", ".join(self.panel)
+            notes.append(f"Not counted: comparing the models by {named}, once all are read.")
         return Report("Cost of the run", (cost, stages), tuple(notes))
 
 
@@ -169,7 +176,8 @@ class Estimator:
                 self._add(planned, cost, advance)
             models.append(cost)
             gc.collect()
-        return Estimate(models, self.common)
+        panel = [item.metric.name for item in self.plan.panel]
+        return Estimate(models, self.common, panel)
 
     def _add(self, planned: PlannedModel, cost: ModelCost, progress: Progress) -> None:
         """Open a model, and add up what its tasks cost, kind by kind."""
@@ -241,7 +249,7 @@ class Reckoning:
         """What a task asks for; the time counts once for all models, which share the answer."""
         layers = self.context.layers(task, self.reader.model.info.blocks)
         begun = time.perf_counter()
-        texts = self.reader.ask(task, len(layers) > 0, bool(self.context.plan.metrics))
+        texts = self.reader.ask(task, len(layers) > 0, bool(self.context.plan.measures))
         self.estimator.common += Span.about(time.perf_counter() - begun)
         return texts
 

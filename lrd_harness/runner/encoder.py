@@ -103,7 +103,7 @@ def mteb_model(
         raise errors.unknown("setting of mteb_model", setting, READING)
     files = [load] if isinstance(load, str) else load
     with told_to(tell), quiet():
-        plugins = manager.load(tuple(map(manager.from_name, files)))
+        plugins = manager.load_named(files)
         chosen = records.settings(settings, WHERE)
         planned_models.check_settings(chosen)
         fields = {"model": name, "adapter": adapter, "prompts": prompts}

@@ -23,7 +23,7 @@ from lrd_harness.capture.embeddings import Captured
 from lrd_harness.contracts import Task
 from lrd_harness.errors import Elsewhere, StorageFull, UserError, described, plain
 from lrd_harness.manager import Plugins
-from lrd_harness.measuring import PlannedMetric
+from lrd_harness.measuring import PlannedMetric, PlannedPanel
 from lrd_harness.models.peft_adapters import recorded, uppermost
 from lrd_harness.planning import shards
 from lrd_harness.planning.models import PlannedModel, set_apart
@@ -221,6 +221,7 @@ def write_run(
     plan: Plan,
     counters: Mapping[str, Mapping[str, float]],
     met: Mapping[str, Mapping[str, Any]],
+    panels: Mapping[str, Mapping[str, Sequence[str]]],
     **state: Any,
 ) -> None:
     """run.json: the resolved plan, versions, seeds, environment and counters.
@@ -230,6 +231,7 @@ def write_run(
     counters: of this call by model, the fields of embeddings.Captured; `counters.total` sums them.
     met: of all calls by model and task, how many texts the task asks for, and how many of these are
     duplicates, empty, or longer than the model takes.
+    panels: by panel metric and task, the models that were compared last.
     """
     run = recorded_run(out)
     total = {name: sum(c[name] for c in counters.values()) for name in Captured().record()}
@@ -249,6 +251,7 @@ def write_run(
         every = [*run.get(kind, []), *entries]
         return list({(e["name"], e.get("revision")): e for e in every}.values())
 
+    every = dict.fromkeys([*run.get("panels", {}), *panels])
     whole = {
         "schema": 1,
         "suite": plan.suite.name,
@@ -259,7 +262,8 @@ def write_run(
         "models": joined("models", map(_model, plan.models)),
         "tasks": joined("tasks", map(_task, plan.tasks)),
         "data": {**run.get("data", {}), **fingerprints(plan)},
-        "metrics": joined("metrics", map(_metric, plan.metrics)),
+        "metrics": joined("metrics", map(_metric, plan.measures)),
+        "panels": {n: {**run.get("panels", {}).get(n, {}), **panels.get(n, {})} for n in every},
         "pruning": pruning,
         "counters": {"total": total, "models": counters, "met": met},
         "seeds": {"texts": 42, "mteb": 42},
@@ -291,7 +295,7 @@ def _task(task: Task) -> dict[str, str]:
     return {"name": task.name, "type": task.type, **place}
 
 
-def _metric(item: PlannedMetric) -> dict[str, Any]:
+def _metric(item: PlannedMetric | PlannedPanel) -> dict[str, Any]:
     metric = item.metric
     return {"name": metric.name, "version": metric.version, "parameters": item.written}
 
@@ -349,13 +353,15 @@ def with_record(board: Report, out: Path) -> Report:
 def shown(out: Path) -> Results:
     """The results of a run; of a metric measured in several ways, the way last asked for alone.
 
-    Where there is a value of that way, errors of the others are left out too.
+    Where there is a value of that way, errors of the others are left out too. Of a panel metric on
+    a task there are the values of one panel, the last.
     """
     run = recorded_run(out)
-    results = database.ordered(database.load(out), run)
+    done = database.load(out)
+    results = database.ordered(done, run)
     for place in (out, out / journal.FOLDER):
         files.remove_leftovers(place, older=files.AGE)
-    last = {entry["name"]: entry for entry in run.get("metrics", [])}
+    last, panels = {entry["name"]: entry for entry in run.get("metrics", [])}, run.get("panels", {})
 
     def is_last(row: MetricRow) -> bool:
         entry = last.get(row.metric)
@@ -363,8 +369,23 @@ def shown(out: Path) -> Results:
             entry is not None
             and row.version == entry["version"]
             and entry["parameters"].items() <= row.parameters.items()
+            and (row.metric not in panels or panel(row) == row.parameters.get("panel"))
         )
 
+    def panel(row: MetricRow) -> Any:
+        return panels[row.metric].get(row.task)
+
+    ways: dict[tuple[str, str], MetricRow] = {}  # of the panel metrics
+    for row in done.metrics if panels else ():
+        before = ways.get((row.task, row.metric))
+        if row.metric in panels and (before is None or is_last(row) or not is_last(before)):
+            ways[row.task, row.metric] = row
+
+    def of_one_panel(row: MetricRow) -> bool:
+        way = ways.get((row.task, row.metric), row)
+        return (way.version, way.parameters) == (row.version, row.parameters)
+
+    results = replace(results, metrics=tuple(filter(of_one_panel, results.metrics)))
     places = {(row.key, row.task, row.metric) for row in results.metrics if is_last(row)}
     metrics = [r for r in results.metrics if (r.key, r.task, r.metric) not in places or is_last(r)]
     errors = [e for e in results.errors if (e.key, e.task, e.metric) not in places]

@@ -32,6 +32,7 @@ from lrd_harness.planning.shards import Shard
 from lrd_harness.processes import ALONE, Ranks, together
 from lrd_harness.progress import Display
 from lrd_harness.runner import folder, units
+from lrd_harness.runner.panel import Panel
 from lrd_harness.runner.sweep import Sweep
 from lrd_harness.runner.units import Context, Ledger
 from lrd_harness.store import inventory
@@ -71,11 +72,17 @@ def prepare(
     folder.check_shared(ranks, [out, cache_dir()])
     plan = folder.renamed(out, plan)
     display.line(f"{_count(plan, ranks)} into {out}")
+    if shard and whole.panel:
+        names = ", ".join(item.metric.name for item in whole.panel)
+        display.line(
+            f"{names}: no slice has all models. Merge the slices, then give the same command "
+            "without --shard, its --output the merged folder: it only compares"
+        )
     return Prepared(plan, out, shards.recorded(out, shard, folder.renamed(out, whole)))
 
 
 def _count(plan: Plan, ranks: Ranks) -> str:
-    counts = {"model": plan.models, "task": plan.tasks, "metric": plan.metrics}
+    counts = {"model": plan.models, "task": plan.tasks, "metric": plan.measures}
     parts = [f"{len(v)} {k}{'' if len(v) == 1 else 's'}" for k, v in counts.items()]
     by = f" in {ranks.world} processes" if ranks.world > 1 else ""
     return f"{parts[0]} × {parts[1]}, {parts[2]},{by}"
@@ -96,17 +103,18 @@ def execute(
     opened.exact()
     ledger = together(ranks, lambda: Ledger(out))
     questions = Questions(plan.settings.max_texts)
+    panel = Panel(plan, ledger, out, display, ranks)
     captured: dict[str, Captured] = {}  # what was read by this call, by model
     state = {"begun": folder.now(), "finished": None, **(slices or {})}
     if ranks.main:
-        folder.write_run(out, plan, {}, ledger.met(), **state)
+        folder.write_run(out, plan, {}, ledger.met(), panel.recorded(), **state)
     ranks.wait()  # a journal without a run.json would be no run
     try:
         with told_to(display.line) if ranks.main else nullcontext():
-            for number, planned in enumerate(plan.models, 1):
+            for number, planned in panel.order():
                 place = f"[{number}/{len(plan.models)}] {planned.name}"
                 context = Context(plan, planned, ledger, out, display, ranks, place)
-                work = ModelRun(context, questions)
+                work = ModelRun(context, questions, panel)
                 try:
                     work.execute()
                 finally:
@@ -114,6 +122,7 @@ def execute(
                         captured[planned.name] = work.captured
                 del work
                 gc.collect()  # no two models in memory at once
+            panel.measure()
         ledger.close()
         state["finished"] = folder.now()
     finally:
@@ -126,7 +135,8 @@ def execute(
             for name in captured
         }
         if ranks.main:
-            folder.write_run(out, plan, counters, ledger.met(), **{**state, "errors": errors})
+            state["errors"] = errors
+            folder.write_run(out, plan, counters, ledger.met(), panel.recorded(), **state)
     return errors
 
 
@@ -143,8 +153,8 @@ def reader_settings(
 class ModelRun:
     """The work of a run on one model; pending: whether any was left to do."""
 
-    def __init__(self, context: Context, questions: Questions) -> None:
-        self.context, self.questions = context, questions
+    def __init__(self, context: Context, questions: Questions, panel: Panel) -> None:
+        self.context, self.questions, self.panel = context, questions, panel
         self.plan, self.planned, self.ranks = context.plan, context.planned, context.ranks
         self.sweep = Sweep(context) if self.plan.pruning is not None else None
         self.readers: dict[Kind, Reader] = {}
@@ -237,7 +247,7 @@ class ModelRun:
             return
         stage = f"{context.place}: collecting {context.inputs}"
         with context.display.stage(stage, "tasks") as advance:
-            requests = context.ask(reader, tasks, bool(self.plan.metrics), advance)
+            requests = context.ask(reader, tasks, bool(self.plan.measures), advance)
         for task in requests:
             context.mend(context.unit(task.name, "texts"))
         if not requests or not self._forward(reader, requests):
@@ -252,6 +262,7 @@ class ModelRun:
                 )
         work: list[Callable[[], None]] = []
         for task in requests:
+            self.panel.take(context, reader, task)
             work += [
                 partial(units.measure, context, reader, task, item)
                 for item in context.unmeasured(task)

@@ -137,6 +137,7 @@ def _joined(runs: Sequence[Run], sources: Mapping[str, Run]) -> dict[str, Any]:
         "tasks": _entries(runs, "tasks", order),
         "data": {k: v for run in runs for k, v in run.get("data", {}).items()},
         "metrics": _entries(runs, "metrics", order),
+        "panels": {name: v for run in runs for name, v in run.get("panels", {}).items()},
         "pruning": next((run["pruning"] for run in runs if run.get("pruning")), None),
         "counters": _counters(sources.values()),
         **surroundings(),

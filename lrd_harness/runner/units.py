@@ -5,6 +5,7 @@ A fault is recorded with its unit and ends nothing else.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -12,7 +13,7 @@ import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +21,7 @@ from lrd_harness.capture.layers import LayerView, LikelihoodLayer
 from lrd_harness.capture.likelihoods import Reader
 from lrd_harness.contracts import Task
 from lrd_harness.errors import Elsewhere, UnitError, described
-from lrd_harness.measuring import PlannedMetric
+from lrd_harness.measuring import PlannedMetric, PlannedPanel
 from lrd_harness.planning.models import PlannedModel
 from lrd_harness.planning.resolve import Plan
 from lrd_harness.processes import ALONE, Ranks
@@ -123,10 +124,39 @@ class Context:
         model = f"{self.planned.name}@{self.planned.checkpoint.revision}"
         return "|".join([model, *map(str, parts)])
 
-    def metric_unit(self, task: Task, item: PlannedMetric) -> str:
+    def metric_unit(self, task: Task, item: PlannedMetric | PlannedPanel) -> str:
         """A metric's unit: other parameters or another version of it are other units."""
         parameters = json.dumps(dict(item.parameters), sort_keys=True, default=str)
         return self.unit(task.name, "metric", item.metric.name, item.metric.version, parameters)
+
+    def of(self, planned: PlannedModel) -> Context:
+        """The same work on another model."""
+        return replace(self, planned=planned)
+
+    def readable(self, task: Task) -> bool:
+        """Whether the model takes a task, and nothing is recorded that kept it from being read."""
+        units = (("model",), ("forward",), (task.name, "texts"))
+        failing = (self.ledger.failing(self.unit(*parts)) for parts in units)
+        return self.planned.takes(task) and not any(failing)
+
+    def panel(self, task: Task) -> list[PlannedModel]:
+        """The models of this call that a panel metric compares on a task."""
+        return [model for model in self.plan.models if self.of(model).readable(task)]
+
+    def panel_unit(self, task: Task, item: PlannedPanel, panel: Sequence[PlannedModel]) -> str:
+        """As `metric_unit`: what a model's values are among other models are other units."""
+        names = "\n".join(f"{model.name}@{model.checkpoint.revision}" for model in panel)
+        return f"{self.metric_unit(task, item)}|{hashlib.sha256(names.encode()).hexdigest()[:16]}"
+
+    def uncompared(self, task: Task) -> list[PlannedPanel]:
+        """The panel metrics of which a value on a task is missing; none below two models."""
+        panel = self.panel(task) if self.plan.panel else []
+        contexts = [self.of(model) for model in panel] if len(panel) > 1 else []
+        return [
+            item
+            for item in self.plan.panel
+            if any(self.ledger.undone(of.panel_unit(task, item, panel)) for of in contexts)
+        ]
 
     def undone(self, *parts: object) -> bool:
         """Whether a unit is not recorded yet, or only as an error."""
@@ -221,7 +251,7 @@ class Context:
             task
             for task in tasks
             if self.planned.takes(task)
-            and (self.unevaluated(task, blocks) or self.unmeasured(task))
+            and (self.unevaluated(task, blocks) or self.unmeasured(task) or self.uncompared(task))
         ]
 
     def ask(

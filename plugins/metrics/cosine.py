@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def lrd_metrics() -> list[Metric]:
     """Register the metrics."""
     tokens = Metric("block_influence", block_influence, "tokens", finish=over_tokens)
-    return [replace(tokens, invariances=LAWS), Metric("cosine", cosine, invariances=LAWS)]
+    every = tokens, Metric("cosine", cosine)
+    return [replace(metric, invariances=LAWS, of="steps") for metric in every]
 
 
 def block_influence(states: Sequence[torch.Tensor]) -> dict[str, float | list[float]]:

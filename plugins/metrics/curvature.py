@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def lrd_metrics() -> list[Metric]:
     """Register the metric."""
     choice = Choice("curvature", "min")
-    return [Metric("curvature", curvature, needs="tokens", layer_choice=choice, invariances=LAWS)]
+    return [Metric("curvature", curvature, "tokens", None, choice, invariances=LAWS, of="states")]
 
 
 def curvature(states: Sequence[torch.Tensor], skip: int = 0) -> dict[str, list[float]]:

@@ -42,7 +42,7 @@ def lrd_metrics() -> list[Metric]:
     ]
     choices = [Choice(m.name, "max" if m.name == "effective_rank" else "min") for m in metrics]
     pairs = zip(metrics, choices, strict=True)
-    return [replace(metric, layer_choice=choice, invariances=LAWS) for metric, choice in pairs]
+    return [replace(m, layer_choice=c, invariances=LAWS, of="states") for m, c in pairs]
 
 
 def prompt_entropy(

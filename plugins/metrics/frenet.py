@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from lrd_harness.contracts import Choice, Metric
 from lrd_harness.errors import DegenerateState, UnitError, UserError
 from lrd_harness.hookspecs import hookimpl
+from lrd_harness.scores import Of
 
 from ._directions import LAWS, centred
 
@@ -25,7 +26,8 @@ STILL = 1e-12  # a step as short as this, on average, is rounding
 def lrd_metrics() -> list[Metric]:
     """Register the metric."""
     selection = Choice("d0L", "max")
-    return [Metric("frenet", frenet, selection=selection, unit="radians", invariances=LAWS)]
+    of: dict[str, Of] = {"speed": "steps", "curvature": "inner states"}
+    return [Metric("frenet", frenet, selection=selection, unit="radians", invariances=LAWS, of=of)]
 
 
 def frenet(

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 def lrd_metrics() -> list[Metric]:
     """Register the metric."""
     selection = Choice("mean_auc", "max")
-    return [Metric("gfmi", gfmi, selection=selection, unit="nats x %", invariances=LAWS)]
+    unit = "nats x %"
+    return [Metric("gfmi", gfmi, "pooled", selection, unit=unit, invariances=LAWS, of="states")]
 
 
 def gfmi(

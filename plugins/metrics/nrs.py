@@ -27,7 +27,7 @@ CHUNK = 2**23  # distances held at once: 64 MiB
 def lrd_metrics() -> list[Metric]:
     """Register the metric."""
     selection = Choice("mean_jaccard", "max")
-    return [Metric("nrs", nrs, selection=selection, unit="0-1", invariances=LAWS)]
+    return [Metric("nrs", nrs, selection=selection, unit="0-1", invariances=LAWS, of="steps")]
 
 
 def nrs(

@@ -23,7 +23,7 @@ NEAR = 1e-3
 @hookimpl
 def lrd_metrics() -> list[Metric]:
     """Register the metric."""
-    return [Metric("subspace_distance", subspace_distance, invariances=LAWS)]
+    return [Metric("subspace_distance", subspace_distance, invariances=LAWS, of="states")]
 
 
 def subspace_distance(

@@ -37,7 +37,9 @@ def lrd_metrics() -> list[Metric]:
         (dime, PAIR, Choice("dime", "min"), LAWS - {"permutation"}),
     ]
     return [
-        Metric(measure.__name__, measure, "views", None, choice, views, invariances=laws)
+        Metric(
+            measure.__name__, measure, "views", None, choice, views, invariances=laws, of="states"
+        )
         for measure, views, choice, laws in rows
     ]
 

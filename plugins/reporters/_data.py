@@ -42,9 +42,10 @@ ABOUT = {
 }
 NO_STATISTICS = set(
     "models ranking scores model_info tasks metrics values errors family_ranks family_rivals "
-    "outlying_scores combined_models combined_strengths layers layer_picks model_layers".split()
+    "outlying_scores combined_models combined_strengths layers layer_picks model_layers "
+    "panel controls".split()
 )
-NO_STATISTICS_OF = ("profile", "checkpoint", "pruning")  # how names of tables begin
+NO_STATISTICS_OF = ("profile", "checkpoint", "pruning", "pairs.")  # how names of tables begin
 KIND, OTHER = ("verdict", "kind"), ("other", "control", "rival")  # columns, the first there is
 FORMS = {
     "scores": ("model", "layer", "task", "score", "task_type", "score_name"),

@@ -91,9 +91,9 @@ def test_values_become_metrics(file: File) -> None:
     by_name = {(row.task, row.metric): row for row in results.metrics}
     frenet, dime, made_up = (by_name["X", name] for name in ("frenet", "dime", "made_up"))
     assert frenet.values == {"d0L": 0.9}
-    assert frenet.profiles == {"speed": ((0, 1), (1.5, 0.5))}
+    assert frenet.profiles == {"speed": ((0, 1), (1.5, 0.5), "")}
     assert (frenet.start, frenet.n, frenet.selection) == (0, 0, ("d0L", "max"))
-    assert dime.profiles == {"dime": ((2,), (1.0,))}
+    assert dime.profiles == {"dime": ((2,), (1.0,), "")}
     assert (dime.start, dime.values, dime.layer_choice) == (2, {}, ("dime", "min"))
     assert by_name["Y", "frenet"].selection is None  # its d0L is not there
     assert (made_up.selection, made_up.layer_choice) == (None, None)

@@ -32,8 +32,8 @@ def test_of_a_unit_that_is_there_twice_the_newer_counts() -> None:
 def test_what_stands_for_a_metric() -> None:
     first = metric("m", "t1", (1.0, 2.0))
     chosen = replace(first, layer_choice=("other", "min"), selection=("v", "max"))
-    assert roles([first])["m"] == ("m", "m", "max", False, False)
-    assert roles([first, chosen, first])["m"] == ("m", "other", "min", True, True)
+    assert roles([first])["m"][:5] == ("m", "m", "max", False, False)
+    assert roles([first, chosen, first])["m"][:5] == ("m", "other", "min", True, True)
     assert roles([replace(first, variant="without 3"), replace(first, profiles={})]) == {}
 
 

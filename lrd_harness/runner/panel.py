@@ -1,0 +1,170 @@
+"""The panel metrics of a run: what models make of the same texts, compared when all are read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lrd_harness.capture.layers import StoredStates, planes
+from lrd_harness.capture.likelihoods import Reader
+from lrd_harness.capture.samples import SEED
+from lrd_harness.contracts import Task, Text
+from lrd_harness.errors import layer_number
+from lrd_harness.measuring import PlannedPanel
+from lrd_harness.panels import arguments, check_state, measure_panel, state_of
+from lrd_harness.planning.models import PlannedModel
+from lrd_harness.planning.resolve import Plan
+from lrd_harness.processes import Ranks
+from lrd_harness.progress import Display
+from lrd_harness.runner.units import Context, Ledger
+
+MOST = 2000  # texts
+
+
+class _Chosen(Mapping[str, Any]):
+    """The states by model that a panel metric is given, read from the store at each look."""
+
+    def __init__(self, stored: Mapping[str, StoredStates], state: int | str) -> None:
+        self._stored, self._state = stored, state
+
+    def __getitem__(self, model: str) -> Any:
+        states, last = self._stored[model], len(self._stored[model]) - 1
+        if self._state == "all":
+            return states
+        return states[last if self._state == "last" else layer_number(self._state, model, last)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+
+class Panel:
+    """The panel metrics of a run."""
+
+    def __init__(
+        self, plan: Plan, ledger: Ledger, out: Path, display: Display, ranks: Ranks
+    ) -> None:
+        self.plan, self.ledger, self.ranks, self.display = plan, ledger, ranks, display
+        self._context = partial(Context, plan, ledger=ledger, out=out, display=display, ranks=ranks)
+        self._states: dict[tuple[str, str], StoredStates] = {}  # by model and task
+        # each kept once, however many models read it alike
+        self._samples: dict[tuple[Any, ...], tuple[Text, ...]] = {}
+
+    def order(self) -> list[tuple[int, PlannedModel]]:
+        """The models, numbered from 1; first those that could not be read in an earlier call.
+
+        Whether they are of the panel has then been found out when the others' turn comes.
+        """
+        numbered = list(enumerate(self.plan.models, 1))
+        if not self.plan.panel:
+            return numbered
+        return sorted(numbered, key=lambda pair: self._sound(pair[1]))
+
+    def _sound(self, planned: PlannedModel) -> bool:
+        context = self._context(planned)
+        return all(context.readable(task) for task in self.plan.tasks if planned.takes(task))
+
+    def take(self, context: Context, reader: Reader, task: Task) -> None:
+        """Note where the states of a model on a task's texts are, if there is something to compare.
+
+        The texts are those of metrics, at most 2,000 of them; all models have the same.
+        """
+        if not self.plan.panel:
+            return
+        sample = tuple(reader.sample(task))
+        if len(sample) > MOST:
+            draw = np.random.RandomState(SEED).choice(len(sample), MOST, replace=False)
+            sample = tuple(sample[i] for i in sorted(draw))
+        sample = self._samples.setdefault((task.name, *sample), sample)
+        chosen, device = planes(reader.model, self.plan.settings.norm), context.planned.options
+        states = StoredStates(reader.store, sample, chosen, device.device)
+        self._states[context.planned.name, task.name] = states
+
+    def measure(self) -> None:
+        """Measure what is not recorded yet; values are recorded model by model, or errors."""
+        if not self.plan.panel:
+            return
+        self.ledger.meet(self.ranks)
+        context = self._context(self.plan.models[0], place="all models")
+        alone, work = [], []
+        for task in self.plan.tasks:
+            panel = context.panel(task)
+            if len(panel) < 2:
+                alone.append(task.name)
+            lacking = [m.name for m in panel if (m.name, task.name) not in self._states]
+            items = context.uncompared(task)
+            if items and lacking:  # one has failed that did not before
+                self.display.line(f"{task.name}: the same command compares its models")
+                continue
+            work += [partial(self._measure, context, task, item, panel) for item in items]
+        if alone:
+            names = ", ".join(item.metric.name for item in self.plan.panel)
+            self.display.line(f"{names}: fewer than two models to compare on {', '.join(alone)}")
+        if self.ranks.first(len(work)):
+            context.work_through("panel metrics", work)
+        self.ledger.meet(self.ranks)
+
+    def _measure(
+        self, context: Context, task: Task, item: PlannedPanel, panel: Sequence[PlannedModel]
+    ) -> None:
+        """A panel metric on the texts of a task. A model with unsound states is left out."""
+        begun, metric = time.perf_counter(), item.metric
+        stored = {model.name: self._states[model.name, task.name] for model in panel}
+        units = {m.name: context.of(m).panel_unit(task, item, panel) for m in panel}
+        where: dict[str, Any] = {"task": task.name, "metric": metric.name}
+        states, sound = _Chosen(stored, state_of(item)), list[PlannedModel]()
+        for model in panel:
+            with context.of(model).attempt(units[model.name], **where):
+                check_state(metric, model.name, states[model.name])
+                sound.append(model)
+        if not sound:
+            return
+        try:
+            given = _Chosen({model.name: stored[model.name] for model in sound}, state_of(item))
+            families = {model.name: self._family(context.of(model)) for model in sound}
+            scores = measure_panel(metric, given, families, **arguments(item))
+        except Exception as error:  # that of all models: recorded for each, told once
+            for model in sound:
+                context.of(model).fail(units[model.name], error, **where)
+                context = self._context(model, display=Display(quiet=True))
+            return
+        seconds = (time.perf_counter() - begun) / len(sound)
+        names = [f"{model.name}@{model.checkpoint.revision}" for model in sound]
+        parameters = {**item.written, "norm": self.plan.settings.norm, "panel": names}
+        for model in sound:
+            context.of(model).record(
+                "metric",
+                units[model.name],
+                task=task.name,
+                metric=metric.name,
+                task_type=task.type,
+                version=metric.version,
+                n=len(stored[model.name].texts),
+                parameters=parameters,
+                selection=metric.selection,
+                values=scores.values(model.name),
+                pairs={name: rows[model.name] for name, rows in scores.pairs.items()},
+                seconds=seconds,
+            )
+
+    def _family(self, context: Context) -> str | None:
+        return (self.ledger.get(context.unit("model")) or {}).get("family") or None
+
+    def recorded(self) -> dict[str, dict[str, list[str]]]:
+        """By panel metric and task, the models that were compared, as NAME@REVISION."""
+        panels: dict[str, dict[str, list[str]]] = {item.metric.name: {} for item in self.plan.panel}
+        for task in self.plan.tasks if panels else ():
+            panel = self._context(self.plan.models[0]).panel(task)
+            for item in self.plan.panel:
+                for model in panel:
+                    unit = self._context(model).panel_unit(task, item, panel)
+                    if record := self.ledger.get(unit):
+                        panels[item.metric.name][task.name] = record["parameters"]["panel"]
+        return panels
