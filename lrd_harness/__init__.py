@@ -30,12 +30,13 @@ if TYPE_CHECKING:
     from lrd_harness.hookspecs import hookimpl as hookimpl
     from lrd_harness.measuring import Arrays
     from lrd_harness.runner.encoder import mteb_model as mteb_model
+    from lrd_harness.scores import Profile as Profile
     from lrd_harness.scores import Scores
     from lrd_harness.scores import summaries as summaries
 
 _EXPORTS = {
     "hookimpl": "hookspecs",
-    "summaries": "scores",
+    **dict.fromkeys(("Profile", "summaries"), "scores"),
     "mteb_model": "runner.encoder",
     **dict.fromkeys(
         (
@@ -54,10 +55,14 @@ _EXPORTS = {
 
 def __getattr__(name: str) -> Any:
     """Import on first use, so that `lrd-harness --help` does not wait for torch."""
-    if name not in _EXPORTS:
-        raise AttributeError(f"module 'lrd_harness' has no attribute '{name}'")
     import importlib
+    import sys
 
+    if name not in _EXPORTS:
+        versions = importlib.import_module("lrd_harness.versions")
+        if (old := f"lrd_harness.{name}") not in versions.DEPRECATED:
+            raise AttributeError(f"module 'lrd_harness' has no attribute '{name}'")
+        name = versions.deprecated(old, versions.caller(sys._getframe(1))).new
     return getattr(importlib.import_module(f"lrd_harness.{_EXPORTS[name]}"), name)
 
 

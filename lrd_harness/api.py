@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
-from lrd_harness import errors, manager
+from lrd_harness import errors, isolation, manager
 from lrd_harness.board import answers, leaderboard
 from lrd_harness.errors import UserError, told_to, unknown
 from lrd_harness.manager import Plugins
@@ -163,7 +163,7 @@ def _called(function: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(function)
     def call(*arguments: P.args, **keywords: P.kwargs) -> T:
         location.redirect()
-        with told_to(errors.tell), _hushed():
+        with told_to(errors.tell), _hushed(), isolation.limited():
             return function(*arguments, **keywords)
 
     return call
@@ -306,11 +306,14 @@ LACKS = {  # which of the options and settings a study has no use for
     "compare": ("view_texts",),
     "layer": ("draws", "seed"),
     "prune": ("draws", "metrics", "view_texts"),
-    "states": (*OPTIONS[:-2], "max_texts", "view_texts", "text_column", "task_data"),
+    "states": (
+        *OPTIONS[:-2],
+        *("max_texts", "view_texts", "text_column", "task_data", "plugin_timeout"),
+    ),
 }
 READ = (  # settings of studies: how a model is read, and which texts
     "pooling norm max_length dtype attention attention_mask padding device device_map batch_tokens "
-    "max_texts view_texts text_column task_data trust_remote_code"
+    "max_texts view_texts text_column task_data trust_remote_code plugin_timeout"
 ).split()
 
 

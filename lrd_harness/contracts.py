@@ -112,6 +112,16 @@ class Model(Protocol):
         """From pooled states (n, d) to the model's output; see models/readout.embedded."""
 
 
+class AttentiveModel(Model, Protocol):
+    """An opened model that shows its attention, for metrics of it; others go without these."""
+
+    def attention(self, encoded: Encoded) -> Sequence[torch.Tensor]:
+        """One text's maps of block 1..L, (h, T, T) each, row t being what token t attends to.
+
+        The tokens are the text's own, without padding. Raises UnitError where there are none.
+        """
+
+
 class BlockModel(Model, Protocol):
     """An opened model whose blocks can be run by themselves, for variants without some of them.
 
@@ -168,7 +178,11 @@ class Text(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A text or image, without prompt, that a task or one of its parts asks an encoder for."""
+    """A text or image, without prompt, that a task or one of its parts asks an encoder for.
+
+    text: the text, or an images.Image; prompt_type: which of a task's prompts it is read with.
+    part: of a task that stands for several, the one that asks; its prompt is that of the text.
+    """
 
     text: str
     prompt_type: PromptType | None = None
@@ -222,6 +236,7 @@ class Task:
     place: of a task called after a file, where that lies: what tells it from others of its name.
     modality: what its texts are; where "image", each is an images.Image, the type one of images.
     labels: the class of each of `texts`, in their order, for metrics that need labels.
+    version: raise it when texts or scores change.
     """
 
     name: str
@@ -238,6 +253,7 @@ class Task:
     place: str = ""
     modality: Modality = "text"
     labels: Callable[[], Sequence[Any]] | None = None
+    version: str = "1"
 
     @property
     def likelihood(self) -> bool:
@@ -284,6 +300,7 @@ class Checkpoint:
 
     name: as results call it; path: a local folder or hub id that transformers can load;
     revision: commit, version or content hash; content: a checksum beside a mere version;
+    hub: whether path is a hub id; base: what adapters of weights go onto.
     config: its config.json; files: file names in it; code: sha256 by file of own code;
     peft: adapters of weights that go onto `base` in this order, config their adapter_config.json.
     """
@@ -310,6 +327,10 @@ class Checkpoint:
 class ModelOptions:
     """How a model is opened and read. None: as the model was made to be used.
 
+    pooling: one of our own by name; max_length: tokens of a text, at most.
+    dtype: torch's name of the precision; device: torch's name of it.
+    attention: transformers' name of an implementation; prompts: by task, type or "query".
+    padding: the side to pad, where both will do.
     device_map: how accelerate spreads the model over devices ("auto"); None: all on `device`;
     attention_mask: what a decoder's tokens see; head: whether one is wanted, for likelihood tasks.
     """
@@ -332,9 +353,11 @@ class Adapter:
 
     claims: whether it can open this checkpoint; adapters are asked in order of `priority`,
         highest first, and the first that claims it opens it, unless the user names one.
+    open: the opened model, as the options say; models/text_model.py and image_model.py have some.
+    priority: those that are shipped have 0 to 30, and of the same one are asked first.
     likelihoods: whether the models that it opens can have a language-model head.
     check: raises UserError, before anything is loaded, for a checkpoint that it cannot read.
-    modality: what its models read.
+    modality: what its models read; version: raise it when states change.
     """
 
     name: str
@@ -345,6 +368,7 @@ class Adapter:
     likelihoods: bool = False
     check: Callable[[Checkpoint], None] | None = None
     modality: Modality = "text"
+    version: str = "1"
 
 
 @dataclass(frozen=True)

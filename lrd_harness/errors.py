@@ -221,6 +221,7 @@ SLICES = 10**6
 EXAMPLES = 1_000  # in a prompt
 SEED = 2**32 - 1
 BLOCKS = 10_000
+SECONDS = 10**6
 WIDTH = 10**9
 PARAMETERS = 2**63 - 1
 

@@ -6,22 +6,31 @@ calls one needs to know whose it is.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import functools
 import inspect
-import io
-import os
 import sys
 import traceback
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lrd_harness import isolation
+from lrd_harness.contracts import Checkpoint
 from lrd_harness.errors import PluginFault, UnitError, UserError, described, message
+from lrd_harness.report import Report
+
+if TYPE_CHECKING:
+    import torch
 
 MOST = 160  # characters of what was raised: file and line follow, and are not to be cut off
-OUT, ERR = 1, 2  # the process's own descriptors
+MACHINERY = (__file__, isolation.__file__, contextlib.__file__)
+IMPORT = "plugin"  # the role of what is imported
 
 
 @dataclass(frozen=True)
@@ -56,9 +65,16 @@ class Owner:
 
         That is the last line of its code in the traceback, else where the function begins.
         """
-        walk = traceback.walk_tb(error.__traceback__)
-        frames = [(Path(frame.f_code.co_filename), line) for frame, line in walk]
-        lines = [(file, n) for file, n in frames if self._has(file)]
+        return self._line([*traceback.walk_tb(error.__traceback__)], function)
+
+    def reached(self, frame: FrameType | None, function: object = None) -> str:
+        """Where in this plugin's code a call is that goes on in this frame, likewise."""
+        frames = list(traceback.walk_stack(frame)) if frame is not None else []
+        return self._line(frames[::-1], function)
+
+    def _line(self, frames: list[tuple[FrameType, int]], function: object) -> str:
+        files = [(Path(frame.f_code.co_filename), line) for frame, line in frames]
+        lines = [(file, n) for file, n in files if self._has(file)]
         if lines:
             return self._shown(*lines[-1])
         code = _code(function)
@@ -80,20 +96,92 @@ def guarded(
     checked: Callable[[Any], Any] | None = None,
     passing: tuple[type[Exception], ...] = (),
     printing: bool = False,
+    lends: bool = False,
 ) -> Callable[..., Any]:
-    """The function, with `Guard` around each call of it.
+    """The function, with `guard` around each call of it.
 
     checked: makes of an answer what the core works with; what it raises is the plugin's fault.
     passing: further errors that the contract allows; printing: it is to print, as a command is.
+    lends: a stranger gets copies of the arguments (see `lent`), and may not write to arrays.
     """
 
     @functools.wraps(function)
     def call(*arguments: Any, **keywords: Any) -> Any:
+        loans = [lent(a) if lends and not owner.built_in else Loan(a) for a in arguments]
         with guard(owner, role, function, passing, printing):
-            answer = function(*arguments, **keywords)
-            return answer if checked is None else checked(answer)
+            answer = function(*(loan.value for loan in loans), **keywords)
+            answer = answer if checked is None else checked(answer)
+            if any(loan.written() for loan in loans):
+                raise TypeError("it writes to its input, and has to work on a copy")
+            return answer
 
     return call
+
+
+class Loan(NamedTuple):
+    """A value for a stranger; written(): whether it has changed an array of it."""
+
+    value: Any
+    written: Callable[[], bool] = lambda: False
+
+
+def lent(value: Any) -> Loan:
+    """What a stranger gets in place of a value, so that what it writes reaches nobody else.
+
+    Lists and mappings are copied with the arrays in them, a Report or Checkpoint whole; States,
+    which are read one by one, say by their method `lent` how that is done.
+    """
+    if hasattr(value, "lent"):
+        loan: Loan = value.lent()
+        return loan
+    kind = type(value)
+    if kind in (list, tuple, dict):
+        parts = [lent(part) for part in (value.values() if kind is dict else value)]
+        given = [part.value for part in parts]
+        copied = dict(zip(value, given, strict=True)) if kind is dict else kind(given)
+        return Loan(copied, lambda: any(part.written() for part in parts))
+    if kind.__name__ == "Tensor":
+        tensor = value.detach().clone()
+        return Loan(tensor, lambda: not tensor.equal(value))
+    if kind.__name__ == "ndarray":
+        array = value.copy()
+        return Loan(array, lambda: array.tobytes() != value.tobytes())
+    return Loan(copy.deepcopy(value) if isinstance(value, (Report, Checkpoint)) else value)
+
+
+class Watch:
+    """Sees whether a stranger writes to tensors that are made for it one by one, and not kept.
+
+    In place by torch that is seen of each of them; through numpy, which leaves no trace, of the
+    one that was handed over last.
+    """
+
+    def __init__(self) -> None:
+        self._counters: list[tuple[torch.Tensor, int]] = []
+        self._last: tuple[torch.Tensor, int] | None = None
+        self._written = False
+
+    def hand_over(self, tensor: torch.Tensor, source: object) -> torch.Tensor:
+        """The tensor, or a copy where it shares the memory of what it was made from."""
+        self._written = self.written()
+        if type(source) is type(tensor) and source.data_ptr() == tensor.data_ptr():
+            tensor = tensor.clone()
+        counter = tensor.detach()  # shares the count of writes
+        counter.data = tensor.new_empty(0)
+        self._counters.append((counter, counter._version))
+        self._last = tensor, _checksum(tensor)
+        return tensor
+
+    def written(self) -> bool:
+        """Whether any has been written to, as far as that is seen."""
+        if self._last is not None and _checksum(self._last[0]) != self._last[1]:
+            return True
+        return self._written or any(t._version != count for t, count in self._counters)
+
+
+def _checksum(tensor: torch.Tensor) -> int:
+    """Of what numpy may write to."""
+    return zlib.crc32(tensor.contiguous().numpy().data) if tensor.device.type == "cpu" else 0
 
 
 @contextmanager
@@ -106,7 +194,9 @@ def guard(
 ) -> Iterator[None]:
     """Within the block runs a plugin's code, which can neither end nor move the process.
 
-    A stranger's output goes to standard error, and the working folder is again what it was.
+    A stranger's output goes to standard error, what it changes of the process is put back, a call
+    that takes long is named, and interrupted at the limit (see isolation). printing: what it prints
+    is shown, and it takes its time.
     Raises PluginFault for whatever it raises but errors that say themselves what they mean (those
     of lrd_harness.errors), memory that does not suffice, and KeyboardInterrupt. Of built-in code
     errors pass as they are, and only what is no Exception (sys.exit, a panic in a library) is a
@@ -115,8 +205,16 @@ def guard(
     try:
         if owner.built_in:
             yield
+        elif printing:
+            with isolation.apart(printing=True):
+                yield
         else:
-            with _apart(printing):
+            place = functools.partial(owner.reached, function=function)
+            with (
+                isolation.apart(importing=role == IMPORT),
+                isolation.watched(role, place),
+                isolation.timed(MACHINERY),
+            ):
                 yield
     except BaseException as error:
         if _passes(error, owner, passing):
@@ -127,6 +225,8 @@ def guard(
 def _passes(error: BaseException, owner: Owner, passing: tuple[type[Exception], ...]) -> bool:
     if isinstance(error, (KeyboardInterrupt, PluginFault)):
         return True
+    if isinstance(error, isolation.TimedOut):  # of the stranger who called what is built in
+        return owner.built_in
     if not isinstance(error, Exception) or message(error) is None:
         return False
     if owner.built_in or isinstance(error, (UserError, UnitError, *passing)):
@@ -136,65 +236,6 @@ def _passes(error: BaseException, owner: Owner, passing: tuple[type[Exception], 
     from accelerate.utils.memory import should_reduce_batch_size
 
     return bool(should_reduce_batch_size(error))
-
-
-@contextmanager
-def _apart(printing: bool) -> Iterator[None]:
-    """What is printed goes to standard error, unless it is to; the working folder is kept."""
-    folder = None
-    with suppress(OSError):  # it may have been removed
-        folder = os.getcwd()
-    try:
-        if printing:
-            yield
-        else:
-            with _printing_elsewhere(), redirect_stdout(_Lent(sys.stderr)):
-                yield
-    finally:
-        if folder is not None:
-            with suppress(OSError):
-                os.chdir(folder)
-
-
-class _Lent(io.TextIOBase):
-    """A stream that whoever has it cannot close."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def close(self) -> None:
-        """Nothing."""
-
-    def __getattribute__(self, name: str) -> Any:
-        if name in ("close", "_stream", "__class__"):
-            return super().__getattribute__(name)
-        return getattr(super().__getattribute__("_stream"), name)
-
-
-@contextmanager
-def _printing_elsewhere() -> Iterator[None]:
-    """For the process as a whole: its children, C libraries, and who kept sys.__stdout__."""
-    _flush()
-    try:
-        output = os.dup(OUT)
-    except OSError:  # there is none
-        yield
-        return
-    try:
-        with suppress(OSError):
-            os.dup2(ERR, OUT)
-        yield
-    finally:
-        _flush()
-        os.dup2(output, OUT)
-        os.close(output)
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.__stdout__):
-        if stream is not None:
-            with suppress(OSError, ValueError):
-                stream.flush()
 
 
 def _code(function: object) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -12,14 +11,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
+from importlib.abc import SourceLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pluggy
 
-from lrd_harness import hookspecs
+from lrd_harness import hookspecs, versions
 from lrd_harness.contracts import (
     Adapter,
     Command,
@@ -94,9 +94,19 @@ class Broken:
     reason: str
 
 
+@dataclass(frozen=True)
+class Stranger:
+    """A third party's plugin in use: name, provider, version and file of its code."""
+
+    name: str
+    provider: str
+    version: str
+    file: Path | None = None
+
+
 @dataclass
 class Plugins:
-    """All records by kind and name, and what was left out.
+    """All records by kind and name, the strangers among their plugins, and what was left out.
 
     contested: by kind and name, why no plugin bears it, as two of them would.
     """
@@ -104,6 +114,7 @@ class Plugins:
     entries: dict[str, dict[str, Entry]] = field(default_factory=dict)
     broken: list[Broken] = field(default_factory=list)
     contested: dict[tuple[str, str], str] = field(default_factory=dict)
+    strangers: list[Stranger] = field(default_factory=list)
 
     def names(self, kind: str) -> list[str]:
         """The registered names of one kind, in order of registration."""
@@ -131,8 +142,9 @@ class Plugins:
 
     def check_borne(self, kind: str, name: str) -> None:
         """Raise UserError for a name that a plugin would bear, had it not been left out."""
-        if name not in self.names(kind) and (kind, name) in self.contested:
-            raise UserError(self.contested[kind, name])
+        reason = self.contested.get((kind.removeprefix("panel "), name))
+        if name not in self.names(kind) and reason is not None:
+            raise UserError(reason)
         for bad in self.broken:
             if name == bad.name:
                 raise UserError(f"plugin '{name}' of {bad.provider} is broken: {bad.reason}")
@@ -159,8 +171,7 @@ KEPT = "report"  # the kind, in messages, of the files that a run keeps of repor
 class _Source:
     """A plugin, what its hooks give by kind, and what was wrong with them.
 
-    named: whether the user has named it for this command; version: a hash of its file, put behind
-    the versions of what it measures.
+    named: whether the user has named it for this command; version: of a stranger's code.
     """
 
     name: str
@@ -206,8 +217,12 @@ def load(extra: tuple[object, ...] = ()) -> Plugins:
             # not pluggy's default for an object, which is a number: it stands in error messages
             name = str(getattr(plugin, "__name__", None) or repr(plugin))
             manager.register(plugin, f"{name} {number}")
-            version = getattr(plugin, "__source__", "")
-            sources[id(plugin)] = _Source(name, Owner.of(plugin, name), True, version)
+            try:
+                versions.check_interface(plugin)
+            except PluginFault as fault:
+                raise UserError(f"plugin {name} cannot be used: {fault}") from None
+            owner = Owner.of(plugin, name)
+            sources[id(plugin)] = _Source(name, owner, True, versions.version_of(plugin, owner))
     _register_entry_points(plugins, manager, sources)
     for kind, (hook, types) in KINDS.items():
         for implementation in getattr(manager.hook, hook).get_hookimpls():
@@ -217,6 +232,11 @@ def load(extra: tuple[object, ...] = ()) -> Plugins:
     for kind in KINDS:
         for source in kept:
             plugins.add(kind, source.owner.provider, source.records.get(kind, ()))
+    plugins.strangers = [
+        Stranger(source.name, source.owner.provider, source.version, source.owner.file)
+        for source in kept
+        if not source.owner.built_in
+    ]
     return plugins
 
 
@@ -249,7 +269,6 @@ def _collect(
     source: _Source, kind: str, hook: str, types: Any, function: Callable[[], Any]
 ) -> None:
     """Call one hook of a plugin, and check and guard what it gives; the first fault is kept."""
-    version = source.version if kind in ("metric", "panel metric", "pruning rule") else ""
     records = source.records.setdefault(kind, [])
     try:
         with guard(source.owner, hook, function):
@@ -261,7 +280,7 @@ def _collect(
                     raise TypeError(f"{hook} returned {type(record).__name__}, not a {kind}")
                 if (kind.removeprefix("panel "), record.name) in source.names():
                     raise ValueError(f"{hook} returned two of the name '{record.name}'")
-                records.append(registered(record, kind, source.owner, version))
+                records.append(registered(record, kind, source.owner, source.version))
     except PluginFault as fault:
         source.fault = source.fault or fault
 
@@ -317,7 +336,8 @@ def from_name(name: str) -> ModuleType:
             raise UserError(f"plugin {name} cannot be loaded: it is no file")
         owner = Owner(name, file=path, root=path) if is_file else _owner(name, name)
         with guard(owner, "plugin"):
-            module = _module(path) if is_file else importlib.import_module(name)
+            load = partial(_module, path) if is_file else partial(importlib.import_module, name)
+            module: ModuleType = versions.imported(load)
             manager = pluggy.PluginManager(GROUP)
             manager.add_hookspecs(hookspecs)
             manager.register(module, name)
@@ -331,11 +351,10 @@ def _module(path: Path) -> ModuleType:
     """A file, run as a module."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
-    assert spec.loader is not None
+    assert isinstance(spec.loader, SourceLoader)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    # an edited file is another version of its metrics, whose old values must not be shown
-    module.__source__ = hashlib.sha256(path.read_bytes()).hexdigest()[:8]  # type: ignore[attr-defined]
+    # not from bytecode, which is kept for a file that was edited within the second
+    exec(spec.loader.source_to_code(path.read_bytes(), str(path)), vars(module))
     return module
 
 
@@ -350,20 +369,36 @@ def _owner(module: str, provider: str) -> Owner:
     return Owner(provider, file=origin, root=origin.parent if origin and packaged else origin)
 
 
+def _file(module: str) -> Path | None:
+    """The file of a module (also as "module:object"), as far as can be told without an import."""
+    top, *rest = module.partition(":")[0].strip().split(".")
+    file = _owner(top, top).file
+    if file is not None and rest:
+        file = file.parent.joinpath(*rest)
+        file = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
+    return file and file.resolve()
+
+
 def _register_entry_points(
     plugins: Plugins, manager: pluggy.PluginManager, sources: dict[int, _Source]
 ) -> None:
-    """Load third parties' plugins; those that fail are listed as broken."""
+    """Load third parties' plugins; those that fail are listed as broken.
+
+    One whose file the user has named for this command, as while it is written, is that file's.
+    """
+    named_files = [s.owner.file.resolve() for s in sources.values() if s.named and s.owner.file]
     providers: dict[str, str] = {}
     for point in importlib.metadata.entry_points(group=GROUP):
         provider = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
         unique = f"{point.name} of {provider}"
+        if _file(point.value) in named_files:
+            continue
         try:
             with guard(_owner(point.value, provider), "plugin"):
                 if point.name in providers:
                     taken = providers[point.name]
                     raise ValueError(f"{taken} has an entry point of the same name")
-                module = point.load()
+                module = versions.imported(point.load)
                 if manager.is_registered(module) and id(module) in sources:
                     continue  # the user has named it for this command
                 manager.register(module, unique)
@@ -374,7 +409,9 @@ def _register_entry_points(
                 manager.unregister(name=unique)
         else:
             providers[point.name] = provider
-            sources[id(module)] = _Source(point.name, Owner.of(module, provider))
+            owner, released = Owner.of(module, provider), point.dist.version if point.dist else ""
+            version = versions.version_of(module, owner, released)
+            sources[id(module)] = _Source(point.name, owner, version=version)
 
 
 def _check_hooks(manager: pluggy.PluginManager, plugin: object) -> None:

@@ -28,8 +28,8 @@ class Metric:
 
     measure: `measure(states, **parameters)` gets what it needs of one sample, and returns a mapping
         from score name to a float (model level) or a list. Keywords with defaults are the metric's
-        settings. A list of lists is kept as it is, one row per state. A score `start` says how many
-        states the lists leave out, at their beginning.
+        settings. A list of lists is kept as it is, one row per state. A metric that leaves out
+        states at the beginning gives its lists as Profile(of, start, values).
     needs: what `measure` is called on, in float64 and finite, n >= 8, leading degenerate states
         left out: "pooled", a sequence of states (n, d_l); "tokens", one text's (T, d_l); "views",
         (n, q, d_l), noisy copies of the texts; "halves", (n, 2, d_l), the two halves of each text;

@@ -20,7 +20,8 @@ from lrd_harness.errors import (
     UserError,
     unknown,
 )
-from lrd_harness.scores import Of, Profile, Scores, mean_of_texts, plain, summaries
+from lrd_harness.guard import Loan, Watch
+from lrd_harness.scores import FEWER, Of, Profile, Scores, mean_of_texts, plain, summaries
 
 if TYPE_CHECKING:
     import torch
@@ -42,24 +43,35 @@ class Arrays(Protocol):
 class States(Sequence[Any]):
     """States as float64 tensors, converted and checked when they are read and not kept.
 
-    `check(layer, state)` is called at each reading. A slice is again lazy.
+    `check(layer, state)` is called at each reading. A slice is again lazy. watch: of a stranger,
+    for whom they are read.
     """
 
     def __init__(
-        self, arrays: Arrays, check: Callable[[int, torch.Tensor], None], layers: range
+        self,
+        arrays: Arrays,
+        check: Callable[[int, torch.Tensor], None],
+        layers: range,
+        watch: Watch | None = None,
     ) -> None:
-        self._arrays, self._check, self._layers = arrays, check, layers
+        self._arrays, self._check, self._layers, self._watch = arrays, check, layers, watch
+
+    def lent(self) -> Loan:
+        """The same for a stranger, and whether it wrote to any of them."""
+        watch = Watch()
+        return Loan(States(self._arrays, self._check, self._layers, watch), watch.written)
 
     def __len__(self) -> int:
         return len(self._layers)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return States(self._arrays, self._check, self._layers[index])
+            return States(self._arrays, self._check, self._layers[index], self._watch)
         layer = self._layers[index]
-        state = float64(self._arrays[layer])
+        array = self._arrays[layer]
+        state = float64(array)
         self._check(layer, state)
-        return state
+        return state if self._watch is None else self._watch.hand_over(state, array)
 
 
 class Check:
@@ -232,8 +244,12 @@ def measure(
             f"{metric.name} {'takes no' if metric.needs != 'labels' else 'needs'} labels"
         )
     if metric.needs in PER_TEXT:
-        values = metric.measure(_text_states(metric, states), **parameters)
-        return Scores(plain(values, metric.name), len(states) + (metric.needs == "attention"))
+        values = plain(metric.measure(_text_states(metric, states), **parameters), metric.name)
+        for name, value in values.items():
+            if isinstance(value, Profile) and value.start:
+                late = f"starts at state {value.start}, and a text's values at state 0"
+                raise UnitError(f"{metric.name}.{name} {late}: give NaN where there is none")
+        return Scores(values, len(states) + (metric.needs == "attention"))
     return _measure_sample(metric, states, labels, parameters)
 
 
@@ -260,9 +276,10 @@ def finish(metric: Metric, values: Sequence[Scores]) -> Scores:
 def _complete(metric: Metric, values: Values, states: int, start: int = 0) -> Scores:
     """What a metric gave for the states from `start` on, as Profiles with their summaries.
 
-    A metric that left out states itself says so by a score `start`. A list gets summaries unless
-    the metric gave one of its own; a list of lists, as a histogram, has none.
-    Raises as `plain` does, and UnitError for a bad `start`, a missing selection score, or a list
+    A metric that left out states itself gives Profiles that say so, or (an old way) a score
+    `start`. A list gets summaries unless the metric gave one of its own; a list of lists, as a
+    histogram, has none.
+    Raises as `plain` does, and UnitError for a bad start, a missing selection score, or a list
     that does not fit what the metric's lists belong to.
     """
     scores = plain(values, metric.name)
@@ -284,10 +301,23 @@ def _complete(metric: Metric, values: Values, states: int, start: int = 0) -> Sc
         if isinstance(value, list):
             said = metric.of.get(name) if isinstance(metric.of, Mapping) else metric.of
             try:
-                scores[name] = Profile.fitted(value, states - first, first, said or of)
+                scores[name] = _placed(value, states, start, int(left_out), said or of)
             except UnitError as error:
                 raise UnitError(f"{metric.name}.{name}: {error}") from None
-    return Scores(scores, states, first)
+    starts = [value.start for value in scores.values() if isinstance(value, Profile)]
+    return Scores(scores, states, min(starts, default=first))
+
+
+def _placed(values: list[Any], states: int, start: int, left_out: int, of: Of | None) -> Profile:
+    """A list as the profile of a model's states; the metric was given those from `start` on."""
+    given = states - start
+    if isinstance(values, Profile):
+        if values.of not in FEWER or of not in (None, values.of):
+            raise UnitError(f"a profile of {values.of}, declared as of {of or 'nothing known'}")
+        left_out, of = values.start, values.of
+        if type(left_out) is not int or not 0 <= left_out <= given:
+            raise UnitError(f"starts at {left_out!r}, which is none of {given} states")
+    return Profile.fitted(values, given - left_out, start + left_out, of)
 
 
 def _text_states(metric: Metric, arrays: Arrays) -> torch.Tensor | Sequence[torch.Tensor]:

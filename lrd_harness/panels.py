@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from lrd_harness.contracts import PanelMetric
 from lrd_harness.errors import DegenerateState, NotEnoughTexts, NotFinite, UnitError
+from lrd_harness.guard import Loan, Watch
 from lrd_harness.measuring import (
     MIN_TEXTS,
     PlannedPanel,
@@ -39,14 +40,24 @@ class PanelScores(NamedTuple):
 
 
 class _Read(Mapping[str, Any]):
-    """States by model, made float64 when they are looked up, and not kept."""
+    """States by model, made float64 when they are looked up, and not kept. watch: see States."""
 
-    def __init__(self, metric: PanelMetric, states: Mapping[str, Any]) -> None:
-        self._every, self._states = metric.states == "all", states
+    def __init__(
+        self, metric: PanelMetric, states: Mapping[str, Any], watch: Watch | None = None
+    ) -> None:
+        self._metric, self._states, self._watch = metric, states, watch
+
+    def lent(self) -> Loan:
+        """The same for a stranger, and whether it wrote to any of them."""
+        watch = Watch()
+        return Loan(_Read(self._metric, self._states, watch), watch.written)
 
     def __getitem__(self, model: str) -> Any:
         state = self._states[model]
-        return States(state, _passed, range(len(state))) if self._every else float64(state)
+        if self._metric.states == "all":
+            return States(state, _passed, range(len(state)), self._watch)
+        tensor = float64(state)
+        return tensor if self._watch is None else self._watch.hand_over(tensor, state)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._states)

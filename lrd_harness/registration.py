@@ -31,6 +31,7 @@ from lrd_harness.guard import Owner, guarded
 from lrd_harness.images import on_images
 from lrd_harness.measures import Needs
 from lrd_harness.scores import Of, number, plain, plain_panel
+from lrd_harness.versions import DEPRECATED, START, deprecated
 
 MOST_NAME = 200  # characters of a name, which becomes part of files' names
 SUFFIX = re.compile(r"([-.][\w.-]*\w)?", re.ASCII)
@@ -40,7 +41,7 @@ OFFERED = (
 )
 METHODS = (
     *("prompt", "tokenize", "truncated", "states", "embed"),
-    *("features", "inputs", "pooled", "watch", "normed"),
+    *("features", "inputs", "pooled", "watch", "normed", "attention"),
 )
 PASSING: dict[type, tuple[type[Exception], ...]] = {  # what code may raise besides
     TaskFamily: (KeyError,),  # for a name that it does not know
@@ -127,7 +128,7 @@ def _fault(record: Any, field: Field[Any]) -> str:
 
 
 def registered(record: Any, kind: str, owner: Owner, version: str = "") -> Any:
-    """The record with its code guarded; `version` is put behind that of its values.
+    """The record with its code guarded; `version`, of that code, is put behind its own.
 
     Raises TypeError for a field that is not what contracts.py says.
     """
@@ -135,6 +136,16 @@ def registered(record: Any, kind: str, owner: Owner, version: str = "") -> Any:
     for field in fields(record):
         if fault := _fault(record, field):
             raise TypeError(f"{field.name} of {whose} {fault}")
+    labelled = isinstance(record, Metric) and record.needs == "labels"
+    if labelled and len(signature(record.measure).parameters) < 2:
+        raise TypeError(f"measure of {whose} takes no labels: its second argument")
+        old = f"{type(record).__name__}.{field.name}"
+        used = not owner.built_in and getattr(record, field.name) != field.default
+        if used and old in DEPRECATED:
+            code = next(filter(callable, vars(record).values()), None)
+            deprecated(old, f"{whose} ({owner.place(Exception(), code)})")
+    if version and hasattr(record, "version"):
+        record = replace(record, version=f"{record.version}+{version}")
     if isinstance(record, Command) and not WORD.fullmatch(record.name):
         raise TypeError(f"name of {whose} is not a word that can be typed as one")
     if isinstance(record, Task) and record.likelihood and not (record.tokenize and record.requests):
@@ -154,19 +165,20 @@ def registered(record: Any, kind: str, owner: Owner, version: str = "") -> Any:
             partial(checked, what=name) if checked is not None else None,
             PASSING.get(type(record), ()),
             isinstance(record, Command),
+            lends=True,
         )
-        for name, checked in _code(record, kind, owner).items()
+        for name, checked in _code(record, kind, owner, version).items()
         if getattr(record, name) is not None
     }
-    if version:
-        changed["version"] = f"{record.version}+{version}"
     return replace(record, **changed)
 
 
-def _code(record: Record, kind: str, owner: Owner) -> dict[str, Callable[..., Any] | None]:
+def _code(
+    record: Record, kind: str, owner: Owner, version: str
+) -> dict[str, Callable[..., Any] | None]:
     """By the name of a field with code, what checks its answers: of (answer, what) the answer."""
     if isinstance(record, Metric):
-        return dict.fromkeys(("measure", "finish"), lambda scores, what: plain(scores, record.name))
+        return dict.fromkeys(("measure", "finish"), partial(_values, record, owner))
     if isinstance(record, Adapter):
         return {
             "claims": lambda answer, what: bool(answer),
@@ -179,11 +191,11 @@ def _code(record: Record, kind: str, owner: Owner) -> dict[str, Callable[..., An
             "requests": _continuations if record.likelihood else _requests,
             "evaluate": _score,
             "fingerprint": _text,
-            "labels": _list,
+            "labels": _labels,
             **dict.fromkeys(("check", "save", "tokenize"), None),
         }
     if isinstance(record, TaskFamily):
-        return {"names": _mapping, "open": partial(_tasks, kind, owner)}
+        return {"names": _mapping, "open": partial(_tasks, kind, owner, version)}
     if isinstance(record, Pruner):
         return {"choose": _list}
     if isinstance(record, PanelMetric):
@@ -199,6 +211,13 @@ def _only(kind: type, word: str, answer: Any, what: str) -> Any:
     return answer
 
 
+def _values(metric: Metric, owner: Owner, scores: Any, what: str) -> dict[str, Any]:
+    values = plain(scores, metric.name)
+    if "start" in values and not owner.built_in:
+        deprecated(START, f"metric {metric.name} ({owner.place(Exception(), metric.measure)})")
+    return values
+
+
 _text, _mapping = partial(_only, str, "a text"), partial(_only, Mapping, "a mapping")
 
 
@@ -209,11 +228,11 @@ def _list(answer: Any, what: str, kind: type = object, word: str = "") -> list[A
     return [_only(kind, word, item, what) for item in answer]
 
 
-def _tasks(kind: str, owner: Owner, answer: Any, what: str) -> Any:
+def _tasks(kind: str, owner: Owner, version: str, answer: Any, what: str) -> Any:
     """The tasks that a family makes of a name, guarded as registered ones are."""
     if isinstance(answer, Task):
-        return registered(answer, kind, owner)
-    return [registered(task, kind, owner) for task in _list(answer, what, Task, "a Task")]
+        return registered(answer, kind, owner, version)
+    return [registered(task, kind, owner, version) for task in _list(answer, what, Task, "a Task")]
 
 
 def _model(owner: Owner, adapter: Adapter, model: Any, what: str) -> Any:
@@ -235,6 +254,11 @@ def _model(owner: Owner, adapter: Adapter, model: Any, what: str) -> Any:
     if not texts or "adapter" not in identity:
         fault = "no mapping of texts, or no adapter's"
         raise TypeError(f"{what} gave a model whose identity is {fault}")
+    if adapter.version != "1":  # states of an earlier version of it are others
+        with suppress(AttributeError):
+            model.identity = {**identity, "adapter_version": adapter.version}
+        if model.identity.get("adapter_version") != adapter.version:
+            raise TypeError(f"{what} gave a model whose identity cannot be set: make it a field")
     for name in METHODS if not owner.built_in else ():
         method = getattr(model, name, None)
         if callable(method):
@@ -252,6 +276,14 @@ def _requests(answer: Any, what: str) -> list[Request]:
         if SURROGATE.search(text):
             raise ValueError(f"{what} gave {_short(text)}, which holds half a character")
     return requests
+
+
+def _labels(answer: Any, what: str) -> list[Any]:
+    labels = _list(answer.tolist() if hasattr(answer, "tolist") else answer, what)
+    for label in labels:
+        if not isinstance(label, str | Integral | tuple | None):
+            raise TypeError(f"{what} gave {_short(label)}, not a class: a text or a whole number")
+    return labels
 
 
 def _continuations(answer: Any, what: str) -> list[Continuation]:

@@ -67,7 +67,7 @@ class Table:
     """Rows under named columns.
 
     name: how it is found, unique in its report: "ranking", "agreement", "image.ranking".
-    title: what it is, for people.
+    title: what it is, for people; columns: what its rows have, in the order shown.
     rows: one mapping per row, from column name to cell; None where there is no value.
     caption: sentences on how to read it: what its columns mean, units, what is uncertain.
     shown: whether people see it; programs see all tables.

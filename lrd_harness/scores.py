@@ -19,8 +19,8 @@ class Profile(list[Any]):
 
     of: S values belong to the S "states" that were measured, S - 1 to the "steps" between
     neighbours, S - 2 to the "inner states", all but the first and the last, S - 1 to the "blocks"
-    that write all but the first; start: the first state that was measured, 0..L; values: numbers,
-    or a list of numbers each (a histogram).
+    that write all but the first; start: the first state that was measured, 0..L (from a metric: of
+    those that it was given); values: numbers, or a list of numbers each (a histogram).
 
     Examples
     --------
@@ -111,8 +111,9 @@ def summaries(values: Sequence[float], name: str) -> dict[str, float]:
 def plain(values: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Scores as Python's own floats and lists, whatever the metric made them of.
 
-    Raises TypeError, with the metric's name, for all but a mapping from names to numbers, lists of
-    numbers and lists of these; OverflowError for an integer that no float can hold.
+    A Profile stays one. Raises TypeError, with the metric's name, for all but a mapping from names
+    to numbers, lists of numbers and lists of these; OverflowError for an integer that is beyond any
+    float.
 
     Examples
     --------
@@ -155,6 +156,8 @@ def _by_model(value: Any, what: str, depth: int = 2) -> Any:
 
 
 def _plain(value: Any, what: str) -> Any:
+    if isinstance(value, Profile):
+        return Profile(value.of, value.start, _plain([*value], what))
     value = value.tolist() if hasattr(value, "tolist") else value
     if not isinstance(value, Sequence) or isinstance(value, str | bytes | bytearray):
         return number(value, what)

@@ -95,12 +95,13 @@ def build_choice(results: Results, kind: Kind = "embedding") -> LayerChoice | No
         outcomes = best[best.whole], reverse[reverse.whole]
         chosen[role.metric] = outcomes[0]
         star, ends = "" if role.published else "*", ("", ", reverse")
+        in_sample = ", in-sample" * role.control  # what it picks by are the labels that it sees
         of_kind = "control" if role.control else "metric"
         gains = [
             _gain(role.source, of_kind, of_direction)
             | _lead(of_direction, rivals)
             | {"rule": role.metric, "best": end, "published": role.published}
-            | {"picks": f"arg{end}{star}{reverse_of}", "first": end == role.best}
+            | {"picks": f"arg{end}{star}{reverse_of}{in_sample}", "first": end == role.best}
             for end, of_direction, reverse_of in zip(directions, outcomes, ends, strict=True)
         ]
         correlation = _correlation(role.source, of_kind, measured, "value")
@@ -312,12 +313,12 @@ def _correlation(name: str, kind: str, cells: pd.DataFrame, column: str) -> Row:
 
 
 _CONTROLS = (
-    "Controls use no metric. First layer: the lowest that was scored; random layer: the "
-    "expectation of a layer drawn at random; depth d: the scored layer nearest to d x blocks; "
-    f"{RULE}: the one-line rule, of a decoder that at depth 0.8, of other models the last one; "
-    "honest choice: per model the layer best on a random half of its tasks, scored on the other "
-    "half (500 splits); oracle: the best layer of each pair by its own score, the most that any "
-    "choice can gain."
+    "Controls use no metric, or labels where they say so. First layer: the lowest that was scored; "
+    "random layer: the expectation of a layer drawn at random; depth d: the scored layer nearest "
+    f"to d x blocks; {RULE}: the one-line rule, of a decoder that at depth 0.8, of other models "
+    "the last one; honest choice: per model the layer best on a random half of its tasks, scored "
+    "on the other half (500 splits); oracle: the best layer of each pair by its own score, the "
+    "most that any choice can gain."
 )
 _GAINS = (
     "Gain: score of the chosen layer less that of the last one, mean over n pairs of model and "

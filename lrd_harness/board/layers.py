@@ -21,7 +21,7 @@ LayerScores = Mapping[int, float]  # layer -> score
 Direction = Literal["max", "min"]
 OTHER: Mapping[Direction, Direction] = {"max": "min", "min": "max"}
 SCORE = "score"  # the source that is the task's main score
-LABELS = " (uses labels, in-sample)"  # behind the name of what is no label-free metric
+LABELS = " (uses labels)"  # behind the name of what is no label-free metric
 
 
 class Role(NamedTuple):

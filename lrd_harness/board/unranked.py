@@ -41,9 +41,9 @@ def _of_panel(
     frame = results.frame[results.frame.variant == "full"]
     frame = frame[(frame.kind == "value") & frame.source.isin({row.metric for row in rows})]
     places = {row.key[:2]: place for place, row in enumerate(panel.models)}
-    frame = frame.assign(
-        place=[places.get(k, -1) for k in zip(frame.model, frame.revision, strict=True)]
-    )
+    keys = zip(frame.model, frame.revision, strict=True)
+    frame = frame.assign(place=[places.get(key, -1) for key in keys])
+    frame = frame[frame.place >= 0]
     best = {(row.metric, row.selection[0]): row.selection[1] for row in rows if row.selection}
     columns, cells = [Column("model", key=True)], {}
     rhos: list[Row] = []
@@ -57,8 +57,8 @@ def _of_panel(
         p = statistics.permutation_p(means, panel.actual)
         rhos.append({"predictor": name, "best": columns[-1].best, "rho": rho, "p": p, "n": n})
     caption = [
-        f"Of several models on the same {read}, mean over tasks: a value hangs on which models are "
-        "on the panel, and compares with those of the same panel only.",
+        f"Of several models on the same {read}, mean over tasks: a value depends on which models "
+        "are on the panel, and compares with values of the same panel only.",
         *(_both_ends(**row) for row in rhos if row["rho"] is not None and not row["best"]),
     ]
     table = [panel.named(i) | {name: of[i] for name, of in cells.items()} for i in order]
@@ -112,7 +112,7 @@ def _matrices(rows: Iterable[MetricRow], panel: Panel, order: Sequence[int]) -> 
     for (metric, score), (tasks, sums, counts) in grids.items():
         means = np.where(counts == len(tasks), sums, np.nan)[np.ix_(order, order)] / len(tasks)
         labels = [panel.labels[place] for place in order]
-        columns = [Column(f"with.{label}", label, form="#.3g") for label in labels]
+        columns = [Column(f"with.{label}", label, form=".3f") for label in labels]
         cells = [dict(zip((c.name for c in columns), present(of), strict=True)) for of in means]
         table = [panel.named(i) | of for i, of in zip(order, cells, strict=True)]
         title, head = f"{metric} {score}, model by model", Column("model", key=True)
@@ -131,8 +131,8 @@ def _controls(controls: Sequence[Predictor], panel: Panel, order: Sequence[int])
         cells[predictor.score] = present(predictor.means)
     rows = [panel.named(i) | {name: of[i] for name, of in cells.items()} for i in order]
     caption = (
-        "These see the labels of the very data that scores are made of: they show what labels "
-        "tell, are no predictors without labels, and are left out of all verdicts on metrics.",
+        "They see the labels of the very data that the scores are made of, and show how much these "
+        "tell: they are no label-free predictors, and no verdict on metrics counts them.",
     )
     if controls:
         yield Table("controls", "Controls: measured with labels", tuple(columns), rows, caption)

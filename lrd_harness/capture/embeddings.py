@@ -22,7 +22,7 @@ from lrd_harness.capture.token_metrics import Watched
 from lrd_harness.contracts import Encoded, Experiments, Model, Request, Task, Text
 from lrd_harness.errors import StorageFull, UserError
 from lrd_harness.images import Image
-from lrd_harness.measuring import PlannedMetric
+from lrd_harness.measuring import PER_TEXT, PlannedMetric
 from lrd_harness.models.opened import token_count
 from lrd_harness.processes import ALONE, Ranks
 from lrd_harness.store.documents import json_value
@@ -215,10 +215,8 @@ def capture(
 ) -> Captured:
     """Run those of the texts through the model that the store lacks, and store their states.
 
-    Texts are deduplicated, sorted by length and packed into batches of at most `batch_tokens`
-    tokens, padding included; each segment is kept before the next is begun. `progress(done, total)`
-    counts the texts to be forwarded. watched: token metrics, and the texts that they are to see in
-    the same pass; those whose states are there but whose values are not are run again.
+    batch_tokens: padding included. `progress(done, total)` counts passes. watched: metrics of
+    single texts, and the texts that they see, which are run again where values are not there.
     """
     begun = time.perf_counter()
     missing = dict.fromkeys(store.missing(texts))
@@ -243,6 +241,9 @@ def capture(
     if rest or not seen:
         onwards = behind(progress, len(seen))
         counts.tokens += forwarded(rest, model.states, store.write, progress=onwards)
+    for done, all_of_them, tokens in watched.attend(model) if watched else ():
+        progress(total + done, total + all_of_them)
+        counts += Captured(forwarded=1, tokens=tokens)
     counts.truncated = store.truncated(texts)
     counts.seconds = time.perf_counter() - begun
     return counts
@@ -415,9 +416,9 @@ class Embeddings(StateReader):
             metrics = measured.get(task, ())
             sample = self.sample(task) if metrics else []
             texts += self.samples.views(sample, metrics)
-            tokens = [item for item in metrics if item.metric.needs == "tokens"]
-            seen |= dict.fromkeys(sample if tokens else ())
-            items |= {id(item): item for item in tokens}
+            by_text = {id(item): item for item in metrics if item.metric.needs in PER_TEXT}
+            seen |= dict.fromkeys(sample if by_text else ())
+            items |= by_text
         return texts, list(seen), list(items.values())
 
     def met(self, task: Task, asked: Sequence[Text]) -> dict[str, int]:

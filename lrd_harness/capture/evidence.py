@@ -133,7 +133,8 @@ class _Profiles(Mapping[str, BlockValues]):
         self._recorded, self._evidence = recorded, evidence
 
     def __getitem__(self, name: str) -> BlockValues:
-        return self._evidence.influence if name == "block_influence" else self._recorded[name]
+        values = self._evidence.influence if name == "block_influence" else self._recorded[name]
+        return list(values)  # a copy, since other rules read it as well
 
     def __iter__(self) -> Iterator[str]:
         return iter([*self._recorded, "block_influence"])

@@ -195,9 +195,11 @@ def capture(
         keep,
         batch_tokens=batch_tokens,
         progress=progress,
-        observe=watched,
+        observe=watched if watched and watched.tokens else None,
     )
     counts = counted(requests) + done
+    for *_, tokens in watched.attend(model) if watched else ():  # contexts as texts of their own
+        counts += Captured(forwarded=1, tokens=tokens)
     counts.truncated = len(truncated(store, requests))
     counts.seconds = time.perf_counter() - begun
     return counts

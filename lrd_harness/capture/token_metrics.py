@@ -1,16 +1,17 @@
-"""Token metrics: their values of single texts, computed in the forward pass and kept on disk.
+"""Metrics of one text at a time: their values, computed in a forward pass and kept on disk.
 
 A token metric needs the states of all tokens, which are too large to be kept. It is called while a
 batch is in memory, and only its values leave the pass: a row of numbers per text, in a store of its
-own, so that a text is not forwarded again for the same metric with the same parameters.
+own, so that a text is not forwarded again for the same metric with the same parameters. A metric
+of attention has its values kept alike, from a pass for each text that shows its maps.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from lrd_harness import errors, measuring
 from lrd_harness.capture.layers import planes
-from lrd_harness.contracts import Model, Norm, Text
+from lrd_harness.contracts import AttentiveModel, Model, Norm, Text
 from lrd_harness.measuring import PlannedMetric
 from lrd_harness.processes import Ranks
 from lrd_harness.scores import Scores
@@ -28,11 +29,13 @@ from lrd_harness.store.store import Plane, Store
 POOLED = ("raw", "final")
 ROW: Plane = ("row", 0)  # (n, 1 + m) float64: an outcome, then the scores
 SHORT = 128  # tokens
+HEADS = 4  # of the random maps on which a metric of attention is tried
+PART = 128  # texts whose values of attention are kept together
 DONE, LEFT_OUT, NOT_FINITE = 0.0, 1.0, 2.0  # outcomes
 
 
 class TokenValues:
-    """One token metric's values of the texts of one model.
+    """The values of the texts of one model by a metric that sees one text at a time.
 
     root: the folder of all stores; identity: everything that changes a state. fault: what the
     metric raised on a text, apart from UnitError; it is not called again and nothing more is kept.
@@ -55,7 +58,7 @@ class TokenValues:
         self._states = states
 
     def row(self, states: Tensor | Sequence[Tensor]) -> np.ndarray:
-        """One text's values, states 0..L being (T, d_l) each: (1 + m,) float64.
+        """One text's values, states 0..L (T, d_l) or maps of attention given: (1 + m,) float64.
 
         Raises an error that says that memory does not suffice, for the pass to be tried again with
         fewer tokens; a single text on which that never helps fails the model, not the metric.
@@ -82,7 +85,7 @@ class TokenValues:
         """Which scores there are, and how long: found on a random text, as they are all alike."""
         seeded = torch.Generator().manual_seed(0)
         for tokens in (16, 1024):  # where some are to be left out, the shorter text may not do
-            noise = torch.randn((self._states, tokens, 8), generator=seeded, dtype=torch.float64)
+            noise: Any = self._noise(tokens, seeded)
             try:
                 scores = measuring.measure(self.item.metric, noise, **self.item.parameters)
                 self._lengths, self.fault = _lengths(scores), None
@@ -94,6 +97,13 @@ class TokenValues:
                 )
             except Exception as error:
                 self.fault = _fault(error)
+
+    def _noise(self, tokens: int, seeded: torch.Generator) -> Tensor | list[Tensor]:
+        """A random text: its states (S, T, 8), or its maps of attention, (4, T, T) each."""
+        if self.item.metric.needs == "attention":
+            weights = torch.rand((HEADS, tokens, tokens), generator=seeded, dtype=torch.float64)
+            return [weights.softmax(-1)] * (self._states - 1)
+        return torch.randn((self._states, tokens, 8), generator=seeded, dtype=torch.float64)
 
     def _checked(self, scores: Scores) -> dict[str, Any]:
         lengths = _lengths(scores)
@@ -129,7 +139,9 @@ class TokenValues:
             layers = rows[wrong, 1]  # NaN where it is not known
             layer = None if np.isnan(layers).all() else int(np.nanmin(layers))
             dtype = self.store.identity.get("dtype", "")
-            raise errors.not_finite(layer, dtype, "the tokens' states")
+            maps = self.item.metric.needs == "attention"
+            what = "the attention maps" if maps else "the tokens' states"
+            raise errors.not_finite(layer, dtype, what)
         done = rows[rows[:, 0] == DONE, 1:]
         if np.isinf(done).any():
             raise errors.NotFinite(f"{name} gives infinity for a text")
@@ -154,18 +166,53 @@ class TokenValues:
 
 
 class Watched:
-    """What watches a forward pass: token metrics, and the texts that they are measured on."""
+    """What watches a forward pass: token metrics, and the texts that they are measured on.
+
+    attentive: the values of metrics of attention, whose passes are their own.
+    """
 
     def __init__(
-        self, model: Model, norm: Norm, tokens: Sequence[TokenValues], texts: Sequence[Text]
+        self,
+        model: Model,
+        norm: Norm,
+        tokens: Sequence[TokenValues],
+        texts: Sequence[Text],
+        attentive: Sequence[TokenValues] = (),
     ) -> None:
         self.tokens, self.texts = list(tokens), list(texts)
+        self.attentive = list(attentive)
         self._norm = model.final_norm
         self._planes = planes(model, norm)
 
     def missing(self) -> list[Text]:
         """The texts that lack values of any of the metrics."""
         return list(dict.fromkeys(t for v in self.tokens for t in v.missing(self.texts)))
+
+    def unattended(self) -> list[Text]:
+        """The texts that lack values of any of the metrics of attention."""
+        return list(dict.fromkeys(t for v in self.attentive for t in v.missing(self.texts)))
+
+    def attend(self, model: Model) -> Iterator[tuple[int, int, int]]:
+        """Have the values of metrics of attention: (texts done, of how many, this one's tokens).
+
+        A fault of the model's in showing its maps is the metrics' own.
+        """
+        texts = self.unattended()
+        for start in range(0, len(texts), PART):
+            part, rows = texts[start : start + PART], [list[np.ndarray]() for _ in self.attentive]
+            for done, encoded in enumerate(model.tokenize(part), start + 1):
+                try:
+                    maps = cast("AttentiveModel", model).attention(encoded)
+                    for values, row in zip(self.attentive, rows, strict=True):
+                        row.append(values.row(maps))
+                except Exception as error:  # memory that does not suffice for a text's maps, too
+                    for values in self.attentive:
+                        values.fault = values.fault or error
+                    return
+                yield done, len(texts), maps[0].shape[-1]
+            for values, row in zip(self.attentive, rows, strict=True):
+                if values.fault is None:
+                    values.keep(part, np.stack(row))
 
     def __call__(self, states: Sequence[Tensor], mask: Tensor) -> dict[Plane, Tensor]:
         """Of a batch's states 0..L, (b, T, d_l) as written, each metric's rows (b, 1 + m)."""

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lrd_harness import __version__
+from lrd_harness import __version__, errors, isolation
 from lrd_harness.cli import help, options
 from lrd_harness.errors import (
     LOUD,
@@ -25,7 +25,6 @@ from lrd_harness.errors import (
     UserError,
     check_typed,
     described,
-    plain,
     short,
     tell,
     told_to,
@@ -175,7 +174,10 @@ def _run_brought(typed: list[str]) -> int:
 
 def _own_arguments(record: Command, typed: list[str]) -> argparse.Namespace:
     """What was typed behind a command of a plugin. Raises PluginFault for a fault of its own."""
-    own = Parser(prog=f"lrd-harness {record.name}", description=plain(record.description))
+    about = short(record.description)
+    if "%(prog)" in about:  # what argparse would then format
+        about = about.replace("%", "%%")
+    own = Parser(prog=f"lrd-harness {record.name}", description=about)
     options.add_load(own)
     if record.arguments is not None:
         record.arguments(own)
@@ -199,7 +201,10 @@ def _run(arguments: argparse.Namespace, typed: list[str]) -> int:
         _hush()
     module = importlib.import_module(f"lrd_harness.cli.{COMMANDS[arguments.command][0]}")
     literal = literal_names(getattr(arguments, "literal_names", False))
-    with told_to(_once()), literal, naming(arguments.load):
+    seconds = getattr(arguments, "plugin_timeout", None)
+    if seconds is not None:
+        errors.check_whole(seconds, "--plugin-timeout", 1, errors.SECONDS)
+    with told_to(_once()), isolation.limited(seconds), literal, naming(arguments.load):
         name = arguments.command.replace("-", "_")
         code: int = getattr(module, f"{name}_command")(arguments)
     return code

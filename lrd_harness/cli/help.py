@@ -225,6 +225,6 @@ examples:
   lrd-harness cache clear --all --yes
 
 What was used within the last hour is kept, as a run may be using it, unless
---older-than says otherwise (0h: all). Files that are not the harness's are named
-and left alone; links are not followed.""",
+--older-than says otherwise (0h: all). Files that are not the harness's are
+named and left alone; links are not followed.""",
 }

@@ -155,13 +155,13 @@ def leaderboard(sub: Any) -> None:
 
 
 def plugins(sub: Any) -> None:
-    """List every registered plugin, and those that could not be loaded; make a package
-    for one of your own, or show what one offers.
+    """List every registered plugin, and those that could not be loaded. ACTION: make a
+    package for one of your own, or show what one offers.
     """
     add_load(sub)
     does = sub.add_subparsers(dest="action", metavar="ACTION")
-    what = "make a package with the smallest example of a kind: code, test, README"
-    new = does.add_parser("new", help=what, description=f"{what.capitalize()}.")
+    what = "ake a package with the smallest example of a kind: code, test, README"
+    new = does.add_parser("new", help=f"m{what}", description=f"M{what}.")
     kinds = sorted(path.name.partition(".")[0] for path in TEMPLATES.glob("*.py.txt"))
     _add(new, "kind", "KIND", ", ".join(kinds), choices=kinds)
     _add(new, "name", "NAME", "what it is to be called, as my_metric")
@@ -196,7 +196,7 @@ def models(sub: Any) -> None:
     add_load(sub)
     _add_flag(sub, "--quiet", "no progress")
     read = "pooling max_length norm dtype attention attention_mask trust_remote_code device"
-    _add_settings(sub, read.split())
+    _add_settings(sub, [*read.split(), "plugin_timeout"])
 
 
 def cache(sub: Any) -> None:
@@ -303,9 +303,8 @@ def _add_study(sub: Any, command: str, metrics: str = "", *more: str) -> None:
         _add_flag(sub, "--literal-names", LITERAL)
     _add_flag(sub, "--quiet", "no progress")
     read = "pooling norm max_length attention_mask dtype trust_remote_code device max_texts".split()
-    _add_settings(
-        sub, [*read, *more], max_texts="all" if command == "states" else STUDY_TEXTS[command]
-    )
+    most = "all" if command == "states" else STUDY_TEXTS[command]
+    _add_settings(sub, [*read, "plugin_timeout", *more], max_texts=most)
 
 
 def _add_settings(sub: Any, only: Sequence[str] = (), **defaults: Any) -> None:

@@ -6,7 +6,7 @@ import argparse
 import importlib.util
 import keyword
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from inspect import Parameter, getdoc, signature
 from pathlib import Path
@@ -96,7 +96,12 @@ def _new(arguments: argparse.Namespace) -> int:
     kind, hook = next((kind, hook) for kind, (hook, _) in KINDS.items() if f"def {hook}(" in code)
     (example,) = RECORD.findall(code)
     _check_name(name, kind, set(re.findall(r"\w+", code)) - {example})
-    words = {"NAME": name, "KIND": kind, "HOOK": hook, "USE": USES[kind].format(name)}
+    words = {
+        "NAME": name,
+        "KIND": kind,
+        "HOOK": hook,
+        "USE": _use(kind, name, "TaskFamily(" in code),
+    }
     made = {f"src/{name}.py": re.sub(rf"\b{example}\b", name, code)}
     for path in sorted((TEMPLATES / "package").iterdir()):
         text = path.read_text("utf-8")
@@ -128,33 +133,43 @@ def _check_name(name: str, kind: str, words: set[str]) -> None:
     if not NAME.fullmatch(name) or keyword.iskeyword(name):
         hint = f", as {better}" if NAME.fullmatch(better) and better != name else ""
         raise UserError(f"{plain(name)} is no name for a module: a-z, 0-9 and _{hint}")
-    if name in words:
-        raise UserError(f"the example of a {kind} uses the word {name}: give another name")
     if importlib.util.find_spec(name) is not None:
         raise UserError(f"there is a module {name} already: give another name")
+    if name in words:
+        raise UserError(f"the example of a {kind} uses the word {name}: give another name")
     if name in (*manager.load().names(kind), *(manager.COMMANDS if kind == "command" else ())):
         raise UserError(f"there is a {kind} {name} already: give another name")
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    """Show the records of a name, or all that a distribution or a file provides."""
-    name, file = arguments.name, arguments.name.endswith(".py")
-    plugins = manager.load_named([name]) if file else manager.load()
-    entries = [(kind, entry) for kind in KINDS for entry in plugins.entries[kind].values()]
-    bearers = [] if file else [pair for pair in entries if pair[1].record.name == name]
-    provider = Path(name).stem if file else name
-    shown = bearers or [pair for pair in entries if pair[1].provider.split()[0] == provider]
-    if not shown:
-        for kind in KINDS:
-            plugins.check_borne(kind, name)
-        known = [entry.record.name for _, entry in entries]
-        raise unknown("plugin", name, known, "`lrd-harness plugins` lists them all.")
-    tables = [part for kind, entry in shown for part in _tables(kind, entry, plugins)]
-    show(Report(name, tuple(tables)), plugins)
+    plugins, entries = entries_of([arguments.name])
+    tables = [part for kind, entry in entries for part in _tables(kind, entry)]
+    show(Report(arguments.name, tuple(tables)), plugins)
     return 0
 
 
-def _tables(kind: str, entry: Entry, plugins: Plugins) -> Iterator[Table]:
+def entries_of(names: Sequence[str]) -> tuple[Plugins, list[tuple[str, Entry]]]:
+    """The plugins, and kind and entry of each record of these names: of any kind, or all that a
+    distribution or a file FILE.py provides. Raises UserError.
+    """
+    plugins = manager.load_named(name for name in names if name.endswith(".py"))
+    entries = [(kind, entry) for kind in KINDS for entry in plugins.entries[kind].values()]
+    found = []
+    for name in names:
+        file = name.endswith(".py")
+        provider = Path(name).stem if file else name
+        bearers = [] if file else [pair for pair in entries if pair[1].record.name == name]
+        bearers = bearers or [pair for pair in entries if pair[1].provider.split()[0] == provider]
+        if not bearers:
+            for kind in KINDS:
+                plugins.check_borne(kind, name)
+            known = [entry.record.name for _, entry in entries]
+            raise unknown("plugin", name, known, "`lrd-harness plugins` lists them all.")
+        found += bearers
+    return plugins, found
+
+
+def _tables(kind: str, entry: Entry) -> Iterator[Table]:
     """What there is to say of a record, and its parameters."""
     record = entry.record
     said = getdoc(record.measure) if kind.endswith("metric") else None
@@ -164,7 +179,8 @@ def _tables(kind: str, entry: Entry, plugins: Plugins) -> Iterator[Table]:
         value = getattr(record, field.name)
         if field.name not in ("name", "description") and not callable(value):
             rows.append((field.name.replace("_", " "), _said(value)))
-    rows.append(("use", USES[kind].format(record.name)))
+    use = _use(kind, record.name, isinstance(record, TaskFamily))
+    rows.append(("use", use + " --output DIR" * (getattr(record, "files", None) is not None)))
     title = f"{kind.capitalize()} {record.name}"
     yield table(title, ("field", "value"), [row for row in rows if row[1]])
     if kind.endswith("metric"):
@@ -179,6 +195,10 @@ def _type(parameter: Parameter) -> str:
     if hint is parameter.empty:
         return type(parameter.default).__name__
     return hint if isinstance(hint, str) else str(getattr(hint, "__name__", hint))
+
+
+def _use(kind: str, name: str, family: bool) -> str:
+    return USES[kind].format(f"{name}:NAME" if family else name)
 
 
 def _said(value: Any) -> str:

@@ -23,7 +23,7 @@ from lrd_harness.models.snapshot import Snapshot
 def text_config(module: nn.Module) -> Any:
     """The part for text of the configuration that a model reads; None where it has none."""
     config: Any = getattr(module, "config", None)
-    return config.get_text_config() if config else None
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 def follows_length(module: nn.Module) -> bool:
@@ -171,12 +171,12 @@ class _EnoughError(Exception):
 
 def _last_hidden_state(module: nn.Module, features: Mapping[str, Tensor]) -> Tensor:
     """The model's own output state."""
-    output = _output(module, features)
+    output = output_of(module, features)
     state: Tensor = output[0] if isinstance(output, tuple) else output.last_hidden_state
     return state
 
 
-def _output(module: nn.Module, features: Mapping[str, Tensor], **more: bool) -> Any:
+def output_of(module: nn.Module, features: Mapping[str, Tensor], **more: bool) -> Any:
     """What a pass gives, without a cache: a block that is run again would find itself in it."""
     caches = getattr(getattr(module, "config", None), "use_cache", False)
     if caches or "use_cache" in inspect.signature(module.forward).parameters:
@@ -391,7 +391,7 @@ def _disagreement(backbone: Backbone, probe: Mapping[str, Tensor]) -> str:
     """
     try:
         with torch.inference_mode():
-            output = _output(backbone.module, probe, output_hidden_states=True)
+            output = output_of(backbone.module, probe, output_hidden_states=True)
     except Exception:  # a model that does not offer them, or not like this
         return ""
     theirs = getattr(output, "hidden_states", None)

@@ -30,13 +30,11 @@ _MASK = "pixel_attention_mask"  # of patches that are padding
 class ImageParts(ModelParts):
     """What adapters of images differ in.
 
-    processor: transformers', which makes pixels of images; pooling: "" for what suits the model,
-    which chooses how to `pool` when it is opened.
+    processor: transformers', or one that is called as those are, (images=[...],
+        return_tensors="pt"), and says its settings (`to_dict`).
     """
 
     processor: Any
-    pooling: str = ""
-    pool: Any = None
 
 
 class ImageModel(OpenedModel):
@@ -115,6 +113,8 @@ class ImageModel(OpenedModel):
 
     def _pooling(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
         """How states are pooled, by what it is called, and why."""
+        if self.parts.pool and not self.options.pooling:
+            return {"pooling": self.parts.pooling or "own"}
         name, why = self.options.pooling or self.parts.pooling, self.parts.pooling_from
         has_cls, name_of = not self.patches[0], self.checkpoint.name
         pools: dict[str, Any] = {"mean": _mean}
@@ -127,7 +127,7 @@ class ImageModel(OpenedModel):
             if name == "pooler":
                 raise UserError(f"{error} (--pooling chooses: {', '.join(pools)})") from None
         if not name:
-            config = self.parts.module.config
+            config = getattr(self.parts.module, "config", None)
             if "pooler" in pools and not (has_cls and self.has_final_norm):
                 name, why = "pooler", "its own pooler"
             elif has_cls and not getattr(config, "use_mean_pooling", False):

@@ -95,7 +95,8 @@ def pixels(processor: Any, pictures: Sequence[Picture], module: Any) -> dict[str
     if not joined:
         what = f"{type(module).__name__} takes {next(iter(takes), 'nothing')}"
         raise UserError(f"{what}, and {type(processor).__name__} makes {', '.join(shapes)}")
-    return {k: v.to(module.dtype) if v.is_floating_point() else v for k, v in joined.items()}
+    dtype = next(p.dtype for p in module.parameters())
+    return {k: v.to(dtype) if v.is_floating_point() else v for k, v in joined.items()}
 
 
 def check_shape(processor: Any, name: str, width: int, height: int) -> None:

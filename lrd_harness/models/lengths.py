@@ -19,6 +19,18 @@ SCORES = 2**30
 TOKENS = (7, 5)
 
 _ATEN = torch.ops.aten
+UNLIMITED = 8192  # tokens of a text, where a model says nothing
+# Under which names configurations say how long texts may be.
+LENGTHS = "max_position_embeddings n_positions max_seq_len max_seq_length".split()
+LENGTHS += "max_sequence_length seq_length n_ctx".split()
+
+
+def stated_lengths(config: Any, of_tokenizer: float | None) -> dict[str, int]:
+    """The most tokens of a text that tokenizer and configuration speak of, by who does."""
+    stated = {f"{name} of config.json": getattr(config, name, None) for name in LENGTHS}
+    limits = {"its tokenizer": of_tokenizer} | {k: v for k, v in stated.items() if type(v) is int}
+    sound = {name: int(value) for name, value in limits.items() if value and 0 < value < 10**6}
+    return sound or {"a usual limit, as nothing states one": UNLIMITED}
 
 
 def length_limit(backbone: Backbone, probe: Mapping[str, Tensor], most: int) -> int:

@@ -156,6 +156,16 @@ def refuse_missing(name: str, missing: Collection[str]) -> None:
         raise UserError(f"{name}: its weights lack {len(missing)} {tensors} {min(missing)}")
 
 
+def whole_model(kind: Any, checkpoint: Checkpoint, options: ModelOptions, **more: Any) -> Any:
+    """A model of a class of transformers, as the options say, with all weights but poolers'.
+
+    more: what its loader is told besides. Raises UserError where weights are not there.
+    """
+    model, missing = load_model(kind, checkpoint, **computing(checkpoint, options), **more)
+    refuse_missing(checkpoint.name, missing)
+    return model
+
+
 def listed_classes(checkpoint: Checkpoint) -> list[Any]:
     """transformers' classes that config.json names."""
     import transformers

@@ -25,6 +25,7 @@ from lrd_harness.contracts import (
     Text,
 )
 from lrd_harness.models import quantised
+from lrd_harness.models.attention import attention_maps, check_eager
 from lrd_harness.models.backbone import Backbone, Watch
 from lrd_harness.models.own_code import digest
 from lrd_harness.models.peft_adapters import recorded
@@ -37,17 +38,22 @@ Planes = dict[tuple[str, int], Tensor]  # by "raw" or "final", and layer
 class ModelParts:
     """What adapters differ in, of texts and of images.
 
-    pool: (state (b, T, d), features) -> (b, d); embed: pooled -> the model's output, which may
-        take a `prompt_type`, "query" or "document", and a `task`;
-    similarity: how outputs are compared; pooling_from: what says how it is pooled;
+    adapter: its name, as in the record; module: the model without a head;
+    pool: (state (b, T, d), features) -> (b, d), of the adapter's own; None: that named `pooling`;
+    pooling: what it is called, one of our own without `pool`; "" is what suits the model. One that
+        the user chooses goes before both;
+    embed: pooled -> the model's output, which may take a `prompt_type`, "query" or "document", and
+        a `task`;
+    similarity: how outputs are compared, "cosine", "dot", "euclidean" or "manhattan";
+    pooling_from: what says how it is pooled;
     whole: the model with its language-model head, around `module`, where that is wanted;
     beside: by file name, what goes into a JSON file of a folder that the model is saved to.
     """
 
     adapter: str
     module: torch.nn.Module
-    pool: Callable[[Tensor, Mapping[str, Any]], Tensor]
-    pooling: str
+    pool: Any = None
+    pooling: str = ""
     embed: Callable[..., Tensor] = lambda pooled: pooled
     similarity: str = "cosine"
     whole: torch.nn.Module | None = None
@@ -90,6 +96,7 @@ class OpenedModel(ABC):
     padding: str
     info: ModelInfo
     head: Head | None = None
+    _eager_checked = False  # whether the pass that shows its attention gives the same states
 
     def __init__(self, checkpoint: Checkpoint, options: ModelOptions, parts: ModelParts) -> None:
         self.checkpoint, self.options = checkpoint, options
@@ -226,6 +233,18 @@ class OpenedModel(ABC):
             seen(layer, _of_tokens(state.to(self.device), features))
 
         self.backbone.run(self.inputs(features), watch)
+
+    def attention(self, encoded: Encoded) -> list[Tensor]:
+        """One text's attention maps of block 1..L, (h, T, T) each, from a pass of its own.
+
+        Raises UnitError where the model shows none, UserError where they are too large.
+        """
+        features = self.features([encoded])
+        inputs = self.inputs(features)
+        if not self._eager_checked:
+            check_eager(self.backbone, inputs, self.options.dtype)
+            self._eager_checked = True
+        return attention_maps(self.backbone, inputs, features["attention_mask"][0].bool())
 
     def embed(
         self, pooled: Tensor, prompt_type: PromptType | None = None, task: Task | None = None

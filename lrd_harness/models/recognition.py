@@ -13,7 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, NoReturn
 
 from lrd_harness import errors
+from lrd_harness.contracts import Checkpoint
 from lrd_harness.errors import UserError
+from lrd_harness.models import quantised
 from lrd_harness.models.modality import PROCESSORS, TOKENIZER, has_tokenizer, reads_images
 
 COUNT = re.compile(r"(num|n)_(\w+_)?(layers?|blocks)|(num_)?(encoder|decoder)_layers|depth")
@@ -335,25 +337,37 @@ def examined(source: Source, first: str, without: str) -> tuple[str, dict[str, A
     if inner is None:
         refuse_missing_config(source, without)
     _refuse_weights(source, inner)
-    config = dict(source.read(within(inner, "config.json")))
-    _refuse_unknown(source.where, config)
-    _refuse_unprepared(source, inner, config)
-    return inner, config
+    return inner, dict(source.read(within(inner, "config.json")))
 
 
-def _refuse_unknown(where: str, config: Mapping[str, Any]) -> None:
-    """Refuse a type of model that transformers does not know; one without is left to adapters."""
+def foreign(checkpoint: Checkpoint) -> str:
+    """Why transformers cannot read a checkpoint, which is left to others' adapters; "" if it can.
+
+    Its type of model is not known, or what makes tokens of texts, or pixels of images, lacks.
+    """
     import transformers
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    kind = config.get("model_type")
-    own = config.get("auto_map")
-    if not isinstance(kind, str) or kind in CONFIG_MAPPING:
-        return
-    if isinstance(own, Mapping) and "AutoConfig" in own:  # of its own code
-        return
-    version = transformers.__version__
-    raise UserError(f"{where}: transformers {version} knows no model of type '{kind}'")
+    where, config, files = checkpoint.path, checkpoint.config, checkpoint.files
+    kind, own = config.get("model_type"), config.get("auto_map")
+    coded = isinstance(own, Mapping) and "AutoConfig" in own
+    if isinstance(kind, str) and kind not in CONFIG_MAPPING and not coded:
+        return f"{where}: transformers {transformers.__version__} knows no model of type '{kind}'"
+    if reads_images(config, files):
+        lacks = files.isdisjoint(PROCESSORS)
+        why = "says how an image is brought to the size and the colours that the model was made for"
+        return f"{where} has no {PROCESSORS[0]}, which {why}" if lacks else ""
+    if has_tokenizer(files):
+        return ""
+    of = f"; it is made for images or sound ({PROCESSORS[0]})" if PROCESSORS[0] in files else ""
+    return f"{where} has no tokenizer (tokenizer.json, vocab.txt or the like){of}"
+
+
+def check_readable(checkpoint: Checkpoint) -> None:
+    """Raise UserError for what transformers cannot read; see `foreign` and quantised.check."""
+    if reason := foreign(checkpoint):
+        raise UserError(reason)
+    quantised.check(checkpoint)
 
 
 def _refuse_weights(source: Source, inner: str) -> None:
@@ -369,22 +383,6 @@ def _refuse_weights(source: Source, inner: str) -> None:
         raise UserError(
             f"{source.where} has no weights as safetensors, the only kind that is read{what}"
         )
-
-
-def _refuse_unprepared(source: Source, inner: str, config: Mapping[str, Any]) -> None:
-    """Refuse a model without what makes tokens of texts, or pixels of images."""
-    here = source.below(inner)
-    if reads_images(config, source.files):
-        if here.isdisjoint(PROCESSORS):
-            raise UserError(
-                f"{source.where} has no {PROCESSORS[0]}, which says how an image is brought to the "
-                "size and the colours that the model was made for"
-            )
-    elif not has_tokenizer(source.files):
-        line = f"{source.where} has no tokenizer (tokenizer.json, vocab.txt or the like)"
-        if PROCESSORS[0] in here:
-            line += f"; it is made for images or sound ({PROCESSORS[0]})"
-        raise UserError(line)
 
 
 def within(folder: str, name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any, Literal
 
@@ -20,11 +20,13 @@ from lrd_harness.contracts import (
 )
 from lrd_harness.errors import UserError, short
 from lrd_harness.models import quantised
-from lrd_harness.models.backbone import rounding
+from lrd_harness.models.backbone import rounding, text_config
 from lrd_harness.models.bidirectional import NO_LIKELIHOODS, check, choose, look_ahead
-from lrd_harness.models.lengths import length_limit
+from lrd_harness.models.find import known_as
+from lrd_harness.models.lengths import length_limit, stated_lengths
 from lrd_harness.models.opened import ModelParts, OpenedModel, Planes
 from lrd_harness.models.readout import Head, pooling_named
+from lrd_harness.models.registry import prompt_rule
 from lrd_harness.models.wrappers import route
 
 NO_HEAD = "its weights hold no language-model head, so it cannot compare continuations"
@@ -49,19 +51,22 @@ def shorten_chunks(module: torch.nn.Module) -> None:
 class Parts(ModelParts):
     """What adapters of texts differ in, beside what ModelParts has.
 
+    tokenizer: transformers'; None for a model with an `encode` of its own;
     encode: (texts, max_length) -> token features of texts as the model was made to read them, cut
-        to so many tokens, without padding; there may be a "prompt_length", the number of leading
-        tokens that `pool` is to leave out, "told", a number by name for the module itself, and a
-        "cut", whether words were left out before;
-    max_length: tokens of a text that are wanted; the model may bear fewer;
-    prompt: the prompt of a task's texts; prompt_from: whose prompts they are;
-    lengths: what says of how many tokens a text may be.
+        to so many tokens, without padding: {"input_ids": [...]}; there may be a "prompt_length",
+        the number of leading tokens that `pool` is to leave out, "told", a number by name for the
+        module itself, and a "cut", whether words were left out before; None: what `tokenizer` gives
+        of prompt and text;
+    max_length: tokens of a text that are wanted, 0 for the least of `lengths`; the model may bear
+        fewer, and what the user chooses goes before it;
+    lengths: what says of how many tokens a text may be; {}: tokenizer and configuration;
+    prompt: the prompt of a task's texts; None: the user's, or mteb's; prompt_from: whose they are.
     """
 
-    tokenizer: Any
-    encode: Callable[[Sequence[Text], int], list[dict[str, Any]]]
-    max_length: int
-    prompt: Callable[[Task, str | None], str]
+    tokenizer: Any = None
+    encode: Any = None
+    max_length: int = 0
+    prompt: Any = None
     lengths: Mapping[str, int] = field(default_factory=dict)
     prompt_from: str = "its own"
 
@@ -70,6 +75,38 @@ def by_mask(name: str) -> Callable[[Tensor, Mapping[str, Any]], Tensor]:
     """One of our own poolings as an adapter's `pool`. Raises UserError for an unknown one."""
     pool = pooling_named(name)
     return lambda state, features: pool(state, features["attention_mask"])
+
+
+def _filled(parts: Parts, checkpoint: Checkpoint, options: ModelOptions) -> Parts:
+    """With what an adapter leaves open, and what the user chooses in place of the model's own way.
+
+    Raises UserError for an unknown pooling.
+    """
+    pooling = options.pooling or parts.pooling or ("own" if parts.pool else "mean")
+    lengths = parts.lengths
+    if not lengths and not parts.max_length:
+        of_tokenizer = getattr(parts.tokenizer, "model_max_length", None)
+        lengths = stated_lengths(text_config(parts.module), of_tokenizer)
+    return replace(
+        parts,
+        pooling=pooling,
+        pool=(not options.pooling and parts.pool) or by_mask(pooling),
+        encode=parts.encode or _encoder(parts.tokenizer),
+        max_length=options.max_length or parts.max_length or min(lengths.values()),
+        lengths=lengths,
+        prompt=parts.prompt or prompt_rule(known_as(checkpoint), chosen=options.prompts),
+    )
+
+
+def _encoder(tokenizer: Any) -> Callable[[Sequence[Text], int], list[dict[str, Any]]]:
+    def encode(texts: Sequence[Text], max_length: int) -> list[dict[str, Any]]:
+        features = tokenizer(
+            [t.prompt + t.text for t in texts], truncation=True, max_length=max_length
+        )
+        names = [n for n in ("input_ids", "token_type_ids") if n in features]
+        return [{n: features[n][i] for n in names} for i in range(len(texts))]
+
+    return encode
 
 
 class TextModel(OpenedModel):
@@ -82,6 +119,7 @@ class TextModel(OpenedModel):
     padding: Side
 
     def __init__(self, checkpoint: Checkpoint, options: ModelOptions, parts: Parts) -> None:
+        parts = _filled(parts, checkpoint, options)
         super().__init__(checkpoint, options, parts)
         self.tokenizer = parts.tokenizer
         if self.device.type == "cpu":
@@ -120,7 +158,7 @@ class TextModel(OpenedModel):
 
     def prompt(self, task: Task, prompt_type: str | None) -> str:
         """The prompt that goes before a text of this task."""
-        return self.parts.prompt(task, prompt_type)
+        return str(self.parts.prompt(task, prompt_type))
 
     def tokenize(self, texts: Sequence[Text]) -> list[Encoded]:
         """Token features of each text, cut to the model's length; no text is without a token.
@@ -143,7 +181,9 @@ class TextModel(OpenedModel):
             )
 
     def _encoded(self, texts: Sequence[Text], max_length: int) -> list[dict[str, Any]]:
-        encoded = self.parts.encode([Text(*map(_readable, text)) for text in texts], max_length)
+        encoded: list[dict[str, Any]] = self.parts.encode(
+            [Text(*map(_readable, text)) for text in texts], max_length
+        )
         for features in encoded:
             if not features["input_ids"]:
                 features["input_ids"] = [self._token("bos", "eos", "pad")]
@@ -174,11 +214,16 @@ class TextModel(OpenedModel):
         """Of each text, whether it was longer than the model takes."""
         at_limit = [i for i, e in enumerate(encoded) if len(e["input_ids"]) >= self.max_length]
         cut = [bool(features.get("cut")) for features in encoded]
-        if at_limit and callable(self.tokenizer):
+        if not at_limit:
+            return cut
+        if callable(self.tokenizer):
             full = [_readable(route(texts[i].prompt).prompt + texts[i].text) for i in at_limit]
             ids = self.tokenizer(full, verbose=False)["input_ids"]
-            for i, tokens in zip(at_limit, ids, strict=True):
-                cut[i] |= len(tokens) > self.max_length
+        else:
+            longer = self._encoded([texts[i] for i in at_limit], self.max_length + 1)
+            ids = [features["input_ids"] for features in longer]
+        for i, tokens in zip(at_limit, ids, strict=True):
+            cut[i] |= len(tokens) > self.max_length
         return cut
 
     def kind(self, encoded: Encoded) -> object:

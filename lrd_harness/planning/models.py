@@ -23,6 +23,7 @@ from lrd_harness.models.modality import two_towers
 from lrd_harness.models.peft_adapters import base_of, uppermost
 from lrd_harness.models.purposes import refuse_scorers
 from lrd_harness.models.readout import OF_IMAGES, POOLINGS
+from lrd_harness.models.recognition import foreign
 from lrd_harness.models.wheels import Progress
 from lrd_harness.planning.settings import Settings
 from lrd_harness.planning.suite import READING, ModelEntry, known_models
@@ -145,7 +146,8 @@ def found_model(
     if adapter is None:
         adapter = next(claiming(checkpoint, plugins), None)
     if adapter is None:
-        raise UserError(f"no adapter claims {name}: it is no model that any plugin can open")
+        unread = f"no adapter claims {name}: it is no model that any plugin can open"
+        raise UserError(foreign(checkpoint) or unread)
     options = ModelOptions(
         pooling=entry.pooling or settings.pooling,
         max_length=entry.max_length or settings.max_length,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lrd_harness import isolation
 from lrd_harness.blocks import candidates, count
 from lrd_harness.contracts import (
     Pruner,
@@ -49,7 +50,7 @@ class PlannedPruning:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a run will do."""
+    """All that a run will do; plugins: third parties', with provider and version."""
 
     suite: Suite
     settings: Settings
@@ -58,6 +59,7 @@ class Plan:
     metrics: tuple[PlannedMetric, ...]
     pruning: PlannedPruning | None = None
     panel: tuple[PlannedPanel, ...] = ()
+    plugins: tuple[Mapping[str, str], ...] = ()
 
     @property
     def measures(self) -> tuple[PlannedMetric | PlannedPanel, ...]:
@@ -76,6 +78,7 @@ def make_plan(suite: Suite, plugins: Plugins, stage: Stage, prune: bool = False)
         if not getattr(suite, what):
             raise UserError(f"suite {suite.name} has no {what}: give them with --{what}")
     settings = suite.settings
+    isolation.limit(settings.plugin_timeout)
     check_settings(settings)
     metrics, panel = resolve_measures(suite, plugins)
     with stage("tasks"):  # lm-eval's index takes some seconds
@@ -119,7 +122,11 @@ def make_plan(suite: Suite, plugins: Plugins, stage: Stage, prune: bool = False)
             for model in models
         ]
     plugins.tell()
-    measures = tuple(metrics), pruning, tuple(panel)
+    strangers = tuple(
+        {"name": each.name, "provider": each.provider, "version": each.version}
+        for each in plugins.strangers
+    )
+    measures = tuple(metrics), pruning, tuple(panel), strangers
     return Plan(suite, settings, tuple(models), tuple(tasks), *measures)
 
 

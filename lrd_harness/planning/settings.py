@@ -171,6 +171,9 @@ class Settings:
         False, "lm-eval tasks: also write each document's log-likelihoods, layer by layer"
     )
     text_column: Word = _option("text", "texts:FILE: the column of a table", group=WHAT)
+    plugin_timeout: int | None = _count(
+        None, "seconds that a call of a plugin not shipped may take", 1, errors.SECONDS, WHAT
+    )
 
     def results(self) -> dict[str, Any]:
         """The settings that change a result, as opposed to speed or extent.
@@ -178,8 +181,9 @@ class Settings:
         task_data is not among them: run.json keeps what lies there, not where it lies.
         """
         free = (
-            "layers device device_map batch_tokens task_data include_path trust_remote_code".split()
-        )
+            "layers device device_map batch_tokens task_data include_path trust_remote_code "
+            "plugin_timeout"
+        ).split()
         return {name: value for name, value in vars(self).items() if name not in free}
 
 

@@ -21,6 +21,7 @@ from lrd_harness.errors import UnitError
 from lrd_harness.measuring import PlannedMetric
 from lrd_harness.store import files
 
+CLASSES = 5  # of labels
 FIND = 6e-6  # seconds to find a text's state in the store
 RECORD = 0.006  # seconds to put a unit on disk
 LONG = 1.0  # seconds from which on a measurement is long enough
@@ -146,8 +147,12 @@ class Drift:
 def metric_seconds(
     item: PlannedMetric, states: int, width: int, device: str
 ) -> Callable[[int], float]:
-    """A pooled or view metric's seconds on n texts of a model with so many states; kept by n."""
-    views = (max(2, item.metric.views),) if item.metric.needs == "views" else ()
+    """The seconds of a metric that sees n texts at once, of a model with so many states.
+
+    They are kept by n.
+    """
+    views = (max(2, count),) if (count := measuring.copies(item.metric)) else ()
+    labelled = item.metric.needs == "labels"
 
     def run(n: int) -> float:
         draw = np.random.default_rng(0)
@@ -155,7 +160,8 @@ def metric_seconds(
         first, step = (torch.from_numpy(array).to(device) for array in arrays)
         begun = time.perf_counter()
         with suppress(UnitError):  # it cannot be computed on so few
-            measuring.measure(item.metric, Drift(first, step, states), **item.parameters)
+            labels = [i % CLASSES for i in range(n)] if labelled else None
+            measuring.measure(item.metric, Drift(first, step, states), labels, **item.parameters)
         return time.perf_counter() - begun
 
     run(2 * measuring.MIN_TEXTS)  # warms up

@@ -205,7 +205,7 @@ class Estimator:
             cost.spans["opening"] += opening
 
     def metric(self, item: PlannedMetric, n: int, context: Context, model: Model) -> Span:
-        """A pooled or view metric on n texts, for models of this shape."""
+        """A metric that sees n texts at once, for models of this shape."""
         shape = model.info.blocks + 1, model.info.width
         key = item.metric.name, *shape
         if key not in self._metrics:
@@ -258,7 +258,7 @@ class Reckoning:
         measured = {task: self.context.unmeasured(task) for task in requests}
         texts, seen, items = reader.demand(requests, measured)
         watching = reader.samples.watched(seen, items)
-        watched = dict.fromkeys(watching.missing() if watching else ())
+        watched = dict.fromkeys([*watching.missing(), *watching.unattended()] if watching else ())
         missing = reader.store.missing(texts)
         self._count(texts, {*missing, *watched})
         self._read([text for text in missing if text not in watched])
@@ -319,13 +319,13 @@ class Reckoning:
         n, states = len(self.reader.sample(task)), self.reader.model.info.blocks + 1
         for item in self.context.unmeasured(task):
             self.cost.units += 1
-            if item.metric.needs == "tokens":
+            if item.metric.needs in measuring.PER_TEXT:
                 seconds = n * TOKEN_ROW + calibration.RECORD
                 self.cost.spans["metrics"] += Span.about(seconds, calibration.UNSURE)
                 continue
-            most = self.context.plan.settings.view_texts if item.metric.needs == "views" else n
-            seen = min(n, most)
-            seconds = calibration.FIND * seen * states * max(1, item.metric.views)
+            count = measuring.copies(item.metric)
+            seen = min(n, self.context.plan.settings.view_texts) if count else n
+            seconds = calibration.FIND * seen * states * max(1, count)
             self.cost.spans["metrics"] += Span.about(seconds + calibration.RECORD)
             if seen >= measuring.MIN_TEXTS:
                 span = self.estimator.metric(item, seen, self.context, self.reader.model)

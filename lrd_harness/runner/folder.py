@@ -199,15 +199,19 @@ def _unlike(out: Path, plan: Plan, alone: bool = False) -> str:
             return f"{out} holds results of {model.name} with other content of the same version"
         if entry.get("code", {}) != dict(found.code):
             return f"{out} holds results of {model.name} with other code of its own"
-        adapter = model.adapter.name  # may be another one with other plugins or versions
+        adapter = _adapter(model)  # may be another one with other plugins or versions
         if (before := entry.get("adapter", adapter)) != adapter:
             return f"{out} holds results of {model.name} as read by {before}, not {adapter}"
     data, now_there = run.get("data", {}), fingerprints(plan)
-    models, tasks = ({e.get("name") for e in run.get(kind, [])} for kind in ("models", "tasks"))
+    models = {e.get("name") for e in run.get("models", [])}
+    tasks = {e.get("name"): e.get("version", "1") for e in run.get("tasks", [])}
     for task in plan.tasks:
         if task.name in tasks and data.get(task.name) != now_there.get(task.name):
             return f"{out} holds results of {task.name} on data that have changed since"
-    more = models - {m.name for m in plan.models} or tasks - {t.name for t in plan.tasks}
+        if (before := tasks.get(task.name, task.version)) != task.version:
+            versions = f"in version {before}, not {task.version}"
+            return f"{out} holds results of {task.name} {versions}"
+    more = models - {m.name for m in plan.models} or tasks.keys() - {t.name for t in plan.tasks}
     return f"{out} holds more than this run" if alone and more else ""
 
 
@@ -263,6 +267,7 @@ def write_run(
         "tasks": joined("tasks", map(_task, plan.tasks)),
         "data": {**run.get("data", {}), **fingerprints(plan)},
         "metrics": joined("metrics", map(_metric, plan.measures)),
+        "plugins": joined("plugins", plan.plugins),
         "panels": {n: {**run.get("panels", {}).get(n, {}), **panels.get(n, {})} for n in every},
         "pruning": pruning,
         "counters": {"total": total, "models": counters, "met": met},
@@ -285,14 +290,21 @@ def _model(planned: PlannedModel) -> dict[str, Any]:
         **({"peft": recorded(checkpoint)} if checkpoint.peft else {}),
         **({"code": code} if code else {}),
         "label": planned.label,
-        "adapter": planned.adapter.name,
+        "adapter": _adapter(planned),
         "options": dataclasses.asdict(planned.options),
     }
 
 
+def _adapter(planned: PlannedModel) -> str:
+    """The adapter as run.json has it: its name, and its version where it is not the first."""
+    name, version = planned.adapter.name, planned.adapter.version
+    return name if version == "1" else f"{name} {version}"
+
+
 def _task(task: Task) -> dict[str, str]:
     place = {"place": location.mark(task.place)} if task.place else {}
-    return {"name": task.name, "type": task.type, **place}
+    version = {} if task.version == "1" else {"version": task.version}
+    return {"name": task.name, "type": task.type, **place, **version}
 
 
 def _metric(item: PlannedMetric | PlannedPanel) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from lrd_harness.capture.embeddings import (
     remembered,
 )
 from lrd_harness.capture.likelihoods import Likelihoods, Reader
-from lrd_harness.capture.samples import Questions, Sampling
+from lrd_harness.capture.samples import Questions, Sampling, unsuited
 from lrd_harness.contracts import Model, Task
 from lrd_harness.errors import UserError, told_to
 from lrd_harness.models import opened, registry
@@ -72,6 +72,11 @@ def prepare(
     folder.check_shared(ranks, [out, cache_dir()])
     plan = folder.renamed(out, plan)
     display.line(f"{_count(plan, ranks)} into {out}")
+    for item in plan.metrics:
+        whys = {task.name: unsuited(item.metric, task) for task in plan.tasks}
+        for why in dict.fromkeys(filter(None, whys.values())):
+            names = ", ".join(name for name in whys if whys[name] == why)
+            display.line(f"{item.metric.name} is not measured on {names}: {why}")
     if shard and whole.panel:
         names = ", ".join(item.metric.name for item in whole.panel)
         display.line(

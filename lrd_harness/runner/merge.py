@@ -94,6 +94,7 @@ def _check(runs: Mapping[Path, Run]) -> None:
         data = run.get("data", {})
         for entry in run.get("tasks", []):
             values["data of ", entry["name"]] = data.get(entry["name"], "of the task's own")
+            values["version of ", entry["name"]] = entry.get("version", "1")
         for entry in run.get("models", []):
             if "content" in entry:  # of a package, whose version does not tell it
                 values["content of ", entry["name"]] = entry["content"]
@@ -137,6 +138,7 @@ def _joined(runs: Sequence[Run], sources: Mapping[str, Run]) -> dict[str, Any]:
         "tasks": _entries(runs, "tasks", order),
         "data": {k: v for run in runs for k, v in run.get("data", {}).items()},
         "metrics": _entries(runs, "metrics", order),
+        "plugins": _entries(runs, "plugins", {}),
         "panels": {name: v for run in runs for name, v in run.get("panels", {}).items()},
         "pruning": next((run["pruning"] for run in runs if run.get("pruning")), None),
         "counters": _counters(sources.values()),

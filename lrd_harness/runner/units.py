@@ -14,14 +14,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lrd_harness.capture.layers import LayerView, LikelihoodLayer
 from lrd_harness.capture.likelihoods import Reader
+from lrd_harness.capture.samples import unsuited
 from lrd_harness.contracts import Task
 from lrd_harness.errors import Elsewhere, UnitError, described
-from lrd_harness.measuring import PlannedMetric, PlannedPanel
+from lrd_harness.measuring import PER_TEXT, PlannedMetric, PlannedPanel
 from lrd_harness.planning.models import PlannedModel
 from lrd_harness.planning.resolve import Plan
 from lrd_harness.processes import ALONE, Ranks
@@ -243,7 +245,8 @@ class Context:
     def unmeasured(self, task: Task) -> list[PlannedMetric]:
         """The metrics that are still to be measured on a task."""
         undone = self.ledger.undone
-        return [item for item in self.plan.metrics if undone(self.metric_unit(task, item))]
+        suited = (item for item in self.plan.metrics if not unsuited(item.metric, task))
+        return [item for item in suited if undone(self.metric_unit(task, item))]
 
     def pending(self, blocks: int, tasks: Iterable[Task]) -> list[Task]:
         """Those of the tasks of which some unit is not recorded, or only as an error."""
@@ -280,9 +283,10 @@ def measure(context: Context, reader: Reader, task: Task, item: PlannedMetric) -
     begun = time.perf_counter()
     key, metric = context.metric_unit(task, item), item.metric
     with context.attempt(key, task=task.name, metric=metric.name):  # values no journal can hold too
-        scores, n = reader.samples.measure(item, reader.sample(task))
+        labels = partial(reader.questions.labels, task)
+        scores, n = reader.samples.measure(item, reader.sample(task), labels)
         split = split_scores(scores)
-        shown = {"start": scores.start} if metric.needs != "tokens" or scores.start else {}
+        shown = {"start": scores.start} if metric.needs not in PER_TEXT or scores.start else {}
         norm, pooling = context.plan.settings.norm, reader.model.info.pooling
         context.record(
             "metric",
@@ -300,6 +304,7 @@ def measure(context: Context, reader: Reader, task: Task, item: PlannedMetric) -
             profiles=split.profiles,
             tables=split.tables,
             seconds=time.perf_counter() - begun,
+            **({"control": True} if metric.needs == "labels" else {}),
         )
 
 

@@ -35,6 +35,8 @@ def check_choosing(items: Sequence[PlannedMetric]) -> None:
                 f"metric {item.metric.name} chooses no layer: it has no score that is known to be "
                 "best at one"
             )
+        if item.metric.needs == "labels":
+            raise UserError(f"{item.metric.name} uses labels, and layers are chosen here without")
 
 
 def check_texts(design: Design) -> None:

@@ -19,7 +19,7 @@ from lrd_harness.capture.embeddings import AS_IT_IS, capture
 from lrd_harness.capture.samples import Samples, Sampling
 from lrd_harness.contracts import Encoded, Model, Text
 from lrd_harness.errors import UserError, unknown
-from lrd_harness.measuring import MIN_TEXTS, PlannedMetric
+from lrd_harness.measuring import MIN_TEXTS, PER_TEXT, PlannedMetric
 from lrd_harness.planning.models import PlannedModel
 from lrd_harness.progress import Display
 from lrd_harness.report import Cell, Column, Report, Table
@@ -41,6 +41,11 @@ PART = 512  # texts that are tokenised together
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 LENGTHS = (8, 16, 32, 64, 128)
 USUAL = ("prompt_entropy", "dataset_entropy", "curvature", "effective_rank")
+LACKING = {
+    "views": "compares augmented views",
+    "halves": "compares the halves of texts",
+    "labels": "needs labels",
+}
 STEP = {"repetition": "share repeated", "random": "share random", "length": "tokens"}
 COLUMNS = "model revision kind step metric score layer depth value n".split()
 Draw = Callable[[np.random.Generator, Sequence[int]], Sequence[int]]
@@ -241,7 +246,7 @@ class ProbeResult:
         name, split = item.metric.name, split_scores(scores)
         self.curves.setdefault(name, {})[step] = layer_score(item.metric, scores)
         whole = dict(split.values)
-        if item.metric.needs != "tokens":
+        if item.metric.needs not in PER_TEXT:
             whole["start"] = scores.start
         row: dict[str, Cell] = {"step": step, "metric": name, "depth": None, "n": n}
         for score, value in whole.items():
@@ -254,12 +259,12 @@ class ProbeResult:
 
 
 def check(kind: str, items: Sequence[PlannedMetric]) -> None:
-    """Raise UserError for an unknown kind of probe, and for metrics that need views."""
+    """Raise UserError for an unknown kind of probe, and for metrics that need more than texts."""
     if kind not in KINDS:
         raise unknown("kind of probe", kind, KINDS, f"There are: {', '.join(KINDS)}.")
     for item in items:
-        if item.metric.needs == "views":
-            raise UserError(f"{item.metric.name} compares augmented views, and a probe has none")
+        if lacking := LACKING.get(item.metric.needs):
+            raise UserError(f"{item.metric.name} {lacking}, and a probe has none")
 
 
 def study(

@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lrd_harness import errors
+from lrd_harness import errors, isolation
 from lrd_harness.capture.embeddings import batch_size
-from lrd_harness.capture.samples import Questions, Sampling
+from lrd_harness.capture.samples import Questions, Sampling, unsuited
 from lrd_harness.contracts import Modality, Task
 from lrd_harness.errors import UserError
 from lrd_harness.manager import Plugins
@@ -34,6 +34,7 @@ from lrd_harness.studies.states import Opened, of_inputs
 from lrd_harness.studies.values import Design
 
 GIVEN = {"text": "--texts FILE", "image": "--images DIR"}
+USUAL = ("pooled", "tokens", "views", "attention")  # needs that texts alone can meet
 VIEWED = ("layer",)  # studies of which the setting view_texts is an option
 
 
@@ -93,6 +94,7 @@ class Study:
         self._limited = "max_texts" in typed
         typed = {"max_texts": STUDY_TEXTS[kind], **typed}
         self.settings = records.settings(typed, where)
+        isolation.limit(self.settings.plugin_timeout)
         planned_models.check_settings(self.settings)
         # whether the inputs were, or are the usual ones, which depend on what the models read
         self.named = bool(options)
@@ -133,7 +135,7 @@ class Study:
         return models
 
     def items(self, usual: Sequence[str] | None = None) -> list[PlannedMetric]:
-        """The metrics; where none are named, the usual ones, or all that need no views.
+        """The metrics; where none are named, the usual ones, or all that need no further pass.
 
         Raises UserError for names that there are not, and for none at all.
         """
@@ -167,6 +169,9 @@ class Study:
         settings, checked = self.settings, self.task
         if not self._files:
             checked = resolve.checked_task(checked, self.display.stage)
+        for item in items:
+            if why := unsuited(item.metric, checked):
+                raise UserError(f"{item.metric.name} cannot be measured on {checked.name}: {why}")
         # where that is no option, all texts get views
         views = settings.view_texts if self.kind in VIEWED else settings.max_texts
         device = planned_models.device(settings)
@@ -196,7 +201,7 @@ class Study:
 
     def select(self, names: Sequence[str]) -> Report:
         """Rank models on the texts. Raises UserError as `select.select` does."""
-        usual = [m.name for m in self.plugins.all("metric") if m.selection is not None]
+        usual = [m.name for m in self.plugins.all("metric") if m.selection and m.needs in USUAL]
         if self._metrics == ("all",):  # of those that rank models, which these are
             self._metrics = ()
         items = self.items(usual)
@@ -226,7 +231,8 @@ class Study:
             save.check_free(save_to)
         metrics = [*by, *(self._metrics or ())]
         if "all" in metrics:
-            metrics = [metric.name for metric in self.plugins.all("metric") if metric.layer_choice]
+            every = self.plugins.all("metric")
+            metrics = [m.name for m in every if m.layer_choice and m.needs in USUAL]
         items = self.needed(metrics)
         layer.check_choosing(items)
         self.check_output(layer.COLUMNS)

@@ -19,7 +19,7 @@ from lrd_harness.capture.layers import StoredStates, planes
 from lrd_harness.capture.samples import Questions, Sampling
 from lrd_harness.contracts import Metric, Model, Task
 from lrd_harness.errors import DRAWS, UnitError, UserError, check_whole
-from lrd_harness.measuring import MIN_TEXTS, PlannedMetric
+from lrd_harness.measuring import MIN_TEXTS, PER_TEXT, PlannedMetric
 from lrd_harness.models.wheels import shown_by
 from lrd_harness.planning.models import PlannedModel
 from lrd_harness.progress import Display
@@ -257,13 +257,14 @@ class Sample:
         if design.items:
             with display.stage(f"{name}: reading all layers", design.unit) as advance:
                 self._reading.capture({task: self.texts}, advance, {task: design.items})
-        self._planes = planes(model, design.sampling.norm)
-        self.states = StoredStates(self._reading.store, self.texts, self._planes)
+        chosen = planes(model, design.sampling.norm)
+        self.states = StoredStates(self._reading.store, self.texts, chosen)
 
     def measure(self, item: PlannedMetric) -> tuple[Scores, int]:
         """A metric's scores on all texts, and the number of texts they are of."""
         with self._display.stage(f"{self.name}: {item.metric.name}"):
-            return self._reading.samples.measure(item, self.texts)
+            labels = partial(self._design.questions.labels, self._design.task)
+            return self._reading.samples.measure(item, self.texts, labels)
 
     def measured(
         self, take: Callable[[Metric, Scores], T]
@@ -285,20 +286,22 @@ class Sample:
 
         It needs the states alone: the model may go.
         """
-        texts, n, samples = self.texts, len(self.texts), self._reading.samples
-        device = self._design.sampling.device
-        if item.metric.needs == "tokens":
+        texts, samples, design = self.texts, self._reading.samples, self._design
+        device, held = design.sampling.device, design.held
+        if item.metric.needs in PER_TEXT:
             tokens = samples.tokens(item)
             return lambda rows: tokens.finished(texts if rows is None else [texts[i] for i in rows])
-        stored, held = self.states, self._design.held
-        if item.metric.needs == "views":  # (n, q, d_l) of each layer
-            views, count = samples.views(texts, [item]), item.metric.views
-            stored = StoredStates(self._reading.store, views, self._planes, views=count)
+        labels = partial(design.questions.labels, design.task)
+        reading = samples.reading(item, texts, labels)
+        # those of pooled metrics are held once for all
+        stored = self.states if item.metric.needs == "pooled" else reading.states
 
         def measure(rows: Rows | None) -> tuple[Scores, int]:
-            chosen = np.arange(n) if rows is None else rows
+            there = rows is None or np.isin(reading.rows, rows)
+            chosen = np.flatnonzero(np.broadcast_to(there, len(reading.rows)))
+            of = None if reading.labels is None else [reading.labels[i] for i in chosen.tolist()]
             some = _Some(held(stored), chosen, device)
-            return measuring.measure(item.metric, some, **item.parameters), len(chosen)
+            return measuring.measure(item.metric, some, of, **item.parameters), len(chosen)
 
         return measure
 

@@ -111,6 +111,8 @@ def choice(metric: Metric) -> Choice:
     """The score that ranks models. Raises UserError for a metric without one."""
     if metric.selection is None:
         raise UserError(f"{metric.name} ranks no models: see `lrd-harness plugins`")
+    if metric.needs == "labels":
+        raise UserError(f"{metric.name} uses labels, and models are ranked here without any")
     return metric.selection
 
 

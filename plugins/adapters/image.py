@@ -9,9 +9,9 @@ from lrd_harness.contracts import Adapter, Checkpoint, Model, ModelOptions
 from lrd_harness.errors import UserError
 from lrd_harness.hookspecs import hookimpl
 from lrd_harness.images import pillow
-from lrd_harness.models import quantised
 from lrd_harness.models.find import as_saved
 from lrd_harness.models.modality import reads_images, two_towers, vision_class
+from lrd_harness.models.recognition import check_readable
 
 
 def _claims(checkpoint: Checkpoint) -> bool:
@@ -19,11 +19,11 @@ def _claims(checkpoint: Checkpoint) -> bool:
 
 
 def check_images(checkpoint: Checkpoint) -> None:
-    """Raise UserError for what is no model of images, and see quantised.check."""
+    """Raise UserError for what is no model of images, and see check_readable."""
     if not _claims(checkpoint):
         raise UserError(f"{checkpoint.name} is no model of images alone, nor a pair of towers")
     pillow()
-    quantised.check(checkpoint)
+    check_readable(checkpoint)
 
 
 def open_images(checkpoint: Checkpoint, options: ModelOptions) -> Model:
@@ -35,18 +35,17 @@ def open_images(checkpoint: Checkpoint, options: ModelOptions) -> Model:
 
     from lrd_harness.models.image_model import ImageModel, ImageParts
     from lrd_harness.models.image_processors import load_processor
-    from lrd_harness.models.loading import computing, load_model, refuse_missing
+    from lrd_harness.models.loading import whole_model
 
     options, processor = as_saved(checkpoint, options), load_processor(checkpoint)
-    kind, how = vision_class(checkpoint.config), computing(checkpoint, options)
+    kind, how = vision_class(checkpoint.config), dict[str, Any]()
     if "Projection" in getattr(kind, "__name__", "") and "projection_dim" in checkpoint.config:
         how["projection_dim"] = checkpoint.config["projection_dim"]
     if checkpoint.code or kind is None:
         kind = AutoModel
     elif "add_pooling_layer" in inspect.signature(kind).parameters:
         how["add_pooling_layer"] = True
-    module, missing = load_model(kind, checkpoint, **how)
-    refuse_missing(checkpoint.name, missing)
+    module = whole_model(kind, checkpoint, options, **how)
     more: dict[str, Any] = {}
     if two_towers(checkpoint.config):
         more |= {"pooling": "pooler", "pooling_from": "get_image_features, as in mteb"}

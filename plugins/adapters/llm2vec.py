@@ -151,7 +151,7 @@ def reading(checkpoint: Checkpoint) -> Reading:
 
 def open_model(checkpoint: Checkpoint, options: ModelOptions) -> Model:
     """Open the model with a bidirectional mask, adapters merged; its last layer is the model's."""
-    from lrd_harness.models.text_model import Parts, TextModel, by_mask
+    from lrd_harness.models.text_model import Parts, TextModel
 
     check(checkpoint)
     read, options = reading(checkpoint), as_saved(checkpoint, options)
@@ -175,8 +175,8 @@ def open_model(checkpoint: Checkpoint, options: ModelOptions) -> Model:
             module=module,
             tokenizer=tokenizer,
             encode=_encoder(tokenizer, read, base, module.config.model_type),
-            pool=by_mask(options.pooling) if options.pooling else _pool(pooling),
-            pooling=options.pooling or pooling,
+            pool=_pool(pooling),
+            pooling=pooling,
             max_length=length,
             pooling_from=said.get("pooling_mode", DEFAULT),
             lengths={said.get("max_length", DEFAULT): read.max_length},

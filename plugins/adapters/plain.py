@@ -5,23 +5,17 @@ Encoders are pooled by mean unless they say cls; causal models by the last token
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
-from lrd_harness.contracts import Adapter, Checkpoint, Model, ModelOptions, Text
+from lrd_harness.contracts import Adapter, Checkpoint, Model, ModelOptions
 from lrd_harness.errors import UserError
 from lrd_harness.hookspecs import hookimpl
-from lrd_harness.models import quantised
-from lrd_harness.models.find import FILE, as_saved, known_as, read_json
+from lrd_harness.models.find import FILE, as_saved, read_json
 from lrd_harness.models.loading import computing, listed_classes, load, refuse_missing
 from lrd_harness.models.own_code import auto_classes
 from lrd_harness.models.purposes import refuse_senses
-from lrd_harness.models.recognition import LIST, SETTINGS, refuse_kind
+from lrd_harness.models.recognition import LIST, SETTINGS, check_readable, foreign, refuse_kind
 
-UNLIMITED = 8192  # tokens of a text, where a model says nothing
-# Under which names configurations say how long texts may be.
-LENGTHS = "max_position_embeddings n_positions max_seq_len max_seq_length".split()
-LENGTHS += "max_sequence_length seq_length n_ctx".split()
 _CROSS = ("sentence_transformers", "sbert_ce_default_activation_function")
 POOLING = "1_Pooling/config.json"
 # sentence-transformers' names of poolings, old and new, and ours
@@ -45,7 +39,8 @@ def _is_decoder(checkpoint: Checkpoint) -> bool:
     causal = any("CausalLM" in name or "LMHead" in name for name in names)
     causal |= kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     encoder = kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.get("is_decoder")
-    return bool(causal and not encoder and not config.get("is_encoder_decoder"))
+    decoder = causal and not encoder and not config.get("is_encoder_decoder")
+    return bool(decoder) and not foreign(checkpoint)
 
 
 def open_decoder(checkpoint: Checkpoint, options: ModelOptions) -> Model:
@@ -90,16 +85,15 @@ def open_plain(
 
     Where the options want a language-model head it has one, if the weights do. Raises UserError.
     """
-    from lrd_harness.models.registry import prompt_rule
-    from lrd_harness.models.text_model import Parts, TextModel, by_mask
+    from lrd_harness.models.backbone import text_config
+    from lrd_harness.models.lengths import stated_lengths
+    from lrd_harness.models.text_model import Parts, TextModel
 
     options = as_saved(checkpoint, options)
-    pooling = options.pooling or default_pooling
-    pool = by_mask(pooling)
     saved = as_saved(checkpoint, ModelOptions())
     says = POOLING if adapter == "encoder" and POOLING in checkpoint.files else ""
     module, tokenizer, whole = load_plain(checkpoint, options)
-    lengths = stated_lengths(module, tokenizer.model_max_length)
+    lengths = stated_lengths(text_config(module), tokenizer.model_max_length)
     return TextModel(
         checkpoint,
         options,
@@ -107,11 +101,7 @@ def open_plain(
             adapter=adapter,
             module=module,
             tokenizer=tokenizer,
-            encode=_encoder(tokenizer),
-            pool=pool,
-            pooling=pooling,
-            max_length=options.max_length or min(lengths.values()),
-            prompt=prompt_rule(known_as(checkpoint), chosen=options.prompts),
+            pooling=default_pooling,
             whole=whole,
             pooling_from=FILE if saved.pooling else says,
             lengths=lengths | ({FILE: saved.max_length} if saved.max_length else {}),
@@ -147,30 +137,8 @@ def _encoder_class(checkpoint: Checkpoint) -> Any:
     return next((k for k in kinds if k.config_class.model_type == family), None)
 
 
-def stated_lengths(module: Any, of_tokenizer: float | None) -> dict[str, int]:
-    """The most tokens of a text that tokenizer and config.json speak of, by who does."""
-    from lrd_harness.models.backbone import text_config
-
-    config = text_config(module)
-    stated = {f"{name} of config.json": getattr(config, name, None) for name in LENGTHS}
-    limits = {"its tokenizer": of_tokenizer} | {k: v for k, v in stated.items() if type(v) is int}
-    sound = {name: int(value) for name, value in limits.items() if value and 0 < value < 10**6}
-    return sound or {"a usual limit, as nothing states one": UNLIMITED}
-
-
-def _encoder(tokenizer: Any) -> Callable[[Sequence[Text], int], list[dict[str, Any]]]:
-    def encode(texts: Sequence[Text], max_length: int) -> list[dict[str, Any]]:
-        features = tokenizer(
-            [t.prompt + t.text for t in texts], truncation=True, max_length=max_length
-        )
-        names = [n for n in ("input_ids", "token_type_ids") if n in features]
-        return [{n: features[n][i] for n in names} for i in range(len(texts))]
-
-    return encode
-
-
 def check_plain(checkpoint: Checkpoint) -> None:
-    """Raise UserError for what is no model of texts, or embeds none, and see quantised.check.
+    """Raise UserError for what is no model of texts, or embeds none, and see check_readable.
 
     A model with a head for classes is read: its hidden states are what its head sees. A folder with
     modules.json is read for its transformer, where the user wants that.
@@ -190,7 +158,7 @@ def check_plain(checkpoint: Checkpoint) -> None:
                 "copy's config.json)"
             )
     refuse_senses(checkpoint)
-    quantised.check(checkpoint)
+    check_readable(checkpoint)
 
 
 @hookimpl
@@ -199,7 +167,7 @@ def lrd_adapters() -> list[Adapter]:
     return [
         Adapter(
             "encoder",
-            lambda checkpoint: isinstance(checkpoint.config.get("model_type"), str),
+            lambda c: isinstance(c.config.get("model_type"), str) and not foreign(c),
             open_encoder,
             description="encoders as plain transformers checkpoints; mean or cls pooling",
             check=check_plain,

@@ -19,12 +19,16 @@ from lrd_harness.contracts import (
 )
 from lrd_harness.errors import UserError
 from lrd_harness.hookspecs import hookimpl
-from lrd_harness.models import quantised
 from lrd_harness.models.find import known_as, listed_as, of_modules, read_json
 from lrd_harness.models.loading import check_whole, computing, load_modules
-from lrd_harness.models.recognition import LIST, Module, Source, modules_of, refuse_unread
-
-from .plain import UNLIMITED, stated_lengths
+from lrd_harness.models.recognition import (
+    LIST,
+    Module,
+    Source,
+    check_readable,
+    modules_of,
+    refuse_unread,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +44,7 @@ def check(checkpoint: Checkpoint) -> None:
     """Raise UserError unless it is a transformer, a pooling, and modules on the pooled vector."""
     source = Source(checkpoint.name, checkpoint.files, partial(read_json, checkpoint))
     refuse_unread(source, _modules(checkpoint), own_code=bool(checkpoint.code))
-    quantised.check(checkpoint)
+    check_readable(checkpoint)
 
 
 def _modules(checkpoint: Checkpoint) -> list[Module]:
@@ -52,18 +56,16 @@ def open_model(checkpoint: Checkpoint, options: ModelOptions) -> Model:
 
     A model that mteb knows is opened as mteb opens it (length limit, end token, and so on).
     """
+    from lrd_harness.models.lengths import UNLIMITED
     from lrd_harness.models.registry import prompt_rule
     from lrd_harness.models.sentence_modules import pooled_by
     from lrd_harness.models.text_model import Parts, TextModel, by_mask
     from lrd_harness.models.wrappers import Wrapper
 
-    chosen = by_mask(options.pooling) if options.pooling else None
     check(checkpoint)
     model = _load(checkpoint, options)
     backbone, pooling = _backbone(model[0], checkpoint.name), model[1]
     spelled, after = pooled_by(list(model))
-    if spelled and chosen is None:
-        chosen = by_mask(spelled)
     check_whole(checkpoint, backbone, subfolder=_modules(checkpoint)[0].path)
     length = model.max_seq_length
     usual = int(length) if length and length < 10**6 else UNLIMITED
@@ -77,9 +79,9 @@ def open_model(checkpoint: Checkpoint, options: ModelOptions) -> Model:
             module=backbone,
             tokenizer=model.tokenizer,
             encode=_encoder(model, with_prompt_length=not getattr(pooling, "include_prompt", True)),
-            pool=chosen or _pool(pooling),
-            pooling=options.pooling or spelled or _pooling_name(pooling),
-            max_length=options.max_length or usual,
+            pool=by_mask(spelled) if spelled else _pool(pooling),
+            pooling=spelled or _pooling_name(pooling),
+            max_length=usual,
             prompt=prompt_rule(known, *prompts, options.prompts, routes=_takes_task(model)),
             embed=_output(model, after, wrapped),
             similarity=str(getattr(model, "similarity_fn_name", None) or "cosine"),
@@ -124,6 +126,8 @@ def _check_width(model: TextModel, after: Sequence[Any]) -> None:
 
 def _lengths(checkpoint: Checkpoint, backbone: Any, length: float | None) -> dict[str, int]:
     """What says of how many tokens a text may be; mteb first, then the library's own file."""
+    from lrd_harness.models.backbone import text_config
+    from lrd_harness.models.lengths import stated_lengths
     from lrd_harness.models.registry import loader_arguments
 
     file = f"{_modules(checkpoint)[0].path}/sentence_bert_config.json".lstrip("/")
@@ -131,7 +135,7 @@ def _lengths(checkpoint: Checkpoint, backbone: Any, length: float | None) -> dic
     stated = {"mteb": loader_arguments(listed_as(checkpoint)).get("max_seq_length")}
     stated[file] = settings.get("max_seq_length")
     lengths = {name: n for name, n in stated.items() if type(n) is int and n == length}
-    return {**lengths, **stated_lengths(backbone, None if lengths else length)}
+    return {**lengths, **stated_lengths(text_config(backbone), None if lengths else length)}
 
 
 def _load(checkpoint: Checkpoint, options: ModelOptions) -> Any:

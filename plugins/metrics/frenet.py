@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from lrd_harness.contracts import Choice, Metric
 from lrd_harness.errors import DegenerateState, UnitError, UserError
 from lrd_harness.hookspecs import hookimpl
-from lrd_harness.scores import Of
+from lrd_harness.scores import Of, Profile
 
 from ._directions import LAWS, centred
 
@@ -57,8 +57,7 @@ def frenet(
         In radians: ``speed`` (S - 1 values), ``curvature`` (Menger's, S - 2 values), ``d0L``
         between first and last state, the selection score, ``arc_length``; ``straightness``,
         d0L / arc_length (absent where steps are rounding); ``d0L_normalised``,
-        d0L / (sqrt(r) pi/2); ``rank``, r; ``start``, the number of leading states left out since
-        their rank is below r.
+        d0L / (sqrt(r) pi/2); ``rank``, r. Leading states are left out while their rank is below r.
 
     Raises
     ------
@@ -89,15 +88,15 @@ def frenet(
             curvature.append(menger(speed[-2], speed[-1], grassmann(window[0], basis)))
         window = [window[-1], basis]
     d0L, arc_length = grassmann(first, window[-1]), sum(speed)
+    start = len(states) - len(speed) - 1
     return {
-        "speed": speed,
-        "curvature": curvature,
+        "speed": Profile("steps", start, speed),
+        "curvature": Profile("inner states", start, curvature),
         "d0L": d0L,
         "arc_length": arc_length,
         **({"straightness": d0L / arc_length} if arc_length > STILL * len(speed) else {}),
         "d0L_normalised": d0L / (sqrt(r) * pi / 2),
         "rank": r,
-        "start": len(states) - len(speed) - 1,
     }
 
 

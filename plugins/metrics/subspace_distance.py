@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lrd_harness.contracts import Metric
 from lrd_harness.hookspecs import hookimpl
+from lrd_harness.scores import Profile
 
 from ._directions import LAWS
 from .frenet import Space, grassmann, leading_bases
@@ -48,7 +49,7 @@ def subspace_distance(
     dict
         ``distance``, a row per state: entry j of row i is the distance / (sqrt(r) pi/2), 0 for the
         same subspace, 1 for orthogonal ones; ``to_last``, its last row; ``mean_distance`` over the
-        pairs; ``rank`` and ``start`` as in `frenet`.
+        pairs; ``rank`` as in `frenet`.
 
     Raises
     ------
@@ -77,11 +78,10 @@ def subspace_distance(
             row[j] = grassmann(bases[i], bases[i + 1 + j])
         distance[i, i + 1 :] = row
     distance /= sqrt(r) * pi / 2
-    pairs = len(bases) * (len(bases) - 1) / 2
+    pairs, start = len(bases) * (len(bases) - 1) / 2, len(states) - len(bases)
     return {
-        "distance": (distance + distance.T).tolist(),
-        "to_last": distance[:, -1].tolist(),
+        "distance": Profile("states", start, (distance + distance.T).tolist()),
+        "to_last": Profile("states", start, distance[:, -1].tolist()),
         "mean_distance": float(distance.sum()) / pairs,
         "rank": r,
-        "start": len(states) - len(bases),
     }

@@ -41,6 +41,7 @@ IMAGES: Mapping[str, Mapping[str, Any]] = {
     "ImageClustering": _LABELLED,
     "VisualSTS(eng)": {"column_names": ("image1", "image2")},
 }
+LABELLED = ("Classification", "Clustering")  # types, of images too, with one class a text
 # what mteb files of how it was called; its default batches are small, and texts are read in others
 ENCODING: Any = {"batch_size": 512, "show_progress_bar": False}
 
@@ -145,6 +146,9 @@ def wrap(
         _evaluate(fresh(), listener, task, gallery())
         return listener.requests
 
+    def labels() -> list[Any]:
+        return list(_labels(loaded()).values())
+
     task = Task(
         name=name,
         texts=lambda: _texts(fresh(), requests, gallery()),
@@ -157,6 +161,7 @@ def wrap(
         save=functools.partial(_save, modality),
         fingerprint=None if local is None else lambda: content_hash(local)[:16],
         modality=modality,
+        labels=labels if type.removeprefix("Image") in LABELLED else None,
     )
     return task
 
@@ -214,6 +219,30 @@ def _texts(
     for _, data in local_data.evaluated(mteb_task):
         texts.update(dict.fromkeys(_strings(data[column])))
     return [Request(text if gallery is None else gallery[text]) for text in texts]
+
+
+def _labels(mteb_task: Any) -> dict[str, Any]:
+    """By text its class, in the order of `_texts`; None of a text that is there with several.
+
+    Of nested classes, a list, the whole path.
+    """
+    labels: dict[str, Any] = {}
+    column = getattr(mteb_task, "input_column_name", "sentences")
+    named = getattr(mteb_task, "label_column_name", "labels")
+    for _, data in local_data.evaluated(mteb_task):
+        for text, label in _labelled(data[column], data[named]):
+            if labels.setdefault(text, label) != label:
+                labels[text] = None
+    return labels
+
+
+def _labelled(texts: Iterable[Any], labels: Iterable[Any]) -> Iterable[tuple[str, Any]]:
+    """Each text with its label; legacy clustering tasks hold lists of both in each row."""
+    for text, label in zip(texts, labels, strict=True):
+        if isinstance(text, str):
+            yield text, tuple(label) if isinstance(label, list) else label
+        else:
+            yield from _labelled(text, label if isinstance(label, list) else [label] * len(text))
 
 
 def _strings(values: Iterable[Any]) -> Iterable[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import inspect
 import re
 import shlex
 import sys
@@ -12,8 +14,8 @@ import pytest
 import record_tables
 import yaml
 
-from lrd_harness import manager
-from lrd_harness.cli import COMMANDS, main, parser
+from lrd_harness import hookspecs, manager
+from lrd_harness.cli import COMMANDS, help, main, options, parser
 from lrd_harness.planning import settings as records
 from lrd_harness.planning import suite
 
@@ -74,7 +76,8 @@ def test_links_lead_to_pages_headings_and_pictures(page: str) -> None:
         place = (ROOT / page).parent / name if name else ROOT / page
         assert place.is_file(), link
         assert not heading or heading in anchors(place.read_text(encoding="utf-8")), link
-    assert TEXT[page].count("<!--") == len(record_tables.MARK.findall(TEXT[page]))
+    comments = re.findall(r"(?<!`)<!--", TEXT[page])
+    assert len(comments) == len(record_tables.MARK.findall(TEXT[page]))
 
 
 def test_the_site_leads_to_every_page_once() -> None:
@@ -123,14 +126,104 @@ def _lies_in(module: object, folder: Path) -> bool:
     return str(getattr(module, "__file__", "") or "").startswith(str(folder))
 
 
-def test_commands_that_need_the_hub_parse() -> None:
-    """Examples that are not run here at least name real options."""
-    texts = [code for blocks in BLOCKS.values() for kind, _, code in blocks if kind == "text"]
-    lines = [line for code in texts for line in code.splitlines()]
-    commands = [line for line in lines if line.startswith("lrd-harness ")]
-    assert len(commands) >= 20
-    for command in commands:
-        assert parser().parse_args(shlex.split(command)[1:]).command in COMMANDS
+def commands_in(text: str) -> list[str]:
+    """Every command on a line of its own of a block or a help, or in backquotes."""
+    code = "".join(block for _, _, block in BLOCK.findall(text)) or text
+    lines = re.sub(r"\\\n\s*", "", code).splitlines()  # \ at the end: it goes on
+    own = [line.strip() for line in lines if line.strip().startswith("lrd-harness ")]
+    return own + re.findall(r"`(lrd-harness [^`]*)`", BLOCK.sub("", text))
+
+
+@pytest.mark.parametrize("page", [*PAGES, *(f"{name} --help" for name in help.EPILOGS), "--help"])
+def test_every_command_that_is_named_parses(page: str) -> None:
+    """Also those that are not run here, as they need the hub, and the examples of helps."""
+    epilogs = {f"{name} --help": text for name, text in help.EPILOGS.items()}
+    for command in commands_in(({"--help": help.EXAMPLES} | TEXT | epilogs)[page]):
+        words = shlex.split(command, comments=True)[1:]
+        if words[0] in ("COMMAND", "footprint") or "--help" in words:
+            assert words[0] in (*COMMANDS, "--help", "COMMAND", "footprint")
+        else:
+            assert parser().parse_args(words).command in COMMANDS
+
+
+def test_examples_of_commands_are_found() -> None:
+    assert sum(len(commands_in(text)) for text in TEXT.values()) >= 100
+    text = "lrd-harness is: `lrd-harness run`\n```text\nlrd-harness x \\\n  --b\n```\n"
+    assert commands_in(text) == ["lrd-harness x --b", "lrd-harness run"]
+
+
+def test_every_block_is_of_a_kind_that_is_run_or_checked() -> None:
+    for page, blocks in BLOCKS.items():
+        assert TEXT[page].count("```") == 2 * len(blocks)
+        for kind, file, code in blocks:
+            # what is neither is a formula, or a set-up line, which CI runs
+            assert file or kind in ("bash", "python", "text") or not commands_in(code), page
+
+
+def parsers() -> dict[str, tuple[argparse.ArgumentParser, str]]:
+    """Every command and action of one, with its line in the help."""
+    found: dict[str, tuple[argparse.ArgumentParser, str]] = {}
+    for name, (_, line) in COMMANDS.items():
+        sub = argparse.ArgumentParser(prog=f"lrd-harness {name}")
+        getattr(options, name.replace("-", "_"))(sub)
+        found[name] = sub, line
+        for action in sub._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                lines = {choice.dest: str(choice.help) for choice in action._choices_actions}
+                found |= {f"{name} {n}": (p, lines[n]) for n, p in action.choices.items()}
+    return found
+
+
+def commands_table() -> str:
+    """All commands in Markdown, as in `lrd-harness --help`."""
+    rows = [f"| `{name}` | {line} |\n" for name, (_, line) in parsers().items()]
+    return "| command | what it does |\n|---|---|\n" + "".join(rows)
+
+
+def test_every_command_is_in_the_docs_and_takes_plugins_of_ones_own() -> None:
+    assert f"\n{commands_table()}\n" in TEXT["docs/usage.md"]
+    assert {"plugins new", "cache clear"} < set(parsers())
+    assert [name for name, (p, _) in parsers().items() if "--load" not in p.format_help()] == [
+        "cache"  # its actions do
+    ]
+
+
+@pytest.mark.parametrize("command", ["", *parsers()])
+def test_every_help_prints(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as stop:
+        main([*command.split(), "--help"])
+    assert stop.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"usage: lrd-harness {command}".rstrip())
+    assert max(map(len, lines)) <= 80
+    assert "exit codes:" in lines or len(lines) > 5
+
+
+HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("lrd_")}
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_every_hook_is_in_the_docs_with_its_arguments_and_records(name: str) -> None:
+    signature = inspect.signature(HOOKS[name])
+    index = TEXT["docs/plugins.md"]
+    (row,) = (line for line in index.splitlines() if f"| `{name}(" in line)
+    assert f"`{name}({', '.join(signature.parameters)})`" in row
+    _, records = next(pair for pair in manager.KINDS.values() if pair[0] == name)
+    for record in records if isinstance(records, tuple) else (records,):
+        assert f"`{record.__name__}`" in row
+        pages = [
+            page for page, text in TEXT.items() if f"<!-- fields: {record.__name__} -->" in text
+        ]
+        assert len(pages) == 1
+        assert f"]({pages[0].removeprefix('docs/')})" in row
+
+
+def test_what_packages_begin_with_is_in_the_docs() -> None:
+    for kind in (path.name.partition(".")[0] for path in TEMPLATES.glob("*.py.txt")):
+        assert f"`{kind}`" in TEXT["docs/plugins.md"]
 
 
 def settings_table() -> str:

@@ -187,7 +187,7 @@ def test_the_usual_pooling_of_a_plain_encoder(settings: Any, pooling: str, tmp_p
 
 
 def described(*files: str, **config: Any) -> Checkpoint:
-    return Checkpoint("m", "/nowhere", "0", config, frozenset(files))
+    return Checkpoint("m", "/nowhere", "0", config, frozenset(files) | {"tokenizer.json"})
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,6 @@ def described(*files: str, **config: Any) -> Checkpoint:
         ("llama", ["LlamaForCausalLM"], "decoder"),
         ("qwen2", ["Qwen2Model"], "decoder"),
         ("mamba", None, "decoder"),
-        ("brand_new", ["BrandNewForCausalLM"], "decoder"),
         # what no one should write there
         ("bert", [None, 5], "encoder"),
         ("bert", {"BertLMHeadModel": 1}, "encoder"),
@@ -220,8 +219,11 @@ def test_which_adapter_opens_what_looks_to_the_left_alone_and_what_is_no_model()
     left = described(model_type="bert", architectures=["BertLMHeadModel"], is_decoder=True)
     assert tiny.adapter_of(left).name == "decoder"
     for checkpoint in (described(), *(described(model_type=kind) for kind in (None, 5, ["bert"]))):
-        with pytest.raises(StopIteration):
+        with pytest.raises(UserError, match="no adapter claims it"):
             tiny.adapter_of(checkpoint)
+    new = described(model_type="brand_new", architectures=["BrandNewForCausalLM"])
+    with pytest.raises(UserError, match="knows no model of type 'brand_new'"):  # left to others'
+        tiny.adapter_of(new)
 
 
 @pytest.mark.parametrize("kind", ["T5", "MT5", "LongT5"])

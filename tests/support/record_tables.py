@@ -12,10 +12,12 @@ import sys
 from pathlib import Path
 from typing import Any, get_args
 
-from lrd_harness import contracts, measures
+from lrd_harness import contracts, measures, report
+from lrd_harness.models import image_model, opened, text_model
 
 MARK = re.compile(r"^<!-- fields: (\w+) -->\n(?:\n(?:\|.*\n)+)?", re.MULTILINE)
 HEAD = "| field | type | default | what it is |\n|---|---|---|---|\n"
+RECORDS = vars(opened) | vars(text_model) | vars(image_model) | vars(report) | vars(contracts)
 USUAL = {  # of all records, where their docstring does not say more
     "name": "what users type; no other of its kind has it",
     "description": "one line for listings",
@@ -30,6 +32,7 @@ def fields_of(record: Any) -> dict[str, tuple[str, str]]:
     for node in tree.body:
         if isinstance(node, ast.AnnAssign):
             default = ast.unparse(node.value) if node.value is not None else ""
+            default = re.sub(r"^field\(default=(.*), kw_only=True\)$", r"\1", default)
             empty = re.fullmatch(r"field\(default_factory=dict\)", default)
             fields[ast.unparse(node.target)] = (
                 ast.unparse(node.annotation),
@@ -76,9 +79,7 @@ def fields_table(record: Any) -> str:
 
 def with_tables(page: str) -> str:
     """A page with the table below each mark as the code has it."""
-    return MARK.sub(
-        lambda m: f"<!-- fields: {m[1]} -->\n\n{fields_table(getattr(contracts, m[1]))}", page
-    )
+    return MARK.sub(lambda m: f"<!-- fields: {m[1]} -->\n\n{fields_table(RECORDS[m[1]])}", page)
 
 
 if __name__ == "__main__":

@@ -174,9 +174,14 @@ ADAPTERS = {
 
 
 def adapter_of(checkpoint: Any) -> Any:
-    """The first adapter that claims a checkpoint, as a run asks them."""
-    made = sorted((make() for make in ADAPTERS.values()), key=lambda a: -a.priority)
-    return next(adapter for adapter in made if adapter.claims(checkpoint))
+    """The first adapter that claims a checkpoint, as a run asks them. Raises UserError for none."""
+    from lrd_harness.errors import UserError
+    from lrd_harness.models.recognition import foreign
+
+    for adapter in sorted((make() for make in ADAPTERS.values()), key=lambda a: -a.priority):
+        if adapter.claims(checkpoint):
+            return adapter
+    raise UserError(foreign(checkpoint) or "no adapter claims it")
 
 
 def save_st(

@@ -1,0 +1,199 @@
+"""Checks of tasks, and of families of them: evaluated on random vectors, and on constant ones."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from lrd_harness.capture.samples import Listener
+from lrd_harness.contracts import Task, TaskFamily, TaskOptions
+from lrd_harness.errors import UserError, described
+from lrd_harness.kit.checking import Checks
+
+NO_NAME = "no-such-task"  # of any family
+
+
+class View(Listener):
+    """A layer of a model that there is not: vectors, or log-likelihoods, that go by text and seed.
+
+    seed: None for a layer at which all texts are the same.
+    """
+
+    def __init__(self, task: Task, seed: int | None) -> None:
+        super().__init__(task)
+        self.seed, self.asked = seed, 0
+
+    def encode(self, texts: Sequence[str], task: Task, prompt_type: Any = None) -> np.ndarray:
+        """Vectors (len(texts), 8) float32."""
+        self.asked += 1
+        vectors = super().encode(texts, task, prompt_type)
+        if self.seed is None:
+            return np.ones_like(vectors)
+        return vectors + np.float32(self.seed) * np.cos(vectors * 7)
+
+    def loglikelihoods(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+        """Of each request -1 .. 0, and False."""
+        self.asked += 1
+        self.requests += requests
+        texts = (f"{self.seed}{context}\0{rest}" for context, rest in requests)
+        return [(-zlib.crc32(text.encode()) / 2**32, False) for text in texts]
+
+
+class TaskChecks(Checks):
+    """Of a task, or of some tasks of a family."""
+
+    record: Task
+
+    def data(self) -> None:
+        """where its data are missing, its check says so before anything else is tried
+
+        Give Task(check=...) a function that raises lrd_harness.UserError, naming the file that is
+        not there; it is called before any model is opened.
+        """
+        try:
+            if self.record.check is not None:
+                self.record.check()
+        except UserError as error:
+            raise AssertionError(f"its data are missing, and it says so: {error}") from error
+        try:
+            self.texts = list(self.record.texts())
+        except Exception as error:
+            said = f"its texts are missing, and its check did not say so: {described(error)}"
+            raise AssertionError(said) from error
+
+    def repeatable(self) -> None:
+        """it has texts, the same ones each time
+
+        Return a list of Request(text), in an order that does not change: sort files, draw with a
+        fixed seed.
+        """
+        assert self.texts, "it has no texts"
+        assert list(self.record.texts()) == self.texts, "its texts are others the second time"
+
+    def labels(self) -> None:
+        """its labels, if it has any, are one for each text
+
+        Task(labels=...) gives the class of each of `texts`, in their order.
+        """
+        if self.record.labels is None:
+            return
+        given = list(self.record.labels())
+        counts = f"it has {len(given)} labels for {len(self.texts)} texts"
+        assert len(given) == len(self.texts), counts
+        assert given == list(self.record.labels()), "its labels are others the second time"
+
+    def fingerprint(self) -> None:
+        """its fingerprint, if it has one, is the same text each time
+
+        Make it of the data's content alone, as a hashlib digest; `hash()` changes with each start.
+        """
+        if self.record.fingerprint is not None:
+            same = self.record.fingerprint() == self.record.fingerprint()
+            assert same, "its fingerprint is another the second time"
+
+    def requests(self) -> None:
+        """evaluate asks for what requests names, and for nothing else
+
+        Have Task(requests=...) list all texts that `evaluate` gives to view.encode (their prompt
+        types with them), or leave it out: they are then found by a trial.
+        """
+        if self.record.evaluate is None:
+            return
+        view = View(self.record, 1)
+        self.record.evaluate(view)
+        assert view.asked, "evaluate asks the view for nothing, so its score is of no model"
+        if self.record.requests is not None:
+            named = set(map(self._key, self.record.requests()))
+            more = [request for request in view.requests if self._key(request) not in named]
+            assert not more, f"evaluate asks for what it did not name: {more[0][:2]!r:.80}"
+
+    def scores(self) -> None:
+        """every layer gets a finite score, the same again after other layers
+
+        `evaluate(view)` returns a Score made of this view alone: nothing may be kept from one view
+        to the next, and what is drawn needs a fixed seed.
+        """
+        if self.record.evaluate is None:
+            return
+        first, other, again = (self._score(seed) for seed in (1, 2, 1))
+        for score in (first, other):
+            assert math.isfinite(score.main), f"its score is {score.main}"
+            for what in ("stderr", "chance"):
+                value = getattr(score, what)
+                assert value is None or math.isfinite(value), f"its {what} is {value}"
+        assert other.name == first.name, f"its score is called {first.name} and {other.name}"
+        same = math.isclose(again.main, first.main, rel_tol=1e-9)
+        assert same, f"of one layer its score is {first.main}, and then {again.main}"
+
+    def constant(self) -> None:
+        """a layer at which all texts are the same gets a score too
+
+        Vectors may be equal or zero (state 0 of a model pooled at its first token): divide with
+        care; a score that is not defined there is float("nan").
+        """
+        if self.record.evaluate is not None:
+            self._score(None)
+
+    def _key(self, request: Any) -> tuple[Any, ...]:
+        """A request; a part that is the task itself, as its author knows it, is none."""
+        part = getattr(request, "part", None)
+        return (*request[:2], part if part and part.name != self.name else None)
+
+    def _score(self, seed: int | None) -> Any:
+        assert self.record.evaluate is not None
+        return self.record.evaluate(View(self.record, seed))
+
+
+class FamilyChecks(Checks):
+    """Of a family of tasks, by the names of some that it can open here."""
+
+    record: TaskFamily
+
+    def __init__(self, family: TaskFamily, names: Sequence[str]) -> None:
+        super().__init__(family)
+        self.names, self.tasks = names, []
+
+    def listing(self) -> None:
+        """it lists its names, the same each time, without a network
+
+        `names()` returns {name: type}, of those that are known; the type as Task.type.
+        """
+        known = dict(self.record.names())
+        assert known == dict(self.record.names()), "its names are others the second time"
+        wrong = [
+            n for n, kind in known.items() if not (isinstance(n, str) and isinstance(kind, str))
+        ]
+        assert not wrong, f"{wrong[0]!r:.60} is no name with a type"
+
+    def unknown(self) -> None:
+        """a name that it does not know is a KeyError
+
+        `open(name, options)` raises KeyError(name) there (or UserError with a better reason), so
+        that other families are asked.
+        """
+        with suppress(KeyError, UserError):
+            self.record.open(NO_NAME, TaskOptions())
+            raise AssertionError(f"it opens {NO_NAME!r}, which there is not")
+
+    def opening(self) -> None:
+        """it opens the names that it lists
+
+        `open(name, options)` returns a Task of that name, or a list of several.
+        """
+        for name in self.names:
+            opened = self.record.open(name, TaskOptions())
+            self.tasks += [opened] if isinstance(opened, Task) else list(opened)
+            assert self.tasks, f"{name} stands for no task"
+
+    def each(self) -> None:
+        """what it opens passes the checks of tasks
+
+        Each of them is checked as a Task that stands alone.
+        """
+        for task in self.tasks:
+            TaskChecks(task).passed()
