@@ -212,8 +212,7 @@ def guard(
             place = functools.partial(owner.reached, function=function)
             with (
                 isolation.apart(importing=role == IMPORT),
-                isolation.watched(role, place),
-                isolation.timed(MACHINERY),
+                isolation.watched(role, place, MACHINERY),
             ):
                 yield
     except BaseException as error:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import (
     ExitStack,
     contextmanager,
@@ -30,7 +30,7 @@ from lrd_harness.errors import plain, say
 
 OUT, ERR = 1, 2  # the process's own descriptors
 MINUTE = 60.0  # seconds after which a call is named, each time
-AGAIN = 1.0  # seconds until an interrupt that was caught comes again
+AGAIN, TICK = 1.0, 0.1  # seconds until a call is rung again, and between two looks at the clock
 Part = tuple[Callable[[], Any], Callable[[Any], Any]]  # of the process: what reads and what sets it
 _limit: ContextVar[float | None] = ContextVar("limit", default=None)
 
@@ -59,87 +59,99 @@ def limit(seconds: float | None) -> None:
 
 def _can_interrupt() -> bool:
     main = threading.current_thread() is threading.main_thread()
-    return main and hasattr(signal, "setitimer")
-
-
-@contextmanager
-def timed(machinery: tuple[str, ...]) -> Iterator[None]:
-    """Interrupt the block by TimedOut when its time is up, and each second from then on.
-
-    A timer that ran before goes on; that of a guard around this one stands still meanwhile.
-    machinery: files in whose own code nothing is raised, since they put things back.
-    """
-    seconds = _limit.get()
-    if seconds is None or not _can_interrupt():
-        yield
-        return
-    error = TimedOut(f"interrupted after {seconds} s, as --plugin-timeout says")
-    rung = over = False
-
-    def ring(number: int, frame: Any) -> None:
-        nonlocal rung
-        rung = True
-        if not over and frame.f_code.co_filename not in machinery:
-            raise error
-
-    former, begun = signal.signal(signal.SIGALRM, ring), time.monotonic()
-    left, again = signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
-    try:
-        yield
-    finally:
-        over = True
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL if former is None else former)
-        if left:
-            ours = getattr(former, "__module__", None) == __name__
-            spent = 0.0 if ours else time.monotonic() - begun
-            signal.setitimer(signal.ITIMER_REAL, max(left - spent, 0.001), again)
-    if rung:  # and was caught: what came back is of a call that was cut short, or it came too late
-        raise error
+    return main and hasattr(signal, "pthread_kill")
 
 
 @dataclass(eq=False)
 class _Call:
-    """A call that has not come back. place(frame): where in the plugin's code it is."""
+    """A call that has not come back.
+
+    place(frame): where in the plugin's code it is; due: when it is to be interrupted, by the clock,
+    as it was if rung; minutes: for how many it was named, in the context where somebody listens.
+    """
 
     role: str
     place: Callable[[Any], str]
+    due: float | None
+    rung: bool = False
+    minutes: int = 0
     thread: int = field(default_factory=threading.get_ident)
     begun: float = field(default_factory=time.monotonic)
-    context: Context = field(default_factory=copy_context)  # in which somebody listens
-    minutes: int = 0
+    context: Context = field(default_factory=copy_context)
 
 
-_calls: list[_Call] = []
-_watch = threading.Lock()  # taken once, by the thread that watches
+_calls: list[_Call] = []  # the innermost last
+_lock = threading.Lock()
+_any = threading.Event()
+_thread = threading.Lock()  # taken once, by the thread that watches
 
 
 @contextmanager
-def watched(role: str, place: Callable[[Any], str]) -> Iterator[None]:
-    """Name the call each minute until it comes back."""
-    call = _Call(role, place)
+def watched(role: str, place: Callable[[Any], str], machinery: Sequence[str]) -> Iterator[None]:
+    """Name a call each minute; interrupt it by TimedOut at the limit, and again if that is caught.
+
+    It does not count how long another such call takes within it. machinery: files in whose own
+    code nothing is raised, since they put things back.
+    """
+    seconds = _limit.get() if _can_interrupt() else None
+    error = TimedOut(f"interrupted after {seconds} s, as --plugin-timeout says")
+    outer = next((c for c in reversed(_calls) if c.thread == threading.get_ident()), None)
+    call = _Call(role, place, None if seconds is None else time.monotonic() + seconds)
+    over = False
+
+    def ring(number: int, frame: Any) -> None:
+        if not call.rung and callable(former):  # an alarm of somebody else's
+            former(number, frame)
+        elif call.rung and not over and frame.f_code.co_filename not in machinery:
+            raise error
+
+    former = signal.signal(signal.SIGALRM, ring) if seconds is not None else None
     _calls.append(call)
-    if _watch.acquire(blocking=False):
-        threading.Thread(target=_name_calls, name="watch of plugins", daemon=True).start()
+    _any.set()
+    if _thread.acquire(blocking=False):
+        threading.Thread(target=_watch, name="watch of plugins", daemon=True).start()
     try:
         yield
     finally:
-        _calls.remove(call)
+        over = True
+        with _lock:
+            _calls.remove(call)
+        if outer is not None and outer.due is not None:
+            outer.due += time.monotonic() - call.begun
+        if seconds is not None:
+            time.sleep(0)  # an alarm that is on its way comes now
+            signal.signal(signal.SIGALRM, signal.SIG_DFL if former is None else former)
+    if call.rung:  # and it went on: what came back is of a call that was cut short, or is too late
+        raise error
 
 
-def _name_calls() -> None:
+def _watch() -> None:
+    """Ring and name calls, for as long as the process lives."""
     while True:
-        time.sleep(MINUTE / 60)
-        for call in (*_calls,):
-            minutes = int((time.monotonic() - call.begun) / MINUTE)
+        _any.clear()
+        if not _calls:
+            _any.wait()
+        time.sleep(TICK)
+        with _lock:  # it may not end before it has been rung
+            now, calls = time.monotonic(), list(_calls)
+            timed = [call for call in calls if call.due is not None]
+            for call in timed[-1:]:
+                if call.due is not None and call.due <= now:
+                    call.rung, call.due = True, now + AGAIN
+                    signal.pthread_kill(call.thread, signal.SIGALRM)
+        for call in calls:
+            minutes = int((now - call.begun) / MINUTE)
             if minutes > call.minutes:
                 call.minutes = minutes
                 with suppress(Exception):
-                    place = call.place(sys._current_frames().get(call.thread))
-                    where = f" ({place})" if place else ""
-                    spent = f"{minutes} minute{'s' if minutes > 1 else ''}"
-                    line = f"{call.role}{where} has been running for {spent}"
-                    call.context.run(say, plain(line))
+                    _name(call)
+
+
+def _name(call: _Call) -> None:
+    place = call.place(sys._current_frames().get(call.thread))
+    spent = f"{call.minutes} minute{'s' if call.minutes > 1 else ''}"
+    where = f" ({place})" if place else ""
+    call.context.run(say, plain(f"{call.role}{where} has been running for {spent}"))
 
 
 @contextmanager

@@ -242,27 +242,32 @@ def load(extra: tuple[object, ...] = ()) -> Plugins:
 
 def load_named(names: Iterable[str]) -> Plugins:
     """`load`, with plugins that a user names. Raises UserError as `from_name` does."""
-    return load(_modules(names))
+    return load(_modules(names, _named.get()()))
 
 
-_named: ContextVar[Callable[[], tuple[ModuleType, ...]]] = ContextVar("named", default=tuple)
+Modules = tuple[ModuleType, ...]
+_named: ContextVar[Callable[[], Modules]] = ContextVar("named", default=tuple)
 
 
 @contextmanager
 def naming(names: Sequence[str]) -> Iterator[None]:
     """Within the block `load` brings these too, imported once, when it is first called."""
-    token = _named.set(cache(lambda: _modules(names)))
+    before = _named.get()
+    token = _named.set(cache(lambda: _modules(names, before())))
     try:
         yield
     finally:
         _named.reset(token)
 
 
-def _modules(names: Iterable[str]) -> tuple[ModuleType, ...]:
-    once: dict[object, str] = {}
+def _modules(names: Iterable[str], before: Modules) -> Modules:
+    """These modules, and those that are named already; each file once."""
+    modules = {Path(str(module.__file__)).resolve(): module for module in before}
     for name in names:
-        once.setdefault(named(name).resolve() if name.endswith(".py") else name, name)
-    return tuple(map(from_name, once.values()))
+        if not name.endswith(".py") or named(name).resolve() not in modules:
+            module = from_name(name)
+            modules.setdefault(Path(str(module.__file__)).resolve(), module)
+    return tuple(modules.values())
 
 
 def _collect(

@@ -75,7 +75,8 @@ class PanelMetric:
         that is not known). Returns a mapping from score name to a number (of the panel), numbers by
         model, or such mappings by model (a matrix, without its diagonal). It may raise UnitError,
         as where there are too few models. Keywords with defaults are its settings.
-    states: which of a model's states it is given: "last", or "all", then a sequence of L + 1.
+    states: which of a model's states it is given: "last", or what the user sets as its `layer`; or
+        "all", then a sequence of L + 1.
     selection: the score by model that ranks models; unit: of that score, "" for none.
     version: raise it when values change.
     """

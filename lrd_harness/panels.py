@@ -6,7 +6,7 @@ Letters in shapes: n texts, d width; a model has L + 1 states.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -39,35 +39,44 @@ class PanelScores(NamedTuple):
         return {**self.numbers, **{name: v[model] for name, v in self.by_model.items()}}
 
 
-class _Read(Mapping[str, Any]):
-    """States by model, made float64 when they are looked up, and not kept. watch: see States."""
+class ByModel(Mapping[str, Any]):
+    """What `read` gives of each model, when it is looked up and not kept."""
+
+    def __init__(self, models: Collection[str], read: Callable[[str], Any]) -> None:
+        self._models, self._read = models, read
+
+    def __getitem__(self, model: str) -> Any:
+        if model not in self._models:
+            raise KeyError(model)
+        return self._read(model)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._models)
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+
+class _Given(ByModel):
+    """States by model, made float64 when they are looked up. watch: see States."""
 
     def __init__(
         self, metric: PanelMetric, states: Mapping[str, Any], watch: Watch | None = None
     ) -> None:
+        super().__init__(states, self._state)
         self._metric, self._states, self._watch = metric, states, watch
 
     def lent(self) -> Loan:
         """The same for a stranger, and whether it wrote to any of them."""
         watch = Watch()
-        return Loan(_Read(self._metric, self._states, watch), watch.written)
+        return Loan(_Given(self._metric, self._states, watch), watch.written)
 
-    def __getitem__(self, model: str) -> Any:
+    def _state(self, model: str) -> Any:
         state = self._states[model]
-        if self._metric.states == "all":
-            return States(state, _passed, range(len(state)), self._watch)
+        if self._metric.states == "all":  # every one was checked before the metric was called
+            return States(state, lambda layer, state: None, range(len(state)), self._watch)
         tensor = float64(state)
         return tensor if self._watch is None else self._watch.hand_over(tensor, state)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._states)
-
-    def __len__(self) -> int:
-        return len(self._states)
-
-
-def _passed(layer: int, state: Any) -> None:
-    """Every state was checked before the metric was called."""
 
 
 def has_layer(metric: PanelMetric) -> bool:
@@ -75,16 +84,10 @@ def has_layer(metric: PanelMetric) -> bool:
     return metric.states == "last" and LAYER not in inspect.signature(metric.measure).parameters
 
 
-def state_of(item: PlannedPanel) -> int | str:
-    """Which of a model's states it is given: a number 0..L, "last", or "all"."""
-    chosen: int | str = item.parameters[LAYER] if has_layer(item.metric) else item.metric.states
-    return chosen
-
-
-def arguments(item: PlannedPanel) -> dict[str, Any]:
-    """The keywords that its `measure` is called with."""
-    own = has_layer(item.metric)
-    return {name: value for name, value in item.parameters.items() if not own or name != LAYER}
+def given(item: PlannedPanel) -> tuple[int | str, dict[str, Any]]:
+    """Which of a model's states it is given, 0..L, "last" or "all"; the keywords of its call."""
+    own = dict(item.parameters)
+    return (own.pop(LAYER) if has_layer(item.metric) else item.metric.states), own
 
 
 def check_state(metric: PanelMetric, model: str, state: Any) -> int:
@@ -94,8 +97,8 @@ def check_state(metric: PanelMetric, model: str, state: Any) -> int:
     DegenerateState for a state (of all: the last) that is the same for most texts.
     """
     name, last, n = metric.name, None, set()
-    for last in _Read(metric, {model: state})[model] if metric.states == "all" else [state]:
-        last = float64(last)
+    states = _Given(metric, {model: state})[model]
+    for last in states if metric.states == "all" else [states]:
         if last.ndim != 2:
             raise UnitError(f"{name}: a state of {model} has shape {tuple(last.shape)}")
         n.add(len(last))
@@ -140,7 +143,7 @@ def measure_panel(
     if len(n) > 1:
         raise UnitError(f"{metric.name} needs the same texts of all models, got {sorted(n)} texts")
     known = {model: (families or {}).get(model) for model in states}
-    values = metric.measure(_Read(metric, states), known, **parameters)
+    values = metric.measure(_Given(metric, states), known, **parameters)
     return _checked(metric, plain_panel(values, metric.name), list(states))
 
 

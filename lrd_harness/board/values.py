@@ -18,7 +18,7 @@ from lrd_harness.results.rows import ErrorRow, Key, Kind, Results, Row
 # kind: "score" (a task's main score), "subscore", "metric" (a value of a model), "profile" (a value
 # of a layer, `of` "blocks" where that is of the block that writes it), "table" (one of several
 # values of a layer, `place` its number from 0), the same behind "control " of metrics that use
-# labels, "pair" (a value of a model beside another one, whose name is in text), "capture"
+# labels, "pair" (a value of a model beside `other`, by panel metrics), "capture"
 # (counters of the forward passes of one call, `place` which of the model's calls), "variant" (what
 # is left of a pruned model), "pruning" (a rule's choice: value is the budget, text the blocks that
 # go), "undefined" and "error" (why there is no value: text).
@@ -29,7 +29,7 @@ COLUMNS = (
     *("model", "revision", "variant"),
     *OF_MODEL,
     *"task task_type kind source name layer depth place value n unit best stderr chance".split(),
-    *("seconds", "version", "parameters_of_metric", "text", "of"),
+    *("seconds", "version", "parameters_of_metric", "text", "of", "other"),
 )
 ERRORS = "model revision variant task layer metric rule error".split()
 COUNTERS = "texts forwarded tokens truncated empty duplicates seconds".split()
@@ -124,7 +124,7 @@ def _of_metrics(results: Results) -> Iterator[Value]:
                     yield row.key, f"{of}table", common | cells
         for name, others in (row.pairs or {}).items():
             for other, value in others.items():
-                yield row.key, "pair", {**common, "name": name, "value": value, "text": other}
+                yield row.key, "pair", {**common, "name": name, "value": value, "other": other}
 
 
 def _best(choice: tuple[str, str] | None, name: str) -> str | None:

@@ -14,8 +14,8 @@ from lrd_harness.errors import named
 TEMPLATES = Path(__file__).parents[1] / "templates"  # KIND.py.txt, the smallest example of a kind
 MODEL = "a hub id, folder, or pypi:PACKAGE==VERSION"
 METRICS = (
-    "metric plugins, as frenet,gfmi, or all (default: all that need no augmented views, which "
-    "multiply the texts to be read)"
+    "metric plugins, as frenet,gfmi, or all (default: all that need the usual pass alone; "
+    "views of texts and the like multiply what is read)"
 )
 SHARD = (
     "of N slices of models × tasks, the I-th (from 1), as for job arrays; OUT gets -shard-I-of-N; "
@@ -155,8 +155,8 @@ def leaderboard(sub: Any) -> None:
 
 
 def plugins(sub: Any) -> None:
-    """List every registered plugin, and those that could not be loaded. ACTION: make a
-    package for one of your own, or show what one offers.
+    """List every registered plugin, and those that could not be loaded; make a package
+    for one of your own, check one, or show what one offers.
     """
     add_load(sub)
     does = sub.add_subparsers(dest="action", metavar="ACTION")
@@ -166,10 +166,15 @@ def plugins(sub: Any) -> None:
     _add(new, "kind", "KIND", ", ".join(kinds), choices=kinds)
     _add(new, "name", "NAME", "what it is to be called, as my_metric")
     _add(new, "--output", "DIR", "the folder of the package (NAME)", type=named)
+    what = "whether it keeps the contract of its kind, and what to do where it does not"
+    check = does.add_parser("check", help=what, description=f"Check {what}.")
+    _add(check, "names", "NAME|FILE.py", "of any kind; or a distribution, or a file", nargs="+")
+    text = "a checkpoint to check adapters on (a tiny one); may be given again"
+    _add(check, "--model", "MODEL", text, action="append", default=[])
     what = "what it offers, from where, its version and its parameters"
     show = does.add_parser("show", help=what, description=f"Show {what}.")
     _add(show, "name", "NAME|FILE.py", "of any kind; or a distribution, or a file")
-    for action in (new, show):
+    for action in (new, check, show):
         add_load(action, argparse.SUPPRESS)
 
 

@@ -1,4 +1,4 @@
-"""`lrd-harness plugins`: list them, make a package for a new one, show what one offers."""
+"""`lrd-harness plugins`: list them, make a package for one, check one, show what it offers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import importlib.util
 import keyword
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from inspect import Parameter, getdoc, signature
 from pathlib import Path
@@ -20,11 +20,12 @@ from lrd_harness.errors import UserError, plain, unknown
 from lrd_harness.manager import KINDS, Entry, Plugins
 from lrd_harness.report import Report, Table
 from lrd_harness.store import files
+from lrd_harness.versions import INTERFACE
 
 NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
-RECORD = re.compile(
-    r'\b(?!Choice)[A-Z]\w+\(\s*"(\w+)"'
-)  # of a template: the example's name, as registered
+RECORD = re.compile(  # of a template: the example's name, as registered
+    r'\b(?:Metric|PanelMetric|Adapter|Task|TaskFamily|Pruner|Reporter|Command)\(\s*"(\w+)"'
+)
 USES = {  # kind -> what its user types
     "metric": "lrd-harness run --plugins {}",
     "panel metric": "lrd-harness run --plugins {}",
@@ -39,7 +40,7 @@ USES = {  # kind -> what its user types
 def plugins_command(arguments: argparse.Namespace) -> int:
     """List the plugins, or do what was asked for. Returns the exit code."""
     actions: dict[str | None, Callable[[argparse.Namespace], int]]
-    actions = {None: _list, "new": _new, "show": _show}
+    actions = {None: _list, "new": _new, "check": _check, "show": _show}
     return actions[arguments.action](arguments)
 
 
@@ -96,13 +97,9 @@ def _new(arguments: argparse.Namespace) -> int:
     kind, hook = next((kind, hook) for kind, (hook, _) in KINDS.items() if f"def {hook}(" in code)
     (example,) = RECORD.findall(code)
     _check_name(name, kind, set(re.findall(r"\w+", code)) - {example})
-    words = {
-        "NAME": name,
-        "KIND": kind,
-        "HOOK": hook,
-        "USE": _use(kind, name, "TaskFamily(" in code),
-    }
-    made = {f"src/{name}.py": re.sub(rf"\b{example}\b", name, code)}
+    use = _use(kind, name, "TaskFamily(" in code)
+    words = {"NAME": name, "KIND": kind, "HOOK": hook, "USE": use}
+    made = {f"src/{name}.py": re.sub(rf"(?<![^\W_]){example}(?![^\W_])", name, code)}
     for path in sorted((TEMPLATES / "package").iterdir()):
         text = path.read_text("utf-8")
         for word, value in words.items():
@@ -123,7 +120,7 @@ def _new(arguments: argparse.Namespace) -> int:
         raise UserError(f"{out} cannot be made ({error.strerror})") from None
     print(f"{out}: {', '.join(sorted(made))}\n\nNext:")
     print(f"  lrd-harness plugins check {out}/src/{name}.py\n  python -m pip install -e {out}")
-    print(f"  {words['USE']}")
+    print(f"  {use}")
     return 0
 
 
@@ -133,7 +130,8 @@ def _check_name(name: str, kind: str, words: set[str]) -> None:
     if not NAME.fullmatch(name) or keyword.iskeyword(name):
         hint = f", as {better}" if NAME.fullmatch(better) and better != name else ""
         raise UserError(f"{plain(name)} is no name for a module: a-z, 0-9 and _{hint}")
-    if importlib.util.find_spec(name) is not None:
+    spec = importlib.util.find_spec(name)
+    if spec is not None and spec.origin is not None:  # else a mere folder
         raise UserError(f"there is a module {name} already: give another name")
     if name in words:
         raise UserError(f"the example of a {kind} uses the word {name}: give another name")
@@ -141,40 +139,61 @@ def _check_name(name: str, kind: str, words: set[str]) -> None:
         raise UserError(f"there is a {kind} {name} already: give another name")
 
 
+def _check(arguments: argparse.Namespace) -> int:
+    """Check the records of names and files, a row a check. Returns 1 where one does not hold."""
+    from lrd_harness.kit import checks_of  # brings torch
+
+    failed = False
+    named = map(_named, arguments.names)
+    for plugins, kind, entry in ((p, *pair) for p, entries in named for pair in entries):
+        for model in arguments.model or [None] if kind == "adapter" else [None]:
+            checks = checks_of(entry.record, *filter(None, [model]))
+            outcomes = list(checks.outcomes())
+            failed |= any(outcome.fault for outcome in outcomes)
+            title = f"{checks.title.capitalize()}{f' on {model}' if model else ''}"
+            rows = [(check, fault or "ok", advice or None) for check, fault, advice, _ in outcomes]
+            columns = ("what must hold", "result", "what to do")
+            show(Report(title, (table(title, columns, rows),)), plugins)
+    return int(failed)
+
+
 def _show(arguments: argparse.Namespace) -> int:
-    plugins, entries = entries_of([arguments.name])
-    tables = [part for kind, entry in entries for part in _tables(kind, entry)]
+    """Show the records of a name, or all that a distribution or a file provides."""
+    plugins, shown = _named(arguments.name)
+    tables = [part for kind, entry in shown for part in _tables(kind, entry, plugins)]
     show(Report(arguments.name, tuple(tables)), plugins)
     return 0
 
 
-def entries_of(names: Sequence[str]) -> tuple[Plugins, list[tuple[str, Entry]]]:
-    """The plugins, and kind and entry of each record of these names: of any kind, or all that a
-    distribution or a file FILE.py provides. Raises UserError.
+def _named(name: str) -> tuple[Plugins, list[tuple[str, Entry]]]:
+    """The records of a name, or all that a distribution or a file provides; with their kinds.
+
+    Raises UserError where there is none, with "did you mean".
     """
-    plugins = manager.load_named(name for name in names if name.endswith(".py"))
+    file = name.endswith(".py")
+    plugins = manager.load_named([name]) if file else manager.load()
     entries = [(kind, entry) for kind in KINDS for entry in plugins.entries[kind].values()]
-    found = []
-    for name in names:
-        file = name.endswith(".py")
-        provider = Path(name).stem if file else name
-        bearers = [] if file else [pair for pair in entries if pair[1].record.name == name]
-        bearers = bearers or [pair for pair in entries if pair[1].provider.split()[0] == provider]
-        if not bearers:
-            for kind in KINDS:
-                plugins.check_borne(kind, name)
-            known = [entry.record.name for _, entry in entries]
-            raise unknown("plugin", name, known, "`lrd-harness plugins` lists them all.")
-        found += bearers
-    return plugins, found
+    bearers = [] if file else [pair for pair in entries if pair[1].record.name == name]
+    provider = Path(name).stem if file else name
+    shown = bearers or [pair for pair in entries if pair[1].provider.split()[0] == provider]
+    if not shown:
+        for kind in KINDS:
+            plugins.check_borne(kind, name)
+        known = [entry.record.name for _, entry in entries]
+        raise unknown("plugin", name, known, "`lrd-harness plugins` lists them all.")
+    return plugins, shown
 
 
-def _tables(kind: str, entry: Entry) -> Iterator[Table]:
+def _tables(kind: str, entry: Entry, plugins: Plugins) -> Iterator[Table]:
     """What there is to say of a record, and its parameters."""
     record = entry.record
     said = getdoc(record.measure) if kind.endswith("metric") else None
     about = [_about(kind, record), " ".join((said or "").split("\n\n")[0].split())]
     rows = [("what it is", "; ".join(filter(None, about))), ("from", entry.provider)]
+    stranger = next((s for s in plugins.strangers if s.provider == entry.provider), None)
+    if stranger is not None:
+        rows += [("file", str(stranger.file or "")), ("code", stranger.version)]
+        rows.append(("interface", str(INTERFACE)))  # of others nothing is taken
     for field in fields(record):
         value = getattr(record, field.name)
         if field.name not in ("name", "description") and not callable(value):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from lrd_harness import manager
 from lrd_harness.errors import described
@@ -55,7 +57,8 @@ class Checks:
 
     def outcomes(self) -> Iterator[Outcome]:
         """Each check, when it has been made."""
-        own = [n for n, m in vars(type(self)).items() if inspect.isfunction(m) and n[0] != "_"]
+        methods = (n for n, m in vars(type(self)).items() if inspect.isfunction(m))
+        own = [name for name in methods if name[0] != "_" and name not in vars(Checks)]
         stopped = False
         for number, name in enumerate(["fields", *own]):
             check = getattr(self, name)
@@ -80,6 +83,20 @@ class Checks:
             if outcome.fault:
                 said = f"{self.name}: {outcome.fault}\n{outcome.advice}"
                 raise AssertionError(said) from outcome.error
+
+
+def stir() -> None:
+    """Move the generators that all share on, so that what draws from them differs next time."""
+    random.random()
+    np.random.random()
+    torch.rand(())
+
+
+def twice(function: Callable[[], Any]) -> tuple[Any, Any]:
+    """What it gives, and what it gives then."""
+    first = function()
+    stir()
+    return first, function()
 
 
 def owner_of(record: Any) -> Owner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -13,10 +14,11 @@ import torch
 from torch import Tensor
 
 from lrd_harness.contracts import Adapter, Checkpoint, Model, ModelOptions, Task, Text
-from lrd_harness.errors import PluginFault, UserError, described
+from lrd_harness.errors import PluginFault, UserError
 from lrd_harness.images import Image, pillow
-from lrd_harness.kit.checking import Checks
+from lrd_harness.kit.checking import Checks, Outcome
 from lrd_harness.models.find import find
+from lrd_harness.models.loading import quiet
 from lrd_harness.models.readout import POOLINGS
 
 NEAR = 1e-4  # of a state's length; what another order of additions makes is smaller
@@ -27,21 +29,34 @@ Planes = dict[tuple[str, int], Tensor]
 
 
 class AdapterChecks(Checks):
-    """Of an adapter, on one checkpoint."""
+    """Of an adapter, on a checkpoint: one of that name, or a tiny one that it claims."""
 
     record: Adapter
 
-    def __init__(self, adapter: Adapter, checkpoint: Checkpoint) -> None:
+    def __init__(self, adapter: Adapter, model: str | None) -> None:
         super().__init__(adapter)
-        self.checkpoint = checkpoint
+        self._model = model
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Each check, when it has been made."""
+        with tempfile.TemporaryDirectory() as folder:
+            self._folder = Path(folder)
+            yield from super().outcomes()
 
     def opens(self) -> None:
         """it claims and opens the checkpoint
 
         `claims(checkpoint)` looks at checkpoint.config and files alone and never raises; `check`
-        refuses, by UserError, what `open` could not read.
+        refuses, by UserError, what `open` could not read. An adapter for an architecture that
+        transformers has not got needs a checkpoint: check_adapter(record, FOLDER), or
+        `plugins check NAME --model FOLDER`.
         """
-        assert self.record.claims(self.checkpoint), f"it does not claim {self.checkpoint.name}"
+        made = tiny(self._folder, self.record.modality) if self._model is None else ()
+        tried = [find(self._model)] if self._model is not None else made
+        claimed = list(filter(self.record.claims, tried))[:1]
+        which = self._model or "any of the checkpoints that the kit makes"
+        assert claimed, f"it does not claim {which}"
+        (self.checkpoint,) = claimed
         for config in ({}, {"model_type": None}, {"model_type": "no such", "architectures": 5}):
             self.record.claims(replace(self.checkpoint, config=config, files=frozenset()))
         if self.record.check is not None:
@@ -67,9 +82,8 @@ class AdapterChecks(Checks):
             assert state.isfinite().all(), f"NaN or infinity in state {plane}"
         width = self._alone["raw", blocks].shape[1]
         assert width == self.model.info.width, f"info.width is not that of state {blocks}, {width}"
-        same = all(
-            torch.equal(self._alone["raw", 0], self._alone["raw", l]) for l in range(1, blocks + 1)
-        )
+        first = self._alone["raw", 0]
+        same = all(torch.equal(first, state) for state in self._alone.values())
         assert not same, "all states are the same: is one tensor handed over again and again?"
 
     def batches(self) -> None:
@@ -115,7 +129,7 @@ class AdapterChecks(Checks):
     def truncation(self) -> None:
         """inputs that are too long are cut, and that is said
 
-        `tokenize` cuts to info.max_length tokens, `truncated` says of each input whether it was cut.
+        `tokenize` cuts to info.max_length tokens; `truncated` says of each text whether it was.
         """
         if self.record.modality == "image" or self.model.info.max_length > len(LONG) // 8:
             return
@@ -137,12 +151,8 @@ class AdapterChecks(Checks):
         identity, inputs = self.model.identity, [*self._inputs[:1], *self._inputs[-1:]]
         assert identity == self._opened().identity, "it is another one when opened again"
         first = self._read(self.model, inputs)
-        for option in (
-            {"max_length": 8},
-            {"pooling": "cls"},
-            {"pooling": "mean"},
-            {"pooling": "last"},
-        ):
+        poolings: list[dict[str, Any]] = [{"pooling": p} for p in ("cls", "mean", "last")]
+        for option in [{"max_length": 8}, *poolings]:
             try:
                 model = self._opened(**option)
             except PluginFault:
@@ -157,9 +167,8 @@ class AdapterChecks(Checks):
 
         `embed(pooled)` takes (n, d) and returns (n, width of the output), row by row.
         """
-        pooled = self._alone[
-            "final" if self.model.has_final_norm else "raw", self.model.info.blocks
-        ]
+        kind = "final" if self.model.has_final_norm else "raw"
+        pooled = self._alone[kind, self.model.info.blocks]
         whole, one = self.model.embed(pooled), self.model.embed(pooled[:1])
         assert whole.ndim == 2, f"embed gave the shape {tuple(whole.shape)}"
         assert len(whole) == len(pooled), f"embed gave {len(whole)} vectors of {len(pooled)} states"
@@ -170,7 +179,8 @@ class AdapterChecks(Checks):
             assert isinstance(prompt, str), f"prompt gave {type(prompt).__name__}, not a text"
 
     def _opened(self, **options: Any) -> Any:
-        return self.record.open(self.checkpoint, ModelOptions(**options))
+        with quiet():
+            return self.record.open(self.checkpoint, ModelOptions(**options))
 
     @cached_property
     def _inputs(self) -> list[Text]:
@@ -254,28 +264,12 @@ def tiny(folder: Path, modality: str) -> Iterator[Checkpoint]:
         inner = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
         inner.pre_tokenizer = pre_tokenizers.Whitespace()
         named = {"pad_token": "[PAD]", "unk_token": "[UNK]", "model_max_length": 128}
-        processor = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, **named)
+        kind: Any = transformers.PreTrainedTokenizerFast
+        processor = kind(tokenizer_object=inner, **named)
     for name in ("ViT",) if modality == "image" else ("Bert", "Llama"):
         torch.manual_seed(0)
         config = getattr(transformers, f"{name}Config")(**small)
-        getattr(transformers, f"{name}Model")(config).save_pretrained(folder / name)
+        with quiet():
+            getattr(transformers, f"{name}Model")(config).save_pretrained(folder / name)
         processor.save_pretrained(folder / name)
         yield find(str(folder / name))
-
-
-def checkpoints(adapter: Adapter, names: Sequence[str | Path], folder: Path) -> list[Checkpoint]:
-    """Those of these names; without one a tiny one that the adapter claims.
-
-    Raises AssertionError where there is none, UserError for a name that is not found.
-    """
-    if names:
-        return [find(str(name)) for name in names]
-    for checkpoint in tiny(folder, adapter.modality):
-        try:
-            if adapter.claims(checkpoint):
-                return [checkpoint]
-        except Exception as error:
-            raise AssertionError(f"{adapter.name}: claims raised {described(error)}") from error
-    said = "it claims none of the checkpoints that the kit makes"
-    advice = "give it one: check_adapter(record, FOLDER), or `plugins check NAME --model FOLDER`"
-    raise AssertionError(f"{adapter.name}: {said}\n{advice}")

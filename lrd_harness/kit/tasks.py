@@ -13,7 +13,7 @@ import numpy as np
 from lrd_harness.capture.samples import Listener
 from lrd_harness.contracts import Task, TaskFamily, TaskOptions
 from lrd_harness.errors import UserError, described
-from lrd_harness.kit.checking import Checks
+from lrd_harness.kit.checking import Checks, stir, twice
 
 NO_NAME = "no-such-task"  # of any family
 
@@ -34,7 +34,7 @@ class View(Listener):
         vectors = super().encode(texts, task, prompt_type)
         if self.seed is None:
             return np.ones_like(vectors)
-        return vectors + np.float32(self.seed) * np.cos(vectors * 7)
+        return np.asarray(vectors + np.float32(self.seed) * np.cos(vectors * 7))
 
     def loglikelihoods(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """Of each request -1 .. 0, and False."""
@@ -73,7 +73,8 @@ class TaskChecks(Checks):
         fixed seed.
         """
         assert self.texts, "it has no texts"
-        assert list(self.record.texts()) == self.texts, "its texts are others the second time"
+        first, again = twice(self.record.texts)
+        assert list(first) == list(again), "its texts are others the second time"
 
     def labels(self) -> None:
         """its labels, if it has any, are one for each text
@@ -82,10 +83,10 @@ class TaskChecks(Checks):
         """
         if self.record.labels is None:
             return
-        given = list(self.record.labels())
+        given, again = map(list, twice(self.record.labels))
         counts = f"it has {len(given)} labels for {len(self.texts)} texts"
         assert len(given) == len(self.texts), counts
-        assert given == list(self.record.labels()), "its labels are others the second time"
+        assert given == again, "its labels are others the second time"
 
     def fingerprint(self) -> None:
         """its fingerprint, if it has one, is the same text each time
@@ -93,8 +94,8 @@ class TaskChecks(Checks):
         Make it of the data's content alone, as a hashlib digest; `hash()` changes with each start.
         """
         if self.record.fingerprint is not None:
-            same = self.record.fingerprint() == self.record.fingerprint()
-            assert same, "its fingerprint is another the second time"
+            first, again = twice(self.record.fingerprint)
+            assert first == again, "its fingerprint is another the second time"
 
     def requests(self) -> None:
         """evaluate asks for what requests names, and for nothing else
@@ -146,28 +147,30 @@ class TaskChecks(Checks):
 
     def _score(self, seed: int | None) -> Any:
         assert self.record.evaluate is not None
+        stir()
         return self.record.evaluate(View(self.record, seed))
 
 
 class FamilyChecks(Checks):
-    """Of a family of tasks, by the names of some that it can open here."""
+    """Of a family of tasks, by names of some that it can open here.
+
+    Where none are given, by the first that it lists, if it needs no hub.
+    """
 
     record: TaskFamily
 
     def __init__(self, family: TaskFamily, names: Sequence[str]) -> None:
         super().__init__(family)
-        self.names, self.tasks = names, []
+        self.names, self.tasks = names, list[Task]()
 
     def listing(self) -> None:
         """it lists its names, the same each time, without a network
 
         `names()` returns {name: type}, of those that are known; the type as Task.type.
         """
-        known = dict(self.record.names())
-        assert known == dict(self.record.names()), "its names are others the second time"
-        wrong = [
-            n for n, kind in known.items() if not (isinstance(n, str) and isinstance(kind, str))
-        ]
+        known, again = map(dict, twice(self.record.names))
+        assert known == again, "its names are others the second time"
+        wrong = [pair for pair in known.items() if {type(part) for part in pair} != {str}]
         assert not wrong, f"{wrong[0]!r:.60} is no name with a type"
 
     def unknown(self) -> None:
@@ -177,23 +180,28 @@ class FamilyChecks(Checks):
         that other families are asked.
         """
         with suppress(KeyError, UserError):
-            self.record.open(NO_NAME, TaskOptions())
+            opened = self.record.open(NO_NAME, TaskOptions())
+            for task in [opened] if isinstance(opened, Task) else opened:
+                if task.check is not None:  # of data that are looked for later
+                    task.check()
             raise AssertionError(f"it opens {NO_NAME!r}, which there is not")
 
     def opening(self) -> None:
-        """it opens the names that it lists
+        """it opens names that it knows
 
         `open(name, options)` returns a Task of that name, or a list of several.
         """
-        for name in self.names:
+        names = self.names or (list(self.record.names())[:1] if self.record.offline else [])
+        for name in names:
             opened = self.record.open(name, TaskOptions())
-            self.tasks += [opened] if isinstance(opened, Task) else list(opened)
-            assert self.tasks, f"{name} stands for no task"
+            several = [opened] if isinstance(opened, Task) else list(opened)
+            assert several, f"{name} stands for no task"
+            self.tasks.append(several[0])
 
     def each(self) -> None:
         """what it opens passes the checks of tasks
 
-        Each of them is checked as a Task that stands alone.
+        Of a name that stands for several tasks the first is checked, as one that stands alone.
         """
         for task in self.tasks:
             TaskChecks(task).passed()

@@ -35,17 +35,13 @@ KINDS: Mapping[type, str] = {  # what a parameter has to be, by its default
 
 
 def resolve_metrics(suite: Suite, plugins: Plugins) -> list[PlannedMetric]:
-    """The metrics of a suite that look at one model; see `resolve_measures`.
-
-    Raises UserError where a panel metric is named.
-    """
+    """As `resolve_measures`, without panel metrics. Raises UserError where one is named."""
     metrics, panel = resolve_measures(suite, plugins)
     for item in panel:
-        if item.metric.name in (suite.plugins or ()):
-            raise UserError(
-                f"{item.metric.name} compares several models: name it in --plugins of "
-                "`lrd-harness run`, which takes texts:FILE for a task, too"
-            )
+        raise UserError(
+            f"{item.metric.name} compares several models: name it in --plugins of "
+            "`lrd-harness run`, which takes texts:FILE for a task, too"
+        )
     return metrics
 
 
@@ -54,14 +50,14 @@ def resolve_measures(
 ) -> tuple[list[PlannedMetric], list[PlannedPanel]]:
     """The metrics of a suite, and its panel metrics.
 
-    Where it names none, all metrics that need no augmented views; "all" stands for all of both.
+    Where it names none, all metrics on pooled texts and tokens; "all" stands for all metrics. A
+    panel metric, whose values hang on who else is there, is measured where it is named.
     """
     every, panel = plugins.all("metric"), plugins.names("panel metric")
     if suite.plugins is None:
         names = [metric.name for metric in every if metric.needs in ("pooled", "tokens")]
     else:
-        whole = [*(metric.name for metric in every), *panel]
-        parts = (whole if name == "all" else [name] for name in suite.plugins)
+        parts = ([m.name for m in every] if n == "all" else [n] for n in suite.plugins)
         names = list(dict.fromkeys(name for part in parts for name in part))
     planned = [_planned(name, plugins, suite.parameters.get(name, {})) for name in names]
     for name in suite.parameters:

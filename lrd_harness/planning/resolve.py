@@ -20,7 +20,7 @@ from lrd_harness.errors import PluginFault, UserError, layer_number, named, unkn
 from lrd_harness.manager import Plugins, names_of
 from lrd_harness.measuring import PlannedMetric, PlannedPanel
 from lrd_harness.models.wheels import shown_by
-from lrd_harness.panels import state_of
+from lrd_harness.panels import given
 from lrd_harness.planning.models import (
     PlannedModel,
     Stage,
@@ -95,7 +95,7 @@ def make_plan(suite: Suite, plugins: Plugins, stage: Stage, prune: bool = False)
         if model.depth is not None:
             check_depth(model.name, model.depth, settings, pruning)
             for item in panel:
-                if not isinstance(layer := state_of(item), str):
+                if not isinstance(layer := given(item)[0], str):
                     layer_number(layer, model.name, model.depth)
     compared = [task.name for task in tasks if task.likelihood]
     if compared and not any(model.likelihoods for model in models):
@@ -112,8 +112,7 @@ def make_plan(suite: Suite, plugins: Plugins, stage: Stage, prune: bool = False)
         if all(model.modality != task.modality for task in tasks):
             raise UserError(f"{model.name} reads {model.modality}s: none of the tasks is of these")
     for name in (item.metric.name for item in panel):
-        shared = any(sum(model.takes(task) for model in models) > 1 for task in tasks)
-        if name in (suite.plugins or ()) and not shared:
+        if all(sum(model.takes(task) for model in models) < 2 for task in tasks):
             raise UserError(f"{name} compares models: no task here is read by two of them")
     tasks = [checked_task(task, stage) for task in tasks]
     if compared or prune:  # of a pruned language model the perplexity is read as well

@@ -127,7 +127,7 @@ class Settings:
         "all", "layers to evaluate: all, last, or numbers 0,3,6", "LAYER", WHAT
     )
     max_texts: int = _count(5000, "texts a metric is measured on at most", 8)
-    view_texts: int = _count(1000, "of these, texts that get augmented views", 8)
+    view_texts: int = _count(1000, "of these, texts that get augmented views, or are halved", 8)
     norm: Norm = _option("hf", "states for metrics")
     task_data: Word | None = _option(
         None, "local data: DIR/TASK/SPLIT.jsonl, of images also DIR/NAME/CLASS/", "DIR", WHAT

@@ -209,7 +209,7 @@ def _unlike(out: Path, plan: Plan, alone: bool = False) -> str:
         if task.name in tasks and data.get(task.name) != now_there.get(task.name):
             return f"{out} holds results of {task.name} on data that have changed since"
         if (before := tasks.get(task.name, task.version)) != task.version:
-            versions = f"in version {before}, not {task.version}"
+            versions = f"in its version {before}, not {task.version}"
             return f"{out} holds results of {task.name} {versions}"
     more = models - {m.name for m in plan.models} or tasks.keys() - {t.name for t in plan.tasks}
     return f"{out} holds more than this run" if alone and more else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from lrd_harness.capture.samples import SEED
 from lrd_harness.contracts import Task, Text
 from lrd_harness.errors import layer_number
 from lrd_harness.measuring import PlannedPanel
-from lrd_harness.panels import arguments, check_state, measure_panel, state_of
+from lrd_harness.panels import ByModel, check_state, given, measure_panel
 from lrd_harness.planning.models import PlannedModel
 from lrd_harness.planning.resolve import Plan
 from lrd_harness.processes import Ranks
@@ -24,25 +24,6 @@ from lrd_harness.progress import Display
 from lrd_harness.runner.units import Context, Ledger
 
 MOST = 2000  # texts
-
-
-class _Chosen(Mapping[str, Any]):
-    """The states by model that a panel metric is given, read from the store at each look."""
-
-    def __init__(self, stored: Mapping[str, StoredStates], state: int | str) -> None:
-        self._stored, self._state = stored, state
-
-    def __getitem__(self, model: str) -> Any:
-        states, last = self._stored[model], len(self._stored[model]) - 1
-        if self._state == "all":
-            return states
-        return states[last if self._state == "last" else layer_number(self._state, model, last)]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._stored)
-
-    def __len__(self) -> int:
-        return len(self._stored)
 
 
 class Panel:
@@ -119,17 +100,23 @@ class Panel:
         stored = {model.name: self._states[model.name, task.name] for model in panel}
         units = {m.name: context.of(m).panel_unit(task, item, panel) for m in panel}
         where: dict[str, Any] = {"task": task.name, "metric": metric.name}
-        states, sound = _Chosen(stored, state_of(item)), list[PlannedModel]()
+        (state, arguments), sound = given(item), list[PlannedModel]()
+
+        def read(model: str) -> Any:
+            """From the store, each time."""
+            states, last = stored[model], len(stored[model]) - 1
+            chosen = last if isinstance(state, str) else layer_number(state, model, last)
+            return states if state == "all" else states[chosen]
+
         for model in panel:
             with context.of(model).attempt(units[model.name], **where):
-                check_state(metric, model.name, states[model.name])
+                check_state(metric, model.name, read(model.name))
                 sound.append(model)
         if not sound:
             return
         try:
-            given = _Chosen({model.name: stored[model.name] for model in sound}, state_of(item))
             families = {model.name: self._family(context.of(model)) for model in sound}
-            scores = measure_panel(metric, given, families, **arguments(item))
+            scores = measure_panel(metric, ByModel(families, read), families, **arguments)
         except Exception as error:  # that of all models: recorded for each, told once
             for model in sound:
                 context.of(model).fail(units[model.name], error, **where)

@@ -142,7 +142,7 @@ def test_every_form_has_them() -> None:
     tidy = dict(load().get("reporter", "tidy").files(board))
     lines = [*csv.DictReader(io.StringIO(tidy["values.csv"].decode()))]
     lines = [line for line in lines if line["kind"] == "pair"]
-    pairs = {(r["model"], r["text"], r["task"]): float(r["value"]) for r in lines}
+    pairs = {(r["model"], r["other"], r["task"]): float(r["value"]) for r in lines}
     assert len(pairs) == 2 * M * (M - 1)
     assert pairs["m1", "m2", "T1"] == pytest.approx(ALIKE[1, 1, 2])
     statistics = tidy["statistics.csv"].decode()

@@ -19,6 +19,7 @@ from lrd_harness.capture.samples import Questions, Sampling, halves
 from lrd_harness.cli import main
 from lrd_harness.contracts import Metric, Request, Task, Text
 from lrd_harness.errors import NotEnoughTexts, NotFinite, UnitError, UserError
+from lrd_harness.images import Image
 from lrd_harness.measuring import PlannedMetric
 
 SENTENCES = tiny.sentences(30)
@@ -96,12 +97,11 @@ def test_maps_are_transformers_own(family: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_maps_of_images_are_transformers_own(tmp_path: Path) -> None:
-    folder = tiny_images.save("ViTModel", tmp_path / "m")
+    folder = tmp_path / "m"
+    tiny_images.save("ViTModel", folder)
     opened = tiny.open_model(folder)
     plain = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
-    from lrd_harness.images import Image
-
-    (encoded,) = opened.tokenize([Text(Image.of(tiny_images.pictures(1)[0]))])
+    (encoded,) = opened.tokenize([Text(Image.of(tiny_images.pictures(1)[0], "one"))])
     with torch.no_grad():
         maps = plain(**opened.inputs(opened.features([encoded])), output_attentions=True).attentions
     for ours, theirs in zip(opened.attention(encoded), maps, strict=True):

@@ -248,7 +248,7 @@ def test_names_and_settings_are_in_the_docs() -> None:
     whole = "\n".join(TEXT.values())
     for name in (*suite.shipped(), *plugins.names("pruning rule")):
         assert f"`{name}`" in whole
-    for metric in plugins.all("metric"):
+    for metric in (*plugins.all("metric"), *plugins.all("panel metric")):
         assert f"| `{metric.name}` |" in TEXT["docs/metrics.md"]
         if metric.selection:
             assert f"`{metric.selection.score}`" in TEXT["docs/metrics.md"]

@@ -2,43 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 import sys
-import sysconfig
-import venv
 import zipfile
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
-
-
-def run(*command: str | Path, cwd: Path) -> str:
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    words = [str(part) for part in command]
-    done = subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+from wheels_built import ROOT, core, environment, pip, run
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel built from a copy of the checkout, so that no build folder is left in it."""
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
-    source.mkdir()
-    for name in ("lrd_harness", "plugins", "tasks"):
-        cached = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / name, source / name, ignore=cached)
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
-        (source / name).write_bytes((ROOT / name).read_bytes())
-    pip = (sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet")
-    run(*pip, "--wheel-dir", folder, source, cwd=folder)
-    (built,) = folder.glob("*.whl")
-    return built
+    return core(tmp_path_factory.mktemp("wheel"))
 
 
 def test_the_package_holds_every_source_file_and_nothing_lies_outside(wheel: Path) -> None:
@@ -59,27 +33,21 @@ def test_the_package_holds_every_source_file_and_nothing_lies_outside(wheel: Pat
 @pytest.mark.slow
 def test_the_installed_wheel_works_without_the_checkout(wheel: Path, tmp_path: Path) -> None:
     """A second environment that shares this one's libraries, but not this checkout."""
-    home = tmp_path / "venv"
-    venv.create(home, with_pip=False, symlinks=True)
-    site = next((home / "lib").glob("python*/site-packages"))
-    # the libraries come last, and the finder of an editable install beside them is not wanted
-    shared = sysconfig.get_paths()["purelib"]
-    (site / "shared.pth").write_text(f"import sys; sys.path.append({shared!r})\n")
-    pip = (sys.executable, "-m", "pip", "--python", home / "bin" / "python", "install", "--no-deps")
-    run(*pip, "--quiet", wheel, cwd=tmp_path)
+    programs = environment(tmp_path / "venv")
+    pip(programs, "install", "--no-deps", wheel)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    command = home / "bin" / "lrd-harness"
+    command = programs / "lrd-harness"
     assert "mteb-32" in run(command, "suites", cwd=elsewhere)
     where = (
         "import lrd_harness, lrd_harness.cli as c; print(lrd_harness.__file__,"
         " *lrd_harness.__path__, flush=True); c.main(['plugins'])"
     )
-    printed = run(home / "bin" / "python", "-c", where, cwd=elsewhere)
+    printed = run(programs / "python", "-c", where, cwd=elsewhere)
     assert "frenet" in printed
     assert str(ROOT) not in printed
     # in the checkout's folder python -m finds the checkout first, plugins and all
-    printed = run(home / "bin" / "python", "-m", "lrd_harness", "plugins", cwd=ROOT)
+    printed = run(programs / "python", "-m", "lrd_harness", "plugins", cwd=ROOT)
     assert "frenet" in printed
 
 

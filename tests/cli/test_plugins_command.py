@@ -75,13 +75,15 @@ def test_a_new_package(kind: str, capsys: Shown, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_new_package_passes_its_own_test(kind: str) -> None:
-    assert main(["plugins", "new", kind, "mine_2"]) == 0
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "mine_2"]
-    done = subprocess.run(command, capture_output=True, text=True)
+def test_new_packages_pass_their_own_tests() -> None:
+    names = {kind: f"my_{kind.replace('-', '_')}" for kind in KINDS}
+    for kind, name in names.items():
+        assert main(["plugins", "new", kind, name]) == 0
+    places = " ".join(str(Path(name, "src").resolve()) for name in names.values())
+    more = ["-q", "-p", "no:cacheprovider", "-o", f"pythonpath={places}", *names.values()]
+    done = subprocess.run([sys.executable, "-m", "pytest", *more], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "passed" in done.stdout
+    assert f"{len(names)} passed" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -110,6 +112,9 @@ def test_names_that_a_new_metric_cannot_have(name: str, line: str, capsys: Shown
 
 def test_where_a_new_package_cannot_be(capsys: Shown) -> None:
     Path("file").write_text("mine")
+    Path("folder/below").mkdir(parents=True)
+    assert main(["plugins", "new", "metric", "folder"]) == 2
+    assert "folder is there already: give another --output DIR" in one_line(capsys)
     assert main(["plugins", "new", "command", "run"]) == 2
     assert "the example of a command uses the word run" in one_line(capsys)
     assert main(["plugins", "new", "command", "merge"]) == 2
@@ -142,6 +147,7 @@ def test_show_tells_what_a_plugin_offers(capsys: Shown) -> None:
         assert words in text
     assert "Not shown" not in text
     assert shown(capsys, "far.py") == text
+    assert shown(capsys, "far.py", "--load", "./far.py") == text
     assert main(["plugins", "--load=far.py", "show", "far"]) == 0
     assert "Metric far" in capsys.readouterr().out
 

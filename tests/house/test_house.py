@@ -23,6 +23,7 @@ FLOOR = {
     "capture": 3,
     "planning": 3,
     "board": 3,
+    "kit": 4,
     "runner": 4,
     "studies": 4,
     "cli": 5,

@@ -270,6 +270,7 @@ REFUSED = {
         "layer of metric mutual_knn is first",
     ),
     "below": ("bert gpt", ("--set", "mutual_knn.layer=-1"), "not a whole number of at least 0"),
+    "all": ("bert gpt", ("--plugins", "all", "--set", "mutual_knn.k=3"), "is not measured here"),
     "unasked": (
         "bert gpt",
         ("--plugins", "nrs", "--set", "mutual_knn.k=3"),
@@ -313,10 +314,3 @@ def test_the_plan_and_the_library(own: Path, tmp_path: Path, capsys: Shown) -> N
     )
     assert {"pairs", "chance"} & set(found.values["name"]) == {"chance"}
     assert pairs(tmp_path / "out").keys() == {"bert", "gpt"}
-
-
-def test_all_of_one_model(own: Path, tmp_path: Path) -> None:
-    """`all` names panel metrics too; where there is nothing to compare that is no fault."""
-    more = ("--plugins", "all", "--view-texts", "8")
-    assert main(command(own, tmp_path / "out", "second", *more)) == 0
-    assert pairs(tmp_path / "out") == {}

@@ -45,7 +45,7 @@ def test_a_reporter_writes_a_text_or_a_folder(fields: Any, reason: str) -> None:
         ([("../x", b"")], "gives the file '../x'"),
         ([("a", b""), ("a", b"")], "gives a file twice"),
         ([("a", b""), ("A", b"")], "gives files that differ in case"),
-        ([("a", "text")], "gives no bytes for a"),
+        ([("a", "text")], "gave 'text', not bytes, for 'a'"),
     ],
 )
 def test_faults_of_reporters_are_named(files: Any, reason: str) -> None:

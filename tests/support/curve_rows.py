@@ -80,7 +80,7 @@ def plain_lines(results: Results, source: str) -> dict[tuple[str, str], tuple[An
         metric, name = source.split(".")
         for m in results.metrics:
             if m.metric == metric:
-                layers, numbers = m.profiles[name]
+                layers, numbers, _ = m.profiles[name]
                 lines[m.model, m.task] = np.array(layers), np.array(numbers, dtype=float)
     return {
         place: (layers, values, np.linspace(0, 1, len(layers)))
