@@ -240,9 +240,9 @@ def _passes(error: BaseException, owner: Owner, passing: tuple[type[Exception], 
 def _code(function: object) -> Any:
     """The code of a function, a method, a partial or an object that can be called."""
     with suppress(Exception):
-        while isinstance(function, functools.partial):
-            function = function.func
         function = inspect.unwrap(function)  # type: ignore[arg-type]
+        while isinstance(function, functools.partial):
+            function = inspect.unwrap(function.func)
         code = getattr(function, "__code__", None)
         return code if code is not None else type(function).__call__.__code__
     return None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sized
 from contextlib import suppress
 from dataclasses import Field, fields, replace
-from functools import partial
+from functools import partial, wraps
 from inspect import signature
 from numbers import Integral, Real
 from typing import Any, get_args
@@ -136,14 +136,14 @@ def registered(record: Any, kind: str, owner: Owner, version: str = "") -> Any:
     for field in fields(record):
         if fault := _fault(record, field):
             raise TypeError(f"{field.name} of {whose} {fault}")
-    labelled = isinstance(record, Metric) and record.needs == "labels"
-    if labelled and len(signature(record.measure).parameters) < 2:
-        raise TypeError(f"measure of {whose} takes no labels: its second argument")
         old = f"{type(record).__name__}.{field.name}"
         used = not owner.built_in and getattr(record, field.name) != field.default
         if used and old in DEPRECATED:
             code = next(filter(callable, vars(record).values()), None)
             deprecated(old, f"{whose} ({owner.place(Exception(), code)})")
+    labelled = isinstance(record, Metric) and record.needs == "labels"
+    if labelled and len(signature(record.measure).parameters) < 2:
+        raise TypeError(f"measure of {whose} takes no labels: its second argument")
     if version and hasattr(record, "version"):
         record = replace(record, version=f"{record.version}+{version}")
     if isinstance(record, Command) and not WORD.fullmatch(record.name):
@@ -262,9 +262,35 @@ def _model(owner: Owner, adapter: Adapter, model: Any, what: str) -> Any:
     for name in METHODS if not owner.built_in else ():
         method = getattr(model, name, None)
         if callable(method):
+            if name == "states":
+                method = wraps(method)(partial(_states, method, model))
             with suppress(AttributeError, TypeError):
                 setattr(model, name, guarded(method, owner, f"adapter {adapter.name}"))
     return model
+
+
+def _states(method: Any, model: Any, batch: Sized, observe: Any = None) -> Any:
+    """What `states` of a stranger's model gives, checked: each plane, a row for each text."""
+    needed: list[tuple[str, int]] = [("raw", layer) for layer in range(model.info.blocks + 1)]
+    if model.has_final_norm:
+        needed.append(("final", model.info.blocks))
+
+    def observed(states: Any, mask: Any) -> Any:
+        planes = observe(states, mask)
+        needed.extend(planes)
+        return planes
+
+    answer = _mapping(method(batch, **({} if observe is None else {"observe": observed})), "states")
+    for plane, rows in answer.items():
+        shape = tuple(getattr(rows, "shape", ()))
+        if not hasattr(rows, "is_floating_point") or len(shape) != 2 or shape[0] != len(batch):
+            shown = f"{_short(rows)} {shape}" if shape else _short(rows)
+            raise TypeError(f"states gave {shown} for {plane}, no tensor ({len(batch)}, width)")
+    if lacking := [plane for plane in needed if plane not in answer]:
+        raise TypeError(f"states gave nothing for {lacking[0]}")
+    if observe is not None and len(needed) == model.info.blocks + 1 + model.has_final_norm:
+        raise TypeError("states did not call observe")
+    return answer
 
 
 def _requests(answer: Any, what: str) -> list[Request]:

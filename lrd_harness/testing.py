@@ -42,9 +42,9 @@ def check_metric(metric: Metric, /, **parameters: object) -> Scores:
     ...     return {"spread": [float(state.std()) for state in states]}
     >>> check_metric(Metric("spread", spread)).states
     5
-    >>> check_metric(Metric("spread", spread, selection=Choice("range")))
+    >>> check_metric(Metric("spread", spread, selection=Choice("range")))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    AssertionError: spread: spread gave no score range, which ranks it ...
+    AssertionError: spread: UnitError: spread gave no score range, which ranks it...
     """
     checks = MetricChecks(metric, parameters)
     checks.passed()

@@ -134,7 +134,8 @@ def _controls(controls: Sequence[Predictor], panel: Panel, order: Sequence[int])
     rows = [panel.named(i) | {name: of[i] for name, of in cells.items()} for i in order]
     caption = (
         "They see the labels of the very data that the scores are made of, and show how much these "
-        "tell: they are no label-free predictors, and no verdict on metrics counts them.",
+        "tell: they are no label-free predictors, and no verdict on metrics counts them. Means and "
+        "ranks are over the tasks that have labels.",
     )
     if controls:
         yield Table("controls", "Controls: measured with labels", tuple(columns), rows, caption)

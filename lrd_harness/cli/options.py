@@ -166,7 +166,7 @@ def plugins(sub: Any) -> None:
     _add(new, "kind", "KIND", ", ".join(kinds), choices=kinds)
     _add(new, "name", "NAME", "what it is to be called, as my_metric")
     _add(new, "--output", "DIR", "the folder of the package (NAME)", type=named)
-    what = "whether it keeps the contract of its kind, and what to do where it does not"
+    what = "whether it keeps the contract of its kind, or what to do about it"
     check = does.add_parser("check", help=what, description=f"Check {what}.")
     _add(check, "names", "NAME|FILE.py", "of any kind; or a distribution, or a file", nargs="+")
     text = "a checkpoint to check adapters on (a tiny one); may be given again"

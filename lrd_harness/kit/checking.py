@@ -55,24 +55,27 @@ class Checks:
         """
         self.record = registered(self._given, self.kind, owner_of(self._given))
 
+    @classmethod
+    def promised(cls) -> dict[str, tuple[str, str]]:
+        """By name of each check what must hold, and what to do where it does not."""
+        methods = (n for n, m in vars(cls).items() if inspect.isfunction(m))
+        own = [name for name in methods if name[0] != "_" and name not in vars(Checks)]
+        docs = {name: str(inspect.getdoc(getattr(cls, name))) for name in ["fields", *own]}
+        parts = {name: doc.partition("\n\n")[::2] for name, doc in docs.items()}
+        return {name: (what, " ".join(advice.split())) for name, (what, advice) in parts.items()}
+
     def outcomes(self) -> Iterator[Outcome]:
         """Each check, when it has been made."""
-        methods = (n for n, m in vars(type(self)).items() if inspect.isfunction(m))
-        own = [name for name in methods if name[0] != "_" and name not in vars(Checks)]
         stopped = False
-        for number, name in enumerate(["fields", *own]):
-            check = getattr(self, name)
-            what, _, advice = str(inspect.getdoc(check)).partition("\n\n")
-            what, advice = " ".join(what.split()), " ".join(advice.split())
+        for number, (name, (what, advice)) in enumerate(self.promised().items()):
             if stopped:
                 yield Outcome(what, NOT_TRIED)
                 continue
             try:
-                check()
+                getattr(self, name)()
             except Exception as error:
                 ours = isinstance(error, AssertionError) and str(error)
-                fault = ours or described(error)
-                yield Outcome(what, fault, advice, error)
+                yield Outcome(what, ours or described(error), advice, error)
                 stopped = number < 2  # the record is none, or cannot be called
             else:
                 yield Outcome(what)

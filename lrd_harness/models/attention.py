@@ -14,21 +14,36 @@ from lrd_harness.models.backbone import Backbone, output_of, rounding, text_conf
 
 MOST = 4 * 2**30  # bytes of the maps of one text
 _SWITCH = "_attn_implementation_internal"  # without what transformers' own switch may refuse
+# transformers puts hooks onto a model when it is first to show its maps, and then once more where
+# it is a part of another: within a pass there are to be those of this pass alone
+_INSTALLED, _HOOK = "_output_capturing_hooks_installed", "output_capturing_hook"
 
 
 @contextmanager
 def eager(module: nn.Module) -> Iterator[None]:
     """Within the block a transformers model attends in the way that shows its maps."""
-    found = (getattr(part, "config", None) for part in module.modules())
+    parts = list(module.modules())
+    found = (getattr(part, "config", None) for part in parts)
     configs = {id(config): config for config in found if hasattr(config, _SWITCH)}
     before = {key: getattr(config, _SWITCH) for key, config in configs.items()}
+    hooks = [dict(part._forward_hooks) for part in parts]
+    installed = [vars(part).pop(_INSTALLED, None) for part in parts]
     try:
         for config in configs.values():
             setattr(config, _SWITCH, "eager")
+        for part, known in zip(parts, hooks, strict=True):
+            for key, hook in known.items():
+                if getattr(hook, "__name__", "") == _HOOK:
+                    del part._forward_hooks[key]
         yield
     finally:
         for key, config in configs.items():
             setattr(config, _SWITCH, before[key])
+        for part, known, flag in zip(parts, hooks, installed, strict=True):
+            part._forward_hooks.clear()  # in place: whoever registered one holds on to it
+            part._forward_hooks.update(known)
+            vars(part).pop(_INSTALLED, None)
+            vars(part).update({_INSTALLED: flag} if flag else {})
 
 
 def check_eager(backbone: Backbone, inputs: Mapping[str, Tensor], dtype: str) -> None:

@@ -48,6 +48,8 @@ def stored_parameters(checkpoint: Checkpoint, module: nn.Module) -> int:
 
     They are those of the class that config.json names, else of the module's.
     """
+    if not hasattr(module, "from_pretrained"):  # a plugin's own
+        return values_in(weight_files(checkpoint)).total()
     family = checkpoint.config.get("model_type")
     listed = (k for k in listed_classes(checkpoint) if k.config_class.model_type == family)
     folder, others = "", set[str]()
@@ -70,7 +72,7 @@ def missing_kernels(module: nn.Module) -> list[str]:
     """
     packages: dict[str, None] = {}
     for kind in dict.fromkeys(type(part) for part in module.modules()):
-        around = vars(sys.modules[kind.__module__])
+        around = vars(sys.modules.get(kind.__module__, kind))  # a plugin's file is not among them
         methods = [inspect.unwrap(m) for m in vars(kind).values() if inspect.isfunction(m)]
         for name in dict.fromkeys(name for m in methods for name in m.__code__.co_names):
             if inspect.isfunction(function := around.get(name)):

@@ -36,6 +36,7 @@ from lrd_harness.models.loading import (
 )
 from lrd_harness.models.modality import PROCESSORS, TOKENIZER
 from lrd_harness.models.peft_adapters import base_of
+from lrd_harness.models.recognition import foreign
 from lrd_harness.models.registry import tokenizer_arguments
 from lrd_harness.models.sentence_modules import Measured, Tower, add, fit, section
 from lrd_harness.store import files
@@ -230,6 +231,12 @@ def check_free(folder: Path) -> None:
             raise UserError(f"{folder} is not empty; a model is saved to a new folder")
     elif folder.exists() or folder.is_symlink():
         raise UserError(f"{folder} is a file, not a folder")
+
+
+def check_saved(checkpoint: Checkpoint) -> None:
+    """Raise UserError for a model that only a plugin opens: nobody could load what was written."""
+    if reason := foreign(checkpoint):
+        raise UserError(f"{checkpoint.name} is no model that can be saved: {reason}")
 
 
 def _write(

@@ -122,24 +122,20 @@ class Panel:
                 context.of(model).fail(units[model.name], error, **where)
                 context = self._context(model, display=Display(quiet=True))
             return
-        seconds = (time.perf_counter() - begun) / len(sound)
         names = [f"{model.name}@{model.checkpoint.revision}" for model in sound]
-        parameters = {**item.written, "norm": self.plan.settings.norm, "panel": names}
+        fields = {
+            **where,
+            "task_type": task.type,
+            "version": metric.version,
+            "n": len(stored[sound[0].name].texts),
+            "parameters": {**item.written, "norm": self.plan.settings.norm, "panel": names},
+            "selection": metric.selection,
+            "seconds": (time.perf_counter() - begun) / len(sound),
+        }
         for model in sound:
-            context.of(model).record(
-                "metric",
-                units[model.name],
-                task=task.name,
-                metric=metric.name,
-                task_type=task.type,
-                version=metric.version,
-                n=len(stored[model.name].texts),
-                parameters=parameters,
-                selection=metric.selection,
-                values=scores.values(model.name),
-                pairs={name: rows[model.name] for name, rows in scores.pairs.items()},
-                seconds=seconds,
-            )
+            values, name = scores.values(model.name), model.name
+            pairs = {score: rows[name] for score, rows in scores.pairs.items()}
+            context.of(model).record("metric", units[name], **fields, values=values, pairs=pairs)
 
     def _family(self, context: Context) -> str | None:
         return (self.ledger.get(context.unit("model")) or {}).get("family") or None

@@ -166,8 +166,9 @@ def _adapter(planned: PlannedModel, plugins: Plugins) -> str:
     alike = [a.name for a in claiming if a.modality == adapter.modality]
     others = [name for name in alike if name != adapter.name]
     why = "as named" if planned.named else "the first that claims it"
+    what = f": {adapter.description}" if adapter.description else ""
     more = f"; {' and '.join(others)} would, too ({others[0]}:MODEL)" if others else ""
-    return f"{adapter.name}, {why}: {adapter.description}{more}"
+    return f"{adapter.name}, {why}{what}{more}"
 
 
 def _quantised(checkpoint: Checkpoint) -> str:

@@ -237,6 +237,8 @@ class Study:
         layer.check_choosing(items)
         self.check_output(layer.COLUMNS)
         (model,) = self.models(name)
+        if save_to is not None:
+            save.check_saved(model.checkpoint)
         design, missing = None, list[str]()
         if items:
             design = self.design(items)
@@ -291,6 +293,8 @@ class Study:
             design = self.design(items) if self.named else None
             which = Wish(record, budget, design, self.seed, limits)
         (model,) = self.models(name)
+        if save_to is not None:
+            save.check_saved(model.checkpoint)
         if blocks is not None and model.depth:
             parse_blocks(blocks, model.depth)  # before texts are loaded and models opened
         if design is None:

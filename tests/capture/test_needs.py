@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import running
+import stock
 import tiny
 import tiny_images
 import torch
@@ -17,9 +19,10 @@ import transformers
 from lrd_harness.capture.embeddings import Embeddings
 from lrd_harness.capture.samples import Questions, Sampling, halves
 from lrd_harness.cli import main
-from lrd_harness.contracts import Metric, Request, Task, Text
+from lrd_harness.contracts import Metric, Request, Task, TaskOptions, Text
 from lrd_harness.errors import NotEnoughTexts, NotFinite, UnitError, UserError
 from lrd_harness.images import Image
+from lrd_harness.manager import load
 from lrd_harness.measuring import PlannedMetric
 
 SENTENCES = tiny.sentences(30)
@@ -380,3 +383,43 @@ def test_studies_measure_them_as_runs_do(command: str, place: Path, tmp_path: Pa
     assert main([command, *named(command, place), *more]) == 0
     text = (out / f"{command}.csv").read_text()
     assert all(f"{name}," in text for name in names.split(","))
+
+
+@pytest.mark.slow
+def test_contexts_are_read_as_texts_of_their_own(
+    own_cache: Path, tmp_path: Path, tmp_path_factory: Any, monkeypatch: running.Patch
+) -> None:
+    """Of tasks that compare continuations; a plan counts the passes, which are not done again."""
+    stock.own_alone(monkeypatch)
+    folder, file = stock.place(tmp_path_factory.getbasetemp()), tmp_path / "plan.json"
+    (tmp_path / "needs.py").write_text(PLUGIN)
+    more = ("--load", str(tmp_path / "needs.py"), "--plugins", "first,apart")
+    more += ("--include-path", str(folder / "own"))
+    tasks, out = ["STSBenchmark", f"lm-eval:{stock.LAST_WORD}"], tmp_path / "out"
+    command = running.command(out, [folder / "gpt"], folder / "data", *more, tasks=tasks)
+    assert main(["plan", *command[1:], "--json", str(file)]) == 0
+    (planned,) = json.loads(file.read_text())["models"]
+    assert main(command) == 0
+    counted = running.counters(out)
+    assert planned["passes"] == counted["forwarded"]
+    assert planned["tokens"] == pytest.approx(counted["tokens"], rel=0.05)
+    rows = running.records(out, "metric")
+    assert sorted((row["task"], row["metric"]) for row in rows) == sorted(
+        (task, metric) for task in tasks for metric in ("apart", "first")
+    )
+    opened = tiny.open_model(folder / "gpt")
+    texts = list(dict.fromkeys(r.text for r in stock_contexts(folder)))
+    maps = [opened.attention(e) for e in opened.tokenize([Text(text) for text in texts])]
+    expected = np.mean([[float(m[:, :, 0].double().mean()) for m in each] for each in maps], 0)
+    (row,) = (r for r in rows if r["metric"] == "first" and r["task"] == tasks[1])
+    np.testing.assert_allclose(row["profiles"]["first"]["values"], expected, rtol=1e-4)
+    assert main([*command, "--output", str(tmp_path / "again")]) == 0
+    assert running.counters(tmp_path / "again")["forwarded"] == 0
+
+
+def stock_contexts(folder: Path) -> Sequence[Any]:
+    """The contexts of the task."""
+    options = TaskOptions(include_path=folder / "own")
+    (family,) = (f for f in load().all("task") if f.name == "lm-eval")
+    (task,) = family.open(stock.LAST_WORD, options)
+    return task.texts()  # type: ignore[no-any-return]

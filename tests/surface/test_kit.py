@@ -29,6 +29,10 @@ from lrd_harness.contracts import (
     TaskFamily,
 )
 from lrd_harness.errors import NotEnoughTokens, UserError
+from lrd_harness.kit.choices import CommandChecks, PrunerChecks, ReporterChecks
+from lrd_harness.kit.metrics import MetricChecks, PanelChecks
+from lrd_harness.kit.models import AdapterChecks
+from lrd_harness.kit.tasks import FamilyChecks, TaskChecks
 from lrd_harness.testing import check, check_adapter, check_command, check_metric
 
 NAMES = (
@@ -565,3 +569,24 @@ def test_the_command_shows_every_check(tmp_path: Path, capsys: pytest.CaptureFix
     assert "Did you mean cosine" in capsys.readouterr().err
     assert main(["plugins", "check", "decoder", "--model", str(tmp_path / "none")]) == 1
     assert "no such folder" in " ".join(capsys.readouterr().out.split())
+
+
+CLASSES = {
+    "metric": MetricChecks,
+    "panel metric": PanelChecks,
+    "adapter": AdapterChecks,
+    "task": TaskChecks,
+    "family of tasks": FamilyChecks,
+    "pruning rule": PrunerChecks,
+    "reporter": ReporterChecks,
+    "command": CommandChecks,
+}
+
+
+def test_the_docs_name_every_check() -> None:
+    texts = {kind: list(checks.promised().values())[1:] for kind, checks in CLASSES.items()}
+    rows = [f"| {kind} | {'; '.join(what for what, _ in row)} |" for kind, row in texts.items()]
+    table = "\n".join(["| kind | what must hold |", "|---|---|", *rows])
+    page = Path(__file__).parents[2] / "docs" / "plugins.md"
+    assert f"\n\n{table}\n\n" in page.read_text("utf-8"), table
+    assert all(what and advice.endswith(".") for row in texts.values() for what, advice in row)

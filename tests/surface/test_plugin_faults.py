@@ -16,6 +16,7 @@ import tiny
 import torch
 from running import one_line, records
 
+import lrd_harness
 from lrd_harness.cli import main
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -26,6 +27,7 @@ import numpy as np
 import torch
 from lrd_harness import hookimpl
 from lrd_harness.contracts import *
+from lrd_harness.errors import UserError
 
 class Mute(BaseException):
     __str__ = None
@@ -332,6 +334,8 @@ PLUGINS = ("--plugins", "odd", "effective_rank")
 COMMANDS = {
     "sys.exit(3)": ("layer", "{}", "--by", "odd,effective_rank"),
     "{'odd': [math.inf] * 4}": ("compare", "{}", "{}", "--draws", "2", *PLUGINS),
+    FOREVER: ("layer", "{}", "--by", "odd,effective_rank", *LIMIT),
+    "fails(UserError('not on these'))": ("layer", "{}", "--by", "odd,effective_rank"),
     "fails(Mute())": ("probe", "{}", "--kind", "random", "--shares", "0", *PLUGINS),
     "{'max_odd': math.nan}": (
         *("select", "--models", "{}", "{other}", "--draws", "2", "--plugins", "odd", "frenet"),
@@ -354,3 +358,23 @@ def test_a_metric_costs_its_values_in_every_command(
     assert all("odd" in line for line in printed.err.splitlines())
     assert "Traceback" not in printed.err
     assert "frenet" in printed.out or "effective_rank" in printed.out
+
+
+@pytest.mark.slow
+def test_a_limit_of_a_suite_and_in_python(place: Path, tmp_path: Path) -> None:
+    file = plugin(tmp_path, "lrd_metrics", *measures({"odd": FOREVER}))
+    (tmp_path / "texts.txt").write_text("\n".join(tiny.sentences(12)))
+    suite, out = tmp_path / "suite.yaml", tmp_path / "out"
+    suite.write_text(f"""
+models: [{place / "bert"}]
+tasks: ["texts:{tmp_path / "texts.txt"}"]
+plugins: [odd, effective_rank]
+settings: {{plugin_timeout: 1}}
+""")
+    assert main(["run", "--suite", str(suite), "--load", file, "--output", str(out)]) == 1
+    given = {"metrics": "odd", "texts": tmp_path / "texts.txt", "plugin_timeout": 1}
+    lrd_harness.run(place / "bert", load=file, output=tmp_path / "again", **given)
+    for folder in (out, tmp_path / "again"):
+        (failed,) = records(folder, "error")
+        assert failed["error"].startswith("TimedOut: interrupted after 1 s")
+    assert "plugin_timeout" not in json.loads((out / "run.json").read_text())["settings"]

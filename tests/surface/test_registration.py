@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
+from inspect import signature
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -51,6 +53,9 @@ def never(*arguments: Any) -> Any:
         (Metric("m", torch.linalg.norm), "measure"),
         *((Metric(name, never), "name") for name in ("", " m", "a\nb", "\ud800", "x" * 201, None)),
         (Metric("m", never, needs=[]), "needs"),
+        (Metric("m", lambda states: {}, needs="labels"), "measure of record 'm' takes no labels"),
+        (Metric("m", never, of="layers"), "of"),
+        (Metric("m", never, of={"a": "layers"}), "of"),
         (Metric("m", never, views=True), "views"),
         (Metric("m", never, finish=1), "finish"),
         (Metric("m", never, invariances="rotation"), "invariances"),
@@ -140,6 +145,10 @@ def leaves(*arguments: Any) -> Any:
         ("evaluate", gives(Score(0.5, "")), "name of its score"),
         ("evaluate", gives(Score(0.5, "acc", scores=None)), "further scores"),
         ("fingerprint", gives(None), "fingerprint gave None, not a text"),
+        ("labels", gives("abc"), "labels gave 'abc', not a list"),
+        ("labels", gives([0, 0.5]), "labels gave 0.5, not a class: a text or a whole number"),
+        ("labels", gives([["a"]]), "labels gave a list, not a class"),
+        ("labels", gives(np.array([0.5])), "labels gave 0.5, not a class"),
         ("check", leaves, "SystemExit: 3"),
         ("save", leaves, "SystemExit: 3"),
     ],
@@ -278,3 +287,52 @@ print("after", os.getcwd())
     )
     assert done.stdout == f"before\nafter {os.path.realpath(tmp_path)}\n"
     assert sorted(done.stderr.split()) == ["four", "one", "three", "two"]
+
+
+def with_states(states: Any, final_norm: bool = False) -> Any:
+    """A model of two blocks that a stranger's adapter has opened, whose `states` are these."""
+    names = "blocks final_norm tokenizer similarity head headless prompt tokenize truncated embed"
+    model = SimpleNamespace(**dict.fromkeys(names.split()), states=states)
+    model.info = SimpleNamespace(
+        parameters=1, blocks=2, width=4, max_length=8, pooling="mean", family="odd"
+    )
+    model.identity, model.has_final_norm = {"adapter": "odd"}, final_norm
+    adapter = Adapter("odd", bool, lambda checkpoint, options: model)
+    return registered(adapter, "adapter", STRANGER).open(None, None)
+
+
+PLANES = {("raw", layer): torch.zeros(3, 4) for layer in range(3)}
+
+
+@pytest.mark.parametrize(
+    ("planes", "said"),
+    [
+        (None, "None, not a mapping"),
+        ({**PLANES, ("raw", 1): torch.zeros(2, 4)}, r"a Tensor \(2, 4\) for \('raw', 1\)"),
+        ({**PLANES, ("raw", 1): torch.zeros(6, 4)}, r"no tensor \(3, width\)"),
+        ({**PLANES, ("raw", 1): torch.zeros(3)}, r"a Tensor \(3,\)"),
+        ({**PLANES, ("raw", 1): np.zeros((3, 4))}, "a ndarray"),
+        ({key: PLANES[key] for key in [("raw", 0), ("raw", 2)]}, r"nothing for \('raw', 1\)"),
+    ],
+)
+def test_planes_that_are_none_are_a_fault_of_the_adapter(planes: Any, said: str) -> None:
+    with pytest.raises(PluginFault, match=rf"^TypeError: states gave .*{said}.*test_registration"):
+        with_states(lambda batch: planes).states([{}] * 3)
+
+
+def test_planes_are_whole_and_observed() -> None:
+    def observe(states: Any, mask: Any) -> Any:
+        return {("tokens 0", 0): torch.ones(3, 2)}
+
+    assert with_states(lambda batch: PLANES).states([{}] * 3) == PLANES
+    with pytest.raises(PluginFault, match=r"nothing for \('final', 2\)"):
+        with_states(lambda batch: PLANES, final_norm=True).states([{}] * 3)
+    sound = with_states(lambda batch, observe: {**PLANES, **observe([], None)})
+    assert sound.states([{}] * 3, observe).keys() == {*PLANES, ("tokens 0", 0)}
+    assert "observe" in signature(sound.states).parameters
+    for states, said in {
+        lambda batch, observe: PLANES: "did not call observe",
+        lambda batch, observe: (observe([], None), PLANES)[1]: "nothing for .'tokens 0'",
+    }.items():
+        with pytest.raises(PluginFault, match=said):
+            with_states(states).states([{}] * 3, observe=observe)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -280,3 +281,10 @@ def test_metrics_of_models_and_of_panels_have_names_of_their_own(tmp_path: Path)
     for pair in ((Plugin("one", "two"), Plugin("two")), (Plugin("x", "frenet"),)):
         with pytest.raises(UserError, match="two plugins provide a metric named"):
             manager.load(pair)
+
+
+def test_what_goes_is_in_the_docs() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text("utf-8").replace("`", "")
+    for old, entry in versions.DEPRECATED.items():
+        row = rf"interface {entry.gone}:\n(?:.*\n)+?\| {re.escape(entry.new)}.* \| .*"
+        assert re.search(row + re.escape(old.replace("`", "").removeprefix("the ")), page)

@@ -6,6 +6,7 @@ import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mteb
@@ -59,6 +60,26 @@ def test_texts_of_every_type_of_task(data: Path) -> None:
     train = {row["text"] for row in rows(data / CLASSES / "train.jsonl")}  # it is trained on
     requested = {request.text for request in tasks[CLASSES].requests()}
     assert texts[CLASSES] < requested <= texts[CLASSES] | train
+    assert [name for name in tasks if tasks[name].labels] == [CLASSES, CLUSTERS]
+    assert tasks[CLUSTERS].labels() == test[CLUSTERS][0]["labels"]
+    by_text = {row["text"]: str(row["label"]) for row in test[CLASSES]}
+    pairs = zip(tasks[CLASSES].texts(), tasks[CLASSES].labels(), strict=True)
+    assert {request.text: str(label) for request, label in pairs} == by_text
+
+
+def test_labels_of_copies_and_of_nested_classes() -> None:
+    """A text with two labels has none; a class within a class is the whole path."""
+
+    def labels(texts: list[Any], labels: list[Any]) -> list[Any]:
+        data = {"test": {"sentences": texts, "labels": labels}}
+        names = {"input_column_name": "sentences", "label_column_name": "labels"}
+        about = {"hf_subsets": ["default"], "eval_splits": ["test"], "dataset": data}
+        return list(mteb_tasks._labels(SimpleNamespace(**names, **about)).items())
+
+    assert labels(list("abcab"), [0, 1, 1, 0, 2]) == [("a", 0), ("b", None), ("c", 1)]
+    assert labels(list("aba"), [["x", "y"], ["x"], ["x", "z"]]) == [("a", None), ("b", ("x",))]
+    assert labels([["a", "b"], ["a"]], [[0, 1], [0]]) == [("a", 0), ("b", 1)]
+    assert labels([["a", "b"], ["c"]], ["in", "out"]) == [("a", "in"), ("b", "in"), ("c", "out")]
 
 
 def edit(path: Path, number: int, line: str = "", **changes: Any) -> None:
