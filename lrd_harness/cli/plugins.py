@@ -142,10 +142,15 @@ def _check_name(name: str, kind: str, words: set[str]) -> None:
 def _check(arguments: argparse.Namespace) -> int:
     """Check the records of names and files, a row a check. Returns 1 where one does not hold."""
     from lrd_harness.kit import checks_of  # brings torch
+    from lrd_harness.models.find import find
 
+    named = [(p, *pair) for p, pairs in map(_named, arguments.names) for pair in pairs]
+    if arguments.model and "adapter" not in {kind for _, kind, _ in named}:
+        raise UserError(f"--model is for adapters, and {', '.join(arguments.names)} gives none")
+    for model in arguments.model:
+        find(model)
     failed = False
-    named = map(_named, arguments.names)
-    for plugins, kind, entry in ((p, *pair) for p, entries in named for pair in entries):
+    for plugins, kind, entry in named:
         for model in arguments.model or [None] if kind == "adapter" else [None]:
             checks = checks_of(entry.record, *filter(None, [model]))
             outcomes = list(checks.outcomes())

@@ -26,6 +26,7 @@ from lrd_harness.planning.parameters import (
 from lrd_harness.scores import Scores
 
 LAWS = ("rotation", "scaling", "permutation")
+SISTERS = {"model 1": "x", "model 2": "x"}  # of a panel, whose others' families are not known
 Sample = list[Any]  # of each text its states, as one tensor; or a list of those of all texts
 Change = Callable[[Tensor], Tensor]
 _ODD_STATES: Mapping[str, Change] = {
@@ -289,7 +290,9 @@ class PanelChecks(Checks):
         """
         self._same("another order of models", dict(reversed(self._panel().items())))
         renamed = {name: f"{9 - i} org/Model" for i, name in enumerate(self._panel())}
-        read = self._measured({renamed[name]: state for name, state in self._panel().items()})
+        sisters = {renamed[name]: family for name, family in SISTERS.items()}
+        panel = {renamed[name]: state for name, state in self._panel().items()}
+        read = self._measured(panel, sisters)
         for name, of_model in self.scores.by_model.items():
             values = {old: read.by_model[name][new] for old, new in renamed.items()}
             alike("another name of models", {name: of_model}, {name: values})
@@ -342,7 +345,7 @@ class PanelChecks(Checks):
 
     def _measured(self, panel: Mapping[str, Any], families: Any = ()) -> PanelScores:
         stir()
-        known = dict.fromkeys(list(panel)[:2], "x") if families == () else families
+        known = SISTERS if families == () else families
         return measure_panel(self.record, panel, known, **self.parameters)
 
     def _same(self, what: str, panel: Mapping[str, Any], *near: float) -> None:

@@ -212,14 +212,16 @@ class AdapterChecks(Checks):
         pool = POOLINGS.get(self.model.info.pooling)
         if pool is None or self.record.modality == "image":
             return
+        from transformers import AutoModel, PreTrainedModel
+
         module = getattr(getattr(self.model, "parts", None), "module", None)
         if module is None:
-            from transformers import AutoModel
-
             try:
                 module = AutoModel.from_pretrained(self.checkpoint.path).eval()
             except (OSError, ValueError, KeyError):
                 return
+        if not isinstance(module, PreTrainedModel):  # a plugin's own
+            return
         for row, encoded in enumerate(self.model.tokenize(self._inputs)):
             ids = torch.tensor([list(encoded["input_ids"])])
             mask = torch.ones_like(ids)

@@ -26,7 +26,7 @@ def test_the_package_holds_every_source_file_and_nothing_lies_outside(wheel: Pat
         ("tasks", "lrd_harness/"),
     ):
         for path in (ROOT / top).rglob("*"):
-            if path.suffix in (".py", ".yaml", ".css", ".js", ".jinja"):
+            if path.suffix in (".py", ".txt", ".yaml", ".css", ".js", ".jinja"):
                 assert f"{prefix}{path.relative_to(ROOT).as_posix()}" in names
 
 

@@ -78,6 +78,11 @@ def test_they_are_listed_shown_and_helped_with(programs: Path, folder: Path) -> 
     harness(programs, folder, "village-news", "--subject", "gold", code=2)
 
 
+def test_they_keep_their_contracts(programs: Path, folder: Path) -> None:
+    """As the kit has it, by name of distribution."""
+    harness(programs, folder, "plugins", "check", *NAMES, "--model", "mixer")
+
+
 def test_what_the_core_does_not_know_is_the_packages_to_read(programs: Path, folder: Path) -> None:
     told = harness(programs, folder, "models", "mixer")
     assert "4 blocks of width 24" in told

@@ -215,6 +215,14 @@ def kernels(states: Any, families: Any) -> dict[str, Any]:
     return {"alike": pairs, "mean": {m: sum(row.values()) / len(row) for m, row in pairs.items()}}
 
 
+def unlike_sisters(states: Any, families: Any) -> dict[str, Any]:
+    """A sound one that goes by families, too."""
+    mean = kernels(states, families)["alike"]
+    families = {model: families[model] or model for model in states}
+    others = {m: [v for o, v in r.items() if families[o] != families[m]] for m, r in mean.items()}
+    return {"x": {model: sum(values) / max(len(values), 1) for model, values in others.items()}}
+
+
 def spreads(states: Any, families: Any) -> dict[str, float]:
     return {model: float(state.std()) for model, state in states.items()}
 
@@ -246,6 +254,7 @@ PANELS: dict[str, Any] = {
 @pytest.mark.parametrize("reason", PANELS)
 def test_faults_of_panel_metrics_are_named(reason: str) -> None:
     check(PanelMetric("p", kernels, selection=Choice("mean")))
+    check(PanelMetric("p", unlike_sisters))
     with pytest.raises(AssertionError, match=reason):
         check(PanelMetric("p", PANELS[reason]))
 
@@ -461,8 +470,11 @@ def by_value(planes: Any) -> Any:
 
 
 ADAPTERS: dict[str, dict[str, Any]] = {
-    r"states \[\('final', 0\), \('raw', 0\)\] are missing": states(
+    r"states gave nothing for \('raw', 0\)": states(
         lambda planes: {plane: state for plane, state in planes.items() if plane[1]}
+    ),
+    r"states \[\('final', 0\)\] are missing": states(
+        lambda planes: {plane: state for plane, state in planes.items() if plane != ("final", 0)}
     ),
     "is torch.float64": states(lambda p: {plane: state.double() for plane, state in p.items()}),
     "NaN or infinity in state": states(lambda p: {k: v * float("nan") for k, v in p.items()}),
@@ -567,8 +579,10 @@ def test_the_command_shows_every_check(tmp_path: Path, capsys: pytest.CaptureFix
         assert said in shown
     assert main(["plugins", "check", "cosin"]) == 2
     assert "Did you mean cosine" in capsys.readouterr().err
-    assert main(["plugins", "check", "decoder", "--model", str(tmp_path / "none")]) == 1
-    assert "no such folder" in " ".join(capsys.readouterr().out.split())
+    assert main(["plugins", "check", "decoder", "--model", str(tmp_path / "none")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+    assert main(["plugins", "check", "cosine", "--model", str(tmp_path)]) == 2
+    assert "--model is for adapters" in capsys.readouterr().err
 
 
 CLASSES = {

@@ -15,9 +15,11 @@ import pytest
 
 import lrd_harness
 from lrd_harness import manager, measure, versions
-from lrd_harness.contracts import Choice, Metric, PanelMetric
+from lrd_harness.contracts import Adapter, Choice, Metric, ModelInfo, PanelMetric
 from lrd_harness.errors import UnitError, UserError, told_to
+from lrd_harness.guard import Owner
 from lrd_harness.hookspecs import hookimpl
+from lrd_harness.registration import registered
 from lrd_harness.scores import Profile
 from lrd_harness.versions import Deprecated
 
@@ -281,6 +283,40 @@ def test_metrics_of_models_and_of_panels_have_names_of_their_own(tmp_path: Path)
     for pair in ((Plugin("one", "two"), Plugin("two")), (Plugin("x", "frenet"),)):
         with pytest.raises(UserError, match="two plugins provide a metric named"):
             manager.load(pair)
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_the_states_of_an_adapter_are_known_by_its_code(fixed: bool) -> None:
+    """A model whose identity cannot be set is refused: its states would be an earlier version's."""
+
+    class Opened:
+        info = ModelInfo(1, 1, 1, "mean", 8, "mine")
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return None
+
+    class Fixed(Opened):
+        @property
+        def identity(self) -> dict[str, str]:
+            return {"adapter": "mine"}
+
+    class Open(Opened):
+        def __init__(self) -> None:
+            self.identity = {"adapter": "mine"}
+
+    made: Any = Fixed if fixed else Open
+    adapter = Adapter("mine", lambda checkpoint: True, lambda checkpoint, options: made())
+    opens = registered(adapter, "adapter", Owner("mine"), "3f6d96d8").open
+    if fixed:
+        with pytest.raises(UserError, match="a model whose identity cannot be set: make it a "):
+            opens({}, {})
+    else:
+        expected = {"adapter": "mine", "adapter_version": "1+3f6d96d8"}
+        assert opens({}, {}).identity == expected
+        own = registered(adapter, "adapter", Owner("mine", built_in=True)).open
+        assert own({}, {}).identity == {"adapter": "mine"}
 
 
 def test_what_goes_is_in_the_docs() -> None:
