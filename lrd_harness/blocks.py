@@ -153,14 +153,12 @@ def block_profiles(
     of_blocks: dict[str, list[float | None]] = {}
     for score, profile in profiles.items():
         layers, values = profile["layers"], profile["values"]
-        alone = profile.get("of") == "blocks"
-        first = start + alone  # state l stands for block l, which writes it
-        measured = L + 1 - first
-        fits = list(layers) == Profile.fitted(values, measured, first).layers
-        if not fits or (alone and len(values) < measured):
-            raise ValueError(f"{metric}.{score} is not a profile of {L} blocks from {first} on")
+        of, measured = profile.get("of"), L + 1 - start
+        if list(layers) != Profile.fitted(values, measured, start, of).layers:
+            raise ValueError(f"{metric}.{score} is not a profile of {L} blocks from {start} on")
         at = {n: v for n, v in zip(layers, values, strict=True) if v is not None}
-        places = _PLACES["paper" if indexing == "paper" else "block"][measured - len(values)]
+        fewer = 0 if of == "blocks" else measured - len(values)  # block l writes state l
+        places = _PLACES["paper" if indexing == "paper" else "block"][fewer]
         of_blocks[f"{metric}.{score}"] = [
             _mean(at[block + place] for place in places if block + place in at)
             for block in range(1, L + 1)

@@ -22,7 +22,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lrd_harness import isolation
 from lrd_harness.contracts import Checkpoint
-from lrd_harness.errors import PluginFault, UnitError, UserError, described, message
+from lrd_harness.errors import (
+    Elsewhere,
+    PluginFault,
+    StorageFull,
+    UnitError,
+    UserError,
+    described,
+    message,
+)
 from lrd_harness.report import Report
 
 if TYPE_CHECKING:
@@ -66,6 +74,11 @@ class Owner:
         That is the last line of its code in the traceback, else where the function begins.
         """
         return self._line([*traceback.walk_tb(error.__traceback__)], function)
+
+    def raised(self, error: BaseException) -> bool:
+        """Whether a line of this plugin's own code raised it."""
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        return bool(frames) and self._has(Path(frames[-1].f_code.co_filename))
 
     def reached(self, frame: FrameType | None, function: object = None) -> str:
         """Where in this plugin's code a call is that goes on in this frame, likewise."""
@@ -222,8 +235,10 @@ def guard(
 
 
 def _passes(error: BaseException, owner: Owner, passing: tuple[type[Exception], ...]) -> bool:
-    if isinstance(error, (KeyboardInterrupt, PluginFault)):
+    if isinstance(error, KeyboardInterrupt):
         return True
+    if isinstance(error, (PluginFault, StorageFull, Elsewhere)):  # ours, unless it made them up
+        return not owner.raised(error)
     if isinstance(error, isolation.TimedOut):  # of the stranger who called what is built in
         return owner.built_in
     if not isinstance(error, Exception) or message(error) is None:

@@ -5,7 +5,6 @@ Threads that it starts, files that it removes and a process that it kills cannot
 
 from __future__ import annotations
 
-import io
 import os
 import random
 import signal
@@ -17,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import (
     ExitStack,
     contextmanager,
+    nullcontext,
     redirect_stderr,
     redirect_stdout,
     suppress,
@@ -24,6 +24,7 @@ from contextlib import (
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 from typing import Any
 
 from lrd_harness.errors import plain, say
@@ -31,7 +32,6 @@ from lrd_harness.errors import plain, say
 OUT, ERR = 1, 2  # the process's own descriptors
 MINUTE = 60.0  # seconds after which a call is named, each time
 AGAIN, TICK = 1.0, 0.1  # seconds until a call is rung again, and between two looks at the clock
-Part = tuple[Callable[[], Any], Callable[[Any], Any]]  # of the process: what reads and what sets it
 _limit: ContextVar[float | None] = ContextVar("limit", default=None)
 
 
@@ -67,12 +67,13 @@ class _Call:
     """A call that has not come back.
 
     place(frame): where in the plugin's code it is; due: when it is to be interrupted, by the clock,
-    as it was if rung; minutes: for how many it was named, in the context where somebody listens.
+    as it was if rung, inf for never; minutes: for how many it was named, in the context where
+    somebody listens.
     """
 
     role: str
     place: Callable[[Any], str]
-    due: float | None
+    due: float
     rung: bool = False
     minutes: int = 0
     thread: int = field(default_factory=threading.get_ident)
@@ -96,10 +97,11 @@ def watched(role: str, place: Callable[[Any], str], machinery: Sequence[str]) ->
     seconds = _limit.get() if _can_interrupt() else None
     error = TimedOut(f"interrupted after {seconds} s, as --plugin-timeout says")
     outer = next((c for c in reversed(_calls) if c.thread == threading.get_ident()), None)
-    call = _Call(role, place, None if seconds is None else time.monotonic() + seconds)
+    call = _Call(role, place, inf if seconds is None else time.monotonic() + seconds)
     over = False
 
     def ring(number: int, frame: Any) -> None:
+        frame = frame.f_back if frame.f_code is _let_in.__code__ else frame
         if not call.rung and callable(former):  # an alarm of somebody else's
             former(number, frame)
         elif call.rung and not over and frame.f_code.co_filename not in machinery:
@@ -111,18 +113,39 @@ def watched(role: str, place: Callable[[Any], str], machinery: Sequence[str]) ->
     if _thread.acquire(blocking=False):
         threading.Thread(target=_watch, name="watch of plugins", daemon=True).start()
     try:
-        yield
+        with nullcontext() if seconds is None else _letting_in():
+            yield
     finally:
         over = True
         with _lock:
             _calls.remove(call)
-        if outer is not None and outer.due is not None:
+        if outer is not None:
             outer.due += time.monotonic() - call.begun
         if seconds is not None:
             time.sleep(0)  # an alarm that is on its way comes now
             signal.signal(signal.SIGALRM, signal.SIG_DFL if former is None else former)
     if call.rung:  # and it went on: what came back is of a call that was cut short, or is too late
         raise error
+
+
+def _let_in(number: int, frame: Any) -> None:
+    time.sleep(0.001)
+
+
+@contextmanager
+def _letting_in() -> Iterator[None]:
+    """Within the block C code that looks for signals, as that of re, lets the watch run.
+
+    It may keep all other threads from running: a timer that the system keeps asks it to let go.
+    """
+    former = signal.signal(signal.SIGVTALRM, _let_in)
+    timer = signal.setitimer(signal.ITIMER_VIRTUAL, AGAIN, AGAIN)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, *timer)
+        time.sleep(0)  # as in `watched`
+        signal.signal(signal.SIGVTALRM, signal.SIG_DFL if former is None else former)
 
 
 def _watch() -> None:
@@ -134,11 +157,10 @@ def _watch() -> None:
         time.sleep(TICK)
         with _lock:  # it may not end before it has been rung
             now, calls = time.monotonic(), list(_calls)
-            timed = [call for call in calls if call.due is not None]
-            for call in timed[-1:]:
-                if call.due is not None and call.due <= now:
-                    call.rung, call.due = True, now + AGAIN
-                    signal.pthread_kill(call.thread, signal.SIGALRM)
+            timed = next((call for call in reversed(calls) if call.due < inf), None)
+            if timed is not None and timed.due <= now:
+                timed.rung, timed.due = True, now + AGAIN
+                signal.pthread_kill(timed.thread, signal.SIGALRM)
         for call in calls:
             minutes = int((now - call.begun) / MINUTE)
             if minutes > call.minutes:
@@ -184,11 +206,12 @@ def apart(printing: bool = False, importing: bool = False) -> Iterator[None]:
                 torch.set_grad_enabled(True)
 
 
-def _parts(importing: bool) -> Iterator[Part]:
-    """What of the process is put back; of a library only once somebody has loaded it."""
+def _parts(importing: bool) -> Iterator[tuple[Callable[[], Any], Callable[[Any], Any]]]:
+    """Of what is put back of the process what reads and what sets it; of a library once loaded."""
     yield _folder, os.chdir
     yield random.getstate, random.setstate
     yield sys.getrecursionlimit, sys.setrecursionlimit
+    yield lambda: list(sys.path or ()), _set_path
     if not importing:
         yield os.environ.copy, _set_environment
     if threading.current_thread() is threading.main_thread():
@@ -215,6 +238,11 @@ def _folder() -> str | None:
     return None
 
 
+def _set_path(folders: list[str]) -> None:
+    """As they were, and behind them what was added, which may be needed yet."""
+    sys.path = [*folders, *(folder for folder in sys.path or () if folder not in folders)]
+
+
 def _set_environment(variables: dict[str, str]) -> None:
     for name in os.environ.keys() - variables.keys():
         del os.environ[name]
@@ -229,7 +257,7 @@ def _same(now: Any, before: Any) -> bool:
         return False
 
 
-class _Lent(io.TextIOBase):
+class _Lent:
     """A stream that whoever has it cannot close."""
 
     def __init__(self, stream: Any) -> None:
@@ -238,10 +266,8 @@ class _Lent(io.TextIOBase):
     def close(self) -> None:
         """Nothing."""
 
-    def __getattribute__(self, name: str) -> Any:
-        if name in ("close", "_stream", "__class__"):
-            return super().__getattribute__(name)
-        return getattr(super().__getattribute__("_stream"), name)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 @contextmanager

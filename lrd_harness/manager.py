@@ -7,7 +7,7 @@ import importlib.metadata
 import importlib.util
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -94,16 +94,6 @@ class Broken:
     reason: str
 
 
-@dataclass(frozen=True)
-class Stranger:
-    """A third party's plugin in use: name, provider, version and file of its code."""
-
-    name: str
-    provider: str
-    version: str
-    file: Path | None = None
-
-
 @dataclass
 class Plugins:
     """All records by kind and name, the strangers among their plugins, and what was left out.
@@ -114,7 +104,7 @@ class Plugins:
     entries: dict[str, dict[str, Entry]] = field(default_factory=dict)
     broken: list[Broken] = field(default_factory=list)
     contested: dict[tuple[str, str], str] = field(default_factory=dict)
-    strangers: list[Stranger] = field(default_factory=list)
+    strangers: list[Source] = field(default_factory=list)
 
     def names(self, kind: str) -> list[str]:
         """The registered names of one kind, in order of registration."""
@@ -168,7 +158,7 @@ KEPT = "report"  # the kind, in messages, of the files that a run keeps of repor
 
 
 @dataclass(eq=False)
-class _Source:
+class Source:
     """A plugin, what its hooks give by kind, and what was wrong with them.
 
     named: whether the user has named it for this command; version: of a stranger's code.
@@ -207,11 +197,11 @@ def load(extra: tuple[object, ...] = ()) -> Plugins:
     plugins = Plugins()
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
-    sources: dict[int, _Source] = {}
+    sources: dict[int, Source] = {}
     for name in BUILT_IN:
         module = importlib.import_module(name)
         manager.register(module, name)
-        sources[id(module)] = _Source(name, Owner.of(module, name, built_in=True))
+        sources[id(module)] = Source(name, Owner.of(module, name, built_in=True))
     for number, plugin in enumerate((*_named.get()(), *extra)):
         if not manager.is_registered(plugin):
             # not pluggy's default for an object, which is a number: it stands in error messages
@@ -222,7 +212,7 @@ def load(extra: tuple[object, ...] = ()) -> Plugins:
             except PluginFault as fault:
                 raise UserError(f"plugin {name} cannot be used: {fault}") from None
             owner = Owner.of(plugin, name)
-            sources[id(plugin)] = _Source(name, owner, True, versions.version_of(plugin, owner))
+            sources[id(plugin)] = Source(name, owner, True, versions.version_of(plugin, owner))
     _register_entry_points(plugins, manager, sources)
     for kind, (hook, types) in KINDS.items():
         for implementation in getattr(manager.hook, hook).get_hookimpls():
@@ -232,17 +222,14 @@ def load(extra: tuple[object, ...] = ()) -> Plugins:
     for kind in KINDS:
         for source in kept:
             plugins.add(kind, source.owner.provider, source.records.get(kind, ()))
-    plugins.strangers = [
-        Stranger(source.name, source.owner.provider, source.version, source.owner.file)
-        for source in kept
-        if not source.owner.built_in
-    ]
+    plugins.strangers = [source for source in kept if not source.owner.built_in]
     return plugins
 
 
 def load_named(names: Iterable[str]) -> Plugins:
     """`load`, with plugins that a user names. Raises UserError as `from_name` does."""
-    return load(_modules(names, _named.get()()))
+    with naming(names):
+        return load()
 
 
 Modules = tuple[ModuleType, ...]
@@ -250,7 +237,7 @@ _named: ContextVar[Callable[[], Modules]] = ContextVar("named", default=tuple)
 
 
 @contextmanager
-def naming(names: Sequence[str]) -> Iterator[None]:
+def naming(names: Iterable[str]) -> Iterator[None]:
     """Within the block `load` brings these too, imported once, when it is first called."""
     before = _named.get()
     token = _named.set(cache(lambda: _modules(names, before())))
@@ -270,9 +257,7 @@ def _modules(names: Iterable[str], before: Modules) -> Modules:
     return tuple(modules.values())
 
 
-def _collect(
-    source: _Source, kind: str, hook: str, types: Any, function: Callable[[], Any]
-) -> None:
+def _collect(source: Source, kind: str, hook: str, types: Any, function: Callable[[], Any]) -> None:
     """Call one hook of a plugin, and check and guard what it gives; the first fault is kept."""
     records = source.records.setdefault(kind, [])
     try:
@@ -290,7 +275,7 @@ def _collect(
         source.fault = source.fault or fault
 
 
-def _uncontested(plugins: Plugins, sources: Iterable[_Source]) -> list[_Source]:
+def _uncontested(plugins: Plugins, sources: Iterable[Source]) -> list[Source]:
     """The plugins that can be used; the others are listed as broken.
 
     Raises UserError for one that cannot, where the user has named it.
@@ -321,7 +306,7 @@ def _uncontested(plugins: Plugins, sources: Iterable[_Source]) -> list[_Source]:
     return kept
 
 
-def _leave_out(plugins: Plugins, source: _Source, reason: str) -> None:
+def _leave_out(plugins: Plugins, source: Source, reason: str) -> None:
     if source.named:
         raise UserError(f"plugin {source.name} cannot be used: {reason}")
     plugins.broken.append(Broken(source.name, source.owner.provider, reason))
@@ -385,7 +370,7 @@ def _file(module: str) -> Path | None:
 
 
 def _register_entry_points(
-    plugins: Plugins, manager: pluggy.PluginManager, sources: dict[int, _Source]
+    plugins: Plugins, manager: pluggy.PluginManager, sources: dict[int, Source]
 ) -> None:
     """Load third parties' plugins; those that fail are listed as broken.
 
@@ -416,7 +401,7 @@ def _register_entry_points(
             providers[point.name] = provider
             owner, released = Owner.of(module, provider), point.dist.version if point.dist else ""
             version = versions.version_of(module, owner, released)
-            sources[id(module)] = _Source(point.name, owner, version=version)
+            sources[id(module)] = Source(point.name, owner, version=version)
 
 
 def _check_hooks(manager: pluggy.PluginManager, plugin: object) -> None:

@@ -225,9 +225,9 @@ def measure(
         them, NaN where a layer has none: `finish` makes one result of all texts' values.
 
     Raises UserError for an unknown parameter and for labels that do not suit; UnitError for what
-    the metric cannot be
-    computed on: NotEnoughTexts below 8 texts, NotFinite for NaN or infinity, DegenerateState for a
-    state that is the same for most texts above the first sound one, or fewer than two sound states.
+    the metric cannot be computed on: NotEnoughTexts below 8 texts, NotFinite for NaN or infinity,
+    DegenerateState for a state that is the same for most texts above the first sound one, or fewer
+    than two sound states.
 
     Examples
     --------
@@ -239,10 +239,9 @@ def measure(
     ('steps', 4)
     """
     check_parameters(metric, parameters)
-    if (labels is None) == (metric.needs == "labels"):
-        raise UserError(
-            f"{metric.name} {'takes no' if metric.needs != 'labels' else 'needs'} labels"
-        )
+    labelled = metric.needs == "labels"
+    if labelled == (labels is None):
+        raise UserError(f"{metric.name} {'needs' if labelled else 'takes no'} labels")
     if metric.needs in PER_TEXT:
         values = plain(metric.measure(_text_states(metric, states), **parameters), metric.name)
         for name, value in values.items():
@@ -327,17 +326,17 @@ def _text_states(metric: Metric, arrays: Arrays) -> torch.Tensor | Sequence[torc
     """
     import torch
 
+    maps = metric.needs == "attention"
     if not len(arrays):
-        raise UnitError(
-            f"{metric.name} got no {'maps' if metric.needs == 'attention' else 'states'}"
-        )
-    if metric.needs == "attention":
-        return States(arrays, Check(metric), range(len(arrays)))
+        raise UnitError(f"{metric.name} got no {'maps' if maps else 'states'}")
+    lazy = States(arrays, Check(metric), range(len(arrays)))
+    if maps:
+        return lazy
     if hasattr(arrays, "ndim"):  # one array of all layers, converted and looked at as a whole
         whole = float64(arrays)
         if whole.ndim == 3 and is_finite(whole):
             return whole
-    states = list(States(arrays, Check(metric), range(len(arrays))))
+    states = list(lazy)
     return torch.stack(states) if len({state.shape for state in states}) == 1 else states
 
 

@@ -25,7 +25,6 @@ from lrd_harness.kit.choices import CommandChecks, PrunerChecks, ReporterChecks
 from lrd_harness.kit.metrics import MetricChecks, PanelChecks
 from lrd_harness.kit.models import AdapterChecks
 from lrd_harness.kit.tasks import FamilyChecks, TaskChecks
-from lrd_harness.panels import PanelScores
 from lrd_harness.scores import Scores
 
 
@@ -46,16 +45,12 @@ def check_metric(metric: Metric, /, **parameters: object) -> Scores:
     Traceback (most recent call last):
     AssertionError: spread: UnitError: spread gave no score range, which ranks it...
     """
-    checks = MetricChecks(metric, parameters)
-    checks.passed()
-    return checks.scores
+    return MetricChecks(metric, parameters).passed().scores
 
 
-def check_panel_metric(metric: PanelMetric, /, **parameters: object) -> PanelScores:
+def check_panel_metric(metric: PanelMetric, /, **parameters: object) -> None:
     """Check a panel metric on random and on odd states of models that there are not."""
-    checks = PanelChecks(metric, parameters)
-    checks.passed()
-    return checks.scores
+    PanelChecks(metric, parameters).passed()
 
 
 def check_adapter(adapter: Adapter, *models: str | Path) -> None:
@@ -64,7 +59,7 @@ def check_adapter(adapter: Adapter, *models: str | Path) -> None:
     models: folders, hub ids or pypi:PACKAGE==VERSION. An adapter for another architecture needs
     one, best a small one that the test makes.
     """
-    for model in map(str, models) if models else (None,):
+    for model in models or [None]:
         AdapterChecks(adapter, model).passed()
 
 
@@ -101,9 +96,7 @@ def check_reporter(reporter: Reporter) -> dict[str, bytes]:
     >>> check_reporter(Reporter("title", lambda report: report.title, ".txt"))
     {'': b'Leaderboard'}
     """
-    checks = ReporterChecks(reporter)
-    checks.passed()
-    return checks.files
+    return ReporterChecks(reporter).passed().files
 
 
 def check_command(command: Command, typed: Sequence[str] | None = None) -> None:
@@ -119,4 +112,4 @@ def check(record: Any, *given: str | Path) -> None:
     if isinstance(record, Adapter):
         check_adapter(record, *given)
     else:
-        checks_of(record, *map(str, given)).passed()
+        checks_of(record, given or None).passed()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ for name in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_TOKEN"):
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="lrd-harness-hub-")
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as where the tests run in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 # Files that take a minute or more: begun first, so that none is left alone at the end. It needs
@@ -34,6 +37,7 @@ LONG = (
     "test_processes",
     "test_launched",
     "test_killed",
+    "test_distributions",
     "test_against_lm_eval",
     "test_browser",
     "test_run_faults",

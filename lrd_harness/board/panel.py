@@ -249,15 +249,16 @@ def _predictors(
     def measured(
         metric: str, score: str, kind: Kind, best: Literal["max", "min"], selection: bool = False
     ) -> Predictor:
+        control = kind == "control"
         rows = values[(values.source == metric) & (values.name == score)]
-        rows = rows[rows.kind == VALUES[kind == "control"]]
+        rows = rows[rows.kind == VALUES[control]]
         tasks = tuple(rows.task.unique())
         cells = np.full((len(tasks), len(models)), np.nan)
         cells[[tasks.index(task) for task in rows.task], rows.place] = rows.value
-        mark = LABELS * (kind == "control")
-        name = metric if selection else f"{metric}.{score}"
+        mark = LABELS * control
         full = f"{metric}.{score}{mark}"
-        return Predictor(name + mark, full, kind, best, cells, tasks, selection)
+        name = f"{metric}{mark}" if selection else full
+        return Predictor(name, full, kind, best, cells, tasks, selection)
 
     selections: dict[tuple[str, bool], tuple[str, Literal["max", "min"]]] = {}
     for row in results.metrics:

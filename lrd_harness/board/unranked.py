@@ -103,8 +103,8 @@ def _matrices(rows: Iterable[MetricRow], panel: Panel, order: Sequence[int]) -> 
             empty = set[str](), np.zeros((n, n)), np.zeros((n, n))
             tasks, sums, counts = grids.setdefault((row.metric, score), empty)
             tasks.add(row.task)
-            of_others = {names.get(full.get(name, name)): v for name, v in others.items()}
-            at = {place: v for place, v in of_others.items() if place is not None}
+            known = ((full.get(name, name), value) for name, value in others.items())
+            at = {names[name]: value for name, value in known if name in names}
             sums[places[row.key], list(at)] += list(at.values())
             counts[places[row.key], list(at)] += 1
     caption = (

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lrd_harness.capture.embeddings import Progress, batches
-from lrd_harness.capture.samples import sampled
+from lrd_harness.capture.samples import drawn
 from lrd_harness.capture.walk import Removed, Walk
 from lrd_harness.contracts import BlockValues, Encoded, Text
 from lrd_harness.errors import UnitError
@@ -103,7 +103,7 @@ class ModelEvidence:
         chosen = [tuple(sorted(removed)) for removed in sets]
         new = list(dict.fromkeys(c for c in chosen if c not in self._agreements))
         sums = dict.fromkeys(new, 0.0)
-        texts = sampled(self._texts, GREEDY_TEXTS)
+        texts = drawn(self._texts, GREEDY_TEXTS)
         walk = Walk(self.model.backbone)
         for batch in _batches(self.model, texts, self.batch_tokens) if new else ():
             pooled = self._pooled(walk, batch, [(), *new])
@@ -191,7 +191,7 @@ def perplexities(
     head = model.head
     if head is None:
         return {}
-    some = sampled(list(texts), PERPLEXITY_TEXTS)
+    some = drawn(texts, PERPLEXITY_TEXTS)
     read = list(_batches(model, some, batch_tokens, PERPLEXITY_TOKENS))
     walk, surprise, tokens, done = Walk(model.backbone), dict.fromkeys(variants, 0.0), 0, 0
     for batch in read:

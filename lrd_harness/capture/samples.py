@@ -125,12 +125,6 @@ def unsuited(metric: Metric, task: Task) -> str:
     return ""
 
 
-def sampled(texts: Sequence[Text], most: int) -> list[Text]:
-    """A seeded sample of at most so many texts, in order."""
-    draw = np.random.RandomState(SEED)
-    return [texts[i] for i in sorted(draw.permutation(len(texts))[:most])]
-
-
 @dataclass(frozen=True)
 class Sampling:
     """How metrics see a model. norm: see `planes`; view_texts: how many texts get views."""

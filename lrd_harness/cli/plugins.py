@@ -152,10 +152,9 @@ def _check(arguments: argparse.Namespace) -> int:
     failed = False
     for plugins, kind, entry in named:
         for model in arguments.model or [None] if kind == "adapter" else [None]:
-            checks = checks_of(entry.record, *filter(None, [model]))
-            outcomes = list(checks.outcomes())
+            outcomes = list(checks_of(entry.record, model).outcomes())
             failed |= any(outcome.fault for outcome in outcomes)
-            title = f"{checks.title.capitalize()}{f' on {model}' if model else ''}"
+            title = f"{kind.capitalize()} {entry.record.name}{f' on {model}' if model else ''}"
             rows = [(check, fault or "ok", advice or None) for check, fault, advice, _ in outcomes]
             columns = ("what must hold", "result", "what to do")
             show(Report(title, (table(title, columns, rows),)), plugins)
@@ -195,9 +194,9 @@ def _tables(kind: str, entry: Entry, plugins: Plugins) -> Iterator[Table]:
     said = getdoc(record.measure) if kind.endswith("metric") else None
     about = [_about(kind, record), " ".join((said or "").split("\n\n")[0].split())]
     rows = [("what it is", "; ".join(filter(None, about))), ("from", entry.provider)]
-    stranger = next((s for s in plugins.strangers if s.provider == entry.provider), None)
+    stranger = next((s for s in plugins.strangers if s.owner.provider == entry.provider), None)
     if stranger is not None:
-        rows += [("file", str(stranger.file or "")), ("code", stranger.version)]
+        rows += [("file", str(stranger.owner.file or "")), ("code", stranger.version)]
         rows.append(("interface", str(INTERFACE)))  # of others nothing is taken
     for field in fields(record):
         value = getattr(record, field.name)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import math
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -16,8 +17,6 @@ from lrd_harness import manager
 from lrd_harness.errors import described
 from lrd_harness.guard import Owner
 from lrd_harness.registration import registered
-
-NOT_TRIED = "not tried"
 
 
 class Outcome(NamedTuple):
@@ -33,59 +32,60 @@ class Checks:
     """The checks of a kind: its public methods, in order, each of which raises what is wrong.
 
     The first line of a method's docstring is what must hold, the rest what to do where it does not.
-    Where the first does not hold, the others are not tried.
+    given: what the record is tried with, as its kind has it. Raises TypeError for no record.
     """
 
-    def __init__(self, record: Any) -> None:
+    def __init__(self, record: Any, given: Any = None) -> None:
         kinds = (kind for kind, (_, types) in manager.KINDS.items() if isinstance(record, types))
         self.kind = next(kinds, "")
         if not self.kind:
             raise TypeError(f"{type(record).__name__} is no record of a plugin")
-        self.name, self._given = str(record.name), record
-
-    @property
-    def title(self) -> str:
-        """What is checked: "metric spread"."""
-        return f"{self.kind} {self.name}"
+        self.name, self.given, self._bare = str(record.name), given, record
 
     def fields(self) -> None:
         """its fields are what they should be
 
         docs/plugins.md has the fields of every record, their types and defaults.
         """
-        self.record = registered(self._given, self.kind, owner_of(self._given))
+        self.record = registered(self._bare, self.kind, owner_of(self._bare))
 
     @classmethod
     def promised(cls) -> dict[str, tuple[str, str]]:
         """By name of each check what must hold, and what to do where it does not."""
-        methods = (n for n, m in vars(cls).items() if inspect.isfunction(m))
-        own = [name for name in methods if name[0] != "_" and name not in vars(Checks)]
-        docs = {name: str(inspect.getdoc(getattr(cls, name))) for name in ["fields", *own]}
+        every = dict.fromkeys(name for kind in reversed(cls.mro()[:-2]) for name in vars(kind))
+        own = [n for n in every if n[0] != "_" and n not in vars(Checks)]
+        names = ["fields", *(name for name in own if callable(getattr(cls, name)))]
+        docs = {name: str(inspect.getdoc(getattr(cls, name))) for name in names}
         parts = {name: doc.partition("\n\n")[::2] for name, doc in docs.items()}
         return {name: (what, " ".join(advice.split())) for name, (what, advice) in parts.items()}
 
     def outcomes(self) -> Iterator[Outcome]:
-        """Each check, when it has been made."""
+        """Each check, when it has been made; all that follow hang on the first two."""
         stopped = False
         for number, (name, (what, advice)) in enumerate(self.promised().items()):
             if stopped:
-                yield Outcome(what, NOT_TRIED)
+                yield Outcome(what, "not tried")
                 continue
             try:
                 getattr(self, name)()
             except Exception as error:
-                ours = isinstance(error, AssertionError) and str(error)
-                yield Outcome(what, ours or described(error), advice, error)
+                yield Outcome(what, said(error), advice, error)
                 stopped = number < 2  # the record is none, or cannot be called
             else:
                 yield Outcome(what)
 
-    def passed(self) -> None:
+    def passed(self) -> Self:
         """Raise AssertionError at the first check that fails: what was wrong, and what to do."""
         for outcome in self.outcomes():
             if outcome.fault:
-                said = f"{self.name}: {outcome.fault}\n{outcome.advice}"
-                raise AssertionError(said) from outcome.error
+                text = f"{self.name}: {outcome.fault}\n{outcome.advice}"
+                raise AssertionError(text) from outcome.error
+        return self
+
+
+def said(error: Exception) -> str:
+    """What was wrong, of a check its own words."""
+    return (isinstance(error, AssertionError) and str(error)) or described(error)
 
 
 def stir() -> None:
@@ -111,25 +111,26 @@ def owner_of(record: Any) -> Owner:
     return Owner(type(record).__name__)
 
 
-def numbers(value: Any) -> np.ndarray:
-    """All numbers of a score, one after another."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        return np.concatenate([np.empty(0), *map(numbers, value)])
-    return np.atleast_1d(np.asarray(value, np.float64))
+def numbers(value: Any, name: str = "") -> dict[str, float]:
+    """All numbers of scores, by where they stand: "x", "x, value 3" or "x of model 1"."""
+    if isinstance(value, Mapping):
+        parts = {f"{name} of {key}" if name else key: part for key, part in value.items()}
+    elif isinstance(value, list):
+        parts = {f"{name}, value {i}": part for i, part in enumerate(value, 1)}
+    else:
+        return {name: float(value)}
+    return {place: n for where, part in parts.items() for place, n in numbers(part, where).items()}
 
 
-def alike(what: str, scores: Any, others: Any, near: float = 1e-6, tiny: float = 1e-9) -> None:
+def check_alike(
+    what: str, scores: Any, others: Any, near: float = 1e-6, tiny: float = 1e-9
+) -> None:
     """Raise AssertionError where two sets of scores are not the same; what: made the second."""
-    assert scores.keys() == others.keys(), f"{what} changes which scores there are"
-    for name in scores:
-        first, second = numbers(scores[name]), numbers(others[name])
-        assert first.shape == second.shape, f"{what} changes how many values {name} has"
-        if np.allclose(first, second, rtol=near, atol=tiny, equal_nan=True):
-            continue
-        place = int(np.argmax(~np.isclose(first, second, rtol=near, atol=tiny, equal_nan=True)))
-        of = f", value {place + 1}," if len(first) > 1 else ""
-        raise AssertionError(
-            f"{what} changes {name}{of} from {first[place]:.6g} to {second[place]:.6g}"
-        )
+    first, second = numbers(scores), numbers(others)
+    for place in sorted(first.keys() ^ second.keys()):
+        raise AssertionError(f"{what} changes whether there is {place}")
+    for place, one in first.items():
+        other = second[place]
+        same = math.isclose(one, other, rel_tol=near, abs_tol=tiny)
+        same |= math.isnan(one) and math.isnan(other)
+        assert same, f"{what} changes {place} from {one:.6g} to {other:.6g}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,36 +17,32 @@ from lrd_harness.kit.metrics import MetricChecks
 from lrd_harness.report import Column, Report, Table
 from lrd_harness.store.folders import folded, inside
 
-SIZES = (2, 3, 6, 12)  # blocks of the models that rules are tried on
+CASES = [(L, m) for L in (2, 3, 6, 12) for m in range(1, len(blocks.candidates(L)))]
 
 
 class Evidence(dict[str, BlockValues]):
     """What is known of a model of L blocks that there is not, and its profiles by METRIC.SCORE.
 
-    known: the profiles that there are, of the metrics that can be found here; flat: all blocks are
-    alike. lacking: which profile was asked for that there is not.
+    known: by metric that the rule names, the profiles that it has, as far as it can be found here;
+    flat: all blocks are alike. lacking: which profile was asked for that there is not.
     """
 
-    def __init__(self, rule: Pruner, known: Sequence[str], L: int, flat: bool) -> None:
-        self.rule, self.known, self.blocks, self.flat = rule, known, L, flat
+    def __init__(self, known: Mapping[str, Sequence[str]], L: int, flat: bool) -> None:
+        self.known, self.blocks, self.flat = known, L, flat
         self.profiles: Mapping[str, BlockValues] = self
         self.lacking = ""
 
     def __missing__(self, name: str) -> BlockValues:
-        metric = name.partition(".")[0]
-        scores = [known for known in self.known if known.startswith(f"{metric}.")]
-        declared = metric in self.rule.metrics and (name in scores or not scores)
-        if not declared and name != "block_influence":
-            self.lacking = f"it reads the profile {name}, of the metrics {self.rule.metrics}"
+        scores = self.known.get(name.partition(".")[0])
+        if name != "block_influence" and (scores is None or (scores and name not in scores)):
+            self.lacking = f"it reads the profile {name}, of the metrics {tuple(self.known)}"
             self.lacking += f"; there are {', '.join(scores)}" if scores else ""
             raise KeyError(name)
         draw = np.random.default_rng([self.blocks, *name.encode()])
-        values: list[float | None] = draw.random(self.blocks).tolist()
-        if self.flat:
-            values = [0.5] * self.blocks
-        self[name] = values
+        values = [0.5] * self.blocks if self.flat else draw.random(self.blocks).tolist()
         if self.blocks > 3:
             values[self.blocks // 2] = None  # a block of which it is not known
+        self[name] = values
         return self[name]
 
     def angle(self, first: int, last: int) -> float:
@@ -69,15 +66,16 @@ class PrunerChecks(Checks):
         raises lrd_harness.UnitError. It reads evidence.profiles[METRIC.SCORE] of the metrics that
         Pruner(metrics=...) names, in which a block without a value has None.
         """
-        self._known = _profiles(self.record)
-        self._everywhere(self._chosen)
+        for case in CASES:
+            self._chosen(*case)
 
     def ties(self) -> None:
         """blocks that are alike are chosen from, too
 
         Of equal values take the deeper block: compare (value, block).
         """
-        self._everywhere(lambda L, m: self._chosen(L, m, flat=True))
+        for case in CASES:
+            self._chosen(*case, flat=True)
 
     def repeatable(self) -> None:
         """it chooses the same again
@@ -85,45 +83,48 @@ class PrunerChecks(Checks):
         Draw by numpy.random.default_rng(seed), from the seed that `choose` is given, and keep
         nothing between calls.
         """
-        self._everywhere(self._same)
+        for case in CASES:
+            first, again = self._chosen(*case), self._chosen(*case)
+            assert first == again, f"a second call changes the choice from {first} to {again}"
 
     def seed(self) -> None:
         """the seed changes the choice where it says so, and only there
 
         Pruner(seeded=True) is for rules that draw by the seed.
         """
-        seeds = [self._chosen(12, 2, seed=seed) for seed in range(10)]
-        several = len({choice for choice in seeds if choice is not None}) > 1
+        choices = {self._chosen(12, 2, seed=seed) for seed in range(10)} - {None}
+        several = len(choices) > 1
         said = "another" if several else "the same"
         whether = f"with other seeds it chooses {said} blocks, and seeded is {self.record.seeded}"
-        assert several == self.record.seeded or set(seeds) == {None}, whether
+        assert several == self.record.seeded or not choices, whether
 
     def nested(self) -> None:
         """what goes at a smaller m goes at a larger one, where it says so
 
         Pruner(nested=False) is for rules that choose anew for each m.
         """
-        if self.record.nested:
-            self._everywhere(self._within)
-
-    def _within(self, L: int, m: int) -> None:
-        fewer, more = self._chosen(L, m), self._chosen(L, m + 1)
-        if fewer is not None and more is not None:
-            kept = set(fewer) <= set(more)
+        for L, m in CASES if self.record.nested else ():
+            fewer, more = self._chosen(L, m), self._chosen(L, m + 1)
+            kept = fewer is None or more is None or set(fewer) <= set(more)
             assert kept, f"of {L} blocks {fewer} go at m = {m}, and {more} at {m + 1}"
 
-    def _everywhere(self, check: Callable[[int, int], object]) -> None:
-        for L in SIZES:
-            for m in range(1, len(blocks.candidates(L))):
-                check(L, m)
-
-    def _same(self, L: int, m: int) -> None:
-        first, again = self._chosen(L, m), self._chosen(L, m)
-        assert first == again, f"a second call changes the choice from {first} to {again}"
+    @cached_property
+    def _known(self) -> dict[str, list[str]]:
+        """By metric that the rule names the profiles that it has, none where it is not here."""
+        plugins, known = manager.load(), dict[str, list[str]]()
+        for name in self.record.metrics:
+            known[name] = []
+            if name in plugins.names("metric"):
+                checks = MetricChecks(plugins.get("metric", name))
+                checks.fields()
+                checks.values()
+                scores = checks.scores.items()
+                known[name] = [f"{name}.{s}" for s, v in scores if isinstance(v, list)]
+        return known
 
     def _chosen(self, L: int, m: int, flat: bool = False, seed: int = 0) -> tuple[int, ...] | None:
         """Its choice, ascending; None where it says that there is none."""
-        evidence, allowed = Evidence(self.record, self._known, L, flat), blocks.candidates(L)
+        evidence, allowed = Evidence(self._known, L, flat), blocks.candidates(L)
         stir()
         try:
             answer = self.record.choose(evidence, list(allowed), m, seed)
@@ -138,19 +139,8 @@ class PrunerChecks(Checks):
             raise AssertionError(f"of {L} blocks, m = {m}: {error}") from error
 
 
-def _profiles(rule: Pruner) -> list[str]:
-    """The profiles that the rule's metrics have, as far as these are built in or installed."""
-    plugins, names = manager.load(), []
-    for name in set(rule.metrics) & set(plugins.names("metric")):
-        checks = MetricChecks(plugins.get("metric", name), {})
-        checks.fields()
-        checks.values()
-        names += [f"{name}.{score}" for score, v in checks.scores.items() if isinstance(v, list)]
-    return names
-
-
 class ReporterChecks(Checks):
-    """Of a form of reports: what it writes is kept in `files`, a text under the path ""."""
+    """Of a form of reports. files: what it writes of names as strangers give, a text under ""."""
 
     record: Reporter
 
@@ -196,13 +186,9 @@ class ReporterChecks(Checks):
 
 
 class CommandChecks(Checks):
-    """Of a command: its help, and with words that were typed what it does."""
+    """Of a command: its help, and what it does. given: the words to run it with, None for not."""
 
     record: Command
-
-    def __init__(self, command: Command, typed: Sequence[str] | None) -> None:
-        super().__init__(command)
-        self.typed = typed
 
     def help(self) -> None:
         """it declares its arguments, and its help can be shown
@@ -218,8 +204,8 @@ class CommandChecks(Checks):
         Return the exit code (0 done, 1 something failed, 2 bad input) and raise
         lrd_harness.UserError for bad input; do not call sys.exit.
         """
-        if self.typed is not None:
-            self.record.run(self._parser().parse_args(list(self.typed)))
+        if self.given is not None:
+            self.record.run(self._parser().parse_args(self.given))
 
     def _parser(self) -> argparse.ArgumentParser:
         parser = argparse.ArgumentParser(prog=f"lrd-harness {self.name}", exit_on_error=False)

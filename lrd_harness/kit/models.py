@@ -29,13 +29,9 @@ Planes = dict[tuple[str, int], Tensor]
 
 
 class AdapterChecks(Checks):
-    """Of an adapter, on a checkpoint: one of that name, or a tiny one that it claims."""
+    """Of an adapter. given: the name of a checkpoint, None for a tiny one that it claims."""
 
     record: Adapter
-
-    def __init__(self, adapter: Adapter, model: str | None) -> None:
-        super().__init__(adapter)
-        self._model = model
 
     def outcomes(self) -> Iterator[Outcome]:
         """Each check, when it has been made."""
@@ -51,12 +47,12 @@ class AdapterChecks(Checks):
         transformers has not got needs a checkpoint: check_adapter(record, FOLDER), or
         `plugins check NAME --model FOLDER`.
         """
-        made = tiny(self._folder, self.record.modality) if self._model is None else ()
-        tried = [find(self._model)] if self._model is not None else made
-        claimed = list(filter(self.record.claims, tried))[:1]
-        which = self._model or "any of the checkpoints that the kit makes"
-        assert claimed, f"it does not claim {which}"
-        (self.checkpoint,) = claimed
+        made = tiny(self._folder, self.record.modality)
+        tried = made if self.given is None else [find(str(self.given))]
+        claimed = next(filter(self.record.claims, tried), None)
+        which = self.given or "any of the checkpoints that the kit makes"
+        assert claimed is not None, f"it does not claim {which}"
+        self.checkpoint = claimed
         for config in ({}, {"model_type": None}, {"model_type": "no such", "architectures": 5}):
             self.record.claims(replace(self.checkpoint, config=config, files=frozenset()))
         if self.record.check is not None:
@@ -76,8 +72,6 @@ class AdapterChecks(Checks):
         assert not lacking, f"states {sorted(lacking)} are missing, of {blocks} blocks"
         assert not more, f"there are states {sorted(more)}, of {blocks} blocks"
         for plane, state in self._alone.items():
-            shaped = state.ndim == 2 and len(state) == len(self._inputs)
-            assert shaped, f"state {plane} has the shape {tuple(state.shape)}, not (b, d)"
             assert state.dtype == torch.float32, f"state {plane} is {state.dtype}"
             assert state.isfinite().all(), f"NaN or infinity in state {plane}"
         width = self._alone["raw", blocks].shape[1]

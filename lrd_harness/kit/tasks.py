@@ -26,11 +26,10 @@ class View(Listener):
 
     def __init__(self, task: Task, seed: int | None) -> None:
         super().__init__(task)
-        self.seed, self.asked = seed, 0
+        self.seed = seed
 
     def encode(self, texts: Sequence[str], task: Task, prompt_type: Any = None) -> np.ndarray:
         """Vectors (len(texts), 8) float32."""
-        self.asked += 1
         vectors = super().encode(texts, task, prompt_type)
         if self.seed is None:
             return np.ones_like(vectors)
@@ -38,7 +37,6 @@ class View(Listener):
 
     def loglikelihoods(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """Of each request -1 .. 0, and False."""
-        self.asked += 1
         self.requests += requests
         texts = (f"{self.seed}{context}\0{rest}" for context, rest in requests)
         return [(-zlib.crc32(text.encode()) / 2**32, False) for text in texts]
@@ -107,7 +105,7 @@ class TaskChecks(Checks):
             return
         view = View(self.record, 1)
         self.record.evaluate(view)
-        assert view.asked, "evaluate asks the view for nothing, so its score is of no model"
+        assert view.requests, "evaluate asks the view for nothing, so its score is of no model"
         if self.record.requests is not None:
             named = set(map(self._key, self.record.requests()))
             more = [request for request in view.requests if self._key(request) not in named]
@@ -152,16 +150,12 @@ class TaskChecks(Checks):
 
 
 class FamilyChecks(Checks):
-    """Of a family of tasks, by names of some that it can open here.
+    """Of a family of tasks. given: names of some that it can open here.
 
-    Where none are given, by the first that it lists, if it needs no hub.
+    Where there are none it is the first that it lists, if it needs no hub.
     """
 
     record: TaskFamily
-
-    def __init__(self, family: TaskFamily, names: Sequence[str]) -> None:
-        super().__init__(family)
-        self.names, self.tasks = names, list[Task]()
 
     def listing(self) -> None:
         """it lists its names, the same each time, without a network
@@ -180,8 +174,7 @@ class FamilyChecks(Checks):
         that other families are asked.
         """
         with suppress(KeyError, UserError):
-            opened = self.record.open(NO_NAME, TaskOptions())
-            for task in [opened] if isinstance(opened, Task) else opened:
+            for task in self._opened(NO_NAME):
                 if task.check is not None:  # of data that are looked for later
                     task.check()
             raise AssertionError(f"it opens {NO_NAME!r}, which there is not")
@@ -191,17 +184,20 @@ class FamilyChecks(Checks):
 
         `open(name, options)` returns a Task of that name, or a list of several.
         """
-        names = self.names or (list(self.record.names())[:1] if self.record.offline else [])
-        for name in names:
-            opened = self.record.open(name, TaskOptions())
-            several = [opened] if isinstance(opened, Task) else list(opened)
-            assert several, f"{name} stands for no task"
-            self.tasks.append(several[0])
+        self._tasks = []
+        for name in self.given or (list(self.record.names())[:1] if self.record.offline else []):
+            tasks = self._opened(name)
+            assert tasks, f"{name} stands for no task"
+            self._tasks.append(tasks[0])
 
     def each(self) -> None:
         """what it opens passes the checks of tasks
 
         Of a name that stands for several tasks the first is checked, as one that stands alone.
         """
-        for task in self.tasks:
+        for task in self._tasks:
             TaskChecks(task).passed()
+
+    def _opened(self, name: str) -> list[Task]:
+        opened = self.record.open(name, TaskOptions())
+        return [opened] if isinstance(opened, Task) else list(opened)

@@ -11,13 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lrd_harness.contracts import (
-    Checkpoint,
-    Encoded,
-    ModelOptions,
-    Task,
-    Text,
-)
+from lrd_harness.contracts import Checkpoint, Encoded, ModelOptions, Task, Text
 from lrd_harness.errors import UserError, short
 from lrd_harness.models import quantised
 from lrd_harness.models.backbone import rounding, text_config

@@ -136,9 +136,9 @@ def _try(metric: Metric | PanelMetric, parameters: Mapping[str, Any]) -> None:
         raise UserError(said) from None
 
 
-def random_states(n: int = 48, layers: int = 5, width: int = 12, seed: int = 0) -> list[np.ndarray]:
-    """`layers` states (n, width) float64 that drift from layer to layer, as a model's do."""
-    steps = np.random.default_rng(seed).normal(size=(layers, n, width))
+def random_states(n: int = 48, width: int = 12, seed: int = 0) -> list[np.ndarray]:
+    """5 states (n, width) float64 that drift from layer to layer, as a model's do."""
+    steps = np.random.default_rng(seed).normal(size=(5, n, width))
     return list(steps.cumsum(0))
 
 
@@ -159,16 +159,15 @@ def random_sample(metric: Metric) -> list[np.ndarray]:
     return [s[:, None] + 0.3 * some for s, some in zip(states, noise, strict=True)]
 
 
-def random_panel(metric: PanelMetric, models: int = 4, n: int = 48) -> dict[str, Any]:
-    """Random states of models of several widths on the same texts, as the metric is given them."""
-    states = {f"model {i}": random_states(n, width=8 + i, seed=i) for i in range(1, models + 1)}
+def random_panel(metric: PanelMetric) -> dict[str, Any]:
+    """Random states of four models of several widths on 48 texts, as the metric is given them."""
+    states = {f"model {i}": random_states(width=8 + i, seed=i) for i in (1, 2, 3, 4)}
     return {m: s if metric.states == "all" else s[-1] for m, s in states.items()}
 
 
-def random_maps(tokens: int, blocks: int = 4, heads: int = 3, seed: int = 0) -> list[np.ndarray]:
-    """Attention maps (heads, T, T) float64 of a text, in which a token sees those before it."""
-    weights = np.random.default_rng(seed).exponential(size=(blocks, heads, tokens, tokens))
-    weights = np.tril(weights)
+def random_maps(tokens: int, seed: int = 0) -> list[np.ndarray]:
+    """4 attention maps (3, T, T) float64 of a text, in which a token sees those before it."""
+    weights = np.tril(np.random.default_rng(seed).exponential(size=(4, 3, tokens, tokens)))
     return list(weights / weights.sum(-1, keepdims=True))
 
 

@@ -10,12 +10,7 @@ from typing import Any
 
 from lrd_harness import isolation
 from lrd_harness.blocks import candidates, count
-from lrd_harness.contracts import (
-    Pruner,
-    Task,
-    TaskFamily,
-    TaskOptions,
-)
+from lrd_harness.contracts import Pruner, Task, TaskFamily, TaskOptions
 from lrd_harness.errors import PluginFault, UserError, layer_number, named, unknown
 from lrd_harness.manager import Plugins, names_of
 from lrd_harness.measuring import PlannedMetric, PlannedPanel
@@ -122,11 +117,11 @@ def make_plan(suite: Suite, plugins: Plugins, stage: Stage, prune: bool = False)
         ]
     plugins.tell()
     strangers = tuple(
-        {"name": each.name, "provider": each.provider, "version": each.version}
+        {"name": each.name, "provider": each.owner.provider, "version": each.version}
         for each in plugins.strangers
     )
-    measures = tuple(metrics), pruning, tuple(panel), strangers
-    return Plan(suite, settings, tuple(models), tuple(tasks), *measures)
+    work = tuple(models), tuple(tasks), tuple(metrics), pruning, tuple(panel)
+    return Plan(suite, settings, *work, strangers)
 
 
 def check_depth(

@@ -11,7 +11,7 @@ import shlex
 import socket
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -34,6 +34,7 @@ from lrd_harness.report import Report
 from lrd_harness.results import database, journal
 from lrd_harness.results.journal import read_run, recorded_run
 from lrd_harness.results.rows import MetricRow, Results
+from lrd_harness.runner.units import trace
 from lrd_harness.store import files, location
 from lrd_harness.store.files import write_text
 
@@ -255,7 +256,7 @@ def write_run(
         every = [*run.get(kind, []), *entries]
         return list({(e["name"], e.get("revision")): e for e in every}.values())
 
-    every = dict.fromkeys([*run.get("panels", {}), *panels])
+    before = run.get("panels", {})
     whole = {
         "schema": 1,
         "suite": plan.suite.name,
@@ -268,7 +269,7 @@ def write_run(
         "data": {**run.get("data", {}), **fingerprints(plan)},
         "metrics": joined("metrics", map(_metric, plan.measures)),
         "plugins": joined("plugins", plan.plugins),
-        "panels": {n: {**run.get("panels", {}).get(n, {}), **panels.get(n, {})} for n in every},
+        "panels": {n: {**before.get(n, {}), **panels.get(n, {})} for n in before | panels},
         "pruning": pruning,
         "counters": {"total": total, "models": counters, "met": met},
         "seeds": {"texts": 42, "mteb": 42},
@@ -333,7 +334,7 @@ def surroundings() -> dict[str, dict[str, Any]]:
 def write_views(out: Path, plugins: Plugins) -> tuple[Report, list[str]]:
     """results.sqlite and leaderboard.* from the journals.
 
-    Returns the leaderboard's report, and which reporters failed and why.
+    Returns the leaderboard's report, and which reporters failed and why, as the journal has it.
     """
     database.build_database(out)
     board = with_record(leaderboard.report(shown(out)), out)
@@ -351,6 +352,13 @@ def write_views(out: Path, plugins: Plugins) -> tuple[Report, list[str]]:
             raise
         except Exception as error:  # a stranger's reporter must not cost the others
             faults.append(plain(f"reporter {reporter.name}: {described(error)}"))
+            record = {"kind": "reporter", "unit": f"reporter|{reporter.name}"}
+            record |= {"error": location.text(faults[-1]), "traceback": trace(error)}
+            database.restore(out)
+            with closing(journal.Journal(out)) as kept:
+                kept.append(record)
+    if faults:
+        database.build_database(out)
     return board, faults
 
 
@@ -373,7 +381,8 @@ def shown(out: Path) -> Results:
     results = database.ordered(done, run)
     for place in (out, out / journal.FOLDER):
         files.remove_leftovers(place, older=files.AGE)
-    last, panels = {entry["name"]: entry for entry in run.get("metrics", [])}, run.get("panels", {})
+    last = {entry["name"]: entry for entry in run.get("metrics", [])}
+    panels: dict[str, dict[str, Any]] = run.get("panels", {})  # by metric and task
 
     def is_last(row: MetricRow) -> bool:
         entry = last.get(row.metric)
@@ -381,25 +390,22 @@ def shown(out: Path) -> Results:
             entry is not None
             and row.version == entry["version"]
             and entry["parameters"].items() <= row.parameters.items()
-            and (row.metric not in panels or panel(row) == row.parameters.get("panel"))
+            and (
+                row.metric not in panels
+                or panels[row.metric].get(row.task) == row.parameters.get("panel")
+            )
         )
 
-    def panel(row: MetricRow) -> Any:
-        return panels[row.metric].get(row.task)
-
-    ways: dict[tuple[str, str], MetricRow] = {}  # of the panel metrics
-    for row in done.metrics if panels else ():
-        before = ways.get((row.task, row.metric))
-        if row.metric in panels and (before is None or is_last(row) or not is_last(before)):
-            ways[row.task, row.metric] = row
+    compared = sorted((row for row in done.metrics if row.metric in panels), key=is_last)
+    panel = {(row.task, row.metric): row for row in compared}  # the last one's, else the latest
 
     def of_one_panel(row: MetricRow) -> bool:
-        way = ways.get((row.task, row.metric), row)
+        way = panel.get((row.task, row.metric), row)
         return (way.version, way.parameters) == (row.version, row.parameters)
 
-    results = replace(results, metrics=tuple(filter(of_one_panel, results.metrics)))
-    places = {(row.key, row.task, row.metric) for row in results.metrics if is_last(row)}
-    metrics = [r for r in results.metrics if (r.key, r.task, r.metric) not in places or is_last(r)]
+    rows = [row for row in results.metrics if of_one_panel(row)]
+    places = {(row.key, row.task, row.metric) for row in rows if is_last(row)}
+    metrics = [r for r in rows if (r.key, r.task, r.metric) not in places or is_last(r)]
     errors = [e for e in results.errors if (e.key, e.task, e.metric) not in places]
     return replace(results, metrics=tuple(metrics), errors=tuple(errors))
 

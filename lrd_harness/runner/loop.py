@@ -11,13 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lrd_harness.capture.embeddings import (
-    Budget,
-    Captured,
-    Embeddings,
-    batch_size,
-    remembered,
-)
+from lrd_harness.capture.embeddings import Budget, Captured, Embeddings, batch_size, remembered
 from lrd_harness.capture.likelihoods import Likelihoods, Reader
 from lrd_harness.capture.samples import Questions, Sampling, unsuited
 from lrd_harness.contracts import Model, Task

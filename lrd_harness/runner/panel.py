@@ -8,11 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lrd_harness.capture.layers import StoredStates, planes
 from lrd_harness.capture.likelihoods import Reader
-from lrd_harness.capture.samples import SEED
+from lrd_harness.capture.samples import drawn
 from lrd_harness.contracts import Task, Text
 from lrd_harness.errors import layer_number
 from lrd_harness.measuring import PlannedPanel
@@ -36,7 +34,7 @@ class Panel:
         self._context = partial(Context, plan, ledger=ledger, out=out, display=display, ranks=ranks)
         self._states: dict[tuple[str, str], StoredStates] = {}  # by model and task
         # each kept once, however many models read it alike
-        self._samples: dict[tuple[Any, ...], tuple[Text, ...]] = {}
+        self._samples: dict[tuple[Text, ...], tuple[Text, ...]] = {}
 
     def order(self) -> list[tuple[int, PlannedModel]]:
         """The models, numbered from 1; first those that could not be read in an earlier call.
@@ -59,13 +57,10 @@ class Panel:
         """
         if not self.plan.panel:
             return
-        sample = tuple(reader.sample(task))
-        if len(sample) > MOST:
-            draw = np.random.RandomState(SEED).choice(len(sample), MOST, replace=False)
-            sample = tuple(sample[i] for i in sorted(draw))
-        sample = self._samples.setdefault((task.name, *sample), sample)
-        chosen, device = planes(reader.model, self.plan.settings.norm), context.planned.options
-        states = StoredStates(reader.store, sample, chosen, device.device)
+        sample = tuple(drawn(reader.sample(task), MOST))
+        sample = self._samples.setdefault(sample, sample)
+        chosen = planes(reader.model, self.plan.settings.norm)
+        states = StoredStates(reader.store, sample, chosen, context.planned.options.device)
         self._states[context.planned.name, task.name] = states
 
     def measure(self) -> None:
@@ -100,7 +95,8 @@ class Panel:
         stored = {model.name: self._states[model.name, task.name] for model in panel}
         units = {m.name: context.of(m).panel_unit(task, item, panel) for m in panel}
         where: dict[str, Any] = {"task": task.name, "metric": metric.name}
-        (state, arguments), sound = given(item), list[PlannedModel]()
+        state, arguments = given(item)
+        sound: list[PlannedModel] = []
 
         def read(model: str) -> Any:
             """From the store, each time."""

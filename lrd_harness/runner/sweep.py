@@ -18,7 +18,7 @@ from lrd_harness.capture.embeddings import Captured
 from lrd_harness.capture.evidence import Latency, ModelEvidence, pass_latency, perplexities
 from lrd_harness.capture.likelihoods import Reader
 from lrd_harness.capture.pruned import Variants
-from lrd_harness.capture.samples import sampled
+from lrd_harness.capture.samples import drawn
 from lrd_harness.capture.walk import Removed
 from lrd_harness.contracts import Model, Pruner, Task, Text
 from lrd_harness.errors import UnitError, UserError
@@ -147,7 +147,7 @@ class Sweep:
                     if task.likelihood == reader.likelihood:
                         every |= dict.fromkeys(reader.sample(task))
             if every:
-                return sampled(list(every), self.pruning.settings.texts)
+                return drawn(list(every), self.pruning.settings.texts)
         return []
 
     def _evidence(self, model: OpenedModel, texts: list[Text], batch_tokens: int) -> ModelEvidence:

@@ -186,9 +186,8 @@ class Context:
         place = ", ".join(f"{k} {v}" for k, v in where.items() if v is not None)
         line = text or type(error).__name__
         self.display.line(f"error: {self.planned.name}{': ' if place else ''}{place}: {line}")
-        trace = location.text("".join(traceback.format_exception(error)))[-LONGEST_TRACE:]
         nowhere: dict[str, Any] = {"task": None, "layer": None, "metric": None}
-        self.record("error", key, **{**nowhere, **where}, error=text, traceback=trace)
+        self.record("error", key, **{**nowhere, **where}, error=text, traceback=trace(error))
 
     @contextmanager
     def attempt(
@@ -360,3 +359,8 @@ def evaluate(
             scores=journal.finite(score.scores),
             seconds=time.perf_counter() - begun,
         )
+
+
+def trace(error: Exception) -> str:
+    """The traceback of an error, as a journal keeps it: without this machine's folders."""
+    return location.text("".join(traceback.format_exception(error)))[-LONGEST_TRACE:]

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from lrd_harness.blocks import Later, block_profiles, candidates, checked, count, name_of, written
 from lrd_harness.capture.evidence import ModelEvidence
 from lrd_harness.capture.layers import planes
-from lrd_harness.capture.samples import sampled
+from lrd_harness.capture.samples import drawn
 from lrd_harness.contracts import Checkpoint, ModelOptions, Pruner, Text
 from lrd_harness.errors import PluginFault, UserError, unknown
 from lrd_harness.models import quantised, save
@@ -151,7 +151,7 @@ class Shrinking:
             scores, _ = sample.measure(item)
             by_score = split_scores(scores).profiles
             profiles |= block_profiles(item.metric.name, by_score, self.blocks, scores.start)
-        few = sampled(sample.texts, wish.pruning.texts)
+        few = drawn(sample.texts, wish.pruning.texts)
         return ModelEvidence(self.model, few, profiles, wish.design.batch_tokens)
 
     def measured(self, removed: Sequence[int]) -> Measured:

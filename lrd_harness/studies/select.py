@@ -24,7 +24,7 @@ import torch
 
 from lrd_harness.board import statistics
 from lrd_harness.capture.embeddings import forward
-from lrd_harness.capture.samples import sampled
+from lrd_harness.capture.samples import drawn
 from lrd_harness.contracts import Metric, Model, Text
 from lrd_harness.errors import UnitError, UserError
 from lrd_harness.measuring import PlannedMetric
@@ -73,7 +73,7 @@ def cost(
     The fastest is the one that whatever else the machine does has disturbed least. The sample is as
     large as a first pass, which warms up, says that there is time for.
     """
-    sample = sampled(texts, TIMED)
+    sample = drawn(texts, TIMED)
     run = partial(
         forward,
         model,

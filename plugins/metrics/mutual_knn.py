@@ -65,8 +65,6 @@ def mutual_knn(
     for a, b in combinations(states, 2):
         shared = torch.isin(near[a], near[b].to(near[a].device), assume_unique=True)
         pairs[a][b] = pairs[b][a] = float(shared.double().mean())
-    scores: dict[str, float | dict[str, float] | dict[str, dict[str, float]]] = {}
-    if len(states) > 2:
-        means = {model: sum(row.values()) / len(row) for model, row in pairs.items()}
-        scores["consensus"] = means
-    return {**scores, "pairs": pairs, "chance": k / (n - 1), "k": k}
+    means = {model: sum(row.values()) / len(row) for model, row in pairs.items()}
+    consensus = {"consensus": means} if len(states) > 2 else {}
+    return {**consensus, "pairs": pairs, "chance": k / (n - 1), "k": k}

@@ -17,7 +17,7 @@ import torch
 import transformers
 
 from lrd_harness.capture.embeddings import Embeddings
-from lrd_harness.capture.samples import Questions, Sampling, halves
+from lrd_harness.capture.samples import Questions, Sampling
 from lrd_harness.cli import main
 from lrd_harness.contracts import Metric, Request, Task, TaskOptions, Text
 from lrd_harness.errors import NotEnoughTexts, NotFinite, UnitError, UserError
@@ -200,24 +200,11 @@ def test_faults_in_single_texts_are_those_of_token_metrics(tmp_path: Path) -> No
         reader.samples.measure(FIRST, reader.sample(task))
 
 
-@pytest.mark.parametrize(
-    ("text", "parts"),
-    [
-        ("a b c d e f", ["a b c", "d e f"]),
-        ("a b\tc  d\ne f g ", ["a b c", "d e f g"]),
-        ("a b c d e", []),
-        ("", []),
-    ],
-)
-def test_halves_are_of_words(text: str, parts: list[str]) -> None:
-    assert halves(text) == parts
-
-
 def test_halves_are_read_under_the_texts_own_prompt(tmp_path: Path) -> None:
     """Those of at most `view_texts` texts of 6 words, by a seed; shorter ones are counted."""
     opened = tiny.open_model(tiny.save("Bert", tmp_path / "m"))
     opened.prompt = lambda task, prompt_type: "say: "
-    texts = [*SENTENCES, "too short", "a b c d e"]
+    texts = [*SENTENCES, "of six\twords  and\nmore ", "too short", "a b c d e"]
     long = [text for text in texts if len(text.split()) >= 6]
     task = task_of(texts)
     for most in (100, 9):
@@ -274,7 +261,7 @@ def test_labels_go_with_their_texts(tmp_path: Path) -> None:
 def named(command: str, place: Path) -> list[str]:
     """The models of a command, as it takes them."""
     both = [str(place / "bert"), *[str(place / "gpt")] * (command in ("select", "compare"))]
-    return ["--models", *both] if command in ("select", "plan") else both
+    return ["--models", *both] if command == "select" else both
 
 
 PLUGIN = """
@@ -367,15 +354,12 @@ def test_studies_refuse_what_they_cannot_give(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_cache")
-@pytest.mark.parametrize("command", ["select", "compare", "probe", "plan"])
+@pytest.mark.parametrize("command", ["select", "compare", "probe"])
 def test_studies_measure_them_as_runs_do(command: str, place: Path, tmp_path: Path) -> None:
     plugin = tmp_path / "needs.py"
     plugin.write_text(PLUGIN)
     names = {"probe": "first", "compare": "first,apart,classes"}.get(command, "first,apart")
     more = ["--load", str(plugin), "--plugins", names]
-    if command == "plan":
-        assert main([command, *named(command, place), "--tasks", "Labelled", *more]) == 0
-        return
     if command == "probe":
         more += ["--kind", "random"]
     out = tmp_path / "out"

@@ -91,7 +91,8 @@ def test_names_that_are_alike_are_told_apart(
 
     def find(name: str, *_: Any) -> Checkpoint:
         hub_id, _, revision = name.partition("@")
-        return Checkpoint(hub_id, hub_id, revision or "main0", config, frozenset(), hub=True)
+        files = frozenset(["tokenizer.json"])
+        return Checkpoint(hub_id, hub_id, revision or "main0", config, files, hub=True)
 
     monkeypatch.setattr(planned_models, "find", find)
     hub = plan(place, "org/p@step1", "org/p@step2", "org/p")

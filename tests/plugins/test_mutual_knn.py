@@ -10,9 +10,8 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from lrd_harness import measuring, scores
 from lrd_harness.contracts import Choice, PanelMetric
-from lrd_harness.errors import DegenerateState, NotEnoughTexts, NotFinite, UnitError, UserError
+from lrd_harness.errors import DegenerateState, NotEnoughTexts, NotFinite, UnitError
 from lrd_harness.panels import measure_panel
 
 (KNN,) = importlib.import_module("lrd_harness.plugins.metrics.mutual_knn").lrd_panel_metrics()
@@ -172,11 +171,3 @@ def test_all_states_and_families() -> None:
     assert measure_panel(of_all, states, {"a": "bert"}).by_model == {"depth": {"a": 3, "b": 4}}
     with pytest.raises(UnitError, match="the states of b are of 2 numbers of texts"):
         measure_panel(of_all, {"a": [np.eye(8)], "b": [np.eye(8), np.eye(9)]})
-
-
-def test_parameters() -> None:
-    with pytest.raises(UserError, match=r"unknown parameter of metric mutual_knn 'kk'\. Did you"):
-        measuring.check_parameters(KNN, {"kk": 3})
-    with pytest.raises(UserError, match="k must be at least 1"):
-        measure_panel(KNN, panel(), k=0)
-    assert scores.plain_panel({"x": {"a": np.int64(3)}}, "own") == {"x": {"a": 3}}

@@ -20,6 +20,7 @@ import running
 from lrd_harness import manager
 from lrd_harness.contracts import Reporter
 from lrd_harness.models.save import check_free
+from lrd_harness.results import database, journal
 from lrd_harness.runner import folder
 from lrd_harness.store import files, location
 from lrd_harness.store.files import write_bytes, write_text
@@ -104,6 +105,9 @@ def test_a_form_that_cannot_be_written_costs_itself_alone(
     assert [fault.split(":")[0] for fault in faults[2:]] == ["reporter half", "reporter taken"]
     assert all(fault.isprintable() for fault in faults)
     assert (tmp_path / "leaderboard.fine").read_text() == "text"
+    for record in (journal.read(tmp_path)[0], database.read(tmp_path)[0]):
+        assert (record["kind"], record["unit"]) == ("reporter", "reporter|fault")
+        assert "raise error\n" in record["traceback"]
 
 
 CHILD = """

@@ -124,7 +124,7 @@ def test_profiles_that_do_not_fit():
     with pytest.raises(ValueError, match=r"frenet\.speed is not a profile of 4 blocks from 1 on"):
         block_profiles("frenet", speed, 4, start=1)
     few = {"layers": [1, 2, 3], "values": [5.0, 6.0, 7.0], "of": "blocks"}
-    with pytest.raises(ValueError, match=r"sink\.rate is not a profile of 4 blocks from 1 on"):
+    with pytest.raises(UnitError, match="3 values, declared as of blocks: 4 blocks are there"):
         block_profiles("sink", {"rate": few}, 4)
 
 

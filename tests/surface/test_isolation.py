@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import signal
 import sys
 import threading
@@ -46,6 +47,7 @@ CHANGES: dict[
     ),
     "numpy errors": (lambda: np.seterr(all="raise"), np.geterr),
     "warnings": (lambda: warnings.simplefilter("error"), lambda: list(warnings.filters)),
+    "path of imports": (lambda: sys.path.clear(), lambda: list(sys.path)),
     "recursion": (lambda: sys.setrecursionlimit(200_000), sys.getrecursionlimit),
     "interrupts": (
         lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
@@ -78,7 +80,9 @@ def alarm() -> Iterator[None]:
     """Nothing is armed and no handler left, whatever the test did."""
     yield
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
     assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGVTALRM) == signal.SIG_DFL
 
 
 def hangs(*_: Any) -> None:
@@ -106,8 +110,12 @@ def in_one_piece(*_: Any) -> dict[str, float]:
     return {"a": 1.0}
 
 
+def searches(*_: Any) -> None:
+    re.match("(a+)+$", "a" * 40 + "b")  # lets no other thread run
+
+
 @pytest.mark.usefixtures("alarm")
-@pytest.mark.parametrize("call", [hangs, goes_on, persists, in_one_piece])
+@pytest.mark.parametrize("call", [hangs, goes_on, persists, in_one_piece, searches])
 def test_a_call_is_interrupted_at_the_limit(
     call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from lrd_harness import measure
 from lrd_harness.contracts import Choice, Metric
 from lrd_harness.errors import DegenerateState, NotEnoughTexts, UnitError, UserError
 from lrd_harness.manager import Plugins
-from lrd_harness.measuring import Profile, distinct_rows, summaries
+from lrd_harness.measuring import distinct_rows, summaries
 
 
 def total(states, scale=1.0, shift=0.0):
@@ -223,21 +223,3 @@ def test_summaries_follow_their_definitions():
     assert "slope_x" not in summaries([2.0], "x")
     pair = summaries([1.0, 4.0], "x")
     assert (pair["early_x"], pair["late_x"], pair["slope_x"]) == (1, 4, pytest.approx(3))
-
-
-@pytest.mark.parametrize(
-    ("S", "m", "start", "of", "layers"),
-    [
-        (5, 5, 0, "states", [0, 1, 2, 3, 4]),
-        (5, 4, 0, "steps", [0, 1, 2, 3]),
-        (5, 3, 0, "inner states", [1, 2, 3]),
-        (4, 3, 1, "steps", [1, 2, 3]),
-        (4, 2, 1, "inner states", [2, 3]),
-        (2, 0, 0, "inner states", []),
-    ],
-)
-def test_what_a_list_belongs_to(S, m, start, of, layers):
-    profile = Profile.fitted(range(m), S, start)
-    assert (profile.of, profile.layers, profile) == (of, layers, list(range(m)))
-    with pytest.raises(UnitError, match="fits neither"):
-        Profile.fitted([0.0] * (S + 1), S, start)

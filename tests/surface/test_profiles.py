@@ -28,16 +28,17 @@ LATE = np.concatenate([np.ones((2, 20, 6)), STATES])  # of 6, whose first two st
         ("blocks", 4, STATES, [1, 2, 3, 4]),
         ("blocks", 4, LATE, [3, 4, 5, 6]),
         ("steps", 4, LATE, [2, 3, 4, 5]),
-        (None, 4, STATES, [0, 1, 2, 3]),
+        ("inner states", 3, LATE, [3, 4, 5]),
+        ("inner states", 0, STATES[:2], []),
     ],
 )
 def test_lists_belong_to_what_is_declared(of: Any, length: int, states: Any, layers: Any) -> None:
     given = {"x": [1.0] * length, "own": 2.0}
-    for declared in (of, {"x": of, "own": "blocks"} if of else None):
+    for declared in (of, {"x": of, "own": "blocks"}, *([None] if of != "blocks" else [])):
         scores = measure(Metric("m", lambda states: given, of=declared), states)
         profile = scores["x"]
         assert isinstance(profile, Profile)
-        assert (profile.of, profile.layers) == (of or "steps", layers)
+        assert (profile.of, profile.layers) == (of, layers)
         recorded = {"layers": layers, "values": [1.0] * length}
         told = {"of": "blocks"} if of == "blocks" else {}
         assert split_scores(scores).profiles == {"x": recorded | told}

@@ -257,7 +257,7 @@ def test_an_installed_one_has_its_release_too(
         install(tmp_path, code(), release)
         plugins = manager.load()
         (stranger,) = plugins.strangers
-        assert stranger.provider == f"lrd-mine {release}"
+        assert stranger.owner.provider == f"lrd-mine {release}"
         assert plugins.get("metric", "mine").version == f"1+{stranger.version}"
         assert seen.setdefault(release, stranger.version) == stranger.version
     assert [key for key, value in seen.items() if value.startswith(f"{key}.")] == ["1.2", "1.3"]
