@@ -120,11 +120,12 @@ def guarded(
 
     @functools.wraps(function)
     def call(*arguments: Any, **keywords: Any) -> Any:
-        loans = [lent(a) if lends and not owner.built_in else Loan(a) for a in arguments]
+        lend = lent if lends and not owner.built_in else Loan
+        *loans, named = [lend(value) for value in (*arguments, keywords)]
         with guard(owner, role, function, passing, printing):
-            answer = function(*(loan.value for loan in loans), **keywords)
+            answer = function(*(loan.value for loan in loans), **named.value)
             answer = answer if checked is None else checked(answer)
-            if any(loan.written() for loan in loans):
+            if any(loan.written() for loan in (*loans, named)):
                 raise TypeError("it writes to its input, and has to work on a copy")
             return answer
 

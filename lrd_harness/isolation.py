@@ -30,6 +30,7 @@ from typing import Any
 from lrd_harness.errors import plain, say
 
 OUT, ERR = 1, 2  # the process's own descriptors
+HANDLED = {getattr(signal, name, 0) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM")}
 MINUTE = 60.0  # seconds after which a call is named, each time
 AGAIN, TICK = 1.0, 0.1  # seconds until a call is rung again, and between two looks at the clock
 _limit: ContextVar[float | None] = ContextVar("limit", default=None)
@@ -212,10 +213,14 @@ def _parts(importing: bool) -> Iterator[tuple[Callable[[], Any], Callable[[Any],
     yield random.getstate, random.setstate
     yield sys.getrecursionlimit, sys.setrecursionlimit
     yield lambda: list(sys.path or ()), _set_path
+    yield lambda: sys.excepthook, lambda hook: setattr(sys, "excepthook", hook)
     if not importing:
         yield os.environ.copy, _set_environment
     if threading.current_thread() is threading.main_thread():
-        yield partial(signal.getsignal, signal.SIGINT), partial(signal.signal, signal.SIGINT)
+        if hasattr(signal, "setitimer"):
+            yield _alarm_is_set, _unset_alarm
+        for number in HANDLED & signal.valid_signals():
+            yield partial(signal.getsignal, number), partial(signal.signal, number)
     if "numpy" in sys.modules:
         import numpy as np
 
@@ -230,6 +235,16 @@ def _parts(importing: bool) -> Iterator[tuple[Callable[[], Any], Callable[[Any],
         yield torch.get_num_threads, torch.set_num_threads
         yield torch.is_grad_enabled, torch.set_grad_enabled
         yield torch.get_float32_matmul_precision, torch.set_float32_matmul_precision
+
+
+def _alarm_is_set() -> bool:
+    return signal.getitimer(signal.ITIMER_REAL) > (0.0, 0.0)
+
+
+def _unset_alarm(was_set: bool) -> None:
+    """That of a call which is over would end the process; one that was set before goes on."""
+    if not was_set:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _folder() -> str | None:

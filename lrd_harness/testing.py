@@ -72,7 +72,7 @@ def check_task(task: Task) -> None:
 
 
 def check_task_family(family: TaskFamily, *names: str) -> None:
-    """Check a family of tasks, and each task of these names; of itself nothing is opened."""
+    """Check a family of tasks, and tasks of these names; else the first, if it needs no hub."""
     FamilyChecks(family, names).passed()
 
 
@@ -112,4 +112,4 @@ def check(record: Any, *given: str | Path) -> None:
     if isinstance(record, Adapter):
         check_adapter(record, *given)
     else:
-        checks_of(record, given or None).passed()
+        checks_of(record, list(map(str, given)) or None).passed()

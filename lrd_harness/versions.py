@@ -34,6 +34,7 @@ class Deprecated(NamedTuple):
 START = "the score `start`"
 DEPRECATED = {START: Deprecated("Profile(of, start, values) for each list", 2)}
 _said: set[tuple[str, str]] = set()
+_sources: dict[Path, tuple[object, bytes]] = {}  # by file beside a plugin's: its import, its code
 
 
 def deprecated(old: str, place: str) -> Deprecated:
@@ -129,7 +130,8 @@ def _code(root: Path | None) -> str:
         else:
             suffixes = (*SOURCE_SUFFIXES, *EXTENSION_SUFFIXES)
             files = sorted(path for path in root.rglob("*") if path.name.endswith(suffixes))
-        contents = [path.read_bytes() for path in files]
+        beside = files[1:] if root.is_file() else []
+        contents = [_source(path) if path in beside else path.read_bytes() for path in files]
     except (OSError, SyntaxError, ValueError):
         return ""
     if len(contents) == 1:
@@ -143,12 +145,24 @@ def _code(root: Path | None) -> str:
 
 
 def _beside(file: Path, above: list[Path]) -> Iterator[Path]:
-    """A file, and those in its folder that it has imported, and so on."""
+    """A file, and those in its folder that it imports, at once or when it is called, and so on."""
     yield file
     for node in ast.walk(ast.parse(file.read_bytes() if file.suffix == ".py" else b"")):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
         for other in (file.with_name(f"{name}.py") for name in names):
-            module = sys.modules.get(other.stem)
-            if getattr(module, "__file__", None) == str(other) and other not in (file, *above):
+            loaded = getattr(sys.modules.get(other.stem), "__file__", None) or other
+            here = other.is_file() and Path(loaded).resolve() == other.resolve()
+            if here and other not in (file, *above):
                 yield from _beside(other, [*above, file])
+
+
+def _source(file: Path) -> bytes:
+    """What a file held when it was imported, which is what runs, as far as that was seen."""
+    spec = getattr(sys.modules.get(file.stem), "__spec__", None)
+    before, source = _sources.get(file, (spec, b""))
+    same = before is spec or before is None  # or imported since
+    if file not in _sources or spec is None or not same:
+        source = file.read_bytes()
+    _sources[file] = spec, source
+    return source

@@ -52,7 +52,7 @@ def _of_panel(
     for (metric, score), values in groups:  # those of the panel as a whole behind
         name = f"{metric}.{score}"
         means = _means(values.pivot(index="task", columns="place", values="value"), panel)
-        columns.append(Column(name, f"{metric} {score}", "", best.get((metric, score), ""), "#.4g"))
+        columns.append(Column(name, f"{metric} {score}", "", best.get((metric, score), ""), ".4g"))
         cells[name] = present(means)
         rho = statistics.spearman(means, panel.actual)
         n = len(statistics.complete(means, panel.actual)[0])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import numpy as np
 
@@ -45,6 +45,9 @@ class Listener:
         self, texts: Sequence[str], task: Task, prompt_type: PromptType | None = None
     ) -> np.ndarray:
         """Noise that depends on the text alone: (len(texts), 8) float32."""
+        kinds = (None, *get_args(PromptType))
+        if isinstance(texts, str) or not isinstance(task, Task) or prompt_type not in kinds:
+            raise TypeError(f"encode takes a list of texts, a Task, and one of {kinds}")
         part = None if task is self._task else task
         self.requests += [Request(text, prompt_type, part) for text in texts]
         noise = np.empty((len(texts), WIDTH), np.float32)

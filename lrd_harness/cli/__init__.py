@@ -47,10 +47,7 @@ COMMANDS = {  # the module whose function NAME_command runs it, and its line in 
     "merge": ("run", "join slices of a run, or runs of several machines"),
     "select": ("texts", "which of several models for your texts, without labels"),
     "prune": ("texts", "take blocks out of a model and save what is left"),
-    "layer": (
-        "texts",
-        "which layer of a model, without labels; save the model cut there",
-    ),
+    "layer": ("texts", "which layer of a model, without labels; save the model cut there"),
     "states": ("texts", "the vectors of your texts at chosen layers, as a file"),
     "probe": ("texts", "change texts step by step and measure every layer at each step"),
     "compare": ("texts", "how alike two models are, layer by layer: a base and a tuned one"),

@@ -58,17 +58,14 @@ def _list(arguments: argparse.Namespace) -> int:
     for kind, entries in plugins.entries.items():
         rows = []
         for entry in entries.values():
-            origin = "" if _ours(entry) else f" (from {entry.provider})"
+            ours = entry.provider.startswith("lrd_harness.")
+            origin = "" if ours else f" (from {entry.provider})"
             rows.append((entry.record.name, _about(kind, entry.record) + origin))
         tables.append(table(f"{kind.capitalize()}s", ("name", "what it is"), rows))
     broken = [(fault.name, f"{fault.reason} (from {fault.provider})") for fault in plugins.broken]
     tables.append(table("Broken plugins", ("entry point", "why"), broken))
     show(Report("Plugins", tuple(tables)), plugins)
     return 0
-
-
-def _ours(entry: Entry) -> bool:
-    return entry.provider.startswith("lrd_harness.")
 
 
 def _about(kind: str, record: Any) -> str:

@@ -14,7 +14,7 @@ from lrd_harness.contracts import BlockValues, Command, Pruner, Reporter
 from lrd_harness.errors import UnitError
 from lrd_harness.kit.checking import Checks, stir
 from lrd_harness.kit.metrics import MetricChecks
-from lrd_harness.report import Column, Report, Table
+from lrd_harness.report import Column, Report, Table, listing
 from lrd_harness.store.folders import folded, inside
 
 CASES = [(L, m) for L in (2, 3, 6, 12) for m in range(1, len(blocks.candidates(L)))]
@@ -60,21 +60,15 @@ class PrunerChecks(Checks):
     record: Pruner
 
     def chooses(self) -> None:
-        """it chooses m distinct candidates, for every m from 1 to all but one
+        """it chooses m distinct candidates, for every m from 1 to all but one, of equal blocks too
 
         `choose(evidence, candidates, m, seed)` returns m of `candidates`; where it cannot, it
         raises lrd_harness.UnitError. It reads evidence.profiles[METRIC.SCORE] of the metrics that
-        Pruner(metrics=...) names, in which a block without a value has None.
+        Pruner(metrics=...) names, in which a block without a value has None. Of equal values take
+        the deeper block: compare (value, block).
         """
         for case in CASES:
             self._chosen(*case)
-
-    def ties(self) -> None:
-        """blocks that are alike are chosen from, too
-
-        Of equal values take the deeper block: compare (value, block).
-        """
-        for case in CASES:
             self._chosen(*case, flat=True)
 
     def repeatable(self) -> None:
@@ -150,7 +144,7 @@ class ReporterChecks(Checks):
         Ask for tables by report.get(NAME), which gives None where there is none; without anything
         to show, write returns "".
         """
-        self.files = self._written(Report("Leaderboard"))
+        self._written(Report("Leaderboard"))
 
     def hostile(self) -> None:
         """it writes names of models as strangers give them, into paths that are safe
@@ -158,14 +152,14 @@ class ReporterChecks(Checks):
         Names hold slashes, markup, nothing at all, 300 characters: escape them, and make names of
         files by lrd_harness.store.folders.safe_name (safe_names for several).
         """
-        self.files = self._written(small_report(STRANGE))
+        self.files = self._written(strange_report())
 
     def repeatable(self) -> None:
         """it writes the same again
 
         No time, no random name, no order of a set.
         """
-        for report in (Report("Leaderboard"), small_report(STRANGE)):
+        for report in (Report("Leaderboard"), strange_report()):
             what = "another text" if self.record.write is not None else "others"
             same = self._written(report) == self._written(report)
             assert same, f"{self.name} writes {what} each time"
@@ -218,20 +212,22 @@ class CommandChecks(Checks):
 STRANGE = ("org/model", "Org/Model", "../up", "<script>|$%&_{}\\", "", "x" * 300, "\u202e")
 
 
-def small_report(names: Sequence[str]) -> Report:
-    """The main tables of a leaderboard of these models: two blocks, a task, a metric."""
+def strange_report() -> Report:
+    """The main tables of a leaderboard of such models: two blocks, a task, a metric."""
     info, models, values = [], [], []
-    for i, name in enumerate(names):
+    for i, name in enumerate(STRANGE):
         size = {"revision": "1", "parameters": 10 + i, "blocks": 2, "width": 4, "family": None}
         info.append({"model": name, "name": name, "released": None, **size})
         scores = {"score": i / 20, "score.Task/1": i / 20, "best_layer": 2, "m.v": i / 3}
-        models.append({"rank": len(names) - i, "predicted.m": i + 1, "model": name} | size | scores)
+        models.append(
+            {"rank": len(STRANGE) - i, "predicted.m": i + 1, "model": name} | size | scores
+        )
         common = {"model": name, "revision": "1", "variant": "full", "task": "Task/1", "n": 8}
         for layer in range(3):
             score = {"kind": "score", "source": "task", "name": "s", "value": (i + layer) / 20}
             values.append({**common, **score, "layer": layer, "task_type": "STS"})
         values.append({**common, "kind": "metric", "source": "m", "name": "v", "value": i / 3})
-    task = {"task": "Task/1", "type": "STS", "score_name": "s", "models": len(names)}
+    task = {"task": "Task/1", "type": "STS", "score_name": "s", "models": len(STRANGE)}
     metric = {"metric": "m", "score": "v", "best": "max", "tasks": ["Task/1"]}
     ranking = (
         Column("rank", form="place"),
@@ -242,7 +238,5 @@ def small_report(names: Sequence[str]) -> Report:
     tables = [Table("ranking", "Leaderboard", ranking, models, ("Scores are 0 to 1.",))]
     hidden: dict[str, list[dict[str, Any]]] = {"models": models, "model_info": info}
     hidden |= {"tasks": [task], "metrics": [metric], "values": values}
-    for name, rows in hidden.items():
-        columns = dict.fromkeys(column for row in rows for column in row)
-        tables.append(Table(name, "", tuple(map(Column, columns)), rows, shown=False))
+    tables += [listing(name, "", rows) for name, rows in hidden.items()]
     return Report("Leaderboard", tuple(tables), ("Few models.",), ("a: failed",))

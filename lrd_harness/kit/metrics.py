@@ -129,7 +129,7 @@ class MetricChecks(_MeasureChecks):
         """it gives finite numbers and lists that belong to states, and leaves its input as it was
 
         Return a mapping from names to numbers or lists, one value for each state that `measure`
-        is given (or one less for steps, two less for inner states; Metric(of=...) says which);
+        is given (or one less for steps or blocks, two less for inner states: Metric(of=...));
         selection=Choice(NAME, "max" or "min") names a number (a list x gives mean_x and so on),
         layer_choice=Choice(NAME, ...) a list. What cannot be computed raises
         lrd_harness.UnitError; a layer without a value is NaN. Work on a copy (state.clone()):
@@ -205,14 +205,12 @@ class MetricChecks(_MeasureChecks):
 
     def _finished(self, sample: list[Tensor]) -> Scores:
         texts: list[Scores] = []
-        refused = UnitError(f"{self.name} was tried on no text")
         for states in sample:
             try:
                 texts.append(measure(self.record, states, **self.given or {}))
-            except UnitError as error:
-                refused = error
-        if not texts:
-            raise refused
+            except UnitError:
+                if states is sample[-1] and not texts:
+                    raise
         lengths = [{n: isinstance(v, list) and len(v) for n, v in t.items()} for t in texts]
         same = all(of_text == lengths[0] for of_text in lengths)
         assert same, "it gives other scores, or other lengths, for another text"

@@ -81,18 +81,12 @@ class AdapterChecks(Checks):
         assert not same, "all states are the same: is one tensor handed over again and again?"
 
     def batches(self) -> None:
-        """an input's states do not depend on what is read with it
+        """an input's states do not depend on what is read with it, in whatever order
 
         Mask padding in attention and in pooling, count positions without it; where a model cannot
-        be padded, its `padding` is "none".
+        be padded, its `padding` is "none". What is sorted by length is to be put back.
         """
         self._same("reading texts together", self._read(self.model, self._inputs))
-
-    def order(self) -> None:
-        """rows are in the order of the inputs
-
-        What is sorted by length is to be put back.
-        """
         read = self._read(self.model, self._inputs[::-1])
         self._same("the order of the inputs", {k: v.flip(0) for k, v in read.items()})
 
@@ -201,7 +195,7 @@ class AdapterChecks(Checks):
     def _of_transformers(self) -> Iterator[tuple[int, list[Tensor]]]:
         """Of each text its row and pooled states 0..L, by the model that transformers makes.
 
-        None where it has no such model, or pools in a way that is not known here.
+        Nothing where it has no such model, or pools in a way that is not known here.
         """
         pool = POOLINGS.get(self.model.info.pooling)
         if pool is None or self.record.modality == "image":

@@ -71,20 +71,16 @@ class TaskChecks(Checks):
         fixed seed.
         """
         assert self.texts, "it has no texts"
-        first, again = twice(self.record.texts)
-        assert list(first) == list(again), "its texts are others the second time"
+        twice("its texts are others", self.record.texts)
 
     def labels(self) -> None:
         """its labels, if it has any, are one for each text
 
         Task(labels=...) gives the class of each of `texts`, in their order.
         """
-        if self.record.labels is None:
-            return
-        given, again = map(list, twice(self.record.labels))
-        counts = f"it has {len(given)} labels for {len(self.texts)} texts"
-        assert len(given) == len(self.texts), counts
-        assert given == again, "its labels are others the second time"
+        if self.record.labels is not None:
+            n, texts = len(twice("its labels are others", self.record.labels)), len(self.texts)
+            assert n == texts, f"it has {n} labels for {texts} texts"
 
     def fingerprint(self) -> None:
         """its fingerprint, if it has one, is the same text each time
@@ -92,8 +88,7 @@ class TaskChecks(Checks):
         Make it of the data's content alone, as a hashlib digest; `hash()` changes with each start.
         """
         if self.record.fingerprint is not None:
-            first, again = twice(self.record.fingerprint)
-            assert first == again, "its fingerprint is another the second time"
+            twice("its fingerprint is another", self.record.fingerprint)
 
     def requests(self) -> None:
         """evaluate asks for what requests names, and for nothing else
@@ -162,8 +157,7 @@ class FamilyChecks(Checks):
 
         `names()` returns {name: type}, of those that are known; the type as Task.type.
         """
-        known, again = map(dict, twice(self.record.names))
-        assert known == again, "its names are others the second time"
+        known = twice("its names are others", self.record.names)
         wrong = [pair for pair in known.items() if {type(part) for part in pair} != {str}]
         assert not wrong, f"{wrong[0]!r:.60} is no name with a type"
 

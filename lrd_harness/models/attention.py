@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -22,28 +22,21 @@ _INSTALLED, _HOOK = "_output_capturing_hooks_installed", "output_capturing_hook"
 @contextmanager
 def eager(module: nn.Module) -> Iterator[None]:
     """Within the block a transformers model attends in the way that shows its maps."""
-    parts = list(module.modules())
-    found = (getattr(part, "config", None) for part in parts)
-    configs = {id(config): config for config in found if hasattr(config, _SWITCH)}
-    before = {key: getattr(config, _SWITCH) for key, config in configs.items()}
-    hooks = [dict(part._forward_hooks) for part in parts]
-    installed = [vars(part).pop(_INSTALLED, None) for part in parts]
-    try:
-        for config in configs.values():
-            setattr(config, _SWITCH, "eager")
-        for part, known in zip(parts, hooks, strict=True):
-            for key, hook in known.items():
+    with ExitStack() as back:  # the last first
+        for part in module.modules():
+            own, hooks, config = vars(part), part._forward_hooks, getattr(part, "config", None)
+            if getattr(config, _SWITCH, "eager") != "eager":
+                back.callback(setattr, config, _SWITCH, getattr(config, _SWITCH))
+                setattr(config, _SWITCH, "eager")
+            if _INSTALLED in own:
+                back.callback(own.update, {_INSTALLED: own.pop(_INSTALLED)})
+            back.callback(own.pop, _INSTALLED, None)
+            back.callback(hooks.update, dict(hooks))
+            back.callback(hooks.clear)  # in place: whoever registered one holds on to it
+            for key, hook in list(hooks.items()):
                 if getattr(hook, "__name__", "") == _HOOK:
-                    del part._forward_hooks[key]
+                    del hooks[key]
         yield
-    finally:
-        for key, config in configs.items():
-            setattr(config, _SWITCH, before[key])
-        for part, known, flag in zip(parts, hooks, installed, strict=True):
-            part._forward_hooks.clear()  # in place: whoever registered one holds on to it
-            part._forward_hooks.update(known)
-            vars(part).pop(_INSTALLED, None)
-            vars(part).update({_INSTALLED: flag} if flag else {})
 
 
 def check_eager(backbone: Backbone, inputs: Mapping[str, Tensor], dtype: str) -> None:

@@ -106,10 +106,7 @@ def expand(name: str, where: str) -> list[str]:
 
 
 def find(
-    name: str,
-    progress: Progress | None = None,
-    known: Known = tuple,
-    trusted: Collection[str] = (),
+    name: str, progress: Progress | None = None, known: Known = tuple, trusted: Collection[str] = ()
 ) -> Checkpoint:
     """The checkpoint of that name, downloaded as far as needed to know its configuration.
 

@@ -13,15 +13,7 @@ from typing import Any
 
 from lrd_harness.contracts import Task
 from lrd_harness.errors import say
-from lrd_harness.models.wrappers import (
-    ROLES,
-    Asked,
-    Loader,
-    Wrapper,
-    hub_name,
-    loader_of,
-    routed,
-)
+from lrd_harness.models.wrappers import ROLES, Asked, Loader, Wrapper, hub_name, loader_of, routed
 
 DATE = re.compile(r"\d{4}(-\d{2}){0,2}", re.ASCII)
 Prompt = Callable[[Task, str | None], str]

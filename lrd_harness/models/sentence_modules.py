@@ -279,10 +279,7 @@ def _gives(folder: Path, measured: Measured, batch_size: int) -> bool:
     wrapper = Wrapper(measured.name)
     try:
         model: Any = SentenceTransformer(
-            str(folder),
-            device="cpu",
-            local_files_only=True,
-            trust_remote_code=measured.own_code,
+            str(folder), device="cpu", local_files_only=True, trust_remote_code=measured.own_code
         )
         for prompt in {"", next(filter(None, model.prompts.values()), "")}:
             vectors = model.encode(

@@ -129,8 +129,8 @@ def check_depth(
 ) -> None:
     """Raise UserError where layers, budgets or the protection do not fit a model."""
     layers = () if isinstance(settings.layers, str) else settings.layers
-    if beyond := [number for number in layers if number > depth]:
-        raise UserError(f"{name} has layers 0 to {depth}, no layer {beyond[0]}")
+    for number in layers:
+        layer_number(number, name, depth)
     if pruning is not None:
         try:
             for budget in pruning.settings.budgets:

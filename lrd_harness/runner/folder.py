@@ -20,7 +20,7 @@ from typing import Any
 
 from lrd_harness.board import leaderboard
 from lrd_harness.capture.embeddings import Captured
-from lrd_harness.contracts import Task
+from lrd_harness.contracts import Reporter, Task
 from lrd_harness.errors import Elsewhere, StorageFull, UserError, described, plain
 from lrd_harness.manager import Plugins
 from lrd_harness.measuring import PlannedMetric, PlannedPanel
@@ -334,32 +334,40 @@ def surroundings() -> dict[str, dict[str, Any]]:
 def write_views(out: Path, plugins: Plugins) -> tuple[Report, list[str]]:
     """results.sqlite and leaderboard.* from the journals.
 
-    Returns the leaderboard's report, and which reporters failed and why, as the journal has it.
+    Returns the leaderboard's report, and which reporters failed and why, as is then in it, too.
     """
     database.build_database(out)
     board = with_record(leaderboard.report(shown(out)), out)
-    faults = []
-    for reporter in plugins.all("reporter"):
+    if faults := _write(board, out, plugins.all("reporter")):
+        sound = [form for form in plugins.all("reporter") if form.name not in faults]
+        board = replace(board, errors=(*board.errors, *map(location.text, faults.values())))
+        faults |= _write(board, out, sound)
+        database.build_database(out)
+    return board, list(faults.values())
+
+
+def _write(board: Report, out: Path, forms: Iterable[Reporter]) -> dict[str, str]:
+    """Write a report in some forms. By name why one failed, of which the journal has more."""
+    faults = {}
+    for form in forms:
+        if form.write is None or not form.suffix:
+            continue
+        path = out / f"leaderboard{form.suffix}"
         try:
-            if reporter.write is None or not reporter.suffix:
-                continue
-            path, text = out / f"leaderboard{reporter.suffix}", reporter.write(board)
-            if text:
+            if text := form.write(board):
                 write_text(path, text)
             else:  # nothing to show, as of a run that prunes nothing: no empty file
                 path.unlink(missing_ok=True)
         except StorageFull:
             raise
         except Exception as error:  # a stranger's reporter must not cost the others
-            faults.append(plain(f"reporter {reporter.name}: {described(error)}"))
-            record = {"kind": "reporter", "unit": f"reporter|{reporter.name}"}
-            record |= {"error": location.text(faults[-1]), "traceback": trace(error)}
+            faults[form.name] = fault = plain(f"reporter {form.name}: {described(error)}")
+            record = {"kind": "reporter", "unit": f"reporter|{form.name}"}
+            record |= {"error": location.text(fault), "traceback": trace(error)}
             database.restore(out)
             with closing(journal.Journal(out)) as kept:
                 kept.append(record)
-    if faults:
-        database.build_database(out)
-    return board, faults
+    return faults
 
 
 def with_record(board: Report, out: Path) -> Report:

@@ -59,11 +59,7 @@ class Opened:
         )
 
     def encode(
-        self,
-        texts: Sequence[Any],
-        *,
-        layers: Iterable[int] | None = None,
-        norm: Norm | None = None,
+        self, texts: Sequence[Any], *, layers: Iterable[int] | None = None, norm: Norm | None = None
     ) -> np.ndarray:
         """The pooled states of texts (L + 1, n, d) float32; row i is of text i, copies too.
 

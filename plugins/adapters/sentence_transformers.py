@@ -8,15 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from lrd_harness.contracts import (
-    Adapter,
-    Checkpoint,
-    Model,
-    ModelOptions,
-    PromptType,
-    Task,
-    Text,
-)
+from lrd_harness.contracts import Adapter, Checkpoint, Model, ModelOptions, PromptType, Task, Text
 from lrd_harness.errors import UserError
 from lrd_harness.hookspecs import hookimpl
 from lrd_harness.models.find import known_as, listed_as, of_modules, read_json

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures_packages import Install
 from running import one_line
 
 from lrd_harness import manager
@@ -43,22 +44,6 @@ GREET = source("print('hello', typed.who)")
 
 
 @pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Makes a distribution of one module, as pip leaves it on sys.path."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-
-    def install(code: str, module: str = "lrd_greet") -> None:
-        (tmp_path / f"{module}.py").write_text(code)
-        info = tmp_path / f"{module}-1.2.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Name: {module}\nVersion: 1.2\n")
-        (info / "entry_points.txt").write_text(f"[lrd_harness]\n{module} = {module}\n")
-        monkeypatch.delitem(sys.modules, module, raising=False)
-
-    return install
-
-
-@pytest.fixture
 def loaded(tmp_path: Path, capsys: Shown) -> Any:
     """Runs a command of a file behind --load: exit code, and what it printed."""
 
@@ -74,8 +59,8 @@ def loaded(tmp_path: Path, capsys: Shown) -> Any:
     return load
 
 
-def test_an_installed_command_is_listed_has_help_and_runs(installed: Any, capsys: Shown) -> None:
-    installed(GREET)
+def test_an_installed_command_is_listed_has_help_and_runs(install: Install, capsys: Shown) -> None:
+    install("greet", GREET)
     assert main(["greet", "you"]) == 0
     assert capsys.readouterr() == ("hello you\n", "")
     for typed, words in (
@@ -88,7 +73,7 @@ def test_an_installed_command_is_listed_has_help_and_runs(installed: Any, capsys
         printed = capsys.readouterr().out
         assert all(word in printed for word in words.split())
     assert main(["plugins"]) == 0
-    assert "greet say it (from lrd_greet 1.2)" in " ".join(capsys.readouterr().out.split())
+    assert "greet say it (from lrd-greet 1.2)" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(SystemExit) as stop:
         main(["greet"])
     assert stop.value.code == 2
@@ -97,9 +82,9 @@ def test_an_installed_command_is_listed_has_help_and_runs(installed: Any, capsys
 
 @pytest.mark.parametrize("word", [*COMMANDS, "--version"])
 def test_commands_that_are_built_in_wait_for_no_plugin(
-    word: str, installed: Any, tmp_path: Path, capsys: Shown
+    word: str, install: Install, tmp_path: Path, capsys: Shown
 ) -> None:
-    installed(GREET + "\nopen('imported', 'w')")
+    install("greet", GREET + "\nopen('imported', 'w')")
     with pytest.raises(SystemExit) as stop:
         main([word, "--help"])
     assert stop.value.code == 0
@@ -144,10 +129,10 @@ def test_how_a_command_ends(run: str, code: int, line: str, loaded: Any, monkeyp
     assert err.count("\n") == bool(err) + ("\n" in err[:1])
 
 
-def test_what_a_command_prints_in_any_way_is_its_output(installed: Any, capfd: Any) -> None:
+def test_what_a_command_prints_in_any_way_is_its_output(install: Install, capfd: Any) -> None:
     here = os.getcwd()
     run = "os.chdir('/'); os.system('echo one'); sys.stdout.write('two\\n')"
-    installed(source(run, imports="import os, sys"))
+    install("greet", source(run, imports="import os, sys"))
     assert main(["greet", "you"]) == 0
     assert sorted(capfd.readouterr().out.split()) == ["one", "two"]
     assert os.getcwd() == here
@@ -188,25 +173,25 @@ def test_odd_descriptions_are_shown_as_they_are(loaded: Any) -> None:
 
 
 def test_an_installed_command_that_cannot_be_used_is_left_out_and_said(
-    installed: Any, capsys: Shown
+    install: Install, capsys: Shown
 ) -> None:
-    installed(source("pass", name="merge"))
+    install("greet", source("pass", name="merge"))
     with pytest.raises(SystemExit) as stop:
         main(["--help"])
     assert stop.value.code == 0
-    assert "lrd_greet 1.2 is left out: two plugins provide a command" in capsys.readouterr().err
-    installed(GREET, "greet_one")
-    installed(GREET, "greet_two")
+    assert "lrd-greet 1.2 is left out: two plugins provide a command" in capsys.readouterr().err
+    install("one", GREET)
+    install("two", GREET)
     assert main(["greet", "you"]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("lrd-harness: two plugins provide a command named 'greet': greet_")
+    assert said.startswith("lrd-harness: two plugins provide a command named 'greet': lrd-")
 
 
 def test_an_installed_command_whose_file_is_loaded_is_that_files(
-    installed: Any, tmp_path: Path, capsys: Shown
+    install: Install, tmp_path: Path, capsys: Shown
 ) -> None:
     """As while it is written, installed by `pip install -e`."""
-    installed(GREET)
+    install("greet", GREET)
     assert main(["greet", "you", "--load", str(tmp_path / "lrd_greet.py")]) == 0
     assert capsys.readouterr() == ("hello you\n", "")
     (tmp_path / "package").mkdir()

@@ -251,16 +251,10 @@ def test_a_cache_that_others_filled_in_part(hub: Hub, models: Path) -> None:
 
 
 REFUSED = {
-    "unknown": (
-        "org/bart",
-        "unknown model 'org/bart'. Did you mean org/bert",
-    ),
+    "unknown": ("org/bart", "unknown model 'org/bart'. Did you mean org/bert"),
     "private": ("org/private", "on the hub; a private one needs `hf auth login`."),
     "gated": ("org/gated", "org/gated is gated: accept its terms at {hub}/org/gated, and log in"),
-    "revision": (
-        "org/bert@step10",
-        "no revision 'step10' on the hub. Did you mean step1?",
-    ),
+    "revision": ("org/bert@step10", "no revision 'step10' on the hub. Did you mean step1?"),
     "commit": (f"org/bert@{'0' * 40}", f"org/bert has no revision '{'0' * 40}' on the hub"),
     "refused": ("org/barred", "org/barred: the hub refuses it (Client error '410 Gone' for url"),
     "name": ("org/a--b", "'org/a--b' is neither a folder nor a name that the hub allows"),

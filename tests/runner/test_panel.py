@@ -259,11 +259,7 @@ REFUSED = {
     "a slip": ("bert gpt", ("--plugins", "mutual_kn"), "unknown metric 'mutual_kn'. Did you mean"),
     "parameter": ("bert gpt", ("--set", "mutual_knn.kk=3"), "It has: k, layer."),
     "k": ("bert gpt", ("--set", "mutual_knn.k=0"), "metric mutual_knn: k must be at least 1"),
-    "depth": (
-        "bert second",
-        ("--set", "mutual_knn.layer=3"),
-        "second has layers 0 to 2, no layer 3",
-    ),
+    "depth": ("bert second", ("--set", "mutual_knn.layer=3"), "layers 0 to 2, no layer 3"),
     "layer": (
         "bert gpt",
         ("--set", "mutual_knn.layer=first"),

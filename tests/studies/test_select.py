@@ -292,12 +292,7 @@ def test_a_first_model_that_is_slow() -> None:
     models = [candidate(name, value, ()) for name, value in (("a", 9), ("b", 1))]
     assert "slow" not in codes(*models)
     models[0].cost["seconds_1000"] *= 20
-    assert codes(*models)["slow"] == {
-        "model": "a",
-        "seconds": 30.0,
-        "times": "20",
-        "fastest": "b",
-    }
+    assert codes(*models)["slow"] == {"model": "a", "seconds": 30.0, "times": "20", "fastest": "b"}
 
 
 def test_orders_of_metrics_and_the_tables() -> None:

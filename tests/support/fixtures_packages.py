@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +19,7 @@ from lrd_harness.store.location import cache_dir
 USERS_CACHE = cache_dir()
 
 MakeWheel = Callable[..., Path]
+Install = Callable[..., None]
 
 
 @pytest.fixture
@@ -24,6 +27,28 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder."""
     monkeypatch.setenv("LRD_HARNESS_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """install(name, source): a plugin of one module, as pip leaves it on sys.path: lrd_NAME.py.
+
+    distribution: its name, by default lrd-NAME; version: of it.
+    """
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def distribute(name: str, source: str, distribution: str = "", version: str = "1.2") -> None:
+        distribution = distribution or f"lrd-{name}"
+        module = distribution.replace("-", "_")
+        (tmp_path / f"{module}.py").write_text(source)
+        info = tmp_path / f"{module}-1.2.dist-info"
+        info.mkdir(exist_ok=True)
+        (info / "METADATA").write_text(f"Name: {distribution}\nVersion: {version}\n")
+        (info / "entry_points.txt").write_text(f"[lrd_harness]\n{name} = {module}\n")
+        monkeypatch.delitem(sys.modules, module, raising=False)
+        importlib.invalidate_caches()
+
+    return distribute
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from lrd_harness import isolation, measuring
+from lrd_harness import errors, isolation, measuring
 from lrd_harness.contracts import Metric, PanelMetric, Reporter
 from lrd_harness.errors import PluginFault, told_to
 from lrd_harness.guard import Owner, guard, guarded
@@ -41,18 +41,21 @@ CHANGES: dict[
     "dtype": (lambda: torch.set_default_dtype(torch.float16), lambda: torch.ones(1).dtype),
     "device": (lambda: torch.set_default_device("meta"), lambda: torch.ones(1).device),
     "grad": (lambda: torch.set_grad_enabled(False), torch.is_grad_enabled),
-    "threads": (
-        lambda: torch.set_num_threads(1 + torch.get_num_threads()),
-        torch.get_num_threads,
-    ),
+    "threads": (lambda: torch.set_num_threads(1 + torch.get_num_threads()), torch.get_num_threads),
     "numpy errors": (lambda: np.seterr(all="raise"), np.geterr),
     "warnings": (lambda: warnings.simplefilter("error"), lambda: list(warnings.filters)),
     "path of imports": (lambda: sys.path.clear(), lambda: list(sys.path)),
+    "hook of errors": (lambda: setattr(sys, "excepthook", None), lambda: sys.excepthook),
     "recursion": (lambda: sys.setrecursionlimit(200_000), sys.getrecursionlimit),
     "interrupts": (
         lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
         lambda: signal.getsignal(signal.SIGINT),
     ),
+    "the end": (
+        lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
+        lambda: signal.getsignal(signal.SIGTERM),
+    ),
+    "an alarm": (lambda: signal.alarm(1), lambda: signal.getitimer(signal.ITIMER_REAL)),
     "errors' stream": (lambda: setattr(sys, "stderr", None), lambda: sys.stderr),
     "output closed": (lambda: sys.stdout.close(), lambda: sys.stdout.closed),
 }
@@ -247,6 +250,29 @@ def test_a_metric_may_not_write_to_its_input(writes: Any, needs: Any) -> None:
         with pytest.raises(PluginFault, match=r"^TypeError: it writes to its input.*line \d+\)$"):
             measuring.measure(metric, states, labels)
     assert torch.equal(states, before)
+
+
+@pytest.mark.parametrize("kind", [errors.StorageFull, errors.Elsewhere, PluginFault])
+def test_what_only_the_harness_can_know_is_not_taken_from_a_plugin(kind: Any) -> None:
+    def call() -> None:
+        raise kind("made up")
+
+    with pytest.raises(PluginFault, match=r"^made up \(test_isolation.py, line \d+\)$"):
+        guarded(call, STRANGER, "metric odd")()
+    within = guarded(call, Owner("lrd-harness", built_in=True), "metric nrs")
+    elsewhere = Owner("another", file=Path("another.py"), root=Path("another.py"))
+    with pytest.raises(kind) as caught:
+        guarded(within, elsewhere, "task a")()
+    assert type(caught.value) is kind
+
+
+def test_parameters_are_lent() -> None:
+    def takes(states: Any, powers: Any) -> dict[str, float]:
+        return {"a": float(powers.pop())}
+
+    states = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 12, 4)))
+    metric, powers = registered(Metric("odd", takes), "metric", STRANGER), [1, 2]
+    assert [measuring.measure(metric, states, powers=powers)["a"] for _ in "ab"] == [2.0, 2.0]
 
 
 def test_labels_a_panel_and_lists_are_lent() -> None:

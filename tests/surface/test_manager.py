@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures_packages import Install
 from running import one_line
 
 from lrd_harness import hookimpl, manager
@@ -29,24 +30,6 @@ class Metrics:
     def lrd_metrics(self) -> list[Metric]:
         """One record a name."""
         return [Metric(name, measure=lambda states: {}) for name in self.names]
-
-
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Make a distribution with one module and one entry point, as pip leaves it on sys.path."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-
-    def distribute(name: str, source: str, distribution: str = "") -> None:
-        distribution = distribution or f"lrd-{name}"
-        module = distribution.replace("-", "_")
-        (tmp_path / f"{module}.py").write_text(source)
-        info = tmp_path / f"{module}-1.2.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Name: {distribution}\nVersion: 1.2\n")
-        (info / "entry_points.txt").write_text(f"[lrd_harness]\n{name} = {module}\n")
-        monkeypatch.delitem(sys.modules, module, raising=False)
-
-    return distribute
 
 
 HOOK = """
@@ -105,7 +88,7 @@ def test_a_clash_of_a_plugin_that_was_named_names_both() -> None:
 
 
 def test_an_installed_plugin_that_clashes_is_left_out_and_said(
-    install: Any, tmp_path: Path, capsys: Shown
+    install: Install, tmp_path: Path, capsys: Shown
 ) -> None:
     """Whole: what else it has may count on its own metric of that name."""
     install("lookalike", metrics("more", "frenet"))
@@ -131,7 +114,7 @@ def test_an_installed_plugin_that_clashes_is_left_out_and_said(
     assert "'lookalike' of lrd-lookalike 1.2 is left out" in line  # once a command
 
 
-def test_of_two_strangers_of_one_name_both_are_left_out(install: Any) -> None:
+def test_of_two_strangers_of_one_name_both_are_left_out(install: Install) -> None:
     install("one", metrics("same"))
     install("two", metrics("same"))
     plugins = manager.load()
@@ -140,7 +123,7 @@ def test_of_two_strangers_of_one_name_both_are_left_out(install: Any) -> None:
         plugins.get("metric", "same")
 
 
-def test_of_two_entry_points_of_one_name_the_second_is_left_out(install: Any) -> None:
+def test_of_two_entry_points_of_one_name_the_second_is_left_out(install: Install) -> None:
     install("same", metrics("one"), distribution="lrd-first")
     install("same", metrics("two"), distribution="lrd-second")
     plugins = manager.load()
@@ -150,14 +133,16 @@ def test_of_two_entry_points_of_one_name_the_second_is_left_out(install: Any) ->
     assert "entry point of the same name" in broken.reason
 
 
-def test_reporters_that_would_write_one_file_clash(install: Any) -> None:
+def test_reporters_that_would_write_one_file_clash(install: Install) -> None:
     body = "return [Reporter('my', lambda b: 'x', '.md')]"
     install("markdown", HOOK.format(hook="lrd_reporters", body=body))
     (broken,) = manager.load().broken
     assert "report named 'leaderboard.md'" in broken.reason
 
 
-def test_a_family_of_tasks_that_fails_costs_no_other_its_own(install: Any, capsys: Shown) -> None:
+def test_a_family_of_tasks_that_fails_costs_no_other_its_own(
+    install: Install, capsys: Shown
+) -> None:
     body = "return [TaskFamily('odd', lambda: 1 / 0, print, bare=True, offline=True)]"
     install("odd", HOOK.format(hook="lrd_tasks", body=body))
     assert main(["tasks"]) == 0
@@ -210,7 +195,7 @@ BROKEN = {  # a plugin's source, what is said of it, and of it as a file that --
 
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_broken_plugin_is_named_and_stops_only_who_asks_for_it(
-    fault: str, install: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Shown
+    fault: str, install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Shown
 ) -> None:
     """An installed one, and one that the command names, which prints nothing on our output."""
     monkeypatch.chdir(tmp_path)

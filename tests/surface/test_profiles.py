@@ -88,10 +88,7 @@ def test_labels_become_classes_and_are_asked_for_in_words() -> None:
     names = ["b", "a", "b", "c"] * 5
     for labels in (names, np.array(names), np.array([7, -1, 7, 0] * 5)):
         assert measure(metric, STATES, labels, k=3) == {"classes": 3, "second": 1, "k": 3}
-    for labels, says in (
-        (None, "m needs labels"),
-        (names[1:], "m got 19 labels of 20 texts"),
-    ):
+    for labels, says in ((None, "m needs labels"), (names[1:], "m got 19 labels of 20 texts")):
         with pytest.raises(UserError, match=says):
             measure(metric, STATES, labels)
     with pytest.raises(UserError, match="nrs takes no labels"):

@@ -229,8 +229,9 @@ class Base(BaseException):
         (Base("x"), "Base: x"),
         (Unspeakable(), "Unspeakable: its message cannot be shown"),
         (OSError(28, "No space left on device"), "OSError: .* No space left"),
+        (StorageFull("really"), "really"),
         # what says itself what it means passes
-        *((error, "") for error in (UserError("a"), NotEnoughTexts("few"), StorageFull("really"))),
+        *((error, "") for error in (UserError("a"), NotEnoughTexts("few"))),
         (torch.cuda.OutOfMemoryError("CUDA out of memory."), ""),
         (KeyboardInterrupt(), ""),
     ],

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fixtures_packages import Install
 
 import lrd_harness
 from lrd_harness import manager, measure, versions
@@ -59,16 +60,6 @@ def put(folder: Path, source: str, name: str = "mine.py") -> Path:
     return folder / name
 
 
-def install(folder: Path, source: str, version: str = "1.2") -> None:
-    """A distribution lrd-mine with one module, as pip leaves it in a folder on sys.path."""
-    put(folder, source, "lrd_mine.py")
-    info = folder / "lrd_mine-1.2.dist-info"
-    put(info, f"Name: lrd-mine\nVersion: {version}\n", "METADATA")
-    put(info, "[lrd_harness]\nmine = lrd_mine\n", "entry_points.txt")
-    sys.modules.pop("lrd_mine", None)
-    importlib.invalidate_caches()
-
-
 REFUSED = {
     "2": "it is made for plugin interface 2, and this lrd-harness has 1: upgrade lrd-harness",
     "0": "its lrd_interface is 0, not a whole number from 1",
@@ -81,15 +72,14 @@ REFUSED = {
 
 @pytest.mark.parametrize("made", REFUSED)
 def test_a_plugin_for_another_interface_is_refused_by_name(
-    made: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: str, tmp_path: Path, install: Install
 ) -> None:
     source = code(f"lrd_interface = {made}")
     with pytest.raises(UserError) as refused:
         manager.from_name(str(put(tmp_path, source)))
     assert str(refused.value).startswith(f"plugin {tmp_path / 'mine.py'} cannot be loaded: ")
     assert REFUSED[made] in str(refused.value)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    install(tmp_path, source)
+    install("mine", source)
     (broken,) = manager.load().broken  # and nothing else is lost
     assert (broken.name, broken.provider) == ("mine", "lrd-mine 1.2")
     assert REFUSED[made] in broken.reason
@@ -207,6 +197,25 @@ def test_code_is_known_by_what_it_is_not_by_where_it_lies(tmp_path: Path) -> Non
     assert manager.load().get("metric", "frenet").version == "1"
 
 
+def test_a_file_that_it_imports_when_it_is_called_is_its_code_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Known by what it held when it was imported."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source = "def measure(states):\n    from late_helper_of_mine import FACTOR\n    return {}\n"
+    file = put(tmp_path, code() + source)
+    helper = put(tmp_path, "FACTOR = 3\n", "late_helper_of_mine.py")
+    first = version(file)
+    helper.write_text("FACTOR = 4\n")
+    second = version(file)
+    assert second != first
+    importlib.import_module("late_helper_of_mine")
+    helper.write_text("FACTOR = 5\n")
+    assert version(file) == second
+    monkeypatch.delitem(sys.modules, "late_helper_of_mine")
+    assert version(file) not in (first, second)
+
+
 def test_a_file_that_it_imports_is_its_code_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,13 +257,10 @@ def test_of_a_package_all_code_counts_and_what_was_imported(
     assert of() == first
 
 
-def test_an_installed_one_has_its_release_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(str(tmp_path))
+def test_an_installed_one_has_its_release_too(install: Install) -> None:
     seen = {}
     for release in ("1.2", "1.3", "1.2"):
-        install(tmp_path, code(), release)
+        install("mine", code(), version=release)
         plugins = manager.load()
         (stranger,) = plugins.strangers
         assert stranger.owner.provider == f"lrd-mine {release}"
