@@ -159,7 +159,7 @@ def _beside(file: Path, above: list[Path]) -> Iterator[Path]:
 
 def _source(file: Path) -> bytes:
     """What a file held when it was imported, which is what runs, as far as that was seen."""
-    spec = getattr(sys.modules.get(file.stem), "__spec__", None)
+    spec: object = getattr(sys.modules.get(file.stem), "__spec__", None)
     before, source = _sources.get(file, (spec, b""))
     same = before is spec or before is None  # or imported since
     if file not in _sources or spec is None or not same:

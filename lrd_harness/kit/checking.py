@@ -7,7 +7,6 @@ import math
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -105,11 +104,9 @@ def twice(what: str, function: Callable[[], Any]) -> Any:
 
 def owner_of(record: Any) -> Owner:
     """Whose code a record's functions are, as far as can be seen."""
-    for field in fields(record):
-        if callable(function := getattr(record, field.name)):
-            name = str(getattr(inspect.unwrap(function), "__module__", ""))
-            return Owner.of(sys.modules.get(name, function), name or type(function).__name__)
-    return Owner(type(record).__name__)
+    function = next(filter(callable, vars(record).values()), record)
+    name = str(getattr(inspect.unwrap(function), "__module__", ""))
+    return Owner.of(sys.modules.get(name, function), name or type(function).__name__)
 
 
 def numbers(value: Any, name: str = "") -> dict[str, float]:

@@ -13,7 +13,6 @@ from lrd_harness.contracts import Metric, PanelMetric
 from lrd_harness.errors import UnitError, UserError, described, unknown
 from lrd_harness.manager import Plugins
 from lrd_harness.measuring import (
-    PER_TEXT,
     Planned,
     PlannedMetric,
     PlannedPanel,
@@ -149,9 +148,9 @@ def random_sample(metric: Metric) -> list[np.ndarray]:
     of a text near each other, as are its halves; of attention a text's maps in 4 blocks,
     (3, 12, 12), each row of which sums to 1.
     """
-    states = random_states(LENGTHS[0] if metric.needs in PER_TEXT else 48)
     if metric.needs == "attention":
         return random_maps(LENGTHS[0])
+    states = random_states(LENGTHS[0] if metric.needs == "tokens" else 48)
     if metric.needs not in ("views", "halves"):
         return states
     shape = len(states), 48, max(2, copies(metric)), 12

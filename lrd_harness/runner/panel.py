@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -74,12 +75,12 @@ class Panel:
             panel = context.panel(task)
             if len(panel) < 2:
                 alone.append(task.name)
-            lacking = [m.name for m in panel if (m.name, task.name) not in self._states]
+            lacking = any((of.planned.name, task.name) not in self._states for of in panel)
             items = context.uncompared(task)
             if items and lacking:  # one has failed that did not before
                 self.display.line(f"{task.name}: the same command compares its models")
                 continue
-            work += [partial(self._measure, context, task, item, panel) for item in items]
+            work += [partial(self._measure, task, item, panel) for item in items]
         if alone:
             names = ", ".join(item.metric.name for item in self.plan.panel)
             self.display.line(f"{names}: fewer than two models to compare on {', '.join(alone)}")
@@ -87,16 +88,15 @@ class Panel:
             context.work_through("panel metrics", work)
         self.ledger.meet(self.ranks)
 
-    def _measure(
-        self, context: Context, task: Task, item: PlannedPanel, panel: Sequence[PlannedModel]
-    ) -> None:
+    def _measure(self, task: Task, item: PlannedPanel, panel: Sequence[Context]) -> None:
         """A panel metric on the texts of a task. A model with unsound states is left out."""
         begun, metric = time.perf_counter(), item.metric
-        stored = {model.name: self._states[model.name, task.name] for model in panel}
-        units = {m.name: context.of(m).panel_unit(task, item, panel) for m in panel}
+        contexts = {context.planned.name: context for context in panel}
+        stored = {model: self._states[model, task.name] for model in contexts}
+        units = {model: of.panel_unit(task, item, panel) for model, of in contexts.items()}
         where: dict[str, Any] = {"task": task.name, "metric": metric.name}
         state, arguments = given(item)
-        sound: list[PlannedModel] = []
+        families: dict[str, str | None] = {}  # of the models with sound states
 
         def read(model: str) -> Any:
             """From the store, each time."""
@@ -104,37 +104,35 @@ class Panel:
             chosen = last if isinstance(state, str) else layer_number(state, model, last)
             return states if state == "all" else states[chosen]
 
-        for model in panel:
-            with context.of(model).attempt(units[model.name], **where):
-                check_state(metric, model.name, read(model.name))
-                sound.append(model)
-        if not sound:
+        for model, context in contexts.items():
+            with context.attempt(units[model], **where):
+                check_state(metric, model, read(model))
+                record = self.ledger.get(context.unit("model")) or {}
+                families[model] = record.get("family") or None
+        if not families:
             return
         try:
-            families = {model.name: self._family(context.of(model)) for model in sound}
             scores = measure_panel(metric, ByModel(families, read), families, **arguments)
         except Exception as error:  # that of all models: recorded for each, told once
-            for model in sound:
-                context.of(model).fail(units[model.name], error, **where)
-                context = self._context(model, display=Display(quiet=True))
+            display = self.display
+            for model in families:
+                replace(contexts[model], display=display).fail(units[model], error, **where)
+                display = Display(quiet=True)
             return
-        names = [f"{model.name}@{model.checkpoint.revision}" for model in sound]
+        names = [contexts[model].named for model in families]
         fields = {
             **where,
             "task_type": task.type,
             "version": metric.version,
-            "n": len(stored[sound[0].name].texts),
+            "n": len(stored[next(iter(families))].texts),
             "parameters": {**item.written, "norm": self.plan.settings.norm, "panel": names},
             "selection": metric.selection,
-            "seconds": (time.perf_counter() - begun) / len(sound),
+            "seconds": (time.perf_counter() - begun) / len(families),
         }
-        for model in sound:
-            values, name = scores.values(model.name), model.name
-            pairs = {score: rows[name] for score, rows in scores.pairs.items()}
-            context.of(model).record("metric", units[name], **fields, values=values, pairs=pairs)
-
-    def _family(self, context: Context) -> str | None:
-        return (self.ledger.get(context.unit("model")) or {}).get("family") or None
+        for model in families:
+            values = scores.values(model)
+            pairs = {score: rows[model] for score, rows in scores.pairs.items()}
+            contexts[model].record("metric", units[model], **fields, values=values, pairs=pairs)
 
     def recorded(self) -> dict[str, dict[str, list[str]]]:
         """By panel metric and task, the models that were compared, as NAME@REVISION."""
@@ -142,8 +140,7 @@ class Panel:
         for task in self.plan.tasks if panels else ():
             panel = self._context(self.plan.models[0]).panel(task)
             for item in self.plan.panel:
-                for model in panel:
-                    unit = self._context(model).panel_unit(task, item, panel)
-                    if record := self.ledger.get(unit):
+                for context in panel:
+                    if record := self.ledger.get(context.panel_unit(task, item, panel)):
                         panels[item.metric.name][task.name] = record["parameters"]["panel"]
         return panels

@@ -121,19 +121,19 @@ class Context:
         """What the model reads, in progress: "texts" or "images"."""
         return f"{self.planned.modality}s"
 
+    @property
+    def named(self) -> str:
+        """NAME@REVISION of the model."""
+        return f"{self.planned.name}@{self.planned.checkpoint.revision}"
+
     def unit(self, *parts: object) -> str:
         """The name under which a finished piece of work is known; settings are a folder's own."""
-        model = f"{self.planned.name}@{self.planned.checkpoint.revision}"
-        return "|".join([model, *map(str, parts)])
+        return "|".join([self.named, *map(str, parts)])
 
     def metric_unit(self, task: Task, item: PlannedMetric | PlannedPanel) -> str:
         """A metric's unit: other parameters or another version of it are other units."""
         parameters = json.dumps(dict(item.parameters), sort_keys=True, default=str)
         return self.unit(task.name, "metric", item.metric.name, item.metric.version, parameters)
-
-    def of(self, planned: PlannedModel) -> Context:
-        """The same work on another model."""
-        return replace(self, planned=planned)
 
     def readable(self, task: Task) -> bool:
         """Whether the model takes a task, and nothing is recorded that kept it from being read."""
@@ -141,23 +141,24 @@ class Context:
         failing = (self.ledger.failing(self.unit(*parts)) for parts in units)
         return self.planned.takes(task) and not any(failing)
 
-    def panel(self, task: Task) -> list[PlannedModel]:
-        """The models of this call that a panel metric compares on a task."""
-        return [model for model in self.plan.models if self.of(model).readable(task)]
+    def panel(self, task: Task) -> list[Context]:
+        """The work on the models of this call that a panel metric compares on a task."""
+        every = (replace(self, planned=planned) for planned in self.plan.models)
+        return [context for context in every if context.readable(task)]
 
-    def panel_unit(self, task: Task, item: PlannedPanel, panel: Sequence[PlannedModel]) -> str:
+    def panel_unit(self, task: Task, item: PlannedPanel, panel: Sequence[Context]) -> str:
         """As `metric_unit`: what a model's values are among other models are other units."""
-        names = "\n".join(f"{model.name}@{model.checkpoint.revision}" for model in panel)
+        names = "\n".join(context.named for context in panel)
         return f"{self.metric_unit(task, item)}|{hashlib.sha256(names.encode()).hexdigest()[:16]}"
 
     def uncompared(self, task: Task) -> list[PlannedPanel]:
         """The panel metrics of which a value on a task is missing; none below two models."""
         panel = self.panel(task) if self.plan.panel else []
-        contexts = [self.of(model) for model in panel] if len(panel) > 1 else []
         return [
             item
             for item in self.plan.panel
-            if any(self.ledger.undone(of.panel_unit(task, item, panel)) for of in contexts)
+            if len(panel) > 1
+            and any(self.ledger.undone(of.panel_unit(task, item, panel)) for of in panel)
         ]
 
     def undone(self, *parts: object) -> bool:
