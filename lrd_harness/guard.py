@@ -220,11 +220,12 @@ def guard(
         if owner.built_in:
             yield
         elif printing:
-            with isolation.apart(printing=True):
+            with _beside(owner), isolation.apart(printing=True):
                 yield
         else:
             place = functools.partial(owner.reached, function=function)
             with (
+                _beside(owner),
                 isolation.apart(importing=role == IMPORT),
                 isolation.watched(role, place, MACHINERY),
             ):
@@ -233,6 +234,19 @@ def guard(
         if _passes(error, owner, passing):
             raise
         raise PluginFault(described(error, MOST), owner.place(error, function), role) from error
+
+
+@contextmanager
+def _beside(owner: Owner) -> Iterator[None]:
+    """Within the block the files beside a plugin that is a file can be imported."""
+    folder = str(owner.root.parent) if owner.root and owner.root == owner.file else ""
+    if added := folder and folder not in sys.path:
+        sys.path.append(folder)
+    try:
+        yield
+    finally:
+        if added and folder in sys.path:
+            sys.path.remove(folder)
 
 
 def _passes(error: BaseException, owner: Owner, passing: tuple[type[Exception], ...]) -> bool:

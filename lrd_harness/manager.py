@@ -332,6 +332,8 @@ def from_name(name: str) -> ModuleType:
             manager.add_hookspecs(hookspecs)
             manager.register(module, name)
             _check_hooks(manager, module)
+            if is_file:
+                versions.check_beside(path)
     except PluginFault as error:
         raise UserError(f"plugin {name} cannot be loaded: {error}") from None
     return module

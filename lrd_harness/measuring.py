@@ -294,7 +294,9 @@ def _complete(metric: Metric, values: Values, states: int, start: int = 0) -> Sc
             if added.keys().isdisjoint(scores):
                 scores = {**added, **scores}
     if metric.selection and not isinstance(scores.get(metric.selection.score), int | float):
-        raise UnitError(f"{metric.name} gave no score {metric.selection.score}, which ranks it")
+        there = [name for name, value in scores.items() if not isinstance(value, list)]
+        lacks = f"{metric.name} gave no score {metric.selection.score}, which ranks it"
+        raise UnitError(f"{lacks}: its numbers are {', '.join(there) or 'none'}")
     of: Of | None = "blocks" if metric.needs == "attention" else None
     for name, value in scores.items():
         if isinstance(value, list):

@@ -94,7 +94,7 @@ NAME = (f"a printable text of 1 to {MOST_NAME} characters", _is_name)
 SPECIAL: dict[str, Kind] = {  # fields that are more than their type says
     **dict.fromkeys(("name", "version", "type"), NAME),
     "description": ("a text", lambda value: isinstance(value, str)),
-    "measure": ("a function of states, its parameters known", _is_measure),
+    "measure": ("a function that takes states", _is_measure),
     "needs": (f"one of {', '.join(get_args(Needs))}", lambda v: v in get_args(Needs)),
     "of": ('what lists belong to, as "states", or that by score', _is_of),
     "states": ('"last" or "all"', lambda v: v in ("last", "all")),
@@ -218,7 +218,14 @@ def _values(metric: Metric, owner: Owner, scores: Any, what: str) -> dict[str, A
     return values
 
 
-_text, _mapping = partial(_only, str, "a text"), partial(_only, Mapping, "a mapping")
+_mapping = partial(_only, Mapping, "a mapping")
+
+
+def _text(answer: Any, what: str) -> str:
+    text: str = _only(str, "a text", answer, what)
+    if SURROGATE.search(text):
+        raise ValueError(f"{what} gave {_short(text)}, which holds half a character")
+    return text
 
 
 def _list(answer: Any, what: str, kind: type = object, word: str = "") -> list[Any]:
@@ -254,19 +261,31 @@ def _model(owner: Owner, adapter: Adapter, model: Any, what: str) -> Any:
     if not texts or "adapter" not in identity:
         fault = "no mapping of texts, or no adapter's"
         raise TypeError(f"{what} gave a model whose identity is {fault}")
-    if adapter.version != "1":  # states of an earlier version of it are others
+    if adapter.version != "1" or not owner.built_in:
+        # states of an earlier version of it are others, and so are those of one that opens the same
+        known = adapter.version if owner.built_in else f"{adapter.name} {adapter.version}"
         with suppress(AttributeError):
-            model.identity = {**identity, "adapter_version": adapter.version}
-        if model.identity.get("adapter_version") != adapter.version:
+            model.identity = {**identity, "adapter_version": known}
+        if model.identity.get("adapter_version") != known:
             raise TypeError(f"{what} gave a model whose identity cannot be set: make it a field")
     for name in METHODS if not owner.built_in else ():
         method = getattr(model, name, None)
         if callable(method):
             if name == "states":
                 method = wraps(method)(partial(_states, method, model))
+            if name == "tokenize":
+                method = wraps(method)(partial(_inputs, method))
             with suppress(AttributeError, TypeError):
                 setattr(model, name, guarded(method, owner, f"adapter {adapter.name}"))
     return model
+
+
+def _inputs(method: Any, texts: Sized) -> list[Any]:
+    """What `tokenize` of a stranger's model gives, checked: one input for each text."""
+    inputs = _list(method(texts), "tokenize")
+    if len(inputs) != len(texts):
+        raise TypeError(f"tokenize gave {len(inputs)} inputs for {len(texts)} texts")
+    return inputs
 
 
 def _states(method: Any, model: Any, batch: Sized, observe: Any = None) -> Any:

@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES
+from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, PathFinder
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -147,14 +147,29 @@ def _code(root: Path | None) -> str:
 def _beside(file: Path, above: list[Path]) -> Iterator[Path]:
     """A file, and those in its folder that it imports, at once or when it is called, and so on."""
     yield file
+    for other in _imported(file):
+        loaded = getattr(sys.modules.get(other.stem), "__file__", None) or other
+        if Path(loaded).resolve() == other.resolve() and other not in (file, *above):
+            yield from _beside(other, [*above, file])
+
+
+def check_beside(file: Path) -> None:
+    """Raise ImportError where a file in another folder is in the way of one that it imports."""
+    for other in _imported(file):
+        module = sys.modules.get(other.stem)
+        spec = None if module else PathFinder.find_spec(other.stem)
+        name = getattr(module, "__file__", None) or (spec and spec.origin)
+        installed = {*Path(name or "").parents} & {Path(sys.prefix), Path(sys.base_prefix)}
+        if name and not installed and Path(name).resolve() != other.resolve():
+            raise ImportError(f"{other.name} beside it is hidden by {name}: rename one of the two")
+
+
+def _imported(file: Path) -> Iterator[Path]:
+    """The files beside this one of names that it imports."""
     for node in ast.walk(ast.parse(file.read_bytes() if file.suffix == ".py" else b"")):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
-        for other in (file.with_name(f"{name}.py") for name in names):
-            loaded = getattr(sys.modules.get(other.stem), "__file__", None) or other
-            here = other.is_file() and Path(loaded).resolve() == other.resolve()
-            if here and other not in (file, *above):
-                yield from _beside(other, [*above, file])
+        yield from filter(Path.is_file, (file.with_name(f"{name}.py") for name in names))
 
 
 def _source(file: Path) -> bytes:

@@ -133,6 +133,9 @@ class _Profiles(Mapping[str, BlockValues]):
         self._recorded, self._evidence = recorded, evidence
 
     def __getitem__(self, name: str) -> BlockValues:
+        if name not in (known := list(self)):
+            said = f"no profile {name} (is its metric in Pruner(metrics=...)?); there are"
+            raise KeyError(f"{said} {', '.join(known)}")
         values = self._evidence.influence if name == "block_influence" else self._recorded[name]
         return list(values)  # a copy, since other rules read it as well
 

@@ -46,7 +46,8 @@ class Listener:
     ) -> np.ndarray:
         """Noise that depends on the text alone: (len(texts), 8) float32."""
         kinds = (None, *get_args(PromptType))
-        if isinstance(texts, str) or not isinstance(task, Task) or prompt_type not in kinds:
+        listed = not isinstance(texts, str) and all(isinstance(text, str) for text in texts)
+        if not listed or not isinstance(task, Task) or prompt_type not in kinds:
             raise TypeError(f"encode takes a list of texts, a Task, and one of {kinds}")
         part = None if task is self._task else task
         self.requests += [Request(text, prompt_type, part) for text in texts]

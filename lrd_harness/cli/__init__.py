@@ -184,7 +184,8 @@ def _own_arguments(record: Command, typed: list[str]) -> argparse.Namespace:
         raise
     except Exception as error:  # of a type=, or of a help that cannot be formatted
         code = getattr(inspect.unwrap(record.run), "__code__", None)
-        place = Owner(record.name, root=Path(code.co_filename) if code else None).place(error)
+        owner = Owner(record.name, root=Path(code.co_filename) if code else None)
+        place = owner.place(error, record.arguments)
         raise PluginFault(described(error), place, f"command {record.name}") from error
 
 

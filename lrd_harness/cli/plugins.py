@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import keyword
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from inspect import Parameter, getdoc, signature
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from lrd_harness import manager
@@ -95,7 +97,8 @@ def _new(arguments: argparse.Namespace) -> int:
     (example,) = RECORD.findall(code)
     _check_name(name, kind, set(re.findall(r"\w+", code)) - {example})
     use = _use(kind, name, "TaskFamily(" in code)
-    words = {"NAME": name, "KIND": kind, "HOOK": hook, "USE": use}
+    article = "An" if kind.startswith("a") else "A"
+    words = {"NAME": name, "KIND": f"{article} {kind}", "HOOK": hook, "USE": use}
     made = {f"src/{name}.py": re.sub(rf"(?<![^\W_]){example}(?![^\W_])", name, code)}
     for path in sorted((TEMPLATES / "package").iterdir()):
         text = path.read_text("utf-8")
@@ -200,7 +203,11 @@ def _tables(kind: str, entry: Entry, plugins: Plugins) -> Iterator[Table]:
         if field.name not in ("name", "description") and not callable(value):
             rows.append((field.name.replace("_", " "), _said(value)))
     use = _use(kind, record.name, isinstance(record, TaskFamily))
-    rows.append(("use", use + " --output DIR" * (getattr(record, "files", None) is not None)))
+    use += " --output DIR" * (getattr(record, "files", None) is not None)
+    if stranger is not None and stranger.name == stranger.owner.provider:  # it is not installed
+        file = stranger.owner.file
+        use += f" --load {quote(os.path.relpath(file))}" if file else ""
+    rows.append(("use", use))
     title = f"{kind.capitalize()} {record.name}"
     yield table(title, ("field", "value"), [row for row in rows if row[1]])
     if kind.endswith("metric"):

@@ -60,7 +60,7 @@ class Checks:
 
     def outcomes(self) -> Iterator[Outcome]:
         """Each check, when it has been made; all that follow hang on the first two."""
-        stopped = False
+        stopped, faults = False, set[str]()
         for number, (name, (what, advice)) in enumerate(self.promised().items()):
             if stopped:
                 yield Outcome(what, "not tried")
@@ -68,7 +68,9 @@ class Checks:
             try:
                 getattr(self, name)()
             except Exception as error:
-                yield Outcome(what, said(error), advice, error)
+                fault = said(error)
+                yield Outcome(what, *(("as above",) if fault in faults else (fault, advice, error)))
+                faults.add(fault)
                 stopped = number < 2  # the record is none, or cannot be called
             else:
                 yield Outcome(what)

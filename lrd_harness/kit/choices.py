@@ -33,14 +33,16 @@ class Evidence(dict[str, BlockValues]):
         self.lacking = ""
 
     def __missing__(self, name: str) -> BlockValues:
-        scores = self.known.get(name.partition(".")[0])
+        metric = name.partition(".")[0]
+        scores = self.known.get(metric)
         if name != "block_influence" and (scores is None or (scores and name not in scores)):
-            self.lacking = f"it reads the profile {name}, of the metrics {tuple(self.known)}"
-            self.lacking += f"; there are {', '.join(scores)}" if scores else ""
+            there = f"there are {', '.join(scores or ())}"
+            self.lacking = f"it reads the profile {name}, and "
+            self.lacking += there if scores else f"Pruner(metrics=...) does not name {metric}"
             raise KeyError(name)
         draw = np.random.default_rng([self.blocks, *name.encode()])
         values = [0.5] * self.blocks if self.flat else draw.random(self.blocks).tolist()
-        if self.blocks > 3:
+        if self.blocks == 6:  # of this one alone, as a rule may refuse it
             values[self.blocks // 2] = None  # a block of which it is not known
         self[name] = values
         return self[name]
@@ -67,9 +69,8 @@ class PrunerChecks(Checks):
         Pruner(metrics=...) names, in which a block without a value has None. Of equal values take
         the deeper block: compare (value, block).
         """
-        for case in CASES:
-            self._chosen(*case)
-            self._chosen(*case, flat=True)
+        made = [self._chosen(*case, flat=flat) for case in CASES for flat in (False, True)]
+        assert any(made), "of 2, 3, 6 and 12 blocks it never chooses any"
 
     def repeatable(self) -> None:
         """it chooses the same again
@@ -198,8 +199,13 @@ class CommandChecks(Checks):
         Return the exit code (0 done, 1 something failed, 2 bad input) and raise
         lrd_harness.UserError for bad input; do not call sys.exit.
         """
-        if self.given is not None:
-            self.record.run(self._parser().parse_args(self.given))
+        if self.given is None:
+            return
+        try:
+            arguments = self._parser().parse_args(self.given)
+        except SystemExit:  # argparse has said why
+            raise AssertionError(f"its arguments refuse the words {self.given}") from None
+        self.record.run(arguments)
 
     def _parser(self) -> argparse.ArgumentParser:
         parser = argparse.ArgumentParser(prog=f"lrd-harness {self.name}", exit_on_error=False)

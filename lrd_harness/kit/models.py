@@ -21,6 +21,7 @@ from lrd_harness.models.find import find
 from lrd_harness.models.loading import quiet
 from lrd_harness.models.readout import POOLINGS
 
+SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 NEAR = 1e-4  # of a state's length; what another order of additions makes is smaller
 WORDS = "a cat sat on the mat while old dogs ran to some quiet green park and rain fell".split()
 TEXTS = ("a cat sat", "the mat, the dogs and the rain", "", "Ünïcode 北京 🦊", " ".join(WORDS * 2))
@@ -32,6 +33,7 @@ class AdapterChecks(Checks):
     """Of an adapter. given: the name of a checkpoint, None for a tiny one that it claims."""
 
     record: Adapter
+    _late = False  # transformers' list begins with what the first block writes, as of Mamba
 
     def outcomes(self) -> Iterator[Outcome]:
         """Each check, when it has been made."""
@@ -109,8 +111,9 @@ class AdapterChecks(Checks):
             last = len(layers) - 1
             count = f"transformers gives {last + 1} states, it gives {self.model.info.blocks + 1}"
             assert last == self.model.info.blocks, count
-            for layer, state in enumerate(layers):
-                plane = (kind if layer == last else "raw", layer)
+            for place, state in enumerate(layers):
+                layer = min(place + self._late, last)
+                plane = (kind if place == last else "raw", layer)
                 far = _distance(self._alone[plane][row], state)
                 assert far < NEAR, f"state {layer} is {far:.2g} of its length off transformers' own"
 
@@ -153,7 +156,8 @@ class AdapterChecks(Checks):
     def output(self) -> None:
         """embed makes one finite vector of each state, and prompts are texts
 
-        `embed(pooled)` takes (n, d) and returns (n, width of the output), row by row.
+        `embed(pooled)` takes (n, d) and returns (n, width of the output), row by row; `similarity`
+        says how outputs are compared.
         """
         kind = "final" if self.model.has_final_norm else "raw"
         pooled = self._alone[kind, self.model.info.blocks]
@@ -162,6 +166,9 @@ class AdapterChecks(Checks):
         assert len(whole) == len(pooled), f"embed gave {len(whole)} vectors of {len(pooled)} states"
         assert whole.isfinite().all(), "embed gave NaN or infinity"
         assert _distance(whole[0], one[0]) < NEAR, "embed gives another vector beside others"
+        similarity = self.model.similarity
+        known = similarity in SIMILARITIES
+        assert known, f"similarity is {similarity!r}, none of {', '.join(SIMILARITIES)}"
         for prompt_type in (None, "query", "document"):
             prompt = self.model.prompt(Task("kit", list, None), prompt_type)
             assert isinstance(prompt, str), f"prompt gave {type(prompt).__name__}, not a text"
@@ -217,6 +224,9 @@ class AdapterChecks(Checks):
                 made = module(input_ids=ids, attention_mask=mask, output_hidden_states=True)
             if (layers := getattr(made, "hidden_states", None)) is None:
                 return
+            if (norm := self.model.final_norm) is not None:
+                with torch.inference_mode():
+                    self._late = torch.allclose(norm(layers[-2]), layers[-1], NEAR, NEAR)
             yield row, [pool(state, mask)[0].float() for state in layers]
 
 

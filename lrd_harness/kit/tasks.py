@@ -14,6 +14,7 @@ from lrd_harness.capture.samples import Listener
 from lrd_harness.contracts import Task, TaskFamily, TaskOptions
 from lrd_harness.errors import UserError, described
 from lrd_harness.kit.checking import Checks, stir, twice
+from lrd_harness.scores import number
 
 NO_NAME = "no-such-task"  # of any family
 
@@ -50,8 +51,8 @@ class TaskChecks(Checks):
     def data(self) -> None:
         """where its data are missing, its check says so before anything else is tried
 
-        Give Task(check=...) a function that raises lrd_harness.UserError, naming the file that is
-        not there; it is called before any model is opened.
+        Return a list of Request(text). Of a file that is not there Task(check=...) tells first: a
+        function that raises lrd_harness.UserError with its name, before any model is opened.
         """
         try:
             if self.record.check is not None:
@@ -61,7 +62,7 @@ class TaskChecks(Checks):
         try:
             self.texts = list(self.record.texts())
         except Exception as error:
-            said = f"its texts are missing, and its check did not say so: {described(error)}"
+            said = f"it gives no texts, and its check did not say so: {described(error)}"
             raise AssertionError(said) from error
 
     def repeatable(self) -> None:
@@ -93,14 +94,14 @@ class TaskChecks(Checks):
     def requests(self) -> None:
         """evaluate asks for what requests names, and for nothing else
 
-        Have Task(requests=...) list all texts that `evaluate` gives to view.encode (their prompt
-        types with them), or leave it out: they are then found by a trial.
+        `evaluate(view)` calls view.encode(TEXTS, TASK), TEXTS a list of str, and returns
+        Score(NUMBER, NAME). Have Task(requests=...) list all these texts (their prompt types with
+        them), or leave it out: they are then found by a trial.
         """
         if self.record.evaluate is None:
             return
         view = View(self.record, 1)
         self.record.evaluate(view)
-        assert view.requests, "evaluate asks the view for nothing, so its score is of no model"
         if self.record.requests is not None:
             named = set(map(self._key, self.record.requests()))
             more = [request for request in view.requests if self._key(request) not in named]
@@ -120,6 +121,8 @@ class TaskChecks(Checks):
             for what in ("stderr", "chance"):
                 value = getattr(score, what)
                 assert value is None or math.isfinite(value), f"its {what} is {value}"
+            for name, further in score.scores.items():
+                number(further, f"its further score {name}")
         assert other.name == first.name, f"its score is called {first.name} and {other.name}"
         same = math.isclose(again.main, first.main, rel_tol=1e-9)
         assert same, f"of one layer its score is {first.main}, and then {again.main}"
@@ -141,7 +144,10 @@ class TaskChecks(Checks):
     def _score(self, seed: int | None) -> Any:
         assert self.record.evaluate is not None
         stir()
-        return self.record.evaluate(View(self.record, seed))
+        view = View(self.record, seed)
+        score = self.record.evaluate(view)
+        assert view.requests, "evaluate asks the view for nothing, so its score is not this one's"
+        return score
 
 
 class FamilyChecks(Checks):

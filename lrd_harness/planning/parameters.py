@@ -13,6 +13,7 @@ from lrd_harness.contracts import Metric, PanelMetric
 from lrd_harness.errors import UnitError, UserError, described, unknown
 from lrd_harness.manager import Plugins
 from lrd_harness.measuring import (
+    PER_TEXT,
     Planned,
     PlannedMetric,
     PlannedPanel,
@@ -141,26 +142,27 @@ def random_states(n: int = 48, width: int = 12, seed: int = 0) -> list[np.ndarra
     return list(steps.cumsum(0))
 
 
-def random_sample(metric: Metric) -> list[np.ndarray]:
+def random_sample(metric: Metric, times: int = 1) -> list[np.ndarray]:
     """Random states of 5 layers that the metric can be measured on.
 
     Pooled (48, 12), one text's (12, 12), or views (48, q, 12), q as many as it asks for, the views
     of a text near each other, as are its halves; of attention a text's maps in 4 blocks,
-    (3, 12, 12), each row of which sums to 1.
+    (3, 12, 12), each row of which sums to 1. times: as many texts, or tokens.
     """
+    count = times * (LENGTHS[0] if metric.needs in PER_TEXT else 48)
     if metric.needs == "attention":
-        return random_maps(LENGTHS[0])
-    states = random_states(LENGTHS[0] if metric.needs == "tokens" else 48)
+        return random_maps(count)
+    states = random_states(count)
     if metric.needs not in ("views", "halves"):
         return states
-    shape = len(states), 48, max(2, copies(metric)), 12
+    shape = len(states), len(states[0]), max(2, copies(metric)), 12
     noise = np.random.default_rng(1).normal(size=shape)
     return [s[:, None] + 0.3 * some for s, some in zip(states, noise, strict=True)]
 
 
-def random_panel(metric: PanelMetric) -> dict[str, Any]:
+def random_panel(metric: PanelMetric, times: int = 1) -> dict[str, Any]:
     """Random states of four models of several widths on 48 texts, as the metric is given them."""
-    states = {f"model {i}": random_states(width=8 + i, seed=i) for i in (1, 2, 3, 4)}
+    states = {f"model {i}": random_states(48 * times, 8 + i, seed=i) for i in (1, 2, 3, 4)}
     return {m: s if metric.states == "all" else s[-1] for m, s in states.items()}
 
 
@@ -170,7 +172,7 @@ def random_maps(tokens: int, seed: int = 0) -> list[np.ndarray]:
     return list(weights / weights.sum(-1, keepdims=True))
 
 
-def random_labels(metric: Metric) -> list[int] | None:
+def random_labels(metric: Metric, times: int = 1) -> list[int] | None:
     """Labels of the texts of `random_sample`, 4 classes; None for a metric that needs none."""
-    draw = np.random.default_rng(2)
-    return draw.integers(4, size=48).tolist() if metric.needs == "labels" else None
+    draw = np.random.default_rng(2).choice(4, 48 * times, p=(0.5, 0.2, 0.2, 0.1))
+    return draw.tolist() if metric.needs == "labels" else None

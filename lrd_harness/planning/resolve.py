@@ -215,6 +215,9 @@ def _open_task(name: str, plugins: Plugins, options: TaskOptions) -> Task | Sequ
             return family.open(name, options)
         known.update(names)
     plugins.check_borne("task", name)
+    if name in families:
+        example = "".join(f", as {name}:{known}" for known in list(names_of(families[name]))[:1])
+        raise UserError(f"{name} is a family of tasks: give {name}:NAME{example}")
     for family in bare:
         with suppress(KeyError):  # one that it knows and refuses, with the reason
             return family.open(name, options)

@@ -19,7 +19,7 @@ from test_lm_eval_runs import ANATOMY, run
 import lrd_harness
 from lrd_harness import manager
 from lrd_harness.capture import samples
-from lrd_harness.contracts import Text
+from lrd_harness.contracts import Task, Text
 from lrd_harness.results.database import load
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -190,3 +190,11 @@ def test_few_and_short_texts_are_a_named_absence(place: Path, tmp_path: Path) ->
     influence = done["block_influence", tasks[1]]
     assert influence["n"] == 12
     assert all(np.isfinite(influence["profiles"]["block_influence"]["values"]))
+
+
+@pytest.mark.parametrize("asked", [("text", None), (["a"], "no task"), (["a"], None, "qury")])
+def test_what_a_task_asks_for_is_looked_at_when_it_asks(asked: Any) -> None:
+    task = Task("t", list, None)
+    texts, other, *rest = asked
+    with pytest.raises(TypeError, match=r"^encode takes a list of texts, a Task, and one of"):
+        samples.Listener(task).encode(texts, other or task, *rest)

@@ -142,7 +142,7 @@ def test_show_tells_what_a_plugin_offers(capsys: Shown) -> None:
         "invariances permutation, scaling",
         "power float 1.5",
         "how str 'mean'",
-        "lrd-harness run --plugins far",
+        "lrd-harness run --plugins far --load far.py",
     ):
         assert words in text
     assert "Not shown" not in text

@@ -122,6 +122,7 @@ WRONG = {
     "'https://hub/gpt' goes one of pypi, ",
     f"--models {M} {{place}}/a/../a/model --tasks SciFact": "model local/model is named twice",
     f"--models {M} --tasks mteb:SciFct": "unknown mteb task 'SciFct'. Did you mean SciFact",
+    f"--models {M} --tasks images": "images is a family of tasks: give images:NAME",
     f"--models {M} --tasks mtb:SciFact": "unknown kind of task 'mtb'. Did you mean mteb",
     f"--models {M} --tasks SciFact mteb:SciFact": "task SciFact is named twice",
     f"--models {M} --tasks texts:{{place}}/no.jsonl": "no.jsonl: no such file",

@@ -28,8 +28,8 @@ from lrd_harness.contracts import (
     Task,
     TaskFamily,
 )
-from lrd_harness.errors import NotEnoughTokens, UserError
-from lrd_harness.kit import CHECKS
+from lrd_harness.errors import NotEnoughTokens, UnitError, UserError
+from lrd_harness.kit import CHECKS, checks_of
 from lrd_harness.testing import check, check_adapter, check_command, check_metric
 
 METRICS = {metric.name: metric for metric in manager.load().all("metric")}
@@ -132,6 +132,18 @@ def to_second(maps: Any) -> dict[str, Any]:
     return {"x": [float(block[:, :, 1].mean()) for block in maps]}
 
 
+def by_number(states: Any, labels: Any) -> dict[str, Any]:
+    return {"x": float((states[0].norm(dim=1) * labels).mean())}
+
+
+def entropy(maps: Any) -> dict[str, Any]:
+    return {"x": [float(-(block * block.log()).sum()) for block in maps]}
+
+
+def per_step(states: Any) -> dict[str, Any]:
+    return {"x": [float(state.norm() / torch.tensor(len(state) - 1.0)) for state in states]}
+
+
 LAW = frozenset
 TOKENS: Any = {"needs": "tokens"}
 FAULTS: list[tuple[str, Any]] = [
@@ -160,13 +172,30 @@ FAULTS: list[tuple[str, Any]] = [
     ("mapping from names", Metric("m", lambda states: [1.0])),
     ("needs of metric 'm' is 'images'", Metric("m", spread, needs="images")),
     ("one class: x is not finite", Metric("m", within, needs="labels")),
+    ("a permutation changes", Metric("m", by_number, needs="labels")),
+    ("no score has a value in any layer", Metric("m", entropy, needs="attention")),
+    ("one token: x of a text is infinite", Metric("m", per_step, **TOKENS)),
+    ("no score was given", Metric("m", lambda states: {})),
     ("one token: IndexError", Metric("m", to_second, needs="attention")),
     ("no list", Metric("m", mean_norm, layer_choice=Choice("length"), **TOKENS)),
     (
-        "gave no score mean_size",
+        "gave no score mean_size, which ranks it: its numbers are ",
         Metric("m", mean_norm, finish=longest, selection=Choice("mean_size"), **TOKENS),
     ),
 ]
+
+
+def test_of_names_lists_that_there_are() -> None:
+    metric = Metric("m", lambda states: {"x": [1.0] * len(states)}, of={"y": "states"})
+    with pytest.raises(AssertionError, match=r"names y, and its lists are \['x'\]"):
+        check(metric)
+
+
+def test_a_fault_is_told_once() -> None:
+    task = replace(TASK, evaluate=lambda view: 1 / 0)
+    faults = [outcome.fault for outcome in checks_of(task).outcomes() if outcome.fault]
+    assert "ZeroDivisionError" in faults[0]
+    assert faults[1:] == ["as above", "as above"]
 
 
 def test_a_token_metric_may_refuse_some_texts_and_not_all() -> None:
@@ -193,6 +222,17 @@ def test_view_metrics_are_tried_on_as_many_views_as_they_ask_for() -> None:
     assert check_metric(metric)["q"] == [7.0] * 5
 
 
+@pytest.mark.parametrize("needs", ["pooled", "tokens", "views", "halves", "attention", "labels"])
+def test_metrics_that_need_many_texts_or_tokens_are_tried_on_many(needs: Any) -> None:
+    def measured(states: Any, labels: Any = ()) -> dict[str, Any]:
+        if states[0].shape[-2 if needs == "attention" else 0] < 100:
+            raise UnitError("100 of them")
+        return {"x": [float(state.square().mean()) for state in states], "y": len(labels)}
+
+    metric = Metric("m", measured, needs=needs, views=2 * (needs == "views"))
+    assert check_metric(metric)["y"] == (480 if needs == "labels" else 0)
+
+
 def kernels(states: Any, families: Any) -> dict[str, Any]:
     """A sound panel metric: how alike two models' similarities of texts are."""
     alike = {m: torch.corrcoef(s - s.mean(0)).nan_to_num().flatten() for m, s in states.items()}
@@ -208,6 +248,13 @@ def unlike_sisters(states: Any, families: Any) -> dict[str, Any]:
     return {"x": {model: sum(values) / max(len(values), 1) for model, values in others.items()}}
 
 
+def of_many(states: Any, families: Any) -> dict[str, Any]:
+    """A sound one that needs 100 texts."""
+    if {len(state) < 100 for state in states.values()} == {True}:
+        raise UnitError("100 texts")
+    return {"x": spreads(states, families)}
+
+
 def spreads(states: Any, families: Any) -> dict[str, float]:
     return {model: float(state.std()) for model, state in states.items()}
 
@@ -221,6 +268,7 @@ def zeroed(states: Any, families: Any) -> dict[str, Any]:
 SOUND = [
     PanelMetric("p", kernels, selection=Choice("mean")),
     PanelMetric("p", unlike_sisters),
+    PanelMetric("p", of_many),
 ]
 PANELS: dict[str, Any] = {
     "x of model 2 is nan|x.*is nan": lambda s, f: {"x": dict.fromkeys(s, float("nan"))},
@@ -229,6 +277,7 @@ PANELS: dict[str, Any] = {
     "a second call changes x": lambda s, f: {"x": float(torch.rand(()))},
     "another order of models changes x": lambda s, f: {"x": spreads(s, f)[next(iter(s))]},
     "another name of models changes x": lambda s, f: {"x": {m: float(len(m)) for m in s}},
+    "another name of models changes first": lambda s, f: {"first": float(s[min(s)].norm())},
     "a permutation changes x": lambda s, f: {"x": {m: float(s[m][0].norm()) for m in s}},
     "changes the states|writes to its input": zeroed,
     "2 models: IndexError": lambda s, f: {"x": float(len(sorted(s)[2]) > 0)},
@@ -263,6 +312,10 @@ def by_profile(name: str) -> Any:
     return choose
 
 
+def refused(evidence: Any, candidates: Any, m: int, seed: int) -> Any:
+    raise UnitError("no idea")
+
+
 def anew(evidence: Any, candidates: Any, m: int, seed: int) -> Any:
     return candidates[:m] if m % 2 else candidates[-m:]
 
@@ -276,16 +329,24 @@ def distinct(evidence: Any, candidates: Any, m: int, seed: int) -> Any:
     return [by_value[value] for value in sorted(by_value)][:m]
 
 
+def drawn_where_known(evidence: Any, candidates: Any, m: int, seed: int) -> Any:
+    if None in evidence.profiles["block_influence"]:
+        raise UnitError("the influence of a block is not known")
+    return drawn(evidence, candidates, m, seed)
+
+
 FAULTS += [
+    ("and seeded is False", Pruner("r", drawn_where_known)),
     ("not 2 of the candidates", Pruner("r", lambda e, c, m, s: c[:1])),
     ("not 1 of the candidates", Pruner("r", lambda e, c, m, s: [0] * m)),
     ("no list of block numbers", Pruner("r", lambda e, c, m, s: ["a"] * m)),
     ("not a list", Pruner("r", lambda e, c, m, s: None)),
+    ("of 2, 3, 6 and 12 blocks it never chooses any", Pruner("r", refused)),
     ("a second call changes the choice", Pruner("r", drawn_anywhere)),
     ("seeded is False", Pruner("r", drawn)),
     ("the same blocks, and seeded is True", Pruner("r", deepest, seeded=True)),
     ("go at m = 1", Pruner("r", anew)),
-    ("reads the profile frenet.speed, of the metrics ..", Pruner("r", by_profile("frenet.speed"))),
+    ("does not name frenet", Pruner("r", by_profile("frenet.speed"))),
     ("frenet.speedd", Pruner("r", by_profile("frenet.speedd"), metrics=("frenet",))),
     ("m = 1: TypeError|m = 1: '<'", Pruner("r", without_none)),
     ("not 2 of the candidates", Pruner("r", distinct)),  # of blocks that are alike
@@ -320,11 +381,17 @@ def separation(view: Any) -> Score:
 
 TASK = Task("t", texts, separation)
 KEPT: list[Any] = []
+ONCE: list[Any] = []
 
 
 def first_only(view: Any) -> Score:
     KEPT.append(vectors(view))
     return Score(float(KEPT[0].std() + len(KEPT)), "kept")
+
+
+def first_alone(view: Any) -> Score:
+    ONCE.extend([] if ONCE else [vectors(view).std()])
+    return Score(float(ONCE[0]), "once")
 
 
 def undefined(view: Any) -> Score:
@@ -341,7 +408,7 @@ def said_gone() -> None:
 
 
 TASKS: dict[str, dict[str, Any]] = {
-    "missing, and its check did not say so: .*data.jsonl": {"texts": gone},
+    "no texts, and its check did not say so: .*data.jsonl": {"texts": gone},
     "missing, and it says so: data.jsonl: no such file": {"texts": gone, "check": said_gone},
     "texts are others the second time": {
         "texts": lambda: [Request(str(torch.rand(()))) for _ in TEXTS]
@@ -352,10 +419,15 @@ TASKS: dict[str, dict[str, Any]] = {
     "asks for what it did not name: .'a 0'": {"requests": requests},
     "asks the view for nothing": {"evaluate": lambda view: Score(0.5, "x")},
     "of one layer its score is": {"evaluate": first_only},
+    "its score is not this one's": {"evaluate": first_alone},
+    "its further score a is a str": {
+        "evaluate": lambda view: replace(separation(view), scores={"a": "high"})
+    },
     "its score is nan": {"evaluate": lambda view: Score(float(vectors(view).std() * np.nan), "x")},
     "a layer at which|ZeroDivisionError": {"evaluate": undefined},
     "not a Score": {"evaluate": lambda view: float(vectors(view).std())},
     "texts gave 'a text', not a list": {"texts": lambda: "a text"},
+    "encode takes a list of texts": {"evaluate": lambda view: view.encode(texts(), TASK)},
 }
 
 
@@ -414,6 +486,8 @@ def test_commands_are_run_by_what_was_typed() -> None:
     }.items():
         with pytest.raises(AssertionError, match=reason):
             check_command(Command("c", run), [])
+    with pytest.raises(AssertionError, match=r"its arguments refuse the words \[\]"):
+        check_command(Command("c", print, lambda parser: parser.add_argument("x")), [])
 
 
 class Changed:
@@ -486,6 +560,12 @@ def one_identity(checkpoint: Any, options: Any) -> Any:
     return model
 
 
+def by_nearness(checkpoint: Any, options: Any) -> Any:
+    model = DECODER.open(checkpoint, options)
+    model.similarity = "nearness"
+    return model
+
+
 def on_the_left(checkpoint: Any, options: Any) -> Any:
     model = DECODER.open(checkpoint, options)
     double = dict.fromkeys(("raw", "final"), 2.0 if options.padding == "left" else 1.0)
@@ -495,8 +575,10 @@ def on_the_left(checkpoint: Any, options: Any) -> Any:
 @pytest.mark.slow
 def test_faults_of_opening_are_named(tmp_path: Path) -> None:
     check(DECODER)
+    check_adapter(DECODER, tiny.save("Mamba", tmp_path / "mamba"))
     for reason, adapter in {
         "changes states, and not its identity": replace(DECODER, open=one_identity),
+        "similarity is 'nearness'": replace(DECODER, open=by_nearness),
         "padding on the left changes": replace(DECODER, open=on_the_left),
         "KeyError: 'model_type'": replace(DECODER, claims=lambda c: bool(c.config["model_type"])),
         "does not claim any of the checkpoints": replace(DECODER, claims=lambda c: False),

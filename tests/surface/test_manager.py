@@ -226,6 +226,31 @@ def test_a_broken_plugin_is_named_and_stops_only_who_asks_for_it(
     assert not (tmp_path / "out").exists()
 
 
+def test_files_beside_a_file_are_imported_wherever_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when it is called; one of another folder is not taken for it."""
+    path = list(sys.path)
+    for where, value in (("one", 1), ("two", 2)):
+        (tmp_path / where).mkdir()
+        (tmp_path / where / "beside_it.py").write_text(f"VALUE = {value}\n")
+        (tmp_path / where / "late.py").write_text(
+            "from lrd_harness import Metric, hookimpl\n"
+            "def measure(states):\n"
+            "    from beside_it import VALUE\n"
+            "    return {'x': VALUE}\n"
+            "@hookimpl\n"
+            "def lrd_metrics():\n"
+            "    return [Metric('late', measure)]\n"
+        )
+    late = manager.load_named([str(tmp_path / "one" / "late.py")]).get("metric", "late")
+    assert late.measure([])["x"] == 1
+    monkeypatch.setitem(sys.modules, "beside_it", sys.modules["beside_it"])
+    assert sys.path == path
+    with pytest.raises(UserError, match=r"beside_it.py beside it is hidden by .*rename one"):
+        manager.load_named([str(tmp_path / "two" / "late.py")])
+
+
 def test_a_file_that_is_not_there_is_one_line(capsys: Shown) -> None:
     assert main(["run", "--load", "not-there.py"]) == 2
     assert "not-there.py" in one_line(capsys)

@@ -182,6 +182,7 @@ RECORDS: list[tuple[str, Any, Callable[[Any], Any], str]] = [
     ("task", FAMILY, lambda family: family.open("list", None), "not a Task"),
     ("task", FAMILY, lambda family: family.open("bare", None).texts(), "texts gave None"),
     ("reporter", Reporter("r", write=len), lambda r: r.write([]), "write gave 0, not a text"),
+    ("reporter", Reporter("r", gives("a\ud800")), lambda r: r.write([]), "half a character"),
     *(
         ("reporter", Reporter("r", files=files), lambda r: r.files([]), says)
         for files, says in (
@@ -290,7 +291,9 @@ print("after", os.getcwd())
     assert sorted(done.stderr.split()) == ["four", "one", "three", "two"]
 
 
-def with_states(states: Any, final_norm: bool = False) -> Any:
+def with_states(
+    states: Any, final_norm: bool = False, tokenize: Any = None, adapter: str = "odd"
+) -> Any:
     """A model of two blocks that a stranger's adapter has opened, whose `states` are these."""
     names = "blocks final_norm tokenizer similarity head headless prompt tokenize truncated embed"
     model = SimpleNamespace(**dict.fromkeys(names.split()), states=states)
@@ -298,8 +301,9 @@ def with_states(states: Any, final_norm: bool = False) -> Any:
         parameters=1, blocks=2, width=4, max_length=8, pooling="mean", family="odd"
     )
     model.identity, model.has_final_norm = {"adapter": "odd"}, final_norm
-    adapter = Adapter("odd", bool, lambda checkpoint, options: model)
-    return registered(adapter, "adapter", STRANGER).open(None, None)
+    model.tokenize = tokenize
+    record = Adapter(adapter, bool, lambda checkpoint, options: model)
+    return registered(record, "adapter", STRANGER).open(None, None)
 
 
 PLANES = {("raw", layer): torch.zeros(3, 4) for layer in range(3)}
@@ -319,6 +323,19 @@ PLANES = {("raw", layer): torch.zeros(3, 4) for layer in range(3)}
 def test_planes_that_are_none_are_a_fault_of_the_adapter(planes: Any, said: str) -> None:
     with pytest.raises(PluginFault, match=rf"^TypeError: states gave .*{said}.*test_registration"):
         with_states(lambda batch: planes).states([{}] * 3)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"), [(None, "gave None, not a list"), ([{}], "gave 1 inputs for 2 texts")]
+)
+def test_inputs_are_one_for_each_text(inputs: Any, said: str) -> None:
+    model = with_states(None, tokenize=lambda texts: inputs)
+    with pytest.raises(PluginFault, match=rf"^TypeError: tokenize {said} .*test_registration"):
+        model.tokenize(["a", "b"])
+
+
+def test_adapters_that_open_a_model_alike_have_states_of_their_own() -> None:
+    assert with_states(None, adapter="one").identity != with_states(None, adapter="two").identity
 
 
 def test_planes_are_whole_and_observed() -> None:

@@ -319,7 +319,7 @@ def test_the_states_of_an_adapter_are_known_by_its_code(fixed: bool) -> None:
         with pytest.raises(UserError, match="a model whose identity cannot be set: make it a "):
             opens({}, {})
     else:
-        expected = {"adapter": "mine", "adapter_version": "1+3f6d96d8"}
+        expected = {"adapter": "mine", "adapter_version": "mine 1+3f6d96d8"}
         assert opens({}, {}).identity == expected
         own = registered(adapter, "adapter", Owner("mine", built_in=True)).open
         assert own({}, {}).identity == {"adapter": "mine"}
