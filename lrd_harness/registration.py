@@ -144,6 +144,8 @@ def registered(record: Any, kind: str, owner: Owner, version: str = "") -> Any:
     labelled = isinstance(record, Metric) and record.needs == "labels"
     if labelled and len(signature(record.measure).parameters) < 2:
         raise TypeError(f"measure of {whose} takes no labels: its second argument")
+    if isinstance(record, Metric) and record.needs == "views" and record.views < 1:
+        raise TypeError(f"views of {whose} is 0: say how many of each text it needs")
     if version and hasattr(record, "version"):
         record = replace(record, version=f"{record.version}+{version}")
     if isinstance(record, Command) and not WORD.fullmatch(record.name):

@@ -133,9 +133,11 @@ class _Profiles(Mapping[str, BlockValues]):
         self._recorded, self._evidence = recorded, evidence
 
     def __getitem__(self, name: str) -> BlockValues:
-        if name not in (known := list(self)):
-            said = f"no profile {name} (is its metric in Pruner(metrics=...)?); there are"
-            raise KeyError(f"{said} {', '.join(known)}")
+        if name not in list(self):
+            metric = name.partition(".")[0]
+            known = ", ".join(other for other in self if other.startswith(f"{metric}."))
+            lacks = f"there are {known}" if known else f"Pruner(metrics=...) does not name {metric}"
+            raise KeyError(f"no profile {name}: {lacks}")
         values = self._evidence.influence if name == "block_influence" else self._recorded[name]
         return list(values)  # a copy, since other rules read it as well
 

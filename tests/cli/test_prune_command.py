@@ -86,6 +86,33 @@ def test_scores_of_a_run_go_into_the_card(deep: Path, tmp_path: Path) -> None:
     assert "STSBenchmark" in card
 
 
+@pytest.mark.parametrize(
+    ("score", "says"),
+    [
+        ("effective_rank.rank", "there are effective_rank.effective_rank, effective_rank.normal"),
+        ("nrs.score", "Pruner(metrics=...) does not name nrs"),
+    ],
+)
+def test_a_profile_that_there_is_not(
+    score: str, says: str, deep: Path, tmp_path: Path, capsys: Any
+) -> None:
+    file = tmp_path / "by_rank.py"
+    file.write_text(
+        "from lrd_harness import Pruner, hookimpl\n"
+        "def choose(evidence, candidates, m, seed):\n"
+        "    assert evidence.profiles.get('none.such') is None\n"
+        f"    return evidence.profiles['{score}']\n"
+        "@hookimpl\n"
+        "def lrd_pruners():\n"
+        "    return [Pruner('by_rank', choose, metrics=('effective_rank',))]\n"
+    )
+    rule = ("--load", file, "--rule", "by_rank", "--budget", 0.5)
+    assert prune(deep / "bert", *rule, "--texts", deep / "texts.jsonl") == 2
+    line = running.one_line(capsys)
+    assert f"no profile {score}: {says}" in line
+    assert "(by_rank.py, line 4)" in line
+
+
 REFUSED = {
     "bert": "give either --rule with --budget, or --blocks",
     "bert --rule last --blocks 2": "give either --rule with --budget, or --blocks",

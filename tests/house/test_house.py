@@ -44,7 +44,11 @@ OPEN = {  # what plugins and tasks may import besides the surface
 # modules and 1,900 lines, where 7 and 900 were planned: half of it is refusals by name as well, and
 # the same way from the command line into a folder of images that texts have into a file. One of
 # them, images.py, is of the surface, which has 16 modules: an author's task gives such images.
-MODULES, LINES, LONGEST, TESTS = 172, 38_400, 450, 36_850
+# Third parties (panel metrics, halves, attention, labels, a kit for all kinds of plugins, packages
+# to begin with, isolation, versions) took 15 modules and 3,600 lines, where 6 and 700 were planned:
+# the kit alone, a room of its own, is 1,250, as every check says what must hold and what to do.
+# Four modules more are of the surface, which has 20: measures, panels, versions, isolation.
+MODULES, LINES, LONGEST, TESTS = 187, 42_000, 450, 41_000
 
 
 def modules() -> dict[str, Path]:
@@ -129,7 +133,7 @@ def test_budgets() -> None:
     assert [name for name, length in lengths.items() if length > LONGEST] == []
     assert (
         sum(1 for name in MODULE if name.count(".") == 1 and room(name) in ("surface", "doors"))
-        <= 16
+        <= 20
     )
     assert tests <= TESTS
 

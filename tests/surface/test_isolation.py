@@ -242,7 +242,8 @@ def test_a_metric_may_not_write_to_its_input(writes: Any, needs: Any) -> None:
     )
     states = torch.from_numpy(np.random.default_rng(0).normal(size=shape))
     before = states.clone()
-    metric = registered(Metric("odd", writes, needs), "metric", STRANGER)
+    record = Metric("odd", writes, needs, views=2 * (needs == "views"))
+    metric = registered(record, "metric", STRANGER)
     labels = [0, 1] * 6 if needs == "labels" else None
     if writes is only_reads:
         measuring.measure(metric, states, labels)

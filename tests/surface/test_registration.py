@@ -57,6 +57,7 @@ def never(*arguments: Any) -> Any:
         (Metric("m", never, of="layers"), "of"),
         (Metric("m", never, of={"a": "layers"}), "of"),
         (Metric("m", never, views=True), "views"),
+        (Metric("m", never, "views"), "views"),
         (Metric("m", never, finish=1), "finish"),
         (Metric("m", never, invariances="rotation"), "invariances"),
         (Metric("m", never, version=2), "version"),
