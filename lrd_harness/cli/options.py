@@ -166,12 +166,13 @@ def plugins(sub: Any) -> None:
     _add(new, "kind", "KIND", ", ".join(kinds), choices=kinds)
     _add(new, "name", "NAME", "what it is to be called, as my_metric")
     _add(new, "--output", "DIR", "the folder of the package (NAME)", type=named)
-    what = "whether it keeps the contract of its kind, or what to do about it"
+    what = "whether a plugin keeps its contract, and what to do where it does not"
     check = does.add_parser("check", help=what, description=f"Check {what}.")
     _add(check, "names", "NAME|FILE.py", "of any kind; or a distribution, or a file", nargs="+")
     text = "a checkpoint to check adapters on (a tiny one); may be given again"
     _add(check, "--model", "MODEL", text, action="append", default=[])
-    what = "what it offers, from where, its version and its parameters"
+    _add_settings(check, ["plugin_timeout"])
+    what = "what a plugin offers, from where, its version and its parameters"
     show = does.add_parser("show", help=what, description=f"Show {what}.")
     _add(show, "name", "NAME|FILE.py", "of any kind; or a distribution, or a file")
     for action in (new, check, show):

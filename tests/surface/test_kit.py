@@ -640,6 +640,26 @@ def test_the_command_shows_every_check(tmp_path: Path, capsys: pytest.CaptureFix
     assert "--model is for adapters" in capsys.readouterr().err
 
 
+ENDLESS = """
+from lrd_harness import Metric, hookimpl
+
+def measure(states):
+    while True:
+        pass
+
+@hookimpl
+def lrd_metrics():
+    return [Metric("endless", measure)]
+"""
+
+
+@pytest.mark.slow
+def test_the_command_comes_back_from_what_does_not(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    assert main(["plugins", "check", str(tmp_path / "endless.py"), "--plugin-timeout", "1"]) == 1
+    assert "interrupted after 1 s" in " ".join(capsys.readouterr().out.split())
+
+
 def test_the_docs_name_every_check() -> None:
     kinds = "metric, panel metric, adapter, task, family of tasks, pruning rule, reporter, command"
     classes = zip(kinds.split(", "), CHECKS.values(), strict=True)
