@@ -156,6 +156,9 @@ PLUGIN = """
 import os, pathlib, signal
 from lrd_harness import Metric, hookimpl
 from lrd_harness.errors import StorageFull
+from lrd_harness.results.journal import Journal
+def full(journal, record):
+    raise StorageFull("no space left")
 def odd(states):
     flag = pathlib.Path({flag!r})
     if {when} and not flag.exists():
@@ -177,7 +180,7 @@ def faulty(own: Path, folder: Path, when: str, fault: str, *more: str) -> list[s
 
 def test_a_process_whose_disk_is_full(own: Path, tmp_path: Path) -> None:
     """The other, which waits for it, ends too; one line says why, and the same command goes on."""
-    fault = "raise StorageFull('no space left')"
+    fault = "Journal.append = full"
     asked = faulty(own, tmp_path, "os.environ['RANK'] == '1'", fault)
     job = {"command": asked, "world": 2}
     (ended,) = jobs(job, cache=tmp_path / "cache")

@@ -538,7 +538,7 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     r"truncated says \[False, False\]": {"truncated": lambda model, *_: [False, False]},
     "embed gave 1 vectors": {"embed": lambda model, pooled: pooled.mean(0, keepdim=True)},
     "prompt gave NoneType": {"prompt": lambda model, *_: None},
-    "tokenize gave 0 of": {"tokenize": lambda model, texts: []},
+    "tokenize gave 0 inputs for": {"tokenize": lambda model, texts: []},
 }
 DECODER = tiny.ADAPTERS["decoder"]()
 
