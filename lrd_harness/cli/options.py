@@ -171,7 +171,8 @@ def plugins(sub: Any) -> None:
     _add(check, "names", "NAME|FILE.py", "of any kind; or a distribution, or a file", nargs="+")
     text = "a checkpoint to check adapters on (a tiny one); may be given again"
     _add(check, "--model", "MODEL", text, action="append", default=[])
-    _add_settings(check, ["plugin_timeout"])
+    text = "seconds that a call of a plugin not shipped may take"
+    _add(check, "--plugin-timeout", "N", text, type=int)
     what = "what a plugin offers, from where, its version and its parameters"
     show = does.add_parser("show", help=what, description=f"Show {what}.")
     _add(show, "name", "NAME|FILE.py", "of any kind; or a distribution, or a file")
