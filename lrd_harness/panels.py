@@ -137,12 +137,23 @@ def measure_panel(
     {'sum': 16.0}
     """
     check_parameters(metric, parameters)
-    if len(states) < 2:
-        raise UnitError(f"{metric.name} compares models, and has the states of {len(states)}")
     n = {check_state(metric, model, states[model]) for model in states}
     if len(n) > 1:
         raise UnitError(f"{metric.name} needs the same texts of all models, got {sorted(n)} texts")
-    known = {model: (families or {}).get(model) for model in states}
+    return measure_sound(metric, states, families or {}, **parameters)
+
+
+def measure_sound(
+    metric: PanelMetric,
+    states: Mapping[str, Any],
+    families: Mapping[str, str | None],
+    /,
+    **parameters: Any,
+) -> PanelScores:
+    """`measure_panel` of states that `check_state` has passed, of as many texts each."""
+    if len(states) < 2:
+        raise UnitError(f"{metric.name} compares models, and has the states of {len(states)}")
+    known = {model: families.get(model) for model in states}
     values = metric.measure(_Given(metric, states), known, **parameters)
     return _checked(metric, plain_panel(values, metric.name), list(states))
 

@@ -15,7 +15,7 @@ from lrd_harness.capture.samples import drawn
 from lrd_harness.contracts import Task, Text
 from lrd_harness.errors import layer_number
 from lrd_harness.measuring import PlannedPanel
-from lrd_harness.panels import ByModel, check_state, given, measure_panel
+from lrd_harness.panels import ByModel, check_state, given, measure_sound
 from lrd_harness.planning.models import PlannedModel
 from lrd_harness.planning.resolve import Plan
 from lrd_harness.processes import Ranks
@@ -112,7 +112,7 @@ class Panel:
         if not families:
             return
         try:
-            scores = measure_panel(metric, ByModel(families, read), families, **arguments)
+            scores = measure_sound(metric, ByModel(families, read), families, **arguments)
         except Exception as error:  # that of all models: recorded for each, told once
             display = self.display
             for model in families:
