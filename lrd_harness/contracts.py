@@ -332,7 +332,9 @@ class ModelOptions:
     attention: transformers' name of an implementation; prompts: by task, type or "query".
     padding: the side to pad, where both will do.
     device_map: how accelerate spreads the model over devices ("auto"); None: all on `device`;
-    attention_mask: what a decoder's tokens see; head: whether one is wanted, for likelihood tasks.
+    attention_mask: what a decoder's tokens see; head: whether one is wanted, for likelihood tasks;
+    weights: False where all states are in the store: what tells of the model, and the modules
+    behind its pooling, are enough. An adapter that knows no such way opens the model whole.
     """
 
     pooling: str | None = None
@@ -345,6 +347,7 @@ class ModelOptions:
     padding: Literal["right", "left"] = "right"
     prompts: Mapping[str, str] | None = None
     head: bool = False
+    weights: bool = True
 
 
 @dataclass(frozen=True)

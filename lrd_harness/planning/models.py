@@ -88,10 +88,14 @@ class PlannedModel:
             if self.modality == "image" and getattr(self.options, name) is not None:
                 raise UserError(f"{whose} reads images: {name} is for models of texts")
 
-    def open(self) -> Model:
-        """The opened model, for every command. Raises UserError where it cannot be opened."""
+    def open(self, weights: bool = True) -> Model:
+        """The opened model, for every command. Raises UserError where it cannot be opened.
+
+        weights: whether texts may have to be run through it (see ModelOptions).
+        """
+        options = replace(self.options, weights=weights)
         with in_one_line(f"{self.name} cannot be opened"), own_code.running(self.checkpoint):
-            return self.adapter.open(fetched(self.checkpoint), self.options)
+            return self.adapter.open(fetched(self.checkpoint), options)
 
     def takes(self, task: Task) -> bool:
         """Whether this kind of model can do the task at all."""
