@@ -1,0 +1,114 @@
+"""The whole sweep of a model against one stock evaluation of its last layer, in CPU seconds.
+
+    python tests/benchmarks/stock.py --tasks STSBenchmark Banking77Classification --task-data DIR
+
+Stock is `mteb.evaluate` of SentenceTransformer on the tasks, as they come. Ours is `lrd-harness run`
+from an empty store: every layer read, three metrics, mteb's evaluator at every layer, result files
+and tables. Each is a process of its own with one thread, user and system time counted; what it
+takes to begin (imports, the tasks' data) is measured by one that then has nothing to do, and taken
+off. The share of each stage is what the run says of itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from _setting import MODELS, arguments, folder
+
+ONE = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "RAYON")}
+
+
+def cpu(command: list[str], **environment: str) -> float:
+    """The CPU seconds of a command, its children's among them."""
+    env = {**os.environ, **ONE, "TOKENIZERS_PARALLELISM": "false", **environment}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=env)
+    _, status, used = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}")
+    return used.ru_utime + used.ru_stime
+
+
+def ours(name: str, options: argparse.Namespace) -> tuple[float, float, dict[str, Any]]:
+    """Seconds of the sweep, and to begin; what its run.json says."""
+    with tempfile.TemporaryDirectory() as place:
+        command = [sys.executable, "-m", "lrd_harness", "run", "--models", str(folder(name))]
+        command += ["--tasks", *options.tasks, "--plugins", "frenet,nrs,gfmi", "--quiet"]
+        command += ["--max-length", str(options.max_length), "--pooling", "mean"]
+        command += ["--output", f"{place}/out", *data(options)]
+        packages = Path(os.environ.get("LRD_HARNESS_CACHE", Path.home() / ".cache" / "lrd-harness"))
+        cache = Path(place) / "cache"
+        cache.mkdir()
+        (cache / "packages").symlink_to(packages / "packages")
+        whole, begin = (cpu(command, LRD_HARNESS_CACHE=str(cache)) for _ in range(2))
+        return whole - begin, begin, json.loads(Path(place, "out", "run.json").read_text())
+
+
+def stock(name: str, options: argparse.Namespace) -> tuple[float, float]:
+    """Seconds of the stock evaluation, and to begin."""
+    command = [sys.executable, __file__, "--models", name, "--tasks", *options.tasks]
+    command += ["--max-length", str(options.max_length), *data(options)]
+    begin, whole = (cpu([*command, "--child", what]) for what in ("begin", "evaluate"))
+    return whole - begin, begin
+
+
+def data(options: argparse.Namespace) -> list[str]:
+    """The option that says where tasks' data lie."""
+    return ["--task-data", str(options.task_data.absolute())] if options.task_data else []
+
+
+def loaded(options: argparse.Namespace) -> Iterable[Any]:
+    """mteb's task objects with their data."""
+    import mteb
+    from lrd_harness.tasks.embedding import local_data
+    from lrd_harness.tasks.offline.tasks import OFFLINE
+
+    offline = {task.name: task.make for task in OFFLINE}
+    for name in options.tasks:
+        task = offline[name]() if name in offline else mteb.get_task(name)
+        if options.task_data and (options.task_data / name).is_dir():
+            local_data.load(task, options.task_data / name)
+        else:
+            task.load_data()
+        yield task
+
+
+def child(options: argparse.Namespace) -> None:
+    """The stock evaluation, or what goes before it."""
+    import mteb
+    from sentence_transformers import SentenceTransformer
+
+    tasks = list(loaded(options))
+    if options.child == "evaluate":
+        model = SentenceTransformer(str(folder(options.models[0])), device="cpu")
+        model.max_seq_length = options.max_length
+        mteb.evaluate(model, tasks, cache=None, co2_tracker=False, show_progress_bar=False)
+
+
+def main() -> None:
+    """Print a row a model, and the shares of its stages."""
+    parser = arguments(__doc__)
+    parser.add_argument("--tasks", nargs="+", default=["LeeDocumentSTS"])
+    parser.add_argument("--task-data", type=Path)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        child(options)
+        return
+    print(f"{'model':8} {'begin':>13} {'stock':>8} {'sweep':>8} {'ratio':>6}")
+    for name in options.models:
+        begun, plain, (sweep, begin, run) = (*reversed(stock(name, options)), ours(name, options))
+        row = f"{name:8} {begun:5.1f}s/{begin:5.1f}s {plain:7.1f}s {sweep:7.1f}s"
+        print(f"{row} {sweep / plain:6.2f}", flush=True)
+        print(run.get("profile"))
+
+
+if __name__ == "__main__":
+    main()
