@@ -27,6 +27,7 @@ from lrd_harness.planning.suite import build_suite
 from lrd_harness.progress import Display
 from lrd_harness.report import Report
 from lrd_harness.runner import folder, loop
+from lrd_harness.runner.profile import Profile
 from lrd_harness.store import location
 from lrd_harness.studies.states import Opened
 from lrd_harness.studies.study import Study
@@ -223,8 +224,11 @@ def run(
     options = {"suite": suite, "models": _several(models), "tasks": _names(tasks), **places}
     options |= {"plugins": _names(metrics, ","), "output": where, **settings}
     about = {**prepared.slices, "command": _command(options, _parameters(parameters))}
-    loop.execute(prepared.plan, prepared.out, display, slices=about)
-    _, faults = folder.write_views(prepared.out, plugins)
+    profile = Profile()
+    loop.execute(prepared.plan, prepared.out, display, slices=about, profile=profile)
+    with profile.stage("writing"):
+        _, faults = folder.write_views(prepared.out, plugins)
+    profile.keep(prepared.out)
     for fault in faults:
         errors.tell(f"error: {fault}")
     return Results(prepared.out)

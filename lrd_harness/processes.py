@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import TypeVar
 
@@ -24,11 +24,13 @@ BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
 class Ranks:
     """The processes of a run, here a single one: every method does what one process would.
 
-    rank: this process's number, 0 the main one; world: how many there are.
+    rank: this process's number, 0 the main one; world: how many there are; waiting: what is
+    entered while others are waited for.
     """
 
     rank = 0
     world = 1
+    waiting: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @property
     def main(self) -> bool:
@@ -94,7 +96,8 @@ class Connected(Ranks):
         from accelerate.utils import gather_object
 
         try:
-            return list(gather_object([value]))
+            with self.waiting():
+                return list(gather_object([value]))
         except RuntimeError as error:  # one has left, and said why
             raise Elsewhere("another process has ended") from error
 

@@ -26,6 +26,7 @@ from lrd_harness.runner import folder
 from lrd_harness.runner.cost import Estimator
 from lrd_harness.runner.loop import execute, prepare
 from lrd_harness.runner.merge import merge
+from lrd_harness.runner.profile import Profile
 from lrd_harness.store.files import write_text
 
 LRD, LAYER_LM = "lrd", "lrd_harness.runner.layer_lm:LayerLM"  # as in setup.cfg
@@ -56,14 +57,17 @@ def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
     run = prepare(whole, arguments.output, display, shard, ranks)
     plan, out = run.plan, run.out
     try:
-        failed = execute(plan, out, display, ranks, run.slices)
+        profile = Profile()
+        failed = execute(plan, out, display, ranks, run.slices, profile)
         ranks.wait()
         if not ranks.main:
             return 0
         if not plan.models:
             print(f"Slice {shard} is empty: there are fewer pairs of model and task.")
             return 0
-        board, faults = folder.write_views(out, plugins)
+        with profile.stage("writing"):
+            board, faults = folder.write_views(out, plugins)
+        profile.keep(out)
     except KeyboardInterrupt:
         if ranks.main and processes.SPAWNED not in os.environ:
             _interrupted(out)
@@ -73,6 +77,8 @@ def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
     display.line(
         f"\nAll of it is in {out}: leaderboard.html, .md, .csv, .json, .tex, results.sqlite{native}"
     )
+    if line := profile.line():
+        display.line(line)
     return 1 if failed or faults else 0
 
 

@@ -25,8 +25,10 @@ from lrd_harness.planning.settings import Settings
 from lrd_harness.planning.shards import Shard
 from lrd_harness.processes import ALONE, Ranks, together
 from lrd_harness.progress import Display
+from lrd_harness.results.journal import recorded_run
 from lrd_harness.runner import folder, units
 from lrd_harness.runner.panel import Panel
+from lrd_harness.runner.profile import Profile
 from lrd_harness.runner.sweep import Sweep
 from lrd_harness.runner.units import Context, Ledger
 from lrd_harness.store import inventory
@@ -93,26 +95,30 @@ def execute(
     display: Display,
     ranks: Ranks = ALONE,
     slices: Mapping[str, Any] | None = None,
+    profile: Profile | None = None,
 ) -> int:
     """Run a plan into an output folder, with its run.json. Returns how many units failed.
 
     Units that the folder's journals hold are skipped; a fault in a unit is recorded and does not
-    end the run. slices: what run.json says of the slices of a run.
+    end the run. slices: what run.json says of the slices of a run; profile: its seconds are added.
     """
     opened.exact()
+    profile = profile or Profile()
     ledger = together(ranks, lambda: Ledger(out))
     questions = Questions(plan.settings.max_texts)
     panel = Panel(plan, ledger, out, display, ranks)
     captured: dict[str, Captured] = {}  # what was read by this call, by model
     state = {"begun": folder.now(), "finished": None, **(slices or {})}
+    state["profile"] = earlier = recorded_run(out).get("profile", [])
     if ranks.main:
         folder.write_run(out, plan, {}, ledger.met(), panel.recorded(), **state)
     ranks.wait()  # a journal without a run.json would be no run
     try:
-        with told_to(display.line) if ranks.main else nullcontext():
+        told = told_to(display.line) if ranks.main else nullcontext()
+        with profile.watching(ranks), told:
             for number, planned in panel.order():
                 place = f"[{number}/{len(plan.models)}] {planned.name}"
-                context = Context(plan, planned, ledger, out, display, ranks, place)
+                context = Context(plan, planned, ledger, out, display, ranks, place, profile)
                 work = ModelRun(context, questions, panel)
                 try:
                     work.execute()
@@ -121,20 +127,23 @@ def execute(
                         captured[planned.name] = work.captured
                 del work
                 gc.collect()  # no two models in memory at once
-            panel.measure()
+            with profile.stage("metrics"):
+                panel.measure()
         ledger.close()
         state["finished"] = folder.now()
     finally:
-        parts = [(captured, ledger.failed)]
+        parts = [(captured, ledger.failed, profile.seconds())]
         if state["finished"] is not None:  # all are here
             parts = ranks.gather(parts[0])
-        errors = len(set().union(*(failed for _, failed in parts)))
+        errors = len(set().union(*(failed for _, failed, _ in parts)))
         counters = {
-            name: sum((part[name] for part, _ in parts if name in part), Captured()).record()
+            name: sum((part[name] for part, *_ in parts if name in part), Captured()).record()
             for name in captured
         }
         if ranks.main:
-            state["errors"] = errors
+            for *_, seconds in parts[1:]:
+                profile.add(seconds)
+            state |= {"errors": errors, "profile": [*earlier, profile.record(state["begun"])]}
             folder.write_run(out, plan, counters, ledger.met(), panel.recorded(), **state)
     return errors
 
@@ -186,7 +195,7 @@ class ModelRun:
         context, begun, opened = self.context, time.perf_counter(), list[Model]()
         stage = context.display.stage(f"{context.place}: opening")
         with stage as advance, context.attempt(context.unit("model")):
-            with shown_by(lambda _: advance):
+            with shown_by(lambda _: advance), context.profile.stage("opening"):
                 model = self.planned.open()
             chosen, blocks = self.plan.settings.layers, model.info.blocks
             if not isinstance(chosen, str) and max(chosen) > blocks:
@@ -233,7 +242,8 @@ class ModelRun:
                 settings = reader_settings(self.plan.settings, self.planned, model)
                 return kind(model, self.questions, *settings, self.ranks)
 
-            reader = self.context.everywhere(self.context.unit("forward"), make, OSError)
+            with self.context.profile.stage("reading"):
+                reader = self.context.everywhere(self.context.unit("forward"), make, OSError)
             if reader is not None:
                 self.readers[kind] = reader
         return self.readers.get(kind)
@@ -282,7 +292,8 @@ class ModelRun:
         def capture() -> dict[Task, Exception]:
             measured = {task: context.unmeasured(task) for task in requests}
             stage = f"{context.place}: reading all layers"
-            with context.display.stage(stage, context.inputs) as advance:
+            shown = context.display.stage(stage, context.inputs)
+            with shown as advance, context.profile.stage("reading"):
                 return reader.capture(requests, self.ranks.adding(advance), measured)
 
         faults = context.everywhere(context.unit("forward"), capture)
@@ -309,4 +320,5 @@ class ModelRun:
             kinds.append(Likelihoods)
         readers = [reader for kind in kinds if (reader := self._reader(model, kind)) is not None]
         if readers and len(readers) == len(kinds):
-            self.sweep.execute(model, readers)
+            with self.context.profile.stage("pruning"):
+                self.sweep.execute(model, readers)

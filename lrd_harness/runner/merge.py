@@ -142,6 +142,7 @@ def _joined(runs: Sequence[Run], sources: Mapping[str, Run]) -> dict[str, Any]:
         "panels": {name: v for run in runs for name, v in run.get("panels", {}).items()},
         "pruning": next((run["pruning"] for run in runs if run.get("pruning")), None),
         "counters": _counters(sources.values()),
+        "profile": _calls(sources.values()),
         **surroundings(),
         "merged": sources,
         **({"shards": slices, "order": order} if slices else {}),
@@ -173,7 +174,8 @@ def _sources(runs: Mapping[Path, Run], whole: Path) -> dict[str, Run]:
         sources.update(inner)
         if not inner or run.get("counters") != _counters(inner.values()):
             facts = {name: run[name] for name in OWN if name in run}
-            sources[_seen(whole, out)] = {"counters": {}, **facts}
+            since = run.get("profile", [])[len(_calls(inner.values())) :]
+            sources[_seen(whole, out)] = {"counters": {}, **facts, "profile": since}
     return sources
 
 
@@ -194,6 +196,12 @@ def _counters(sources: Iterable[Run]) -> dict[str, Any]:
         for name, tasks in counters.get("met", {}).items():
             met[name] |= tasks
     return {"total": total, "models": models, "met": met}
+
+
+def _calls(sources: Iterable[Run]) -> list[dict[str, Any]]:
+    """The profiles of all calls of several runs, in the order of their time."""
+    every = (call for source in sources for call in source.get("profile", []))
+    return sorted(every, key=lambda call: str(call["begun"]))
 
 
 def _copy_journals(source: Path, out: Path) -> None:

@@ -13,7 +13,7 @@ import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +30,7 @@ from lrd_harness.processes import ALONE, Ranks
 from lrd_harness.progress import Advance, Display
 from lrd_harness.report import worded
 from lrd_harness.results import database, journal
+from lrd_harness.runner.profile import Profile
 from lrd_harness.scores import split_scores
 from lrd_harness.store import location
 from lrd_harness.store.files import full
@@ -100,7 +101,8 @@ class Ledger:
 class Context:
     """A run's work on one of its models: what is planned and recorded, who works, where it is told.
 
-    out: the output folder; place: the model among those of the run, as "[1/2] NAME".
+    out: the output folder; place: the model among those of the run, as "[1/2] NAME"; profile: of
+    all of the run.
     """
 
     plan: Plan
@@ -110,6 +112,7 @@ class Context:
     display: Display
     ranks: Ranks = ALONE
     place: str = ""
+    profile: Profile = field(default_factory=Profile)
 
     @property
     def label(self) -> dict[str, str]:
@@ -271,7 +274,8 @@ class Context:
         requests: dict[Task, list[Any]] = {}
         for done, task in enumerate(tasks, 1):
             advance(done, len(tasks))
-            with self.attempt(self.unit(task.name, "texts"), task=task.name):
+            attempt = self.attempt(self.unit(task.name, "texts"), task=task.name)
+            with self.profile.stage("collecting texts"), attempt:
                 evaluated = len(self.layers(task, reader.model.info.blocks)) > 0
                 requests[task] = list(reader.ask(task, evaluated, measured))
         names = self.ranks.common(task.name for task in requests)
@@ -282,7 +286,8 @@ def measure(context: Context, reader: Reader, task: Task, item: PlannedMetric) -
     """A metric on the texts of a task; its values are recorded, or its error."""
     begun = time.perf_counter()
     key, metric = context.metric_unit(task, item), item.metric
-    with context.attempt(key, task=task.name, metric=metric.name):  # values no journal can hold too
+    attempt = context.attempt(key, task=task.name, metric=metric.name)
+    with context.profile.stage("metrics"), attempt:  # values no journal can hold too
         labels = partial(reader.questions.labels, task)
         scores, n = reader.samples.measure(item, reader.sample(task), labels)
         split = split_scores(scores)
@@ -316,7 +321,8 @@ def evaluate_layer(context: Context, reader: Reader, task: Task, layer: int) -> 
     if layer == blocks:
         experiments.append(context.label)
     view = reader.view(layer, checkpoint.name, checkpoint.revision, experiments)
-    evaluate(context, task, view, context.unit(task.name, layer), layer, blocks)
+    with context.profile.stage("tasks × layers"):
+        evaluate(context, task, view, context.unit(task.name, layer), layer, blocks)
 
 
 def evaluate(
@@ -346,7 +352,8 @@ def evaluate(
             if value is not None and not math.isfinite(value):  # no table can hold it
                 raise ValueError(f"{task.name} gave {value} for {what}")
         if task.save is not None:
-            task.save(score, view, context.out)
+            with context.profile.stage("writing"):
+                task.save(score, view, context.out)
         context.record(
             "score",
             key,

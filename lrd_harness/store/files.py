@@ -18,8 +18,9 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 
@@ -29,6 +30,9 @@ NAME = re.compile(r"\.work-([0-9a-f]{12})\.(\d+)\.(\d+)\.[0-9a-f]{8}")
 AGE = 86_400  # seconds after which another machine's work is taken for a killed process's
 ANY = -float("inf")  # as an age: whatever is so named
 SKEW = 60.0  # seconds by which clocks of machines may differ
+
+Watch = Callable[[], AbstractContextManager[None]]
+writing: ContextVar[Watch] = ContextVar("writing", default=nullcontext)  # around what is written
 
 
 def name() -> str:
@@ -225,7 +229,8 @@ def usual_modes(folder: Path) -> None:
 def space(folder: Path) -> Iterator[None]:
     """Within the block, an error that says that nothing more can be written becomes StorageFull."""
     try:
-        yield
+        with writing.get()():
+            yield
     except OSError as error:
         if error.errno in FULL:
             raise StorageFull(_advice(folder)) from error

@@ -64,11 +64,14 @@ def test_slices_are_joined_one_after_the_other(slices: Path, tmp_path: Path, cap
     assert joined["begun"] == min(run["begun"] for run in runs)
     assert joined["finished"] == max(run["finished"] for run in runs)
     assert joined["errors"] == 0
+    calls = sorted((run["profile"] for run in runs), key=lambda calls: calls[0]["begun"])
+    assert joined["profile"] == [call for (call,) in calls]
     merge([*parts, out], out)
     assert {**read_run(out), "command": 0} == {**joined, "command": 0}
     # a merge of merges counts nothing twice
     merge([out, parts[0]], tmp_path / "two")
     assert read_run(tmp_path / "two")["counters"]["total"]["asked"] == asked
+    assert read_run(tmp_path / "two")["profile"] == joined["profile"]
 
 
 def test_the_newest_counts(slices: Path, tmp_path: Path) -> None:
