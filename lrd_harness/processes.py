@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import TypeVar
 
-from lrd_harness.errors import Elsewhere, UserError
+from lrd_harness.errors import Elsewhere, UserError, say
 
 Item = TypeVar("Item")
 PATIENCE = timedelta(days=7)  # how long they wait for the slowest; a dead one is noticed at once
@@ -84,6 +84,10 @@ class Connected(Ranks):
         from torch.distributed import PrefixStore  # type: ignore[attr-defined]
         from torch.distributed.rendezvous import rendezvous
 
+        # of a training that accelerate is configured for: transformers would, by these, load
+        # weights in one process alone
+        for name in [n for n in os.environ if n.startswith(("ACCELERATE_USE_FSDP", "FSDP_"))]:
+            del os.environ[name]
         store, *_ = next(iter(rendezvous("env://", timeout=PATIENCE)))
         # on the CPU: what they exchange is small, and takes nothing of a GPU's memory
         state = PartialState(cpu=True, backend="gloo", store=store, timeout=PATIENCE)
@@ -150,6 +154,11 @@ def launched() -> bool:
 def connected() -> Iterator[Ranks]:
     """The processes that this one was started with, by torchrun or as `--processes` does."""
     if not launched():
+        if {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= os.environ.keys():
+            say(
+                "accelerate launch has started one process alone, as it does on CPUs without MPI: "
+                "give it --multi_gpu, also where there is no GPU, or the command --processes N"
+            )
         yield ALONE
         return
     from torch.distributed import destroy_process_group

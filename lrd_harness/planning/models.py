@@ -262,11 +262,16 @@ def _check_pooling(name: str | None, where: str) -> None:
 
 
 def device(settings: Settings) -> str:
-    """The device of a run: the chosen one, else the first accelerator, else the CPU."""
-    if settings.device != "auto":
+    """The device of a run: the chosen one, else the first accelerator, else the CPU.
+
+    One of several processes on a machine takes a GPU of its own, as long as there are any left.
+    """
+    if settings.device not in ("auto", "cuda"):
         return settings.device
-    if torch.cuda.is_available():
-        # one of several processes on a machine takes a GPU of its own
+    chosen = settings.device == "cuda"
+    if not chosen and os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":  # launch --cpu
+        return "cpu"
+    if chosen or torch.cuda.is_available():
         rank = os.environ.get("LOCAL_RANK")
         return "cuda" if rank is None else f"cuda:{int(rank) % torch.cuda.device_count()}"
     return "mps" if torch.backends.mps.is_available() else "cpu"

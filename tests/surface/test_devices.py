@@ -9,9 +9,12 @@ import pytest
 import running
 import tiny
 import torch
+from running import Patch
 
 from lrd_harness.contracts import Text
 from lrd_harness.models.opened import exact
+from lrd_harness.planning.models import device
+from lrd_harness.planning.settings import Settings
 
 TEXTS = [Text(t) for t in tiny.sentences(6)]
 
@@ -59,6 +62,31 @@ def test_in_a_run(place: Path, tmp_path: Path, capsys: Any) -> None:
     assert "unknown device_map in command line 'round'" in running.one_line(capsys)
     assert running.run(out, model, data, "--device-map", "auto", "--processes", "2") == 2
     assert "run it in one process" in running.one_line(capsys)
+
+
+def test_each_process_takes_a_gpu_of_its_own(monkeypatch: Patch) -> None:
+    """On four GPUs, and on none; the fifth process of a machine shares one."""
+    for gpus, chosen, env, expected in (
+        (4, "auto", {}, "cuda"),
+        (4, "auto", {"LOCAL_RANK": "3", "RANK": "11"}, "cuda:3"),
+        (4, "cuda", {"LOCAL_RANK": "3"}, "cuda:3"),
+        (4, "cuda", {"LOCAL_RANK": "4"}, "cuda:0"),
+        (4, "cuda:1", {"LOCAL_RANK": "3"}, "cuda:1"),
+        (4, "cpu", {"LOCAL_RANK": "3"}, "cpu"),
+        (4, "auto", {"LOCAL_RANK": "3", "ACCELERATE_USE_CPU": "True"}, "cpu"),
+        (4, "cuda", {"ACCELERATE_USE_CPU": "True"}, "cuda"),
+        (4, "auto", {"ACCELERATE_USE_CPU": "False"}, "cuda"),
+        (0, "auto", {"LOCAL_RANK": "3"}, "cpu"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.cuda, "is_available", lambda gpus=gpus: gpus > 0)
+            patch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+            patch.setattr(torch.backends.mps, "is_available", lambda: False)
+            for name in ("LOCAL_RANK", "ACCELERATE_USE_CPU"):
+                patch.delenv(name, raising=False)
+            for name, value in env.items():
+                patch.setenv(name, value)
+            assert device(Settings(device=chosen)) == expected, (gpus, chosen, env)
 
 
 def test_no_tf32() -> None:
