@@ -21,6 +21,7 @@ SHARD = (
     "of N slices of models × tasks, the I-th (from 1), as for job arrays; OUT gets -shard-I-of-N; "
     "`lrd-harness merge` joins them"
 )
+SHARDS = "cut the run into N slices of equal cost; `run --shard I/N` with this OUT runs one"
 FULL = "print every table and note, not only the answer and the ranking"
 LITERAL = (
     "in CSV, write names as they are (else ' stands before one that begins with = + - @, so that "
@@ -46,6 +47,7 @@ def plan(sub: Any) -> None:
     """
     _add(sub, "named", "SUITE", "a suite, as --suite", nargs="?")
     _add_run(sub)
+    _add(sub, "--shards", "N", SHARDS, type=int)
     _add(sub, "--json", "FILE", "write all numbers to a file", type=named)
     _add_display(sub, "the tables")
 

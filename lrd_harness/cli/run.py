@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -23,7 +24,7 @@ from lrd_harness.processes import Ranks
 from lrd_harness.progress import Display
 from lrd_harness.results import journal
 from lrd_harness.runner import folder
-from lrd_harness.runner.cost import Estimator
+from lrd_harness.runner.cost import Estimator, slices
 from lrd_harness.runner.loop import execute, prepare
 from lrd_harness.runner.merge import merge
 from lrd_harness.runner.profile import Profile
@@ -103,17 +104,27 @@ def plan_command(arguments: argparse.Namespace) -> int:
     if arguments.named is not None and arguments.suite is not None:
         raise UserError(f"give one suite: {arguments.named} or --suite {arguments.suite}")
     arguments.suite = arguments.suite or arguments.named
+    if arguments.shards is not None:
+        errors.check_whole(arguments.shards, "--shards", 1, errors.SLICES)
+        if arguments.shard:
+            raise UserError("give --shards N, to cut a run, or --shard I/N, for a slice of it")
     display = Display(quiet=arguments.quiet)
-    plan, shard, plugins = _planned(arguments, display)
-    suffix = ""
-    if shard:
-        plan, suffix = shards.cut(plan, shard), shard.suffix
-    out = folder.choose(arguments.output, plan, suffix)
+    whole, shard, plugins = _planned(arguments, display)
+    plan, place, suffix = shards.part(whole, shard, arguments.output)
+    out, cut = folder.choose(place, plan, suffix), None
+    if arguments.shards and arguments.output and shards.begun(out):
+        cut = shards.kept(out, plan, arguments.shards)
     spent = time.perf_counter() - begun
     estimate = Estimator(folder.renamed(out, plan), out, display, spent).estimate()
+    report = estimate.report()
+    if arguments.shards:
+        cut = cut or shards.by_cost(plan, arguments.shards, estimate.seconds(plan))
+        report = replace(report, tables=(*report.tables, slices(cut)))
+        if arguments.output:
+            shards.keep(out, cut)
     modalities = {model.modality for model in plan.models}
     names = [*(model.name for model in plan.models), *(task.name for task in plan.tasks)]
-    show(estimate.report().of("image" if modalities == {"image"} else "text", *names), plugins)
+    show(report.of("image" if modalities == {"image"} else "text", *names), plugins)
     for fault in estimate.faults:
         tell(f"not estimated: {fault}")
     if arguments.json is not None:

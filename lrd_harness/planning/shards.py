@@ -1,23 +1,31 @@
-"""A slice of the models and tasks of a run, for job arrays: every pair is in exactly one."""
+"""Slices of the models and tasks of a run, for job arrays: every pair is in exactly one.
+
+They are cut by count, or at equal cost; such a cut is kept in OUT, and each slice runs by it.
+"""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
 
 from lrd_harness import errors
 from lrd_harness.contracts import Task
 from lrd_harness.errors import UserError
 from lrd_harness.planning.models import PlannedModel
 from lrd_harness.planning.resolve import Plan
+from lrd_harness.planning.settings import Settings
 from lrd_harness.results.journal import recorded_run
+from lrd_harness.store import files
 
-T = TypeVar("T")
+FOLDER, CUT = "shards", "cut.json"  # in OUT: the cut, beside it a folder for each slice
+STEP = 1.01  # from one limit of a slice's seconds to the next that is tried
+Pairs = dict[str, tuple[str, ...]]  # tasks by model
 
 
 class Shard(NamedTuple):
@@ -33,6 +41,49 @@ class Shard(NamedTuple):
     def suffix(self) -> str:
         """What tells the folders of slices apart."""
         return f"-shard-{self.number}-of-{self.of}"
+
+    def place(self, out: Path) -> Path:
+        """Its folder in the OUT of a run whose cut is kept there."""
+        return out / FOLDER / f"{self.number}-of-{self.of}"
+
+
+class Seconds(NamedTuple):
+    """What a model takes: to open it, in each slice that has it, and each of its tasks."""
+
+    opening: float
+    tasks: Mapping[str, float]
+
+    def of(self, tasks: Iterable[str]) -> float:
+        """What these tasks take in a slice."""
+        return self.opening + sum(self.tasks[task] for task in tasks)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """What a slice does: the seconds of its pairs, by model and task, and with opening, in all."""
+
+    pairs: dict[str, dict[str, float]]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A run cut into slices, as OUT keeps it; run: what it was made for, see `_described`."""
+
+    run: dict[str, Any]
+    slices: tuple[Slice, ...]
+
+    @property
+    def ratio(self) -> float:
+        """The seconds of the slowest slice, to the mean."""
+        seconds = [part.seconds for part in self.slices]
+        return max(seconds) * len(seconds) / sum(seconds)
+
+    @property
+    def largest(self) -> tuple[float, str, str]:
+        """The pair that takes longest: seconds, model, task."""
+        every = (part.pairs.items() for part in self.slices)
+        return max((s, m, t) for models in every for m, tasks in models for t, s in tasks.items())
 
 
 @dataclass(frozen=True)
@@ -57,38 +108,168 @@ def parse(text: str) -> Shard:
     return shard
 
 
-def cut(plan: Plan, shard: Shard) -> Plan:
+def cut(plan: Plan, shard: Shard, kept: Cut | None = None) -> Plan:
     """The part of a plan that a slice does: its models, each with its own tasks.
 
-    The pairs of the plan, model by model, are cut into runs that differ by one pair at most, so
-    that few models are opened twice. Slices with pruning are of whole models, since rules look at
-    all tasks of a model. More slices than pairs leave some of them empty. None has all models of a
-    task, so panel metrics are left out.
+    kept: how the run is cut, by count without it. More slices than pairs leave some of them empty.
+    None has all models of a task, so panel metrics are left out.
     Raises UserError for more slices than models with pruning.
     """
-    # of a model that can do none of the tasks the first, so that it is in a slice as well
-    tasks = {m.name: [t for t in plan.tasks if m.takes(t)] or plan.tasks[:1] for m in plan.models}
-    if plan.pruning is None:
-        chosen = _dealt([(name, task.name) for name in tasks for task in tasks[name]], shard)
-    else:
-        if shard.of > (count := len(plan.models)):
-            raise UserError(
-                f"--shard {shard}: slices with --prune are of whole models, of which there "
-                f"{'is' if count == 1 else 'are'} {count}"
-            )
-        chosen = [(name, task.name) for name in _dealt([*tasks], shard) for task in tasks[name]]
-    by_model = groupby(chosen, itemgetter(0))
-    only = {name: frozenset(task for _, task in pairs) for name, pairs in by_model}
-    models = (SlicedModel(**vars(m), only=only[m.name]) for m in plan.models if m.name in only)
-    there = {task for _, task in chosen}
+    pairs = kept.slices[shard.number - 1].pairs if kept else by_count(plan, shard.of, shard.number)
+    models = (
+        SlicedModel(**vars(model), only=frozenset(pairs[model.name]))
+        for model in plan.models
+        if model.name in pairs
+    )
+    there = {task for tasks in pairs.values() for task in tasks}
     left = (task for task in plan.tasks if task.name in there)
     return replace(plan, models=tuple(models), tasks=tuple(left), panel=())
 
 
-def _dealt(things: list[T], shard: Shard) -> list[T]:
-    """Those of a slice."""
-    count = len(things)
-    return things[(shard.number - 1) * count // shard.of : shard.number * count // shard.of]
+def _pairs(plan: Plan) -> Pairs:
+    """All that slices do; of a model that can do none of the tasks the first, to be in one too."""
+    tasks = {m.name: [t for t in plan.tasks if m.takes(t)] or plan.tasks[:1] for m in plan.models}
+    return {name: tuple(task.name for task in every) for name, every in tasks.items()}
+
+
+def by_count(plan: Plan, of: int, number: int) -> Pairs:
+    """A slice of those whose numbers of pairs differ by one at most, cut side by side.
+
+    So few models are opened twice. Slices with pruning are of whole models, since rules look at
+    all tasks of a model. Raises UserError for more of them than models.
+    """
+    every = _pairs(plan)
+    if plan.pruning is not None and of > (count := len(plan.models)):
+        raise UserError(
+            f"--shard {number}/{of}: slices with --prune are of whole models, of which there "
+            f"{'is' if count == 1 else 'are'} {count}"
+        )
+    things: list[tuple[str, Sequence[str]]] = [(name, (t,)) for name in every for t in every[name]]
+    if plan.pruning is not None:
+        things = list(every.items())
+    pairs: Pairs = {}
+    for name, tasks in things[(number - 1) * len(things) // of : number * len(things) // of]:
+        pairs[name] = (*pairs.get(name, ()), *tasks)
+    return pairs
+
+
+def by_cost(plan: Plan, of: int, costs: Mapping[str, Seconds]) -> Cut:
+    """Slices whose slowest is as fast as can be found, never slower than by count.
+
+    costs: by model. Raises UserError as `by_count` does.
+    """
+    slices = [by_count(plan, of, number) for number in range(1, of + 1)]
+
+    def slowest(parts: Iterable[Pairs]) -> float:
+        return max(sum(costs[name].of(part[name]) for name in part) for part in parts)
+
+    every, whole = _pairs(plan), plan.pruning is not None
+    sums = {name: costs[name].of(every[name]) for name in every}
+    most = max(costs[n].of([t]) for n in every for t in every[n])
+    most = max(sum(sums.values()) / of, max(sums.values()) if whole else most)
+    ordered = {
+        name: tuple(sorted(every[name], key=lambda task: -costs[name].tasks[task]))
+        for name in sorted(every, key=lambda name: -sums[name])
+    }
+    while most < slowest(slices):
+        if filled := _filled(ordered, of, costs, most, whole):
+            slices = filled
+            break
+        most *= STEP
+    parts = [{n: {t: costs[n].tasks[t] for t in part[n]} for n in part} for part in slices]
+    seconds = [sum(costs[name].of(part[name]) for name in part) for part in slices]
+    return Cut(_described(plan), tuple(map(Slice, parts, seconds)))
+
+
+def _filled(
+    pairs: Pairs, of: int, costs: Mapping[str, Seconds], most: float, whole: bool
+) -> list[Pairs] | None:
+    """Slices of at most so many seconds each; None where these do not suffice.
+
+    Each takes the model that the last one has left, then the others, in their order; a model that
+    does not fit is cut, one in a slice, or left, and always if `whole`.
+    """
+    rest, slices = dict(pairs), [Pairs() for _ in range(of)]
+    for part in slices:
+        gap, left = most, ""
+        for name in list(rest):
+            room, taken = gap - costs[name].opening, list[str]()
+            for task in rest[name]:  # from the largest on
+                if costs[name].tasks[task] <= room:
+                    taken.append(task)
+                    room -= costs[name].tasks[task]
+            all_of_it = len(taken) == len(rest[name])
+            if taken and (all_of_it or not (whole or left)):
+                part[name], gap = tuple(taken), room
+                rest[name] = tuple(task for task in rest[name] if task not in taken)
+                left = left if all_of_it else name
+        rest = {name: rest[name] for name in [left, *rest] if rest.get(name)}
+        if not rest:
+            return slices
+    return None
+
+
+def _described(plan: Plan) -> dict[str, Any]:
+    """What a cut is made for, so that no other run is cut by it."""
+    models = {model.name: model.checkpoint.revision for model in plan.models}
+    tasks = {task.name: task.version for task in plan.tasks}
+    return {"models": models, "tasks": tasks, "settings": plan.settings.results()}
+
+
+def keep(out: Path, found: Cut) -> Cut:
+    """Keep a cut in OUT. Raises UserError where it cannot be written."""
+    text = TypeAdapter(Cut).dump_json(found, indent=1).decode()
+    try:
+        files.make_folder(out / FOLDER)
+        files.write_text(out / FOLDER / CUT, text)
+    except OSError as error:
+        raise UserError(f"{out / FOLDER} cannot be written ({error.strerror})") from None
+    return found
+
+
+def kept(out: Path | None, plan: Plan, of: int) -> Cut | None:
+    """The cut that OUT keeps; None where there is none.
+
+    Raises UserError for one that is damaged, or for other models, tasks, settings or slices.
+    """
+    if out is None or not (file := out / FOLDER / CUT).exists():
+        return None
+    try:
+        found = TypeAdapter(Cut).validate_json(file.read_bytes())
+    except (OSError, ValidationError):
+        raise UserError(f"{file} cannot be read as a cut of a run") from None
+    if of != len(found.slices):
+        raise UserError(
+            f"{file} is for {len(found.slices)} slices, not {of}: give another --output"
+        )
+    mine = json.loads(json.dumps(_described(plan)))
+    usual = json.loads(json.dumps(Settings().results()))
+    found.run["settings"] = usual | found.run.get("settings", {})
+    for what, value in mine.items():
+        if found.run.get(what) != value:
+            raise UserError(f"{file} is for a run with other {what}: give another --output")
+    pairs = sorted((n, t) for part in found.slices for n in part.pairs for t in part.pairs[n])
+    if pairs != sorted((name, task) for name, tasks in _pairs(plan).items() for task in tasks):
+        raise UserError(f"{file} has not every pair of model and task once: plan the run again")
+    if plan.pruning is not None and sum(len(p.pairs) for p in found.slices) > len(plan.models):
+        raise UserError(f"{file} cuts models, and slices with --prune are of whole ones")
+    return found
+
+
+def begun(out: Path) -> bool:
+    """Whether a slice by the cut that OUT keeps has a folder there."""
+    return any((out / FOLDER).glob("*-of-*"))
+
+
+def part(whole: Plan, shard: Shard | None, out: Path | None) -> tuple[Plan, Path | None, str]:
+    """What a slice does, its folder, and the suffix of a folder that has no name yet.
+
+    Where OUT keeps a cut it is by this, and in OUT. Raises UserError as `kept` and `cut` do.
+    """
+    if shard is None:
+        return whole, out, ""
+    there = kept(out, whole, shard.of)
+    return cut(whole, shard, there), shard.place(out) if out and there else out, shard.suffix
 
 
 def with_names(model: PlannedModel, names: Mapping[str, str]) -> PlannedModel:

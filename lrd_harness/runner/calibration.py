@@ -54,6 +54,11 @@ class Span:
         ends = [f"{v:.1f}" if v < 3 and scale > 1 else f"{v:.0f}" for v in values]
         return f"{'-'.join(dict.fromkeys(end.removesuffix('.0') for end in ends))} {unit}"
 
+    @property
+    def middle(self) -> float:
+        """One number for it."""
+        return (self.low + self.high) / 2
+
     @classmethod
     def about(cls, seconds: float, factor: float = SURE) -> Self:
         """Seconds that may be off by a factor."""

@@ -10,7 +10,7 @@ import functools
 import gc
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,6 +32,7 @@ from lrd_harness.models.readout import embedded
 from lrd_harness.models.wheels import Progress, shown_by
 from lrd_harness.planning.models import PlannedModel
 from lrd_harness.planning.resolve import Plan
+from lrd_harness.planning.shards import Cut, Seconds
 from lrd_harness.progress import Display
 from lrd_harness.report import Column, Report, Table
 from lrd_harness.runner import calibration
@@ -42,9 +43,11 @@ from lrd_harness.runner.units import Context, Ledger
 from lrd_harness.store import location
 
 STAGES = ("opening", "reading", "metrics", "tasks × layers", "pruning")
+DEVICE, CPU = ("opening", "reading"), ("metrics", "tasks × layers")  # what takes their time
 COUNTS = ("texts", "stored", "passes", "tokens", "disk")
 TOKEN_ROW = 5e-5  # seconds to find one text's values of a token metric, and to average them
 SHARED = 0.6  # of a pass, what a pruned model costs that shares blocks with others
+UNEVEN = 1.15  # the slowest slice to the mean, from which on it is said why
 DISTINCT = 0.7  # of the choices, those that no other rule makes
 
 
@@ -54,8 +57,9 @@ class ModelCost:
 
     texts: distinct ones that are asked for (of likelihood tasks: requests); stored: of these, those
     that need no pass; passes, tokens: to be run; disk: bytes that the store will grow by; units:
-    scores and metrics to be made; spans: seconds by stage; faults: what could not be estimated;
-    slow: why it is read slowly, "" for most; speed: tokens that were read in a second.
+    scores and metrics to be made; spans: seconds by stage; tasks: what each would take alone, but
+    for opening and pruning; faults: what could not be estimated; slow: why it is read slowly, ""
+    for most; speed: tokens that were read in a second.
     """
 
     name: str
@@ -66,6 +70,7 @@ class ModelCost:
     disk: int = 0
     units: int = 0
     spans: dict[str, Span] = field(default_factory=lambda: dict.fromkeys(STAGES, Span()))
+    tasks: dict[str, float] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     slow: str = ""
     speed: float | None = None
@@ -74,6 +79,17 @@ class ModelCost:
     def span(self) -> Span:
         """All stages."""
         return total(self.spans.values())
+
+    def of(self, stages: Iterable[str]) -> Span:
+        """Some stages."""
+        return total(self.spans[stage] for stage in stages)
+
+    @contextmanager
+    def of_task(self, name: str) -> Iterator[None]:
+        """What is added in the block is a task's."""
+        before = self.span.middle
+        yield
+        self.tasks[name] = self.tasks.get(name, 0.0) + self.span.middle - before
 
     @contextmanager
     def attempt(self, *what: str) -> Iterator[None]:
@@ -108,7 +124,10 @@ class Estimate:
 
     def record(self) -> dict[str, Any]:
         """All of it as JSON can hold it; seconds as {low, high}."""
-        models = [asdict(model) for model in self.models]
+        models = [
+            asdict(m) | {"device": asdict(m.of(DEVICE)), "cpu": asdict(m.of(CPU))}
+            for m in self.models
+        ]
         return {"seconds": asdict(self.span), "common": asdict(self.common), "models": models}
 
     def report(self) -> Report:
@@ -117,10 +136,12 @@ class Estimate:
         columns = [Column("model", key=True), Column("texts", form=",")]
         columns += [Column("stored", "in store", form=","), Column("passes", form=",")]
         columns += [Column("tokens", form=","), Column("disk", unit="bytes", shown=False)]
-        columns += [Column("size", "disk"), Column("time"), *ends]
+        columns += [Column("size", "disk"), Column("device"), Column("cpu", "CPU")]
+        columns += [Column("time"), *ends]
         rows = [_cost_row(model.name, [model]) for model in self.models]
         rows.append(_cost_row("all", self.models))
-        cost = Table("cost", "What there is to do", tuple(columns), rows)
+        caption = "Device: to open models and to read; CPU: metrics and tasks, on one of its cores."
+        cost = Table("cost", "What there is to do", tuple(columns), rows, (caption,))
         spans = {"to begin, and to collect texts": self.common}
         spans |= {stage: total(m.spans[stage] for m in self.models) for stage in STAGES}
         columns = [Column("stage", key=True), Column("time"), *ends]
@@ -140,11 +161,44 @@ class Estimate:
             notes.append(f"Not counted: comparing the models by {named}, once all are read.")
         return Report("Cost of the run", (cost, stages), tuple(notes))
 
+    def seconds(self, plan: Plan) -> dict[str, Seconds]:
+        """What models and their tasks take, to cut a run at equal cost.
+
+        What could not be estimated takes as long as the mean of what could.
+        """
+        every = [seconds for model in self.models for seconds in model.tasks.values()]
+        usual, found = sum(every) / max(1, len(every)), {}
+        for model in self.models:
+            least = usual if model.faults else 0.0
+            more = calibration.RECORD + model.spans["pruning"].middle / len(plan.tasks)
+            tasks = {task.name: model.tasks.get(task.name, least) + more for task in plan.tasks}
+            found[model.name] = Seconds(model.spans["opening"].middle, tasks)
+        return found
+
+
+def slices(cut: Cut) -> Table:
+    """A run that is cut into slices."""
+    columns = (Column("slice", key=True), Column("models"), Column("pairs"), Column("time"))
+    rows = []
+    for number, part in enumerate(cut.slices, 1):
+        row = {"slice": f"{number}/{len(cut.slices)}", "models": len(part.pairs)}
+        row |= {"pairs": sum(map(len, part.pairs.values())), "seconds": part.seconds}
+        rows.append({**row, "time": str(Span.about(part.seconds))})
+    caption = [f"The slowest takes {cut.ratio:.2f} times as long as the mean."]
+    seconds, model, task = cut.largest
+    if cut.ratio > UNEVEN:
+        time = Span.about(seconds)
+        caption.append(f"None is faster than its largest pair: {model} on {task} takes {time}.")
+    unit = Column("seconds", unit="seconds", shown=False)
+    return Table("slices", "Slices of the run", (*columns, unit), rows, tuple(caption))
+
 
 def _cost_row(name: str, models: Sequence[ModelCost]) -> dict[str, Any]:
     sums = {count: sum(getattr(model, count) for model in models) for count in COUNTS}
     time = _time(total(model.span for model in models))
-    return {"model": name, **sums, "size": location.shown(sums["disk"]), **time}
+    device, cpu = (str(total(model.of(part) for model in models)) for part in (DEVICE, CPU))
+    size = location.shown(sums["disk"])
+    return {"model": name, **sums, "size": size, "device": device, "cpu": cpu, **time}
 
 
 def _time(span: Span) -> dict[str, Any]:
@@ -235,13 +289,14 @@ class Reckoning:
             with attempt("reading"):
                 self._read_texts(self.reader, requests)
         for task in requests:
-            with attempt(task.name):
-                if isinstance(self.reader, Likelihoods):
-                    self._read_requests(self.reader, task, requests[task])
-            with attempt(task.name):
-                self._measure(task)
-            with attempt(task.name):
-                self._evaluate(task)
+            with self.cost.of_task(task.name):
+                with attempt(task.name):
+                    if isinstance(self.reader, Likelihoods):
+                        self._read_requests(self.reader, task, requests[task])
+                with attempt(task.name):
+                    self._measure(task)
+                with attempt(task.name):
+                    self._evaluate(task)
         with attempt("pruning"):
             self._prune(requests)
 
@@ -261,8 +316,13 @@ class Reckoning:
         watched = dict.fromkeys([*watching.missing(), *watching.unattended()] if watching else ())
         missing = reader.store.missing(texts)
         self._count(texts, {*missing, *watched})
+        before = self.cost.span.middle
         self._read([text for text in missing if text not in watched])
         self._read(watched, items)
+        spent, whole = self.cost.span.middle - before, sum(map(size, set(texts)))
+        for task in requests:  # what several ask for counts in each
+            share = sum(map(size, set(requests[task]))) / max(1, whole)
+            self.cost.tasks[task.name] = spent * share
 
     def _count(self, texts: Sequence[Any], unread: Collection[Any]) -> None:
         distinct = len(set(texts))

@@ -168,8 +168,9 @@ def _touch(file: Path) -> None:
 
 
 def begun(out: Path) -> bool:
-    """Whether anything is in the folder but what a process killed at its beginning has left."""
-    return out.is_dir() and not all(files.known(path.name) for path in out.iterdir())
+    """Whether anything is in the folder but slices, and what a process killed early has left."""
+    names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    return not all(map(files.known, names - {shards.FOLDER}))
 
 
 def _unlike(out: Path, plan: Plan, alone: bool = False) -> str:

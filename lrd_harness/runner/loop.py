@@ -58,11 +58,10 @@ def prepare(
     output: None for one named after the suite. Raises UserError as `folder.prepare` does.
     """
     inventory.make_room(cache_dir())
-    plan = shards.cut(whole, shard) if shard else whole
-    suffix = shard.suffix if shard else ""
+    plan, place, suffix = together(ranks, lambda: shards.part(whole, shard, output))
 
     def made() -> Path:
-        return folder.prepare(output, plan, suffix) if ranks.main else Path()
+        return folder.prepare(place, plan, suffix) if ranks.main else Path()
 
     out = ranks.first(together(ranks, made))
     folder.check_shared(ranks, [out, cache_dir()])
