@@ -143,6 +143,24 @@ def not_finite(layer: int | None, dtype: object, what: str = "the states") -> No
     return error
 
 
+class NotInRange(UnitError):
+    """States that the type in which they are to be kept cannot hold."""
+
+
+def not_in_range(layer: int, name: str, largest: float, most: float) -> NotInRange:
+    """The error that says which states a type cannot hold, and what may help.
+
+    largest: of the numbers of a state; most: the largest number of the type.
+
+    >>> print(not_in_range(3, "float16", 81234.0, 65504.0))
+    the states of layer 3 (up to 8.12e+04) do not fit float16: try --store-dtype bfloat16
+    """
+    which = "up to" if largest > most else "so small,"
+    wider = "bfloat16" if name == "float16" else "float32"
+    text = f"the states of layer {layer} ({which} {largest:.3g}) do not fit {name}"
+    return NotInRange(f"{text}: try --store-dtype {wider}")
+
+
 class StatesLost(UnitError):
     """States that were in the store went while they were needed: removed, or found damaged."""
 

@@ -337,8 +337,8 @@ class StateReader:
         self.model, self.questions, self.budget = model, questions, as_budget(batch_tokens)
         self.ranks = ranks
         root, identity = root or cache_dir() / "states", self.identity(model)
-        self.plain = Store(root, model.identity)
-        self.store = self.plain if identity == model.identity else Store(root, identity)
+        self.plain, kept = Store(root, sampling.kept(model.identity)), sampling.kept(identity)
+        self.store = self.plain if kept == self.plain.identity else Store(root, kept)
         self.samples = Samples(model, self.store, self.plain, identity, sampling, root)
         self.captured = Captured()
 

@@ -44,7 +44,7 @@ class Variants:
 
     def __init__(self, reader: Reader, variants: Sequence[Removed]) -> None:
         self._reader, self._model = reader, cast("BlockModel", reader.model)
-        root, identity = reader.samples.root, reader.identity(reader.model)
+        root, identity = reader.samples.root, reader.store.identity
         self.stores = {v: Store(root, {**identity, "removed": written(v)}) for v in variants}
 
     def capture(self, asked: Mapping[Task, Sequence[Any]], progress: Progress) -> Captured:

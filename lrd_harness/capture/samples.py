@@ -131,11 +131,20 @@ def unsuited(metric: Metric, task: Task) -> str:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How metrics see a model. norm: see `planes`; view_texts: how many texts get views."""
+    """How metrics see a model. norm: see `planes`; view_texts: how many texts get views.
+
+    store_dtype: in which pooled states are kept, and seen by tasks as well.
+    """
 
     norm: Norm = "hf"
     view_texts: int = 1000
     device: str = "cpu"
+    store_dtype: str = "float32"
+
+    def kept(self, identity: Mapping[str, str]) -> dict[str, str]:
+        """The identity of a store of pooled states, which names their type unless it is float32."""
+        narrow = self.store_dtype != "float32"
+        return {**identity, **({"store_dtype": self.store_dtype} if narrow else {})}
 
 
 class Reading(NamedTuple):
@@ -200,7 +209,7 @@ class Samples:
         """The values of a metric that sees one text at a time."""
         if id(item) not in self._tokens:
             states, attention = self.model.info.blocks + 1, item.metric.needs == "attention"
-            identity = self.plain.identity if attention else self.identity
+            identity = self.model.identity if attention else self.identity
             values = TokenValues(item, self.root, identity, self.sampling.norm, states)
             shows = "observe" in inspect.signature(self.model.states).parameters
             if attention and not hasattr(self.model, "attention"):

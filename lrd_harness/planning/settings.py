@@ -137,6 +137,9 @@ class Settings:
     )
     max_length: int | None = _count(None, "tokens that a text is cut to", 1)
     dtype: Literal["float32", "bfloat16", "float16"] = _option("float32", "precision")
+    store_dtype: Literal["float32", "bfloat16", "float16"] = _option(
+        "float32", "precision in which the store keeps pooled states"
+    )
     attention: Word | None = _option(None, "attention implementation, as eager or sdpa")
     attention_mask: Mask | None = _option(None, "what a decoder's token sees", "MASK")
     padding: Literal["right", "left"] = _option("right", "side of padding")

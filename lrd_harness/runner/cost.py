@@ -414,17 +414,18 @@ class Reckoning:
         if not tasks or not (sweep := Sweep(self.context)).pending():
             return
         read = list(dict.fromkeys(text for task in tasks for text in requests[task]))
-        passes, numbers = read, self.reader.model.info.width
+        narrow = self.context.plan.settings.store_dtype != "float32"
+        passes, kept = read, (2 if narrow else 4) * self.reader.model.info.width
         if self.reader.likelihood:
             passes = [Text(c) for c in dict.fromkeys(request.context for request in read)]
-            numbers = 2  # of each request
+            kept = 2 * 4  # two numbers of each request
         if self.reading is None:  # all is in the store
             self.reading = self._calibrated(passes)
         variants = len(sweep.choices)
         times = variants * sum(map(size, passes)) / max(1, self.reading.size)
         self.cost.passes += variants * len(passes)
         self.cost.tokens += round(times * self.reading.tokens)
-        self.cost.disk += variants * len(read) * 4 * numbers
+        self.cost.disk += variants * len(read) * kept
         scored = total(map(self._evaluation, tasks))
         self.cost.spans["pruning"] += scored * (variants * DISTINCT)
         self.cost.spans["pruning"] += Span.about(times * self.reading.seconds * SHARED, 2)

@@ -154,7 +154,7 @@ def reader_settings(
     device = planned.options.device
     tokens = batch_size(device, settings.batch_tokens)
     budget = remembered(cache_dir() / "budgets", model.identity, device, tokens)
-    return budget, Sampling(settings.norm, settings.view_texts, device)
+    return budget, Sampling(settings.norm, settings.view_texts, device, settings.store_dtype)
 
 
 class ModelRun:

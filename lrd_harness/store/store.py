@@ -13,7 +13,7 @@ import os
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from lrd_harness.contracts import Text
-from lrd_harness.errors import StatesLost, plain, say
+from lrd_harness.errors import StatesLost, not_in_range, plain, say
 from lrd_harness.store import files
 from lrd_harness.store.files import space, write_text
 
 Plane = tuple[str, int]  # "raw" or "final", or another kind, and the layer
 Stamp = tuple[int, int, int]
+Save = Callable[[dict[str, Any], Path, dict[str, str]], None]
 ABOUT = "lrd-harness"  # one entry, as safetensors keeps no order of several
 NAME = re.compile(r"[0-9a-f]{32}\.safetensors")
 TRIES = 5  # to open a folder that another process is removing
+POOLED = ("raw", "final")  # kinds of planes that are kept in the type of a store's identity
+# numbers of these types lie in a file as these
+TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+TINY = 1e-15  # the length of a state whose squares float32 can still add up
 FRESH = 600.0  # seconds after which the time of a file that is in use is set anew
 _LOST = "states were in the store and are damaged or gone; the same command reads the texts again"
 _reported: set[tuple[str, str]] = set()  # of which model was said which states are left alone
@@ -67,7 +72,10 @@ def whose(description: str | None) -> str:
 
 @dataclass(frozen=True)
 class Extent:
-    """Where a plane lies in its file: from which byte on, the numbers of a row, and their type."""
+    """Where a plane lies in its file: from which byte on, the numbers of a row, and their type.
+
+    bfloat16, which numpy has not, as uint16.
+    """
 
     start: int
     width: int
@@ -105,9 +113,8 @@ def header(path: Path) -> Header | None:
             (kind, _, layer), (count, width) = name.rpartition("."), plane["shape"]
             if count != len(keys):
                 return None
-            letter, bits = plane["dtype"][0], plane["dtype"][1:]  # as F32
-            with contextlib.suppress(ValueError, TypeError):  # what the store does not write
-                dtype = np.dtype(f"<{letter.lower()}{int(bits) // 8}")
+            with contextlib.suppress(ValueError, KeyError):  # what the store does not write
+                dtype = np.dtype(TYPES[plane["dtype"]])
                 blocks[kind, int(layer)] = Extent(start + plane["data_offsets"][0], width, dtype)
         if not all(isinstance(key, str) for part in (keys, cut) for key in part):
             return None
@@ -127,18 +134,49 @@ def _stamp(path: Path) -> Stamp:
     return status.st_dev, status.st_ino, status.st_size
 
 
+def narrowed(block: np.ndarray, name: str, layer: int) -> Any:
+    """States (n, d) float32 as a tensor of a narrower type, rounded to nearest, ties to even.
+
+    Raises NotInRange where a state, as it will be read, is off by more than the type's `eps` times
+    its length: its numbers are too large for the type, or nearly all of them too small.
+    """
+    import torch
+
+    dtype, length = getattr(torch, name), torch.linalg.vector_norm
+    states, limits = torch.from_numpy(block), torch.finfo(dtype)
+    kept = states.to(dtype)
+    size, off = length(states, dim=1), length(kept.float() - states, dim=1)
+    odd = ~((off <= limits.eps * size) & (size > TINY) & size.isfinite())
+    whole = states[odd].double()
+    off, size = length(kept[odd].double() - whole, dim=1), length(whole, dim=1)
+    for state in whole[off > limits.eps * size][:1]:
+        raise not_in_range(layer, name, float(state.abs().max()), limits.max)
+    return kept
+
+
+def widened(rows: np.ndarray) -> np.ndarray:
+    """Rows as they lie in a file, those of a narrower type as float32."""
+    if rows.dtype.itemsize > 2:
+        return rows
+    import torch
+
+    tensor = torch.from_numpy(rows)
+    return (tensor if rows.dtype == np.float16 else tensor.view(torch.bfloat16)).float().numpy()
+
+
 def _write(
-    folder: Path, metadata: dict[str, str], planes: Mapping[Plane, np.ndarray]
+    folder: Path, metadata: dict[str, str], planes: Mapping[Plane, Any], save: Save
 ) -> tuple[Path, Header]:
     """Make a file of these planes; it appears whole, under its name.
 
-    Raises OSError, and ValueError for planes of another number of rows than there are texts.
+    save: what writes them. Raises OSError, and ValueError for planes of another number of rows than
+    there are texts.
     """
-    named = {f"{kind}.{n}": np.ascontiguousarray(block) for (kind, n), block in planes.items()}
+    named = {f"{kind}.{n}": block for (kind, n), block in planes.items()}
     with files.folder(folder) as work:
         path = work / "planes"
         try:
-            save_file(named, path, metadata)
+            save(named, path, metadata)
         except SafetensorError as error:  # what it says of the system is the OSError that it was
             number = re.search(r"\(os error (\d+)\)", str(error))
             if number is None:
@@ -158,7 +196,8 @@ class Store:
 
     A file is verified before it is first read from, and gets the time of its use, by which
     inventory.py tells what runs need.
-    root: the folder of all stores; identity: everything that changes a state apart from the text.
+    root: the folder of all stores; identity: everything that changes a state apart from the text,
+    among it `store_dtype` where pooled states are kept in another type than float32.
     discarded: the names of damaged files that were met so far; their texts are missing again.
     Raises StorageFull, OSError where it cannot be made.
     """
@@ -290,18 +329,33 @@ class Store:
         """Keep the states of these texts: each plane (len(texts), d_l), of states float32.
 
         truncated: of each text, whether the model saw only its beginning.
-        Raises StorageFull, OSError.
+        Raises StorageFull, OSError, and NotInRange for states that the store's type cannot hold.
         """
+        kept, save = self._kept(planes)
         keys = [text_key(t) for t in texts]
         cut = [key for key, was in zip(keys, truncated or (), strict=False) if was]
         about = {"identity": self._described, "texts": keys, "truncated": cut}
         self._settle()
         with space(self.folder):
-            path, content = _write(self.folder, {ABOUT: json.dumps(about)}, planes)
+            path, content = _write(self.folder, {ABOUT: json.dumps(about)}, kept, save)
         self._bad.discard(path)
         with contextlib.suppress(OSError):
             self._verified[path] = _stamp(path), time.monotonic()
         self._note(path, content)
+
+    def _kept(self, planes: Mapping[Plane, np.ndarray]) -> tuple[dict[Plane, Any], Save]:
+        """Planes as they are to lie in a file, and what writes them. Raises NotInRange."""
+        name = self.identity.get("store_dtype")
+        arrays = {plane: np.ascontiguousarray(block) for plane, block in planes.items()}
+        if name is None:
+            return arrays, save_file
+        import torch
+        from safetensors import torch as tensors  # as numpy has no bfloat16
+
+        return {
+            (kind, n): narrowed(block, name, n) if kind in POOLED else torch.tensor(block)
+            for (kind, n), block in arrays.items()
+        }, tensors.save_file
 
     def truncated(self, texts: Sequence[Text]) -> int:
         """How many of the distinct texts the model saw only the beginning of."""
@@ -309,6 +363,8 @@ class Store:
 
     def read(self, texts: Sequence[Text], plane: Plane) -> np.ndarray:
         """The states of these texts at one plane: (len(texts), d_l) in their order, as written.
+
+        Of a store of a narrower type float32, as they were rounded.
 
         Raises KeyError for a text or plane that is not stored; StatesLost where a file turns out
         to be damaged, or was removed.
@@ -338,7 +394,7 @@ class Store:
         at = block.start + first * block.width * block.dtype.itemsize
         try:
             numbers = np.fromfile(path, block.dtype, count * block.width, offset=at)
-            return numbers.reshape(count, block.width)[np.subtract(rows, first)]
+            return widened(numbers.reshape(count, block.width)[np.subtract(rows, first)])
         except (OSError, ValueError):  # removed or cut at this moment
             self._forget(path)
             raise StatesLost(_LOST) from None
