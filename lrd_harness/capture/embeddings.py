@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,15 +15,13 @@ from torch import Tensor
 
 from lrd_harness.capture.layers import LayerView
 from lrd_harness.capture.samples import Questions, Samples, Sampling
+from lrd_harness.capture.token_budget import Budget, as_budget
 from lrd_harness.capture.token_metrics import Watched
 from lrd_harness.contracts import Encoded, Experiments, Model, Request, Task, Text
-from lrd_harness.errors import StorageFull, UserError
 from lrd_harness.images import Image
 from lrd_harness.measuring import PER_TEXT, PlannedMetric
 from lrd_harness.models.opened import token_count
 from lrd_harness.processes import ALONE, Ranks
-from lrd_harness.store.documents import json_value
-from lrd_harness.store.files import write_text
 from lrd_harness.store.location import cache_dir
 from lrd_harness.store.store import Plane, Store
 
@@ -34,76 +29,10 @@ Result = TypeVar("Result")
 Progress = Callable[[int, int], None]  # (done, total)
 
 # A segment is a file of the store, and what is lost when a run is killed.
-BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384, "mps": 8_192}
 SEGMENT_TOKENS = 32_768
 SEGMENT_BATCHES = 8  # where batches are small, as on a CPU, of which each takes long
 SEGMENT_TEXTS = 4_096
 SEGMENT_BYTES = 64 * 2**20  # of pooled states in memory at once, however many layers there are
-
-
-class Budget:
-    """The tokens of a batch, padding included.
-
-    file: where a smaller budget that was found is kept, for this model on this kind of device.
-    """
-
-    def __init__(self, tokens: int, file: Path | None = None) -> None:
-        self._file = file
-        self.tokens = min(tokens, self._remembered() or tokens)
-
-    def attempt(self, do: Callable[[int], Result]) -> Result:
-        """`do(tokens)`, again with half the tokens as long as memory does not suffice for it.
-
-        Raises UserError where it does not for a single token, and whatever else `do` raises.
-        """
-        from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-
-        tokens = self.tokens
-        while True:
-            try:
-                result = do(tokens)
-                break
-            except Exception as error:
-                if not should_reduce_batch_size(error):
-                    raise
-                if tokens == 1:
-                    raise UserError("memory does not suffice for a single text") from error
-            tokens //= 2
-            clear_device_cache(garbage_collection=True)
-        if tokens < self.tokens:
-            self.tokens = tokens
-            if self._file is not None:
-                with suppress(OSError, StorageFull):  # what was read is worth more
-                    self._file.parent.mkdir(parents=True, exist_ok=True)
-                    write_text(self._file, json.dumps({"tokens": tokens}))
-        return result
-
-    def _remembered(self) -> int | None:
-        try:
-            tokens = int(json_value(self._file.read_bytes())["tokens"]) if self._file else 0
-        except (OSError, ValueError, KeyError, TypeError):
-            return None  # there is none, or one that was damaged: found again
-        return tokens if tokens > 0 else None
-
-
-def as_budget(tokens: int | Budget) -> Budget:
-    """A budget as it is, or one of so many tokens that is not remembered."""
-    return tokens if isinstance(tokens, Budget) else Budget(tokens)
-
-
-def batch_size(device: str, wanted: int = 0) -> int:
-    """The tokens of a batch, padding included: so many, or what suits the device."""
-    return wanted or BATCH_TOKENS.get(device.split(":")[0], 4096)
-
-
-def remembered(root: Path, identity: Mapping[str, str], device: str, tokens: int) -> Budget:
-    """The budget of a model on a kind of device; for another number of tokens it begins anew."""
-    if device.startswith("cuda"):  # what has as much memory is of one kind
-        properties = torch.cuda.get_device_properties(torch.device(device))
-        device = f"{properties.name} {properties.total_memory}"
-    described = json.dumps([dict(sorted(identity.items())), device, tokens])
-    digest = hashlib.sha256(described.encode()).hexdigest()[:24]
-    return Budget(tokens, root / f"{digest}.json")
 
 
 def in_batches(

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from lrd_harness.capture import embeddings
-from lrd_harness.capture.embeddings import Budget, Captured, Measured, Progress, StateReader, behind
+from lrd_harness.capture.embeddings import Captured, Measured, Progress, StateReader, behind
 from lrd_harness.capture.layers import ANSWER_PLANES, LikelihoodLayer, StoredLikelihoods, key
+from lrd_harness.capture.token_budget import Budget
 from lrd_harness.capture.token_metrics import Watched
 from lrd_harness.contracts import (
     Continuation,

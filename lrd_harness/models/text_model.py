@@ -16,7 +16,6 @@ from lrd_harness.errors import UserError, short
 from lrd_harness.models import quantised
 from lrd_harness.models.backbone import rounding, text_config
 from lrd_harness.models.bidirectional import NO_LIKELIHOODS, check, choose, look_ahead
-from lrd_harness.models.find import known_as
 from lrd_harness.models.lengths import length_limit, stated_lengths
 from lrd_harness.models.opened import ModelParts, OpenedModel, Planes
 from lrd_harness.models.readout import Head, pooling_named
@@ -76,6 +75,8 @@ def _filled(parts: Parts, checkpoint: Checkpoint, options: ModelOptions) -> Part
 
     Raises UserError for an unknown pooling.
     """
+    from lrd_harness.models.find import known_as  # brings pydantic
+
     pooling = options.pooling or parts.pooling or ("own" if parts.pool else "mean")
     lengths = parts.lengths
     if not lengths and not parts.max_length:

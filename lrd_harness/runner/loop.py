@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lrd_harness.capture.embeddings import Budget, Captured, Embeddings, batch_size, remembered
+from lrd_harness.capture.embeddings import Captured, Embeddings
 from lrd_harness.capture.likelihoods import Likelihoods, Reader
 from lrd_harness.capture.samples import Questions, Sampling, unsuited
+from lrd_harness.capture.token_budget import Budget, batch_size, remembered
 from lrd_harness.contracts import Model, Task
 from lrd_harness.errors import UserError, told_to
 from lrd_harness.models import opened, registry

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lrd_harness import errors, isolation
-from lrd_harness.capture.embeddings import batch_size
 from lrd_harness.capture.samples import Questions, Sampling, unsuited
+from lrd_harness.capture.token_budget import batch_size
 from lrd_harness.contracts import Modality, Task
 from lrd_harness.errors import UserError
 from lrd_harness.manager import Plugins

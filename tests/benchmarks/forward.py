@@ -13,7 +13,8 @@ from statistics import median
 
 from _setting import arguments, distinct_texts, empty_store, folder, open_model, tasks, timed
 
-from lrd_harness.capture.embeddings import BATCH_TOKENS, capture
+from lrd_harness.capture.embeddings import capture
+from lrd_harness.capture.token_budget import BATCH_TOKENS
 
 
 def main() -> None:

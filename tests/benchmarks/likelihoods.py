@@ -18,8 +18,8 @@ from _setting import MODELS, arguments, empty_store, timed
 from lm_eval.models.huggingface import HFLM
 
 from lrd_harness.capture import likelihoods
-from lrd_harness.capture.embeddings import BATCH_TOKENS
 from lrd_harness.capture.layers import LikelihoodLayer, StoredLikelihoods
+from lrd_harness.capture.token_budget import BATCH_TOKENS
 from lrd_harness.contracts import ModelOptions, Task, TaskOptions
 from lrd_harness.models.find import find
 

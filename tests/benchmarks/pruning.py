@@ -19,8 +19,9 @@ import torch
 from _setting import arguments, distinct_texts, open_model, tasks, timed
 from torch import Tensor, nn
 
-from lrd_harness.capture.embeddings import BATCH_TOKENS, batches
+from lrd_harness.capture.embeddings import batches
 from lrd_harness.capture.layers import planes
+from lrd_harness.capture.token_budget import BATCH_TOKENS
 from lrd_harness.capture.walk import Removed, Walk
 from lrd_harness.models.backbone import Backbone
 from lrd_harness.models.cut import remove

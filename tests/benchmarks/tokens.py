@@ -18,8 +18,9 @@ from statistics import median
 from _setting import arguments, distinct_texts, empty_store, open_model, tasks, timed
 
 from lrd_harness import manager
-from lrd_harness.capture.embeddings import BATCH_TOKENS, capture
+from lrd_harness.capture.embeddings import capture
 from lrd_harness.capture.samples import Samples, Sampling
+from lrd_harness.capture.token_budget import BATCH_TOKENS
 from lrd_harness.contracts import Model, Text
 from lrd_harness.planning.parameters import resolve_metrics
 from lrd_harness.planning.suite import Suite

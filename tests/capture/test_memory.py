@@ -13,8 +13,9 @@ import tiny
 import torch
 from running import Patch, counters
 
-from lrd_harness.capture.embeddings import Budget, capture, remembered
+from lrd_harness.capture.embeddings import capture
 from lrd_harness.capture.layers import planes
+from lrd_harness.capture.token_budget import Budget, remembered
 from lrd_harness.contracts import Text
 from lrd_harness.errors import UserError
 from lrd_harness.models.text_model import TextModel

@@ -12,7 +12,8 @@ import torch
 import transformers
 from test_capture import Counter, model, texts_of  # noqa: F401
 
-from lrd_harness.capture.embeddings import Budget, capture
+from lrd_harness.capture.embeddings import capture
+from lrd_harness.capture.token_budget import Budget
 from lrd_harness.capture.token_metrics import TokenValues, Watched
 from lrd_harness.contracts import Metric, Text
 from lrd_harness.errors import NotEnoughTexts, NotEnoughTokens, NotFinite
