@@ -150,6 +150,12 @@ def launched() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not everywhere
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 @contextmanager
 def connected() -> Iterator[Ranks]:
     """The processes that this one was started with, by torchrun or as `--processes` does."""
@@ -205,8 +211,7 @@ def spawn(main: Callable[[list[str]], int], arguments: Sequence[str], processes:
     # what is wrong is said below, in one line
     for name in ("torch.distributed.elastic", "torch.multiprocessing"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = os.environ.get("OMP_NUM_THREADS") or max(1, (cores or 1) // processes)
+    threads = os.environ.get("OMP_NUM_THREADS") or max(1, cores() // processes)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

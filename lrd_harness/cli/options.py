@@ -21,6 +21,10 @@ SHARD = (
     "of N slices of models × tasks, the I-th (from 1), as for job arrays; OUT gets -shard-I-of-N; "
     "`lrd-harness merge` joins them"
 )
+EVALUATORS = (
+    "processes on this machine that evaluate while models are read (on GPUs one for each core that "
+    "is left, on CPUs 0: a model is evaluated when it was read)"
+)
 SHARDS = "cut the run into N slices of equal cost; `run --shard I/N` with this OUT runs one"
 FULL = "print every table and note, not only the answer and the ranking"
 LITERAL = (
@@ -36,6 +40,7 @@ def run(sub: Any) -> None:
     _add_run(sub)
     where = sub.add_argument_group("where it runs (also under torchrun and accelerate launch)")
     _add(where, "--processes", "N", "processes on this machine, a GPU each (1)", type=int)
+    _add(where, "--evaluators", "N", EVALUATORS, type=int)
     _add_flag(sub, "--full", FULL)
     _add_flag(sub, "--literal-names", LITERAL)
     _add_display(sub, "the leaderboard")

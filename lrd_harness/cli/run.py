@@ -23,8 +23,9 @@ from lrd_harness.planning.shards import Shard
 from lrd_harness.processes import Ranks
 from lrd_harness.progress import Display
 from lrd_harness.results import journal
-from lrd_harness.runner import folder
+from lrd_harness.runner import evaluators, folder
 from lrd_harness.runner.cost import Estimator, slices
+from lrd_harness.runner.evaluators import Evaluators
 from lrd_harness.runner.loop import execute, prepare
 from lrd_harness.runner.merge import merge
 from lrd_harness.runner.profile import Profile
@@ -36,6 +37,12 @@ STARTING = 10.0  # seconds that it takes at most until a command begins
 
 def run_command(arguments: argparse.Namespace) -> int:
     """Run a suite, in this process or in several. Returns the exit code."""
+    if evaluators.at_work:
+        arguments.device = "cpu"
+        quiet = Display(quiet=True)
+        return evaluators.at_work.serve(lambda: _planned(arguments, quiet)[0])
+    if arguments.evaluators is not None:
+        errors.check_whole(arguments.evaluators, "--evaluators", 0, errors.processes())
     if arguments.processes is not None:
         errors.check_whole(arguments.processes, "--processes", 1, errors.processes())
     several = (arguments.processes or 1) > 1
@@ -58,8 +65,8 @@ def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
     run = prepare(whole, arguments.output, display, shard, ranks)
     plan, out = run.plan, run.out
     try:
-        profile = Profile()
-        failed = execute(plan, out, display, ranks, run.slices, profile)
+        profile, beside = Profile(), _beside(arguments, plan, ranks)
+        failed = execute(plan, out, display, ranks, run.slices, profile, beside)
         ranks.wait()
         if not ranks.main:
             return 0
@@ -81,6 +88,12 @@ def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
     if line := profile.line():
         display.line(line)
     return 1 if failed or faults else 0
+
+
+def _beside(arguments: argparse.Namespace, plan: Plan, ranks: Ranks) -> Evaluators:
+    """What evaluates beside this process."""
+    number = evaluators.count(arguments.evaluators, [m.options.device for m in plan.models])
+    return Evaluators(number if ranks.agree(number > 0) else 0, main, arguments.typed)
 
 
 def _planned(arguments: argparse.Namespace, display: Display) -> tuple[Plan, Shard | None, Plugins]:

@@ -37,9 +37,8 @@ from lrd_harness.progress import Display
 from lrd_harness.report import Column, Report, Table
 from lrd_harness.runner import calibration
 from lrd_harness.runner.calibration import Reading, Span, total
-from lrd_harness.runner.loop import reader_settings
 from lrd_harness.runner.sweep import Sweep
-from lrd_harness.runner.units import Context, Ledger
+from lrd_harness.runner.units import Context, Ledger, reader_settings
 from lrd_harness.store import location
 
 STAGES = ("opening", "reading", "metrics", "tasks × layers", "pruning")

@@ -19,7 +19,7 @@ from lrd_harness.planning import settings as records
 from lrd_harness.planning import suite
 from lrd_harness.planning.models import PlannedModel
 from lrd_harness.progress import Display
-from lrd_harness.runner.loop import reader_settings
+from lrd_harness.runner.units import reader_settings
 
 WHERE = "mteb_model"  # where an argument stands, in messages
 READING = (

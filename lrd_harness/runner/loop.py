@@ -13,25 +13,25 @@ from typing import Any
 
 from lrd_harness.capture.embeddings import Captured, Embeddings
 from lrd_harness.capture.likelihoods import Likelihoods, Reader
-from lrd_harness.capture.samples import Questions, Sampling, unsuited
-from lrd_harness.capture.token_budget import Budget, batch_size, remembered
+from lrd_harness.capture.samples import Questions, unsuited
 from lrd_harness.contracts import Model, Task
 from lrd_harness.errors import UserError, told_to
+from lrd_harness.measuring import PER_TEXT
 from lrd_harness.models import opened, registry
 from lrd_harness.models.wheels import shown_by
 from lrd_harness.planning import shards
 from lrd_harness.planning.models import PlannedModel
 from lrd_harness.planning.resolve import Plan
-from lrd_harness.planning.settings import Settings
 from lrd_harness.planning.shards import Shard
 from lrd_harness.processes import ALONE, Ranks, together
 from lrd_harness.progress import Display
 from lrd_harness.results.journal import recorded_run
-from lrd_harness.runner import folder, units
+from lrd_harness.runner import folder
+from lrd_harness.runner.evaluators import Evaluators
 from lrd_harness.runner.panel import Panel
 from lrd_harness.runner.profile import Profile
 from lrd_harness.runner.sweep import Sweep
-from lrd_harness.runner.units import Context, Ledger
+from lrd_harness.runner.units import Context, Ledger, Unit, reader_settings
 from lrd_harness.store import inventory
 from lrd_harness.store.location import cache_dir
 
@@ -96,11 +96,13 @@ def execute(
     ranks: Ranks = ALONE,
     slices: Mapping[str, Any] | None = None,
     profile: Profile | None = None,
+    evaluators: Evaluators | None = None,
 ) -> int:
     """Run a plan into an output folder, with its run.json. Returns how many units failed.
 
     Units that the folder's journals hold are skipped; a fault in a unit is recorded and does not
-    end the run. slices: what run.json says of the slices of a run; profile: its seconds are added.
+    end the run. slices: what run.json says of the slices of a run; profile: its seconds are added;
+    evaluators: what evaluates beside this process, by default nothing.
     """
     opened.exact()
     profile = profile or Profile()
@@ -113,22 +115,32 @@ def execute(
     if ranks.main:
         folder.write_run(out, plan, {}, ledger.met(), panel.recorded(), **state)
     ranks.wait()  # a journal without a run.json would be no run
+    evaluators = evaluators or Evaluators()
+
+    def work_on(number: int, planned: PlannedModel, beside: Evaluators) -> None:
+        place = f"[{number}/{len(plan.models)}] {planned.name}"
+        context = Context(plan, planned, ledger, out, display, ranks, place, profile)
+        work = ModelRun(context, questions, panel, beside)
+        try:
+            work.execute()
+        finally:
+            if work.pending or work.sweep:
+                captured[planned.name] = captured.get(planned.name, Captured()) + work.captured
+        del work
+        gc.collect()  # no two models in memory at once
+
     try:
         told = told_to(display.line) if ranks.main else nullcontext()
-        with profile.watching(ranks), told:
+        with profile.watching(ranks), told, evaluators.serving(ledger, display, out, profile):
             for number, planned in panel.order():
-                place = f"[{number}/{len(plan.models)}] {planned.name}"
-                context = Context(plan, planned, ledger, out, display, ranks, place, profile)
-                work = ModelRun(context, questions, panel)
-                try:
-                    work.execute()
-                finally:
-                    if work.pending or work.sweep:
-                        captured[planned.name] = work.captured
-                del work
-                gc.collect()  # no two models in memory at once
+                work_on(number, planned, evaluators)
             with profile.stage("metrics"):
                 panel.measure()
+            lacking = evaluators.finish(ranks)
+            ledger.meet(ranks)
+            for number, planned in panel.order():
+                if planned.name in lacking:
+                    work_on(number, planned, Evaluators())
         ledger.close()
         state["finished"] = folder.now()
     finally:
@@ -148,21 +160,14 @@ def execute(
     return errors
 
 
-def reader_settings(
-    settings: Settings, planned: PlannedModel, model: Model
-) -> tuple[Budget, Sampling]:
-    """How a run reads a model: the tokens of a batch, and what metrics see."""
-    device = planned.options.device
-    tokens = batch_size(device, settings.batch_tokens)
-    budget = remembered(cache_dir() / "budgets", model.identity, device, tokens)
-    return budget, Sampling(settings.norm, settings.view_texts, device, settings.store_dtype)
-
-
 class ModelRun:
     """The work of a run on one model; pending: whether any was left to do."""
 
-    def __init__(self, context: Context, questions: Questions, panel: Panel) -> None:
+    def __init__(
+        self, context: Context, questions: Questions, panel: Panel, evaluators: Evaluators
+    ) -> None:
         self.context, self.questions, self.panel = context, questions, panel
+        self.evaluators = evaluators
         self.plan, self.planned, self.ranks = context.plan, context.planned, context.ranks
         self.sweep = Sweep(context) if self.plan.pruning is not None else None
         self.readers: dict[Kind, Reader] = {}
@@ -181,9 +186,11 @@ class ModelRun:
         """Do what is not done yet: have each kind of task read and scored, and prune."""
         context = self.context
         if self.pending:
+            self.evaluators.start()
             model = self._open()
             if model is not None:
                 self._score(model)
+                self._await(model)
                 self._prune(model)
             context.ledger.meet(self.ranks)
             return
@@ -269,18 +276,21 @@ class ModelRun:
                     f"{context.place}: {task.name}: {met['truncated']} of {met['asked']} prompts "
                     "are longer than the model takes and were cut from the left"
                 )
-        work: list[Callable[[], None]] = []
+        # whose values, and faults, only a process that reads has
+        own = {item.metric.name for item in self.plan.metrics if item.metric.needs in PER_TEXT}
+        here, beside = list[Callable[[], None]](), list[Unit]()
         for task in requests:
             self.panel.take(context, reader, task)
-            work += [
-                partial(units.measure, context, reader, task, item)
-                for item in context.unmeasured(task)
-            ]
-            work += [
-                partial(units.evaluate_layer, context, reader, task, layer)
-                for layer in context.unevaluated(task, model.info.blocks)
-            ]
-        context.work_through("metrics, tasks × layers", work)
+            unit = partial(Unit, self.planned.name, task.name, dict(model.identity))
+            units = [unit(metric=item.metric.name) for item in context.unmeasured(task)]
+            units += [unit(layer=n) for n in context.unevaluated(task, model.info.blocks)]
+            for each in units:
+                if self.evaluators.number and each.metric not in own:
+                    beside.append(each)
+                else:
+                    here.append(partial(each.do, context, reader, task))
+        self.evaluators.hand(beside[self.ranks.rank :: self.ranks.world])
+        context.work_through("metrics, tasks × layers", here)
 
     def _forward(self, reader: Reader, requests: dict[Task, list[Any]]) -> bool:
         """Have the store hold all that is asked for; False if the model fails on it.
@@ -309,6 +319,17 @@ class ModelRun:
         key = context.unit("capture", time.time_ns())
         context.record("capture", key, **reader.captured.record())
         return True
+
+    def _await(self, model: Model) -> None:
+        """Have the metrics that rules look at; what evaluators could not do is done here."""
+        if self.sweep is None or not self.evaluators.number:
+            return
+        text, name = f"{self.context.place}: metrics", self.planned.name
+        lacking = self.evaluators.wait(text, lambda u: u.model == name and bool(u.metric))
+        self.context.ledger.meet(self.ranks)
+        if not self.ranks.agree(not lacking):
+            self.evaluators = Evaluators()
+            self._score(model)
 
     def _prune(self, model: Model) -> None:
         """Choose blocks to remove, and score what is left, where that is asked for."""

@@ -11,21 +11,23 @@ import math
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from lrd_harness.capture.layers import LayerView, LikelihoodLayer
 from lrd_harness.capture.likelihoods import Reader
-from lrd_harness.capture.samples import unsuited
-from lrd_harness.contracts import Task
+from lrd_harness.capture.samples import Sampling, unsuited
+from lrd_harness.capture.token_budget import Budget, batch_size, remembered
+from lrd_harness.contracts import Model, Task
 from lrd_harness.errors import Elsewhere, UnitError, described
 from lrd_harness.measuring import PER_TEXT, PlannedMetric, PlannedPanel
 from lrd_harness.planning.models import PlannedModel
 from lrd_harness.planning.resolve import Plan
+from lrd_harness.planning.settings import Settings
 from lrd_harness.processes import ALONE, Ranks
 from lrd_harness.progress import Advance, Display
 from lrd_harness.report import worded
@@ -34,6 +36,7 @@ from lrd_harness.runner.profile import Profile
 from lrd_harness.scores import split_scores
 from lrd_harness.store import location
 from lrd_harness.store.files import full
+from lrd_harness.store.location import cache_dir
 
 LONGEST_TRACE = 50_000  # characters: a message may hold all that was read
 ODD = ("asked", "duplicates", "empty", "truncated")
@@ -78,6 +81,12 @@ class Ledger:
     def failing(self, key: str) -> bool:
         """Whether a unit is recorded as an error."""
         return key in self._records and self.undone(key)
+
+    def note(self, record: dict[str, Any]) -> None:
+        """Take note of what an evaluator has recorded."""
+        self._records[record["unit"]] = record
+        if record["kind"] == "error":
+            self.failed.add(record["unit"])
 
     def append(self, record: dict[str, Any]) -> None:
         """Keep a unit's record; when this returns, it is on disk."""
@@ -280,6 +289,37 @@ class Context:
                 requests[task] = list(reader.ask(task, evaluated, measured))
         names = self.ranks.common(task.name for task in requests)
         return {task: texts for task, texts in requests.items() if task.name in names}
+
+
+def reader_settings(
+    settings: Settings, planned: PlannedModel, model: Model
+) -> tuple[Budget, Sampling]:
+    """How a run reads a model: the tokens of a batch, and what metrics see."""
+    device = planned.options.device
+    tokens = batch_size(device, settings.batch_tokens)
+    budget = remembered(cache_dir() / "budgets", model.identity, device, tokens)
+    return budget, Sampling(settings.norm, settings.view_texts, device, settings.store_dtype)
+
+
+class Unit(NamedTuple):
+    """A metric on the texts of a task, or a task at a layer of the whole model, by names.
+
+    identity: of the model whose states are looked at.
+    """
+
+    model: str
+    task: str
+    identity: Mapping[str, str]
+    metric: str = ""
+    layer: int = 0
+
+    def do(self, context: Context, reader: Reader, task: Task) -> None:
+        """Measure or evaluate; the result is recorded, or its error."""
+        items = [item for item in context.plan.metrics if item.metric.name == self.metric]
+        for item in items:
+            measure(context, reader, task, item)
+        if not items:
+            evaluate_layer(context, reader, task, self.layer)
 
 
 def measure(context: Context, reader: Reader, task: Task, item: PlannedMetric) -> None:
