@@ -7,6 +7,7 @@ Between them go only small objects; states go through the store on disk, results
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -169,11 +170,24 @@ def connected() -> Iterator[Ranks]:
         return
     from torch.distributed import destroy_process_group
 
+    _end_with_launcher()
     ranks = Connected()
     try:
         yield ranks
     finally:
         destroy_process_group()
+
+
+def _end_with_launcher() -> None:
+    """Be ended where a killed torchrun or accelerate launch cannot do it (`spawn` sees to its own).
+
+    Linux alone does that.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ and SPAWNED not in os.environ:
+        from torch import multiprocessing
+
+        if end := getattr(multiprocessing, "_prctl_pr_set_pdeathsig", None):
+            end(signal.SIGTERM)
 
 
 def together(ranks: Ranks, do: Callable[[], Item]) -> Item:
