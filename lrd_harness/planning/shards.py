@@ -77,7 +77,7 @@ class Cut:
     def ratio(self) -> float:
         """The seconds of the slowest slice, to the mean."""
         seconds = [part.seconds for part in self.slices]
-        return max(seconds) * len(seconds) / sum(seconds)
+        return max(seconds) * len(seconds) / (sum(seconds) or 1.0)
 
     @property
     def largest(self) -> tuple[float, str, str]:

@@ -318,10 +318,11 @@ class Reckoning:
         before = self.cost.span.middle
         self._read([text for text in missing if text not in watched])
         self._read(watched, items)
-        spent, whole = self.cost.span.middle - before, sum(map(size, set(texts)))
+        sizes = {text: size(text) for asked in requests.values() for text in asked}
+        per_size = (self.cost.span.middle - before) / max(1, sum(sizes.values()))
         for task in requests:  # what several ask for counts in each
-            share = sum(map(size, set(requests[task]))) / max(1, whole)
-            self.cost.tasks[task.name] = spent * share
+            own = sum(sizes[text] for text in set(requests[task]))
+            self.cost.tasks[task.name] = own * per_size
 
     def _count(self, texts: Sequence[Any], unread: Collection[Any]) -> None:
         distinct = len(set(texts))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from lrd_harness.planning import shards
 from lrd_harness.planning.models import PlannedModel
 from lrd_harness.planning.resolve import Plan, PlannedPruning
 from lrd_harness.planning.settings import Pruning, Settings
-from lrd_harness.planning.shards import Shard
+from lrd_harness.planning.shards import Seconds, Shard
 from lrd_harness.planning.suite import Suite
 
 
@@ -99,28 +101,127 @@ def test_a_sliced_model_keeps_its_tasks_under_another_name() -> None:
 def test_a_slice_runs_its_own_pairs(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    """Two models on two tasks in three slices; the folder of each has its own name."""
+    """Two models on two tasks in three slices of equal cost, merged where their cut is kept."""
     monkeypatch.chdir(tmp_path)
-    command = running.command(Path("X"), [place / "bert", place / "gpt"], place / "data")
+    monkeypatch.setattr("lrd_harness.runner.calibration.LONG", 0.0)  # seconds that trials take
+    out, models = tmp_path / "out", [place / "bert", place / "gpt"]
+    command = running.command(Path("X"), models, place / "data")
     at = command.index("--output")
     command[at : at + 2] = []
+    into, cut = ("--output", str(out)), out / "shards" / "cut.json"
+    assert main(["plan", *command[1:], *into, "--shards", "2"]) == 0
+    assert main(["plan", *command[1:], *into, "--shards", "3"]) == 0  # none is begun: cut anew
+    slices = json.loads(cut.read_text())["slices"]
+    printed = capsys.readouterr().out
+    assert all(f" {i}/3 " in printed for i in (1, 2, 3))
     every: list[tuple[str, str]] = []
-    for number in (1, 2, 3):
-        assert main([*command, "--shard", f"{number}/3"]) == 0
-        (out,) = tmp_path.glob(f"runs/custom-*-shard-{number}-of-3")
-        run = json.loads((out / "run.json").read_text())
+    for number, part in enumerate(slices, 1):
+        assert main([*command, "--shard", f"{number}/3", *into]) == 0
+        folder = out / "shards" / f"{number}-of-3"
+        run = json.loads((folder / "run.json").read_text())
         assert run["shards"] == [f"{number}/3"]
         scored, measured = (
-            {(row["model"], row["task"]) for row in running.records(out, kind)}
+            {(row["model"], row["task"]) for row in running.records(folder, kind)}
             for kind in ("score", "metric")
         )
-        assert scored == measured
-        assert {model["name"] for model in run["models"]} == {model for model, _ in scored}
+        asked = {(name, task) for name, tasks in part["pairs"].items() for task in tasks}
+        assert scored == measured == asked
         every += scored
     assert len(every) == len(set(every)) == 4
     capsys.readouterr()
+    assert main(["plan", *command[1:], *into, "--shards", "2"]) == 2
+    assert one_line(capsys) == f"{cut} is for 3 slices, not 2: give another --output"
+    assert main(["merge", *map(str, out.glob("shards/*-of-3")), *into]) == 0
+    assert sorted(json.loads((out / "run.json").read_text())["shards"]) == ["1/3", "2/3", "3/3"]
+    assert "not among them" not in capsys.readouterr().err
     assert main([*command, "--shard", "1/5"]) == 0
     empty = "Slice 1/5 is empty: there are fewer pairs of model and task.\n"
     assert capsys.readouterr().out == empty
+    (folder,) = tmp_path.glob("runs/custom-*-shard-1-of-5")
     assert main([*command, "--shard", "6/5"]) == 2
     assert one_line(capsys) == "--shard 6/5: not I/N with I from 1 to N, as 3/31"
+
+
+def costs(opening: list[float], tasks: list[list[float]]) -> dict[str, Seconds]:
+    """Of models m0, m1, ... with tasks t0, t1, ..."""
+    return {
+        f"m{i}": Seconds(first, {f"t{j}": seconds for j, seconds in enumerate(row)})
+        for i, (first, row) in enumerate(zip(opening, tasks, strict=True))
+    }
+
+
+def slowest(seconds: dict[str, Seconds], slices: list[list[tuple[str, str]]]) -> float:
+    """The slowest of some slices, each model opened once in it."""
+    return max(
+        sum(seconds[name].opening for name in {name for name, _ in part})
+        + sum(seconds[name].tasks[task] for name, task in part)
+        for part in slices
+    )
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 30), st.booleans(), st.integers())
+def test_at_equal_cost_every_pair_is_in_one_slice_and_none_is_slower(
+    models: int, tasks: int, of: int, prune: bool, seed: int
+) -> None:
+    of, draw = min(of, models) if prune else of, random.Random(seed)
+    rows = [draw.choices([0.0, 0.001, 1.0, 7.5, 1e4], k=tasks + 1) for _ in range(models)]
+    seconds = costs([row.pop() for row in rows], rows)
+    whole = plan(models, tasks, prune)
+    cut = shards.by_cost(whole, of, seconds)
+    parts = [pairs(shards.cut(whole, Shard(i, of), cut)) for i in range(1, of + 1)]
+    assert sorted(chain(*parts)) == sorted(pairs(whole))
+    counted = [pairs(shards.cut(whole, Shard(i, of))) for i in range(1, of + 1)]
+    assert slowest(seconds, parts) <= slowest(seconds, counted) * (1 + 1e-9)
+    assert slowest(seconds, parts) == pytest.approx(max(part.seconds for part in cut.slices))
+    if prune:
+        assert sum(len({name for name, _ in part}) for part in parts) == models
+
+
+@given(st.integers(2, 12), st.integers(1, 8), st.integers(1, 16), st.integers())
+def test_slices_of_equal_cost_are_alike_where_no_pair_is_large(
+    models: int, tasks: int, of: int, seed: int
+) -> None:
+    """Of models that differ by a factor of 300, where a slice has the time of 20 large pairs."""
+    draw = random.Random(seed)
+    sizes = [300 ** draw.random() for _ in range(models)]
+    rows = [[size * draw.uniform(0.2, 1) for _ in range(tasks)] for size in sizes]
+    seconds = costs([size / 10 for size in sizes], rows)
+    of = max(1, min(of, int(sum(map(sum, rows)) / max(map(max, rows)) / 20)))
+    cut = shards.by_cost(plan(models, tasks), of, seconds)
+    assert max(part.seconds for part in cut.slices) <= 1.15 * sum(map(sum, rows)) / of + max(sizes)
+    assert cut.ratio <= 1.15
+    assert sum(len(part.pairs) for part in cut.slices) <= models + of
+
+
+def test_a_cut_is_kept_and_no_other_run_goes_by_it(tmp_path: Path) -> None:
+    whole = plan(3, 4)
+    seconds = costs([1.0] * 3, [[100.0, 1.0, 1.0, 1.0]] * 3)
+    assert shards.kept(tmp_path, whole, 3) is None
+    cut = shards.keep(tmp_path, shards.by_cost(whole, 3, seconds))
+    assert shards.kept(tmp_path, whole, 3) == cut
+    parts = [shards.part(whole, Shard(i, 3), tmp_path) for i in (1, 2, 3)]
+    assert [place for _, place, _ in parts] == [tmp_path / f"shards/{i}-of-3" for i in (1, 2, 3)]
+    assert sorted(chain(*(pairs(part) for part, _, _ in parts))) == sorted(pairs(whole))
+    assert all(len([t for _, t in pairs(part) if t == "t0"]) == 1 for part, _, _ in parts)
+    assert shards.part(whole, Shard(1, 3), tmp_path / "other")[1] == tmp_path / "other"
+    others = {
+        "is for 3 slices, not 4": (whole, 4),
+        "a run with other models": (plan(2, 4), 3),
+        "a run with other tasks": (plan(3, 5), 3),
+        "a run with other settings": (replace(whole, settings=Settings(max_length=5)), 3),
+    }
+    for message, (other, of) in others.items():
+        with pytest.raises(UserError, match=message):
+            shards.part(other, Shard(1, of), tmp_path)
+    file = tmp_path / "shards" / "cut.json"
+    text = file.read_text()
+    for damaged in ("{", "[]", text.replace('"t3": 1', '"t9": 1', 1)):
+        file.write_text(damaged)
+        with pytest.raises(UserError, match=r"cannot be read|has not every pair"):
+            shards.part(whole, Shard(1, 3), tmp_path)
+
+
+def test_a_cut_model_is_not_pruned(tmp_path: Path) -> None:
+    shards.keep(tmp_path, shards.by_cost(plan(1, 2), 2, costs([0.0], [[1.0, 1.0]])))
+    with pytest.raises(UserError, match="slices with --prune are of whole ones"):
+        shards.kept(tmp_path, plan(1, 2, prune=True), 2)

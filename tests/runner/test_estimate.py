@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from lrd_harness.capture.embeddings import Captured
 from lrd_harness.cli import main
 from lrd_harness.models import text_model
 from lrd_harness.runner.calibration import Span, calibrate, grown
+from lrd_harness.runner.cost import Estimate, ModelCost
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -60,6 +62,10 @@ def test_the_counts_are_those_of_the_run(
         assert model["tokens"] == pytest.approx(counted["tokens"], rel=0.05)
         assert model["units"] == sum(unit["model"] == model["name"] for unit in units)
         assert not model["faults"]
+        alone = sum(middle(model[part]) for part in ("device", "cpu"))
+        alone -= middle(model["spans"]["opening"])
+        assert sum(model["tasks"].values()) == pytest.approx(alone)  # they share no text
+        assert {*model["tasks"]} == ({*tasks} if model["name"] == "local/gpt" else {tasks[0]})
     size = sum(path.stat().st_size for path in own_cache.glob("states/*/*.safetensors"))
     assert sum(model["disk"] for model in plan["models"]) == pytest.approx(size, rel=0.2)
 
@@ -72,6 +78,21 @@ def test_the_counts_are_those_of_the_run(
         assert model["texts"] == model["stored"] == before["texts"]
         assert model["passes"] == model["tokens"] == model["disk"] == 0
         assert model["units"] == before["units"]
+
+
+def middle(span: dict[str, float]) -> float:
+    return (span["low"] + span["high"]) / 2
+
+
+def test_what_is_not_known_takes_as_long_as_the_mean() -> None:
+    spans = {"opening": Span(1, 3), "pruning": Span(4, 4)}
+    known = ModelCost("a", spans=spans, tasks={"s": 10, "t": 20})
+    unknown = ModelCost("b", tasks={"s": 30}, faults=["b: t: fails"])
+    plan: Any = SimpleNamespace(tasks=[SimpleNamespace(name=name) for name in "st"])
+    found = Estimate([known, unknown], Span()).seconds(plan)
+    assert found["a"].opening == 2
+    assert found["a"].tasks == pytest.approx({"s": 12, "t": 22}, abs=0.01)
+    assert found["b"].tasks == pytest.approx({"s": 30, "t": 20}, abs=0.01)
 
 
 @pytest.mark.slow
