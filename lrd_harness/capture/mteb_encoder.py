@@ -9,8 +9,10 @@ import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import datasets
+import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
 from mteb.models import ModelMeta
@@ -18,11 +20,23 @@ from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ScoringFunction
 from mteb.types import Array, PromptType
 from sentence_transformers.util import SimilarityFunction
+from torch.utils.data import SequentialSampler
 
 from lrd_harness.contracts import Modality, ModelView, Task
 from lrd_harness.errors import UserError
 from lrd_harness.images import Image, key_of, opened
 from lrd_harness.store.folders import fitting
+
+
+class Numbers(list[int]):
+    """A column of whole numbers, as labels are, whose array is made once for all who ask for it."""
+
+    def __init__(self, numbers: list[int]) -> None:
+        super().__init__(numbers)
+        self._array = np.array(numbers)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self._array, dtype, copy=copy)
 
 
 class EagerColumns(Dataset):  # type: ignore[misc]
@@ -38,8 +52,14 @@ class EagerColumns(Dataset):  # type: ignore[misc]
         kept = self.__dict__.setdefault("_kept_columns", {})
         name = (self._fingerprint, key)  # copies share the dictionary, changed ones get a new print
         if name not in kept:
-            kept[name] = list(super().__getitem__(key))
+            column = list(super().__getitem__(key)[:])
+            kept[name] = Numbers(column) if {*map(type, column)} == {int} else column
         return kept[name]
+
+    def select(self, *args: Any, **kwargs: Any) -> Any:
+        """Some of the rows, of which columns are lists as well; what they are is not hashed."""
+        new = {"new_fingerprint": uuid4().hex[:16]}
+        return eager(super().select(*args, **{**new, **kwargs}))
 
 
 def eager(data: Any) -> Any:
@@ -161,7 +181,7 @@ class LayerEncoder(AbsEncoder):
         if precision != "float32":
             raise UserError(f"precision {precision}: layers are given in float32 only")
         if self.gallery is None:
-            texts = [text for batch in inputs for text in batch["text"]]
+            texts = _texts(inputs)
         else:
             references = self.gallery.keep(inputs.dataset, "mteb's data")["image"]
             texts = [self.gallery[reference] for reference in references]
@@ -177,6 +197,16 @@ class LayerEncoder(AbsEncoder):
     def similarity_pairwise(self, embeddings1: Array, embeddings2: Array) -> Array:
         """Row by row, compared as the model compares."""
         return self._pairs(embeddings1, embeddings2)
+
+
+def _texts(inputs: Any) -> list[str]:
+    """The texts of a loader, in order: at once where it hands rows on as the data have them."""
+    data = inputs.dataset
+    if isinstance(data, Dataset) and isinstance(inputs.sampler, SequentialSampler):
+        columns = data.data.columns
+        if "text" in data.column_names and not any(column.null_count for column in columns):
+            return list(data["text"][:])
+    return [text for batch in inputs for text in batch["text"]]
 
 
 def _task(about: Any) -> Task:
