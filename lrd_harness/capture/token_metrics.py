@@ -181,7 +181,7 @@ class Watched:
     ) -> None:
         self.tokens, self.texts = list(tokens), list(texts)
         self.attentive = list(attentive)
-        self._norm = model.final_norm
+        self._model = model
         self._planes = planes(model, norm)
 
     def missing(self) -> list[Text]:
@@ -216,8 +216,9 @@ class Watched:
 
     def __call__(self, states: Sequence[Tensor], mask: Tensor) -> dict[Plane, Tensor]:
         """Of a batch's states 0..L, (b, T, d_l) as written, each metric's rows (b, 1 + m)."""
+        norm = self._model.final_norm
         seen = [
-            self._norm(state) if kind == "final" and self._norm is not None else state
+            norm(state) if kind == "final" and norm is not None else state
             for (kind, _), state in zip(self._planes, states, strict=True)
         ]
         alike = len({state.shape[-1] for state in seen}) == 1

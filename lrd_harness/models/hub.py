@@ -182,10 +182,11 @@ def _lost(error: Exception, name: str, file: str, revision: str) -> UserError:
     return refused or UserError(f"{name}: its {file} cannot be downloaded ({reason})")
 
 
-def fetched(checkpoint: Checkpoint) -> Checkpoint:
+def fetched(checkpoint: Checkpoint, weights: bool = True) -> Checkpoint:
     """A checkpoint of the hub as the folder in its cache, with all that is read of it.
 
-    Downloads what is not there, which `shown_by` may show. Raises UserError, and StorageFull.
+    Downloads what is not there, which `shown_by` may show; weights: also those of the transformer
+    itself, which lie at the root. Raises UserError, and StorageFull.
     """
     if checkpoint.base is not None:
         base, adapters = fetched(checkpoint.base), tuple(map(fetched, checkpoint.peft))
@@ -199,6 +200,8 @@ def fetched(checkpoint: Checkpoint) -> Checkpoint:
     # weights last: a cache that has them has all that says how they are read
     order = sorted(needed, key=lambda file: (file.endswith(".safetensors"), file))
     lacking = [file for file in order if not (folder / file).is_file()]
+    if not weights:
+        lacking = [file for file in lacking if "/" in file or not file.endswith(".safetensors")]
     if lacking:
         bar = _bar(progress_of(name), _size(name, revision, lacking))
         for file in lacking:

@@ -51,6 +51,8 @@ class ImageModel(OpenedModel):
     def __init__(self, checkpoint: Checkpoint, options: ModelOptions, parts: ImageParts) -> None:
         super().__init__(checkpoint, options, parts)
         self.processor, self.tokenizer = parts.processor, None
+        if not options.weights:
+            return
         self.headless, self.padding = HEADLESS, "right"
         module: Any = parts.module
         check_stack(module, images=True)  # whatever its processor does

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from lrd_harness.contracts import (
     Checkpoint,
     Encoded,
+    Model,
     ModelInfo,
     ModelOptions,
     Observe,
@@ -24,6 +25,7 @@ from lrd_harness.contracts import (
     Task,
     Text,
 )
+from lrd_harness.errors import UserError
 from lrd_harness.models import quantised
 from lrd_harness.models.attention import attention_maps, check_eager
 from lrd_harness.models.backbone import Backbone, Watch
@@ -32,6 +34,8 @@ from lrd_harness.models.peft_adapters import recorded
 from lrd_harness.models.readout import ONE_TOKEN, Head, embedded
 
 Planes = dict[tuple[str, int], Tensor]  # by "raw" or "final", and layer
+FRAME = ("identity", "has_final_norm", "headless", "padding")  # what a frame says as it is
+UNREAD = object()  # stands for a head among weights that were not read
 
 
 @dataclass(kw_only=True)
@@ -89,6 +93,9 @@ class OpenedModel(ABC):
 
     A kind of input says how a batch becomes `features`, among them the attention_mask (b, T) of
     the tokens that there are, and which of these the backbone takes.
+
+    Made without weights (ModelOptions.weights) it is what its frame says, see frame.py, and becomes
+    the whole model, in place, when something is wanted that the frame has not got.
     """
 
     parts: ModelParts
@@ -103,6 +110,45 @@ class OpenedModel(ABC):
         self.device = to_device(parts.whole or parts.module, options)
         self.similarity, self.whole = parts.similarity, parts.whole
         self.parts = parts
+
+    def frame(self) -> dict[str, Any]:
+        """What `restore` needs of this model, as JSON has it."""
+        return {
+            "info": asdict(self.info),
+            "plain": {name: getattr(self, name) for name in FRAME},
+            "head": self.head is not None,
+            "embeds": self.parts.embed is not ModelParts.embed,
+        }
+
+    def restore(self, frame: Mapping[str, Any], opening: Callable[[], Model]) -> None:
+        """Be what a frame says; opening: opens the whole model, for what it does not say."""
+        vars(self).update({name: frame["plain"][name] for name in FRAME})
+        self.info = ModelInfo(**frame["info"])
+        self.head = cast(Head, UNREAD) if frame["head"] else None
+        if not frame["embeds"]:
+            self.parts = replace(self.parts, embed=ModelParts.embed)
+        self._opening = opening
+
+    def fill(self) -> None:
+        """Be the whole model from now on. Raises UserError where it cannot be opened."""
+        if "_opening" in vars(self):
+            whole = self._opening()
+            if whole.identity != self.identity:  # nothing of the one may be taken for the other
+                raise UserError(
+                    f"{self.checkpoint.name} is now read in another way than when its states were "
+                    "stored: the same command reads it anew"
+                )
+            vars(self).clear()
+            vars(self).update(vars(whole))
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """What a frame has not got is the whole model's."""
+            if name.startswith("__") or "_opening" not in vars(self):
+                raise AttributeError(f"{type(self).__name__} has no attribute {name}")
+            self.fill()
+            return getattr(self, name)
 
     @abstractmethod
     def tokenize(self, texts: Sequence[Text]) -> list[Encoded]:

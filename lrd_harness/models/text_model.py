@@ -117,6 +117,8 @@ class TextModel(OpenedModel):
         parts = _filled(parts, checkpoint, options)
         super().__init__(checkpoint, options, parts)
         self.tokenizer = parts.tokenizer
+        if not options.weights:
+            return
         if self.device.type == "cpu":
             shorten_chunks(parts.module)
         names = inspect.signature(parts.module.forward).parameters

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from inspect import unwrap
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from lrd_harness.contracts import Adapter, Checkpoint, Modality, Model, ModelOpt
 from lrd_harness.errors import PluginFault, UserError, described, say, there, unknown
 from lrd_harness.guard import Owner, guard
 from lrd_harness.manager import Plugins
-from lrd_harness.models import own_code
+from lrd_harness.models import frame, own_code
 from lrd_harness.models.bidirectional import NO_LIKELIHOODS, says_bidirectional
 from lrd_harness.models.find import find, name_of
 from lrd_harness.models.hub import fetched
 from lrd_harness.models.modality import two_towers
+from lrd_harness.models.opened import OpenedModel
 from lrd_harness.models.peft_adapters import base_of, uppermost
 from lrd_harness.models.purposes import refuse_scorers
 from lrd_harness.models.readout import OF_IMAGES, POOLINGS
@@ -88,14 +90,34 @@ class PlannedModel:
             if self.modality == "image" and getattr(self.options, name) is not None:
                 raise UserError(f"{whose} reads images: {name} is for models of texts")
 
-    def open(self, weights: bool = True) -> Model:
+    def open(self, weights: bool = True, opening: Callable[[], Model] | None = None) -> Model:
         """The opened model, for every command. Raises UserError where it cannot be opened.
 
-        weights: whether texts may have to be run through it (see ModelOptions).
+        weights: False for a model that reads its weights when it has to, if it was opened before;
+        opening: what it then calls to be opened whole, by default this.
         """
-        options = replace(self.options, weights=weights)
+        file = frame.file_of(self.checkpoint, self.adapter, self.options)
+        known = None if weights else frame.kept(file)
+        if known and (model := self._framed(known, opening or self.open)):
+            return model
         with in_one_line(f"{self.name} cannot be opened"), own_code.running(self.checkpoint):
-            return self.adapter.open(fetched(self.checkpoint), options)
+            model = self.adapter.open(fetched(self.checkpoint), self.options)
+        if isinstance(model, OpenedModel) and frame.suits(self.checkpoint, self.adapter):
+            frame.keep(file, model.frame())
+        return model
+
+    def _framed(self, known: Mapping[str, Any], opening: Callable[[], Model]) -> Model | None:
+        """The model of this frame without its weights; None where it makes no output so."""
+        options = replace(self.options, weights=False)
+        try:
+            with frame.hollow():
+                # not yet what is checked of a model
+                model: Any = unwrap(self.adapter.open)(fetched(self.checkpoint, False), options)
+            model.restore(known, opening)
+            model.embed(torch.zeros(1, model.info.width))
+        except Exception:  # whatever wants a weight; if it is at fault, the whole model says so
+            return None
+        return model  # type: ignore[no-any-return]
 
     def takes(self, task: Task) -> bool:
         """Whether this kind of model can do the task at all."""

@@ -203,7 +203,7 @@ class ModelRun:
         stage = context.display.stage(f"{context.place}: opening")
         with stage as advance, context.attempt(context.unit("model")):
             with shown_by(lambda _: advance), context.profile.stage("opening"):
-                model = self.planned.open()
+                model = self.planned.open(weights=False, opening=self._whole)
             chosen, blocks = self.plan.settings.layers, model.info.blocks
             if not isinstance(chosen, str) and max(chosen) > blocks:
                 # once more, for a model whose configuration did not say how deep it is
@@ -223,6 +223,12 @@ class ModelRun:
                 seconds=time.perf_counter() - begun,
             )
         return model
+
+    def _whole(self) -> Model:
+        """The model with its weights, when the store lacks something."""
+        stage = self.context.display.stage(f"{self.context.place}: opening")
+        with stage as advance, shown_by(lambda _: advance), self.context.profile.stage("opening"):
+            return self.planned.open()
 
     def _score(self, model: Model) -> None:
         """Measure and evaluate what is pending, kind by kind of task."""

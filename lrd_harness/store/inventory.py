@@ -22,8 +22,9 @@ from lrd_harness.store.store import folder_name, whose
 STATES = "states"  # HASH: the stores, see store.py
 # NAME-VERSION, unpacked packages, beside which .sha256 is that of the wheel; NAME-HASH, from GGUF
 DOWNLOADS = {"packages": re.compile(r"[^.].*"), "converted": re.compile(r".+-[0-9a-f]{12}")}
-# batch sizes that were found, and what drew the figures of the page in versions before
-SMALL = {"budgets": r"[0-9a-f]{24}\.json", "scripts": r"vl-convert-[\w.+-]+\.js"}
+# batch sizes and frames that were found, what drew the figures of the page in versions before
+SMALL = dict.fromkeys(("budgets", "frames"), r"[0-9a-f]{24}\.json")
+SMALL["scripts"] = r"vl-convert-[\w.+-]+\.js"
 PLACES = (STATES, *SMALL, *DOWNLOADS)
 RECORD = re.compile(r"[a-z0-9][a-z0-9-]*-\d[\w.!+-]*\.sha256")
 # identity.json, and what versions before noted that a process uses the folder by
@@ -155,7 +156,7 @@ def downloads(cache: Path, kind: str) -> list[Item]:
 
 
 def small_files(cache: Path) -> list[Path]:
-    """The files of batch sizes, and those that draw the figures of the page."""
+    """The files of batch sizes and frames, and those that draw the figures of the page."""
     return [
         path
         for kind, pattern in SMALL.items()

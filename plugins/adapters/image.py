@@ -33,6 +33,7 @@ def open_images(checkpoint: Checkpoint, options: ModelOptions) -> Model:
     """
     from transformers import AutoModel
 
+    from lrd_harness.models.frame import read_part
     from lrd_harness.models.image_model import ImageModel, ImageParts
     from lrd_harness.models.image_processors import load_processor
     from lrd_harness.models.loading import whole_model
@@ -51,6 +52,8 @@ def open_images(checkpoint: Checkpoint, options: ModelOptions) -> Model:
         more |= {"pooling": "pooler", "pooling_from": "get_image_features, as in mteb"}
     projection = getattr(module, "visual_projection", None)
     if projection is not None:
+        if not options.weights:
+            read_part(projection, "visual_projection", checkpoint, options)
         more["whole"], module = module, module.vision_model
         more["embed"] = lambda pooled: projection(pooled.to(projection.weight.dtype))
     parts = ImageParts(adapter="image", module=module, processor=processor, **more)
