@@ -13,34 +13,14 @@ import pytest
 import running
 from hypothesis import given
 from hypothesis import strategies as st
+from plans import pairs, panel, plan
 from running import one_line
 
 from lrd_harness.cli import main
-from lrd_harness.contracts import Adapter, Checkpoint, ModelOptions, Task
 from lrd_harness.errors import UserError
 from lrd_harness.planning import shards
-from lrd_harness.planning.models import PlannedModel
-from lrd_harness.planning.resolve import Plan, PlannedPruning
-from lrd_harness.planning.settings import Pruning, Settings
+from lrd_harness.planning.settings import Settings
 from lrd_harness.planning.shards import Seconds, Shard
-from lrd_harness.planning.suite import Suite
-
-
-def plan(models: int, tasks: int, prune: bool = False, encoders: int = 0) -> Plan:
-    """A plan that is never run; of its tasks the last compares continuations where `encoders`."""
-    kinds = ["STS"] * (tasks - 1) + ["LogLikelihood" if encoders else "STS"]
-    every = tuple(Task(f"t{i}", list, list, kind) for i, kind in enumerate(kinds))
-    planned = []
-    for i in range(models):
-        adapter = Adapter("a", bool, list, likelihoods=i >= encoders)
-        checkpoint = Checkpoint(f"m{i}", "p", "r", {}, frozenset())
-        planned.append(PlannedModel(f"m{i}", checkpoint, adapter, ModelOptions(), "", 3))
-    pruning = PlannedPruning((), every, Pruning()) if prune else None
-    return Plan(Suite("s"), Settings(), tuple(planned), every, (), pruning)
-
-
-def pairs(plan: Plan) -> list[tuple[str, str]]:
-    return [(m.name, t.name) for m in plan.models for t in plan.tasks if m.takes(t)]
 
 
 @given(st.integers(1, 7), st.integers(1, 7), st.integers(1, 60), st.integers(0, 7))
@@ -191,6 +171,17 @@ def test_slices_of_equal_cost_are_alike_where_no_pair_is_large(
     assert max(part.seconds for part in cut.slices) <= 1.15 * sum(map(sum, rows)) / of + max(sizes)
     assert cut.ratio <= 1.15
     assert sum(len(part.pairs) for part in cut.slices) <= models + of
+
+
+@pytest.mark.parametrize("of", [8, 16, 31, 64])
+def test_slices_of_a_panel_are_alike(of: int) -> None:
+    """31 models from 22 M to 8 B parameters, 30 tasks; one pair is 1.37 of 64 slices' mean."""
+    costs = panel()
+    cut = shards.by_cost(plan(31, 30), of, costs)
+    largest = max(each.of([task]) for each in costs.values() for task in each.tasks)
+    assert cut.ratio <= max(1.15, 1.01 * largest * of / sum(part.seconds for part in cut.slices))
+    assert (cut.ratio <= 1.15) == (of < 64)
+    assert sum(len(part.pairs) for part in cut.slices) <= 31 + of
 
 
 def test_a_cut_is_kept_and_no_other_run_goes_by_it(tmp_path: Path) -> None:
