@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from contextvars import copy_context
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +25,7 @@ from lrd_harness.images import Image
 from lrd_harness.measuring import PER_TEXT, PlannedMetric
 from lrd_harness.models.opened import token_count
 from lrd_harness.processes import ALONE, Ranks
+from lrd_harness.store.files import writing
 from lrd_harness.store.location import cache_dir
 from lrd_harness.store.store import Plane, Store
 
@@ -29,7 +33,7 @@ Result = TypeVar("Result")
 Progress = Callable[[int, int], None]  # (done, total)
 
 # A segment is a file of the store, and what is lost when a run is killed.
-SEGMENT_TOKENS = 32_768
+SEGMENT_TOKENS = 131_072
 SEGMENT_BATCHES = 8  # where batches are small, as on a CPU, of which each takes long
 SEGMENT_TEXTS = 4_096
 SEGMENT_BYTES = 64 * 2**20  # of pooled states in memory at once, however many layers there are
@@ -45,9 +49,10 @@ def in_batches(
     alike: bool,
     progress: Progress,
 ) -> None:
-    """Run items in batches, and keep each segment of them before the next is begun.
+    """Run items in batches, and keep each segment of them before the next one's results are in.
 
-    Where memory does not suffice, a segment is tried again with half the tokens per batch.
+    Where memory does not suffice, a segment is tried again with half the tokens per batch. An
+    accelerator goes on with the next segment while one is kept.
 
     lengths: tokens of the items, in descending order; run: the numbers of a batch's items -> its
     result; keep: is given the numbers of a segment's items and the results of its batches;
@@ -67,8 +72,33 @@ def in_batches(
     progress(0, len(lengths))
     states = (model.info.blocks + 1) * (1 + model.has_final_norm)
     texts = max(1, SEGMENT_BYTES // (4 * states * model.info.width))
-    for segment in segments(lengths, texts, SEGMENT_BATCHES * budget.tokens):
-        keep(segment, budget.attempt(partial(attempt, segment)))
+    device = getattr(model, "device", torch.device("cpu"))
+    with one_behind() if device.type != "cpu" else nullcontext(lambda do: do()) as soon:
+        for segment in segments(lengths, texts, SEGMENT_BATCHES * budget.tokens):
+            soon(partial(keep, segment, budget.attempt(partial(attempt, segment))))
+
+
+@contextmanager
+def one_behind() -> Iterator[Callable[[Callable[[], None]], None]]:
+    """`soon(do)` does things one after the other in a thread beside this one, one at a time.
+
+    It first waits for the last, and raises what that has raised; so does the end of the block. What
+    is written there is no stage of the run's profile, which is of this thread.
+    """
+    last: Future[None] | None = None
+
+    def soon(do: Callable[[], None]) -> None:
+        nonlocal last
+        if last is not None:
+            last.result()
+        context = copy_context()
+        context.run(writing.set, nullcontext)
+        last = beside.submit(context.run, do)
+
+    with ThreadPoolExecutor(1) as beside:
+        yield soon
+        if last is not None:
+            last.result()
 
 
 def segments(
@@ -215,19 +245,20 @@ def forward(
         cut += model.truncated(part, encoded[start:])
     lengths = [token_count(e) for e in encoded]
     order = sorted(range(len(texts)), key=lambda i: -lengths[i])
-    gpus: set[torch.device] = set()
 
-    def run_batch(numbers: range) -> dict[Name, Tensor]:
+    def run_batch(numbers: range) -> tuple[dict[Name, Tensor], list[torch.cuda.Event]]:
         states = run([encoded[order[i]] for i in numbers])
-        gpus.update(state.device for state in states.values() if state.is_cuda)
-        # from a CUDA device they are on their way until that is synchronised
-        return {
-            k: s.to("cpu", non_blocking=True) if s.is_cuda else s.cpu() for k, s in states.items()
-        }
+        gpus = {state.device for state in states.values() if state.is_cuda}
+        # from a CUDA device they are on their way until it has come to what is marked behind them
+        copies = {k: s.to("cpu", non_blocking=s.is_cuda) for k, s in states.items()}
+        return copies, [torch.cuda.current_stream(gpu).record_event() for gpu in gpus]
 
-    def keep_segment(numbers: range, parts: list[dict[Name, Tensor]]) -> None:
-        for gpu in gpus:
-            torch.cuda.synchronize(gpu)
+    def keep_segment(
+        numbers: range, results: list[tuple[dict[Name, Tensor], list[torch.cuda.Event]]]
+    ) -> None:
+        for event in (event for _, events in results for event in events):
+            event.synchronize()
+        parts = [copies for copies, _ in results]
         joined = {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}
         here = [order[i] for i in numbers]
         keep([texts[i] for i in here], joined, [cut[i] for i in here])

@@ -9,7 +9,8 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from itertools import chain
 from typing import Any
 
 import torch
@@ -101,9 +102,13 @@ class Backbone:
     def unchanged(self) -> Iterator[None]:
         """Put the model back as it was behind the block; within it, passes may build on others."""
         outermost, self._within = not self._within, True
-        kind = next(self.module.parameters(), torch.empty(0)).device.type
+        tensors = chain(self.module.parameters(), self.module.buffers(), [torch.empty(0)])
+        place = next(tensor.device for tensor in tensors if not tensor.is_meta)  # meta: offloaded
+        # kernels that are not torch's own (Triton's) are launched on the current GPU
+        current = torch.cuda.device(place) if place.type == "cuda" else nullcontext()
         try:
-            with torch.autocast(kind, enabled=False):  # a caller's, which would change the states
+            # without a caller's autocast, which would change the states
+            with current, torch.autocast(place.type, enabled=False):
                 yield
         finally:
             if outermost:

@@ -79,8 +79,12 @@ def to_device(module: torch.nn.Module, options: ModelOptions) -> torch.device:
 
 
 def exact() -> None:
-    """No TF32: on a GPU it would keep ten bits of a float32's digits in metrics and states."""
+    """No TF32: on a GPU it would keep ten bits of a float32's digits in metrics and states.
+
+    torch has it on for convolutions, such as those that cut an image into patches.
+    """
     torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def token_count(encoded: Encoded) -> int:

@@ -21,7 +21,7 @@ from lrd_harness.models.bidirectional import NO_LIKELIHOODS, says_bidirectional
 from lrd_harness.models.find import find, name_of
 from lrd_harness.models.hub import fetched
 from lrd_harness.models.modality import two_towers
-from lrd_harness.models.opened import OpenedModel
+from lrd_harness.models.opened import OpenedModel, exact
 from lrd_harness.models.peft_adapters import base_of, uppermost
 from lrd_harness.models.purposes import refuse_scorers
 from lrd_harness.models.readout import OF_IMAGES, POOLINGS
@@ -96,6 +96,7 @@ class PlannedModel:
         weights: False for a model that reads its weights when it has to, if it was opened before;
         opening: what it then calls to be opened whole, by default this.
         """
+        exact()
         file = frame.file_of(self.checkpoint, self.adapter, self.options)
         known = None if weights else frame.kept(file)
         if known and (model := self._framed(known, opening or self.open)):

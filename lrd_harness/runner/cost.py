@@ -26,7 +26,7 @@ from lrd_harness.capture.samples import Questions
 from lrd_harness.contracts import Continuation, Model, Request, Task, Text
 from lrd_harness.errors import described
 from lrd_harness.measuring import PlannedMetric
-from lrd_harness.models import opened, text_model
+from lrd_harness.models import text_model
 from lrd_harness.models.inspection import slow_path
 from lrd_harness.models.readout import embedded
 from lrd_harness.models.wheels import Progress, shown_by
@@ -212,7 +212,6 @@ class Estimator:
 
     def __init__(self, plan: Plan, out: Path, display: Display, begun: float) -> None:
         self.plan, self.display = plan, display
-        opened.exact()
         self.out, self.ledger = out, Ledger(out)
         self.questions = Questions(plan.settings.max_texts)
         self.common = Span.about(begun)

@@ -12,7 +12,6 @@ from lrd_harness.capture.mteb_encoder import Gallery, LayerEncoder
 from lrd_harness.capture.samples import Questions
 from lrd_harness.contracts import Text
 from lrd_harness.errors import UserError, tell, told_to
-from lrd_harness.models import opened
 from lrd_harness.models.loading import quiet
 from lrd_harness.planning import models as planned_models
 from lrd_harness.planning import settings as records
@@ -114,7 +113,6 @@ def mteb_model(
         planned_models.check_trusted([planned], chosen, plugins)
         if layer is not None:
             errors.layer_number(layer, planned.name, planned.depth)
-        opened.exact()
         model = planned.open()
     budget, sampling = reader_settings(chosen, planned, model)
     reader = Embeddings(model, Questions(chosen.max_texts), budget, sampling)

@@ -31,7 +31,6 @@ from lrd_harness.capture.embeddings import Embeddings
 from lrd_harness.capture.likelihoods import Likelihoods, Reader
 from lrd_harness.capture.samples import Questions
 from lrd_harness.errors import UserError, described, told_to
-from lrd_harness.models import opened
 from lrd_harness.planning.models import PlannedModel
 from lrd_harness.planning.resolve import Plan
 from lrd_harness.processes import ALONE, Ranks, cores
@@ -258,7 +257,6 @@ class Evaluator:
         try:
             with told_to(lambda line: None):  # the process that reads has told it
                 plan = folder.renamed(self.out, make())
-            opened.exact()
             self._plan, self._ledger, profile = plan, _Ledger(self), Profile()
             self._questions = Questions(plan.settings.max_texts)
             with profile.watching(ALONE), told_to(self.say):

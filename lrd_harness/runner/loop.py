@@ -17,7 +17,7 @@ from lrd_harness.capture.samples import Questions, unsuited
 from lrd_harness.contracts import Model, Task
 from lrd_harness.errors import UserError, told_to
 from lrd_harness.measuring import PER_TEXT
-from lrd_harness.models import opened, registry
+from lrd_harness.models import registry
 from lrd_harness.models.wheels import shown_by
 from lrd_harness.planning import shards
 from lrd_harness.planning.models import PlannedModel
@@ -104,7 +104,6 @@ def execute(
     end the run. slices: what run.json says of the slices of a run; profile: its seconds are added;
     evaluators: what evaluates beside this process, by default nothing.
     """
-    opened.exact()
     profile = profile or Profile()
     ledger = together(ranks, lambda: Ledger(out))
     questions = Questions(plan.settings.max_texts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -140,11 +141,11 @@ def test_after_an_interruption_only_the_rest(
 
 
 def test_states_of_a_gpu_are_read_once_all_are_here(monkeypatch: Patch) -> None:
-    """The copies of all batches are under way together; each device is waited for once."""
-    happened: list[Any] = []
+    """The copies of all batches are under way together; a thread beside waits for them alone."""
+    under_way: list[torch.Tensor] = []
 
     class OnGpu:
-        """A state on a GPU, whose copy arrives when the device is synchronised."""
+        """A state on a GPU, whose copy has arrived when the device has come so far."""
 
         is_cuda, device = True, "cuda:1"
 
@@ -154,21 +155,32 @@ def test_states_of_a_gpu_are_read_once_all_are_here(monkeypatch: Patch) -> None:
         def to(self, device: str, non_blocking: bool) -> torch.Tensor:
             assert (device, non_blocking) == ("cpu", True)
             copy = torch.full((self.rows, 2), torch.nan)
-            happened.append(copy)
+            under_way.append(copy)
             return copy
 
-    def synchronize(device: Any) -> None:
-        for copy in happened:
-            copy.fill_(1.0)
-        happened.append(device)
+    class Stream:
+        """Of the copies that are under way when it is asked."""
 
-    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+        def __init__(self, device: Any) -> None:
+            assert device == "cuda:1"
+            self.copies = list(under_way)
+
+        def record_event(self) -> Stream:
+            return self
+
+        def synchronize(self) -> None:
+            assert threading.current_thread() is not threading.main_thread()
+            for copy in self.copies:
+                copy.fill_(1.0)
+
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     texts, kept = [Text("a" * n) for n in range(1, 7)], list[Any]()
     fake: Any = SimpleNamespace(
         tokenize=lambda part: [{"input_ids": [0] * len(t.text)} for t in part],
         truncated=lambda part, encoded: [False] * len(part),
         info=SimpleNamespace(blocks=2, width=2),
         has_final_norm=False,
+        device=torch.device("cuda:1"),
     )
     forward(
         fake,
@@ -178,8 +190,7 @@ def test_states_of_a_gpu_are_read_once_all_are_here(monkeypatch: Patch) -> None:
         batch_tokens=8,
         progress=lambda done, total: None,
     )
-    assert len(happened) > 2
-    assert happened[-1] == "cuda:1"
+    assert len(under_way) > 2
     np.testing.assert_array_equal(np.concatenate(kept), np.ones((6, 2)))
 
 

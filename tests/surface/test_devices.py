@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import tiny
 import torch
 from running import Patch
 
+from lrd_harness.capture.embeddings import one_behind
 from lrd_harness.contracts import Text
-from lrd_harness.models.opened import exact
+from lrd_harness.errors import StorageFull
 from lrd_harness.planning.models import device
 from lrd_harness.planning.settings import Settings
 
@@ -37,15 +39,17 @@ def test_auto_is_the_model_itself(family: str, adapter: str | None, tmp_path: Pa
     same_states(tiny.open_model(folder, device_map="auto"), tiny.open_model(folder))
 
 
-def test_blocks_that_lie_elsewhere(tmp_path: Path) -> None:
-    """Offloaded to disk, a block's weights come and go by the hooks that move between GPUs."""
+@pytest.mark.parametrize("part", ["layers.1", "embed_tokens"])  # these have the first weights
+def test_parts_that_lie_elsewhere(part: str, tmp_path: Path) -> None:
+    """Offloaded to disk, a part's weights come and go by the hooks that move between GPUs."""
     from accelerate import disk_offload
 
     folder = tiny.save("Llama", tmp_path / "m", uneven=True)
     plain = tiny.open_model(folder)
     spread = tiny.open_model(folder, device_map="auto")
-    disk_offload(spread.blocks[1], tmp_path / "offload", execution_device=torch.device("cpu"))
-    assert all(p.device.type == "meta" for p in spread.blocks[1].parameters())
+    there = spread.parts.module.get_submodule(part)
+    disk_offload(there, tmp_path / "offload", execution_device=torch.device("cpu"))
+    assert all(p.device.type == "meta" for p in there.parameters())
     same_states(spread, plain)
 
 
@@ -89,7 +93,33 @@ def test_each_process_takes_a_gpu_of_its_own(monkeypatch: Patch) -> None:
             assert device(Settings(device=chosen)) == expected, (gpus, chosen, env)
 
 
-def test_no_tf32() -> None:
+def test_no_tf32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However a model is opened: in matrix products, and in convolutions, where torch has it on."""
+    model = tiny.planned(tiny.save("Bert", tmp_path / "m"))
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     torch.set_float32_matmul_precision("high")
-    exact()
+    model.open()
     assert torch.get_float32_matmul_precision() == "highest"
+    assert not torch.backends.cudnn.allow_tf32
+
+
+def test_what_is_kept_beside() -> None:
+    """One thing after the other, the next begun when the last is done; what one raises is heard."""
+    done: list[int] = []
+    with one_behind() as soon:
+        for number in range(3):
+            soon(lambda number=number: done.append(number))
+    assert done == [0, 1, 2]
+
+    def fails() -> None:
+        raise StorageFull("no space left")
+
+    def kept(*things: Callable[[], None]) -> None:
+        with one_behind() as soon:
+            for do in things:
+                soon(do)
+
+    for things in ([fails], [fails, lambda: done.append(9)]):
+        with pytest.raises(StorageFull):
+            kept(*things)
+    assert done == [0, 1, 2]

@@ -1,0 +1,73 @@
+"""Runs on a GPU that is pretended: nothing is mixed that lies on two devices, and values are right.
+
+What only a real one can show is in tests/gpu/check.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import running
+import stock
+import tiny
+import torch
+from pretended import OnGPU, a_gpu
+from test_killed import flat
+
+from lrd_harness import manager, measuring
+from lrd_harness.contracts import Metric
+
+METRICS: list[Metric] = list(manager.load().all("metric"))
+
+
+def of_all_kinds(metric: Metric) -> list[torch.Tensor]:
+    """States, or maps of attention, as a metric takes them: of 24 texts, or of 24 tokens."""
+    draw = torch.Generator().manual_seed(0)
+    if metric.needs == "attention":
+        return [torch.rand(4, 24, 24, generator=draw).softmax(-1) for _ in range(4)]
+    copies = measuring.copies(metric)
+    return list(torch.randn(5, 24, *((copies,) if copies else ()), 16, generator=draw).cumsum(0))
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_a_metric(metric: Metric, monkeypatch: pytest.MonkeyPatch) -> None:
+    states = of_all_kinds(metric)
+    labels = [[i % 3 for i in range(24)]] if metric.needs == "labels" else []
+    expected = measuring.measure(metric, states, *labels)
+    with a_gpu(monkeypatch):
+        there = [state.to("cuda:0") for state in states]
+        assert all(isinstance(state, OnGPU) for state in there)
+        found = measuring.measure(metric, there, *labels)
+    assert flat(dict(found)) == pytest.approx(flat(dict(expected)), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.slow
+def test_a_run(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two kinds of task, metrics of all kinds, rules that ask the model, what is left of it."""
+    stock.own_alone(monkeypatch)
+    own = stock.place(tmp_path_factory.getbasetemp())
+    if not (own / "bert").exists():
+        tiny.save("Bert", own / "bert")
+        tiny.task_data(own / "data")
+    tasks = ("STSBenchmark", f"lm-eval:{stock.ENDINGS}")
+    more = ("--plugins", ",".join(m.name for m in METRICS if m.needs != "labels"))
+    more += ("--prune", "block_influence,angular,greedy", "--budgets", "0.4", "--view-texts", "16")
+    more += ("--include-path", str(own / "own"))
+    outs = {device: tmp_path / device for device in ("cpu", "cuda")}
+    for device, out in outs.items():
+        monkeypatch.setenv("LRD_HARNESS_CACHE", str(tmp_path / f"cache-{device}"))
+        given = (*more, "--device", device)
+        models = [own / "bert", own / "gpt"]
+        if device == "cpu":
+            assert running.run(out, models, own / "data", *given, tasks=tasks) == 0
+            continue
+        with a_gpu(monkeypatch):
+            assert running.run(out, models, own / "data", *given, tasks=tasks) == 0
+    found, expected = (running.numbers(outs[device]) for device in ("cuda", "cpu"))
+    assert found.keys() == expected.keys()
+    assert len(found) > 40
+    for unit, numbers in expected.items():
+        assert flat(found[unit]) == pytest.approx(flat(numbers), rel=1e-4, abs=1e-5), unit
