@@ -201,8 +201,8 @@ class LayerEncoder(AbsEncoder):
 
 def _texts(inputs: Any) -> list[str]:
     """The texts of a loader, in order: at once where it hands rows on as the data have them."""
-    data = inputs.dataset
-    if isinstance(data, Dataset) and isinstance(inputs.sampler, SequentialSampler):
+    data, sampler = (getattr(inputs, name, None) for name in ("dataset", "sampler"))
+    if isinstance(data, Dataset) and isinstance(sampler, SequentialSampler):
         columns = data.data.columns
         if "text" in data.column_names and not any(column.null_count for column in columns):
             return list(data["text"][:])

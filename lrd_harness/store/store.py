@@ -7,6 +7,7 @@ name is the checksum of its content, its header says whose states it holds, and 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -32,6 +33,7 @@ Stamp = tuple[int, int, int]
 Save = Callable[[dict[str, Any], Path, dict[str, str]], None]
 ABOUT = "lrd-harness"  # one entry, as safetensors keeps no order of several
 NAME = re.compile(r"[0-9a-f]{32}\.safetensors")
+KNOWN = 2**17  # texts of which the key is kept
 TRIES = 5  # to open a folder that another process is removing
 POOLED = ("raw", "final")  # kinds of planes that are kept in the type of a store's identity
 # numbers of these types lie in a file as these
@@ -44,7 +46,13 @@ _reported: set[tuple[str, str]] = set()  # of which model was said which states 
 
 def text_key(text: Text) -> str:
     """The key of a text under its prompt; the two cannot run into each other."""
-    described = f"{len(text.prompt)}\0{text.prompt}{text.text}"
+    return _key(text.prompt, str(text.text))  # of an image nothing is kept but its name
+
+
+@functools.lru_cache(KNOWN)
+def _key(prompt: str, text: str) -> str:
+    """Known for a while: every layer and every metric asks for the same texts once more."""
+    described = f"{len(prompt)}\0{prompt}{text}"
     # half of a surrogate pair is no character, but texts from JSON may hold one
     return hashlib.sha256(described.encode(errors="surrogatepass")).hexdigest()[:32]
 

@@ -140,7 +140,8 @@ def cosine_neighbours(state: torch.Tensor, k: int, rows: torch.Tensor) -> Neighb
     tie = 1e-13 * float(middle.norm(dim=1).max())
     indices, distances = [], []
     for part in torch.split(rows, max(1, CHUNK // len(state))):
-        away = half[part, None] + half - middle[part] @ middle.T
+        away = half[part, None] + half
+        away -= middle[part] @ middle.T
         away[torch.arange(len(part), device=part.device), part] = torch.inf
         values, order = away.topk(k + 1, largest=False)
         tied = (values[:, k] - values[:, k - 1] <= tie).nonzero()[:, 0]

@@ -2,10 +2,10 @@
 
     python tests/benchmarks/stock.py --tasks STSBenchmark Banking77Classification --task-data DIR
 
-Stock is `mteb.evaluate` of SentenceTransformer on the tasks, as they come. Ours is `lrd-harness run`
-from an empty store: every layer read, three metrics, mteb's evaluator at every layer, result files
-and tables. Each is a process of its own with one thread, user and system time counted; what it
-takes to begin (imports, the tasks' data) is measured by one that then has nothing to do, and taken
+Stock is `mteb.evaluate` of SentenceTransformer on the tasks, as they come. Ours is `lrd-harness
+run` from an empty store: every layer read, three metrics, mteb's evaluator at every layer, result
+files and tables. Each is a process of its own with one thread, user and system time counted; what
+it takes to begin (imports, the tasks' data) is measured by one that then has nothing to do, and taken
 off. The share of each stage is what the run says of itself.
 """
 
@@ -102,12 +102,15 @@ def main() -> None:
     if options.child:
         child(options)
         return
-    print(f"{'model':8} {'begin':>13} {'stock':>8} {'sweep':>8} {'ratio':>6}")
+    print(f"{'model':8} {'stock':>8} {'sweep':>8} {'ratio':>6}   to begin")
     for name in options.models:
-        begun, plain, (sweep, begin, run) = (*reversed(stock(name, options)), ours(name, options))
-        row = f"{name:8} {begun:5.1f}s/{begin:5.1f}s {plain:7.1f}s {sweep:7.1f}s"
-        print(f"{row} {sweep / plain:6.2f}", flush=True)
-        print(run.get("profile"))
+        plain, before = stock(name, options)
+        sweep, begin, run = ours(name, options)
+        row = f"{name:8} {plain:7.1f}s {sweep:7.1f}s {sweep / plain:6.2f}"
+        print(f"{row}   {before:.1f}s and {begin:.1f}s", flush=True)
+        stages = run["profile"][0]["stages"]
+        for stage, spent in sorted(stages.items(), key=lambda item: -item[1]["cpu"]):
+            print(f"  {stage:18} {spent['cpu']:7.1f}s {spent['cpu'] / sweep:7.0%}")
 
 
 if __name__ == "__main__":
