@@ -37,6 +37,7 @@ LONG = (
     "test_processes",
     "test_launched",
     "test_killed",
+    "test_slurm",
     "test_distributions",
     "test_against_lm_eval",
     "test_browser",

@@ -18,8 +18,8 @@ METRICS = (
     "views of texts and the like multiply what is read)"
 )
 SHARD = (
-    "of N slices of models × tasks, the I-th (from 1), as for job arrays; OUT gets -shard-I-of-N; "
-    "`lrd-harness merge` joins them"
+    "of N slices of models × tasks, the I-th (from 1), as for job arrays, of Slurm's auto; OUT "
+    "gets -shard-I-of-N; `lrd-harness merge` joins them"
 )
 EVALUATORS = (
     "processes on this machine that evaluate while models are read (on GPUs one for each core that "
@@ -41,9 +41,25 @@ def run(sub: Any) -> None:
     where = sub.add_argument_group("where it runs (also under torchrun and accelerate launch)")
     _add(where, "--processes", "N", "processes on this machine, a GPU each (1)", type=int)
     _add(where, "--evaluators", "N", EVALUATORS, type=int)
+    add_cluster(sub)
     _add_flag(sub, "--full", FULL)
     _add_flag(sub, "--literal-names", LITERAL)
     _add_display(sub, "the leaderboard")
+
+
+def add_cluster(sub: Any) -> None:
+    """What has a command submitted to a cluster, in place of being run here."""
+    on = sub.add_argument_group("on a cluster: a job for each slice, and one that merges them")
+    help = "submit; given again, what is missing then (needs submitit)"
+    _add(on, "--cluster", "slurm", help, choices=["slurm"])
+    _add(on, "--shards", "N", "slices of equal cost, a job each", type=int)
+    _add(on, "--gpus", "G", "GPUs of a job, a process on each", type=int)
+    _add(on, "--cpus", "C", "CPU cores of a job", type=int)
+    _add(on, "--memory", "SIZE", "memory of a job, as 32G")
+    _add(on, "--time", "T", "of a job, which then is requeued and goes on (4:00:00)")
+    _add(on, "--partition", "NAME", "where jobs are queued")
+    _add(on, "--account", "NAME", "who pays")
+    _add(on, "--slurm", "KEY=VALUE", "other options of sbatch, as qos=long", nargs="+")
 
 
 def plan(sub: Any) -> None:
@@ -280,7 +296,7 @@ def _add_run(sub: Any) -> None:
     add_load(what)
     _add_many(what, "--set", "METRIC.NAME=VALUE", "a metric's parameter")
     _add(what, "--output", "OUT", "default: runs/SUITE-DATE", type=named)
-    _add(what, "--shard", "I/N", SHARD)
+    _add(what, "--shard", "I/N|auto", SHARD)
     _add_settings(sub)
 
 

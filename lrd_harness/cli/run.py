@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from lrd_harness import errors, manager, processes
-from lrd_harness.cli import main
+from lrd_harness.cli import Parser, main, options
 from lrd_harness.cli.arguments import show, suite_of
 from lrd_harness.errors import UserError, tell
 from lrd_harness.manager import Plugins
@@ -23,11 +23,11 @@ from lrd_harness.planning.shards import Shard
 from lrd_harness.processes import Ranks
 from lrd_harness.progress import Display
 from lrd_harness.results import journal
-from lrd_harness.runner import evaluators, folder
+from lrd_harness.runner import cluster, evaluators, folder
 from lrd_harness.runner.cost import Estimator, slices
 from lrd_harness.runner.evaluators import Evaluators
-from lrd_harness.runner.loop import execute, prepare
-from lrd_harness.runner.merge import merge
+from lrd_harness.runner.loop import execute, prepare, unfinished
+from lrd_harness.runner.merge import earlier, merge
 from lrd_harness.runner.profile import Profile
 from lrd_harness.store.files import write_text
 
@@ -46,6 +46,11 @@ def run_command(arguments: argparse.Namespace) -> int:
     if arguments.processes is not None:
         errors.check_whole(arguments.processes, "--processes", 1, errors.processes())
     several = (arguments.processes or 1) > 1
+    if arguments.cluster:
+        return _submit(arguments)
+    for name in ("shards", "slurm", *cluster.SBATCH):
+        if getattr(arguments, name) is not None:
+            raise UserError(f"--{name} needs --cluster slurm")
     if arguments.device_map and (several or processes.launched()):
         raise UserError("--device-map spreads a model over all GPUs: run it in one process")
     if several and not processes.launched():
@@ -102,6 +107,46 @@ def _planned(arguments: argparse.Namespace, display: Display) -> tuple[Plan, Sha
     plugins, suite = manager.load(), suite_of(arguments)
     prune = arguments.prune_rules is not None
     return make_plan(suite, plugins, display.stage, prune), shard, plugins
+
+
+def _submit(arguments: argparse.Namespace) -> int:
+    """Have a cluster run what is missing of a run; where nothing is, print its leaderboard."""
+    if arguments.shard or processes.launched():
+        raise UserError("--cluster submits every slice, from one process: leave --shard out")
+    if arguments.shards is not None:
+        errors.check_whole(arguments.shards, "--shards", 1, errors.SLICES)
+    cluster.check((arguments.output or Path()).absolute())
+    given, display = cluster.resources(vars(arguments)), Display(quiet=arguments.quiet)
+    plan, _, _ = _planned(arguments, display)
+    out = folder.choose(arguments.output, plan).absolute()
+    earlier(out)
+    of = arguments.shards or len(cut.slices if (cut := shards.read(out)) else ())
+    if not of:
+        raise UserError("--cluster slurm needs --shards N, the number of slices")
+    if shards.kept(out, plan, of) is None:
+        seconds = Estimator(plan, out, display, 0.0).estimate().seconds(plan)
+        shards.keep(out, shards.by_cost(plan, of, seconds))
+    only = Parser(add_help=False)
+    options.add_cluster(only)
+    words = only.parse_known_args(arguments.typed)[1]
+    each, compare = list(words), words if plan.panel else []
+    if (arguments.gpus or 1) > 1 and not (arguments.processes or arguments.device_map):
+        each += ["--processes", str(arguments.gpus)]
+    within, runs = out / shards.FOLDER, arguments.command == "run"
+
+    def undone(number: int) -> bool:
+        part, place, _ = shards.part(plan, Shard(number, of), out)
+        return unfinished(part, folder.choose(place, part))
+
+    if cluster.resume(within, of, undone if runs else None, each, compare, given):
+        return 0
+    print(f"All {of} slices are done.")
+    arguments.outs, arguments.output = cluster.begun(within), out
+    if not (runs and plan.panel):
+        return merge_command(arguments) if runs else 0
+    for remark in merge(arguments.outs, out):
+        tell(remark)
+    return _run(arguments, processes.ALONE)  # which only compares
 
 
 def _interrupted(out: Path | None) -> None:

@@ -6,6 +6,7 @@ They are cut by count, or at equal cost; such a cut is kept in OUT, and each sli
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -98,7 +99,9 @@ class SlicedModel(PlannedModel):
 
 
 def parse(text: str) -> Shard:
-    """A slice as it is typed, "3/31". Raises UserError for anything else."""
+    """A slice as it is typed, "3/31", or auto. Raises UserError for anything else."""
+    if text.strip() == "auto":
+        return of_array(os.environ)
     match = re.fullmatch(r"0*([0-9]{1,9})/0*([0-9]{1,9})", text.strip())
     shard = Shard(*map(int, match.groups())) if match else Shard(0, 0)
     if not 1 <= shard.number <= shard.of:
@@ -106,6 +109,20 @@ def parse(text: str) -> Shard:
     if shard.of > errors.SLICES:
         raise UserError(f"--shard {shard}: at most {errors.SLICES:,} slices are possible")
     return shard
+
+
+def of_array(variables: Mapping[str, str]) -> Shard:
+    """The slice of a job of Slurm's array. Raises UserError elsewhere, and for one with gaps."""
+    names = (f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "MAX", "COUNT", "STEP"))
+    try:
+        place, least, most, count, step = (int(variables[name]) for name in names)
+    except (KeyError, ValueError):
+        advice = "sbatch --array=1-N makes one, and elsewhere it is --shard I/N"
+        raise UserError(f"--shard auto: this is no job of a Slurm array ({advice})") from None
+    if least not in (0, 1) or most - least != (count - 1) * step:
+        array = f"an array of {count} from {least} to {most}"
+        raise UserError(f"--shard auto: {array} has gaps or begins late; give --shard I/N")
+    return Shard((place - least) // step + 1, count)
 
 
 def cut(plan: Plan, shard: Shard, kept: Cut | None = None) -> Plan:
@@ -232,12 +249,9 @@ def kept(out: Path | None, plan: Plan, of: int) -> Cut | None:
 
     Raises UserError for one that is damaged, or for other models, tasks, settings or slices.
     """
-    if out is None or not (file := out / FOLDER / CUT).exists():
+    if out is None or (found := read(out)) is None:
         return None
-    try:
-        found = TypeAdapter(Cut).validate_json(file.read_bytes())
-    except (OSError, ValidationError):
-        raise UserError(f"{file} cannot be read as a cut of a run") from None
+    file = out / FOLDER / CUT
     if of != len(found.slices):
         raise UserError(
             f"{file} is for {len(found.slices)} slices, not {of}: give another --output"
@@ -254,6 +268,16 @@ def kept(out: Path | None, plan: Plan, of: int) -> Cut | None:
     if plan.pruning is not None and sum(len(p.pairs) for p in found.slices) > len(plan.models):
         raise UserError(f"{file} cuts models, and slices with --prune are of whole ones")
     return found
+
+
+def read(out: Path) -> Cut | None:
+    """The cut that OUT keeps; None where there is none. Raises UserError for a damaged one."""
+    if not (file := out / FOLDER / CUT).exists():
+        return None
+    try:
+        return TypeAdapter(Cut).validate_json(file.read_bytes())
+    except (OSError, ValidationError):
+        raise UserError(f"{file} cannot be read as a cut of a run") from None
 
 
 def begun(out: Path) -> bool:

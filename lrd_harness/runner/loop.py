@@ -82,6 +82,17 @@ def prepare(
     return Prepared(plan, out, shards.recorded(out, shard, folder.renamed(out, whole)))
 
 
+def unfinished(plan: Plan, out: Path) -> bool:
+    """Whether anything that a plan asks for is not recorded in a folder, or only as an error."""
+    if recorded_run(out).get("finished") is None:
+        return True
+    plan, ledger, display = folder.renamed(out, plan), Ledger(out), Display(quiet=True)
+    panel, questions = Panel(plan, ledger, out, display, ALONE), Questions(plan.settings.max_texts)
+    every = (Context(plan, planned, ledger, out, display) for planned in plan.models)
+    none = Evaluators()
+    return any(ModelRun(context, questions, panel, none).pending for context in every)
+
+
 def _count(plan: Plan, ranks: Ranks) -> str:
     counts = {"model": plan.models, "task": plan.tasks, "metric": plan.measures}
     parts = [f"{len(v)} {k}{'' if len(v) == 1 else 's'}" for k, v in counts.items()]

@@ -36,7 +36,7 @@ def merge(folders: Sequence[Path], out: Path) -> list[str]:
     Raises UserError for a folder that is no run, for runs with other settings, data, metrics or
     pruning, and for an `out` that holds something else.
     """
-    there = _earlier(out)
+    there = earlier(out)
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"no such folder: {folder}")
@@ -71,7 +71,7 @@ def _number(run: Run) -> int:
     return int(run["shards"][0].partition("/")[0]) if run.get("shards") else 0
 
 
-def _earlier(out: Path) -> dict[Path, Run]:
+def earlier(out: Path) -> dict[Path, Run]:
     """The merge that `out` holds, if there is one. Raises UserError for anything else in it."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file")
