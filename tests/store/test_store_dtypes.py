@@ -206,6 +206,10 @@ def test_a_run_says_what_does_not_fit_and_keeps_to_its_type(
             assert found["score"] == pytest.approx(values["score"], abs=5e-3)
         else:  # curvature is of tokens, which are not rounded
             assert (found == values) == ("curvature" in unit)
+            assert found["profiles"].keys() == values["profiles"].keys() != set()
+            for name, profile in values["profiles"].items():
+                exact, near = profile["values"], found["profiles"][name]["values"]
+                assert np.abs(np.subtract(near, exact)).max() <= 1e-2 * np.abs(exact).max(), name
     assert running.counters(tmp_path / "whole")["forwarded"] > 0
     capsys.readouterr()
     assert run("float32", "half", small) == 2
