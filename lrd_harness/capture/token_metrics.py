@@ -218,7 +218,7 @@ class Watched:
         """Of a batch's states 0..L, (b, T, d_l) as written, each metric's rows (b, 1 + m)."""
         norm = self._model.final_norm
         seen = [
-            norm(state).to(state.device) if kind == "final" and norm is not None else state
+            state if kind != "final" or norm is None else norm(state).to(state.device)
             for (kind, _), state in zip(self._planes, states, strict=True)
         ]
         alike = len({state.shape[-1] for state in seen}) == 1

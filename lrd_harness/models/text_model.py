@@ -75,8 +75,6 @@ def _filled(parts: Parts, checkpoint: Checkpoint, options: ModelOptions) -> Part
 
     Raises UserError for an unknown pooling.
     """
-    from lrd_harness.models.find import known_as  # brings pydantic
-
     pooling = options.pooling or parts.pooling or ("own" if parts.pool else "mean")
     lengths = parts.lengths
     if not lengths and not parts.max_length:
@@ -89,8 +87,15 @@ def _filled(parts: Parts, checkpoint: Checkpoint, options: ModelOptions) -> Part
         encode=parts.encode or _encoder(parts.tokenizer),
         max_length=options.max_length or parts.max_length or min(lengths.values()),
         lengths=lengths,
-        prompt=parts.prompt or prompt_rule(known_as(checkpoint), chosen=options.prompts),
+        prompt=parts.prompt or _prompts(checkpoint, options),
     )
+
+
+def _prompts(checkpoint: Checkpoint, options: ModelOptions) -> Callable[[Task, str | None], str]:
+    """The user's, or mteb's for this model."""
+    from lrd_harness.models.find import known_as  # brings pydantic
+
+    return prompt_rule(known_as(checkpoint), chosen=options.prompts)
 
 
 def _encoder(tokenizer: Any) -> Callable[[Sequence[Text], int], list[dict[str, Any]]]:
