@@ -16,6 +16,9 @@ import slurm
 from test_killed import flat
 
 from lrd_harness.cli import main
+from lrd_harness.errors import UserError
+from lrd_harness.runner import cluster
+from lrd_harness.store import files
 
 TASKS = ("STSBenchmark", "SciFact", "TwentyNewsgroupsClustering")
 # A metric that waits in slices 1 and 3, and fails in slice 2, the first time each
@@ -118,3 +121,49 @@ def test_a_run_on_slurm(
     jobs = (out / "shards" / "jobs.json").read_text()
     assert submit().startswith("All 3 slices are done.\nLeaderboard: 2 models, 3 tasks")
     assert (out / "shards" / "jobs.json").read_text() == jobs
+
+
+@pytest.mark.usefixtures("node")
+def test_what_is_in_the_queue_and_what_was_done(tmp_path: Path, capfd: running.Shown) -> None:
+    """Commands of which no folder tells; one that fails; one that waits for another."""
+    folder = tmp_path / "an out" / "shards"
+    more = ["gres=gpu:1", "comment=two words"]
+    typed = {"gpus": None, "cpus": 1, "slurm": more, "time": "1:00:00", "partition": "tests"}
+    given = cluster.resources({"account": None, "memory": None, **typed})
+
+    def submit(*words: str, undone: bool | None = None) -> tuple[bool, str, str]:
+        left = None if undone is None else lambda number: undone
+        return cluster.resume(folder, 2, left, words, (), given), *capfd.readouterr()
+
+    with pytest.raises(UserError, match="sbatch: invalid partition specified: none"):
+        cluster.resume(folder, 2, None, ["--version"], (), given | {"partition": "none"})
+    slurm.asked("scontrol", "update", "PartitionName=tests", "State=DOWN")
+    submitted, said, _ = submit("--version")
+    assert submitted
+    (first,) = re.findall(r"^Job (\d+): slices 1, 2 of 2$", said, re.M)
+    _, said, _ = submit("--version")
+    assert re.findall(r"^Job (\w+): slice (\d)/2, PENDING \(Partition", said, re.M) == [
+        (f"{first}_0", "1"),
+        (f"{first}_1", "2"),
+    ]
+    _, said, _ = submit("nothing", undone=True)
+    second, merge = re.findall(r"^Job (\d+): ", said, re.M)
+    for job, waits in ((second, first), (merge, second)):
+        shown = slurm.asked("scontrol", "show", "job", job)
+        assert re.search(rf"Dependency=afterany:{waits}_\*", shown)
+        assert ("gres:gpu:1" in shown) == (job == second)
+    slurm.asked("scontrol", "update", "PartitionName=tests", "State=UP")
+    slurm.until(ended, 200)
+    assert submit("--version") == (False, "", "")
+    jobs = json.loads((folder / "jobs.json").read_text())
+    assert [job["slices"] for job in jobs[-2:]] == [[1, 2], []]
+    _, said, told = submit("nothing", undone=True)
+    logs = [folder / "logs" / f"{second}_{n}_0_log.err" for n in (0, 1)]
+    lines = "slice {}/2 is not done, though its job has ended: see {}\n"
+    assert told == "".join(lines.format(n + 1, log) for n, log in enumerate(logs))
+    assert "invalid choice: 'nothing'" in logs[0].read_text()
+    slurm.until(ended, 200)
+    with files.path(folder / "logs") as mark:
+        mark.touch()
+        with pytest.raises(UserError, match="another command is just submitting"):
+            submit("--version")
