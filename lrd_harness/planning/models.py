@@ -97,18 +97,30 @@ class PlannedModel:
         opening: what it then calls to be opened whole, by default this.
         """
         exact()
-        file = frame.file_of(self.checkpoint, self.adapter, self.options)
-        known = None if weights else frame.kept(file)
-        if known and (model := self._framed(known, opening or self.open)):
-            return model
+        if not weights and (framed := self.framed(opening or self.open)):
+            return framed
         with in_one_line(f"{self.name} cannot be opened"), own_code.running(self.checkpoint):
             model = self.adapter.open(fetched(self.checkpoint), self.options)
         if isinstance(model, OpenedModel) and frame.suits(self.checkpoint, self.adapter):
-            frame.keep(file, model.frame())
+            frame.keep(self._frame, model.frame())
         return model
 
-    def _framed(self, known: Mapping[str, Any], opening: Callable[[], Model]) -> Model | None:
-        """The model of this frame without its weights; None where it makes no output so."""
+    @property
+    def _frame(self) -> Path:
+        return frame.file_of(self.checkpoint, self.adapter, self.options)
+
+    @property
+    def has_frame(self) -> bool:
+        """Whether its states can be used without its weights, as it was opened before."""
+        return frame.kept(self._frame) is not None
+
+    def framed(self, opening: Callable[[], Model]) -> Model | None:
+        """The model of its frame; None where it has none, or makes no output without weights.
+
+        opening: called for the whole model, when more is wanted than the frame has.
+        """
+        if (known := frame.kept(self._frame)) is None:
+            return None
         options = replace(self.options, weights=False)
         try:
             with frame.hollow():

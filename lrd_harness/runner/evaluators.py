@@ -30,6 +30,7 @@ from accelerate.utils import patch_environment
 from lrd_harness.capture.embeddings import Embeddings
 from lrd_harness.capture.likelihoods import Likelihoods, Reader
 from lrd_harness.capture.samples import Questions
+from lrd_harness.contracts import Model
 from lrd_harness.errors import UserError, described, told_to
 from lrd_harness.planning.models import PlannedModel
 from lrd_harness.planning.resolve import Plan
@@ -43,6 +44,7 @@ from lrd_harness.runner.units import Context, Ledger, Unit, reader_settings
 LOOK = 0.5  # seconds between two looks at what is done, or at whether the reading process lives
 PATIENCE = 5.0  # seconds in which an evaluator without work is to end
 Main = Callable[[list[str]], int]  # runs a command line
+at_work: Evaluator | None = None  # in an evaluator's process
 
 
 def count(wanted: int | None, devices: Iterable[str]) -> int:
@@ -97,7 +99,7 @@ class Evaluators:
                 thread.join()
                 process.join()
             for seconds in self._spent.values():
-                profile.add(seconds)
+                profile.add(seconds, 1)
 
     def start(self) -> None:
         """Have them make their plans, unless they have begun."""
@@ -156,7 +158,10 @@ class Evaluators:
                 while (unit := self._next(number)) is not None:
                     connection.send(unit)
                     while not isinstance(answer := connection.recv(), tuple):
-                        self._hear(answer)
+                        if isinstance(answer, Exception):
+                            raise answer
+                        hear = self._display.line if isinstance(answer, str) else self._ledger.note
+                        hear(answer)
                     with self._changed:
                         done, self._spent[number] = answer
                         self._lacking += [] if done else [unit]
@@ -171,15 +176,6 @@ class Evaluators:
             self._end(UserError(f"{which}; the same command goes on where it stopped"))
         except Exception as error:
             self._end(error)
-
-    def _hear(self, answer: Any) -> None:
-        """A line for the user, a record, or what has ended the evaluator."""
-        if isinstance(answer, Exception):
-            raise answer
-        if isinstance(answer, str):
-            self._display.line(answer)
-        else:
-            self._ledger.note(answer)
 
     def _next(self, number: int) -> Unit | None:
         """What an evaluator is to do next: of a task whose data it has, else one that none has."""
@@ -244,6 +240,7 @@ class Evaluator:
     def __init__(self, connection: Connection, out: Path, reader: int) -> None:
         self._connection, self.out, self._reading = connection, out, reader
         self._of = ""  # the model that is open
+        self._model: Model | None = None
         self._readers: dict[bool, Reader] = {}
 
     def watch(self) -> None:
@@ -282,45 +279,33 @@ class Evaluator:
         (planned,) = (model for model in self._plan.models if model.name == unit.model)
         (task,) = (task for task in self._plan.tasks if task.name == unit.task)
         self.lacking = False
-        try:
-            with profile.stage("opening"):
-                reader = self._reader(planned, task.likelihood)
-        except UserError:  # as of a model that needs a GPU
+        with profile.stage("opening"):
+            reader = self._reader(planned, task.likelihood)
+        if reader is None or dict(reader.model.identity) != unit.identity:
             return False
-        if dict(reader.model.identity) != unit.identity:
-            return False
-        display = _Display(self)
+        display = Display(quiet=True)
+        display.line = self.say  # type: ignore[assignment, method-assign]
         context = Context(self._plan, planned, self._ledger, self.out, display, profile=profile)
         unit.do(context, reader, task)
         return not self.lacking
 
-    def _reader(self, planned: PlannedModel, likelihood: bool) -> Reader:
-        """The model as it was read, from the store."""
+    def _reader(self, planned: PlannedModel, likelihood: bool) -> Reader | None:
+        """What reads the model's states in the store; None where that takes its weights."""
+        on_cpu = replace(planned.options, device="cpu", device_map=None)
+        planned = replace(planned, options=on_cpu)
         if self._of != planned.name:
-            self._of, self._readers = planned.name, {}
+            self._of, self._model, self._readers = planned.name, None, {}
             gc.collect()  # no two models in memory at once
-        if likelihood not in self._readers:
-            here = replace(planned.options, device="cpu", device_map=None)
-            planned = replace(planned, options=here)
-            others = [reader.model for reader in self._readers.values()]
-            model = others[0] if others else planned.open(weights=False)
-            settings = reader_settings(self._plan.settings, planned, model)
-            reader = (Likelihoods if likelihood else Embeddings)(model, self._questions, *settings)
-            reader.read = self._lack  # type: ignore[method-assign]
-            self._readers[likelihood] = reader
-        return self._readers[likelihood]
+            self._model = planned.framed(self._lack)
+        if self._model and likelihood not in self._readers:
+            settings = reader_settings(self._plan.settings, planned, self._model)
+            kind = Likelihoods if likelihood else Embeddings
+            self._readers[likelihood] = kind(self._model, self._questions, *settings)
+        return self._readers.get(likelihood)
 
-    def _lack(self, *texts: object, **how: object) -> None:
+    def _lack(self) -> Model:
         self.lacking = True
         raise UserError("the store lacks a text")
-
-
-class _Display(Display):
-    """What is told of units."""
-
-    def __init__(self, evaluator: Evaluator) -> None:
-        super().__init__(quiet=True)
-        self.line = evaluator.say  # type: ignore[assignment, method-assign]
 
 
 class _Ledger(Ledger):
@@ -335,6 +320,3 @@ class _Ledger(Ledger):
         if not self._evaluator.lacking:
             super().append(record)
             self._evaluator.say(record)
-
-
-at_work: Evaluator | None = None  # in an evaluator's process

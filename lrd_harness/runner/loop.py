@@ -154,7 +154,7 @@ def execute(
         ledger.close()
         state["finished"] = folder.now()
     finally:
-        parts = [(captured, ledger.failed, profile.seconds())]
+        parts = [(captured, ledger.failed, (profile.seconds(), profile.processes))]
         if state["finished"] is not None:  # all are here
             parts = ranks.gather(parts[0])
         errors = len(set().union(*(failed for _, failed, _ in parts)))
@@ -163,8 +163,8 @@ def execute(
             for name in captured
         }
         if ranks.main:
-            for *_, seconds in parts[1:]:
-                profile.add(seconds)
+            for *_, spent in parts[1:]:
+                profile.add(*spent)
             state |= {"errors": errors, "profile": [*earlier, profile.record(state["begun"])]}
             folder.write_run(out, plan, counters, ledger.met(), panel.recorded(), **state)
     return errors
@@ -294,6 +294,7 @@ class ModelRun:
                 )
         # whose values, and faults, only a process that reads has
         own = {item.metric.name for item in self.plan.metrics if item.metric.needs in PER_TEXT}
+        away = self.evaluators.number and self.ranks.agree(self.planned.has_frame)
         here, beside = list[Callable[[], None]](), list[Unit]()
         for task in requests:
             self.panel.take(context, reader, task)
@@ -301,7 +302,7 @@ class ModelRun:
             units = [unit(metric=item.metric.name) for item in context.unmeasured(task)]
             units += [unit(layer=n) for n in context.unevaluated(task, model.info.blocks)]
             for each in units:
-                if self.evaluators.number and each.metric not in own:
+                if away and each.metric not in own:
                     beside.append(each)
                 else:
                     here.append(partial(each.do, context, reader, task))

@@ -29,7 +29,7 @@ class Profile:
     def __init__(self) -> None:
         self._spent: dict[str, dict[str, float]] = {}
         self._within, self._at = [OTHER], _now()
-        self._processes = 1
+        self.processes = 1
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -58,9 +58,9 @@ class Profile:
         self._settle()
         return self._spent
 
-    def add(self, other: Seconds) -> None:
-        """Add what another process of the same call has spent."""
-        self._processes += 1
+    def add(self, other: Seconds, processes: int) -> None:
+        """Add what other processes of the same call have spent."""
+        self.processes += processes
         for name, spent in other.items():
             self._spend(name, spent["wall"], spent["cpu"])
 
@@ -71,7 +71,7 @@ class Profile:
             for name, spent in self.seconds().items()
             if spent["wall"] >= 0.0005
         }
-        return {"begun": begun, "processes": self._processes, "stages": stages}
+        return {"begun": begun, "processes": self.processes, "stages": stages}
 
     def keep(self, out: Path) -> None:
         """Bring the profile of this call, which run.json has as the last, up to now."""
@@ -92,7 +92,7 @@ class Profile:
             for name in longest
             if spent[name]["wall"] / whole >= 0.005
         ]
-        by = f" of {self._processes} processes" if self._processes > 1 else ""
+        by = f" of {self.processes} processes" if self.processes > 1 else ""
         return f"Time{by}: {duration(whole)}, CPU {duration(cpu)}: {', '.join(parts)}"
 
     def _settle(self) -> None:

@@ -1,0 +1,146 @@
+"""Evaluators beside the reading give what one process gives, and none outlives its run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import running
+import stock
+import tiny
+from ranks import jobs
+from test_processes import METRICS, PRUNED, command, same_numbers
+
+from lrd_harness.cli import main
+from lrd_harness.runner.evaluators import count
+
+ODD = """
+import os, pathlib, signal, time
+from lrd_harness import Request, Score, Task, hookimpl
+HERE = pathlib.Path({folder!r})
+TEXTS = ["the old red dog " + "and cat " * n for n in range(9)]
+def evaluate(view):
+    vectors = view.encode(TEXTS, TASK)
+    if view.name.startswith("local"):
+        (HERE / f"{{os.getpid()}}.pid").touch()
+        if (HERE / "slow").exists():
+            time.sleep(60)
+        if (HERE / "deadly").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+    next = view.encode([f"the next text depends on {{abs(vectors).sum():.4f}}"], TASK)
+    return Score(float(abs(next).mean() % 1), "odd")
+TASK = Task("odd", lambda: [Request(text) for text in TEXTS], evaluate, type="Odd")
+@hookimpl
+def lrd_tasks():
+    return [TASK]
+"""
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data and models of both kinds of task."""
+    folder = stock.place(tmp_path_factory.getbasetemp())
+    if not (folder / "bert").exists():
+        tiny.save("Bert", folder / "bert")
+        tiny.task_data(folder / "data")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "local", "world", "found"),
+    [
+        (None, "cpu", "0", "1", 0),
+        (None, "cuda:0", "0", "1", 7),
+        (None, "cuda:1", "1", "2", 3),
+        (None, "mps", "0", "8", 1),
+        (0, "cuda", "0", "1", 0),
+        (3, "cpu", "0", "2", 2),
+        (3, "cpu", "1", "2", 1),
+        (1, "cpu", "3", "4", 1),
+    ],
+)
+def test_shares(
+    wanted: Any, device: str, local: str, world: str, found: int, monkeypatch: running.Patch
+) -> None:
+    monkeypatch.setattr("lrd_harness.runner.evaluators.cores", lambda: 8)
+    monkeypatch.setenv("LOCAL_RANK", local)
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", world)
+    assert count(wanted, ["cpu", device]) == found
+
+
+@pytest.mark.slow
+def test_evaluators_give_the_tables_of_none(own: Path, tmp_path: Path) -> None:
+    """All kinds of metrics and tasks, and pruning, in two processes that have an evaluator each."""
+    outs = [tmp_path / name for name in ("none", "each")]
+    metrics = ("--plugins", f"{METRICS[1]},mutual_knn", *METRICS[2:], *PRUNED)
+    ((alone,), (first, second)) = jobs(
+        {"command": command(own, outs[0], *metrics, "--evaluators", "0"), "world": 1},
+        {"command": command(own, outs[1], *metrics, "--evaluators", "2"), "world": 2},
+        cache=tmp_path / "cache",
+    )
+    assert [code for code, *_ in (alone, first, second)] == [0] * 3, (alone, first, second)
+    same_numbers(outs[1], outs[0])
+    assert first[1] == alone[1]
+    units = [r["unit"] for r in running.records(outs[1], "score", "metric", "error")]
+    assert len(units) == len(set(units))
+    assert [len(list((out / "journal").glob("*"))) for out in outs] == [1, 4]
+    runs = [json.loads((out / "run.json").read_text()) for out in outs]
+    assert [run["profile"][0]["processes"] for run in runs] == [1, 4]
+
+
+def evaluating(folder: Path) -> bool:
+    """Whether a process that has evaluated is still there."""
+    return any(Path(f"/proc/{file.stem}").exists() for file in folder.glob("*.pid"))
+
+
+@pytest.mark.slow
+def test_none_is_left(
+    own: Path, tmp_path: Path, monkeypatch: running.Patch, capsys: running.Shown
+) -> None:
+    """Ctrl-C and kill -9 end evaluators too; one that dies ends the run; then the run goes on.
+
+    What they cannot do, as the store lacks a text, is done in the end.
+    """
+    monkeypatch.setenv("LRD_HARNESS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "odd.py").write_text(ODD.format(folder=str(tmp_path)))
+    more = ("--plugins", "nrs", "--load", str(tmp_path / "odd.py"), "--evaluators")
+    asked, plain = (
+        command(own, tmp_path / n, *more, n, tasks=("odd",), models=["bert"]) for n in "10"
+    )
+    (tmp_path / "slow").touch()
+    for number in (signal.SIGINT, signal.SIGKILL):
+        call = [sys.executable, "-m", "lrd_harness", *asked]
+        run = subprocess.Popen(call, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        while not evaluating(tmp_path):
+            time.sleep(0.1)
+            assert run.poll() is None
+        to = run.pid if number == signal.SIGKILL else -run.pid  # a terminal tells all of them
+        os.kill(to, number)
+        _, said = run.communicate(timeout=30)
+        stopped = "\nInterrupted. The same command with" if number == signal.SIGINT else ""
+        assert said.startswith(stopped), said
+        assert said.count("\n") == 2 * bool(stopped), said
+        end = time.monotonic() + 10
+        while evaluating(tmp_path):
+            time.sleep(0.1)
+            assert time.monotonic() < end
+        assert (run.returncode, number) in ((130, signal.SIGINT), (-9, signal.SIGKILL))
+    (tmp_path / "slow").rename(tmp_path / "deadly")
+    assert main(asked) == 2
+    died = "evaluator 1 of 1 ended (SIGKILL, local/bert, odd, layer 0); the same command goes on"
+    assert died in running.one_line(capsys)
+    (tmp_path / "deadly").unlink()
+    assert [main(asked), main(plain)] == [0, 0]
+    same_numbers(tmp_path / "1", tmp_path / "0")
+    shown = capsys.readouterr()
+    assert "error" not in shown.err
+    units = [r["unit"] for r in running.records(tmp_path / "1", "score", "metric", "error")]
+    assert len(units) == len(set(units)) == 5
