@@ -141,13 +141,15 @@ Measured = Mapping[Task, Sequence[PlannedMetric]]
 class Captured:
     """What one capture did; the counters of run.json.
 
-    asked: texts asked for; texts: distinct ones; forwarded: those that were run now; tokens: in
-    those; truncated, empty: of the distinct ones, how many the model saw only the beginning of,
-    and how many have no character but white space; seconds: of the whole capture.
+    asked: texts asked for; texts: distinct ones; stored: those of which the store had all, in no
+    record; forwarded: those that were run now; tokens: in those; truncated, empty: of the distinct
+    ones, how many the model saw only the beginning of, and how many have no character but white
+    space; seconds: of the whole capture.
     """
 
     asked: int = 0
     texts: int = 0
+    stored: int = 0
     forwarded: int = 0
     tokens: int = 0
     truncated: int = 0
@@ -160,7 +162,9 @@ class Captured:
 
     def record(self) -> dict[str, float]:
         """The counters as a journal record's fields."""
-        return {**asdict(self), "duplicates": self.asked - self.texts}
+        counts = asdict(self)
+        del counts["stored"]
+        return {**counts, "duplicates": self.asked - self.texts}
 
 
 def capture(
@@ -183,6 +187,7 @@ def capture(
     rest = [text for text in missing if text not in seen]
     counts = counted(texts)
     counts.forwarded = total = len(seen) + len(rest)
+    counts.stored = counts.texts - total
 
     def keep(here: Sequence[Text], values: Mapping[Plane, np.ndarray], cut: Sequence[bool]) -> None:
         pooled = watched.keep(here, values) if watched else values

@@ -199,6 +199,7 @@ def capture(
         observe=watched if watched and watched.tokens else None,
     )
     counts = counted(requests) + done
+    counts.stored = counts.texts - len(run)
     for *_, tokens in watched.attend(model) if watched else ():  # contexts as texts of their own
         counts += Captured(forwarded=1, tokens=tokens)
     counts.truncated = len(truncated(store, requests))

@@ -43,6 +43,7 @@ LM_EVAL = "lm-eval"  # the command that hands on what follows it
 
 COMMANDS = {  # the module whose function NAME_command runs it, and its line in the help
     "run": ("run", "measure and evaluate models, print the leaderboard"),
+    "capture": ("run", "read models into the store, for runs that then need no GPU"),
     "plan": ("run", "estimate what a run will cost, before it starts"),
     "merge": ("run", "join slices of a run, or runs of several machines"),
     "select": ("texts", "which of several models for your texts, without labels"),

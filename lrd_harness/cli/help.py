@@ -36,6 +36,17 @@ Downloads and states are kept in the user's cache folder; the variable
 LRD_HARNESS_CACHE moves it.
 exit codes: 0 done; 1 done, but some units failed (they are listed);
   2 bad input, nothing run; 130 interrupted.""",
+    "capture": """\
+The options are those of `run`. What the store holds is not read again, so a
+capture that was interrupted goes on when the same command is given again. What
+metrics need is read too: views, halves, tokens, attention. Pruned models are
+read by `run`, as rules look at metrics.
+
+examples:
+  lrd-harness capture --suite mteb-32 --models A B --processes 8
+      on the GPUs; then `run` in place of `capture`, on CPUs with the same cache
+exit codes: 0 done; 1 done, but some models or tasks failed; 2 bad input;
+  130 interrupted.""",
     "plan": """\
 The options are those of `run`. What OUT and the store hold already is not
 counted; neither grows. Models and data are downloaded, as the

@@ -38,13 +38,22 @@ def run(sub: Any) -> None:
     compute the metrics, and print the leaderboard.
     """
     _add_run(sub)
-    where = sub.add_argument_group("where it runs (also under torchrun and accelerate launch)")
-    _add(where, "--processes", "N", "processes on this machine, a GPU each (1)", type=int)
+    where = _add_where(sub)
     _add(where, "--evaluators", "N", EVALUATORS, type=int)
     add_cluster(sub)
     _add_flag(sub, "--full", FULL)
     _add_flag(sub, "--literal-names", LITERAL)
     _add_display(sub, "the leaderboard")
+
+
+def capture(sub: Any) -> None:
+    """Do the forward passes of a run and nothing else: no metric, no evaluation, no
+    leaderboard. `run` with the same options then reads no weights.
+    """
+    _add_run(sub, "of the run: how its slices are cut, and logs of --cluster (default: none)")
+    _add_where(sub)
+    add_cluster(sub)
+    _add_display(sub, "the table")
 
 
 def add_cluster(sub: Any) -> None:
@@ -282,8 +291,14 @@ def _add_display(sub: Any, left: str) -> None:
     _add_flag(sub, "--verbose", "let the libraries' own messages through")
 
 
-def _add_run(sub: Any) -> None:
-    """What a run takes; `plan` takes the same."""
+def _add_where(sub: Any) -> Any:
+    where = sub.add_argument_group("where it runs (also under torchrun and accelerate launch)")
+    _add(where, "--processes", "N", "processes on this machine, a GPU each (1)", type=int)
+    return where
+
+
+def _add_run(sub: Any, output: str = "default: runs/SUITE-DATE") -> None:
+    """What a run takes; `plan` and `capture` take the same. output: what OUT is to them."""
     what = sub.add_argument_group("what to run")
     _add(what, "--suite", "NAME|FILE", "a suite (default: quickstart)")
     _add_many(what, "--models", "MODEL", "replace the suite's models")
@@ -295,7 +310,7 @@ def _add_run(sub: Any) -> None:
     _add_many(what, "--plugins", "METRIC", METRICS)
     add_load(what)
     _add_many(what, "--set", "METRIC.NAME=VALUE", "a metric's parameter")
-    _add(what, "--output", "OUT", "default: runs/SUITE-DATE", type=named)
+    _add(what, "--output", "OUT", output, type=named)
     _add(what, "--shard", "I/N|auto", SHARD)
     _add_settings(sub)
 

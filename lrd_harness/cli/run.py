@@ -1,4 +1,4 @@
-"""`lrd-harness run`, `plan` and `merge`: models and tasks in, a leaderboard out, or its cost."""
+"""`lrd-harness run`, `capture`, `plan` and `merge`: models and tasks in, a leaderboard out."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import psutil
 
 from lrd_harness import errors, manager, processes
 from lrd_harness.cli import Parser, main, options
-from lrd_harness.cli.arguments import show, suite_of
+from lrd_harness.cli.arguments import show, suite_of, table
 from lrd_harness.errors import UserError, tell
 from lrd_harness.manager import Plugins
 from lrd_harness.planning import shards
@@ -22,14 +23,17 @@ from lrd_harness.planning.resolve import Plan, make_plan
 from lrd_harness.planning.shards import Shard
 from lrd_harness.processes import Ranks
 from lrd_harness.progress import Display
+from lrd_harness.report import Report
 from lrd_harness.results import journal
 from lrd_harness.runner import cluster, evaluators, folder
 from lrd_harness.runner.cost import Estimator, slices
 from lrd_harness.runner.evaluators import Evaluators
 from lrd_harness.runner.loop import execute, prepare, unfinished
 from lrd_harness.runner.merge import earlier, merge
+from lrd_harness.runner.passes import capture
 from lrd_harness.runner.profile import Profile
 from lrd_harness.store.files import write_text
+from lrd_harness.store.location import cache_dir
 
 LRD, LAYER_LM = "lrd", "lrd_harness.runner.layer_lm:LayerLM"  # as in setup.cfg
 STARTING = 10.0  # seconds that it takes at most until a command begins
@@ -37,6 +41,19 @@ STARTING = 10.0  # seconds that it takes at most until a command begins
 
 def run_command(arguments: argparse.Namespace) -> int:
     """Run a suite, in this process or in several. Returns the exit code."""
+    return _in_processes(arguments, _run)
+
+
+def capture_command(arguments: argparse.Namespace) -> int:
+    """Read what a run would read, and nothing else. Returns the exit code."""
+    arguments.evaluators = 0
+    return _in_processes(arguments, _capture)
+
+
+def _in_processes(
+    arguments: argparse.Namespace, do: Callable[[argparse.Namespace, Ranks], int]
+) -> int:
+    """Do it in this process, in those that it is one of, or in several that are started."""
     if evaluators.at_work:
         arguments.device = "cpu"
         quiet = Display(quiet=True)
@@ -60,7 +77,7 @@ def run_command(arguments: argparse.Namespace) -> int:
             _interrupted(arguments.output)
             return processes.INTERRUPTED
     with processes.connected() as ranks:
-        return _run(arguments, ranks)
+        return do(arguments, ranks)
 
 
 def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
@@ -93,6 +110,22 @@ def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
     if line := profile.line():
         display.line(line)
     return 1 if failed or faults else 0
+
+
+def _capture(arguments: argparse.Namespace, ranks: Ranks) -> int:
+    """In one process of those that read."""
+    display = Display(quiet=arguments.quiet or not ranks.main)
+    whole, shard, plugins = processes.together(ranks, lambda: _planned(arguments, display))
+    plan, *_ = processes.together(ranks, lambda: shards.part(whole, shard, arguments.output))
+    rows, failed = capture(plan, display, ranks)
+    if ranks.main:
+        texts = "images" if {model.modality for model in plan.models} == {"image"} else "texts"
+        columns = ("model", texts, "in store before", "passes", "tokens", "seconds", "in store, MB")
+        if rows:
+            title = "Read into the store"
+            show(Report(title, tables=(table(title, columns, rows),)), plugins)
+        display.line(f"\nThe store is in {cache_dir()}. `run` goes on from it, without weights.")
+    return 1 if failed else 0
 
 
 def _beside(arguments: argparse.Namespace, plan: Plan, ranks: Ranks) -> Evaluators:

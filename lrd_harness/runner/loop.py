@@ -282,8 +282,12 @@ class ModelRun:
             requests = context.ask(reader, tasks, bool(self.plan.measures), advance)
         for task in requests:
             context.mend(context.unit(task.name, "texts"))
-        if not requests or not self._forward(reader, requests):
-            return
+        if requests and self._forward(reader, requests):
+            self._evaluate(reader, requests)
+
+    def _evaluate(self, reader: Reader, requests: Mapping[Task, Sequence[Any]]) -> None:
+        """Have metrics measured, and tasks evaluated, on what was captured."""
+        context, model = self.context, reader.model
         for task, texts in requests.items() if self.ranks.main else ():
             met = reader.met(task, texts)
             context.record("texts", context.unit(task.name, "met"), task=task.name, **met)

@@ -126,6 +126,7 @@ class Sweep:
         with context.attempt(context.unit("prune")):
             if not isinstance(model, OpenedModel):
                 raise UserError("its adapter shows no blocks that could be taken out")
+            model.fill()  # where all else was in the store
             allowed = blocks.candidates(model.info.blocks, settings.protect)
             for budget in settings.budgets:
                 blocks.count(budget, allowed)

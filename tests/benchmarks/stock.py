@@ -4,9 +4,9 @@
 
 Stock is `mteb.evaluate` of SentenceTransformer on the tasks, as they come. Ours is `lrd-harness
 run` from an empty store: every layer read, three metrics, mteb's evaluator at every layer, result
-files and tables. Each is a process of its own with one thread, user and system time counted; what
-it takes to begin (imports, the tasks' data) is measured by one that then has nothing to do, and taken
-off. The share of each stage is what the run says of itself.
+files and tables. Each is a process of its own with one thread, user and system time counted. What
+it takes to begin (imports, the tasks' data) is measured by one that then has nothing to do, and
+taken off. The share of each stage is what the run says of itself.
 """
 
 from __future__ import annotations

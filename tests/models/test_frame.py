@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import loading_weights
 import psutil
 import pytest
 import tiny
 import tiny_images
 import torch
 from odd_checkpoints import change
-from transformers import PreTrainedModel
 
 from lrd_harness.contracts import Task, Text
 from lrd_harness.errors import UserError
@@ -34,18 +35,10 @@ MADE: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The classes of transformers of which weights were loaded, one after the other."""
-    kinds: list[str] = []
-    load = PreTrainedModel._load_pretrained_model
-
-    def note(model: Any, *rest: Any, **more: Any) -> Any:
-        kinds.append(type(model).__name__)
-        return load(model, *rest, **more)
-
-    monkeypatch.setattr(PreTrainedModel, "_load_pretrained_model", staticmethod(note))
-    return kinds
+@pytest.fixture(name="loaded")
+def _loaded() -> Iterator[list[str]]:
+    with loading_weights.loaded() as kinds:
+        yield kinds
 
 
 @pytest.mark.parametrize("kind", MADE)
