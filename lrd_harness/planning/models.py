@@ -119,6 +119,7 @@ class PlannedModel:
 
         opening: called for the whole model, when more is wanted than the frame has.
         """
+        exact()
         if (known := frame.kept(self._frame)) is None:
             return None
         options = replace(self.options, weights=False)

@@ -36,7 +36,7 @@ def test_seconds_are_of_the_innermost_stage(monkeypatch: Patch, tmp_path: Path) 
     with ranks.waiting(), files.space(tmp_path):  # nobody watches any more
         now[0] += 32
     other = {"reading": {"wall": 100.0, "cpu": 3.0}, "pruning": {"wall": 0.4, "cpu": 0.0}}
-    spent.add(other)
+    spent.add(other, 1)
     wall = {"other": 33, "metrics": 18, "reading": 100, "writing": 4, "waiting": 8, "pruning": 0.4}
     record = spent.record("now")
     assert {name: stage["wall"] for name, stage in record["stages"].items()} == wall
