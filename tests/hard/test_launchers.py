@@ -18,6 +18,9 @@ from ranks import jobs
 from test_killed import flat
 from test_processes import TASKS, command, own
 
+from lrd_harness.errors import told_to
+from lrd_harness.processes import connected
+
 __all__ = ["own"]  # a fixture
 pytestmark = pytest.mark.slow
 
@@ -85,6 +88,22 @@ def killed(words: list[str], cache: Path, place: Path, launcher: bool) -> tuple[
     for file in place.glob("*.held"):
         file.unlink()
     return process.returncode, said
+
+
+def test_one_process_where_several_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `accelerate launch --cpu --num_processes 2` does without MPI; with --num_processes 1."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    for address, lines in (("127.0.0.1", 1), (None, 0)):
+        said: list[str] = []
+        if address:
+            monkeypatch.setenv("MASTER_ADDR", address)
+        else:
+            monkeypatch.delenv("MASTER_ADDR", raising=False)
+        with told_to(said.append), connected() as ranks:
+            assert ranks.world == 1
+        assert len(said) == lines
+        assert all("--multi_gpu" in line and "--processes N" in line for line in said)
 
 
 def test_killed_and_resumed_by_another_launcher(own: Path, tmp_path: Path) -> None:
