@@ -58,7 +58,7 @@ def capture(sub: Any) -> None:
 
 def add_cluster(sub: Any) -> None:
     """What has a command submitted to a cluster, in place of being run here."""
-    on = sub.add_argument_group("on a cluster: a job for each slice, and one that merges them")
+    on = sub.add_argument_group("on a cluster: a job for each slice, and for a run one that merges")
     help = "submit; given again, what is missing then (needs submitit)"
     _add(on, "--cluster", "slurm", help, choices=["slurm"])
     _add(on, "--shards", "N", "slices of equal cost, a job each", type=int)

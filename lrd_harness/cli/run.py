@@ -143,7 +143,7 @@ def _planned(arguments: argparse.Namespace, display: Display) -> tuple[Plan, Sha
 
 
 def _submit(arguments: argparse.Namespace) -> int:
-    """Have a cluster run what is missing of a run; where nothing is, print its leaderboard."""
+    """Have a cluster do what is missing; where nothing is of a run, print its leaderboard."""
     if arguments.shard or processes.launched():
         raise UserError("--cluster submits every slice, from one process: leave --shard out")
     if arguments.shards is not None:
@@ -152,7 +152,9 @@ def _submit(arguments: argparse.Namespace) -> int:
     given, display = cluster.resources(vars(arguments)), Display(quiet=arguments.quiet)
     plan, _, _ = _planned(arguments, display)
     out = folder.choose(arguments.output, plan).absolute()
-    earlier(out)
+    runs = arguments.command == "run"
+    if runs:
+        earlier(out)  # what cannot be merged into is told of now
     of = arguments.shards or len(cut.slices if (cut := shards.read(out)) else ())
     if not of:
         raise UserError("--cluster slurm needs --shards N, the number of slices")
@@ -165,7 +167,7 @@ def _submit(arguments: argparse.Namespace) -> int:
     each, compare = list(words), words if plan.panel else []
     if (arguments.gpus or 1) > 1 and not (arguments.processes or arguments.device_map):
         each += ["--processes", str(arguments.gpus)]
-    within, runs = out / shards.FOLDER, arguments.command == "run"
+    within = out / shards.FOLDER
 
     def undone(number: int) -> bool:
         part, place, _ = shards.part(plan, Shard(number, of), out)

