@@ -173,7 +173,8 @@ class Evaluators:
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             place = f", {at.model}, {at.task}, {at.metric or f'layer {at.layer}'}" if at else ""
             which = f"evaluator {number + 1} of {self.number} ended ({how}{place})"
-            self._end(UserError(f"{which}; the same command goes on where it stopped"))
+            fewer = " (where memory is short, with fewer --evaluators)" * (how == "SIGKILL")
+            self._end(UserError(f"{which}; the same command goes on where it stopped{fewer}"))
         except Exception as error:
             self._end(error)
 

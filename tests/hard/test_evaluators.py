@@ -8,7 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
+from multiprocessing import Pipe
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -19,7 +22,12 @@ from ranks import jobs
 from test_processes import METRICS, PRUNED, command, same_numbers
 
 from lrd_harness.cli import main
-from lrd_harness.runner.evaluators import count
+from lrd_harness.errors import UserError
+from lrd_harness.processes import ALONE
+from lrd_harness.progress import Display
+from lrd_harness.runner.evaluators import Evaluators, count
+from lrd_harness.runner.profile import Profile
+from lrd_harness.runner.units import Ledger, Unit
 
 ODD = """
 import os, pathlib, signal, time
@@ -74,6 +82,49 @@ def test_shares(
     monkeypatch.setenv("WORLD_SIZE", "16")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", world)
     assert count(wanted, ["cpu", device]) == found
+
+
+class Lasting:
+    """In place of a process."""
+
+    exitcode = -9
+
+    def join(self, seconds: float = 0) -> None:
+        """Nothing to wait for."""
+
+
+def test_a_reader_waits_for_nothing_until_it_has_to(tmp_path: Path) -> None:
+    """Units of a second model are handed over while those of the first are not begun."""
+    unit = partial(Unit, identity={})
+    first = [unit("a", task, layer=layer) for layer in (0, 1) for task in ("t", "u")]
+    first += [unit("a", "u", metric="nrs")]
+    second = [unit("b", "u", layer=0), unit("b", "t", metric="nrs")]
+    ours, theirs = Pipe()
+    team, ledger, profile = Evaluators(1), Ledger(tmp_path), Profile()
+    done = list[Unit]()
+    spent = {"metrics": {"wall": 1.0, "cpu": 1.0}}
+    with team.serving(ledger, Display(quiet=True), tmp_path, profile):
+        team.hand(first)
+        team.hand(second)
+        Thread(target=team._employ, args=(0, Lasting(), ours)).start()
+        for number in range(7):
+            done.append(theirs.recv())
+            theirs.send({"unit": str(number), "kind": "error" if number == 3 else "score"})
+            theirs.send((number != 4, spent))
+        assert team.wait("", lambda unit: unit.model == "b") == []
+        assert team.finish(ALONE) == {"a"}
+        team.hand(second)
+        theirs.recv()
+        theirs.close()
+        with pytest.raises(UserError, match=r"1 of 1 ended \(SIGKILL, b, t, nrs\); the same"):
+            team.wait("")
+        with pytest.raises(UserError, match="fewer --evaluators"):
+            team.hand(second)
+    shown = [f"{u.model} {u.task} {u.metric or u.layer}" for u in done]
+    assert shown == ["a u nrs", "a u 0", "a u 1", "a t 0", "a t 1", "b t nrs", "b u 0"]
+    assert (ledger.failed, ledger.undone("2"), ledger.undone("3")) == ({"3"}, False, True)
+    assert profile.seconds()["metrics"]["wall"] == 1
+    ledger.close()
 
 
 @pytest.mark.slow
