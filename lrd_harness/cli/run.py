@@ -205,16 +205,17 @@ def plan_command(arguments: argparse.Namespace) -> int:
     whole, shard, plugins = _planned(arguments, display)
     plan, place, suffix = shards.part(whole, shard, arguments.output)
     out, cut = folder.choose(place, plan, suffix), None
-    if arguments.shards and arguments.output and shards.begun(out):
-        cut = shards.kept(out, plan, arguments.shards)
+    if arguments.shards:
+        cut = shards.kept(arguments.output, plan, arguments.shards)
     spent = time.perf_counter() - begun
     estimate = Estimator(folder.renamed(out, plan), out, display, spent).estimate()
     report = estimate.report()
     if arguments.shards:
-        cut = cut or shards.by_cost(plan, arguments.shards, estimate.seconds(plan))
+        if cut is None:
+            cut = shards.by_cost(plan, arguments.shards, estimate.seconds(plan))
+            if arguments.output:
+                shards.keep(out, cut)
         report = replace(report, tables=(*report.tables, slices(cut)))
-        if arguments.output:
-            shards.keep(out, cut)
     modalities = {model.modality for model in plan.models}
     names = [*(model.name for model in plan.models), *(task.name for task in plan.tasks)]
     show(report.of("image" if modalities == {"image"} else "text", *names), plugins)

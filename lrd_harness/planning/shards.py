@@ -71,7 +71,7 @@ class Slice:
 class Cut:
     """A run cut into slices, as OUT keeps it; run: what it was made for, see `_described`."""
 
-    run: dict[str, Any]
+    run: dict[str, dict[str, Any]]
     slices: tuple[Slice, ...]
 
     @property
@@ -210,13 +210,15 @@ def _filled(
     for part in slices:
         gap, left = most, ""
         for name in list(rest):
-            room, taken = gap - costs[name].opening, list[str]()
+            seconds, room, taken = costs[name].tasks, gap - costs[name].opening, list[str]()
+            if seconds[rest[name][-1]] > room:
+                continue
             for task in rest[name]:  # from the largest on
-                if costs[name].tasks[task] <= room:
+                if seconds[task] <= room:
                     taken.append(task)
-                    room -= costs[name].tasks[task]
+                    room -= seconds[task]
             all_of_it = len(taken) == len(rest[name])
-            if taken and (all_of_it or not (whole or left)):
+            if all_of_it or not (whole or left):
                 part[name], gap = tuple(taken), room
                 rest[name] = tuple(task for task in rest[name] if task not in taken)
                 left = left if all_of_it else name
@@ -226,7 +228,7 @@ def _filled(
     return None
 
 
-def _described(plan: Plan) -> dict[str, Any]:
+def _described(plan: Plan) -> dict[str, dict[str, Any]]:
     """What a cut is made for, so that no other run is cut by it."""
     models = {model.name: model.checkpoint.revision for model in plan.models}
     tasks = {task.name: task.version for task in plan.tasks}
@@ -235,36 +237,35 @@ def _described(plan: Plan) -> dict[str, Any]:
 
 def keep(out: Path, found: Cut) -> Cut:
     """Keep a cut in OUT. Raises UserError where it cannot be written."""
-    text = TypeAdapter(Cut).dump_json(found, indent=1).decode()
-    try:
-        files.make_folder(out / FOLDER)
-        files.write_text(out / FOLDER / CUT, text)
-    except OSError as error:
-        raise UserError(f"{out / FOLDER} cannot be written ({error.strerror})") from None
+    files.make_folder(out / FOLDER)
+    files.write_text(out / FOLDER / CUT, TypeAdapter(Cut).dump_json(found, indent=1).decode())
     return found
 
 
 def kept(out: Path | None, plan: Plan, of: int) -> Cut | None:
     """The cut that OUT keeps; None where there is none.
 
-    Raises UserError for one that is damaged, or for other models, tasks, settings or slices.
+    Raises UserError for one that is damaged, or for other models, tasks, settings or slices, and
+    as `by_count` does.
     """
-    if out is None or (found := read(out)) is None:
+    by_count(plan, of, 1)
+    if out is None or not (file := out / FOLDER / CUT).exists():
         return None
-    file = out / FOLDER / CUT
-    if of != len(found.slices):
-        raise UserError(
-            f"{file} is for {len(found.slices)} slices, not {of}: give another --output"
-        )
-    mine = json.loads(json.dumps(_described(plan)))
-    usual = json.loads(json.dumps(Settings().results()))
+    try:
+        found = TypeAdapter(Cut).validate_json(file.read_bytes())
+    except (OSError, ValidationError):
+        raise UserError(f"{file} cannot be read as a cut of a run") from None
+    other = f"{file} is for {{}}: give another --output, or remove it before any slice has begun"
+    if of != (there := len(found.slices)):
+        raise UserError(other.format(f"{there} slices, not {of}"))
+    mine, usual = json.loads(json.dumps((_described(plan), Settings().results())))
     found.run["settings"] = usual | found.run.get("settings", {})
     for what, value in mine.items():
         if found.run.get(what) != value:
-            raise UserError(f"{file} is for a run with other {what}: give another --output")
+            raise UserError(other.format(f"other {what}"))
     pairs = sorted((n, t) for part in found.slices for n in part.pairs for t in part.pairs[n])
     if pairs != sorted((name, task) for name, tasks in _pairs(plan).items() for task in tasks):
-        raise UserError(f"{file} has not every pair of model and task once: plan the run again")
+        raise UserError(f"{file} has not every pair of model and task once")
     if plan.pruning is not None and sum(len(p.pairs) for p in found.slices) > len(plan.models):
         raise UserError(f"{file} cuts models, and slices with --prune are of whole ones")
     return found
@@ -278,11 +279,6 @@ def read(out: Path) -> Cut | None:
         return TypeAdapter(Cut).validate_json(file.read_bytes())
     except (OSError, ValidationError):
         raise UserError(f"{file} cannot be read as a cut of a run") from None
-
-
-def begun(out: Path) -> bool:
-    """Whether a slice by the cut that OUT keeps has a folder there."""
-    return any((out / FOLDER).glob("*-of-*"))
 
 
 def part(whole: Plan, shard: Shard | None, out: Path | None) -> tuple[Plan, Path | None, str]:
