@@ -32,13 +32,16 @@ def help_of(*command: str, capsys: Shown) -> str:
 
 TAUGHT = {
     "plan": "SUITE --models --tasks --plugins --set --prune --output --shard --json",
+    "capture": "--suite --models --tasks --texts --plugins --processes --shard --device --cluster "
+    "--output --store-dtype views halves tokens attention Pruned exit codes:",
     "merge": "OUT --output run --shard",
     "run": "--suite --models --tasks --plugins --set --layers --task-data --output --pooling "
     "--norm --max-texts --max-length --dtype --attention --padding --device --batch-tokens --quiet "
     "--verbose quickstart frenet,gfmi METRIC.NAME=VALUE pypi:PACKAGE==VERSION decoder:gpt2 "
     "texts:FILE.jsonl LRD_HARNESS_CACHE DIR/TASK/SPLIT.jsonl mean-no-sink runs/SUITE-DATE "
     "--num-fewshot --limit --max-questions --include-path --log-samples lm-eval:NAME --prune "
-    "--budgets --random-seeds --protect --prune-tasks --view-texts --shard --cluster --shards --slurm",
+    "--budgets --random-seeds --protect --prune-tasks --view-texts --shard --cluster --shards "
+    "--slurm",
     "prune": "--rule --budget --texts --blocks 7,12-14 --protect --seed --save --save-mergekit "
     "--scores --pooling --max-length --device numbered from 1",
     "layer": "--texts --by dime depth 0.8 --save --set --load --max-texts --view-texts --pooling "
