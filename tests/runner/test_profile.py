@@ -69,4 +69,5 @@ def test_a_run_keeps_the_profile_of_each_call(
     assert "Time: " not in capsys.readouterr().err
     first, second = read_run(out)["profile"]
     assert first == call
-    assert set(second["stages"]) == {"writing", "other"}  # nothing was left to do
+    # nothing was left to do
+    assert {"opening", "reading", "tasks × layers", "pruning"}.isdisjoint(second["stages"])
