@@ -35,6 +35,7 @@ def free_port() -> int:
 def environment(rank: int, world: int, port: int) -> dict[str, str]:
     """What torchrun tells a process."""
     ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
+    ranks["LOCAL_WORLD_SIZE"] = world
     return {"MASTER_ADDR": "127.0.0.1", **{name: str(n) for name, n in ranks.items()}}
 
 
