@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-from lrd_harness.errors import StorageFull, UserError
-from lrd_harness.store.documents import json_value
-from lrd_harness.store.files import write_text
+from lrd_harness.errors import UserError
+from lrd_harness.store.documents import memo, remember, remembered
 
 Result = TypeVar("Result")
 
@@ -28,7 +24,8 @@ class Budget:
 
     def __init__(self, tokens: int, file: Path | None = None) -> None:
         self._file = file
-        self.tokens = min(tokens, self._remembered() or tokens)
+        found = remembered(file).get("tokens") if file else None
+        self.tokens = min(tokens, found) if isinstance(found, int) and found > 0 else tokens
 
     def attempt(self, do: Callable[[int], Result]) -> Result:
         """`do(tokens)`, again with half the tokens as long as memory does not suffice for it.
@@ -52,17 +49,8 @@ class Budget:
         if tokens < self.tokens:
             self.tokens = tokens
             if self._file is not None:
-                with suppress(OSError, StorageFull):  # what was read is worth more
-                    self._file.parent.mkdir(parents=True, exist_ok=True)
-                    write_text(self._file, json.dumps({"tokens": tokens}))
+                remember(self._file, {"tokens": tokens})
         return result
-
-    def _remembered(self) -> int | None:
-        try:
-            tokens = int(json_value(self._file.read_bytes())["tokens"]) if self._file else 0
-        except (OSError, ValueError, KeyError, TypeError):
-            return None  # there is none, or one that was damaged: found again
-        return tokens if tokens > 0 else None
 
 
 def as_budget(tokens: int | Budget) -> Budget:
@@ -75,11 +63,9 @@ def batch_size(device: str, wanted: int = 0) -> int:
     return wanted or BATCH_TOKENS.get(device.split(":")[0], 4096)
 
 
-def remembered(root: Path, identity: Mapping[str, str], device: str, tokens: int) -> Budget:
+def found_before(folder: Path, identity: Mapping[str, str], device: str, tokens: int) -> Budget:
     """The budget of a model on a kind of device; for another number of tokens it begins anew."""
     if device.startswith("cuda"):  # what has as much memory is of one kind
         properties = torch.cuda.get_device_properties(torch.device(device))
         device = f"{properties.name} {properties.total_memory}"
-    described = json.dumps([dict(sorted(identity.items())), device, tokens])
-    digest = hashlib.sha256(described.encode()).hexdigest()[:24]
-    return Budget(tokens, root / f"{digest}.json")
+    return Budget(tokens, memo(folder, dict(identity), device, tokens))

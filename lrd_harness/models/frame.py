@@ -6,11 +6,9 @@ is padded and how images are pooled is tried on the weights: so identity and all
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from inspect import unwrap
@@ -20,11 +18,9 @@ from unittest.mock import patch
 
 from lrd_harness import __version__
 from lrd_harness.contracts import Adapter, Checkpoint, ModelOptions
-from lrd_harness.errors import StorageFull
 from lrd_harness.models import quantised
 from lrd_harness.models.find import weight_files
-from lrd_harness.store.documents import json_value
-from lrd_harness.store.files import write_text
+from lrd_harness.store.documents import memo
 from lrd_harness.store.location import cache_dir
 
 FRAMES = "frames"
@@ -37,25 +33,7 @@ def file_of(checkpoint: Checkpoint, adapter: Adapter, options: ModelOptions) -> 
     read = {name: value for name, value in asdict(options).items() if name not in PLACING}
     whose = [checkpoint.name, checkpoint.revision, checkpoint.content]
     versions = [__version__, *map(importlib.metadata.version, LIBRARIES)]
-    described = json.dumps([whose, adapter.name, adapter.version, read, versions], sort_keys=True)
-    return cache_dir() / FRAMES / f"{hashlib.sha256(described.encode()).hexdigest()[:24]}.json"
-
-
-def kept(file: Path) -> Mapping[str, Any] | None:
-    """The frame in a file; None where there is none, or one that was damaged."""
-    try:
-        frame = json_value(file.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return frame if isinstance(frame, dict) else None
-
-
-def keep(file: Path, frame: Mapping[str, Any]) -> None:
-    """Keep a frame, if it is another than that in the file, and there is room for it."""
-    if kept(file) != frame:
-        with suppress(OSError, StorageFull):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_text(file, json.dumps(frame))
+    return memo(cache_dir() / FRAMES, whose, adapter.name, adapter.version, read, versions)
 
 
 def suits(checkpoint: Checkpoint, adapter: Adapter) -> bool:

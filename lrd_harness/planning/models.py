@@ -29,6 +29,7 @@ from lrd_harness.models.recognition import foreign
 from lrd_harness.models.wheels import Progress
 from lrd_harness.planning.settings import Settings
 from lrd_harness.planning.suite import READING, ModelEntry, known_models
+from lrd_harness.store.documents import remember, remembered
 from lrd_harness.store.files import full
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
@@ -102,7 +103,7 @@ class PlannedModel:
         with in_one_line(f"{self.name} cannot be opened"), own_code.running(self.checkpoint):
             model = self.adapter.open(fetched(self.checkpoint), self.options)
         if isinstance(model, OpenedModel) and frame.suits(self.checkpoint, self.adapter):
-            frame.keep(self._frame, model.frame())
+            remember(self._frame, model.frame())
         return model
 
     @property
@@ -112,7 +113,7 @@ class PlannedModel:
     @property
     def has_frame(self) -> bool:
         """Whether its states can be used without its weights, as it was opened before."""
-        return frame.kept(self._frame) is not None
+        return bool(remembered(self._frame))
 
     def framed(self, opening: Callable[[], Model]) -> Model | None:
         """The model of its frame; None where it has none, or makes no output without weights.
@@ -120,7 +121,7 @@ class PlannedModel:
         opening: called for the whole model, when more is wanted than the frame has.
         """
         exact()
-        if (known := frame.kept(self._frame)) is None:
+        if not (known := remembered(self._frame)):
             return None
         options = replace(self.options, weights=False)
         try:

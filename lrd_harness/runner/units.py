@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 from lrd_harness.capture.layers import LayerView, LikelihoodLayer
 from lrd_harness.capture.likelihoods import Reader
 from lrd_harness.capture.samples import Sampling, unsuited
-from lrd_harness.capture.token_budget import Budget, batch_size, remembered
+from lrd_harness.capture.token_budget import Budget, batch_size, found_before
 from lrd_harness.contracts import Model, Task
 from lrd_harness.errors import Elsewhere, UnitError, described
 from lrd_harness.measuring import PER_TEXT, PlannedMetric, PlannedPanel
@@ -297,7 +297,7 @@ def reader_settings(
     """How a run reads a model: the tokens of a batch, and what metrics see."""
     device = planned.options.device
     tokens = batch_size(device, settings.batch_tokens)
-    budget = remembered(cache_dir() / "budgets", model.identity, device, tokens)
+    budget = found_before(cache_dir() / "budgets", model.identity, device, tokens)
     return budget, Sampling(settings.norm, settings.view_texts, device, settings.store_dtype)
 
 

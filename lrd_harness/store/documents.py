@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import stat
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lrd_harness.errors import UserError
+from lrd_harness.errors import StorageFull, UserError
+from lrd_harness.store.files import write_text
 
 
 def read_file(path: Path) -> bytes:
@@ -45,6 +48,29 @@ def json_value(text: str | bytes) -> Any:
     except UnicodeEncodeError:
         raise ValueError("holds half of a surrogate pair, which is no character") from None
     return value
+
+
+def memo(folder: Path, *about: Any) -> Path:
+    """The file of a folder of the cache in which something small is kept, named by all it is of."""
+    described = json.dumps(about, sort_keys=True)
+    return folder / f"{hashlib.sha256(described.encode()).hexdigest()[:24]}.json"
+
+
+def remembered(file: Path) -> dict[str, Any]:
+    """What is kept in it; {} where there is none, or one that was damaged: it is found again."""
+    try:
+        value = json_value(file.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def remember(file: Path, value: Mapping[str, Any]) -> None:
+    """Keep that in it, where there is room."""
+    if remembered(file) != value:
+        with suppress(OSError, StorageFull):  # what it is of is worth more
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(file, json.dumps(value))
 
 
 MOST = 100_000  # values that a document may come to, aliases written out

@@ -40,7 +40,7 @@ def cache_dir() -> Path:
             f"the cache folder {folder} cannot be made ({error.strerror}); "
             f"set {VARIABLE} to another one"
         ) from error
-    for place in (folder, folder / "budgets"):
+    for place in (folder, folder / "budgets", folder / "frames"):
         files.remove_leftovers(place)
     return folder
 

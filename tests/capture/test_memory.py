@@ -15,7 +15,7 @@ from running import Patch, counters
 
 from lrd_harness.capture.embeddings import capture
 from lrd_harness.capture.layers import planes
-from lrd_harness.capture.token_budget import Budget, remembered
+from lrd_harness.capture.token_budget import Budget, found_before
 from lrd_harness.contracts import Text
 from lrd_harness.errors import UserError
 from lrd_harness.models.text_model import TextModel
@@ -83,15 +83,15 @@ def fits(tokens: int) -> int:
 @pytest.mark.slow
 def test_what_was_found_is_remembered(tmp_path: Path) -> None:
     identity = {"model": "m", "dtype": "float32"}
-    first = remembered(tmp_path, identity, "cpu", 4096)
+    first = found_before(tmp_path, identity, "cpu", 4096)
     assert first.attempt(fits) == 256
-    assert remembered(tmp_path, identity, "cpu", 4096).tokens == 256
-    assert remembered(tmp_path, identity, "cpu", 128).tokens == 128  # what is asked for
-    assert remembered(tmp_path, {"model": "n"}, "cpu", 4096).tokens == 4096
+    assert found_before(tmp_path, identity, "cpu", 4096).tokens == 256
+    assert found_before(tmp_path, identity, "cpu", 128).tokens == 128  # what is asked for
+    assert found_before(tmp_path, {"model": "n"}, "cpu", 4096).tokens == 4096
     (file,) = tmp_path.iterdir()
     for bad in ("damaged", '{"tokens": 0}', '{"tokens": -5}'):
         file.write_text(bad)
-        assert remembered(tmp_path, identity, "cpu", 4096).tokens == 4096
+        assert found_before(tmp_path, identity, "cpu", 4096).tokens == 4096
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
@@ -102,7 +102,7 @@ def test_a_budget_that_cannot_be_kept_ends_nothing(
         raise OSError(number, "refused")
 
     monkeypatch.setattr("lrd_harness.store.files.path", refuse)
-    budget = remembered(tmp_path, {}, "cpu", 512)
+    budget = found_before(tmp_path, {}, "cpu", 512)
     assert budget.attempt(fits) == budget.tokens == 256
 
 
@@ -123,7 +123,7 @@ def test_errors_that_fewer_tokens_do_not_mend(
         calls.append(tokens)
         raise RuntimeError(says)
 
-    budget = remembered(tmp_path, {}, "cpu", 4)
+    budget = found_before(tmp_path, {}, "cpu", 4)
     with pytest.raises(error, match=message):
         budget.attempt(fail)
     assert (calls, budget.tokens, list(tmp_path.iterdir())) == (tokens, 4, [])
