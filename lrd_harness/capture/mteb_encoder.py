@@ -6,10 +6,10 @@ It imports mteb and datasets, so it is imported when the first task is evaluated
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import datasets
 import numpy as np
@@ -20,7 +20,7 @@ from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ScoringFunction
 from mteb.types import Array, PromptType
 from sentence_transformers.util import SimilarityFunction
-from torch.utils.data import SequentialSampler
+from torch.utils.data import BatchSampler, SequentialSampler
 
 from lrd_harness.contracts import Modality, ModelView, Task
 from lrd_harness.errors import UserError
@@ -56,10 +56,15 @@ class EagerColumns(Dataset):  # type: ignore[misc]
             kept[name] = Numbers(column) if {*map(type, column)} == {int} else column
         return kept[name]
 
-    def select(self, *args: Any, **kwargs: Any) -> Any:
-        """Some of the rows, of which columns are lists as well; what they are is not hashed."""
-        new = {"new_fingerprint": uuid4().hex[:16]}
-        return eager(super().select(*args, **{**new, **kwargs}))
+    def select(self, indices: Iterable[int], *args: Any, **kwargs: Any) -> Any:
+        """Some of the rows, of which columns are lists as well.
+
+        The same rows have the same print, by which `map` finds on disk what it made of them.
+        """
+        rows = indices if isinstance(indices, Sequence) else list(indices)
+        chosen = np.asarray(rows, dtype=np.int64).tobytes()
+        fingerprint = hashlib.sha256(self._fingerprint.encode() + chosen).hexdigest()[:16]
+        return eager(super().select(rows, *args, **{"new_fingerprint": fingerprint, **kwargs}))
 
 
 def eager(data: Any) -> Any:
@@ -201,12 +206,20 @@ class LayerEncoder(AbsEncoder):
 
 def _texts(inputs: Any) -> list[str]:
     """The texts of a loader, in order: at once where it hands rows on as the data have them."""
-    data, sampler = (getattr(inputs, name, None) for name in ("dataset", "sampler"))
-    if isinstance(data, Dataset) and isinstance(sampler, SequentialSampler):
+    data = getattr(inputs, "dataset", None)
+    if isinstance(data, Dataset) and _as_they_are(inputs):
         columns = data.data.columns
         if "text" in data.column_names and not any(column.null_count for column in columns):
             return list(data["text"][:])
     return [text for batch in inputs for text in batch["text"]]
+
+
+def _as_they_are(loader: Any) -> bool:
+    """Whether a loader is as mteb makes them: all rows, in order, put together by torch or mteb."""
+    batches = loader.batch_sampler
+    ordered = type(batches) is BatchSampler and type(batches.sampler) is SequentialSampler
+    whole = ordered and not batches.drop_last
+    return whole and loader.collate_fn.__module__.partition(".")[0] in ("torch", "mteb")
 
 
 def _task(about: Any) -> Task:

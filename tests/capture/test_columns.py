@@ -44,6 +44,16 @@ def test_a_column_of_selected_rows(rows: Any, column: str) -> None:
     assert chosen[column] is chosen[column]
     twice = chosen.select([0]) if wanted else chosen
     assert twice[column] == wanted[:1]
+    assert eager.select(iter(rows))[column] == eager.select(np.array(rows, int))[column] == wanted
+
+
+def test_the_same_rows_are_known_again() -> None:
+    """What mteb maps of them, as images, is a file of datasets' cache, and not one each time."""
+    data = encoder.eager(datasets.Dataset.from_dict(COLUMNS))
+    prints = [data.select(rows)._fingerprint for rows in ([1, 2], range(1, 3), iter([1, 2]))]
+    assert len(set(prints)) == 1
+    others = (data, data.select([2, 1]), data.select([1, 2]).select([1]), data.select([]))
+    assert len({prints[0], *(other._fingerprint for other in others)}) == 5
 
 
 def test_labels_are_one_array_that_nobody_changes() -> None:
@@ -68,6 +78,11 @@ def test_the_texts_of_a_loader() -> None:
         assert encoder._texts(DataLoader(rows, batch_size=2)) == list(rows["text"])
     shuffled = DataLoader(data, batch_size=2, sampler=RandomSampler(data))
     assert sorted(encoder._texts(shuffled)) == sorted(COLUMNS["text"])
+    batches = DataLoader(data, batch_sampler=[[3, 1], [0]])
+    assert encoder._texts(batches) == [COLUMNS["text"][i] for i in (3, 1, 0)]
+    assert len(encoder._texts(DataLoader(data, batch_size=4, drop_last=True))) == 4
+    titled = DataLoader(data, collate_fn=lambda rows: {"text": [f"- {rows[0]['text']}"]})
+    assert encoder._texts(titled)[0] == "- a"
     lists = DataLoader([{"text": "x"}, {"text": "y"}], batch_size=2)  # type: ignore[arg-type]
     assert encoder._texts(lists) == ["x", "y"]
 
