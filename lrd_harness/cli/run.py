@@ -7,8 +7,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -20,10 +21,10 @@ from lrd_harness.errors import UserError, tell
 from lrd_harness.manager import Plugins
 from lrd_harness.planning import shards
 from lrd_harness.planning.resolve import Plan, make_plan
-from lrd_harness.planning.shards import Shard
+from lrd_harness.planning.shards import Seconds, Shard
 from lrd_harness.processes import Ranks
 from lrd_harness.progress import Display
-from lrd_harness.report import Report
+from lrd_harness.report import Report, Table
 from lrd_harness.results import journal
 from lrd_harness.runner import cluster, evaluators, folder
 from lrd_harness.runner.cost import Estimator, slices
@@ -58,10 +59,7 @@ def _in_processes(
         arguments.device = "cpu"
         quiet = Display(quiet=True)
         return evaluators.at_work.serve(lambda: _planned(arguments, quiet)[0])
-    if arguments.evaluators is not None:
-        errors.check_whole(arguments.evaluators, "--evaluators", 0, errors.processes())
-    if arguments.processes is not None:
-        errors.check_whole(arguments.processes, "--processes", 1, errors.processes())
+    _check_numbers(arguments)
     several = (arguments.processes or 1) > 1
     if arguments.cluster:
         return _submit(arguments)
@@ -78,6 +76,20 @@ def _in_processes(
             return processes.INTERRUPTED
     with processes.connected() as ranks:
         return do(arguments, ranks)
+
+
+def _check_numbers(arguments: argparse.Namespace) -> None:
+    """Raise UserError for a number of things that is none."""
+    most = errors.processes()
+    for name, least, limit in (
+        ("evaluators", 0, most),
+        ("processes", 1, most),
+        ("shards", 1, errors.SLICES),
+        ("gpus", 1, cluster.MOST),
+        ("cpus", 1, cluster.MOST),
+    ):
+        if (number := getattr(arguments, name, None)) is not None:
+            errors.check_whole(number, f"--{name}", least, limit)
 
 
 def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
@@ -146,8 +158,6 @@ def _submit(arguments: argparse.Namespace) -> int:
     """Have a cluster do what is missing; where nothing is of a run, print its leaderboard."""
     if arguments.shard or processes.launched():
         raise UserError("--cluster submits every slice, from one process: leave --shard out")
-    if arguments.shards is not None:
-        errors.check_whole(arguments.shards, "--shards", 1, errors.SLICES)
     cluster.check((arguments.output or Path()).absolute())
     given, display = cluster.resources(vars(arguments)), Display(quiet=arguments.quiet)
     plan, _, _ = _planned(arguments, display)
@@ -158,9 +168,9 @@ def _submit(arguments: argparse.Namespace) -> int:
     of = arguments.shards or len(cut.slices if (cut := shards.read(out)) else ())
     if not of:
         raise UserError("--cluster slurm needs --shards N, the number of slices")
-    if shards.kept(out, plan, of) is None:
-        seconds = Estimator(plan, out, display, 0.0).estimate().seconds(plan)
-        shards.keep(out, shards.by_cost(plan, of, seconds))
+    shards.settled(
+        out, plan, of, lambda: Estimator(plan, out, display, 0.0).estimate().seconds(plan)
+    )
     only = Parser(add_help=False)
     options.add_cluster(only)
     words = only.parse_known_args(arguments.typed)[1]
@@ -197,25 +207,24 @@ def plan_command(arguments: argparse.Namespace) -> int:
     if arguments.named is not None and arguments.suite is not None:
         raise UserError(f"give one suite: {arguments.named} or --suite {arguments.suite}")
     arguments.suite = arguments.suite or arguments.named
-    if arguments.shards is not None:
-        errors.check_whole(arguments.shards, "--shards", 1, errors.SLICES)
-        if arguments.shard:
-            raise UserError("give --shards N, to cut a run, or --shard I/N, for a slice of it")
+    _check_numbers(arguments)
+    if arguments.shards and arguments.shard:
+        raise UserError("give --shards N, to cut a run, or --shard I/N, for a slice of it")
     display = Display(quiet=arguments.quiet)
     whole, shard, plugins = _planned(arguments, display)
     plan, place, suffix = shards.part(whole, shard, arguments.output)
-    out, cut = folder.choose(place, plan, suffix), None
-    if arguments.shards:
-        cut = shards.kept(arguments.output, plan, arguments.shards)
+    out, tables = folder.choose(place, plan, suffix), tuple[Table, ...]()
     spent = time.perf_counter() - begun
-    estimate = Estimator(folder.renamed(out, plan), out, display, spent).estimate()
-    report = estimate.report()
+    estimates = cache(Estimator(folder.renamed(out, plan), out, display, spent).estimate)
     if arguments.shards:
-        if cut is None:
-            cut = shards.by_cost(plan, arguments.shards, estimate.seconds(plan))
-            if arguments.output:
-                shards.keep(out, cut)
-        report = replace(report, tables=(*report.tables, slices(cut)))
+
+        def costs() -> Mapping[str, Seconds]:
+            return estimates().seconds(plan)
+
+        tables = (slices(shards.settled(arguments.output, plan, arguments.shards, costs)),)
+    estimate = estimates()
+    report = estimate.report()
+    report = replace(report, tables=(*report.tables, *tables))
     modalities = {model.modality for model in plan.models}
     names = [*(model.name for model in plan.models), *(task.name for task in plan.tasks)]
     show(report.of("image" if modalities == {"image"} else "text", *names), plugins)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -235,10 +235,19 @@ def _described(plan: Plan) -> dict[str, dict[str, Any]]:
     return {"models": models, "tasks": tasks, "settings": plan.settings.results()}
 
 
-def keep(out: Path, found: Cut) -> Cut:
-    """Keep a cut in OUT. Raises UserError where it cannot be written."""
-    files.make_folder(out / FOLDER)
-    files.write_text(out / FOLDER / CUT, TypeAdapter(Cut).dump_json(found, indent=1).decode())
+def settled(
+    out: Path | None, plan: Plan, of: int, costs: Callable[[], Mapping[str, Seconds]]
+) -> Cut:
+    """The cut that OUT keeps, or else one at equal cost, which OUT keeps from now on.
+
+    costs: gives them by model. Raises UserError as `kept` does, and where OUT cannot be written.
+    """
+    if found := kept(out, plan, of):
+        return found
+    found = by_cost(plan, of, costs())
+    if out is not None:
+        files.make_folder(out / FOLDER)
+        files.write_text(out / FOLDER / CUT, TypeAdapter(Cut).dump_json(found, indent=1).decode())
     return found
 
 
@@ -249,12 +258,9 @@ def kept(out: Path | None, plan: Plan, of: int) -> Cut | None:
     as `by_count` does.
     """
     by_count(plan, of, 1)
-    if out is None or not (file := out / FOLDER / CUT).exists():
+    if out is None or (found := read(out)) is None:
         return None
-    try:
-        found = TypeAdapter(Cut).validate_json(file.read_bytes())
-    except (OSError, ValidationError):
-        raise UserError(f"{file} cannot be read as a cut of a run") from None
+    file = out / FOLDER / CUT
     other = f"{file} is for {{}}: give another --output, or remove it before any slice has begun"
     if of != (there := len(found.slices)):
         raise UserError(other.format(f"{there} slices, not {of}"))

@@ -27,7 +27,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from lrd_harness.errors import UserError, check_whole, first_line, short, tell
+from lrd_harness.errors import UserError, first_line, short, tell
 from lrd_harness.processes import INTERRUPTED
 from lrd_harness.results.journal import recorded_run
 from lrd_harness.store import files
@@ -38,6 +38,7 @@ JOBS, LOGS = "jobs.json", "logs"  # in OUT/shards
 RESTARTS = 100  # how often a job is requeued at the end of its time, and goes on
 GRACE = 600.0  # seconds that Slurm takes at most to end a job that it has told to end
 SIGNALLED = (-signal.SIGTERM, -signal.SIGUSR2, INTERRUPTED)  # exit codes of what was told to end
+MOST = 10**4  # GPUs and cores of a job
 NEVER = 10**7  # minutes; to submitit, which counts no requeuing then
 TIME = "4:00:00"  # of a job
 CARRIED = ("PYTHONPATH", "HF_HOME", "HF_HUB_OFFLINE", "LRD_HARNESS_CACHE_LIMIT")
@@ -115,9 +116,6 @@ def begun(folder: Path) -> list[Path]:
 
 def resources(typed: Mapping[str, Any]) -> Options:
     """What the options of a command say of a job. Raises UserError for what cannot be so."""
-    for name in ("gpus", "cpus"):
-        if typed[name] is not None:
-            check_whole(typed[name], f"--{name}", 1, 10**4)
     options: Options = {SBATCH[n]: typed[n] for n in SBATCH if typed[n] is not None}
     for text in typed["slurm"] or ():
         name, equals, value = text.partition("=")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -20,7 +21,6 @@ from lrd_harness.measuring import PER_TEXT
 from lrd_harness.models import registry
 from lrd_harness.models.wheels import shown_by
 from lrd_harness.planning import shards
-from lrd_harness.planning.models import PlannedModel
 from lrd_harness.planning.resolve import Plan
 from lrd_harness.planning.shards import Shard
 from lrd_harness.processes import ALONE, Ranks, together
@@ -86,11 +86,9 @@ def unfinished(plan: Plan, out: Path) -> bool:
     """Whether anything that a plan asks for is not recorded in a folder, or only as an error."""
     if recorded_run(out).get("finished") is None:
         return True
-    plan, ledger, display = folder.renamed(out, plan), Ledger(out), Display(quiet=True)
-    panel, questions = Panel(plan, ledger, out, display, ALONE), Questions(plan.settings.max_texts)
-    every = (Context(plan, planned, ledger, out, display) for planned in plan.models)
-    none = Evaluators()
-    return any(ModelRun(context, questions, panel, none).pending for context in every)
+    plan, questions = folder.renamed(out, plan), Questions(plan.settings.max_texts)
+    panel = Panel(plan, Ledger(out), out, Display(quiet=True))
+    return any(ModelRun(context, questions, panel).pending for context in panel.contexts())
 
 
 def _count(plan: Plan, ranks: Ranks) -> str:
@@ -115,56 +113,53 @@ def execute(
     end the run. slices: what run.json says of the slices of a run; profile: its seconds are added;
     evaluators: what evaluates beside this process, by default nothing.
     """
-    profile = profile or Profile()
+    profile, evaluators = profile or Profile(), evaluators or Evaluators()
     ledger = together(ranks, lambda: Ledger(out))
     questions = Questions(plan.settings.max_texts)
-    panel = Panel(plan, ledger, out, display, ranks)
-    captured: dict[str, Captured] = {}  # what was read by this call, by model
+    panel = Panel(plan, ledger, out, display, ranks, profile)
+    captured: defaultdict[str, Captured] = defaultdict(Captured)  # by this call, by model
     state = {"begun": folder.now(), "finished": None, **(slices or {})}
     state["profile"] = earlier = recorded_run(out).get("profile", [])
     if ranks.main:
         folder.write_run(out, plan, {}, ledger.met(), panel.recorded(), **state)
     ranks.wait()  # a journal without a run.json would be no run
-    evaluators = evaluators or Evaluators()
 
-    def work_on(number: int, planned: PlannedModel, beside: Evaluators) -> None:
-        place = f"[{number}/{len(plan.models)}] {planned.name}"
-        context = Context(plan, planned, ledger, out, display, ranks, place, profile)
+    def work_on(context: Context, beside: Evaluators | None = None) -> None:
         work = ModelRun(context, questions, panel, beside)
         try:
             work.execute()
         finally:
             if work.pending or work.sweep:
-                captured[planned.name] = captured.get(planned.name, Captured()) + work.captured
+                captured[context.planned.name] += work.captured
         del work
         gc.collect()  # no two models in memory at once
 
     try:
         told = told_to(display.line) if ranks.main else nullcontext()
         with profile.watching(ranks), told, evaluators.serving(ledger, display, out, profile):
-            for number, planned in panel.order():
-                work_on(number, planned, evaluators)
+            for context in panel.contexts():
+                work_on(context, evaluators)
             with profile.stage("metrics"):
                 panel.measure()
             lacking = evaluators.finish(ranks)
             ledger.meet(ranks)
-            for number, planned in panel.order():
-                if planned.name in lacking:
-                    work_on(number, planned, Evaluators())
+            for context in panel.contexts():
+                if context.planned.name in lacking:
+                    work_on(context)
         ledger.close()
         state["finished"] = folder.now()
     finally:
-        parts = [(captured, ledger.failed, (profile.seconds(), profile.processes))]
+        parts = [(dict(captured), ledger.failed, (profile.seconds(), profile.processes))]
         if state["finished"] is not None:  # all are here
             parts = ranks.gather(parts[0])
+        of_others = parts[1:] if ranks.main else []
         errors = len(set().union(*(failed for _, failed, _ in parts)))
-        counters = {
-            name: sum((part[name] for part, *_ in parts if name in part), Captured()).record()
-            for name in captured
-        }
+        for others, _, spent in of_others:
+            profile.add(*spent)
+            for name, counts in others.items():
+                captured[name] += counts
+        counters = {name: counts.record() for name, counts in captured.items()}
         if ranks.main:
-            for *_, spent in parts[1:]:
-                profile.add(*spent)
             state |= {"errors": errors, "profile": [*earlier, profile.record(state["begun"])]}
             folder.write_run(out, plan, counters, ledger.met(), panel.recorded(), **state)
     return errors
@@ -174,10 +169,14 @@ class ModelRun:
     """The work of a run on one model; pending: whether any was left to do."""
 
     def __init__(
-        self, context: Context, questions: Questions, panel: Panel, evaluators: Evaluators
+        self,
+        context: Context,
+        questions: Questions,
+        panel: Panel,
+        evaluators: Evaluators | None = None,
     ) -> None:
         self.context, self.questions, self.panel = context, questions, panel
-        self.evaluators = evaluators
+        self.evaluators = evaluators or Evaluators()
         self.plan, self.planned, self.ranks = context.plan, context.planned, context.ranks
         self.sweep = Sweep(context) if self.plan.pruning is not None else None
         self.readers: dict[Kind, Reader] = {}

@@ -16,10 +16,10 @@ from lrd_harness.contracts import Task, Text
 from lrd_harness.errors import layer_number
 from lrd_harness.measuring import PlannedPanel
 from lrd_harness.panels import ByModel, check_state, given, measure_sound
-from lrd_harness.planning.models import PlannedModel
 from lrd_harness.planning.resolve import Plan
-from lrd_harness.processes import Ranks
+from lrd_harness.processes import ALONE, Ranks
 from lrd_harness.progress import Display
+from lrd_harness.runner.profile import Profile
 from lrd_harness.runner.units import Context, Ledger
 
 MOST = 2000  # texts
@@ -29,27 +29,36 @@ class Panel:
     """The panel metrics of a run."""
 
     def __init__(
-        self, plan: Plan, ledger: Ledger, out: Path, display: Display, ranks: Ranks
+        self,
+        plan: Plan,
+        ledger: Ledger,
+        out: Path,
+        display: Display,
+        ranks: Ranks = ALONE,
+        profile: Profile | None = None,
     ) -> None:
         self.plan, self.ledger, self.ranks, self.display = plan, ledger, ranks, display
-        self._context = partial(Context, plan, ledger=ledger, out=out, display=display, ranks=ranks)
+        at = partial(Context, plan, ledger=ledger, out=out, display=display, ranks=ranks)
+        self._context = partial(at, profile=profile or Profile())
         self._states: dict[tuple[str, str], StoredStates] = {}  # by model and task
         # each kept once, however many models read it alike
         self._samples: dict[tuple[Text, ...], tuple[Text, ...]] = {}
 
-    def order(self) -> list[tuple[int, PlannedModel]]:
-        """The models, numbered from 1; first those that could not be read in an earlier call.
+    def contexts(self) -> list[Context]:
+        """The work on each model; first on those that could not be read in an earlier call.
 
         Whether they are of the panel has then been found out when the others' turn comes.
         """
-        numbered = list(enumerate(self.plan.models, 1))
-        if not self.plan.panel:
-            return numbered
-        return sorted(numbered, key=lambda pair: self._sound(pair[1]))
+        models = self.plan.models
+        every = [
+            self._context(planned, place=f"[{number}/{len(models)}] {planned.name}")
+            for number, planned in enumerate(models, 1)
+        ]
+        return sorted(every, key=self._sound) if self.plan.panel else every
 
-    def _sound(self, planned: PlannedModel) -> bool:
-        context = self._context(planned)
-        return all(context.readable(task) for task in self.plan.tasks if planned.takes(task))
+    def _sound(self, context: Context) -> bool:
+        tasks = filter(context.planned.takes, self.plan.tasks)
+        return all(map(context.readable, tasks))
 
     def take(self, context: Context, reader: Reader, task: Task) -> None:
         """Note where the states of a model on a task's texts are, if there is something to compare.

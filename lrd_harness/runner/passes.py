@@ -19,11 +19,9 @@ from lrd_harness.planning.resolve import Plan
 from lrd_harness.processes import ALONE, Ranks
 from lrd_harness.progress import Display
 from lrd_harness.runner import folder
-from lrd_harness.runner.evaluators import Evaluators
 from lrd_harness.runner.loop import ModelRun
 from lrd_harness.runner.panel import Panel
-from lrd_harness.runner.profile import Profile
-from lrd_harness.runner.units import Context, Ledger
+from lrd_harness.runner.units import Ledger
 from lrd_harness.store import files, inventory
 from lrd_harness.store.location import cache_dir
 
@@ -48,22 +46,21 @@ def capture(plan: Plan, display: Display, ranks: Ranks = ALONE) -> tuple[list[Ro
     folder.check_shared(ranks, [cache_dir()])
     if plan.pruning is not None:
         display.line("pruned models are read by `run` alone: rules look at metrics")
-    plan, profile = replace(plan, pruning=None), Profile()
+    plan = replace(plan, pruning=None)
     read: list[tuple[str, str, Captured, float]] = []
     questions, told = Questions(plan.settings.max_texts), told_to(display.line)
-    with files.scratch() as out, profile.watching(ranks), told if ranks.main else nullcontext():
+    with files.scratch() as out, told if ranks.main else nullcontext():
         ledger = Ledger(out)  # of this call alone
         panel = Panel(plan, ledger, out, display, ranks)
-        for number, planned in enumerate(plan.models, 1):
-            place, begun = f"[{number}/{len(plan.models)}] {planned.name}", time.perf_counter()
-            context = Context(plan, planned, ledger, out, display, ranks, place, profile)
-            work = Passes(context, questions, panel, Evaluators())
+        for context in panel.contexts():
+            begun = time.perf_counter()
+            work = Passes(context, questions, panel)
             work.execute()
             whose = [reader.model.identity for reader in work.readers.values()]
             done = sum(ranks.gather(work.captured), Captured())
             if whose:
                 name = f"{whose[0]['model']}@{whose[0]['revision']}"
-                read.append((planned.name, name, done, time.perf_counter() - begun))
+                read.append((context.planned.name, name, done, time.perf_counter() - begun))
             del work, whose
             gc.collect()  # no two models in memory at once
         ledger.close()

@@ -189,7 +189,7 @@ def test_a_cut_is_kept_and_no_other_run_goes_by_it(tmp_path: Path) -> None:
     whole = plan(3, 4)
     seconds = costs([1.0] * 3, [[100.0, 1.0, 1.0, 1.0]] * 3)
     assert shards.kept(tmp_path, whole, 3) is None
-    cut = shards.keep(tmp_path, shards.by_cost(whole, 3, seconds))
+    cut = shards.settled(tmp_path, whole, 3, lambda: seconds)
     assert shards.kept(tmp_path, whole, 3) == cut
     parts = [shards.part(whole, Shard(i, 3), tmp_path) for i in (1, 2, 3)]
     assert [place for _, place, _ in parts] == [tmp_path / f"shards/{i}-of-3" for i in (1, 2, 3)]
@@ -220,6 +220,6 @@ def test_a_cut_is_kept_and_no_other_run_goes_by_it(tmp_path: Path) -> None:
 
 def test_a_cut_model_is_not_pruned(tmp_path: Path) -> None:
     seconds = costs([0.0, 0.0], [[2.0, 2.0], [0.1, 0.1]])
-    shards.keep(tmp_path, shards.by_cost(plan(2, 2), 2, seconds))
+    shards.settled(tmp_path, plan(2, 2), 2, lambda: seconds)
     with pytest.raises(UserError, match="slices with --prune are of whole ones"):
         shards.kept(tmp_path, plan(2, 2, prune=True), 2)
