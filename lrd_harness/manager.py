@@ -62,7 +62,7 @@ BUILT_IN = (
 
 # Of lrd-harness itself, which no plugin can take.
 COMMANDS = (
-    "run plan merge select prune layer states probe compare lm-eval leaderboard plugins suites "
+    "run capture plan merge select prune layer states probe compare lm-eval leaderboard plugins suites "
     "tasks models cache"
 ).split()
 
