@@ -62,8 +62,8 @@ BUILT_IN = (
 
 # Of lrd-harness itself, which no plugin can take.
 COMMANDS = (
-    "run capture plan merge select prune layer states probe compare lm-eval leaderboard plugins suites "
-    "tasks models cache"
+    "run capture plan merge select prune layer states probe compare lm-eval leaderboard plugins "
+    "suites tasks models cache"
 ).split()
 
 KINDS: dict[str, tuple[str, Any]] = {

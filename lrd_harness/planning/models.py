@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from inspect import unwrap
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +126,7 @@ class PlannedModel:
         try:
             with frame.hollow():
                 # not yet what is checked of a model
-                model: Any = unwrap(self.adapter.open)(fetched(self.checkpoint, False), options)
+                model: Any = frame.unguarded(self.adapter)(fetched(self.checkpoint, False), options)
             model.restore(known, opening)
             model.embed(torch.zeros(1, model.info.width))
         except Exception:  # whatever wants a weight; if it is at fault, the whole model says so

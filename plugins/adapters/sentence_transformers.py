@@ -81,7 +81,7 @@ def open_model(checkpoint: Checkpoint, options: ModelOptions) -> Model:
             lengths=_lengths(checkpoint, backbone, length),
         ),
     )
-    if options.pooling:
+    if options.pooling and options.weights:
         _check_width(opened, after)
     elif checkpoint.code:
         _check_output(opened, model, wrapped)

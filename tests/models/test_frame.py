@@ -6,6 +6,8 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import wraps
+from inspect import unwrap
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ MADE: dict[str, Any] = {
     "bert": lambda folder: tiny.save("Bert", folder),
     "llama": lambda folder: tiny.save("Llama", folder, causal=True),
     "t5": lambda folder: tiny.save("T5", folder),
+    "cls": lambda folder: tiny.save_st(folder, dense=7),
     "dense": lambda folder: tiny.save_st(folder, dense=7, prompts={"query": "ask: "}),
     "vit": lambda folder: tiny_images.save("ViTModel", folder),
     "clip": lambda folder: tiny_images.save(
@@ -47,7 +50,8 @@ def test_a_frame_is_the_model_without_its_weights(
 ) -> None:
     MADE[kind](tmp_path / kind)
     planned = tiny.planned(tmp_path / kind)
-    planned = replace(planned, options=replace(planned.options, head=kind == "llama"))
+    chosen = {"head": kind == "llama", "pooling": "cls" if kind == "cls" else None}
+    planned = replace(planned, options=replace(planned.options, **chosen))
     whole = planned.open(weights=False)  # was never opened: there is no frame
     assert loaded
     loaded.clear()
@@ -103,6 +107,14 @@ def test_what_cannot_do_without_its_weights_is_opened_whole(
     folder = tmp_path / "own"
     tiny_images.save_own_code(folder, tmp_path / "mark")
     tiny.planned(folder, folder).open()
+    planned = tiny.planned(tiny.save("Bert", tmp_path / "bert"))
+    shipped = planned.adapter.open
+
+    @wraps(unwrap(shipped))
+    def changed(*how: Any) -> Any:
+        return shipped(*how)  # and whatever it makes of it
+
+    replace(planned, adapter=replace(planned.adapter, open=changed)).open()
     assert not (own_cache / "frames").exists()
 
 
