@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from importlib.util import find_spec
 from io import StringIO
@@ -135,45 +135,38 @@ def resume(
     compare: Sequence[str],
     given: Options,
 ) -> bool:
-    """Submit the slices that are neither done nor in the queue; of a run, a job that merges all.
+    """Submit the slices that are neither done nor in the queue, and for a run a job that merges.
 
-    folder: OUT/shards; undone: of a slice by number, None where it is done once a job of it was;
-    words: of a slice's command, without those of the cluster; compare: of the one that compares the
-    models in the end, () for none. A run waits for what reads for it.
+    folder: OUT/shards; undone: whether a slice, by its number, is to be done, None for a capture,
+    whose slices are done once a job of theirs has come to a good end; words: the command of a
+    slice, without the options of the cluster; compare: the command that compares the models in the
+    end, () for none; given: see `resources`. The slices of a run wait for the jobs of a capture.
     Prints what there is. Returns False where nothing is: all is done. Raises UserError before
     anything is submitted where Slurm cannot be asked.
     """
     to = ("--output", str(folder.parent))
     files.make_folder(folder / LOGS)
     with _alone(folder / LOGS):
-        jobs = _submitted(folder)
-        queued = _queued([job for job in jobs if job["words"][0] == words[0]])
-        before = _queued([job for job in jobs if job["words"][0] != words[0]])
+        jobs = Jobs(folder, words)
+        queued = jobs.queued()
         for number, (job, state) in queued.items():
             what = f"slice {number}/{of}" if number else "merges them"
             print(f"Job {job}: {what}, {state}")
-        missing = []
-        for number in range(1, of + 1):
-            last = _last(folder, jobs, number, words)
-            done = bool(last and last[1]) if undone is None else not undone(number)
-            if number not in queued and not done:
-                missing.append(number)
-                if last and not last[1]:
-                    tell(f"slice {number}/{of} is not done, though its job has ended: {last[0]}")
+        left = [number for number in range(1, of + 1) if number not in queued]
+        missing = [number for number in left if not jobs.done(number, of, undone)]
         if not missing and not queued:
             return False
         ids = _ids(queued)
         if missing:
             array = [Job(*words, "--shard", f"{number}/{of}", *to) for number in missing]
-            wait = {"dependency": f"afterany:{':'.join(sorted(_ids(before)))}"} if before else {}
-            ids.add(new := _submit(folder, jobs, array, missing, words, wait | given))
+            before = _ids(jobs.queued(own=False)) if undone else set()
+            ids.add(new := jobs.submit(array, missing, before, given))
             print(short(f"Job {new}: slices {', '.join(map(str, missing))} of {of}"))
         if undone and (missing or 0 not in queued):
             merge = MergeJob(folder, of, (*compare, *to) if compare else ())
             any_node = {n: v for n, v in given.items() if not n.startswith(("gpu", "gres"))}
-            after = {"dependency": f"afterany:{':'.join(sorted(ids))}"}
             try:
-                ids.add(new := _submit(folder, jobs, [merge], [], words, any_node | after))
+                ids.add(new := jobs.submit([merge], [], ids, any_node))
                 print(f"Job {new}: merges them into {folder.parent} when they have ended")
             except UserError as error:
                 print(f"None merges them ({error}): give this command again when they have ended")
@@ -182,6 +175,62 @@ def resume(
         "The same command again submits what is missing then, and nothing twice."
     )
     return True
+
+
+class Jobs:
+    """The jobs of a run and of its capture, as jobs.json tells of them.
+
+    folder: OUT/shards, where that lies; words: the command of the slices that are looked after.
+    """
+
+    def __init__(self, folder: Path, words: Sequence[str]) -> None:
+        self._file, self._logs, self._words = folder / JOBS, folder / LOGS, [*words]
+        self._submitted: list[Submitted] = []
+        if self._file.exists():
+            try:
+                kind = TypeAdapter(list[Submitted])
+                self._submitted = kind.validate_json(read_file(self._file))
+            except ValidationError:
+                advice = "remove it when no job of it is in the queue"
+                raise UserError(f"{self._file} is damaged: {advice}") from None
+
+    def queued(self, own: bool = True) -> Queued:
+        """What is in Slurm's queue of this command, `run` or `capture`; of the other if not own."""
+        mine = self._words[0]
+        jobs = [job for job in self._submitted if (job["words"][0] == mine) == own]
+        return _queued({job["name"]: job["slices"] for job in jobs})
+
+    def done(self, number: int, of: int, undone: Callable[[int], bool] | None) -> bool:
+        """Whether a slice that is not in the queue is done; if a job of it has failed, tell."""
+        tried = [job for job in self._submitted if number in job["slices"] and job["id"]]
+        log, succeeded = "", False
+        for job in [job for job in tried if job["words"] == self._words][-1:]:
+            index = job["slices"].index(number)
+            name = f"{job['id']}_{index}" if len(job["slices"]) > 1 else job["id"]
+            file, result = (self._logs / f"{name}_0_{end}" for end in ("log.err", "result.pkl"))
+            log = f"see {file}" if file.exists() else f"no {file}: do the nodes see this folder?"
+            succeeded = result.exists() and pickle.loads(result.read_bytes())[0] == "success"
+        done = not undone(number) if undone else succeeded
+        if not done and log and not succeeded:
+            tell(f"slice {number}/{of} is not done, though its job has ended: {log}")
+        return done
+
+    def submit(
+        self, array: Sequence[Job], slices: list[int], after: Collection[str], given: Options
+    ) -> str:
+        """Submit jobs, of these slices, to begin when others have ended; returns their id.
+
+        What is to be submitted is kept first, and its id then. Raises UserError.
+        """
+        job = Submitted(name=f"lrd-{secrets.token_hex(6)}", words=self._words, slices=slices, id="")
+        self._submitted.append(job)
+        files.write_text(self._file, json.dumps(self._submitted))
+        if after:
+            asked, wait = given.get("dependency"), f"afterany:{':'.join(sorted(after))}"
+            given = given | {"dependency": ",".join([*filter(None, [asked]), wait])}
+        job["id"] = _submit(self._logs, job["name"], array, given)
+        files.write_text(self._file, json.dumps(self._submitted))
+        return job["id"]
 
 
 def check(out: Path) -> None:
@@ -206,21 +255,10 @@ def _alone(place: Path) -> Iterator[None]:
         yield
 
 
-def _submitted(folder: Path) -> list[Submitted]:
-    """All that was: name, words, slices (a merge has none), id, "" where it may not have been."""
-    if not (file := folder / JOBS).exists():
-        return []
-    try:
-        return TypeAdapter(list[Submitted]).validate_json(read_file(file))
-    except ValidationError:
-        raise UserError(f"{file} is damaged: remove it when no job of it is in the queue") from None
-
-
-def _queued(jobs: Sequence[Submitted]) -> Queued:
-    """What is in Slurm's queue."""
-    if not jobs:
+def _queued(slices: Mapping[str, Sequence[int]]) -> Queued:
+    """What is in Slurm's queue of the arrays of these names. slices: of each; a merge has none."""
+    if not slices:
         return {}
-    slices = {job["name"]: job["slices"] for job in jobs}
     asked = ["squeue", "--noheader", "--array", f"--name={','.join(slices)}"]
     done = subprocess.run([*asked, "--format=%F|%K|%j|%T|%r"], capture_output=True, text=True)
     if done.returncode:
@@ -240,29 +278,19 @@ def _ids(queued: Queued) -> set[str]:
     return {job.partition("_")[0] for job, _ in queued.values()}
 
 
-def _submit(
-    folder: Path,
-    jobs: list[Submitted],
-    array: Sequence[Job],
-    slices: list[int],
-    words: Sequence[str],
-    given: Options,
-) -> str:
-    """Submit jobs, of these slices, and keep that; returns their id. Raises UserError."""
+def _submit(logs: Path, name: str, array: Sequence[Job], given: Options) -> str:
+    """Have submitit submit jobs under a name; returns their id. Raises UserError."""
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    made = Submitted(name=f"lrd-{secrets.token_hex(6)}", words=[*words], slices=slices, id="")
-    jobs.append(made)
-    files.write_text(folder / JOBS, json.dumps(jobs))
     carried = {name: os.environ[name] for name in CARRIED if name in os.environ}
     carried["LRD_HARNESS_CACHE"] = str(cache_dir().absolute())
     cpus = given.get("cpus-per-task")  # which srun does not take from sbatch
     try:
         with _environment(given), redirect_stderr(StringIO()):
-            executor = SlurmExecutor(folder / LOGS)
+            executor = SlurmExecutor(logs)
             executor.update_parameters(
-                job_name=made["name"],
+                job_name=name,
                 time=NEVER,
                 wckey=None,
                 setup=[f"export {name}={shlex.quote(value)}" for name, value in carried.items()],
@@ -273,9 +301,7 @@ def _submit(
                 sent = [executor.submit(job) for job in array]
     except (FailedJobError, FailedSubmissionError) as error:
         raise UserError(f"sbatch: {first_line(error).removeprefix('sbatch: error: ')}") from None
-    made["id"] = sent[0].job_id.partition("_")[0]
-    files.write_text(folder / JOBS, json.dumps(jobs))
-    return made["id"]
+    return str(sent[0].job_id.partition("_")[0])
 
 
 @contextmanager
@@ -289,17 +315,3 @@ def _environment(given: Options) -> Iterator[None]:
     with clean_env():
         os.environ.update(kept)
         yield
-
-
-def _last(
-    folder: Path, jobs: Sequence[Submitted], number: int, words: Sequence[str]
-) -> tuple[str, bool] | None:
-    """Where the log of a slice's last job of these words is, and whether it came to a good end."""
-    tried = [j for j in jobs if number in j["slices"] and j["id"] and j["words"] == [*words]]
-    if not tried:
-        return None
-    job, slices = tried[-1]["id"], tried[-1]["slices"]
-    name = f"{job}_{slices.index(number)}" if len(slices) > 1 else job
-    log, result = (folder / LOGS / f"{name}_0_{end}" for end in ("log.err", "result.pkl"))
-    said = f"see {log}" if log.exists() else f"no {log}: do the nodes see this folder?"
-    return said, result.exists() and pickle.loads(result.read_bytes())[0] == "success"

@@ -197,6 +197,29 @@ def test_the_merge_compares_models_once_all_slices_are_done(
     assert ran == [*merges, ("run", "--output", "x")]
 
 
+def test_a_run_waits_for_its_capture_and_no_capture_for_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the jobs of both for what the user has them wait for."""
+    queue, waits = dict[str, str](), list[Any]()
+
+    def submit(logs: Path, name: str, array: Any, given: dict[str, Any]) -> str:
+        waits.append(given.get("dependency"))
+        return queue.setdefault(name, str(len(waits)))
+
+    def queued(slices: dict[str, list[int]]) -> cluster.Queued:
+        every = [(name, i, n) for name in slices for i, n in enumerate(slices[name])]
+        return {number: (f"{queue[name]}_{i}", "PENDING") for name, i, number in every}
+
+    monkeypatch.setattr(cluster, "_submit", submit)
+    monkeypatch.setattr(cluster, "_queued", queued)
+    for of, command in ((2, "capture"), (2, "run"), (3, "capture")):
+        undone = None if command == "capture" else lambda number: True
+        cluster.resume(tmp_path, of, undone, [command], (), {"dependency": "singleton"})
+    after = [f"singleton,afterany:{job}" for job in (1, 2)]
+    assert waits == ["singleton", *after, "singleton"]
+
+
 def test_what_surrounds_a_submission(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a job around it nothing; of the user's defaults those that no option was given for."""
     for name in ("SLURM_CONF", "SLURM_JOB_ID", "SBATCH_ACCOUNT", "SBATCH_QOS", "SBATCH_JOB_NAME"):
