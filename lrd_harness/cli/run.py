@@ -136,7 +136,8 @@ def _capture(arguments: argparse.Namespace, ranks: Ranks) -> int:
         if rows:
             title = "Read into the store"
             show(Report(title, tables=(table(title, columns, rows),)), plugins)
-        display.line(f"\nThe store is in {cache_dir()}. `run` goes on from it, without weights.")
+            how = ", without weights" if all(model.has_frame for model in plan.models) else ""
+            display.line(f"\nThe store is in {cache_dir()}. `run` goes on from it{how}.")
     return 1 if failed else 0
 
 

@@ -13,7 +13,7 @@ from lrd_harness.capture.embeddings import Captured
 from lrd_harness.capture.likelihoods import Reader
 from lrd_harness.capture.samples import Questions
 from lrd_harness.contracts import Task
-from lrd_harness.errors import told_to
+from lrd_harness.errors import tell, told_to
 from lrd_harness.models import opened
 from lrd_harness.planning.resolve import Plan
 from lrd_harness.processes import ALONE, Ranks
@@ -70,5 +70,8 @@ def capture(plan: Plan, display: Display, ranks: Ranks = ALONE) -> tuple[list[Ro
         size = sum(stored.size for stored in stores if stored.of(name)) / 1e6
         counts = done.texts, done.stored, done.forwarded, done.tokens
         rows.append((model, *counts, round(seconds, 1), round(size, 1)))
-    failed = set[str]().union(*ranks.gather(ledger.failed))
-    return rows, len(failed)
+    faults = {unit: line for part in ranks.gather(ledger.faults()) for unit, line in part.items()}
+    heard = set() if display.console.quiet else ledger.failed
+    for unit in sorted(faults.keys() - heard) if ranks.main else ():  # there is no board to show it
+        tell(f"error: {faults[unit]}")
+    return rows, len(faults)

@@ -82,6 +82,12 @@ class Ledger:
         """Whether a unit is recorded as an error."""
         return key in self._records and self.undone(key)
 
+    def faults(self) -> dict[str, str]:
+        """What failed since this ledger was opened, by unit: where, and how."""
+        records = {unit: self._records[unit] for unit in self.failed}
+        names = "model", "task", "error"
+        return {u: ": ".join(filter(None, map(r.get, names))) for u, r in records.items()}
+
     def note(self, record: dict[str, Any]) -> None:
         """Take note of what an evaluator has recorded."""
         self._records[record["unit"]] = record

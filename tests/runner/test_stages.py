@@ -83,5 +83,8 @@ def test_a_model_at_fault_is_a_line_and_others_go_on(
         "local/bert"
     ]
     assert captured.err.count("error: local/torn: ") == 1
+    assert "`run` goes on from it.\n" in captured.err  # with the weights of what has no frame
     assert "pruned models are read by `run` alone" in captured.err
+    assert main(command) == 1  # quiet, where no board will show it
+    assert capsys.readouterr().err.count("error: local/torn: ") == 1
     assert not (tmp_path / "run.json").exists()
