@@ -186,8 +186,9 @@ def _submit(arguments: argparse.Namespace) -> int:
 
     if cluster.resume(within, of, undone if runs else None, each, compare, given):
         return 0
-    print(f"All {of} slices are done.")
-    arguments.outs, arguments.output = cluster.begun(within), out
+    lost = "" if runs else f" (where the cache was cleared since, remove {within / cluster.JOBS})"
+    print(f"All {of} slices are done{lost}.")
+    arguments.outs, arguments.output = cluster.begun(within, of), out
     if not (runs and plan.panel):
         return merge_command(arguments) if runs else 0
     for remark in merge(arguments.outs, out):

@@ -119,7 +119,8 @@ def of_array(variables: Mapping[str, str]) -> Shard:
     except (KeyError, ValueError):
         advice = "sbatch --array=1-N makes one, and elsewhere it is --shard I/N"
         raise UserError(f"--shard auto: this is no job of a Slurm array ({advice})") from None
-    if least not in (0, 1) or most - least != (count - 1) * step:
+    gaps = most - least != (count - 1) * step or (place - least) % step
+    if least not in (0, 1) or gaps:
         array = f"an array of {count} from {least} to {most}"
         raise UserError(f"--shard auto: {array} has gaps or begins late; give --shard I/N")
     return Shard((place - least) // step + 1, count)
@@ -247,6 +248,8 @@ def settled(
     found = by_cost(plan, of, costs())
     if out is not None:
         files.make_folder(out / FOLDER)
+        if there := kept(out, plan, of):  # another command has been faster
+            return there
         files.write_text(out / FOLDER / CUT, TypeAdapter(Cut).dump_json(found, indent=1).decode())
     return found
 

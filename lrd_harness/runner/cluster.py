@@ -103,15 +103,15 @@ class MergeJob(Job):
 
     def __call__(self) -> None:
         """Run it. Raises UserError as a Job does."""
-        slices, out = begun(self.folder), self.folder.parent
+        slices, out = begun(self.folder, self.of), self.folder.parent
         Job("merge", *map(str, slices), "--output", str(out))()
         if self.words and recorded_run(out).get("finished") and len(slices) == self.of:
             super().__call__()
 
 
-def begun(folder: Path) -> list[Path]:
-    """The folders of the slices that were begun."""
-    return sorted(file.parent for file in folder.glob("*-of-*/run.json"))
+def begun(folder: Path, of: int) -> list[Path]:
+    """The folders of the slices that were begun, not of those of another cut."""
+    return sorted(file.parent for file in folder.glob(f"*-of-{of}/run.json"))
 
 
 def resources(typed: Mapping[str, Any]) -> Options:
@@ -262,7 +262,8 @@ def _queued(slices: Mapping[str, Sequence[int]]) -> Queued:
     asked = ["squeue", "--noheader", "--array", f"--name={','.join(slices)}"]
     done = subprocess.run([*asked, "--format=%F|%K|%j|%T|%r"], capture_output=True, text=True)
     if done.returncode:
-        raise UserError(f"squeue: {first_line(OSError(done.stderr))}; so nothing was submitted")
+        said = first_line(OSError(done.stderr)).removeprefix("squeue: error: ")
+        raise UserError(f"squeue: {said}; so nothing was submitted")
     queued: Queued = {}
     for line in sorted(done.stdout.splitlines()):
         job, index, name, state, reason = line.strip().split("|", 4)

@@ -58,8 +58,10 @@ def ended() -> bool:
 
 
 def pids(job: str) -> list[int]:
-    """The processes of a job's steps."""
-    listed = slurm.asked("scontrol", "listpids", job).splitlines()[1:]
+    """The processes of a job's steps. job: as 1_0, which listpids does not take."""
+    number = re.search(r"JobId=(\d+)", slurm.asked("scontrol", "show", "job", job))
+    assert number is not None
+    listed = slurm.asked("scontrol", "listpids", number[1]).splitlines()[1:]
     return [int(line.split()[0]) for line in listed if line.split()[2] != "batch"]
 
 
@@ -97,7 +99,9 @@ def test_a_run_on_slurm(
     again = submit()  # all of it is in the queue
     assert re.findall(r"^Job (\d+).*(?:RUNNING|PENDING)", again, re.M)[-1:] == [merge]
     assert "slices" not in again
-    for number in pids(f"{array}_0"):
+    begun = pids(f"{array}_0")
+    assert begun
+    for number in begun:
         os.kill(number, signal.SIGKILL)
     subprocess.run(["scontrol", "requeue", f"{array}_0"], check=True)
     subprocess.run(["scancel", "--signal=USR2", f"{array}_2"], check=True)

@@ -189,8 +189,16 @@ def test_a_cut_is_kept_and_no_other_run_goes_by_it(tmp_path: Path) -> None:
     whole = plan(3, 4)
     seconds = costs([1.0] * 3, [[100.0, 1.0, 1.0, 1.0]] * 3)
     assert shards.kept(tmp_path, whole, 3) is None
-    cut = shards.settled(tmp_path, whole, 3, lambda: seconds)
+
+    def beaten() -> dict[str, Seconds]:
+        shards.settled(tmp_path, whole, 3, lambda: seconds)  # by another command
+        return costs([9.0] * 3, [[1.0] * 4] * 3)
+
+    cut = shards.settled(tmp_path, whole, 3, beaten)
+    assert cut == shards.by_cost(whole, 3, seconds)
     assert shards.kept(tmp_path, whole, 3) == cut
+    with pytest.raises(UserError, match="is for 3 slices, not 2"):
+        shards.settled(tmp_path, whole, 2, lambda: seconds)
     parts = [shards.part(whole, Shard(i, 3), tmp_path) for i in (1, 2, 3)]
     assert [place for _, place, _ in parts] == [tmp_path / f"shards/{i}-of-3" for i in (1, 2, 3)]
     assert sorted(chain(*(pairs(part) for part, _, _ in parts))) == sorted(pairs(whole))

@@ -38,6 +38,7 @@ def array(place: int, least: int, most: int, count: int, step: int = 1) -> dict[
         (array(4, 0, 8, 3, 4), "2/3"),
         (array(1, 1, 1, 1), "1/1"),
         (array(3, 1, 7, 3), "an array of 3 from 1 to 7 has gaps"),
+        (array(3, 0, 6, 4, 2), "an array of 4 from 0 to 6 has gaps"),  # 0,2,3,6
         (array(3, 3, 3, 1), "an array of 1 from 3 to 3 has gaps or begins late"),
         (array(2, 2, 5, 4), "begins late"),
         ({}, "this is no job of a Slurm array"),
@@ -139,7 +140,8 @@ def test_what_is_submitted(
     reading = ["capture", *run[1:]]
     slurm = ["--cluster", "slurm", "--gpus", "2"]
     assert main([*reading, *slurm, "--shards", "4"]) == 0
-    assert capsys.readouterr().out == "All 4 slices are done.\n"
+    lost = f"where the cache was cleared since, remove {out / 'shards' / 'jobs.json'}"
+    assert capsys.readouterr().out == f"All 4 slices are done ({lost}).\n"
     assert main([*run, *slurm]) == 0  # cut as before
     assert main([*run, *slurm, "--processes", "3"]) == 0
     assert main([*run, *slurm, "--shards", "5"]) == 2
@@ -187,12 +189,14 @@ def test_the_merge_compares_models_once_all_slices_are_done(
     ran = list[tuple[str, ...]]()
     monkeypatch.setattr(cluster.Job, "__call__", lambda job: ran.append(job.words))
     folder = tmp_path / "shards"
+    (folder / "1-of-3").mkdir(parents=True)
+    (folder / "1-of-3" / "run.json").write_text("{}")
     for number, finished in ((1, None), (2, "now")):
         (folder / f"{number}-of-2").mkdir(parents=True)
         (folder / f"{number}-of-2" / "run.json").write_text("{}")
         (tmp_path / "run.json").write_text(json.dumps({"finished": finished}))
         cluster.MergeJob(folder, 2, ("run", "--output", "x"))()
-    parts = [str(folder / f"{number}-of-2") for number in (1, 2)]
+    parts = [str(folder / f"{number}-of-2") for number in (1, 2)]  # and no other cut's
     merges = [("merge", *parts[:n], "--output", str(tmp_path)) for n in (1, 2)]
     assert ran == [*merges, ("run", "--output", "x")]
 
