@@ -166,23 +166,22 @@ def _submit(arguments: argparse.Namespace) -> int:
     runs = arguments.command == "run"
     if runs:
         earlier(out)  # what cannot be merged into is told of now
-    of = arguments.shards or len(cut.slices if (cut := shards.read(out)) else ())
+    of = arguments.shards or len(kept.slices if (kept := shards.read(out)) else ())
     if not of:
         raise UserError("--cluster slurm needs --shards N, the number of slices")
-    shards.settled(
+    cut = shards.settled(
         out, plan, of, lambda: Estimator(plan, out, display, 0.0).estimate().seconds(plan)
     )
-    only = Parser(add_help=False)
-    options.add_cluster(only)
-    words = only.parse_known_args(arguments.typed)[1]
+    words = without_cluster(arguments.typed)
     each, compare = list(words), words if plan.panel else []
     if (arguments.gpus or 1) > 1 and not (arguments.processes or arguments.device_map):
         each += ["--processes", str(arguments.gpus)]
     within = out / shards.FOLDER
 
     def undone(number: int) -> bool:
-        part, place, _ = shards.part(plan, Shard(number, of), out)
-        return unfinished(part, folder.choose(place, part))
+        shard = Shard(number, of)
+        part = shards.cut(plan, shard, cut)
+        return unfinished(part, folder.choose(shard.place(out), part))
 
     if cluster.resume(within, of, undone if runs else None, each, compare, given):
         return 0
@@ -194,6 +193,14 @@ def _submit(arguments: argparse.Namespace) -> int:
     for remark in merge(arguments.outs, out):
         tell(remark)
     return _run(arguments, processes.ALONE)  # which only compares
+
+
+def without_cluster(typed: list[str]) -> list[str]:
+    """The words of a command without the options of a cluster, as a job of it has them."""
+    only = Parser(add_help=False)
+    options.add_cluster(only)
+    _, words = only.parse_known_args(typed)
+    return list(words)
 
 
 def _interrupted(out: Path | None) -> None:

@@ -202,10 +202,11 @@ def by_cost(plan: Plan, of: int, costs: Mapping[str, Seconds]) -> Cut:
 def _filled(
     pairs: Pairs, of: int, costs: Mapping[str, Seconds], most: float, whole: bool
 ) -> list[Pairs] | None:
-    """Slices of at most so many seconds each; None where these do not suffice.
+    """So many slices, of at most `most` seconds each; None where something is left over then.
 
-    Each takes the model that the last one has left, then the others, in their order; a model that
-    does not fit is cut, one in a slice, or left, and always if `whole`.
+    A slice is filled with the rest of the model that the slice before has cut, then with others, in
+    the order of `pairs`. Of models that do not fit into it the first is cut: it takes as many tasks
+    as fit, the next slice goes on with the others. With `whole` no model is cut.
     """
     rest, slices = dict(pairs), [Pairs() for _ in range(of)]
     for part in slices:

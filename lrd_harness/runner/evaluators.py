@@ -169,14 +169,18 @@ class Evaluators:
                         self._changed.notify_all()
         except (EOFError, OSError):
             process.join()
-            code, at = process.exitcode or 0, self._busy.get(number)
-            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            place = f", {at.model}, {at.task}, {at.metric or f'layer {at.layer}'}" if at else ""
-            which = f"evaluator {number + 1} of {self.number} ended ({how}{place})"
-            fewer = " (where memory is short, with fewer --evaluators)" * (how == "SIGKILL")
-            self._end(UserError(f"{which}; the same command goes on where it stopped{fewer}"))
+            self._end(self._death(number, process.exitcode or 0))
         except Exception as error:
             self._end(error)
+
+    def _death(self, number: int, code: int) -> UserError:
+        """How an evaluator ended before its time, and at what."""
+        at = self._busy.get(number)
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        place = f", {at.model}, {at.task}, {at.metric or f'layer {at.layer}'}" if at else ""
+        which = f"evaluator {number + 1} of {self.number} ended ({how}{place})"
+        fewer = " (where memory is short, with fewer --evaluators)" * (how == "SIGKILL")
+        return UserError(f"{which}; the same command goes on where it stopped{fewer}")
 
     def _next(self, number: int) -> Unit | None:
         """What an evaluator is to do next: of a task whose data it has, else one that none has."""
@@ -269,10 +273,13 @@ class Evaluator:
             self.say(error if isinstance(error, UserError) else UserError(described(error)))
             return 1
 
-    def say(self, what: Any) -> None:
-        """Have the process that reads hear something; not of a unit that is given back."""
+    def say(self, what: str | dict[str, Any] | Exception | tuple[bool, Seconds]) -> None:
+        """Have the process that reads hear a line, a record, what ends all, or that a unit is done.
+
+        No lines and no records are sent of a unit that is given back.
+        """
         with self._sending:
-            if not self.lacking or isinstance(what, tuple):
+            if not (self.lacking and isinstance(what, (str, dict))):
                 self._connection.send(what)
 
     def _done(self, unit: Unit, profile: Profile) -> bool:
@@ -320,4 +327,4 @@ class _Ledger(Ledger):
         """As Ledger."""
         if not self._evaluator.lacking:
             super().append(record)
-            self._evaluator.say(record)
+        self._evaluator.say(record)

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 from multiprocessing import Pipe
 from pathlib import Path
@@ -16,10 +15,9 @@ from typing import Any
 
 import pytest
 import running
-import stock
-import tiny
 from ranks import jobs
-from test_processes import METRICS, PRUNED, command, same_numbers
+from slurm import until
+from test_processes import METRICS, PRUNED, command, own, same_numbers
 
 from lrd_harness.cli import main
 from lrd_harness.errors import UserError
@@ -29,6 +27,7 @@ from lrd_harness.runner.evaluators import Evaluators, count
 from lrd_harness.runner.profile import Profile
 from lrd_harness.runner.units import Ledger, Unit
 
+__all__ = ["own"]  # a fixture
 ODD = """
 import os, pathlib, signal, time
 from lrd_harness import Request, Score, Task, hookimpl
@@ -49,16 +48,6 @@ TASK = Task("odd", lambda: [Request(text) for text in TEXTS], evaluate, type="Od
 def lrd_tasks():
     return [TASK]
 """
-
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data and models of both kinds of task."""
-    folder = stock.place(tmp_path_factory.getbasetemp())
-    if not (folder / "bert").exists():
-        tiny.save("Bert", folder / "bert")
-        tiny.task_data(folder / "data")
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -170,19 +159,14 @@ def test_none_is_left(
     for number in (signal.SIGINT, signal.SIGKILL):
         call = [sys.executable, "-m", "lrd_harness", *asked]
         run = subprocess.Popen(call, stderr=subprocess.PIPE, text=True, start_new_session=True)
-        while not evaluating(tmp_path):
-            time.sleep(0.1)
-            assert run.poll() is None
+        until(partial(evaluating, tmp_path), 240)
         to = run.pid if number == signal.SIGKILL else -run.pid  # a terminal tells all of them
         os.kill(to, number)
         _, said = run.communicate(timeout=30)
         stopped = "\nInterrupted. The same command with" if number == signal.SIGINT else ""
         assert said.startswith(stopped), said
         assert said.count("\n") == 2 * bool(stopped), said
-        end = time.monotonic() + 10
-        while evaluating(tmp_path):
-            time.sleep(0.1)
-            assert time.monotonic() < end
+        until(lambda: not evaluating(tmp_path), 10)
         assert (run.returncode, number) in ((130, signal.SIGINT), (-9, signal.SIGKILL))
     (tmp_path / "slow").rename(tmp_path / "deadly")
     assert main(asked) == 2

@@ -7,7 +7,7 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import psutil
 import pytest
 import running
 from ranks import jobs
+from slurm import until
 from test_killed import flat
 from test_processes import TASKS, command, own
 
@@ -66,17 +67,10 @@ def launched(words: list[str], cache: Path) -> Iterator[subprocess.Popen[str]]:
             process.communicate()
 
 
-def until(there: Callable[[], bool], seconds: float = 240) -> None:
-    end = time.monotonic() + seconds
-    while not there():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 def killed(words: list[str], cache: Path, place: Path, launcher: bool) -> tuple[int, str]:
     """How the command ended, of which one process is killed while it works: none is left."""
     with launched(words, cache) as process:
-        until(lambda: bool(list(place.glob("*.held"))) or process.poll() is not None)
+        until(lambda: bool(list(place.glob("*.held"))) or process.poll() is not None, 240)
         assert process.poll() is None, process.communicate()[1]
         workers = psutil.Process(process.pid).children(recursive=True)
         assert len(workers) >= 2

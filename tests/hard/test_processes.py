@@ -26,11 +26,7 @@ PRUNED = ("--prune", "nrs,random", "--budgets", "0.5")
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data and models of both kinds of task."""
-    folder = stock.place(tmp_path_factory.getbasetemp())
-    if not (folder / "bert").exists():
-        tiny.save("Bert", folder / "bert")
-        tiny.task_data(folder / "data")
-    return folder
+    return stock.place(tmp_path_factory.getbasetemp())
 
 
 def command(own: Path, out: Path, *more: str, tasks: Any = TASKS, models: Any = None) -> list[str]:

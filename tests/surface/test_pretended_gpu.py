@@ -5,12 +5,12 @@ What only a real one can show is in tests/gpu/check.py.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import running
 import stock
-import tiny
 import torch
 from pretended import OnGPU, a_gpu
 from test_killed import flat
@@ -49,24 +49,18 @@ def test_a_run(
     """Two kinds of task, metrics of all kinds, rules that ask the model, what is left of it."""
     stock.own_alone(monkeypatch)
     own = stock.place(tmp_path_factory.getbasetemp())
-    if not (own / "bert").exists():
-        tiny.save("Bert", own / "bert")
-        tiny.task_data(own / "data")
     tasks = ("STSBenchmark", f"lm-eval:{stock.ENDINGS}")
     more = ("--plugins", ",".join(m.name for m in METRICS if m.needs != "labels"))
     more += ("--prune", "block_influence,angular,greedy", "--budgets", "0.4", "--view-texts", "16")
     more += ("--include-path", str(own / "own"))
-    outs = {device: tmp_path / device for device in ("cpu", "cuda")}
-    for device, out in outs.items():
-        monkeypatch.setenv("LRD_HARNESS_CACHE", str(tmp_path / f"cache-{device}"))
-        given = (*more, "--device", device)
-        models = [own / "bert", own / "gpt"]
-        if device == "cpu":
+    models = [own / "bert", own / "gpt"]
+    outs = [tmp_path / device for device in ("cuda", "cpu")]
+    for out, where in zip(outs, (a_gpu(monkeypatch), nullcontext()), strict=True):
+        monkeypatch.setenv("LRD_HARNESS_CACHE", f"{out}-cache")
+        with where:
+            given = (*more, "--device", out.name)
             assert running.run(out, models, own / "data", *given, tasks=tasks) == 0
-            continue
-        with a_gpu(monkeypatch):
-            assert running.run(out, models, own / "data", *given, tasks=tasks) == 0
-    found, expected = (running.numbers(outs[device]) for device in ("cuda", "cpu"))
+    found, expected = map(running.numbers, outs)
     assert found.keys() == expected.keys()
     assert len(found) > 40
     for unit, numbers in expected.items():
