@@ -84,7 +84,10 @@ class Parser(argparse.ArgumentParser):
             self.description = inspect.getdoc(declare)
             self.epilog = help.EPILOGS.get(name)
             declare(self)
-        return super().parse_known_args(args, namespace)
+        found, unknown = super().parse_known_args(args, namespace)
+        if name and unknown:  # or the help that is pointed to would not be this command's
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
 
     def error(self, message: str) -> NoReturn:
         """End with exit code 2."""

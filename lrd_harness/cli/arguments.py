@@ -83,10 +83,14 @@ def parameters_of(items: Sequence[str]) -> dict[str, dict[str, Any]]:
     return parameters
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Table:
-    """A table whose first column names its rows."""
+def table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]], form: str = ""
+) -> Table:
+    """A table whose first column names its rows; form: of its numbers."""
     cells = [dict(zip(columns, row, strict=True)) for row in rows]
-    return Table(title, title, tuple(Column(c, key=c == columns[0]) for c in columns), cells)
+    return Table(
+        title, title, tuple(Column(c, key=c == columns[0], form=form) for c in columns), cells
+    )
 
 
 def show(

@@ -34,6 +34,13 @@ tasks: mteb's names, offline tasks (`lrd-harness tasks`), lm-eval:NAME for tasks
 A run that was interrupted goes on when the same command is given again.
 Downloads and states are kept in the user's cache folder; the variable
 LRD_HARNESS_CACHE moves it.
+
+examples:
+  lrd-harness run --models A B --tasks STSBenchmark --output OUT
+  lrd-harness run --models A B --tasks STSBenchmark --processes 4 --output OUT
+  lrd-harness run --suite mteb-32 --models A B --output OUT \\
+      --cluster slurm --shards 16 --gpus 1 --time 8:00:00
+      16 jobs and one that merges them; the same command again goes on
 exit codes: 0 done; 1 done, but some units failed (they are listed);
   2 bad input, nothing run; 130 interrupted.""",
     "capture": """\
@@ -49,8 +56,15 @@ exit codes: 0 done; 1 done, but some models or tasks failed; 2 bad input;
   130 interrupted.""",
     "plan": """\
 The options are those of `run`. What OUT and the store hold already is not
-counted; neither grows. Models and data are downloaded, as the
-run needs them too. Times are for one process on this machine as it is now.
+counted; neither grows, but for the cut of --shards in OUT. Models and data are
+downloaded, as the run needs them too. Times are for one process on this machine
+as it is now.
+
+examples:
+  lrd-harness plan --suite mteb-32 --models A B
+  lrd-harness plan --suite mteb-32 --models A B --shards 16 --output OUT
+  lrd-harness run --suite mteb-32 --models A B --shard 1/16 --output OUT
+      the first of the 16 slices into which `plan` has cut the run
 exit codes: 0 done; 1 done, but something could not be estimated; 2 bad input.""",
     "merge": """\
 The runs must have the same settings, data, metrics and pruning. Where several

@@ -18,14 +18,18 @@ METRICS = (
     "views of texts and the like multiply what is read)"
 )
 SHARD = (
-    "of N slices of models × tasks, the I-th (from 1), as for job arrays, of Slurm's auto; OUT "
-    "gets -shard-I-of-N; `lrd-harness merge` joins them"
+    "run one of N slices, the I-th (from 1): as `plan --shards N` has cut OUT, else of equal "
+    "numbers of models × tasks; auto: that of this job of a Slurm array. `lrd-harness merge` joins "
+    "them"
 )
 EVALUATORS = (
-    "processes on this machine that evaluate while models are read (on GPUs one for each core that "
-    "is left, on CPUs 0: a model is evaluated when it was read)"
+    "processes on this machine that measure and evaluate while the next model is read (on GPUs one "
+    "for each core that is left, on CPUs 0: the process that read a model also evaluates it)"
 )
-SHARDS = "cut the run into N slices of equal cost; `run --shard I/N` with this OUT runs one"
+SHARDS = (
+    "cut the run into N slices of equal cost, and keep the cut in the OUT of --output; "
+    "`run --shard I/N` with this OUT runs one"
+)
 FULL = "print every table and note, not only the answer and the ranking"
 LITERAL = (
     "in CSV, write names as they are (else ' stands before one that begins with = + - @, so that "
@@ -59,15 +63,16 @@ def capture(sub: Any) -> None:
 def add_cluster(sub: Any) -> None:
     """What has a command submitted to a cluster, in place of being run here."""
     on = sub.add_argument_group("on a cluster: a job for each slice, and for a run one that merges")
-    help = "submit; given again, what is missing then (needs submitit)"
+    help = "submit jobs to it; given again, those that are then missing (needs submitit)"
     _add(on, "--cluster", "slurm", help, choices=["slurm"])
-    _add(on, "--shards", "N", "slices of equal cost, a job each", type=int)
-    _add(on, "--gpus", "G", "GPUs of a job, a process on each", type=int)
+    help = "slices of equal cost, a job each; may be left out where OUT is cut"
+    _add(on, "--shards", "N", help, type=int)
+    _add(on, "--gpus", "G", "GPUs of a job, a process on each (none)", type=int)
     _add(on, "--cpus", "C", "CPU cores of a job", type=int)
     _add(on, "--memory", "SIZE", "memory of a job, as 32G")
-    _add(on, "--time", "T", "of a job, which then is requeued and goes on (4:00:00)")
-    _add(on, "--partition", "NAME", "where jobs are queued")
-    _add(on, "--account", "NAME", "who pays")
+    _add(on, "--time", "T", "time limit of a job, which is then requeued and goes on (4:00:00)")
+    _add(on, "--partition", "NAME", "the partition, or queue, of the jobs")
+    _add(on, "--account", "NAME", "the account that jobs are charged to")
     _add(on, "--slurm", "KEY=VALUE", "other options of sbatch, as qos=long", nargs="+")
 
 

@@ -135,7 +135,7 @@ def _capture(arguments: argparse.Namespace, ranks: Ranks) -> int:
         columns = ("model", texts, "in store before", "passes", "tokens", "seconds", "in store, MB")
         if rows:
             title = "Read into the store"
-            show(Report(title, tables=(table(title, columns, rows),)), plugins)
+            show(Report(title, tables=(table(title, columns, rows, ","),)), plugins)
             how = ", without weights" if all(model.has_frame for model in plan.models) else ""
             display.line(f"\nThe store is in {cache_dir()}. `run` goes on from it{how}.")
     return 1 if failed else 0
@@ -230,7 +230,10 @@ def plan_command(arguments: argparse.Namespace) -> int:
         def costs() -> Mapping[str, Seconds]:
             return estimates().seconds(plan)
 
-        tables = (slices(shards.settled(arguments.output, plan, arguments.shards, costs)),)
+        if arguments.output:
+            earlier(out)  # slices would do again what a whole run has done
+        cut = shards.settled(arguments.output, plan, arguments.shards, costs)
+        tables = (slices(cut, arguments.output),)
     estimate = estimates()
     report = estimate.report()
     report = replace(report, tables=(*report.tables, *tables))

@@ -246,6 +246,9 @@ def settled(
     """
     if found := kept(out, plan, of):
         return found
+    if of > (count := sum(map(len, _pairs(plan).values()))):
+        each = "one for each pair of model and task"
+        raise UserError(f"--shards {of}: at most {count:,} can be cut of this run, {each}")
     found = by_cost(plan, of, costs())
     if out is not None:
         files.make_folder(out / FOLDER)

@@ -139,7 +139,7 @@ class Estimate:
         columns += [Column("time"), *ends]
         rows = [_cost_row(model.name, [model]) for model in self.models]
         rows.append(_cost_row("all", self.models))
-        caption = "Device: to open models and to read; CPU: metrics and tasks, on one of its cores."
+        caption = "Device: to open models and to read; CPU: metrics and tasks, on one core."
         cost = Table("cost", "What there is to do", tuple(columns), rows, (caption,))
         spans = {"to begin, and to collect texts": self.common}
         spans |= {stage: total(m.spans[stage] for m in self.models) for stage in STAGES}
@@ -175,19 +175,26 @@ class Estimate:
         return found
 
 
-def slices(cut: Cut) -> Table:
-    """A run that is cut into slices."""
+def slices(cut: Cut, out: Path | None) -> Table:
+    """A run that is cut into slices; out: where the cut is kept, None where it is not."""
     columns = (Column("slice", key=True), Column("models"), Column("pairs"), Column("time"))
     rows = []
     for number, part in enumerate(cut.slices, 1):
         row = {"slice": f"{number}/{len(cut.slices)}", "models": len(part.pairs)}
         row |= {"pairs": sum(map(len, part.pairs.values())), "seconds": part.seconds}
         rows.append({**row, "time": str(Span.about(part.seconds))})
-    caption = [f"The slowest takes {cut.ratio:.2f} times as long as the mean."]
+    caption = [
+        f"To run one: `lrd-harness run` with these options, --shard I/{len(rows)} --output {out}."
+        if out
+        else "The cut is not kept: give --output OUT, too, to run its slices."
+    ]
+    slowest = f"The slowest takes {cut.ratio:.2f} times as long as the mean."
+    caption.append(f"Pairs: of a model and a task. {slowest}")
     seconds, model, task = cut.largest
     if cut.ratio > UNEVEN:
         time = Span.about(seconds)
-        caption.append(f"None is faster than its largest pair: {model} on {task} takes {time}.")
+        largest = f"the largest, {model} on {task}, takes {time}"
+        caption.append(f"No pair is cut, and {largest}: fewer slices may take as long.")
     unit = Column("seconds", unit="seconds", shown=False)
     return Table("slices", "Slices of the run", (*columns, unit), rows, tuple(caption))
 

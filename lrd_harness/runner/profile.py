@@ -88,12 +88,12 @@ class Profile:
             return ""
         longest = sorted(spent, key=lambda name: -spent[name]["wall"])
         parts = [
-            f"{name} {duration(spent[name]['wall'])} ({spent[name]['wall'] / whole:.0%})"
+            f"{name} {_shown(spent[name]['wall'])} ({spent[name]['wall'] / whole:.0%})"
             for name in longest
             if spent[name]["wall"] / whole >= 0.005
         ]
-        by = f" of {self.processes} processes" if self.processes > 1 else ""
-        return f"Time{by}: {duration(whole)}, CPU {duration(cpu)}: {', '.join(parts)}"
+        by = f", {self.processes} processes added up" if self.processes > 1 else ""
+        return f"Time{by}: {_shown(whole)}, CPU {_shown(cpu)}: {', '.join(parts)}"
 
     def _settle(self) -> None:
         """What has passed since the last change of stages is the innermost one's."""
@@ -104,6 +104,10 @@ class Profile:
         spent = self._spent.setdefault(name, {"wall": 0.0, "cpu": 0.0})
         spent["wall"] += wall
         spent["cpu"] += cpu
+
+
+def _shown(seconds: float) -> str:
+    return duration(seconds) if seconds >= 1 else "< 1 s"
 
 
 def _now() -> tuple[float, float]:

@@ -95,6 +95,9 @@ def test_a_slice_runs_its_own_pairs(
     slices = json.loads(cut.read_text())["slices"]
     printed = capsys.readouterr().out
     assert all(f" {i}/3 " in printed for i in (1, 2, 3))
+    assert "with these options, --shard I/3" in printed
+    assert main(["plan", *command[1:], "--shards", "3"]) == 0
+    assert "The cut is not kept: give --output" in capsys.readouterr().out
     every: list[tuple[str, str]] = []
     for number, part in enumerate(slices, 1):
         assert main([*command, "--shard", f"{number}/3", *into]) == 0
@@ -115,6 +118,10 @@ def test_a_slice_runs_its_own_pairs(
     assert main(["merge", *map(str, out.glob("shards/*-of-3")), *into]) == 0
     assert sorted(json.loads((out / "run.json").read_text())["shards"]) == ["1/3", "2/3", "3/3"]
     assert "not among them" not in capsys.readouterr().err
+    whole = out / "shards" / "1-of-3"  # which slices would do again
+    assert main(["plan", *command[1:], "--output", str(whole), "--shards", "3"]) == 2
+    assert "is a run, and no merge of runs" in one_line(capsys)
+    assert not (whole / "shards").exists()
     assert main([*command, "--shard", "1/5"]) == 0
     empty = "Slice 1/5 is empty: there are fewer pairs of model and task.\n"
     assert capsys.readouterr().out == empty

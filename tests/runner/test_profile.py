@@ -43,8 +43,8 @@ def test_seconds_are_of_the_innermost_stage(monkeypatch: Patch, tmp_path: Path) 
     assert record["stages"]["reading"]["cpu"] == 3
     assert (record["begun"], record["processes"]) == ("now", 2)
     assert spent.line() == (
-        "Time of 2 processes: 2 min 43 s, CPU 34 s: reading 1 min 40 s (61%), other 33 s (20%), "
-        "metrics 18 s (11%), waiting 8 s (5%), writing 4 s (2%)"
+        "Time, 2 processes added up: 2 min 43 s, CPU 34 s: reading 1 min 40 s (61%), "
+        "other 33 s (20%), metrics 18 s (11%), waiting 8 s (5%), writing 4 s (2%)"
     )
     assert Profile().line() == ""
 

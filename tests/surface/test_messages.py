@@ -39,7 +39,7 @@ def refused(arguments: list[str], capsys: Shown) -> str:
 
 
 WORDS = [
-    (["run", "--modles", "a"], "unrecognized arguments: --modles a"),
+    (["run", "--modles", "a"], "run: unrecognized arguments: --modles a (see lrd-harness run --h"),
     ([], "the following arguments are required: COMMAND"),
     (["x" * 400], "argument COMMAND: invalid choice: 'xxx"),
     (["run", "--max-texts", "9" * 5000], "run: argument --max-texts: invalid int value: '999"),
