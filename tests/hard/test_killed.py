@@ -20,8 +20,12 @@ from lrd_harness.store import files
 pytestmark = pytest.mark.slow
 
 
+ATTEMPTS = {1: 4, 2: 4}  # processes -> how often they are killed
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models, data, and a folder of runs for each number of processes."""
     folder = tmp_path_factory.mktemp("place")
     tiny.save("Bert", folder / "bert")
     tiny.save("GPT2", folder / "gpt", causal=True)
@@ -29,35 +33,40 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def killed(place: Path, tmp_path: Path, **job: Any) -> tuple[list[int], Path]:
-    """The codes of the attempts, and the folder of the run."""
-    out = tmp_path / "out"
-    command = running.command(out, [place / "bert", place / "gpt"], place / "data")
-    places = {name: str(tmp_path / name) for name in ("cache", "log")}
-    job = {"world": 1, **job, "command": command, **places}
+@pytest.fixture(scope="module")
+def ended(place: Path) -> dict[int, list[int]]:
+    """The codes of the attempts, by number of processes."""
+    jobs: list[dict[str, Any]] = []
+    for world, attempts in ATTEMPTS.items():
+        folder = place / str(world)
+        folder.mkdir()
+        command = running.command(folder / "out", [place / "bert", place / "gpt"], place / "data")
+        places = {name: str(folder / name) for name in ("cache", "log")}
+        jobs.append({"command": command, "seed": 3, "kills": attempts, "world": world, **places})
     done = subprocess.run(
-        [sys.executable, str(Path(killing.__file__)), json.dumps(job)],
+        [sys.executable, str(Path(killing.__file__)), json.dumps(jobs)],
         capture_output=True,
         text=True,
         check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout), out
+    return dict(zip(ATTEMPTS, json.loads(done.stdout), strict=True))
 
 
-@pytest.mark.parametrize(("world", "attempts"), [(1, 4), (2, 4)])
+@pytest.mark.parametrize("world", ATTEMPTS)
 def test_a_run_that_is_killed_again_and_again(
-    world: int, attempts: int, place: Path, tmp_path: Path
+    world: int, ended: dict[int, list[int]], place: Path
 ) -> None:
     """Half of the times while it writes a record; the store is damaged now and then."""
-    codes, out = killed(place, tmp_path, seed=3, kills=attempts, world=world)
+    codes, attempts, folder = ended[world], ATTEMPTS[world], place / str(world)
+    out, whole_run = folder / "out", place / "1" / "out-warm"
     kills = codes.count(-signal.SIGKILL)
     assert set(codes) <= {0, -signal.SIGKILL}
     assert codes[-1] == 0
     assert kills >= attempts // 4
 
-    whole, mended = running.numbers(tmp_path / "out-warm"), running.numbers(out)
+    whole, mended = running.numbers(whole_run), running.numbers(out)
     assert len(whole) == 2 * 2 * (4 + 2)
     assert mended.keys() == whole.keys()
     for unit, expected in whole.items():
@@ -65,13 +74,13 @@ def test_a_run_that_is_killed_again_and_again(
 
     units = [r["unit"] for r in running.records(out, "score", "metric")]
     assert len(units) == len(set(units))
-    begun = len((tmp_path / "log").read_text().splitlines())
+    begun = len((folder / "log").read_text().splitlines())
     assert len(units) <= begun <= len(units) + kills * world  # repeated: what was in flight
 
-    board, same = ((f / "leaderboard.csv").read_text() for f in (out, tmp_path / "out-warm"))
+    board, same = ((f / "leaderboard.csv").read_text() for f in (out, whole_run))
     assert board.splitlines()[0] == same.splitlines()[0]
     assert json.loads((out / "run.json").read_text())["finished"]
-    places = (out, tmp_path / "cache")
+    places = (out, folder / "cache")
     assert [p for place in places for p in place.rglob("*") if files.known(p.name)] == []
 
 

@@ -1,9 +1,10 @@
 """Run a command again and again, killed at another moment each time; a program of its own.
 
 It imports everything once and forks a child for each attempt, so that an attempt takes a second.
-Arguments: a JSON object with command, cache, log, seed, kills and world, the number of connected
-processes, of which one is killed, and then the others, as torchrun does. A file of the store is
-damaged after every fourth. Prints how each attempt ended: -9 killed, 0 finished.
+Arguments: a JSON list of objects with command, cache, log, seed, kills and world, the number of
+connected processes, of which one is killed, and then the others, as torchrun does. A file of the
+store is damaged after every fourth. Prints how the attempts of each ended: -9 killed, 0 finished.
+The first command is also run whole, beside its --output and cache, with -warm behind their names.
 """
 
 from __future__ import annotations
@@ -106,23 +107,28 @@ class _Undrawn:
         return "<svg></svg>"
 
 
-def main(job: dict[str, Any]) -> list[int]:
-    """All attempts, the last of them not killed."""
+def warm(job: dict[str, Any]) -> float:
+    """Run the command once in this process, elsewhere, so that the children need not import
+    anything; how many seconds it then takes."""
     from lrd_harness.plugins.reporters import _figures
 
     from lrd_harness.cli import main as run
 
-    # once in this process, elsewhere, so that the children need not import anything; without
-    # figures, as the library that draws them has threads, which a child would wait for in vain
+    # without figures, as the library that draws them has threads, which a child would wait for in
+    # vain
     vl_convert, _figures.vl_convert = _figures.vl_convert, _Undrawn()
     os.environ["LRD_HARNESS_CACHE"] = job["cache"] + "-warm"
     out = job["command"].index("--output") + 1
-    warm = [*job["command"][:out], job["command"][out] + "-warm", *job["command"][out + 1 :]]
-    assert run(warm) == 0
+    there = [*job["command"][:out], job["command"][out] + "-warm", *job["command"][out + 1 :]]
+    assert run(there) == 0
     begun = time.monotonic()
-    assert run([*warm[:out], warm[out] + "2", *warm[out + 1 :]]) == 0
-    whole = 2 * (time.monotonic() - begun)  # that one had the states already
+    assert run([*there[:out], there[out] + "2", *there[out + 1 :]]) == 0
     _figures.vl_convert = vl_convert
+    return 2 * (time.monotonic() - begun)  # that one had the states already
+
+
+def attempts(job: dict[str, Any], whole: float) -> list[int]:
+    """All attempts, the last of them not killed."""
     draw = random.Random(job["seed"])
     codes = []
     for number in range(job["kills"]):
@@ -132,6 +138,12 @@ def main(job: dict[str, Any]) -> list[int]:
         if number % 4 == 3:
             damage(Path(job["cache"]), draw)
     return [*codes, attempt(job, 0, None, None)]
+
+
+def main(jobs: list[dict[str, Any]]) -> list[list[int]]:
+    """All jobs."""
+    whole = warm(jobs[0])
+    return [attempts(job, whole) for job in jobs]
 
 
 if __name__ == "__main__":

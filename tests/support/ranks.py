@@ -1,7 +1,8 @@
 """Run a command in several connected processes; a program of its own, which imports all once.
 
-Reads a line after another: a JSON list of jobs with command, world and env (one mapping a process,
-or none). Each is run in forked children that torch.distributed connects, as torchrun would have it.
+Reads a line after another: a JSON list of jobs with command, world, env (one mapping a process, or
+none), and fork: whether it is a session of its own, in which `--processes` forks as well. Each is
+run in forked children that torch.distributed connects, as torchrun would have it.
 Answers a line with what the processes of each job ended with and wrote: [[code, stdout, stderr],
 ...]. As it forks before it does anything itself, a job leaves nothing behind for the next.
 """
@@ -39,8 +40,28 @@ def environment(rank: int, world: int, port: int) -> dict[str, str]:
     return {"MASTER_ADDR": "127.0.0.1", **{name: str(n) for name, n in ranks.items()}}
 
 
-def fork(command: list[str], env: dict[str, str], outputs: tuple[str, str]) -> int:
-    """A child that runs the command; its number."""
+def forks() -> None:
+    """Have `--processes` fork what it starts, where nothing has to be imported once more.
+
+    What is started answers signals as a new interpreter does.
+    """
+    from torch.distributed.launcher import api
+
+    from lrd_harness import processes
+
+    config, child = api.LaunchConfig, processes._child
+
+    def unaware(*given: Any) -> int:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        return child(*given)
+
+    api.LaunchConfig = lambda **given: config(**{**given, "start_method": "fork"})
+    processes._child = unaware
+
+
+def fork(command: list[str], env: dict[str, str], outputs: tuple[str, str], more: bool) -> int:
+    """A child that runs the command; its number. more: as `fork` of a job."""
     child = os.fork()
     if not child:
         os.environ.update(env)
@@ -49,6 +70,9 @@ def fork(command: list[str], env: dict[str, str], outputs: tuple[str, str]) -> i
             os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         from lrd_harness.cli import main
 
+        if more:
+            os.setsid()
+            forks()
         code = main(command)
         sys.stdout.flush()
         sys.stderr.flush()
@@ -65,7 +89,8 @@ def run(job: dict[str, Any]) -> list[tuple[int, str, str]]:
         for rank in range(world):
             env = environment(rank, world, port) if world > 1 else {}
             env |= job["env"][rank] if job.get("env") else {}
-            children[fork(job["command"], env, outputs[rank])] = rank
+            child = fork(job["command"], env, outputs[rank], job.get("fork", False))
+            children[child] = rank
         codes = [0] * world
         left = set(children)
         while left:

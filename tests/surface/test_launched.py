@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import running
@@ -70,10 +72,11 @@ def test_a_process_that_dies(own: Path, tmp_path: Path) -> None:
     """The others are ended, one line says so, and the same command goes on."""
     fault = "flag.touch(); os.kill(os.getpid(), signal.SIGKILL)"
     asked = faulty(own, tmp_path, "True", fault, "--processes", "2")
-    done = call("lrd_harness", *asked, cache=tmp_path / "cache")
-    assert done.returncode == 2
-    said = [line for line in done.stderr.splitlines() if line.startswith("lrd-harness: ")]
-    assert len(said) == 1, done.stderr
+    ended = {"command": asked, "world": 1, "fork": True}
+    (((code, _, told),),) = jobs(ended, cache=tmp_path / "cache")
+    assert code == 2
+    said = re.findall("lrd-harness: .*", told)
+    assert len(said) == 1, told
     assert "of 2 ended (SIGKILL)" in said[0]
     (again,) = jobs({"command": asked, "world": 2}, cache=tmp_path / "cache")
     assert [code for code, _, _ in again] == [0, 0], again[0][2]
@@ -81,26 +84,29 @@ def test_a_process_that_dies(own: Path, tmp_path: Path) -> None:
 
 
 def test_what_a_user_sees_of_control_c(own: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    more = ("--plugins", "nrs,curvature", "--processes", "2")
-    asked = command(own, out, *more, tasks=TASKS[:2], models=["bert", "gpt"])
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "LRD_HARNESS_CACHE": str(tmp_path / "cache")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lrd_harness", *asked],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=env,
-        start_new_session=True,
+    out, group, begun = tmp_path / "out", tmp_path / "group", [0.0]
+    file = tmp_path / "told.py"
+    file.write_text(
+        "import os, pathlib\nfrom lrd_harness import hookimpl\n"
+        f"pathlib.Path({str(group)!r}).write_text(str(os.getpgid(0)))\n"
+        "@hookimpl\ndef lrd_metrics():\n    return []\n"
     )
-    end = time.monotonic() + 120
-    while not list(out.glob("journal/*")) and time.monotonic() < end:
-        time.sleep(0.02)
-    begun = time.monotonic()
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes
-    shown, said = process.communicate(timeout=100)
-    assert process.returncode == 130, said
-    assert time.monotonic() - begun < 25  # and not after elastic's patience
+    more = ("--plugins", "nrs,curvature", "--processes", "2", "--load", str(file))
+    asked = command(own, out, *more, tasks=TASKS[:2], models=["bert", "gpt"])
+
+    def interrupt() -> None:
+        end = time.monotonic() + 120
+        while not list(out.glob("journal/*")) and time.monotonic() < end:
+            time.sleep(0.02)
+        begun[0] = time.monotonic()
+        os.killpg(int(group.read_text()), signal.SIGINT)  # as a terminal does: to all processes
+
+    Thread(target=interrupt).start()
+    (((code, shown, said),),) = jobs(
+        {"command": asked, "world": 1, "fork": True}, cache=tmp_path / "cache"
+    )
+    assert code == 130, said
+    assert time.monotonic() - begun[0] < 25  # and not after elastic's patience
     assert shown == ""
     assert said.count("Interrupted.") == 1, said
     assert f"The same command with --output {out} goes on where it stopped." in said
