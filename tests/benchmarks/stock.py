@@ -4,9 +4,10 @@
 
 Stock is `mteb.evaluate` of SentenceTransformer on the tasks, as they come. Ours is `lrd-harness
 run` from an empty store: every layer read, three metrics, mteb's evaluator at every layer, result
-files and tables. Each is a process of its own with one thread, user and system time counted. What
-it takes to begin (imports, the tasks' data) is measured by one that then has nothing to do, and
-taken off. The share of each stage is what the run says of itself.
+files and tables. Each is a process of its own, user and system time counted, with one thread: more
+of them wait for each other, which counts as well. What it takes to begin (imports, the tasks' data)
+is measured by one that then has nothing to do, and taken off. The share of each stage is what the
+run says of itself.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from typing import Any
 
 from _setting import arguments, folder
 
-ONE = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "RAYON")}
+LIBRARIES = ("OMP", "MKL", "OPENBLAS", "RAYON")
 
 
-def cpu(command: list[str], **environment: str) -> float:
+def cpu(command: list[str], threads: int, **environment: str) -> float:
     """The CPU seconds of a command, its children's among them."""
-    env = {**os.environ, **ONE, "TOKENIZERS_PARALLELISM": "false", **environment}
+    each = {f"{name}_NUM_THREADS": str(threads) for name in LIBRARIES}
+    env = {**os.environ, **each, "TOKENIZERS_PARALLELISM": "false", **environment}
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=env)
     _, status, used = os.wait4(process.pid, 0)
     if status:
@@ -47,7 +49,8 @@ def ours(name: str, options: argparse.Namespace) -> tuple[float, float, dict[str
         cache = Path(place) / "cache"
         cache.mkdir()
         (cache / "packages").symlink_to(packages / "packages")
-        whole, begin = (cpu(command, LRD_HARNESS_CACHE=str(cache)) for _ in range(2))
+        own = {"LRD_HARNESS_CACHE": str(cache)}
+        whole, begin = (cpu(command, options.threads, **own) for _ in range(2))
         return whole - begin, begin, json.loads(Path(place, "out", "run.json").read_text())
 
 
@@ -55,7 +58,9 @@ def stock(name: str, options: argparse.Namespace) -> tuple[float, float]:
     """Seconds of the stock evaluation, and to begin."""
     command = [sys.executable, __file__, "--models", name, "--tasks", *options.tasks]
     command += ["--max-length", str(options.max_length), *data(options)]
-    begin, whole = (cpu([*command, "--child", what]) for what in ("begin", "evaluate"))
+    begin, whole = (
+        cpu([*command, "--child", what], options.threads) for what in ("begin", "evaluate")
+    )
     return whole - begin, begin
 
 
@@ -97,6 +102,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--tasks", nargs="+", default=["LeeDocumentSTS"])
     parser.add_argument("--task-data", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
