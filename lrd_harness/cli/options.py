@@ -24,7 +24,8 @@ SHARD = (
 )
 EVALUATORS = (
     "processes on this machine that measure and evaluate while the next model is read (on GPUs one "
-    "for each core that is left, on CPUs 0: the process that read a model also evaluates it)"
+    "for each core that is left, at most 16 for each process; on CPUs 0: the process that read a "
+    "model also evaluates it)"
 )
 SHARDS = (
     "cut the run into N slices of equal cost, and keep the cut in the OUT of --output; "

@@ -42,6 +42,7 @@ from lrd_harness.runner.profile import Profile, Seconds
 from lrd_harness.runner.units import Context, Ledger, Unit, reader_settings
 
 LOOK = 0.5  # seconds between two looks at what is done, or at whether the reading process lives
+MOST = 16  # that a process which reads has of itself
 PATIENCE = 5.0  # seconds in which an evaluator without work is to end
 Main = Callable[[list[str]], int]  # runs a command line
 at_work: Evaluator | None = None  # in an evaluator's process
@@ -50,13 +51,13 @@ at_work: Evaluator | None = None  # in an evaluator's process
 def count(wanted: int | None, devices: Iterable[str]) -> int:
     """How many evaluators this process has, of so many that the machine is to have.
 
-    None: where models are on accelerators one for each core that reading processes leave, or one;
-    else none.
+    None: where models are on accelerators one for each core that reading processes leave, at least
+    1 and at most MOST each, as every one takes about a gigabyte; else none.
     """
     readers = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE") or 1)
     if wanted is None:
         fast = any(not device.startswith("cpu") for device in devices)
-        return max(1, cores() // readers - 1) if fast else 0
+        return min(MOST, max(1, cores() // readers - 1)) if fast else 0
     more = int(os.environ.get("LOCAL_RANK") or 0) < wanted % readers
     return max(1, wanted // readers + more) if wanted else 0
 

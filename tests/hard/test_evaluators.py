@@ -54,9 +54,10 @@ def lrd_tasks():
     ("wanted", "device", "local", "world", "found"),
     [
         (None, "cpu", "0", "1", 0),
-        (None, "cuda:0", "0", "1", 7),
-        (None, "cuda:1", "1", "2", 3),
-        (None, "mps", "0", "8", 1),
+        (None, "cuda:0", "0", "1", 16),
+        (None, "cuda:0", "0", "4", 7),
+        (None, "cuda:1", "1", "8", 3),
+        (None, "mps", "0", "32", 1),
         (0, "cuda", "0", "1", 0),
         (3, "cpu", "0", "2", 2),
         (3, "cpu", "1", "2", 1),
@@ -66,7 +67,7 @@ def lrd_tasks():
 def test_shares(
     wanted: Any, device: str, local: str, world: str, found: int, monkeypatch: running.Patch
 ) -> None:
-    monkeypatch.setattr("lrd_harness.runner.evaluators.cores", lambda: 8)
+    monkeypatch.setattr("lrd_harness.runner.evaluators.cores", lambda: 32)
     monkeypatch.setenv("LOCAL_RANK", local)
     monkeypatch.setenv("WORLD_SIZE", "16")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", world)
