@@ -129,7 +129,7 @@ def test_evaluators_give_the_tables_of_none(own: Path, tmp_path: Path) -> None:
     )
     assert [code for code, *_ in (alone, first, second)] == [0] * 3, (alone, first, second)
     same_numbers(outs[1], outs[0])
-    assert first[1].replace("/each ", "/none ") == alone[1]
+    assert first[1].replace("/each", "/none") == alone[1]
     units = [r["unit"] for r in running.records(outs[1], "score", "metric", "error")]
     assert len(units) == len(set(units))
     assert [len(list((out / "journal").glob("*"))) for out in outs] == [1, 4]

@@ -108,7 +108,9 @@ def test_a_run_on_slurm(
     slurm.until(ended, 300)
 
     assert json.loads((out / "run.json").read_text())["errors"] == 1  # merged by the other job
-    assert "Requeued job" in (out / f"shards/logs/{array}_2_0_log.out").read_text()
+    told = (out / f"shards/logs/{array}_2_0_log.out").read_text()
+    assert "Calling checkpoint method" in told
+    assert told.count("Starting with JobEnvironment") == 2
     assert main(asked) == 0  # the slice that failed, alone
     shown = capfd.readouterr()
     log = out / f"shards/logs/{array}_1_0_log.err"
