@@ -348,6 +348,9 @@ class ModelRun:
         lacking = self.evaluators.wait(text, lambda u: u.model == name and bool(u.metric))
         self.context.ledger.meet(self.ranks)
         if not self.ranks.agree(not lacking):
+            # of its layers, too, so that none is evaluated here as well
+            self.evaluators.wait(text, lambda u: u.model == name)
+            self.context.ledger.meet(self.ranks)
             self.evaluators = Evaluators()
             self._score(model)
 
