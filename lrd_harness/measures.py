@@ -48,6 +48,10 @@ class Metric:
         default each layer's mean.
     invariances: laws the conformance kit checks: "rotation", "scaling", "permutation".
     version: raise it when values change; unit: of the selection score ("radians"), "" for none.
+    group: a name that stands in `--plugins` for all metrics that bear it ("geometry").
+    default: whether it is measured where no metric is named; None: where it needs pooled texts or
+        tokens. For metrics that cost much: False.
+    experimental: whether what speaks for it is not settled yet, which is said beside its name.
     """
 
     name: str
@@ -61,6 +65,14 @@ class Metric:
     version: str = "1"
     unit: str = ""
     of: Of | Mapping[str, Of] | None = None
+    group: str = ""
+    default: bool | None = None
+    experimental: bool = False
+
+    @property
+    def by_default(self) -> bool:
+        """Whether a run that names no metric measures it."""
+        return self.needs in ("pooled", "tokens") if self.default is None else self.default
 
 
 PanelValues = Mapping[str, "float | Mapping[str, float] | Mapping[str, Mapping[str, float]]"]
@@ -78,7 +90,7 @@ class PanelMetric:
     states: which of a model's states it is given: "last", or what the user sets as its `layer`; or
         "all", then a sequence of L + 1.
     selection: the score by model that ranks models; unit: of that score, "" for none.
-    version: raise it when values change.
+    version: raise it when values change. group, experimental: as of a Metric.
     """
 
     name: str
@@ -87,6 +99,8 @@ class PanelMetric:
     selection: Choice | None = None
     version: str = "1"
     unit: str = ""
+    group: str = ""
+    experimental: bool = False
 
 
 BlockValues = Sequence["float | None"]

@@ -50,14 +50,19 @@ def resolve_measures(
 ) -> tuple[list[PlannedMetric], list[PlannedPanel]]:
     """The metrics of a suite, and its panel metrics.
 
-    Where it names none, all metrics on pooled texts and tokens; "all" stands for all metrics. A
-    panel metric, whose values hang on who else is there, is measured where it is named.
+    Where it names none, those measured by default; "all" stands for all metrics, a group's name for
+    all that are in it. A panel metric, whose values hang on who else is there, is measured where it
+    or its group is named.
     """
     every, panel = plugins.all("metric"), plugins.names("panel metric")
     if suite.plugins is None:
-        names = [metric.name for metric in every if metric.needs in ("pooled", "tokens")]
+        names = [metric.name for metric in every if metric.by_default]
     else:
-        parts = ([m.name for m in every] if n == "all" else [n] for n in suite.plugins)
+        groups = {"all": [metric.name for metric in every]}
+        for metric in (*every, *plugins.all("panel metric")):
+            groups.setdefault(metric.group, []).append(metric.name)
+        known = {*groups["all"], *panel, ""}
+        parts = ([n] if n in known else groups.get(n, [n]) for n in suite.plugins)
         names = list(dict.fromkeys(name for part in parts for name in part))
     planned = [_planned(name, plugins, suite.parameters.get(name, {})) for name in names]
     for name in suite.parameters:
@@ -74,7 +79,9 @@ def _planned(name: str, plugins: Plugins, typed: Mapping[str, Any]) -> Any:
     panel, metrics = plugins.names("panel metric"), plugins.names("metric")
     if name not in (*metrics, *panel):
         plugins.check_borne("metric", name)
-        raise unknown("metric", name, [*metrics, *panel], "`lrd-harness plugins` lists them all.")
+        groups = {m.group for m in (*plugins.all("metric"), *plugins.all("panel metric"))} - {""}
+        known = [*metrics, *panel, "all", *sorted(groups)]
+        raise unknown("metric", name, known, "`lrd-harness plugins` lists them all.")
     metric = plugins.get("panel metric" if name in panel else "metric", name)
     layer = {LAYER: "last"} if name in panel and has_layer(metric) else {}
     check_parameters(metric, typed, *layer)

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from running import one_line
 from lrd_harness import manager
 from lrd_harness.cli import main, parser
 from lrd_harness.cli.arguments import suite_of
-from lrd_harness.contracts import Checkpoint, Metric
+from lrd_harness.contracts import Checkpoint, Metric, PanelMetric
 from lrd_harness.errors import UserError
 from lrd_harness.measuring import PlannedMetric
 from lrd_harness.planning import models as planned_models
-from lrd_harness.planning.parameters import resolve_metrics
+from lrd_harness.planning.parameters import resolve_measures, resolve_metrics
 from lrd_harness.planning.resolve import Plan, make_plan
 from lrd_harness.planning.settings import Settings
 from lrd_harness.planning.suite import ModelEntry, Suite
@@ -207,6 +208,28 @@ def test_metrics_that_need_views_are_asked_for_by_name(
     assert chosen(plugins=("by-view",)) == ["by-view"]
     assert chosen(plugins=("all",)) == [m.name for m in manager.load().all("metric")]
     assert {"by-view", "lidar", "frenet"} <= set(chosen(plugins=("all",)))
+
+
+def test_a_group_stands_for_its_metrics_and_costly_ones_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cheap = Metric("cheap", lambda states: {}, group="sizes")
+    costly = replace(cheap, name="costly", default=False)
+    pair = PanelMetric("pair", lambda states, families: {}, group="sizes")
+    running.with_plugin(
+        monkeypatch, lrd_metrics=lambda: [cheap, costly], lrd_panel_metrics=lambda: [pair]
+    )
+
+    def chosen(*named: str) -> list[list[str]]:
+        suite = Suite("x", plugins=named or None)
+        return [[m.metric.name for m in part] for part in resolve_measures(suite, manager.load())]
+
+    assert chosen()[0][-1] == "cheap"
+    assert chosen()[1] == []
+    assert chosen("sizes", "costly", "nrs") == [["cheap", "costly", "nrs"], ["pair"]]
+    assert "costly" in chosen("all")[0]
+    with pytest.raises(UserError, match=r"'size'\. Did you mean sizes"):
+        chosen("size")
 
 
 def resolved(metric: str, **parameters: Any) -> PlannedMetric:
