@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import linalg, stats
+from scipy import stats
 from torch import Tensor
 
+from lrd_harness.capture.covariance import debiased_cka, top_share
 from lrd_harness.capture.samples import SEED
 from lrd_harness.errors import DegenerateState, NotEnoughTexts, NotFinite, UnitError
 from lrd_harness.measuring import float64, is_degenerate, is_finite
 
 LEAST, MOST = 50, 2000  # texts
 K = 10  # neighbours
-ROUNDING = 1e-12
 AT_ONCE = 2**24  # float64 numbers of next-token distributions in memory at once, 128 MiB
 
 
@@ -35,9 +35,10 @@ def alike(original: Any, changed: Any) -> dict[str, float]:
         its two outputs, and ``unpaired``, that of two different texts' (neither where widths
         differ). Of all texts: ``rsa``, Spearman's correlation of the two matrices of cosines;
         ``knn_overlap``, the mean share of a text's 10 nearest others that are the same, beside
-        ``chance``; ``cka``, see `cka`, beside ``top_share`` and ``top_share_original``, the share
-        of the variance that lies in the first direction: near 1, that direction alone decides.
-        What has no value is absent: all but cosines where an output is the same for most texts.
+        ``chance``; ``cka``, as of `debiased_cka`, beside ``top_share`` and
+        ``top_share_original``, the share of the variance that lies in the first direction: near 1,
+        that direction alone decides. What has no value is absent: all but cosines where an output
+        is the same for most texts.
 
     Raises NotEnoughTexts, NotFinite, and UnitError for unequal numbers of texts.
 
@@ -72,43 +73,17 @@ def alike(original: Any, changed: Any) -> dict[str, float]:
     near = [_neighbours(matrix, k) for matrix in cosines]
     common = sum(len(set(a) & set(b)) for a, b in zip(*map(np.ndarray.tolist, near), strict=True))
     figures |= {"knn_overlap": common / (n * k), "chance": k / (n - 1)}
+    before, after = torch.from_numpy(h), torch.from_numpy(g)
     try:
-        figures["cka"] = cka(h, g)
+        figures["cka"] = debiased_cka(before, after)
     except DegenerateState:
         return figures
-    return figures | {"top_share": top_share(g), "top_share_original": top_share(h)}
+    return figures | {"top_share": top_share(after), "top_share_original": top_share(before)}
 
 
 def chosen(n: int) -> np.ndarray:
     """Which of n texts are compared: the numbers (2000,) of a seeded sample, ascending."""
     return np.sort(np.random.RandomState(SEED).choice(n, MOST, replace=False))
-
-
-def cka(x: np.ndarray, y: np.ndarray) -> float:
-    """Linear CKA of (n, d) and (n, d'), debiased: -1..1, about 0 if independent.
-
-    Raises DegenerateState where either has no variance to compare.
-    """
-    n = len(x)
-    k, m = (_off_diagonal(side - side.mean(axis=0)) for side in (x, y))
-
-    def h(a: np.ndarray, b: np.ndarray) -> float:
-        both = a.sum() * b.sum() / ((n - 1) * (n - 2))
-        return float((a * b).sum() + both - 2 * a.sum(axis=0) @ b.sum(axis=0) / (n - 2))
-
-    own = [h(side, side) for side in (k, m)]
-    if any(value <= ROUNDING * (a * a).sum() for value, a in zip(own, (k, m), strict=True)):
-        raise DegenerateState("CKA: all texts are equally alike")
-    return h(k, m) / float(np.sqrt(own[0] * own[1]))
-
-
-def top_share(x: np.ndarray) -> float:
-    """The largest eigenvalue of the covariance of (n, d) by the sum of all."""
-    centred = x - x.mean(axis=0)
-    small = centred @ centred.T if len(x) <= x.shape[1] else centred.T @ centred
-    last = len(small) - 1
-    (largest,) = linalg.eigh(small, eigvals_only=True, subset_by_index=(last, last))
-    return float(largest / np.trace(small))
 
 
 def _checked(outputs: Any) -> np.ndarray:
@@ -131,12 +106,6 @@ def _neighbours(cosines: np.ndarray, k: int) -> np.ndarray:
     away = -cosines
     np.fill_diagonal(away, np.inf)
     return away.argsort(axis=1, kind="stable")[:, :k]
-
-
-def _off_diagonal(x: np.ndarray) -> np.ndarray:
-    gram: np.ndarray = x @ x.T
-    np.fill_diagonal(gram, 0)
-    return gram
 
 
 class NextTokens:

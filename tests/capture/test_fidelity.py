@@ -13,7 +13,8 @@ from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import NearestNeighbors
 from states import signs, walk
 
-from lrd_harness.capture.fidelity import NextTokens, alike, cka
+from lrd_harness.capture.covariance import debiased_cka
+from lrd_harness.capture.fidelity import NextTokens, alike
 from lrd_harness.errors import DegenerateState, NotEnoughTexts, NotFinite, UnitError
 
 
@@ -130,7 +131,7 @@ def test_what_has_no_value() -> None:
         *("top_share", "top_share_original"),
     }
     with pytest.raises(DegenerateState):
-        cka(np.eye(60), LAST)
+        debiased_cka(torch.eye(60).double(), torch.tensor(LAST))
     zeros = np.vstack([np.zeros((1, 12)), LAST[1:]])
     assert alike(zeros, zeros)["cosine"] == pytest.approx(59 / 60)
 

@@ -1,0 +1,118 @@
+"""Covariance of states: its eigenvalues, and linear CKA, how far states vary alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lrd_harness.errors import DegenerateState, NotEnoughTexts
+
+if TYPE_CHECKING:
+    import torch
+
+CKA_TEXTS = 20
+ROUNDING = 1e-12  # of the largest number: a spread as small as this is rounding
+LOST = 1e-20  # (1e-10)²: below this share of the squared variance, CKA has not six digits left
+PIECE = 2**25  # numbers of Gram matrices in memory at once: 256 MiB
+
+
+def centred(state: torch.Tensor) -> torch.Tensor:
+    """Rows (n, d) less their mean, by the largest number left, so that no square overflows.
+
+    Raises DegenerateState where all rows are the same.
+    """
+    largest = state.abs().max()
+    rows = state / largest if largest > 0 else state
+    rows = rows - rows.mean(dim=0)
+    spread = rows.abs().max()
+    if not spread > ROUNDING:
+        raise DegenerateState("all texts have the same state")
+    scaled: torch.Tensor = rows / spread
+    return scaled
+
+
+def eigenvalues(state: torch.Tensor) -> torch.Tensor:
+    """Eigenvalues of the covariance of (n, d), up to a factor: min(n, d), descending, 0 or more.
+
+    What is left of the d are zeros. Raises DegenerateState where all rows are the same.
+
+    Examples
+    --------
+    >>> import torch
+    >>> eigenvalues(torch.tensor([[2.0, 0, 0], [-2, 0, 0], [0, 1, 0], [0, -1, 0]])).tolist()
+    [2.0, 0.5, 0.0]
+    """
+    import torch
+
+    rows = centred(state)
+    small = rows.T @ rows if rows.shape[0] > rows.shape[1] else rows @ rows.T
+    ascending: torch.Tensor = torch.linalg.eigvalsh(small)
+    return ascending.clamp(min=0).flip(0)
+
+
+def top_share(state: torch.Tensor) -> float:
+    """The largest eigenvalue of the covariance of (n, d) by the sum of all; raises as those."""
+    values = eigenvalues(state)
+    return float(values[0] / values.sum())
+
+
+def cka_matrix(states: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Linear CKA of each pair of states, debiased: (S, S) in -1..1, about 0 if independent.
+
+    Sums over pairs of texts of products of the U-centred Gram matrices (Székely and Rizzo, 2014),
+    made in pieces of 2**25 numbers, for each of which all states are read once.
+
+    Parameters
+    ----------
+    states : sequence of S tensors (n, d_l), float64
+        Of the same texts, at least 20.
+
+    Raises
+    ------
+    NotEnoughTexts
+        Below 20 texts, where the matrix says next to nothing.
+    DegenerateState
+        Where a state has no variance to compare: all texts are the same, or equally alike.
+
+    Examples
+    --------
+    >>> import torch
+    >>> state = torch.randn(20, 48, generator=torch.Generator().manual_seed(0)).double()
+    >>> round(float(cka_matrix([state, 3 - state.flip(1)])[0, 1]), 9)
+    1.0
+    """
+    import torch
+
+    n, start = len(states[0]), 0
+    if n < CKA_TEXTS:
+        raise NotEnoughTexts(f"CKA needs at least {CKA_TEXTS} texts, got {n}")
+    device = states[0].device
+    products = torch.zeros(len(states), len(states), dtype=torch.float64, device=device)
+    size = torch.ones(len(states), dtype=torch.float64, device=device)
+    while start < n - 1:  # pairs of a text and a later one
+        stop = min(n, start + max(1, PIECE // (len(states) * (n - start))))
+        grams = products.new_empty(len(states), stop - start, n - start)
+        for layer, state in enumerate(states):
+            try:
+                rows = centred(state)
+            except DegenerateState:
+                raise DegenerateState(f"CKA: layer {layer} is the same for all texts") from None
+            squares = rows.square().sum(dim=1)
+            sums = (rows @ rows.sum(dim=0) - squares) / (n - 2)  # of each text with all others
+            gram = rows[start:stop] @ rows[start:].T - sums[start:stop, None] - sums[start:]
+            grams[layer] = (gram + sums.sum() / (n - 1)).triu(1)
+            size[layer] = squares.sum()
+        flat = grams.flatten(1)
+        products += flat @ flat.T
+        start = stop
+    alike = (products.diagonal() <= LOST * size.square()).nonzero().flatten().tolist()
+    if alike:
+        raise DegenerateState(f"CKA: in layer {alike[0]} all texts are equally alike")
+    norms = products.diagonal().sqrt()
+    matrix: torch.Tensor = (products / norms[:, None] / norms).clamp(-1, 1).fill_diagonal_(1)
+    return matrix
+
+
+def debiased_cka(x: torch.Tensor, y: torch.Tensor) -> float:
+    """Linear CKA of (n, d) and (n, d'), float64, as of `cka_matrix`, which says what it raises."""
+    return float(cka_matrix([x, y])[0, 1])
