@@ -47,6 +47,8 @@ BUILT_IN = (
     "lrd_harness.plugins.metrics.cosine",
     "lrd_harness.plugins.metrics.subspace_distance",
     "lrd_harness.plugins.metrics.mutual_knn",
+    "lrd_harness.plugins.metrics.geometry",
+    "lrd_harness.plugins.metrics.cka",
     "lrd_harness.plugins.adapters.llm2vec",
     "lrd_harness.plugins.adapters.sentence_transformers",
     "lrd_harness.plugins.adapters.plain",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lrd_harness.errors import DegenerateState, NotEnoughTexts
@@ -16,19 +16,31 @@ LOST = 1e-20  # (1e-10)²: below this share of the squared variance, CKA has not
 PIECE = 2**25  # numbers of Gram matrices in memory at once: 256 MiB
 
 
+def scaled(state: torch.Tensor) -> torch.Tensor:
+    """(n, d) by its largest number, so that squares neither overflow nor vanish."""
+    largest = state.abs().max()
+    return state / largest if largest > 0 else state
+
+
 def centred(state: torch.Tensor) -> torch.Tensor:
-    """Rows (n, d) less their mean, by the largest number left, so that no square overflows.
+    """Rows (n, d) less their mean, scaled.
 
     Raises DegenerateState where all rows are the same.
     """
-    largest = state.abs().max()
-    rows = state / largest if largest > 0 else state
+    rows = scaled(state)
     rows = rows - rows.mean(dim=0)
-    spread = rows.abs().max()
-    if not spread > ROUNDING:
+    if not rows.abs().max() > ROUNDING:
         raise DegenerateState("all texts have the same state")
-    scaled: torch.Tensor = rows / spread
-    return scaled
+    return scaled(rows)
+
+
+def smaller_product(state: torch.Tensor) -> torch.Tensor:
+    """The Gram matrix of (n, d) less its mean, or its covariance times n where that is smaller.
+
+    Either has all eigenvalues of the covariance that are above 0, up to a factor.
+    """
+    rows = centred(state)
+    return rows.T @ rows if rows.shape[0] > rows.shape[1] else rows @ rows.T
 
 
 def eigenvalues(state: torch.Tensor) -> torch.Tensor:
@@ -44,9 +56,7 @@ def eigenvalues(state: torch.Tensor) -> torch.Tensor:
     """
     import torch
 
-    rows = centred(state)
-    small = rows.T @ rows if rows.shape[0] > rows.shape[1] else rows @ rows.T
-    ascending: torch.Tensor = torch.linalg.eigvalsh(small)
+    ascending: torch.Tensor = torch.linalg.eigvalsh(smaller_product(state))
     return ascending.clamp(min=0).flip(0)
 
 
@@ -54,6 +64,27 @@ def top_share(state: torch.Tensor) -> float:
     """The largest eigenvalue of the covariance of (n, d) by the sum of all; raises as those."""
     values = eigenvalues(state)
     return float(values[0] / values.sum())
+
+
+def participation(state: torch.Tensor) -> float:
+    """The squared sum of the eigenvalues by the sum of their squares; raises as those."""
+    product = smaller_product(state)
+    return float(product.trace().square() / product.square().sum())
+
+
+def pieces_of_pairs(n: int, numbers: int) -> Iterator[tuple[int, int]]:
+    """Pieces of the upper half of an n x n matrix: rows start..stop of the columns from start on.
+
+    numbers: at most in a piece, but for a single row.
+
+    >>> list(pieces_of_pairs(5, 10))
+    [(0, 2), (2, 5)]
+    """
+    start = 0
+    while start < n:
+        stop = min(n, start + max(1, numbers // (n - start)))
+        yield start, stop
+        start = stop
 
 
 def cka_matrix(states: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -83,14 +114,13 @@ def cka_matrix(states: Sequence[torch.Tensor]) -> torch.Tensor:
     """
     import torch
 
-    n, start = len(states[0]), 0
+    n = len(states[0])
     if n < CKA_TEXTS:
         raise NotEnoughTexts(f"CKA needs at least {CKA_TEXTS} texts, got {n}")
     device = states[0].device
     products = torch.zeros(len(states), len(states), dtype=torch.float64, device=device)
     size = torch.ones(len(states), dtype=torch.float64, device=device)
-    while start < n - 1:  # pairs of a text and a later one
-        stop = min(n, start + max(1, PIECE // (len(states) * (n - start))))
+    for start, stop in pieces_of_pairs(n, PIECE // len(states)):
         grams = products.new_empty(len(states), stop - start, n - start)
         for layer, state in enumerate(states):
             try:
@@ -104,7 +134,6 @@ def cka_matrix(states: Sequence[torch.Tensor]) -> torch.Tensor:
             size[layer] = squares.sum()
         flat = grams.flatten(1)
         products += flat @ flat.T
-        start = stop
     alike = (products.diagonal() <= LOST * size.square()).nonzero().flatten().tolist()
     if alike:
         raise DegenerateState(f"CKA: in layer {alike[0]} all texts are equally alike")
@@ -114,5 +143,11 @@ def cka_matrix(states: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def debiased_cka(x: torch.Tensor, y: torch.Tensor) -> float:
-    """Linear CKA of (n, d) and (n, d'), float64, as of `cka_matrix`, which says what it raises."""
-    return float(cka_matrix([x, y])[0, 1])
+    """Linear CKA of (n, d) and (n, d'), float64: that of `cka_matrix`.
+
+    Raises NotEnoughTexts below 20 texts, DegenerateState where either has no variance to compare.
+    """
+    try:
+        return float(cka_matrix([x, y])[0, 1])
+    except DegenerateState:
+        raise DegenerateState("CKA: all texts are the same, or equally alike") from None
