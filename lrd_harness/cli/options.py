@@ -14,8 +14,8 @@ from lrd_harness.errors import named
 TEMPLATES = Path(__file__).parents[1] / "templates"  # KIND.py.txt, the smallest example of a kind
 MODEL = "a hub id, folder, or pypi:PACKAGE==VERSION"
 METRICS = (
-    "metric plugins, as frenet,gfmi, or all (default: all that need the usual pass alone; "
-    "views of texts and the like multiply what is read)"
+    "metric plugins, as frenet,gfmi, groups of them, as geometry, or all (default: those that need "
+    "the usual pass alone and little time; `lrd-harness plugins` says which)"
 )
 SHARD = (
     "run one of N slices, the I-th (from 1): as `plan --shards N` has cut OUT, else of equal "

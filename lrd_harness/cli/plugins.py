@@ -62,7 +62,8 @@ def _list(arguments: argparse.Namespace) -> int:
         for entry in entries.values():
             ours = entry.provider.startswith("lrd_harness.")
             origin = "" if ours else f" (from {entry.provider})"
-            rows.append((entry.record.name, _about(kind, entry.record) + origin))
+            about = "; ".join([_about(kind, entry.record), *_standing(kind, entry.record)])
+            rows.append((entry.record.name, about + origin))
         tables.append(table(f"{kind.capitalize()}s", ("name", "what it is"), rows))
     broken = [(fault.name, f"{fault.reason} (from {fault.provider})") for fault in plugins.broken]
     tables.append(table("Broken plugins", ("entry point", "why"), broken))
@@ -87,6 +88,17 @@ def _about(kind: str, record: Any) -> str:
         where = kept if record.files is None else "a folder, --output DIR"
         return f"{record.description}; {where}" if record.description else where
     return str(getattr(record, "description", ""))
+
+
+def _standing(kind: str, record: Any) -> Iterator[str]:
+    """Of a metric: its group, when it is measured, and whether it is experimental."""
+    if kind.endswith("metric"):
+        if record.group:
+            yield f"group {record.group}"
+        if not getattr(record, "by_default", False):
+            yield "measured where named"
+        if record.experimental:
+            yield "experimental"
 
 
 def _new(arguments: argparse.Namespace) -> int:
@@ -194,13 +206,16 @@ def _tables(kind: str, entry: Entry, plugins: Plugins) -> Iterator[Table]:
     said = getdoc(record.measure) if kind.endswith("metric") else None
     about = [_about(kind, record), " ".join((said or "").split("\n\n")[0].split())]
     rows = [("what it is", "; ".join(filter(None, about))), ("from", entry.provider)]
+    if kind.endswith("metric"):
+        always = getattr(record, "by_default", False)
+        rows.append(("measured", "by default" if always else "where it or its group is named"))
     stranger = next((s for s in plugins.strangers if s.owner.provider == entry.provider), None)
     if stranger is not None:
         rows += [("file", str(stranger.owner.file or "")), ("code", stranger.version)]
         rows.append(("interface", str(INTERFACE)))  # of others nothing is taken
     for field in fields(record):
         value = getattr(record, field.name)
-        if field.name not in ("name", "description") and not callable(value):
+        if field.name not in ("name", "description", "default") and not callable(value):
             rows.append((field.name.replace("_", " "), _said(value)))
     use = _use(kind, record.name, isinstance(record, TaskFamily))
     use += " --output DIR" * (getattr(record, "files", None) is not None)
@@ -234,4 +249,4 @@ def _said(value: Any) -> str:
         return f"{value.score}, {'higher' if value.best == 'max' else 'lower'} is better"
     if isinstance(value, (frozenset, tuple, list)):
         return ", ".join(map(str, sorted(value)))
-    return "" if value in (None, "", False) else str(value)
+    return "" if value in (None, "", False) else "yes" if value is True else str(value)

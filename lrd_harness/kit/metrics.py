@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lrd_harness import manager
 from lrd_harness.contracts import Metric, PanelMetric
 from lrd_harness.errors import UnitError
 from lrd_harness.kit.checking import Checks, check_alike, numbers, said, stir
@@ -116,6 +118,16 @@ class _MeasureChecks(Checks):
                 continue
             except Exception as error:
                 raise AssertionError(f"{what}: {said(error)}") from error
+
+    def group(self) -> None:
+        """its group, if any, is a word that --plugins takes for nothing else
+
+        Choose a plain word, as geometry, that is neither "all" nor the name of a metric.
+        """
+        plugins, group = manager.load(), self.record.group
+        names = ["all", *plugins.names("metric"), *plugins.names("panel metric"), self.name]
+        assert not group or re.fullmatch("[a-z][a-z0-9_-]*", group), f"{group!r} is no plain word"
+        assert group not in names, f"{group} is a name of --plugins already"
 
     def _same(self, what: str, *sample: Any, near: float = 1e-6, tiny: float = 1e-9) -> None:
         check_alike(what, self.scores, self._measured(*sample), near, tiny)

@@ -154,15 +154,16 @@ def random_sample(metric: Metric, times: int = 1) -> list[np.ndarray]:
 
     Pooled (48, 12), one text's (12, 12), or views (48, q, 12), q as many as it asks for, the views
     of a text near each other, as are its halves; of attention a text's maps in 4 blocks,
-    (3, 12, 12), each row of which sums to 1. times: as many texts, or tokens.
+    (3, 12, 12), each row of which sums to 1. times: as many texts, or tokens; more than once with
+    24 dimensions.
     """
     count = times * (LENGTHS[0] if metric.needs in PER_TEXT else 48)
     if metric.needs == "attention":
         return random_maps(count)
-    states = random_states(count)
+    states = random_states(count, 12 * min(times, 2))
     if metric.needs not in ("views", "halves"):
         return states
-    shape = len(states), len(states[0]), max(2, copies(metric)), 12
+    shape = len(states), count, max(2, copies(metric)), states[0].shape[1]
     noise = np.random.default_rng(1).normal(size=shape)
     return [s[:, None] + 0.3 * some for s, some in zip(states, noise, strict=True)]
 

@@ -44,6 +44,11 @@ BANDS = 3  # groups whose bands can be told apart
 STEP = 4  # of the 101 depths of a mean curve every fourth is drawn
 OF = {"kind": "kinds of models", "family": "families", "task type": "task types"}
 MAPS, LAYERS, PIXELS = 6, 33, 220  # maps; rows of a map, more being thinned out; its size
+SCALES = {
+    "subspace_distance": " (0 the same, 1 orthogonal)",
+    "cka": " (1 alike, about 0 independent)",
+}
+Maps = tuple[str, list[tuple[str, pd.DataFrame]]]  # a metric, and by name of model its table
 BINS = 25  # of a distribution, as drawn
 _BAND = "; the band is one standard deviation between models, none where a group has one model"
 _LAYERS = alt.Axis(labelOverlap=True, labelAngle=0, ticks=False, grid=False)
@@ -323,29 +328,38 @@ def _bands(rows: Rows, grouping: str) -> Any:
     return alt.layer(*(shades if len(distinct(rows, "group")) <= BANDS else []), line)
 
 
-def distances(side: Side) -> Figure | None:
-    """How far apart each two layers are: a map per model, of the first metric that measures it."""
-    metric, maps = _maps(side, square=True)
+def distances(side: Side) -> list[Figure]:
+    """How near each two layers are: for each metric that measures it a map per model."""
+    drawn = (_distances(side, *of_metric) for of_metric in enumerate(_maps(side, square=True), 1))
+    return [figure for figure in drawn if figure]
+
+
+def _distances(side: Side, number: int, found: Maps) -> Figure | None:
+    metric, maps = found
     rows = [
         {"model": model, "layer": layer, "other layer": other, "distance": value}
         for model, grid in maps
         for layer, values in _thinned(_thinned(grid).T).T.iterrows()
         for other, value in values.items()
     ]
+    grid = maps[0][1].to_numpy()
+    alike = grid.diagonal().mean() > grid.mean()  # a layer is nearest to itself
+    ends = "bright is near, dark is far" if alike else "dark is near, bright is far"
     caption = (
-        f"{plain(metric)} between the states of each two layers, mean over tasks: dark is near, "
-        "bright is far; blocks along the diagonal are layers that do much the same."
+        f"{plain(metric)} between the states of each two layers, mean over tasks: {ends}; "
+        "blocks along the diagonal are layers that do much the same."
     )
-    scale = plain(metric)
-    scale += " (0 the same, 1 orthogonal)" if metric == "subspace_distance" else ""
+    caption += " Where top_share is near 1, one direction decides it." * (metric == "cka")
+    scale = plain(metric) + SCALES.get(metric, "")
     x = {"x": alt.X("other layer:O", title="layer", axis=_LAYERS)}
-    title = "how far apart the layers are"
-    return _map(side, "distances", title, caption, rows, x, "distance", scale)
+    title = "how alike the layers are" if alike else "how far apart the layers are"
+    name = "distances" if number == 1 else f"distances-{number}"
+    return _map(side, name, title, caption, rows, x, "distance", scale)
 
 
 def entropies(side: Side) -> Figure | None:
     """How the entropies of texts or images spread in each layer: a map per model."""
-    metric, maps = _maps(side, square=False)
+    metric, maps = next(_maps(side, square=False), ("", []))
     rows = []
     for model, grid in maps:
         for layer, counts in _thinned(grid).iterrows():
@@ -365,8 +379,8 @@ def entropies(side: Side) -> Figure | None:
     return _map(side, "entropies", title, caption, rows, x, "share", f"% of {inputs}")
 
 
-def _maps(side: Side, square: bool) -> tuple[str, list[tuple[str, pd.DataFrame]]]:
-    """The first metric with such a table, and of the first models the mean of it over tasks.
+def _maps(side: Side, square: bool) -> Iterator[Maps]:
+    """Each metric with such a table, and of the first models the mean of it over tasks.
 
     square: a value for each two layers; else the counts of a histogram in each layer.
     """
@@ -399,8 +413,7 @@ def _maps(side: Side, square: bool) -> tuple[str, list[tuple[str, pd.DataFrame]]
         if (grid.shape[0] == grid.shape[1] > 2) if square else name == "histogram":
             if square:
                 maps = [(m, g.set_axis(g.index, axis=1)) for m, g in maps if len(set(g.shape)) == 1]
-            return metric, maps
-    return "", []
+            yield metric, maps
 
 
 def _thinned(grid: pd.DataFrame) -> pd.DataFrame:

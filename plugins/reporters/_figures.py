@@ -64,7 +64,7 @@ NAMED = re.compile(r'((?<= )id="|url\(#)([^")]+)')
 
 def figures(report: Report) -> list[Figure]:
     """All figures that there are tables for, board by board."""
-    makers: list[Callable[[Side], Figure | None]] = [
+    makers: list[Callable[[Side], Figure | list[Figure] | None]] = [
         predictors,
         ranks,
         curves,
@@ -74,8 +74,9 @@ def figures(report: Report) -> list[Figure]:
     ]
     beside = [prefix for prefix in PREFIXES[1:] if report.get(f"{prefix}ranking")]
     sides = [Side(report, prefix) for prefix in ("", *beside)]
-    drawings = [maker(side) for side in sides for maker in makers]
-    return [figure for figure in [*drawings, pruning(report)] if figure]
+    drawings = [*(maker(side) for side in sides for maker in makers), pruning(report)]
+    several = [d if isinstance(d, list) else [d] for d in drawings if d]
+    return [figure for some in several for figure in some]
 
 
 def figure_files(report: Report) -> Iterator[tuple[str, bytes]]:

@@ -38,10 +38,11 @@ def test_what_built_in_metrics_declare() -> None:
     laws = {"rotation", "scaling", "permutation"}
     assert all(m.invariances == FEWER_LAWS.get(n, laws) for n, m in METRICS.items())
     assert {n for n, m in METRICS.items() if m.selection} == {"frenet", "nrs", "gfmi"}
-    lowest = ("prompt_entropy", "dataset_entropy", "curvature", "dime")
+    lowest = ("prompt_entropy", "dataset_entropy", "curvature", "dime", "uniformity")
     highest = {"effective_rank": "effective_rank", "infonce": "mi", "lidar": "lidar"}
     expected = {name: (name, "min") for name in lowest}
     expected |= {name: (score, "max") for name, score in highest.items()}
+    expected["alpha_req"] = ("distance", "min")
     assert {n: m.layer_choice for n, m in METRICS.items() if m.layer_choice} == expected
 
 
@@ -257,7 +258,7 @@ def lrd_pruners():
 def test_the_command_shows_every_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.py").write_text(OWN)
     assert main(["plugins", "check", "cosine", "mutual_knn"]) == 0
-    assert capsys.readouterr().out.count(" ok") == 14
+    assert capsys.readouterr().out.count(" ok") == 16
     assert main(["plugins", "check", str(tmp_path / "mine.py")]) == 1
     shown = " ".join(capsys.readouterr().out.split())
     for said in ("Metric mine", "Pruning rule first", "not 2 of the", "not tried", "what to do"):
