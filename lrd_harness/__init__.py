@@ -41,7 +41,7 @@ _EXPORTS = {
     **dict.fromkeys(
         (
             "Adapter Checkpoint Choice Command Metric ModelInfo ModelOptions ModelView PanelMetric "
-            "Pruner Reporter Request Score Task TaskFamily TaskOptions Text"
+            "Pruner Reporter Request Score Summary Task TaskFamily TaskOptions Text"
         ).split(),
         "contracts",
     ),

@@ -14,9 +14,11 @@ from lrd_harness.measures import BlockValues as BlockValues
 from lrd_harness.measures import Choice as Choice
 from lrd_harness.measures import Evidence as Evidence
 from lrd_harness.measures import Metric as Metric
+from lrd_harness.measures import Norm as Norm
 from lrd_harness.measures import PanelMetric as PanelMetric
 from lrd_harness.measures import PanelValues as PanelValues
 from lrd_harness.measures import Pruner as Pruner
+from lrd_harness.measures import Summary as Summary
 from lrd_harness.measures import Values as Values
 from lrd_harness.report import Report
 
@@ -164,7 +166,6 @@ class LanguageModel(BlockModel, Protocol):
 
 
 PromptType = Literal["query", "document"]
-Norm = Literal["raw", "final", "hf"]
 Mask = Literal["causal", "bidirectional"]
 Modality = Literal["text", "image"]
 LIKELIHOOD = "LogLikelihood"  # the type of tasks that compare continuations by their probability

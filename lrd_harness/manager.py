@@ -44,11 +44,15 @@ BUILT_IN = (
     "lrd_harness.plugins.metrics.entropy",
     "lrd_harness.plugins.metrics.curvature",
     "lrd_harness.plugins.metrics.views",
+    "lrd_harness.plugins.metrics.split_text",
     "lrd_harness.plugins.metrics.cosine",
     "lrd_harness.plugins.metrics.subspace_distance",
-    "lrd_harness.plugins.metrics.mutual_knn",
     "lrd_harness.plugins.metrics.geometry",
     "lrd_harness.plugins.metrics.cka",
+    "lrd_harness.plugins.metrics.sinks",
+    "lrd_harness.plugins.metrics.labels",
+    "lrd_harness.plugins.metrics.similarity",
+    "lrd_harness.plugins.metrics.info_gauss",
     "lrd_harness.plugins.adapters.llm2vec",
     "lrd_harness.plugins.adapters.sentence_transformers",
     "lrd_harness.plugins.adapters.plain",
@@ -64,8 +68,8 @@ BUILT_IN = (
 
 # Of lrd-harness itself, which no plugin can take.
 COMMANDS = (
-    "run capture plan merge select prune layer states probe compare lm-eval leaderboard plugins "
-    "suites tasks models cache"
+    "run capture plan merge select prune layer states probe compare lm-eval leaderboard "
+    "evaluate-rule plugins suites tasks models cache"
 ).split()
 
 KINDS: dict[str, tuple[str, Any]] = {

@@ -6,12 +6,13 @@ Letters in shapes: n texts, T tokens, d width, q views, h heads, L blocks, L + 1
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 from lrd_harness.scores import Of
 
 Values = Mapping[str, "float | Sequence[float] | Sequence[Sequence[float]]"]
+Norm = Literal["raw", "final", "hf"]
 Needs = Literal["pooled", "tokens", "views", "halves", "attention", "labels"]
 
 
@@ -44,14 +45,20 @@ class Metric:
         of an attention metric, which is given L maps, are of blocks.
     selection: the model-level score that ranks models.
     layer_choice: the per-layer score that chooses a layer; views: how many a "views" metric needs.
+    margin: the per-layer score that says by how much a layer has to be ahead of the last one to be
+        chosen in its place: the standard error, over the n texts (n - 1), of how much the
+        mean that `layer_choice` names is above the last layer's.
     finish: for metrics that see one text at a time, from all texts' values to one result; by
         default each layer's mean.
     invariances: laws the conformance kit checks: "rotation", "scaling", "permutation".
     version: raise it when values change; unit: of the selection score ("radians"), "" for none.
+    norm: which states it sees whatever the run's `norm` is: "raw", as the blocks write them;
+        "final", all through the final norm; None: as the run says.
     group: a name that stands in `--plugins` for all metrics that bear it ("geometry").
     default: whether it is measured where no metric is named; None: where it needs pooled texts or
         tokens. For metrics that cost much: False.
-    experimental: whether what speaks for it is not settled yet, which is said beside its name.
+    experimental: whether what speaks for it is not settled yet, which is said beside its name;
+        evidence: what does so far, shown where a table has the layers that it chooses.
     """
 
     name: str
@@ -68,6 +75,9 @@ class Metric:
     group: str = ""
     default: bool | None = None
     experimental: bool = False
+    evidence: str = ""
+    norm: Norm | None = None
+    margin: str = ""
 
     @property
     def by_default(self) -> bool:
@@ -76,6 +86,21 @@ class Metric:
 
 
 PanelValues = Mapping[str, "float | Mapping[str, float] | Mapping[str, Mapping[str, float]]"]
+
+
+OTHER_FAMILIES = "_other_families"  # behind the name of a summary
+
+
+class Summary(NamedTuple):
+    """How a score by model comes from a matrix: the mean or median of its row, or of its column.
+
+    best: which end of the score is published as the better one, "" for neither.
+    """
+
+    matrix: str
+    of: Literal["mean", "median"] = "mean"
+    along: Literal["row", "column"] = "row"
+    best: Literal["max", "min", ""] = ""
 
 
 @dataclass(frozen=True)
@@ -89,18 +114,25 @@ class PanelMetric:
         as where there are too few models. Keywords with defaults are its settings.
     states: which of a model's states it is given: "last", or what the user sets as its `layer`; or
         "all", then a sequence of L + 1.
+    summaries: scores by model that the harness makes of its matrices, by name: Summary("pairs") is
+        the mean of a row. Of three models or more; where families are known and some have several
+        models, also NAME_other_families, without those of the model's own. A board shows their
+        order with each model and each family left out.
     selection: the score by model that ranks models; unit: of that score, "" for none.
-    version: raise it when values change. group, experimental: as of a Metric.
+    version: raise it when values change. group, experimental: as of a Metric. evidence: what
+        speaks for an experimental one so far, as a sentence without its full stop.
     """
 
     name: str
     measure: Callable[..., PanelValues]
     states: Literal["last", "all"] = "last"
+    summaries: Mapping[str, Summary] = field(default_factory=dict)
     selection: Choice | None = None
     version: str = "1"
     unit: str = ""
     group: str = ""
     experimental: bool = False
+    evidence: str = ""
 
 
 BlockValues = Sequence["float | None"]

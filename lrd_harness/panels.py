@@ -6,6 +6,8 @@ Letters in shapes: n texts, d width; a model has L + 1 states.
 from __future__ import annotations
 
 import inspect
+import statistics
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from math import isfinite
 from typing import Any, NamedTuple
@@ -13,6 +15,7 @@ from typing import Any, NamedTuple
 from lrd_harness.contracts import PanelMetric
 from lrd_harness.errors import DegenerateState, NotEnoughTexts, NotFinite, UnitError
 from lrd_harness.guard import Loan, Watch
+from lrd_harness.measures import OTHER_FAMILIES
 from lrd_harness.measuring import (
     MIN_TEXTS,
     PlannedPanel,
@@ -155,7 +158,37 @@ def measure_sound(
         raise UnitError(f"{metric.name} compares models, and has the states of {len(states)}")
     known = {model: families.get(model) for model in states}
     values = metric.measure(_Given(metric, states), known, **parameters)
-    return _checked(metric, plain_panel(values, metric.name), list(states))
+    scores = _checked(metric, plain_panel(values, metric.name), list(states))
+    if len(states) > 2:
+        scores.by_model.update(_summarised(metric, scores.pairs, known))
+    if metric.selection and metric.selection.score not in scores.by_model:
+        score = metric.selection.score
+        raise UnitError(f"{metric.name} gave no score {score} by model, which ranks them")
+    return scores
+
+
+def _summarised(
+    metric: PanelMetric,
+    matrices: Mapping[str, Mapping[str, Mapping[str, float]]],
+    families: Mapping[str, str | None],
+) -> dict[str, dict[str, float]]:
+    """The scores by model that the metric's `summaries` make of its matrices."""
+    sizes = Counter(families.values())
+    ways: dict[str, Callable[[str, str], bool]] = {"": lambda model, other: model != other}
+    if None not in sizes and 1 < len(sizes) < len(families):
+        ways[OTHER_FAMILIES] = lambda model, other: families[model] != families[other]
+    scores: dict[str, dict[str, float]] = {}
+    for name, (matrix, of, along, _) in metric.summaries.items():
+        if (rows := matrices.get(matrix)) is None:
+            raise UnitError(f"{metric.name} gave no matrix {matrix}, of which {name} is made")
+        middle = statistics.fmean if of == "mean" else statistics.median
+        for end, taken in ways.items():
+            by_model = scores[f"{name}{end}"] = {}
+            for model in families:
+                others = [other for other in families if taken(model, other)]
+                pairs = [(model, o) if along == "row" else (o, model) for o in others]
+                by_model[model] = middle([rows[a][b] for a, b in pairs])
+    return scores
 
 
 def _checked(metric: PanelMetric, values: Mapping[str, Any], models: list[str]) -> PanelScores:
@@ -178,9 +211,6 @@ def _checked(metric: PanelMetric, values: Mapping[str, Any], models: list[str]) 
             scores.pairs[name][model] = pairs
     if not any(scores):
         raise UnitError(f"{metric.name} gave no score")
-    if metric.selection and metric.selection.score not in scores.by_model:
-        score = metric.selection.score
-        raise UnitError(f"{metric.name} gave no score {score} by model, which ranks them")
     return scores
 
 

@@ -24,12 +24,13 @@ from lrd_harness.contracts import (
     Reporter,
     Request,
     Score,
+    Summary,
     Task,
     TaskFamily,
 )
 from lrd_harness.guard import Owner, guarded
 from lrd_harness.images import on_images
-from lrd_harness.measures import Needs
+from lrd_harness.measures import Needs, Norm
 from lrd_harness.scores import Of, number, plain, plain_panel
 from lrd_harness.versions import DEPRECATED, START, deprecated
 
@@ -86,6 +87,16 @@ def _is_of(value: Any) -> bool:
     return all(item in get_args(Of) for item in of)
 
 
+def _is_summaries(value: Any) -> bool:
+    def fits(name: Any, of: Any) -> bool:
+        if not (_is_name(name) and isinstance(of, Summary) and _is_name(of.matrix)):
+            return False
+        ways = (("mean", "median"), ("row", "column"), ("max", "min", ""))
+        return all(part in some for part, some in zip(of[1:], ways, strict=True))
+
+    return isinstance(value, Mapping) and all(fits(name, of) for name, of in value.items())
+
+
 def _names(*kinds: type[Collection[Any]]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, kinds) and all(map(_is_name, value))
 
@@ -95,8 +106,10 @@ SPECIAL: dict[str, Kind] = {  # fields that are more than their type says
     **dict.fromkeys(("name", "version", "type"), NAME),
     "description": ("a text", lambda value: isinstance(value, str)),
     "measure": ("a function that takes states", _is_measure),
+    "norm": (f"one of {', '.join(get_args(Norm))}", lambda v: v in get_args(Norm)),
     "needs": (f"one of {', '.join(get_args(Needs))}", lambda v: v in get_args(Needs)),
     "of": ('what lists belong to, as "states", or that by score', _is_of),
+    "summaries": ('a mapping from scores to Summary("MATRIX")', _is_summaries),
     "states": ('"last" or "all"', lambda v: v in ("last", "all")),
     "modality": ('"text" or "image"', lambda v: v in ("text", "image")),
     "priority": ("a finite number", _is_number),

@@ -73,6 +73,11 @@ TEMPLATES = {
     "{rho:+z.2f} against {other_rho:+z.2f}{where}){also}.",
     "may_be_chance": "{name}: ahead of every size baseline, but by no more than other {over} might "
     "undo: its lead over {other} is {lead:+z.2f} ({spread}){also}.",
+    # of what metrics have to do with each other, and with what is none of theirs
+    "redundant": "These metrics say the same (|rho| of .9 or more): {sets}.",
+    "not_redundant": "No two metrics say the same: none has |rho| of .9 or more with another.",
+    "confound": "Over {n} {over}, {score} follows {what} (rho {rho:+z.2f}, p = {holm:.2g} after "
+    "Holm): what it tells may be no more than that.",
     # of the combined predictor
     "combined_lacks": "Combined predictor: not enough data: {lacking}.",
     "combined_size": "Combined predictor, no metric to combine; ridge on size alone, {on}: {size}; "
@@ -95,6 +100,30 @@ TEMPLATES = {
     "choice_few": "Layer choice: {pairs} of {models} from {runs}: illustration, not evidence.",
     "choice_kind": "Whether {models} are decoders is not known: “{rule}” takes the last layer "
     "there.",
+    # of the trial of a rule
+    "trial_better": "{rule} is better than {control}: {effect} (p = {p:.2g}), over {models} of "
+    "{families} and {tasks}.",
+    "trial_worse": "{rule} is worse than {control}: {effect} (p = {p:.2g}), over {models} of "
+    "{families} and {tasks}.",
+    "trial_not_shown": "{rule} is not shown to be better than {control}: {effect} (p = {p:.2g}), "
+    "over {models} of {families} and {tasks}.",
+    "trial_too_few": "Too few to tell whether {rule} is better than {control}: {models} of "
+    "{families} and {tasks}, where at least {least} are needed. Here it is {effect}.",
+    "trial_small": "If it is better at all, then by less than what matters, {smallest}.",
+    "trial_stated": "The primary rule is {stated}.",
+    "trial_others": "None of {rules} is better after Holm's correction; most ahead is {ahead}, "
+    "{effect}.",
+    "trial_others_better": "Of {rules}, better after Holm's correction: {better}.",
+    "trial_plan": "A true lead of {smallest} is found with {power} power by about {needed} like "
+    "these.",
+    "trial_endless": "A true lead of {smallest} is not found with {power} power by 1,000 families "
+    "and 100 tasks like these.",
+    "trial_tasks_alone": "No number of tasks alone would settle it with {families}.",
+    "trial_rough": "How many are needed is a rough guess, from {families}.",
+    "trial_no_plan": "One family, or one task, says nothing of how many would settle it.",
+    "trial_same": "{rule} gains the same as {control} everywhere: nothing to tell apart.",
+    "trial_unknown": "The family of {models} is not known: each stands for one of its own.",
+    "trial_kind": "Of {kind} tasks; {others} tasks are left out (the suite's kind says which).",
     # of curves over depth
     "profiles_short": "{sources}: fewer than two values over layers on {pairs} model-task pairs "
     "(of {models}), left out there.",

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from itertools import combinations_with_replacement
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -127,40 +127,50 @@ def correlate(lines: pd.DataFrame, groups: pd.DataFrame) -> list[Row]:
     """Every pair of sources in every group in which some model has both.
 
     Spearman's rho over the layers of one model on one task that both have, 4 at least and neither
-    constant: its median and quartiles over `pairs` models x tasks. Layers are aligned by their
-    numbers: a step's value stands with the state that it leaves, a block's with that it writes.
+    constant: its median, quartiles and mean over `pairs` models x tasks. Layers are aligned by
+    their numbers: a step's value stands with the state that it leaves, a block's with that it
+    writes.
+    """
+    rho = by_pair(lines, groups.index)
+    pairs, rows = rho.columns, []
+    for grouping, group, part in _by_group(groups):
+        of_group = rho.loc[part.index]
+        low, middle, high = of_group.quantile([0.25, 0.5, 0.75]).to_numpy()
+        counts, means = of_group.count(), of_group.mean().to_numpy()
+        models = of_group.notna().groupby(pd.factorize(part["key"])[0]).any().sum()
+        for p in np.flatnonzero(counts):
+            row: Row = {"grouping": grouping, "group": group}
+            row |= {"first": pairs[p][0], "second": pairs[p][1], "mean": float(means[p])}
+            row |= {"rho": float(middle[p]), "low": float(low[p]), "high": float(high[p])}
+            rows.append(row | {"pairs": int(counts.iloc[p]), "models": int(models.iloc[p])})
+    return rows
+
+
+def by_pair(lines: pd.DataFrame, places: pd.Index[Any], least: int = LEAST) -> pd.DataFrame:
+    """Spearman's rho of each two sources in each place: a row for each of these, NaN for none.
+
+    lines: values of a source in a place at a layer, or at whatever stands for it. Columns: the
+    pairs of names, in order of appearance; least: see `rhos`.
     """
     of, sources = pd.factorize(lines.source)
-    table = np.full((len(groups), len(sources), lines.layer.max() + 1), np.nan)
-    table[groups.index.get_indexer(lines.place), of, lines.layer] = lines.value
+    table = np.full((len(places), len(sources), lines.layer.max() + 1), np.nan)
+    table[places.get_indexer(lines.place), of, lines.layer] = lines.value
     alike: dict[bytes, list[int]] = defaultdict(list)  # that have the same layers, reckoned at once
     for i, mask in enumerate(~np.isnan(table)):
         alike[mask.tobytes()].append(i)
     first, second = np.triu_indices(len(sources), 1)
-    by_pair = np.empty((len(groups), len(first)))
+    found = np.empty((len(places), len(first)))
     for same in alike.values():
-        by_pair[same] = rhos(table[same])[:, first, second]
-    rho = pd.DataFrame(by_pair, groups.index)
-    rows = []
-    for grouping, group, part in _by_group(groups):
-        of_group = rho.loc[part.index]
-        low, middle, high = of_group.quantile([0.25, 0.5, 0.75]).to_numpy()
-        counts = of_group.count()
-        models = of_group.notna().groupby(pd.factorize(part["key"])[0]).any().sum()
-        for p in np.flatnonzero(counts):
-            row: Row = {"grouping": grouping, "group": group}
-            row |= {"first": sources[first[p]], "second": sources[second[p]]}
-            row |= {"rho": float(middle[p]), "low": float(low[p]), "high": float(high[p])}
-            rows.append(row | {"pairs": int(counts[p]), "models": int(models[p])})
-    return rows
+        found[same] = rhos(table[same], least)[:, first, second]
+    return pd.DataFrame(found, places, [*zip(sources[first], sources[second], strict=True)])
 
 
-def rhos(table: np.ndarray) -> np.ndarray:
+def rhos(table: np.ndarray, least: int = LEAST) -> np.ndarray:
     """Spearman's rho between all sources of each batch: (m, s, s) of values (m, s, layers).
 
     NaN: no value; each batch has its values in the same places. Over the layers that both sources
-    have; NaN where these are fewer than 4, or one source is constant over them. Sources that are
-    there on the same layers are ranked at once.
+    have; NaN where these are fewer than `least` (4), or one source is constant over them. Sources
+    that are there on the same layers are ranked at once.
 
     Examples
     --------
@@ -172,7 +182,7 @@ def rhos(table: np.ndarray) -> np.ndarray:
     of = of.reshape(-1)
     for a, b in combinations_with_replacement(range(len(masks)), 2):
         common = masks[a] & masks[b]
-        if common.sum() >= LEAST:
+        if common.sum() >= least:
             i, j = np.flatnonzero(of == a), np.flatnonzero(of == b)
             x, y = (_unit(table[:, side][:, :, common]) for side in (i, j))
             rho[:, i[:, None], j] = x @ y.swapaxes(1, 2)

@@ -166,8 +166,10 @@ def _metric_rows(
             start=min((profile.layers[0] for profile in profiles.values()), default=0),
             selection=_ranking(record.selection, values) if record else None,
             layer_choice=_ranking(getattr(record, "layer_choice", None), profiles),
+            margin=getattr(record, "margin", ""),
             control=getattr(record, "needs", "") == "labels",
             pairs={} if isinstance(record, PanelMetric) else None,
+            summaries=getattr(record, "summaries", {}),
             values=values,
             profiles=profiles,
         )
@@ -247,6 +249,7 @@ def with_scores(
         metrics=_whole(results.metrics),
         errors=_whole(results.errors),
         captures=_whole(results.captures),
+        texts=results.texts,
         undefined=_whole(row for row in results.undefined if row.task not in tasks),
     )
     which = some(row.task for row in replaced) if kept else "all tasks"

@@ -1,7 +1,8 @@
 """Choosing a layer without labels: what each metric's choice gains, beside controls.
 
 A metric chooses, on each model and task, the layer where its profile is highest (or lowest), among
-those that have a score too. A gain is the score of that layer less the score of the last one.
+those that have a score too. A gain is the score of that layer less the score of the last one. A
+metric with a margin chooses one layer a model as well, see `one_layer`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from scipy.stats import t
 from lrd_harness.board import statistics
 from lrd_harness.board.cautions import Caution, count, names
 from lrd_harness.board.layers import LABELS, OTHER, SCORE, Row, curves, hidden, records, roles
+from lrd_harness.board.one_layer import RULE, Steady, one_layers
 from lrd_harness.board.training import runs
 from lrd_harness.report import Column, Table
 from lrd_harness.results.kinds import DECODERS, model_kind
@@ -82,9 +84,10 @@ def build_choice(results: Results, kind: Kind = "embedding") -> LayerChoice | No
     kinds = {p: known.get(Key(m, revision, "full")) for p, m, revision, _ in places.itertuples()}
     unknown = dict.fromkeys(places.model[p] for p in cells.place.unique() if not kinds[p])
     cells["tenths"] = [8 if kinds[place] in DECODERS else 10 for place in cells.place]
-    controls = _controls(cells[cells.whole])
+    controls = control_outcomes(cells[cells.whole])
     blind = {rule: outcomes.gain for rule, outcomes in controls.items() if rule in BLIND}
     rivals = pd.DataFrame({LAST: 0 * blind[RANDOM]} | blind)
+    scored = _scored_everywhere(cells, places)
     of_metrics, chosen = [], {}
     for role in roles(results.metrics).values():
         values = lines.loc[lines.source == role.source, ["place", "layer", "value"]]
@@ -114,7 +117,18 @@ def build_choice(results: Results, kind: Kind = "embedding") -> LayerChoice | No
             reverse=reverse.layer,
             reverse_gain=reverse.gain,
         )
-        of_metrics.append((gains, correlation, records(picks)))
+        rows = records(picks)
+        if role.margin:
+            rule = f"{role.metric}, one standard error"
+            of_model = _of_models(one_layers(results, role, scored), measured, places)
+            chosen[rule] = of_model[of_model.whole]
+            gain = _gain(rule, of_kind, chosen[rule]) | _lead(chosen[rule], rivals)
+            gain |= {"best": role.best, "published": True, "first": True}
+            gains.append(gain | {"picks": f"arg{role.best}, one a model{in_sample}"})
+            picks = places.loc[of_model.index].assign(metric=rule + LABELS * role.control)
+            picks = picks.assign(score=role.profile, best=role.best, layer=of_model.layer)
+            rows += records(picks.assign(gain=of_model.gain))
+        of_metrics.append((gains, correlation, rows))
     of_metrics.sort(key=lambda rows: inf if rows[0][0]["gain"] is None else -rows[0][0]["gain"])
     of_metrics.sort(key=lambda rows: str(rows[1]["kind"]), reverse=True)  # metrics, then controls
     return LayerChoice(
@@ -126,6 +140,25 @@ def build_choice(results: Results, kind: Kind = "embedding") -> LayerChoice | No
         [row for *_, picks in of_metrics for row in picks],
         tuple(unknown),
     )
+
+
+def _scored_everywhere(cells: pd.DataFrame, places: pd.DataFrame) -> dict[Key, set[int]]:
+    """Of each model the layers with a score on all of its tasks that have scores."""
+    layers: dict[Key, set[int]] = {}
+    for place, of_place in cells.groupby("place").layer:
+        key = Key(places.model[place], places.revision[place], "full")
+        layers[key] = layers.get(key, {*of_place}) & {*of_place}
+    return layers
+
+
+def _of_models(
+    choices: Mapping[Key, Steady], measured: pd.DataFrame, places: pd.DataFrame
+) -> pd.DataFrame:
+    """The rows, by place, of the layers that are chosen for the places' models."""
+    keys = {place: Key(m, revision, "full") for place, m, revision, _ in places.itertuples()}
+    layers = {place: choices[key].layer for place, key in keys.items() if key in choices}
+    rows = measured[measured.layer == measured.place.map(layers)]
+    return rows.set_index("place").sort_index()
 
 
 def scored_layers(lines: pd.DataFrame, run_of: Mapping[Key, Key]) -> pd.DataFrame:
@@ -182,11 +215,10 @@ def _lead(outcomes: pd.DataFrame, rivals: pd.DataFrame) -> Row:
 
 
 DEPTHS = {f"depth 0.{tenths}": tenths for tenths in (5, 7, 8)}
-RULE = "depth 0.8 if decoder"  # see `kinds.rule_layer`; of other models the last layer
 BLIND = ("first layer", RANDOM, *DEPTHS, RULE)  # know no score; in the order shown
 
 
-def _controls(whole: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def control_outcomes(whole: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Outcomes by place of what needs no metric, where there is a last layer and another one."""
     # in whole numbers, so that ties are ties
     depths = {**DEPTHS, RULE: whole.tenths}
@@ -325,7 +357,9 @@ _GAINS = (
     "task; gained: the share of pairs with a gain above 0; depth: chosen layer / blocks.",
     "A metric picks, without labels, the layer where it is highest (argmax) or lowest (argmin), "
     "first in its published direction; reverse: the other one, shown because signs flip between "
-    "models; *: no direction is published, and the metric is not counted in the verdict. Any "
+    "models; *: no direction is published, and the metric is not counted in the verdict; one a "
+    "model: on the texts of all its tasks, the best layer where its lead over the last one exceeds "
+    "one standard error, else the last. Any "
     "scored layer may be picked, layer 0 included. Controls are over all pairs.",
     _CONTROLS,
 )

@@ -28,7 +28,8 @@ class Role(NamedTuple):
     """What a metric is for.
 
     profile: the one that chooses its layer, else its first; best: which value chooses; published:
-    whether the metric itself says so; ranks: whether it ranks models; control: it uses labels.
+    whether the metric itself says so; ranks: whether it ranks models; control: it uses labels;
+    margin: whether it says how sure the lead of a layer over the last one is.
     """
 
     metric: str
@@ -37,6 +38,7 @@ class Role(NamedTuple):
     published: bool
     ranks: bool
     control: bool = False
+    margin: bool = False
 
     @property
     def source(self) -> str:
@@ -94,7 +96,9 @@ def roles(rows: Iterable[MetricRow]) -> dict[str, Role]:
             if row.layer_choice and not role.published:
                 role = Role(row.metric, *row.layer_choice, True, role.ranks)
             ranks = role.ranks or (row.selection is not None and not row.control)
-            by_metric[row.metric] = role._replace(ranks=ranks, control=row.control)
+            margin = role.margin or (role.published and row.margin in row.profiles)
+            role = role._replace(ranks=ranks, control=row.control, margin=margin)
+            by_metric[row.metric] = role
     return by_metric
 
 

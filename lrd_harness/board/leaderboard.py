@@ -21,6 +21,7 @@ from lrd_harness.board import (
     answers,
     cautions,
     claims,
+    confounds,
     depth,
     families,
     layer_choice,
@@ -36,6 +37,7 @@ from lrd_harness.board import (
 from lrd_harness.board import panel as panels
 from lrd_harness.board.cautions import Caution, count
 from lrd_harness.board.layers import Row
+from lrd_harness.board.one_layer import one_layer_table
 from lrd_harness.report import BOARDS, Column, Report, Table, listing
 from lrd_harness.results.kinds import model_kind, split
 from lrd_harness.results.rows import Key, Kind, Results
@@ -101,6 +103,7 @@ class Board:
         self, results: Results, kind: Kind, labels: Mapping[Key, str], beside: bool = False
     ) -> None:
         self.results, self.kind, self.prefix = results, kind, f"{kind}." if beside else ""
+        self.labels = labels
         self.base = kind == "base"
         self.what = BOARDS.get(kind, "models").lower()
         self.panel = panels.build_panel(results, labels)
@@ -110,6 +113,8 @@ class Board:
         self.standing = standing.Standing(self.panel)
         self.outlying = standing.outlying(self.panel)
         self.combined = unseen.build_combined(self.panel)
+        self.profiles = depth.build_profiles(results, kind)
+        self.confounds = confounds.build_confounds(results, self.profiles, kind)
         self.families, self.left_out = families.family_tables(self.panel, self.what)
         counts = count(len(self.panel.models), "model"), count(len(self.panel.tasks), "task")
         self.title = f"{BOARDS.get(kind, 'Leaderboard')}: {', '.join(counts)}"
@@ -176,7 +181,9 @@ class Board:
         titled = [
             *unranked.unranked_tables(self.results, self.panel, order, self.kind),
             *layer_choice.choice_tables(self.choice),
-            *depth.profile_tables(depth.build_profiles(self.results, self.kind)),
+            one_layer_table(self.results, self.labels, self.kind),
+            *depth.profile_tables(self.profiles),
+            *confounds.confound_tables(self.confounds),
             claims.claim_table(verdicts),
         ]
         titled = [replace(table, title=self._named(table.title)) for table in titled]
@@ -212,6 +219,7 @@ class Board:
             *standing.outlying_cautions(self.outlying),
             *cautions.of_results(self.results),
             *agreement.agreement_cautions(self.selection),
+            *confounds.confound_cautions(self.confounds),
             *(unseen.combined_cautions(self.combined) if telling else ()),
             *layer_choice.choice_cautions(self.choice),
             *(caution for row in self.rows for caution in row["cautions"]),

@@ -5,23 +5,24 @@ Where a panel metric has a selection score, it ranks models as any metric does, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from lrd_harness import manager
 from lrd_harness.board import statistics
 from lrd_harness.board.layers import LABELS, Row, present
+from lrd_harness.board.pairs import left_out_tables, matrices, matrix_table
 from lrd_harness.board.panel import Panel, Predictor
+from lrd_harness.measures import OTHER_FAMILIES
 from lrd_harness.report import Column, Table, inputs, listing
 from lrd_harness.results.rows import MetricRow, Results
 
-SHOWN = 30  # models of a matrix that people see
-
 
 def unranked_tables(results: Results, panel: Panel, order: Sequence[int], kind: str) -> list[Table]:
-    """Of a panel "panel", "panel_correlations", "pairs.METRIC.SCORE"; of controls "controls".
+    """Of a panel "panel", "panel_correlations", those of `pairs`; of controls "controls".
 
     order: places in the panel, as models stand in the ranking; kind: of the tasks.
     """
@@ -44,7 +45,10 @@ def _of_panel(
     keys = zip(frame.model, frame.revision, strict=True)
     frame = frame.assign(place=[places.get(key, -1) for key in keys])
     frame = frame[frame.place >= 0]
-    best = {(row.metric, row.selection[0]): row.selection[1] for row in rows if row.selection}
+    best = {(row.metric, s): of.best for row in rows for s, of in row.summaries.items()}
+    best |= {(row.metric, row.selection[0]): row.selection[1] for row in rows if row.selection}
+    known = {metric.name: metric for metric in manager.load().all("panel metric")}
+    measured = (known[name] for name in dict.fromkeys(row.metric for row in rows) if name in known)
     columns, cells = [Column("model", key=True)], {}
     rhos: list[Row] = []
     groups = [*frame.groupby(["source", "name"], sort=False)]
@@ -52,7 +56,8 @@ def _of_panel(
     for (metric, score), values in groups:  # those of the panel as a whole behind
         name = f"{metric}.{score}"
         means = _means(values.pivot(index="task", columns="place", values="value"), panel)
-        columns.append(Column(name, f"{metric} {score}", "", best.get((metric, score), ""), ".4g"))
+        end = best.get((metric, score.removesuffix(OTHER_FAMILIES)), "")
+        columns.append(Column(name, f"{metric} {score}", "", end, ".4g"))
         cells[name] = present(means)
         rho = statistics.spearman(means, panel.actual)
         n = len(statistics.complete(means, panel.actual)[0])
@@ -62,13 +67,16 @@ def _of_panel(
         f"Of several models on the same {read}, mean over tasks: a value depends on which models "
         "are on the panel, and compares with values of the same panel only.",
         *(_both_ends(**row) for row in rhos if row["rho"] is not None and not row["best"]),
+        *(f"{m.name} is experimental: {m.evidence}." for m in measured if m.experimental),
     ]
     table = [panel.named(i) | {name: of[i] for name, of in cells.items()} for i in order]
     title = "Scores of the models beside each other"
     yield Table("panel", title, tuple(columns), table, tuple(caption))
     title = "Scores of a panel and the mean score"
     yield listing("panel_correlations", title, rhos, "predictor")
-    yield from _matrices(rows, panel, order)
+    every = [*matrices(rows, panel)]
+    yield from left_out_tables(every, panel)
+    yield from (matrix_table(matrix, panel, order) for matrix in every)
 
 
 def _means(by_task: pd.DataFrame, panel: Panel) -> np.ndarray:
@@ -83,43 +91,6 @@ def _both_ends(predictor: str, rho: float, p: float | None, n: int, **_: Any) ->
         f"{predictor}: no better end is published. Spearman's rho with the mean score {rho:+.2f} "
         f"with the highest first, {-rho:+.2f} with the lowest first (n = {n} models{chance})."
     )
-
-
-def _matrices(rows: Iterable[MetricRow], panel: Panel, order: Sequence[int]) -> Iterator[Table]:
-    """Model beside model, the mean over tasks; up to 500 models, for people up to 30."""
-    n = len(panel.models)
-    if n > statistics.LARGE:
-        return
-    names = {label: place for place, label in enumerate(panel.labels)}
-    names |= {f"{row.model}@{row.revision}": place for place, row in enumerate(panel.models)}
-    places = {row.key: place for place, row in enumerate(panel.models)}
-    # by score: the tasks, sums over them, and how many each sum has
-    grids: dict[tuple[str, str], tuple[set[str], np.ndarray, np.ndarray]] = {}
-    for row in {(row.key, row.task, row.metric): row for row in rows}.values():
-        listed = row.parameters.get("panel")  # as NAME@REVISION
-        listed = listed if isinstance(listed, list) else []
-        full = {str(name).rpartition("@")[0]: str(name) for name in listed}
-        for score, others in (row.pairs or {}).items():
-            empty = set[str](), np.zeros((n, n)), np.zeros((n, n))
-            tasks, sums, counts = grids.setdefault((row.metric, score), empty)
-            tasks.add(row.task)
-            known = ((full.get(name, name), value) for name, value in others.items())
-            at = {names[name]: value for name, value in known if name in names}
-            sums[places[row.key], list(at)] += list(at.values())
-            counts[places[row.key], list(at)] += 1
-    caption = (
-        "Row: the model that the value is of; column: the model that it is measured against; mean "
-        "over tasks, none where a pair lacks one.",
-    )
-    for (metric, score), (tasks, sums, counts) in grids.items():
-        means = np.where(counts == len(tasks), sums, np.nan)[np.ix_(order, order)] / len(tasks)
-        labels = [panel.labels[place] for place in order]
-        columns = [Column(f"with.{label}", label, form=".3f") for label in labels]
-        cells = [dict(zip((c.name for c in columns), present(of), strict=True)) for of in means]
-        table = [panel.named(i) | of for i, of in zip(order, cells, strict=True)]
-        title, head = f"{metric} {score}, model by model", Column("model", key=True)
-        name, shown = f"pairs.{metric}.{score}", len(order) <= SHOWN
-        yield Table(name, title, (head, *columns), table, caption, shown)
 
 
 def _controls(controls: Sequence[Predictor], panel: Panel, order: Sequence[int]) -> Iterator[Table]:

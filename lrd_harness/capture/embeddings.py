@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from contextvars import copy_context
@@ -386,8 +386,8 @@ class Embeddings(StateReader):
             items |= by_text
         return texts, list(seen), list(items.values())
 
-    def met(self, task: Task, asked: Sequence[Text]) -> dict[str, int]:
-        """What a task's texts are like: repeated, empty, longer than the model takes."""
+    def met(self, task: Task, asked: Sequence[Text]) -> dict[str, Any]:
+        """What a task's texts are like: repeated, empty, cut, and how long."""
         every: Sequence[Any] = self.questions.texts(task) if task.evaluate is None else asked
         texts = [text.text for text in set(asked)]
         return described(every, texts, self.store.truncated(asked))
@@ -400,13 +400,15 @@ class Embeddings(StateReader):
         return [Text(r.text, self.model.prompt(r.part or task, r.prompt_type)) for r in requests]
 
 
-def described(every: Sequence[Any], distinct: Iterable[str], truncated: int) -> dict[str, int]:
-    """Counts of a task's texts: how many, and how many of them are odd."""
+def described(every: Sequence[Any], distinct: Collection[str], truncated: int) -> dict[str, Any]:
+    """A task's texts: how many, how many of them are odd, and their mean length in characters."""
+    lengths = [len(text) for text in distinct if not isinstance(text, Image)]
     return {
         "asked": len(every),
         "duplicates": len(every) - len(set(every)),
         "empty": sum(not text.strip() for text in distinct),
         "truncated": truncated,
+        "length": sum(lengths) / len(lengths) if lengths else None,
     }
 
 

@@ -396,8 +396,8 @@ class Likelihoods(StateReader):
     def _stored(self) -> StoredLikelihoods:
         return StoredLikelihoods(self.store)
 
-    def met(self, task: Task, asked: Sequence[Continuation]) -> dict[str, int]:
-        """What a task's contexts are like: repeated, empty, longer than the model takes."""
+    def met(self, task: Task, asked: Sequence[Continuation]) -> dict[str, Any]:
+        """What a task's contexts are like: repeated, empty, cut, and how long."""
         every = [request.text for request in self.questions.texts(task)]
         contexts = {request.context for request in asked}
         return embeddings.described(every, contexts, len(truncated(self.store, asked)))

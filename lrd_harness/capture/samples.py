@@ -26,6 +26,7 @@ from lrd_harness.store.store import Store
 WIDTH = 8  # of the noise that a dry run answers with
 SEED = 42
 HALVED = 6  # words of the shortest text that has halves
+MOST_HALVED = 500  # texts
 Item = TypeVar("Item")
 
 
@@ -141,6 +142,15 @@ class Sampling:
     device: str = "cpu"
     store_dtype: str = "float32"
 
+    def norm_of(self, metric: Metric) -> Norm:
+        """Which states a metric sees: those that it names itself, or else the run's."""
+        return metric.norm or self.norm
+
+    def copied(self, metric: Metric) -> int:
+        """How many texts a metric of views or halves sees at most."""
+        most = MOST_HALVED if metric.needs == "halves" else self.view_texts
+        return min(most, self.view_texts)
+
     def kept(self, identity: Mapping[str, str]) -> dict[str, str]:
         """The identity of a store of pooled states, which names their type unless it is float32."""
         narrow = self.store_dtype != "float32"
@@ -191,9 +201,9 @@ class Samples:
         ]
 
     def _halved(self, texts: Sequence[Text]) -> list[int]:
-        """The numbers of the texts whose halves are read: at most `view_texts`, by a seed."""
+        """The numbers of the texts whose halves are read: 500 at most, by a seed."""
         long = [i for i, text in enumerate(texts) if halves(text.text)]
-        return drawn(long, self.sampling.view_texts)
+        return drawn(long, min(MOST_HALVED, self.sampling.view_texts))
 
     def watched(self, texts: Sequence[Text], items: Sequence[PlannedMetric]) -> Watched | None:
         """What is to watch the forward pass of these texts; None where no metric needs it."""
@@ -203,14 +213,15 @@ class Samples:
         }
         if not any(by.values()):
             return None
-        return Watched(self.model, self.sampling.norm, by["tokens"], texts, by["attention"])
+        return Watched(self.model, by["tokens"], texts, by["attention"])
 
     def tokens(self, item: PlannedMetric) -> TokenValues:
         """The values of a metric that sees one text at a time."""
         if id(item) not in self._tokens:
             states, attention = self.model.info.blocks + 1, item.metric.needs == "attention"
             identity = self.model.identity if attention else self.identity
-            values = TokenValues(item, self.root, identity, self.sampling.norm, states)
+            norm = self.sampling.norm_of(item.metric)
+            values = TokenValues(item, self.root, identity, norm, states)
             shows = "observe" in inspect.signature(self.model.states).parameters
             if attention and not hasattr(self.model, "attention"):
                 values.fault = UnitError("the model's adapter shows no attention maps")
@@ -258,7 +269,7 @@ class Samples:
             raise NotEnoughTexts(f"{metric.name} needs {least}, got {len(rows)} of {n}")
         if count := copies(metric):
             read, store = self.views(texts, [item]), self.plain
-        chosen = planes(self.model, self.sampling.norm)
+        chosen = planes(self.model, self.sampling.norm_of(metric))
         states = StoredStates(store, read, chosen, self.sampling.device, count)
         return Reading(states, rows, of, {name: count for name, count in left.items() if count})
 
@@ -277,5 +288,7 @@ class Samples:
             return self.tokens(item).finished(texts)
         states, rows, of, left = self.reading(item, texts, labels)
         scores = measuring.measure(metric, states, of, **item.parameters)
-        scores.update(left)
-        return scores, len(rows)
+        itself = scores.get("left_out") if metric.needs == "labels" else None  # small classes
+        small = int(itself) if isinstance(itself, int | float) else 0
+        scores.update({name: count + small * (name == "left_out") for name, count in left.items()})
+        return scores, len(rows) - small

@@ -44,7 +44,7 @@ class TokenValues:
     def __init__(
         self, item: PlannedMetric, root: Path, identity: Mapping[str, str], norm: Norm, states: int
     ) -> None:
-        self.item = item
+        self.item, self.norm = item, norm
         parts = {
             "metric": item.metric.name,
             "version": item.metric.version,
@@ -174,7 +174,6 @@ class Watched:
     def __init__(
         self,
         model: Model,
-        norm: Norm,
         tokens: Sequence[TokenValues],
         texts: Sequence[Text],
         attentive: Sequence[TokenValues] = (),
@@ -182,7 +181,7 @@ class Watched:
         self.tokens, self.texts = list(tokens), list(texts)
         self.attentive = list(attentive)
         self._model = model
-        self._planes = planes(model, norm)
+        self._planes = {v.norm: planes(model, v.norm) for v in self.tokens}
 
     def missing(self) -> list[Text]:
         """The texts that lack values of any of the metrics."""
@@ -216,22 +215,27 @@ class Watched:
 
     def __call__(self, states: Sequence[Tensor], mask: Tensor) -> dict[Plane, Tensor]:
         """Of a batch's states 0..L, (b, T, d_l) as written, each metric's rows (b, 1 + m)."""
-        norm = self._model.final_norm
-        seen = [
-            state if kind != "final" or norm is None else norm(state).to(state.device)
-            for (kind, _), state in zip(self._planes, states, strict=True)
-        ]
-        alike = len({state.shape[-1] for state in seen}) == 1
+        final = self._model.final_norm
+        seen = {
+            norm: [
+                state if kind != "final" or final is None else final(state).to(state.device)
+                for (kind, _), state in zip(chosen, states, strict=True)
+            ]
+            for norm, chosen in self._planes.items()
+        }
+        alike = {norm: len({s.shape[-1] for s in of}) == 1 for norm, of in seen.items()}
         rows: list[list[np.ndarray]] = [[] for _ in self.tokens]
         threads = torch.get_num_threads()
         if mask.shape[1] < SHORT:  # their waiting for each other costs more than small matrices do
             torch.set_num_threads(1)
         try:
             for i, present in enumerate(mask.bool()):
-                text = [measuring.float64(state[i, present]) for state in seen]  # (T, d_l) each
-                arrays = torch.stack(text) if alike else text
+                arrays: dict[Norm, Tensor | list[Tensor]] = {}
+                for norm, layers in seen.items():
+                    text = [measuring.float64(layer[i, present]) for layer in layers]  # (T, d_l)
+                    arrays[norm] = torch.stack(text) if alike[norm] else text
                 for values, batch in zip(self.tokens, rows, strict=True):
-                    batch.append(values.row(arrays))
+                    batch.append(values.row(arrays[values.norm]))
         finally:
             torch.set_num_threads(threads)
         return {

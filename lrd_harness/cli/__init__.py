@@ -55,6 +55,7 @@ COMMANDS = {  # the module whose function NAME_command runs it, and its line in 
     "compare": ("texts", "how alike two models are, layer by layer: a base and a tuned one"),
     LM_EVAL: ("run", "lm-eval's own command, with a model up to a layer as `--model lrd`"),
     "leaderboard": ("leaderboard", "print the leaderboard of a run, or of CSV files"),
+    "evaluate-rule": ("evaluate_rule", "whether a rule for layers or models beats its control"),
     "plugins": ("plugins", "list plugins; make a package for one of yours, check or show one"),
     "suites": ("listings", "list suites, or show one"),
     "tasks": ("listings", "list tasks"),

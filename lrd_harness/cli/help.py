@@ -21,6 +21,8 @@ examples:
       models of images, on written digits; your own: --images DIR
   lrd-harness leaderboard out --format md
       print a finished run again
+  lrd-harness evaluate-rule layers out --rule mymetric
+      whether a metric beats what needs none
 """
 EPILOGS = {  # the ends of helps
     "run": """\
@@ -241,6 +243,39 @@ examples:
       the metrics of a run beside other scores of its models
   lrd-harness leaderboard OUT --actual published
       beside the public mteb results, from mteb's own cache (MTEB_CACHE)""",
+    "evaluate-rule": """\
+layers: the rule takes a layer of each model on each task, and gains what that
+  layer scores above the control's, by default depth 0.8 of decoders, else the
+  last layer. It needs a run with scores of all layers.
+models: the rule orders the models, and gains what its rank correlation with the
+  scores is above that of size. It needs 10 models.
+
+One rule is primary: state it in the suite before the run, or name it here. The
+others are secondary, corrected for how many they are (Holm). Models of a family
+go as one: intervals are over families and tasks, both drawn with replacement.
+There is a verdict from 4 families and 3 tasks on; and below it how many of each
+would settle it.
+
+suite (--suite FILE; `primary`, `control` and `smallest` are needed):
+  primary: mymetric                  or: best rule, chosen on other families
+  control: depth 0.8 if decoder      for models: size, log width ...
+  smallest: 0.5                      the least gain that matters, in points;
+                                     for models in rank correlation, as 0.05
+  secondary: all                     or a list of rules
+  alpha: 0.05                        two-sided
+  power: 0.8
+  resamples: 2000
+  seed: 42
+  held_out: family                   or: model
+  kind: embedding                    or: base, image (default: the main kind)
+
+examples:
+  lrd-harness evaluate-rule layers OUT
+  lrd-harness evaluate-rule layers OUT --rule mymetric
+  lrd-harness evaluate-rule models OUT MORE --suite mine.yaml --output trial.html
+  lrd-harness evaluate-rule models --actual S.csv --models-info M.csv
+      what size, width, depth and date do against one another
+exit codes: 0 done, whatever the verdict; 2 bad input.""",
     "cache verify": "exit codes: 0 all sound, or repaired; 1 some files are damaged; 2 bad input",
     "cache clear": """\
 examples:

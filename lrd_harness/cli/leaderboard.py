@@ -35,14 +35,20 @@ def leaderboard_command(arguments: argparse.Namespace) -> int:
     """Print or write what was asked for. Returns the exit code."""
     _check(arguments)
     notes: list[str] = []  # said once nothing can fail any more
-    reporter, output = _reporter(arguments), arguments.output
+    reporter, output = find_reporter(arguments), arguments.output
     report = _report(arguments, reporter, notes.append)
     part = arguments.table is not None or arguments.model is not None
     if reporter.name == "table" and not (arguments.full or part):
         report = answers.brief(report, "the same with --full", get_terminal_size().columns)
+    deliver(report, reporter, output, notes)
+    return 0
+
+
+def deliver(report: Report, reporter: Reporter, output: Path | None, notes: list[str]) -> None:
+    """Print a report, or write it where it is to go; then say the notes."""
     text = "" if reporter.write is None else reporter.write(report)
     empty = f"nothing to show in the form {reporter.name}: "
-    if reporter.files is not None:
+    if reporter.files is not None and output is not None:
         paths = write_folder(output, reporter.name, reporter.files(report), notes.append)
         some = ", ".join(paths[:4]) + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")
         notes.append(f"written to {output}: {some}" if paths else f"{empty}no file was written")
@@ -57,7 +63,6 @@ def leaderboard_command(arguments: argparse.Namespace) -> int:
         tell(note)
     if output is None:
         print(text, end="")
-    return 0
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -84,7 +89,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError("--common is for the ranking: leave --model out")
 
 
-def _reporter(arguments: argparse.Namespace) -> Reporter:
+def find_reporter(arguments: argparse.Namespace) -> Reporter:
     """The form that was named, or that the output's name ends like.
 
     Raises UserError for a name that there is not, for an ending that no form has (".txt" and none
@@ -103,7 +108,7 @@ def _reporter(arguments: argparse.Namespace) -> Reporter:
     plugins.tell()
     if reporter.files is not None and output is None:
         raise UserError(f"--format {name} writes a folder: give --output DIR")
-    if reporter.files is not None and arguments.columns is not None:
+    if reporter.files is not None and getattr(arguments, "columns", None) is not None:
         raise UserError(f"--columns is for tables: --format {name} has none to choose from")
     return reporter
 

@@ -192,6 +192,24 @@ def leaderboard(sub: Any) -> None:
     _add_flag(sub, "--literal-names", LITERAL)
 
 
+def evaluate_rule(sub: Any) -> None:
+    """Tell whether a rule that chooses layers, or orders models, without labels beats
+    its control beyond these models and tasks; and how many would settle it.
+    """
+    _add(sub, "of", "layers|models", "what the rule chooses", choices=["layers", "models"])
+    _add(sub, "outs", "OUT", "the output folders of runs", type=named, nargs="*")
+    _add(sub, "--suite", "FILE", "the terms, in YAML (default: the shipped ones, see below)")
+    _add(sub, "--rule", "RULE", "the primary rule, as mymetric, in place of the suite's")
+    _add(sub, "--control", "RULE", "what it has to beat, in place of the suite's")
+    _add(sub, "--actual", "S.csv", "scores, without a run", type=named)
+    _add(sub, "--values", "V.csv", "metric values, without a run", type=named)
+    _add(sub, "--models-info", "M.csv", "sizes and families of their models", type=named)
+    _add(sub, "--format", "FORM", "a form of `lrd-harness leaderboard` (table)")
+    _add(sub, "--output", "FILE", "write to a file instead, or to a folder DIR", type=named)
+    add_load(sub)
+    _add_flag(sub, "--literal-names", LITERAL)
+
+
 def plugins(sub: Any) -> None:
     """List every registered plugin, and those that could not be loaded; make a package
     for one of your own, check one, or show what one offers.

@@ -80,7 +80,8 @@ def _about(kind: str, record: Any) -> str:
         return f"ranks models by {record.selection.score}, {better} is better"
     if layer_choice is not None:
         end = "lowest" if layer_choice.best == "min" else "highest"
-        return f"chooses a layer, where {layer_choice.score} is {end}"
+        ahead = " by more than one standard error" * bool(record.margin)
+        return f"chooses a layer, where {layer_choice.score} is {end}{ahead}"
     if kind.endswith("metric"):
         return "ranks no models" + ", chooses no layer" * (kind == "metric")
     if kind == "reporter":

@@ -149,8 +149,9 @@ class MetricChecks(_MeasureChecks):
         Return a mapping from names to numbers or lists, one value for each state that `measure`
         is given (or one less for steps or blocks, two less for inner states: Metric(of=...));
         selection=Choice(NAME, "max" or "min") names a number (a list x gives mean_x and so on),
-        layer_choice=Choice(NAME, ...) a list. What cannot be computed raises
-        lrd_harness.UnitError; where it sees one text at a time, a layer without a value is NaN.
+        layer_choice=Choice(NAME, ...) a list, and margin=NAME another one. What cannot be computed
+        raises lrd_harness.UnitError; where it sees one text at a time, a layer without a value is
+        NaN.
         Work on a copy (state.clone()): no x -= y, no method that ends in _, nothing written to
         state.numpy().
         """
@@ -159,6 +160,9 @@ class MetricChecks(_MeasureChecks):
         choice = self.record.layer_choice
         listed = choice is None or isinstance(self.scores.get(choice.score), list)
         assert listed, f"it chooses layers by {choice and choice.score}, which is no list"
+        margin = self.record.margin
+        sure = not margin or (choice is not None and isinstance(self.scores.get(margin), list))
+        assert sure, f"its margin is {margin}, which is no list beside one that chooses layers"
         of = self.record.of if isinstance(self.record.of, Mapping) else {}
         lists = {name for name, value in self.scores.items() if isinstance(value, list)}
         strange = sorted(set(of) - lists)

@@ -132,7 +132,7 @@ def from_records(records: Sequence[Record]) -> Results:
             if record["kind"] in ("score", "metric", "error", "capture"):
                 models.setdefault(row.key, ModelRow(**row.key._asdict()))
     names = [field.name for field in dataclasses.fields(Results) if field.name != "models"]
-    lists = {name: tuple(by_kind[name.removesuffix("s")]) for name in names}
+    lists = {n: tuple(by_kind[n if n in by_kind else n.removesuffix("s")]) for n in names}
     return Results(models=tuple(models.values()), **lists)
 
 

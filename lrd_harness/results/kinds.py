@@ -54,7 +54,7 @@ def split(results: Results) -> dict[Kind, Results]:
     for kind, part in parts.items():
         part["models"] = [row for row in results.models if row.key[:2] in keys[kind]]
     return {
-        kind: Results(**{name: tuple(rows) for name, rows in part.items()})
+        kind: Results(texts=results.texts, **{name: tuple(rows) for name, rows in part.items()})
         for kind, part in parts.items()
     }
 

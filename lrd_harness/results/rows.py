@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from pydantic import Field, WrapValidator
 
 from lrd_harness import images
-from lrd_harness.contracts import LIKELIHOOD
+from lrd_harness.contracts import LIKELIHOOD, Summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +31,8 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Depth = Annotated[int, Field(strict=True, ge=0, le=100_000)]  # of layers or blocks
 # a metric of another author may keep a list (a histogram) beside numbers
 Value = Annotated[Number, WrapValidator(_number_or_list)]
-Best = tuple[str, Literal["max", "min"]]  # the name of a score, and which of its values is better
+Score = str  # the name of one
+Best = tuple[Score, Literal["max", "min"]]  # the name of a score, and which of its values is better
 Kind = Literal["embedding", "base", "image"]  # of tasks: each has a board of its own
 
 
@@ -141,10 +142,11 @@ class MetricRow(Row):
     """A metric's values on n texts of one task; states before `start` were degenerate.
 
     task_type: "" in records that were made before metrics said it. layer_choice: the profile that
-    chooses a layer, and which of its values does. tables: several numbers per layer, as a
-    histogram. control: whether it uses the task's labels. pairs: of a panel metric, by name of
-    score this model's value with each other model of the panel, which parameters["panel"] lists as
-    NAME@REVISION; {} where it gives none, None of a metric of one model.
+    chooses a layer, and which of its values does; margin: the profile that says how sure its lead
+    is. tables: several numbers per layer, as a histogram. control: whether it uses the task's
+    labels. pairs: of a panel metric, by name of score this model's value with each other model of
+    the panel, which parameters["panel"] lists as NAME@REVISION; {} where it gives none, None of a
+    metric of one model. summaries: which of its values come from which pairs.
     """
 
     task: str
@@ -155,6 +157,7 @@ class MetricRow(Row):
     parameters: Mapping[str, Any] = field(default_factory=dict)
     selection: Best | None = None
     layer_choice: Best | None = None
+    margin: Score = ""
     values: Mapping[str, Value] = field(default_factory=dict)
     profiles: Mapping[str, Annotated[Profile, WrapValidator(_even)]] = field(default_factory=dict)
     tables: Mapping[str, Annotated[Table, WrapValidator(_even)]] = field(default_factory=dict)
@@ -162,6 +165,7 @@ class MetricRow(Row):
     task_type: str = ""
     control: bool = False
     pairs: Mapping[str, Mapping[str, Number]] | None = None
+    summaries: Mapping[str, Summary] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,13 +207,17 @@ class CaptureRow(Row):
 
 @dataclass(frozen=True, kw_only=True)
 class TextsRow(Row):
-    """What a task's texts are like: how many it asks for, and how many of these are odd."""
+    """What a task's texts are like: how many it asks for, and how many of these are odd.
+
+    length: mean over the different ones, in characters; None of images, and in older records.
+    """
 
     task: str
     asked: Whole
     duplicates: Whole
     empty: Whole
     truncated: Whole
+    length: Number | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,6 +291,7 @@ class Results:
     prunings: tuple[PruningRow, ...] = ()
     variants: tuple[VariantRow, ...] = ()
     sweeps: tuple[SweepRow, ...] = ()
+    texts: tuple[TextsRow, ...] = ()
 
     @functools.cached_property
     def frame(self) -> pd.DataFrame:

@@ -390,7 +390,7 @@ class Reckoning:
                 self.cost.spans["metrics"] += Span.about(seconds, calibration.UNSURE)
                 continue
             count = measuring.copies(item.metric)
-            seen = min(n, self.context.plan.settings.view_texts) if count else n
+            seen = min(n, self.reader.samples.sampling.copied(item.metric)) if count else n
             seconds = calibration.FIND * seen * states * max(1, count)
             self.cost.spans["metrics"] += Span.about(seconds + calibration.RECORD)
             if seen >= measuring.MIN_TEXTS:

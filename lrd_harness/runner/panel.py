@@ -136,6 +136,7 @@ class Panel:
             "n": len(stored[next(iter(families))].texts),
             "parameters": {**item.written, "norm": self.plan.settings.norm, "panel": names},
             "selection": metric.selection,
+            "summaries": dict(metric.summaries),
             "seconds": (time.perf_counter() - begun) / len(families),
         }
         for model in families:

@@ -338,7 +338,7 @@ def measure(context: Context, reader: Reader, task: Task, item: PlannedMetric) -
         scores, n = reader.samples.measure(item, reader.sample(task), labels)
         split = split_scores(scores)
         shown = {"start": scores.start} if metric.needs not in PER_TEXT or scores.start else {}
-        norm, pooling = context.plan.settings.norm, reader.model.info.pooling
+        norm, pooling = reader.samples.sampling.norm_of(metric), reader.model.info.pooling
         context.record(
             "metric",
             key,
@@ -356,6 +356,7 @@ def measure(context: Context, reader: Reader, task: Task, item: PlannedMetric) -
             tables=split.tables,
             seconds=time.perf_counter() - begun,
             **({"control": True} if metric.needs == "labels" else {}),
+            **({"margin": metric.margin} if metric.margin else {}),
         )
 
 

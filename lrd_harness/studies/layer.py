@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from lrd_harness.board.layers import OTHER, pick
+from lrd_harness.board.one_layer import Curve, steady
 from lrd_harness.contracts import Metric
 from lrd_harness.errors import UserError
 from lrd_harness.measuring import MIN_TEXTS, PlannedMetric
 from lrd_harness.report import Column, Report, Table
 from lrd_harness.results.kinds import DECODERS, model_kind, rule_layer
 from lrd_harness.results.rows import ModelRow
-from lrd_harness.scores import Scores
+from lrd_harness.scores import Scores, split_scores
 from lrd_harness.studies.prune import Shrinking
 from lrd_harness.studies.values import Design, LayerScore, Sample, fault, layer_score
 
@@ -109,7 +110,7 @@ def choose(shrinking: Shrinking, design: Design | None, by: bool, save: Path | N
     why = f"The one-line rule: {usual.text}; no metric is known to choose better."
     if by:
         why = (
-            f"{name} chooses it ({choices[0]['best']} of {choices[0]['score']}). The one-line rule "
+            f"{name} chooses it ({_reason(choices[0])}). The one-line rule "
             f"({usual.text}) takes layer {usual.layer}, and no metric is known to choose better."
         )
     what = f"Layer {number} of {blocks} of {planned.name}"
@@ -183,7 +184,7 @@ class _Measured:
             name = item.metric.name
             try:
                 scores, n = sample.measure(item)
-                score, choice = _chosen(item.metric, scores)
+                score, choice = _chosen(item.metric, scores, n, self._shrinking.blocks)
             except Exception as error:  # a stranger's metric; the others go on
                 self.faults.append(f"{name}: {fault(error, name)}")
                 continue
@@ -199,27 +200,56 @@ class _Measured:
 
     def tables(self, choices: Sequence[dict[str, Any]]) -> list[Table]:
         """The values, what was chosen of them, and the values for programs."""
-        caption = (
+        caption = [
             "layer: the one of 1 to L with the best score, lowest (min) or highest (max); other: "
             "the one with the worst. Layer 0 is the embeddings alone and is not chosen.",
             f"{RULE}: {DECODER}, of an encoder the last; the control that metrics have to beat.",
-        )
+        ]
         names = ("metric", "score", "best", "layer", "other", "texts")
-        keyed = tuple(Column(name, key=name == "metric") for name in names)
+        keyed = [Column(name, key=name == "metric") for name in names]
+        if any("leads" in choice for choice in choices):
+            keyed += [
+                Column("leads"),
+                Column("lead", form="+z.4f"),
+                Column("error", "SE", form=".4f"),
+            ]
+            caption.append(
+                "leads: the layer with the best score, taken where its lead over the last one "
+                "exceeds SE, the standard error of that over texts; the last one elsewhere."
+            )
         title = "Values by layer (*: chosen)"
         chosen = f"Layers chosen, of 1 to {self._shrinking.blocks}"
         return [
-            Table("choices", chosen, keyed, choices, caption, bool(self.choices)),
+            Table("choices", chosen, tuple(keyed), choices, tuple(caption), bool(self.choices)),
             Table("layers", title, tuple(self._columns), self._rows if self.choices else []),
             Table("layer", "Values", tuple(map(Column, COLUMNS)), self._every, shown=False),
         ]
 
 
-def _chosen(metric: Metric, scores: Scores) -> tuple[LayerScore, dict[str, Any]]:
+def _reason(choice: dict[str, Any]) -> str:
+    """Why a metric chooses a layer."""
+    best = f"{choice['best']} of {choice['score']}"
+    if "leads" not in choice or choice["leads"] == choice["layer"]:
+        return best
+    lead = f"the lead of layer {choice['leads']}, with the {best}, is {choice['lead']:.4f}"
+    return f"{lead}, not above its standard error of {choice['error']:.4f}"
+
+
+def _chosen(metric: Metric, scores: Scores, n: int, last: int) -> tuple[LayerScore, dict[str, Any]]:
     score = layer_score(metric, scores)
     inner = {layer: v for layer, v in score.values.items() if layer and v is not None}
     if not inner:
         raise UserError("has no value at any layer above 0")
     assert score.best is not None
-    ends = {"layer": pick(inner, score.best), "other": pick(inner, OTHER[score.best])}
+    ends: dict[str, Any] = {
+        "layer": pick(inner, score.best),
+        "other": pick(inner, OTHER[score.best]),
+    }
+    if metric.margin:
+        of = split_scores(scores).profiles[metric.margin]
+        errors = {i: v for i, v in zip(of["layers"], of["values"], strict=True) if v is not None}
+        if (choice := steady([Curve(n, inner, errors)], last, score.best)) is None:
+            raise UserError("has no value at the last layer")
+        ends |= {"layer": choice.layer, "leads": choice.best}
+        ends |= {"lead": choice.lead, "error": choice.error}
     return score, {"metric": metric.name, "score": score.name, "best": score.best, **ends}

@@ -133,7 +133,7 @@ def kept_scores(
         "score": str(metric.selection),
         "code": checksum,
         "texts": digest(texts),
-        "norm": design.sampling.norm,
+        "norm": design.sampling.norm_of(metric),
         "views": str(design.sampling.view_texts),
         "device": design.sampling.device,
     }

@@ -203,6 +203,7 @@ class Design:
             "norm": self.sampling.norm,
             "metrics": [
                 {"name": i.metric.name, "version": i.metric.version, "parameters": i.written}
+                | ({"norm": i.metric.norm} if i.metric.norm else {})
                 for i in self.items
             ],
         }
@@ -293,8 +294,9 @@ class Sample:
             return lambda rows: tokens.finished(texts if rows is None else [texts[i] for i in rows])
         labels = partial(design.questions.labels, design.task)
         reading = samples.reading(item, texts, labels)
-        # those of pooled metrics are held once for all
-        stored = self.states if item.metric.needs == "pooled" else reading.states
+        # those of pooled metrics that see the same are held once for all
+        shared = item.metric.needs == "pooled" and reading.states.chosen == self.states.chosen
+        stored = self.states if shared else reading.states
 
         def measure(rows: Rows | None) -> tuple[Scores, int]:
             there = rows is None or np.isin(reading.rows, rows)

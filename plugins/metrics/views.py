@@ -1,8 +1,9 @@
-"""Metrics of noisy copies of the texts, their views: InfoNCE, LiDAR and DiME, layer by layer."""
+"""Metrics of noisy copies of the texts, their views: InfoNCE, LiDAR, DiME and alignment."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import exp, inf, log
 from typing import TYPE_CHECKING
 
@@ -35,13 +36,15 @@ def lrd_metrics() -> list[Metric]:
         (infonce, PAIR, Choice("mi", "max"), LAWS),
         (lidar, LIDAR_VIEWS, Choice("lidar", "max"), LAWS - {"scaling"}),
         (dime, PAIR, Choice("dime", "min"), LAWS - {"permutation"}),
+        (alignment, PAIR, Choice("alignment", "min"), LAWS),
     ]
-    return [
+    metrics = [
         Metric(
             measure.__name__, measure, "views", None, choice, views, invariances=laws, of="states"
         )
         for measure, views, choice, laws in rows
     ]
+    return [*metrics[:-1], replace(metrics[-1], group="geometry")]
 
 
 def infonce(states: Sequence[torch.Tensor], temperature: float = 0.1) -> dict[str, list[float]]:
@@ -233,6 +236,47 @@ def shuffled(first: torch.Tensor, second: torch.Tensor, alpha: float, draws: int
         order = order.to(second.device)
         total += float(entropy_of_gram(first * second[order][:, order], alpha))
     return total / draws
+
+
+def alignment(states: Sequence[torch.Tensor], alpha: float = 2.0) -> dict[str, list[float]]:
+    """How far apart the two views of a text are. Only beside `uniformity`: 0 where all are one.
+
+    Source: Understanding Contrastive Representation Learning through Alignment and Uniformity on
+    the Hypersphere, arXiv 2005.10242.
+
+    Parameters
+    ----------
+    states : sequence of S tensors (n, q, d_l)
+        Views of the texts, of which the first 2 are read and scaled to unit length.
+    alpha : float > 0, default 2
+        The power of the distances.
+
+    Returns
+    -------
+    dict
+        ``alignment``, S values in 0..2^alpha: the mean over texts of the distance to that power.
+
+    Raises
+    ------
+    UnitError
+        Below 2 views or texts.
+
+    Examples
+    --------
+    Views that are alike, and opposite ones:
+
+    >>> import torch
+    >>> view = torch.eye(4).double()
+    >>> alignment([torch.stack([view, view], 1), torch.stack([view, -view], 1)])["alignment"]
+    [0.0, 4.0]
+    """
+    if not 0 < alpha < inf:
+        raise UserError(f"alignment: alpha must be above 0, not {alpha}")
+    means = []
+    for state in states:
+        first, second = directions(first_views("alignment", state, PAIR, PAIR)).unbind(1)
+        means.append(float((first - second).norm(dim=1).pow(alpha).mean()))
+    return {"alignment": means}
 
 
 def first_views(name: str, state: torch.Tensor, least: int, most: int) -> torch.Tensor:

@@ -43,7 +43,7 @@ ABOUT = {
 NO_STATISTICS = set(
     "models ranking scores model_info tasks metrics values errors family_ranks family_rivals "
     "outlying_scores combined_models combined_strengths layers layer_picks model_layers "
-    "panel controls".split()
+    "panel panel_places controls".split()
 )
 NO_STATISTICS_OF = ("profile", "checkpoint", "pruning", "pairs.")  # how names of tables begin
 KIND, OTHER = ("verdict", "kind"), ("other", "control", "rival")  # columns, the first there is

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -42,6 +42,7 @@ from ._charts import (
     ordered,
 )
 from ._data import PREFIXES, counted, family, valued
+from ._matrices import matrices
 
 SCALE = 2  # PNG pixels a unit
 WIDE, NARROW = 900, 340  # pixels of a figure on a page
@@ -64,18 +65,19 @@ NAMED = re.compile(r'((?<= )id="|url\(#)([^")]+)')
 
 def figures(report: Report) -> list[Figure]:
     """All figures that there are tables for, board by board."""
-    makers: list[Callable[[Side], Figure | list[Figure] | None]] = [
+    makers: list[Callable[[Side], Figure | Iterable[Figure] | None]] = [
         predictors,
         ranks,
         curves,
         *(partial(groups, grouping=grouping) for grouping in ("kind", "family", "task type")),
         distances,
         entropies,
+        matrices,
     ]
     beside = [prefix for prefix in PREFIXES[1:] if report.get(f"{prefix}ranking")]
     sides = [Side(report, prefix) for prefix in ("", *beside)]
     drawings = [*(maker(side) for side in sides for maker in makers), pruning(report)]
-    several = [d if isinstance(d, list) else [d] for d in drawings if d]
+    several = (d if isinstance(d, Iterable) else [d] for d in drawings if d)
     return [figure for some in several for figure in some]
 
 

@@ -15,7 +15,7 @@ from scipy import stats
 from selection_panels import by, panel
 
 import lrd_harness
-from lrd_harness.board import unranked
+from lrd_harness.board import pairs
 from lrd_harness.board.leaderboard import report
 from lrd_harness.manager import load
 from lrd_harness.results import database
@@ -169,7 +169,7 @@ def test_they_are_read_back_from_a_journal_and_from_sqlite(tmp_path: Path) -> No
 
 
 def test_people_see_small_matrices_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unranked, "SHOWN", M - 1)
+    monkeypatch.setattr(pairs, "SHOWN", M - 1)
     board = report(PLAIN)
     assert not board.table("pairs.near.alike").shown
     assert board.table("panel").shown

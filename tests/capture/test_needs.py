@@ -229,6 +229,33 @@ def test_halves_are_read_under_the_texts_own_prompt(tmp_path: Path) -> None:
         reader.samples.measure(APART, reader.sample(few))
 
 
+def sizes(states: Any) -> dict[str, Any]:
+    """How long the rows of each state are."""
+    return {"size": [float(s.norm(dim=-1).mean()) for s in states]}
+
+
+@pytest.mark.parametrize("needs", ["pooled", "tokens", "halves"])
+def test_a_metric_sees_the_norm_that_it_names(needs: Any, tmp_path: Path) -> None:
+    """Whatever the run's: the same as those of a run with that norm, which reads nothing anew."""
+    opened = tiny.open_model(tiny.save("GPT2", tmp_path / "m", uneven=True))
+    task = task_of(SENTENCES[:12])
+    free, *fixed = (
+        PlannedMetric(Metric(f"size{n}", sizes, needs, norm=n), {}) for n in (None, "raw", "final")
+    )
+    reader = reader_of(opened, tmp_path / "store", task, free, *fixed)
+    sample, last = reader.sample(task), opened.info.blocks
+    usual = reader.samples.measure(free, sample)[0]["size"]
+    values = []
+    for item in fixed:
+        values.append(reader.samples.measure(item, sample)[0]["size"])
+        same = reader_of(opened, tmp_path / "store", task, free, norm=item.metric.norm)
+        assert same.captured.forwarded == (len(sample) if needs == "tokens" else 0)
+        assert same.samples.measure(free, sample)[0]["size"] == values[-1]
+    raw, final = values
+    assert [*raw[:last], final[last]] == usual
+    assert all(abs(a - b) > 1e-3 for a, b in zip(raw, final, strict=True))
+
+
 def test_labels_go_with_their_texts(tmp_path: Path) -> None:
     """Copies of a text count once; with two labels, or None, it is left out, and counted."""
     opened = tiny.open_model(tiny.save("Bert", tmp_path / "m"))

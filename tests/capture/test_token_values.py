@@ -42,7 +42,7 @@ def watched(
     """Token metrics of an opened model, kept under `folder`."""
     states = opened.info.blocks + 1
     tokens = [TokenValues(i, folder, opened.identity, norm, states) for i in items]
-    return Watched(opened, norm, tokens, texts)
+    return Watched(opened, tokens, texts)
 
 
 def measured(opened: Any, texts: list[Text], folder: Path, metric: Any) -> TokenValues:

@@ -15,10 +15,10 @@ from scipy.special import log_softmax
 from states import views
 
 from lrd_harness import measure
-from lrd_harness.errors import DegenerateState, NotEnoughTexts, NotFinite, UnitError
+from lrd_harness.errors import DegenerateState, NotEnoughTexts, NotFinite, UnitError, UserError
 
 METRICS = importlib.import_module("lrd_harness.plugins.metrics.views").lrd_metrics()
-INFONCE, LIDAR, DIME = METRICS
+INFONCE, LIDAR, DIME, ALIGNMENT = METRICS
 few = settings(max_examples=12, deadline=None, derandomize=True)
 
 
@@ -32,7 +32,7 @@ def test_more_views_than_asked_for_change_nothing():
     assert measure(DIME, many) == measure(DIME, many[:, :, :2])
     assert measure(LIDAR, many) == measure(LIDAR, many[:, :, :16])
     assert measure(LIDAR, many)["views"] == 16
-    assert [m.views for m in METRICS] == [2, 16, 2]
+    assert [m.views for m in METRICS] == [2, 16, 2, 2]
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.1, 1, 7])
@@ -153,3 +153,20 @@ def test_faults_are_named(metric):
     for state in {"lidar": [alike], "dime": [0 * alike]}.get(metric.name, ()):
         with pytest.raises(DegenerateState, match=f"{metric.name}: layer 0"):
             metric.measure([state])
+
+
+def test_alignment():
+    """Golden values, any power, and what a collapsed state has."""
+    x = R(2, 2, 24, 1, 8) + 0.3 * R(3, 2, 24, 2, 8)
+    found = measure(ALIGNMENT, x)["alignment"]
+    assert found == pytest.approx([0.17448001885076392, 0.2182927507836454], rel=1e-9)
+    a, b = np.moveaxis(x / np.linalg.norm(x, axis=-1, keepdims=True), 2, 0)
+    for alpha in (0.5, 1, 3):
+        expected = (np.linalg.norm(a - b, axis=-1) ** alpha).mean(axis=1)
+        assert measure(ALIGNMENT, x, alpha=alpha)["alignment"] == pytest.approx(expected.tolist())
+    one = ALIGNMENT.measure([torch.ones(8, 2, 3).double()])
+    assert one["alignment"] == [0]
+    for alpha in (0, -1, math.inf, math.nan):
+        with pytest.raises(UserError, match="alpha must be above 0"):
+            measure(ALIGNMENT, x, alpha=alpha)
+    assert (ALIGNMENT.layer_choice, ALIGNMENT.group) == (("alignment", "min"), "geometry")

@@ -14,7 +14,7 @@ import tiny
 import tiny_images
 from ranks import jobs
 from running import Patch, Shown, one_line, records, with_plugin
-from test_mutual_knn import by_sklearn
+from test_similarity import by_sklearn
 
 import lrd_harness
 from lrd_harness.cli import main

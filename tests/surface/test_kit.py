@@ -25,7 +25,11 @@ from lrd_harness.testing import check, check_adapter, check_command, check_metri
 
 METRICS = {metric.name: metric for metric in manager.load().all("metric")}
 # lidar's delta is absolute; dime's shufflings are drawn by the texts' numbers.
-FEWER_LAWS = {"lidar": {"rotation", "permutation"}, "dime": {"rotation", "scaling"}}
+FEWER_LAWS = {
+    "lidar": {"rotation", "permutation"},
+    "dime": {"rotation", "scaling"},
+    "logme": {"rotation", "permutation"},  # what it adds to sums of squares is absolute
+}
 
 
 @pytest.mark.parametrize("kind", ["metric", "panel metric", "pruning rule", "reporter", "command"])
@@ -38,8 +42,9 @@ def test_what_built_in_metrics_declare() -> None:
     laws = {"rotation", "scaling", "permutation"}
     assert all(m.invariances == FEWER_LAWS.get(n, laws) for n, m in METRICS.items())
     assert {n for n, m in METRICS.items() if m.selection} == {"frenet", "nrs", "gfmi"}
-    lowest = ("prompt_entropy", "dataset_entropy", "curvature", "dime", "uniformity")
+    lowest = ("prompt_entropy", "dataset_entropy", "curvature", "dime", "uniformity", "alignment")
     highest = {"effective_rank": "effective_rank", "infonce": "mi", "lidar": "lidar"}
+    highest |= {name: name for name in ("logme", "hscore", "knn_accuracy")}
     expected = {name: (name, "min") for name in lowest}
     expected |= {name: (score, "max") for name, score in highest.items()}
     expected["alpha_req"] = ("distance", "min")

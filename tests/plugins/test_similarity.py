@@ -14,7 +14,7 @@ from lrd_harness.contracts import Choice, PanelMetric
 from lrd_harness.errors import DegenerateState, NotEnoughTexts, NotFinite, UnitError
 from lrd_harness.panels import measure_panel
 
-(KNN,) = importlib.import_module("lrd_harness.plugins.metrics.mutual_knn").lrd_panel_metrics()
+KNN, CKA = importlib.import_module("lrd_harness.plugins.metrics.similarity").lrd_panel_metrics()
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:

@@ -1,0 +1,241 @@
+"""Whether a rule beats its control beyond the models and tasks at hand, and how many would tell.
+
+The outcome of a rule on a task is a number of all models: the mean of what it gains, or a rank
+correlation. Taken with all models and without each family in turn it gives a pseudo-value (Tukey
+1958) for every family and task; of a mean over families of one model these are the gains
+themselves. Families and tasks are two samples: a two-way bootstrap (Owen 2007, The pigeonhole
+bootstrap) draws both with replacement, families whole, as sisters, copies and checkpoints of one
+training run are no models of their own.
+
+Of few families or tasks the percentiles of a bootstrap are too narrow. Its variance is therefore
+taken apart into that of families, of tasks and of both, each is set right for how many it is drawn
+from, and the interval is Student's with Satterthwaite's degrees of freedom. From 4 families and 3
+tasks on, a rule that is worth nothing is then told from its control in at most 5 % of panels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from math import sqrt
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+LEAST_FAMILIES, LEAST_TASKS = 4, 3  # below either there is no test
+GROUPS = 60  # families are left out one by one; more are dealt into so many groups
+MOST = 1_000  # families that a plan goes up to
+_FAR = 20.0  # standard errors beyond what is needed: found for sure
+_DIGITS = 12  # of effects: those that are equal to this are level
+
+
+class Groups:
+    """The models by family.
+
+    names: of the groups; places: each model's group (models,); families: how many there are;
+    weights: (groups + 1, models), 1 for the models that are left: all, then without each group.
+
+    Examples
+    --------
+    >>> groups = Groups(["bert", "bert", "llama"])
+    >>> groups.weights.tolist()
+    [[1.0, 1.0, 1.0], [0.0, 0.0, 1.0], [1.0, 1.0, 0.0]]
+    """
+
+    def __init__(self, families: Sequence[str], seed: int = 42) -> None:
+        self.of = np.unique(np.array(families, dtype=str), return_inverse=True)
+        names, places = self.of
+        if len(names) > GROUPS:
+            places = (np.random.default_rng(seed).permutation(len(names)) % GROUPS)[places]
+            names = np.array([f"group {n + 1}" for n in range(GROUPS)])
+        self.names: list[str] = names.tolist()
+        self.member = (np.arange(len(names))[:, None] == places).astype(np.float64)
+        self.weights = np.concatenate([np.ones((1, len(places))), 1 - self.member])
+
+    def means(self, values: np.ndarray) -> np.ndarray:
+        """Of (models, tasks), all and without each group: (groups + 1, tasks); NaN of nothing."""
+        there = ~np.isnan(values)
+        with np.errstate(invalid="ignore"):  # 0 / 0
+            return np.asarray(self.weights @ np.where(there, values, 0) / (self.weights @ there))
+
+    def trial(self, outcomes: np.ndarray, there: np.ndarray) -> Trial:
+        """Of outcomes (groups + 1, tasks); there: (models, tasks), which models they are of."""
+        whole, without = outcomes[0], outcomes[1:]
+        there = there & ~np.isnan(whole)
+        part = self.member @ there > 0
+        pseudo = whole + (part.sum(axis=0) - 1) * (whole - without)
+        models = there.any(axis=1)
+        sizes = self.member @ models
+        counts = {"families": len(set(self.of[1][models])), "models": int(models.sum())}
+        counts |= {"tasks": int(there.any(axis=0).sum()), "pairs": int(there.sum())}
+        return Trial(
+            np.where(part, pseudo, np.nan),
+            float(_means(whole[:, None])[0]),
+            _means(np.where(np.isnan(whole), np.nan, without).T),
+            float(sizes.sum() ** 2 / (sizes @ sizes)) if sizes.any() else 0.0,
+            counts,
+        )
+
+
+class Test(NamedTuple):
+    """Of an effect against 0, two-sided; all None where there are too few families or tasks."""
+
+    stderr: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+
+
+class Trial(NamedTuple):
+    """A rule against its control.
+
+    cells: pseudo-values (groups, tasks), NaN for a family that a task lacks; effect: of all models,
+    the mean over tasks; without: the same without each group (groups,), NaN where nothing is left;
+    effective: how many groups of equal size would say as much (Kish 1965), as a family of 9 models
+    and one of 1 are no two; counts: families, models, tasks, and pairs of model and task.
+    """
+
+    cells: np.ndarray
+    effect: float
+    without: np.ndarray
+    effective: float
+    counts: Mapping[str, int]
+
+    def test(self, alpha: float, resamples: int, seed: int) -> Test:
+        """With its interval at 1 - alpha."""
+        cells = _filled(self.cells)
+        if cells.shape[0] < LEAST_FAMILIES or cells.shape[1] < LEAST_TASKS:
+            return Test()
+        families, tasks, both = _bootstrap(cells, resamples, seed)
+        error = sqrt(max(families + tasks - both, families, tasks))
+        if not error > 0:
+            return Test(0.0, self.effect, self.effect, float(self.effect == 0))
+        numbers = min(cells.shape[0], self.effective), cells.shape[1]
+        degrees = _degrees((families, tasks), error**2, numbers)
+        reach = error * float(stats.t.ppf(1 - alpha / 2, degrees))
+        p = 2 * float(stats.t.sf(abs(self.effect) / error, degrees))
+        return Test(error, self.effect - reach, self.effect + reach, p)
+
+    def layout(self) -> Layout | None:
+        """Variances of a cell, by Henderson's (1953) method 1; None below 2 families or 2 tasks.
+
+        Where every family has every task it is the analysis of variance.
+        """
+        cells = _filled(self.cells)
+        if min(cells.shape) < 2:
+            return None
+        there = ~np.isnan(cells)
+        y, n = np.where(there, cells, 0), int(there.sum())
+        by_family, by_task = there.sum(axis=1), there.sum(axis=0)
+        squares = [np.sum(y.sum(axis=1) ** 2 / by_family), np.sum(y.sum(axis=0) ** 2 / by_task)]
+        total = np.array([*squares, np.sum(y**2)]) - y.sum() ** 2 / n
+        f, t = cells.shape
+        expected = np.array([[n, f, f], [t, n, t], [n, n, n]], dtype=np.float64)
+        expected -= [np.sum(by_family**2) / n, np.sum(by_task**2) / n, 1]
+        return Layout(*np.maximum(np.linalg.lstsq(expected, total, rcond=None)[0], 0).tolist())
+
+
+class Layout(NamedTuple):
+    """Variances of one cell: between families, between tasks, and what is left."""
+
+    families: float
+    tasks: float
+    rest: float
+
+    def power(self, families: float, tasks: float, effect: float, alpha: float) -> float:
+        """The probability that a true effect above 0 is found in so many families and tasks.
+
+        Examples
+        --------
+        >>> layout = Layout(families=1.0, tasks=0.25, rest=1.0)
+        >>> [round(layout.power(n, 30, 0.5, 0.05), 2) for n in (10, 40, 160)]
+        [0.27, 0.76, 0.98]
+        """
+        rest = self.rest / families / tasks
+        parts = self.families / families + rest, self.tasks / tasks + rest
+        variance = max(sum(parts) - rest, *parts)
+        if variance <= 0:
+            return 1.0
+        degrees = _degrees(parts, variance, (families, tasks))
+        reach, distance = float(stats.t.ppf(1 - alpha / 2, degrees)), effect / sqrt(variance)
+        return 1.0 if distance > reach + _FAR else float(stats.nct.sf(reach, degrees, distance))
+
+    def least(self, tasks: float, effect: float, alpha: float, power: float) -> int | None:
+        """The least families that have such a power with so many tasks; None above 1,000."""
+        low, high = LEAST_FAMILIES - 1, MOST
+        if self.power(high, tasks, effect, alpha) < power:
+            return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            found = self.power(middle, tasks, effect, alpha) >= power
+            low, high = (low, middle) if found else (middle, high)
+        return high
+
+
+def best_of(trials: Sequence[Trial]) -> tuple[Trial, list[int]]:
+    """What choosing among rules comes to: of each family the rule that is best on the others.
+
+    Also which one that is, by group; the first of those that are level. No rule is judged by the
+    families that it was chosen on.
+    """
+    without = np.array([trial.without for trial in trials])
+    ranked = np.where(np.isnan(without), -np.inf, np.round(without, _DIGITS))
+    chosen = np.argmax(ranked, axis=0)
+    cells = np.array([trial.cells for trial in trials])[chosen, np.arange(len(chosen))]
+    used = [trials[i] for i in dict.fromkeys(chosen.tolist())]
+    fewest = min(used, key=lambda trial: trial.counts["pairs"])
+    if len(used) == 1:
+        return used[0], chosen.tolist()
+    effect = float(np.nanmean(_means(cells)))
+    return Trial(cells, effect, np.max(ranked, axis=0), fewest.effective, fewest.counts), (
+        chosen.tolist()
+    )
+
+
+def _bootstrap(cells: np.ndarray, resamples: int, seed: int) -> tuple[float, float, float]:
+    """Variances of the mean that are due to families, to tasks, and to both at once.
+
+    Of draws of families alone, of tasks alone, and of both; each times n / (n - 1), as a sample
+    varies less than what it is of. cells: (families, tasks).
+    """
+    there = (~np.isnan(cells)).astype(np.float64)
+    y, (f, t) = np.where(there > 0, cells, 0), cells.shape
+    of_families, of_tasks = _drawn(f, resamples, seed), _drawn(t, resamples, seed + 1)
+    sums, counts = of_families @ y, of_families @ there  # (resamples, tasks)
+    with np.errstate(invalid="ignore"):  # where nothing was drawn that is there
+        families = np.nanvar(sums.sum(axis=1) / counts.sum(axis=1)) * f / (f - 1)
+        tasks = np.nanvar(of_tasks @ y.sum(axis=0) / (of_tasks @ there.sum(axis=0))) * t / (t - 1)
+        both = np.nanvar((sums * of_tasks).sum(axis=1) / (counts * of_tasks).sum(axis=1))
+    alone = families * (f - 1) / f + tasks * (t - 1) / t
+    shared = max(0.0, float(both - alone)) * f * t / ((f - 1) * (t - 1))
+    return float(families), float(tasks), shared
+
+
+@lru_cache(maxsize=8)
+def _drawn(n: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each of n is in each resample: (resamples, n)."""
+    generator = np.random.default_rng(seed)
+    return generator.multinomial(n, np.full(n, 1 / n), resamples).astype(np.float64)
+
+
+def _degrees(parts: Sequence[float], variance: float, numbers: Sequence[float]) -> float:
+    """Satterthwaite's, of the variances of a mean over families and tasks, of so many of each.
+
+    At least those of the fewer of both, and 1.
+    """
+    squares = sum(part**2 / max(n - 1, 1) for part, n in zip(parts, numbers, strict=True))
+    return max(variance**2 / squares, min(numbers) - 1, 1.0)
+
+
+def _filled(cells: np.ndarray) -> np.ndarray:
+    """Without the families and tasks that have nothing."""
+    there = ~np.isnan(cells)
+    return np.asarray(cells[there.any(axis=1)][:, there.any(axis=0)])
+
+
+def _means(rows: np.ndarray) -> np.ndarray:
+    """The mean of what is there of each column, NaN of nothing: (columns,)."""
+    there = ~np.isnan(rows)
+    with np.errstate(invalid="ignore"):  # 0 / 0
+        return np.asarray(np.where(there, rows, 0).sum(axis=0) / there.sum(axis=0))
