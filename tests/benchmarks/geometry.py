@@ -17,10 +17,13 @@ from typing import Any
 
 from _setting import arguments, distinct_texts, empty_store, open_model, tasks
 
-from lrd_harness import measure
+from lrd_harness import manager
 from lrd_harness.capture.embeddings import capture
+from lrd_harness.capture.samples import Samples, Sampling
 from lrd_harness.capture.token_budget import BATCH_TOKENS
 from lrd_harness.contracts import Text
+from lrd_harness.planning.parameters import resolve_metrics
+from lrd_harness.planning.suite import Suite
 
 AIM = "participation_ratio top_share mean_cosine uniformity alpha_req cka_last".split()
 BESIDE = ("cka", "twonn")
@@ -52,14 +55,14 @@ def main() -> None:
         model = open_model(name, options.max_length)
         texts = filled(distinct_texts(model, tasks()), options.texts)
         with empty_store(model) as store:
-            budget = {"batch_tokens": BATCH_TOKENS["cpu"]}
-            capture(model, texts[:64], store, **budget)
+            capture(model, texts[:64], store, batch_tokens=BATCH_TOKENS["cpu"])  # warms up
         with empty_store(model) as store:
-            forward = cpu_seconds(capture, model, texts, store, **budget)
-            states = store.states(texts)
-            spent = {m: cpu_seconds(measure, m, states) for m in (*AIM, *BESIDE)}
+            forward = cpu_seconds(capture, model, texts, store, batch_tokens=BATCH_TOKENS["cpu"])
+            samples = Samples(model, store, store, model.identity, Sampling(), store.folder)
+            items = resolve_metrics(Suite("geometry", plugins=(*AIM, *BESIDE)), manager.load())
+            spent = {i.metric.name: cpu_seconds(samples.measure, i, texts) for i in items}
         together = sum(spent[metric] for metric in AIM)
-        row = f"{name:8} {len(texts):6} {len(states):6} {forward:7.1f}s {together:7.1f}s"
+        row = f"{name:8} {len(texts):6} {model.info.blocks + 1:6} {forward:7.1f}s {together:7.1f}s"
         print(f"{row} {together / forward:5.2f}")
         for metric, seconds in spent.items():
             print(f"  {metric:20} {seconds:7.1f}s {seconds / forward:6.1%}")
