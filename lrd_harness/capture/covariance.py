@@ -139,7 +139,7 @@ def cka_matrix(states: Sequence[torch.Tensor]) -> torch.Tensor:
         raise DegenerateState(f"CKA: in layer {alike[0]} all texts are equally alike")
     norms = products.diagonal().sqrt()
     matrix: torch.Tensor = (products / norms[:, None] / norms).clamp(-1, 1).fill_diagonal_(1)
-    return matrix
+    return (matrix + matrix.T) / 2
 
 
 def debiased_cka(x: torch.Tensor, y: torch.Tensor) -> float:
