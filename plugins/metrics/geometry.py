@@ -220,7 +220,7 @@ def alpha_req(states: Sequence[torch.Tensor]) -> dict[str, list[float]]:
     >>> noise = torch.randn(4000, 50, generator=torch.Generator().manual_seed(0)).double()
     >>> state = noise * torch.arange(1, 51) ** -0.5
     >>> [round(value, 1) for value in alpha_req([state])["alpha"]]
-    [1.1]
+    [1.0]
     """
     if len(states[0]) < ALPHA_TEXTS:
         raise NotEnoughTexts(f"alpha_req needs {ALPHA_TEXTS} texts, got {len(states[0])}")
