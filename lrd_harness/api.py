@@ -282,6 +282,7 @@ def prune(
     *,
     blocks: str | Sequence[int] | None = None,
     protect: int | None = None,
+    text_samples: int | None = None,
     save: Place | None = None,
     save_mergekit: Place | None = None,
     scores: Place | None = None,
@@ -289,8 +290,9 @@ def prune(
 ) -> Shown:
     """Take blocks out of a model and compare what is left with it, as `lrd-harness prune`.
 
-    Either a rule at a budget, or blocks, "7,12-14" or a list; save: a new folder for the smaller
-    model; options: as of `select`, without draws. Raises UserError.
+    Either a rule at a budget, or blocks, "7,12-14" or a list; text_samples: random halves of the
+    texts on which the rule chooses again; save: a new folder for the smaller model; options: as of
+    `select`, without draws. Raises UserError.
     """
     model = _model(model)
     if blocks is not None and not isinstance(blocks, str):
@@ -298,6 +300,7 @@ def prune(
     files = {"save_to": save, "mergekit": save_mergekit, "scores": scores}
     places = {name: _path(file) for name, file in files.items()}
     how = {"rule": rule, "budget": budget, "blocks": blocks, "protect": protect}
+    how["text_samples"] = text_samples
     return _finished(
         _study("prune", options),
         lambda study: study.prune(model, **how, **places),  # type: ignore[arg-type]

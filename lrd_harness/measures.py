@@ -57,8 +57,8 @@ class Metric:
     group: a name that stands in `--plugins` for all metrics that bear it ("geometry").
     default: whether it is measured where no metric is named; None: where it needs pooled texts or
         tokens. For metrics that cost much: False.
-    experimental: whether what speaks for it is not settled yet, which is said beside its name;
-        evidence: what does so far, shown where a table has the layers that it chooses.
+    experimental: whether what speaks for it is not settled yet, which is said beside its name.
+    evidence: what speaks for an experimental one so far, a sentence without its full stop.
     """
 
     name: str
@@ -150,8 +150,10 @@ class Evidence(Protocol):
 
     @property
     def profiles(self) -> Mapping[str, BlockValues]:
-        """Values of all L blocks by METRIC.SCORE ("frenet.speed"), and "block_influence": 1 - the
-        mean cosine over tokens of the states before and after the block (arXiv 2403.03853)."""
+        """Values of all L blocks by METRIC.SCORE ("frenet.speed"); "block_influence": 1 - the mean
+        cosine over tokens of the states before and after the block (arXiv 2403.03853); "ablation":
+        what the output loses without that block alone, 0 or more: of a language model the KL
+        divergence of the next token, nats, else 1 - the mean cosine of outputs over texts."""
 
     def angle(self, first: int, last: int) -> float:
         """Mean over the texts of arccos(cosine) / pi, 0..1, between what enters block `first` and
@@ -170,6 +172,7 @@ class Pruner:
         ascending order and numbered from 1; ties go to the deeper block.
     metrics: whose profiles it reads; seeded: whether `seed` changes the choice.
     nested: whether the blocks chosen for a smaller m are always among those for a larger one.
+    default: whether it chooses where no rule is named; False for rules that cost much.
     version: raise it when choices change.
     """
 
@@ -180,3 +183,4 @@ class Pruner:
     nested: bool = True
     description: str = ""
     version: str = "1"
+    default: bool = True

@@ -98,6 +98,12 @@ def lrd_pruners() -> list[Pruner]:
             greedy,
             description="removes, again and again, the block that the output misses least",
         ),
+        Pruner(
+            "ablation",
+            ablation,
+            default=False,
+            description="removes the blocks that the output misses least, each taken out alone",
+        ),
     ]
 
 
@@ -129,14 +135,23 @@ def last(evidence: Evidence, candidates: Sequence[int], m: int, seed: int) -> li
 
 
 def block_influence(evidence: Evidence, candidates: Sequence[int], m: int, seed: int) -> list[int]:
-    """The candidates of least block influence (ShortGPT, arXiv 2403.03853).
+    """The candidates of least block influence (ShortGPT, arXiv 2403.03853)."""
+    return least(profile(evidence, "block_influence"), candidates, m)
 
-    A block whose influence is not known is kept as long as there are others.
+
+def ablation(evidence: Evidence, candidates: Sequence[int], m: int, seed: int) -> list[int]:
+    """The candidates that the output misses least, each taken out alone."""
+    return least(profile(evidence, "ablation"), candidates, m)
+
+
+def least(values: BlockValues, candidates: Sequence[int], m: int) -> list[int]:
+    """The m candidates of the least values of all blocks, ascending; ties to the deeper one.
+
+    A block without a value is kept as long as there are others.
     """
-    influence = profile(evidence, "block_influence")
-    known = ((value, block) for block in candidates if (value := influence[block - 1]) is not None)
+    known = ((value, block) for block in candidates if (value := values[block - 1]) is not None)
     chosen = highest(((-value, block) for value, block in known), m)
-    unknown = [block for block in candidates if influence[block - 1] is None]
+    unknown = [block for block in candidates if values[block - 1] is None]
     return sorted(chosen + unknown[len(unknown) - (m - len(chosen)) :])
 
 

@@ -1,4 +1,4 @@
-"""How well each predictor orders the models task by task, and whether a metric beats size.
+"""How well each predictor orders the models task by task, and each metric beside each baseline.
 
 Predictors are the metrics' selection scores, some other model-level scores, and what needs no
 metric. + always means that they agree: a metric that ranks the lowest value first is turned.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -17,17 +17,22 @@ import pandas as pd
 
 from lrd_harness.board import panel as panels
 from lrd_harness.board import statistics, training
-from lrd_harness.board.cautions import Caution, count
 from lrd_harness.board.layers import Row, hidden
 from lrd_harness.board.panel import Panel, Predictor
+from lrd_harness.board.size_controls import partial_p as _partial_p
+from lrd_harness.board.size_controls import partial_rho
 from lrd_harness.report import Column, Table, listing
 
 REACHES = 5  # models from which on p < .05 can be reached
 LEAST = 4  # models that have both, for a task to count
-FEW = 10  # training runs: below, a rho is an illustration
 RANDOM = "random model"
-CONTROLS = (panels.LOG_PARAMETERS, panels.FRENET_RANK)
-MEDIANS = ("tau", *(f"partial.{control}" for control in CONTROLS))
+# What a partial correlation is given; of several together only models that have all count.
+CONTROLS = {
+    panels.LOG_PARAMETERS: (panels.LOG_PARAMETERS,),
+    panels.FRENET_RANK: (panels.FRENET_RANK,),
+    panels.TOGETHER: (panels.LOG_PARAMETERS, panels.RELEASED),
+}
+MEDIANS = ("tau", "gaps", "pearson", *(f"partial.{control}" for control in CONTROLS))
 REGRETS = ("regret", "regret_largest", "regret_random")
 
 
@@ -53,6 +58,11 @@ class Rival(NamedTuple):
     @property
     def lead(self) -> float:
         return self.metric_rho - self.rho
+
+    @property
+    def bar(self) -> bool:
+        """Whether a metric has to beat it: size, release date, both together."""
+        return self.name in panels.BARS
 
     @property
     def ahead(self) -> bool:
@@ -217,11 +227,15 @@ def _on_task(task: _Task, name: str, alone: _Compared) -> Row:
     """
     there = task.there(name)
     x, y = task.values[name][there], task.scores[there]
-    controls = {control: task.values[control][there] for control in CONTROLS}
-    partial = {c: statistics.partial_rho(x, y, v) for c, v in controls.items()}
-    partial_p = {c: statistics.partial_p(x, y, v, rho=partial[c]) for c, v in controls.items()}
+    controls = {
+        control: [task.values[side][there] for side in sides]
+        for control, sides in CONTROLS.items()
+        if task.values.keys() >= {control, *sides} and name not in (control, *sides)
+    }
+    partial = {c: partial_rho(x, y, *sides) for c, sides in controls.items()}
+    partial_p = {c: _partial_p(x, y, *controls[c], rho=rho) for c, rho in partial.items()}
     low, high = statistics.interval(task.draw(name, there, alone=True))
-    size = controls[panels.LOG_PARAMETERS]
+    size = task.values[panels.LOG_PARAMETERS][there]
     largest = None if np.isnan(size).all() else np.where(np.isnan(size), -np.inf, size)
     return {
         "task": task.name,
@@ -231,10 +245,12 @@ def _on_task(task: _Task, name: str, alone: _Compared) -> Row:
         "p": statistics.permutation_p(x, y),
         "p_holm": None,
         "tau": statistics.kendall(x, y),
+        "gaps": statistics.gaps_in_order(x, y),
+        "pearson": statistics.pearson(x, y),
         "low": low,
         "high": high,
-        **{f"partial.{control}": rho for control, rho in partial.items()},
-        **{f"partial_p.{control}": p for control, p in partial_p.items()},
+        **{f"partial.{control}": partial.get(control) for control in CONTROLS},
+        **{f"partial_p.{control}": partial_p.get(control) for control in CONTROLS},
         "regret": statistics.regret(x, y),
         "regret_largest": None if largest is None else statistics.regret(largest, y),
         "regret_random": statistics.regret(np.zeros_like(y), y),
@@ -247,11 +263,10 @@ def _agreement(
     def cells(name: str) -> list[Any]:
         return [task[name] for task in tasks]
 
-    metric, _, score = predictor.score.partition(".")
     more = {name: statistics.median(cells(name)) for name in MEDIANS}
     adjusted = zip(tasks, statistics.holm(cells("p")), strict=True)
     return Agreement(
-        metric if predictor.selection and score == metric else predictor.score,
+        predictor.label,
         predictor.kind,
         predictor.best,
         statistics.median(cells("rho")),
@@ -325,11 +340,13 @@ def agreement_tables(selection: Selection | None, what: str = "models") -> list[
         rivals += [
             who | {column: rival[i] for i, column in enumerate(RIVALS)} for rival in row.rivals
         ]
+    known = {*CONTROLS} - {panels.TOGETHER} | {row.name for row in selection.rows}
     columns = (
         Column("predictor", key=True),
         Column("kind"),
         Column("best"),
         Column("rho", "median rho", best="max", form="+z.2f"),
+        Column("gaps", "gaps in order", "-1 to +1", "max", "+z.2f"),
         Column("interval", "95 % over tasks"),
         Column("significant_share", "p < .05", "tasks"),
         Column("holm_share", "Holm", "tasks"),
@@ -337,9 +354,13 @@ def agreement_tables(selection: Selection | None, what: str = "models") -> list[
         Column("n", "n", "models", form="g", rest=1),
         Column("interval_models", "95 % over models", rest=1),
         Column("tau", "median tau", "", "max", "+z.2f", rest=1),
+        Column("pearson", "Pearson's r", "", "max", "+z.2f", rest=1),
         Column("regret_largest", "regret (largest)", "", "min", ".3f", rest=1),
         Column("regret_random", "regret (random)", "", "min", ".3f", rest=1),
-        *(Column(f"partial.{c}", f"rho given {c}", form="+z.2f", rest=1) for c in CONTROLS),
+        *(
+            Column(f"partial.{c}", f"rho given {c}", form="+z.2f", rest=1, shown=c in known)
+            for c in CONTROLS
+        ),
         *hidden("low", "high", "models_low", "models_high", "significant", "holm", "runs"),
     )
     title = f"How well each predictor orders the {what}, task by task"
@@ -348,9 +369,13 @@ def agreement_tables(selection: Selection | None, what: str = "models") -> list[
         "layer (+1 the same order, -1 the reverse; a metric whose best is min is turned); the "
         "median over the tasks with at least 4 models. 95 %: " + _intervals(selection),
         "p < .05: tasks whose two-sided permutation p is below, of all; Holm: the same after "
-        "Holm's correction over the tasks. n: median number of models. tau: Kendall's tau-b. rho "
-        "given: median partial rank correlation, what the predictor says beyond the number of "
-        "parameters, or beyond the rank of the final state.",
+        "Holm's correction over the tasks. n: median number of models. tau: Kendall's tau-b. gaps "
+        "in order: of the differences in score between any two models, the share that the order "
+        "has right less the share that it reverses, so that near-ties count little (+1 all right, "
+        "-1 all reversed); Pearson's r: of value and score. All are medians over tasks.",
+        "rho given: median partial rank correlation, what the predictor says beyond the number of "
+        "parameters, or beyond the rank of the final state"
+        + (", or beyond size and release date together." if panels.TOGETHER in known else "."),
         "regret: score lost by taking the model predicted best instead of the one that is, mean "
         "over tasks; (largest): by taking the largest known of the same models, (random): what a "
         "draw among them is expected to lose.",
@@ -376,57 +401,3 @@ def _intervals(selection: Selection) -> str:
         f"{what}, and over models, which is the one that counts for models not seen here (and too "
         f"narrow where they are of one family); {needs}"
     )
-
-
-def agreement_cautions(selection: Selection | None) -> Iterator[Caution]:
-    """What a metric has to beat, whether models share training runs, and a verdict on each."""
-    if selection is None or not selection.telling:
-        return
-    metrics = [row for row in selection.rows if row.kind == "metric"]
-    baselines = [row for row in selection.rows if row.kind == "baseline" and row.rho is not None]
-    sizes = "; ".join(
-        f"{row.name}, median rho {row.rho:+z.2f}, p < .05 on {row.below('p')} of "
-        + count(len(row.tasks), "task")
-        for row in sorted(baselines, key=lambda row: -(row.rho or 0))
-        if row.name in panels.SIZES
-    )
-    if sizes:
-        yield Caution("bar" if metrics else "bar_alone", {"sizes": sizes})
-    if selection.runs != selection.models:
-        runs = count(selection.runs, "training run")
-        yield Caution("runs", {"models": selection.models, "runs": runs})
-    yield from (verdict(row, len(metrics)) for row in metrics)
-
-
-def verdict(row: Agreement, metrics: int = 1) -> Caution:
-    """One metric in one sentence. metrics: how many are judged by the table."""
-    numbers: Row = {"name": row.name, "rho": row.rho, "n": row.n, "runs": row.runs, "least": FEW}
-    if row.rho is None:
-        return Caution("no_task", numbers)
-    sizes = sorted((rival for rival in row.rivals if rival.size), key=lambda size: size.lead)
-    if (row.runs or 0) < FEW:
-        numbers["beside"] = "".join(f", {size.name} {size.rho:+z.2f}" for size in sizes[:1])
-        return Caution("few_models" if row.runs == row.n else "few_runs", numbers)
-    sizes = [size for size in sizes if size.runs >= FEW]
-    if not sizes:
-        return Caution("no_size", numbers)
-    code, rival, also = "not_better", sizes[0], []
-    if all(size.ahead for size in sizes):
-        sizes = [rival for rival in row.rivals if rival in sizes]
-        rival = min(sizes, key=lambda size: -2.0 if size.low is None else size.low)
-        code = "better" if rival.low is not None and rival.low > 0 else "may_be_chance"
-        also = [other for other in row.rivals if not other.size and not other.ahead]
-    same = rival.tasks == len(row.tasks) and rival.n == row.n
-    on = f", on the {count(rival.tasks, 'task')} and {rival.n:g} models that have both"
-    over = "" if rival.over == "models" else "over tasks, not models; "
-    together = f" for {metrics} metrics together" if metrics > 1 else ""
-    interval = statistics.span(rival.low, rival.high)
-    numbers |= {"other": rival.name, "rho": rival.metric_rho, "other_rho": rival.rho}
-    numbers |= {"lead": rival.lead, "where": "" if same else on}
-    numbers["over"] = over if code == "better" else rival.over
-    numbers["spread"] = f"{over}95 %{together}: {interval}" if interval else "no interval"
-    numbers["also"] = "".join(
-        f"; no better than {other.name} ({other.metric_rho:+z.2f} against {other.rho:+z.2f})"
-        for other in also
-    )
-    return Caution(code, numbers)

@@ -8,11 +8,11 @@ from textwrap import wrap
 
 import numpy as np
 
-from lrd_harness.board import agreement, statistics
+from lrd_harness.board import statistics, verdicts
 from lrd_harness.board.agreement import Agreement, Selection
 from lrd_harness.board.cautions import Caution, count
 from lrd_harness.board.layers import Row
-from lrd_harness.board.panel import SIZES, Panel, Predictor
+from lrd_harness.board.panel import BARS, SIZES, Panel, Predictor
 from lrd_harness.board.standing import Standing, missing_cautions, outlying_cautions
 from lrd_harness.report import Report
 
@@ -24,9 +24,10 @@ WEIGHTY = (
     *("undefined", "versions", "parameters", "under_five", "guessing"),
 )
 VERDICTS = {
-    "better": "better than size",
-    "may_be_chance": "ahead of size, by no more than chance may give",
-    "not_better": "no better than size",
+    "better": "better than {bar}",
+    "may_be_chance": "ahead of {bar}, by no more than chance may give",
+    "explained": "ahead of {bar}, but these together explain it",
+    "not_better": "no better than {bar}",
     "no_size": "of so many models no size is known to compare it with",
     "few_models": "too few models to say whether better than size",
     "few_runs": "too few training runs to say whether better than size",
@@ -45,11 +46,18 @@ def build_answer(
     selecting = panel.selecting
     yield from _first(rows, panel, standing, selecting)
     if len(standing.ranked) > 2:
-        yield from _predicted(panel, selecting, selection)
+        for caution in _predicted(panel, selecting, selection):
+            yield caution
+            named = (caution.numbers.get("name"), caution.numbers.get("other"))
+            yield from [other for other in said if _pools(other, named)][:1]
     yield from missing_cautions(panel, NAMED)
     yield from outlying_cautions(outlying, 1)
     weighty = (caution for caution in said if caution.code in WEIGHTY)
     yield from sorted(weighty, key=lambda caution: WEIGHTY.index(caution.code))
+
+
+def _pools(caution: Caution, named: Sequence[str | None]) -> bool:
+    return caution.code == "pooled" and caution.numbers["name"] in named
 
 
 def brief(report: Report, again: str, width: int = 80) -> Report:
@@ -120,11 +128,12 @@ def _predicted(
         metrics = [row for row in rows if row.kind == "metric" and row.name in chosen]
         if metrics:
             yield _by_task(metrics)
-        elif sizes := [row for row in rows if row.name in SIZES]:
+        elif sizes := [row for row in rows if row.name in BARS]:
             best = max(sizes, key=_rho)
             none = "can be judged" if selecting else "was measured"
             numbers = {"none": none, "name": best.name, "rho": f"median rho {_rho(best):+z.2f}"}
-            yield Caution("predicted_size", numbers)
+            bar = verdicts.bar_of(row.name for row in sizes)
+            yield Caution("predicted_size", numbers | {"bar": bar})
         return
     rhos = {p.name: statistics.spearman(p.strength, panel.actual) for p in panel.predictors}
     known = [(p.name, rho) for p in selecting if (rho := rhos[p.name]) is not None]
@@ -151,11 +160,12 @@ def _by_task(metrics: Sequence[Agreement]) -> Caution:
     numbers = {"name": best.name, "rho": f"median rho {_rho(best):+z.2f}{over}"}
     if _rho(best) <= 0:
         return Caution("predicted_not", numbers)
-    verdict = agreement.verdict(best, len(metrics))
+    verdict = verdicts.verdict(best, len(metrics))
     of = verdict.numbers
     beside = f", {of['other']} {of['other_rho']:+z.2f}" if "other" in of else of.get("beside", "")
     numbers |= {"best": _best_of(len(metrics)), "rho": numbers["rho"] + beside}
-    return Caution("predicted", numbers | {"verdict": VERDICTS[verdict.code]})
+    numbers["other"] = of.get("other", "")
+    return Caution("predicted", numbers | {"verdict": VERDICTS[verdict.code].format(**of)})
 
 
 def _best_of(metrics: int) -> str:

@@ -20,7 +20,10 @@ TEMPLATES = {
     "first_predicted": "By {metric}, {model} is predicted to be best.",
     "predicted": "{name} predicts the order{best} ({rho}): {verdict}.",
     "predicted_not": "No metric predicts the order: the best, {name}, has {rho}.",
-    "predicted_size": "No metric {none}; one has to beat size: {name}, {rho}.",
+    "predicted_size": "No metric {none}; one has to beat {bar}: {name}, {rho}.",
+    "pooled": "{name} orders all {models} models (median rho {rho:+z.2f}) mostly by kind: "
+    "{encoders:+z.2f} within the {n_encoders} encoders, {decoders:+z.2f} within the {n_decoders} "
+    "decoders.",
     "failed": "{units} failed, so that values are missing: see the errors.",
     # of a whole board
     "missing": "Scores are missing for {lacking} of {n} models. By the {tasks} that all have "
@@ -69,10 +72,14 @@ TEMPLATES = {
     "no_size": "{name}: median rho {rho:+z.2f}, and no size of {least} models to compare it with.",
     "not_better": "{name}: no better than {other} (median rho {rho:+z.2f} against {other_rho:+z.2f}"
     "{where}){also}.",
-    "better": "{name}: better than every size baseline ({over}closest: {other}, median rho "
-    "{rho:+z.2f} against {other_rho:+z.2f}{where}){also}.",
-    "may_be_chance": "{name}: ahead of every size baseline, but by no more than other {over} might "
-    "undo: its lead over {other} is {lead:+z.2f} ({spread}){also}.",
+    "better": "{name}: better than every {bar} baseline ({over}closest: {other}, median rho "
+    "{rho:+z.2f} against {other_rho:+z.2f}{where}){given}{also}.",
+    "may_be_chance": "{name}: ahead of every {bar} baseline, but by no more than other {over} "
+    "might undo: its lead over {other} is {lead:+z.2f} ({spread}){given}{also}.",
+    "explained": "{name}: ahead of every {bar} baseline, but these two together explain it"
+    "{given}{also}.",
+    "undated": "The release date is known of {dated} of {models} models: what is said beside or "
+    "given the date is of these alone.",
     # of what metrics have to do with each other, and with what is none of theirs
     "redundant": "These metrics say the same (|rho| of .9 or more): {sets}.",
     "not_redundant": "No two metrics say the same: none has |rho| of .9 or more with another.",
@@ -113,6 +120,7 @@ TEMPLATES = {
     "trial_stated": "The primary rule is {stated}.",
     "trial_others": "None of {rules} is better after Holm's correction; most ahead is {ahead}, "
     "{effect}.",
+    "trial_others_behind": "None of {rules} is even ahead; the best is {ahead}, {effect}.",
     "trial_others_better": "Of {rules}, better after Holm's correction: {better}.",
     "trial_plan": "A true lead of {smallest} is found with {power} power by about {needed} like "
     "these.",
@@ -120,7 +128,7 @@ TEMPLATES = {
     "and 100 tasks like these.",
     "trial_tasks_alone": "No number of tasks alone would settle it with {families}.",
     "trial_rough": "How many are needed is a rough guess, from {families}.",
-    "trial_no_plan": "One family, or one task, says nothing of how many would settle it.",
+    "trial_no_plan": "Too few families or tasks to say how many would settle it.",
     "trial_same": "{rule} gains the same as {control} everywhere: nothing to tell apart.",
     "trial_unknown": "The family of {models} is not known: each stands for one of its own.",
     "trial_kind": "Of {kind} tasks; {others} tasks are left out (the suite's kind says which).",
@@ -142,6 +150,8 @@ TEMPLATES = {
     "{perplexity:,.1f} pruned. Scores of choices and of embeddings can hide that a model no longer "
     "makes text: save the one you will use (`lrd-harness prune ... --save DIR`) and try it on a "
     "task of generation (`lm_eval --model hf --model_args pretrained=DIR --tasks gsm8k`).",
+    "pruning_same_texts": "{model}: the perplexity of pruned models was read on the texts that "
+    "blocks were chosen on, as there are too few others: on new texts it may be worse.",
     "pruning_same_count": "{model}: {budgets} each come to {blocks}.",
     "pruning_same_blocks": "{model}: the same blocks were chosen by several rules and scored once: "
     "{sets}.",

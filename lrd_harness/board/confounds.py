@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 from typing import NamedTuple
@@ -29,7 +30,8 @@ BY_METRIC = ("top_share", "sink_norm")  # metrics that others may follow
 _ABOUT = {"start", "left_out", "too_short", "k", "tokens", "rank"}  # numbers that say how
 
 
-class Measured(NamedTuple):
+@dataclass(frozen=True)
+class Measured:
     """A metric's values and the texts that they are of: (tasks, models), NaN where there is none.
 
     score: what is looked at, "frenet.d0L", or "curvature.mean_curvature" of a profile.
@@ -62,7 +64,7 @@ def measured(results: Results) -> list[Measured]:
     places = {row.key[:2]: i for i, row in enumerate(results.models) if row.variant == "full"}
     keys = zip(frame.model, frame.revision, strict=True)
     frame = frame.assign(place=[places.get(key, -1) for key in keys])
-    frame = frame[frame.place >= 0]
+    frame = frame[frame.place >= 0].astype({"n": "float64"})
     chosen = {r.metric: r.selection[0] for r in results.metrics if r.selection and not r.control}
     profiles = {name: role.profile for name, role in roles(results.metrics).items()}
     found = []

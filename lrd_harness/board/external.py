@@ -5,6 +5,7 @@
                    and, where known, task_type, score_name
     values   model, layer, task, name, value          (layer likewise; name: frenet.d0L)
     models   model, parameters_millions, width, blocks, family, released
+                   and, where the family does not tell it, kind (encoder, decoder, base model)
 
 Whether scores are shares (0 to 1) or percentages (0 to 100) is decided for each task. Scores of
 which none is above 1 are shares, whatever other tasks are in; negative ones, as of correlations,
@@ -38,6 +39,9 @@ from lrd_harness.store.tables import MISSING, MOST_COLUMNS, SHOWN, Line, Sheet, 
 SCORE_FORMS = "scores are wide (model, a column per task) or long (model, layer, task, score)"
 VALUE_FORM = "values have the columns model, layer, task, name, value"
 MODEL_FORM = "models have the columns model, parameters_millions, width, blocks, family, released"
+# What the column kind may say -> the adapter of such models, by which kinds are told.
+DECODER = "decoder embedder"
+ADAPTERS = {"encoder": "encoder", "decoder": DECODER, DECODER: DECODER, "base model": "decoder"}
 KEYS = ("model", "layer", "task", "score", "name", "value")
 IGNORED = ("n_tasks",)  # a column of published wide tables that is no task
 LAST = "model"  # as a layer: the model itself
@@ -159,6 +163,7 @@ def read_models(path: Path, names: Sequence[str]) -> dict[str, ModelRow]:
             width=_whole_number(line, "width", errors.WIDTH),
             family=line.text("family") or None,
             released=_released(line),
+            adapter=_adapter(line),
         )
     known = {name: rows[name] for name in names if name in rows}
     if not known:
@@ -206,6 +211,16 @@ def _parameters(line: Line) -> int | None:
     if round(millions * 1e6) < 1:
         raise line.fault(f"{cell} are not one parameter")
     return round(millions * 1e6)
+
+
+def _adapter(line: Line) -> str | None:
+    """By the column kind; None where it is empty, or not there."""
+    kind = line.text("kind")
+    if kind.lower() in MISSING:
+        return None
+    if kind.lower() not in ADAPTERS:
+        raise line.fault(f"kind '{kind:.{SHOWN}}' is none of {', '.join(ADAPTERS)}")
+    return ADAPTERS[kind.lower()]
 
 
 def _released(line: Line) -> str | None:

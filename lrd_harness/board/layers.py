@@ -131,7 +131,7 @@ def hidden(*names: str) -> tuple[Column, ...]:
     return tuple(Column(name, shown=False) for name in names)
 
 
-def filled(columns: Iterable[Column], rows: Sequence[Row]) -> tuple[Column, ...]:
+def filled(columns: Iterable[Column], rows: Sequence[Mapping[str, Any]]) -> tuple[Column, ...]:
     """Without the columns in which people see nothing."""
     return tuple(c for c in columns if not c.shown or any(r.get(c.name) is not None for r in rows))
 

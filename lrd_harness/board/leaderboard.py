@@ -27,12 +27,15 @@ from lrd_harness.board import (
     layer_choice,
     layers,
     pruned,
+    pruning_truth,
+    size_controls,
     standing,
     statistics,
     training,
     unranked,
     unseen,
     values,
+    verdicts,
 )
 from lrd_harness.board import panel as panels
 from lrd_harness.board.cautions import Caution, count
@@ -58,6 +61,7 @@ def report(results: Results, common: bool = False) -> Report:
     """
     sweep = pruned.build_pruned(results)
     of_pruning = [*map(str, pruned.pruning_cautions(results, sweep))]
+    of_pruning += map(str, pruning_truth.truth_cautions(results))
     results, said = standing.on_common_tasks(results) if common else (results, [])
     sides = split(results)
     labels = panels.model_labels(results.models)
@@ -79,6 +83,7 @@ def report(results: Results, common: bool = False) -> Report:
         tables=(
             *(table for board in boards for table in board.tables(sweep, boards)),
             *pruned.pruning_tables(sweep),
+            *pruning_truth.truth_tables(results),
             models_table(boards),
             layers.layers_table([*sides.values()], picks),
             training.checkpoints_table([*sides.values()]),
@@ -115,6 +120,7 @@ class Board:
         self.combined = unseen.build_combined(self.panel)
         self.profiles = depth.build_profiles(results, kind)
         self.confounds = confounds.build_confounds(results, self.profiles, kind)
+        self.by_kind = size_controls.by_kind(self.panel, kind)
         self.families, self.left_out = families.family_tables(self.panel, self.what)
         counts = count(len(self.panel.models), "model"), count(len(self.panel.tasks), "task")
         self.title = f"{BOARDS.get(kind, 'Leaderboard')}: {', '.join(counts)}"
@@ -192,6 +198,7 @@ class Board:
             self._scores_table(),
             panels.correlation_table(self.panel, self.what),
             *agreement.agreement_tables(self.selection, self.what),
+            *size_controls.control_tables(self.by_kind, self.panel, self.what),
             *self.families,
             *unseen.combined_tables(self.combined, self.panel, self.what),
             listing("model_info", "Models as recorded", [*known.values()], "model"),
@@ -218,7 +225,9 @@ class Board:
             *standing.missing_cautions(self.panel),
             *standing.outlying_cautions(self.outlying),
             *cautions.of_results(self.results),
-            *agreement.agreement_cautions(self.selection),
+            *verdicts.agreement_cautions(self.selection),
+            *verdicts.undated_cautions(self.panel),
+            *(size_controls.pooled(self.by_kind) if telling else ()),
             *confounds.confound_cautions(self.confounds),
             *(unseen.combined_cautions(self.combined) if telling else ()),
             *layer_choice.choice_cautions(self.choice),

@@ -109,12 +109,11 @@ def left_out_tables(every: Sequence[Matrix], panel: Panel) -> Iterator[Table]:
     columns = (
         Column("predictor", "score", key=True),
         Column("other", "left out", key=True),
-        *hidden("kind"),
-        Column("n", unit="models"),
+        *hidden("kind", "n"),
         Column("rho", form="+.2f"),
         Column("moves", unit="places"),
-        Column("moved", "who"),
         Column("actual", "rho with scores", form="+.2f"),
+        Column("moved", "who moves most", rest=1),
     )
     title = "The order with each model, and each family, left out"
     if len(rows) > len({row["predictor"] for row in rows}):

@@ -32,8 +32,10 @@ Kind = Literal["metric", "baseline", "control"]
 OTHERS = (("frenet", "d0L_normalised"), ("gfmi", "mean_auc_adjusted"))
 VALUES = ("value", "control value")  # of models, in the frame of results
 SIZES = LOG_PARAMETERS, LOG_WIDTH, DEPTH = "log parameters", "log width", "depth"
-FRENET_RANK, RELEASED = "frenet.rank", "released later"
+FRENET_RANK, RELEASED, TOGETHER = "frenet.rank", "released later", "size and date"
+BARS = (*SIZES, RELEASED, TOGETHER)  # what a metric has to beat: no model need be opened for it
 DATED = 4  # models whose release date is known, for it to be a baseline
+DATED_AND_SIZED = 5  # models of which both are known: given two controls, 4 leave one dimension
 DIGITS = 12  # of mean scores: equal ones are level, whatever they are the means of
 
 
@@ -65,6 +67,12 @@ class Predictor:
     values: np.ndarray
     tasks: tuple[str, ...] | None = None
     selection: bool = False
+
+    @property
+    def label(self) -> str:
+        """What tables by task call it: "frenet.d0L", "log width"."""
+        metric, _, score = self.score.partition(".")
+        return metric if self.selection and score == metric else self.score
 
     def on(self, tasks: Sequence[str]) -> np.ndarray:
         """On these tasks, turned so that higher predicts better: (tasks, models)."""
@@ -271,12 +279,19 @@ def _predictors(
         other = measured(name, score, "metric", "max")
         if other.tasks and (name, score, "max") not in chosen:
             yield other
-    for name, numbers in sizes(models).items():
+    of_size = sizes(models)
+    for name, numbers in of_size.items():
         yield Predictor(name, name, "baseline", "max", numbers[None])
     yield measured("frenet", "rank", "baseline", "max")
-    days = [kinds.middle(row.released) if row.released else np.nan for row in models]
+    days = np.array([kinds.middle(row.released) if row.released else np.nan for row in models])
     if len(days) - np.isnan(days).sum() >= DATED:
-        yield Predictor(RELEASED, RELEASED, "baseline", "max", np.array([days]))
+        yield Predictor(RELEASED, RELEASED, "baseline", "max", days[None])
+    both = ~np.isnan(np.array([of_size[LOG_PARAMETERS], days])).any(axis=0)
+    if both.sum() >= DATED_AND_SIZED:  # equal weights: nothing is fitted to the scores
+        ranks = np.full(len(days), np.nan)
+        sides = (of_size[LOG_PARAMETERS][both], days[both])
+        ranks[both] = np.mean([stats.rankdata(side) for side in sides], axis=0)
+        yield Predictor(TOGETHER, TOGETHER, "baseline", "max", ranks[None])
     for (metric, control), (score, best) in selections.items():
         if control:
             yield measured(metric, score, "control", best, True)

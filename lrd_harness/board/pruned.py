@@ -266,8 +266,8 @@ _MODEL = (
     "quantile. latency: of one forward pass, as measured; a few percent are noise."
 )
 _PERPLEXITY = (
-    "perplexity: of the next token, on a sample of the tasks' texts, the same for all; of several "
-    "seeds the median."
+    "perplexity: of the next token, on a sample of the tasks' texts, the same for all, and none "
+    "that blocks are chosen on where there are enough; of several seeds the median."
 )
 _CHANGES = (
     Column("change", unit="%", best="max", form="+z.2f"),

@@ -17,11 +17,11 @@ from pydantic.dataclasses import dataclass
 
 from lrd_harness import errors
 from lrd_harness.board import statistics
-from lrd_harness.board.agreement import FEW
 from lrd_harness.board.candidates import Candidate, Candidates, of_layers, of_models
 from lrd_harness.board.cautions import Caution, count, names
 from lrd_harness.board.layers import Row, hidden
-from lrd_harness.board.trial import LEAST_FAMILIES, LEAST_TASKS, Layout, Test, Trial, best_of
+from lrd_harness.board.trial import LEAST_FAMILIES, LEAST_TASKS, Layout, Tested, Trial, best_of
+from lrd_harness.board.verdicts import FEW
 from lrd_harness.errors import UserError
 from lrd_harness.report import Column, Report, Table
 from lrd_harness.results.kinds import TASKS, split
@@ -185,7 +185,7 @@ class _Rules:
     def _judge(self, name: str, kind: str, picks: str, trial: Trial, alone: Row) -> None:
         terms, scale = self.terms, self.unit.scale
         few = trial.counts["models"] < self.unit.least
-        test = Test() if few else trial.test(terms.alpha, terms.resamples, terms.seed)
+        test = Tested() if few else trial.test(terms.alpha, terms.resamples, terms.seed)
         shown = {"effect": trial.effect, "stderr": test.stderr, "low": test.low, "high": test.high}
         shown |= alone
         row: Row = {"rule": name, "kind": kind, "picks": picks, "p": test.p, **trial.counts}
@@ -209,8 +209,7 @@ class _Rules:
         numbers |= {"families": _families(row["families"], terms.held_out), "p": row["p"]}
         if row["verdict"] == "too few":
             least = f"{_families(LEAST_FAMILIES, terms.held_out)} and {count(LEAST_TASKS, 'task')}"
-            least += f", of {unit.least} models" if unit.least > 1 else ""
-            numbers["least"] = least
+            numbers["least"] = f"{unit.least} models of {least}" if unit.least > 1 else least
         yield Caution(f"trial_{row['verdict'].replace(' ', '_')}", numbers)
         if row["verdict"] == "not shown" and row["high"] < self._smallest:
             yield Caution("trial_small", {"smallest": self._size(self._smallest)})
@@ -220,10 +219,12 @@ class _Rules:
 
     def _others(self, others: Sequence[Row]) -> Caution:
         better = [row["rule"] for row in others if row["verdict"] == "better"]
+        code = "trial_others"
         ahead = max(others, key=lambda row: row["effect"])
         numbers = {"rules": count(len(others), "secondary rule"), "better": names(better)}
         numbers |= {"ahead": ahead["rule"], "effect": self._size(ahead["effect"])}
-        return Caution("trial_others_better" if better else "trial_others", numbers)
+        code += "_better" if better else "_behind" if ahead["effect"] <= 0 else ""
+        return Caution(code, numbers)
 
     @property
     def _smallest(self) -> float:
@@ -277,7 +278,7 @@ class _Rules:
             Column("rule", key=True),
             Column("role", key=True),
             *hidden("kind"),
-            Column("effect", f"gain over {self.control}", unit.name, "max", unit.form),
+            Column("effect", "gain", unit.name, "max", unit.form),
             Column("interval", level),
             Column("p", form=".2g"),
             Column("p_holm", "p (Holm)", form=".2g"),
@@ -304,8 +305,8 @@ class _Rules:
             f"Gain: {unit.outcome}, mean over models and tasks, less the same of {self.control}; "
             f"{level}: two-way bootstrap over families and tasks, Student's t. p (Holm): of "
             "secondary rules, corrected for how many there are; the primary's own p counts.",
-            f"{BEST}: for each family the rule that gains most on all others. either end: of a "
-            "metric of which nobody says whether high or low is better, chosen likewise.",
+            f"{BEST}: for each family and task the rule that gains most on all others. either end: "
+            "of a metric of which nobody says whether high or low is better, chosen likewise.",
         )
         title = f"Rules against {self.control}"
         yield Table("rules", title, columns, self.rows, caption)
@@ -319,13 +320,10 @@ class _Rules:
         rows: list[Row] = []
         for i, family in enumerate(self.found.groups.names):
             there = trial.cells[i][~np.isnan(trial.cells[i])]
-            without = trial.without[i] if name != BEST and not np.isnan(trial.without[i]) else None
-            row = {"family": family, "gain": float(np.mean(there)) if len(there) else None}
-            row |= {"without": without}
-            rows.append(
-                {k: v if k == "family" or v is None else unit.scale * v for k, v in row.items()}
-            )
-            rows[-1]["chosen"] = self.chosen[i]
+            gains = float(np.mean(there)) if len(there) else np.nan, float(trial.without[i])
+            gain, without = (None if np.isnan(v) else unit.scale * v for v in gains)
+            row: Row = {"family": family, "gain": gain, "chosen": self.chosen[i]}
+            rows.append(row | {"without": None if trial.chosen else without})
         columns = (
             Column("family", "left out", key=True),
             Column("gain", f"gain of {name} there", unit.name, "max", unit.form),

@@ -63,7 +63,7 @@ def permutation_p(x: Cells, y: Cells, draws: int = DRAWS, seed: int = 42) -> flo
     """Two-sided p-value of Spearman's rho under random orders; None where rho is.
 
     The share with |rho| as large: of all n! orders for n <= 8, above that of the one observed and
-    at least `draws` others, see `_products`, so that P(p <= a) <= a under the null for any n and
+    at least `draws` others, see `products`, so that P(p <= a) <= a under the null for any n and
     any ties. Ranks are doubled to whole numbers: ties are compared without rounding.
 
     Examples
@@ -74,11 +74,11 @@ def permutation_p(x: Cells, y: Cells, draws: int = DRAWS, seed: int = 42) -> flo
     a, b = complete(x, y)
     if not _comparable(a, b):
         return None
-    (drawn,) = _products(_doubled_ranks(a), _doubled_ranks(b), draws=draws, seed=seed)
+    (drawn,) = products(doubled_ranks(a), doubled_ranks(b), draws=draws, seed=seed)
     return float(np.mean(np.abs(drawn) >= np.abs(drawn[0])))
 
 
-def _products(u: np.ndarray, *others: np.ndarray, draws: int, seed: int) -> list[np.ndarray]:
+def products(u: np.ndarray, *others: np.ndarray, draws: int, seed: int) -> list[np.ndarray]:
     """u in many orders, times each of the others as it is: (orders,) each, the first u as it is.
 
     u, others: whole numbers (n,). All n! orders for n <= 8. Above that seeded random ones, each in
@@ -89,21 +89,21 @@ def _products(u: np.ndarray, *others: np.ndarray, draws: int, seed: int) -> list
     """
     n = len(u)
     if n <= EXACT:
-        return [u[_all_orders(n)] @ other for other in others]
+        return [u[all_orders(n)] @ other for other in others]
     orders = _drawn_orders(n, draws // n + 1, seed)
     turned = np.fft.rfft(u[orders])
     spectra = (np.conj(np.fft.rfft(other[orders[0]])) for other in others)
     return [np.rint(np.fft.irfft(turned * spectrum, n)).ravel() for spectrum in spectra]
 
 
-def _doubled_ranks(values: np.ndarray) -> np.ndarray:
+def doubled_ranks(values: np.ndarray) -> np.ndarray:
     """Average ranks of (n,), doubled and centred: whole numbers (n,), int64, of sum 0."""
     whole = np.rint(2 * stats.rankdata(values)).astype(np.int64)
     return np.asarray(whole - (len(values) + 1))
 
 
 @lru_cache(maxsize=EXACT)
-def _all_orders(n: int) -> np.ndarray:
+def all_orders(n: int) -> np.ndarray:
     """All orders of n things: places (n!, n). For n <= 8."""
     return np.array(list(permutations(range(n))))
 
@@ -172,6 +172,40 @@ def kendall(x: Cells, y: Cells) -> float | None:
     return float(stats.kendalltau(a, b, method="asymptotic").statistic) if both else None
 
 
+def gaps_in_order(x: Cells, y: Cells) -> float | None:
+    """The share of the gaps in y that x has in order less that which it reverses, -1..1.
+
+    The sum of |y_i - y_j| over all pairs, + where x agrees, - where it does not, 0 where it is
+    level, by the sum of all: Kendall's tau with pairs counted by their gap, which is Gini's
+    correlation (Schechtman & Yitzhaki 1987) and so had from ranks. None where Spearman's rho is.
+
+    Examples
+    --------
+    >>> gaps_in_order([1, 2, 3], [1, 5, 4])  # of gaps 4, 3 and 1 the last is wrong
+    0.75
+    """
+    a, b = complete(x, y)
+    if not _comparable(a, b):
+        return None
+    b = (b - b.min()) / np.ptp(b)
+    return float(b @ doubled_ranks(a) / (b @ doubled_ranks(b)))
+
+
+def pearson(x: Cells, y: Cells) -> float | None:
+    """Pearson's r of the values themselves, -1..1; None where Spearman's rho is.
+
+    Examples
+    --------
+    >>> pearson([1, 2, 3], [1.0, 3.0, 2.0])
+    0.5
+    """
+    a, b = complete(x, y)
+    if not _comparable(a, b):
+        return None
+    a, b = ((side - side.min()) / np.ptp(side) for side in (a, b))  # no under- or overflow
+    return float(np.clip(np.corrcoef(a, b)[0, 1], -1, 1))
+
+
 def holm(ps: Cells) -> list[float | None]:
     """Holm's (1979) adjusted p-values of the tests that are there, at most 1; None stays None.
 
@@ -189,61 +223,6 @@ def holm(ps: Cells) -> list[float | None]:
         least = max(least, min(1.0, (len(there) - k) * p))
         adjusted[i] = least
     return adjusted
-
-
-def partial_rho(x: Cells, y: Cells, control: Cells) -> float | None:
-    """Partial rank correlation: Pearson's partial correlation of average ranks, -1..1.
-
-    Ranks are taken among the cases of which all three are there. None for fewer than 4, and where
-    a side is constant or goes with the control without exception, so that nothing of it is left.
-
-    Examples
-    --------
-    >>> round(partial_rho([1, 2, 3, 4, 5], [2, 1, 4, 3, 5], [1, 3, 2, 5, 4]), 4)
-    0.9784
-    """
-    a, b, c = complete(x, y, control)
-    if len(a) < 4:
-        return None
-    u, v, w = (_doubled_ranks(side) for side in (a, b, c))
-    shared = int(u @ v) * int(w @ w) - int(u @ w) * int(v @ w)  # exact, however many
-    of_u, of_v = _left(u, w), _left(v, w)
-    if not (of_u > 0 and of_v > 0):
-        return None
-    return float(np.clip(shared / math.sqrt(of_u) / math.sqrt(of_v), -1, 1))
-
-
-def partial_p(
-    x: Cells, y: Cells, control: Cells, draws: int = DRAWS, seed: int = 42, rho: float | None = None
-) -> float | None:
-    """Two-sided p-value of `partial_rho` by permuting x; None where that is.
-
-    The null: x says nothing of y, nor of the control. Under it P(p <= a) <= a for any n and any
-    ties; where x goes with the control it is an approximation, a good one as the statistic is
-    studentised. The orders are those of `permutation_p`; those that leave the statistic undefined
-    are not counted. rho: `partial_rho` of the same, where it is known already.
-
-    Examples
-    --------
-    >>> round(partial_p([1, 2, 3, 4, 5], [2, 1, 4, 3, 5], [1, 3, 2, 5, 4]), 4)
-    0.0508
-    """
-    observed = partial_rho(x, y, control) if rho is None else rho
-    if observed is None:
-        return None
-    u, v, w = (_doubled_ranks(side) for side in complete(x, y, control))
-    uv, uw = _products(u, v, w, draws=draws, seed=seed)
-    ww = float(w @ w)
-    shared = uv * ww - uw * float(v @ w)  # up to 650 cases exact: n^6 / 9 is below 2^53
-    left = float(u @ u) * ww - uw.astype(np.float64) ** 2
-    there = left > 0
-    least = observed**2 * _left(v, w) * (1 - _SAME)
-    return float(np.mean(shared[there] ** 2 >= least * left[there]))
-
-
-def _left(v: np.ndarray, w: np.ndarray) -> int:
-    """What is left of v once w is known: 0 where nothing is."""
-    return int(v @ v) * int(w @ w) - int(v @ w) ** 2
 
 
 @lru_cache(maxsize=4)
@@ -361,15 +340,21 @@ def regret(predicted: Cells, actual: Cells) -> float | None:
 def spearman_rows(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Spearman's rho of each row of x (m, n) with the same row of y: (m,), as `spearman` has it.
 
-    NaN for a row that is constant on one side. For many short rows at once.
+    Of the pairs of a row that are there. NaN for a row that is constant on one side. For many short
+    rows at once.
 
     Examples
     --------
-    >>> x = np.array([[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]])
-    >>> spearman_rows(x, x[::-1] + [0.0, 2.0, 1.0]).tolist()
+    >>> x = np.array([[1.0, 2.0, 3.0, np.nan], [1.0, 1.0, 1.0, 1.0]])
+    >>> spearman_rows(x, x[::-1] + [0.0, 2.0, 1.0, 9.0]).tolist()
     [0.5, nan]
     """
-    a, b = (stats.rankdata(side, axis=1) - (side.shape[1] + 1) / 2 for side in (x, y))
+    there = ~(np.isnan(x) | np.isnan(y))
+    middle = (there.sum(axis=1, keepdims=True) + 1) / 2
+    a, b = (
+        np.where(there, stats.rankdata(np.where(there, side, np.inf), axis=1) - middle, 0)
+        for side in (x, y)
+    )
     lengths = np.sqrt(np.sum(a * a, axis=1) * np.sum(b * b, axis=1))
     with np.errstate(invalid="ignore"):  # 0 / 0 of a constant row
         return np.asarray(np.clip(np.sum(a * b, axis=1) / lengths, -1, 1))

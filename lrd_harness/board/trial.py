@@ -72,13 +72,13 @@ class Groups:
         return Trial(
             np.where(part, pseudo, np.nan),
             float(_means(whole[:, None])[0]),
-            _means(np.where(np.isnan(whole), np.nan, without).T),
+            np.where(np.isnan(whole), np.nan, without),
             float(sizes.sum() ** 2 / (sizes @ sizes)) if sizes.any() else 0.0,
             counts,
         )
 
 
-class Test(NamedTuple):
+class Tested(NamedTuple):
     """Of an effect against 0, two-sided; all None where there are too few families or tasks."""
 
     stderr: float | None = None
@@ -91,31 +91,56 @@ class Trial(NamedTuple):
     """A rule against its control.
 
     cells: pseudo-values (groups, tasks), NaN for a family that a task lacks; effect: of all models,
-    the mean over tasks; without: the same without each group (groups,), NaN where nothing is left;
-    effective: how many groups of equal size would say as much (Kish 1965), as a family of 9 models
-    and one of 1 are no two; counts: families, models, tasks, and pairs of model and task.
+    the mean over tasks; outcomes: of tasks without each group (groups, tasks), NaN where nothing is
+    left; effective: how many groups of equal size would say as much (Kish 1965), as a family of 9
+    models and one of 1 are no two; counts: families, models, tasks, and pairs of model and task;
+    chosen: whether it is of a choice among rules, see `best_of`.
     """
 
     cells: np.ndarray
     effect: float
-    without: np.ndarray
+    outcomes: np.ndarray
     effective: float
     counts: Mapping[str, int]
+    chosen: bool = False
 
-    def test(self, alpha: float, resamples: int, seed: int) -> Test:
-        """With its interval at 1 - alpha."""
+    @property
+    def without(self) -> np.ndarray:
+        """The effect without each group: (groups,), NaN where nothing is left."""
+        return _means(self.outcomes.T)
+
+    @property
+    def others(self) -> np.ndarray:
+        """The effect on the tasks but each, without each group: (groups, tasks); of one task it."""
+        there = ~np.isnan(self.outcomes)
+        values = np.where(there, self.outcomes, 0)
+        left = there.sum(axis=1, keepdims=True) - there
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means = (values.sum(axis=1, keepdims=True) - values) / left
+        return np.where(left > 0, means, self.outcomes)
+
+    @property
+    def shared(self) -> float:
+        """By how much the variance of a mean of choices is larger, see `best_of`."""
+        n = max(2, len(_filled(self.cells)))
+        return 1 + n / (n - 1) if self.chosen else 1.0
+
+    def test(self, alpha: float, resamples: int, seed: int) -> Tested:
+        """With its interval at 1 - alpha. A choice may be better, never worse: its p is 1 then."""
         cells = _filled(self.cells)
         if cells.shape[0] < LEAST_FAMILIES or cells.shape[1] < LEAST_TASKS:
-            return Test()
+            return Tested()
         families, tasks, both = _bootstrap(cells, resamples, seed)
-        error = sqrt(max(families + tasks - both, families, tasks))
+        variance = max(families + tasks - both, families, tasks)
+        error = sqrt(self.shared * variance)
         if not error > 0:
-            return Test(0.0, self.effect, self.effect, float(self.effect == 0))
+            return Tested(0.0, self.effect, self.effect, float(self.effect == 0))
         numbers = min(cells.shape[0], self.effective), cells.shape[1]
-        degrees = _degrees((families, tasks), error**2, numbers)
+        degrees = _degrees((families, tasks), variance, numbers)
         reach = error * float(stats.t.ppf(1 - alpha / 2, degrees))
-        p = 2 * float(stats.t.sf(abs(self.effect) / error, degrees))
-        return Test(error, self.effect - reach, self.effect + reach, p)
+        ratio = self.effect / error if self.chosen else abs(self.effect) / error
+        p = min(1.0, 2 * float(stats.t.sf(ratio, degrees)))
+        return Tested(error, self.effect - reach, self.effect + reach, p)
 
     def layout(self) -> Layout | None:
         """Variances of a cell, by Henderson's (1953) method 1; None below 2 families or 2 tasks.
@@ -133,7 +158,8 @@ class Trial(NamedTuple):
         f, t = cells.shape
         expected = np.array([[n, f, f], [t, n, t], [n, n, n]], dtype=np.float64)
         expected -= [np.sum(by_family**2) / n, np.sum(by_task**2) / n, 1]
-        return Layout(*np.maximum(np.linalg.lstsq(expected, total, rcond=None)[0], 0).tolist())
+        found = np.linalg.lstsq(expected, total, rcond=None)[0]
+        return Layout(*(self.shared * np.maximum(found, 0)).tolist())
 
 
 class Layout(NamedTuple):
@@ -174,23 +200,26 @@ class Layout(NamedTuple):
 
 
 def best_of(trials: Sequence[Trial]) -> tuple[Trial, list[int]]:
-    """What choosing among rules comes to: of each family the rule that is best on the others.
+    """What choosing among rules comes to: in each cell the rule best on other families and tasks.
 
-    Also which one that is, by group; the first of those that are level. No rule is judged by the
-    families that it was chosen on.
+    Also which one that is for most tasks of each group; the first of those that are level. No rule
+    is judged by what it was chosen on. As any two choices have nearly all families in common, cells
+    depend on one another: the variance of their mean is that of Nadeau & Bengio (2003, Inference
+    for the generalization error), 1 / n + 1 / (n - 1) times a cell's in place of 1 / n. A choice
+    that flutters among rules that are level also loses a little by that, which says nothing of any
+    of them: a choice is never called worse.
     """
-    without = np.array([trial.without for trial in trials])
-    ranked = np.where(np.isnan(without), -np.inf, np.round(without, _DIGITS))
-    chosen = np.argmax(ranked, axis=0)
-    cells = np.array([trial.cells for trial in trials])[chosen, np.arange(len(chosen))]
-    used = [trials[i] for i in dict.fromkeys(chosen.tolist())]
+    if len(trials) == 1:
+        return trials[0], [0] * len(trials[0].cells)
+    others = np.array([trial.others for trial in trials])
+    ranked = np.where(np.isnan(others), -np.inf, np.round(others, _DIGITS))
+    places = np.argmax(ranked, axis=0)  # (groups, tasks)
+    cells = np.take_along_axis(np.array([trial.cells for trial in trials]), places[None], 0)[0]
+    used = [trials[i] for i in np.unique(places)]
+    effect = used[0].effect if len(used) == 1 else float(np.nanmean(_means(cells)))
     fewest = min(used, key=lambda trial: trial.counts["pairs"])
-    if len(used) == 1:
-        return used[0], chosen.tolist()
-    effect = float(np.nanmean(_means(cells)))
-    return Trial(cells, effect, np.max(ranked, axis=0), fewest.effective, fewest.counts), (
-        chosen.tolist()
-    )
+    most = [int(np.bincount(row).argmax()) for row in places]
+    return fewest._replace(cells=cells, effect=effect, chosen=True), most
 
 
 def _bootstrap(cells: np.ndarray, resamples: int, seed: int) -> tuple[float, float, float]:

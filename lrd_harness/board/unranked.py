@@ -6,7 +6,6 @@ Where a panel metric has a selection score, it ranks models as any metric does, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -63,10 +62,20 @@ def _of_panel(
         n = len(statistics.complete(means, panel.actual)[0])
         p = statistics.permutation_p(means, panel.actual)
         rhos.append({"predictor": name, "best": columns[-1].best, "rho": rho, "p": p, "n": n})
+    # what ranks has tables of its own
+    unsaid = (
+        OTHER_FAMILIES,
+        *(f"{row.metric}.{row.selection[0]}" for row in rows if row.selection),
+    )
     caption = [
         f"Of several models on the same {read}, mean over tasks: a value depends on which models "
         "are on the panel, and compares with values of the same panel only.",
-        *(_both_ends(**row) for row in rhos if row["rho"] is not None and not row["best"]),
+        *(
+            said
+            for row in rhos
+            if not row["predictor"].endswith(unsaid)
+            for said in _with_scores(**row)
+        ),
         *(f"{m.name} is experimental: {m.evidence}." for m in measured if m.experimental),
     ]
     table = [panel.named(i) | {name: of[i] for name, of in cells.items()} for i in order]
@@ -85,12 +94,25 @@ def _means(by_task: pd.DataFrame, panel: Panel) -> np.ndarray:
     return np.asarray(whole.mean(axis=0, skipna=False).to_numpy(np.float64))
 
 
-def _both_ends(predictor: str, rho: float, p: float | None, n: int, **_: Any) -> str:
+def _with_scores(
+    predictor: str, best: str, rho: float | None, p: float | None, n: int
+) -> Iterator[str]:
+    """How a score goes with the mean score, by both ends where none is published."""
     chance = "" if p is None else f", p = {p:.2g}"
-    return (
-        f"{predictor}: no better end is published. Spearman's rho with the mean score {rho:+.2f} "
-        f"with the highest first, {-rho:+.2f} with the lowest first (n = {n} models{chance})."
-    )
+    if rho is None:
+        return
+    if best:
+        end = "higher" if best == "max" else "lower"
+        yield (
+            f"{predictor}: Spearman's rho with the mean score {rho:+.2f}, and {end} is published "
+            f"as better (n = {n} models{chance})."
+        )
+    else:
+        yield (
+            f"{predictor}: no better end is published. Spearman's rho with the mean score "
+            f"{rho:+.2f} with the highest first, {-rho:+.2f} with the lowest first (n = {n} "
+            f"models{chance})."
+        )
 
 
 def _controls(controls: Sequence[Predictor], panel: Panel, order: Sequence[int]) -> Iterator[Table]:

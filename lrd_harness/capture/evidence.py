@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import accumulate, pairwise
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lrd_harness.capture.ablation import Ablation, Rows, ablate, pooled_states
 from lrd_harness.capture.embeddings import Progress, batches
 from lrd_harness.capture.samples import drawn
 from lrd_harness.capture.walk import Removed, Walk
@@ -27,14 +29,23 @@ similarity = partial(torch.nn.functional.cosine_similarity, dim=-1)
 GREEDY_TEXTS = 32  # each is run through a variant for every candidate, again and again
 ROUNDS = 5  # passes that are timed
 TIMED_TEXTS = 8  # one batch of them
+ABLATION_TOKENS = 2**14  # of its texts together; each goes through every block about L/2 times
 PERPLEXITY_TEXTS, PERPLEXITY_TOKENS = 64, 2048  # at most; each goes through every variant's head
+
+Effects = Mapping[str, BlockValues]  # of each block by name of the loss, the one that counts first
+Remember = Callable[[Callable[[Progress], Effects]], Effects]
+
+
+def _silent(done: int, total: int) -> None:
+    """No progress to show."""
 
 
 class ModelEvidence:
     """contracts.Evidence of an opened model, each part computed when it is first asked for.
 
     texts: the sample on which tokens and outputs are compared; profiles: what metrics have
-    recorded, as values of blocks.
+    recorded, as values of blocks. remember: is given what computes the effect of each block, by
+    name of loss, and gives these, or what it has of them from before.
     """
 
     def __init__(
@@ -43,40 +54,74 @@ class ModelEvidence:
         texts: Sequence[Text],
         profiles: Mapping[str, BlockValues],
         batch_tokens: int,
+        remember: Remember = lambda compute: compute(_silent),
     ) -> None:
-        self.model, self.batch_tokens = model, batch_tokens
         self.blocks = model.info.blocks
-        self._texts = list(texts)
-        self._agreements: dict[Removed, float] = {(): 1.0}
+        self._read, self._remember = _Read(model, texts, batch_tokens), remember
+        self._rows: Rows = range(len(texts))
+        self._whole = True
         self.profiles: Mapping[str, BlockValues] = _Profiles(profiles, self)
 
-    @cached_property
-    def influence(self) -> list[float | None]:
+    def part(self, rows: Rows, profiles: Mapping[str, BlockValues]) -> ModelEvidence:
+        """What it would be of these of its texts alone; no text is read twice."""
+        part = copy.copy(self)
+        part._rows, part._whole, part.profiles = list(rows), False, _Profiles(profiles, part)
+        return part
+
+    @property
+    def influence(self) -> BlockValues:
         """1 - the mean cosine over all tokens before and after each block."""
-        return list(self._tokens[0])
+        cosines, tokens, _ = self._read.tokens
+        values = 1 - cosines[self._rows].sum(0) / tokens[self._rows].sum()
+        return list(values.tolist())
+
+    @property
+    def effect(self) -> BlockValues:
+        """What the output loses without each block alone, see `Ablation`."""
+        if not self._whole:
+            return self._read.ablation(_silent).effect(self._rows)
+        effects = self._remember(lambda progress: self._read.ablation(progress).effects)
+        return next(iter(effects.values()))
 
     def angle(self, first: int, last: int) -> float:
         """Mean arccos(cosine) / pi, what enters `first` to what `last` writes, at the last token.
 
         Tokens of images have no such order: there it is that of pooled states.
         """
-        return float(self._tokens[1][first - 1, last])
+        return float(self._read.tokens[2][self._rows, first - 1, last].mean())
+
+    def agreements(self, sets: Sequence[Sequence[int]]) -> list[float]:
+        """Of each set of removed blocks, the mean cosine of pooled last states with the full model.
+
+        On at most GREEDY_TEXTS of the texts; the sets share the blocks that they share.
+        """
+        return self._read.agreements([tuple(sorted(removed)) for removed in sets], self._rows)
+
+
+class _Read:
+    """What is read of each of some texts, at most once."""
+
+    def __init__(self, model: OpenedModel, texts: Sequence[Text], batch_tokens: int) -> None:
+        self.model, self.texts, self.batch_tokens = model, list(texts), batch_tokens
+        self._agreements: dict[Removed, Tensor] = {}
+        self._ablation: Ablation | None = None
 
     @cached_property
-    def _tokens(self) -> tuple[list[float], Tensor]:
-        """Block influences, and the angles between all pairs of states (L + 1, L + 1)."""
-        cosines, angles, tokens = torch.zeros(()), torch.zeros(()), 0
-        for batch in _batches(self.model, self._texts, self.batch_tokens):
-            more_cosines, more_angles, more_tokens = self._compared(batch)
-            cosines, angles = cosines + more_cosines, angles + more_angles
-            tokens += more_tokens
-        return (1 - cosines / tokens).tolist(), angles / len(self._texts)
+    def tokens(self) -> tuple[Tensor, Tensor, Tensor]:
+        """By text: cosines of each block summed over its tokens (n, L), how many these are (n,),
+        and the angles between all pairs of states (n, L + 1, L + 1); float64."""
+        n, states = len(self.texts), self.model.info.blocks + 1
+        cosines, tokens = torch.zeros(n, states - 1).double(), torch.zeros(n).double()
+        angles = torch.zeros(n, states, states).double()
+        for rows, batch in _batches(self.model, self.texts, self.batch_tokens):
+            cosines[rows], tokens[rows], angles[rows] = self._compared(batch)
+        return cosines, tokens, angles
 
-    def _compared(self, batch: Sequence[Encoded]) -> tuple[Tensor, Tensor, int]:
-        """Sums over a batch: each block's cosines (L,), angles (L + 1, L + 1); and its tokens."""
+    def _compared(self, batch: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor]:
+        """`tokens` of a batch."""
         features = self.model.features(batch)
         mask, of_texts = float64(features["attention_mask"]), "input_ids" in features
-        cosines = torch.zeros(self.blocks, dtype=torch.float64)
+        cosines: list[Tensor] = []
         before: list[Tensor] = []
         ends: list[Tensor] = []
 
@@ -85,49 +130,42 @@ class ModelEvidence:
             ends.append(torch.nn.functional.normalize(float64(end), dim=-1).cpu())
             state = float64(state)  # in float32 what an idle block changes is lost
             if layer:
-                cosines[layer - 1] = float((similarity(before.pop(), state) * mask).sum())
+                cosines.append((similarity(before.pop(), state) * mask).sum(1).cpu())
             before.append(state)
 
         self.model.watch(batch, seen)
         stacked = torch.stack(ends)  # (L + 1, b, d)
         # by the chord, since an arccos near 1 is off by the root of its rounding
         chords = [torch.linalg.vector_norm(stacked - end, dim=-1) for end in stacked]
-        angles = 2 * (torch.stack(chords) / 2).clamp(max=1).arcsin().sum(-1) / torch.pi
-        return cosines, angles, int(mask.sum())
+        angles = 2 * (torch.stack(chords) / 2).clamp(max=1).arcsin() / torch.pi
+        return torch.stack(cosines, 1), mask.sum(1).cpu(), angles.permute(2, 0, 1)
 
-    def agreements(self, sets: Sequence[Sequence[int]]) -> list[float]:
-        """Of each set of removed blocks, the mean cosine of pooled last states with the full model.
+    def ablation(self, progress: Progress) -> Ablation:
+        """Of the first texts that have ABLATION_TOKENS tokens together, at least one."""
+        if self._ablation is None:
+            few = _batches(self.model, self.texts, self.batch_tokens, ABLATION_TOKENS)
+            self._ablation = ablate(self.model, list(few), len(self.texts), progress)
+        return self._ablation
 
-        On at most GREEDY_TEXTS of the texts; the sets share the blocks that they share.
-        """
-        chosen = [tuple(sorted(removed)) for removed in sets]
-        new = list(dict.fromkeys(c for c in chosen if c not in self._agreements))
-        sums = dict.fromkeys(new, 0.0)
-        texts = drawn(self._texts, GREEDY_TEXTS)
+    def agreements(self, sets: Sequence[Removed], rows: Rows) -> list[float]:
+        """Of each set the mean cosine over those of GREEDY_TEXTS that are among the rows."""
+        some = drawn(range(len(self.texts)), GREEDY_TEXTS)
+        new = list(dict.fromkeys(c for c in sets if c and c not in self._agreements))
+        values = {removed: torch.zeros(len(self.texts)).double() for removed in new}
         walk = Walk(self.model.backbone)
-        for batch in _batches(self.model, texts, self.batch_tokens) if new else ():
-            pooled = self._pooled(walk, batch, [(), *new])
+        few = [self.texts[i] for i in some]
+        for places, batch in _batches(self.model, few, self.batch_tokens) if new else ():
+            pooled = pooled_states(self.model, walk, batch, [(), *new])
             for removed in new:
-                sums[removed] += float(similarity(pooled[()], pooled[removed]).double().sum())
-        self._agreements.update({removed: value / len(texts) for removed, value in sums.items()})
-        return [self._agreements[c] for c in chosen]
-
-    def _pooled(
-        self, walk: Walk, batch: Sequence[Encoded], variants: Sequence[Removed]
-    ) -> dict[Removed, Tensor]:
-        """The pooled last states (b, d) of a batch in each variant."""
-        features, pooled = self.model.features(batch), {}
-
-        def seen(removed: Removed, state: Tensor) -> None:
-            kinds = self.model.pooled(state, features)
-            pooled[removed] = kinds.get("final", kinds["raw"])
-
-        walk.run(self.model.inputs(features), variants, seen)
-        return pooled
+                cosines = similarity(pooled[()], pooled[removed]).double().cpu()
+                values[removed][[some[place] for place in places]] = cosines
+        self._agreements |= values
+        counted = sorted(set(some) & set(rows))
+        return [float(self._agreements[c][counted].mean()) if c else 1.0 for c in sets]
 
 
 class _Profiles(Mapping[str, BlockValues]):
-    """Recorded profiles and block influence, which costs a pass and so is made when it is read."""
+    """Recorded profiles, and those that cost passes and so are made when they are read."""
 
     def __init__(self, recorded: Mapping[str, BlockValues], evidence: ModelEvidence) -> None:
         self._recorded, self._evidence = recorded, evidence
@@ -138,14 +176,16 @@ class _Profiles(Mapping[str, BlockValues]):
             known = ", ".join(other for other in self if other.startswith(f"{metric}."))
             lacks = f"there are {known}" if known else f"Pruner(metrics=...) does not name {metric}"
             raise KeyError(f"no profile {name}: {lacks}")
-        values = self._evidence.influence if name == "block_influence" else self._recorded[name]
+        if name == "block_influence":
+            return self._evidence.influence
+        values = self._evidence.effect if name == "ablation" else self._recorded[name]
         return list(values)  # a copy, since other rules read it as well
 
     def __iter__(self) -> Iterator[str]:
-        return iter([*self._recorded, "block_influence"])
+        return iter([*self._recorded, "block_influence", "ablation"])
 
     def __len__(self) -> int:
-        return len(self._recorded) + 1
+        return len(self._recorded) + 2
 
 
 @dataclass(frozen=True)
@@ -197,7 +237,7 @@ def perplexities(
     if head is None:
         return {}
     some = drawn(texts, PERPLEXITY_TEXTS)
-    read = list(_batches(model, some, batch_tokens, PERPLEXITY_TOKENS))
+    read = [batch for _, batch in _batches(model, some, batch_tokens, PERPLEXITY_TOKENS)]
     walk, surprise, tokens, done = Walk(model.backbone), dict.fromkeys(variants, 0.0), 0, 0
     for batch in read:
         features = model.features(batch)
@@ -224,15 +264,19 @@ def perplexities(
 
 def _batches(
     model: OpenedModel, texts: Sequence[Text], batch_tokens: int, most: float = inf
-) -> Iterator[list[Encoded]]:
-    """The texts, longest first; most: tokens of all, the first text being taken in any case."""
+) -> Iterator[tuple[list[int], list[Encoded]]]:
+    """The texts, longest first, in batches: their numbers, and their tokens.
+
+    most: tokens of all, the first text being taken in any case.
+    """
     encoded = list(model.tokenize(texts))
     ends = accumulate(token_count(e) for e in encoded)
     within = max(1, sum(end <= most for end in ends))
-    ordered = sorted(encoded[:within], key=lambda e: -token_count(e))
-    lengths = [token_count(e) for e in ordered]
+    ordered = sorted(range(within), key=lambda i: -token_count(encoded[i]))
+    lengths = [token_count(encoded[i]) for i in ordered]
     for run in batches(lengths, batch_tokens, alike=model.padding == "none"):
-        yield ordered[run.start : run.stop]
+        rows = ordered[run.start : run.stop]
+        yield rows, [encoded[i] for i in rows]
 
 
 def _now(device: torch.device) -> float:

@@ -53,8 +53,7 @@ def alike(original: Any, changed: Any) -> dict[str, float]:
         raise UnitError(f"outputs of {len(h)} texts and of {len(g)}: they must be of the same")
     if len(h) < LEAST:
         raise NotEnoughTexts(f"fidelity needs at least {LEAST} texts, got {len(h)}")
-    if len(h) > MOST:
-        h, g = h[chosen(len(h))], g[chosen(len(h))]
+    h, g = _some(h), _some(g)
     n, k = len(h), K
     figures: dict[str, float] = {"texts": n}
     units = _directions(h), _directions(g)
@@ -64,12 +63,9 @@ def alike(original: Any, changed: Any) -> dict[str, float]:
         figures |= {"cosine": paired / n, "unpaired": (every - paired) / (n * (n - 1))}
     if any(is_degenerate(torch.from_numpy(state)) for state in (h, g)):
         return figures
-    # rounded, so that what is tied is not ordered by the last digit
-    cosines = [np.round(unit @ unit.T, 12) for unit in units]
-    pairs = np.triu_indices(n, 1)
-    ranks = [stats.rankdata(matrix[pairs]) for matrix in cosines]
-    if all(np.ptp(rank) for rank in ranks):
-        figures["rsa"] = float(np.corrcoef(*ranks)[0, 1])
+    cosines = [_cosines(unit) for unit in units]
+    if (rsa := _ranked_alike(*cosines)) is not None:
+        figures["rsa"] = rsa
     near = [_neighbours(matrix, k) for matrix in cosines]
     common = sum(len(set(a) & set(b)) for a, b in zip(*map(np.ndarray.tolist, near), strict=True))
     figures |= {"knn_overlap": common / (n * k), "chance": k / (n - 1)}
@@ -79,6 +75,45 @@ def alike(original: Any, changed: Any) -> dict[str, float]:
     except DegenerateState:
         return figures
     return figures | {"top_share": top_share(after), "top_share_original": top_share(before)}
+
+
+def rank_correlation(original: np.ndarray, changed: np.ndarray) -> float | None:
+    """`rsa` alone, of outputs (n, d) and (n, d'), -1..1; None where it has no value.
+
+    Without a value are fewer than 50 texts, outputs that are not finite, and those that are the
+    same for most texts.
+    """
+    sides = [_some(np.asarray(side, dtype=np.float64)) for side in (original, changed)]
+    states = [torch.from_numpy(side) for side in sides]
+    if len(sides[0]) < LEAST or not all(is_finite(s) and not is_degenerate(s) for s in states):
+        return None
+    return _ranked_alike(*(_cosines(_directions(side)) for side in sides))
+
+
+def _some(rows: np.ndarray) -> np.ndarray:
+    return rows[chosen(len(rows))] if len(rows) > MOST else rows
+
+
+def _cosines(units: np.ndarray) -> np.ndarray:
+    """Of rows of length 1; rounded, so that what is tied is not ordered by the last digit."""
+    cosines: np.ndarray = np.round(units @ units.T, 12)
+    return cosines
+
+
+def _ranked_alike(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Spearman's correlation of what is above the diagonals; None where one is constant."""
+    pairs = np.triu_indices(len(a), 1)
+    ranks = [stats.rankdata(matrix[pairs]) for matrix in (a, b)]
+    return float(np.corrcoef(*ranks)[0, 1]) if all(np.ptp(rank) for rank in ranks) else None
+
+
+def divergence(first: Tensor, second: Tensor) -> Tensor:
+    """Of log-probabilities (m, V) float64 of two models, KL(first | second) of each row, nats."""
+    p, away = first.exp(), first - second
+    nats: Tensor = torch.linalg.vecdot(p, away)
+    if nats.isnan().any():  # where a token is ruled out; 0 log 0 is 0
+        nats = (p * away).where(p > 0, 0).sum(dim=1)
+    return nats
 
 
 def chosen(n: int) -> np.ndarray:
@@ -137,11 +172,7 @@ class NextTokens:
             first = self._read(0, logits[here], after[here])
             if changed is not None:
                 second = self._read(1, changed[here].to(first.device), after[here])
-                p, away = first.exp(), first - second
-                kl = p.flatten() @ away.flatten()
-                if kl.isnan():  # where a token is ruled out; 0 log 0 is 0
-                    kl = (p * away).where(p > 0, 0).sum()
-                self._kl += float(kl)
+                self._kl += float(divergence(first, second).sum())
                 self._same += int((first.argmax(dim=1) == second.argmax(dim=1)).sum())
 
     def _read(self, side: int, logits: Tensor, after: Tensor) -> Tensor:

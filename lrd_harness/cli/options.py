@@ -156,6 +156,8 @@ def prune(sub: Any) -> None:
     _add(which, "--budget", "SHARE", "share of the candidate blocks that goes", type=float)
     _add(which, "--blocks", "BLOCKS", "given blocks, as 7,12-14")
     _add(which, "--protect", "N", "blocks kept at either end", type=int)
+    halves = "random halves of the texts on which the rule chooses again"
+    _add(which, "--text-samples", "N", halves, type=int)
     what = sub.add_argument_group("what is made")
     _add(what, "--save", "DIR", "write the smaller model", type=named)
     _add(what, "--save-mergekit", "FILE", "write a mergekit configuration of it", type=named)

@@ -109,6 +109,7 @@ def prune_command(arguments: argparse.Namespace) -> int:
         budget=arguments.budget,
         blocks=arguments.blocks,
         protect=arguments.protect,
+        text_samples=arguments.text_samples,
         save_to=arguments.save,
         mergekit=arguments.save_mergekit,
         scores=arguments.scores,

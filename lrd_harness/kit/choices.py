@@ -35,7 +35,8 @@ class Evidence(dict[str, BlockValues]):
     def __missing__(self, name: str) -> BlockValues:
         metric = name.partition(".")[0]
         scores = self.known.get(metric)
-        if name != "block_influence" and (scores is None or (scores and name not in scores)):
+        shipped = name in ("block_influence", "ablation")
+        if not shipped and (scores is None or (scores and name not in scores)):
             there = f"there are {', '.join(scores or ())}"
             self.lacking = f"it reads the profile {name}, and "
             self.lacking += there if scores else f"Pruner(metrics=...) does not name {metric}"

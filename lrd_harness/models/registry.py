@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from lrd_harness.contracts import Task
@@ -21,14 +23,34 @@ Prompt = Callable[[Task, str | None], str]
 _TOKENIZING = ("tokenizer_kwargs", "processor_kwargs")
 
 
+@contextmanager
+def unseeded() -> Iterator[None]:
+    """Within it mteb's tasks do not seed torch, as each does that is made, thousands in a listing.
+
+    Where no GPU is in use yet, torch keeps a traceback of every time: two seconds of a command.
+    """
+    torch: Any = sys.modules.get("torch")
+    if torch is None:  # nor do they without it, and listings do without
+        yield
+        return
+    before = torch.manual_seed, torch.cuda.manual_seed_all
+    torch.manual_seed = torch.cuda.manual_seed_all = lambda seed: None
+    try:
+        yield
+    finally:
+        torch.manual_seed, torch.cuda.manual_seed_all = before
+
+
 @functools.cache
 def _english() -> Mapping[str, Any]:
     """Subsets and splits of the tasks of mteb's English benchmark."""
     import mteb
 
+    with unseeded():  # which makes the tasks of all benchmarks
+        tasks = mteb.get_benchmark("MTEB(eng, v1)").tasks
     return {
         task.metadata.name: {"hf_subsets": task.hf_subsets, "eval_splits": task.eval_splits}
-        for task in mteb.get_benchmark("MTEB(eng, v1)").tasks
+        for task in tasks
     }
 
 

@@ -239,7 +239,8 @@ def resolve_pruning(
         if name not in scored:
             raise unknown("task to score pruned models on", name, scored)
     rules = []
-    for name in pruning.rules or plugins.names("pruning rule"):
+    every = [rule.name for rule in plugins.all("pruning rule") if rule.default]
+    for name in pruning.rules or every:
         rule = plugins.get("pruning rule", name)
         lacking = [metric for metric in rule.metrics if metric not in metrics]
         if not lacking:

@@ -207,8 +207,21 @@ class Pruning:
     tasks: Names = _option(
         None, "tasks for pruned models (default: all)", "TASK", BLOCKS, "--prune-tasks"
     )
+    text_samples: int = _count(
+        1,
+        "random halves of the texts to choose on again, which shows a choice's spread (1: none)",
+        1,
+        errors.DRAWS,
+        BLOCKS,
+    )
     texts: int = Field(default=256, ge=8, le=errors.COUNT, description=COMPARED)
     indexing: Indexing = Field(default="block", description="how profiles become values of blocks")
+
+    @property
+    def written(self) -> dict[str, Any]:
+        """As run.json has it: as earlier versions wrote it where no text samples are drawn."""
+        more = {"text_samples"} if self.text_samples == 1 else set()
+        return {name: value for name, value in vars(self).items() if name not in more}
 
 
 def settings_of(record: type) -> dict[str, dict[str, Any]]:

@@ -138,6 +138,7 @@ def from_records(records: Sequence[Record]) -> Results:
 
 _ORDER = {
     **dict.fromkeys(("models", "prunings", "variants", "sweeps"), ("model",)),
+    **dict.fromkeys(("ablations", "orders", "redraws"), ("model",)),
     **dict.fromkeys(("scores", "undefined"), ("model", "task", "layer")),
     "metrics": ("model", "task", "metric"),
     "errors": ("model", "task"),

@@ -19,7 +19,7 @@ ModelKind = Literal["encoder", "decoder embedder", "base model"]
 KINDS: tuple[Kind, ...] = get_args(Kind)  # in the order of their boards
 TASKS: Mapping[Kind, str] = {"embedding": "embedding", "base": "likelihood", "image": "image"}
 _OF_TASKS = ("scores", "metrics", "undefined")
-_OF_MODELS = ("errors", "captures", "prunings", "variants", "sweeps")
+_OF_MODELS = tuple("errors captures prunings variants sweeps ablations orders redraws".split())
 
 
 def split(results: Results) -> dict[Kind, Results]:
@@ -83,6 +83,8 @@ def model_kind(model: ModelRow, board: Kind = "embedding") -> ModelKind | None:
         return "base model"
     if model.adapter == "encoder":
         return "encoder"
+    if model.adapter == "decoder embedder":  # no adapter's name: a file says so
+        return "decoder embedder"
     family = (model.family or "").lower().replace("xlm-", "").replace("xlm_", "")
     decoders = ("imagegpt",) if board == "image" else tuple(_DECODERS)
     if model.pooling in ("last", "lasttoken") or family.startswith(decoders):

@@ -242,10 +242,59 @@ class PruningRow(Row):
 
 @dataclass(frozen=True, kw_only=True)
 class SweepRow(Row):
-    """What was asked for last of a model's sweep: the units of its choices, and its tasks."""
+    """What was asked for last of a model's sweep: the units of its choices, and its tasks.
+
+    beside: the units of what is told of the rules beside their scores.
+    """
 
     choices: tuple[str, ...]
     tasks: tuple[str, ...]
+    beside: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationRow(Row):
+    """What a model's output loses without each of its blocks alone, on n texts.
+
+    effects: by name of the loss ("kl", "cosine_loss", "rsa_loss") a value per block 1..L, None
+    where it is not finite; the first one is what rules look at.
+    """
+
+    effects: Mapping[str, tuple[Number | None, ...]]
+    n: Whole
+    unit: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderRow(Row):
+    """In which order a rule removes the candidates: the earlier, the more often one is chosen.
+
+    chosen: of each candidate, at how many of the numbers m = 1 .. candidates - 1 of blocks to
+    remove it is among them; () where the rule cannot choose at all of them.
+    """
+
+    rule: str
+    seed: Whole | None = None
+    candidates: tuple[Whole, ...]
+    chosen: tuple[Whole, ...]
+    version: str = "1"
+    unit: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RedrawRow(Row):
+    """What a rule chooses on random halves of the texts.
+
+    removed: of each half on which it can choose; draws: how many halves there were.
+    """
+
+    rule: str
+    budget: Number
+    removed: tuple[tuple[Whole, ...], ...]
+    draws: Whole
+    candidates: tuple[Whole, ...] = ()
+    version: str = "1"
+    unit: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,8 +302,9 @@ class VariantRow(Row):
     """A pruned model: what is left of its parameters and of its time.
 
     removed: 1-based; latency: seconds of one forward pass, latency_full: of the whole model's on
-    the same texts; perplexity, perplexity_full alike, on a sample of the texts that blocks are
-    chosen on; None where not measured, as of a model without a language-model head.
+    the same texts; perplexity, perplexity_full alike, on some of the tasks' texts; None where not
+    measured, as of a model without a language-model head. others: whether these are other texts
+    than those that blocks are chosen on.
     """
 
     removed: tuple[Whole, ...]
@@ -264,6 +314,7 @@ class VariantRow(Row):
     latency_full: Number | None = None
     perplexity: Number | None = None
     perplexity_full: Number | None = None
+    others: bool = False
 
 
 COLUMNS: Mapping[str, str] = {
@@ -292,6 +343,9 @@ class Results:
     variants: tuple[VariantRow, ...] = ()
     sweeps: tuple[SweepRow, ...] = ()
     texts: tuple[TextsRow, ...] = ()
+    ablations: tuple[AblationRow, ...] = ()
+    orders: tuple[OrderRow, ...] = ()
+    redraws: tuple[RedrawRow, ...] = ()
 
     @functools.cached_property
     def frame(self) -> pd.DataFrame:

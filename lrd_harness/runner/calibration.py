@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from lrd_harness import measuring
-from lrd_harness.capture.embeddings import Captured
-from lrd_harness.contracts import Continuation, PromptType, Task
+from lrd_harness.capture.embeddings import Captured, size
+from lrd_harness.capture.evidence import ABLATION_TOKENS
+from lrd_harness.contracts import Continuation, Model, PromptType, Task, Text
 from lrd_harness.errors import UnitError
 from lrd_harness.measuring import PlannedMetric
 from lrd_harness.store import files
@@ -27,6 +28,7 @@ RECORD = 0.006  # seconds to put a unit on disk
 LONG = 1.0  # seconds from which on a measurement is long enough
 SURE, UNSURE = 1.25, 1.6  # how far off a measured time may be, and one that was scaled up
 FIRST = 128  # texts that a metric is tried on first
+HEAD = 0.4  # of a pass, what a language model's distributions of next tokens cost
 WORDS = 2**14  # columns into which a stand-in sorts words
 Item = TypeVar("Item")
 
@@ -117,6 +119,14 @@ def calibrate(
     tokens, seconds = cost.tokens * longer, cost.seconds * longer
     sure = SURE if more == 1 else UNSURE
     return Reading(whole, cost.forwarded * more, tokens, disk * more, seconds, sure)
+
+
+def ablated(texts: Sequence[Text], model: Model, reading: Reading) -> Span:
+    """Running these texts without each block alone; reading: what it took to read some."""
+    per = model.info.blocks * (0.5 + HEAD * (model.head is not None))
+    share = sum(map(size, texts)) / max(1, reading.size)
+    most = ABLATION_TOKENS / max(1.0, share * reading.tokens)
+    return Span.about(per * share * min(1.0, most) * reading.seconds, 2)
 
 
 def grown(run: Callable[[int], float], n: int) -> Span:

@@ -22,7 +22,7 @@ from lrd_harness import measuring
 from lrd_harness.capture import likelihoods
 from lrd_harness.capture.embeddings import Captured, Embeddings, size
 from lrd_harness.capture.likelihoods import Likelihoods, Reader
-from lrd_harness.capture.samples import Questions
+from lrd_harness.capture.samples import Questions, drawn
 from lrd_harness.contracts import Continuation, Model, Request, Task, Text
 from lrd_harness.errors import described
 from lrd_harness.measuring import PlannedMetric
@@ -427,6 +427,16 @@ class Reckoning:
             kept = 2 * 4  # two numbers of each request
         if self.reading is None:  # all is in the store
             self.reading = self._calibrated(passes)
+        if any(rule.name == "ablation" for rule in sweep.pruning.rules):
+            few = drawn(passes, sweep.pruning.settings.texts)
+            self.cost.spans["pruning"] += calibration.ablated(few, self.reader.model, self.reading)
+        draws = sweep.pruning.settings.text_samples
+        wanted = {name for rule in sweep.pruning.rules for name in rule.metrics if draws > 1}
+        for item in self.context.plan.metrics:
+            for task in tasks if item.metric.name in wanted else ():
+                n = max(measuring.MIN_TEXTS, len(self.reader.sample(task)) // 2)
+                span = self.estimator.metric(item, n, self.context, self.reader.model)
+                self.cost.spans["pruning"] += span * draws
         variants = len(sweep.choices)
         times = variants * sum(map(size, passes)) / max(1, self.reading.size)
         self.cost.passes += variants * len(passes)

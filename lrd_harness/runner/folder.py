@@ -244,7 +244,7 @@ def write_run(
     pruning = run.get("pruning")
     if plan.pruning is not None:
         pruning = {
-            **dataclasses.asdict(plan.pruning.settings),
+            **plan.pruning.settings.written,
             "rules": [rule.name for rule in plan.pruning.rules],
             "tasks": [task.name for task in plan.pruning.tasks],
         }

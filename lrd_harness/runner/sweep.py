@@ -8,24 +8,36 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from functools import cached_property, partial
+from functools import cache, cached_property, lru_cache, partial
 from typing import Any, NamedTuple
 
 from lrd_harness import blocks
-from lrd_harness.capture.embeddings import Captured
-from lrd_harness.capture.evidence import Latency, ModelEvidence, pass_latency, perplexities
+from lrd_harness.capture import halves
+from lrd_harness.capture.embeddings import Captured, Progress
+from lrd_harness.capture.evidence import (
+    PERPLEXITY_TEXTS,
+    Effects,
+    Latency,
+    ModelEvidence,
+    pass_latency,
+    perplexities,
+)
 from lrd_harness.capture.likelihoods import Reader
 from lrd_harness.capture.pruned import Variants
 from lrd_harness.capture.samples import drawn
 from lrd_harness.capture.walk import Removed
 from lrd_harness.contracts import Model, Pruner, Task, Text
 from lrd_harness.errors import UnitError, UserError
+from lrd_harness.measuring import PlannedMetric
 from lrd_harness.models import cut
 from lrd_harness.models.opened import OpenedModel
 from lrd_harness.runner import units
 from lrd_harness.runner.units import Context
+from lrd_harness.scores import Scores, split_scores
+
+Profiles = dict[str, list[float | None]]  # values of blocks by METRIC.SCORE
 
 
 class RuleChoice(NamedTuple):
@@ -58,33 +70,66 @@ class Sweep:
         """The tasks that this model's variants are scored on."""
         return [task for task in self.pruning.tasks if self.context.planned.takes(task)]
 
-    def key(self, choice: RuleChoice) -> str:
-        """The unit of a choice: what changes it is in its name.
+    def key(self, choice: RuleChoice, of: str = "") -> str:
+        """The unit of a choice: what changes it is in its name. of: what is told of it instead."""
+        rule, protect = choice.rule, self.pruning.settings.protect
+        named = (rule.name, rule.version, choice.seed, of or choice.budget, protect)
+        return self.context.unit("prune", *named, self._tied(rule))
+
+    def _tied(self, rule: Pruner | None = None) -> str:
+        """A checksum of what evidence depends on: tasks, and the profiles that a rule reads.
 
         That is also which profiles there are, since a metric that failed may be measured later.
         """
-        settings, rule, context = self.pruning.settings, choice.rule, self.context
+        settings, context = self.pruning.settings, self.context
         used = [
             context.metric_unit(task, item)
             for task in self.tasks()
             for item in context.plan.metrics
-            if item.metric.name in rule.metrics
+            if rule and item.metric.name in rule.metrics
         ]
         recorded = [key for key in used if not context.ledger.undone(key)]
         names = [task.name for task in self.tasks()]
         tied = json.dumps([names, recorded, settings.texts, settings.indexing])
-        digest = hashlib.sha256(tied.encode()).hexdigest()[:12]
-        named = (rule.name, rule.version, choice.seed, choice.budget, settings.protect, digest)
-        return context.unit("prune", *named)
+        return hashlib.sha256(tied.encode()).hexdigest()[:12]
+
+    @property
+    def _ablation(self) -> str:
+        """The unit of the effects of single blocks."""
+        return self.context.unit("ablation", self._tied())
+
+    def _orders(self) -> dict[str, RuleChoice]:
+        """By unit the orders of all rules; none unless the effects of blocks are recorded."""
+        if self.context.ledger.undone(self._ablation):
+            return {}
+        budget = self.pruning.settings.budgets[0]
+        choices = (choice for choice in self.choices if choice.budget == budget)
+        return {self.key(c, "order"): c for c in choices}
+
+    def _redraws(self) -> dict[str, RuleChoice]:
+        """By unit what is chosen again on halves of the texts; by rules that see any, no seed."""
+        if (draws := self.pruning.settings.text_samples) == 1:
+            return {}
+        chosen = (choice for choice in self.choices if not choice.rule.seeded)
+        return {self.key(c, f"{c.budget} on {draws} halves"): c for c in chosen}
+
+    def beside(self) -> list[str]:
+        """The units of what is told of the rules beside their scores."""
+        orders = self._orders()
+        return [*([self._ablation] if orders else []), *orders, *self._redraws()]
 
     def note(self) -> None:
         """Record what was asked for last, which is what tables show of all that is recorded."""
         context, key = self.context, self.context.unit("sweep")
         if context.ranks.main:
             choices, tasks = list(map(self.key, self.choices)), [t.name for t in self.tasks()]
-            before = context.ledger.get(key) or {}
-            if (before.get("choices"), before.get("tasks")) != (choices, tasks):
-                context.record("sweep", key, choices=choices, tasks=tasks)
+            more = {"beside": beside} if (beside := self.beside()) else {}
+            before, now = (
+                context.ledger.get(key) or {},
+                {"choices": choices, "tasks": tasks, **more},
+            )
+            if {name: before[name] for name in [*now, "beside"] if name in before} != now:
+                context.record("sweep", key, **now)
 
     def recorded(self) -> list[dict[str, Any] | None]:
         """The record of each choice that was made."""
@@ -97,9 +142,13 @@ class Sweep:
         records = self.recorded()
         variants = {record["variant"] for record in records if record}
         undone = self.context.undone
-        return None in records or any(
-            undone("variant", variant) or any(undone(variant, t.name) for t in self.tasks())
-            for variant in variants
+        return (
+            None in records
+            or any(map(self.context.ledger.undone, self.beside()))
+            or any(
+                undone("variant", variant) or any(undone(variant, t.name) for t in self.tasks())
+                for variant in variants
+            )
         )
 
     def execute(self, model: Model, readers: Sequence[Reader]) -> None:
@@ -108,14 +157,14 @@ class Sweep:
         allowed = self._allowed(model)
         if not allowed or not isinstance(model, OpenedModel):
             return
-        texts = self._texts(readers) if context.ranks.main else []
+        texts, others = self._texts(readers) if context.ranks.main else ([], [])
         if context.ranks.main:
-            self._choose(model, texts, allowed, readers[0].budget.tokens)
+            self._choose(model, texts, allowed, readers)
             self.note()
         context.ledger.meet(context.ranks)
         variants = list(dict.fromkeys(tuple(r["removed"]) for r in self.recorded() if r))
         if context.ranks.main:
-            self._sizes(model, texts, variants, readers[0].budget.tokens)
+            self._sizes(model, texts, others, variants, readers[0].budget.tokens)
         for reader in readers:
             tasks = [task for task in self.tasks() if task.likelihood == reader.likelihood]
             self._score(model, reader, tasks, variants)
@@ -135,8 +184,9 @@ class Sweep:
             return allowed
         return []
 
-    def _texts(self, readers: Sequence[Reader]) -> list[Text]:
-        """A seeded sample of the distinct texts of the tasks, in order, to choose blocks on.
+    def _texts(self, readers: Sequence[Reader]) -> tuple[list[Text], list[Text]]:
+        """A seeded sample of the distinct texts of the tasks, in order, to choose blocks on; and
+        the others.
 
         Of the embedding tasks where there are any: prompts of the others are many times as long.
         A task whose texts fail has none; that is recorded where it is scored.
@@ -148,8 +198,9 @@ class Sweep:
                     if task.likelihood == reader.likelihood:
                         every |= dict.fromkeys(reader.sample(task))
             if every:
-                return drawn(list(every), self.pruning.settings.texts)
-        return []
+                chosen = dict.fromkeys(drawn(list(every), self.pruning.settings.texts))
+                return list(chosen), [text for text in every if text not in chosen]
+        return [], []
 
     def _evidence(self, model: OpenedModel, texts: list[Text], batch_tokens: int) -> ModelEvidence:
         """Recorded profiles, averaged over the tasks, and what is computed on the texts."""
@@ -157,7 +208,7 @@ class Sweep:
             raise UnitError("there are no texts to choose blocks on")
         profiles = []
         for task in self.tasks():
-            by_metric: dict[str, list[float | None]] = {}
+            by_metric: Profiles = {}
             for item in self.context.plan.metrics:
                 record = self.context.ledger.get(self.context.metric_unit(task, item))
                 if record is not None:
@@ -169,14 +220,33 @@ class Sweep:
                         self.pruning.settings.indexing,
                     )
             profiles += [by_metric] if by_metric else []
-        return ModelEvidence(model, texts, blocks.averaged(profiles), batch_tokens)
+        averaged = blocks.averaged(profiles)
+        return ModelEvidence(
+            model, texts, averaged, batch_tokens, partial(self._remembered, len(texts))
+        )
+
+    def _remembered(self, n: int, compute: Callable[[Progress], Effects]) -> Effects:
+        """The effects of single blocks, which are recorded as soon as they are known."""
+        context = self.context
+        record = context.ledger.get(self._ablation)
+        if record is not None:
+            return dict(record["effects"])
+        stage = context.display.stage(f"{context.place}: taking out each block", "texts")
+        with stage as advance:
+            effects = compute(advance)
+        context.record("ablation", self._ablation, effects=effects, n=n)
+        return effects
 
     def _choose(
-        self, model: OpenedModel, texts: list[Text], allowed: list[int], batch_tokens: int
+        self,
+        model: OpenedModel,
+        texts: list[Text],
+        allowed: list[int],
+        readers: Sequence[Reader],
     ) -> None:
         """Have the rules choose which blocks to remove, and record each choice."""
-        context = self.context
-        evidence = blocks.Later(lambda: self._evidence(model, texts, batch_tokens))
+        context, tokens = self.context, readers[0].budget.tokens
+        evidence = blocks.Later(lambda: self._evidence(model, texts, tokens))
         stage = f"{context.place}: choosing blocks to remove"
         with context.display.stage(stage, "choices") as advance:
             for done, choice in enumerate(self.choices):
@@ -204,9 +274,89 @@ class Sweep:
                         n=len(texts) or None,
                     )
             advance(len(self.choices), len(self.choices))
+        self._order(evidence, allowed)
+        self._redraw(evidence, allowed, len(texts), readers)
+
+    def _order(self, evidence: Any, allowed: list[int]) -> None:
+        """Record in which order each rule removes the candidates."""
+        context = self.context
+        orders = {key: c for key, c in self._orders().items() if context.ledger.undone(key)}
+        stage = context.display.stage(f"{context.place}: orders of removal", "rules")
+        with stage as advance:
+            for done, (key, choice) in enumerate(orders.items()):
+                advance(done, len(orders))
+                rule = choice.rule
+                chosen: list[int] = []
+                with suppress(Exception):  # its own choices say what it fails at
+                    answers = [
+                        rule.choose(evidence, list(allowed), m, choice.seed or 0)
+                        for m in range(1, len(allowed))
+                    ]
+                    checked = [blocks.checked(rule.name, a, allowed, len(a)) for a in answers]
+                    chosen = [sum(block in removed for removed in checked) for block in allowed]
+                named = {"rule": rule.name, "version": rule.version, "seed": choice.seed}
+                context.record("order", key, **named, candidates=allowed, chosen=chosen)
+            advance(len(orders), len(orders))
+
+    def _redraw(self, evidence: Any, allowed: list[int], n: int, readers: Sequence[Reader]) -> None:
+        """Record what the rules choose on random halves of the texts."""
+        context = self.context
+        undone = {key: c for key, c in self._redraws().items() if context.ledger.undone(key)}
+        parts = cache(lambda: list(self._parts(evidence, n, readers)))
+        stage = context.display.stage(
+            f"{context.place}: choosing on halves of the texts", "choices"
+        )
+        with stage as advance:
+            for done, (key, choice) in enumerate(undone.items()):
+                advance(done, len(undone))
+                rule, m = choice.rule, blocks.count(choice.budget, allowed)
+                with context.attempt(key, metric=None, rule=rule.name):
+                    context.record(
+                        "redraw",
+                        key,
+                        rule=rule.name,
+                        version=rule.version,
+                        budget=choice.budget,
+                        removed=halves.choices(rule, parts(), allowed, m),
+                        draws=self.pruning.settings.text_samples,
+                        candidates=allowed,
+                    )
+            advance(len(undone), len(undone))
+
+    def _parts(self, evidence: Any, n: int, readers: Sequence[Reader]) -> Iterator[ModelEvidence]:
+        """The evidence of random halves of n texts, and of those that metrics are measured on."""
+        wanted = {name for choice in self._redraws().values() for name in choice.rule.metrics}
+        items = [item for item in self.context.plan.metrics if item.metric.name in wanted]
+        held = lru_cache(maxsize=2)(halves.in_memory)
+        found: list[list[Profiles]] = [[] for _ in range(self.pruning.settings.text_samples)]
+        for reader in readers if items else ():
+            for task in (t for t in self.tasks() if t.likelihood == reader.likelihood):
+                texts = reader.sample(task)
+                drawn_halves = [halves.half(len(texts), draw) for draw in range(len(found))]
+                of_draws: list[Profiles] = [{} for _ in found]
+                for item in items:
+                    labels = partial(reader.questions.labels, task)
+                    with suppress(UnitError):  # as on the whole task
+                        measure = halves.statistic(reader.samples, item, texts, labels, held)
+                        for profiles, rows in zip(of_draws, drawn_halves, strict=True):
+                            with suppress(UnitError):
+                                profiles |= self._profiles(item, measure(rows)[0], evidence.blocks)
+                for profiles, of_tasks in zip(of_draws, found, strict=True):
+                    of_tasks += [profiles] if profiles else []
+        for draw, of_tasks in enumerate(found):
+            yield evidence.part(halves.half(n, draw).tolist(), blocks.averaged(of_tasks))
+
+    def _profiles(self, item: PlannedMetric, scores: Scores, L: int) -> Profiles:
+        profiles, indexing = split_scores(scores).profiles, self.pruning.settings.indexing
+        return blocks.block_profiles(item.metric.name, profiles, L, scores.start, indexing)
 
     def _sizes(
-        self, model: OpenedModel, texts: list[Text], variants: Sequence[Removed], batch_tokens: int
+        self,
+        model: OpenedModel,
+        texts: list[Text],
+        others: list[Text],
+        variants: Sequence[Removed],
+        batch_tokens: int,
     ) -> None:
         """Record of each variant how many parameters it has, how long a pass takes, and, of a
         language model, its perplexity.
@@ -215,6 +365,7 @@ class Sweep:
         undone = [v for v in variants if context.undone("variant", blocks.name_of(v))]
         latency: Latency | None = None
         read: dict[Removed, float | None] = {}
+        apart = len(others) >= PERPLEXITY_TEXTS  # a rule may have looked for a low one on `texts`
         if undone:
             with context.attempt(context.unit("latency")):  # memory may not suffice
                 latency = pass_latency(model, texts)
@@ -222,7 +373,8 @@ class Sweep:
             stage = f"{context.place}: perplexity of {len(undone)} pruned models"
             with context.attempt(context.unit("perplexity")):
                 with context.display.stage(stage, "texts") as advance:
-                    read = perplexities(model, texts, [(), *undone], batch_tokens, advance)
+                    seen = others if apart else texts
+                    read = perplexities(model, seen, [(), *undone], batch_tokens, advance)
                 context.mend(context.unit("perplexity"))
         for removed in undone:
             before, after = cut.parameters(model.parts.module, model.blocks, removed)
@@ -237,6 +389,7 @@ class Sweep:
                 latency_full=latency.full if latency else None,
                 perplexity=read.get(removed),
                 perplexity_full=read.get(()),
+                others=apart,
             )
 
     def _score(

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
 from lrd_harness.blocks import Later, block_profiles, candidates, checked, count, name_of, written
-from lrd_harness.capture.evidence import ModelEvidence
+from lrd_harness.board.pruning_truth import spread_row, spread_table
+from lrd_harness.capture.embeddings import Progress
+from lrd_harness.capture.evidence import Effects, ModelEvidence
+from lrd_harness.capture.halves import choices, half
 from lrd_harness.capture.layers import planes
 from lrd_harness.capture.samples import drawn
 from lrd_harness.contracts import Checkpoint, ModelOptions, Pruner, Text
-from lrd_harness.errors import PluginFault, UserError, unknown
+from lrd_harness.errors import PluginFault, UnitError, UserError, unknown
 from lrd_harness.models import quantised, save
 from lrd_harness.models.cut import parameters, parse_blocks, remove
 from lrd_harness.models.find import known_as, of_modules
@@ -34,11 +38,13 @@ from lrd_harness.progress import Display
 from lrd_harness.report import Report, Table, worded
 from lrd_harness.results import database
 from lrd_harness.results.journal import read_run
-from lrd_harness.scores import split_scores
+from lrd_harness.scores import Scores, split_scores
 from lrd_harness.store.files import write_text
 from lrd_harness.studies import fidelity
 from lrd_harness.studies.fidelity import Fidelity, Outputs
 from lrd_harness.studies.values import Design, Sample, fault, opened
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -125,22 +131,65 @@ class Shrinking:
             raise UserError(f"{planned.name}: its adapter shows no blocks that could be taken out")
         self.model, self.blocks = model, model.info.blocks
         self.read = False  # whether a rule has read texts
+        self._known: tuple[ModelEvidence, Sample, int] | None = None
 
     def choose(self, wish: Wish) -> tuple[int, ...]:
         """The blocks that the rule removes. Raises UserError as budgets and rules do."""
+        later = Later(lambda: self._evidence(wish)[0])
+        return self._by_rule(wish, lambda allowed, m: self._chosen(wish, later, allowed, m))
+
+    def _chosen(self, wish: Wish, later: Any, allowed: Sequence[int], m: int) -> tuple[int, ...]:
+        answer = wish.rule.choose(later, list(allowed), m, wish.seed)
+        return checked(wish.rule.name, answer, allowed, m)
+
+    def spread(self, wish: Wish) -> dict[str, Any] | None:
+        """What the rule chooses on random halves of the texts, as `spread_row`; None for 1 of them.
+
+        Metrics are measured on each half; what is read of a text is read once.
+        """
+        draws = wish.pruning.text_samples
+        if draws == 1:
+            return None
+
+        def parts() -> Iterator[ModelEvidence]:
+            evidence, sample, few = self._evidence(wish)
+            items = wish.design.items if wish.design else ()
+            measures = {item.metric.name: sample.statistic(item) for item in items}
+            for draw in range(draws):
+                profiles: dict[str, list[float | None]] = {}
+                with suppress(UnitError):  # the rule will say which profile it lacks
+                    for name, measure in measures.items():
+                        scores, _ = measure(half(len(sample.texts), draw, wish.seed))
+                        profiles |= self._profiles(name, scores)
+                yield evidence.part(half(few, draw, wish.seed).tolist(), profiles)
+
+        def choose(allowed: Sequence[int], m: int) -> list[tuple[int, ...]]:
+            stage = f"{self.planned.name}: choosing on halves of the texts"
+            with self.display.stage(stage):
+                return choices(wish.rule, parts(), allowed, m)
+
+        removed = self._by_rule(wish, choose)
+        return spread_row(removed, candidates(self.blocks, wish.pruning.protect), draws)
+
+    def _by_rule(self, wish: Wish, choose: Callable[[Sequence[int], int], T]) -> T:
+        """`choose(candidates, m)`. Raises UserError as budgets and rules do."""
         allowed = candidates(self.blocks, wish.pruning.protect)
         m = count(wish.budget, allowed)
-        later = Later(lambda: self._evidence(wish))
         try:
-            answer = wish.rule.choose(later, allowed, m, wish.seed)
-            return checked(wish.rule.name, answer, allowed, m)
+            return choose(allowed, m)
         except Exception as error:  # a rule, or a metric that it needs
             if isinstance(error, UserError) and not isinstance(error, PluginFault):
                 raise
             reason = next(iter(str(error).splitlines()), "") or type(error).__name__
             raise UserError(f"the rule {wish.rule.name} cannot choose: {reason}") from error
 
-    def _evidence(self, wish: Wish) -> ModelEvidence:
+    def _evidence(self, wish: Wish) -> tuple[ModelEvidence, Sample, int]:
+        """The evidence, the sample that metrics are measured on, and how many texts rules see.
+
+        It is the same each time: a model is opened for one wish.
+        """
+        if self._known is not None:
+            return self._known
         if wish.design is None:
             given = worded("texts: give --texts FILE", self.planned.modality)
             raise UserError(f"the rule {wish.rule.name} chooses on {given}")
@@ -148,11 +197,21 @@ class Shrinking:
         sample = Sample(self.planned.name, self.model, wish.design, self.display)
         profiles: dict[str, list[float | None]] = {}
         for item in wish.design.items:
-            scores, _ = sample.measure(item)
-            by_score = split_scores(scores).profiles
-            profiles |= block_profiles(item.metric.name, by_score, self.blocks, scores.start)
+            profiles |= self._profiles(item.metric.name, sample.measure(item)[0])
         few = drawn(sample.texts, wish.pruning.texts)
-        return ModelEvidence(self.model, few, profiles, wish.design.batch_tokens)
+        evidence = ModelEvidence(
+            self.model, few, profiles, wish.design.batch_tokens, self._with_progress
+        )
+        self._known = evidence, sample, len(few)
+        return self._known
+
+    def _with_progress(self, compute: Callable[[Progress], Effects]) -> Effects:
+        with self.display.stage(f"{self.planned.name}: taking out each block", "texts") as advance:
+            return compute(advance)
+
+    def _profiles(self, metric: str, scores: Scores) -> dict[str, list[float | None]]:
+        by_score = split_scores(scores).profiles
+        return block_profiles(metric, by_score, self.blocks, scores.start)
 
     def measured(self, removed: Sequence[int]) -> Measured:
         """How the model is read, and what it gives without the blocks: they are taken out of it."""
@@ -282,6 +341,7 @@ def prune(
     opened = Shrinking(fidelity.with_head(planned), display)
     wish = which if isinstance(which, Wish) else None
     removed = opened.choose(wish) if wish else parse_blocks(str(which), opened.blocks)
+    spread = opened.spread(wish) if wish else None
     shrunk = opened.shrink(opened.report(removed, wish, texts, run), design, output)
     pruned, found = shrunk.pruned, shrunk.fidelity
     before, after = pruned.parameters
@@ -294,7 +354,7 @@ def prune(
     table = found.table("prune", *same) if found else Table("prune", "", fidelity.COLUMNS, [])
     return Report(
         title,
-        (table,),
+        (table, *([spread_table("spread", [spread])] if spread else [])),
         answer=found.answer if found else (),
         notes=shrunk.sentences,
         facts={
@@ -308,6 +368,7 @@ def prune(
             "seed": pruned.seed,
             "parameters": list(pruned.parameters),
             "fidelity": found.figures if found else {},
+            **({"spread": spread} if spread else {}),
         },
     ).of(planned.modality, planned.name)
 

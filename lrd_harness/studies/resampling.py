@@ -22,12 +22,13 @@ from typing import NamedTuple
 import numpy as np
 
 import lrd_harness
+from lrd_harness.capture.halves import Rows
 from lrd_harness.contracts import Metric, Text
 from lrd_harness.measuring import PlannedMetric
 from lrd_harness.scores import Scores
 from lrd_harness.store import location
 from lrd_harness.store.store import Plane, Store, text_key
-from lrd_harness.studies.values import Design, Measurement, Rows, fault
+from lrd_harness.studies.values import Design, Measurement, fault
 
 LIBRARIES = {*map(sysconfig.get_path, ("stdlib", "purelib", "platlib"))}
 MEASURED: Plane = ("measured", 0)  # (rows, numbers) float64

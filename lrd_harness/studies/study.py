@@ -259,13 +259,15 @@ class Study:
         budget: float | None = None,
         blocks: str | None = None,
         protect: int | None = None,
+        text_samples: int | None = None,
         save_to: Path | None = None,
         mergekit: Path | None = None,
         scores: Path | None = None,
     ) -> Report:
         """Take blocks out of a model, and keep what is left. Raises UserError.
 
-        Either a rule at a budget, or blocks as 7,12-14. save_to: a new folder; mergekit: a new
+        Either a rule at a budget, or blocks as 7,12-14. text_samples: random halves of the texts on
+        which the rule chooses again. save_to: a new folder; mergekit: a new
         file of mergekit's configuration; scores: a run whose scores go into the model card.
         """
         if (rule is None) == (blocks is None):
@@ -273,6 +275,7 @@ class Study:
         if rule is not None and budget is None:
             raise UserError("--rule needs a --budget, as 0.15")
         of_rules = {"budget": budget, "seed": self._seeded or None, "protect": protect}
+        of_rules["text-samples"] = text_samples
         for option, value in of_rules.items():
             if rule is None and value is not None:
                 raise UserError(f"--{option} needs --rule")
@@ -286,11 +289,19 @@ class Study:
         items = self.needed(record.metrics if record else ())
         design, missing = None, list[str]()
         if record is not None and budget is not None:
-            limits = records.pruning({"protect": protect, "budgets": budget}, self._where)
-            if record.metrics and not self.named:
+            asked = {"protect": protect, "budgets": budget, "text_samples": 1}
+            asked |= {} if text_samples is None else {"text_samples": text_samples}
+            limits = records.pruning(asked, self._where)
+            halved = limits.text_samples > 1
+            if halved and record.seeded:
+                raise UserError(f"--text-samples: {rule} chooses by its seed, not by texts")
+            if (record.metrics or halved) and not self.named:
                 where = "give --texts FILE or --images DIR"
                 raise UserError(f"the rule {rule} chooses on texts: {where}")
             design = self.design(items) if self.named else None
+            if halved and design is not None and design.texts < values.LEAST:
+                least = f"at least {values.LEAST} {design.unit}, got {design.texts}"
+                raise UserError(f"--text-samples needs {least}")
             which = Wish(record, budget, design, self.seed, limits)
         (model,) = self.models(name)
         if save_to is not None:

@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
-import torch
 
-from lrd_harness import measuring
 from lrd_harness.capture.embeddings import Embeddings
+from lrd_harness.capture.halves import Rows, half, in_memory, statistic
 from lrd_harness.capture.layers import StoredStates, planes
 from lrd_harness.capture.samples import Questions, Sampling
 from lrd_harness.contracts import Metric, Model, Task
 from lrd_harness.errors import DRAWS, UnitError, UserError, check_whole
-from lrd_harness.measuring import MIN_TEXTS, PER_TEXT, PlannedMetric
+from lrd_harness.measuring import MIN_TEXTS, PlannedMetric
 from lrd_harness.models.wheels import shown_by
 from lrd_harness.planning.models import PlannedModel
 from lrd_harness.progress import Display
@@ -40,7 +39,6 @@ DIRECTIONS = (
     "One row per layer, 0 being what enters the first block; a step between layers has the number "
     "of the first. ↓, ↑: the least, the greatest value chooses a layer."
 )
-Rows = np.ndarray  # ascending numbers of texts
 T = TypeVar("T")
 
 
@@ -120,8 +118,7 @@ def halves(n: int, draws: int, seed: int = 0, unit: str = "texts") -> list[Rows]
     if draws and n < LEAST:
         least = f"at least {LEAST} {unit}, got {n}"
         raise UserError(f"intervals need {least}: give more, or --draws 0")
-    orders = (np.random.default_rng([seed, i]).permutation(n) for i in range(draws))
-    return [np.sort(order[: n // 2]) for order in orders]
+    return [half(n, draw, seed) for draw in range(draws)]
 
 
 def interval(value: float, drawn: Sequence[float | None], n: int) -> tuple[float, float] | None:
@@ -190,7 +187,7 @@ class Design:
 
         Those of one model stay there, the pooled ones and those of views.
         """
-        return lru_cache(maxsize=2)(_in_memory)
+        return lru_cache(maxsize=2)(in_memory)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -287,45 +284,9 @@ class Sample:
 
         It needs the states alone: the model may go.
         """
-        texts, samples, design = self.texts, self._reading.samples, self._design
-        device, held = design.sampling.device, design.held
-        if item.metric.needs in PER_TEXT:
-            tokens = samples.tokens(item)
-            return lambda rows: tokens.finished(texts if rows is None else [texts[i] for i in rows])
-        labels = partial(design.questions.labels, design.task)
-        reading = samples.reading(item, texts, labels)
-        # those of pooled metrics that see the same are held once for all
-        shared = item.metric.needs == "pooled" and reading.states.chosen == self.states.chosen
-        stored = self.states if shared else reading.states
-
-        def measure(rows: Rows | None) -> tuple[Scores, int]:
-            there = rows is None or np.isin(reading.rows, rows)
-            chosen = np.flatnonzero(np.broadcast_to(there, len(reading.rows)))
-            of = None if reading.labels is None else [reading.labels[i] for i in chosen.tolist()]
-            some = _Some(held(stored), chosen, device)
-            return measuring.measure(item.metric, some, of, **item.parameters), len(chosen)
-
-        return measure
-
-
-def _in_memory(stored: StoredStates) -> list[np.ndarray]:
-    """By layer, float32: (n, d_l), of views (n, q, d_l)."""
-    layers = map(stored.rows, range(len(stored)))
-    count = stored.views
-    return [rows.reshape(-1, count, rows.shape[1]) if count else rows for rows in layers]
-
-
-class _Some:
-    """Some rows of the states of all layers, copied when a layer is read."""
-
-    def __init__(self, states: Sequence[np.ndarray], rows: Rows, device: str) -> None:
-        self._states, self._rows, self._device = states, rows, device
-
-    def __len__(self) -> int:
-        return len(self._states)
-
-    def __getitem__(self, layer: int) -> torch.Tensor:
-        return torch.from_numpy(self._states[layer][self._rows]).to(self._device)
+        labels = partial(self._design.questions.labels, self._design.task)
+        how = self._design.held, self.states
+        return statistic(self._reading.samples, item, self.texts, labels, *how)
 
 
 def check_free(folder: Path, name: str, columns: Sequence[str]) -> None:

@@ -101,7 +101,7 @@ def info_gauss(
     import torch
 
     n = len(next(iter(states.values())))
-    _check(n, k, folds, grid, floor)
+    _check(n, k, folds, seed, grid, floor)
     parts = np.array_split(np.random.RandomState(seed).permutation(n), folds)
     k = min(k, (n - len(parts[0])) // 8)
     gain, error, total = torch.zeros(3, len(states), len(states), dtype=torch.float64)
@@ -122,11 +122,13 @@ def info_gauss(
     }
 
 
-def _check(n: int, k: int, folds: int, grid: Sequence[float], floor: float) -> None:
+def _check(n: int, k: int, folds: int, seed: int, grid: Sequence[float], floor: float) -> None:
     if k < 1:
         raise UserError(f"info_gauss: k must be at least 1, not {k}")
     if folds < 2:
         raise UserError(f"info_gauss: folds must be at least 2, not {folds}")
+    if not 0 <= seed < 2**32:
+        raise UserError(f"info_gauss: seed must be 0 or more and below 2**32, not {seed}")
     if not grid or min(grid) <= 0:
         raise UserError(f"info_gauss: grid must be strengths above 0, not {list(grid)}")
     if floor <= 0:

@@ -13,6 +13,7 @@ from lrd_harness.hookspecs import hookimpl
 
 from ._directions import LAWS, directions
 from .entropy import bounded, check_order, entropy_of_gram, entropy_of_rows
+from .geometry import uniformity
 
 if TYPE_CHECKING:
     import torch
@@ -239,7 +240,7 @@ def shuffled(first: torch.Tensor, second: torch.Tensor, alpha: float, draws: int
 
 
 def alignment(states: Sequence[torch.Tensor], alpha: float = 2.0) -> dict[str, list[float]]:
-    """How far apart the two views of a text are. Only beside `uniformity`: 0 where all are one.
+    """How far apart the two views of a text are; beside it uniformity, as it is 0 if all are one.
 
     Source: Understanding Contrastive Representation Learning through Alignment and Uniformity on
     the Hypersphere, arXiv 2005.10242.
@@ -254,7 +255,8 @@ def alignment(states: Sequence[torch.Tensor], alpha: float = 2.0) -> dict[str, l
     Returns
     -------
     dict
-        ``alignment``, S values in 0..2^alpha: the mean over texts of the distance to that power.
+        ``alignment``, S values in 0..2^alpha: the mean over texts of the distance to that power;
+        ``uniformity``, of the first views, as of the metric of that name.
 
     Raises
     ------
@@ -272,11 +274,12 @@ def alignment(states: Sequence[torch.Tensor], alpha: float = 2.0) -> dict[str, l
     """
     if not 0 < alpha < inf:
         raise UserError(f"alignment: alpha must be above 0, not {alpha}")
-    means = []
+    means, spread = [], []
     for state in states:
         first, second = directions(first_views("alignment", state, PAIR, PAIR)).unbind(1)
         means.append(float((first - second).norm(dim=1).pow(alpha).mean()))
-    return {"alignment": means}
+        spread += uniformity([first])["uniformity"]
+    return {"alignment": means, "uniformity": spread}
 
 
 def first_views(name: str, state: torch.Tensor, least: int, most: int) -> torch.Tensor:

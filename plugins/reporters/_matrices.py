@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import altair as alt
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from lrd_harness.errors import plain
 from lrd_harness.report import Table
 
-from ._charts import DATA, MODELS, ROW, Figure, Side
+from ._charts import DATA, MODELS, ROW, Figure, Side, distinct
 from ._data import counted, valued
 
 START = "pairs."  # of the names of the tables
@@ -45,25 +44,25 @@ def _map(side: Side, table: Table, name: str) -> Figure | None:
     if np.isnan(values).all():
         return None
     directed = not np.allclose(values, values.T, equal_nan=True)
-    titles = ("from", "to") if directed else (None, None)
     rows = [row for row in rows if row["value"] is not None]
     axis = alt.Axis(labelLimit=140, ticks=False, grid=False)
-    ways: list[dict[str, Any]] = [  # names are values, never a list: see `ordered`
-        {"sort": alt.EncodingSortField(field, op="min"), "title": title, "axis": axis}
-        for field, title in zip(("order", "right"), titles, strict=True)
-    ]
+    # names are values, never a list: see `ordered`
+    y, x = (alt.EncodingSortField(field, op="min") for field in ("order", "right"))
     legend = alt.Legend(type="gradient", direction="horizontal", gradientLength=180, tickCount=4)
     score = plain(table.name.removeprefix(side.prefix + START).replace(".", " ", 1))
+    way = ", from row to column" * directed
     chart = alt.Chart(DATA).mark_rect().properties(width=SIDE, height=SIDE)
     chart = chart.encode(
-        y=alt.Y("model:N", **ways[0]),
-        x=alt.X("other model:N", **ways[1]),
-        color=alt.Color("value:Q", title=score, scale=alt.Scale(scheme="viridis"), legend=legend),
+        y=alt.Y("model:N", sort=y, title=None, axis=axis),
+        x=alt.X("other model:N", sort=x, title=None, axis=axis),
+        color=alt.Color(
+            "value:Q", title=score + way, scale=alt.Scale(scheme="viridis"), legend=legend
+        ),
         description=ROW,
     )
     caption = f"{score}, mean over tasks, models in the order of the ranking. "
     if directed:
         caption += "From the model of a row to that of a column; the way back is another value. "
-    caption += f"n = {counted(len(table.rows), 'model')}"
-    caption += f", the first {MODELS} drawn." if len(table.rows) > MODELS else "."
-    return side.figure(name, f"{score}, model by model", caption, rows, chart)
+    caption += f"n = {counted(len(distinct(rows, 'model')), 'model')}"
+    caption += f", the first of {len(table.rows):,}." if len(table.rows) > MODELS else "."
+    return side.figure(name, f"model by model: {score}", caption, rows, chart)

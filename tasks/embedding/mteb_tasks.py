@@ -267,13 +267,14 @@ def _save(modality: Modality, score: Score, view: ModelView, out: Path) -> None:
 def _names() -> Mapping[str, str]:
     import mteb
 
-    return {
-        task.metadata.name: registry.task_type(task.metadata)
-        for modality in get_args(Modality)
-        for task in mteb.get_tasks(
-            modalities=[modality], exclusive_modality_filter=True, exclude_superseded=False
-        )
-    }
+    with registry.unseeded():
+        return {
+            task.metadata.name: registry.task_type(task.metadata)
+            for modality in get_args(Modality)
+            for task in mteb.get_tasks(
+                modalities=[modality], exclusive_modality_filter=True, exclude_superseded=False
+            )
+        }
 
 
 def _open(name: str, options: TaskOptions) -> Task:

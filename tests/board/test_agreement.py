@@ -17,11 +17,11 @@ from lrd_harness.board.agreement import (
     Agreement,
     Rival,
     Selection,
-    agreement_cautions,
     build_selection,
-    verdict,
 )
 from lrd_harness.board.leaderboard import report
+from lrd_harness.board.size_controls import partial_p, partial_rho
+from lrd_harness.board.verdicts import agreement_cautions, verdict
 from lrd_harness.results.rows import ModelRow, Results
 
 
@@ -67,8 +67,8 @@ def test_every_number_against_scipy_with_ties_and_holes() -> None:
             "rho": scipy_stats.spearmanr(x, y).statistic,
             "tau": scipy_stats.kendalltau(x, y).statistic,
             "p": statistics.permutation_p(x, y),
-            "partial.log parameters": statistics.partial_rho(x, y, size),
-            "partial_p.log parameters": statistics.partial_p(x, y, size),
+            "partial.log parameters": partial_rho(x, y, size),
+            "partial_p.log parameters": partial_p(x, y, size),
             "regret": max(y) - np.mean(top),
             "regret_random": max(y) - np.mean(y),
             "regret_largest": max(y) - y[int(np.argmax(size))],

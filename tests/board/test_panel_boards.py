@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lrd_harness.plugins.reporters._figures import figures
 from scipy import stats
 from selection_panels import by, panel
 
 import lrd_harness
 from lrd_harness.board import pairs
 from lrd_harness.board.leaderboard import report
+from lrd_harness.contracts import Summary
 from lrd_harness.manager import load
 from lrd_harness.results import database
 from lrd_harness.results.database import build_database
@@ -54,6 +56,7 @@ def results(*rows: MetricRow, models: Any = ()) -> Results:
 MEANS = [np.mean([np.delete(ALIKE[t, m], m).mean() for t in range(2)]) for m in range(M)]
 ACTUAL = [np.mean([SCORES[m, t] for t in range(2)]) for m in range(M)]
 PLAIN = results(*of_panel())
+PANEL_CAPTION = report(PLAIN).table("panel").caption
 
 
 def test_scores_without_a_better_end_rank_no_models() -> None:
@@ -92,6 +95,99 @@ def test_model_beside_model_in_the_order_of_the_ranking() -> None:
             a, b = int(row["model"][1:]), int(other[1:])
             expected = None if a == b else pytest.approx(ALIKE[:, a, b].mean())
             assert row[f"with.{other}"] == expected
+
+
+def test_the_order_with_each_model_and_family_left_out() -> None:
+    """Each row anew: medians of what is left, task by task, and where that puts the models."""
+    ways = {"sees": Summary("alike", "median"), "seen": Summary("alike", "mean", "column", "min")}
+    made = results(*of_panel(summaries=ways))
+    families = {"m1": "f", "m4": "f", "m6": "f", "m0": "g"}
+    models = [replace(row, family=families.get(row.model)) for row in made.models]
+    board = report(replace(made, models=tuple(models)))
+    rows = {(r["predictor"], r["other"]): r for r in board.table("panel_without").rows}
+    out: list[list[str]] = [[], *([m] for m in MODELS), ["m1", "m4", "m6"]]
+    assert len(rows) == 2 * len(out)
+    assert rows["near.sees", "none"]["moves"] == 0
+
+    def scores(name: str, kept: list[int]) -> list[float]:
+        middle, turned = (np.median, ALIKE) if name == "sees" else (np.mean, ALIKE.swapaxes(1, 2))
+        others = {m: [o for o in kept if o != m] for m in kept}
+        return [float(np.mean([middle(of[m, others[m]]) for of in turned])) for m in kept]
+
+    places = {row["model"]: row for row in board.table("panel_places").rows[:M]}
+    moved: dict[str, list[int]] = {m: [0] for m in MODELS}
+    for without in out:
+        kept = [m for m in range(M) if MODELS[m] not in without]
+        for name, sign in (("sees", -1), ("seen", 1)):
+            label = {0: "none", 1: "".join(without)}.get(len(without), "f (family)")
+            row = rows[f"near.{name}", label]
+            left = scores(name, kept)
+            whole = [scores(name, list(range(M)))[m] for m in kept]
+            assert row["n"] == len(kept)
+            assert row["rho"] == pytest.approx(stats.spearmanr(left, whole).statistic)
+            actual = stats.spearmanr(left, [ACTUAL[m] for m in kept]).statistic
+            assert row["actual"] == pytest.approx(actual)
+            by = [stats.rankdata(sign * np.array(of)).astype(int) for of in (left, whole)]
+            moves = (by[0] - by[1]).tolist()
+            assert row["moves"] == max(map(abs, moves))
+            if row["moves"]:
+                assert row["moved"].split(", ")[0] in [
+                    MODELS[m] for m, by in zip(kept, moves, strict=True) if abs(by) == row["moves"]
+                ]
+            for m, by in zip(kept, moves if name == "sees" else [], strict=False):
+                moved[MODELS[m]].append(by)
+    for model, moves in moved.items():
+        place = places[model]["place"]
+        assert (places[model]["first"], places[model]["last"]) == (
+            place + min(moves),
+            place + max(moves),
+        )
+    assert {c.name: c.best for c in board.table("panel").columns}["near.consensus"] == ""
+
+
+def test_too_few_to_leave_one_out() -> None:
+    """Three models: of two that are left no order says anything."""
+    few = {"m0", "m1", "m2"}
+    ways = {"consensus": Summary("alike")}
+    rows = [
+        replace(r, pairs={"alike": {k: v for k, v in r.pairs["alike"].items() if k in few}})
+        for r in of_panel(summaries=ways)
+        if r.model in few and r.pairs
+    ]
+    board = report(results(*rows))
+    assert board.get("panel_without") is None
+    assert board.table("pairs.near.alike").rows
+
+
+def test_a_map_of_each_matrix() -> None:
+    """In the order of the ranking; said to be directed where it is."""
+    even = [replace(r, pairs={"alike": dict.fromkeys(r.pairs["alike"], 0.5)}) for r in of_panel()
+            if r.pairs]  # fmt: skip
+    for rows, way in ((of_panel(), True), (even, False)):
+        board = report(results(*rows))
+        (figure,) = [f for f in figures(board) if f.name.startswith("pairs")]
+        assert figure.title == "Model by model: near alike"
+        assert ("From the model of a row" in figure.caption) == way
+        assert len(figure.rows) == M * (M - 1)
+        order = board.table("ranking").column("model")
+        for row in figure.rows:
+            assert (order[row["order"]], order[row["right"]]) == (row["model"], row["other model"])
+            m, o = int(row["model"][1:]), int(row["other model"][1:])
+            assert row["value"] == pytest.approx(ALIKE[:, m, o].mean() if way else 0.5)
+        assert ("directed" in board.table("pairs.near.alike").caption[0]) == way
+
+
+def test_what_is_experimental_is_said() -> None:
+    said = report(results(*of_panel("info_gauss"))).table("panel").caption
+    assert [line for line in said if line.startswith("info_gauss is experimental: on 8 real")]
+    ways = {"consensus": Summary("alike", best="max")}
+    board = report(results(*of_panel(summaries=ways)))
+    (rho, _) = board.table("panel_correlations").rows
+    assert (rho["predictor"], rho["best"]) == ("near.consensus", "max")
+    (line,) = [line for line in board.table("panel").caption if line.startswith("near.consensus:")]
+    assert f"mean score {rho['rho']:+.2f}, and higher is published as better" in line
+    assert board.table("ranking").columns == report(PLAIN).table("ranking").columns  # ranks none
+    assert not [line for line in PANEL_CAPTION if "experimental" in line]
 
 
 def test_a_selection_ranks_models_beside_the_other_metrics() -> None:

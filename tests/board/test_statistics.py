@@ -14,7 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from lrd_harness.board import statistics
+from lrd_harness.board import size_controls, statistics
 
 VALUES = st.one_of(st.none(), st.integers(-3, 3).map(float), st.floats(-1e6, 1e6))
 TRIPLES = st.lists(st.tuples(VALUES, VALUES, VALUES), max_size=14)
@@ -52,7 +52,7 @@ def test_what_is_missing() -> None:
     for mean in (statistics.mean_of_all, statistics.mean_stderr):
         assert mean([0.1, None]) is mean([0.1, math.nan]) is mean([]) is None
     with pytest.raises(ValueError, match="different lengths"):
-        statistics.partial_rho([1.0, 2], [1.0, 2], [1.0])
+        size_controls.partial_rho([1.0, 2], [1.0, 2], [1.0])
     assert statistics.interval(np.full(10, np.nan)) == (None, None)
     assert statistics.interval(np.array([1.0] + [np.nan] * 9)) == (None, None)
     # resamples in which a side is constant are dropped, the others are +1
@@ -85,18 +85,18 @@ def test_partial_rho_is_the_correlation_of_residuals(cases: Triples) -> None:
     x, y, z = ([case[i] for case in cases] for i in range(3))
     a, b, c = whole(x, y, z)
     expected = residual_rho(a, b, c) if len(a) >= 4 else None
-    rho = statistics.partial_rho(x, y, z)
+    rho = size_controls.partial_rho(x, y, z)
     assert rho == (None if expected is None else pytest.approx(expected, abs=1e-8))
     if rho is None:
-        assert statistics.partial_p(x, y, z, draws=9) is None
+        assert size_controls.partial_p(x, y, z, draws=9) is None
 
 
 def test_nothing_is_left_where_a_side_is_the_control() -> None:
     x, y = [1.0, 2, 3, 5, 4], [2.0, 1, 3, 4, 5]
-    assert statistics.partial_rho(x, y, x) is None
-    assert statistics.partial_rho(x, y, [-v for v in y]) is None
-    assert statistics.partial_rho(x, y, [1.0] * 5) is None  # a constant controls nothing
-    assert statistics.partial_rho(x[:3], y[:3], [3.0, 1, 2]) is None
+    assert size_controls.partial_rho(x, y, x) is None
+    assert size_controls.partial_rho(x, y, [-v for v in y]) is None
+    assert size_controls.partial_rho(x, y, [1.0] * 5) is None  # a constant controls nothing
+    assert size_controls.partial_rho(x[:3], y[:3], [3.0, 1, 2]) is None
 
 
 @pytest.mark.slow
@@ -110,14 +110,14 @@ def test_exact_p_is_the_share_of_all_orders(cases: Triples) -> None:
     partial = [residual_rho(order, y, z) for order in orders]
     defined = [abs(rho) for rho in partial if rho is not None]
     share = sum(rho >= abs(observed or 0.0) - 1e-7 for rho in defined) / len(defined)
-    assert statistics.partial_p(x, y, z) == pytest.approx(share, abs=1e-12)
+    assert size_controls.partial_p(x, y, z) == pytest.approx(share, abs=1e-12)
     u, v = map(scipy_stats.rankdata, (x, y))
     rhos = np.corrcoef([v, *map(scipy_stats.rankdata, orders)])[0, 1:]
     share = np.mean(np.abs(rhos) >= abs(np.corrcoef(u, v)[0, 1]) - 1e-9)
     assert statistics.permutation_p(x, y) == pytest.approx(share, abs=1e-12)
 
 
-@pytest.mark.parametrize("p_value", [statistics.permutation_p, statistics.partial_p])
+@pytest.mark.parametrize("p_value", [statistics.permutation_p, size_controls.partial_p])
 @pytest.mark.parametrize(("n", "levels"), [(4, 3), (7, 7), (9, 3), (12, 12)])
 def test_under_the_null_p_is_below_a_at_most_a_of_the_time(
     p_value: Callable[..., float | None], n: int, levels: int
@@ -128,7 +128,7 @@ def test_under_the_null_p_is_below_a_at_most_a_of_the_time(
     for seed in range(400):
         x, y = generator.integers(0, levels, (2, n)).astype(float)
         z = y + generator.integers(0, 2, n)  # the control goes with the score, x with neither
-        control = (z,) if p_value is statistics.partial_p else ()
+        control = (z,) if p_value is size_controls.partial_p else ()
         ps.append(p_value(x, y, *control, draws=99, seed=seed))
     defined = [p for p in ps if p is not None]
     assert len(defined) > 120

@@ -55,6 +55,8 @@ TAUGHT = {
     "leaderboard": "OUT --format table md csv json --output FILE --actual --values --models-info "
     "--model model,layer,task,score model,layer,task,name,value -checkpoints.csv percent "
     "model,parameters_millions,width,blocks,family",
+    "evaluate-rule": "layers|models OUT --suite --rule --control --actual --models-info primary: "
+    "control: smallest: secondary: held_out: kind: families mymetric exit codes:",
     "plugins": "registered could not be loaded",
     "suites": "NAME|FILE",
     "tasks": "word",

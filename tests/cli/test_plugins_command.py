@@ -191,6 +191,7 @@ ARGUMENTS = {  # with which a command gets as far as loading plugins
     "compare": "x/y z/y",
     "lm-eval": "ls tasks",
     "leaderboard": "out",
+    "evaluate-rule": "layers out",
     "plugins new": "metric mine",
     "plugins show": "far",
     "cache info": "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def prune(model: Path, *more: object) -> int:
 
 
 @pytest.mark.parametrize(
-    "rule", "gfmi frenet nrs composite block_influence angular greedy last random".split()
+    "rule", "gfmi frenet nrs composite block_influence angular greedy last random ablation".split()
 )
 def test_every_rule_names_its_blocks(rule: str, deep: Path, capsys: Any) -> None:
     texts = ("--texts", deep / "texts.jsonl")
@@ -71,6 +72,21 @@ def test_given_blocks_and_mergekit(deep: Path, tmp_path: Path, capsys: Any) -> N
     assert "blocks 2,4-5 of 1-8 removed" in capsys.readouterr().out
     ranges = [s["sources"][0]["layer_range"] for s in yaml.safe_load(file.read_text())["slices"]]
     assert ranges == [[0, 1], [2, 3], [5, 8]]
+
+
+def test_a_rule_chooses_again_on_halves_of_the_texts(
+    deep: Path, tmp_path: Path, capsys: Any
+) -> None:
+    texts = ("--texts", deep / "texts.jsonl", "--output", tmp_path, "--text-samples", 4)
+    for rule in ("nrs", "ablation"):
+        assert prune(deep / "llama", "--rule", rule, "--budget", 0.5, *texts) == 0
+        assert "choices on halves of the texts" in capsys.readouterr().out
+        found = json.loads((tmp_path / "prune.json").read_text())
+        spread = found["spread"]
+        assert (spread["draws"], spread["chosen"]) == (4, 4)
+        assert 0 <= spread["overlap"] <= 1
+        counts = [int(part.rstrip(")").split("(")[1]) for part in spread["blocks"].split(", ")]
+        assert sum(counts) == 4 * len(found["removed"])
 
 
 @pytest.mark.slow
@@ -127,6 +143,10 @@ REFUSED = {
     "bert --rule gfmi --budget 0.2 --texts nowhere.jsonl": "no such file",
     "bert --blocks 2 --texts nowhere.jsonl": "no such file",
     "bert --blocks 2 --seed 1": "--seed needs --rule",
+    "bert --blocks 2 --text-samples 3": "--text-samples needs --rule",
+    "bert --rule last --budget 0.2 --text-samples 3": "chooses on texts: give --texts FILE",
+    "bert --rule random --budget 0.2 --text-samples 3": "chooses by its seed, not by texts",
+    "bert --rule last --budget 0.2 --text-samples 0": "text_samples is 0",
     "bert --blocks 2 --save-mergekit no/such/m.yaml": "its folder is not there",
     "flat --rule last --budget 0.2": "at least 2 blocks, this one has 1",
 }

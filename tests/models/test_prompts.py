@@ -12,6 +12,7 @@ import mteb
 import numpy as np
 import pytest
 import sentence_transformers
+import torch
 import yaml
 from datasets import Dataset
 from mteb.models import SentenceTransformerEncoderWrapper
@@ -21,7 +22,7 @@ from sentence_transformers import SentenceTransformer
 
 from lrd_harness.contracts import Task
 from lrd_harness.errors import told_to
-from lrd_harness.models.registry import loader_arguments, prompt_rule
+from lrd_harness.models.registry import loader_arguments, prompt_rule, unseeded
 from lrd_harness.models.wrappers import loader_of
 
 TASKS = [
@@ -251,3 +252,12 @@ def test_a_loader_that_is_not_followed_is_told_of(name: str, loader: str | None)
         rule(task_of("SciFact"), "query")
     assert len(told) == (loader is not None)
     assert all(f"mteb reads {name} by a loader of its own ({loader})" in line for line in told)
+
+
+def test_a_listing_of_tasks_leaves_torch_unseeded() -> None:
+    torch.manual_seed(3)
+    with unseeded():
+        mteb.get_task("STSBenchmark")
+    assert torch.initial_seed() == 3
+    mteb.get_task("STSBenchmark")
+    assert torch.initial_seed() == 42

@@ -20,7 +20,7 @@ RULES = {
     rule.name: rule for rule in importlib.import_module("lrd_harness.plugins.pruners").lrd_pruners()
 }
 DEPTHS = [2, 3, 4, 5, 6, 12, 30]
-NAMES = ("frenet.speed", "frenet.curvature", "nrs.jaccard", "gfmi.auc", "block_influence")
+NAMES = tuple("frenet.speed frenet.curvature nrs.jaccard gfmi.auc block_influence ablation".split())
 # What they add up: the higher, the earlier removed.
 SUMS = {
     "frenet": "-frenet.speed -frenet.curvature",
@@ -178,6 +178,19 @@ def test_block_influence_takes_the_lowest(data):
         assert choose("block_influence", evidence, m) == sorted(expected)
 
 
+def test_ablation_takes_the_least_effect():
+    """The spec's own effects, of which blocks 3 and 5 are level, and 11 may not go."""
+    effect = [0.9, 0.3, 0.1, 0.25, 0.1, 0.05, 0.4, 0.2, 0.15, 0.6, 0.02, 1.2]
+    for m in range(1, 5):
+        evidence = Known({"nrs.jaccard": [0] * 12, "ablation": effect})
+        assert choose("ablation", evidence, m) == sorted([6, 5, 9, 8][:m])
+    assert choose("ablation", evidence, 1, list(range(1, 11))) == [6]
+    assert choose("ablation", evidence, 2, [3, 5, 7]) == [3, 5]
+    assert choose("ablation", evidence, 1, [3, 5, 7]) == [5]  # ties to the deeper
+    evidence.profiles["ablation"] = [None if x < 0.2 else x for x in effect]  # not finite
+    assert choose("ablation", evidence, 3) == [4, 7, 8]
+
+
 @pytest.mark.parametrize("rule", sorted(RULES))
 @pytest.mark.parametrize("L", DEPTHS)
 def test_nested_over_budgets(rule, L):
@@ -267,6 +280,8 @@ def test_rules_ask_only_for_what_they_use():
             choose(rule, Empty(), 2)
     with pytest.raises(UnitError, match="needs the profile block_influence"):
         choose("block_influence", Empty(), 2)
+    with pytest.raises(UnitError, match="needs the profile ablation"):
+        choose("ablation", Empty(), 2)
     with pytest.raises(UnitError, match="3 values for 12 blocks"):
         choose("nrs", Empty(profiles={"nrs.jaccard": [0.0] * 3}), 2)
 
@@ -275,8 +290,9 @@ def test_registered():
     plugins = manager.load()
     assert plugins.names("pruning rule") == list(RULES)
     assert list(RULES) == (
-        "frenet nrs gfmi composite random last block_influence angular greedy".split()
+        "frenet nrs gfmi composite random last block_influence angular greedy ablation".split()
     )
+    assert [rule.name for rule in RULES.values() if not rule.default] == ["ablation"]
     assert [rule.name for rule in RULES.values() if rule.seeded] == ["random"]
     assert all(rule.description and len(rule.description) <= 72 for rule in RULES.values())
     known = set(plugins.names("metric"))

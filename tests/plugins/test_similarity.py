@@ -1,4 +1,4 @@
-"""mutual_knn: published numbers, scikit-learn's neighbours, ties, and what a metric may give."""
+"""mutual_knn, panel_cka: expected values, independent ones, laws; what a panel metric may give."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from lrd_harness.contracts import Choice, PanelMetric
+from lrd_harness.contracts import Choice, PanelMetric, Summary
 from lrd_harness.errors import DegenerateState, NotEnoughTexts, NotFinite, UnitError
 from lrd_harness.panels import measure_panel
 
@@ -97,6 +97,70 @@ def test_ties_go_to_the_lower_index() -> None:
     pairs = zip(near["a"], near["b"], strict=True)
     shared = sum(len(set(a) & set(b)) for a, b in pairs) / 600
     assert measure_panel(KNN, states).pairs["pairs"]["a"]["b"] == pytest.approx(shared)
+
+
+def test_the_golden_cka() -> None:
+    found = measure_panel(CKA, panel())
+    rows = [list(row.values()) for row in found.pairs["pairs"].values()]
+    expected = [
+        [0.3407368922557309, 0.4743923306748345, 0.4333450313111478],
+        [0.3407368922557309, 0.6590585598615054, 0.5472099774144794],
+        [0.4743923306748345, 0.6590585598615054, 0.47381118360024616],
+        [0.4333450313111478, 0.5472099774144794, 0.47381118360024616],
+    ]
+    assert np.allclose(rows, expected, rtol=1e-9)
+    consensus = [0.4161580847472377, 0.5156684765105719, 0.5357540247121954, 0.4847887307752911]
+    assert list(found.by_model["consensus"].values()) == pytest.approx(consensus, rel=1e-9)
+
+
+def test_cka_by_its_definition() -> None:
+    """Also of fewer texts than dimensions; a copy has 1, what is independent about 0."""
+    states = {"a": normal(1, 60, 90), "b": normal(2, 60, 5)}
+    states["c"] = states["b"] @ normal(3, 5, 90) + 3 * states["a"]
+
+    def alike(x: np.ndarray, y: np.ndarray) -> float:
+        """Song et al.: the unbiased estimate of HSIC, up to a factor."""
+        n = len(x)
+        k, m = ((s @ s.T) * (1 - np.eye(n)) for s in (x, y))
+        both = k.sum() * m.sum() / ((n - 1) * (n - 2))
+        return float((k * m).sum() + both - 2 * k.sum(axis=1) @ m.sum(axis=1) / (n - 2))
+
+    found = measure_panel(CKA, {**states, "copy": 7 - 2 * states["a"]}).pairs["pairs"]
+    for a, b in (("a", "b"), ("a", "c"), ("b", "c")):
+        x, y = states[a], states[b]
+        expected = alike(x, y) / np.sqrt(alike(x, x) * alike(y, y))
+        assert found[a][b] == pytest.approx(expected, abs=1e-10)
+        assert found[b][a] == pytest.approx(expected, abs=1e-10)
+    assert found["a"]["copy"] == pytest.approx(1)
+    assert abs(found["a"]["b"]) < 0.2
+
+
+def test_what_cka_refuses() -> None:
+    with pytest.raises(NotEnoughTexts, match="at least 20 texts, got 19"):
+        measure_panel(CKA, {m: normal(i, 19, 4) for i, m in enumerate("ab")})
+    with pytest.raises(DegenerateState, match="equally far from each other in b"):
+        measure_panel(CKA, {"a": normal(1, 24, 4), "b": np.eye(24)})
+
+
+def test_scores_that_the_harness_makes_of_a_matrix() -> None:
+    matrix = {
+        a: {b: i + 10 * j for j, b in enumerate("abcd") if b != a} for i, a in enumerate("abcd")
+    }
+    ways = {
+        "row": Summary("x"),
+        "column": Summary("x", along="column"),
+        "middle": Summary("x", "median", "column"),
+    }
+    states = {m: np.eye(8) for m in "abcd"}
+    own = gives({"x": matrix}, summaries=ways, selection=Choice("row"))
+    found = measure_panel(own, states, {"a": "f", "b": "f", "c": "g", "d": "h"}).by_model
+    assert found["row"] == {"a": 20, "b": 1 + 50 / 3, "c": 2 + 40 / 3, "d": 3 + 10}
+    assert found["column"] == {"a": 2, "b": 10 + 5 / 3, "c": 20 + 4 / 3, "d": 30 + 1}
+    assert found["middle"] == {"a": 2, "b": 12, "c": 21, "d": 31}
+    assert found["row_other_families"] == {"a": 25, "b": 26, "c": 2 + 40 / 3, "d": 13}
+    assert found["middle_other_families"] == {"a": 2.5, "b": 12.5, "c": 21, "d": 31}
+    with pytest.raises(UnitError, match="own gave no matrix y, of which row is made"):
+        measure_panel(gives({"x": matrix}, summaries={"row": Summary("y")}), states)
 
 
 def gives(answer: Any, **fields: Any) -> PanelMetric:

@@ -160,12 +160,14 @@ def test_alignment():
     x = R(2, 2, 24, 1, 8) + 0.3 * R(3, 2, 24, 2, 8)
     found = measure(ALIGNMENT, x)["alignment"]
     assert found == pytest.approx([0.17448001885076392, 0.2182927507836454], rel=1e-9)
+    spread = measure(ALIGNMENT, x)["uniformity"]
+    assert spread == pytest.approx([-3.089716990627513, -3.143436656482824], rel=1e-9)
     a, b = np.moveaxis(x / np.linalg.norm(x, axis=-1, keepdims=True), 2, 0)
     for alpha in (0.5, 1, 3):
         expected = (np.linalg.norm(a - b, axis=-1) ** alpha).mean(axis=1)
         assert measure(ALIGNMENT, x, alpha=alpha)["alignment"] == pytest.approx(expected.tolist())
     one = ALIGNMENT.measure([torch.ones(8, 2, 3).double()])
-    assert one["alignment"] == [0]
+    assert (one["alignment"], one["uniformity"]) == ([0], [pytest.approx(0, abs=1e-12)])
     for alpha in (0, -1, math.inf, math.nan):
         with pytest.raises(UserError, match="alpha must be above 0"):
             measure(ALIGNMENT, x, alpha=alpha)

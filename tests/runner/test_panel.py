@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ from running import Patch, Shown, one_line, records, with_plugin
 from test_similarity import by_sklearn
 
 import lrd_harness
+from lrd_harness.board.leaderboard import report
 from lrd_harness.cli import main
 from lrd_harness.contracts import Choice, PanelMetric
+from lrd_harness.manager import load
+from lrd_harness.panels import measure_panel
 from lrd_harness.runner import folder, panel
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_cache")]
@@ -314,3 +318,114 @@ def test_the_plan_and_the_library(own: Path, tmp_path: Path, capsys: Shown) -> N
     )
     assert {"pairs", "chance"} & set(found.values["name"]) == {"chance"}
     assert pairs(tmp_path / "out").keys() == {"bert", "gpt"}
+
+
+GROUP = ("--plugins", "panel")
+
+
+@pytest.fixture(scope="module")
+def four(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """110 texts, two models more, and one that is not sound."""
+    made = tmp_path_factory.mktemp("four")
+    tiny.write_rows(made / "own.jsonl", [{"text": text} for text in tiny.sentences(110, 3)])
+    tiny.save("GPT2", made / "third", causal=True, seed=7, num_hidden_layers=2)
+    for name in ("bert", "gpt", "second", "nan", "data"):
+        (made / name).symlink_to(own / name)
+    return made
+
+
+MODELS = "bert gpt second third"
+
+
+@pytest.fixture(scope="module")
+def whole(four: Path, place: Path) -> Path:
+    """A run of all that are sound."""
+    out = four / "whole"
+    assert main(command(four, out, MODELS, *GROUP)) == 0
+    return out
+
+
+def test_the_group_in_a_run(four: Path, tmp_path: Path) -> None:
+    """As measured on the models' own states, families as recorded, without an unsound model."""
+    out, texts = tmp_path / "out", tiny.sentences(110, 3)
+    assert main(command(four, out, "bert gpt nan second third", *GROUP)) == 1
+    assert {e["model"] for e in records(out, "error")} == {"local/nan"}
+    states, families = {}, {}
+    for name in MODELS.split():
+        model = lrd_harness.open(four / name, quiet=True)
+        (states[f"local/{name}"],) = model.encode(texts, layers=[model.layers[-1]])
+        families[f"local/{name}"] = "gpt2" if name in ("gpt", "third") else "bert"
+    for name in ("info_gauss", "mutual_knn", "panel_cka"):
+        expected = measure_panel(load().get("panel metric", name), states, families)
+        rows = [row for row in records(out, "metric") if row["metric"] == name]
+        assert len(rows) == 4
+        for row in rows:
+            model = row["model"]
+            assert row["values"] == pytest.approx(expected.values(model), rel=1e-4, abs=1e-4)
+            for score, of in row["pairs"].items():
+                pairs = expected.pairs[score][model]
+                assert of == pytest.approx(pairs, rel=1e-4, abs=1e-4)
+    board = report(folder.shown(out))
+    maps = {table.name for table in board.tables if table.name.startswith("pairs.")}
+    assert maps == {
+        f"pairs.{name}"
+        for name in ("info_gauss.gain", "info_gauss.r2", "mutual_knn.pairs", "panel_cka.pairs")
+    }
+    scores = {"is_gauss", "received", "consensus"}
+    left_out = board.table("panel_without")
+    assert {name.partition(".")[2] for name in left_out.column("predictor")} == scores
+    assert set(left_out.column("other")) == {"none", *states}  # of two of a family none are left
+    means = {row["model"]: row for row in board.table("panel").rows}
+    gauss = [row for row in records(out, "metric") if row["metric"] == "info_gauss"]
+    assert {row["model"]: means[row["model"]]["info_gauss.is_gauss"] for row in gauss} == {
+        row["model"]: row["values"]["is_gauss"] for row in gauss
+    }
+    for form in ("html", "md", "tex"):
+        text = (out / f"leaderboard.{form}").read_text()
+        assert "is published as better" not in text  # no scores, so none goes with them
+        assert "believe neither yet" in text
+    assert "received" in (out / "leaderboard.json").read_text()
+    values = lrd_harness.values(out)
+    assert {"is_gauss", "received", "is_gauss_other_families"} <= set(values.name)
+
+
+def test_a_panel_that_was_stopped_while_it_was_recorded(
+    four: Path, whole: Path, tmp_path: Path
+) -> None:
+    """The same command records what is missing, with the same numbers, and reads nothing again."""
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    (journal,) = (out / "journal").iterdir()
+    lines = journal.read_text().splitlines(keepends=True)
+    last = [i for i, line in enumerate(lines) if '"metric":' in line][-6]
+    journal.write_text("".join(lines[:last]) + lines[last][:40])
+    assert main(command(four, out, MODELS, *GROUP)) == 0
+    assert sum(record["forwarded"] for record in records(out, "capture")) == 4 * 110  # at first
+    assert running.numbers(out) == running.numbers(whole)
+    assert len(records(out, "metric")) == 12
+
+
+def test_slices_of_the_group(four: Path, whole: Path, tmp_path: Path) -> None:
+    merged = tmp_path / "merged"
+    parts = [tmp_path / "1", tmp_path / "2"]
+    for part in parts:
+        assert main(command(four, part, MODELS, *GROUP, "--shard", f"{part.name}/2")) == 0
+    assert main(["merge", *map(str, parts), "--output", str(merged)]) == 0
+    assert main(command(four, merged, MODELS, *GROUP)) == 0
+    assert running.numbers(merged) == running.numbers(whole)
+    tables = [report(folder.shown(out)).table("panel_without").rows for out in (whole, merged)]
+    assert tables[0] == tables[1]
+
+
+def test_few_texts_for_one_of_the_group(own: Path, tmp_path: Path, capsys: Shown) -> None:
+    """Told once; the others have their values."""
+    asked = command(own, tmp_path / "out", "bert gpt", *GROUP)
+    asked.remove("--quiet")
+    assert main(asked) == 1
+    said = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert len(said) == 1
+    assert "info_gauss needs at least 100 texts, got 40" in said[0]
+    done = {row["metric"] for row in records(tmp_path / "out", "metric")}
+    assert done == {"mutual_knn", "panel_cka"}
+    assert main(command(own, tmp_path / "no", "bert gpt", *GROUP, "--set", "info_gauss.k=0")) == 2
+    assert not (tmp_path / "no").exists()

@@ -15,7 +15,10 @@ import running
 import stock
 import tiny
 from running import Patch
+from scipy import stats
 
+from lrd_harness import blocks as blocks_module
+from lrd_harness.capture import evidence
 from lrd_harness.capture.pruned import Variants
 from lrd_harness.cli import main
 from lrd_harness.contracts import Pruner, Task
@@ -259,6 +262,75 @@ def test_the_table_shows_what_was_asked_for_last(
     fewer = ("--protect", "1", "--prune", "last", "--prune-tasks", "STSBenchmark,STSBenchmark")
     assert again(out, deep, *fewer, tasks=both) == 0
     assert {rule: row["tasks"] for rule, row in shown(out).items()} == {"last": 1}
+
+
+def table(out: Path, name: str) -> list[dict[str, Any]]:
+    """Rows of a table of the leaderboard, which is made of the journals alone."""
+    tables = json.loads((out / "leaderboard.json").read_text())["tables"]
+    return tables[name]["rows"] if name in tables else []
+
+
+def test_rules_are_ranked_by_the_effect_of_single_blocks(
+    deep: Path, tmp_path: Path, own_cache: Path, monkeypatch: Patch
+) -> None:
+    out, rules = tmp_path / "out", ("--prune", "nrs,random,angular,ablation")
+    with running.interrupted(blocks_module, "checked", 5), monkeypatch.context():
+        assert again(out, deep, *rules) == 130
+    with monkeypatch.context() as patch:
+        if running.records(out, "ablation"):  # what was computed is not computed again
+            patch.setattr(evidence, "ablate", None)
+        assert again(out, deep, *rules) == 0
+    (found,) = running.records(out, "ablation")
+    assert list(found["effects"]) == ["cosine_loss", "rsa_loss"]
+    effect = found["effects"]["cosine_loss"]
+    orders = {(r["rule"], r["seed"]): r for r in running.records(out, "order")}
+    assert len(orders) == 3 + 3  # random has three seeds
+    assert set(blocks(out, "ablation")) == set(
+        sorted([2, 3, 4, 5], key=lambda b: effect[b - 1])[:2]
+    )
+    for (rule, _), order in orders.items():
+        assert order["candidates"] == [2, 3, 4, 5]
+        assert sum(order["chosen"]) == 1 + 2 + 3
+        assert sorted(order["chosen"]) == [0, 1, 2, 3] or rule == "angular"
+    rows = {row["rule"]: row for row in table(out, "pruning_truth")}
+    assert (rows["ablation"]["rho"], rows["ablation"]["n"]) == (1, 4)
+    for rule in ("nrs", "angular"):
+        earlier = [-times for times in orders[rule, None]["chosen"]]
+        rho = stats.spearmanr(earlier, effect[1:5]).statistic
+        assert rows[rule]["rho"] == pytest.approx(rho)
+    assert rows["random"]["seeds"] == 3
+    assert [row["cosine_loss"] for row in table(out, "pruning_effects")] == effect
+    before = running.records(out)
+    assert again(out, deep, *rules) == 0
+    assert running.records(out) == before
+    # of a sweep that asks for it no more, nothing is shown that it does not know
+    assert again(out, deep, "--prune", "last", "--prune-tasks", "SciFact", tasks=BOTH) == 0
+    assert table(out, "pruning_truth") == []
+
+
+BOTH = ("STSBenchmark", "SciFact")
+
+
+def test_rules_choose_again_on_halves_of_the_texts(
+    deep: Path, tmp_path: Path, own_cache: Path
+) -> None:
+    out, rules = tmp_path / "out", ("--prune", "nrs,random,last,block_influence")
+    assert again(out, deep, *rules) == 0
+    assert running.records(out, "redraw") == []
+    before = running.records(out, "pruning", "score")
+    assert again(out, deep, *rules, "--text-samples", "6") == 0
+    assert running.records(out, "pruning", "score") == before
+    drawn = {r["rule"]: r["removed"] for r in running.records(out, "redraw")}
+    assert set(drawn) == {"nrs", "last", "block_influence"}
+    assert all(len(sets) == 6 for sets in drawn.values())
+    assert {tuple(sets) for sets in drawn["last"]} == {(4, 5)}
+    assert len({tuple(sets) for sets in drawn["nrs"]}) > 1
+    rows = {row["rule"]: row for row in table(out, "pruning_spread")}
+    assert (rows["last"]["overlap"], rows["last"]["modal"]) == (1, "4-5")
+    assert 0 <= rows["nrs"]["overlap"] < 1
+    again_ = running.records(out)
+    assert again(out, deep, *rules, "--text-samples", "6") == 0
+    assert running.records(out) == again_
 
 
 def test_a_model_that_cannot_be_pruned_is_one_error(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import gc
 import importlib
 import json
 import os
@@ -143,6 +144,8 @@ def main() -> None:
         importlib.import_module(name)
     importlib.import_module("lrd_harness.manager").load()
     mteb.get_benchmark("MTEB(eng, v2)")  # these are opened one and all
+    gc.collect()
+    gc.freeze()  # children look for garbage in what is theirs alone
     for line in sys.stdin:
         commands = json.loads(line)
         for job in commands:
