@@ -16,6 +16,7 @@ from lrd_harness import manager
 from lrd_harness.cli import main
 from lrd_harness.contracts import (
     Adapter,
+    Choice,
     Command,
     Metric,
 )
@@ -43,7 +44,12 @@ def test_what_built_in_metrics_declare() -> None:
     assert all(m.invariances == FEWER_LAWS.get(n, laws) for n, m in METRICS.items())
     assert {n for n, m in METRICS.items() if m.selection} == {"frenet", "nrs", "gfmi"}
     lowest = ("prompt_entropy", "dataset_entropy", "curvature", "dime", "uniformity", "alignment")
-    highest = {"effective_rank": "effective_rank", "infonce": "mi", "lidar": "lidar"}
+    highest = {
+        "effective_rank": "effective_rank",
+        "infonce": "mi",
+        "lidar": "lidar",
+        "split_text": "mrr",
+    }
     highest |= {name: name for name in ("logme", "hscore", "knn_accuracy")}
     expected = {name: (name, "min") for name in lowest}
     expected |= {name: (score, "max") for name, score in highest.items()}
@@ -54,6 +60,15 @@ def test_what_built_in_metrics_declare() -> None:
 def test_of_names_lists_that_there_are() -> None:
     metric = Metric("m", lambda states: {"x": [1.0] * len(states)}, of={"y": "states"})
     with pytest.raises(AssertionError, match=r"names y, and its lists are \['x'\]"):
+        check(metric)
+
+
+@pytest.mark.parametrize("choice", [None, Choice("x")])
+def test_a_margin_is_a_list_beside_one_that_chooses(choice: Choice | None) -> None:
+    metric = Metric(
+        "m", lambda states: {"x": [1.0] * len(states)}, layer_choice=choice, margin="sure"
+    )
+    with pytest.raises(AssertionError, match="its margin is sure, which is no list"):
         check(metric)
 
 

@@ -52,6 +52,7 @@ def never(*arguments: Any) -> Any:
         (Metric("m", lambda: None), "measure"),
         (Metric("m", torch.linalg.norm), "measure"),
         *((Metric(name, never), "name") for name in ("", " m", "a\nb", "\ud800", "x" * 201, None)),
+        (Metric("m", never, norm="none"), "not one of raw, final, hf"),
         (Metric("m", never, needs=[]), "needs"),
         (Metric("m", lambda states: {}, needs="labels"), "measure of record 'm' takes no labels"),
         (Metric("m", never, of="layers"), "of"),
