@@ -119,8 +119,10 @@ class PanelMetric:
         models, also NAME_other_families, without those of the model's own. A board shows their
         order with each model and each family left out.
     selection: the score by model that ranks models; unit: of that score, "" for none.
-    version: raise it when values change. group, experimental: as of a Metric. evidence: what
-        speaks for an experimental one so far, as a sentence without its full stop.
+    version: raise it when values change.
+    group: a name that stands in `--plugins` for all metrics that bear it ("panel").
+    experimental: whether what speaks for it is not settled yet; evidence: what does so far, as a
+        sentence without its full stop, which is said below its scores.
     """
 
     name: str

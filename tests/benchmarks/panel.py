@@ -33,13 +33,14 @@ def main() -> None:
     options = parser.parse_args()
     plugins, states = manager.load(), panel(options.texts, options.widths)
     held = peak()
-    print(f"{len(states)} models, {options.texts} texts, {min(states)} to {max(states)}")
-    print(f"{'metric':11} {'wall':>8} {'CPU':>8} {'memory':>10}")
+    narrow, wide = min(options.widths), max(options.widths)
+    print(f"{len(states)} models, {options.texts} texts, {narrow} to {wide} wide")
+    print(f"{'metric':11} {'wall':>8} {'CPU':>8} {'most memory':>12}")
     for name in options.metrics:
         began, cpu = time.perf_counter(), time.process_time()
         measure_panel(plugins.get("panel metric", name), ByModel(states, states.__getitem__))
         wall, cpu = time.perf_counter() - began, time.process_time() - cpu
-        print(f"{name:11} {wall:7.1f}s {cpu:7.1f}s {peak() - held:6.0f} MiB", flush=True)
+        print(f"{name:11} {wall:7.1f}s {cpu:7.1f}s {peak() - held:8.0f} MiB", flush=True)
 
 
 def panel(texts: int, widths: list[int]) -> dict[str, torch.Tensor]:
