@@ -161,6 +161,7 @@ def _redundant(
         frozenset((sources[row["first"]], sources[row["second"]])): (row["mean"], row["pairs"])
         for row in (profiles.correlations if profiles else ())
         if row["grouping"] == "all" and {row["first"], row["second"]} <= sources.keys()
+        if row["pairs"] >= statistics.LEAST
     }
     models = _alike(metrics)
     names = dict.fromkeys([*sources.values(), *(m.metric for m in metrics)])
@@ -219,16 +220,16 @@ def confound_tables(confounds: Confounds) -> list[Table]:
         str(answer),
         "Spearman's rho of each metric without labels with the one most like it. Over layers: of "
         "the profile that chooses its layer, else its first, the mean over pairs of model and "
-        "task. Over models: of its selection score, else of that profile's mean, the mean over "
-        f"the tasks on which {statistics.LEAST} models or more have both. Most like: the largest "
-        "|rho|, the smaller of the two where both are known.",
+        f"task, {statistics.LEAST} at least. Over models: of its selection score, else of that "
+        f"profile's mean, the mean over the tasks on which {statistics.LEAST} models or more have "
+        "both. Most like: the largest |rho|, the smaller of the two where both are known.",
     )
     title = "Which metrics say the same"
     redundancy = Table("redundancy", title, same, confounds.redundant, caption)
     follow = (
         Column("score", "metric", key=True),
         Column("over"),
-        Column("what", "and"),
+        Column("what", "and", key=True),
         Column("rho", "Spearman's rho", form="+z.2f"),
         Column("p", "p (two-sided)", form=".2g"),
         Column("holm", "Holm", form=".2g"),

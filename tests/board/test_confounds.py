@@ -109,7 +109,7 @@ def test_at_most_one_caution_a_metric_with_its_numbers() -> None:
     assert board.table("confounds").shown
     for caution in confound_cautions(build_confounds(RESULTS, None)):
         assert str(caution) in board.notes
-    assert not report(planted(noise=noise(4))).table("confounds").shown
+    assert not report(planted(noise=noise(3))).table("confounds").shown
 
 
 def test_in_the_null_at_most_one_board_in_twenty_says_anything() -> None:

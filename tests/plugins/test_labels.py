@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.covariance import ledoit_wolf_shrinkage
 from sklearn.model_selection import LeaveOneOut, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 from states import agree, signs
+from test_needs import reader_of, task_of
 
 from lrd_harness import measure
+from lrd_harness.contracts import Text
 from lrd_harness.errors import NotEnoughTexts, UnitError, UserError
+from lrd_harness.measuring import PlannedMetric
 
 METRICS = importlib.import_module("lrd_harness.plugins.metrics.labels").lrd_metrics()
 LOGME, HSCORE, KNN = METRICS
@@ -114,11 +119,9 @@ def test_golden_values_with_fewer_texts_than_dimensions() -> None:
 def test_as_plain_numpy_and_scikit_learn_have_it(seed: int, n: int, d: int, classes: int) -> None:
     x, y = drawn(seed, n, d, classes)
     k = min(10, (n - 1) // 4)
-    near, spread = measure(KNN, x, y), measure(HSCORE, x, y)
+    near, spread, evidence = (measure(metric, x, y) for metric in (KNN, HSCORE, LOGME))
     for layer, state in enumerate(x):
-        assert measure(LOGME, x, y)["logme"][layer] == pytest.approx(
-            plain_logme(state, y), rel=1e-6, abs=1e-9
-        )
+        assert evidence["logme"][layer] == pytest.approx(plain_logme(state, y), rel=1e-6, abs=1e-9)
         assert spread["hscore"][layer] == pytest.approx(plain_hscore(state, y), rel=1e-6, abs=1e-9)
         assert spread["shrinkage"][layer] == pytest.approx(ledoit_wolf_shrinkage(state), abs=1e-12)
         assert 0 <= spread["hscore"][layer] <= min(classes - 1, d) * n / (n - 1) + 1e-9
@@ -195,6 +198,28 @@ def test_labels_that_do_not_suit(metric: Any) -> None:
         measure(metric, x)
     with pytest.raises(NotEnoughTexts):
         measure(metric, [s[:7] for s in x], [0] * 7)
+
+
+def test_in_a_run_small_classes_and_texts_without_a_label_are_counted_together(
+    tmp_path: Path,
+) -> None:
+    """On the states of the model ended at each layer, whatever the run's norm."""
+    opened = tiny.open_model(tiny.save("GPT2", tmp_path / "m"))
+    texts = tiny.sentences(26)
+    labels = [*"ab" * 11, "c", "c", None, None]
+    task = task_of(texts, lambda: labels)
+    item = PlannedMetric(LOGME, {})
+    reader = reader_of(opened, tmp_path / "store", task, item, norm="raw")
+    of = lambda: reader.questions.labels(task)  # noqa: E731
+    scores, n = reader.samples.measure(item, reader.sample(task), of)
+    assert (n, scores["left_out"]) == (22, 4)
+    states = opened.states(opened.tokenize(list(map(Text, texts[:22]))))
+    layers = range(opened.info.blocks + 1)
+    final = [states["final", layer].double().numpy() for layer in layers]
+    expected = [plain_logme(state, np.array(labels[:22])) for state in final]
+    assert scores["logme"][-3:] == pytest.approx(expected[-3:], rel=1e-3)
+    raw = [plain_logme(states["raw", n].double().numpy(), np.array(labels[:22])) for n in layers]
+    assert scores["logme"][-3] != pytest.approx(raw[-3], rel=1e-3)
 
 
 def test_what_they_are() -> None:
