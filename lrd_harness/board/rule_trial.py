@@ -141,7 +141,8 @@ class _Rules:
         self.ways: dict[str, Trial] = {}  # every way of every rule without labels
         self.trials: dict[str, Trial] = {}
         self.rows: list[Row] = []
-        for name in dict.fromkeys([*named, *([] if primary == BEST else [primary])]):
+        own = [] if primary == BEST else [primary]
+        for name in sorted({*named, *own}):  # the first is chosen of those that are level
             self._add(name, found.rules[name])
         if not self.ways:
             raise UserError("nothing but the control and what uses labels is there to choose from")
@@ -149,6 +150,9 @@ class _Rules:
         self.chosen = [[*self.ways][i] for i in chosen]
         if len(self.ways) > 1 or primary == BEST:
             self._judge(BEST, "choice", "on other families", best, {})
+        if primary not in self.trials:
+            what = f"no model and task with {self.control}, or no other family to be chosen on"
+            raise UserError(f"{primary} cannot be tried: it has {what}")
         self.rows.sort(key=lambda row: -row["effect"])
         self.rows.sort(key=lambda row: (row["rule"] != primary, row["rule"] != BEST))
         ps = statistics.holm([row["p"] for row in self.rows[1:]])
@@ -183,6 +187,8 @@ class _Rules:
         self._judge(name, candidate.kind, picks, best_of([*trials.values()])[0], alone)
 
     def _judge(self, name: str, kind: str, picks: str, trial: Trial, alone: Row) -> None:
+        if np.isnan(trial.effect):
+            return  # nothing that it could be chosen on
         terms, scale = self.terms, self.unit.scale
         few = trial.counts["models"] < self.unit.least
         test = Tested() if few else trial.test(terms.alpha, terms.resamples, terms.seed)

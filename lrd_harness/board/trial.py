@@ -64,13 +64,14 @@ class Groups:
         whole, without = outcomes[0], outcomes[1:]
         there = there & ~np.isnan(whole)
         part = self.member @ there > 0
-        pseudo = whole + (part.sum(axis=0) - 1) * (whole - without)
+        pseudo = np.where(part, (part.sum(axis=0) - 1) * (whole - without), np.nan)
+        pseudo += whole - _means(pseudo)  # so that their mean is the outcome, of any sizes
         models = there.any(axis=1)
         sizes = self.member @ models
         counts = {"families": len(set(self.of[1][models])), "models": int(models.sum())}
         counts |= {"tasks": int(there.any(axis=0).sum()), "pairs": int(there.sum())}
         return Trial(
-            np.where(part, pseudo, np.nan),
+            pseudo,
             float(_means(whole[:, None])[0]),
             np.where(np.isnan(whole), np.nan, without),
             float(sizes.sum() ** 2 / (sizes @ sizes)) if sizes.any() else 0.0,
@@ -215,8 +216,9 @@ def best_of(trials: Sequence[Trial]) -> tuple[Trial, list[int]]:
     ranked = np.where(np.isnan(others), -np.inf, np.round(others, _DIGITS))
     places = np.argmax(ranked, axis=0)  # (groups, tasks)
     cells = np.take_along_axis(np.array([trial.cells for trial in trials]), places[None], 0)[0]
+    cells = np.where(np.isinf(ranked).all(axis=0), np.nan, cells)  # nothing to choose on
     used = [trials[i] for i in np.unique(places)]
-    effect = used[0].effect if len(used) == 1 else float(np.nanmean(_means(cells)))
+    effect = float(_means(_means(cells)[:, None])[0])
     fewest = min(used, key=lambda trial: trial.counts["pairs"])
     most = [int(np.bincount(row).argmax()) for row in places]
     return fewest._replace(cells=cells, effect=effect, chosen=True), most

@@ -272,7 +272,7 @@ suite (--suite FILE; `primary`, `control` and `smallest` are needed):
 examples:
   lrd-harness evaluate-rule layers OUT
   lrd-harness evaluate-rule layers OUT --rule mymetric
-  lrd-harness evaluate-rule models OUT MORE --suite mine.yaml --output trial.html
+  lrd-harness evaluate-rule models OUT MORE --suite mine.yaml
   lrd-harness evaluate-rule models --actual S.csv --models-info M.csv
       what size, width, depth and date do against one another
 exit codes: 0 done, whatever the verdict; 2 bad input.""",

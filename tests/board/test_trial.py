@@ -202,9 +202,13 @@ def test_the_best_rule_is_chosen_on_other_families_and_tasks() -> None:
     assert second.cells[:, 0] == pytest.approx(rules[3][:, 0])
     good = [trial(groups, rule + 5 * (i == 4)) for i, rule in enumerate(rules)]
     best, chosen = best_of(good)
-    assert (chosen, best.effect) == ([4] * 8, good[4].effect)
+    assert chosen == [4] * 8
+    assert best.effect == pytest.approx(good[4].effect)
     test = best.test(ALPHA, 500, 42)
-    assert test.p is not None and test.p < 0.01  # noqa: PT018
+    assert test.p is not None
+    assert test.p < 0.01
+    one = [trial(Groups(["a"]), np.full((1, 4), value)) for value in (1.0, 2.0)]
+    assert np.isnan(best_of(one)[0].effect)  # no other family to choose it on
 
 
 def test_too_few_are_not_tested() -> None:
