@@ -38,6 +38,7 @@ from lrd_harness.store.location import cache_dir
 
 LRD, LAYER_LM = "lrd", "lrd_harness.runner.layer_lm:LayerLM"  # as in setup.cfg
 STARTING = 10.0  # seconds that it takes at most until a command begins
+NO_NUMBER = "--cluster slurm needs --shards N, the number of slices"
 
 
 def run_command(arguments: argparse.Namespace) -> int:
@@ -161,6 +162,9 @@ def _submit(arguments: argparse.Namespace) -> int:
         raise UserError("--cluster submits every slice, from one process: leave --shard out")
     cluster.check((arguments.output or Path()).absolute())
     given, display = cluster.resources(vars(arguments)), Display(quiet=arguments.quiet)
+    places = [arguments.output] if arguments.output else [*Path("runs").glob("*")]
+    if not arguments.shards and not any((p / shards.FOLDER / shards.CUT).exists() for p in places):
+        raise UserError(NO_NUMBER)  # before models are looked up
     plan, _, _ = _planned(arguments, display)
     out = folder.choose(arguments.output, plan).absolute()
     runs = arguments.command == "run"
@@ -168,7 +172,7 @@ def _submit(arguments: argparse.Namespace) -> int:
         earlier(out)  # what cannot be merged into is told of now
     of = arguments.shards or len(kept.slices if (kept := shards.read(out)) else ())
     if not of:
-        raise UserError("--cluster slurm needs --shards N, the number of slices")
+        raise UserError(NO_NUMBER)
     cut = shards.settled(
         out, plan, of, lambda: Estimator(plan, out, display, 0.0).estimate().seconds(plan)
     )

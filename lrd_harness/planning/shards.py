@@ -25,6 +25,7 @@ from lrd_harness.results.journal import recorded_run
 from lrd_harness.store import files
 
 FOLDER, CUT = "shards", "cut.json"  # in OUT: the cut, beside it a folder for each slice
+SURE = 1 - 1e-9  # of a sum: less than it is, however it is rounded
 STEP = 1.01  # from one limit of a slice's seconds to the next that is tried
 Pairs = dict[str, tuple[str, ...]]  # tasks by model
 
@@ -156,19 +157,26 @@ def by_count(plan: Plan, of: int, number: int) -> Pairs:
     So few models are opened twice. Slices with pruning are of whole models, since rules look at
     all tasks of a model. Raises UserError for more of them than models.
     """
-    every = _pairs(plan)
-    if plan.pruning is not None and of > (count := len(plan.models)):
-        raise UserError(
-            f"--shard {number}/{of}: slices with --prune are of whole models, of which there "
-            f"{'is' if count == 1 else 'are'} {count}"
-        )
+    return _counted(plan, of, [number])[0]
+
+
+def _counted(plan: Plan, of: int, numbers: Iterable[int]) -> list[Pairs]:
+    """The slices of these numbers, as `by_count` has them."""
+    every, parts = _pairs(plan), list[Pairs]()
     things: list[tuple[str, Sequence[str]]] = [(name, (t,)) for name in every for t in every[name]]
     if plan.pruning is not None:
         things = list(every.items())
-    pairs: Pairs = {}
-    for name, tasks in things[(number - 1) * len(things) // of : number * len(things) // of]:
-        pairs[name] = (*pairs.get(name, ()), *tasks)
-    return pairs
+    for number in numbers:
+        if plan.pruning is not None and of > (count := len(plan.models)):
+            raise UserError(
+                f"--shard {number}/{of}: slices with --prune are of whole models, of which there "
+                f"{'is' if count == 1 else 'are'} {count}"
+            )
+        pairs: Pairs = {}
+        for name, tasks in things[(number - 1) * len(things) // of : number * len(things) // of]:
+            pairs[name] = (*pairs.get(name, ()), *tasks)
+        parts.append(pairs)
+    return parts
 
 
 def by_cost(plan: Plan, of: int, costs: Mapping[str, Seconds]) -> Cut:
@@ -176,7 +184,7 @@ def by_cost(plan: Plan, of: int, costs: Mapping[str, Seconds]) -> Cut:
 
     costs: by model. Raises UserError as `by_count` does.
     """
-    slices = [by_count(plan, of, number) for number in range(1, of + 1)]
+    slices = _counted(plan, of, range(1, of + 1))
 
     def slowest(parts: Iterable[Pairs]) -> float:
         return max(sum(costs[name].of(part[name]) for name in part) for part in parts)
@@ -189,7 +197,8 @@ def by_cost(plan: Plan, of: int, costs: Mapping[str, Seconds]) -> Cut:
         name: tuple(sorted(every[name], key=lambda task: -costs[name].tasks[task]))
         for name in sorted(every, key=lambda name: -sums[name])
     }
-    while most < slowest(slices):
+    counted = slowest(slices)
+    while most < counted:
         if filled := _filled(ordered, of, costs, most, whole):
             slices = filled
             break
@@ -209,11 +218,18 @@ def _filled(
     as fit, the next slice goes on with the others. With `whole` no model is cut.
     """
     rest, slices = dict(pairs), [Pairs() for _ in range(of)]
-    for part in slices:
+    # what is sure without trying, whatever sums are rounded to
+    sums = {name: SURE * costs[name].of(tasks) for name, tasks in rest.items()}
+    least = SURE * min(costs[name].of(tasks[-1:]) for name, tasks in rest.items())
+    for number, part in enumerate(slices):
+        if sum(sums.values()) > (of - number) * most:
+            return None
         gap, left = most, ""
         for name in list(rest):
+            if gap < least:
+                break
             seconds, room, taken = costs[name].tasks, gap - costs[name].opening, list[str]()
-            if seconds[rest[name][-1]] > room:
+            if seconds[rest[name][-1]] > room or ((whole or left) and sums[name] > gap):
                 continue
             for task in rest[name]:  # from the largest on
                 if seconds[task] <= room:
@@ -222,7 +238,8 @@ def _filled(
             all_of_it = len(taken) == len(rest[name])
             if all_of_it or not (whole or left):
                 part[name], gap = tuple(taken), room
-                rest[name] = tuple(task for task in rest[name] if task not in taken)
+                rest[name] = tuple(task for task in rest[name] if task not in part[name])
+                sums[name] = SURE * costs[name].of(rest[name]) if rest[name] else 0.0
                 left = left if all_of_it else name
         rest = {name: rest[name] for name in [left, *rest] if rest.get(name)}
         if not rest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -163,6 +164,50 @@ def test_at_equal_cost_every_pair_is_in_one_slice_and_none_is_slower(
     assert slowest(seconds, parts) == pytest.approx(max(part.seconds for part in cut.slices))
     if prune:
         assert sum(len({name for name, _ in part}) for part in parts) == models
+
+
+def plainly(
+    pairs: shards.Pairs, of: int, costs: Mapping[str, Seconds], most: float, whole: bool
+) -> list[shards.Pairs] | None:
+    """`shards._filled`, which leaves out what is sure to be in vain, with all of it tried."""
+    rest, slices = dict(pairs), [shards.Pairs() for _ in range(of)]
+    for part in slices:
+        gap, left = most, ""
+        for name in list(rest):
+            seconds, room, taken = costs[name].tasks, gap - costs[name].opening, list[str]()
+            if seconds[rest[name][-1]] > room:
+                continue
+            for task in rest[name]:  # from the largest on
+                if seconds[task] <= room:
+                    taken.append(task)
+                    room -= seconds[task]
+            all_of_it = len(taken) == len(rest[name])
+            if all_of_it or not (whole or left):
+                part[name], gap = tuple(taken), room
+                rest[name] = tuple(task for task in rest[name] if task not in taken)
+                left = left if all_of_it else name
+        rest = {name: rest[name] for name in [left, *rest] if rest.get(name)}
+        if not rest:
+            return slices
+    return None
+
+
+@given(st.integers(1, 12), st.integers(1, 9), st.integers(1, 30), st.booleans(), st.integers())
+def test_a_cut_is_that_of_trying_everything(
+    models: int, tasks: int, of: int, prune: bool, seed: int
+) -> None:
+    of, draw = min(of, models) if prune else of, random.Random(seed)
+    sizes = [300 ** draw.random() for _ in range(models)]
+    odd = draw.choice([[], [0.0, 0.1, 7.5]])
+    rows = [
+        [draw.choice([size, size * draw.random(), *odd]) for _ in range(tasks + 1)]
+        for size in sizes
+    ]
+    seconds, whole = costs([row.pop() for row in rows], rows), plan(models, tasks, prune)
+    cut = shards.by_cost(whole, of, seconds)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "_filled", plainly)
+        assert shards.by_cost(whole, of, seconds) == cut
 
 
 @given(st.integers(2, 12), st.integers(1, 8), st.integers(1, 16), st.integers())

@@ -73,6 +73,7 @@ def test_the_slice_of_a_job_of_an_array(
         ([*SLURM, "--slurm", "array=1-3"], "array is what the harness sets itself"),
         ([*SLURM, "--output", "100%j"], "100%j: Slurm takes no %"),
         ([*RUN, "--cluster", "slurm", "--output", "new"], "needs --shards N"),
+        (["run", "--models", "none", "--cluster", "slurm"], "needs --shards N"),
         ([*SLURM, "--output", "new"], "--shards 2: at most 1 can be cut of this run, one for each"),
         (["plan", *SLURM[1:5], "--shards", "2", "--output", "new"], "--shards 2: at most 1 can be"),
     ],

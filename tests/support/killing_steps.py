@@ -8,6 +8,7 @@ change), cache, and kills. Prints, by name, what was amiss after which step.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -128,6 +129,8 @@ def main(jobs: list[dict[str, Any]]) -> dict[str, list[str]]:
         "lrd_harness.models.save",
     ):
         importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # children look for garbage in what is theirs alone
     return {job["name"]: faults(job) for job in jobs}
 
 
