@@ -23,7 +23,7 @@ from lrd_harness.results.rows import Kind, ModelRow, Results
 
 _PICKS = "model revision task metric gain reverse_gain".split()
 _KINDS: Mapping[panel.Kind, Of] = {"metric": "metric", "baseline": "rule", "control": "labels"}
-SIZE = "size"  # the number of parameters, or else what is known of width and depth
+SIZE = "size"  # parameters and date together, or else the parameters, or width, or depth
 Of = Literal["metric", "rule", "score", "labels"]
 Ways = Mapping[str, np.ndarray]  # "argmax" -> (models, tasks), NaN where it says nothing
 
@@ -58,13 +58,20 @@ class Candidates:
     def find(self, name: str, what: str) -> str:
         """The name of a candidate as it is known here. Raises UserError for none."""
         if name == SIZE:
-            name = next((size for size in panel.SIZES if size in self.rules), SIZE)
-            if name == SIZE:
+            known = [size for size in (panel.TOGETHER, *panel.SIZES) if size in self.rules]
+            if not known:
                 raise UserError("no model's size is known: name another --control")
+            if known[0] == panel.TOGETHER and self._models(known[0]) < self._models(known[1]):
+                del known[0]  # it would leave models out
+            name = known[0]
         if name not in self.rules:
             few = ", ".join(self.rules) or "none: there are no scores to choose by"
             raise unknown(what, name, self.rules, f"Measured here: {few}.")
         return name
+
+    def _models(self, rule: str) -> int:
+        (way,) = self.rules[rule].ways.values()
+        return int(np.sum(~np.isnan(way).all(axis=1)))
 
     def trial(self, way: np.ndarray, control: np.ndarray) -> Trial:
         """A way of choosing against another one, on the models and tasks that both have."""

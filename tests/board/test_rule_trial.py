@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import choice_rows
@@ -158,6 +159,12 @@ def test_sizes_alone_are_judged_by_one_another() -> None:
     shown = report(Results(models=results.models, scores=results.scores), "models")
     assert {each["rule"] for each in shown.table("rules").rows} == {BEST, "log width", "depth"}
     assert shown.facts["trial"]["control"] == "log parameters"
+    dated = [replace(m, released=f"20{10 + i % 9}") for i, m in enumerate(results.models)]
+    for models, control in ((dated, "size and date"), (dated[1:], "log parameters")):
+        known = {m.model: m for m in models}
+        rows = tuple(known.get(m.model, m) for m in results.models)
+        shown = report(Results(models=rows, scores=results.scores), "models")
+        assert shown.facts["trial"]["control"] == control
 
 
 def test_the_plan_says_what_would_tell() -> None:
