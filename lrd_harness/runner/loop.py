@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,7 @@ def execute(
     ranks.wait()  # a journal without a run.json would be no run
 
     def work_on(context: Context, beside: Evaluators | None = None) -> None:
-        work = ModelRun(context, questions, panel, beside)
+        work = ModelRun(context, questions, panel, beside, again=beside is None)
         try:
             work.execute()
         finally:
@@ -166,7 +166,10 @@ def execute(
 
 
 class ModelRun:
-    """The work of a run on one model; pending: whether any was left to do."""
+    """The work of a run on one model; pending: whether any was left to do.
+
+    again: it is what evaluators gave back of a model that was read before in the same call.
+    """
 
     def __init__(
         self,
@@ -174,7 +177,9 @@ class ModelRun:
         questions: Questions,
         panel: Panel,
         evaluators: Evaluators | None = None,
+        again: bool = False,
     ) -> None:
+        self.again = again
         self.context, self.questions, self.panel = context, questions, panel
         self.evaluators = evaluators or Evaluators()
         self.plan, self.planned, self.ranks = context.plan, context.planned, context.ranks
@@ -326,9 +331,15 @@ class ModelRun:
             with shown as advance, context.profile.stage("reading"):
                 return reader.capture(requests, self.ranks.adding(advance), measured)
 
+        before = reader.captured
+
         faults = context.everywhere(context.unit("forward"), capture)
         if faults is None:
             return False
+        if self.again:  # these were counted when they were read
+            counts = ("asked", "texts", "stored", "truncated", "empty")
+            known = {name: getattr(before, name) for name in counts}
+            reader.captured = replace(reader.captured, **known)
         reader.refresh()
         context.mend(context.unit("forward"))
         for task, fault in faults.items():
@@ -351,7 +362,7 @@ class ModelRun:
             # of its layers, too, so that none is evaluated here as well
             self.evaluators.wait(text, lambda u: u.model == name)
             self.context.ledger.meet(self.ranks)
-            self.evaluators = Evaluators()
+            self.evaluators, self.again = Evaluators(), True
             self._score(model)
 
     def _prune(self, model: Model) -> None:

@@ -10,6 +10,10 @@ import pytest
 from . import made
 from .commands import done
 
+METRICS = (
+    *("frenet", "gfmi", "prompt_entropy", "dataset_entropy", "effective_rank", "curvature"),
+    *("block_influence", "infonce", "lidar", "dime", "cosine", "subspace_distance"),
+)
 TASKS = ("STSBenchmark", "SciFact", "SciDocsRR")
 PRUNE = ("--prune", "frenet,nrs,gfmi,block_influence,random,last", "--budgets", "0.3")
 
@@ -69,7 +73,7 @@ def whole(place: Place) -> Made:
         for name, pooling in {"gpt": "mean-no-sink", "llama": "mean"}.items()
     )
     tasks = "".join(f"- {task}\n" for task in (*TASKS, f"texts:{place.texts}"))
-    metrics = "plugins:\n- nrs: {k: 10}\n- all\n"
+    metrics = f"plugins:\n- nrs: {{k: 10}}\n{''.join(f'- {name}\n' for name in METRICS)}"
     suite.write_text(
         f"models:\n{plain}{pooled}tasks:\n{tasks}{metrics}settings: {{view_texts: 10}}\n"
     )
