@@ -81,7 +81,9 @@ def test_scores_without_a_better_end_rank_no_models() -> None:
     for table in without.tables:  # and change nothing else that ranks
         if table.name not in ("values", "redundancy", "confounds"):
             assert list(board.table(table.name).rows) == list(table.rows), table.name
-    assert (board.notes, board.answer) == (without.notes, without.answer)
+    notes = [[n for n in of.notes if "after Holm" not in n] for of in (board, without)]
+    assert notes[0] == notes[1]  # of confounds there are more to correct for
+    assert board.answer == without.answer
 
 
 def test_model_beside_model_in_the_order_of_the_ranking() -> None:
