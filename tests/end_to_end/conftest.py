@@ -73,7 +73,7 @@ def whole(place: Place) -> Made:
         for name, pooling in {"gpt": "mean-no-sink", "llama": "mean"}.items()
     )
     tasks = "".join(f"- {task}\n" for task in (*TASKS, f"texts:{place.texts}"))
-    metrics = f"plugins:\n- nrs: {{k: 10}}\n{''.join(f'- {name}\n' for name in METRICS)}"
+    metrics = "plugins:\n- nrs: {k: 10}\n" + "".join(f"- {name}\n" for name in METRICS)
     suite.write_text(
         f"models:\n{plain}{pooled}tasks:\n{tasks}{metrics}settings: {{view_texts: 10}}\n"
     )
