@@ -10,12 +10,8 @@ from pathlib import Path
 import pytest
 
 from .commands import done, lrd
-from .conftest import Made, Place
+from .conftest import METRICS, Made, Place
 
-METRICS = (
-    *("frenet", "nrs", "gfmi", "prompt_entropy", "dataset_entropy", "effective_rank", "curvature"),
-    *("infonce", "lidar", "dime", "block_influence", "cosine", "subspace_distance"),
-)
 RULES = ("composite", "angular", "greedy", "random", "last")
 ADAPTERS = ("sentence-transformers", "encoder", "decoder")
 FORMS = (
