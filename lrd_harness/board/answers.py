@@ -17,7 +17,7 @@ from lrd_harness.board.standing import Standing, missing_cautions, outlying_caut
 from lrd_harness.report import Report
 
 LINES = 10  # of a title and an answer in a terminal
-NAMED = 2  # models that move, named in one sentence
+NAMED = 1  # models that move, named in one sentence
 # Cautions that stand in the answer too, the weightiest first.
 WEIGHTY = (
     *("empty", "no_scores", "none_ranked", "two_models"),

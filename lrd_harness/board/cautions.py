@@ -21,9 +21,8 @@ TEMPLATES = {
     "predicted": "{name} predicts the order{best} ({rho}): {verdict}.",
     "predicted_not": "No metric predicts the order: the best, {name}, has {rho}.",
     "predicted_size": "No metric {none}; one has to beat {bar}: {name}, {rho}.",
-    "pooled": "{name} orders all {models} models (median rho {rho:+z.2f}) mostly by kind: "
-    "{encoders:+z.2f} within the {n_encoders} encoders, {decoders:+z.2f} within the {n_decoders} "
-    "decoders.",
+    "pooled": "{name} mostly tells kinds apart: rho {encoders:+z.2f} in {n_encoders} encoders, "
+    "{decoders:+z.2f} in {n_decoders} decoders.",
     "failed": "{units} failed, so that values are missing: see the errors.",
     # of a whole board
     "missing": "Scores are missing for {lacking} of {n} models. By the {tasks} that all have "
@@ -83,8 +82,8 @@ TEMPLATES = {
     # of what metrics have to do with each other, and with what is none of theirs
     "redundant": "These metrics say the same (|rho| of .9 or more): {sets}.",
     "not_redundant": "No two metrics say the same: none has |rho| of .9 or more with another.",
-    "confound": "Over {n} {over}, {score} follows {what} (rho {rho:+z.2f}, p = {holm:.2g} after "
-    "Holm): what it tells may be no more than that.",
+    "confound": "Over {over}, what these tell may be no more than {what}, which they follow "
+    "(Spearman's rho, p after Holm): {scores}.",
     # of the combined predictor
     "combined_lacks": "Combined predictor: not enough data: {lacking}.",
     "combined_size": "Combined predictor, no metric to combine; ridge on size alone, {on}: {size}; "

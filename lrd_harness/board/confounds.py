@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, product
 from typing import NamedTuple
 
 import numpy as np
@@ -42,6 +42,14 @@ class Measured:
     values: pd.DataFrame
     n: pd.DataFrame
 
+    def is_score_of(self, other: Measured) -> bool:
+        """Whether it is another metric's score by the same name, and equal where both are."""
+        if self.score.partition(".")[2] != other.score.partition(".")[2]:
+            return False
+        mine, theirs = self.values.align(other.values)
+        both = (mine.notna() & theirs.notna()).to_numpy()
+        return bool(both.any() and np.allclose(mine.to_numpy()[both], theirs.to_numpy()[both]))
+
     @cached_property
     def _whole(self) -> pd.DataFrame:
         """The values of the models that have all of the metric's tasks."""
@@ -58,7 +66,10 @@ class Measured:
 
 
 def measured(results: Results) -> list[Measured]:
-    """The metrics of the whole models, in order of appearance; models by their place in them."""
+    """The metrics of the whole models, in order of appearance; models by their place in them.
+
+    Where several metrics give one and the same score, the first alone.
+    """
     frame = results.frame
     frame = frame[(frame.variant == "full") & frame.kind.isin(["value", "profile"])]
     places = {row.key[:2]: i for i, row in enumerate(results.models) if row.variant == "full"}
@@ -67,7 +78,7 @@ def measured(results: Results) -> list[Measured]:
     frame = frame[frame.place >= 0].astype({"n": "float64"})
     chosen = {r.metric: r.selection[0] for r in results.metrics if r.selection and not r.control}
     profiles = {name: role.profile for name, role in roles(results.metrics).items()}
-    found = []
+    found = list[Measured]()
     for metric, rows in frame.groupby("source", sort=False):
         name, kind = chosen.get(metric), "value"
         if name is None and metric in profiles:
@@ -78,7 +89,9 @@ def measured(results: Results) -> list[Measured]:
         if not rows.empty:
             grid = rows.pivot_table(["value", "n"], "task", "place", "mean", sort=False)
             score = f"{metric}.{'mean_' * (kind == 'profile')}{name}"
-            found.append(Measured(str(metric), score, grid["value"], grid["n"]))
+            one = Measured(str(metric), score, grid["value"], grid["n"])
+            if not any(one.is_score_of(other) for other in found):
+                found.append(one)
     return found
 
 
@@ -156,7 +169,8 @@ def _redundant(
     results: Results, metrics: Sequence[Measured], profiles: depth.Profiles | None
 ) -> list[Row]:
     """Of each metric the one that is most like it, and those that say the same."""
-    sources = {r.source: name for name, r in roles(results.metrics).items() if not r.control}
+    names = [metric.metric for metric in metrics]
+    sources = {r.source: name for name, r in roles(results.metrics).items() if name in names}
     layers = {
         frozenset((sources[row["first"]], sources[row["second"]])): (row["mean"], row["pairs"])
         for row in (profiles.correlations if profiles else ())
@@ -164,22 +178,24 @@ def _redundant(
         if row["pairs"] >= statistics.LEAST
     }
     models = _alike(metrics)
-    names = dict.fromkeys([*sources.values(), *(m.metric for m in metrics)])
-    pairs = {frozenset(pair) for pair in combinations(names, 2)} & (layers.keys() | models.keys())
+    pairs = [frozenset(pair) for pair in combinations(names, 2)]
+    pairs = [pair for pair in pairs if pair in layers or pair in models]
     like = {p: min(abs(of[p][0]) for of in (layers, models) if p in of) for p in pairs}
     group = {name: {name} for name in names}
-    for pair in (pair for pair in pairs if like[pair] >= SAME):
-        joined = set().union(*(group[name] for name in pair))
-        group |= dict.fromkeys(joined, joined)
-    rows = []
+    for first, second in sorted(pairs, key=lambda pair: -like[pair]):  # complete linkage
+        across = product(group[first], group[second])
+        if all(a == b or like.get(frozenset((a, b)), 0) >= SAME for a, b in across):
+            joined = group[first] | group[second]
+            group |= dict.fromkeys(joined, joined)
+    nothing, rows = (None, None), list[Row]()
     for name in names:
-        others = [o for o in names if frozenset((name, o)) in pairs]
+        others = [o for o in names if frozenset((name, o)) in like]
         if others:
             kin = max(others, key=lambda other: like[frozenset((name, other))])
             pair = frozenset((name, kin))
             row: Row = {"metric": name, "kin": kin}
-            row |= dict(zip(("layers", "pairs"), layers.get(pair, (None, 0)), strict=True))
-            row |= dict(zip(("models", "tasks"), models.get(pair, (None, 0)), strict=True))
+            row |= dict(zip(("layers", "pairs"), layers.get(pair, nothing), strict=True))
+            row |= dict(zip(("models", "tasks"), models.get(pair, nothing), strict=True))
             row["same"] = ", ".join(o for o in names if o in group[name] - {name}) or None
             row["set"] = " = ".join(o for o in names if o in group[name])
             rows.append(row)
@@ -188,14 +204,13 @@ def _redundant(
 
 def _alike(metrics: Sequence[Measured]) -> dict[frozenset[str], tuple[float, int]]:
     """Of each two metrics the mean over tasks of rho over 5 models or more; how many tasks."""
-    lines = [
-        m.values.melt(ignore_index=False, var_name="layer").rename_axis("place").reset_index()
-        .assign(source=m.metric) for m in metrics
-    ]  # fmt: skip
-    if len(lines) < 2:
+    if len(metrics) < 2:
         return {}
-    table = pd.concat(lines).dropna(subset="value").astype({"layer": np.int64})
-    rho = depth.by_pair(table, pd.Index(table.place.unique()), statistics.LEAST)
+    grids = [m.values for m in metrics]
+    tasks = pd.Index(dict.fromkeys(task for grid in grids for task in grid.index))
+    models = pd.Index(dict.fromkeys(model for grid in grids for model in grid.columns))
+    table = np.stack([grid.reindex(tasks, columns=models) for grid in grids], axis=1)
+    rho = depth.by_pair(table, [m.metric for m in metrics], statistics.LEAST)
     means, counts = rho.mean(), rho.count()
     return {
         frozenset(pair): (float(means[pair]), int(counts[pair])) for pair in rho if counts[pair]
@@ -203,7 +218,7 @@ def _alike(metrics: Sequence[Measured]) -> dict[frozenset[str], tuple[float, int
 
 
 def confound_tables(confounds: Confounds) -> list[Table]:
-    """Which metrics say the same; what they follow, which is hidden unless something is."""
+    """Which metrics say the same; what they follow, of which notes tell people."""
     sets = "; ".join(dict.fromkeys(row["set"] for row in confounds.redundant if row["same"]))
     answer = Caution("redundant", {"sets": sets}) if sets else Caution("not_redundant")
     same = (
@@ -211,10 +226,8 @@ def confound_tables(confounds: Confounds) -> list[Table]:
         Column("same", "says the same as"),
         Column("kin", "most like"),
         Column("layers", "rho over layers", "mean", form="+z.2f"),
-        Column("pairs", rest=1),
         Column("models", "rho over models", "mean", form="+z.2f"),
-        Column("tasks", rest=1),
-        *hidden("set"),
+        *hidden("pairs", "tasks", "set"),
     )
     caption = (
         str(answer),
@@ -241,16 +254,18 @@ def confound_tables(confounds: Confounds) -> list[Table]:
         "the same mean of top_share and sink_norm where they were measured; models of one training "
         "run count once. Over tasks: of the mean over models of the rank within the model, with "
         f"the number of {confounds.read} and their mean length in characters. p by permutation, "
-        "which takes models and tasks as independent; Holm: over all rows. A metric follows what "
-        f"it has |rho| of {FOLLOWS} or more with, and p < .05 after Holm.",
+        "as if models and tasks were independent; Holm: over all rows. A metric follows what it "
+        f"has |rho| of {FOLLOWS} or more with, and p < .05 after Holm.",
     )
-    title, shown = "What metrics follow", bool(confounds.found)
-    return [redundancy, Table("confounds", title, follow, confounds.rows, captions, shown)]
+    title = "What metrics follow"
+    return [redundancy, Table("confounds", title, follow, confounds.rows, captions, shown=False)]
 
 
 def confound_cautions(confounds: Confounds) -> Iterator[Caution]:
-    """One for each metric that follows something, of what it follows most."""
+    """One for each thing that metrics follow, with those that follow it most."""
+    follow: dict[tuple[str, str], list[str]] = defaultdict(list)
     for row in confounds.found:
-        yield Caution(
-            "confound", {n: row[n] for n in ("n", "over", "score", "what", "rho", "holm")}
-        )
+        number = f"{row['score']} (rho {row['rho']:+z.2f}, p = {row['holm']:.2g})"
+        follow[row["over"], row["what"]].append(number)
+    for (over, what), scores in follow.items():
+        yield Caution("confound", {"over": over, "what": what, "scores": ", ".join(scores)})

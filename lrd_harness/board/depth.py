@@ -11,9 +11,9 @@ In means over a group every model counts once: they are over models of each one'
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from itertools import combinations_with_replacement
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from itertools import combinations, combinations_with_replacement
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -131,7 +131,10 @@ def correlate(lines: pd.DataFrame, groups: pd.DataFrame) -> list[Row]:
     their numbers: a step's value stands with the state that it leaves, a block's with that it
     writes.
     """
-    rho = by_pair(lines, groups.index)
+    of, sources = pd.factorize(lines.source)
+    table = np.full((len(groups), len(sources), lines.layer.max() + 1), np.nan)
+    table[groups.index.get_indexer(lines.place), of, lines.layer] = lines.value
+    rho = by_pair(table, sources).set_index(groups.index)
     pairs, rows = rho.columns, []
     for grouping, group, part in _by_group(groups):
         of_group = rho.loc[part.index]
@@ -146,23 +149,21 @@ def correlate(lines: pd.DataFrame, groups: pd.DataFrame) -> list[Row]:
     return rows
 
 
-def by_pair(lines: pd.DataFrame, places: pd.Index[Any], least: int = LEAST) -> pd.DataFrame:
+def by_pair(table: np.ndarray, sources: Sequence[str], least: int = LEAST) -> pd.DataFrame:
     """Spearman's rho of each two sources in each place: a row for each of these, NaN for none.
 
-    lines: values of a source in a place at a layer, or at whatever stands for it. Columns: the
-    pairs of names, in order of appearance; least: see `rhos`.
+    table: values (places, sources, layers), or of whatever stands for layers; NaN: no value.
+    Columns: the pairs of names; least: see `rhos`.
     """
-    of, sources = pd.factorize(lines.source)
-    table = np.full((len(places), len(sources), lines.layer.max() + 1), np.nan)
-    table[places.get_indexer(lines.place), of, lines.layer] = lines.value
     alike: dict[bytes, list[int]] = defaultdict(list)  # that have the same layers, reckoned at once
     for i, mask in enumerate(~np.isnan(table)):
         alike[mask.tobytes()].append(i)
-    first, second = np.triu_indices(len(sources), 1)
-    found = np.empty((len(places), len(first)))
+    pairs = [*combinations(range(len(sources)), 2)]
+    first, second = np.array(pairs, dtype=int).reshape(-1, 2).T
+    found = np.empty((len(table), len(pairs)))
     for same in alike.values():
         found[same] = rhos(table[same], least)[:, first, second]
-    return pd.DataFrame(found, places, [*zip(sources[first], sources[second], strict=True)])
+    return pd.DataFrame(found, columns=[*combinations(sources, 2)])
 
 
 def rhos(table: np.ndarray, least: int = LEAST) -> np.ndarray:

@@ -284,12 +284,14 @@ def _predictors(
         yield Predictor(name, name, "baseline", "max", numbers[None])
     yield measured("frenet", "rank", "baseline", "max")
     days = np.array([kinds.middle(row.released) if row.released else np.nan for row in models])
-    if len(days) - np.isnan(days).sum() >= DATED:
+    dated = days[~np.isnan(days)]
+    if len(dated) >= DATED and np.ptp(dated):
         yield Predictor(RELEASED, RELEASED, "baseline", "max", days[None])
     both = ~np.isnan(np.array([of_size[LOG_PARAMETERS], days])).any(axis=0)
-    if both.sum() >= DATED_AND_SIZED:  # equal weights: nothing is fitted to the scores
+    dated = days[both]
+    if len(dated) >= DATED_AND_SIZED and np.ptp(dated):  # equal weights: nothing fitted to scores
         ranks = np.full(len(days), np.nan)
-        sides = (of_size[LOG_PARAMETERS][both], days[both])
+        sides = (of_size[LOG_PARAMETERS][both], dated)
         ranks[both] = np.mean([stats.rankdata(side) for side in sides], axis=0)
         yield Predictor(TOGETHER, TOGETHER, "baseline", "max", ranks[None])
     for (metric, control), (score, best) in selections.items():

@@ -34,9 +34,9 @@ _SAME = 1e-9  # relative: statistics that differ by less are level
 def partial_rho(x: Cells, y: Cells, *controls: Cells) -> float | None:
     """Partial rank correlation: Pearson's partial correlation of average ranks, -1..1.
 
-    Ranks are taken among the cases of which all sides are there. None for fewer than three more
-    than there are controls, where a control is constant, and where x or y goes with the controls
-    without exception, so that nothing of it is left.
+    Ranks are taken among the cases of which all sides are there. A constant control explains
+    nothing. None for fewer than three more than there are controls, where all of these are
+    constant, and where x or y goes with them without exception, so that nothing of it is left.
 
     Examples
     --------
@@ -44,7 +44,7 @@ def partial_rho(x: Cells, y: Cells, *controls: Cells) -> float | None:
     0.9784
     """
     ranks = [statistics.doubled_ranks(side) for side in statistics.complete(x, y, *controls)]
-    if len(ranks[0]) < 3 + len(controls) or not all(side.any() for side in ranks):
+    if len(ranks[0]) < 3 + len(controls) or not any(side.any() for side in ranks[2:]):
         return None
     of_u, shared, of_v, _ = _given([[int(a @ b) for b in ranks] for a in ranks])
     if not (of_u > 0 and of_v > 0):
@@ -213,9 +213,8 @@ def pooled(rows: Sequence[Row]) -> Iterator[Caution]:
         if None in (rho, *within) or min(n) < FEWEST or (row[f"p.{ALL}"] or 0) >= statistics.ALPHA:
             continue
         if rho > 0 and np.average(within, weights=n) <= rho / 2:
-            numbers = {"name": row["predictor"], "rho": rho, "models": row[f"models.{ALL}"]}
-            numbers |= {"encoders": within[0], "n_encoders": n[0]}
-            yield Caution("pooled", numbers | {"decoders": within[1], "n_decoders": n[1]})
+            numbers = {"name": row["predictor"], "encoders": within[0], "decoders": within[1]}
+            yield Caution("pooled", numbers | {"n_encoders": n[0], "n_decoders": n[1]})
 
 
 def control_tables(rows: Sequence[Row], panel: Panel, what: str = "models") -> list[Table]:
@@ -235,11 +234,10 @@ def _kind_table(rows: Sequence[Row], models: int, what: str) -> Table:
             *hidden(*(f"{name}.{group}" for name in ("n", "tasks", "models"))),
         ]
     caption = [
-        "Median over tasks of Spearman's rho, over all models and over those of each kind apart. A "
-        "predictor with a high rho over all and a low one within both kinds only tells encoders "
-        "from decoders, as any size does. p (two-sided) by giving the models' values to other "
-        f"models, of all tasks at once; above {MOST} models none is drawn. n: {what} with a score, "
-        f"of which a task needs {LEAST}; decoders: embedders and base models."
+        "Median over tasks of Spearman's rho. High over all and low within both kinds: it only "
+        "tells encoders from decoders, as any size does. p (two-sided) by giving the models' "
+        f"values to other models, on all tasks at once (up to {MOST} models). n: {what} with a "
+        f"score, of which a task needs {LEAST}."
     ]
     unknown = rows[0][f"models.{ALL}"] - sum(rows[0][f"models.{g}"] for g in (ENCODERS, DECODER))
     if unknown:
@@ -263,7 +261,7 @@ def without_largest(panel: Panel) -> tuple[list[Row], int]:
     n = len(ascending)
     whole = [m for m in range(FEWEST, n) if sizes[ascending[m]] > sizes[ascending[m - 1]]] + [n]
     places = np.linspace(0, len(whole) - 1, min(len(whole), max(10, STEPS // max(1, n)))).round()
-    rows = []
+    rows = list[Row]()
     for m in (whole[int(i)] for i in places[::-1] if n >= FEWEST):
         there = ascending[:m]
         row = {"left_out": n - m, "models": m, "largest": panel.models[there[-1]].parameters}
@@ -271,6 +269,8 @@ def without_largest(panel: Panel) -> tuple[list[Row], int]:
             rho = median_rho(values[:, there], panel.scores.last[:, there]).rho
             row[f"rho.{predictor.label}"] = rho
         rows.append(row)
+    if all(rho is None for row in rows for name, rho in row.items() if name.startswith("rho.")):
+        rows = []
     return rows, int(scored.sum()) - n
 
 

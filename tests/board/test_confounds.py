@@ -97,19 +97,16 @@ def test_numbers_are_scipys() -> None:
     assert follows == sorted(follows, reverse=True)  # first
 
 
-def test_at_most_one_caution_a_metric_with_its_numbers() -> None:
+def test_one_caution_names_what_follows_a_thing_each_metric_once_with_its_numbers() -> None:
     deep = {(m, t): width(m) + 0.1 * (4 + (3 * m) % 5) for m, t in PLACES}
-    confounds = build_confounds(planted(wide=WIDE, deep=deep), None)
-    said = list(confound_cautions(confounds))
-    assert sorted((c.numbers["score"], c.numbers["what"]) for c in said) == [
-        ("deep.v", "width"),
-        ("wide.v", "width"),
-    ]
-    board = report(RESULTS)
-    assert board.table("confounds").shown
+    (said,) = confound_cautions(build_confounds(planted(wide=WIDE, deep=deep), None))
+    assert (said.numbers["over"], said.numbers["what"]) == ("models", "width")
+    for score in ("wide.v", "deep.v"):
+        assert said.numbers["scores"].count(f"{score} (rho ") == 1
+    notes = report(RESULTS).notes
     for caution in confound_cautions(build_confounds(RESULTS, None)):
-        assert str(caution) in board.notes
-    assert not report(planted(noise=noise(3))).table("confounds").shown
+        assert str(caution) in notes
+    assert not any("they follow" in note for note in report(planted(noise=noise(3))).notes)
 
 
 def test_in_the_null_at_most_one_board_in_twenty_says_anything() -> None:
@@ -222,3 +219,39 @@ def test_what_says_the_same_is_named_first() -> None:
     _, apart = redundancy(planted(a=noise(3), c=noise(8)))
     assert apart.caption[0] == str(Caution("not_redundant"))
     assert redundancy(planted(a=noise(3)))[0] == {}
+
+
+def test_what_is_alike_in_a_chain_is_not_all_the_same() -> None:
+    rng = np.random.default_rng(5)
+    a, step = rng.random((2, M, T))
+    values = {"a": a, "b": a + 0.3 * step, "c": a + 0.6 * step}
+    results = planted(
+        **{name: {(m, t): of[m, t] for m, t in PLACES} for name, of in values.items()}
+    )
+    grid = {m.metric: m.values.to_numpy() for m in measured(results)}
+    alike = {
+        pair: np.mean(
+            [
+                stats.spearmanr(x, y).statistic
+                for x, y in zip(*map(grid.__getitem__, pair), strict=True)
+            ]
+        )
+        for pair in ("ab", "bc", "ac")
+    }
+    assert alike["ac"] < 0.9 < min(alike["ab"], alike["bc"])
+    rows, _ = redundancy(results)
+    assert sorted(row["same"] or "" for row in rows.values()) in (["", "a", "b"], ["", "b", "c"])
+
+
+def test_one_score_that_two_metrics_give_is_no_finding() -> None:
+    """By one name and of the same values; a like score by another name is one."""
+    results = over_layers()
+    twice = [replace(r, metric="more") for r in results.metrics if r.metric == "x"]
+    other = [
+        replace(r, metric="other", profiles={"q": r.profiles["p"]})
+        for r in results.metrics
+        if r.metric == "y"
+    ]
+    rows, _ = redundancy(replace(results, metrics=(*results.metrics, *twice, *other)))
+    assert rows.keys() == {"x", "square", "y", "z", "other"}
+    assert (rows["x"]["same"], rows["y"]["same"]) == (None, "other")
