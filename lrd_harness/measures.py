@@ -59,6 +59,8 @@ class Metric:
         tokens. For metrics that cost much: False.
     experimental: whether what speaks for it is not settled yet, which is said beside its name.
     evidence: what speaks for an experimental one so far, a sentence without its full stop.
+    texts: how many distinct texts it needs at least. On fewer it is left out, which a run says in
+        one line; where it was named itself, that is an error.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Metric:
     evidence: str = ""
     norm: Norm | None = None
     margin: str = ""
+    texts: int = 8
 
     @property
     def by_default(self) -> bool:
@@ -123,6 +126,7 @@ class PanelMetric:
     group: a name that stands in `--plugins` for all metrics that bear it ("panel").
     experimental: whether what speaks for it is not settled yet; evidence: what does so far, as a
         sentence without its full stop, which is said below its scores.
+    texts: how many distinct texts it needs at least, as of `Metric`.
     """
 
     name: str
@@ -135,6 +139,7 @@ class PanelMetric:
     group: str = ""
     experimental: bool = False
     evidence: str = ""
+    texts: int = 8
 
 
 BlockValues = Sequence["float | None"]

@@ -99,8 +99,9 @@ class Check:
         shape = tuple(state.shape)
         if len(shape) != _DIMENSIONS[needs] or (maps and shape[1] != shape[2]):
             return UnitError(f"{name}: {place} has shape {shape}")
-        if needs not in PER_TEXT and n < MIN_TEXTS:
-            return NotEnoughTexts(f"{name} needs at least {MIN_TEXTS} texts, got {n}")
+        least = max(MIN_TEXTS, self.metric.texts)
+        if needs not in PER_TEXT and n < least:
+            return NotEnoughTexts(f"{name} needs at least {least} texts, got {n}")
         rows = shape[1:] if maps else shape[:-1]
         if rows != (self.rows or rows):
             here, others = (" x ".join(map(str, r)) for r in (rows, self.rows))
@@ -405,10 +406,14 @@ def check_parameters(
 
 @dataclass(frozen=True)
 class Planned(Generic[Measure]):
-    """A metric, or a panel metric, with the parameters that it is called with."""
+    """A metric, or a panel metric, with the parameters that it is called with.
+
+    named: by its own name, not by its group's, as one of all, or by default.
+    """
 
     metric: Measure
     parameters: Mapping[str, Any]
+    named: bool = True
 
     @property
     def written(self) -> dict[str, Any]:

@@ -96,17 +96,17 @@ def given(item: PlannedPanel) -> tuple[int | str, dict[str, Any]]:
 def check_state(metric: PanelMetric, model: str, state: Any) -> int:
     """n, of what the metric is to be given of a model: (n, d), or with "all" L + 1 of these.
 
-    Raises UnitError naming the model: NotEnoughTexts below 8 texts, NotFinite for NaN or infinity,
+    Raises UnitError naming the model: NotEnoughTexts for too few, NotFinite for NaN or infinity,
     DegenerateState for a state (of all: the last) that is the same for most texts.
     """
-    name, last, n = metric.name, None, set()
+    name, last, n, least = metric.name, None, set(), max(MIN_TEXTS, metric.texts)
     states = _Given(metric, {model: state})[model]
     for last in states if metric.states == "all" else [states]:
         if last.ndim != 2:
             raise UnitError(f"{name}: a state of {model} has shape {tuple(last.shape)}")
         n.add(len(last))
-        if min(n) < MIN_TEXTS:
-            raise NotEnoughTexts(f"{name} needs at least {MIN_TEXTS} texts, got {min(n)}")
+        if min(n) < least:
+            raise NotEnoughTexts(f"{name} needs at least {least} texts, got {min(n)}")
         if not is_finite(last):
             raise NotFinite(f"{name}: NaN or infinity in the states of {model}")
     if last is None or len(n) > 1:

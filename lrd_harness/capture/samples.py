@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,7 +19,7 @@ from lrd_harness.capture.layers import StoredStates, planes
 from lrd_harness.capture.token_metrics import TokenValues, Watched, share_faults
 from lrd_harness.contracts import Metric, Model, Norm, PromptType, Request, Task, Text
 from lrd_harness.errors import NotEnoughTexts, UnitError, UserError
-from lrd_harness.measuring import MIN_TEXTS, PER_TEXT, PlannedMetric, copies
+from lrd_harness.measuring import MIN_TEXTS, PER_TEXT, PlannedMetric, PlannedPanel, copies
 from lrd_harness.processes import ALONE, Ranks
 from lrd_harness.scores import Scores
 from lrd_harness.store.store import Store
@@ -83,6 +84,8 @@ class Questions:
         self.requests: Callable[[Task], Sequence[Any]] = cache(requests_of)
         self.texts: Callable[[Task], Sequence[Any]] = cache(lambda task: list(task.texts()))
         self.labels: Callable[[Task], Sequence[Any]] = cache(self._labels)
+        self.count: Callable[[Task], int] = cache(lambda task: len(self.sample(task)))
+        self.left_out: defaultdict[tuple[str, int], dict[str, None]] = defaultdict(dict)
 
     def sample(self, task: Task) -> Sequence[Request]:
         """The distinct texts of a task for metrics, `max_texts` of them at most."""
@@ -90,6 +93,21 @@ class Questions:
         for request in self.texts(task):
             first.setdefault(request.text, request)
         return drawn(list(first.values()), self.max_texts)
+
+    def too_few(self, item: PlannedMetric | PlannedPanel, task: Task) -> bool:
+        """Whether a metric that was not named itself needs more texts, as `left_out` then tells.
+
+        Of fewer than any metric needs it is measured all the same, which is an error.
+        """
+        if item.named or item.metric.texts <= MIN_TEXTS:
+            return False
+        try:
+            few = MIN_TEXTS <= self.count(task) < item.metric.texts
+        except Exception:  # which is told where the task is read
+            return False
+        if few:
+            self.left_out[item.metric.name, item.metric.texts][task.name] = None
+        return few
 
     def _labels(self, task: Task) -> list[Any]:
         texts, labels = self.texts(task), task.labels() if task.labels else ()

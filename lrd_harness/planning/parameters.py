@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,13 @@ def resolve_measures(
         known = {*groups["all"], *panel, ""}
         parts = ([n] if n in known else groups.get(n, [n]) for n in suite.plugins)
         names = list(dict.fromkeys(name for part in parts for name in part))
-    planned = [_planned(name, plugins, suite.parameters.get(name, {})) for name in names]
+    planned = [
+        replace(
+            _planned(name, plugins, suite.parameters.get(name, {})),
+            named=name in (suite.plugins or ()),
+        )
+        for name in names
+    ]
     for name in suite.parameters:
         if name not in names and name in (*plugins.names("metric"), *panel):
             raise UserError(f"{name} is not measured here, so it takes no parameter")

@@ -240,7 +240,8 @@ class Estimator:
 
     def _add(self, planned: PlannedModel, cost: ModelCost, progress: Progress) -> None:
         """Open a model, and add up what its tasks cost, kind by kind."""
-        context = Context(self.plan, planned, self.ledger, self.out, Display(quiet=True))
+        told = Display(quiet=True)
+        context = Context(self.plan, planned, self.ledger, self.out, told, questions=self.questions)
         begun = time.perf_counter()
         model: Model | None = None
         with cost.attempt(), shown_by(lambda _: progress):

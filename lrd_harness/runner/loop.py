@@ -87,7 +87,7 @@ def unfinished(plan: Plan, out: Path) -> bool:
     if recorded_run(out).get("finished") is None:
         return True
     plan, questions = folder.renamed(out, plan), Questions(plan.settings.max_texts)
-    panel = Panel(plan, Ledger(out), out, Display(quiet=True))
+    panel = Panel(plan, Ledger(out), out, Display(quiet=True), questions=questions)
     return any(ModelRun(context, questions, panel).pending for context in panel.contexts())
 
 
@@ -116,7 +116,7 @@ def execute(
     profile, evaluators = profile or Profile(), evaluators or Evaluators()
     ledger = together(ranks, lambda: Ledger(out))
     questions = Questions(plan.settings.max_texts)
-    panel = Panel(plan, ledger, out, display, ranks, profile)
+    panel = Panel(plan, ledger, out, display, ranks, profile, questions)
     captured: defaultdict[str, Captured] = defaultdict(Captured)  # by this call, by model
     state = {"begun": folder.now(), "finished": None, **(slices or {})}
     state["profile"] = earlier = recorded_run(out).get("profile", [])
@@ -146,6 +146,9 @@ def execute(
             for context in panel.contexts():
                 if context.planned.name in lacking:
                     work_on(context)
+        for (name, least), tasks in questions.left_out.items():
+            why = f"fewer than {least} texts"
+            display.line(f"{name} is not measured on {', '.join(tasks)}: {why}")
         ledger.close()
         state["finished"] = folder.now()
     finally:

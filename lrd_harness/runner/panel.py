@@ -11,7 +11,7 @@ from typing import Any
 
 from lrd_harness.capture.layers import StoredStates, planes
 from lrd_harness.capture.likelihoods import Reader
-from lrd_harness.capture.samples import drawn
+from lrd_harness.capture.samples import Questions, drawn
 from lrd_harness.contracts import Task, Text
 from lrd_harness.errors import layer_number
 from lrd_harness.measuring import PlannedPanel
@@ -36,10 +36,11 @@ class Panel:
         display: Display,
         ranks: Ranks = ALONE,
         profile: Profile | None = None,
+        questions: Questions | None = None,
     ) -> None:
         self.plan, self.ledger, self.ranks, self.display = plan, ledger, ranks, display
         at = partial(Context, plan, ledger=ledger, out=out, display=display, ranks=ranks)
-        self._context = partial(at, profile=profile or Profile())
+        self._context = partial(at, profile=profile or Profile(), questions=questions)
         self._states: dict[tuple[str, str], StoredStates] = {}  # by model and task
         # each kept once, however many models read it alike
         self._samples: dict[tuple[Text, ...], tuple[Text, ...]] = {}

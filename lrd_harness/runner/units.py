@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from lrd_harness.capture.layers import LayerView, LikelihoodLayer
 from lrd_harness.capture.likelihoods import Reader
-from lrd_harness.capture.samples import Sampling, unsuited
+from lrd_harness.capture.samples import Questions, Sampling, unsuited
 from lrd_harness.capture.token_budget import Budget, batch_size, found_before
 from lrd_harness.contracts import Model, Task
 from lrd_harness.errors import Elsewhere, UnitError, described
@@ -116,8 +116,8 @@ class Ledger:
 class Context:
     """A run's work on one of its models: what is planned and recorded, who works, where it is told.
 
-    out: the output folder; place: the model among those of the run, as "[1/2] NAME"; profile: of
-    all of the run.
+    out: the output folder; place: the model among those of the run, as "[1/2] NAME"; profile,
+    questions: of all of the run.
     """
 
     plan: Plan
@@ -128,6 +128,7 @@ class Context:
     ranks: Ranks = ALONE
     place: str = ""
     profile: Profile = field(default_factory=Profile)
+    questions: Questions | None = None
 
     @property
     def label(self) -> dict[str, str]:
@@ -177,6 +178,7 @@ class Context:
             for item in self.plan.panel
             if len(panel) > 1
             and any(self.ledger.undone(of.panel_unit(task, item, panel)) for of in panel)
+            and not self._too_few(item, task)
         ]
 
     def undone(self, *parts: object) -> bool:
@@ -264,7 +266,11 @@ class Context:
         """The metrics that are still to be measured on a task."""
         undone = self.ledger.undone
         suited = (item for item in self.plan.metrics if not unsuited(item.metric, task))
-        return [item for item in suited if undone(self.metric_unit(task, item))]
+        left = [item for item in suited if undone(self.metric_unit(task, item))]
+        return [item for item in left if not self._too_few(item, task)]
+
+    def _too_few(self, item: PlannedMetric | PlannedPanel, task: Task) -> bool:
+        return self.questions is not None and self.questions.too_few(item, task)
 
     def pending(self, blocks: int, tasks: Iterable[Task]) -> list[Task]:
         """Those of the tasks of which some unit is not recorded, or only as an error."""

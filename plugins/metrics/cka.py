@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lrd_harness import summaries
-from lrd_harness.capture.covariance import cka_matrix, debiased_cka
+from lrd_harness.capture.covariance import CKA_TEXTS, cka_matrix, debiased_cka
 from lrd_harness.contracts import Metric
 from lrd_harness.hookspecs import hookimpl
 
@@ -26,9 +26,10 @@ LISTS: Mapping[str, Of] = {"cka_last": "states", "cka_next": "steps"}
 def lrd_metrics() -> list[Metric]:
     """Register the metrics."""
     table: Mapping[str, Of] = {"cka_matrix": "states", **LISTS}
+    fields: Any = {"group": "geometry", "invariances": LAWS, "texts": CKA_TEXTS}
     return [
-        Metric("cka_last", cka_last, group="geometry", invariances=LAWS, of=LISTS),
-        Metric("cka", cka, group="geometry", invariances=LAWS, of=table, default=False),
+        Metric("cka_last", cka_last, of=LISTS, **fields),
+        Metric("cka", cka, of=table, default=False, **fields),
     ]
 
 

@@ -43,8 +43,14 @@ def lrd_metrics() -> list[Metric]:
         Metric("top_share", top_share),
         Metric("mean_cosine", mean_cosine),
         Metric("uniformity", uniformity, layer_choice=Choice("uniformity", "min")),
-        Metric("alpha_req", alpha_req, layer_choice=Choice("distance", "min"), default=False),
-        Metric("twonn", twonn, default=False),
+        Metric(
+            "alpha_req",
+            alpha_req,
+            layer_choice=Choice("distance", "min"),
+            default=False,
+            texts=ALPHA_TEXTS,
+        ),
+        Metric("twonn", twonn, default=False, texts=TWONN_TEXTS),
     ]
     return [replace(m, group="geometry", invariances=LAWS, of="states") for m in every]
 

@@ -31,7 +31,7 @@ def lrd_panel_metrics() -> list[PanelMetric]:
         "received": Summary("gain", "median", "column"),
     }
     fields: Any = {"summaries": summaries, "group": "panel"}
-    fields |= {"experimental": True, "evidence": EVIDENCE}
+    fields |= {"experimental": True, "evidence": EVIDENCE, "texts": LEAST}
     return [PanelMetric("info_gauss", info_gauss, **fields)]
 
 

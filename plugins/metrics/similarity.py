@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from lrd_harness.capture.covariance import cka_matrix, debiased_cka
+from lrd_harness.capture.covariance import CKA_TEXTS, cka_matrix, debiased_cka
 from lrd_harness.contracts import PanelMetric, PanelValues, Summary
 from lrd_harness.errors import DegenerateState
 from lrd_harness.hookspecs import hookimpl
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 def lrd_panel_metrics() -> list[PanelMetric]:
     """Register the metrics."""
     fields: Any = {"summaries": {"consensus": Summary("pairs")}, "group": "panel"}
-    named = {"mutual_knn": mutual_knn, "panel_cka": panel_cka}
-    return [PanelMetric(name, measure, **fields) for name, measure in named.items()]
+    return [
+        PanelMetric("mutual_knn", mutual_knn, **fields),
+        PanelMetric("panel_cka", panel_cka, texts=CKA_TEXTS, **fields),
+    ]
 
 
 def mutual_knn(
