@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -188,6 +188,8 @@ def copies(metric: Metric) -> int:
 def classes(labels: Any) -> torch.Tensor:
     """Labels as classes (n,) int64, numbered from 0 as they first come.
 
+    Raises UserError for what is no label: None, NaN, a list.
+
     >>> classes(["b", "a", "b"]).tolist()
     [0, 1, 0]
     """
@@ -195,6 +197,9 @@ def classes(labels: Any) -> torch.Tensor:
 
     numbers: dict[Any, int] = {}
     every = labels.tolist() if hasattr(labels, "tolist") else labels
+    for text, label in enumerate(every):
+        if label is None or label != label or not isinstance(label, Hashable):
+            raise UserError(f"text {text} has no label but {label!r}: a text or a whole number")
     return torch.tensor([numbers.setdefault(label, len(numbers)) for label in every])
 
 

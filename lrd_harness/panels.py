@@ -160,7 +160,12 @@ def measure_sound(
     values = metric.measure(_Given(metric, states), known, **parameters)
     scores = _checked(metric, plain_panel(values, metric.name), list(states))
     if len(states) > 2:
-        scores.by_model.update(_summarised(metric, scores.pairs, known))
+        made = _summarised(metric, scores.pairs, known)
+        for name in made.keys() & {*scores.numbers, *scores.by_model}:
+            raise UnitError(f"{metric.name} gave a score {name}, which its summaries make")
+        scores.by_model.update(made)
+    elif metric.selection and metric.selection.score in metric.summaries:
+        raise UnitError(f"{metric.name} ranks 3 models or more, and has the states of 2")
     if metric.selection and metric.selection.score not in scores.by_model:
         score = metric.selection.score
         raise UnitError(f"{metric.name} gave no score {score} by model, which ranks them")

@@ -130,7 +130,7 @@ def _predicted(
             yield _by_task(metrics)
         elif sizes := [row for row in rows if row.name in BARS]:
             best = max(sizes, key=_rho)
-            none = "can be judged" if selecting else "was measured"
+            none = "can be judged" if selecting else "ranks models"
             numbers = {"none": none, "name": best.name, "rho": f"median rho {_rho(best):+z.2f}"}
             bar = verdicts.bar_of(row.name for row in sizes)
             yield Caution("predicted_size", numbers | {"bar": bar})

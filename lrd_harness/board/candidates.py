@@ -1,23 +1,26 @@
 """What may choose layers, or order models, without labels, on the models and tasks of results.
 
 Rules are metrics, each by its published end, or both ends where none is published; and rules that
-need no metric: fixed depths for layers, size and release date for models. What uses labels is known
-by name alone. Models of one family go together: what a rule gains is taken without each in turn.
+need no metric: fixed depths for layers, size and release date for models. What uses labels is tried
+only where it is named.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from lrd_harness.board import layer_choice, panel, statistics, training
+from lrd_harness.board import layer_choice, panel, training
 from lrd_harness.board.agreement import LEAST
+from lrd_harness.board.cautions import Caution, count, names
 from lrd_harness.board.layers import LABELS, OTHER, curves
-from lrd_harness.board.trial import Groups, Trial
+from lrd_harness.board.one_layer import RULE
+from lrd_harness.board.statistics import Resampled
+from lrd_harness.board.trial import Groups, Trial, means
 from lrd_harness.errors import UserError, unknown
 from lrd_harness.results.rows import Kind, ModelRow, Results
 
@@ -44,16 +47,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Candidates:
-    """All rules of some results. scores: of models, (models, tasks), where these are ordered.
-
-    unknown: of how many models the family is not known, so that each stands for one.
-    """
+    """All rules of some results. scores: (models, tasks), where models are ordered."""
 
     rules: Mapping[str, Candidate]
     groups: Groups
-    unknown: int
+    cautions: tuple[Caution, ...]
     scores: np.ndarray | None = None
-    _ranked: dict[tuple[int, bytes], statistics.Resampled] = field(default_factory=dict)
 
     def find(self, name: str, what: str) -> str:
         """The name of a candidate as it is known here. Raises UserError for none."""
@@ -64,8 +63,9 @@ class Candidates:
             if known[0] == panel.TOGETHER and self._models(known[0]) < self._models(known[1]):
                 del known[0]  # it would leave models out
             name = known[0]
+        name += LABELS * (name not in self.rules and name + LABELS in self.rules)
         if name not in self.rules:
-            few = ", ".join(self.rules) or "none: there are no scores to choose by"
+            few = "; ".join(self.rules) or "none: there are no scores to choose by"
             raise unknown(what, name, self.rules, f"Measured here: {few}.")
         return name
 
@@ -73,44 +73,23 @@ class Candidates:
         (way,) = self.rules[rule].ways.values()
         return int(np.sum(~np.isnan(way).all(axis=1)))
 
-    def trial(self, way: np.ndarray, control: np.ndarray) -> Trial:
-        """A way of choosing against another one, on the models and tasks that both have."""
-        if self.scores is None:
-            gains = way - control
-            return self.groups.trial(self.groups.means(gains), ~np.isnan(gains))
-        there = ~np.isnan(self.scores + way + control)
-        rho = [self._rho(t, m, way) - self._rho(t, m, control) for t, m in enumerate(there.T)]
-        return self.groups.trial(np.array(rho).reshape(len(rho), -1).T, there)
+    def trial(self, way: np.ndarray, control: np.ndarray) -> tuple[Trial, np.ndarray]:
+        """A way of choosing against another one, on the models and tasks that both have.
 
-    def alone(self, way: np.ndarray, control: np.ndarray) -> float | None:
-        """What a way of choosing comes to on the models and tasks that both have."""
-        there = ~np.isnan(way + control)
+        Also what each comes to alone, the mean over tasks: (2,).
+        """
+        there = ~np.isnan(way + control if self.scores is None else way + control + self.scores)
+        outcomes = np.full((2, len(self.groups.weights), there.shape[1]), np.nan)
         if self.scores is None:
-            means = self.groups.means(np.where(there, way, np.nan))[0]
+            outcomes[:] = [self.groups.means(np.where(there, x, np.nan)) for x in (way, control)]
         else:
-            there &= ~np.isnan(self.scores)
-            means = np.array([self._rho(t, m, way)[0] for t, m in enumerate(there.T)])
-        return statistics.mean_of_all(means[~np.isnan(means)])
-
-    def regret(self, way: np.ndarray, control: np.ndarray) -> float | None:
-        """The score lost by taking the model that is first, the mean over tasks; None of layers."""
-        if self.scores is None:
-            return None
-        there = ~np.isnan(self.scores + way + control)
-        of_tasks = zip(there.T, way.T, self.scores.T, strict=True)
-        lost = [statistics.regret(x[m], y[m]) for m, x, y in of_tasks if m.sum() >= LEAST]
-        return statistics.mean_of_all(lost)
-
-    def _rho(self, task: int, there: np.ndarray, way: np.ndarray) -> np.ndarray:
-        """Of a task, with all models and without each group: (groups + 1,)."""
-        assert self.scores is not None
-        if there.sum() < LEAST:
-            return np.full(len(self.groups.weights), np.nan)
-        place = task, there.tobytes()
-        if place not in self._ranked:
-            y, weights = self.scores[there, task], self.groups.weights[:, there]
-            self._ranked[place] = statistics.Resampled(y, weights)
-        return self._ranked[place].rho(way[there, task])
+            for task, of in enumerate(there.T):
+                if of.sum() >= LEAST:
+                    actual = Resampled(self.scores[of, task], self.groups.weights[:, of])
+                    outcomes[..., task] = [actual.rho(x[of, task]) for x in (way, control)]
+        gains = outcomes[0] - outcomes[1]
+        alone = outcomes[:, 0, ~np.isnan(gains[0])].T
+        return self.groups.trial(gains, there), means(alone)
 
 
 def of_layers(results: Results, kind: Kind, held_out: str) -> Candidates:
@@ -120,7 +99,7 @@ def of_layers(results: Results, kind: Kind, held_out: str) -> Candidates:
     two layers, the last one among them.
     """
     choice = layer_choice.build_choice(results, kind)
-    if choice is None or not choice.cells.whole.any():
+    if choice is None or choice.blind.empty:
         raise UserError("no model has scores at its last and another layer: nothing to choose from")
     places = curves(results).drop_duplicates("place").set_index("place")
     models, tasks = _whole(results), list(dict.fromkeys(places.task))
@@ -135,12 +114,14 @@ def of_layers(results: Results, kind: Kind, held_out: str) -> Candidates:
             if not gain["published"]:
                 ways[f"arg{OTHER[best]}"] = _grid(of_metric, "reverse_gain", models, tasks)
             rules[name] = Candidate("labels" if labelled else "metric", ways)
-    gains = layer_choice.control_outcomes(choice.cells[choice.cells.whole])
-    gains[layer_choice.LAST] = gains[layer_choice.RANDOM].assign(gain=0.0)
-    for rule in (layer_choice.LAST, *layer_choice.BLIND):
-        of_rule = places[["model", "revision", "task"]].join(gains[rule].gain, how="inner")
-        rules[rule] = Candidate("rule", {"": _grid(of_rule, "gain", models, tasks)})
-    return Candidates(rules, *_groups(models, held_out))
+    for rule, gains in choice.blind.items():
+        of_rule = places.join(gains.rename("gain"), how="inner")
+        rules[str(rule)] = Candidate("rule", {"": _grid(of_rule, "gain", models, tasks)})
+    groups, cautions = _groups(models, held_out)
+    if choice.unknown:
+        told = {"models": names(choice.unknown), "rule": RULE}
+        cautions = (*cautions, Caution("choice_kind", told))
+    return Candidates(rules, groups, cautions)
 
 
 def of_models(results: Results, held_out: str) -> Candidates:
@@ -159,13 +140,17 @@ def of_models(results: Results, held_out: str) -> Candidates:
             ways = {f"arg{predictor.best}" if predictor.kind == "metric" else "": order}
             rules[predictor.name] = Candidate(_KINDS[predictor.kind], ways)
     frame = results.frame
-    frame = frame[(frame.kind == "value") & (frame.variant == "full") & frame.task.isin(tasks)]
+    frame = frame[frame.kind.isin(panel.VALUES) & (frame.variant == "full")]
     known = {predictor.score for predictor in board.predictors}
-    for (metric, score), rows in frame.groupby(["source", "name"], sort=False):
-        if f"{metric}.{score}" not in known:
-            values = _grid(rows, "value", board.models, tasks)
-            name = metric if metric == score and metric not in rules else f"{metric}.{score}"
-            rules[name] = Candidate("score", {"argmax": values, "argmin": -values})
+    rows = frame[frame.task.isin(tasks)].groupby(["source", "name", "kind"], sort=False)
+    for (metric, score, kind), of_score in rows:
+        labels = LABELS * (kind == panel.VALUES[1])
+        if f"{metric}.{score}{labels}" not in known:
+            values = _grid(of_score, "value", board.models, tasks)
+            short = metric == score and metric + labels not in rules
+            name = (metric if short else f"{metric}.{score}") + labels
+            ways = {"argmax": values, "argmin": -values}
+            rules[name] = Candidate("labels" if labels else "score", ways)
     return Candidates(rules, *_groups(board.models, held_out), board.scores.last.T)
 
 
@@ -186,11 +171,13 @@ def _grid(
     return cells
 
 
-def _groups(models: Sequence[ModelRow], held_out: str) -> tuple[Groups, int]:
+def _groups(models: Sequence[ModelRow], held_out: str) -> tuple[Groups, tuple[Caution, ...]]:
     """Training runs always go as one. Also how many models have no known family."""
     run_of = training.runs(models)
     runs = ["@".join(filter(None, run_of.get(row.key, row.key)[:2])) for row in models]
     if held_out == "model":
-        return Groups(runs), 0
-    known = zip(models, runs, strict=True)
-    return Groups([row.family or run for row, run in known]), sum(not m.family for m in models)
+        return Groups(runs), ()
+    unknown = sum(not row.family for row in models)
+    of_none = Caution("trial_unknown", {"models": count(unknown, "model")})
+    families = [row.family or run for row, run in zip(models, runs, strict=True)]
+    return Groups(families), (of_none,) * bool(unknown)

@@ -107,19 +107,19 @@ TEMPLATES = {
     "choice_kind": "Whether {models} are decoders is not known: “{rule}” takes the last layer "
     "there.",
     # of the trial of a rule
-    "trial_better": "{rule} is better than {control}: {effect} (p = {p:.2g}), over {models} of "
+    "trial_better": "Better: {rule} beats {control}, by {effect} (p = {p:.2g}), over {models} of "
     "{families} and {tasks}.",
-    "trial_worse": "{rule} is worse than {control}: {effect} (p = {p:.2g}), over {models} of "
+    "trial_worse": "Worse: {rule} is behind {control}, {effect} (p = {p:.2g}), over {models} of "
     "{families} and {tasks}.",
-    "trial_not_shown": "{rule} is not shown to be better than {control}: {effect} (p = {p:.2g}), "
-    "over {models} of {families} and {tasks}.",
+    "trial_not_shown": "Not shown: that {rule} is better than {control}. It gains {effect} (p = "
+    "{p:.2g}), over {models} of {families} and {tasks}.",
     "trial_too_few": "Too few to tell whether {rule} is better than {control}: {models} of "
-    "{families} and {tasks}, where at least {least} are needed. Here it is {effect}.",
+    "{families} and {tasks}, where at least {least} are needed. Here it gains {effect}.",
     "trial_small": "If it is better at all, then by less than what matters, {smallest}.",
     "trial_stated": "The primary rule is {stated}.",
-    "trial_others": "None of {rules} is better after Holm's correction; most ahead is {ahead}, "
+    "trial_others": "Of {rules}, none is better after Holm's correction; most ahead is {ahead}, "
     "{effect}.",
-    "trial_others_behind": "None of {rules} is even ahead; the best is {ahead}, {effect}.",
+    "trial_others_few": "Of {rules}, none is tested; most ahead is {ahead}, {effect}.",
     "trial_others_better": "Of {rules}, better after Holm's correction: {better}.",
     "trial_plan": "A true lead of {smallest} is found with {power} power by about {needed} like "
     "these.",

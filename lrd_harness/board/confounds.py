@@ -2,7 +2,7 @@
 
 Of each metric without labels one value of a model on a task is looked at: its selection score, else
 the mean over layers of the profile that chooses its layer (its first where none does), else its
-first number. All of it is of the run's own data.
+first number that differs between models. All of it is of the run's own data.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ def measured(results: Results) -> list[Measured]:
         if name is None and metric in profiles:
             name, kind = profiles[metric], "profile"
         elif name is None:
-            name = next((name for name in rows.name if name not in _ABOUT), None)
+            differs = rows.groupby(["name", "task"]).value.transform("nunique") > 1
+            name = next((name for name in rows.name[differs] if name not in _ABOUT), None)
         rows = rows[(rows.kind == kind) & (rows.name == name)].dropna(subset="value")
         if not rows.empty:
             grid = rows.pivot_table(["value", "n"], "task", "place", "mean", sort=False)

@@ -41,12 +41,14 @@ class LayerChoice(NamedTuple):
     """What choosing layers comes to, on one side's results.
 
     cells: see `scored_layers`; chosen: of each metric the rows of the layers that it chooses, by
-    place; gains, correlations, picks: rows of the tables of these names. unknown: models of which
-    nothing tells whether they are decoders.
+    place; blind: the gains of the rules that know no score, by place; gains, correlations, picks:
+    rows of the tables of these names. unknown: models of which nothing tells whether they are
+    decoders.
     """
 
     cells: pd.DataFrame
     chosen: Mapping[str, pd.DataFrame]
+    blind: pd.DataFrame
     gains: list[Row]
     correlations: list[Row]
     picks: list[Row]
@@ -134,6 +136,7 @@ def build_choice(results: Results, kind: Kind = "embedding") -> LayerChoice | No
     return LayerChoice(
         cells,
         chosen,
+        rivals,
         [gain for gains, _, _ in of_metrics for gain in gains]
         + [_gain(rule, "control", outcomes) for rule, outcomes in controls.items()],
         [correlation for _, correlation, _ in of_metrics] + _baselines(cells),

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -20,7 +20,7 @@ from lrd_harness.board.layers import Row, filled
 from lrd_harness.board.panel import model_labels
 from lrd_harness.board.statistics import mean_of_all, spearman
 from lrd_harness.report import Column, Table
-from lrd_harness.results.rows import AblationRow, Key, OrderRow, RedrawRow, Results
+from lrd_harness.results.rows import AblationRow, Key, OrderRow, Results
 
 LOSSES = {"kl": "KL of the next token, nats", "cosine_loss": "1 - cosine", "rsa_loss": "1 - rsa"}
 _EFFECT = (
@@ -30,25 +30,21 @@ _EFFECT = (
 )
 _TRUTH = (
     "rho: Spearman's, over the candidates, between the rule's order of removal and the effect of "
-    "taking out each block alone: 1, the least needed go first. Of n candidates 95 % of random "
-    "orders lie within about 2/√(n-1) of 0. random: the mean over its seeds. A rule that chooses "
-    "anew for each number of blocks, as angular, is ordered by at how many numbers a block goes. "
-    "ablation is the truth itself."
+    "taking out each block alone: 1, the least needed go first; ablation is the truth itself. Of n "
+    "candidates 95 % of random orders lie within about 2/√(n-1) of 0. random: the mean over seeds."
 )
 _SPREAD = (
     "Each rule chose again on random halves of the texts. overlap: the mean, over pairs of halves, "
     "of the blocks that both choose by those that either does (1: always the same); chance: that "
     "of random choices. most often: the choice made on most halves."
 )
-_UNIT = TypeVar("_UNIT", AblationRow, OrderRow, RedrawRow)
 
 
 def truth_tables(results: Results) -> list[Table]:
     """How rules agree with the effects of single blocks, these effects, and spreads of choices.
 
-    Tables "pruning_truth" (model, rule, rho, n, seeds), "pruning_truth_mean" (rule, the mean rho
-    over models; of two models or more), "pruning_effects" (model, block, candidate, losses),
-    "pruning_spread" (see `spread_row`); those that have rows.
+    Tables "pruning_truth" (model, rule, rho, n, seeds), "pruning_effects" (model, block, candidate,
+    losses), "pruning_spread" (see `spread_row`); those that have rows.
     """
     labels = model_labels(results.models)
     effects, truths = list[Row](), list[Row]()
@@ -70,12 +66,10 @@ def truth_tables(results: Results) -> list[Table]:
     model, rule = Column("model", key=True), Column("rule", key=True)
     losses = (Column(name, label, form=".3g") for name, label in LOSSES.items())
     columns = (model, Column("block", key=True), Column("candidate"), *losses)
-    means = _means(truths)
     title = "Pruning: rules against the effect of single blocks"
-    of_models = (model, rule, rho, Column("n"), Column("seeds"))
+    of_models = (model, rule, rho, Column("n", "candidates"), Column("seeds"))
     tables = [
         Table("pruning_truth", title, of_models, truths, (_TRUTH,)),
-        Table("pruning_truth_mean", f"{title}, mean", (rule, rho, Column("models")), means),
         Table("pruning_effects", "Pruning: effect of single blocks", columns, effects, (_EFFECT,)),
         spread_table("pruning_spread", spreads, (model, rule, Column("budget", form=".1%"))),
     ]
@@ -92,7 +86,7 @@ def truth_cautions(results: Results) -> Iterator[Caution]:
         yield Caution("pruning_same_texts", {"model": labels.get(key, key.model)})
 
 
-def _asked(results: Results, rows: Iterable[_UNIT]) -> list[_UNIT]:
+def _asked(results: Results, rows: Iterable[Any]) -> list[Any]:
     """Those that the newest sweep of their model has asked for."""
     beside = {row.key: set(row.beside) for row in results.sweeps}
     return [row for row in rows if row.unit in beside.get(row.key, ())]
@@ -135,17 +129,6 @@ def agreement(effect: Sequence[float | None], order: OrderRow) -> float | None:
     """
     effects = [effect[block - 1] for block in order.candidates]
     return spearman([-times for times in order.chosen], effects) if order.chosen else None
-
-
-def _means(truths: Sequence[Row]) -> list[Row]:
-    """By rule the mean over models; none of a single model."""
-    rhos: defaultdict[str, list[float]] = defaultdict(list)
-    for row in truths:
-        rhos[row["rule"]] += [row["rho"]] if row["rho"] is not None else []
-    known = {rule: of for rule, of in rhos.items() if of}
-    rows = [{"rule": r, "rho": mean_of_all(of), "models": len(of)} for r, of in known.items()]
-    several = len({row["model"] for row in truths}) > 1
-    return sorted(rows, key=lambda row: -row["rho"]) if several else []
 
 
 def spread_row(removed: Sequence[Sequence[int]], candidates: Sequence[int], draws: int) -> Row:

@@ -44,8 +44,8 @@ class Unit(NamedTuple):
 
 
 UNITS = {
-    "layers": Unit(100, "points", "+z.2f", 1, "score of the layer chosen less the last one's"),
-    "models": Unit(1, "rho", "+z.2f", FEW, "Spearman's rho of its order with the scores"),
+    "layers": Unit(100, "points", "+z.2f", 1, "score of its layer, mean over models and tasks"),
+    "models": Unit(1, "rho", "+z.2f", FEW, "Spearman's rho of its order, mean over tasks"),
 }
 
 
@@ -111,8 +111,7 @@ def report(of: str, results: Results, terms: Terms, stated: str) -> Report:
     rules = _Rules(of, found, terms)
     said = [*rules.sentences()]
     said.insert(1, Caution("trial_stated", {"stated": stated}))
-    if found.unknown:
-        said.append(Caution("trial_unknown", {"models": count(found.unknown, "model")}))
+    said += found.cautions
     if others := [TASKS[other] for other in sides if other != kind]:
         left = {"kind": TASKS[kind], "others": " and ".join(others)}
         said.append(Caution("trial_kind", left))
@@ -151,8 +150,11 @@ class _Rules:
         if len(self.ways) > 1 or primary == BEST:
             self._judge(BEST, "choice", "on other families", best, {})
         if primary not in self.trials:
-            what = f"no model and task with {self.control}, or no other family to be chosen on"
-            raise UserError(f"{primary} cannot be tried: it has {what}")
+            if self.ways and len(found.groups.names) == 1:
+                what = "it is chosen on other families, and there is but one"
+            else:
+                what = f"it has no model and task with {self.control}"
+            raise UserError(f"{primary} cannot be tried: {what}")
         self.rows.sort(key=lambda row: -row["effect"])
         self.rows.sort(key=lambda row: (row["rule"] != primary, row["rule"] != BEST))
         ps = statistics.holm([row["p"] for row in self.rows[1:]])
@@ -167,23 +169,19 @@ class _Rules:
         return [name for name in rules if name != self.control]
 
     def _add(self, name: str, candidate: Candidate) -> None:
-        trials = {
+        pairs = {
             f"{name} {way}".strip(): self.found.trial(choice, self.against)
             for way, choice in candidate.ways.items()
         }
-        if not any(trial.counts["pairs"] for trial in trials.values()):
+        trials = {way: trial for way, (trial, _) in pairs.items() if trial.counts["pairs"]}
+        if not trials:
             return  # on no model and task with the control
         if candidate.kind != "labels":
             self.ways |= trials
-        both = len(trials) > 1
-        (way, choice), *_ = candidate.ways.items()
-        alone: Row = {}
-        if not both:
-            alone = {"alone": self.found.alone(choice, self.against)}
-            alone |= {"control_alone": self.found.alone(self.against, choice)}
-            alone |= {"regret": self.found.regret(choice, self.against)}
-            alone |= {"control_regret": self.found.regret(self.against, choice)}
-        picks = "either end, by other families" if both else way
+        (way, *others), ((_, sides), *_) = candidate.ways, pairs.values()
+        alone = {} if others else dict(zip(("alone", "control_alone"), sides.tolist(), strict=True))
+        picks = "either end, by other families" if others else way
+        picks += ", in-sample" * (candidate.kind == "labels")  # which it is judged by as well
         self._judge(name, candidate.kind, picks, best_of([*trials.values()])[0], alone)
 
     def _judge(self, name: str, kind: str, picks: str, trial: Trial, alone: Row) -> None:
@@ -217,24 +215,20 @@ class _Rules:
             least = f"{_families(LEAST_FAMILIES, terms.held_out)} and {count(LEAST_TASKS, 'task')}"
             numbers["least"] = f"{unit.least} models of {least}" if unit.least > 1 else least
         yield Caution(f"trial_{row['verdict'].replace(' ', '_')}", numbers)
-        if row["verdict"] == "not shown" and row["high"] < self._smallest:
-            yield Caution("trial_small", {"smallest": self._size(self._smallest)})
+        if row["verdict"] == "not shown" and row["high"] < self.terms.smallest:
+            yield Caution("trial_small", {"smallest": self._size(self.terms.smallest)})
         if others := self.rows[1:]:
             yield self._others(others)
         yield from self._plan()
 
     def _others(self, others: Sequence[Row]) -> Caution:
         better = [row["rule"] for row in others if row["verdict"] == "better"]
-        code = "trial_others"
         ahead = max(others, key=lambda row: row["effect"])
         numbers = {"rules": count(len(others), "secondary rule"), "better": names(better)}
         numbers |= {"ahead": ahead["rule"], "effect": self._size(ahead["effect"])}
-        code += "_better" if better else "_behind" if ahead["effect"] <= 0 else ""
-        return Caution(code, numbers)
-
-    @property
-    def _smallest(self) -> float:
-        return self.terms.smallest
+        tested = any(row["p"] is not None for row in others)
+        code = "_better" if better else "" if tested else "_few"
+        return Caution(f"trial_others{code}", numbers)
 
     def _size(self, effect: float) -> str:
         return f"{effect:{self.unit.form}} {self.unit.name}"
@@ -242,7 +236,8 @@ class _Rules:
     def _shown(self, row: Row) -> Row:
         interval = f", {100 * (1 - self.terms.alpha):g} % {row['interval']}" * bool(row["interval"])
         effect = f"{self._size(row['effect'])}{interval}"
-        return {"rule": row["rule"], "control": self.control, "effect": effect}
+        rule = f"the {BEST}" if row["rule"] == BEST else row["rule"]
+        return {"rule": rule, "control": self.control, "effect": effect}
 
     def _power(self, families: float, tasks: float, effect: float) -> float:
         assert self.layout is not None
@@ -257,7 +252,7 @@ class _Rules:
         if not any(layout):
             yield Caution("trial_same", {"rule": row["rule"], "control": self.control})
             return
-        f, t, smallest = row["families"], row["tasks"], self._smallest
+        f, t, smallest = row["families"], row["tasks"], self.terms.smallest
         numbers = {"smallest": self._size(smallest), "power": f"{100 * terms.power:g} %"}
         small = smallest / self.unit.scale
         plans = [
@@ -279,7 +274,6 @@ class _Rules:
     def tables(self) -> Iterator[Table]:
         """The rules, what left-out families change, and the plan."""
         unit, level = self.unit, f"{100 * (1 - self.terms.alpha):g} %"
-        with_regret = any(row.get("regret") is not None for row in self.rows)
         columns = (
             Column("rule", key=True),
             Column("role", key=True),
@@ -295,20 +289,10 @@ class _Rules:
             Column("picks", rest=1),
             Column("alone", "rule alone", unit.name, "max", unit.form, rest=1),
             Column("control_alone", "control alone", unit.name, "max", unit.form, rest=1),
-            Column("regret", "", "score", "min", ".3f", rest=1, shown=with_regret),
-            Column(
-                "control_regret",
-                "control's regret",
-                "score",
-                "min",
-                ".3f",
-                rest=1,
-                shown=with_regret,
-            ),
             *hidden("stderr", "low", "high", "pairs"),
         )
         caption = (
-            f"Gain: {unit.outcome}, mean over models and tasks, less the same of {self.control}; "
+            f"Gain: {unit.outcome}, less that of {self.control}; "
             f"{level}: two-way bootstrap over families and tasks, Student's t. p (Holm): of "
             "secondary rules, corrected for how many there are; the primary's own p counts.",
             f"{BEST}: for each family and task the rule that gains most on all others. either end: "
@@ -336,11 +320,11 @@ class _Rules:
             Column("without", "gain on the others", unit.name, "max", unit.form),
             Column("chosen", "best on the others"),
         )
-        caption = ("What each family adds to the primary rule's gain, and the rest without it.",)
+        caption = ("What each family adds to the primary rule's gain.",)
         return Table("left_out", "With each family left out", columns, rows, caption)
 
     def _plan_table(self, layout: Layout) -> Table:
-        smallest, observed, scale = self._smallest, self.primary["effect"], self.unit.scale
+        smallest, observed, scale = self.terms.smallest, self.primary["effect"], self.unit.scale
         effects = {"smallest": smallest} | ({"observed": observed} if observed > 0 else {})
         rows: list[Row] = [
             {"lead": name, "effect": effect, "families": n}

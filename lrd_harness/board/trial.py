@@ -1,16 +1,14 @@
 """Whether a rule beats its control beyond the models and tasks at hand, and how many would tell.
 
-The outcome of a rule on a task is a number of all models: the mean of what it gains, or a rank
-correlation. Taken with all models and without each family in turn it gives a pseudo-value (Tukey
-1958) for every family and task; of a mean over families of one model these are the gains
-themselves. Families and tasks are two samples: a two-way bootstrap (Owen 2007, The pigeonhole
-bootstrap) draws both with replacement, families whole, as sisters, copies and checkpoints of one
-training run are no models of their own.
+The outcome of a rule on a task is of all models: the mean of what it gains, or a rank correlation.
+Taken with all models and without each family in turn it gives a pseudo-value (Tukey 1958) for every
+family and task; of a mean over families of one model these are the gains themselves. A two-way
+bootstrap (Owen 2007, The pigeonhole bootstrap) draws tasks and whole families with replacement.
 
-Of few families or tasks the percentiles of a bootstrap are too narrow. Its variance is therefore
-taken apart into that of families, of tasks and of both, each is set right for how many it is drawn
-from, and the interval is Student's with Satterthwaite's degrees of freedom. From 4 families and 3
-tasks on, a rule that is worth nothing is then told from its control in at most 5 % of panels.
+As percentiles of few are too narrow, its variance is taken apart into that of families, of tasks
+and of both, each set right for how many it is drawn from; the interval is Student's with
+Satterthwaite's degrees of freedom. From 4 families and 3 tasks on, a rule that is worth nothing is
+then told from its control in at most 5 % of panels.
 """
 
 from __future__ import annotations
@@ -31,10 +29,10 @@ _DIGITS = 12  # of effects: those that are equal to this are level
 
 
 class Groups:
-    """The models by family.
+    """The models by family, of many families in groups of several.
 
-    names: of the groups; places: each model's group (models,); families: how many there are;
-    weights: (groups + 1, models), 1 for the models that are left: all, then without each group.
+    names: of the groups; per: how many families a group has; weights: (groups + 1, models), 1 for
+    the models that are left: all, then without each group.
 
     Examples
     --------
@@ -46,6 +44,7 @@ class Groups:
     def __init__(self, families: Sequence[str], seed: int = 42) -> None:
         self.of = np.unique(np.array(families, dtype=str), return_inverse=True)
         names, places = self.of
+        self.per = max(1.0, len(names) / GROUPS)
         if len(names) > GROUPS:
             places = (np.random.default_rng(seed).permutation(len(names)) % GROUPS)[places]
             names = np.array([f"group {n + 1}" for n in range(GROUPS)])
@@ -61,20 +60,22 @@ class Groups:
 
     def trial(self, outcomes: np.ndarray, there: np.ndarray) -> Trial:
         """Of outcomes (groups + 1, tasks); there: (models, tasks), which models they are of."""
+        outcomes = np.round(outcomes, _DIGITS)
         whole, without = outcomes[0], outcomes[1:]
         there = there & ~np.isnan(whole)
         part = self.member @ there > 0
         pseudo = np.where(part, (part.sum(axis=0) - 1) * (whole - without), np.nan)
-        pseudo += whole - _means(pseudo)  # so that their mean is the outcome, of any sizes
+        pseudo += whole - means(pseudo)  # so that their mean is the outcome, of any sizes
         models = there.any(axis=1)
         sizes = self.member @ models
         counts = {"families": len(set(self.of[1][models])), "models": int(models.sum())}
         counts |= {"tasks": int(there.any(axis=0).sum()), "pairs": int(there.sum())}
         return Trial(
             pseudo,
-            float(_means(whole[:, None])[0]),
+            float(means(whole[:, None])[0]),
             np.where(np.isnan(whole), np.nan, without),
             float(sizes.sum() ** 2 / (sizes @ sizes)) if sizes.any() else 0.0,
+            self.per,
             counts,
         )
 
@@ -94,21 +95,22 @@ class Trial(NamedTuple):
     cells: pseudo-values (groups, tasks), NaN for a family that a task lacks; effect: of all models,
     the mean over tasks; outcomes: of tasks without each group (groups, tasks), NaN where nothing is
     left; effective: how many groups of equal size would say as much (Kish 1965), as a family of 9
-    models and one of 1 are no two; counts: families, models, tasks, and pairs of model and task;
-    chosen: whether it is of a choice among rules, see `best_of`.
+    models and one of 1 are no two; per: families of a group; counts: families, models, tasks, and
+    pairs of model and task; chosen: whether it is of a choice among rules, see `best_of`.
     """
 
     cells: np.ndarray
     effect: float
     outcomes: np.ndarray
     effective: float
+    per: float
     counts: Mapping[str, int]
     chosen: bool = False
 
     @property
     def without(self) -> np.ndarray:
         """The effect without each group: (groups,), NaN where nothing is left."""
-        return _means(self.outcomes.T)
+        return means(self.outcomes.T)
 
     @property
     def others(self) -> np.ndarray:
@@ -144,9 +146,10 @@ class Trial(NamedTuple):
         return Tested(error, self.effect - reach, self.effect + reach, p)
 
     def layout(self) -> Layout | None:
-        """Variances of a cell, by Henderson's (1953) method 1; None below 2 families or 2 tasks.
+        """Variances of one family and task, by Henderson's (1953) method 1; None below 2 of either.
 
-        Where every family has every task it is the analysis of variance.
+        Where every family has every task it is the analysis of variance. A group of several
+        families varies less than one: by as many times as these.
         """
         cells = _filled(self.cells)
         if min(cells.shape) < 2:
@@ -160,11 +163,12 @@ class Trial(NamedTuple):
         expected = np.array([[n, f, f], [t, n, t], [n, n, n]], dtype=np.float64)
         expected -= [np.sum(by_family**2) / n, np.sum(by_task**2) / n, 1]
         found = np.linalg.lstsq(expected, total, rcond=None)[0]
+        found *= [self.per, 1, self.per]
         return Layout(*(self.shared * np.maximum(found, 0)).tolist())
 
 
 class Layout(NamedTuple):
-    """Variances of one cell: between families, between tasks, and what is left."""
+    """Variances of one family and task: between families, between tasks, and what is left."""
 
     families: float
     tasks: float
@@ -203,12 +207,11 @@ class Layout(NamedTuple):
 def best_of(trials: Sequence[Trial]) -> tuple[Trial, list[int]]:
     """What choosing among rules comes to: in each cell the rule best on other families and tasks.
 
-    Also which one that is for most tasks of each group; the first of those that are level. No rule
-    is judged by what it was chosen on. As any two choices have nearly all families in common, cells
-    depend on one another: the variance of their mean is that of Nadeau & Bengio (2003, Inference
-    for the generalization error), 1 / n + 1 / (n - 1) times a cell's in place of 1 / n. A choice
-    that flutters among rules that are level also loses a little by that, which says nothing of any
-    of them: a choice is never called worse.
+    Also which one that is for most tasks of each group; the first of those that are level. As any
+    two choices have nearly all families in common, the variance of the mean is that of Nadeau &
+    Bengio (2003, Inference for the generalization error), 1 / n + 1 / (n - 1) times a cell's in
+    place of 1 / n. A choice among rules that are level loses a little by fluttering, which says
+    nothing of any of them: a choice is never called worse.
     """
     if len(trials) == 1:
         return trials[0], [0] * len(trials[0].cells)
@@ -218,17 +221,17 @@ def best_of(trials: Sequence[Trial]) -> tuple[Trial, list[int]]:
     cells = np.take_along_axis(np.array([trial.cells for trial in trials]), places[None], 0)[0]
     cells = np.where(np.isinf(ranked).all(axis=0), np.nan, cells)  # nothing to choose on
     used = [trials[i] for i in np.unique(places)]
-    effect = float(_means(_means(cells)[:, None])[0])
+    effect = float(means(means(cells)[:, None])[0])
     fewest = min(used, key=lambda trial: trial.counts["pairs"])
     most = [int(np.bincount(row).argmax()) for row in places]
     return fewest._replace(cells=cells, effect=effect, chosen=True), most
 
 
 def _bootstrap(cells: np.ndarray, resamples: int, seed: int) -> tuple[float, float, float]:
-    """Variances of the mean that are due to families, to tasks, and to both at once.
+    """Variances of the mean of cells (families, tasks) due to families, to tasks, to both at once.
 
-    Of draws of families alone, of tasks alone, and of both; each times n / (n - 1), as a sample
-    varies less than what it is of. cells: (families, tasks).
+    Of draws of either alone, and of both; each times n / (n - 1), as a sample varies less than what
+    it is of.
     """
     there = (~np.isnan(cells)).astype(np.float64)
     y, (f, t) = np.where(there > 0, cells, 0), cells.shape
@@ -265,7 +268,7 @@ def _filled(cells: np.ndarray) -> np.ndarray:
     return np.asarray(cells[there.any(axis=1)][:, there.any(axis=0)])
 
 
-def _means(rows: np.ndarray) -> np.ndarray:
+def means(rows: np.ndarray) -> np.ndarray:
     """The mean of what is there of each column, NaN of nothing: (columns,)."""
     there = ~np.isnan(rows)
     with np.errstate(invalid="ignore"):  # 0 / 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from math import isfinite
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lrd_harness.capture.embeddings import Progress
 from lrd_harness.capture.fidelity import AT_ONCE, divergence, rank_correlation
 from lrd_harness.capture.walk import Removed, Walk
 from lrd_harness.contracts import BlockValues, Encoded
@@ -24,46 +25,41 @@ similarity = torch.nn.functional.cosine_similarity
 class Ablation(NamedTuple):
     """Of n texts and L blocks, what each text loses without each block.
 
-    losses: (n, L); weights: (n,), by which they are averaged. Of a language model "kl": nats from
-    the original's next tokens, summed over a text's predicted tokens, and how many these are; of
-    others "cosine_loss", 1 - the cosine of the outputs, weights of 1, and outputs (L + 1, n, d),
-    the whole model's first.
+    losses: (n, L); weights: (n,), by which they are averaged, 0 for a text that was not read. Of a
+    language model "kl": nats from the original's next tokens, summed over a text's predicted
+    tokens, and how many these are; of others "cosine_loss", 1 - the cosine of the outputs, weights
+    of 1, and rsa_loss, 1 - the rank correlation of their similarities, of all texts together.
     """
 
     loss: str
     losses: np.ndarray
     weights: np.ndarray
-    outputs: np.ndarray | None = None
+    rsa_loss: BlockValues | None = None
 
-    def effect(self, rows: Rows | None = None) -> list[float | None]:
-        """The mean loss without each block, 0 or more; of some texts. None where not finite.
+    def effect(self, rows: Rows) -> list[float | None]:
+        """The mean loss without each block on some texts, 0 or more; None where not finite.
 
         Raises UnitError where no token of these texts is predicted.
         """
-        some = slice(None) if rows is None else list(rows)
-        total = float(self.weights[some].sum())
+        total = float(self.weights[list(rows)].sum())
         if not total:
             raise UnitError("no text has a second token to be predicted")
-        means = (self.losses[some].sum(axis=0) / total).tolist()
+        means = (self.losses[list(rows)].sum(axis=0) / total).tolist()
         return [max(0.0, mean) if isfinite(mean) else None for mean in means]
 
     @property
     def effects(self) -> dict[str, BlockValues]:
-        """The effect of each block by name of its loss; without a head also "rsa_loss"."""
-        effects: dict[str, BlockValues] = {self.loss: self.effect()}
-        if self.outputs is not None:
-            whole, *others = self.outputs
-            alike = [rank_correlation(whole, other) for other in others]
-            effects["rsa_loss"] = [None if rho is None else 1 - rho for rho in alike]
-        return effects
+        """The effect of each block by name of its loss, the one that counts first."""
+        effects: dict[str, BlockValues] = {self.loss: self.effect(range(len(self.losses)))}
+        return effects if self.rsa_loss is None else effects | {"rsa_loss": self.rsa_loss}
 
 
 @torch.inference_mode()
 def ablate(
     model: OpenedModel,
-    batches: Iterable[tuple[Rows, Sequence[Encoded]]],
+    batches: Sequence[tuple[Rows, Sequence[Encoded]]],
     n: int,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress,
 ) -> Ablation:
     """Run texts through a model without each of its blocks in turn: about L²/2 blocks a text.
 
@@ -72,6 +68,7 @@ def ablate(
     with texts that are in no batch is 0. Raises UserError as `Walk` does.
     """
     blocks, walk = model.info.blocks, Walk(model.backbone)
+    total = sum(len(batch) for _, batch in batches)
     variants: list[Removed] = [(), *((number,) for number in range(1, blocks + 1))]
     losses, weights, done = np.zeros((n, blocks)), np.zeros(n), 0
     outputs: np.ndarray | None = None
@@ -87,10 +84,13 @@ def ablate(
             cosines = similarity(torch.from_numpy(out[:1]), torch.from_numpy(out[1:]), dim=-1)
             losses[here], weights[here] = 1 - cosines.numpy().T, 1
         done += len(batch)
-        progress(done, n)
-    loss = "cosine_loss" if model.head is None else "kl"
-    read = None if outputs is None else outputs[:, weights > 0]
-    return Ablation(loss, losses, weights, read)
+        progress(done, total)
+    if outputs is None:
+        return Ablation("kl", losses, weights)
+    whole, *others = outputs[:, weights > 0]
+    alike = [rank_correlation(whole, other) for other in others]
+    rsa_loss = [None if rho is None else 1 - rho for rho in alike]
+    return Ablation("cosine_loss", losses, weights, rsa_loss)
 
 
 def pooled_states(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from lrd_harness.errors import DegenerateState, NotEnoughTexts
 
@@ -87,7 +87,7 @@ def pieces_of_pairs(n: int, numbers: int) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-def cka_matrix(states: Sequence[torch.Tensor]) -> torch.Tensor:
+def cka_matrix(states: Sequence[torch.Tensor] | Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Linear CKA of each pair of states, debiased: (S, S) in -1..1, about 0 if independent.
 
     Sums over pairs of texts of products of the U-centred Gram matrices (Székely and Rizzo, 2014),
@@ -95,7 +95,7 @@ def cka_matrix(states: Sequence[torch.Tensor]) -> torch.Tensor:
 
     Parameters
     ----------
-    states : sequence of S tensors (n, d_l), float64
+    states : sequence of S tensors (n, d_l), float64, of layers; or such a mapping from names
         Of the same texts, at least 20.
 
     Raises
@@ -114,29 +114,32 @@ def cka_matrix(states: Sequence[torch.Tensor]) -> torch.Tensor:
     """
     import torch
 
-    n = len(states[0])
+    places: Sequence[Any] = [*states] if isinstance(states, Mapping) else range(len(states))
+    names = places if isinstance(states, Mapping) else [f"layer {layer}" for layer in places]
+    first = states[places[0]]
+    n, device = len(first), first.device
     if n < CKA_TEXTS:
         raise NotEnoughTexts(f"CKA needs at least {CKA_TEXTS} texts, got {n}")
-    device = states[0].device
     products = torch.zeros(len(states), len(states), dtype=torch.float64, device=device)
     size = torch.ones(len(states), dtype=torch.float64, device=device)
     for start, stop in pieces_of_pairs(n, PIECE // len(states)):
         grams = products.new_empty(len(states), stop - start, n - start)
-        for layer, state in enumerate(states):
+        for i, place in enumerate(places):
+            state = states[place]  # reading it may raise too
             try:
                 rows = centred(state)
             except DegenerateState:
-                raise DegenerateState(f"CKA: layer {layer} is the same for all texts") from None
+                raise DegenerateState(f"CKA: {names[i]} is the same for all texts") from None
             squares = rows.square().sum(dim=1)
             sums = (rows @ rows.sum(dim=0) - squares) / (n - 2)  # of each text with all others
             gram = rows[start:stop] @ rows[start:].T - sums[start:stop, None] - sums[start:]
-            grams[layer] = (gram + sums.sum() / (n - 1)).triu(1)
-            size[layer] = squares.sum()
+            grams[i] = (gram + sums.sum() / (n - 1)).triu(1)
+            size[i] = squares.sum()
         flat = grams.flatten(1)
         products += flat @ flat.T
     alike = (products.diagonal() <= LOST * size.square()).nonzero().flatten().tolist()
     if alike:
-        raise DegenerateState(f"CKA: in layer {alike[0]} all texts are equally alike")
+        raise DegenerateState(f"CKA: in {names[alike[0]]} all texts are equally alike")
     norms = products.diagonal().sqrt()
     matrix: torch.Tensor = (products / norms[:, None] / norms).clamp(-1, 1).fill_diagonal_(1)
     return (matrix + matrix.T) / 2

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lrd_harness.capture.ablation import Ablation, Rows, ablate, pooled_states
 from lrd_harness.capture.embeddings import Progress, batches
-from lrd_harness.capture.samples import drawn
+from lrd_harness.capture.samples import SEED, drawn
 from lrd_harness.capture.walk import Removed, Walk
 from lrd_harness.contracts import BlockValues, Encoded, Text
 from lrd_harness.errors import UnitError
@@ -32,20 +32,19 @@ TIMED_TEXTS = 8  # one batch of them
 ABLATION_TOKENS = 2**14  # of its texts together; each goes through every block about L/2 times
 PERPLEXITY_TEXTS, PERPLEXITY_TOKENS = 64, 2048  # at most; each goes through every variant's head
 
-Effects = Mapping[str, BlockValues]  # of each block by name of the loss, the one that counts first
-Remember = Callable[[Callable[[Progress], Effects]], Effects]
+Remember = Callable[[Callable[[Progress], Ablation]], Ablation]
 
 
-def _silent(done: int, total: int) -> None:
-    """No progress to show."""
+def _silent(compute: Callable[[Progress], Ablation]) -> Ablation:
+    return compute(lambda done, total: None)
 
 
 class ModelEvidence:
     """contracts.Evidence of an opened model, each part computed when it is first asked for.
 
     texts: the sample on which tokens and outputs are compared; profiles: what metrics have
-    recorded, as values of blocks. remember: is given what computes the effect of each block, by
-    name of loss, and gives these, or what it has of them from before.
+    recorded, as values of blocks. remember: is given what takes out each block, and gives what that
+    gives, or has given before.
     """
 
     def __init__(
@@ -54,18 +53,22 @@ class ModelEvidence:
         texts: Sequence[Text],
         profiles: Mapping[str, BlockValues],
         batch_tokens: int,
-        remember: Remember = lambda compute: compute(_silent),
+        remember: Remember = _silent,
     ) -> None:
         self.blocks = model.info.blocks
-        self._read, self._remember = _Read(model, texts, batch_tokens), remember
+        self._read = _Read(model, texts, batch_tokens, remember)
         self._rows: Rows = range(len(texts))
-        self._whole = True
         self.profiles: Mapping[str, BlockValues] = _Profiles(profiles, self)
 
     def part(self, rows: Rows, profiles: Mapping[str, BlockValues]) -> ModelEvidence:
-        """What it would be of these of its texts alone; no text is read twice."""
+        """What it would be of these of its texts alone; no text is read twice.
+
+        Raises UnitError for none.
+        """
+        if not len(rows):
+            raise UnitError(f"no text is left of {len(self._rows)}: give more")
         part = copy.copy(self)
-        part._rows, part._whole, part.profiles = list(rows), False, _Profiles(profiles, part)
+        part._rows, part.profiles = list(rows), _Profiles(profiles, part)
         return part
 
     @property
@@ -78,10 +81,7 @@ class ModelEvidence:
     @property
     def effect(self) -> BlockValues:
         """What the output loses without each block alone, see `Ablation`."""
-        if not self._whole:
-            return self._read.ablation(_silent).effect(self._rows)
-        effects = self._remember(lambda progress: self._read.ablation(progress).effects)
-        return next(iter(effects.values()))
+        return self._read.ablation.effect(self._rows)
 
     def angle(self, first: int, last: int) -> float:
         """Mean arccos(cosine) / pi, what enters `first` to what `last` writes, at the last token.
@@ -101,10 +101,12 @@ class ModelEvidence:
 class _Read:
     """What is read of each of some texts, at most once."""
 
-    def __init__(self, model: OpenedModel, texts: Sequence[Text], batch_tokens: int) -> None:
+    def __init__(
+        self, model: OpenedModel, texts: Sequence[Text], batch_tokens: int, remember: Remember
+    ) -> None:
         self.model, self.texts, self.batch_tokens = model, list(texts), batch_tokens
         self._agreements: dict[Removed, Tensor] = {}
-        self._ablation: Ablation | None = None
+        self._remember = remember
 
     @cached_property
     def tokens(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -140,12 +142,18 @@ class _Read:
         angles = 2 * (torch.stack(chords) / 2).clamp(max=1).arcsin() / torch.pi
         return torch.stack(cosines, 1), mask.sum(1).cpu(), angles.permute(2, 0, 1)
 
-    def ablation(self, progress: Progress) -> Ablation:
-        """Of the first texts that have ABLATION_TOKENS tokens together, at least one."""
-        if self._ablation is None:
-            few = _batches(self.model, self.texts, self.batch_tokens, ABLATION_TOKENS)
-            self._ablation = ablate(self.model, list(few), len(self.texts), progress)
-        return self._ablation
+    @cached_property
+    def ablation(self) -> Ablation:
+        """Of as many texts, drawn by a seed, as have ABLATION_TOKENS tokens, at least one."""
+        order = np.random.RandomState(SEED).permutation(len(self.texts)).tolist()
+
+        def compute(progress: Progress) -> Ablation:
+            texts = [self.texts[i] for i in order]
+            few = _batches(self.model, texts, self.batch_tokens, ABLATION_TOKENS)
+            read = [([order[place] for place in places], batch) for places, batch in few]
+            return ablate(self.model, read, len(order), progress)
+
+        return self._remember(compute)
 
     def agreements(self, sets: Sequence[Removed], rows: Rows) -> list[float]:
         """Of each set the mean cosine over those of GREEDY_TEXTS that are among the rows."""

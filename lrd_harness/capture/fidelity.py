@@ -63,10 +63,10 @@ def alike(original: Any, changed: Any) -> dict[str, float]:
         figures |= {"cosine": paired / n, "unpaired": (every - paired) / (n * (n - 1))}
     if any(is_degenerate(torch.from_numpy(state)) for state in (h, g)):
         return figures
-    cosines = [_cosines(unit) for unit in units]
-    if (rsa := _ranked_alike(*cosines)) is not None:
+    apart = [_apart(unit) for unit in units]
+    if (rsa := _ranked_alike(*apart)) is not None:
         figures["rsa"] = rsa
-    near = [_neighbours(matrix, k) for matrix in cosines]
+    near = [_neighbours(matrix, k) for matrix in apart]
     common = sum(len(set(a) & set(b)) for a, b in zip(*map(np.ndarray.tolist, near), strict=True))
     figures |= {"knn_overlap": common / (n * k), "chance": k / (n - 1)}
     before, after = torch.from_numpy(h), torch.from_numpy(g)
@@ -87,17 +87,23 @@ def rank_correlation(original: np.ndarray, changed: np.ndarray) -> float | None:
     states = [torch.from_numpy(side) for side in sides]
     if len(sides[0]) < LEAST or not all(is_finite(s) and not is_degenerate(s) for s in states):
         return None
-    return _ranked_alike(*(_cosines(_directions(side)) for side in sides))
+    return _ranked_alike(*(_apart(_directions(side)) for side in sides))
 
 
 def _some(rows: np.ndarray) -> np.ndarray:
     return rows[chosen(len(rows))] if len(rows) > MOST else rows
 
 
-def _cosines(units: np.ndarray) -> np.ndarray:
-    """Of rows of length 1; rounded, so that what is tied is not ordered by the last digit."""
-    cosines: np.ndarray = np.round(units @ units.T, 12)
-    return cosines
+def _apart(units: np.ndarray) -> np.ndarray:
+    """1 - cosine of rows of length 1 or 0, by chords of centred rows: all digits where most agree.
+
+    Rounded, so that what is tied is not ordered by the last digit.
+    """
+    rows = units - units.mean(axis=0)
+    half = ((rows**2).sum(axis=1) + (1 - (units**2).sum(axis=1).round())) / 2
+    apart: np.ndarray = half[:, None] + half - rows @ rows.T
+    unit = 1e-12 * np.sqrt(2 * half.max())
+    return np.round(apart / unit) if unit else apart
 
 
 def _ranked_alike(a: np.ndarray, b: np.ndarray) -> float | None:
@@ -136,9 +142,9 @@ def _directions(rows: np.ndarray) -> np.ndarray:
     return unit
 
 
-def _neighbours(cosines: np.ndarray, k: int) -> np.ndarray:
-    """Of each text the k others of the greatest cosine (n, k), ties to the lower index."""
-    away = -cosines
+def _neighbours(apart: np.ndarray, k: int) -> np.ndarray:
+    """Of each text the k nearest others (n, k), ties to the lower index."""
+    away = apart.copy()
     np.fill_diagonal(away, np.inf)
     return away.argsort(axis=1, kind="stable")[:, :k]
 

@@ -257,7 +257,8 @@ class AblationRow(Row):
     """What a model's output loses without each of its blocks alone, on n texts.
 
     effects: by name of the loss ("kl", "cosine_loss", "rsa_loss") a value per block 1..L, None
-    where it is not finite; the first one is what rules look at.
+    where it is not finite; the first one is what rules look at. The record also has what each text
+    loses, for halves of the texts.
     """
 
     effects: Mapping[str, tuple[Number | None, ...]]

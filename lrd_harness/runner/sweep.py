@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, cached_property, lru_cache, partial
+from math import isfinite
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from lrd_harness import blocks
 from lrd_harness.capture import halves
+from lrd_harness.capture.ablation import Ablation
 from lrd_harness.capture.embeddings import Captured, Progress
 from lrd_harness.capture.evidence import (
     PERPLEXITY_TEXTS,
-    Effects,
     Latency,
     ModelEvidence,
     pass_latency,
@@ -212,116 +215,83 @@ class Sweep:
             for item in self.context.plan.metrics:
                 record = self.context.ledger.get(self.context.metric_unit(task, item))
                 if record is not None:
-                    by_metric |= blocks.block_profiles(
-                        item.metric.name,
-                        record["profiles"],
-                        model.info.blocks,
-                        record["start"],
-                        self.pruning.settings.indexing,
-                    )
+                    how = model.info.blocks, record["start"], self.pruning.settings.indexing
+                    by_metric |= blocks.block_profiles(item.metric.name, record["profiles"], *how)
             profiles += [by_metric] if by_metric else []
         averaged = blocks.averaged(profiles)
-        return ModelEvidence(
-            model, texts, averaged, batch_tokens, partial(self._remembered, len(texts))
-        )
+        return ModelEvidence(model, texts, averaged, batch_tokens, self._remembered)
 
-    def _remembered(self, n: int, compute: Callable[[Progress], Effects]) -> Effects:
-        """The effects of single blocks, which are recorded as soon as they are known."""
-        context = self.context
-        record = context.ledger.get(self._ablation)
-        if record is not None:
-            return dict(record["effects"])
-        stage = context.display.stage(f"{context.place}: taking out each block", "texts")
-        with stage as advance:
-            effects = compute(advance)
-        context.record("ablation", self._ablation, effects=effects, n=n)
-        return effects
+    def _remembered(self, compute: Callable[[Progress], Ablation]) -> Ablation:
+        """The losses without single blocks, which are recorded as soon as they are known."""
+        context, key = self.context, self._ablation
+        if (record := context.ledger.get(key)) is None:
+            stage = context.display.stage(f"{context.place}: taking out each block", "texts")
+            with stage as advance:
+                found = compute(advance)
+            n, effects = np.count_nonzero(found.weights), found.effects
+            rows = [[x if isfinite(x) else None for x in row] for row in found.losses.tolist()]
+            of_texts = {"losses": rows, "weights": found.weights.tolist()}
+            context.record("ablation", key, effects=effects, n=int(n), **of_texts)
+            return found
+        effects = record["effects"]
+        losses, weights = (np.array(record[name], float) for name in ("losses", "weights"))
+        return Ablation(next(iter(effects)), losses, weights, effects.get("rsa_loss"))
+
+    def _each(
+        self,
+        what: str,
+        kind: str,
+        choices: Mapping[str, RuleChoice],
+        found: Callable[[RuleChoice], Mapping[str, Any]],
+    ) -> None:
+        """Record of each choice, by its unit, what is found; what: is done, as people see it."""
+        context, todo = self.context, [k for k in choices if self.context.ledger.undone(k)]
+        with context.display.stage(f"{context.place}: {what}", "choices") as advance:
+            for done, key in enumerate(todo):
+                advance(done, len(todo))
+                rule, seed, _ = choices[key]
+                named = {"rule": rule.name, "version": rule.version, "seed": seed}
+                with context.attempt(key, metric=None, rule=rule.name):
+                    context.record(kind, key, **named, **found(choices[key]))
+            advance(len(todo), len(todo))
 
     def _choose(
-        self,
-        model: OpenedModel,
-        texts: list[Text],
-        allowed: list[int],
-        readers: Sequence[Reader],
+        self, model: OpenedModel, texts: list[Text], allowed: list[int], readers: Sequence[Reader]
     ) -> None:
-        """Have the rules choose which blocks to remove, and record each choice."""
-        context, tokens = self.context, readers[0].budget.tokens
+        """Record which blocks the rules remove, in which order, and on halves of the texts."""
+        tokens, n = readers[0].budget.tokens, len(texts)
         evidence = blocks.Later(lambda: self._evidence(model, texts, tokens))
-        stage = f"{context.place}: choosing blocks to remove"
-        with context.display.stage(stage, "choices") as advance:
-            for done, choice in enumerate(self.choices):
-                advance(done, len(self.choices))
-                key, rule = self.key(choice), choice.rule
-                if not context.ledger.undone(key):
-                    continue
-                with context.attempt(key, metric=None, rule=rule.name):
-                    m = blocks.count(choice.budget, allowed)
-                    answer = rule.choose(evidence, list(allowed), m, choice.seed or 0)
-                    removed = blocks.checked(rule.name, answer, allowed, m)
-                    # fails here, not in every variant, where just these blocks cannot go
-                    cut.parameters(model.parts.module, model.blocks, removed)
-                    context.record(
-                        "pruning",
-                        key,
-                        variant=blocks.name_of(removed),
-                        rule=rule.name,
-                        version=rule.version,
-                        seed=choice.seed,
-                        budget=choice.budget,
-                        removed=list(removed),
-                        candidates=allowed,
-                        blocks=model.info.blocks,
-                        n=len(texts) or None,
-                    )
-            advance(len(self.choices), len(self.choices))
-        self._order(evidence, allowed)
-        self._redraw(evidence, allowed, len(texts), readers)
-
-    def _order(self, evidence: Any, allowed: list[int]) -> None:
-        """Record in which order each rule removes the candidates."""
-        context = self.context
-        orders = {key: c for key, c in self._orders().items() if context.ledger.undone(key)}
-        stage = context.display.stage(f"{context.place}: orders of removal", "rules")
-        with stage as advance:
-            for done, (key, choice) in enumerate(orders.items()):
-                advance(done, len(orders))
-                rule = choice.rule
-                chosen: list[int] = []
-                with suppress(Exception):  # its own choices say what it fails at
-                    answers = [
-                        rule.choose(evidence, list(allowed), m, choice.seed or 0)
-                        for m in range(1, len(allowed))
-                    ]
-                    checked = [blocks.checked(rule.name, a, allowed, len(a)) for a in answers]
-                    chosen = [sum(block in removed for removed in checked) for block in allowed]
-                named = {"rule": rule.name, "version": rule.version, "seed": choice.seed}
-                context.record("order", key, **named, candidates=allowed, chosen=chosen)
-            advance(len(orders), len(orders))
-
-    def _redraw(self, evidence: Any, allowed: list[int], n: int, readers: Sequence[Reader]) -> None:
-        """Record what the rules choose on random halves of the texts."""
-        context = self.context
-        undone = {key: c for key, c in self._redraws().items() if context.ledger.undone(key)}
         parts = cache(lambda: list(self._parts(evidence, n, readers)))
-        stage = context.display.stage(
-            f"{context.place}: choosing on halves of the texts", "choices"
-        )
-        with stage as advance:
-            for done, (key, choice) in enumerate(undone.items()):
-                advance(done, len(undone))
-                rule, m = choice.rule, blocks.count(choice.budget, allowed)
-                with context.attempt(key, metric=None, rule=rule.name):
-                    context.record(
-                        "redraw",
-                        key,
-                        rule=rule.name,
-                        version=rule.version,
-                        budget=choice.budget,
-                        removed=halves.choices(rule, parts(), allowed, m),
-                        draws=self.pruning.settings.text_samples,
-                        candidates=allowed,
-                    )
-            advance(len(undone), len(undone))
+
+        def removed(choice: RuleChoice, m: int) -> tuple[int, ...]:
+            answer = choice.rule.choose(evidence, list(allowed), m, choice.seed or 0)
+            return blocks.checked(choice.rule.name, answer, allowed, m)
+
+        def chosen(choice: RuleChoice) -> dict[str, Any]:
+            gone = removed(choice, blocks.count(choice.budget, allowed))
+            # fails here, not in every variant, where just these blocks cannot go
+            cut.parameters(model.parts.module, model.blocks, gone)
+            of_model = {"candidates": allowed, "blocks": model.info.blocks, "n": n or None}
+            variant = {"variant": blocks.name_of(gone), "removed": list(gone)}
+            return {"budget": choice.budget, **variant, **of_model}
+
+        def ordered(choice: RuleChoice) -> dict[str, Any]:
+            times: list[int] = []
+            with suppress(Exception):  # its own choices say what it fails at
+                sets = [removed(choice, m) for m in range(1, len(allowed))]
+                times = [sum(block in gone for gone in sets) for block in allowed]
+            return {"candidates": allowed, "chosen": times}
+
+        def again(choice: RuleChoice) -> dict[str, Any]:
+            m, draws = blocks.count(choice.budget, allowed), self.pruning.settings.text_samples
+            sets = halves.choices(choice.rule, parts(), allowed, m)
+            named = {"budget": choice.budget, "candidates": allowed}
+            return {**named, "removed": sets, "draws": draws}
+
+        of_choices = {self.key(choice): choice for choice in self.choices}
+        self._each("choosing blocks to remove", "pruning", of_choices, chosen)
+        self._each("orders of removal", "order", self._orders(), ordered)
+        self._each("choosing on halves of the texts", "redraw", self._redraws(), again)
 
     def _parts(self, evidence: Any, n: int, readers: Sequence[Reader]) -> Iterator[ModelEvidence]:
         """The evidence of random halves of n texts, and of those that metrics are measured on."""
@@ -332,15 +302,15 @@ class Sweep:
         for reader in readers if items else ():
             for task in (t for t in self.tasks() if t.likelihood == reader.likelihood):
                 texts = reader.sample(task)
-                drawn_halves = [halves.half(len(texts), draw) for draw in range(len(found))]
+                labels = partial(reader.questions.labels, task)
                 of_draws: list[Profiles] = [{} for _ in found]
                 for item in items:
-                    labels = partial(reader.questions.labels, task)
-                    with suppress(UnitError):  # as on the whole task
+                    with suppress(Exception):  # as on the whole task, where it is told
                         measure = halves.statistic(reader.samples, item, texts, labels, held)
-                        for profiles, rows in zip(of_draws, drawn_halves, strict=True):
-                            with suppress(UnitError):
-                                profiles |= self._profiles(item, measure(rows)[0], evidence.blocks)
+                        for draw, profiles in enumerate(of_draws):
+                            with suppress(Exception):
+                                scores, _ = measure(halves.half(len(texts), draw))
+                                profiles |= self._profiles(item, scores, evidence.blocks)
                 for profiles, of_tasks in zip(of_draws, found, strict=True):
                     of_tasks += [profiles] if profiles else []
         for draw, of_tasks in enumerate(found):
@@ -365,7 +335,10 @@ class Sweep:
         undone = [v for v in variants if context.undone("variant", blocks.name_of(v))]
         latency: Latency | None = None
         read: dict[Removed, float | None] = {}
-        apart = len(others) >= PERPLEXITY_TEXTS  # a rule may have looked for a low one on `texts`
+        keys = (context.unit("variant", blocks.name_of(v)) for v in variants)
+        read_before = [r for r in map(context.ledger.get, keys) if r and r["perplexity"]]
+        # a rule may have looked for a low one on `texts`; all variants are read on the same
+        apart = len(others) >= PERPLEXITY_TEXTS and all(r.get("others") for r in read_before)
         if undone:
             with context.attempt(context.unit("latency")):  # memory may not suffice
                 latency = pass_latency(model, texts)

@@ -16,13 +16,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from lrd_harness.blocks import Later, block_profiles, candidates, checked, count, name_of, written
 from lrd_harness.board.pruning_truth import spread_row, spread_table
+from lrd_harness.capture.ablation import Ablation
 from lrd_harness.capture.embeddings import Progress
-from lrd_harness.capture.evidence import Effects, ModelEvidence
+from lrd_harness.capture.evidence import ModelEvidence
 from lrd_harness.capture.halves import choices, half
 from lrd_harness.capture.layers import planes
 from lrd_harness.capture.samples import drawn
 from lrd_harness.contracts import Checkpoint, ModelOptions, Pruner, Text
-from lrd_harness.errors import PluginFault, UnitError, UserError, unknown
+from lrd_harness.errors import PluginFault, UserError, unknown
 from lrd_harness.models import quantised, save
 from lrd_harness.models.cut import parameters, parse_blocks, remove
 from lrd_harness.models.find import known_as, of_modules
@@ -136,11 +137,12 @@ class Shrinking:
     def choose(self, wish: Wish) -> tuple[int, ...]:
         """The blocks that the rule removes. Raises UserError as budgets and rules do."""
         later = Later(lambda: self._evidence(wish)[0])
-        return self._by_rule(wish, lambda allowed, m: self._chosen(wish, later, allowed, m))
 
-    def _chosen(self, wish: Wish, later: Any, allowed: Sequence[int], m: int) -> tuple[int, ...]:
-        answer = wish.rule.choose(later, list(allowed), m, wish.seed)
-        return checked(wish.rule.name, answer, allowed, m)
+        def choose(allowed: Sequence[int], m: int) -> tuple[int, ...]:
+            answer = wish.rule.choose(later, list(allowed), m, wish.seed)
+            return checked(wish.rule.name, answer, allowed, m)
+
+        return self._by_rule(wish, choose)
 
     def spread(self, wish: Wish) -> dict[str, Any] | None:
         """What the rule chooses on random halves of the texts, as `spread_row`; None for 1 of them.
@@ -157,15 +159,14 @@ class Shrinking:
             measures = {item.metric.name: sample.statistic(item) for item in items}
             for draw in range(draws):
                 profiles: dict[str, list[float | None]] = {}
-                with suppress(UnitError):  # the rule will say which profile it lacks
-                    for name, measure in measures.items():
+                for name, measure in measures.items():
+                    with suppress(Exception):  # the rule will say which profile it lacks
                         scores, _ = measure(half(len(sample.texts), draw, wish.seed))
                         profiles |= self._profiles(name, scores)
                 yield evidence.part(half(few, draw, wish.seed).tolist(), profiles)
 
         def choose(allowed: Sequence[int], m: int) -> list[tuple[int, ...]]:
-            stage = f"{self.planned.name}: choosing on halves of the texts"
-            with self.display.stage(stage):
+            with self.display.stage(f"{self.planned.name}: choosing on halves of the texts"):
                 return choices(wish.rule, parts(), allowed, m)
 
         removed = self._by_rule(wish, choose)
@@ -205,7 +206,7 @@ class Shrinking:
         self._known = evidence, sample, len(few)
         return self._known
 
-    def _with_progress(self, compute: Callable[[Progress], Effects]) -> Effects:
+    def _with_progress(self, compute: Callable[[Progress], Ablation]) -> Ablation:
         with self.display.stage(f"{self.planned.name}: taking out each block", "texts") as advance:
             return compute(advance)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lrd_harness import summaries
-from lrd_harness.capture.covariance import CKA_TEXTS, cka_matrix, debiased_cka
+from lrd_harness.capture.covariance import CKA_TEXTS, cka_matrix
 from lrd_harness.contracts import Metric
 from lrd_harness.hookspecs import hookimpl
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     import torch
 
     from lrd_harness.scores import Of
-
-__all__ = ["cka", "cka_last", "debiased_cka"]
 
 LISTS: Mapping[str, Of] = {"cka_last": "states", "cka_next": "steps"}
 
@@ -67,9 +65,7 @@ def cka_last(states: Sequence[torch.Tensor]) -> dict[str, Any]:
     >>> [round(value, 1) + 0 for value in cka_last([noise, 2 * last.flip(1), last])["cka_last"]]
     [0.0, 1.0, 1.0]
     """
-    matrix = cka_matrix(states)
-    last, after = matrix[:, -1].tolist(), matrix.diagonal(1).tolist()
-    return {"cka_last": last, **summaries(last[:-1], "cka_last"), "cka_next": after}
+    return _lists(cka_matrix(states))
 
 
 def cka(states: Sequence[torch.Tensor]) -> dict[str, Any]:
@@ -98,6 +94,9 @@ def cka(states: Sequence[torch.Tensor]) -> dict[str, Any]:
     [[1.0, 0.0], [0.0, 1.0]]
     """
     matrix = cka_matrix(states)
+    return {"cka_matrix": matrix.tolist(), **_lists(matrix)}
+
+
+def _lists(matrix: torch.Tensor) -> dict[str, Any]:
     last, after = matrix[:, -1].tolist(), matrix.diagonal(1).tolist()
-    every = {"cka_matrix": matrix.tolist(), "cka_last": last, "cka_next": after}
-    return {**every, **summaries(last[:-1], "cka_last")}
+    return {"cka_last": last, **summaries(last[:-1], "cka_last"), "cka_next": after}

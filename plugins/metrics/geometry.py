@@ -33,6 +33,7 @@ ALPHA_TEXTS, TWONN_TEXTS = 200, 100
 BLUR = 1e-14  # of two squared lengths: what a squared distance made from them may be off by
 SAME_ROW = 1e-6  # of the length of a row: another one as near is its copy
 NEAREST = 4  # others of which distances are taken from differences, to find two of them
+NEAR = 3e-4  # of a length: distances below may be off by more than 1e-7 in squares
 
 
 @hookimpl
@@ -239,13 +240,12 @@ def decay(state: torch.Tensor) -> dict[str, float]:
     import torch
 
     values = eigenvalues(state)
+    if values[: FITTED[-1]][-1] < BLURRED * values[0]:
+        values = torch.linalg.svdvals(centred(state)).square()
     last = min(FITTED[-1], int((values > ZERO * values[0]).sum()))
     if last - FITTED[0] + 1 < LEAST_POINTS:
         least = FITTED[0] + LEAST_POINTS - 1
         raise DegenerateState(f"{last} eigenvalues above 0, where {least} are needed")
-    if values[last - 1] < BLURRED * values[0]:
-        values = torch.linalg.svdvals(centred(state)).square()
-        last = min(FITTED[-1], int((values > ZERO * values[0]).sum()))
     i = torch.arange(FITTED[0], last + 1, dtype=torch.float64, device=values.device)
     x, y, weights = i.log(), values[FITTED[0] - 1 : last].log(), 1 / (i * (1 / i).sum())
     away, height = x - weights @ x, y - weights @ y
@@ -316,7 +316,7 @@ def two_neighbours(state: torch.Tensor, discard: float = 0.1) -> dict[str, float
         raise NotEnoughTexts(f"{n} distinct texts of {len(state)}")
     first, second = _nearest(rows)
     x = (second / first).log().sort().values
-    kept = x[: int((1 - discard) * n)]
+    kept = x[: min(n - 1, int((1 - discard) * n))]  # the largest would have no height
     y = -torch.log1p(-torch.arange(1, len(kept) + 1, device=x.device).double() / n)
     if not kept.square().sum() > 0:
         raise DegenerateState("a text's first and second neighbour are equally far")
@@ -358,7 +358,13 @@ def _nearest(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         away[torch.arange(len(part), device=part.device), part] = inf
         others = away.topk(min(NEAREST, len(rows) - 1), largest=False).indices
         apart = torch.linalg.vector_norm(rows[others] - rows[part, None], dim=2)
-        found.append(apart.sort(dim=1).values[:, :2])
+        apart = apart.sort(dim=1).values[:, :2]
+        # among rows much nearer than their lengths, squares may have missed nearer ones
+        for i in (apart[:, 1] <= NEAR * squares[part].sqrt()).nonzero().flatten().tolist():
+            every = torch.linalg.vector_norm(rows - rows[part[i]], dim=1)
+            every[part[i]] = inf
+            apart[i] = every.topk(2, largest=False).values
+        found.append(apart)
     first, second = torch.cat(found).unbind(dim=1)
     return first, second
 

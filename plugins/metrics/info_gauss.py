@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import sqrt
+from math import inf, sqrt
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lrd_harness.contracts import PanelMetric, PanelValues, Summary
 from lrd_harness.errors import DegenerateState, NotEnoughTexts, UserError
 from lrd_harness.hookspecs import hookimpl
+
+from .similarity import by_model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,7 +118,7 @@ def info_gauss(
                 sums[u, others] += of_others.cpu()
     matrices = {"gain": gain / n, "r2": 1 - error / total}
     return {
-        **{name: _by_model(list(states), matrix) for name, matrix in matrices.items()},
+        **{name: by_model(list(states), matrix) for name, matrix in matrices.items()},
         "k": k,
         "n": n,
     }
@@ -129,8 +131,9 @@ def _check(n: int, k: int, folds: int, seed: int, grid: Sequence[float], floor: 
         raise UserError(f"info_gauss: folds must be at least 2, not {folds}")
     if not 0 <= seed < 2**32:
         raise UserError(f"info_gauss: seed must be 0 or more and below 2**32, not {seed}")
-    if not grid or min(grid) <= 0:
-        raise UserError(f"info_gauss: grid must be strengths above 0, not {list(grid)}")
+    # below, a text of a wide model would have a leverage of 1, and no leave-one-out error
+    if not grid or not all(1e-9 <= strength < inf for strength in grid):
+        raise UserError(f"info_gauss: grid must be strengths of 1e-9 or more, not {list(grid)}")
     if floor <= 0:
         raise UserError(f"info_gauss: floor must be above 0, not {floor}")
     if n < max(LEAST, folds):
@@ -148,6 +151,8 @@ class _Factors(NamedTuple):
 def _factors(name: str, state: torch.Tensor, held: np.ndarray) -> _Factors:
     import torch
 
+    if state.shape[1] > len(state):  # turned into as many dimensions as texts: half the time
+        state = torch.linalg.qr(state.T, mode="r").R.T
     out = torch.zeros(len(state), dtype=torch.bool)
     out[torch.from_numpy(held)] = True
     out = out.to(state.device)
@@ -191,9 +196,3 @@ def _predicted(
     sums = (gain, error.sum(dim=0), square.sum(dim=0))
     of_gain, of_error, of_square = (of.view(-1, k).sum(dim=1) for of in sums)
     return of_gain, of_error, of_square
-
-
-def _by_model(models: list[str], matrix: torch.Tensor) -> dict[str, dict[str, float]]:
-    """A matrix without its diagonal, by names of rows and columns."""
-    rows = zip(models, matrix.tolist(), strict=True)
-    return {u: {v: x for v, x in zip(models, row, strict=True) if v != u} for u, row in rows}

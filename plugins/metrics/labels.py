@@ -144,10 +144,11 @@ def _evidence(state: torch.Tensor, texts: Labelled) -> torch.Tensor:
     for _ in range(STEPS):
         tau = (alpha / beta)[:, None]
         gamma = (sigma / (sigma + tau)).sum(dim=1)
+        free = (n - len(sigma)) + (tau / (sigma + tau)).sum(dim=1)  # n - gamma, all its digits
         m = m.where(~going, (sigma * squares / (tau + sigma).square()).sum(dim=1))
         e = e.where(~going, (squares / (1 + sigma / tau).square()).sum(dim=1) + rest)
         alpha = alpha.where(~going, gamma / (m + NO_ZERO))
-        beta = beta.where(~going, (n - gamma) / (e + NO_ZERO))
+        beta = beta.where(~going, free / (e + NO_ZERO))
         going = going & ((alpha / beta - tau[:, 0]).abs() / tau[:, 0] > SETTLED)
         if not going.any():
             break

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from lrd_harness.capture.covariance import CKA_TEXTS, cka_matrix, debiased_cka
+from lrd_harness.capture.covariance import CKA_TEXTS, cka_matrix
 from lrd_harness.contracts import PanelMetric, PanelValues, Summary
-from lrd_harness.errors import DegenerateState
 from lrd_harness.hookspecs import hookimpl
 
 from .nrs import cosine_neighbours, lowered
@@ -75,19 +74,6 @@ def mutual_knn(
     return {"pairs": pairs, "chance": k / (n - 1), "k": k}
 
 
-class _Given(Sequence[Any]):
-    """The states of all models, each read when it is looked up."""
-
-    def __init__(self, states: Mapping[str, torch.Tensor]) -> None:
-        self._states, self._models = states, list(states)
-
-    def __getitem__(self, place: Any) -> Any:
-        return self._states[self._models[place]]
-
-    def __len__(self) -> int:
-        return len(self._models)
-
-
 def panel_cka(
     states: Mapping[str, torch.Tensor], families: Mapping[str, str | None]
 ) -> PanelValues:
@@ -125,17 +111,10 @@ def panel_cka(
     >>> round(panel_cka({"a": state, "b": 3 - state.flip(1)}, {})["pairs"]["a"]["b"], 9)
     1.0
     """
-    try:
-        matrix = cka_matrix(_Given(states)).tolist()
-    except DegenerateState:  # it tells a layer; here, a model
-        for model in states:
-            try:
-                debiased_cka(states[model], states[model])
-            except DegenerateState:
-                said = f"panel_cka: all texts are equally far from each other in {model}"
-                raise DegenerateState(said) from None
-        raise
-    rows = zip(states, matrix, strict=True)
-    return {
-        "pairs": {a: {b: x for b, x in zip(states, row, strict=True) if a != b} for a, row in rows}
-    }
+    return {"pairs": by_model(list(states), cka_matrix(states))}
+
+
+def by_model(models: list[str], matrix: torch.Tensor) -> dict[str, dict[str, float]]:
+    """A matrix without its diagonal, by names of rows and columns."""
+    rows = zip(models, matrix.tolist(), strict=True)
+    return {u: {v: x for v, x in zip(models, row, strict=True) if v != u} for u, row in rows}

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lrd_harness.contracts import Metric
-from lrd_harness.errors import NotEnoughTokens
+from lrd_harness.errors import NotEnoughTokens, UserError
 from lrd_harness.hookspecs import hookimpl
 
 from ._directions import LAWS, pieces
@@ -22,8 +22,8 @@ LEAST, MOST = 16, 64  # tokens that sink_rate reads; even uniform attention is a
 @hookimpl
 def lrd_metrics() -> list[Metric]:
     """Register the metrics."""
-    norm = Metric("sink_norm", sink_norm, "tokens", norm="raw")
-    every = norm, Metric("sink_rate", sink_rate, "attention")
+    norm = Metric("sink_norm", sink_norm, "tokens", norm="raw", of="states")
+    every = norm, Metric("sink_rate", sink_rate, "attention", of="blocks")
     return [replace(m, invariances=LAWS, group="geometry", default=False) for m in every]
 
 
@@ -60,7 +60,9 @@ def sink_norm(states: Sequence[torch.Tensor]) -> dict[str, list[float]]:
     found: list[float] = []
     for piece in pieces("sink_norm", states, 2):
         lengths = torch.linalg.vector_norm(piece, dim=-1)  # (s, T)
-        others = lengths[:, 1:].quantile(0.5, dim=1)
+        ordered = lengths[:, 1:].sort(dim=1).values
+        middle = ordered.shape[1] // 2  # of an even number the median is the mean of two
+        others = (ordered[:, middle] + ordered[:, -1 - middle]) / 2
         ratios = (lengths[:, 0] / others).log()
         found += ratios.where((lengths[:, 0] > 0) & (others > 0), torch.nan).tolist()
     return {"sink_norm": found}
@@ -88,6 +90,8 @@ def sink_rate(maps: Sequence[torch.Tensor], eps: float = 0.3) -> dict[str, list[
     ------
     NotEnoughTokens
         Below 16 tokens.
+    UserError
+        For an eps that no mean weight, or each, is above.
 
     Examples
     --------
@@ -98,6 +102,8 @@ def sink_rate(maps: Sequence[torch.Tensor], eps: float = 0.3) -> dict[str, list[
     >>> sink_rate([torch.stack([first, torch.eye(16)]).double()])["sink_rate"]
     [0.5]
     """
+    if not 0 <= eps < 1:
+        raise UserError(f"sink_rate: eps must be at least 0 and below 1, not {eps}")
     tokens = maps[0].shape[-1]
     if tokens < LEAST:
         raise NotEnoughTokens(f"sink_rate needs at least {LEAST} tokens, got {tokens}")

@@ -273,7 +273,7 @@ def alignment(states: Sequence[torch.Tensor], alpha: float = 2.0) -> dict[str, l
     [0.0, 4.0]
     """
     if not 0 < alpha < inf:
-        raise UserError(f"alignment: alpha must be above 0, not {alpha}")
+        raise UserError(f"alignment: alpha must be above 0 and finite, not {alpha}")
     means, spread = [], []
     for state in states:
         first, second = directions(first_views("alignment", state, PAIR, PAIR)).unbind(1)

@@ -34,15 +34,13 @@ from ._charts import (
     colour,
     curves,
     dash,
-    distances,
     distinct,
-    entropies,
     faceted,
     groups,
     ordered,
 )
 from ._data import PREFIXES, counted, family, valued
-from ._matrices import matrices
+from ._maps import distances, entropies, matrices
 
 SCALE = 2  # PNG pixels a unit
 WIDE, NARROW = 900, 340  # pixels of a figure on a page

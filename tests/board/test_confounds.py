@@ -255,3 +255,13 @@ def test_one_score_that_two_metrics_give_is_no_finding() -> None:
     rows, _ = redundancy(replace(results, metrics=(*results.metrics, *twice, *other)))
     assert rows.keys() == {"x", "square", "y", "z", "other"}
     assert (rows["x"]["same"], rows["y"]["same"]) == (None, "other")
+
+
+def test_of_a_metric_that_ranks_nothing_the_first_number_that_differs_counts() -> None:
+    """Not the level of chance, which is the same for all models."""
+    rows = [
+        replace(r, selection=None, values={"chance": 0.1, "k": 9.0, **r.values})
+        for r in planted(a=noise(3)).metrics
+    ]
+    (found,) = measured(replace(RESULTS, metrics=tuple(rows)))
+    assert found.score == "a.v"

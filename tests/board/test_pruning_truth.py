@@ -79,14 +79,13 @@ def test_a_rule_is_right_where_the_least_needed_go_first() -> None:
     assert (found["random"]["seeds"], found["mine"]["seeds"]) == (2, None)
     assert found["none"]["rho"] is None
     assert {row["n"] for row in found.values()} == {4}
-    assert rows(RESULTS, "pruning_truth_mean") == []  # of one model
     effects = rows(RESULTS, "pruning_effects")
     assert [row["kl"] for row in effects] == list(EFFECT)
     assert [row["block"] for row in effects if row["candidate"] == "yes"] == [3, 4, 5, 6]
     assert report(RESULTS).table("pruning_truth").column("rule")[0] == "mine"
 
 
-def test_the_mean_over_models_and_what_there_is_not() -> None:
+def test_a_second_model_and_what_there_is_not() -> None:
     second = {"model": "b"}
     effects = {"cosine_loss": (*EFFECT[:5], None, 1, 1)}
     both = replace(
@@ -102,9 +101,6 @@ def test_the_mean_over_models_and_what_there_is_not() -> None:
     (row,) = (row for row in rows(both, "pruning_truth") if row["model"] == "b")
     assert row["n"] == 3
     assert row["rho"] == pytest.approx(stats.spearmanr([-1, 0, -2], EFFECT[2:5]).statistic)
-    (mean,) = (row for row in rows(both, "pruning_truth_mean") if row["rule"] == "mine")
-    assert mean["models"] == 2
-    assert mean["rho"] == pytest.approx((0.9486832980505138 + row["rho"]) / 2)
     assert truth_tables(replace(RESULTS, sweeps=())) == truth_tables(Results()) == []
     assert agreement(EFFECT, replace(order("mine", 0, 1), candidates=(3, 4))) is None
 

@@ -228,5 +228,9 @@ def test_many_families_are_dealt_into_groups() -> None:
     assert groups.member.sum(axis=0).tolist() == [1.0] * 300
     for family in range(150):  # sisters stay together
         assert np.array_equal(groups.member[:, 2 * family], groups.member[:, 2 * family + 1])
+    truth = Layout(1, 0.25, 1)  # of a family, whatever the groups
+    single = Groups(named([1] * 300))
+    planted = [trial(single, panel).layout() for panel in gains([1] * 300, 20, truth, 1)[:10]]
+    assert np.mean(planted, axis=0) == pytest.approx(truth, rel=0.2)
     judged = trial(groups, np.ones((300, 3)))
     assert judged.counts == {"families": 150, "models": 300, "tasks": 3, "pairs": 900}

@@ -92,8 +92,11 @@ def test_pieces_and_a_bound_of_tokens(tmp_path: Path, monkeypatch: pytest.Monkey
         whole, rel=1e-6
     )
     monkeypatch.setattr(evidence, "ABLATION_TOKENS", 1)
-    first = divergences(folder, "Llama", SENTENCES[:1])
-    assert known(folder, head=True).profiles["ablation"] == pytest.approx(first, rel=1e-3)
+    first = int(np.random.RandomState(42).permutation(len(SENTENCES))[0])  # whatever its place
+    alone = divergences(folder, "Llama", SENTENCES[first : first + 1])
+    found = known(folder, head=True)
+    assert found.profiles["ablation"] == pytest.approx(alone, rel=1e-3)
+    assert list(found._read.ablation.weights.nonzero()[0]) == [first]
     with pytest.raises(UnitError, match="second token"):
         _ = known(folder, ["a"], head=True).profiles["ablation"]
 
@@ -119,24 +122,21 @@ def test_of_an_encoder_it_is_the_loss_of_cosine(tmp_path: Path) -> None:
     alike = [
         stats.spearmanr(*((u @ u.T)[pairs] for u in (units[0], unit)))[0] for unit in units[1:]
     ]
-    kept = {}
-
-    def remember(compute: Any) -> Any:
-        kept.update(compute(lambda done, total: None))
-        return kept
-
-    again = ModelEvidence(found._read.model, found._read.texts, {}, 60, remember)
+    kept = found._read.ablation.effects
+    again = ModelEvidence(
+        found._read.model, SENTENCES, {}, 60, lambda compute: found._read.ablation
+    )
     assert again.profiles["ablation"] == kept["cosine_loss"] == found.profiles["ablation"]
     assert list(kept) == ["cosine_loss", "rsa_loss"]
     assert kept["rsa_loss"] == pytest.approx([1 - rho for rho in alike], abs=1e-4)
-    few = known(folder, SENTENCES[:20])._read.ablation(lambda done, total: None).effects
+    few = known(folder, SENTENCES[:20])._read.ablation.effects
     assert few["rsa_loss"] == [None] * L  # of fewer than 50 texts
 
 
 def test_a_loss_that_is_not_finite_is_no_value() -> None:
     losses = np.array([[1.0, np.inf, np.nan, -1e-18], [2.0, 1.0, 0.0, 0.0]])
     found = Ablation("kl", losses, np.array([2.0, 1.0]))
-    assert found.effect() == [1.0, None, None, 0.0]
+    assert found.effect([0, 1]) == [1.0, None, None, 0.0]
     assert found.effect([1]) == [2.0, 1.0, 0.0, 0.0]
 
 
@@ -150,6 +150,8 @@ def test_parts_of_other_evidence(tmp_path: Path) -> None:
     )
     assert part.angle(2, 3) == pytest.approx(alone.angle(2, 3), rel=1e-4)
     assert part._read.tokens is read
+    with pytest.raises(UnitError, match="no text is left"):
+        known(folder).part([], {})
     few, whole = known(folder, SENTENCES[:20]), known(folder, SENTENCES[:9])
     sets = [(), (2,), (2, 3)]
     assert few.part(range(9), {}).agreements(sets) == pytest.approx(

@@ -96,6 +96,21 @@ def test_parts_are_those_of_others(make: Any, seed: int) -> None:
     assert figures["top_share"] == pytest.approx(variances[-1] / variances.sum())
 
 
+def test_what_differs_in_the_last_digits_of_cosines() -> None:
+    """All texts within 1e-6 of one direction: the order of distances, not of rounded cosines."""
+    x = 1e6 + drawn(5, 60, 7)
+    y = x + 0.1 * drawn(6, 60, 7)
+    units = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in (x, y)]
+    apart = [((unit[:, None] - unit) ** 2).sum(axis=2) for unit in units]
+    pairs = np.triu_indices(60, 1)
+    near = [np.argsort(side, axis=1)[:, 1:11].tolist() for side in apart]
+    figures = alike(x, y)
+    expected = spearmanr(*(side[pairs] for side in apart)).statistic
+    assert figures["rsa"] == pytest.approx(expected, abs=1e-5)
+    shared = [len({*a} & {*b}) / 10 for a, b in zip(*near, strict=True)]
+    assert figures["knn_overlap"] == pytest.approx(np.mean(shared), abs=2e-3)
+
+
 def test_laws() -> None:
     a = drawn(1, 80, 6)
     turned = 3 * a @ ortho_group.rvs(6, random_state=0)

@@ -51,7 +51,7 @@ def test_a_suite_or_the_command_line_states_the_primary(files: None, capsys: Sho
     assert [row["rule"] for row in rows] == ["mine", "best rule", "depth"]
     assert (rows[0]["verdict"], rows[0]["role"], rows[0]["families"]) == ("better", "primary", 8)
     text = " ".join(shown(capsys, *CSV, "--values", "v.csv", "--suite", "mine.yaml").split())
-    assert "mine is better than log width" in text
+    assert "Better: mine beats log width" in text
     assert "as stated in mine.yaml (SHA-256 " in text
     typed = (*CSV, "--values", "v.csv", "--rule", "depth", "--control", "log width")
     text = " ".join(shown(capsys, *typed).split())

@@ -19,6 +19,7 @@ from lrd_harness.report import Report
 
 figures: Any = importlib.import_module("lrd_harness.plugins.reporters._figures")
 charts: Any = importlib.import_module("lrd_harness.plugins.reporters._charts")
+maps: Any = importlib.import_module("lrd_harness.plugins.reporters._maps")
 Side = charts.Side
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -206,7 +207,7 @@ def test_maps_hold_the_mean_distances_and_all_texts_of_each_layer() -> None:
     counts = [sum(cells("histogram", 2, place)) for place in range(BINS)]
     pairs = [a + b for a, b in zip(counts[::2], counts[1::2], strict=True)]
     assert shares == pytest.approx([100 * count / sum(counts) for count in pairs])
-    assert len({row["model"] for row in entropies}) == charts.MAPS
+    assert len({row["model"] for row in entropies}) == maps.MAPS
     assert "the first of 8" in DRAWN["entropies"].caption
 
 

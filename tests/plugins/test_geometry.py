@@ -15,7 +15,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lrd_harness.plugins.metrics import geometry
-from lrd_harness.plugins.metrics.cka import debiased_cka
 from lrd_harness.plugins.metrics.geometry import decay, two_neighbours
 from scipy.stats import ortho_group
 from sklearn.decomposition import PCA
@@ -23,6 +22,7 @@ from states import walk
 
 from lrd_harness import measure
 from lrd_harness.capture import covariance
+from lrd_harness.capture.covariance import debiased_cka
 from lrd_harness.errors import DegenerateState, NotEnoughTexts, UnitError, UserError
 
 
@@ -233,6 +233,15 @@ def test_one_text_far_off_does_not_drown_the_others() -> None:
     own = [dcor.u_product(square, square) for square in squares]
     expected = dcor.u_product(*squares) / math.sqrt(own[0] * own[1])
     assert debiased_cka(torch.tensor(far), torch.tensor(y)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_neighbours_are_found_at_any_scale() -> None:
+    """Each distance by a difference, where squares of the others have no digits left for it."""
+    x = drawn(3, 120, 30) * 10.0 ** (np.arange(120) % 12 - 6)[:, None]
+    apart = np.sort([[np.linalg.norm(a - b) for b in x] for a in x], axis=1)  # itself first
+    expected = 119 / np.log(apart[:, 2] / apart[:, 1]).sum()
+    assert measure("twonn", [x, x])["twonn_mle"][0] == pytest.approx(expected, rel=1e-6)
+    assert math.isfinite(measure("twonn", [x, x], discard=1e-18)["twonn"][0])
 
 
 SIMPLEX = np.eye(120)  # all texts equally far from each other

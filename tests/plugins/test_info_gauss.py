@@ -150,8 +150,9 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "k": ({"k": 0}, UserError, "k must be at least 1"),
     "folds": ({"folds": 1}, UserError, "folds must be at least 2"),
     "more folds than texts": ({"folds": 121}, NotEnoughTexts, "at least 121 texts, got 120"),
-    "no grid": ({"grid": []}, UserError, "grid must be strengths above 0"),
-    "grid": ({"grid": [0.0]}, UserError, "grid must be strengths above 0"),
+    "no grid": ({"grid": []}, UserError, "grid must be strengths of 1e-9 or more"),
+    "grid": ({"grid": [0.0]}, UserError, "grid must be strengths of 1e-9 or more"),
+    "no number": ({"grid": [1, np.nan]}, UserError, "grid must be strengths of 1e-9 or more"),
     "floor": ({"floor": 0.0}, UserError, "floor must be above 0"),
     "seed": ({"seed": -1}, UserError, "seed must be 0 or more"),
 }

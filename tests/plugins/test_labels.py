@@ -162,6 +162,13 @@ def test_laws() -> None:
     )
 
 
+def test_logme_of_long_states() -> None:
+    """n - gamma, of which subtraction would leave nothing, goes down with the square of scale."""
+    x, y = drawn(7, 40, 100, 3)
+    first, second = (measure(LOGME, [1e7 * x[0], scale * x[0]], y)["logme"] for scale in (1e8, 1e9))
+    assert [first[1], second[1]] == pytest.approx([first[0] - np.log(10), first[0] - np.log(100)])
+
+
 def test_labels_without_anything_to_do_with_the_texts() -> None:
     """H-score near its floor; leave-one-out of noise below chance."""
     x, y = list(R(0, 2, 400, 8)), np.arange(400) % 2
@@ -196,6 +203,9 @@ def test_labels_that_do_not_suit(metric: Any) -> None:
             measure(metric, x, y)
     with pytest.raises(UserError, match="needs labels"):
         measure(metric, x)
+    for none in (None, float("nan"), [1]):
+        with pytest.raises(UserError, match="text 6 has no label"):
+            measure(metric, x, [0] * 6 + [none] * 6)
     with pytest.raises(NotEnoughTexts):
         measure(metric, [s[:7] for s in x], [0] * 7)
 

@@ -138,7 +138,7 @@ def test_cka_by_its_definition() -> None:
 def test_what_cka_refuses() -> None:
     with pytest.raises(NotEnoughTexts, match="at least 20 texts, got 19"):
         measure_panel(CKA, {m: normal(i, 19, 4) for i, m in enumerate("ab")})
-    with pytest.raises(DegenerateState, match="equally far from each other in b"):
+    with pytest.raises(DegenerateState, match="in b all texts are equally alike"):
         measure_panel(CKA, {"a": normal(1, 24, 4), "b": np.eye(24)})
 
 
@@ -161,6 +161,12 @@ def test_scores_that_the_harness_makes_of_a_matrix() -> None:
     assert found["middle_other_families"] == {"a": 2.5, "b": 12.5, "c": 21, "d": 31}
     with pytest.raises(UnitError, match="own gave no matrix y, of which row is made"):
         measure_panel(gives({"x": matrix}, summaries={"row": Summary("y")}), states)
+    for given in (1, dict.fromkeys("abcd", 1)):  # of the panel, and by model
+        with pytest.raises(UnitError, match="own gave a score row, which its summaries make"):
+            measure_panel(gives({"x": matrix, "row": given}, summaries=ways), states)
+    two = gives({"x": {"a": {"b": 1}, "b": {"a": 1}}}, summaries=ways, selection=Choice("row"))
+    with pytest.raises(UnitError, match="own ranks 3 models or more, and has the states of 2"):
+        measure_panel(two, {m: states[m] for m in "ab"})
 
 
 def gives(answer: Any, **fields: Any) -> PanelMetric:

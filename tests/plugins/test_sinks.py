@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lrd_harness import measure
-from lrd_harness.errors import NotEnoughTokens
+from lrd_harness.errors import NotEnoughTokens, UserError
 from lrd_harness.measuring import finish
 
 SINKS = importlib.import_module("lrd_harness.plugins.metrics.sinks")
@@ -93,6 +93,8 @@ def test_uniform_attention_is_no_sink() -> None:
 def test_too_few_tokens() -> None:
     with pytest.raises(NotEnoughTokens, match="sink_norm needs at least 2"):
         measure(NORM, tokens()[:, :1])
+    with pytest.raises(UserError, match="eps must be at least 0"):
+        measure(RATE, np.full((2, 1, 16, 16), 1 / 16), eps=float("nan"))
     with pytest.raises(NotEnoughTokens, match="sink_rate needs at least 16 tokens, got 15"):
         measure(RATE, maps(0, 2, 2, 15))
 

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import running
 import stock
@@ -312,16 +313,21 @@ BOTH = ("STSBenchmark", "SciFact")
 
 
 def test_rules_choose_again_on_halves_of_the_texts(
-    deep: Path, tmp_path: Path, own_cache: Path
+    deep: Path, tmp_path: Path, own_cache: Path, monkeypatch: Patch
 ) -> None:
-    out, rules = tmp_path / "out", ("--prune", "nrs,random,last,block_influence")
+    out, rules = tmp_path / "out", ("--prune", "nrs,random,last,block_influence,ablation")
     assert again(out, deep, *rules) == 0
     assert running.records(out, "redraw") == []
     before = running.records(out, "pruning", "score")
+    monkeypatch.setattr(evidence, "ablate", None)  # what each text loses is recorded
     assert again(out, deep, *rules, "--text-samples", "6") == 0
     assert running.records(out, "pruning", "score") == before
+    (lost,) = running.records(out, "ablation")
+    mean = np.average(lost["losses"], axis=0, weights=lost["weights"])
+    assert lost["effects"]["cosine_loss"] == pytest.approx(mean)
+    assert lost["n"] == np.count_nonzero(lost["weights"])
     drawn = {r["rule"]: r["removed"] for r in running.records(out, "redraw")}
-    assert set(drawn) == {"nrs", "last", "block_influence"}
+    assert set(drawn) == {"nrs", "last", "block_influence", "ablation"}
     assert all(len(sets) == 6 for sets in drawn.values())
     assert {tuple(sets) for sets in drawn["last"]} == {(4, 5)}
     assert len({tuple(sets) for sets in drawn["nrs"]}) > 1

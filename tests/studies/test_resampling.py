@@ -13,6 +13,7 @@ import pytest
 import tiny
 
 from lrd_harness import manager
+from lrd_harness.capture.samples import Sampling
 from lrd_harness.cli import main
 from lrd_harness.contracts import Choice, Metric, Text
 from lrd_harness.errors import UnitError
@@ -43,7 +44,7 @@ def lrd_metrics():
 
 
 def design(draws: int | None = None, seed: int = 0, **sampling: Any) -> Design:
-    how: Any = SimpleNamespace(**{"norm": "hf", "device": "cpu", "view_texts": 20, **sampling})
+    how = Sampling(**{"view_texts": 20, **sampling})
     questions: Any = SimpleNamespace(sample=lambda task: TEXTS)
     task: Any = SimpleNamespace(name="t", modality="text")
     return Design(task, [], questions, how, draws, seed, 100)

@@ -22,12 +22,13 @@ METRICS: list[Metric] = list(manager.load().all("metric"))
 
 
 def of_all_kinds(metric: Metric) -> list[torch.Tensor]:
-    """States, or maps of attention, as a metric takes them: of 24 texts, or of 24 tokens."""
+    """States or maps of attention as a metric takes them, of 24 texts or tokens; pooled of 208."""
     draw = torch.Generator().manual_seed(0)
     if metric.needs == "attention":
         return [torch.rand(4, 24, 24, generator=draw).softmax(-1) for _ in range(4)]
     copies = measuring.copies(metric)
-    return list(torch.randn(5, 24, *((copies,) if copies else ()), 16, generator=draw).cumsum(0))
+    n = 208 if metric.needs == "pooled" else 24
+    return list(torch.randn(5, n, *((copies,) if copies else ()), 24, generator=draw).cumsum(0))
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)

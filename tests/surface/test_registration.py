@@ -23,10 +23,12 @@ from lrd_harness.contracts import (
     Choice,
     Continuation,
     Metric,
+    PanelMetric,
     Pruner,
     Reporter,
     Request,
     Score,
+    Summary,
     Task,
     TaskFamily,
 )
@@ -62,6 +64,17 @@ def never(*arguments: Any) -> Any:
         (Metric("m", never, finish=1), "finish"),
         (Metric("m", never, invariances="rotation"), "invariances"),
         (Metric("m", never, version=2), "version"),
+        *(
+            (PanelMetric("m", lambda states, families: {}, summaries=wrong), "summaries")
+            for wrong in (
+                ["s"],
+                {"s": "x"},
+                {"": Summary("x")},
+                {"s": Summary("x", "max")},
+                {"s": Summary("x", along="rows")},
+                {"s": Summary("x", best="higher")},
+            )
+        ),
         (Adapter("a", never, never, priority=float("nan")), "priority"),
         (Adapter("a", None, never), "claims"),
         (Adapter("a", never, never, likelihoods=None), "likelihoods"),
