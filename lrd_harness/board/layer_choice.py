@@ -361,9 +361,9 @@ _GAINS = (
     "A metric picks, without labels, the layer where it is highest (argmax) or lowest (argmin), "
     "first in its published direction; reverse: the other one, shown because signs flip between "
     "models; *: no direction is published, and the metric is not counted in the verdict; one a "
-    "model: on the texts of all its tasks, the best layer where its lead over the last one exceeds "
-    "one standard error, else the last. Any "
-    "scored layer may be picked, layer 0 included. Controls are over all pairs.",
+    "model: over all its tasks, the best layer where its lead over the last one exceeds one "
+    "standard error, else the last. Any scored layer may be picked, layer 0 included. Controls are "
+    "over all pairs.",
     _CONTROLS,
 )
 _CORRELATIONS = (

@@ -95,7 +95,7 @@ def flat(record: Any) -> dict[str, float]:
         elif isinstance(value, list):
             for key, inner in enumerate(value):
                 walk(f"{path}.{key}", inner)
-        else:
+        elif not isinstance(value, str):  # what a profile is of
             found[path] = float(value)
 
     walk("", record)

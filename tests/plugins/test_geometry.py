@@ -252,12 +252,12 @@ SIMPLEX = np.eye(120)  # all texts equally far from each other
     [
         ("cka_last", drawn(1, 2, 19, 5), NotEnoughTexts, "at least 20 texts, got 19"),
         ("cka", [drawn(1, 120, 5), SIMPLEX], DegenerateState, "layer 1 all texts are equally"),
-        ("alpha_req", drawn(1, 2, 199, 30), NotEnoughTexts, "needs 200 texts, got 199"),
+        ("alpha_req", drawn(1, 2, 199, 30), NotEnoughTexts, "at least 200 texts, got 199"),
         ("alpha_req", drawn(1, 2, 200, 19), DegenerateState, "layer 0: 19 eigenvalues"),
-        ("twonn", drawn(1, 2, 99, 5), NotEnoughTexts, "100 distinct texts, got 99 of 99"),
+        ("twonn", drawn(1, 2, 99, 5), NotEnoughTexts, "at least 100 texts, got 99"),
         ("twonn", [SIMPLEX, SIMPLEX], DegenerateState, "layer 0: .* equally far"),
         ("uniformity", walk(), UserError, "t must be above 0"),
-        ("twonn", walk(), UserError, "discard must lie between 0 and 1"),
+        ("twonn", drawn(1, 2, 100, 5), UserError, "discard must lie between 0 and 1"),
     ],
 )
 def test_refusals(name: str, states: Any, error: type[Exception], message: str) -> None:

@@ -81,7 +81,7 @@ def test_states_that_cannot_be_measured_are_left_out_at_the_start_and_named_abov
     x[2, 0, 0] = np.nan
     with pytest.raises(NotFinite, match="layer 2"):
         measure(name, x)
-    with pytest.raises(NotEnoughTexts, match="at least 8 texts, got 7"):
+    with pytest.raises(NotEnoughTexts, match=f"at least {BUILT_IN[name].texts} texts, got 7"):
         measure(name, walk(n=7))
 
 
