@@ -418,14 +418,19 @@ def test_slices_of_the_group(four: Path, whole: Path, tmp_path: Path) -> None:
 
 
 def test_few_texts_for_one_of_the_group(own: Path, tmp_path: Path, capsys: Shown) -> None:
-    """Told once; the others have their values."""
-    asked = command(own, tmp_path / "out", "bert gpt", *GROUP)
-    asked.remove("--quiet")
-    assert main(asked) == 1
-    said = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
-    assert len(said) == 1
-    assert "info_gauss needs at least 100 texts, got 40" in said[0]
-    done = {row["metric"] for row in records(tmp_path / "out", "metric")}
-    assert done == {"mutual_knn", "panel_cka"}
+    """Left out, which is told each time; an error where it is named. The others have values."""
+    for named, status, told in (
+        ((), 0, "info_gauss is not measured on texts:own.jsonl: fewer than 100 texts"),
+        ((), 0, "info_gauss is not measured on texts:own.jsonl: fewer than 100 texts"),
+        (("--plugins", "panel,info_gauss"), 1, "info_gauss needs at least 100 texts, got 40"),
+    ):
+        asked = command(own, tmp_path / "out", "bert gpt", *GROUP, *named)
+        asked.remove("--quiet")
+        assert main(asked) == status
+        said = [line for line in capsys.readouterr().err.splitlines() if "info_gauss" in line]
+        assert len(said) == 1 + status  # an error of each model
+        assert told in said[0]
+        done = {row["metric"] for row in records(tmp_path / "out", "metric")}
+        assert done == {"mutual_knn", "panel_cka"}
     assert main(command(own, tmp_path / "no", "bert gpt", *GROUP, "--set", "info_gauss.k=0")) == 2
     assert not (tmp_path / "no").exists()
