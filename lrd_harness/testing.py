@@ -32,8 +32,8 @@ def check_metric(metric: Metric, /, **parameters: object) -> Scores:
     """Check a metric on random and on odd states, called with these parameters; gives its scores.
 
     A token metric is called on texts of several lengths, of which it may refuse some with a
-    UnitError; it is judged by what `finish` makes of the others. A metric that refuses 48 texts,
-    or all of 5 to 12 tokens, is tried on ten times as many.
+    UnitError; it is judged by what `finish` makes of the others. A metric that refuses 48 texts
+    (or its `texts`), or all of 5 to 12 tokens, is tried on ten times as many.
 
     Examples
     --------

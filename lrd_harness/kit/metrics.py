@@ -24,6 +24,7 @@ from lrd_harness.planning.parameters import (
     random_panel,
     random_sample,
     random_states,
+    sample_size,
 )
 from lrd_harness.scores import Scores, split_scores
 
@@ -133,7 +134,7 @@ class _MeasureChecks(Checks):
         check_alike(what, self.scores, self._measured(*sample), near, tiny)
 
     def _permuted(self) -> tuple[Any, ...]:
-        order = np.random.default_rng(2).permutation(48 * self.times)
+        order = np.random.default_rng(2).permutation(sample_size(self.record) * self.times)
         return (self._sample(lambda state: state[order]),)
 
 
@@ -214,7 +215,7 @@ class MetricChecks(_MeasureChecks):
         if not self._per_text:
             yield "eight texts", self._sample(lambda state: state[:8])
         if self.record.needs == "labels":
-            n = 48 * self.times
+            n = sample_size(self.record) * self.times
             yield "one class", self._sample(), [1] * n
             yield "a class a text", self._sample(), list(range(n))
 

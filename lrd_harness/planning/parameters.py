@@ -150,6 +150,11 @@ def _try(metric: Metric | PanelMetric, parameters: Mapping[str, Any]) -> None:
         raise UserError(said) from None
 
 
+def sample_size(metric: Metric | PanelMetric) -> int:
+    """How many texts a metric is tried on: 48, or as many as it needs."""
+    return max(48, metric.texts)
+
+
 def random_states(n: int = 48, width: int = 12, seed: int = 0) -> list[np.ndarray]:
     """5 states (n, width) float64 that drift from layer to layer, as a model's do."""
     steps = np.random.default_rng(seed).normal(size=(5, n, width))
@@ -159,12 +164,12 @@ def random_states(n: int = 48, width: int = 12, seed: int = 0) -> list[np.ndarra
 def random_sample(metric: Metric, times: int = 1) -> list[np.ndarray]:
     """Random states of 5 layers that the metric can be measured on.
 
-    Pooled (48, 12), one text's (12, 12), or views (48, q, 12), q as many as it asks for, the views
-    of a text near each other, as are its halves; of attention a text's maps in 4 blocks,
-    (3, 12, 12), each row of which sums to 1. times: as many texts, or tokens; more than once with
-    24 dimensions.
+    Of n texts, 48 or as many as it needs: pooled (n, 12), one text's (12, 12), or views (n, q, 12),
+    q as many as it asks for, the views of a text near each other, as are its halves; of attention a
+    text's maps in 4 blocks, (3, 12, 12), each row of which sums to 1. times: as many texts, or
+    tokens; more than once with 24 dimensions.
     """
-    count = times * (LENGTHS[0] if metric.needs in PER_TEXT else 48)
+    count = times * (LENGTHS[0] if metric.needs in PER_TEXT else sample_size(metric))
     if metric.needs == "attention":
         return random_maps(count)
     states = random_states(count, 12 * min(times, 2))
@@ -176,8 +181,9 @@ def random_sample(metric: Metric, times: int = 1) -> list[np.ndarray]:
 
 
 def random_panel(metric: PanelMetric, times: int = 1) -> dict[str, Any]:
-    """Random states of four models of several widths on 48 texts, as the metric is given them."""
-    states = {f"model {i}": random_states(48 * times, 8 + i, seed=i) for i in (1, 2, 3, 4)}
+    """Random states of four models of several widths on texts as many as of `random_sample`."""
+    n = times * sample_size(metric)
+    states = {f"model {i}": random_states(n, 8 + i, seed=i) for i in (1, 2, 3, 4)}
     return {m: s if metric.states == "all" else s[-1] for m, s in states.items()}
 
 
@@ -189,5 +195,5 @@ def random_maps(tokens: int, seed: int = 0) -> list[np.ndarray]:
 
 def random_labels(metric: Metric, times: int = 1) -> list[int] | None:
     """Labels of the texts of `random_sample`, 4 classes; None for a metric that needs none."""
-    draw = np.random.default_rng(2).choice(4, 48 * times, p=(0.5, 0.2, 0.2, 0.1))
+    draw = np.random.default_rng(2).choice(4, times * sample_size(metric), p=(0.5, 0.2, 0.2, 0.1))
     return draw.tolist() if metric.needs == "labels" else None

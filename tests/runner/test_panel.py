@@ -341,7 +341,9 @@ MODELS = "bert gpt second third"
 def whole(four: Path, place: Path) -> Path:
     """A run of all that are sound."""
     out = four / "whole"
-    assert main(command(four, out, MODELS, *GROUP)) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LRD_HARNESS_CACHE", str(four / "cache"))
+        assert main(command(four, out, MODELS, *GROUP)) == 0
     return out
 
 
@@ -390,9 +392,10 @@ def test_the_group_in_a_run(four: Path, tmp_path: Path) -> None:
 
 
 def test_a_panel_that_was_stopped_while_it_was_recorded(
-    four: Path, whole: Path, tmp_path: Path
+    four: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same command records what is missing, with the same numbers, and reads nothing again."""
+    monkeypatch.setenv("LRD_HARNESS_CACHE", str(four / "cache"))
     out = tmp_path / "out"
     shutil.copytree(whole, out)
     (journal,) = (out / "journal").iterdir()

@@ -114,6 +114,17 @@ def test_metrics_that_need_many_texts_or_tokens_are_tried_on_many(needs: Any) ->
     assert check_metric(metric)["y"] == (480 if needs == "labels" else 0)
 
 
+@pytest.mark.parametrize("needs", ["pooled", "labels", "views"])
+def test_metrics_are_tried_on_as_many_texts_as_they_need(needs: Any) -> None:
+    def spread(states: Any, *_: Any) -> dict[str, list[float]]:
+        assert len(states[0]) >= 100
+        return {"spread": [float(state.std()) for state in states]}
+
+    laws = frozenset({"permutation"})
+    metric = Metric("spread", spread, needs, views=2, texts=100, invariances=laws)
+    assert check_metric(metric)["spread"].layers == [0, 1, 2, 3, 4]
+
+
 @pytest.mark.parametrize(("reason", "record"), FAULTS, ids=range(len(FAULTS)))
 def test_faults_are_named(reason: str, record: Any) -> None:
     with pytest.raises(AssertionError, match=reason) as raised:
