@@ -30,8 +30,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as where the tests run in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-# dcor would be compiled when it is imported, for longer than all tests take that use it
-os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 
 # Files that take a minute or more: begun first, so that none is left alone at the end. It needs
 # --no-loadscope-reorder where files are dealt to several processes.

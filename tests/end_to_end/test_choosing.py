@@ -10,7 +10,7 @@ import pytest
 
 from . import made, reading
 from .commands import done
-from .conftest import Place
+from .conftest import METRICS, Place
 from .frozen import expect
 
 FEW = ("--draws", 6)
@@ -97,7 +97,8 @@ def tuned(place: Place) -> Path:
 
 def test_compare(place: Place, tuned: Path, tmp_path: Path) -> None:
     models = (place.folder / "bert-one", tuned)
-    asked = ("--texts", place.texts, *FEW, "--output", tmp_path, "--quiet")
+    pooled = ",".join(metric for metric in METRICS if metric not in ("infonce", "lidar", "dime"))
+    asked = ("--texts", place.texts, "--plugins", pooled, *FEW, "--output", tmp_path, "--quiet")
     printed = done(place.cache, "compare", *models, *asked)
     rows = reading.table(tmp_path / "compare.csv")
     expect("compare", reading.columns(rows, "layer_b"))

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import dcor
 import numpy as np
 import pytest
 import skdim
@@ -24,6 +23,14 @@ from lrd_harness import measure
 from lrd_harness.capture import covariance
 from lrd_harness.capture.covariance import debiased_cka
 from lrd_harness.errors import DegenerateState, NotEnoughTexts, UnitError, UserError
+
+
+def cka_by_dcor(x: np.ndarray, y: np.ndarray) -> float:
+    import dcor  # which is compiled when it is first imported, for some 15 seconds
+
+    squares = [dcor.u_centered(dcor.distances.pairwise_distances(side) ** 2) for side in (x, y)]
+    own = [dcor.u_product(square, square) for square in squares]
+    return float(dcor.u_product(*squares) / math.sqrt(own[0] * own[1]))
 
 
 def drawn(seed: int, *shape: int) -> Any:
@@ -114,10 +121,7 @@ def test_values_are_those_of_other_libraries(n: int, d: int) -> None:
         assert measure("uniformity", x, t=t)["uniformity"] == pytest.approx(expected)
     cosines = [float((1 - a.square() / 2).mean()) for a in away]
     assert measure("mean_cosine", x)["mean_cosine"] == pytest.approx(cosines, abs=1e-12)
-    squares = [dcor.u_centered(dcor.distances.pairwise_distances(state) ** 2) for state in x]
-    own = [dcor.u_product(square, square) for square in squares]
-    expected_cka = dcor.u_product(*squares) / math.sqrt(own[0] * own[1])
-    assert debiased_cka(*torch.tensor(x)) == pytest.approx(expected_cka, rel=1e-9)
+    assert debiased_cka(*torch.tensor(x)) == pytest.approx(cka_by_dcor(*x), rel=1e-9)
     for state in x:
         found = two_neighbours(torch.tensor(state))
         assert found["twonn"] == pytest.approx(skdim.id.TwoNN().fit(state).dimension_)
@@ -229,9 +233,7 @@ def test_one_text_far_off_does_not_drown_the_others() -> None:
     x, y = drawn(12, 2, 40, 8)
     far = x.copy()
     far[0] = 1e4 * x[0]
-    squares = [dcor.u_centered(dcor.distances.pairwise_distances(s) ** 2) for s in (far, y)]
-    own = [dcor.u_product(square, square) for square in squares]
-    expected = dcor.u_product(*squares) / math.sqrt(own[0] * own[1])
+    expected = cka_by_dcor(far, y)
     assert debiased_cka(torch.tensor(far), torch.tensor(y)) == pytest.approx(expected, rel=1e-6)
 
 
