@@ -185,7 +185,7 @@ def uniformity(states: Sequence[torch.Tensor], t: float = 2.0) -> dict[str, list
         unit, n = _unit(state), len(state)
         squares = -t * unit.square().sum(dim=1)
         sums = []
-        for start, stop in pieces_of_pairs(n, CHUNK):
+        for start, stop in pieces_of_pairs(n, CHUNK // 16):  # small: little of the lower half
             near = squares[start:stop, None] + squares[start:]
             near.addmm_(unit[start:stop], unit[start:].T, alpha=2 * t)
             square = near[:, : stop - start]
