@@ -184,10 +184,9 @@ class _Profiles(Mapping[str, BlockValues]):
             known = ", ".join(other for other in self if other.startswith(f"{metric}."))
             lacks = f"there are {known}" if known else f"Pruner(metrics=...) does not name {metric}"
             raise KeyError(f"no profile {name}: {lacks}")
-        if name == "block_influence":
-            return self._evidence.influence
-        values = self._evidence.effect if name == "ablation" else self._recorded[name]
-        return list(values)  # a copy, since other rules read it as well
+        if name in self._recorded:
+            return list(self._recorded[name])  # a copy, since other rules read it as well
+        return self._evidence.effect if name == "ablation" else self._evidence.influence
 
     def __iter__(self) -> Iterator[str]:
         return iter([*self._recorded, "block_influence", "ablation"])

@@ -164,10 +164,14 @@ class Sampling:
         """Which states a metric sees: those that it names itself, or else the run's."""
         return metric.norm or self.norm
 
+    @property
+    def halved(self) -> int:
+        """How many texts have their halves read at most."""
+        return min(MOST_HALVED, self.view_texts)
+
     def copied(self, metric: Metric) -> int:
         """How many texts a metric of views or halves sees at most."""
-        most = MOST_HALVED if metric.needs == "halves" else self.view_texts
-        return min(most, self.view_texts)
+        return self.halved if metric.needs == "halves" else self.view_texts
 
     def kept(self, identity: Mapping[str, str]) -> dict[str, str]:
         """The identity of a store of pooled states, which names their type unless it is float32."""
@@ -221,7 +225,7 @@ class Samples:
     def _halved(self, texts: Sequence[Text]) -> list[int]:
         """The numbers of the texts whose halves are read: 500 at most, by a seed."""
         long = [i for i, text in enumerate(texts) if halves(text.text)]
-        return drawn(long, min(MOST_HALVED, self.sampling.view_texts))
+        return drawn(long, self.sampling.halved)
 
     def watched(self, texts: Sequence[Text], items: Sequence[PlannedMetric]) -> Watched | None:
         """What is to watch the forward pass of these texts; None where no metric needs it."""

@@ -127,10 +127,8 @@ class Sweep:
         if context.ranks.main:
             choices, tasks = list(map(self.key, self.choices)), [t.name for t in self.tasks()]
             more = {"beside": beside} if (beside := self.beside()) else {}
-            before, now = (
-                context.ledger.get(key) or {},
-                {"choices": choices, "tasks": tasks, **more},
-            )
+            before = context.ledger.get(key) or {}
+            now = {"choices": choices, "tasks": tasks, **more}
             if {name: before[name] for name in [*now, "beside"] if name in before} != now:
                 context.record("sweep", key, **now)
 

@@ -18,6 +18,7 @@ from lrd_harness.capture.covariance import top_share as share_of_largest
 from lrd_harness.contracts import Choice, Metric
 from lrd_harness.errors import DegenerateState, NotEnoughTexts, UnitError, UserError
 from lrd_harness.hookspecs import hookimpl
+from lrd_harness.measuring import SAME_ROW
 
 from ._directions import LAWS, directions
 
@@ -31,7 +32,6 @@ ZERO = 1e-12  # of the largest eigenvalue
 BLURRED = 1e-8  # of it: smaller ones lose digits in a matrix of squares
 ALPHA_TEXTS, TWONN_TEXTS = 200, 100
 BLUR = 1e-14  # of two squared lengths: what a squared distance made from them may be off by
-SAME_ROW = 1e-6  # of the length of a row: another one as near is its copy
 NEAREST = 4  # others of which distances are taken from differences, to find two of them
 NEAR = 3e-4  # of a length: distances below may be off by more than 1e-7 in squares
 

@@ -273,6 +273,7 @@ def _voted(state: torch.Tensor, classes: torch.Tensor, k: int) -> float:
     indices = indices.gather(1, order)
     order = (level * len(state) + indices).argsort(dim=1)
     voted = classes[indices.gather(1, order)]  # (n, k), from the nearest on
-    votes = (voted[:, :, None] == voted[:, None, :]).sum(dim=2)
+    counts = torch.zeros(len(state), int(classes.max()) + 1, dtype=torch.int64, device=state.device)
+    votes = counts.scatter_add_(1, voted, torch.ones_like(voted)).gather(1, voted)
     chosen = voted.gather(1, votes.argmax(dim=1, keepdim=True))[:, 0]  # the first of the largest
     return float((chosen == classes).double().mean())

@@ -157,8 +157,8 @@ def test_an_order_that_works_is_found() -> None:
     sizes = [float(r.parameters or 0) for r in results.models]
     rho = [statistics.spearman(x, y) for x, y in zip(values, scores, strict=True)]
     of_size = [statistics.spearman(sizes, y) for y in scores]
-    assert mine["alone"] == pytest.approx(np.mean(rho))  # type: ignore[arg-type]
-    assert mine["control_alone"] == pytest.approx(np.mean(of_size))  # type: ignore[arg-type]
+    assert mine["alone"] == pytest.approx(np.mean(rho))
+    assert mine["control_alone"] == pytest.approx(np.mean(of_size))
     assert mine["effect"] == pytest.approx(mine["alone"] - mine["control_alone"])
     # a score of a metric that says nothing of it: either end, by other families
     rank = row(report(results, "models", primary="mine.rank"), "mine.rank")

@@ -128,7 +128,7 @@ def test_variances_are_those_of_the_analysis_of_variance() -> None:
     error = ((of_families + of_tasks - rest) / 63) ** 0.5
     test = judged.test(ALPHA, 10_000, 1)
     assert test.stderr == pytest.approx(error, rel=0.03)
-    assert (test.low + test.high) / 2 == pytest.approx(judged.effect)  # type: ignore[operator]
+    assert (test.low + test.high) / 2 == pytest.approx(judged.effect)
 
 
 def test_variances_where_cells_are_missing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +221,7 @@ def test_in_a_run_small_classes_and_texts_without_a_label_are_counted_together(
     task = task_of(texts, lambda: labels)
     item = PlannedMetric(LOGME, {})
     reader = reader_of(opened, tmp_path / "store", task, item, norm="raw")
-    of = lambda: reader.questions.labels(task)  # noqa: E731
+    of = partial(reader.questions.labels, task)
     scores, n = reader.samples.measure(item, reader.sample(task), of)
     assert (n, scores["left_out"]) == (22, 4)
     states = opened.states(opened.tokenize(list(map(Text, texts[:22]))))
